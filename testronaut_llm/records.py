@@ -1,0 +1,174 @@
+"""The values that flow through a call. All are frozen; nothing flows back but these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from testronaut_llm.errors import LLMError
+
+if TYPE_CHECKING:
+    from testronaut_llm.output_schema import OutputSchema
+
+T = TypeVar("T")
+
+CacheMode = Literal["use", "refresh", "off", "only"]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of the conversation; text only."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One validated question, with the task's settings already filled in.
+
+    `timeout` is seconds for one attempt (None: the model's default), `deadline` seconds for
+    everything, `max_cost` USD for all attempts together.
+    """
+
+    task: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+    deadline: float
+    output: OutputSchema | None = None
+    accept: Callable[[Answer[Any]], bool] | None = None
+    model: str | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    cache: CacheMode = "use"
+    sample: int = 0
+    max_cost: Decimal | None = None
+    timeout: float | None = None
+    retries: int = 2
+    stream: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one attempt. `prompt_tokens` includes cached and cache-written ones.
+
+    `estimated` is true where the wire carried no usage and the numbers are ours.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Prompt tokens at the full input price; never negative, whatever the wire said."""
+        return max(0, self.prompt_tokens - self.cached_tokens - self.cache_write_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A model that a task lists, and what became of it in routing.
+
+    `est_tokens` counts the prompt, `est_completion_tokens` the expected answer; `est_cost` is the
+    expected and `worst_cost` the largest possible price in USD, None where no price is known.
+    """
+
+    alias: str
+    model: str
+    provider: str
+    quality: int
+    local: bool
+    kept: bool = True
+    reason: str = ""
+    est_tokens: int | None = None
+    est_completion_tokens: int | None = None
+    est_cost: Decimal | None = None
+    worst_cost: Decimal | None = None
+    cost_source: str | None = None
+    dropped_params: tuple[str, ...] = ()
+    problem: str | None = None
+    """Error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What a task would do now: every candidate, in the order of trying, dropped ones last."""
+
+    task: str
+    strategy: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def kept(self) -> tuple[Candidate, ...]:
+        """The candidates that would be tried, in order."""
+        return tuple(c for c in self.candidates if c.kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One request to one model. `waited` and `latency` are seconds, `cost` is USD."""
+
+    model: str
+    provider_model: str
+    outcome: Literal["answer", "error", "rejected"]
+    error: LLMError | None = None
+    waited: float = 0.0
+    latency: float = 0.0
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    finish_reason: str | None = None
+    request_id: str | None = None
+    reason: str = ""
+    dropped_params: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Generic[T]):
+    """An accepted answer.
+
+    `cost` (USD) is of all attempts together, None when any of them has no known price; `saved` is
+    what a cache hit did not cost; `latency` is seconds of the whole call.
+    """
+
+    text: str
+    model: str
+    provider_model: str
+    response_model: str
+    task: str
+    usage: Usage
+    cost: Decimal | None = None
+    cost_source: str | None = None
+    saved: Decimal | None = None
+    cached: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    finish_reason: str = "stop"
+    latency: float = 0.0
+    request_id: str | None = None
+    parsed: T | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """One vector a text, in the order of the texts."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    model: str
+    provider_model: str
+    task: str
+    usage: Usage
+    cost: Decimal | None = None
+    cost_source: str | None = None
+    saved: Decimal | None = None
+    cached: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    latency: float = 0.0
+    request_id: str | None = None
