@@ -1,0 +1,160 @@
+"""How a cassette looks on disk: YAML with parsed JSON bodies, so that a reviewer can read and diff it.
+
+A body becomes `json:` when it survives the way to YAML and back unchanged, else `text:`
+(event streams, HTML, broken JSON), else `base64:`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import yaml
+
+from testronaut_llm.errors import ConfigError
+
+VERSION = 1
+_LINE_WIDTH = 120
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Multi-line strings as blocks, vectors on as few lines as they need."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+def _list_node(dumper: _Dumper, items: list[Any]) -> yaml.Node:
+    numbers = bool(items) and all(type(item) in (int, float) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
+
+
+_Dumper.add_representer(str, _text_node)
+_Dumper.add_representer(list, _list_node)
+
+
+def to_yaml(value: Any) -> str:
+    """Readable YAML of plain data, keys in the order they came."""
+    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=_LINE_WIDTH)
+    return text
+
+
+def from_yaml(text: str) -> Any:
+    """The plain data in `text`; Python objects are refused."""
+    return yaml.load(text, Loader=yaml.CSafeLoader)
+
+
+def parse_json(body: bytes | str | None) -> Any:
+    """The object or list that `body` holds, or None when it is no JSON that can be written back unchanged."""
+    if not body:
+        return None
+    try:
+        value = json.loads(body, object_pairs_hook=_no_double_keys)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, (dict, list)) else None
+
+
+def _no_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def body_to_field(body: bytes | str | None) -> dict[str, Any]:
+    """`{}`, `{"json": ...}`, `{"text": ...}` or `{"base64": ...}`."""
+    if not body:
+        return {}
+    raw = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else body
+    value = parse_json(raw)
+    if value is not None:
+        return {"json": value}
+    try:
+        return {"text": raw.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(raw).decode()}
+
+
+def field_to_body(part: dict[str, Any]) -> bytes:
+    """The reverse of `body_to_field`."""
+    if "json" in part:
+        return json.dumps(part["json"], ensure_ascii=False, separators=(",", ":")).encode()
+    if "base64" in part:
+        return base64.b64decode(part["base64"])
+    return str(part.get("text", "")).encode()
+
+
+class Serializer:
+    """What vcrpy calls to turn its dictionaries into the text of a cassette and back."""
+
+    @staticmethod
+    def serialize(cassette: dict[str, Any]) -> str:
+        interactions = [
+            {"request": _request_out(item["request"]), "response": _response_out(item["response"])}
+            for item in cassette["interactions"]
+        ]
+        return to_yaml({"version": VERSION, **cassette.get("metadata", {}), "interactions": interactions})
+
+    @staticmethod
+    def deserialize(text: str) -> dict[str, Any]:
+        data = from_yaml(text)
+        if not isinstance(data, dict) or data.get("version") != VERSION or not data.get("recorded_from"):
+            raise ConfigError(
+                f"this is no cassette of ours: it must hold `version: {VERSION}` and say in `recorded_from:` "
+                "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
+            )
+        interactions = [
+            {"request": _request_in(item["request"]), "response": _response_in(item["response"])}
+            for item in data["interactions"]
+        ]
+        notes = {key: value for key, value in data.items() if key not in ("version", "interactions")}
+        return {"version": VERSION, "metadata": notes, "interactions": interactions}
+
+
+def _request_out(request: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "method": request["method"],
+        "uri": request["uri"],
+        "headers": _flat(request["headers"]),
+        **body_to_field(request["body"]),
+    }
+
+
+def _response_out(response: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "status": response["status"]["code"],
+        "headers": _flat(response["headers"]),
+        **body_to_field(response["body"]["string"]),
+    }
+
+
+def _request_in(part: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "method": part["method"],
+        "uri": part["uri"],
+        "headers": _deep(part.get("headers")),
+        "body": field_to_body(part),
+    }
+
+
+def _response_in(part: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "status": {"code": part["status"], "message": ""},
+        "headers": _deep(part.get("headers")),
+        "body": {"string": field_to_body(part)},
+    }
+
+
+def _flat(headers: dict[str, list[str]]) -> dict[str, str]:
+    return {name.lower(): ", ".join(values) for name, values in sorted(headers.items())}
+
+
+def _deep(headers: dict[str, str] | None) -> dict[str, list[str]]:
+    return {name: [str(value)] for name, value in (headers or {}).items()}

@@ -1,0 +1,181 @@
+"""Record exchanges with real servers once, replay them for ever, and fail at once on anything else.
+
+vcrpy does the interception. Ours is what makes a replay trustworthy: the body is part of the match, a
+miss is `CassetteMissError` and never looks like an outage, nothing secret is written, and a
+recording that no request asked for fails.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from vcr.cassette import Cassette as VcrCassette
+from vcr.errors import UnhandledHTTPRequestError
+from vcr.filters import decode_response
+from vcr.persisters.filesystem import CassetteNotFoundError
+from vcr.record_mode import RecordMode as VcrMode
+from vcr.serialize import deserialize, serialize
+
+from testronaut_llm.errors import CassetteMissError
+from testronaut_llm.testing import matching, scan, scrub
+from testronaut_llm.testing.cassette_format import Serializer
+
+Mode = Literal["none", "once", "refresh"]
+_VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
+
+
+class UnplayedRecordingError(AssertionError):
+    """The cassette holds an exchange that the test did not ask for."""
+
+
+class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
+    """One open cassette. `unplayed` are the recorded requests that nobody has asked for yet."""
+
+    def __init__(self, path: str, *, ignored: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(path, match_on=matching.matchers(ignored), **settings)
+        self._ignored = ignored
+        self._lock = threading.RLock()
+
+    def _load(self) -> None:
+        if self.record_mode is not VcrMode.ALL:  # a refresh forgets what was there
+            super()._load()
+
+    def can_play_response_for(self, request: Any) -> bool:
+        with self._lock:
+            playable = bool(super().can_play_response_for(request))
+            if not playable and self.write_protected:
+                raise self._miss(request)
+            return playable
+
+    def play_response(self, request: Any) -> Any:
+        with self._lock:
+            try:
+                return super().play_response(request)
+            except UnhandledHTTPRequestError:
+                raise self._miss(request) from None
+
+    @property
+    def unplayed(self) -> list[str]:
+        """`POST /v1/messages` and the like, of recordings that were loaded and not played."""
+        loaded = enumerate(self.requests[: self._loaded_count])
+        return [f"{request.method} {request.path}" for index, request in loaded if not self.play_counts[index]]
+
+    def check_all_played(self) -> None:
+        """Raise `UnplayedRecordingError` when a replay left recordings unused."""
+        if self.write_protected and self.unplayed:
+            raise UnplayedRecordingError(
+                f"{self.path}: recorded, but never asked for: {', '.join(self.unplayed)}. "
+                "Record again with pytest --llm-record=refresh <this test>, or delete what is not needed."
+            )
+
+    def _miss(self, request: Any) -> CassetteMissError:
+        asked = self.filter_request(request)
+        lines = [f"{asked.method} {asked.uri} is not recorded in {self.path}."]
+        found = matching.nearest(asked, self.requests, self._ignored)
+        if found is None:
+            lines.append("The cassette is empty or does not exist.")
+        else:
+            lines += self._compared(asked, found)
+        lines.append("If the request is right, record again: pytest --llm-record=refresh <this test>")
+        return CassetteMissError("\n".join(lines))
+
+    def _compared(self, asked: Any, index: int) -> list[str]:
+        recorded = self.requests[index]
+        name = f"recording {index + 1} of {len(self)}, {recorded.method} {recorded.uri}"
+        changes = matching.difference(asked, recorded, self._ignored)
+        same_address = (recorded.method, recorded.uri) == (asked.method, asked.uri)
+        if same_address and not changes:
+            return [f"It is the same as {name}, which was already played: each one answers once."]
+        return [f"The nearest is {name}:", changes or "(its body is the same)"]
+
+
+class _Files:
+    """vcrpy's persister: refuses to write what the scan would refuse to commit."""
+
+    @staticmethod
+    def load_cassette(path: str, serializer: Any) -> Any:
+        file = Path(path)
+        if not file.is_file():
+            raise CassetteNotFoundError
+        return deserialize(file.read_text("utf-8"), serializer)
+
+    @staticmethod
+    def save_cassette(path: str, cassette: dict[str, Any], serializer: Any) -> None:
+        file = Path(path)
+        text = serialize(cassette, serializer)
+        findings = [one for one in scan.scan_text(text, environ=os.environ) if one.kind in scan.SECRET_KINDS]
+        if findings:
+            raise ValueError(f"not saved: {path} would hold " + "; ".join(map(str, findings)))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+        part.write_text(text, "utf-8")
+        part.replace(file)
+
+
+@contextmanager
+def use_cassette(
+    path: Path | str,
+    *,
+    mode: Mode = "none",
+    recorded_from: str = "",
+    ignored: Sequence[str] = (),
+    play_all: bool = True,
+) -> Iterator[Cassette]:
+    """Replay `path`, or record it, while the block runs; any HTTP client of this process takes part.
+
+    Args:
+        path: the cassette's file.
+        mode: `none` replays only; `once` records when there is no file; `refresh` records anew
+            and replaces the file when the block succeeds.
+        recorded_from: the real server and its version, for the reader of a new recording;
+            by default the hosts that answered.
+        ignored: body fields to leave out of the match, as `options.num_ctx`.
+        play_all: fail when a recording was not asked for.
+
+    Raises:
+        CassetteMissError: a request was not recorded. It is raised into the HTTP client, where it
+            may arrive as the cause of the client's own error: see `cassette_miss_in`.
+        UnplayedRecordingError: at the end of the block.
+    """
+    clean = partial(scrub.clean_response, secrets=scrub.secrets_in(os.environ))
+    opened = Cassette.use(
+        path=str(path),
+        ignored=ignored,
+        record_mode=_VCR_MODES[mode],
+        serializer=Serializer,
+        persister=_Files,
+        before_record_request=scrub.clean_request,
+        before_record_response=lambda response: clean(decode_response(response)),
+        record_on_exception=False,
+    )
+    with opened as cassette:
+        yield cassette
+        if not cassette.write_protected and len(cassette):
+            cassette.get_metadata("recorded_from", recorded_from or _hosts(cassette))
+    if play_all:
+        cassette.check_all_played()
+
+
+def cassette_miss_in(error: BaseException) -> BaseException | None:
+    """The cassette miss that `error` is or was caused by, of this package or of plain vcrpy; else None."""
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if type(one).__name__ in ("CassetteMissError", "CannotOverwriteExistingCassetteException"):
+            return one
+        todo += [one.__context__, one.__cause__]
+    return None
+
+
+def _hosts(cassette: Cassette) -> str:
+    return ", ".join(sorted({str(request.host) for request in cassette.requests})) or "nothing"

@@ -1,0 +1,119 @@
+"""A kill-switch for the network: while it is on, this process reaches nothing but its own machine.
+
+It is an audit hook, which sees every Python-level connect and name look-up of every thread and
+library, also of one that kept its own reference to `socket.socket`. Child processes are not covered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+_LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
+_SENDS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+
+
+class NetworkBlockedError(OSError):
+    """Something tried to leave the machine. For the code that tried it looks like a dead network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """One connect or look-up: what, where to, and by which thread."""
+
+    event: str
+    host: str
+    port: int | None
+    thread: str
+
+
+@dataclass(slots=True, kw_only=True)
+class NetworkGuard:
+    """What the process did while the guard was on.
+
+    `connects` are the connections opened, all on loopback; `blocked` is what was refused. A reused
+    connection is not a new one.
+    """
+
+    connects: list[Contact] = field(default_factory=list)
+    blocked: list[Contact] = field(default_factory=list)
+
+
+def stays_here(host: str) -> bool:
+    """Is this host name or address the machine itself?"""
+    if host in ("", "localhost", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+class _Switch:
+    """The hook of the process, which cannot be taken out again, and the guards that are on."""
+
+    def __init__(self) -> None:
+        self.guards: tuple[NetworkGuard, ...] = ()
+        self._installed = False
+        self._lock = threading.Lock()
+
+    def add(self, guard: NetworkGuard) -> None:
+        with self._lock:
+            self.guards = (*self.guards, guard)
+            if not self._installed:
+                self._installed = True
+                sys.addaudithook(self._hook)
+
+    def remove(self, guard: NetworkGuard) -> None:
+        with self._lock:
+            self.guards = tuple(one for one in self.guards if one is not guard)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if not event.startswith("socket.") or not self.guards:
+            return
+        contact = _contact(event, args)
+        if contact is None:
+            return
+        allowed = stays_here(contact.host)
+        for guard in self.guards:
+            if not allowed:
+                guard.blocked.append(contact)
+            elif event == "socket.connect":
+                guard.connects.append(contact)
+        if not allowed:
+            raise NetworkBlockedError(
+                f"the network is shut off in tests: {event} to {contact.host!r} port {contact.port} from thread "
+                f"{contact.thread!r}; replay a cassette or use a server on 127.0.0.1"
+            )
+
+
+_SWITCH = _Switch()
+
+
+@contextmanager
+def network_guard() -> Iterator[NetworkGuard]:
+    """Shut the network off, but for loopback, while the block runs. Guards nest; each keeps its own count."""
+    guard = NetworkGuard()
+    _SWITCH.add(guard)
+    try:
+        yield guard
+    finally:
+        _SWITCH.remove(guard)
+
+
+def _contact(event: str, args: tuple[Any, ...]) -> Contact | None:
+    if event in _LOOK_UPS:
+        host, port = args[0], args[1] if len(args) > 1 else None
+    elif event in _SENDS and args[0].family in (socket.AF_INET, socket.AF_INET6) and args[1]:
+        host, port = args[1][0], args[1][1]
+    else:
+        return None
+    name = host.decode("idna") if isinstance(host, bytes) else str(host or "")
+    number = port if isinstance(port, int) else None
+    return Contact(event=event, host=name, port=number, thread=threading.current_thread().name)

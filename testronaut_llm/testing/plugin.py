@@ -1,0 +1,126 @@
+"""The pytest plugin: cassettes by test name, `--llm-record`, a network that is shut off.
+
+Only pytest is imported here, since pytest loads this module in every project that has the package installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from testronaut_llm.testing.cassettes import Cassette
+    from testronaut_llm.testing.network import NetworkGuard
+
+_FAILED = pytest.StashKey[bool]()
+_GUARD = pytest.StashKey[Any]()
+_ORPHANS = pytest.StashKey[list[Path]]()
+_PART_OF_A_RUN = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("testronaut-llm")
+    group.addoption(
+        "--llm-record",
+        choices=("none", "once", "refresh"),
+        default="none",
+        help="none: replay cassettes only (the default); once: record those that are missing; refresh: record anew",
+    )
+    parser.addini("llm_cassettes", "folder of the cassettes", default="cassettes")
+    parser.addini("llm_block_network", "shut the network off for the whole session, but for loopback", "bool")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "cassette(name, ignored=(), recorded_from='', play_all=True): the cassette to use instead of the one named "
+        "after the test, body fields that its match leaves out, and the real server it is recorded from",
+    )
+    if config.getini("llm_block_network") and config.getoption("--llm-record") == "none":
+        from testronaut_llm.testing.network import network_guard
+
+        config.stash[_GUARD] = network_guard()
+        config.stash[_GUARD].__enter__()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    guard = config.stash.get(_GUARD, None)
+    if guard is not None:
+        guard.__exit__(None, None, None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or bool(report.failed)
+    return report
+
+
+@pytest.fixture
+def cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
+    """This test's cassette, open: every HTTP call of the process is replayed from it, or recorded into it."""
+    from testronaut_llm.testing.cassettes import use_cassette
+
+    item = request.node
+    marker = item.get_closest_marker("cassette")
+    options = dict(marker.kwargs) if marker else {}
+    play_all = options.pop("play_all", True)
+    mode = request.config.getoption("--llm-record")
+    with use_cassette(cassette_path(item), mode=mode, play_all=False, **options) as opened:
+        yield opened
+        if item.stash.get(_FAILED, False):
+            opened.dirty = False  # what a failing test recorded is not kept
+    if play_all and not item.stash.get(_FAILED, False):
+        opened.check_all_played()
+
+
+@pytest.fixture
+def network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
+    """The network shut off for this test, and what the process tried: `.connects` and `.blocked`.
+
+    A test that leaves something in `.blocked` fails, also when its code has swallowed the error.
+    """
+    from testronaut_llm.testing.network import network_guard
+
+    with network_guard() as guard:
+        yield guard
+    if guard.blocked and not request.node.stash.get(_FAILED, False):
+        pytest.fail(f"this test tried to leave the machine: {guard.blocked}")
+
+
+def cassette_path(item: pytest.Item) -> Path:
+    """The file that a test's fixture `cassette` opens: from its marker, or `<module>/<test>.yaml`."""
+    folder: Path = item.config.rootpath / item.config.getini("llm_cassettes")
+    marker = item.get_closest_marker("cassette")
+    if marker and marker.args:
+        return folder / f"{marker.args[0]}.yaml"
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid.rpartition(".py::")[2]).strip("-")
+    return folder / item.path.stem / f"{name}.yaml"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config = session.config
+    partial = config.args_source is pytest.Config.ArgsSource.ARGS or hasattr(config, "workerinput")
+    if partial or any(config.getoption(name, None) for name in _PART_OF_A_RUN):
+        return
+    used = {cassette_path(item) for item in session.items if "cassette" in getattr(item, "fixturenames", ())}
+    folder = config.rootpath / config.getini("llm_cassettes")
+    config.stash[_ORPHANS] = sorted(set(folder.rglob("*.yaml")) - used)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(_ORPHANS, []) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    orphans = config.stash.get(_ORPHANS, [])
+    if orphans:
+        terminalreporter.section("cassettes that no test uses: delete them, or name them in a test", red=True)
+        for path in orphans:
+            terminalreporter.line(str(path.relative_to(config.rootpath)))

@@ -1,0 +1,141 @@
+"""Find what must not be committed: keys, cookies, account ids, e-mail addresses, names of hosts and folders.
+
+A name that a server's own words contain is allowed by an entry in the allow-list, with a reason;
+an entry that nothing needs any more is a finding itself. Keys and cookies cannot be allowed.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from testronaut_llm.testing import scrub
+from testronaut_llm.testing.cassette_format import from_yaml
+
+SECRET_KINDS = frozenset({"secret", "cookie", "account id", "value of a variable", "header"})
+
+_TOP_LEVEL = "com|net|org|io|ai|dev|app|cloud|info|edu|gov|local|lan|internal|corp|home"
+_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("secret", re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{12,}")),
+    ("secret", re.compile(r"\b(?:AIza|gsk_|hf_|xai-|nvapi-|r8_|pplx-|ya29\.)[A-Za-z0-9_-]{16,}")),
+    ("secret", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("secret", re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[A-Za-z0-9_-]{16,}")),
+    ("secret", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
+    ("secret", re.compile(r"(?i)\b(?:bearer|basic) +(?=\S*\d)[A-Za-z0-9._~+/=-]{12,}")),
+    ("secret", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+    ("secret", re.compile(r"(?i)[?&](?:key|api[-_]?key|sig|token|access_token)=(?!REDACTED)[^&\s\"']{6,}")),
+    ("cookie", re.compile(r"(?i)\b(?:set-)?cookie\b\"?'? *[:=]")),
+    ("account id", re.compile(r"\b(?:org|proj)[-_](?!REDACTED)(?=\w*\d)[A-Za-z0-9]{10,}")),
+    ("e-mail address", re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")),
+    ("host name", re.compile(r"(?i)\bhttps?://(?!(?:127\.0\.0\.1|localhost|\[::1\])(?![\w.-]))([\w.-]+)")),
+    ("host name", re.compile(rf"(?i)\b(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+(?:{_TOP_LEVEL})\b")),
+    ("host name", re.compile(r"\b(?:10|172|192)\.\d{1,3}\.\d{1,3}\.\d{1,3}\b")),
+    ("folder", re.compile(r"(?:/home|/root|/Users|/tmp|/work|/var/folders)/[\w.-]+|[A-Z]:\\\\?Users")),
+)
+_BASE64 = re.compile(r"(?m)^\s*base64: ([A-Za-z0-9+/=\s]+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that must not be there. `text` is what was found, shortened when it may be secret."""
+
+    kind: str
+    text: str
+    line: int
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file else f"line {self.line}"
+        shown = f"{self.text[:6]}...({len(self.text)} characters)" if self.kind in SECRET_KINDS else self.text
+        return f"{place}: {self.kind}: {shown}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowedName:
+    """A name that may stand in a recording, and why."""
+
+    name: str
+    reason: str
+
+
+def read_allow_list(file: Path) -> tuple[AllowedName, ...]:
+    """The entries of a YAML list of `{name: ..., reason: ...}`; each needs both."""
+    return tuple(AllowedName(name=entry["name"], reason=entry["reason"]) for entry in from_yaml(file.read_text()))
+
+
+def scan_text(
+    text: str, *, allowed: Sequence[AllowedName] = (), environ: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Everything in `text` that looks private, but for the `allowed` names.
+
+    With `environ`, the values of its variables named like keys are looked for as well, plain,
+    URL-quoted and in base64.
+    """
+    names = {entry.name for entry in allowed}
+    found = [*_by_shape(text), *_by_value(text, environ or {})]
+    for block in _BASE64.finditer(text):
+        inner = base64.b64decode(block[1]).decode("latin-1")
+        line = _line(text, block.start())
+        found += [Finding(kind=one.kind, text=one.text, line=line) for one in _by_shape(inner)]
+    return [one for one in found if one.kind in SECRET_KINDS or one.text not in names]
+
+
+def scan_folder(
+    folder: Path, *, allowed: Sequence[AllowedName] = (), environ: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """`scan_text` of every file below `folder`, headers that a cassette may not keep, and allowances nobody needs."""
+    found: list[Finding] = []
+    unused = {entry.name for entry in allowed}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        text = file.read_text("utf-8", "surrogateescape")
+        everything = [*scan_text(text, environ=environ), *_by_header(file, text)]
+        unused -= {one.text for one in everything}
+        names = {entry.name for entry in allowed}
+        found += [
+            Finding(kind=one.kind, text=one.text, line=one.line, file=file)
+            for one in everything
+            if one.kind in SECRET_KINDS or one.text not in names
+        ]
+    found += [Finding(kind="allowance that nothing needs", text=name, line=0, file=folder) for name in sorted(unused)]
+    return found
+
+
+def _by_shape(text: str) -> Iterator[Finding]:
+    for kind, pattern in _PATTERNS:
+        for match in pattern.finditer(text):
+            found = match[1] if pattern.groups else match[0]
+            yield Finding(kind=kind, text=found, line=_line(text, match.start()))
+
+
+def _by_value(text: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    secrets = scrub.secrets_in(environ)
+    for name, value in environ.items():
+        if value not in secrets:
+            continue
+        position = next((text.find(form) for form in _forms(value) if form in text), -1)
+        if position >= 0:
+            yield Finding(kind="value of a variable", text=name, line=_line(text, position))
+
+
+def _forms(value: str) -> Iterable[str]:
+    return value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
+
+
+def _by_header(file: Path, text: str) -> Iterator[Finding]:
+    if file.suffix != ".yaml":
+        return
+    data = from_yaml(text)
+    for item in data.get("interactions", ()) if isinstance(data, dict) else ():
+        request, response = item["request"].get("headers", {}), item["response"].get("headers", {})
+        refused = [name for name in request if name.lower() not in scrub.REQUEST_HEADERS]
+        refused += [name for name in response if not scrub.allowed_response_header(name)]
+        for name in refused:
+            yield Finding(kind="header", text=name, line=_line(text, text.find(f"{name}:")))
+
+
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, max(position, 0)) + 1

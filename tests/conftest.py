@@ -1,0 +1,43 @@
+"""What every test gets: a clean environment, folders of its own, and a machine without a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from testronaut_llm.testing.network import NetworkGuard
+
+pytest_plugins = ["testronaut_llm.testing.plugin", "pytester"]
+if importlib.util.find_spec("fixtures_local"):
+    pytest_plugins.append("fixtures_local")
+
+# Whatever steers this package, LiteLLM or a provider's own client; and proxies, in both spellings.
+_STEERING = re.compile(
+    r"^(TESTRONAUT|OPENAI|ANTHROPIC|AZURE|OLLAMA|LITELLM|HF|HUGGING_?FACE|XDG|SSL_CERT|REQUESTS_CA|TIKTOKEN|DATA_GYM"
+    r"|OTEL|TRACEPARENT|DISABLE_AIOHTTP|NO_COLOR|FORCE_COLOR)(_|$)|_API_KEY$|_TOKEN$|_PROXY$",
+    re.IGNORECASE,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if _STEERING.search(name)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home / "testronaut"))
+
+
+@pytest.fixture(autouse=True)
+def _network_is_off(network: NetworkGuard) -> None:
+    """Every test fails that tries to leave the machine, be it in a thread whose error nobody reads."""
