@@ -41,7 +41,7 @@ _Dumper.add_representer(list, _list_node)
 def to_yaml(value: Any) -> str:
     """Readable YAML of plain data, keys in the order they came."""
     text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=_LINE_WIDTH)
-    return text
+    return text.removesuffix("...\n")  # libyaml's end mark, which says nothing here
 
 
 def from_yaml(text: str) -> Any:

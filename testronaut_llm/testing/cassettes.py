@@ -156,7 +156,7 @@ def use_cassette(
     )
     with opened as cassette:
         yield cassette
-        if not cassette.write_protected and len(cassette):
+        if cassette.dirty:
             cassette.get_metadata("recorded_from", recorded_from or _hosts(cassette))
     if play_all:
         cassette.check_all_played()

@@ -92,6 +92,8 @@ class _Switch:
                 f"{contact.thread!r}; replay a cassette or use a server on 127.0.0.1"
             )
 
+    _hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and debuggers see into it
+
 
 _SWITCH = _Switch()
 

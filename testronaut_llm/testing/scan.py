@@ -81,7 +81,7 @@ def scan_text(
         inner = base64.b64decode(block[1]).decode("latin-1")
         line = _line(text, block.start())
         found += [Finding(kind=one.kind, text=one.text, line=line) for one in _by_shape(inner)]
-    return [one for one in found if one.kind in SECRET_KINDS or one.text not in names]
+    return [one for one in dict.fromkeys(found) if one.kind in SECRET_KINDS or one.text not in names]
 
 
 def scan_folder(
