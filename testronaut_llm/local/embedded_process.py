@@ -1,0 +1,188 @@
+"""One child process that serves one model: started, asked whether it is busy, explained when it died, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import embedded_child
+
+KEPT_LINES, LINE_LENGTH = 40, 1000
+KEPT_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the child is told. `context` and `batch` are tokens; `pooling` is llama.cpp's number, None for its mean."""
+
+    model: str
+    context: int
+    batch: int
+    threads: int
+    slots: int = 1
+    embeddings: bool = False
+    pooling: int | None = None
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+
+
+class EmbeddedProcess:
+    """A running child. Not thread-safe in starting and stopping: its owner holds a lock."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name, self.settings = name, settings
+        self.address = ""
+        self._said: deque[str] = deque(maxlen=KEPT_LINES)
+        self._settled = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+        self._supervisor = threading.Thread(target=self._supervise, name=f"embedded-{name}", daemon=True)
+
+    def start(self, timeout: float) -> None:
+        """Return when the model is loaded and serves.
+
+        Raises:
+            LocalModelError: it did not come up within `timeout` seconds, or said why it cannot.
+        """
+        self._supervisor.start()
+        in_time = self._settled.wait(timeout)
+        if self.address:
+            return
+        reason = self._death() if in_time else f"it was not ready after {timeout:g} s"
+        self.stop()
+        raise LocalModelError(
+            f"embedded/{self.name} could not be started: {reason}. The file: {self.settings.model}. If it is damaged: "
+            f"testronaut-llm models remove embedded/{self.name} && testronaut-llm models pull embedded/{self.name}",
+            provider="embedded",
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def busy(self) -> bool:
+        """Whether a request is being computed; a server that does not answer at once is."""
+        address = urlsplit(self.address)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=2)
+        try:
+            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self.settings.token}"})
+            slots = json.loads(connection.getresponse().read())
+            return any(slot["is_processing"] for slot in slots)
+        except ConnectionError:
+            return False
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            return True
+        finally:
+            connection.close()
+
+    def crash(self, patience: float = 1.0) -> LocalModelError | None:
+        """Why the process died, or None if it lives; a death is waited for as long as `patience` seconds."""
+        self._supervisor.join(patience)
+        if self.alive:
+            return None
+        return LocalModelError(
+            f"embedded/{self.name}: the process that served it ended: {self._death()}. The next call starts it again. "
+            f"If it happens again, give it a smaller num_ctx in llm.yaml or name a smaller model",
+            provider="embedded",
+        )
+
+    def stop(self) -> None:
+        """End the process; whatever it was computing is lost."""
+        process = self._process
+        if process is None or self._owner != os.getpid():
+            return
+        _close(process)
+        try:
+            process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._supervisor.join(timeout=5)
+
+    def disown(self) -> None:
+        """Let go of it in a forked child: the process belongs to the one who started it."""
+        if self._process is not None:
+            _close(self._process)
+            self._process.returncode = 0  # or its destructor would wait for a child that is not ours
+
+    def _supervise(self) -> None:
+        # The thread that starts the child must live as long as the child: Linux ends it with the thread, not only
+        # with the process (PR_SET_PDEATHSIG).
+        try:
+            self._process = process = _spawn(self.settings)
+        except OSError as error:
+            self._said.append(str(error))
+            self._settled.set()
+            return
+        output = process.stdout
+        assert output is not None  # noqa: S101 - a pipe was asked for
+        with output:
+            while line := output.readline(LINE_LENGTH):
+                text = line.decode("utf-8", "replace").rstrip().replace(self.settings.token, "***")
+                if text.startswith(embedded_child.READY):
+                    self.address = text.removeprefix(embedded_child.READY)
+                    self._settled.set()
+                else:
+                    self._said.append(text)
+        process.wait()
+        self._settled.set()
+
+    def _death(self) -> str:
+        status = self._process.returncode if self._process else None
+        if status in (-signal.SIGKILL, -9):
+            how = "killed by the system (signal 9), most often for want of memory"
+        elif status is not None and status < 0:
+            how = f"it crashed ({signal.Signals(-status).name})"
+        else:
+            how = f"it gave up (status {status})"
+        said = [line for line in self._said if line][-3:]
+        return f"{how}; it said: {' | '.join(said)}" if said else how
+
+
+def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-P", "-m", embedded_child.__name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=_environment(),
+        start_new_session=True,  # a ctrl-C in the terminal is for the parent, which may want to go on
+    )
+    assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+    told = {name: getattr(settings, name) for name in Settings.__slots__} | {"parent": os.getpid()}
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.flush()
+    return process
+
+
+def _environment() -> dict[str, str]:
+    """What the child needs and nothing else: it has no use for the user's keys."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    folders = [Path(__file__).parents[2]]
+    spec = importlib.util.find_spec("xllamacpp")
+    if spec and spec.origin:
+        folders.append(Path(spec.origin).parents[1])
+    return kept | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()

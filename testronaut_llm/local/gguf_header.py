@@ -1,0 +1,130 @@
+"""Reads what a GGUF file says about itself: enough to refuse a broken one and to judge what it needs, in milliseconds.
+
+The `gguf` package would do it too, at the price of numpy and of seconds for a large vocabulary.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testronaut_llm.errors import LocalModelError
+
+STRING, ARRAY = 8, 9
+FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufHeader:
+    """The metadata that matters here. `size` is bytes of the file, `context` the tokens the model was trained for.
+
+    `kv_bytes` is what one token of context takes in memory, `pooling` the kind of embedding it makes (None: a chat
+    model).
+    """
+
+    architecture: str
+    size: int
+    context: int
+    embedding: int
+    vocabulary: int
+    kv_bytes: int
+    pooling: int | None = None
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Read the header of the model at `path`.
+
+    Raises:
+        LocalModelError: the file is missing, is no GGUF, or its header is damaged or cut.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _header(_metadata(data), len(data))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
+        raise LocalModelError(
+            f"{str(path)!r} is not a usable GGUF model ({_reason(error)}). Fetch it again: "
+            f"testronaut-llm models remove embedded/{path.stem} && testronaut-llm models pull embedded/{path.stem}"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error) if isinstance(error, _NotGgufError) else "its header is damaged or cut"
+
+
+class _NotGgufError(ValueError):
+    pass
+
+
+def _metadata(data: mmap.mmap) -> dict[str, Any]:
+    if data[:4] != b"GGUF":
+        raise _NotGgufError("it does not begin with the letters GGUF")
+    version, _, pairs = struct.unpack_from("<IQQ", data, 4)
+    if version not in (2, 3):
+        raise _NotGgufError(f"GGUF version {version}, expected 2 or 3")
+    cursor = _Cursor(data, 24)
+    return {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(pairs)}
+
+
+class _Cursor:
+    def __init__(self, data: mmap.mmap, at: int) -> None:
+        self.data, self.at = data, at
+
+    def number(self, form: str) -> Any:
+        (value,) = struct.unpack_from(form, self.data, self.at)
+        self.at += struct.calcsize(form)
+        return value
+
+    def skip(self, length: int) -> None:
+        if length > len(self.data) - self.at:
+            raise ValueError(length)
+        self.at += length
+
+    def text(self) -> str:
+        length = self.number("<Q")
+        self.skip(length)
+        return self.data[self.at - length : self.at].decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            return self.number(FORMATS[kind])
+        kind, length = self.number("<I"), self.number("<Q")
+        if kind in FORMATS:
+            width = struct.calcsize(FORMATS[kind])
+            values = struct.unpack_from(f"<{length}{FORMATS[kind][1]}", self.data, self.at)
+            self.at += length * width
+            return values
+        for _ in range(length):  # texts are only counted: a vocabulary has hundreds of thousands
+            self.skip(self.number("<Q"))
+        return range(length)
+
+
+def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
+    architecture = metadata["general.architecture"]
+
+    def of(key: str, default: Any = None) -> Any:
+        return metadata.get(f"{architecture}.{key}", default)
+
+    layers, width, heads = of("block_count"), of("embedding_length"), of("attention.head_count")
+    groups = _per_layer(of("attention.head_count_kv", heads), layers)
+    across = width // max(_per_layer(heads, layers))
+    lengths = of("attention.key_length", across) + of("attention.value_length", across)
+    return GgufHeader(
+        architecture=architecture,
+        size=size,
+        context=of("context_length"),
+        embedding=width,
+        vocabulary=len(metadata["tokenizer.ggml.tokens"]),
+        kv_bytes=2 * lengths * sum(groups),
+        pooling=of("pooling_type"),
+    )
+
+
+def _per_layer(value: Any, layers: int) -> tuple[int, ...]:
+    return (value,) * layers if isinstance(value, int) else tuple(value)

