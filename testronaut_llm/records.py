@@ -79,7 +79,8 @@ class Candidate:
     """A model that a task lists, and what became of it in routing.
 
     `est_tokens` counts the prompt, `est_completion_tokens` the expected answer; `est_cost` is the
-    expected and `worst_cost` the largest possible price in USD, None where no price is known.
+    expected and `worst_cost` the largest possible price in USD, None where no price is known;
+    `context_window` is in tokens, None where nobody says.
     """
 
     alias: str
@@ -94,6 +95,7 @@ class Candidate:
     est_cost: Decimal | None = None
     worst_cost: Decimal | None = None
     cost_source: str | None = None
+    context_window: int | None = None
     dropped_params: tuple[str, ...] = ()
     problem: str | None = None
     """Error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None."""

@@ -1,0 +1,142 @@
+"""What a model costs and what is known of it: `llm.yaml` first, then the tables, and never a guess.
+
+A price that nobody states is None, not zero: a budget that counts unknown as free holds nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testronaut_llm.price_names import find_row, spellings
+from testronaut_llm.price_rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
+from testronaut_llm.price_tables import SNAPSHOT, PriceTables, Row, Table
+from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.providers.endpoint import api_base_of, is_loopback, is_own_host, leaves_by_name
+from testronaut_llm.records import Usage
+
+if TYPE_CHECKING:
+    from testronaut_llm.config_sections import PriceConfig
+    from testronaut_llm.model_config import ModelConfig
+
+__all__ = ["Cost", "ModelFacts", "Price", "PriceTable", "Rates"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """USD, or None where no price is known; `source` says whose price it is."""
+
+    amount: Decimal | None
+    source: str | None
+
+
+class PriceTable:
+    """The prices of all models, read when first asked for."""
+
+    def __init__(self, tables: PriceTables) -> None:
+        self._tables = tables
+        self._found: dict[tuple[str, str, str | None], tuple[Table, str, Row] | None] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, user_file: Path | None = None) -> PriceTable:
+        """The table of this machine. Reads nothing yet.
+
+        Args:
+            user_file: what `prices update` wrote, where it is not in the data folder.
+        """
+        return cls(PriceTables(user_file))
+
+    def price(self, model: ModelConfig) -> Price | None:
+        """What the model costs; None where neither `llm.yaml` nor a table says."""
+        if model.price is not None:
+            return _configured(model.price)
+        if _runs_on_own_machine(model):
+            return Price(tiers=((0, FREE),), source="local: free")
+        found = self._row(model.provider, model.name, model.base_model)
+        listed = _listed(found) if found else None
+        if listed is None and model.local:
+            return Price(tiers=((0, FREE),), source="llm.yaml: declared local")
+        return listed
+
+    def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None) -> Cost:
+        """What a call cost.
+
+        Args:
+            model: as configured.
+            usage: its tokens.
+            response_model: the name in the response. It settles which snapshot of the configured
+                model answered, or which model an Azure deployment without `base_model` runs.
+        """
+        price = self._price_of_answer(model, response_model) or self.price(model)
+        return Cost(amount=price.cost(usage) if price else None, source=price.source if price else None)
+
+    def facts(self, model: ModelConfig) -> ModelFacts:
+        """Window, output limit and abilities; what `llm.yaml` says comes before the tables."""
+        found = None if _runs_on_own_machine(model) else self._row(model.provider, model.name, model.base_model)
+        facts = read_facts(found[2]) if found else ModelFacts()
+        return replace(
+            facts,
+            context_window=model.num_ctx or model.context_window or facts.context_window,
+            max_output=model.max_output or facts.max_output,
+            dimensions=model.dimensions or facts.dimensions,
+        )
+
+    def mend(self, model: ModelConfig) -> str:
+        """The line of `llm.yaml` that gives this model a price."""
+        unnamed = model.provider == "azure" and not model.base_model
+        how = "`base_model: NAME` (of the model it deploys) or " if unnamed else ""
+        where = f"models.{model.alias} in llm.yaml"
+        return f"add {how}`price: {{input: USD, output: USD}}`, per million tokens, to {where}"
+
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that are there, the most trusted first."""
+        return tuple(self._tables)
+
+    def _row(self, provider: str, name: str, base_model: str | None) -> tuple[Table, str, Row] | None:
+        key = (provider, name, base_model)
+        with self._lock:
+            if key in self._found:
+                return self._found[key]
+        found = find_row(self._tables, spellings(provider, name, base_model), _same_price)
+        with self._lock:
+            return self._found.setdefault(key, found)
+
+    def _price_of_answer(self, model: ModelConfig, response_model: str | None) -> Price | None:
+        """The price of the snapshot that answered, where the response names one of the configured model."""
+        if not response_model or model.price is not None or _runs_on_own_machine(model):
+            return None
+        configured = model.base_model or model.name
+        snapshot = response_model != configured and SNAPSHOT.sub("", response_model) == configured
+        deployed = model.provider == "azure" and model.base_model is None
+        if not snapshot and not deployed:
+            return None
+        found = self._row(model.provider, response_model, response_model if model.provider == "azure" else None)
+        return _listed(found) if found else None
+
+
+def _configured(price: PriceConfig) -> Price:
+    given = {name: getattr(price, name) for name in ("input", "output", "cache_read", "cache_write")}
+    rates = Rates.of({name: Decimal(value) for name, value in given.items() if value is not None})
+    return Price(tiers=((0, rates),), source="llm.yaml")
+
+
+def _listed(found: tuple[Table, str, Row]) -> Price | None:
+    table, key, row = found
+    tiers = read_price(row)
+    return Price(tiers=tiers, source=f"{table.name}: {key}") if tiers else None
+
+
+def _same_price(one: Row, other: Row) -> bool:
+    return read_price(one) == read_price(other)
+
+
+def _runs_on_own_machine(model: ModelConfig) -> bool:
+    provider = provider_of(model)
+    if not provider.local or leaves_by_name(model, provider):
+        return False
+    url = api_base_of(model, provider) or ""
+    return not is_own_host(url, provider) or is_loopback(url)

@@ -1,0 +1,124 @@
+"""A candidate with all that is known of it before the choice: ready or not, window, tokens, price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from testronaut_llm.price_rows import ModelFacts, Price
+from testronaut_llm.provider_registry import Readiness, is_local
+from testronaut_llm.records import Candidate, Message, Usage
+
+if TYPE_CHECKING:
+    from testronaut_llm.prices import PriceTable
+    from testronaut_llm.task_router import Selected
+    from testronaut_llm.token_counter import TokenCounter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One selected model.
+
+    Attributes:
+        selected: the model and its provider.
+        local: does it keep the text on this machine?
+        ready: can it be asked now?
+        facts: window and abilities.
+        price: what it costs, None where nobody says.
+        price_mend: the line of `llm.yaml` that would say so.
+        tokens: what the prompt will most likely have; None where it was not counted.
+        cautious: what it may well have.
+        answer: what the answer will most likely have.
+        bound: what the prompt has at most, whatever the tokenizer.
+        dropped_params: settings of the task that this model does not take.
+    """
+
+    selected: Selected
+    local: bool
+    ready: Readiness
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    price: Price | None = None
+    price_mend: str = ""
+    tokens: int | None = None
+    cautious: int = 0
+    answer: int = 0
+    bound: int = 0
+    dropped_params: tuple[str, ...] = ()
+
+    def candidate(self, max_tokens: int) -> Candidate:
+        """The record of it, before it was judged."""
+        counted = self.price is not None and self.tokens is not None
+        model = self.selected.model
+        return Candidate(
+            alias=model.alias,
+            model=model.model,
+            provider=self.selected.provider.name,
+            quality=model.quality,
+            local=self.local,
+            est_tokens=self.tokens,
+            est_completion_tokens=self.answer if self.tokens is not None else None,
+            est_cost=self._expected(self.price) if self.price and counted else None,
+            worst_cost=self.price.worst(self.bound, max_tokens) if self.price and counted else None,
+            cost_source=self.price.source if self.price else None,
+            dropped_params=self.dropped_params,
+            context_window=self.facts.context_window,
+        )
+
+    def _expected(self, price: Price) -> Decimal:
+        return price.cost(Usage(prompt_tokens=self.tokens or 0, completion_tokens=self.answer))
+
+
+def weigh(
+    selected: Sequence[Selected],
+    readiness: Mapping[str, Readiness],
+    *,
+    task: str,
+    messages: Sequence[Message],
+    max_tokens: int,
+    prices: PriceTable,
+    counter: TokenCounter,
+    schema_texts: Mapping[str, str] | None = None,
+    dropped_params: Mapping[str, tuple[str, ...]] | None = None,
+    count_all: bool = False,
+) -> tuple[Option, ...]:
+    """Looks up what `plan` wants to know of each model.
+
+    Args:
+        selected: from the task router.
+        readiness: by alias, of those that are not excluded.
+        task: its name, for the answer's expected length.
+        messages: the whole prompt, system text included.
+        max_tokens: the longest answer.
+        prices: price table.
+        counter: token counter.
+        schema_texts: by alias, the JSON Schema as it goes on that model's wire.
+        dropped_params: by alias, what that model does not take.
+        count_all: count tokens for models that are not ready or excluded too (a dry run wants to
+            see them; a call does not wait for a vocabulary it will not need).
+    """
+    schemas = schema_texts or {}
+    options = []
+    for one in selected:
+        alias = one.model.alias
+        ready = readiness.get(alias, Readiness(ready=True, missing="", mend=""))
+        schema = schemas.get(alias, "")
+        counts = count_all or (one.excluded is None and ready.ready)
+        tokens = counter.estimate(one.model, messages, schema) if counts else None
+        options.append(
+            Option(
+                selected=one,
+                local=is_local(one.model),
+                ready=ready,
+                facts=prices.facts(one.model),
+                price=prices.price(one.model),
+                price_mend=prices.mend(one.model),
+                tokens=tokens,
+                cautious=counter.cautious(one.model, tokens) if tokens is not None else 0,
+                answer=counter.answer_length(task, one.model, max_tokens) if counts else 0,
+                bound=counter.upper_bound(messages, schema),
+                dropped_params=(dropped_params or {}).get(alias, ()),
+            )
+        )
+    return tuple(options)

@@ -1,0 +1,55 @@
+"""Which of a task's models may do it at all, whatever they cost and whether or not they are ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testronaut_llm.provider_registry import is_local, provider_of
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.providers.row import Provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """A model that a task lists, in the listed order.
+
+    Attributes:
+        excluded: the rule of the task that keeps it out for good, in words; None where it may do the task.
+    """
+
+    model: ModelConfig
+    provider: Provider
+    excluded: str | None = None
+
+
+def select(config: LLMConfig, call_model: str | None, task: TaskConfig) -> tuple[Selected, ...]:
+    """The models of a task, in its order, each with the rule that excludes it, if one does.
+
+    A model that is named outright is the only candidate. It need not be listed nor reach
+    `min_quality`; a private task still refuses it when it is not local. (`TESTRONAUT_LLM_MODEL`
+    has been put into the tasks when the configuration was read.)
+
+    Args:
+        config: the whole file.
+        call_model: what `model=` said.
+        task: the task to do.
+
+    Raises:
+        ConfigError: a name is neither an alias nor `provider/model`.
+    """
+    models = [config.model(name) for name in ((call_model,) if call_model else task.models)]
+    floor = 0 if call_model else task.min_quality
+    return tuple(
+        Selected(model=model, provider=provider_of(model), excluded=_excluded(model, task, floor)) for model in models
+    )
+
+
+def _excluded(model: ModelConfig, task: TaskConfig, floor: int) -> str | None:
+    if model.quality < floor:
+        return f"too weak: quality {model.quality}, and {task.name} wants at least {floor}"
+    if task.private and not is_local(model):
+        return f"not private: {task.name} may not leave this machine, and {model.model} is not local"
+    return None
