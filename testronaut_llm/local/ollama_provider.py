@@ -1,0 +1,192 @@
+"""Ollama's management side: is it up, which models has it, what are they. Chat goes through the gateway.
+
+Reads are plain GETs and POSTs of our own, since the `ollama` client drops what matters here: the
+context length, the capabilities and the remote host of a model that does not run on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.credentials import resolve_key
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel
+from testronaut_llm.provider_registry import api_base_of, provider_of
+from testronaut_llm.providers.endpoint import is_loopback
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import httpx
+    from ollama import Client
+    from pydantic import SecretStr
+
+    from testronaut_llm.model_config import ModelConfig
+
+_CONNECT = 1.0
+_ANSWER = 10.0
+
+
+class OllamaServer:
+    """One Ollama server. A context manager; opens its connection at the first question.
+
+    Args:
+        url: where it is, such as `http://127.0.0.1:11434`.
+        key: sent as a bearer token, for a server behind a proxy or ollama.com.
+    """
+
+    def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
+        self.url = url
+        self._key = key
+        self._http: httpx.Client | None = None
+
+    @classmethod
+    def of(cls, model: ModelConfig, *, trusted: bool = True) -> OllamaServer:
+        """The server that a model's row names.
+
+        Raises:
+            MissingCredentialError: its key cannot be had, or may not be sent there.
+        """
+        provider = provider_of(model)
+        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider, trusted=trusted))
+
+    def __enter__(self) -> OllamaServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._http:
+            self._http.close()
+            self._http = None
+
+    def version(self) -> str:
+        """What the server calls itself.
+
+        Raises:
+            LocalModelError: no Ollama answers there; the message names the command that starts it.
+        """
+        return str(self._ask("GET", "/api/version").get("version", ""))
+
+    def models(self) -> tuple[OllamaModel, ...]:
+        """The models that it has.
+
+        Raises:
+            LocalModelError: no Ollama answers there.
+        """
+        return tuple(map(OllamaModel.of, self._ask("GET", "/api/tags").get("models") or ()))
+
+    def find(self, name: str) -> OllamaModel | None:
+        """The model of that name, `:latest` implied; None where it is not pulled.
+
+        Raises:
+            LocalModelError: no Ollama answers there.
+        """
+        wanted = full_name(name).lower()
+        return next((model for model in self.models() if full_name(model.name).lower() == wanted), None)
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models in its memory.
+
+        Raises:
+            LocalModelError: no Ollama answers there.
+        """
+        return tuple(map(LoadedModel.of, self._ask("GET", "/api/ps").get("models") or ()))
+
+    def show(self, name: str) -> ModelDetails:
+        """What a model is and can do.
+
+        Raises:
+            LocalModelError: it is not pulled, or no Ollama answers there.
+        """
+        return ModelDetails.of(self._ask("POST", "/api/show", {"model": name}))
+
+    def client(self, *, silence: float | None = None) -> Client:
+        """The `ollama` library's client with the same care: no redirects, no proxy on loopback, our key only.
+
+        Args:
+            silence: seconds without a byte after which it gives up; None waits for ever.
+        """
+        from ollama import Client
+
+        return Client(self.url, **self._options(silence))
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        import httpx
+
+        if self._http is None:
+            self._http = httpx.Client(base_url=self.url, **self._options(_ANSWER))
+        try:
+            response = self._http.request(method, path, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise unreachable(self.url, error) from None
+        if response.status_code == 404 and body:
+            raise LocalModelError(not_pulled(str(body["model"])), status=404)
+        answer = _object(response.text)
+        if response.status_code != 200 or answer is None:
+            said = (answer or {}).get("error", "")
+            raise LocalModelError(
+                f"the server at {self.url} does not answer {path} like Ollama (status {response.status_code}"
+                f"{': ' + str(said)[:200] if said else ''}); check api_base, or update Ollama",
+                status=response.status_code,
+            )
+        return answer
+
+    def _options(self, silence: float | None) -> dict[str, Any]:
+        import httpx
+
+        loopback = is_loopback(self.url)
+        options: dict[str, Any] = {
+            "timeout": httpx.Timeout(silence, connect=_CONNECT),
+            "follow_redirects": False,
+            "trust_env": not loopback,
+            "auth": _bearer(self._key),
+        }
+        if self.url.startswith("http:"):
+            options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: saves reading the CA file
+        return options
+
+
+def full_name(name: str) -> str:
+    """The name with its tag: `qwen3` is `qwen3:latest`."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def not_pulled(name: str) -> str:
+    """The message for a model that the server does not have."""
+    return f"Ollama has no model {name!r}; run: ollama pull {name}"
+
+
+def unreachable(url: str, error: Exception) -> LocalModelError:
+    """The error for a server that does not answer at all."""
+    return LocalModelError(
+        f"no Ollama answers at {url} ({type(error).__name__}); is `ollama serve` running? "
+        f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
+    )
+
+
+def _bearer(key: SecretStr | None) -> Callable[[httpx.Request], httpx.Request]:
+    """Sets our key and no other: the `ollama` client would send OLLAMA_API_KEY to any host."""
+
+    def authorise(request: httpx.Request) -> httpx.Request:
+        request.headers.pop("authorization", None)
+        if key is not None:
+            request.headers["authorization"] = f"Bearer {key.get_secret_value()}"
+        return request
+
+    return authorise
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None

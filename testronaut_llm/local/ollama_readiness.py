@@ -1,0 +1,44 @@
+"""Is an Ollama model ready: does its server answer, has it the model, is it the one that was meant?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testronaut_llm.errors import LLMError
+from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer
+from testronaut_llm.provider_registry import is_local
+from testronaut_llm.providers.row import Missing
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+
+
+def ollama_missing(model: ModelConfig) -> Missing | None:
+    """What keeps the model from being asked, or None. One GET; at most a second where nothing answers."""
+    try:
+        with OllamaServer.of(model) as server:
+            found = server.find(model.name)
+    except LLMError as error:
+        what, _, mend = str(error).partition("; ")
+        return Missing(what, mend)
+    if found is None:
+        if model.auto_pull is True:
+            return None
+        return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
+    return _not_the_one(model, found)
+
+
+def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:
+    pinned = (model.digest or "").removeprefix("sha256:")
+    if not found.digest.removeprefix("sha256:").startswith(pinned):
+        return Missing(
+            f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins {pinned[:12]}",
+            f"ollama pull {model.name}, or correct `digest:`",
+        )
+    if found.remote_host and is_local(model):
+        # By its name and address it looked local; only the server knows that it is not.
+        return Missing(
+            f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}",
+            "if that is all right, say so with `local: false` (private tasks then skip it)",
+        )
+    return None

@@ -1,0 +1,1 @@
+"""What is known about each provider before LiteLLM is loaded: rows, keys, endpoints, readiness."""

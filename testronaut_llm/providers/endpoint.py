@@ -1,0 +1,147 @@
+"""Where a model is reached: its URL, whose host that is, and whether it is this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.providers.row import Provider
+
+_OLLAMA_PORT = 11434
+_SPARE_TAIL = {
+    # What people paste from a portal or an SDK, and LiteLLM would append a second time.
+    "azure": re.compile(r"/openai(/(deployments|v1)(/.*)?)?$"),
+    "anthropic": re.compile(r"/v1(/messages)?$"),
+    "ollama": re.compile(r"/(v1|api(/.*)?)$"),
+    "openai": re.compile(r"/(chat/completions|completions|embeddings|responses)$"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """An endpoint and where it was found: `llm.yaml`, the name of a variable, `default`, or nowhere."""
+
+    url: str | None
+    source: str = ""
+
+    @property
+    def from_file(self) -> bool:
+        """Was it written in the file, which may be a stranger's?"""
+        return self.source == "llm.yaml"
+
+
+def base_of(model: ModelConfig, provider: Provider) -> Base:
+    """The endpoint with its source: `api_base`, then the provider's variables, then its default."""
+    if model.api_base:
+        return Base(url=_tidy(model.api_base, provider), source="llm.yaml")
+    for variable in provider.base_variables:
+        value = os.environ.get(variable, "").strip()
+        if value:
+            return Base(url=_tidy(value, provider), source=variable)
+    if provider.default_base:
+        return Base(url=provider.default_base, source="default")
+    return Base(url=None)
+
+
+def api_base_of(model: ModelConfig, provider: Provider) -> str | None:
+    """The endpoint as LiteLLM wants it, or None where LiteLLM knows it better."""
+    return base_of(model, provider).url
+
+
+def api_version_of(model: ModelConfig, provider: Provider) -> str | None:
+    """The API version of an Azure resource: `api_version`, then the variables, then `v1`; None elsewhere."""
+    if not provider.version_variables:
+        return model.api_version
+    found = (os.environ.get(variable) for variable in provider.version_variables)
+    return model.api_version or next(filter(None, found), "v1")
+
+
+def is_own_host(url: str, provider: Provider) -> bool:
+    """Does the URL name a server of the provider itself (not merely one that speaks like it)?"""
+    host = host_of(url)
+    own = [*provider.hosts, host_of(provider.default_base or "")]
+    return any(name and (host == name or host.endswith("." + name)) for name in own)
+
+
+def is_loopback(url: str) -> bool:
+    """Does the URL name this machine, beyond doubt?"""
+    host = host_of(url)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(url: str) -> str:
+    """The host that a client would connect to, in lower case; empty where there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def fault_of(url: str) -> str | None:
+    """What is wrong with a URL that a client is about to be given, in words that do not repeat it."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for a port that is none
+    except ValueError:
+        return "is no URL"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "is no http or https URL"
+    if "@" in parts.netloc:
+        return "holds a user name or password"
+    return None
+
+
+def runs_here(model: ModelConfig, provider: Provider) -> bool:
+    """May `private` tasks use it? A model server on loopback, or where `local: true` says so; never a `-cloud` tag."""
+    if leaves_by_name(model, provider):
+        return False
+    if model.local is not None:
+        return model.local
+    url = api_base_of(model, provider)
+    return provider.local and (url is None or is_loopback(url))
+
+
+def leaves_by_name(model: ModelConfig, provider: Provider) -> bool:
+    """Is it an Ollama model that ollama.com answers for, through the port of this machine?"""
+    return provider.wire == "ollama" and model.name.lower().endswith("cloud")
+
+
+def _tidy(url: str, provider: Provider) -> str:
+    url = url.strip().strip("\"'")
+    if provider.wire == "ollama":
+        url = ollama_url(url)
+    url = url.split("?", 1)[0].rstrip("/")
+    tail = _SPARE_TAIL.get(provider.wire)
+    return tail.sub("", url) if tail else url
+
+
+def ollama_url(address: str) -> str:
+    """A URL from what `OLLAMA_HOST` may hold: `0.0.0.0`, `:11435`, `box`, `https://box/path`, ...
+
+    The rules are Ollama's own, but for the address that means "every interface" to a server: a
+    client asks loopback there.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        scheme, rest = "http", address
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname or "127.0.0.1", parts.port
+    except ValueError:
+        return address
+    if port is None:
+        port = {"": _OLLAMA_PORT, "http": 80, "https": 443}.get(scheme if mark else "", _OLLAMA_PORT)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what a server binds, not us
+    shown = f"[{host}]" if ":" in host else host
+    return urlunsplit((scheme, f"{shown}:{port}", parts.path.rstrip("/"), "", ""))

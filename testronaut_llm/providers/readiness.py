@@ -1,0 +1,123 @@
+"""Is a model ready to be asked? In words, with the mend; without LiteLLM and without a paid call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.providers import endpoint
+from testronaut_llm.providers.key_source import TRUST, KeySource, key_source
+from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.table import find_provider
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.providers.row import Provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """The answer. `note` says what would be used: where the key comes from, and the endpoint."""
+
+    ready: bool
+    missing: str = ""
+    mend: str = ""
+    note: str = ""
+
+
+class Probes:
+    """Remembers for some seconds what the rows' probes found, so that a busy manager does not ask at each call.
+
+    Args:
+        remember: seconds.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, *, remember: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._remember = remember
+        self._clock = clock
+        self._found: dict[str, tuple[float, Missing | None]] = {}
+
+    def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
+        """What the row's probe says of the model, now or some seconds ago."""
+        if provider.probe is None:
+            return None
+        key = f"{provider.name} {endpoint.api_base_of(model, provider)} {model!r}"
+        until, missing = self._found.get(key, (0.0, None))
+        if self._clock() >= until:
+            missing = provider.probe(model)
+            self._found[key] = (self._clock() + self._remember, missing)
+        return missing
+
+    def forget(self) -> None:
+        """Asks anew next time, as after a pull."""
+        self._found.clear()
+
+
+def readiness(model: ModelConfig, *, trusted: bool = True, probes: Probes | None = None) -> Readiness:
+    """Looks for the first thing that a model lacks: variables, fields, a usable endpoint, trust, a key, a server.
+
+    Args:
+        model: the model to judge.
+        trusted: false for a file that was found by walking upwards and that nobody has vouched for.
+        probes: where answers of servers are remembered; without it they are asked now.
+    """
+    if model.unset:
+        first = model.unset[0]
+        return _not_ready(Missing(f"{', '.join(model.unset)} is not set", f"export {first}=<value>"))
+    try:
+        provider = find_provider(model.provider)
+    except ConfigError as error:
+        return _not_ready(Missing(str(error)))
+    base = endpoint.base_of(model, provider)
+    source = key_source(model, provider, trusted=trusted)
+    missing = (
+        _fields(model, provider, base)
+        or _endpoint(provider, base, trusted)
+        or source.missing
+        or (probes or Probes()).ask(model, provider)
+    )
+    return _not_ready(missing) if missing else Readiness(ready=True, note=_note(model, provider, base, source))
+
+
+def _not_ready(missing: Missing) -> Readiness:
+    return Readiness(ready=False, missing=missing.what, mend=missing.mend)
+
+
+def _fields(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:
+    for field in provider.required:
+        if field == "api_base":
+            if base.url is None:
+                variables = " or ".join(provider.base_variables)
+                mend = "add `api_base:` in llm.yaml" + (f", or set {variables}" if variables else "")
+                return Missing(f"{provider.name} needs an endpoint", mend)
+        elif getattr(model, field, None) in (None, ""):
+            return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
+    return None
+
+
+def _endpoint(provider: Provider, base: endpoint.Base, trusted: bool) -> Missing | None:
+    if base.url is None:
+        return None
+    fault = endpoint.fault_of(base.url)
+    if fault:
+        return Missing(f"the endpoint of {base.source} {fault}", "expected a URL such as https://host.example/v1")
+    known = endpoint.is_own_host(base.url, provider) or endpoint.is_loopback(base.url)
+    if trusted or not base.from_file or known:
+        return None
+    # Even without a key: a stranger's URL may carry a `${SECRET}`, and it gets the prompt.
+    host = endpoint.host_of(base.url)
+    return Missing(f"this llm.yaml is not trusted, and its api_base is {host!r}, no server of {provider.name}", TRUST)
+
+
+def _note(model: ModelConfig, provider: Provider, base: endpoint.Base, source: KeySource) -> str:
+    parts = [source.note]
+    if base.source and base.source != "default":
+        parts.append(f"endpoint from {base.source}")
+    version = endpoint.api_version_of(model, provider)
+    if version:
+        parts.append(f"api_version {version}")
+    return ", ".join(part for part in parts if part)

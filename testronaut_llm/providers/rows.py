@@ -1,0 +1,168 @@
+"""The rows: providers that need a word of their own, and the rule for all others that LiteLLM knows."""
+
+from __future__ import annotations
+
+from testronaut_llm.providers import litellm_names, probes
+from testronaut_llm.providers.litellm_names import names
+from testronaut_llm.providers.row import ClientKind, Probe, Provider
+
+ROWS = (
+    Provider(
+        name="openai",
+        key_variables=("OPENAI_API_KEY",),
+        base_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+        default_base="https://api.openai.com/v1",
+        generic=True,
+        probe=probes.ollama_behind_openai,
+    ),
+    Provider(
+        name="anthropic",
+        litellm_prefix="anthropic",
+        wire="anthropic",
+        schema_dialect="anthropic",
+        client="handler",
+        key_variables=("ANTHROPIC_API_KEY",),
+        base_variables=("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"),
+        default_base="https://api.anthropic.com",
+    ),
+    Provider(
+        name="azure",
+        litellm_prefix="azure",
+        wire="azure",
+        client="azure",
+        key_variables=("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"),
+        base_variables=("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_BASE"),
+        version_variables=("AZURE_API_VERSION", "AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION"),
+        hosts=("openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com"),
+        required=("api_base",),
+    ),
+    Provider(
+        name="ollama",
+        litellm_prefix="ollama_chat",  # `ollama/` is /api/generate with a prompt made by hand
+        wire="ollama",
+        schema_dialect="free",
+        client="handler",
+        embedding_client="none",
+        key_variables=("OLLAMA_API_KEY",),
+        base_variables=("OLLAMA_API_BASE", "OLLAMA_HOST"),
+        default_base="http://127.0.0.1:11434",
+        hosts=("ollama.com",),
+        key_required=False,
+        local=True,
+        probe=probes.ollama,
+    ),
+    Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=probes.embedded),
+    # LiteLLM reaches these with a client of its own; their OpenAI form goes through ours.
+    Provider(
+        name="cohere",
+        key_variables=("COHERE_API_KEY", "CO_API_KEY"),
+        base_variables=("COHERE_API_BASE",),
+        default_base="https://api.cohere.ai/compatibility/v1",
+    ),
+    Provider(
+        name="huggingface",
+        schema_dialect="none",
+        key_variables=("HF_TOKEN", "HUGGINGFACE_API_KEY"),
+        base_variables=("HUGGINGFACE_API_BASE",),
+        default_base="https://router.huggingface.co/v1",
+    ),
+    Provider(
+        name="lemonade",
+        key_variables=("LEMONADE_API_KEY",),
+        base_variables=("LEMONADE_API_BASE",),
+        default_base="http://localhost:8000/api/v1",
+        key_required=False,
+    ),
+)
+
+ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
+
+_KEYS = {
+    "ai21_chat": ("AI21_API_KEY",),
+    "apertis": ("STIMA_API_KEY",),
+    "databricks": ("DATABRICKS_API_KEY", "DATABRICKS_TOKEN"),
+    "datarobot": ("DATAROBOT_API_TOKEN",),
+    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK",),
+    "fireworks_ai": ("FIREWORKS_API_KEY", "FIREWORKS_AI_API_KEY"),
+    "friendliai": ("FRIENDLIAI_API_KEY", "FRIENDLI_TOKEN"),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "jina_ai": ("JINA_AI_API_KEY", "JINA_API_KEY"),
+    "lambda_ai": ("LAMBDA_API_KEY",),
+    "meta_llama": ("LLAMA_API_KEY",),
+    "nano-gpt": ("NANOGPT_API_KEY",),
+    "nvidia_nim": ("NVIDIA_NIM_API_KEY", "NVIDIA_API_KEY"),
+    "perplexity": ("PERPLEXITY_API_KEY", "PERPLEXITYAI_API_KEY"),
+    "qwen_ai_platform": ("QWEN_AI_PLATFORM_API_KEY", "DASHSCOPE_API_KEY"),
+    "qwencloud": ("QWENCLOUD_API_KEY", "DASHSCOPE_API_KEY"),
+    "scaleway": ("SCW_SECRET_KEY",),
+    "scx-ai": ("SCX_API_KEY",),
+    "tensormesh": ("TENSORMESH_INFERENCE_API_KEY",),
+    "together_ai": ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_API_KEY"),
+    "veniceai": ("VENICE_AI_API_KEY",),
+    "watsonx": ("WATSONX_API_KEY", "WX_API_KEY"),
+}
+
+_BASES = {
+    "cerebras": "https://api.cerebras.ai/v1",
+    "deepinfra": "https://api.deepinfra.com/v1/openai",
+    "deepseek": "https://api.deepseek.com/beta",
+    "fireworks_ai": "https://api.fireworks.ai/inference/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "llamafile": "http://127.0.0.1:8080/v1",
+    "lm_studio": "http://127.0.0.1:1234/v1",
+    "mistral": "https://api.mistral.ai/v1",
+    "moonshot": "https://api.moonshot.ai/v1",
+    "nebius": "https://api.studio.nebius.ai/v1",
+    "nvidia_nim": "https://integrate.api.nvidia.com/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "perplexity": "https://api.perplexity.ai",
+    "sambanova": "https://api.sambanova.ai/v1",
+    "together_ai": "https://api.together.ai/v1",
+    "xai": "https://api.x.ai/v1",
+    "zai": "https://api.z.ai/api/paas/v4",
+}
+
+_HOSTS = {"gemini": ("generativelanguage.googleapis.com",), "together_ai": ("api.together.xyz",)}
+
+_TAKES_SCHEMAS = names("""
+    cerebras fireworks_ai gemini github groq hosted_vllm litellm_proxy llamafile lm_studio mistral nebius openrouter
+    perplexity together_ai vertex_ai xai
+""")
+
+_KEYLESS = names("""
+    bedrock docker_model_runner hosted_vllm llamafile lm_studio oci sagemaker_chat sagemaker_nova vertex_ai
+    vertex_ai_beta xinference
+""")
+
+_NEED_BASE = names("azure_ai databricks hosted_vllm litellm_proxy snowflake watsonx xinference")
+
+_PROBES: dict[str, Probe] = {
+    "bedrock": probes.aws_credentials,
+    "sagemaker_chat": probes.aws_credentials,
+    "sagemaker_nova": probes.aws_credentials,
+    "vertex_ai": probes.google_cloud,
+    "vertex_ai_beta": probes.google_cloud,
+}
+
+
+def default_row(name: str) -> Provider:
+    """The row of a provider that LiteLLM knows and we know little about: `<NAME>_API_KEY`, its own endpoint."""
+    variable = name.upper().replace("-", "_")
+    by_handler = name in litellm_names.HANDLER_CLIENT
+    embeds_by_openai = name in litellm_names.OPENAI_CLIENT_FOR_EMBEDDINGS
+    embedding_client: ClientKind = "openai" if embeds_by_openai else "handler"
+    return Provider(
+        name=name,
+        litellm_prefix=name,
+        wire="other" if by_handler and name not in litellm_names.OPENAI_WIRE_BY_HANDLER else "openai",
+        schema_dialect="strict" if name in _TAKES_SCHEMAS else "none",
+        client="handler" if by_handler else "openai",
+        embedding_client=embedding_client,
+        key_variables=_KEYS.get(name, (f"{variable}_API_KEY",)),
+        base_variables=(f"{variable}_API_BASE",),
+        default_base=_BASES.get(name),
+        hosts=_HOSTS.get(name, ()),
+        required=("api_base",) if name in _NEED_BASE else (),
+        key_required=name not in _KEYLESS,
+        probe=_PROBES.get(name),
+    )
