@@ -1,0 +1,78 @@
+# People and CI call the same few commands. Each does its own set-up, once: Python 3.11, git and make are all it takes.
+
+PY := .venv/bin/python
+# The stamp carries the folder's name, so that a moved or copied folder sets itself up again.
+READY := .venv/.ready-$(shell pwd | cksum | cut -d' ' -f1)
+PROVIDER ?= embedded
+
+# A user's pip settings choose the index, proxy and certificates; these would send the packages elsewhere.
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIRE_HASHES PIP_REQUIRE_VIRTUALENV
+unexport PYTHONHOME PYTHONPATH
+
+.PHONY: help demo test check format docs docs-serve record soak lock build clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## run the main job on real input; free, unless LIVE=1 lets it ask a paid model
+	@.venv/bin/testronaut-llm demo $(if $(LIVE),--live)
+
+test: $(READY) ## run the tests without a network, 95 % of branches at least; ARGS="-k name" narrows them
+	@echo "test: running the suite (no network, no keys)"
+	@$(PY) -m pytest -q $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+
+check: $(READY) ## lint, format, types, generated pages, documentation
+	@echo "check: ruff"
+	@$(PY) -m ruff check -q .
+	@$(PY) -m ruff format -q --check .
+	@echo "check: mypy"
+	@$(PY) -m mypy --no-error-summary
+	@echo "check: generated pages"
+	@$(PY) docs/generate.py --check
+	@echo "check: documentation"
+	@$(PY) -m mkdocs build -q --strict
+	@echo "check: all good"
+
+format: $(READY) ## let ruff mend what it can
+	@$(PY) -m ruff check -q --fix .
+	@$(PY) -m ruff format -q .
+
+docs: $(READY) ## write the generated pages, build the site into site/
+	@$(PY) docs/generate.py
+	@$(PY) -m mkdocs build -q --strict
+	@echo "docs: open site/index.html"
+
+docs-serve: $(READY) ## show the site while you write it
+	@$(PY) -m mkdocs serve
+
+record: $(READY) ## record the cassettes of one PROVIDER anew (PROVIDER=embedded needs no key)
+	@$(PY) tests/record.py $(PROVIDER)
+
+soak: $(READY) ## the long rounds: crashes, load, faults
+	@$(PY) -m pytest -q -m soak --timeout=0
+
+lock: $(READY) ## work out requirements/*.txt anew from pyproject.toml (needs an index; some minutes)
+	@test -x .cache/lock/bin/pip-compile || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q pip-tools; }
+	@requirements/lock
+
+build: $(READY) ## build the wheel and the sdist into dist/
+	@rm -rf dist
+	@$(PY) -m build --no-isolation --outdir dist > /dev/null
+	@ls dist
+
+clean: ## remove what these commands made, the environment too
+	@rm -rf .venv .cache build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# LiteLLM is imported once at the end: compiling it takes seconds that no first call should wait for.
+$(READY): requirements/pip.txt requirements/dev.txt pyproject.toml
+	@.ci/find-python > /dev/null
+	@rm -f .venv/.ready-*
+	@$(PY) -c "" 2> /dev/null || { echo "set-up: making .venv with $$(.ci/find-python)"; $$(.ci/find-python) -m venv --clear .venv; }
+	@echo "set-up: installing the locked packages into .venv (once; about 250 MB, a minute or two)"
+	@$(PY) -m pip install -q --disable-pip-version-check --no-input --require-hashes -r requirements/pip.txt
+	@$(PY) -m pip install -q --disable-pip-version-check --no-input --no-compile --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install -q --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@echo "set-up: compiling LiteLLM (once)"
+	@LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_MODE=PRODUCTION $(PY) -c "import litellm"
+	@touch $@
