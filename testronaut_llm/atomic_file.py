@@ -1,0 +1,40 @@
+"""Files that are replaced whole: a crash leaves the old one or the new one, never half of either."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Replaces a file's text (UTF-8); a symbolic link stays, and the file it leads to is replaced.
+
+    Args:
+        path: the file; its folder must be there.
+        text: all of its new text.
+        mode: its permissions (None: those it has, or 0600 for a new one).
+
+    Raises:
+        OSError: it could not be written; the old file is untouched.
+    """
+    real = path.resolve()
+    if mode is None:
+        mode = real.stat().st_mode & 0o7777 if real.exists() else 0o600
+    handle, name = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name[:40]}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode)
+        Path(name).replace(real)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

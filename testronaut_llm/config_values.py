@@ -1,0 +1,123 @@
+"""The kinds of values in `llm.yaml`: money, times, sizes, counts, names, and how text becomes one."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+_INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?")
+_WORDS: dict[str, bool | float | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
+
+_AMOUNT = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?")
+_MEASURE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)")
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_BYTES = {f"{prefix}b": 1000**power for power, prefix in enumerate(("", "k", "m", "g", "t"))} | {
+    f"{prefix}ib": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)
+}
+
+
+class FromEnvironment(str):
+    """Text that a `${VAR}` gave. It may stand for a number, and is never shown."""
+
+    __slots__ = ()
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """Returns what YAML 1.2 makes of unquoted text, so that `off` and `2024-10-21` stay what they look like."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def native(value: Any) -> Any:
+    """Returns what text from the environment stands for, so that `${RETRIES}` can be a number."""
+    return scalar(str(value)) if isinstance(value, FromEnvironment) else value
+
+
+def _usd(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return Decimal(str(value))
+    if isinstance(value, str) and _AMOUNT.fullmatch(value):
+        return Decimal(value)
+    mend = "write the number alone, such as 0.25; US dollars are understood"
+    if isinstance(value, str) and re.search(r"[$€£¥]|[A-Za-z]{3}\b", value) and (n := re.search(r"\d+(\.\d+)?", value)):
+        mend = f"write the number alone, {n[0]}, in US dollars; no currency sign"
+    raise ValueError(f"expected an amount of money: {mend}")
+
+
+def _measured(value: Any, units: dict[str, Any], example: str) -> float:
+    value = native(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    if isinstance(value, str) and (found := _MEASURE.fullmatch(value)):
+        number, unit = found[1], found[2]
+        factor = units.get(unit, units.get(unit.lower()))
+        if factor is not None:
+            return float(Decimal(number) * Decimal(str(factor)))
+    raise ValueError(f"expected {example}")
+
+
+def seconds(value: Any) -> float:
+    """Returns the seconds of a number or of text such as `90s`, `10m`, `12h`, `30d`, `2w`.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    return float(_measured(value, _SECONDS, "a time: seconds, or a number with ms, s, m, h, d or w, such as 30d"))
+
+
+def size_in_bytes(value: Any) -> int:
+    """Returns the bytes of a whole number or of text such as `500MB` (1000s) or `1GiB` (1024s).
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    return int(_measured(value, _BYTES, "a size: bytes, or a number with kB, MB, GB, KiB, MiB or GiB, such as 1GiB"))
+
+
+def _listed(value: Any) -> Any:
+    """One name stands for a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_NUMBER_OR_TEXT = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^[0-9]"}]}
+
+Flag = Annotated[bool, BeforeValidator(native)]
+Whole = Annotated[int, BeforeValidator(native), Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, BeforeValidator(native), Field(gt=0, le=10**9)]
+Grade = Annotated[int, BeforeValidator(native), Field(ge=1, le=10)]
+Number = Annotated[float, BeforeValidator(native), Field(allow_inf_nan=False)]
+Usd = Annotated[
+    Decimal,
+    BeforeValidator(_usd),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9]"}]}),
+]
+Limit = Annotated[
+    Decimal, BeforeValidator(_usd), Field(gt=0, allow_inf_nan=False), WithJsonSchema(dict(_NUMBER_OR_TEXT))
+]
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=10**10), WithJsonSchema(dict(_NUMBER_OR_TEXT))]
+Bytes = Annotated[int, BeforeValidator(size_in_bytes), Field(gt=0, lt=2**63), WithJsonSchema(dict(_NUMBER_OR_TEXT))]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]

@@ -1,0 +1,259 @@
+"""The shape of `llm.yaml`: which models there are, and which may do which task.
+
+Frozen and strict. The sentence under each field is its description in the reference page and in the
+JSON Schema. Finding, reading and saving the file is done by its neighbours `config_*.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FieldSerializationInfo,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
+
+from testronaut_llm import config_checks as checks
+from testronaut_llm.config_draft import examine
+from testronaut_llm.config_faults import Source, did_you_mean, error_of, in_words
+from testronaut_llm.config_secrets import public, texts
+from testronaut_llm.config_sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
+from testronaut_llm.config_values import Count, Flag, FromEnvironment, Grade, Names, Number, Seconds, Whole, native
+from testronaut_llm.errors import ConfigError, UnknownTaskError
+from testronaut_llm.records import CacheMode
+
+Strategy = Literal["cheapest", "as_listed", "local_first", "balanced", "cascade"]
+Reasoning = Literal["off", "low", "medium", "high"]
+
+Reference = Annotated[str, AfterValidator(checks.reference)]
+VariableName = Annotated[str, AfterValidator(checks.variable_name)]
+
+
+class ModelConfig(Section):
+    """How to reach one model, and what is known about it."""
+
+    alias: str = Field(exclude=True)
+    """The user's name for it; in the file, the key of its section."""
+    unset: tuple[str, ...] = Field(default=(), exclude=True)
+    """Variables that its section refers to and that are not set: while there is one, the model is not ready."""
+
+    model: Reference
+    """Provider and model, such as `openai/gpt-6-luna` or `ollama/qwen3:8b`; for Azure, the deployment's name."""
+    api_base: str | None = None
+    """URL of the server (default: the provider's own, or what its usual variable says)."""
+    api_version: str | None = None
+    """Azure: `v1`, or the date of a classic API version such as `2024-10-21`."""
+    base_model: str | None = None
+    """Azure: the model behind the deployment; it sets price, window and tokenizer."""
+    api_key_env: VariableName | None = None
+    """Name of the environment variable that holds the key (default: the provider's usual one)."""
+    api_key_file: str | None = None
+    """File that holds the key and nothing else, mode 0600; a relative path starts at the folder of this file."""
+    api_key_command: str | None = None
+    """Command that prints the key, such as `pass show openai`."""
+    quality: Grade = 5
+    """How good you judge it to be, 1 to 10; a task's `min_quality` is measured against it."""
+    price: PriceConfig | None = None
+    """What it costs (default: from the price tables)."""
+    context_window: Count | None = None
+    """Tokens that prompt and answer may have together (default: from the tables, or from a local server)."""
+    max_output: Count | None = None
+    """Tokens that an answer may have (default: from the tables)."""
+    num_ctx: Count | None = None
+    """Local: context to load the model with, in tokens (default: sized to the prompt)."""
+    keep_alive: Annotated[str | int | None, BeforeValidator(checks.keep_alive)] = None
+    """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative for ever."""
+    digest: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{6,64}$")] | None = None
+    """Local: sha256 that the model must have, or the first six or more digits of it."""
+    auto_pull: Annotated[Literal[True, False, "ask"], BeforeValidator(native)] = False
+    """Local: fetch it when it is missing? `true`, `false` or `ask`."""
+    reasoning: Reasoning | None = None
+    """How much it thinks before it answers: `off`, `low`, `medium`, `high` (default: the provider's)."""
+    local: Flag | None = None
+    """May `private` tasks use it? (default: yes for a model server on loopback, no for anything else)."""
+    dimensions: Count | None = None
+    """Embeddings: length of the vectors."""
+    limits: LimitConfig | None = None
+    """Requests and tokens per minute, and requests at once, of this model."""
+    extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
+    """Body fields passed to the provider untouched; what this package sets itself is refused here."""
+
+    @property
+    def provider(self) -> str:
+        """What stands before the first slash of `model`: `openai`."""
+        return self.model.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """What stands after the first slash of `model`: `gpt-6-luna`."""
+        return self.model.partition("/")[2]
+
+    @property
+    def environment_texts(self) -> tuple[str, ...]:
+        """Texts in `extra` that came from the environment: to be treated as secrets."""
+        return tuple(str(text) for text in texts(self.extra) if isinstance(text, FromEnvironment))
+
+    @model_validator(mode="after")
+    def _one_source_of_the_key(self) -> ModelConfig:
+        given = [f for f in ("api_key_env", "api_key_file", "api_key_command") if getattr(self, f) is not None]
+        if len(given) > 1:
+            raise ValueError(f"takes its key from {' and '.join(given)}: keep one of them")
+        return self
+
+    @field_serializer("api_base", "api_key_command", "extra")
+    def _public(self, value: Any, info: FieldSerializationInfo) -> Any:
+        return public(info.field_name, value)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Shows what was set, without what may hold a secret."""
+        for field in sorted(self.model_fields_set, key=list(type(self).model_fields).index):
+            yield field, public(field, getattr(self, field))
+
+
+class TaskConfig(Section):
+    """Which models may do a task, and how they are asked."""
+
+    name: str = Field(exclude=True)
+    """The task's name; in the file, the key of its section."""
+
+    models: Annotated[Names, Field(min_length=1)]
+    """Candidates in your order: names from `models`, or `provider/model` written out; one name needs no list."""
+    strategy: Strategy = "cheapest"
+    """Order of trying: `cheapest`, `as_listed`, `local_first`, `balanced` or `cascade`."""
+    min_quality: Grade = 1
+    """Models of a lower `quality` are not used for this task."""
+    max_tokens: Count = 4096
+    """Tokens that an answer may have; always sent (default: 4096)."""
+    temperature: Annotated[Number, Field(ge=0, le=2)] = 0.0
+    """0 to 2; sent to the models that take it (default: 0)."""
+    stop: Names = ()
+    """Texts that end the answer."""
+    seed: Whole | None = None
+    """Seed for models that take one."""
+    system: str | None = None
+    """System text put before each prompt of this task."""
+    timeout: Seconds | None = None
+    """Seconds for one attempt (default: 120, local models 600)."""
+    deadline: Seconds = 900.0
+    """Seconds for the whole call: waits, retries and fallbacks included (default: 900)."""
+    retries: Annotated[Whole, Field(ge=0, le=20)] = 2
+    """How often one model is asked again after a failure that may pass (default: 2)."""
+    fallback_on: Annotated[Names, AfterValidator(checks.error_codes)] = ()
+    """Error codes, such as `content_filter`, that go on to the next model though they would stop the call."""
+    allow_truncated: Flag = False
+    """Is an answer that `max_tokens` cut good enough? (default: no)"""
+    private: Flag = False
+    """Must the text stay on this machine? (default: no)"""
+    cache: CacheMode = "use"
+    """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask)."""
+    prompt_cache: Flag = False
+    """Ask Anthropic models to cache the stable first part of the prompt (default: no)."""
+    budget: BudgetConfig | None = None
+    """Limits of this task alone, in USD; the file's `budget` holds as well."""
+
+    @model_validator(mode="after")
+    def _one_scope(self) -> TaskConfig:
+        if self.budget and self.budget.scope is not None:
+            raise ValueError("`scope` belongs to the `budget` of the whole file, not of a task")
+        return self
+
+
+class LLMConfig(Section):
+    """All of `llm.yaml`, or the same made in Python: `LLMConfig(models={...}, tasks={...})`.
+
+    Raises:
+        ConfigError: with every fault, and the line of each where there is a file.
+    """
+
+    version: Literal[1] = 1
+    """Version of this file's format."""
+    models: Mapping[str, ModelConfig] = Field(default_factory=dict)
+    """Names of yours, each with how to reach one model."""
+    tasks: Mapping[str, TaskConfig]
+    """Which models may do which task; a call without a task uses `default`."""
+    budget: BudgetConfig | None = None
+    """Limits of all tasks together, in USD."""
+    cache: CacheConfig = Field(default_factory=CacheConfig)
+    """How long answers are kept, and how many."""
+    limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
+    """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL."""
+    log: LogConfig | None = None
+    """Telemetry as a file of JSON lines (default: none)."""
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def path(self) -> Path | None:
+        """The file it came from; None when it was made in Python."""
+        return self._source.path
+
+    @property
+    def trusted(self) -> bool:
+        """False for a file that was found by walking upwards and that `testronaut-llm trust` does not know."""
+        return self._source.trusted
+
+    def budget_scope(self) -> str | None:
+        """Returns whose money is spent: the budget's scope, or the file's resolved path; None without either."""
+        if self.budget and self.budget.scope:
+            return self.budget.scope
+        return str(self.path.resolve()) if self.path else None
+
+    def model(self, reference: str) -> ModelConfig:
+        """Returns the model of an alias, or of `provider/model` written directly.
+
+        Raises:
+            ConfigError: there is no such alias; the message names the closest.
+        """
+        if reference in self.models:
+            return self.models[reference]
+        try:
+            return ModelConfig(alias=reference, model=reference)
+        except ValidationError:
+            raise ConfigError(f"unknown model {reference!r}{did_you_mean(reference, self.models)}") from None
+
+    def task(self, name: str | None) -> TaskConfig:
+        """Returns the task of that name; None means `default`.
+
+        Raises:
+            UnknownTaskError: there is no such task; the message names the closest and the known ones.
+        """
+        wanted = "default" if name is None else name
+        if task := self.tasks.get(wanted):
+            return task
+        near = did_you_mean(wanted, self.tasks)
+        known = f" (known: {', '.join(self.tasks)})" if "did you mean" in near else ""
+        file = str(self.path) if self.path else None
+        mend = f"; or add `{wanted}: {{models: [...]}}` under `tasks:`" + (f" in {file}" if file else "")
+        raise UnknownTaskError(f"unknown task {wanted!r}{near}{known}{mend}", file=file)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_all_faults(cls, data: Any, handler: ModelWrapValidatorHandler[LLMConfig], info: ValidationInfo) -> Any:
+        if isinstance(data, cls):
+            return data
+        source = info.context if isinstance(info.context, Source) else Source()
+        draft = examine(data, source)
+        config = None
+        try:
+            config = handler(draft.data)
+        except ValidationError as error:
+            known = {fault.where for fault in draft.faults}
+            draft.faults += [f for f in (in_words(e, cls) for e in error.errors()) if f.where not in known]
+        if draft.faults or config is None:
+            raise error_of(draft.faults, str(source.path) if source.path else None, source.line_of)
+        return config
+
+    def model_post_init(self, context: Any) -> None:
+        """Remembers the file that pydantic was told about."""
+        if isinstance(context, Source):
+            self._source = context
