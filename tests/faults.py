@@ -1,0 +1,259 @@
+"""The replies of the fault server: what a provider's server does on a bad day, and the good answer after it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fault_server import Exchange, Reply
+from good_answers import Good, answer, sse
+from error_bodies import ERRORS, error_body
+
+_REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
+
+
+def good(text: str = Good.text, **facts: Any) -> Reply:
+    """A good answer in the wire and mode that the request asks for; `facts` are fields of `Good`."""
+    what = Good(text=text, **facts)
+
+    def reply(exchange: Exchange) -> None:
+        kind, pieces = _answer(exchange, what)
+        if len(pieces) == 1:
+            exchange.respond(200, kind, pieces[0], _REQUEST_ID)
+        else:
+            _stream(exchange, kind, pieces)
+            exchange.chunk(b"")
+
+    return reply
+
+
+def error(case: str, *, retry_after: str | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    """The real error body of whichever provider was called; see `error_bodies.py` for the cases."""
+
+    def reply(exchange: Exchange) -> None:
+        status, kind, body = error_body(exchange.request.wire, case)
+        waiting = {} if retry_after is None else {"retry-after": retry_after}
+        exchange.respond(status, kind, body, {**_REQUEST_ID, **waiting, **(headers or {})})
+
+    return reply
+
+
+def raw(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> Reply:
+    """Any status with any body."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda exchange: exchange.respond(status, content_type, body, named)
+
+
+def redirect(url: str) -> Reply:
+    """A 307 to another place, which a client that obeys follows with the whole prompt."""
+    return lambda exchange: exchange.respond(307, "text/plain", b"", {"location": url + exchange.request.path})
+
+
+def silent(exchange: Exchange) -> None:
+    """Take the request and never answer."""
+    exchange.wait()
+
+
+def late(seconds: float, reply: Reply) -> Reply:
+    """Answer, but only after so many seconds."""
+
+    def wait_first(exchange: Exchange) -> None:
+        exchange.wait(seconds)
+        reply(exchange)
+
+    return wait_first
+
+
+def dripping(seconds: float = 0.02, text: str = Good.text) -> Reply:
+    """A good answer, one byte at a time: no read times out, and no answer arrives either."""
+
+    def reply(exchange: Exchange) -> None:
+        kind, pieces = _answer(exchange, Good(text=text))
+        body = b"".join(pieces)
+        exchange.head(200, {"content-type": kind, "content-length": str(len(body))})
+        for position in range(len(body)):
+            exchange.send(body[position : position + 1])
+            exchange.wait(seconds)
+
+    return reply
+
+
+def reset_before_headers(exchange: Exchange) -> None:
+    """The connection breaks before a byte of the answer."""
+    exchange.reset()
+
+
+def closed_before_headers(exchange: Exchange) -> None:
+    """The server hangs up politely, without an answer."""
+    exchange.close()
+
+
+def reset_in_headers(exchange: Exchange) -> None:
+    """The connection breaks in the middle of a header."""
+    exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: applica")
+    exchange.reset()
+
+
+def reset_after_headers(exchange: Exchange) -> None:
+    """The headers promise a body, and the connection breaks."""
+    exchange.head(200, {"content-type": "application/json", "content-length": "500"})
+    exchange.reset()
+
+
+def cut_body(exchange: Exchange) -> None:
+    """Half of the promised bytes, then the end of the connection."""
+    kind, pieces = _answer(exchange, Good())
+    body = b"".join(pieces)
+    exchange.head(200, {"content-type": kind, "content-length": str(len(body))})
+    exchange.send(body[: len(body) // 2])
+    exchange.close()
+
+
+def cut_stream_clean(exchange: Exchange) -> None:
+    """A stream that ends as if it were whole, but without its finish (a body that is no stream: cut JSON)."""
+    kind, pieces = _answer(exchange, Good())
+    _stream(exchange, kind, _front_half(pieces))
+    exchange.chunk(b"")
+
+
+def cut_stream_unclean(exchange: Exchange) -> None:
+    """A stream whose connection ends in the middle of a chunk."""
+    kind, pieces = _answer(exchange, Good())
+    _stream(exchange, kind, _front_half(pieces))
+    exchange.send(b"400\r\n{")
+    exchange.close()
+
+
+def reset_in_stream(exchange: Exchange) -> None:
+    """A stream whose connection is torn down."""
+    kind, pieces = _answer(exchange, Good())
+    _stream(exchange, kind, _front_half(pieces))
+    exchange.wait(0.05)  # let the client read what came first
+    exchange.reset()
+
+
+def stalled_stream(exchange: Exchange) -> None:
+    """A stream that stops half-way and keeps the connection open."""
+    kind, pieces = _answer(exchange, Good())
+    _stream(exchange, kind, _front_half(pieces))
+    exchange.wait()
+
+
+def error_in_stream(case: str = "overloaded", *, after: int = 0) -> Reply:
+    """Status 200, `after` pieces of text, then the provider's error as an event (P33)."""
+
+    def reply(exchange: Exchange) -> None:
+        wire = exchange.request.wire
+        kind, pieces = _answer(exchange, Good(pieces=after + 2))
+        known = ERRORS[wire].get(case) or ERRORS[wire]["server_error"]
+        _stream(exchange, kind, _until_text(pieces, after))
+        exchange.chunk(_error_event(wire, known[1]))
+        exchange.chunk(b"")
+
+    return reply
+
+
+def broken_gzip(exchange: Exchange) -> None:
+    """A body that calls itself gzip and is not."""
+    body = gzip.compress(b"".join(_answer(exchange, Good())[1]))[:-12] + b"not gzip!!!!"
+    exchange.respond(200, "application/json", body[:10] + b"\x00" + body[11:], {"content-encoding": "gzip"})
+
+
+def no_choices(exchange: Exchange) -> None:
+    """A well-formed answer, or stream, without an answer in it."""
+    kind, pieces = _answer(exchange, Good(text=""))
+    if kind != "application/json":
+        empty = [sse({"choices": []}), sse("[DONE]")] if exchange.request.wire in ("openai", "azure") else pieces
+        _stream(exchange, kind, empty)
+        exchange.chunk(b"")
+        return
+    whole = json.loads(pieces[0])
+    whole.pop("message", None)
+    emptied = {field: [] for field in ("choices", "content", "candidates", "data", "embeddings") if field in whole}
+    exchange.respond(200, kind, json.dumps(whole | emptied).encode())
+
+
+def huge(exchange: Exchange, size: int = 8_000_000) -> None:
+    """A sound JSON object of many megabytes that is no answer."""
+    exchange.respond(200, "application/json", json.dumps({"padding": "x" * size}).encode())
+
+
+def _answer(exchange: Exchange, what: Good) -> tuple[str, list[bytes]]:
+    return answer(exchange.request.wire, exchange.request.path, exchange.request.body, what)
+
+
+def _stream(exchange: Exchange, kind: str, pieces: list[bytes]) -> None:
+    exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked", **_REQUEST_ID})
+    for piece in pieces:
+        exchange.chunk(piece)
+
+
+def _front_half(pieces: list[bytes]) -> list[bytes]:
+    if len(pieces) == 1:
+        return [pieces[0][: len(pieces[0]) // 2]]
+    return pieces[: max(1, len(pieces) // 2)]
+
+
+def _until_text(pieces: list[bytes], after: int) -> list[bytes]:
+    """The pieces up to and with the `after`-th one that holds text."""
+    texts = [index for index, piece in enumerate(pieces) if _holds_text(piece)]
+    return pieces[: texts[after - 1] + 1] if after and texts else pieces[:0]
+
+
+def _holds_text(piece: bytes) -> bool:
+    try:
+        event = json.loads(piece.split(b"data: ")[-1])
+    except ValueError:
+        return False
+    if not isinstance(event, dict):
+        return False
+    delta = (event.get("choices") or [{}])[0].get("delta") or event.get("delta") or event.get("message") or {}
+    return bool(delta.get("content") or delta.get("text"))
+
+
+def _error_event(wire: str, body: Any) -> bytes:
+    if wire == "ollama":
+        return json.dumps(body).encode() + b"\n"
+    return sse(body, "error" if wire == "anthropic" else "")
+
+
+RETRY_AFTER: Mapping[str, Mapping[str, str]] = {
+    "milliseconds": {"retry-after-ms": "300"},
+    "seconds": {"retry-after": "2"},
+    "date": {"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"},
+    "past date": {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"},
+    "negative": {"retry-after": "-1"},
+    "no number": {"retry-after": "abc"},
+    "a day": {"retry-after": "86400"},
+}
+
+BAD_BODIES: Mapping[str, Callable[[Exchange], None]] = {
+    "empty": raw(200, b""),
+    "html": raw(200, b"<html><body><h1>Sign in to the hotel Wi-Fi</h1></body></html>", "text/html"),
+    "html as json": raw(200, b"<html><body>Maintenance</body></html>"),
+    "truncated json": raw(200, b'{"id": "x", "choices": [{"message": {"content": "Hel'),
+    "wrong shape": raw(200, b'{"hello": "world"}'),
+    "a list": raw(200, b"[]"),
+    "null": raw(200, b"null"),
+    "no choices": no_choices,
+    "huge": huge,
+    "broken gzip": broken_gzip,
+    "not utf-8": raw(200, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'),
+    "empty text": good(text=""),
+    "reasoning only": good(text="", reasoning="First I should think about the question at length."),
+    "no finish": good(finish=None),
+}
+
+BROKEN: Mapping[str, Callable[[Exchange], None]] = {
+    "closed before headers": closed_before_headers,
+    "reset before headers": reset_before_headers,
+    "reset in headers": reset_in_headers,
+    "reset after headers": reset_after_headers,
+    "cut body": cut_body,
+    "cut stream, clean": cut_stream_clean,
+    "cut stream, unclean": cut_stream_unclean,
+    "reset in stream": reset_in_stream,
+}
+"""Connections that break. The two cut streams hold cut JSON when the request asks for no stream."""
