@@ -8,6 +8,7 @@ second net for keys that nobody told us about; they leave prose alone.
 from __future__ import annotations
 
 import base64
+import html
 import re
 
 MASK = "[redacted]"
@@ -103,7 +104,8 @@ def _in_any_quoting(char: str) -> str:
     in_url = "".join(f"%(?:25)*{octet:02x}" for octet in octets)
     in_bytes = "".join(rf"\\+x{octet:02x}" for octet in octets)
     plain = r"[ +]" if char == " " else re.escape(char)
-    return rf"(?:\\*{plain}|{in_url}|{in_bytes}|\\+u{ord(char):04x}|&#(?:0*{ord(char)}|x0*{ord(char):x});)"
+    in_html = rf"&#(?:0*{ord(char)}|x0*{ord(char):x});|{re.escape(html.escape(char))}"
+    return rf"(?:\\*{plain}|{in_url}|{in_bytes}|\\+u{ord(char):04x}|{in_html})"
 
 
 def _base64_core(raw: bytes, offset: int) -> set[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LLMError
-from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer
+from testronaut_llm.local.ollama_models import OllamaModel
+from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.provider_registry import is_local
 from testronaut_llm.providers.row import Missing
 

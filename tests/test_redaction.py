@@ -1,0 +1,194 @@
+"""Secrets leave no text, in whatever encoding; prose stays as it is."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import random
+import string
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testronaut_llm.redaction import MASK, Redactor
+
+SECRET = "canary/+Key=Value\"x\\y&z'9é"
+PLAIN = "canaryABCdef123456"
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "raw": str,
+    "lower case": str.lower,
+    "url path": quote,
+    "url query": lambda s: quote(s, safe=""),
+    "url form": quote_plus,
+    "url twice": lambda s: quote(quote(s, safe=""), safe=""),
+    "url lower": lambda s: quote(s, safe="").lower(),
+    "json": json.dumps,
+    "json unicode": lambda s: json.dumps(s, ensure_ascii=False),
+    "json in json": lambda s: json.dumps(json.dumps({"error": s})),
+    "json slashes": lambda s: json.dumps(s).replace("/", "\\/"),
+    "repr": repr,
+    "repr of bytes": lambda s: repr(s.encode()),
+    "repr of repr": lambda s: repr(repr(s)),
+    "html": html.escape,
+    "hex": lambda s: s.encode().hex(),
+    "hex upper": lambda s: s.encode().hex().upper(),
+    "base64": lambda s: base64.b64encode(s.encode()).decode(),
+    "base64 unpadded": lambda s: base64.b64encode(s.encode()).decode().rstrip("="),
+    "base64 url": lambda s: base64.urlsafe_b64encode(s.encode()).decode(),
+    "basic, user of 1": lambda s: base64.b64encode(f"u:{s}".encode()).decode(),
+    "basic, user of 2": lambda s: base64.b64encode(f"us:{s}".encode()).decode(),
+    "basic, user of 3": lambda s: base64.b64encode(f"usr:{s}".encode()).decode(),
+    "base64 in the middle": lambda s: base64.b64encode(f"from {s} to".encode()).decode(),
+    "base64 in a url": lambda s: quote(base64.b64encode(s.encode()).decode().rstrip("="), safe="+/"),
+}
+
+
+@pytest.mark.parametrize("secret", [SECRET, PLAIN], ids=["signs", "plain"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_known_secret_is_masked_in_every_encoding(encoding: str, secret: str) -> None:
+    """Whatever a URL, a header, JSON or `repr` makes of a secret, it does not come through."""
+    redactor = Redactor()
+    redactor.add(secret)
+    encoded = ENCODINGS[encoding](secret)
+    shown = redactor.redact(f"before {encoded} after")
+    assert shown.startswith("before ")
+    assert shown.endswith(" after")
+    assert MASK in shown
+    assert "canary" not in shown.lower()
+    assert len(shown) <= len(f"before {MASK} after") + 24, "only quotes and braces around the secret may stay"
+
+
+@given(st.text(string.ascii_letters + string.digits + "-_./+=~", min_size=8, max_size=80), st.integers(0, 9))
+def test_no_key_survives_base64(secret: str, shift: int) -> None:
+    """A key of any length is found inside base64, wherever it starts in it."""
+    redactor = Redactor()
+    redactor.add(secret)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        encoded = encode(b"x" * shift + secret.encode() + b"end").decode()
+        assert redactor.redact(encoded) == MASK
+
+
+def test_a_short_secret_is_masked_only_where_it_stands_alone() -> None:
+    """A password of a few letters does not eat the words that contain it."""
+    redactor = Redactor()
+    redactor.add("able")
+    assert (
+        redactor.redact("password able, a table, disabled, un-able") == f"password {MASK}, a table, disabled, un-able"
+    )
+
+
+def test_two_secrets_are_both_masked() -> None:
+    """Adding a secret does not forget the one before; adding it twice changes nothing."""
+    redactor = Redactor()
+    for secret in ("firstSecretValue", "secondSecretValue", "firstSecretValue", "  "):
+        redactor.add(secret)
+    assert redactor.redact("firstSecretValue secondSecretValue") == f"{MASK} {MASK}"
+    assert repr(redactor) == "Redactor(2 secrets)"
+
+
+def test_a_secret_from_a_broken_environment_can_be_added() -> None:
+    """A variable that is not UTF-8 arrives with surrogates; it is masked like any other."""
+    redactor = Redactor()
+    broken = b"secret\xff\xfevalue".decode("utf-8", "surrogateescape")
+    redactor.add(broken)
+    assert redactor.redact(f"<{broken}>") == f"<{MASK}>"
+
+
+def _random(length: int, alphabet: str = string.ascii_letters + string.digits) -> str:
+    return "a1Z" + "".join(random.Random(length).choices(alphabet, k=length - 3))
+
+
+SHAPES = {
+    "openai": f"sk-{_random(48)}",
+    "openai project": f"sk-proj-{_random(20)}-{_random(20)}_x",
+    "anthropic": f"sk-ant-api03-{_random(40)}-AA",
+    "google": f"AIza{_random(35)}",
+    "groq": f"gsk_{_random(52)}",
+    "hugging face": f"hf_{_random(34)}",
+    "xai": f"xai-{_random(40)}",
+    "github": f"ghp_{_random(36)}",
+    "github fine": f"github_pat_{_random(22)}_{_random(30)}",
+    "slack": f"xoxb-{_random(24)}",
+    "aws": "AKIA" + _random(16).upper(),
+    "jwt": f"eyJ{_random(20)}.eyJ{_random(40)}.{_random(20)}",
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_key_that_nobody_added_is_known_by_its_shape(kind: str) -> None:
+    """An error body that echoes somebody's key does not carry it on."""
+    key = SHAPES[kind]
+    assert Redactor().redact(f"Incorrect API key provided: {key}.") == f"Incorrect API key provided: {MASK}."
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Authorization: Bearer abc.def-123456", f"Authorization: Bearer {MASK}"),
+        ("{'authorization': 'Bearer abc-123456'}", f"{{'authorization': 'Bearer {MASK}'}}"),
+        ("Authorization: Basic dXNlcjpwYXNz", f"Authorization: Basic {MASK}"),
+        ("api-key: 0123456789abcdef", f"api-key: {MASK}"),
+        ('"x-api-key": "0123456789abcdef"', f'"x-api-key": "{MASK}"'),
+        ("client_secret=abc123def456", f"client_secret={MASK}"),
+        ("https://host.example/v1?key=short&x=1", f"https://host.example/v1?key={MASK}&x=1"),
+        ("https://host.example/?a=1&api-key=zz&sig=q%2F", f"https://host.example/?a=1&api-key={MASK}&sig={MASK}"),
+        ("https://user:hunter2@host.example/", f"https://user:{MASK}@host.example/"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest",
+            f"{MASK}\nrest",
+        ),
+    ],
+)
+def test_a_value_is_known_by_what_stands_before_it(text: str, masked: str) -> None:
+    """Headers, query strings and key files name their secrets; the value goes, the name stays."""
+    assert Redactor().redact(text) == masked
+
+
+PROSE = [
+    "Set OPENAI_API_KEY, or write `api_key_env: OPENAI_API_KEY` in llm.yaml; run: export OPENAI_API_KEY=<your key>",
+    "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set; api_key_command: pass show openai",
+    "The bearer of bad news used basic authentication; a bearer token is required. Authorization: required",
+    "sk-learn-compatible-estimators and risk-averse-1234567890-decisions; task-based-approach",
+    "the tokens=4096 of key=value pairs, passwords: none, api key: missing, secret: none",
+    "see https://docs.example/page?tab=keys#token and http://127.0.0.1:11434/v1; user@host.example",
+    "eyJust a word; AKIA is a prefix; ghp_short; hf_models; gsk_x; xoxo-hugs",
+    "git commit 1f0e9a7c5b3d2e4f6a8b9c0d1e2f3a4b5c6d7e8f, "
+    "sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+]
+
+
+@pytest.mark.parametrize("text", PROSE)
+def test_prose_is_left_alone(text: str) -> None:
+    """Help texts, messages and digests come out as they went in."""
+    redactor = Redactor()
+    redactor.add("canarySecretValue")
+    assert redactor.redact(text) == text
+
+
+def test_redacting_twice_changes_nothing_more() -> None:
+    """What was redacted once may pass here again."""
+    redactor = Redactor()
+    redactor.add(PLAIN)
+    texts = [
+        *SHAPES.values(),
+        "https://h.example/?key=abc",
+        "api-key: 0123456789abcdef",
+        PLAIN,
+        "https://u:p@h.example",
+    ]
+    once = redactor.redact("\n".join(texts))
+    assert redactor.redact(once) == once
+
+
+@pytest.mark.parametrize("piece", ["sk-", "bearer ", "key: ", "eyJ-", "://", "?akey", "x", "a.b-c/", "://a:"])
+def test_hostile_texts_do_not_hang_it(piece: str) -> None:
+    """A body made to trap the patterns takes time in proportion to its length (the suite's time-out is the judge)."""
+    redactor = Redactor()
+    redactor.add(SECRET)
+    text = piece * (600_000 // len(piece))
+    assert redactor.redact(text) == text
