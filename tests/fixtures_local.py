@@ -1,6 +1,6 @@
 """Fixtures for tests of local models: the tiny random-weight model, a store that holds it, and a server of it.
 
-A test module takes them with `pytest_plugins`-free plain imports, or conftest.py re-exports them.
+conftest.py loads it as a plugin; the helpers below are imported from it by name.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class LocalModel:
     num_ctx: int | None = None
     keep_alive: str | int | None = None
     digest: str | None = None
+    auto_pull: bool | str = False
 
 
 @pytest.fixture(scope="session")

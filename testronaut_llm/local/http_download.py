@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import httpx
 
 TRIES = 5
-CHUNK = 1 << 18
 TIMEOUT_SECONDS = 30.0
 HUB = "https://huggingface.co"
 
@@ -62,6 +61,8 @@ def _fetch(url: str, wanted: Wanted, folder: Path, report: Report) -> Path:
                 if _continued(client, url, wanted, part, report):
                     return part
                 reason = "the connection closed early"
+            except httpx.HTTPStatusError as error:
+                reason = f"status {error.response.status_code}"
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
             failures = 1 if size_of(part) > before else failures + 1
@@ -97,7 +98,7 @@ def _continued(client: httpx.Client, url: str, wanted: Wanted, part: Path, repor
         _write_note(note, public(url), response)
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_raw():  # as it comes: a chunk that is still being filled would be lost
                 file.write(chunk)
                 report(Progress(done=file.tell(), total=total or wanted.size))
             file.flush()

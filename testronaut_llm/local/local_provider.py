@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
+from testronaut_llm.local.catalogue import catalogue
 from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
+from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 300.0
 START_SECONDS = 120.0
 INSTALL = 'pip install "testronaut-llm[embedded]"'
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 Key = tuple[str, bool, int | None]
 
@@ -110,7 +112,9 @@ class EmbeddedRunner:
     def _start(self, model: ModelConfig, embeddings: bool) -> EmbeddedProcess:
         missing = embedded_missing(model, store=self._store)
         if missing:
-            raise LocalModelError(missing, provider="embedded")
+            raise LocalModelError(f"embedded/{model.name}: {missing}", provider="embedded")
+        if self._store.find(model.name) is None:
+            fetch(model.name, store=self._store)
         process = EmbeddedProcess(model.name, self._settings(model, embeddings))
         process.start(self._start_seconds)
         self._store.touch(model.name)
@@ -162,7 +166,8 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     if importlib.util.find_spec("xllamacpp") is None:
         return f"the package xllamacpp is not installed: {INSTALL}"
     try:
-        if (store or ModelStore()).find(model.name) is None:
+        fetched_on_demand = model.auto_pull is True and model.name in catalogue()
+        if (store or ModelStore()).find(model.name) is None and not fetched_on_demand:
             return f"the model is not on this machine: testronaut-llm models pull embedded/{model.name}"
     except LocalModelError as error:
         return str(error)

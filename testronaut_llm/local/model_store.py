@@ -6,7 +6,6 @@ Files get their name only when they are whole and checked, so whatever has a nam
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm import paths
+from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.errors import LocalModelError
 
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -61,7 +61,7 @@ class ModelStore:
 
     def get(self, name: str) -> StoredModel | None:
         """What is known about `name`, or None if it is not here."""
-        model = self._read().get(name)
+        model = self._read().get(checked_name(name))
         return model if model and self.path(name).is_file() else None
 
     def list(self) -> tuple[StoredModel, ...]:
@@ -73,7 +73,7 @@ class ModelStore:
         target = self.path(model.name)
         stored = replace(model, added=_now())
         with self.locked(), self._changed() as models:
-            os.replace(file, target)  # noqa: PTH105 - Path.replace is the same, this one says it is atomic
+            file.replace(target)
             models[model.name] = stored
         return stored
 
@@ -125,9 +125,7 @@ class ModelStore:
         models = self._read()
         yield models
         rows = {name: {k: v for k, v in asdict(model).items() if k != "name"} for name, model in models.items()}
-        part = self._index.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps({"version": 1, "models": rows}, indent=1) + "\n", "utf-8")
-        os.replace(part, self._index)  # noqa: PTH105 - as above
+        write_atomically(self._index, json.dumps({"version": 1, "models": rows}, indent=1) + "\n")
 
 
 def checked_name(name: str) -> str:

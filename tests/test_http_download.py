@@ -1,0 +1,326 @@
+"""Downloads over HTTP from a server on this machine that misbehaves in every way that real ones do."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import http_download
+from testronaut_llm.local.download import Progress
+from testronaut_llm.local.model_downloader import fetch
+from testronaut_llm.local.model_store import ModelStore
+
+Handler = BaseHTTPRequestHandler
+Behaviour = Callable[[Handler, "Site"], None]
+
+
+@dataclass
+class Site:
+    """A web server with one file; `script` says how the next requests are answered, then it behaves well."""
+
+    data: bytes
+    tag: str = '"v1"'
+    script: list[Behaviour] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    address: str = ""
+
+    def url(self, path: str = "/m.gguf") -> str:
+        return f"{self.address}{path}"
+
+
+def well(handler: Handler, site: Site) -> None:
+    span, unchanged = handler.headers.get("Range"), handler.headers.get("If-Range") in (None, site.tag)
+    start = int(span.removeprefix("bytes=").rstrip("-")) if span and unchanged else 0
+    if start and start >= len(site.data):
+        handler.send_response(416)
+        handler.send_header("Content-Range", f"bytes */{len(site.data)}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return
+    handler.send_response(206 if start else 200)
+    if start:
+        handler.send_header("Content-Range", f"bytes {start}-{len(site.data) - 1}/{len(site.data)}")
+    handler.send_header("Content-Length", str(len(site.data) - start))
+    handler.send_header("ETag", site.tag)
+    handler.end_headers()
+    handler.wfile.write(site.data[start:])
+
+
+def cut_at_half(handler: Handler, site: Site) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(site.data)))
+    handler.send_header("ETag", site.tag)
+    handler.end_headers()
+    handler.wfile.write(site.data[: len(site.data) // 2])
+    handler.close_connection = True
+
+
+def without_tag(handler: Handler, site: Site) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(site.data)
+    handler.close_connection = True
+
+
+def status(code: int, **headers: str) -> Behaviour:
+    def answer(handler: Handler, site: Site) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[bytes], Site]]:
+    """Starts sites on ports of their own."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(data: bytes) -> Site:
+        site = Site(data)
+
+        class Answers(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                site.requests.append((self.path, dict(self.headers)))
+                (site.script.pop(0) if site.script else well)(self, site)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing on stderr."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients hang up here
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        site.address = f"http://127.0.0.1:{server.server_port}"
+        return site
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def site(serve: Callable[[bytes], Site], tiny_gguf: Path) -> Site:
+    """A site with the tiny model."""
+    return serve(tiny_gguf.read_bytes())
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """A store without models; nobody sleeps between tries."""
+    monkeypatch.setattr(http_download.time, "sleep", lambda _: None)
+    return ModelStore(tmp_path / "models")
+
+
+@pytest.fixture
+def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The site as the model hub."""
+    monkeypatch.setenv("HF_ENDPOINT", f"{site.address}/")
+    monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
+    return site
+
+
+def test_a_file_is_fetched_with_progress(empty: ModelStore, site: Site) -> None:
+    """One request, the bytes as they are, the numbers growing to the total."""
+    seen: list[Progress] = []
+    fetch(site.url(), store=empty, progress=seen.append)
+    assert empty.path("m").read_bytes() == site.data
+    assert len(site.requests) == 1
+    assert "Authorization" not in site.requests[0][1]
+    done = [progress.done for progress in seen]
+    assert done == sorted(done)
+    assert {progress.total for progress in seen} == {len(site.data)}
+
+
+def test_a_dropped_connection_goes_on_where_it_was(empty: ModelStore, site: Site) -> None:
+    """The second request asks for the missing half only, and only if the file is still the same."""
+    site.script = [cut_at_half]
+    fetch(site.url(), store=empty)
+    asked = site.requests[1][1]
+    assert (asked["Range"], asked["If-Range"]) == (f"bytes={len(site.data) // 2}-", '"v1"')
+    assert empty.path("m").read_bytes() == site.data
+
+
+def test_a_killed_download_goes_on_in_the_next_process(empty: ModelStore, site: Site) -> None:
+    """What was fetched before the end came is kept and used by the next run."""
+    site.script = [cut_at_half]
+
+    def stop(progress: Progress) -> None:
+        if progress.note.startswith("again"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(site.url(), store=empty, progress=stop)
+    fetch(site.url(), store=ModelStore(empty.folder))
+    assert site.requests[-1][1]["Range"] == f"bytes={len(site.data) // 2}-"
+    assert empty.path("m").read_bytes() == site.data
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(empty: ModelStore, site: Site) -> None:
+    """Two halves of different files are never joined."""
+    site.script = [cut_at_half]
+    old, site.data = site.data, site.data[:-8] + b"\0" * 8
+
+    def change(progress: Progress) -> None:
+        if progress.note.startswith("again"):
+            site.tag = '"v2"'
+
+    fetch(site.url(), store=empty, progress=change)
+    assert empty.path("m").read_bytes() == site.data != old
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"weak"'])
+def test_without_a_strong_tag_nothing_is_continued(empty: ModelStore, site: Site, tag: str) -> None:
+    """When the server cannot say that it is the same file, the download begins again."""
+    site.tag, site.script = tag, [cut_at_half]
+    fetch(site.url(), store=empty)
+    assert "Range" not in site.requests[1][1]
+    assert empty.path("m").read_bytes() == site.data
+
+
+def test_a_server_that_ignores_ranges_is_taken_from_the_beginning(empty: ModelStore, site: Site) -> None:
+    """A 200 to a range request means all of it."""
+
+    def all_of_it(handler: Handler, site: Site) -> None:
+        del handler.headers["Range"]
+        well(handler, site)
+
+    site.script = [cut_at_half, all_of_it]
+    fetch(site.url(), store=empty)
+    assert empty.path("m").read_bytes() == site.data
+
+
+@pytest.mark.parametrize("kept", [0, 7], ids=["whole", "too long"])
+def test_a_part_with_nothing_left_to_fetch_is_settled(empty: ModelStore, site: Site, kept: int) -> None:
+    """416: a whole part is taken, one that is longer than the file is fetched anew."""
+    parts = empty.folder / ".parts" / "m"
+    parts.mkdir(parents=True)
+    (parts / "model.part").write_bytes(site.data + b"\0" * kept)
+    (parts / "model.json").write_text(f'{{"url": "{site.url()}", "tag": "\\"v1\\"", "sha256": ""}}')
+    fetch(site.url(), store=empty)
+    assert empty.path("m").read_bytes() == site.data
+    assert len(site.requests) == (2 if kept else 1)
+
+
+def test_a_part_of_another_address_is_not_continued(empty: ModelStore, site: Site) -> None:
+    """The same name from another place begins anew."""
+    parts = empty.folder / ".parts" / "m"
+    parts.mkdir(parents=True)
+    (parts / "model.part").write_bytes(b"something else")
+    (parts / "model.json").write_text('{"url": "https://elsewhere/m.gguf", "tag": "\\"v1\\""}')
+    fetch(site.url(), store=empty)
+    assert "Range" not in site.requests[0][1]
+    assert empty.path("m").read_bytes() == site.data
+
+
+def test_a_server_that_keeps_failing_is_given_up_and_the_part_kept(empty: ModelStore, site: Site) -> None:
+    """After five tries without a step forward the error says what is kept and what else could help."""
+    site.script = [cut_at_half, *[status(503)] * 9]
+    with pytest.raises(
+        LocalModelError, match=rf"fetched: status 503\. {len(site.data) // 2:,} bytes are kept"
+    ):
+        fetch(site.url(), store=empty)
+    assert len(site.requests) == 5
+    site.script = []
+    fetch(site.url(), store=empty)
+    assert site.requests[-1][1]["Range"] == f"bytes={len(site.data) // 2}-"
+
+
+def test_a_length_that_is_not_announced_is_fine(empty: ModelStore, site: Site) -> None:
+    """Without Content-Length the file's own header and digest are what is checked."""
+    site.script = [without_tag]
+    fetch(f"{site.url()}#sha256={hashlib.sha256(site.data).hexdigest()}", store=empty)
+    assert empty.path("m").read_bytes() == site.data
+
+
+def test_a_missing_file_is_not_asked_for_twice(empty: ModelStore, site: Site) -> None:
+    """404 is final."""
+    site.script = [status(404)]
+    with pytest.raises(LocalModelError, match=r"there is no such file, .* \(status 404\)"):
+        fetch(site.url(), store=empty)
+    assert len(site.requests) == 1
+
+
+def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site) -> None:
+    """HF_ENDPOINT says where, `@` pins the revision, HF_TOKEN opens gated models."""
+    fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
+    path, headers = hub.requests[0]
+    assert path == "/owner/repo/resolve/abc123/sub/Model-Q4.gguf"
+    assert headers["Authorization"] == "Bearer hf_sentinel"
+    assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
+
+
+def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, serve: Callable[[bytes], Site]) -> None:
+    """The hub redirects to where the file lies; the token stays with the hub, the range goes along."""
+    store = serve(hub.data)
+    store.script = [cut_at_half]
+    digest = hashlib.sha256(hub.data).hexdigest()
+    hub.script = [status(302, Location=store.url("/blob"), X_Linked_Etag=f'"{digest}"')] * 2
+    fetch("hf://owner/repo/m.gguf", store=empty)
+    assert [headers.get("Authorization") for _, headers in store.requests] == [None, None]
+    assert store.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
+    assert empty.digest("m") == digest
+
+
+def test_the_hub_s_own_digest_is_checked(empty: ModelStore, hub: Site, serve: Callable[[bytes], Site]) -> None:
+    """A model that is in no catalogue is still compared with the sha256 that the hub names."""
+    hub.script = [status(302, Location=serve(hub.data).url("/blob"), X_Linked_Etag=f'"{"0" * 64}"')]
+    with pytest.raises(LocalModelError, match="came damaged: its sha256 is not 0000"):
+        fetch("hf://owner/repo/m.gguf", store=empty)
+    assert not list(empty.folder.glob(".parts/m/*.part"))
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (
+            401,
+            "GatedRepo",
+            r"gated \(status 401\): accept its licence on https://huggingface.co/owner/repo, then set HF_",
+        ),
+        (403, "GatedRepo", "gated"),
+        (401, "RepoNotFound", "there is no such repository"),
+        (404, "RevisionNotFound", "there is no such revision"),
+        (404, "EntryNotFound", "there is no such file"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: int, error: str, message: str) -> None:
+    """Gated, misspelt repository, revision or file: each its own words, and never the token."""
+    hub.script = [status(code, X_Error_Code=error)]
+    with pytest.raises(LocalModelError, match=message) as caught:
+        fetch("hf://owner/repo@main/m.gguf", store=empty)
+    assert "hf_sentinel" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_means_no_request(empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The hub's own switch is honoured."""
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(LocalModelError, match=f"{name} is set"):
+        fetch("hf://owner/repo/m.gguf", store=empty)
+    assert hub.requests == []
+
+
+def test_an_incomplete_hub_address_is_explained(empty: ModelStore) -> None:
+    """The message shows the form."""
+    with pytest.raises(LocalModelError, match=r"expected hf://owner/repo/file\.gguf"):
+        fetch("hf://owner/m.gguf", store=empty)
+
+
+def test_another_length_than_the_catalogue_s_is_refused_before_the_download(empty: ModelStore, hub: Site) -> None:
+    """Gigabytes are not fetched to find out that they are the wrong ones."""
+    with pytest.raises(LocalModelError, match=r"has 340,064 bytes, expected 2,497,280,256"):
+        fetch("embedded/qwen3-4b", store=empty)

