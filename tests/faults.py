@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from error_bodies import ERRORS, error_body
 from fault_server import Exchange, Reply
 from good_answers import Good, answer, sse
-from error_bodies import ERRORS, error_body
+
+from testronaut_llm.testing.cassette_format import field_to_body, from_yaml
 
 _REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
 
@@ -257,3 +260,11 @@ BROKEN: Mapping[str, Callable[[Exchange], None]] = {
     "reset in stream": reset_in_stream,
 }
 """Connections that break. The two cut streams hold cut JSON when the request asks for no stream."""
+
+
+def recorded(name: str) -> Reply:
+    """What a real Ollama server answered; the names are the keys of `data/ollama/exchanges.yaml`."""
+    exchanges = from_yaml((Path(__file__).parent / "data" / "ollama" / "exchanges.yaml").read_text())["exchanges"]
+    response = exchanges[name]["response"]
+    kind = response["headers"].get("content-type", "application/json")
+    return raw(response["status"], field_to_body(response), kind)

@@ -14,8 +14,8 @@ from typing import Any
 import faults
 import httpx
 import pytest
-from fault_server import FaultServer
 from error_bodies import ERRORS
+from fault_server import FaultServer
 
 PATHS = {
     "openai": "/v1/chat/completions",
@@ -276,3 +276,10 @@ def test_a_good_answer_may_leave_out_its_usage_and_finish(server: FaultServer) -
             assert "usage" not in text
             assert "eval_count" not in text
             assert "[DONE]" not in text
+
+
+def test_a_recorded_answer_of_a_real_server_can_be_played(server: FaultServer) -> None:
+    """What a real Ollama server answered to other clients' mistakes is there by name."""
+    response = _post(server.plan("a", faults.recorded("bad-format")).url, "ollama")
+    assert response.status_code == 500
+    assert "format" in response.json()["error"]

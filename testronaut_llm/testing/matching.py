@@ -14,7 +14,10 @@ _MAX_DIFF_LINES = 60
 
 
 def matchers(ignored: Sequence[str] = ()) -> list[Matcher]:
-    """The matchers of one cassette; `ignored` names body fields to leave out, as `options.num_ctx`."""
+    """The matchers of one cassette.
+
+    `ignored` names body fields to leave out: `options.num_ctx`, or in each item of a list `messages.*.images`.
+    """
 
     def method(request: Any, recorded: Any) -> None:
         _same(request.method, recorded.method)
@@ -71,10 +74,14 @@ def _by_key(value: Any) -> Any:
 
 
 def _drop(value: Any, path: Sequence[str]) -> None:
-    for key in path[:-1]:
-        value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, dict):
-        value.pop(path[-1], None)
+    key, rest = path[0], path[1:]
+    if isinstance(value, list) and key == "*":
+        for item in value:
+            _drop(item, rest)
+    elif isinstance(value, dict) and rest:
+        _drop(value.get(key), rest)
+    elif isinstance(value, dict):
+        value.pop(key, None)
 
 
 def _address(request: Any) -> tuple[str, str | None, str, list[tuple[str, str]]]:
