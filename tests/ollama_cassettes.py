@@ -1,0 +1,15 @@
+"""How tests name the recordings of a real Ollama server, and what their match leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+# They were recorded before this package existed: by LiteLLM's defaults, or by a plain client. Ours sends these besides.
+OURS = ("options.num_ctx", "truncate", "keep_alive", "stream", "insecure")
+
+
+def recording(name: str, *values: Any, ignored: tuple[str, ...] = ()) -> Any:
+    """A test case that replays `cassettes/ollama/<name>.yaml`; `ignored` are body fields that differ from ours."""
+    return pytest.param(*values, id=name, marks=pytest.mark.cassette(f"ollama/{name}", ignored=ignored))
