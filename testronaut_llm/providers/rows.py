@@ -52,7 +52,13 @@ ROWS = (
         probe=probes.ollama,
     ),
     Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=probes.embedded),
-    # LiteLLM reaches these with a client of its own; their OpenAI form goes through ours.
+    # LiteLLM reaches these with a client of its own, or breaks on their answers; their OpenAI form goes through ours.
+    Provider(
+        name="groq",
+        key_variables=("GROQ_API_KEY",),
+        base_variables=("GROQ_API_BASE",),
+        default_base="https://api.groq.com/openai/v1",
+    ),
     Provider(
         name="cohere",
         key_variables=("COHERE_API_KEY", "CO_API_KEY"),
@@ -103,23 +109,13 @@ _KEYS = {
 }
 
 _BASES = {
-    "cerebras": "https://api.cerebras.ai/v1",
-    "deepinfra": "https://api.deepinfra.com/v1/openai",
+    **litellm_names.OPENAI_CLIENT,
     "deepseek": "https://api.deepseek.com/beta",
     "fireworks_ai": "https://api.fireworks.ai/inference/v1",
-    "groq": "https://api.groq.com/openai/v1",
-    "llamafile": "http://127.0.0.1:8080/v1",
-    "lm_studio": "http://127.0.0.1:1234/v1",
     "mistral": "https://api.mistral.ai/v1",
-    "moonshot": "https://api.moonshot.ai/v1",
-    "nebius": "https://api.studio.nebius.ai/v1",
-    "nvidia_nim": "https://integrate.api.nvidia.com/v1",
     "openrouter": "https://openrouter.ai/api/v1",
-    "perplexity": "https://api.perplexity.ai",
-    "sambanova": "https://api.sambanova.ai/v1",
     "together_ai": "https://api.together.ai/v1",
     "xai": "https://api.x.ai/v1",
-    "zai": "https://api.z.ai/api/paas/v4",
 }
 
 _HOSTS = {"gemini": ("generativelanguage.googleapis.com",), "together_ai": ("api.together.xyz",)}
@@ -134,7 +130,7 @@ _KEYLESS = names("""
     vertex_ai_beta xinference
 """)
 
-_NEED_BASE = names("azure_ai databricks hosted_vllm litellm_proxy snowflake watsonx xinference")
+_NEED_BASE = names("azure_ai databricks hosted_vllm snowflake watsonx")
 
 _PROBES: dict[str, Probe] = {
     "bedrock": probes.aws_credentials,

@@ -1,0 +1,155 @@
+"""The only door to LiteLLM: one attempt, sent, streamed or embedded, comes back as a Reply.
+
+LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
+changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
+`disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers, and its
+module-level clients: during our calls they are ours (its Ollama embeddings take no other), and they
+never ask an Ollama server about a model, as LiteLLM does before and after a chat.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from typing import Any
+
+from testronaut_llm.exchange import Exchange
+from testronaut_llm.http_clients import AsyncClients, SyncClients
+from testronaut_llm.model_request import (
+    EmbedRequest,
+    Reply,
+    Request,
+    Target,
+    chat_arguments,
+    embed_arguments,
+)
+from testronaut_llm.reply_reader import ReplyReader
+from testronaut_llm.sdk_clients import lend_module_clients
+
+_SWITCHES = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_MODE": "PRODUCTION",
+    "DISABLE_AIOHTTP_TRANSPORT": "True",
+}
+
+
+@cache
+def load_litellm() -> Any:
+    """Imports LiteLLM, quiet and offline. Takes seconds the first time."""
+    import logging
+
+    os.environ.update(_SWITCHES)
+    import litellm
+
+    litellm.suppress_debug_info = True
+    litellm.disable_aiohttp_transport = True
+    litellm.disable_hf_tokenizer_download = True
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.CRITICAL)
+    lend_module_clients(litellm)
+    return litellm
+
+
+class Gateway:
+    """Sends attempts. Holds the connections of one manager.
+
+    Args:
+        redact: takes secrets out of a text.
+    """
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+        self._sync = SyncClients()
+        self._async = AsyncClients()
+
+    def send(self, request: Request, exchange: Exchange) -> Iterator[str | Reply]:
+        """One chat attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
+
+        Closing the iterator early closes the connection.
+
+        Args:
+            request: what to ask.
+            exchange: a new one, for this attempt alone; `abandon()` on it ends the attempt.
+        """
+        litellm, reader = self._prepare(request, exchange)
+        with self._sync.lend(litellm, request.target, exchange) as client:
+            try:
+                response = litellm.completion(**chat_arguments(request), client=client)
+                if request.stream:
+                    yield from filter(None, map(reader.take, response))
+                else:
+                    reader.whole(response)
+            except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+                reader.failed(error)
+            finally:
+                exchange.close()
+        yield reader.reply()
+
+    async def asend(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """The same on the caller's event loop."""
+        litellm, reader = self._prepare(request, exchange)
+        try:
+            client = await self._async.lend(litellm, request.target, exchange)
+            response = await litellm.acompletion(**chat_arguments(request), client=client)
+            if request.stream:
+                async for chunk in response:
+                    if piece := reader.take(chunk):
+                        yield piece
+            else:
+                reader.whole(response)
+        except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+            reader.failed(error)
+        finally:
+            await exchange.aclose()
+        yield reader.reply()
+
+    def embed(self, request: EmbedRequest, exchange: Exchange) -> Iterator[str | Reply]:
+        """One request for vectors, in the form of `send`."""
+        litellm, reader = self._prepare(request, exchange)
+        with self._sync.lend(litellm, request.target, exchange, embedding=True) as client:
+            try:
+                reader.vectors(litellm.embedding(**embed_arguments(request), client=client))
+            except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+                reader.failed(error)
+        yield reader.reply()
+
+    async def aembed(self, request: EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """The same on the caller's event loop."""
+        litellm, reader = self._prepare(request, exchange)
+        try:
+            client = await self._async.lend(litellm, request.target, exchange, embedding=True)
+            reader.vectors(await litellm.aembedding(**embed_arguments(request), client=client))
+        except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+            reader.failed(error)
+        yield reader.reply()
+
+    def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
+        """Which of these settings the model does not take. Loads LiteLLM; sends nothing."""
+        litellm = load_litellm()
+        try:
+            taken = litellm.utils.get_optional_params(
+                model=target.model.base_model or target.model.name,
+                custom_llm_provider=target.provider.litellm_prefix,
+                drop_params=True,
+                **params,
+            )
+        except Exception:  # noqa: BLE001 - a model that LiteLLM does not know takes what it is given
+            return ()
+        known_as = {"stop": {"stop", "stop_sequences"}}
+        return tuple(name for name in params if not known_as.get(name, {name}) & set(taken))
+
+    def close(self) -> None:
+        """Closes the connections of sync calls; those of event loops close with their loop or `aclose`."""
+        self._sync.close()
+
+    async def aclose(self) -> None:
+        """Closes all connections that this event loop may close."""
+        self._sync.close()
+        await self._async.close()
+
+    def _prepare(self, request: Request | EmbedRequest, exchange: Exchange) -> tuple[Any, ReplyReader]:
+        return load_litellm(), ReplyReader(request, exchange, self._redact)

@@ -1,0 +1,184 @@
+"""What the gateway is asked and what it answers: one attempt at one model, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.errors import LLMError
+from testronaut_llm.provider_registry import Provider
+from testronaut_llm.records import Message, Usage
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.output_schema import WireSchema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where one request goes, and with which key."""
+
+    model: ModelConfig
+    provider: Provider
+    api_base: str | None
+    api_version: str | None = None
+    key: SecretStr | None = None
+    token_provider: Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One chat request. `timeout` is seconds, `num_ctx` the context (tokens) that an Ollama model is loaded with."""
+
+    target: Target
+    messages: tuple[Message, ...]
+    max_tokens: int
+    timeout: float
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    schema: WireSchema | None = None
+    num_ctx: int | None = None
+    stream: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """One request for vectors. `timeout` is seconds."""
+
+    target: Target
+    texts: tuple[str, ...]
+    timeout: float
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """How one attempt ended.
+
+    Attributes:
+        text: the answer, or the part of it that came.
+        error: why it is no answer, None where it is one.
+        finish_reason: in OpenAI's words, only where one was received.
+        usage: as the provider counted, None where it did not.
+        sent: did a request leave? Then it may have to be paid.
+        vectors: of an embedding.
+        dropped_params: settings that this model does not take and that were left out.
+        headers: of the response, names in lower case.
+    """
+
+    text: str = ""
+    error: LLMError | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    response_model: str = ""
+    request_id: str | None = None
+    sent: bool = True
+    vectors: tuple[tuple[float, ...], ...] = ()
+    dropped_params: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def litellm_name(target: Target, *, embedding: bool = False) -> str:
+    """The model as LiteLLM spells it."""
+    prefix = target.provider.litellm_prefix
+    if embedding and target.provider.wire == "ollama":
+        prefix = "ollama"  # LiteLLM's name for Ollama's /api/embed
+    return f"{prefix}/{target.model.name}"
+
+
+def chat_arguments(request: Request) -> dict[str, Any]:
+    """The request in LiteLLM's words; the client is added at the door."""
+    target = request.target
+    arguments: dict[str, Any] = {
+        **_common(target, request.timeout),
+        "model": litellm_name(target),
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "stream": request.stream,
+    }
+    if request.stream:
+        arguments["stream_options"] = {"include_usage": True}
+    if request.schema is not None and request.schema.schema is not None:
+        arguments["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {
+                "name": request.schema.name,
+                "schema": request.schema.schema,
+                **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
+            },
+        }
+    body = {**target.model.extra, **request.extra, **_reasoning(target, arguments)}
+    if target.provider.wire == "ollama":
+        body = {"truncate": False, **body}
+        arguments["num_ctx"] = request.num_ctx
+        if target.model.keep_alive is not None:
+            body["keep_alive"] = target.model.keep_alive
+    if body:
+        arguments["extra_body"] = body
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
+    """The same for vectors."""
+    target = request.target
+    arguments: dict[str, Any] = {
+        **_common(target, request.timeout),
+        "model": litellm_name(target, embedding=True),
+        "input": list(request.texts),
+        "dimensions": target.model.dimensions,
+    }
+    body = {**target.model.extra, **request.extra}
+    if target.provider.wire == "ollama":
+        arguments.update({"truncate": False, **body})
+        if target.model.keep_alive is not None:
+            arguments["keep_alive"] = target.model.keep_alive
+    else:
+        arguments["encoding_format"] = "float"
+        if body:
+            arguments["extra_body"] = body
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Which settings of the request are nowhere in the body that was sent."""
+    if sent is None:
+        return ()
+    names = {*sent, *(k for holder in ("options", "generationConfig") for k in sent.get(holder) or ())}
+    wanted = {
+        "temperature": request.temperature is not None,
+        "stop": bool(request.stop),
+        "seed": request.seed is not None,
+    }
+    known_as = {"stop": {"stop", "stop_sequences", "stopSequences"}}
+    return tuple(name for name, given in wanted.items() if given and not names & known_as.get(name, {name}))
+
+
+def _common(target: Target, timeout: float) -> dict[str, Any]:
+    return {
+        "api_base": target.api_base,
+        "api_version": target.api_version,
+        "api_key": target.key.get_secret_value() if target.key else "none",
+        "base_model": target.model.base_model,
+        "timeout": timeout,
+        "max_retries": 0,
+        "drop_params": True,
+        "no-log": True,
+    }
+
+
+def _reasoning(target: Target, arguments: dict[str, Any]) -> dict[str, Any]:
+    level = target.model.reasoning
+    if level is None:
+        return {}
+    if target.provider.wire == "ollama":
+        return {"think": False if level == "off" else level}
+    arguments["reasoning_effort"] = "none" if level == "off" else level
+    return {}
