@@ -116,6 +116,8 @@ def read_price(row: Row) -> tuple[tuple[int, Rates], ...] | None:
     base = tiers.get(0)
     if base is None or not _meant(base, row):
         return None
+    if row.get("mode") in _NO_ANSWER_PRICE:
+        base = {"output": Decimal(0), **base}
     return tuple((above, Rates.of({**base, **tiers[above]})) for above in sorted(tiers))
 
 
@@ -144,10 +146,18 @@ def is_money(value: Any) -> bool:
     return Decimal(value).is_finite() and value >= 0
 
 
+def starts_at(band: Any) -> Decimal | None:
+    """The prompt length at which a band of `tiered_pricing` starts; None where it is no band of tokens."""
+    span = band.get("range") if isinstance(band, Mapping) else None
+    return Decimal(span[0]) if isinstance(span, list) and span and is_money(span[0]) else None
+
+
 def _tiers(row: Row) -> Iterator[tuple[int, dict[str, Decimal]]]:
-    for band in row.get("tiered_pricing") or ():
-        yield int(band["range"][0]), _rates(band, "")
-    if "tiered_pricing" not in row:
+    if "tiered_pricing" in row:
+        for band in row["tiered_pricing"] or ():
+            if starts_at(band) is not None:
+                yield int(band["range"][0]), _rates(band, "")
+    else:
         yield 0, _rates(row, "")
         for suffix in {found.group() for key in row if (found := _TIER.search(key))}:
             yield int(suffix.split("_")[2].rstrip("k")) * 1000, _rates(row, suffix)
@@ -158,9 +168,8 @@ def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
 
 
 def _meant(base: Mapping[str, Decimal], row: Row) -> bool:
-    if row.get("mode") in _NO_ANSWER_PRICE:
-        return base.get("input", 0) > 0 and "output" in base
-    return base.get("input", 0) > 0 and base.get("output", 0) > 0
+    answers = row.get("mode") not in _NO_ANSWER_PRICE
+    return base.get("input", 0) > 0 and (base.get("output", 0) > 0 or not answers)
 
 
 def _is_openai(row: Row) -> bool:

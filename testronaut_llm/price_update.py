@@ -5,9 +5,7 @@ This is the only price code that may open a connection, and only when asked to.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.price_rows import is_money, read_price
+from testronaut_llm.price_rows import is_money, read_price, starts_at
 from testronaut_llm.price_tables import Row, decode, model_rows, user_table_path
 
 LARGEST = 64 * 1024 * 1024
@@ -110,7 +109,7 @@ def _faults(row: Row) -> Iterator[str]:
             fault = _fault(value)
             if fault:
                 yield f"{key} is {value!s:.40} ({fault})"
-    bands = row.get("tiered_pricing") or ()
+    bands = row.get("tiered_pricing", [])
     if not isinstance(bands, list) or not all(_is_band(band) for band in bands):
         yield "tiered_pricing is no list of {range: [from, to], ...}"
 
@@ -124,23 +123,16 @@ def _fault(value: Any) -> str | None:
 
 
 def _is_band(band: Any) -> bool:
-    if not isinstance(band, Mapping) or not isinstance(band.get("range"), list) or not band["range"]:
+    """Is it well formed? Bands by something else than tokens, such as results of a search, are left alone."""
+    if not isinstance(band, Mapping):
         return False
-    return is_money(band["range"][0]) and not any(_faults(band))
+    return ("range" not in band or starts_at(band) is not None) and not any(_faults(band))
 
 
 def _replace(path: Path, text: str) -> Path | None:
-    """Writes the file in one step, keeping the one that was there."""
-    previous = path.with_name(f"{path.stem}.previous.json")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".prices-", suffix=".json")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        kept = path.exists()
-        if kept:
-            shutil.copyfile(path, previous)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return previous if kept else None
+    """Writes the table, keeping the one that was there."""
+    previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
+    if previous is not None:
+        shutil.copyfile(path, previous)
+    write_atomically(path, text, mode=0o644)
+    return previous

@@ -12,6 +12,7 @@ Point = tuple[int, int]
 _NOISE = 0.05  # how far a good estimate may be off, as a share of what was charged
 _LEAST_NOISE = 1.5  # and in tokens
 _ROUNDS = 12
+_STILL = 0.01  # tokens; a line that moves less has settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,12 @@ def fit(points: Sequence[Point], prior: Prior) -> Line:
 
 
 def _settle(points: Sequence[Point], line: Line, prior: Prior) -> Line:
+    longest = max(counted for counted, _ in points)
     for _ in range(_ROUNDS):
         weights = [1 / (1 + _distance(point, line) ** 2) for point in points]
-        line = _solve(points, weights, prior)
+        before, line = line, _solve(points, weights, prior)
+        if abs(line.offset - before.offset) + abs(line.at(longest) - before.at(longest)) < _STILL:
+            break
     return line
 
 

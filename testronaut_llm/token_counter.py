@@ -115,6 +115,10 @@ class TokenCounter:
         if point is not None or answer is not None:
             self._memory.add(key=key, point=point, task=task, model=_identity(model), answer=answer)
 
+    def close(self) -> None:
+        """Saves what was learned in the last second."""
+        self._memory.save()
+
     def _count(self, family: Family, text: str) -> int:
         key = (family.tokenizer, hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
         with self._lock:

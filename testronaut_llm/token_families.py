@@ -31,13 +31,14 @@ class Family:
 
     Attributes:
         name: key under which what is learned is kept.
-        pattern: what the model's name looks like.
+        pattern: what its provider and name look like, such as `openai/gpt-6-luna`.
         tokenizer: the nearest one on disk.
         trust: how near it is; `exact` is hardly corrected by what is learned.
         slope: tokens charged for each token counted.
         start, turn: tokens added to each prompt and to each message of it.
         answered: tokens added to each earlier answer of the model, besides `turn`.
         system_turn: does a system message count as a message?
+        own_system: tokens of the system message that its template adds where there is none.
         thinking: tokens that asking for reasoning adds.
         schema_start, schema_slope: the same as `start` and `slope` for a JSON Schema on the wire.
     """
@@ -51,6 +52,7 @@ class Family:
     turn: int = 4
     answered: int = 0
     system_turn: bool = True
+    own_system: int = 0
     thinking: int = 0
     schema_start: int = 0
     schema_slope: float = 0.0
@@ -66,45 +68,32 @@ class Family:
         if not self.system_turn and turns and turns[-1].role == "assistant":
             turns.pop()  # the beginning of the answer, not a turn before it
         answered = sum(m.role == "assistant" for m in turns)
-        return self.start + self.turn * len(turns) + self.answered * answered + self.thinking * reasoning
+        added = self.own_system if all(m.role != "system" for m in messages) else 0
+        return self.start + added + self.turn * len(turns) + self.answered * answered + self.thinking * reasoning
+
+
+def _openai(
+    name: str, pattern: str, tokenizer: Tokenizer, *, start: int = 3, turn: int = 4, answered: int = 0
+) -> Family:
+    return Family(
+        name=name,
+        pattern=pattern,
+        tokenizer=tokenizer,
+        trust="exact",
+        start=start,
+        turn=turn,
+        answered=answered,
+        schema_start=5,
+        schema_slope=0.95,
+    )
 
 
 FAMILIES = (
-    Family(
-        name="openai-embedding",
-        pattern=r"^(text-embedding-|ada$)",
-        tokenizer=_CL100K,
-        trust="exact",
-        start=0,
-        turn=0,
-    ),
-    Family(name="gpt-oss", pattern=r"^gpt-oss", tokenizer=_O200K, start=63),
-    Family(
-        name="openai-reasoning",
-        pattern=r"^(gpt-([5-9]|\d\d)|o\d|codex)",
-        tokenizer=_O200K,
-        trust="exact",
-        start=2,
-        answered=2,
-        schema_start=5,
-        schema_slope=0.95,
-    ),
-    Family(
-        name="openai-cl100k",
-        pattern=r"^(gpt-4|gpt-3\.?5)(?!o|\.\d)",
-        tokenizer=_CL100K,
-        trust="exact",
-        schema_start=5,
-        schema_slope=0.95,
-    ),
-    Family(
-        name="openai",
-        pattern=r"^(gpt-|chatgpt-)",
-        tokenizer=_O200K,
-        trust="exact",
-        schema_start=5,
-        schema_slope=0.95,
-    ),
+    _openai("openai-embedding", r"/(text-embedding-|ada$)", _CL100K, start=0, turn=0),
+    _openai("openai-reasoning", r"/(gpt-([5-9]|\d\d)|o\d|codex)", _O200K, start=2, answered=2),
+    Family(name="gpt-oss", pattern=r"gpt-oss", tokenizer=_O200K, start=63),
+    _openai("openai-cl100k", r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", _CL100K),
+    _openai("openai", r"/(gpt-|chatgpt-)", _O200K),
     Family(
         name="claude",
         pattern=r"claude-(instant|v?[1-4]\b|(opus|sonnet|haiku)-4(?![-.][7-9]\b))",
@@ -131,11 +120,16 @@ FAMILIES = (
     Family(name="gemma", pattern=r"gemma-?\d", tokenizer=_O200K_DIGITS, start=4, turn=5),
     Family(name="gemini", pattern=r"gemini", tokenizer=_O200K_DIGITS, start=0, turn=1),
     Family(name="llama", pattern=r"llama-?[3-9]", tokenizer=_CL100K, start=5, turn=5),
-    Family(name="qwen", pattern=r"qw[eq]", tokenizer=_CL100K_DIGITS, start=5, turn=5),
+    Family(name="qwen", pattern=r"/qw[eq]", tokenizer=_CL100K_DIGITS, start=5, turn=5),
     Family(name="deepseek", pattern=r"deepseek", tokenizer=_CL100K_DIGITS, trust="guess", start=1, turn=1),
     Family(
-        name="mistral", pattern=r"(mi[sn]i?stral|magistral|codestral|devstral)", tokenizer=_P50K_DIGITS, start=1, turn=2
+        name="mistral",
+        pattern=r"(mistral|ministral|mixtral|magistral|codestral|devstral)",
+        tokenizer=_P50K_DIGITS,
+        start=1,
+        turn=2,
     ),
+    Family(name="smollm-gguf", pattern=r"^embedded/smollm", tokenizer=_P50K_DIGITS, start=4, turn=5, own_system=21),
     Family(name="smollm", pattern=r"smollm", tokenizer=_P50K_DIGITS, start=4, turn=5),
 )
 
@@ -147,9 +141,9 @@ OTHER = Family(name="", pattern="", tokenizer=_P50K_DIGITS, trust="guess", start
 
 def family_of(model: ModelConfig) -> Family:
     """The family of a model: by the name of what answers, which for an Azure deployment is its `base_model`."""
-    name = (model.base_model or model.name).lower().removeprefix("ft:").rpartition("/")[2]
+    name = (model.base_model or model.name).lower().rpartition("/")[2].removeprefix("ft:")
     for family in FAMILIES:
-        if re.search(family.pattern, name):
+        if re.search(family.pattern, f"{model.provider}/{name}"):
             return family
     return UNNAMED if model.provider == "azure" else OTHER
 

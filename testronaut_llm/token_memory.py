@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import math
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.token_calibration import Point
 
 KEPT = 32
 """Observations kept of each model family, and of each task and model: enough for a median, quick to forget."""
 
 _SERIES = 400  # of each kind; the longest unused go first
-_LOCK_SECONDS = 0.5
+_LOCK_SECONDS = 0.1
+_SAVE_SECONDS = 1.0  # between two saves of a busy process
 
 
 class TokenMemory:
@@ -30,6 +32,7 @@ class TokenMemory:
         self._prompts: dict[str, list[Point]] | None = None
         self._answers: dict[str, list[int]] = {}
         self._pending: list[tuple[str, Point | None, str, int | None]] = []
+        self._saved = -math.inf
         self._warned = False
 
     def prompts(self, key: str) -> Sequence[Point]:
@@ -52,7 +55,14 @@ class TokenMemory:
             entry = (key, point, f"{task}\t{model}", answer)
             self._remember(entry)
             self._pending = [*self._pending, entry][-KEPT:]
-            self._save()
+            if time.monotonic() - self._saved >= _SAVE_SECONDS:
+                self._save()
+
+    def save(self) -> None:
+        """Writes what was not written yet."""
+        with self._lock:
+            if self._pending:
+                self._save()
 
     def _loaded(self) -> dict[str, list[Point]]:
         if self._prompts is None:
@@ -81,13 +91,15 @@ class TokenMemory:
         """Adds what is pending to what other processes wrote since; a busy file is tried again next time."""
         import filelock
 
+        self._saved = time.monotonic()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
                 self._prompts, self._answers = self._read()
                 for entry in self._pending:
                     self._remember(entry)
-                _write(self._path, {"version": 1, "prompts": self._prompts, "answers": self._answers})
+                learned = {"version": 1, "prompts": self._prompts, "answers": self._answers}
+                write_atomically(self._path, json.dumps(learned, separators=(",", ":")))
             self._pending = []
         except filelock.Timeout:
             return
@@ -105,13 +117,3 @@ def _append(series: dict[str, list[Any]], key: str, value: Any) -> None:
     series[key] = [*kept, value][-KEPT:]
     while len(series) > _SERIES:
         del series[next(iter(series))]
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tokens-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, separators=(",", ":"))
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,421 @@
+"""What a call costs, and whose word that is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testronaut_llm import price_tables
+from testronaut_llm.config_sections import PriceConfig
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.price_rows import Price, Rates, read_price
+from testronaut_llm.price_tables import PriceTables, Table
+from testronaut_llm.prices import PriceTable
+from testronaut_llm.records import Usage
+
+
+def model(reference: str, **fields: Any) -> ModelConfig:
+    return ModelConfig(alias="mine", model=reference, **fields)
+
+
+def row(cost_in: str = "1e-6", cost_out: str = "2e-6", provider: str = "openai", **more: Any) -> dict[str, Any]:
+    costs = {"input_cost_per_token": Decimal(cost_in), "output_cost_per_token": Decimal(cost_out)}
+    return {"litellm_provider": provider, "mode": "chat", **costs, **more}
+
+
+def table_of(*tables: Mapping[str, Any]) -> PriceTable:
+    """A price table made of these, the most trusted first."""
+    made = [Table(name=f"table {n}", rows=rows) for n, rows in enumerate(tables)]
+    return PriceTable(made)  # type: ignore[arg-type]  # anything that iterates over tables will do
+
+
+@pytest.fixture(scope="module")
+def real() -> PriceTable:
+    """The tables that are installed."""
+    return PriceTable.load(Path("/nonexistent/prices.json"))
+
+
+def test_a_known_model_is_priced_from_litellms_map_with_its_source_named(real: PriceTable) -> None:
+    """LiteLLM's bundled map comes before tokencost's older table, and the cost says so."""
+    cost = real.cost(model("openai/gpt-4o-mini"), Usage(prompt_tokens=1000, completion_tokens=500))
+    assert cost.amount == Decimal("0.00045")
+    assert cost.source is not None
+    assert cost.source.startswith("litellm ")
+    assert cost.source.endswith(": gpt-4o-mini")
+
+
+def test_a_model_that_litellm_retired_keeps_the_price_of_tokencosts_table(real: PriceTable) -> None:
+    """Old answers stay priced when the newer map has dropped their model."""
+    price = real.price(model("anthropic/claude-3-opus-20240229"))
+    assert price is not None
+    assert price.source.startswith("tokencost ")
+    assert price.rates().input == 15
+
+
+def test_prices_are_read_without_importing_their_packages() -> None:
+    """A price costs no import of LiteLLM, tokencost or an SDK."""
+    code = (
+        "import sys\n"
+        "from testronaut_llm.model_config import ModelConfig\n"
+        "from testronaut_llm.prices import PriceTable\n"
+        "table = PriceTable.load()\n"
+        "assert table.price(ModelConfig(alias='a', model='openai/gpt-4o')) is not None\n"
+        "assert table.price(ModelConfig(alias='b', model='openai/no-such-model')) is None\n"
+        "print([m for m in ('litellm', 'tokencost', 'anthropic', 'openai', 'requests') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_making_the_table_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read when a price is first asked for, each once, and tokencost's only for what the map lacks."""
+    read: list[str] = []
+    original = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: (read.append(self.name), original(self, *a, **k))[1])
+    table = PriceTable.load()
+    assert read == []
+    for _ in range(2):
+        table.price(model("openai/gpt-4o"))
+    table.price(model("openai/gpt-4.1"))
+    assert [name for name in read if "price" in name] == ["prices.json", "model_prices_and_context_window_backup.json"]
+    table.price(model("openai/none-such"))
+    assert [name for name in read if "price" in name][2:] == ["model_prices.json"]
+
+
+@pytest.mark.parametrize("reference", ["openai/gpt-99", "anthropic/claude-sonnet-9-20990101", "azure/my-deployment"])
+def test_an_unknown_model_has_no_price(real: PriceTable, reference: str) -> None:
+    """Unknown is None: neither zero nor the price of a model with a similar name."""
+    assert real.price(model(reference)) is None
+    cost = real.cost(model(reference), Usage(prompt_tokens=10))
+    assert (cost.amount, cost.source) == (None, None)
+
+
+def test_a_zero_in_a_table_is_no_price() -> None:
+    """Tables write 0 for what they do not know; only what is declared free is free."""
+    prices = table_of({"gpt-x": row("0", "0"), "gpt-half": row("1e-6", "0")})
+    assert prices.price(model("openai/gpt-x")) is None
+    assert prices.price(model("openai/gpt-half")) is None
+
+
+def test_a_local_model_is_free_and_says_why() -> None:
+    """Ollama and embedded models cost a declared zero, whatever a table says about their names."""
+    prices = table_of({"ollama/qwen3": row(provider="ollama")})
+    for reference in ("ollama/qwen3", "embedded/smollm2-135m"):
+        cost = prices.cost(model(reference), Usage(prompt_tokens=10**6, completion_tokens=10**6))
+        assert cost.amount == 0
+        assert cost.source == "local: free"
+
+
+@pytest.mark.parametrize(
+    ("reference", "api_base"),
+    [("ollama/gpt-oss:120b-cloud", None), ("ollama/gpt-oss:120b", "https://ollama.com")],
+)
+def test_ollamas_cloud_is_not_free(real: PriceTable, reference: str, api_base: str | None) -> None:
+    """A model that ollama.com runs is a cloud model without a known price, though tables list it at zero."""
+    assert real.price(model(reference, api_base=api_base)) is None
+
+
+def test_a_server_declared_local_is_free_unless_a_table_prices_the_model() -> None:
+    """`local: true` makes an unknown name free, and does not hide the price of a known one."""
+    prices = table_of({"gpt-4o": row()})
+    base = "http://127.0.0.1:1234/v1"
+    assert prices.cost(model("openai/my-gguf", api_base=base, local=True), Usage(prompt_tokens=5)).amount == 0
+    assert prices.price(model("openai/my-gguf", api_base=base)) is None
+    priced = prices.price(model("openai/gpt-4o", api_base=base, local=True))
+    assert priced is not None
+    assert priced.rates().input == 1
+
+
+def test_the_file_comes_before_all_tables(real: PriceTable) -> None:
+    """`price:` in llm.yaml is USD per million tokens and wins; caches cost as input does unless it says otherwise."""
+    mine = model("openai/gpt-4o", price=PriceConfig(input=Decimal("3"), output=Decimal("5"), cache_read=Decimal("0.5")))
+    usage = Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400, cache_write_tokens=100)
+    cost = real.cost(mine, usage)
+    assert cost.amount == Decimal("0.0030") * 600 / 1000 + Decimal("0.0002") + Decimal("0.0005")
+    assert cost.source == "llm.yaml"
+
+
+def test_a_price_of_zero_in_the_file_is_free() -> None:
+    """The user may declare a model free."""
+    mine = model("openai/home-server", price=PriceConfig(input=Decimal(0), output=Decimal(0)))
+    price = table_of().price(mine)
+    assert price is not None
+    assert price.free
+    assert price.cost(Usage(prompt_tokens=10, completion_tokens=10)) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "base_model", "key"),
+    [
+        ("openai/gpt-x", None, "gpt-x"),
+        ("gemini/gem-1", None, "gemini/gem-1"),
+        ("vertex_ai/gem-2", None, "gem-2"),
+        ("openai/gpt-x-2026-07-09", None, "gpt-x"),
+        ("openai/gpt-old-2024-05-13", None, "gpt-old-2024-05-13"),
+        ("anthropic/claude-a-latest", None, "claude-a-20250101"),
+        ("anthropic/claude-a", None, "claude-a-20250101"),
+        ("anthropic/claude-sonnet-4-0", None, "claude-sonnet-4-20250514"),
+        ("openai/ft:gpt-x:acme:name:abc123", None, "ft:gpt-x"),
+        ("openai/ft:gpt-x-2026-07-09:acme::1", None, "ft:gpt-x"),
+        ("azure/dep", "gpt-x", "gpt-x"),
+        ("azure/dep", "azure/gpt-az", "azure/gpt-az"),
+        ("azure/dep", "gpt-az", "azure/gpt-az"),
+        ("azure/dep", "eu/gpt-az", "azure/eu/gpt-az"),
+        ("openai/alias-of-a-proxy", "anthropic/claude-a", "claude-a-20250101"),
+    ],
+)
+def test_names_find_their_row(reference: str, base_model: str | None, key: str) -> None:
+    """Exact names, snapshots, prefixes, fine-tunes and base models lead to the row that is meant."""
+    prices = table_of(
+        {
+            "gpt-x": row(),
+            "gpt-old": row("9e-6"),
+            "gpt-old-2024-05-13": row("5e-6"),
+            "ft:gpt-x": row("3e-6"),
+            "azure/gpt-az": row(provider="azure"),
+            "azure/eu/gpt-az": row(provider="azure"),
+            "gemini/gem-1": row(provider="gemini"),
+            "gem-2": row(provider="vertex_ai-language-models"),
+            "claude-a-20250101": row(provider="anthropic"),
+            "claude-sonnet-4-20250514": row(provider="anthropic"),
+        }
+    )
+    price = prices.price(model(reference, base_model=base_model))
+    assert price is not None
+    assert price.source == f"table 0: {key}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "base_model"),
+    [
+        ("openai/gpt", None),
+        ("openai/gpt-x-mini", None),
+        ("openai/GPT-X-turbo", None),
+        ("openai/my-gpt-x", None),
+        ("openai/ft:gpt-untuned:acme", None),
+        ("anthropic/gpt-x", None),
+        ("openai/claude-a", None),
+        ("azure/gpt-x", None),
+        ("openai/gpt-torn-latest", None),
+        ("openrouter/gpt-x", None),
+    ],
+)
+def test_a_near_miss_is_a_miss(reference: str, base_model: str | None) -> None:
+    """A like name, another provider's row, an untuned price, snapshots that disagree: all unknown."""
+    prices = table_of(
+        {
+            "gpt-x": row(),
+            "gpt-untuned": row(),
+            "claude-a": row(provider="anthropic"),
+            "gpt-torn-2025-01-01": row("1e-6"),
+            "gpt-torn-2025-06-01": row("2e-6"),
+        }
+    )
+    assert prices.price(model(reference, base_model=base_model)) is None
+
+
+def test_an_exact_row_of_an_older_table_beats_a_stem_of_a_newer_one() -> None:
+    """A snapshot's own price is not that of its successors."""
+    prices = table_of({"gpt-x": row("1e-6")}, {"gpt-x-2024-05-13": row("5e-6")})
+    price = prices.price(model("openai/gpt-x-2024-05-13"))
+    assert price is not None
+    assert price.rates().input == 5
+
+
+def test_the_response_settles_which_snapshot_is_paid() -> None:
+    """A response that names a dated snapshot of the configured model is priced as that snapshot; nothing else is."""
+    prices = table_of({"gpt-x": row("1e-6"), "gpt-x-2024-05-13": row("5e-6"), "gpt-y": row("9e-6")})
+    usage = Usage(prompt_tokens=1_000_000)
+    assert prices.cost(model("openai/gpt-x"), usage, "gpt-x-2024-05-13").amount == 5
+    assert prices.cost(model("openai/gpt-x"), usage, "gpt-y").amount == 1
+    assert prices.cost(model("openai/gpt-x"), usage, "gpt-x-2030-01-01").amount == 1
+    assert prices.cost(model("ollama/gpt-x"), usage, "gpt-x-2024-05-13").amount == 0
+
+
+def test_an_azure_deployment_without_base_model_is_priced_by_what_answered() -> None:
+    """Before the call its price is unknown; the response's own model name tells it afterwards."""
+    prices = table_of({"azure/gpt-az": row(provider="azure"), "gpt-x": row("3e-6")})
+    usage = Usage(prompt_tokens=1_000_000)
+    assert prices.cost(model("azure/dep"), usage).amount is None
+    assert prices.cost(model("azure/dep"), usage, "gpt-az").amount == 1
+    assert prices.cost(model("azure/dep"), usage, "gpt-x-2025-01-01").amount == 3
+    assert prices.cost(model("azure/dep"), usage, "who-knows").amount is None
+
+
+def test_cached_written_and_reasoning_tokens_have_their_own_rates() -> None:
+    """Each kind of token is paid once, at its own rate."""
+    prices = table_of(
+        {
+            "m": row(
+                cache_read_input_token_cost=Decimal("1e-7"),
+                cache_creation_input_token_cost=Decimal("1.25e-6"),
+                output_cost_per_reasoning_token=Decimal("4e-6"),
+            )
+        }
+    )
+    usage = Usage(
+        prompt_tokens=10_010, cached_tokens=8000, cache_write_tokens=2000, completion_tokens=100, reasoning_tokens=60
+    )
+    expected = (
+        10 * Decimal(1) + 8000 * Decimal("0.1") + 2000 * Decimal("1.25") + 40 * Decimal(2) + 60 * Decimal(4)
+    ) / 10**6
+    assert prices.cost(model("openai/m"), usage).amount == expected
+
+
+def test_usage_that_contradicts_itself_costs_no_negative_tokens() -> None:
+    """More cached than sent, more reasoning than answered: nothing is subtracted below zero."""
+    rates = Rates.of({"input": Decimal(1), "output": Decimal(2), "cache_read": Decimal("0.1")})
+    usage = Usage(prompt_tokens=10, cached_tokens=20, completion_tokens=5, reasoning_tokens=9)
+    assert rates.cost(usage) == (20 * Decimal("0.1") + 5 * 2) / 10**6
+
+
+def test_a_long_prompt_moves_the_whole_call_into_the_dearer_tier() -> None:
+    """Above the threshold all tokens of the call cost the higher rates; at it they do not."""
+    tier = {
+        "input_cost_per_token_above_200k_tokens": Decimal("2e-6"),
+        "output_cost_per_token_above_200k_tokens": Decimal("3e-6"),
+        "input_cost_per_token_above_200k_tokens_batches": Decimal("9e-6"),
+        "input_cost_per_token_batches": Decimal("5e-7"),
+    }
+    price = table_of({"m": row(**tier)}).price(model("openai/m"))
+    assert price is not None
+    assert [above for above, _ in price.tiers] == [0, 200_000]
+    assert price.cost(Usage(prompt_tokens=200_000, completion_tokens=1000)) == Decimal("0.202")
+    assert price.cost(Usage(prompt_tokens=200_001, completion_tokens=1000)) == Decimal("0.403002")
+
+
+def test_bands_by_prompt_length_are_tiers() -> None:
+    """Rows that list bands in place of one price are read as tiers."""
+    bands = [
+        {
+            "range": [0, Decimal("256000.0")],
+            "input_cost_per_token": Decimal("5e-8"),
+            "output_cost_per_token": Decimal("4e-7"),
+        },
+        {
+            "range": [Decimal("256000.0"), 10**6],
+            "input_cost_per_token": Decimal("2e-7"),
+            "output_cost_per_token": Decimal("2e-6"),
+        },
+    ]
+    tiers = read_price({"litellm_provider": "dashscope", "mode": "chat", "tiered_pricing": bands})
+    assert tiers is not None
+    assert [(above, rates.input) for above, rates in tiers] == [(0, Decimal("0.05")), (256_000, Decimal("0.2"))]
+
+
+def test_an_embedding_is_paid_by_its_prompt_alone(real: PriceTable) -> None:
+    """Embedding rows need no answer price."""
+    small = real.cost(model("openai/text-embedding-3-small"), Usage(prompt_tokens=1_000_000))
+    assert small.amount == Decimal("0.02")
+    assert table_of(
+        {"e": {"litellm_provider": "openai", "mode": "embedding", "input_cost_per_token": Decimal("1e-7")}}
+    ).cost(model("openai/e"), Usage(prompt_tokens=10)).amount == Decimal("0.000001")
+
+
+@given(
+    prompt=st.integers(0, 10**6),
+    slack=st.integers(0, 10**6),
+    answer=st.integers(0, 10**5),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+    prices=st.lists(st.integers(0, 100), min_size=10, max_size=10),
+)
+def test_no_call_costs_more_than_its_worst_case(
+    prompt: int, slack: int, answer: int, shares: tuple[float, float, float], prices: list[int]
+) -> None:
+    """However tokens split into cached, written and reasoning ones, and in whichever tier: the reservation holds."""
+    names = ("input", "output", "cache_read", "cache_write", "reasoning")
+    low, high = (Rates(**dict(zip(names, map(Decimal, part), strict=True))) for part in (prices[:5], prices[5:]))
+    price = Price(tiers=((0, low), (200_000, high)), source="made up")
+    cached = int(prompt * shares[0])
+    usage = Usage(
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        cache_write_tokens=int((prompt - cached) * shares[1]),
+        completion_tokens=answer,
+        reasoning_tokens=int(answer * shares[2]),
+    )
+    assert price.cost(usage) <= price.worst(prompt + slack, answer)
+
+
+def test_costs_are_exact_decimals() -> None:
+    """No float comes near money: what the table writes is what is multiplied."""
+    decoded = price_tables.decode('{"a": 1.000006e-05, "b": 3}')
+    assert decoded == {"a": Decimal("0.00001000006"), "b": 3}
+    with pytest.raises(ValueError, match="NaN is no price"):
+        price_tables.decode('{"a": NaN}')
+
+
+def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None:
+    """Window, output and abilities are looked up by the same rules as prices; llm.yaml overrules them."""
+    facts = real.facts(model("openai/gpt-4o-mini"))
+    assert (facts.known, facts.context_window, facts.max_output) == (True, 128_000, 16_384)
+    assert facts.supports_schema is True
+    assert facts.supports_temperature is None
+    assert real.facts(model("openai/o3-mini")).supports_temperature is False
+    assert real.facts(model("anthropic/claude-sonnet-5-5")).supports_temperature is False
+    assert real.facts(model("azure/dep", base_model="gpt-4o-mini")).context_window == 128_000
+    mine = real.facts(model("openai/gpt-4o-mini", context_window=1000, max_output=10))
+    assert (mine.context_window, mine.max_output) == (1000, 10)
+    assert real.facts(model("openai/text-embedding-3-small")).dimensions == 1536
+    assert real.facts(model("openai/text-embedding-3-small", dimensions=256)).dimensions == 256
+
+
+def test_a_local_models_window_is_its_num_ctx() -> None:
+    """A table's row of the same name says nothing about how a local server loads the model."""
+    prices = table_of({"ollama/llama3.1": row("0", "0", "ollama", max_input_tokens=8192)})
+    assert prices.facts(model("ollama/llama3.1")).context_window is None
+    assert prices.facts(model("ollama/llama3.1", num_ctx=16_384)).context_window == 16_384
+    unknown = prices.facts(model("openai/none-such"))
+    assert (unknown.known, unknown.context_window) == (False, None)
+
+
+def test_the_mend_of_a_missing_price_is_a_line_to_add() -> None:
+    """It names the alias, and for an unnamed deployment the base model."""
+    prices = table_of()
+    assert prices.mend(model("openai/new")) == (
+        "add `price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml"
+    )
+    assert "`base_model: NAME`" in prices.mend(model("azure/dep"))
+    assert "base_model" not in prices.mend(model("azure/dep", base_model="gpt-new"))
+
+
+def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
+    """What `prices update` wrote overrules the bundled tables; a damaged file costs a warning, not the call."""
+    file = tmp_path / "prices.json"
+    rows = {"gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 7e-6, "output_cost_per_token": 8e-6}}
+    file.write_text(json.dumps({"version": 1, "updated": "2026-11-23T00:00:00Z", "rows": rows}))
+    price = PriceTable.load(file).price(model("openai/gpt-4o"))
+    assert price is not None
+    assert (price.rates().input, price.source) == (7, "prices update of 2026-11-23: gpt-4o")
+    for broken in ("{", "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
+        file.write_text(broken)
+        price = PriceTable.load(file).price(model("openai/gpt-4o"))
+        assert price is not None
+        assert price.source.startswith("litellm ")
+
+
+def test_the_tables_tell_their_age(real: PriceTable) -> None:
+    """Each names itself, its version and the newest dated model that it lists; impossible dates do not count."""
+    litellm, tokencost = real.tables()
+    assert litellm.name.startswith("litellm ")
+    assert tokencost.name.startswith("tokencost ")
+    assert (litellm.newest or "") > (tokencost.newest or "") > "2025"
+    assert Table(name="t", rows={"a-20259999": {}, "b-2024-02-30": {}, "c": {}}).newest == "2024-02-30"
+    assert Table(name="t", rows={}).newest is None
+
+
+def test_a_missing_package_leaves_the_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tokencost, or without its file, LiteLLM's map is still there."""
+    bundled = (price_tables._BUNDLED[0], ("no_such_package", "x.json"), ("tokencost", "moved.json"))
+    monkeypatch.setattr(price_tables, "_BUNDLED", bundled)
+    assert [table.name.split()[0] for table in PriceTables()] == ["litellm"]
+    assert price_tables._version("no_such_package") == "of unknown version"
