@@ -8,6 +8,7 @@ PROVIDER ?= embedded
 # A user's pip settings choose the index, proxy and certificates; these would send the packages elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIRE_HASHES PIP_REQUIRE_VIRTUALENV
 unexport PYTHONHOME PYTHONPATH
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help demo test check format docs docs-serve record soak lock build clean
 
@@ -48,12 +49,12 @@ docs-serve: $(READY) ## show the site while you write it
 record: $(READY) ## record the cassettes of one PROVIDER anew (PROVIDER=embedded needs no key)
 	@$(PY) tests/record.py $(PROVIDER)
 
-soak: $(READY) ## the long rounds: crashes, load, faults
-	@$(PY) -m pytest -q -m soak --timeout=0
+soak: $(READY) ## the long rounds: crashes, load, faults; SOAK_ROUNDS=200 of each
+	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) $(PY) -m pytest -q -m soak --timeout=0
 
-lock: $(READY) ## work out requirements/*.txt anew from pyproject.toml (needs an index; some minutes)
+lock: $(READY) ## lock what pyproject.toml asks for; UPGRADE=1 takes newer versions (needs an index)
 	@test -x .cache/lock/bin/pip-compile || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q pip-tools; }
-	@requirements/lock
+	@UPGRADE=$(UPGRADE) requirements/lock
 
 build: $(READY) ## build the wheel and the sdist into dist/
 	@rm -rf dist

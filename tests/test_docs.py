@@ -1,0 +1,126 @@
+"""The documentation says what is true: examples load and run, generated pages are current, nothing is left out."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from source_tree import ROOT, modules
+
+from testronaut_llm.config_file import load_config
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced example of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(language: str, *pages: Path) -> list[Block]:
+    """The fenced examples in one language, of some pages or of all."""
+    fence = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+    return [
+        Block(page, text[: found.start()].count("\n") + 1, found[2], textwrap.dedent(found[3]))
+        for page in pages or PAGES
+        if (text := page.read_text("utf-8"))
+        for found in fence.finditer(text)
+        if found[2] == language
+    ]
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_a_python_example_is_python(block: Block) -> None:
+    """Every Python example compiles."""
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("yaml") if "version:" in b.text], ids=str)
+def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
+    """Every `llm.yaml` in the documentation is valid, and its tasks name models that it has."""
+    path = tmp_path / "llm.yaml"
+    path.write_text(block.text, "utf-8")
+    config = load_config(path)
+    assert set(yaml.safe_load(block.text)["tasks"]) == set(config.tasks)
+
+
+WORKED_EXAMPLE = """
+from testronaut_llm.config_file import load_config
+from testronaut_llm.provider_registry import api_base_of, provider_of, readiness
+model = load_config("llm.yaml").model("acme")
+state = readiness(model)
+print(state.ready, state.missing, state.mend, api_base_of(model, provider_of(model)), sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ({}, "False|ACME_API_KEY is not set|export ACME_API_KEY=<your key>|https://models.acme.example/v1"),
+        ({"ACME_API_KEY": "k"}, "True|||https://models.acme.example/v1"),
+    ],
+)
+def test_the_worked_provider_example_works(key: dict[str, str], says: str, tmp_path: Path) -> None:
+    """The page on adding a provider adds one: its row is found, and is ready once its key is there."""
+    page = ROOT / "docs" / "how-to" / "add-a-provider.md"
+    (example,) = blocks("python", page)
+    (config,) = (block for block in blocks("yaml", page) if "acme" in block.text)
+    (tmp_path / "llm.yaml").write_text(config.text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", example.text + WORKED_EXAMPLE],
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "TESTRONAUT_LLM_HOME": str(tmp_path), **key},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == (says, 0), done.stderr
+
+
+def test_the_generated_pages_are_current() -> None:
+    """Reference pages say what the code says; `make docs` writes them anew."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec
+    assert spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.main(["--check"]) == 0
+
+
+def test_every_variable_of_ours_is_documented() -> None:
+    """Each `TESTRONAUT_LLM_...` that the code reads is on the page of environment variables, and no other is."""
+    named = re.compile(r"TESTRONAUT_LLM_[A-Z_]+")
+    read = {name for module in modules() for name in named.findall(module.text)}
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
+    assert set(named.findall(page)) == read
+
+
+def test_every_link_to_a_file_leads_to_one() -> None:
+    """A link of the pages outside the site (README and its like, which MkDocs does not check) leads to a file."""
+    dead = [
+        f"{page.name}: {target}"
+        for page in ROOT.glob("*.md")
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8"))
+        if not (ROOT / target).exists()
+    ]
+    assert not dead
+
+
+def test_the_readme_fits_two_screens() -> None:
+    """What a newcomer reads first is short."""
+    assert (ROOT / "README.md").read_text("utf-8").count("\n") <= 100
