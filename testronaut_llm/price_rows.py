@@ -164,7 +164,8 @@ def _tiers(row: Row) -> Iterator[tuple[int, dict[str, Decimal]]]:
 
 
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
-    return {ours: row[key + suffix] * MILLION for ours, key in _FIELDS.items() if is_money(row.get(key + suffix))}
+    given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_money(row.get(key + suffix))}
+    return {ours: value * MILLION for ours, value in given.items() if value > 0 or ours in ("input", "output")}
 
 
 def _meant(base: Mapping[str, Decimal], row: Row) -> bool:

@@ -1,0 +1,166 @@
+"""Our prices beside those of tokencost's own functions and of genai-prices: where they differ, and who is right.
+
+A new release of either may add a row to the tables below; look the price up and say who is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.price_tables import PriceTables, Table
+from testronaut_llm.prices import PriceTable
+from testronaut_llm.records import Usage
+
+GENAI_NAMES = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "gemini": "google",
+    "mistral": "mistral",
+    "groq": "groq",
+    "xai": "x-ai",
+    "deepseek": "deepseek",
+    "cohere": "cohere",
+}
+
+DIFFERS_FROM_GENAI = {
+    # retired, and only in tokencost's table, whose row is of an earlier day: genai-prices is right
+    "anthropic/claude-3-5-haiku-latest": "genai-prices: $0.80 and $4, as the dated snapshot",
+    "gemini/gemini-1.5-pro": "genai-prices: cut to $1.25 and $5 in October 2024",
+    "gemini/gemini-1.5-pro-001": "genai-prices: as above",
+    "gemini/gemini-1.5-pro-002": "genai-prices: as above",
+    "gemini/gemini-1.5-pro-exp-0801": "genai-prices: as above",
+    "gemini/gemini-1.5-pro-latest": "genai-prices: as above; tokencost's two prices are of different days",
+    "gemini/gemini-2.5-flash-preview-05-20": "genai-prices: the preview's price; tokencost has the final model's",
+    "gemini/gemini-pro": "genai-prices: $0.50 and $1.50 a million by tokens",
+    "mistral/mistral-large-2407": "genai-prices: cut to $2 and $6 in September 2024",
+    "openai/o1-mini-2024-09-12": "genai-prices: cut to $1.10 and $4.40 in January 2025",
+    # names that moved on to newer models: LiteLLM's map follows them
+    "deepseek/deepseek-chat": "LiteLLM: the name moved on to V3.2 and later; genai-prices keeps an earlier one",
+    "deepseek/deepseek-reasoner": "LiteLLM: as above",
+    "deepseek/deepseek-v3.2": "open: $0.28 and $0.40, or what a reseller takes",
+    "mistral/magistral-medium-latest": "LiteLLM: the name moved on",
+    "mistral/magistral-small-latest": "LiteLLM: the name moved on",
+    "mistral/mistral-large-latest": "LiteLLM: Large 3 costs $0.50 and $1.50",
+    "mistral/mistral-medium": "LiteLLM: the name moved on",
+    "mistral/mistral-large-4": "open: they round differently (1 % apart)",
+    "mistral/mistral-large-4-0": "open: as above",
+    "mistral/open-mistral-nemo": "genai-prices: cut to $0.15 and $0.15",
+    "xai/grok-code-fast": "open: LiteLLM prices the name as its successor",
+    "xai/grok-code-fast-1": "open: as above",
+    "xai/grok-code-fast-1-0825": "open: as above",
+}
+
+NEWER_THAN_TOKENCOST = {
+    "deepseek/deepseek-chat",
+    "deepseek/deepseek-reasoner",
+    "gemini/gemini-2.5-flash-preview-tts",
+    "gemini/gemini-2.5-pro-preview-tts",
+    "groq/openai/gpt-oss-120b",
+    "groq/openai/gpt-oss-20b",
+    "mistral/codestral-latest",
+    "mistral/magistral-medium-latest",
+    "mistral/magistral-small-latest",
+    "mistral/mistral-large-latest",
+    "mistral/mistral-medium",
+    "mistral/mistral-medium-latest",
+    "mistral/mistral-small-latest",
+    "openai/gpt-3.5-turbo",
+}
+"""Models whose price changed after tokencost's last update (2025-09); the refreshed price is right."""
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[Table, ...]:
+    """The bundled tables."""
+    return tuple(PriceTables(Path("/nonexistent/prices.json")))
+
+
+def test_tokencosts_own_functions_agree_on_its_own_table(tables: tuple[Table, ...]) -> None:
+    """Our reading of tokencost's file gives the cents that its functions give, for every text model it prices."""
+    costs = pytest.importorskip("tokencost.costs")
+    ours = PriceTable([tables[1]])  # type: ignore[arg-type]  # anything that iterates over tables will do
+    compared = 0
+    for reference, key in text_models(tables[1]):
+        price = ours.price(ModelConfig(alias="a", model=reference))
+        if price is None or not price.source.endswith(f": {key}"):
+            continue  # listed at zero, or under two names with two prices: the prefixed one is ours
+        rates = price.rates()
+        assert rates.input * 1000 / 10**6 == costs.calculate_cost_by_tokens(1000, key, "input"), key
+        if rates.output:
+            assert rates.output * 1000 / 10**6 == costs.calculate_cost_by_tokens(1000, key, "output"), key
+        compared += 1
+    assert compared > 200
+
+
+def test_the_refreshed_table_differs_from_tokencost_where_prices_have_changed(tables: tuple[Table, ...]) -> None:
+    """Whatever both know costs the same, but for a known list of later changes."""
+    refreshed, old = (PriceTable(part) for part in (tables, [tables[1]]))  # type: ignore[arg-type]
+    changed = set()
+    for reference, _ in text_models(tables[1]):
+        model = ModelConfig(alias="a", model=reference)
+        before, now = old.price(model), refreshed.price(model)
+        assert now is not None or before is None, reference
+        if before and now and (before.rates().input, before.rates().output) != (now.rates().input, now.rates().output):
+            changed.add(reference)
+    assert changed == NEWER_THAN_TOKENCOST
+
+
+def test_genai_prices_agree(tables: tuple[Table, ...]) -> None:
+    """An independent table prices a thousand tokens in and out alike, but for a known list."""
+    genai = pytest.importorskip("genai_prices")
+    ours = PriceTable(tables)  # type: ignore[arg-type]
+    same, differ = 0, set()
+    for reference in sorted({reference for table in tables for reference, _ in text_models(table)}):
+        model = ModelConfig(alias="a", model=reference)
+        answer = 0 if ours.facts(model).mode == "embedding" else 1000
+        usage = genai.Usage(input_tokens=1000, output_tokens=answer or None)
+        cost = ours.cost(model, Usage(prompt_tokens=1000, completion_tokens=answer)).amount
+        try:
+            theirs = genai.calc_price(usage, model_ref=model.name, provider_id=GENAI_NAMES[model.provider]).total_price
+        except LookupError:
+            continue
+        if cost is None:
+            continue
+        if abs(cost - theirs) < Decimal("1e-12"):
+            same += 1
+        else:
+            differ.add(reference)
+    assert differ == set(DIFFERS_FROM_GENAI)
+    assert same > 250
+
+
+def test_cached_tokens_agree_with_genai_prices() -> None:
+    """Cached and cache-written tokens cost the same there."""
+    genai = pytest.importorskip("genai_prices")
+    ours = PriceTable.load()
+    for reference in (
+        "openai/gpt-4o-mini",
+        "openai/gpt-5",
+        "anthropic/claude-haiku-4-5",
+        "anthropic/claude-sonnet-4-5",
+    ):
+        model = ModelConfig(alias="a", model=reference)
+        written = 2000 if model.provider == "anthropic" else 0
+        usage = Usage(prompt_tokens=10_010, cached_tokens=8000, cache_write_tokens=written, completion_tokens=7)
+        theirs = genai.calc_price(
+            genai.Usage(
+                input_tokens=10_010, output_tokens=7, cache_read_tokens=8000, cache_write_tokens=written or None
+            ),
+            model_ref=model.name,
+            provider_id=model.provider,
+        )
+        assert ours.cost(model, usage).amount == theirs.total_price
+
+
+def text_models(table: Table) -> Iterator[tuple[str, str]]:
+    """Reference and key of the chat and embedding models of the providers that all tables know."""
+    for key, row in table.rows.items():
+        provider = row["litellm_provider"]
+        prefixed = key.startswith(f"{provider}/")
+        if provider in GENAI_NAMES and row.get("mode") in ("chat", "embedding") and (prefixed or "/" not in key):
+            yield f"{provider}/{key.removeprefix(provider + '/')}", key
