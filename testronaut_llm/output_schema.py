@@ -1,0 +1,132 @@
+"""A caller's schema as one value: what each wire takes of it, and the answer back in the caller's form.
+
+The same pydantic class or JSON Schema gives the same kind of value behind every wire. Whatever a wire made of
+the schema, the answer is judged by the caller's own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+
+from testronaut_llm import schema_answer, schema_check
+from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
+from testronaut_llm.schema_dialects import SchemaDialect, dialect_named
+from testronaut_llm.schema_document import modern
+from testronaut_llm.schema_wire import Plan, WireSchema, plan
+
+__all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
+
+
+_SPELLED = re.compile(r"\b\w+\.")
+
+
+class _QuietJsonSchema(GenerateJsonSchema):
+    """A default that JSON cannot hold is no reason to warn: the model never sees defaults."""
+
+    def emit_warning(self, kind: Any, detail: str) -> None:
+        """Says nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputSchema:
+    """What an answer has to look like.
+
+    Attributes:
+        json_schema: the caller's schema as one draft 2020-12 document; it belongs into cache keys.
+        name: of 1 to 64 letters, digits, `_` and `-`.
+    """
+
+    json_schema: dict[str, Any]
+    name: str
+    _adapter: TypeAdapter[Any] | None = None
+    _plans: dict[str, Plan] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, schema: Any) -> OutputSchema:
+        """Takes a pydantic class, any type pydantic can check (`list[Model]`, a TypedDict, ...), or a JSON Schema.
+
+        Raises:
+            InvalidRequestError: the schema cannot be used; the message holds the path of the fault.
+        """
+        if isinstance(schema, Mapping):
+            document = schema_check.canonical(schema)
+            return cls(document, _name(document.get("title")))
+        adapter, document = _of_type(schema)
+        return cls(
+            document, _name(schema.__name__ if isinstance(schema, type) else _SPELLED.sub("", repr(schema))), adapter
+        )
+
+    def wire(self, dialect: SchemaDialect) -> WireSchema:
+        """What a wire of that dialect takes of this schema."""
+        return self._plan(dialect).wire
+
+    def read(self, text: str, dialect: SchemaDialect) -> Any:
+        """The value of an answer: what the pydantic type makes of it, or plain JSON.
+
+        Prose and code fences around the JSON are taken only where the wire was given no schema.
+
+        Raises:
+            OutputInvalidError: the answer does not obey the caller's schema; `text` holds it as it came.
+        """
+        made = self._plan(dialect)
+        value = schema_answer.parse(text, lenient=made.wire.schema is None)
+        try:
+            return self._judged(made.decode(value), text)
+        except (RecursionError, OverflowError):
+            raise OutputInvalidError(
+                "The answer is nested too deeply, or holds too large a number.", text=text
+            ) from None
+
+    def write(self, value: Any, dialect: SchemaDialect) -> str:
+        """The text by which a model behind that wire would say `value` (an instance, or plain JSON)."""
+        plain = value if self._adapter is None else self._adapter.dump_python(value, mode="json", by_alias=True)
+        return json.dumps(self._plan(dialect).encode(plain), ensure_ascii=False)
+
+    def repair_request(self, error: OutputInvalidError) -> str:
+        """The text of the user's turn that asks the model to mend its last answer."""
+        return (
+            f"Your last answer was refused. {error} Answer once more, whole, in the form that was asked for: "
+            "the JSON value alone, with no explanation and no code fence."
+        )
+
+    def _plan(self, dialect: SchemaDialect) -> Plan:
+        if dialect not in self._plans:
+            self._plans[dialect] = plan(self.json_schema, self.name, dialect_named(dialect))
+        return self._plans[dialect]
+
+    def _judged(self, value: Any, text: str) -> Any:
+        if self._adapter is None:
+            if faults := schema_answer.check(self.json_schema, value):
+                raise schema_answer.refused(self.name, faults, text)
+            return value
+        try:
+            return self._adapter.validate_json(json.dumps(value))
+        except ValidationError as error:
+            shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
+            faults = [schema_answer.line(schema_check.json_path(fault["loc"]), fault["msg"]) for fault in shown]
+            raise schema_answer.refused(self.name, faults, text) from None
+
+
+def _name(wanted: object) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", str(wanted or "")).strip("_")[:64] or "answer"
+
+
+def _of_type(schema: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+    try:
+        if isinstance(schema, str | bytes | int | float | list | tuple | set | None):
+            raise TypeError(f"{type(schema).__name__} is neither")
+        adapter: TypeAdapter[Any] = TypeAdapter(schema)
+        return adapter, modern(adapter.json_schema(schema_generator=_QuietJsonSchema))
+    except (PydanticUserError, PydanticSchemaGenerationError, NameError, TypeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidRequestError(
+            f"The output schema {schema!r:.200} cannot be used: {reason.rstrip('.')}. Expected: a pydantic class, "
+            "a type that pydantic can turn into a JSON Schema, or a JSON Schema as a dict."
+        ) from None

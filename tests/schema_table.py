@@ -1,0 +1,285 @@
+"""Schemas as callers write them, each with answers that obey it and answers that do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, RootModel
+from typing_extensions import TypedDict
+
+
+class Option(BaseModel):
+    flags: list[str] = Field(min_length=1, examples=[["-a", "--all"]])
+    takes_value: bool = False
+    default: str | None = None
+    choices: list[str] = []
+
+
+class Command(BaseModel):
+    """A command of the tool, or of another command."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    summary: str = ""
+    options: list[Option] = []
+    subcommands: list[Command] = []
+
+
+class Case(BaseModel):
+    title: str
+    argv: list[str]
+    env: dict[str, str] = {}
+    timeout: float = Field(default=10, gt=0, le=600)
+    expected_exit: int = Field(ge=0, le=255)
+    stdin: str | None = None
+
+
+class Outcome(str, Enum):
+    passed = "passed"
+    failed = "failed"
+    unclear = "unclear"
+
+
+class Verdict(BaseModel):
+    outcome: Outcome
+    confidence: float = Field(ge=0, le=1)
+    difference: str | None = None
+    culprit: Option | None = None
+
+
+class Circle(BaseModel):
+    kind: Literal["circle"]
+    radius: float
+
+
+class Square(BaseModel):
+    kind: Literal["square"]
+    side: float
+
+
+class Drawing(BaseModel):
+    shapes: list[Circle | Square] = Field(discriminator=None)
+
+
+class Tags(RootModel[dict[str, list[int]]]):
+    pass
+
+
+class Loose(BaseModel, extra="allow"):
+    id: int
+    anything: Any = None
+    on: date | None = None
+
+
+class Run(TypedDict):
+    argv: list[str]
+    code: int
+
+
+@dataclass
+class Span:
+    first: int
+    last: int
+    pair: tuple[int, str]
+
+
+def obj(**properties: Any) -> dict[str, Any]:
+    """An object schema; a name that ends in `_` is optional."""
+    required = [name for name in properties if not name.endswith("_")]
+    return {"type": "object", "properties": {n.rstrip("_"): s for n, s in properties.items()}, "required": required}
+
+
+STRING, INTEGER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "null"}
+
+TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
+    "command tree": (
+        Command,
+        [
+            {"name": "git"},
+            {
+                "name": "git",
+                "summary": "vcs",
+                "options": [{"flags": ["-C"], "takes_value": True, "default": None, "choices": ["a"]}],
+                "subcommands": [{"name": "remote", "subcommands": [{"name": "add", "subcommands": [{"name": "x"}]}]}],
+            },
+        ],
+        [{"name": "Git"}, {"name": "git", "subcommands": [{"name": "remote", "subcommands": [{"name": "A!"}]}]}, {}],
+    ),
+    "cases at the top": (
+        list[Case],
+        [[], [{"title": "t", "argv": [], "expected_exit": 0}, {"title": "é\"\n", "argv": ["a"], "env": {"A": "1", "": ""},
+          "timeout": 0.5, "expected_exit": 255, "stdin": "x"}]],
+        [[{"title": "t", "argv": [], "expected_exit": 256}], {"title": "t"}, [{"title": "t", "argv": "a", "expected_exit": 0}]],
+    ),
+    "verdict": (
+        Verdict,
+        [
+            {"outcome": "passed", "confidence": 1},
+            {"outcome": "failed", "confidence": 0.25, "difference": "colour", "culprit": {"flags": ["-a"]}},
+            {"outcome": "unclear", "confidence": 0, "difference": None, "culprit": None},
+        ],
+        [{"outcome": "perhaps", "confidence": 1}, {"outcome": "passed", "confidence": 1.5}, None, []],
+    ),
+    "tagged union": (
+        Drawing,
+        [{"shapes": [{"kind": "circle", "radius": 1.5}, {"kind": "square", "side": 2}]}, {"shapes": []}],
+        [{"shapes": [{"kind": "circle", "side": 2}]}],
+    ),
+    "map root": (Tags, [{}, {"a": [1, 2], "b": []}], [{"a": ["x"]}, []]),
+    "open class": (Loose, [{"id": 1}, {"id": 2, "anything": {"a": [None, {"b": 1}]}, "on": "2024-02-29"}], [{"id": 1, "on": "x"}]),
+    "typed dict": (Run, [{"argv": ["ls"], "code": 0}], [{"argv": ["ls"]}]),
+    "dataclass": (Span, [{"first": 1, "last": 2, "pair": [1, "x"]}], [{"first": 1, "last": 2, "pair": [1]}]),
+    "literal": (Literal["yes", "no", 3], ["yes", 3], ["maybe", 4]),
+    "optional union of anything": (
+        list[int | str | None | dict[str, bool]],
+        [[1, "1", None, {"a": True}, '{"a": true}', {}]],
+        [[1.5], {"a": True}],
+    ),
+    "map or list": (dict[str, int] | list[int], [{}, [], {"a": 1}, [1]], ["a", {"a": "b"}]),
+    "integers": ({"type": "array", "items": INTEGER}, [[], [1, 2]], [{"result": [1]}, [1.5], None]),
+    "scalar": ({"type": "integer", "minimum": 1, "maximum": 5}, [1, 5], [0, 6, "1", True]),
+    "bounded text": ({"type": "string", "minLength": 2, "pattern": "^[a-z]+$"}, ["ab"], ["a", "AB", 1]),
+    "anything": ({}, [None, 1, "x", "5", [1], {"a": {"b": [None]}}, {"result": 1}], []),
+    "anything described": ({"description": "whatever you like"}, [None, "x", {"a": 1}], []),
+    "enum": ({"enum": ["a", 1, None, 2.5, True]}, ["a", 1, None, 2.5, True], ["b", False, 2]),
+    "enum of values": ({"enum": [{"a": 1}, [1], "x"]}, [{"a": 1}, [1], "x"], [{"a": 2}, []]),
+    "const": (obj(kind={"const": "x"}, n={"const": 3}), [{"kind": "x", "n": 3}], [{"kind": "y", "n": 3}]),
+    "root union": (
+        {"anyOf": [obj(a=STRING), obj(b=INTEGER), NULL]}, [{"a": "x"}, {"b": 1}, None], [{"a": 1}, "x"],
+    ),
+    "one of": ({"oneOf": [STRING, {"type": "array", "items": STRING}]}, ["a", ["a"]], [1, [1]]),
+    "all of": (
+        {"allOf": [{"$ref": "#/$defs/base"}, obj(b=INTEGER, c_=STRING)], "$defs": {"base": obj(a=STRING)}},
+        [{"a": "x", "b": 1}, {"a": "x", "b": 1, "c": "y"}],
+        [{"b": 1}, {"a": "x"}, {"a": "x", "b": "y"}],
+    ),
+    "fields beside a union": (
+        {**obj(kind=STRING), "oneOf": [obj(kind={"const": "a"}, x=INTEGER), obj(kind={"const": "b"}, y_=STRING)]},
+        [{"kind": "a", "x": 1}, {"kind": "b"}, {"kind": "b", "y": "z"}],
+        [{"kind": "a"}, {"kind": "c"}],
+    ),
+    "one of two names": (
+        {**obj(a_=STRING, b_=STRING), "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        [{"a": "x"}, {"b": "x"}, {"a": "x", "b": "y"}],
+        [{}],
+    ),
+    "condition": (
+        {
+            **obj(mode={"enum": ["on", "off"]}),
+            "if": {"properties": {"mode": {"const": "on"}}},
+            "then": {"properties": {"level": INTEGER}, "required": ["level"]},
+            "else": {"properties": {"level": NULL, "why": STRING}},
+        },
+        [{"mode": "on", "level": 3}, {"mode": "off"}, {"mode": "off", "why": "x"}],
+        [{"mode": "on"}, {"mode": "on", "level": "x"}],
+    ),
+    "draft 7": (
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "$id": "https://example.com/tree.json",
+            "definitions": {
+                "node": {
+                    "type": "object",
+                    "properties": {
+                        "v": {"$ref": "#/definitions/value", "type": "ignored beside a reference"},
+                        "next": {"$ref": "#/definitions/node"},
+                        "at": {"type": "array", "items": [INTEGER, STRING], "additionalItems": False},
+                    },
+                    "required": ["v"],
+                    "dependencies": {"next": ["at"]},
+                },
+                "value": {"type": ["integer", "string"], "exclusiveMinimum": True, "minimum": 0},
+            },
+            "$ref": "#/definitions/node",
+        },
+        [{"v": 1}, {"v": "x", "next": {"v": 2, "at": [1]}, "at": [1, "x"]}],
+        [{"v": None}, {"v": 0}, {"v": 1, "next": {"v": 1}}, {"v": 1, "at": [1, "x", 2]}],
+    ),
+    "nullable": (
+        {
+            "type": "array",
+            "items": obj(
+                a={"type": "string", "nullable": True},
+                b_={"type": "string", "enum": ["x"], "nullable": True},
+                c_={"allOf": [{"$ref": "#/components/schemas/C"}], "nullable": True},
+                d_={"type": "integer", "nullable": False},
+            ),
+            "components": {"schemas": {"C": {**obj(k=INTEGER), "nullable": True}}},
+        },
+        [[{"a": None}, {"a": "x", "b": "x", "c": {"k": 1}, "d": 1}, {"a": "", "b": None, "c": None}]],
+        [[{"b": "x"}], [{"a": 1}], [{"a": None, "b": "y"}]],
+    ),
+    "optional without null": (obj(a=STRING, n_=INTEGER, l_={"type": "array", "items": STRING}), [{"a": "x"}, {"a": "x", "n": 0, "l": []}], [{}]),
+    "required null": (obj(a={"type": ["string", "null"]}, b=NULL), [{"a": None, "b": None}, {"a": "x", "b": None}], [{"a": "x"}, {"b": None}]),
+    "free form": ({"type": "object"}, [{}, {"a": 1, "b": [None]}], [[], "x"]),
+    "free form inside": (
+        obj(env={"type": "object"}, words={"type": "object", "additionalProperties": STRING}, any_={}, none_={"default": 1}),
+        [{"env": {"A": [1]}, "words": {"a": "b"}}, {"env": {}, "words": {}, "any": {"x": None}, "none": False}],
+        [{"env": 1, "words": {}}, {"env": {}, "words": {"a": 1}}],
+    ),
+    "names by pattern": (
+        {"type": "object", "patternProperties": {"^[A-Z]+$": STRING}, "additionalProperties": False, "minProperties": 1},
+        [{"PATH": "/bin"}, {"A": "", "B": "x"}],
+        [{}, {"a": "x"}, {"A": 1}],
+    ),
+    "declared and free": (
+        {**obj(id=INTEGER), "additionalProperties": STRING}, [{"id": 1}, {"id": 1, "x": "y"}], [{"id": 1, "x": 1}],
+    ),
+    "closed and empty": ({"type": "object", "properties": {}, "additionalProperties": False}, [{}], [{"a": 1}]),
+    "undeclared but required": ({"type": "object", "required": ["a"]}, [{"a": 1}, {"a": {"b": "c"}}], [{}]),
+    "property of that name": (obj(values={"type": "array", "items": INTEGER}, result_=STRING), [{"values": [1]}, {"values": [], "result": "x"}], [[1]]),
+    "tuple": (
+        {"type": "array", "prefixItems": [STRING, {"type": "object"}], "items": False, "minItems": 2},
+        [["a", {}], ["a", {"b": 1}]],
+        [["a"], ["a", {}, 1], [{}, "a"]],
+    ),
+    "tuple and more": ({"type": "array", "prefixItems": [INTEGER], "items": STRING}, [[], [1], [1, "a", "b"]], [["a"], [1, 2]]),
+    "list of anything": ({"type": "array"}, [[], [1, "x", None, {"a": [1]}]], [{}]),
+    "array bounds": ({"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 2, "uniqueItems": True}, [[1], [1, 2]], [[], [1, 1], [1, 2, 3]]),
+    "references in a chain": (
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b~1c"}, "b/c": {"$ref": "#named"}, "d": {"$anchor": "named", **obj(x=INTEGER)}}},
+        [{"x": 1}],
+        [{"x": "1"}],
+    ),
+    "reference to the root": (
+        obj(v=STRING, kids_={"type": "array", "items": {"$ref": "#"}}),
+        [{"v": "a"}, {"v": "a", "kids": [{"v": "b", "kids": [{"v": "c", "kids": [{"v": "d"}]}]}]}],
+        [{"v": "a", "kids": [{}]}],
+    ),
+    "reference into a place": (obj(a={"type": "string", "maxLength": 3}, b={"$ref": "#/properties/a"}), [{"a": "x", "b": "y"}], [{"a": "x", "b": "long"}]),
+    "mutual recursion": (
+        {
+            "$ref": "#/$defs/expr",
+            "$defs": {
+                "expr": {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/sum"}]},
+                "sum": obj(op={"const": "+"}, of={"type": "array", "items": {"$ref": "#/$defs/expr"}}),
+            },
+        },
+        [1, {"op": "+", "of": [1, {"op": "+", "of": [{"op": "+", "of": []}]}]}],
+        [{"op": "-", "of": []}, {"op": "+", "of": ["x"]}],
+    ),
+    "json of json": (
+        {
+            "$ref": "#/$defs/json",
+            "$defs": {
+                "json": {
+                    "anyOf": [
+                        *({"type": kind} for kind in ("string", "number", "boolean", "null")),
+                        {"type": "array", "items": {"$ref": "#/$defs/json"}},
+                        {"type": "object", "additionalProperties": {"$ref": "#/$defs/json"}},
+                    ]
+                }
+            },
+        },
+        ["x", 1, None, [], {}, {"a": [{"b": "[]"}]}, "{}"],
+        [],
+    ),
+    "negation": (obj(a={"type": "string", "not": {"enum": ["x"]}}), [{"a": "y"}], [{"a": "x"}]),
+    "types": ({"type": ["string", "integer", "null", "object"], "properties": {"a": INTEGER}}, ["a", 1, None, {"a": 1}], [1.5, [], {"a": "x"}]),
+    "false property": ({**obj(a=STRING), "properties": {"a": STRING, "never": False}}, [{"a": "x"}], [{"a": "x", "never": 1}]),
+    "no type said": ({"properties": {"a": {"items": INTEGER}}, "required": ["a"]}, [{"a": [1]}], [{}, {"a": ["x"]}]),
+    "numbers": (obj(a={"type": "number", "multipleOf": 0.5}, b={"enum": [1.5, 2]}, c={"type": "integer", "exclusiveMinimum": 0}),
+                [{"a": 1.5, "b": 2, "c": 1}], [{"a": 1.2, "b": 2, "c": 1}, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 0}]),
+}  # fmt: skip
