@@ -82,6 +82,12 @@ class Credentials:
         with self._lock:
             self._printed.clear()
 
+    def __enter__(self) -> Credentials:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Forgets all and ends azure-identity's connections."""
         self.forget()

@@ -88,13 +88,13 @@ def _not_ready(missing: Missing) -> Readiness:
 
 
 def _fields(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:
+    # An `openai.OpenAI` without an endpoint would take OpenAI's, and the key of another along.
+    must_be_told = provider.client == "openai" and not provider.local
+    if base.url is None and (must_be_told or "api_base" in provider.required):
+        also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
+        return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
     for field in provider.required:
-        if field == "api_base":
-            if base.url is None:
-                variables = " or ".join(provider.base_variables)
-                mend = "add `api_base:` in llm.yaml" + (f", or set {variables}" if variables else "")
-                return Missing(f"{provider.name} needs an endpoint", mend)
-        elif getattr(model, field, None) in (None, ""):
+        if field != "api_base" and getattr(model, field, None) in (None, ""):
             return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
     return None
 

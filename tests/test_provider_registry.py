@@ -1,0 +1,590 @@
+"""Rows, endpoints, locality and readiness, all without LiteLLM."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.provider_registry import (
+    Missing,
+    Probes,
+    Provider,
+    api_base_of,
+    api_version_of,
+    is_local,
+    provider_of,
+    readiness,
+    register_provider,
+    timeout_of,
+)
+from testronaut_llm.providers import litellm_names, table
+from testronaut_llm.providers.endpoint import fault_of, is_loopback, is_own_host
+from testronaut_llm.providers.rows import ALIASES, default_row
+
+
+def a_model(reference: str, **fields: Any) -> ModelConfig:
+    return ModelConfig(alias="mine", model=reference, **fields)
+
+
+def base(reference: str, **fields: Any) -> str | None:
+    model = a_model(reference, **fields)
+    return api_base_of(model, provider_of(model))
+
+
+@pytest.fixture
+def own_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, Provider]:
+    rows = dict(table._table)
+    monkeypatch.setattr(table, "_table", rows)
+    return rows
+
+
+# Rows
+
+
+def test_looking_up_a_provider_loads_no_litellm() -> None:
+    """Rows, readiness and the error for a misspelt name need none of the slow libraries."""
+    code = """
+import sys
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.provider_registry import readiness
+for name in ("openai/x", "groq/x", "azure/x", "embedded/x", "opnai/x"):
+    readiness(ModelConfig(alias="a", model=name))
+print(sorted({"litellm", "openai", "anthropic", "ollama", "httpx", "azure.identity"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("written", "closest"),
+    [
+        ("opnai", "openai"),
+        ("antropic", "anthropic"),
+        ("olama", "ollama"),
+        ("together", "together_ai"),
+        ("grok", "groq"),
+    ],
+)
+def test_a_misspelt_provider_is_an_error_that_names_the_closest(written: str, closest: str) -> None:
+    """A typo is caught before anything is loaded or sent."""
+    with pytest.raises(ConfigError, match=f"unknown provider '{written}': did you mean '{closest}/...'"):
+        provider_of(a_model(f"{written}/x"))
+
+
+def test_a_name_like_no_other_is_told_how_to_reach_any_server() -> None:
+    """Where nothing is close, the message says how an unknown server is written."""
+    with pytest.raises(ConfigError, match="`model: openai/<name>` with its `api_base:`"):
+        provider_of(a_model("qqqqqqqq/x"))
+
+
+@pytest.mark.parametrize(("name", "why"), [("replicate", "connection of its own"), ("elevenlabs", "neither chat nor")])
+def test_what_cannot_be_reached_through_our_client_is_refused(name: str, why: str) -> None:
+    """LiteLLM would open its own connection, which follows redirects with the key."""
+    with pytest.raises(ConfigError, match=why):
+        provider_of(a_model(f"{name}/x"))
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_litellms_other_spellings_lead_to_the_same_row(alias: str, name: str) -> None:
+    """`ollama_chat/` is `ollama/`, and so on."""
+    assert provider_of(a_model(f"{alias}/x")) == provider_of(a_model(f"{name}/x"))
+
+
+def test_ollama_goes_to_the_chat_endpoint() -> None:
+    """`ollama/` as LiteLLM means it is a prompt made by hand."""
+    assert provider_of(a_model("ollama/qwen3:8b")).litellm_prefix == "ollama_chat"
+
+
+def test_an_unlisted_provider_gets_default_rules() -> None:
+    """A name that only LiteLLM knows has `<NAME>_API_KEY` and `<NAME>_API_BASE`."""
+    row = provider_of(a_model("hyperbolic/x"))
+    assert row.key_variables == ("HYPERBOLIC_API_KEY",)
+    assert row.base_variables == ("HYPERBOLIC_API_BASE",)
+    assert (row.litellm_prefix, row.key_required, row.local) == ("hyperbolic", True, False)
+
+
+def test_a_registered_provider_is_ready_like_any_other(
+    own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few lines add a provider that LiteLLM has never heard of."""
+    acme = Provider(name="acme", default_base="https://api.acme.example/v1", key_variables=("ACME_API_KEY",))
+    register_provider(acme)
+    register_provider(acme)
+    assert readiness(a_model("acme/one")).missing == "ACME_API_KEY is not set"
+    monkeypatch.setenv("ACME_API_KEY", "acme-key-1")
+    assert readiness(a_model("acme/one")).ready
+    assert base("acme/one") == "https://api.acme.example/v1"
+
+
+def test_a_second_row_of_a_name_is_refused(own_table: dict[str, Provider]) -> None:
+    """Nobody redirects `openai/` behind a user's back."""
+    with pytest.raises(ConfigError, match="'openai' is registered already"):
+        register_provider(Provider(name="openai", default_base="https://elsewhere.example"))
+    with pytest.raises(ConfigError, match="stands before the slash"):
+        register_provider(Provider(name="a/b"))
+
+
+def plugin(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
+    def load() -> Any:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    point = SimpleNamespace(name="plugged", value="pkg:row", load=load)
+    monkeypatch.setattr(
+        table.metadata,
+        "entry_points",
+        lambda group, name=None: [point] if group == "testronaut_llm.providers" and name in (None, "plugged") else [],
+    )
+
+
+@pytest.mark.parametrize("by_function", [False, True])
+def test_an_installed_plugin_brings_its_row(
+    own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch, by_function: bool
+) -> None:
+    """An entry point may be a row or a function that makes one; it is read at the first unknown name."""
+    row = Provider(name="plugged", default_base="https://plugged.example")
+    plugin(monkeypatch, (lambda: row) if by_function else row)
+    assert provider_of(a_model("plugged/x")) is row
+    assert own_table["plugged"] is row
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (ImportError("no such thing"), "failed to load \\(ImportError: no such thing\\)"),
+        (Provider(name="other"), "must be a Provider named 'plugged'"),
+        ("a string", "got str"),
+    ],
+)
+def test_a_broken_plugin_is_named(
+    own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch, result: Any, said: str
+) -> None:
+    """A plugin that fails is an error of ours that says which one."""
+    plugin(monkeypatch, result)
+    with pytest.raises(ConfigError, match=said):
+        provider_of(a_model("plugged/x"))
+
+
+def test_a_plugins_name_is_suggested(own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt plugin is found like a misspelt provider."""
+    plugin(monkeypatch, None)
+    with pytest.raises(ConfigError, match=r"did you mean 'plugged/\.\.\.'"):
+        provider_of(a_model("pluged/x"))
+
+
+# Endpoints
+
+
+@pytest.mark.parametrize(
+    ("reference", "written", "used"),
+    [
+        ("openai/x", "https://h.example/v1/", "https://h.example/v1"),
+        ("openai/x", " https://h.example/v1/chat/completions ", "https://h.example/v1"),
+        ("anthropic/x", "https://h.example", "https://h.example"),
+        ("anthropic/x", "https://h.example/v1", "https://h.example"),
+        ("anthropic/x", "https://h.example/proxy/v1/messages", "https://h.example/proxy"),
+        ("azure/x", "https://r.openai.azure.com/", "https://r.openai.azure.com"),
+        ("azure/x", "https://r.openai.azure.com/openai/v1/", "https://r.openai.azure.com"),
+        (
+            "azure/x",
+            "https://r.openai.azure.com/openai/deployments/x/chat/completions?api-version=2024-10-21",
+            "https://r.openai.azure.com",
+        ),
+        ("azure/x", "https://gateway.example/openai-team/a", "https://gateway.example/openai-team/a"),
+        ("ollama/x", "http://127.0.0.1:11434/v1", "http://127.0.0.1:11434"),
+        ("ollama/x", "localhost:11434/api/chat", "http://localhost:11434"),
+        ("openai/x", "${NOT_SET}/v1", "${NOT_SET}/v1"),
+    ],
+)
+def test_an_endpoint_is_taken_as_people_paste_it(reference: str, written: str, used: str) -> None:
+    """What LiteLLM would append a second time is taken off."""
+    assert base(reference, api_base=written) == used
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        (":11435", "http://127.0.0.1:11435"),
+        ("box", "http://box:11434"),
+        ("box:1", "http://box:1"),
+        ("box:1/ollama/", "http://box:1/ollama"),
+        ("http://box", "http://box:80"),
+        ("https://box", "https://box:443"),
+        ("https://box:8443/path", "https://box:8443/path"),
+        ("[::]:11434", "http://[::1]:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ('"127.0.0.1"', "http://127.0.0.1:11434"),
+        ("  ", "http://127.0.0.1:11434"),
+        ("box:port", "box:port"),
+    ],
+)
+def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch, host: str, url: str) -> None:
+    """Every form that the server takes leads the client to it."""
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    assert base("ollama/x") == url
+
+
+def test_the_file_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`api_base`, then the provider's variables in their order, then its own endpoint."""
+    assert base("ollama/x") == "http://127.0.0.1:11434"
+    monkeypatch.setenv("OLLAMA_HOST", "second")
+    monkeypatch.setenv("OLLAMA_API_BASE", "http://first:1")
+    assert base("ollama/x") == "http://first:1"
+    assert base("ollama/x", api_base="http://written:2") == "http://written:2"
+
+
+def test_azure_takes_both_families_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM's names and the SDK's both work, and readiness says which one was used."""
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://r.openai.azure.com/")
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "0123456789")
+    found = readiness(a_model("azure/x"))
+    assert found.ready
+    assert found.note == "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"
+    monkeypatch.setenv("AZURE_API_KEY", "9876543210")
+    monkeypatch.setenv("AZURE_API_BASE", "https://other.openai.azure.com")
+    monkeypatch.setenv("AZURE_API_VERSION", "2024-10-21")
+    assert readiness(a_model("azure/x")).note == (
+        "key from AZURE_API_KEY, endpoint from AZURE_API_BASE, api_version 2024-10-21"
+    )
+
+
+def test_the_api_version_is_v1_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, variables, v1; providers without versions have none."""
+    azure = provider_of(a_model("azure/x"))
+    assert api_version_of(a_model("azure/x"), azure) == "v1"
+    monkeypatch.setenv("OPENAI_API_VERSION", "preview")
+    assert api_version_of(a_model("azure/x"), azure) == "preview"
+    assert api_version_of(a_model("azure/x", api_version="2024-10-21"), azure) == "2024-10-21"
+    assert api_version_of(a_model("openai/x"), provider_of(a_model("openai/x"))) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [
+        ("http://localhost:1/v1", True),
+        ("http://LOCALHOST", True),
+        ("http://127.0.0.1", True),
+        ("http://127.8.9.1:80", True),
+        ("http://[::1]:80", True),
+        ("http://127.0.0.1.evil.example", False),
+        ("http://localhost@evil.example", False),
+        ("http://127.0.0.1:80@evil.example", False),
+        ("http://localhost.evil.example", False),
+        ("http://0.0.0.0", False),
+        ("http://192.168.1.2", False),
+        ("http://[::1", False),
+        ("${VAR}", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_this_machine_beyond_doubt(url: str, loopback: bool) -> None:
+    """A URL that only looks like loopback is not."""
+    assert is_loopback(url) is loopback
+
+
+@pytest.mark.parametrize(
+    ("reference", "url", "own"),
+    [
+        ("openai/x", "https://api.openai.com/v1", True),
+        ("openai/x", "https://eu.api.openai.com/v1", True),
+        ("openai/x", "https://api.openai.com.evil.example/v1", False),
+        ("openai/x", "https://evilapi.openai.com.example", False),
+        ("openai/x", "https://xapi.openai.com", False),
+        ("azure/x", "https://r.openai.azure.com", True),
+        ("azure/x", "https://r.azure-api.net", False),
+        ("gemini/x", "https://generativelanguage.googleapis.com", True),
+        ("embedded/x", "https://anything.example", False),
+    ],
+)
+def test_a_providers_own_hosts_are_told_from_lookalikes(reference: str, url: str, own: bool) -> None:
+    """Only the host and its subdomains are the provider's."""
+    assert is_own_host(url, provider_of(a_model(reference))) is own
+
+
+# Local or not
+
+
+@pytest.mark.parametrize(
+    ("reference", "fields", "local"),
+    [
+        ("ollama/qwen3:8b", {}, True),
+        ("ollama/qwen3:8b", {"api_base": "http://192.168.1.9:11434"}, False),
+        ("ollama/qwen3:8b", {"api_base": "http://192.168.1.9:11434", "local": True}, True),
+        ("ollama/qwen3:8b", {"local": False}, False),
+        ("ollama/gpt-oss:120b-cloud", {}, False),
+        ("ollama/gpt-oss:120b-cloud", {"local": True}, False),
+        ("ollama/kimi:cloud", {}, False),
+        ("ollama/cloud-expert:7b", {}, True),
+        ("embedded/smollm2-135m", {}, True),
+        ("embedded/smollm2-135m", {"local": False}, False),
+        ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, False),
+        ("openai/x", {"api_base": "http://127.0.0.1:8080/v1", "local": True}, True),
+        ("lm_studio/x", {}, False),
+        ("openai/gpt", {}, False),
+    ],
+)
+def test_only_a_model_server_on_loopback_is_local_by_itself(
+    reference: str, fields: dict[str, Any], local: bool
+) -> None:
+    """A proxy, a LAN host and an OpenAI-compatible server are local only when the file says so."""
+    assert is_local(a_model(reference, **fields)) is local
+
+
+def test_ollama_elsewhere_is_not_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`OLLAMA_HOST` may name another machine."""
+    monkeypatch.setenv("OLLAMA_HOST", "gpu-box")
+    assert not is_local(a_model("ollama/qwen3:8b"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "fields", "seconds"),
+    [
+        ("openai/x", {}, 120),
+        ("openai/x", {"api_base": "http://127.0.0.1:1/v1", "local": True}, 600),
+        ("ollama/x", {"api_base": "http://192.168.1.9:11434"}, 600),
+        ("ollama/x:1b-cloud", {}, 120),
+        ("embedded/x", {}, 600),
+    ],
+)
+def test_models_that_run_nearby_get_more_time(reference: str, fields: dict[str, Any], seconds: float) -> None:
+    """Loading and slow hardware are no time-out."""
+    assert timeout_of(a_model(reference, **fields)) == seconds
+
+
+# Readiness
+
+
+def test_a_missing_key_names_its_variable_and_the_command() -> None:
+    """The first hour's commonest fault says what to type."""
+    found = readiness(a_model("anthropic/x"))
+    assert (found.ready, found.missing) == (False, "ANTHROPIC_API_KEY is not set")
+    assert found.mend == "export ANTHROPIC_API_KEY=<your key>"
+    several = readiness(a_model("azure/x", api_base="https://r.openai.azure.com"))
+    assert several.missing == "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
+
+
+def test_a_key_in_its_usual_variable_makes_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready says where the key comes from; a blank variable is not set."""
+    monkeypatch.setenv("OPENAI_API_KEY", "  ")
+    assert not readiness(a_model("openai/gpt")).ready
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1")
+    found = readiness(a_model("openai/gpt"))
+    assert (found.ready, found.missing, found.note) == (True, "", "key from OPENAI_API_KEY")
+
+
+def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
+    """`${VAR}` without a value stops this model, not the file."""
+    found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
+    assert (found.missing, found.mend) == ("MY_BASE is not set", "export MY_BASE=<value>")
+
+
+def test_an_unknown_provider_is_not_ready() -> None:
+    """Readiness never raises for a row that nobody can reach."""
+    assert "did you mean 'openai/...'" in readiness(a_model("openia/x")).missing
+
+
+@pytest.mark.parametrize("reference", ["azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"])
+def test_a_provider_without_an_endpoint_of_its_own_asks_for_one(reference: str) -> None:
+    """The message names the field and the variable."""
+    found = readiness(a_model(reference))
+    assert found.missing.endswith("needs an endpoint")
+    assert "`api_base:` in llm.yaml, or set " in found.mend
+
+
+def test_a_row_may_need_other_fields(own_table: dict[str, Provider]) -> None:
+    """Any field of the file can be required; a row without an endpoint never borrows OpenAI's."""
+    row = Provider(name="needy", client="handler", required=("api_version",), key_required=False)
+    register_provider(row)
+    register_provider(Provider(name="nowhere", key_required=False))
+    assert readiness(a_model("needy/x")).mend == "add `api_version:` in llm.yaml"
+    assert readiness(a_model("needy/x", api_version="1")).ready
+    assert readiness(a_model("nowhere/x")).missing == "nowhere needs an endpoint"
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("ftp://h.example", "is no http or https URL"),
+        ("h.example/v1", "is no http or https URL"),
+        ("http://h.example:port", "is no URL"),
+        ("https://user:secret-word@h.example", "holds a user name or password"),
+    ],
+)
+def test_an_endpoint_that_is_no_url_is_named_without_repeating_it(url: str, fault: str) -> None:
+    """A password in a URL does not get into the message."""
+    found = readiness(a_model("openai/x", api_base=url))
+    assert found.missing == f"the endpoint of llm.yaml {fault}"
+    assert "secret-word" not in f"{found}"
+    assert fault_of("https://h.example/v1") is None
+
+
+def test_a_server_on_loopback_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp, LM Studio and vLLM take none; one that is there is sent."""
+    model = a_model("openai/x", api_base="http://127.0.0.1:8080/v1")
+    assert readiness(model).note == "no key, endpoint from llm.yaml"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1")
+    assert readiness(model).note == "key from OPENAI_API_KEY, endpoint from llm.yaml"
+    assert readiness(a_model("anthropic/x", api_base="http://127.0.0.1:8080")).ready
+
+
+def test_openais_key_stays_with_openai_unless_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`openai/` also stands for other people's servers; they get the key only by name."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1")
+    fields = {"api_base": "https://gateway.example/v1"}
+    assert "OPENAI_API_KEY is not sent there unless" in readiness(a_model("openai/x", **fields)).note
+    assert "key from OPENAI_API_KEY" in readiness(a_model("openai/x", **fields, api_key_env="OPENAI_API_KEY")).note
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
+    assert readiness(a_model("openai/x")).note == "key from OPENAI_API_KEY, endpoint from OPENAI_BASE_URL"
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert readiness(a_model("openai/x")).note == "no key, endpoint from OPENAI_BASE_URL"
+
+
+def test_a_key_does_not_travel_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except to loopback, or when the user takes the risk; without a key there is nothing to refuse."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-canary-1")
+    model = a_model("anthropic/x", api_base="http://proxy.example")
+    found = readiness(model)
+    assert found.missing == "the key would travel to 'proxy.example' over plain http"
+    assert "TESTRONAUT_LLM_ALLOW_HTTP_KEYS=1" in found.mend
+    assert readiness(a_model("anthropic/x", api_base="http://127.0.0.1:1")).ready
+    assert readiness(a_model("openai/x", api_base="http://vllm.example/v1")).ready
+    monkeypatch.setenv("TESTRONAUT_LLM_ALLOW_HTTP_KEYS", "1")
+    assert readiness(model).ready
+
+
+# A stranger's file
+
+
+@pytest.mark.parametrize(
+    ("fields", "reference"),
+    [
+        ({"api_base": "https://evil.example/v1"}, "openai/x"),
+        ({"api_base": "https://evil.example"}, "anthropic/x"),
+        ({"api_base": "https://evil.example/v1", "api_key_env": "GITHUB_TOKEN"}, "openai/x"),
+        ({"api_base": "https://evil.example/v1", "local": True}, "ollama/x"),
+        ({"api_base": "https://r.azure-api.net"}, "azure/x"),
+        ({"api_key_command": "true"}, "openai/x"),
+        ({"api_key_command": "true", "api_base": "http://127.0.0.1:1"}, "anthropic/x"),
+    ],
+)
+def test_a_strangers_file_gets_no_key_and_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], reference: str
+) -> None:
+    """Until it is trusted, a file that was found in a repository sends nothing to a host of its own choice."""
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GITHUB_TOKEN"):
+        monkeypatch.setenv(name, "canary-12345")
+    found = readiness(a_model(reference, **fields), trusted=False)
+    assert not found.ready
+    assert "not trusted" in found.missing
+    assert "testronaut-llm trust" in found.mend
+
+
+def test_a_strangers_file_may_use_the_providers_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not choose, it may use: own hosts, loopback, the user's own variables."""
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-12345")
+    monkeypatch.setenv("AZURE_API_KEY", "canary-12345")
+    for model in (
+        a_model("openai/gpt"),
+        a_model("openai/gpt", api_base="https://eu.api.openai.com/v1"),
+        a_model("openai/x", api_base="http://localhost:8080/v1"),
+        a_model("azure/x", api_base="https://r.openai.azure.com"),
+    ):
+        assert readiness(model, trusted=False).ready
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
+    assert readiness(a_model("openai/gpt"), trusted=False).ready
+
+
+def test_trust_makes_a_strangers_file_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same row is ready once its file is trusted."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-12345")
+    model = a_model("anthropic/x", api_base="https://gateway.example")
+    assert not readiness(model, trusted=False).ready
+    assert readiness(model, trusted=True).ready
+
+
+# Probes
+
+
+def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `/v1` cannot set the context length and cuts prompts silently; a stated window is consent."""
+    for url in ("http://localhost:11434/v1", "http://127.0.0.1:11434/v1"):
+        found = readiness(a_model("openai/qwen3:8b", api_base=url))
+        assert "cuts longer prompts silently" in found.missing
+        assert "`model: ollama/qwen3:8b`" in found.mend
+        assert readiness(a_model("openai/qwen3:8b", api_base=url, context_window=8192)).ready
+    monkeypatch.setenv("OLLAMA_HOST", "box:7777")
+    assert not readiness(a_model("openai/q", api_base="http://box:7777/v1")).ready
+    assert readiness(a_model("openai/q", api_base="http://box:7778/v1")).ready
+
+
+def test_an_embedded_model_that_is_not_there_names_the_command() -> None:
+    """The runner's own look at the store becomes the mend."""
+    found = readiness(a_model("embedded/nothing-here"))
+    assert not found.ready
+    assert found.missing
+    assert "install" in found.mend or "models pull embedded/nothing-here" in found.mend
+
+
+def test_an_embedded_model_that_is_there_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no endpoint: the runner brings both."""
+    monkeypatch.setattr("testronaut_llm.local.local_provider.embedded_missing", lambda model: None)
+    assert readiness(a_model("embedded/tiny")).ready
+
+
+def test_aws_and_google_say_what_they_sign_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key of ours: botocore's and Google's own variables decide."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "VERTEXAI_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    assert readiness(a_model("bedrock/anthropic.claude")).missing == "no AWS credentials"
+    assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing
+    monkeypatch.setenv("VERTEXAI_PROJECT", "p")
+    monkeypatch.setenv("AWS_PROFILE", "p")
+    assert readiness(a_model("bedrock/anthropic.claude")).ready
+    assert readiness(a_model("vertex_ai/gemini")).ready
+    monkeypatch.delenv("AWS_PROFILE")
+    (Path.home() / ".aws").mkdir()
+    (Path.home() / ".aws" / "config").write_text("")
+    assert readiness(a_model("bedrock/anthropic.claude")).ready
+
+
+def test_probes_are_remembered_for_some_seconds(own_table: dict[str, Provider]) -> None:
+    """A busy manager asks a server once in a while, not at each call; each model for itself."""
+    asked: list[str] = []
+
+    def probe(model: ModelConfig) -> Missing | None:
+        asked.append(model.name)
+        return Missing("down", "start it") if len(asked) < 3 else None
+
+    register_provider(Provider(name="probed", default_base="https://p.example", key_required=False, probe=probe))
+    now = 100.0
+    probes = Probes(remember=5, clock=lambda: now)
+    one, two = a_model("probed/one"), a_model("probed/two")
+    assert readiness(one, probes=probes).missing == "down"
+    now = 104.9
+    assert readiness(one, probes=probes).mend == "start it"
+    readiness(two, probes=probes)
+    assert asked == ["one", "two"]
+    now = 105.1
+    assert readiness(one, probes=probes).ready
+    probes.forget()
+    readiness(one, probes=probes)
+    assert asked == ["one", "two", "one", "one"]
+
+
+def test_each_row_is_whole() -> None:
+    """Every usable name makes a row; one that takes an OpenAI client has an endpoint or asks for one."""
+    for name in [*litellm_names.OPENAI_CLIENT, *litellm_names.HANDLER_CLIENT]:
+        row = default_row(name)
+        assert row.name == name
+        assert row.key_variables
+        assert row.client in ("openai", "handler")
