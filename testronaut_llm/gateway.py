@@ -66,6 +66,10 @@ class Gateway:
         self._sync = SyncClients()
         self._async = AsyncClients()
 
+    def load(self) -> None:
+        """Loads LiteLLM, so that no attempt's time goes into it."""
+        load_litellm()
+
     def send(self, request: Request, exchange: Exchange) -> Iterator[str | Reply]:
         """One chat attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
 

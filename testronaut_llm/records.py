@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+from typing_extensions import TypeVar
 
 from testronaut_llm.errors import LLMError
 
 if TYPE_CHECKING:
     from testronaut_llm.output_schema import OutputSchema
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
 Role = Literal["system", "user", "assistant"]

@@ -1,0 +1,187 @@
+"""One call from its route to its answer, as a generator of what has to be done: ask, wait, hand out a piece.
+
+It does no I/O: `performers.py` drives it, from threads or on an event loop, so that both do the same.
+Closing it in the middle settles what was sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.errors import BudgetExceededError, LLMError, LLMTimeoutError, Verdict
+from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
+from testronaut_llm.model_request import EmbedRequest, Reply, Request
+from testronaut_llm.records import Answer, Attempt, Call, Candidate, Embeddings, Route
+from testronaut_llm.spending import Purse, Slip
+
+if TYPE_CHECKING:
+    from testronaut_llm.judge import Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send one request. `limit` is seconds for all of it; `make` may start a local model or fetch a key."""
+
+    make: Callable[[float], Request | EmbedRequest]
+    limit: float
+    slow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """Wait for the next piece of the answer, or its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait some seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Hand a piece of text to the caller."""
+
+    text: str
+
+
+Step = Ask | More | Pause | Piece
+Result = Answer[Any] | Embeddings
+Flow = Generator[Step, Any, Result]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a flow needs to know of its candidates.
+
+    Attributes:
+        ask: by alias and step, what to send.
+        limit: by alias, seconds for one attempt.
+        judge: says of a reply whether it is an answer, and what it cost.
+        purse: whose money it is.
+        policy: how to retry and fall back.
+        on_attempt: is told of each attempt when it has ended.
+    """
+
+    route: Route
+    ask: Callable[[Try, str], Callable[[float], Request | EmbedRequest]]
+    limit: Mapping[str, float]
+    judge: Judge
+    purse: Purse
+    policy: Policy
+    slow: Callable[[str], bool]
+    on_attempt: Callable[[Call, Attempt], None]
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(slots=True)
+class _Run:
+    started: float
+    tried: list[Attempt] = field(default_factory=list)
+    last_text: str = ""
+    waited: float = 0.0
+    sent: bool = False
+
+
+def flow_of(call: Call, plan: Plan) -> Flow:
+    """Asks along the route until an answer is accepted.
+
+    Raises:
+        LLMError: with the attempts made: the last error itself where it stops the call, else `AllModelsFailedError`.
+    """
+    run = _Run(started=plan.clock())
+    steps = attempts(plan.route.kept, plan.policy)
+    step = next(steps)
+    while True:
+        if step.wait:
+            yield Pause(step.wait)
+        result = yield from _attempt(call, plan, run, step)
+        if not isinstance(result, Outcome):
+            latency = plan.clock() - run.started
+            return replace(result, attempts=tuple(run.tried), cost=total(run.tried), latency=latency)
+        try:
+            step = steps.send(result)
+        except StopIteration as stop:
+            raise _ended(call, run, stop.value) from None
+
+
+def total(tried: list[Attempt]) -> Decimal | None:
+    """USD of all attempts together; None where the price of one is not known."""
+    known = [attempt.cost for attempt in tried if attempt.cost is not None]
+    return sum(known, Decimal(0)) if len(known) == len(tried) else None
+
+
+def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, Any, Result | Outcome]:
+    candidate = step.candidate
+    remaining = run.started + call.deadline - plan.clock()
+    limit = min(plan.limit[candidate.alias], remaining)
+    if limit <= 0:
+        return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
+    try:
+        slip = plan.purse.reserve(call, candidate, plan.judge.worst(step))
+    except BudgetExceededError as error:
+        error.verdict = Verdict.NEXT  # type: ignore[misc]
+        return Outcome(error=error, remaining=remaining)
+    began = plan.clock()
+    reply, delivered = None, False
+    try:
+        slip.sent()
+        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias))
+        while isinstance(reply, str):
+            delivered = True
+            yield Piece(reply)
+            reply = yield More()
+    finally:
+        if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
+            reply = Reply(error=LLMTimeoutError("the call was left before its answer was complete"))
+            _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+    return _judged(call, plan, run, slip, step, reply, began=began, delivered=delivered)
+
+
+def _judged(
+    call: Call, plan: Plan, run: _Run, slip: Slip, step: Try, reply: Reply, *, began: float, delivered: bool
+) -> Result | Outcome:
+    now = plan.clock()
+    judged = plan.judge.verdict(step, reply)
+    attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
+    _settle(call, plan, run, slip, attempt)
+    run.last_text, run.sent = reply.text, run.sent or reply.sent
+    if judged.result is not None:
+        refusal = plan.judge.refused(judged.result, tuple(run.tried))
+        if refusal is None:
+            return judged.result
+        run.tried[-1] = replace(attempt, outcome="rejected", error=refusal)
+        judged = replace(judged, error=refusal)
+    return Outcome(
+        error=judged.error or LLMError("no answer"),
+        remaining=run.started + call.deadline - now,
+        repair=judged.repair if not delivered else None,
+        delivered=delivered,
+        may_double=judged.may_double,
+    )
+
+
+def _settle(call: Call, plan: Plan, run: _Run, slip: Slip, attempt: Attempt) -> None:
+    run.tried.append(attempt)
+    slip.settle(attempt)
+    plan.on_attempt(call, attempt)
+
+
+def _ended(call: Call, run: _Run, end: End) -> LLMError:
+    unsent_budget = isinstance(end.last, BudgetExceededError) and not run.sent
+    error = end.last if end.stopped or unsent_budget else all_failed(call.task, end.last, tuple(run.tried))
+    error.attempts = tuple(run.tried)
+    return error
+
+
+def _out_of_time(call: Call, candidate: Candidate) -> LLMTimeoutError:
+    return LLMTimeoutError(
+        f"{call.task}: the deadline of {call.deadline:g} s has passed; raise `deadline` if it needs longer",
+        model=candidate.alias,
+        provider=candidate.provider,
+    )

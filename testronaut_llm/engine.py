@@ -1,0 +1,273 @@
+"""What one manager holds, and how a call becomes a route and a flow. The surface is in `llm_manager.py`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from testronaut_llm.cost_optimizer import plan
+from testronaut_llm.credentials import Credentials
+from testronaut_llm.fallback import Policy, Try
+from testronaut_llm.model_request import EmbedRequest, Request, Target
+from testronaut_llm.pacing import Allowance, Money, money_of
+from testronaut_llm.prices import PriceTable
+from testronaut_llm.provider_registry import Probes, api_base_of, api_version_of, provider_of, readiness, timeout_of
+from testronaut_llm.records import Call, Message, Route
+from testronaut_llm.redaction import Redactor
+from testronaut_llm.route_errors import nothing_left
+from testronaut_llm.route_options import weigh
+from testronaut_llm.spending import Purse, Unlimited
+from testronaut_llm.task_router import Selected, select
+from testronaut_llm.telemetry import Telemetry
+from testronaut_llm.token_counter import TokenCounter
+
+if TYPE_CHECKING:
+    from testronaut_llm.call_flow import Flow, Result
+    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.gateway import Gateway
+    from testronaut_llm.local.local_provider import EmbeddedRunner
+    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+
+_OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
+"""Tokens: an Ollama context grows in steps, since every new size loads the model again."""
+
+
+class Engine:
+    """The state of one manager: configuration, keys, connections, prices. Safe for threads."""
+
+    def __init__(self, source: ConfigSource) -> None:
+        self.source = source
+        self.redactor = Redactor()
+        self.telemetry = Telemetry(self.redactor.redact)
+        self.credentials = Credentials()
+        self.probes = Probes()
+        self.counter = TokenCounter()
+        self.purse: Purse = Unlimited()
+
+    @functools.cached_property
+    def prices(self) -> PriceTable:
+        """The price table, read at its first use."""
+        return PriceTable.load()
+
+    @functools.cached_property
+    def gateway(self) -> Gateway:
+        """The door to LiteLLM, which is loaded by the first attempt."""
+        from testronaut_llm.gateway import Gateway
+
+        return Gateway(self.redactor.redact)
+
+    @functools.cached_property
+    def runner(self) -> EmbeddedRunner:
+        """The embedded models, started at their first use."""
+        from testronaut_llm.local.local_provider import EmbeddedRunner
+
+        return EmbeddedRunner()
+
+    def selected(self, config: LLMConfig, task: TaskConfig, model: str | None) -> tuple[Selected, ...]:
+        """The models that the task lists, or the one that the call names."""
+        return select(config, model, task)
+
+    def route(
+        self, config: LLMConfig, task: TaskConfig, call: Call, selected: tuple[Selected, ...], *, dry: bool = False
+    ) -> Route:
+        """Which models to ask, in which order, and why.
+
+        A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
+        """
+        ready = {
+            one.model.alias: readiness(one.model, trusted=config.trusted, probes=self.probes)
+            for one in selected
+            if one.excluded is None
+        }
+        options = weigh(
+            selected,
+            ready,
+            task=task.name,
+            messages=call.messages,
+            max_tokens=call.max_tokens,
+            prices=self.prices,
+            counter=self.counter,
+            schema_texts={} if call.output is None else {one.model.alias: _schema_text(call, one) for one in selected},
+            dropped_params={one.model.alias: self._dropped(call, one) for one in selected} if dry else None,
+            count_all=dry,
+        )
+        return plan(task, options, max_tokens=call.max_tokens, money=self._money(call), schema=call.output is not None)
+
+    def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> Flow:
+        """The call as something to drive: an embedding of `texts`, or a chat without.
+
+        Raises:
+            LLMError: no candidate is left to be asked.
+        """
+        from testronaut_llm.call_flow import Plan, flow_of
+        from testronaut_llm.judge import Judge
+
+        selected = self.selected(config, task, call.model)
+        if texts:
+            selected = _one_vector_space(selected)
+        route = self.route(config, task, call, selected)
+        if not route.kept:
+            raise nothing_left(route)
+        self.gateway.load()
+        models = {one.model.alias: one.model for one in selected}
+        judge = Judge(
+            call=call,
+            models=models,
+            prices=self.prices,
+            counter=self.counter,
+            affordable=functools.partial(_affordable, call.max_cost),
+            allow_truncated=task.allow_truncated,
+            vectors=bool(texts),
+        )
+        made = Plan(
+            route=route,
+            ask=functools.partial(self._ask, config, call, models, texts),
+            limit={alias: call.timeout or timeout_of(model) for alias, model in models.items()},
+            judge=judge,
+            purse=self.purse,
+            policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
+            slow=lambda alias: models[alias].provider == "embedded" or models[alias].api_key_command is not None,
+            on_attempt=self.telemetry.attempt,
+        )
+        return flow_of(call, made)
+
+    def accepted(self, call: Call, result: Result) -> Result:
+        """Learns from an accepted result and tells telemetry."""
+        self.telemetry.answered(call, result)
+        return result
+
+    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:
+        """Where a model is asked and with which key. May start a local model or run a command.
+
+        Raises:
+            MissingCredentialError: there is no key.
+            LocalModelError: the embedded model cannot be served.
+        """
+        from pydantic import SecretStr
+
+        provider = provider_of(model)
+        if provider.name == "embedded":
+            endpoint = self.runner.endpoint(model, embeddings=embeddings)
+            self.redactor.add(endpoint.token)
+            token = SecretStr(endpoint.token)
+            return Target(model=model, provider=provider, api_base=endpoint.api_base, key=token)
+        key = self.credentials.key(model, provider, trusted=trusted)
+        if key is not None:
+            self.redactor.add(key.get_secret_value())
+        for text in model.environment_texts:
+            self.redactor.add(text)
+        return Target(
+            model=model,
+            provider=provider,
+            api_base=api_base_of(model, provider),
+            api_version=api_version_of(model, provider),
+            key=key,
+            token_provider=None if key else self.credentials.token_provider(model, provider, trusted=trusted),
+        )
+
+    def close(self) -> None:
+        """Closes connections and ends embedded models."""
+        for name in ("gateway", "runner"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        self.credentials.close()
+        self.counter.close()
+
+    async def aclose(self) -> None:
+        """The same, with the connections of the running event loop."""
+        if "gateway" in self.__dict__:
+            await self.gateway.aclose()
+        self.close()
+
+    def _ask(
+        self,
+        config: LLMConfig,
+        call: Call,
+        models: Mapping[str, ModelConfig],
+        texts: tuple[str, ...],
+        step: Try,
+        text: str,
+    ) -> Callable[[float], Request | EmbedRequest]:
+        model = models[step.candidate.alias]
+
+        def make(timeout: float) -> Request | EmbedRequest:
+            target = self.target(model, trusted=config.trusted, embeddings=bool(texts))
+            if texts:
+                return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
+            schema = call.output.wire(target.provider.schema_dialect) if call.output else None
+            max_tokens = call.max_tokens * (2 if step.doubled else 1)
+            return Request(
+                target=target,
+                messages=_messages(call, schema.instructions if schema else "", step.repair, text),
+                max_tokens=max_tokens,
+                timeout=timeout,
+                temperature=call.temperature,
+                stop=call.stop,
+                seed=call.seed,
+                schema=schema,
+                num_ctx=_num_ctx(model, step, max_tokens) if target.provider.wire == "ollama" else None,
+                stream=call.stream,
+                extra=call.extra,
+            )
+
+        return make
+
+    def _dropped(self, call: Call, one: Selected) -> tuple[str, ...]:
+        provider = one.provider
+        target = Target(model=one.model, provider=provider, api_base=None)
+        given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
+        params = {name: value for name, value in given.items() if value is not None}
+        return self.gateway.dropped_params(target, params)
+
+    def _money(self, call: Call) -> Money | None:
+        if call.max_cost is None:
+            return None
+        return money_of((Allowance(limit="max_cost", left=call.max_cost),))
+
+
+def _affordable(max_cost: Decimal | None, cost: Decimal | None) -> bool:
+    return max_cost is None or (cost is not None and cost <= max_cost)
+
+
+def _schema_text(call: Call, one: Selected) -> str:
+    import json
+
+    schema = call.output.wire(one.provider.schema_dialect).schema if call.output else None
+    return json.dumps(schema) if schema is not None else ""
+
+
+def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:
+    messages = call.messages
+    if instructions:
+        last = messages[-1]
+        messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{instructions}"))
+    if repair is not None:
+        turns = (Message(role="assistant", content=answered), Message(role="user", content=repair))
+        messages = (*messages, *turns)
+    return messages
+
+
+def _num_ctx(model: ModelConfig, step: Try, max_tokens: int) -> int:
+    if model.num_ctx is not None:
+        return model.num_ctx
+    needed = int((step.candidate.est_tokens or 0) * 1.3) + max_tokens + 256
+    sized = max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
+    return min(sized, step.candidate.context_window or sized)
+
+
+def _one_vector_space(selected: tuple[Selected, ...]) -> tuple[Selected, ...]:
+    """The first listed model fixes the vector space; another is used only for the same model and dimensions."""
+    first = selected[0].model
+
+    def space(model: ModelConfig) -> tuple[str, int | None]:
+        return model.base_model or model.name, model.dimensions
+
+    def judged(one: Selected) -> Selected:
+        if one.excluded is not None or space(one.model) == space(first):
+            return one
+        return replace(one, excluded=f"another vector space than {first.alias}: set the same base_model and dimensions")
+
+    return tuple(map(judged, selected))

@@ -1,0 +1,26 @@
+"""Where events go: to the application's structlog, and to Python's logging where it has none.
+
+structlog's own default prints to stdout, which would break every program that prints JSON there. A
+library never configures it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+
+NAME = "testronaut_llm"
+
+
+def logger() -> Any:
+    """The logger of this package, as the application has set it up by now."""
+    if structlog.is_configured():
+        return structlog.get_logger(NAME)
+    return structlog.wrap_logger(
+        logging.getLogger(NAME),
+        processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )

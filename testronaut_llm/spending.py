@@ -1,0 +1,56 @@
+"""What the call flow wants of a purse: a slip for each attempt, taken before sending and settled after."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Protocol
+
+from testronaut_llm.records import Attempt, Call, Candidate
+
+
+class Slip(Protocol):
+    """The money set aside for one attempt. Settling is idempotent."""
+
+    def sent(self) -> None:
+        """The request is about to leave: from now on it may have to be paid."""
+
+    def settle(self, attempt: Attempt) -> None:
+        """The attempt ended; its cost is what is owed."""
+
+    def release(self) -> None:
+        """Nothing was sent."""
+
+
+class Purse(Protocol):
+    """Whose money is spent."""
+
+    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None) -> Slip:
+        """Sets the worst case of an attempt aside.
+
+        Args:
+            call: the call that asks.
+            candidate: the model to be asked.
+            worst: USD, None where no price is known.
+
+        Raises:
+            BudgetExceededError: the limits do not leave that much.
+        """
+
+
+class Unlimited:
+    """A purse without limits, which keeps no books."""
+
+    def reserve(self, _call: Call, _candidate: Candidate, _worst: Decimal | None) -> Slip:
+        """Sets nothing aside."""
+        return _Free()
+
+
+class _Free:
+    def sent(self) -> None:
+        """Nothing is kept."""
+
+    def settle(self, attempt: Attempt) -> None:
+        """Nothing is kept."""
+
+    def release(self) -> None:
+        """Nothing is kept."""
