@@ -18,8 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from testronaut_llm.log import logger
 from testronaut_llm.paths import data_dir
 
 Row = Mapping[str, Any]
@@ -90,7 +89,7 @@ def _read_user(path: Path) -> Table | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        structlog.get_logger("testronaut_llm").warning(
+        logger().warning(
             "price_table_unreadable",
             file=str(path),
             fault=str(error),

@@ -12,6 +12,7 @@ Point = tuple[int, int]
 _NOISE = 0.05  # how far a good estimate may be off, as a share of what was charged
 _LEAST_NOISE = 1.5  # and in tokens
 _ROUNDS = 12
+_FAR = (100.0, 4.0)  # for the start that trusts the points: offsets are surprising more often than slopes
 _STILL = 0.01  # tokens; a line that moves less has settled
 
 
@@ -29,7 +30,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed before anything was observed, and how far observations may move it (one standard deviation)."""
+    """What is believed before anything was observed, and how far that may easily be from the truth.
+
+    Like a point it loses weight with distance: enough observations overrule any prior.
+    """
 
     slope: float
     offset_spread: float
@@ -51,7 +55,7 @@ def fit(points: Sequence[Point], prior: Prior) -> Line:
     """
     if not points:
         return prior.line
-    starts = (prior.line, _solve(points, [1.0] * len(points), prior))
+    starts = (prior.line, _solve(points, [1.0] * len(points), prior, _FAR))
     return min((_settle(points, start, prior) for start in starts), key=lambda line: _loss(points, line, prior))
 
 
@@ -59,16 +63,17 @@ def _settle(points: Sequence[Point], line: Line, prior: Prior) -> Line:
     longest = max(counted for counted, _ in points)
     for _ in range(_ROUNDS):
         weights = [1 / (1 + _distance(point, line) ** 2) for point in points]
-        before, line = line, _solve(points, weights, prior)
+        before, line = line, _solve(points, weights, prior, _strain(line, prior))
         if abs(line.offset - before.offset) + abs(line.at(longest) - before.at(longest)) < _STILL:
             break
     return line
 
 
-def _solve(points: Sequence[Point], weights: Sequence[float], prior: Prior) -> Line:
+def _solve(points: Sequence[Point], weights: Sequence[float], prior: Prior, strain: tuple[float, float]) -> Line:
     """Weighted least squares in two unknowns, held by the prior."""
-    one, x, xx = prior.offset_spread**-2, 0.0, prior.slope_spread**-2
-    y, xy = 0.0, prior.slope * prior.slope_spread**-2
+    one = prior.offset_spread**-2 / (1 + strain[0])
+    x, xx = 0.0, prior.slope_spread**-2 / (1 + strain[1])
+    y, xy = 0.0, prior.slope * xx
     for (counted, charged), weight in zip(points, weights, strict=True):
         share = weight / _noise(charged) ** 2
         one, x, xx = one + share, x + share * counted, xx + share * counted**2
@@ -78,8 +83,13 @@ def _solve(points: Sequence[Point], weights: Sequence[float], prior: Prior) -> L
 
 
 def _loss(points: Sequence[Point], line: Line, prior: Prior) -> float:
-    held = (line.offset / prior.offset_spread) ** 2 + ((line.slope - prior.slope) / prior.slope_spread) ** 2
+    held = sum(map(math.log1p, _strain(line, prior)))
     return held + sum(math.log1p(_distance(point, line) ** 2) for point in points)
+
+
+def _strain(line: Line, prior: Prior) -> tuple[float, float]:
+    """How far the line is from what was believed, squared."""
+    return (line.offset / prior.offset_spread) ** 2, ((line.slope - prior.slope) / prior.slope_spread) ** 2
 
 
 def _distance(point: Point, line: Line) -> float:

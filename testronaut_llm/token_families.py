@@ -122,13 +122,6 @@ FAMILIES = (
     Family(name="llama", pattern=r"llama-?[3-9]", tokenizer=_CL100K, start=5, turn=5),
     Family(name="qwen", pattern=r"/qw[eq]", tokenizer=_CL100K_DIGITS, start=5, turn=5),
     Family(name="deepseek", pattern=r"deepseek", tokenizer=_CL100K_DIGITS, trust="guess", start=1, turn=1),
-    Family(
-        name="mistral",
-        pattern=r"(mistral|ministral|mixtral|magistral|codestral|devstral)",
-        tokenizer=_P50K_DIGITS,
-        start=1,
-        turn=2,
-    ),
     Family(name="smollm-gguf", pattern=r"^embedded/smollm", tokenizer=_P50K_DIGITS, start=4, turn=5, own_system=21),
     Family(name="smollm", pattern=r"smollm", tokenizer=_P50K_DIGITS, start=4, turn=5),
 )
@@ -136,7 +129,7 @@ FAMILIES = (
 UNNAMED = next(family for family in FAMILIES if family.name == "openai")
 """An Azure deployment with a name of its own runs one of OpenAI's models, most likely."""
 
-OTHER = Family(name="", pattern="", tokenizer=_P50K_DIGITS, trust="guess", start=5, turn=5)
+OTHER = Family(name="", pattern="", tokenizer=_P50K_DIGITS, trust="guess", start=2, turn=3)
 
 
 def family_of(model: ModelConfig) -> Family:

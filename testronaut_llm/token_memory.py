@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from testronaut_llm.atomic_file import write_atomically
+from testronaut_llm.log import logger
 from testronaut_llm.token_calibration import Point
 
 KEPT = 32
@@ -109,7 +108,7 @@ class TokenMemory:
     def _warn(self, event: str, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            structlog.get_logger("testronaut_llm").warning(event, file=str(self._path), fault=str(error))
+            logger().warning(event, file=str(self._path), fault=str(error))
 
 
 def _append(series: dict[str, list[Any]], key: str, value: Any) -> None:

@@ -1,0 +1,409 @@
+"""Tokens known before a call is sent: counted offline, and corrected by what answers report."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testronaut_llm import token_counter, token_encodings, token_memory
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.records import Message, Usage
+from testronaut_llm.token_calibration import Line, Prior, fit
+from testronaut_llm.token_counter import TokenCounter
+from testronaut_llm.token_encodings import Tokenizer
+from testronaut_llm.token_families import family_of, memory_key
+from testronaut_llm.token_memory import KEPT, TokenMemory
+
+FRANCE = "What is the capital of France?"
+LISTING = "total 8\ndrwxr-xr-x 2 root root 4096 Jan  1 00:00 bin\n-rw-r--r-- 1 root root  220 Jan  1 00:00 .profile\n"
+
+
+def model(reference: str, **fields: Any) -> ModelConfig:
+    return ModelConfig(alias=reference, model=reference, **fields)
+
+
+def prompt(*texts: str, system: str | None = None) -> tuple[Message, ...]:
+    """A user's message, an answer, a user's message, ..."""
+    turns = [Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts)]
+    return (*([Message(role="system", content=system)] if system else []), *turns)
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> TokenCounter:
+    return TokenCounter(tmp_path / "tokens.json")
+
+
+# Charged by the providers, as their public documentation and recorded answers show.
+@pytest.mark.parametrize(
+    ("reference", "messages", "charged"),
+    [
+        ("openai/gpt-4o", prompt(FRANCE), 14),
+        ("openai/gpt-4o-mini", prompt("Hello"), 8),
+        ("openai/gpt-4", prompt(FRANCE), 14),
+        ("openai/gpt-3.5-turbo", prompt(FRANCE, system="You are a helpful assistant."), 24),
+        ("openai/gpt-5", prompt(FRANCE), 13),
+        ("openai/o3-mini", prompt(FRANCE), 13),
+        ("openai/gpt-6-luna", prompt(FRANCE), 13),
+        ("openai/ft:gpt-4o-mini-2024-07-18:acme::x", prompt(FRANCE), 14),
+        ("anthropic/claude-haiku-4-5", prompt(FRANCE), 14),
+        ("anthropic/claude-haiku-4-5", prompt(FRANCE, "{"), 15),
+        ("ollama/llama3.1", prompt("Hey! How are you?"), 16),
+        ("embedded/smollm2-135m", prompt("Say hello."), 33),
+        ("embedded/smollm2-135m", prompt("Say hello.", system="You check command-line tools. Be brief."), 27),
+    ],
+)
+def test_short_prompts_are_counted_to_the_token(
+    counter: TokenCounter, reference: str, messages: Sequence[Message], charged: int
+) -> None:
+    """Text, message framing and the reply's priming, by the rules of each family."""
+    assert counter.estimate(model(reference), messages) == charged
+
+
+def test_embeddings_have_no_framing(counter: TokenCounter) -> None:
+    """An embedding model charges the text alone, and so does any model that is asked to embed."""
+    texts = prompt("hello world")
+    assert counter.estimate(model("openai/text-embedding-3-small"), texts) == 2
+    assert counter.estimate(model("ollama/all-minilm"), texts, embedding=True) == 2
+
+
+def test_azure_is_counted_as_its_base_model(counter: TokenCounter) -> None:
+    """The deployment's name does not choose the tokenizer; without a base model, OpenAI's usual one does."""
+    assert counter.estimate(model("azure/mine", base_model="gpt-5"), prompt(FRANCE)) == 13
+    assert counter.estimate(model("azure/mine"), prompt(FRANCE)) == 14
+
+
+@pytest.mark.parametrize(
+    ("reference", "family"),
+    [
+        ("anthropic/claude-3-5-sonnet-20241022", "claude"),
+        ("anthropic/claude-sonnet-4-20250514", "claude"),
+        ("bedrock/us.anthropic.claude-haiku-4-5-20251001-v1:0", "claude"),
+        ("openrouter/anthropic/claude-3.5-sonnet", "claude"),
+        ("anthropic/claude-opus-4-7-20260416", "claude-5"),
+        ("anthropic/claude-sonnet-5-5", "claude-5"),
+        ("groq/openai/gpt-oss-120b", "gpt-oss"),
+        ("openai/gpt-4.1-mini", "openai"),
+        ("openai/gpt-4-0613", "openai-cl100k"),
+        ("openai/o1", "openai-reasoning"),
+        ("gemini/gemini-2.5-pro", "gemini"),
+        ("ollama/gemma3:1b", "gemma"),
+        ("ollama/qwen3:8b", "qwen"),
+        ("mistral/mistral-small-latest", ""),
+    ],
+)
+def test_names_find_their_family(reference: str, family: str) -> None:
+    """Whatever provider serves it, a model counts as its family does."""
+    assert family_of(model(reference)).name == family
+
+
+def test_cloud_models_learn_by_family_and_local_ones_by_model() -> None:
+    """A family shares a tokenizer and a provider its framing; a local model brings its own chat template."""
+    keys = [
+        memory_key(m, family_of(m)) for m in map(model, ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-4-5"))
+    ]
+    assert keys == ["anthropic:claude", "anthropic:claude"]
+    assert memory_key(model("ollama/llama3.1:8b"), family_of(model("ollama/llama3.1:8b"))) == "ollama:llama3.1"
+    assert memory_key(model("xai/grok-9"), family_of(model("xai/grok-9"))) == "xai:grok-9"
+
+
+def test_system_text_schema_and_thinking_count(counter: TokenCounter) -> None:
+    """All that is sent is counted: a system message, the schema on the wire, the tokens that thinking adds."""
+    schema = json.dumps({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
+    for reference in ("openai/gpt-4o", "anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"):
+        plain = counter.estimate(model(reference), prompt(FRANCE))
+        assert counter.estimate(model(reference), prompt(FRANCE, system="Answer in one word.")) > plain
+        assert counter.estimate(model(reference), prompt(FRANCE), schema) > plain + 10
+    claude = model("anthropic/claude-haiku-4-5", reasoning="low")
+    assert counter.estimate(claude, prompt(FRANCE)) == 14 + 29
+    assert counter.estimate(model("anthropic/claude-haiku-4-5", reasoning="off"), prompt(FRANCE)) == 14
+    assert counter.estimate(model("ollama/llama3.1"), prompt(FRANCE), schema) == counter.estimate(
+        model("ollama/llama3.1"), prompt(FRANCE)
+    )
+
+
+def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None:
+    """No vocabulary is fetched, no tiktoken cache is written, no variable is set; LiteLLM is not imported."""
+    code = (
+        "import os, sys, tempfile, pathlib\n"
+        "before = dict(os.environ)\n"
+        "import requests\n"
+        "def refuse(*a, **k): raise SystemExit('network')\n"
+        "requests.get = refuse\n"
+        "from testronaut_llm.model_config import ModelConfig\n"
+        "from testronaut_llm.records import Message\n"
+        "from testronaut_llm.token_counter import TokenCounter\n"
+        "counter = TokenCounter(pathlib.Path(sys.argv[1]) / 'tokens.json')\n"
+        "for name in ('openai/gpt-6-luna', 'openai/gpt-4', 'anthropic/claude-haiku-5-5', 'ollama/llama3.2'):\n"
+        "    counter.estimate(ModelConfig(alias='a', model=name), [Message(role='user', content='hello')])\n"
+        "print(before == dict(os.environ), 'litellm' in sys.modules, os.listdir(tempfile.gettempdir()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"TMPDIR": str(tmp_path)},
+    )
+    assert done.stdout.strip() == "True False []"
+
+
+def test_importing_the_counter_loads_no_tokenizer() -> None:
+    """The tokenizer and its files are loaded when something is counted."""
+    code = "import sys, testronaut_llm.token_counter as t; t.TokenCounter(); print('tiktoken' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LiteLLM that ships no such file costs accuracy, not the call."""
+    monkeypatch.setitem(token_encodings._FILES, "o200k_base", "no-such-file")
+    token_encodings._ranks.cache_clear()
+    token_encodings._encoding.cache_clear()
+    try:
+        assert Tokenizer("o200k_base").count("x" * 36) == 10
+        assert Tokenizer("o200k_base").count("") == 0
+    finally:
+        monkeypatch.undo()
+        token_encodings._ranks.cache_clear()
+        token_encodings._encoding.cache_clear()
+
+
+def test_no_text_breaks_the_tokenizer() -> None:
+    """A million spaces, special tokens, broken surrogates: counted, not raised (tiktoken alone panics on the first)."""
+    tokenizer = Tokenizer("o200k_base")
+    assert tokenizer.count(" " * 1_000_000) > 0
+    assert tokenizer.count("<|endoftext|>") > 1
+    assert tokenizer.count("\ud800") > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=400), vocabulary=st.sampled_from(["o200k_base", "cl100k_base", "p50k_base"]))
+def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
+    """No vocabulary makes more tokens of a text than it has bytes."""
+    bound = TokenCounter().upper_bound([Message(role="user", content=text)])
+    assert Tokenizer(vocabulary).count(text) <= bound - 256
+
+
+def test_the_upper_bound_counts_what_normalisation_makes_of_a_text() -> None:
+    """One character can become eighteen for a tokenizer that normalises first; the schema counts as well."""
+    counter = TokenCounter()
+    grown = counter.upper_bound([Message(role="user", content="\ufdfa" * 100)])
+    assert grown > 100 * len("\ufdfa".encode())
+    plain = counter.upper_bound([Message(role="user", content="a")])
+    assert counter.upper_bound([Message(role="user", content="a")], '{"type": "object"}') >= plain + 2 * 18
+
+
+def test_estimates_never_exceed_the_bound(counter: TokenCounter) -> None:
+    """What is reserved is never less than what is expected, for any family, with thinking and a schema."""
+    schema = json.dumps({"type": "object", "properties": {f"field_{n}": {"type": "string"} for n in range(20)}})
+    messages = prompt(LISTING, "A listing.", FRANCE, system="Be brief.")
+    bound = counter.upper_bound(messages, schema)
+    for reference in (
+        "openai/gpt-4o",
+        "anthropic/claude-haiku-4-5",
+        "anthropic/claude-sonnet-5-5",
+        "groq/openai/gpt-oss-20b",
+    ):
+        assert counter.estimate(model(reference, reasoning="high"), messages, schema) < bound
+
+
+def test_the_cautious_estimate_has_the_familys_margin(counter: TokenCounter) -> None:
+    """Little where the tokenizer is the real one, more where it is a guess."""
+    assert counter.cautious(model("openai/gpt-4o"), 1000) == 1020
+    assert counter.cautious(model("anthropic/claude-sonnet-5"), 1000) == 1150
+    assert counter.cautious(model("xai/grok-9"), 1000) == 1300
+
+
+def charge(counter: TokenCounter, who: ModelConfig, text: str, slope: float, offset: float) -> float:
+    """Lets a provider charge by a rule of its own, and returns how far the estimate was off."""
+    messages = prompt(text)
+    counted = sum(family_of(who).tokenizer.count(m.content) for m in messages)
+    charged = round(offset + slope * counted)
+    estimate = counter.estimate(who, messages)
+    counter.observe("cli_analysis", who, estimate, Usage(prompt_tokens=charged, completion_tokens=20))
+    return abs(estimate - charged) / charged
+
+
+@pytest.mark.parametrize(("slope", "offset"), [(1.0, 4), (1.4, 30), (0.8, 10), (1.15, 300)])
+def test_an_unknown_family_is_learned_in_a_few_calls(counter: TokenCounter, slope: float, offset: float) -> None:
+    """Whatever a stranger's tokenizer and template do, a handful of answers teaches them."""
+    who = model("xai/grok-9")
+    words = ["analyse", "the", "output", "of", "this", "command", "and", "list", "every", "flag"]
+    rng = random.Random(3)
+    errors = [
+        charge(counter, who, " ".join(rng.choices(words, k=n)), slope, offset) for n in (300, 60, 500, 20, 200, 900, 40)
+    ]
+    assert errors[0] > 0.001 or slope == 1
+    assert max(errors[4:]) < 0.05
+
+
+def test_outliers_do_not_move_the_estimate(counter: TokenCounter) -> None:
+    """A prompt with something uncounted in it, one in six, leaves the estimates of the others where they were."""
+    who = model("anthropic/claude-haiku-4-5")
+    before = counter.estimate(who, prompt(LISTING * 5))
+    for n in range(1, 25):
+        messages = prompt(LISTING * n)
+        estimate = counter.estimate(who, messages)
+        wild = 2000 if n % 6 == 0 else 0
+        counter.observe("t", who, estimate, Usage(prompt_tokens=family_true(who, messages) + wild))
+    assert abs(counter.estimate(who, prompt(LISTING * 5)) - before) / before < 0.04
+
+
+def family_true(who: ModelConfig, messages: Sequence[Message]) -> int:
+    """What the family's own numbers say, without anything learned."""
+    family = family_of(who)
+    counted = sum(family.tokenizer.count(m.content) for m in messages)
+    return round(family.framing(messages, reasoning=False) + family.slope * counted)
+
+
+def test_an_exact_count_stays_exact(counter: TokenCounter) -> None:
+    """Where the tokenizer is the provider's own, a few odd reports change nothing."""
+    who = model("openai/gpt-4o")
+    for wild in (0, 0, 500, 0, -8, 0):
+        estimate = counter.estimate(who, prompt(LISTING))
+        counter.observe("t", who, estimate, Usage(prompt_tokens=estimate + wild))
+    assert counter.estimate(who, prompt(FRANCE)) == 14
+
+
+def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> None:
+    """Usage that is estimated itself, an estimate that we did not make and empty usage are not learned from."""
+    path = tmp_path / "tokens.json"
+    counter, who = TokenCounter(path), model("xai/grok-9")
+    estimate = counter.estimate(who, prompt(FRANCE))
+    counter.observe("t", who, estimate, Usage(prompt_tokens=900, completion_tokens=900, estimated=True))
+    counter.observe("t", who, estimate, Usage())
+    counter.observe("t", who, estimate + 7777, Usage(prompt_tokens=900))
+    assert not path.exists()
+    assert counter.estimate(who, prompt(FRANCE)) == estimate
+    assert counter.answer_length("t", who, 800) == 100
+
+
+def test_an_answers_length_is_the_median_of_earlier_ones(counter: TokenCounter) -> None:
+    """First an eighth of max_tokens, then what any model did for this task, then what this one did."""
+    mine, other = model("openai/gpt-4o"), model("openai/gpt-4o-mini")
+    assert counter.answer_length("cli_analysis", mine, 4096) == 512
+    assert counter.answer_length("cli_analysis", mine, 4) == 1
+    for length in (40, 50, 6000):
+        counter.observe("cli_analysis", other, 0, Usage(prompt_tokens=1, completion_tokens=length))
+    assert counter.answer_length("cli_analysis", mine, 4096) == 50
+    counter.observe("cli_analysis", mine, 0, Usage(prompt_tokens=1, completion_tokens=300))
+    assert counter.answer_length("cli_analysis", mine, 4096) == 300
+    assert counter.answer_length("cli_analysis", mine, 200) == 200
+    assert counter.answer_length("test_generation", mine, 4096) == 512
+
+
+def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
+    """The first observation is saved at once, later ones when the counter is closed."""
+    path, who = tmp_path / "data" / "tokens.json", model("xai/grok-9")
+    first = TokenCounter(path)
+    for _ in range(5):
+        charge(first, who, LISTING * 3, 1.5, 0)
+    assert path.exists()
+    first.close()
+    first.close()
+    again = TokenCounter(path)
+    assert again.estimate(who, prompt(LISTING * 3)) == first.estimate(who, prompt(LISTING * 3))
+    assert len(json.loads(path.read_text())["prompts"]["xai:grok-9"]) == 5
+
+
+def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few dozen observations a family, a few hundred families, and as many texts in memory as needed."""
+    monkeypatch.setattr(token_memory, "_SERIES", 3)
+    monkeypatch.setattr(token_counter, "_REMEMBERED", 2)
+    memory = TokenMemory(tmp_path / "tokens.json")
+    for n in range(KEPT + 9):
+        memory.add(key="busy", point=(n, n), task="t", model="m", answer=n)
+    assert [x for x, _ in memory.prompts("busy")] == list(range(9, KEPT + 9))
+    for n in range(4):
+        memory.add(key=f"k{n}", point=(1, 1), task="t", model=f"m{n}", answer=None)
+    assert list(memory.prompts("busy")) == []
+    counter = TokenCounter(tmp_path / "other.json")
+    for n in range(9):
+        counter.estimate(model("openai/gpt-4o"), prompt("x " * n))
+    assert len(counter._texts) == len(counter._counted) == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"prompts": {"k": [1]}, "answers": {}}', '{"prompts": 3}', "\xff"])
+def test_a_damaged_memory_starts_afresh(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read as empty with one warning, and replaced by the next observation."""
+    path = tmp_path / "tokens.json"
+    path.write_text(content, encoding="latin-1")
+    memory = TokenMemory(path)
+    assert list(memory.prompts("k")) == []
+    memory.add(key="k", point=(1, 2), task="t", model="m", answer=3)
+    assert caplog.text.count("token_memory_unreadable") == 1
+    assert list(TokenMemory(path).prompts("k")) == [(1, 2)]
+
+
+def test_a_folder_that_cannot_be_written_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was learned is kept in memory, with one warning."""
+    (tmp_path / "file").write_text("")
+    memory = TokenMemory(tmp_path / "file" / "tokens.json")
+    for n in (1, 2):
+        memory.add(key="k", point=(n, n), task="t", model="m", answer=3)
+        memory.save()
+    assert list(memory.prompts("k")) == [(1, 1), (2, 2)]
+    assert caplog.text.count("event=") == 1
+
+
+def test_a_busy_file_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process holds the lock nothing is lost and nothing waits long."""
+    monkeypatch.setattr(token_memory, "_LOCK_SECONDS", 0.01)
+    path = tmp_path / "tokens.json"
+    memory = TokenMemory(path)
+    with filelock.FileLock(tmp_path / "tokens.lock"):
+        memory.add(key="k", point=(1, 1), task="t", model="m", answer=None)
+        assert not path.exists()
+    memory.save()
+    assert list(TokenMemory(path).prompts("k")) == [(1, 1)]
+
+
+def _add(path: Path, key: str) -> None:
+    memory = TokenMemory(path)
+    for n in range(10):
+        memory.add(key=key, point=(n, n), task="t", model=key, answer=n + 1)
+    memory.save()
+
+
+def test_processes_and_threads_do_not_lose_each_others_observations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each adds to what the others wrote."""
+    monkeypatch.setattr(token_memory, "_LOCK_SECONDS", 30)
+    path = tmp_path / "tokens.json"
+    workers = [threading.Thread(target=_add, args=(path, f"thread {n}")) for n in range(3)]
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_add, args=(path, f"process {n}")) for n in range(2)]
+    for worker in (*others, *workers):
+        worker.start()
+    for worker in (*others, *workers):
+        worker.join()
+    memory = TokenMemory(path)
+    for key in ("thread 0", "thread 1", "thread 2", "process 0", "process 1"):
+        assert [x for x, _ in memory.prompts(key)] == list(range(10)), key
+    assert len(memory.answers("t")) == 50
+
+
+def test_the_fit_without_points_is_the_prior() -> None:
+    """Nothing observed, nothing believed but what was believed before."""
+    assert fit([], Prior(1.2, 3.0, 0.05)) == Line(0.0, 1.2)
+
+
+def test_the_fit_finds_the_line_under_outliers_whatever_its_prior() -> None:
+    """A wrong prior does not keep it from the truth, nor do three wild points in twelve."""
+    points = [(n * 50, round(60 + 1.3 * n * 50)) for n in range(1, 10)] + [(100, 5000), (300, 20), (200, 3000)]
+    line = fit(points, Prior(1.0, 40.0, 0.25))
+    assert abs(line.at(250) - (60 + 1.3 * 250)) < 8
+    assert abs(line.at(1000) - (60 + 1.3 * 1000)) < 40
