@@ -45,6 +45,8 @@ def examine(data: Any, source: Source) -> Draft:
     faults += [*_misnamed(models, tasks), *_refused(models), *_references(models, tasks), *_limits(filled)]
     if isinstance(filled.get("models", {}), dict):
         filled["models"] = {alias: _model(alias, row, inside, source.path) for alias, row in models.items()}
+    if isinstance(filled.get("log"), dict):
+        filled["log"] = _beside(filled["log"], "file", source.path)
     if tasks:
         override = os.environ.get(MODEL_VARIABLE)
         faults += [] if override is None else _overridden(override, models)
@@ -64,10 +66,25 @@ def _model(alias: str, row: Any, unset: list[tuple[Where, str]], path: Path | No
     mine = [(where[2], name) for where, name in unset if where[1] == alias]
     left_out = {key for key, _ in mine if key not in _KEPT_UNFILLED}
     kept = {key: value for key, value in row.items() if key not in left_out}
-    file = kept.get("api_key_file")
-    if isinstance(file, str) and path:
-        kept["api_key_file"] = str(path.parent / Path(file).expanduser())
-    return {**kept, "alias": alias, "unset": tuple(dict.fromkeys(name for _, name in mine))}
+    return {
+        **_beside(kept, "api_key_file", path),
+        "alias": alias,
+        "unset": tuple(dict.fromkeys(name for _, name in mine)),
+    }
+
+
+def at_home(text: str | Path) -> Path:
+    """Returns the path with `~` filled in; one that names nobody stays as written."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def _beside(row: dict[str, Any], key: str, path: Path | None) -> dict[str, Any]:
+    """A relative path means the same wherever the program runs: it starts at the folder of the file."""
+    text = row.get(key)
+    return {**row, key: str(path.parent / at_home(text))} if isinstance(text, str) and path else row
 
 
 def _task(name: str, row: Any, override: str | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,6 +22,8 @@ Where = tuple[str | int, ...]
 """Keys and indexes that lead to a value: `("tasks", "cli_analysis", "models", 0)`."""
 
 _MOST_SHOWN = 100
+_MOST_COMPARED = 200
+_MOST_LISTED = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +49,28 @@ class Source:
     faults: tuple[Fault, ...] = ()
 
 
-def closest(name: object, known: Iterable[str]) -> str | None:
+def closest(name: object, known: Iterable[object]) -> str | None:
     """Returns the known name that is most like the given one, if any is like it."""
     from difflib import get_close_matches
 
-    found = get_close_matches(str(name)[:80], list(known), n=1)
+    found = get_close_matches(str(name)[:80], [str(one)[:80] for one in islice(known, _MOST_COMPARED)], n=1)
     return found[0] if found else None
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Returns the end of a message about an unknown name: the closest one, or all of them."""
-    names = sorted(known)
+    names = sorted(str(one) for one in known)
     if best := closest(name, names):
         return f"; did you mean `{best}`?"
-    return f"; known: {', '.join(names)}" if names else ""
+    more = ", ..." if len(names) > _MOST_LISTED else ""
+    return f"; known: {', '.join(names[:_MOST_LISTED])}{more}" if names else ""
 
 
 def shown(value: object) -> str:
     """Returns a value as messages may show it: short, and without what may be a secret."""
     if isinstance(value, FromEnvironment):
         return "what the environment variable holds"
-    text = f"a mapping of {len(value)}" if isinstance(value, Mapping) else repr(value)
+    text = Redactor().redact(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

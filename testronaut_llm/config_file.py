@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from testronaut_llm.config_draft import at_home
 from testronaut_llm.config_faults import Fault, Source, error_of
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import LLMConfig
@@ -117,7 +118,7 @@ def _is_trusted(path: Path, text: str) -> bool:
 
 
 def _given(text: str | Path, by: str) -> Path:
-    path = Path(text).expanduser().absolute()
+    path = at_home(text).absolute()
     if path.is_file():
         return path
     what = "is a folder" if path.is_dir() else "is no file"

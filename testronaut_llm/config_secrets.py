@@ -19,7 +19,7 @@ _SECRET_NAMES = {
 def keys_written_out(data: Mapping[str, Any]) -> Iterator[Fault]:
     """Yields a fault, with the line to write instead, for each value that is a key or stands where keys stand."""
     for where, text in _placed_texts(data, ()):
-        in_row = len(where) == 3 and where[0] == "models"
+        in_row = len(where) == 3 and where[0] == "models" and isinstance(data["models"][where[1]], Mapping)
         names = [re.sub(r"[-_ ]", "", part).lower() for part in where if isinstance(part, str)]
         stands_for_key = bool(names) and names[-1] in _SECRET_NAMES and (in_row or "${" not in text)
         if stands_for_key or Redactor().redact(text) != text:

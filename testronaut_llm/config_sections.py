@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from testronaut_llm.config_values import Bytes, Count, Flag, Limit, Seconds, Usd, Whole
+from testronaut_llm.config_values import Bytes, Count, Flag, Limit, Native, Seconds, Usd
 
 OnExceeded = Literal["stop", "local", "warn"]
 
@@ -79,5 +79,5 @@ class LogConfig(Section):
     """Also write prompts and answers, with known secrets blotted out (default: their length and hash only)."""
     max_bytes: Bytes = 10 * 1024**2
     """Size at which a new file is begun, such as `10MiB` (the default)."""
-    backups: Annotated[Whole, Field(ge=0, le=1000)] = 3
+    backups: Annotated[int, Field(ge=0, le=1000), Native] = 3
     """How many full files are kept (default: 3)."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,9})?")
 _WORDS: dict[str, bool | float | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -23,9 +23,11 @@ _WORDS: dict[str, bool | float | None] = {
 _AMOUNT = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?")
 _MEASURE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)")
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_BYTES = {f"{prefix}b": 1000**power for power, prefix in enumerate(("", "k", "m", "g", "t"))} | {
-    f"{prefix}ib": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)
-}
+_BYTES = (
+    {"": 1}
+    | {f"{prefix}b": 1000**power for power, prefix in enumerate(("", "k", "m", "g", "t"))}
+    | {f"{prefix}ib": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)}
+)
 
 
 class FromEnvironment(str):
@@ -100,11 +102,13 @@ def _listed(value: Any) -> Any:
 
 _NUMBER_OR_TEXT = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^[0-9]"}]}
 
-Flag = Annotated[bool, BeforeValidator(native)]
-Whole = Annotated[int, BeforeValidator(native), Field(ge=-(2**63), lt=2**63)]
-Count = Annotated[int, BeforeValidator(native), Field(gt=0, le=10**9)]
-Grade = Annotated[int, BeforeValidator(native), Field(ge=1, le=10)]
-Number = Annotated[float, BeforeValidator(native), Field(allow_inf_nan=False)]
+Native = BeforeValidator(native)
+"""Stands last in `Annotated`, so that bounds before it reach the JSON Schema."""
+
+Flag = Annotated[bool, Native]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63), Native]
+Count = Annotated[int, Field(gt=0, le=10**9), Native]
+Grade = Annotated[int, Field(ge=1, le=10), Native]
 Usd = Annotated[
     Decimal,
     BeforeValidator(_usd),

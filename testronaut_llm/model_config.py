@@ -25,10 +25,10 @@ from pydantic import (
 
 from testronaut_llm import config_checks as checks
 from testronaut_llm.config_draft import examine
-from testronaut_llm.config_faults import Source, did_you_mean, error_of, in_words
+from testronaut_llm.config_faults import Source, did_you_mean, error_of, in_words, shown
 from testronaut_llm.config_secrets import public, texts
 from testronaut_llm.config_sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
-from testronaut_llm.config_values import Count, Flag, FromEnvironment, Grade, Names, Number, Seconds, Whole, native
+from testronaut_llm.config_values import Count, Flag, FromEnvironment, Grade, Names, Native, Seconds, Whole
 from testronaut_llm.errors import ConfigError, UnknownTaskError
 from testronaut_llm.records import CacheMode
 
@@ -75,7 +75,7 @@ class ModelConfig(Section):
     """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative for ever."""
     digest: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{6,64}$")] | None = None
     """Local: sha256 that the model must have, or the first six or more digits of it."""
-    auto_pull: Annotated[Literal[True, False, "ask"], BeforeValidator(native)] = False
+    auto_pull: Annotated[Literal[True, False, "ask"], Native] = False
     """Local: fetch it when it is missing? `true`, `false` or `ask`."""
     reasoning: Reasoning | None = None
     """How much it thinks before it answers: `off`, `low`, `medium`, `high` (default: the provider's)."""
@@ -134,7 +134,7 @@ class TaskConfig(Section):
     """Models of a lower `quality` are not used for this task."""
     max_tokens: Count = 4096
     """Tokens that an answer may have; always sent (default: 4096)."""
-    temperature: Annotated[Number, Field(ge=0, le=2)] = 0.0
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), Native] = 0.0
     """0 to 2; sent to the models that take it (default: 0)."""
     stop: Names = ()
     """Texts that end the answer."""
@@ -146,7 +146,7 @@ class TaskConfig(Section):
     """Seconds for one attempt (default: 120, local models 600)."""
     deadline: Seconds = 900.0
     """Seconds for the whole call: waits, retries and fallbacks included (default: 900)."""
-    retries: Annotated[Whole, Field(ge=0, le=20)] = 2
+    retries: Annotated[int, Field(ge=0, le=20), Native] = 2
     """How often one model is asked again after a failure that may pass (default: 2)."""
     fallback_on: Annotated[Names, AfterValidator(checks.error_codes)] = ()
     """Error codes, such as `content_filter`, that go on to the next model though they would stop the call."""
@@ -190,17 +190,18 @@ class LLMConfig(Section):
     log: LogConfig | None = None
     """Telemetry as a file of JSON lines (default: none)."""
 
-    _source: Source = PrivateAttr(default_factory=Source)
+    _path: Path | None = PrivateAttr(default=None)
+    _trusted: bool = PrivateAttr(default=True)
 
     @property
     def path(self) -> Path | None:
         """The file it came from; None when it was made in Python."""
-        return self._source.path
+        return self._path
 
     @property
     def trusted(self) -> bool:
         """False for a file that was found by walking upwards and that `testronaut-llm trust` does not know."""
-        return self._source.trusted
+        return self._trusted
 
     def budget_scope(self) -> str | None:
         """Returns whose money is spent: the budget's scope, or the file's resolved path; None without either."""
@@ -216,10 +217,9 @@ class LLMConfig(Section):
         """
         if reference in self.models:
             return self.models[reference]
-        try:
+        if checks.REFERENCE.fullmatch(reference):
             return ModelConfig(alias=reference, model=reference)
-        except ValidationError:
-            raise ConfigError(f"unknown model {reference!r}{did_you_mean(reference, self.models)}") from None
+        raise ConfigError(f"unknown model {shown(reference)}{did_you_mean(reference, self.models)}")
 
     def task(self, name: str | None) -> TaskConfig:
         """Returns the task of that name; None means `default`.
@@ -256,4 +256,4 @@ class LLMConfig(Section):
     def model_post_init(self, context: Any) -> None:
         """Remembers the file that pydantic was told about."""
         if isinstance(context, Source):
-            self._source = context
+            self._path, self._trusted = context.path, context.trusted

@@ -24,7 +24,7 @@ from testronaut_llm.config_faults import Fault, Where, error_of
 from testronaut_llm.config_values import scalar
 
 MAX_BYTES = 1_000_000
-MAX_VALUES = 20_000
+MAX_VALUES = 10_000
 MAX_DEPTH = 24
 
 

@@ -1,0 +1,397 @@
+"""The shapes of `llm.yaml`, made in Python: defaults, look-ups, variables, the override, what is shown."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from testronaut_llm.errors import ConfigError, UnknownTaskError
+from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+
+TASKS: dict[str, Any] = {"default": {"models": "a"}}
+
+
+def one_model(**row: Any) -> ModelConfig:
+    return LLMConfig(models={"a": {"model": "openai/x", **row}}, tasks=TASKS).models["a"]
+
+
+def refusal(**sections: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        LLMConfig(**{"tasks": TASKS, "models": {"a": {"model": "openai/x"}}, **sections})
+    return str(caught.value)
+
+
+def test_a_configuration_needs_no_file() -> None:
+    """Plain mappings make one, with the documented defaults."""
+    config = LLMConfig(models={"a": {"model": "openai/gpt/4:b"}}, tasks={"default": {"models": ["a"]}})
+    model, task = config.model("a"), config.task("default")
+    assert (model.alias, model.provider, model.name, model.quality, model.unset) == ("a", "openai", "gpt/4:b", 5, ())
+    assert task == TaskConfig(
+        name="default", models=("a",), strategy="cheapest", min_quality=1, max_tokens=4096, temperature=0.0, stop=(),
+        seed=None, system=None, timeout=None, deadline=900.0, retries=2, fallback_on=(), allow_truncated=False,
+        private=False, cache="use", prompt_cache=False, budget=None,
+    )  # fmt: skip
+    assert (config.cache.ttl, config.cache.size_limit) == (30 * 86400.0, 1024**3)
+    assert (config.path, config.trusted, config.budget_scope(), config.version) == (None, True, None, 1)
+
+
+def test_shapes_may_be_given_instead_of_mappings() -> None:
+    """A `ModelConfig` and a `TaskConfig` are taken as they are; the key gives the name."""
+    model, task = ModelConfig(alias="z", model="openai/x", quality=7), TaskConfig(name="z", models="a")
+    config = LLMConfig(models={"a": model}, tasks={"default": task})
+    assert (config.model("a").alias, config.model("a").quality, config.task(None).name) == ("a", 7, "default")
+    assert LLMConfig.model_validate(config) is config
+
+
+def test_a_configuration_is_frozen() -> None:
+    """Nothing changes it after it was made."""
+    with pytest.raises(ValidationError, match="frozen"):
+        LLMConfig(tasks={}).version = 1
+    with pytest.raises(ValidationError, match="frozen"):
+        one_model().quality = 9
+
+
+def test_a_configuration_survives_pickling() -> None:
+    """It crosses process borders."""
+    config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_a_model_is_found_by_alias_or_written_out() -> None:
+    """`provider/model` needs no row; its alias is itself."""
+    config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna", "quality": 8}}, tasks={})
+    assert config.model("luna").quality == 8
+    direct = config.model("ollama/qwen3:8b")
+    assert (direct.alias, direct.provider, direct.name, direct.quality) == ("ollama/qwen3:8b", "ollama", "qwen3:8b", 5)
+
+
+@pytest.mark.parametrize("reference", ["lun", "openai/", "/x", "", "a b/c", "${X}/y"])
+def test_an_unknown_model_is_a_config_error_with_the_closest_name(reference: str) -> None:
+    """No other error comes out of the look-up."""
+    config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna"}}, tasks={})
+    with pytest.raises(ConfigError, match="luna"):
+        config.model(reference)
+
+
+def test_no_task_name_means_default() -> None:
+    """`None` is the task `default`, and an unknown name is never that."""
+    config = LLMConfig(tasks={"default": {"models": "a/b"}, "cli_analysis": {"models": "c/d"}})
+    assert config.task(None).models == ("a/b",)
+    with pytest.raises(
+        UnknownTaskError, match=r"'cli_analysys'; did you mean `cli_analysis`\? \(known: default, cli_ana"
+    ):
+        config.task("cli_analysys")
+    with pytest.raises(UnknownTaskError, match=r"known: cli_analysis, default; or add `zzz: \{models: \[...\]\}`"):
+        config.task("zzz")
+    with pytest.raises(UnknownTaskError, match="unknown task 'default'; or add"):
+        LLMConfig(tasks={}).task(None)
+
+
+def test_every_field_takes_its_documented_forms() -> None:
+    """All fields of the tables, with units where there are some."""
+    model = one_model(
+        api_base="http://x", api_version="2024-10-21", base_model="gpt", api_key_env="MY_KEY", quality=10,
+        price={"input": 1, "output": 2.5, "cache_read": "0.1", "cache_write": 0}, context_window=9, max_output=8,
+        num_ctx=7, keep_alive="-1m", digest="sha256:abcdef0123", auto_pull="ask", reasoning="off", local=True,
+        dimensions=3, limits={"rpm": 1, "tpm": 2, "concurrency": 3}, extra={"top_k": 5, "deep": {"list": [None, 1.5]}},
+    )  # fmt: skip
+    assert model.price is not None
+    assert (model.price.input, model.price.output, model.price.cache_read) == (
+        Decimal(1),
+        Decimal("2.5"),
+        Decimal("0.1"),
+    )
+    assert (model.keep_alive, one_model(keep_alive=-1).keep_alive, model.auto_pull) == ("-1m", -1, "ask")
+    assert (one_model(auto_pull=True).auto_pull, model.extra["deep"]) == (True, {"list": [None, 1.5]})
+    task = LLMConfig(
+        models={"a": {"model": "openai/x"}},
+        tasks={
+            "t": {
+                "models": ["a", "ollama/b"], "strategy": "cascade", "min_quality": 3, "max_tokens": 10,
+                "temperature": 1, "stop": "END", "seed": -4, "system": "s", "timeout": "2m", "deadline": 30,
+                "retries": 0, "fallback_on": ["content_filter", "truncated"], "allow_truncated": True,
+                "private": True, "cache": "off", "prompt_cache": True,
+                "budget": {"per_call": 0.5, "per_day": 1, "per_month": 2, "total": 3},
+            }
+        },
+    ).task("t")  # fmt: skip
+    assert (task.models, task.stop, task.timeout, task.deadline) == (("a", "ollama/b"), ("END",), 120.0, 30.0)
+    assert task.budget is not None
+    assert (task.budget.per_call, task.budget.total, task.budget.on_exceeded) == (Decimal("0.5"), Decimal(3), "stop")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"model": "gpt-6"}, "models.a.model: expected provider/model"),
+        ({"model": "openai/ "}, "expected provider/model"),
+        ({"model": 5}, "expected text (given: 5)"),
+        ({"quality": 0}, "greater than or equal to 1"),
+        ({"quality": "9"}, "expected a whole number (given: '9')"),
+        ({"quality": True}, "expected a whole number (given: True)"),
+        ({"local": "yes"}, "expected true or false"),
+        ({"num_ctx": 1.5}, "expected a whole number"),
+        ({"num_ctx": -1}, "greater than 0"),
+        ({"price": {"input": 1}}, "models.a.price.output: is missing"),
+        ({"price": {"input": float("nan"), "output": 1}}, "models.a.price.input: expected an amount of money"),
+        ({"price": {"input": 1, "output": -1}}, "greater than or equal to 0 (given: -1)"),
+        ({"price": 3}, "models.a.price: expected a mapping (given: 3)"),
+        ({"reasoning": "hihg"}, "did you mean `high`?"),
+        ({"auto_pull": "maybe"}, "expected True, False or 'ask'"),
+        ({"keep_alive": "soon"}, "models.a.keep_alive: expected seconds, or a time such as 10m"),
+        ({"digest": "xyz"}, "models.a.digest"),
+        ({"api_key_env": "not a name"}, "expected the name of an environment variable"),
+        ({"api_key_env": "A", "api_key_file": "b"}, "takes its key from api_key_env and api_key_file: keep one"),
+        ({"limits": {"rpm": 0}}, "models.a.limits.rpm: expected greater than 0"),
+        ({"limits": {"rps": 1}}, "models.a.limits.rps: unknown key; did you mean `rpm`?"),
+        ({"price": {"inptu": 1}}, "models.a.price.inptu: unknown key; did you mean `input`?"),
+        ({"qualty": 1}, "models.a.qualty: unknown key; did you mean `quality`?"),
+        ({"zzzzz": 1}, "unknown key; known: api_base, "),
+        ({"alias": "b"}, "models.a.alias: unknown key"),
+        ({"unset": ()}, "models.a.unset: unknown key"),
+        ({"extra": {"n": 2}}, "models.a.extra.n: is set by this package: use `sample=` of the call"),
+        ({"extra": {"options": {"num_predict": 2}}}, "models.a.extra.options.num_predict: is set by this package"),
+        ({"extra": {"x": float("inf")}}, "models.a.extra: expected plain JSON values"),
+        ({"extra": {"x": {1, 2}}}, "models.a.extra: expected plain JSON values"),
+    ],
+)
+def test_a_wrong_model_row_says_what_is_expected(row: dict[str, Any], words: str) -> None:
+    """Each fault names its place, what was expected and, where something is near, that."""
+    assert words in refusal(models={"a": {"model": "openai/x", **row}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["n", "stream", "max_tokens", "messages", "model", "temperature", "stop", "seed", "response_format", "format",
+     "tools", "tool_choice", "num_ctx", "keep_alive", "reasoning_effort", "think"],
+)  # fmt: skip
+def test_extra_refuses_what_this_package_sets(name: str) -> None:
+    """What we own cannot be passed behind our back, and the message says where it is set."""
+    assert f"models.a.extra.{name}: is set by this package" in refusal(
+        models={"a": {"model": "openai/x", "extra": {name: 1}}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({}, "tasks.t.models: is missing"),
+        ({"models": []}, "tasks.t.models: is empty: name at least one"),
+        ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`?"),
+        ({"models": "b"}, "tasks.t.models: unknown model 'b'; known: a"),
+        ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
+        ({"models": ["a", 5]}, "tasks.t.models[1]: expected text (given: 5)"),
+        ({"models": {"a": 1}}, "tasks.t.models: expected a valid tuple"),
+        ({"models": "a", "strategy": "cheapst"}, "did you mean `cheapest`?"),
+        ({"models": "a", "temperature": 3}, "less than or equal to 2"),
+        ({"models": "a", "temperature": float("nan")}, "expected a finite number"),
+        ({"models": "a", "max_tokens": 0}, "greater than 0"),
+        ({"models": "a", "deadline": "forever"}, "tasks.t.deadline: expected a time"),
+        ({"models": "a", "retries": 21}, "less than or equal to 20"),
+        ({"models": "a", "cache": "of"}, "did you mean `off`?"),
+        ({"models": "a", "cache": False}, "expected 'use', 'refresh', 'off' or 'only' (given: False)"),
+        ({"models": "a", "fallback_on": ["content_filtr"]}, "unknown error code 'content_filtr'; did you mean"),
+        ({"models": "a", "fallback_on": "config"}, "unknown error code 'config'"),
+        ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
+        ({"models": "a", "budget": {"per_day": "$5"}}, "tasks.t.budget.per_day: expected an amount of money"),
+        ({"models": "a", "name": "t"}, "tasks.t.name: unknown key"),
+        ({"models": "a", "max_token": 5}, "did you mean `max_tokens`?"),
+        ("a", "tasks.t: expected a mapping (given: 'a')"),
+    ],
+)
+def test_a_wrong_task_row_says_what_is_expected(row: Any, words: str) -> None:
+    """As for models."""
+    assert words in refusal(tasks={"t": row})
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"version": 2}, "version: expected 1 (given: 2)"),
+        ({"budget": {"per_day": 0}}, "budget.per_day: expected greater than 0"),
+        ({"budget": {"on_exceeded": "stopp"}}, "did you mean `stop`?"),
+        ({"budget": {"per_year": 5}}, "budget.per_year: unknown key; did you mean `per_"),
+        ({"cache": {"ttl": "30x"}}, "cache.ttl: expected a time"),
+        ({"cache": {"size_limit": 0}}, "cache.size_limit: expected greater than 0"),
+        ({"log": {}}, "log.file: is missing"),
+        ({"log": {"file": "x", "backups": -1}}, "log.backups: expected greater"),
+        ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
+        ({"limits": {"openai": {"rpmm": 1}}}, "limits.openai.rpmm: unknown key; did you mean `rpm`?"),
+        ({"modles": {}}, "modles: unknown key; did you mean `models`?"),
+        ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is no name for a model"),
+        ({"models": {"a/b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a/b' is no name for a model"),
+        ({"models": [1]}, "models: expected a"),
+        ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
+        ({"tasks": None}, "tasks: is missing"),
+        ({"tasks": "x"}, "tasks: expected a"),
+    ],
+)
+def test_a_wrong_section_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
+    """As for models."""
+    assert words in refusal(**sections)
+
+
+def test_limits_on_a_provider_that_is_not_used_are_fine() -> None:
+    """Only what is nearly the name of a used provider is taken for a typo."""
+    config = LLMConfig(
+        models={"a": {"model": "openai/x"}},
+        tasks={"t": {"models": "azure/y"}},
+        limits={"anthropic": {"rpm": 1}, "azure_ai": {"tpm": 2}, "http://127.0.0.1:1/v1": {"concurrency": 1}},
+    )
+    assert config.limits["azure_ai"].tpm == 2
+
+
+def test_what_is_no_mapping_is_a_config_error() -> None:
+    """Pydantic's own error never comes out."""
+    with pytest.raises(ConfigError, match="expected a mapping with `models:`"):
+        LLMConfig.model_validate([1])
+
+
+def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, defaults, parts of a text, the escape; numbers where numbers belong."""
+    monkeypatch.setenv("T_HOST", "example.test")
+    monkeypatch.setenv("T_EIGHT", "8")
+    monkeypatch.setenv("T_EMPTY", "")
+    model = one_model(
+        api_base="http://${T_HOST}:${T_PORT:-81}/v1", quality="${T_EIGHT}", num_ctx="${T_EMPTY:-4096}",
+        reasoning="${T_R:-low}", local="${T_L:-true}", auto_pull="${T_P:-ask}", keep_alive="${T_EIGHT}",
+        price={"input": "${T_EIGHT}", "output": "${T_N:-1.5}"}, base_model="$${T_HOST} costs $5",
+        extra={"k": "${T_HOST}"},
+    )  # fmt: skip
+    assert (model.api_base, model.quality, model.num_ctx) == ("http://example.test:81/v1", 8, 4096)
+    assert (model.reasoning, model.local, model.auto_pull, model.keep_alive) == ("low", True, "ask", 8)
+    assert model.price is not None
+    assert (model.price.input, model.price.output) == (Decimal(8), Decimal("1.5"))
+    assert (model.base_model, model.extra, model.unset) == ("${T_HOST} costs $5", {"k": "example.test"}, ())
+
+
+def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text stays as written, other kinds of fields keep their default, and the names are told."""
+    monkeypatch.setenv("T_EMPTY", "")
+    model = one_model(
+        model="openai/${T_NAME}", api_base="${T_BASE}", num_ctx="${T_CTX}", price={"input": "${T_PRICE}", "output": 2},
+        digest="${T_DIGEST}", api_key_env="${T_KEY}", reasoning="${T_EMPTY}", extra={"k": ["${T_BASE}"]},
+    )  # fmt: skip
+    assert (model.model, model.api_base, model.extra) == ("openai/${T_NAME}", "${T_BASE}", {"k": ["${T_BASE}"]})
+    assert (model.num_ctx, model.price, model.digest, model.reasoning, model.api_key_env) == (None,) * 5
+    assert model.unset == ("T_NAME", "T_BASE", "T_CTX", "T_PRICE", "T_DIGEST", "T_KEY", "T_EMPTY")
+    assert one_model(model="${T_WHICH}").unset == ("T_WHICH",)
+
+
+def test_an_unset_variable_outside_models_is_a_fault() -> None:
+    """Nothing else can be left out of a run."""
+    words = refusal(budget={"per_day": "${T_DAY}"})
+    assert "budget.per_day: ${T_DAY} is not set: export T_DAY=..., or write ${T_DAY:-default}" in words
+
+
+@pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}"])
+def test_a_malformed_reference_is_a_fault(text: str) -> None:
+    """Half a reference is never passed on as text."""
+    assert "write $${ for a literal one" in refusal(tasks={"t": {"models": "a", "system": text}})
+
+
+def test_one_variable_overrides_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TESTRONAUT_LLM_MODEL` is as good as naming the model in each call: `min_quality` does not hold."""
+    tasks = {
+        "t": {"models": ["a"], "min_quality": 9, "private": True},
+        "u": TaskConfig(name="u", models="a", min_quality=9),
+    }
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "b")
+    config = LLMConfig(models={"a": {"model": "x/y"}, "b": {"model": "x/z"}}, tasks=tasks)
+    assert [(t.models, t.min_quality, t.private) for t in config.tasks.values()] == [
+        (("b",), 1, True),
+        (("b",), 1, False),
+    ]
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "ollama/any")
+    assert LLMConfig(tasks={"t": {"models": "x/y"}}).task("t").models == ("ollama/any",)
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "aa")
+    assert "TESTRONAUT_LLM_MODEL names an unknown model 'aa'; did you mean `a`?" in refusal()
+
+
+SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
+
+
+@pytest.mark.parametrize(
+    ("row", "mend"),
+    [
+        ({"api_key": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
+        ({"api_key": "short"}, "write  api_key_env: OPENAI_API_KEY"),
+        ({"api_key": "${MY_KEY}"}, "write  api_key_env: MY_KEY"),
+        ({"api_key": "os.environ/MY_KEY"}, "write  api_key_env: MY_KEY"),
+        ({"api-key": "x1"}, "write  api_key_env: OPENAI_API_KEY"),
+        ({"api_key_env": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
+        ({"api_key_env": "0123456789abcdef0123456789abcdef"}, "expected the name of an environment variable"),
+        ({"base_model": f"x {SECRET}"}, "keys are not written into this file"),
+        ({"extra": {"user": SECRET}}, "looks like a key"),
+        ({"extra": {"auth": {"password": "hunter"}}}, "looks like a key"),
+        ({"extra": {"u": "${U:-" + SECRET + "}"}}, "looks like a key"),
+        ({"api_base": "https://me:secret12@host/v1"}, "keys are not written into this file"),
+    ],
+)
+def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], mend: str) -> None:
+    """Wherever it stands, the message mends it and holds nothing of it."""
+    words = refusal(models={"a": {"model": "openai/x", **row}})
+    assert mend in words
+    assert words.count("\n") == 0, "one fault, told once"
+    for secret in (SECRET, "hunter", "0123456789abcdef", "secret12", "short"):
+        assert secret not in words
+
+
+def test_a_key_in_a_task_or_a_wrong_place_is_refused_too() -> None:
+    """The search covers the whole file."""
+    assert "looks like a key" in refusal(tasks={"t": {"models": "a", "system": f"use {SECRET}"}})
+    assert SECRET not in refusal(**{SECRET: 1})
+
+
+def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came from the environment into `extra`, a command, and a password in a URL stay hidden."""
+    monkeypatch.setenv("T_TOKEN", "canary-token")
+    monkeypatch.setenv("T_URL", "https://user:canary-pass@host/v1?sig=canary-sig")
+    row = {
+        "api_base": "${T_URL}",
+        "api_key_command": "print canary-command",
+        "extra": {"a": [{"b": "Bearer ${T_TOKEN}"}]},
+    }
+    config = LLMConfig(models={"a": {"model": "openai/x", **row}}, tasks=TASKS)
+    for text in (
+        repr(config),
+        str(config),
+        repr(config.models["a"]),
+        config.model_dump_json(),
+        str(config.model_dump()),
+    ):
+        assert "canary" not in text
+        assert "https://***@host/v1" in text
+    model = config.models["a"]
+    assert model.environment_texts == ("Bearer canary-token",)
+    assert model.api_base == "https://user:canary-pass@host/v1?sig=canary-sig"
+    assert repr(one_model(quality=3)) == "ModelConfig(alias='a', unset=(), model='openai/x', quality=3)"
+
+
+def test_a_budgets_scope_may_be_given() -> None:
+    """Its name, or the resolved path of the file; without either there is none."""
+    assert LLMConfig(tasks={}, budget={"scope": "team", "total": 5}).budget_scope() == "team"
+    assert LLMConfig(tasks={}, budget={"total": 5}).budget_scope() is None
+
+
+def test_threads_may_make_the_first_configuration_together() -> None:
+    """The shapes are finished on first use, whoever comes first."""
+    failures: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            assert LLMConfig(tasks={"t": {"models": "a/b"}}).model("c/d").name == "d"
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
