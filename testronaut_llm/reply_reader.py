@@ -28,6 +28,8 @@ from testronaut_llm.model_request import EmbedRequest, Reply, Request, dropped_p
 from testronaut_llm.provider_errors import complaint_of, kind_of, redirect, retry_after
 from testronaut_llm.records import Usage
 
+_MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
+"""How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -111,8 +113,8 @@ class ReplyReader:
         """Why no complete response came, or None."""
         status, error = self.exchange.status, self._error
         causes = list(_causes(error)) + list(_causes(self.exchange.broke))
-        if any(type(cause).__name__ == "CannotOverwriteExistingCassetteException" for cause in causes):
-            miss = next(c for c in causes if type(c).__name__ == "CannotOverwriteExistingCassetteException")
+        miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
+        if miss is not None:
             return CassetteMissError(str(miss))
         if status is not None and 300 <= status < 400:
             return redirect(status, self.exchange.headers.get("location", ""))
