@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CONNECT = 1.0
 _ANSWER = 10.0
+_LOADING = 600.0
 
 
 class OllamaServer:
@@ -108,6 +109,36 @@ class OllamaServer:
         """
         return ModelDetails.of(self._ask("POST", "/api/show", {"model": name}))
 
+    def remove(self, name: str) -> None:
+        """Deletes a model.
+
+        Raises:
+            LocalModelError: it is not there, or no Ollama answers there.
+        """
+        self._act(name, lambda client: client.delete(name))
+
+    def load(self, name: str, *, keep_alive: str | int | None = None, num_ctx: int | None = None) -> None:
+        """Brings a model into memory, so that the first answer does not wait for it. May take minutes.
+
+        Args:
+            name: the model.
+            keep_alive: how long it stays: `10m`, seconds, negative for ever (the server's default).
+            num_ctx: tokens of context to load it with (the server's default).
+
+        Raises:
+            LocalModelError: it is not there or does not fit, or no Ollama answers there.
+        """
+        options = None if num_ctx is None else {"num_ctx": num_ctx}
+        self._act(name, lambda client: client.generate(name, keep_alive=keep_alive, options=options))
+
+    def unload(self, name: str) -> None:
+        """Takes a model out of memory.
+
+        Raises:
+            LocalModelError: it is not there, or no Ollama answers there.
+        """
+        self.load(name, keep_alive=0)
+
     def client(self, *, silence: float | None = None) -> Client:
         """The `ollama` library's client with the same care: no redirects, no proxy on loopback, our key only.
 
@@ -117,6 +148,19 @@ class OllamaServer:
         from ollama import Client
 
         return Client(self.url, **self._options(silence))
+
+    def _act(self, name: str, action: Callable[[Client], object]) -> None:
+        import httpx
+        from ollama import ResponseError
+
+        try:
+            with self.client(silence=_LOADING) as client:
+                action(client)
+        except ResponseError as error:
+            said = not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {error.error}"
+            raise LocalModelError(said, status=error.status_code) from None
+        except (ConnectionError, httpx.HTTPError) as error:
+            raise unreachable(self.url, error) from None
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         import httpx

@@ -1,0 +1,157 @@
+"""Pulling a model through an Ollama server: only the line `success` is success, whatever the status was.
+
+The server keeps what it has, so a pull that broke off, hung or was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.download import Progress, Report
+from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
+from testronaut_llm.paths import data_dir
+from testronaut_llm.providers.endpoint import is_loopback
+
+if TYPE_CHECKING:
+    from ollama import ProgressResponse
+
+_TRIES = 3
+_HOPELESS = ("file does not exist", "invalid model name", "not found", "unauthorized", "no space left", "newer version")
+
+
+class _BrokenError(Exception):
+    """This try came to nothing, and another may go on where it ended."""
+
+
+def pull(
+    server: OllamaServer,
+    name: str,
+    *,
+    report: Report | None = None,
+    patience: float = 120.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
+
+    Args:
+        server: where to.
+        name: as in `ollama pull`.
+        report: is told how far it is.
+        patience: seconds without progress after which the pull is begun anew.
+        clock: seconds that never go back.
+
+    Raises:
+        LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
+    """
+    tell = report or _silent
+    with _only_one(server, name, tell):
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                _once(server, name, tell, patience, clock)
+            except _BrokenError as broken:
+                if not tries_left:
+                    raise LocalModelError(
+                        f"Ollama did not get {name!r} in {_TRIES} tries: {broken}; what it has is kept, "
+                        f"so try again later: ollama pull {name}"
+                    ) from None
+                tell(Progress(note=f"{broken}; going on where it was"))
+            else:
+                return
+
+
+def _silent(_: Progress) -> None:
+    """Nobody wants to know."""
+
+
+def _once(server: OllamaServer, name: str, report: Report, patience: float, clock: Callable[[], float]) -> None:
+    import httpx
+    from ollama import ResponseError
+
+    status = ""
+    try:
+        with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
+            for step in _moving(steps, patience, clock):
+                status = step.status or ""
+                _check_room(server, step)
+                report(Progress(note=status, done=step.completed or 0, total=step.total))
+    except ResponseError as error:
+        if any(words in error.error for words in _HOPELESS):
+            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {_mend(error.error)}") from None
+        raise _BrokenError(error.error) from None
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise unreachable(server.url, error) from None
+    except httpx.TimeoutException:
+        raise _BrokenError(f"nothing came for {patience:g} seconds") from None
+    except (httpx.HTTPError, ValueError) as error:
+        raise _BrokenError(f"the connection to Ollama broke ({type(error).__name__})") from None
+    if status != "success":
+        raise _BrokenError("Ollama stopped before it was done")
+
+
+def _moving(
+    steps: Iterator[ProgressResponse], patience: float, clock: Callable[[], float]
+) -> Iterator[ProgressResponse]:
+    """The steps, as long as they get somewhere: a stuck download goes on reporting the same number."""
+    last, since = None, clock()
+    for step in steps:
+        here = (step.status, step.completed)
+        if here != last:
+            last, since = here, clock()
+        elif clock() - since > patience:
+            raise _BrokenError(f"no progress for {patience:g} seconds")
+        yield step
+
+
+def _check_room(server: OllamaServer, step: ProgressResponse) -> None:
+    folder = _models_folder()
+    if step.total is None or folder is None or not is_loopback(server.url):
+        return
+    missing, free = step.total - (step.completed or 0), shutil.disk_usage(folder).free
+    if missing > free:
+        raise LocalModelError(
+            f"no room: {missing / 1e9:.1f} GB are missing of the model, and {folder} has {free / 1e9:.1f} GB free; "
+            f"remove a model (ollama rm NAME), or move the folder (OLLAMA_MODELS)"
+        )
+
+
+def _models_folder() -> Path | None:
+    """Where a server on this machine most likely keeps its models; None where it cannot be seen."""
+    named = os.environ.get("OLLAMA_MODELS")
+    places = (
+        [Path(named)] if named else [Path("/usr/share/ollama/.ollama/models"), Path("~/.ollama/models").expanduser()]
+    )
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _mend(said: str) -> str:
+    if "no space left" in said:
+        return "make room on the disk of the Ollama server, or remove a model: ollama rm NAME"
+    if "newer version" in said:
+        return "update Ollama: https://ollama.com/download"
+    return "check its name and tag at https://ollama.com/library"
+
+
+@contextmanager
+def _only_one(server: OllamaServer, name: str, report: Report) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    folder = data_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(folder / f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report(Progress(note="another process pulls it; waiting"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,246 @@
+"""Ollama's management side: what no recording of a healthy server can show."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ollama_cassettes import recording
+from pydantic import SecretStr
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.ollama_provider import OllamaServer, full_name
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.provider_registry import readiness
+from testronaut_llm.testing.network import NetworkGuard
+
+DIGEST = "de9c34d24a1849c05739cd860fbd0ceef5469a8a8766131fbdb668be0751efb8"
+ROW: dict[str, Any] = {"name": "qwen3:latest", "model": "qwen3:latest", "size": 5, "digest": DIGEST}
+
+
+def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:
+    return ModelConfig(alias="mine", model=f"ollama/{name}", **fields)
+
+
+@pytest.fixture
+def url(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A loopback server that the environment points to."""
+    address = httpserver.url_for("").rstrip("/")
+    monkeypatch.setenv("OLLAMA_HOST", address)
+    return address
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """A port of this machine that nobody listens on, and that stays taken."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{holder.getsockname()[1]}"
+
+
+def tags(httpserver: HTTPServer, *rows: dict[str, Any]) -> None:
+    httpserver.expect_request("/api/tags").respond_with_json({"models": list(rows)})
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [("qwen3", "qwen3:latest"), ("qwen3:8b", "qwen3:8b"), ("localhost:5000/a/b", "localhost:5000/a/b:latest")],
+)
+def test_latest_is_implied(name: str, full: str) -> None:
+    """A tag is what stands after the last slash's colon; a port is none."""
+    assert full_name(name) == full
+
+
+def test_a_server_that_is_not_there_says_how_to_start_it(dead: str) -> None:
+    """Nothing listens: the message names the address, the command and the settings."""
+    with OllamaServer(dead) as server, pytest.raises(LocalModelError) as caught:
+        server.models()
+    assert f"no Ollama answers at {dead}" in str(caught.value)
+    assert "is `ollama serve` running?" in str(caught.value)
+    with pytest.raises(LocalModelError, match="ollama serve"):
+        OllamaServer(dead).load("qwen3")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("<html>proxy</html>", 200, "like Ollama (status 200); check api_base"),
+        ('["a", "list"]', 200, "like Ollama (status 200)"),
+        ('{"error": "not here"}', 500, "(status 500: not here)"),
+        ("gone", 404, "(status 404)"),
+    ],
+)
+def test_another_kind_of_server_is_told_apart(
+    httpserver: HTTPServer, url: str, body: str, status: int, said: str
+) -> None:
+    """What answers but is no Ollama is named with its status."""
+    httpserver.expect_request("/api/version").respond_with_data(body, status)
+    with OllamaServer(url) as server, pytest.raises(LocalModelError) as caught:
+        server.version()
+    assert said in str(caught.value)
+    assert caught.value.status == status
+
+
+def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every proxy variable set to a trap, the trap sees nothing."""
+    tags(httpserver, ROW)
+    httpserver.expect_request("/api/delete").respond_with_data("")
+    with HTTPServer() as trap:
+        trap.expect_request("").respond_with_data("caught", 200)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, trap.url_for("/"))
+            monkeypatch.setenv(name.lower(), trap.url_for("/"))
+        with OllamaServer(url) as server:
+            assert server.find("qwen3")
+            server.remove("qwen3")
+        assert trap.log == []
+
+
+def test_a_redirect_is_not_followed(httpserver: HTTPServer, url: str) -> None:
+    """A server that sends us elsewhere is not obeyed, by our reads or by the library."""
+    seen: list[str] = []
+
+    def elsewhere(request: Request) -> Response:
+        seen.append(request.path)
+        return Response("", 307, {"location": "/elsewhere"})
+
+    httpserver.expect_request("/api/tags").respond_with_handler(elsewhere)
+    httpserver.expect_request("/api/delete").respond_with_handler(elsewhere)
+    httpserver.expect_request("/elsewhere").respond_with_json({"models": [ROW]})
+    with OllamaServer(url) as server:
+        with pytest.raises(LocalModelError, match="status 307"):
+            server.models()
+        with pytest.raises(LocalModelError, match="refused 'qwen3'"):
+            server.remove("qwen3")
+    assert seen == ["/api/tags", "/api/delete"]
+    assert "/elsewhere" not in [request.path for request, _ in httpserver.log]
+
+
+@pytest.mark.parametrize("key", [None, "our-key"])
+def test_only_our_key_is_sent(
+    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """The library would send OLLAMA_API_KEY to any host; it sends what it was given, or nothing."""
+    monkeypatch.setenv("OLLAMA_API_KEY", "from-the-environment")
+    tags(httpserver)
+    httpserver.expect_request("/api/delete").respond_with_data("")
+    with OllamaServer(url, key=SecretStr(key) if key else None) as server:
+        server.models()
+        server.remove("qwen3")
+    sent = [request.headers.get("authorization") for request, _ in httpserver.log]
+    assert sent == [f"Bearer {key}" if key else None] * 2
+
+
+def test_one_connection_serves_many_questions(httpserver: HTTPServer, url: str, network: NetworkGuard) -> None:
+    """A server object keeps its client, and closing it twice does no harm."""
+    tags(httpserver, ROW)
+    server = OllamaServer(url)
+    server.models()
+    first = server._http
+    server.models()
+    assert server._http is first
+    server.close()
+    server.close()
+    assert {contact.host for contact in network.connects} == {"127.0.0.1"}
+
+
+def test_old_servers_leave_fields_out(httpserver: HTTPServer, url: str) -> None:
+    """What is missing is empty, never an error."""
+    httpserver.expect_request("/api/tags").respond_with_json({"models": [{"name": "a:b"}]})
+    httpserver.expect_request("/api/show").respond_with_json({})
+    httpserver.expect_request("/api/ps").respond_with_json({"models": None})
+    with OllamaServer(url) as server:
+        (model,) = server.models()
+        assert (model.name, model.digest, model.size, model.context_length) == ("a:b", "", 0, None)
+        assert server.show("a:b").context_length is None
+        assert server.loaded() == ()
+
+
+# Loading, unloading, removing
+
+
+@pytest.mark.cassette("ollama/load-keep-alive", ignored=("stream",))
+def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
+    """The warm-up asks for the window and the time that were given."""
+    with OllamaServer("http://127.0.0.1:9") as server:
+        server.load("smollm2:135m", keep_alive="10m", num_ctx=2048)
+
+
+@pytest.mark.cassette("ollama/unload-generate", ignored=("stream",))
+def test_a_model_is_unloaded(cassette: object) -> None:
+    """Unloading is a load that lasts no time."""
+    with OllamaServer("http://127.0.0.1:9") as server:
+        server.unload("smollm2:135m")
+
+
+@pytest.mark.parametrize("missing", [recording("delete", False), recording("delete-missing-404", True)])
+def test_a_model_is_removed(cassette: object, missing: bool) -> None:
+    """A model that is not there is named with the command that brings it."""
+    with OllamaServer("http://127.0.0.1:9") as server:
+        if missing:
+            with pytest.raises(LocalModelError, match="no model 'smollm2-copy:135m'"):
+                server.remove("smollm2-copy:135m")
+        else:
+            server.remove("smollm2-copy:135m")
+
+
+def test_a_model_that_does_not_fit_is_refused_in_the_servers_words(httpserver: HTTPServer, url: str) -> None:
+    """The server knows its memory; its sentence is the message."""
+    said = "model requires more system memory (9.0 GiB) than is available (2.0 GiB)"
+    httpserver.expect_request("/api/generate").respond_with_json({"error": said}, 500)
+    with pytest.raises(LocalModelError, match=r"requires more system memory \(9") as caught:
+        OllamaServer(url).load("qwen3")
+    assert caught.value.status == 500
+
+
+# Readiness
+
+
+def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
+    """One GET finds it, `:latest` implied, in whatever case."""
+    tags(httpserver, ROW)
+    assert readiness(a_model("Qwen3")).ready
+    assert [request.path for request, _ in httpserver.log] == ["/api/tags"]
+
+
+def test_a_model_that_is_not_pulled_names_the_command(httpserver: HTTPServer, url: str) -> None:
+    """Unless the row says that it may be fetched when it is needed."""
+    tags(httpserver, ROW)
+    found = readiness(a_model("qwen3:8b"))
+    assert (found.missing, found.mend) == ("Ollama has no model 'qwen3:8b'", "ollama pull qwen3:8b")
+    assert readiness(a_model("qwen3:8b", auto_pull=True)).ready
+    assert not readiness(a_model("qwen3:8b", auto_pull="ask")).ready
+
+
+def test_a_server_that_is_down_makes_not_ready(dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing and what mends it, apart."""
+    monkeypatch.setenv("OLLAMA_HOST", dead)
+    found = readiness(a_model())
+    assert found.missing.startswith(f"no Ollama answers at {dead}")
+    assert found.mend.startswith("is `ollama serve` running?")
+
+
+@pytest.mark.parametrize(
+    ("pinned", "ready"), [(DIGEST, True), (f"sha256:{DIGEST[:12]}", True), ("abcdef", False), (None, True)]
+)
+def test_a_pinned_digest_is_kept(httpserver: HTTPServer, url: str, pinned: str | None, ready: bool) -> None:
+    """A tag that moved is not the model that was meant."""
+    tags(httpserver, ROW)
+    found = readiness(a_model(digest=pinned))
+    assert found.ready is ready
+    if not ready:
+        assert found.missing == f"'qwen3' has digest {DIGEST[:12]}, and llm.yaml pins abcdef"
+
+
+def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServer, url: str) -> None:
+    """A cloud model under an innocent name is found out by the server's own words, before a prompt is sent."""
+    tags(httpserver, {**ROW, "remote_host": "https://ollama.com:443", "remote_model": "gpt-oss:120b"})
+    found = readiness(a_model())
+    assert "sends its prompts to https://ollama.com:443" in found.missing
+    assert "`local: false`" in found.mend
+    assert readiness(a_model(local=False)).ready
+    tags(httpserver, {**ROW, "name": "g:cloud", "model": "g:cloud", "remote_host": "https://ollama.com:443"})

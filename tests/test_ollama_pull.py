@@ -1,0 +1,202 @@
+"""A pull is a success only when the server says so, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from ollama_cassettes import recording
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import ollama_pull
+from testronaut_llm.local.download import Progress
+from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.local.ollama_pull import pull
+from testronaut_llm.testing.network import NetworkGuard
+
+MODEL = "127.0.0.1:5001/library/smollm2:135m"
+LAYER = {"status": "pulling 941f309b54ca", "digest": "sha256:941f", "total": 100}
+REPLAYED = ("stream", "insecure")  # recorded with a registry on loopback, which needs `insecure`
+
+
+def lines(*steps: dict[str, Any]) -> str:
+    return "".join(json.dumps(step) + "\n" for step in steps)
+
+
+DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"status": "success"})
+
+
+@pytest.fixture
+def server(httpserver: HTTPServer) -> Iterator[OllamaServer]:
+    with OllamaServer(httpserver.url_for("").rstrip("/")) as server:
+        yield server
+
+
+def answers(httpserver: HTTPServer, *bodies: str) -> None:
+    """The bodies in turn, the last one for ever."""
+    left = list(bodies)
+
+    def answer(request: Request) -> Response:
+        return Response(left.pop(0) if len(left) > 1 else left[0], content_type="application/x-ndjson")
+
+    httpserver.expect_request("/api/pull").respond_with_handler(answer)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        recording("pull-resumed", 40894464, ignored=REPLAYED),
+        recording("pull-already-there", 98362432, ignored=REPLAYED),
+    ],
+)
+def test_a_pull_reports_how_far_it_is(cassette: object, first: int) -> None:
+    """Bytes done and in all, from where the last pull ended to the last word."""
+    seen: list[Progress] = []
+    pull(OllamaServer("http://127.0.0.1:9"), MODEL, report=seen.append)
+    assert next(step.done for step in seen if step.total == 98362432) == first
+    assert seen[-1].note == "success"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        recording(
+            "pull-missing-model",
+            "127.0.0.1:5001/library/nothing:latest",
+            "file does not exist; check its name",
+            ignored=REPLAYED,
+        ),
+        recording("pull-bad-name", "a b//c", "invalid model name; check its name", ignored=REPLAYED),
+    ],
+)
+def test_a_wrong_name_is_not_tried_again(cassette: Any, name: str, said: str) -> None:
+    """One request; the server's words and where to look."""
+    with pytest.raises(LocalModelError, match=said):
+        pull(OllamaServer("http://127.0.0.1:9"), name)
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        ("write /blobs: no space left on device", "make room on the disk of the Ollama server"),
+        ("pull model manifest: 412: requires a newer version of Ollama", "update Ollama"),
+    ],
+)
+def test_what_another_try_cannot_mend_says_what_can(
+    httpserver: HTTPServer, server: OllamaServer, error: str, mend: str
+) -> None:
+    """A full disk and an old server are one request each."""
+    answers(httpserver, lines({"status": "pulling manifest"}, {"error": error}))
+    with pytest.raises(LocalModelError, match=mend):
+        pull(server, "qwen3")
+    assert len(httpserver.log) == 1
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lines({**LAYER, "completed": 40}),
+        "",
+        lines({**LAYER, "completed": 100}, {"error": "digest mismatch, file must be downloaded again"}),
+        lines({"status": "pulling manifest"}) + "<html>",
+    ],
+    ids=["cut", "empty", "digest mismatch", "no JSON"],
+)
+def test_a_pull_that_broke_off_goes_on(httpserver: HTTPServer, server: OllamaServer, broken: str) -> None:
+    """Another request, and the reader is told why; three in all, then it is an error."""
+    answers(httpserver, broken, DONE)
+    seen: list[str] = []
+    pull(server, "qwen3", report=lambda step: seen.append(step.note))
+    assert len(httpserver.log) == 2
+    assert sum("going on where it was" in note for note in seen) == 1
+    httpserver.clear()
+    answers(httpserver, broken)
+    with pytest.raises(LocalModelError, match=r"in 3 tries: .*; what it has is kept"):
+        pull(server, "qwen3")
+    assert len(httpserver.log) == 3
+
+
+def test_a_connection_that_is_cut_is_no_success(httpserver: HTTPServer, server: OllamaServer) -> None:
+    """A body shorter than announced is tried again."""
+    httpserver.expect_request("/api/pull").respond_with_handler(
+        lambda request: Response(iter([lines({**LAYER, "completed": 40})]), headers={"content-length": "9999"})
+    )
+    with pytest.raises(LocalModelError, match="the connection to Ollama broke"):
+        pull(server, "qwen3")
+
+
+def test_a_silent_server_is_given_up(httpserver: HTTPServer, server: OllamaServer) -> None:
+    """Nothing for the whole patience: the next try begins."""
+    go_on = threading.Event()
+
+    def silent(request: Request) -> Response:
+        go_on.wait(20)
+        return Response("")
+
+    httpserver.expect_request("/api/pull").respond_with_handler(silent)
+    with pytest.raises(LocalModelError, match=r"nothing came for 0\.05 seconds"):
+        pull(server, "qwen3", patience=0.05)
+    go_on.set()
+
+
+def test_a_download_that_stands_still_is_begun_anew(httpserver: HTTPServer, server: OllamaServer) -> None:
+    """The server goes on talking, but the number does not move."""
+    answers(httpserver, lines(*[{**LAYER, "completed": 99}] * 5))
+    ticks = iter(range(0, 10_000, 50))
+    with pytest.raises(LocalModelError, match="no progress for 120 seconds"):
+        pull(server, "qwen3", clock=lambda: next(ticks))
+    assert len(httpserver.log) == 3
+
+
+def test_no_server_is_one_error() -> None:
+    """A server that is not there is not asked three times."""
+    with pytest.raises(LocalModelError, match="is `ollama serve` running"):
+        pull(OllamaServer("http://127.0.0.1:9"), "qwen3")
+
+
+def test_a_model_that_has_no_room_is_not_fetched(
+    httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is missing of it is compared with the disk of the server's folder, where that is in sight."""
+    answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
+    pull(server, "qwen3")
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**10, 9 * 10**9, 10**9))
+    with pytest.raises(LocalModelError, match=r"no room: 9\.0 GB are missing of the model, and .* has 1\.0 GB free"):
+        pull(server, "qwen3")
+
+
+def test_two_pulls_of_a_model_take_turns(httpserver: HTTPServer, server: OllamaServer, tmp_path: Path) -> None:
+    """The second waits and says so; it then finds nothing left to do."""
+    answers(httpserver, DONE)
+    pull(server, "qwen3")
+    (lock_file,) = (ollama_pull.data_dir() / "locks").glob("pull-*.lock")
+    seen: list[str] = []
+    waits = threading.Event()
+
+    def report(step: Progress) -> None:
+        seen.append(step.note)
+        waits.set()
+
+    with FileLock(lock_file):
+        thread = threading.Thread(target=pull, args=(server, "qwen3"), kwargs={"report": report})
+        thread.start()
+        assert waits.wait(20)
+        assert len(httpserver.log) == 1
+    thread.join(20)
+    assert seen == ["another process pulls it; waiting", "pulling manifest", LAYER["status"], "success"]
+
+
+def test_a_pull_stays_on_loopback(httpserver: HTTPServer, server: OllamaServer, network: NetworkGuard) -> None:
+    """It is the server that goes to the library, never this process."""
+    answers(httpserver, DONE)
+    pull(server, "qwen3")
+    assert {contact.host for contact in network.connects} == {"127.0.0.1"}
