@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -30,6 +31,7 @@ from testronaut_llm.records import Usage
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
+_THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -92,7 +94,7 @@ class ReplyReader:
             text="".join(self._pieces),
             error=self._with_facts(error) if error is not None else None,
             finish_reason=self._finish if evidence.finish else None,
-            usage=self._usage if evidence.usage else None,
+            usage=self._received_usage() if evidence.usage else None,
             response_model=self._model,
             request_id=self._request_id(),
             sent=self.exchange.requests > 0,
@@ -100,6 +102,13 @@ class ReplyReader:
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
         )
+
+    def _received_usage(self) -> Usage | None:
+        """The usage without the count of thinking that LiteLLM makes up where the wire carries none."""
+        usage = self._usage
+        if usage is None or any(name in self.exchange.text for name in _THINKING_COUNTS):
+            return usage
+        return replace(usage, reasoning_tokens=0)
 
     def _message(self, message: Any) -> str:
         text = getattr(message, "content", None) or ""

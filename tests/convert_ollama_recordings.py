@@ -1,6 +1,6 @@
 """Turn raw exchanges with an Ollama server into cassettes, without touching a request.
 
-Usage: python -m scripts.ollama_recordings FOLDER
+Usage: python tests/convert_ollama_recordings.py FOLDER
 
 FOLDER holds one JSON file an exchange: `request_json` (or `request_text`), `request_headers`, `status`,
 `response_headers`, `response_body`, perhaps a `note`. What our own calls can meet becomes
