@@ -32,9 +32,15 @@ def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    _settle_name(real.parent)
+
+
+def _settle_name(folder: Path) -> None:
+    """The new name is safe on disk once its folder is; Windows has no such step."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

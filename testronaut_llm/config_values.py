@@ -47,7 +47,8 @@ def scalar(text: str) -> str | int | float | bool | None:
 
 def native(value: Any) -> Any:
     """Returns what text from the environment stands for, so that `${RETRIES}` can be a number."""
-    return scalar(str(value)) if isinstance(value, FromEnvironment) else value
+    plain = scalar(str(value)) if isinstance(value, FromEnvironment) else value
+    return value if isinstance(plain, str) else plain
 
 
 def _usd(value: Any) -> Any:

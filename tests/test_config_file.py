@@ -65,6 +65,8 @@ def test_a_given_path_without_a_file_is_an_error_not_a_search(folder: Path, monk
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(folder))
     with pytest.raises(ConfigError, match="given by TESTRONAUT_LLM_CONFIG, is a folder"):
         find_config()
+    with pytest.raises(ConfigError, match=r"~nobody-of-that-name/llm\.yaml"):
+        find_config("~nobody-of-that-name/llm.yaml")
 
 
 def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

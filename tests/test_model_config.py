@@ -395,3 +395,12 @@ def test_threads_may_make_the_first_configuration_together() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_wrong_value_from_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable may hold anything; the message names the place alone."""
+    monkeypatch.setenv("T_Q", "canary")
+    words = refusal(models={"a": {"model": "openai/x", "quality": "${T_Q}"}}, tasks={"t": {"models": "${T_Q}"}})
+    assert "models.a.quality: expected a whole number (given: what the environment variable holds)" in words
+    assert "tasks.t.models: unknown model what the environment variable holds" in words
+    assert "canary" not in words
