@@ -17,7 +17,7 @@ from testronaut_llm.trust import record_of
 _FileStamp = tuple[int, ...] | None
 _Stamp = tuple[_FileStamp, _FileStamp, int]
 
-_CLOCK_TICK_NS = 100_000_000
+_CLOCK_TICK_NS = 2_000_000_000  # of the coarsest file systems
 
 
 class ConfigSource:
