@@ -16,7 +16,7 @@ from testronaut_llm.records import Candidate, Route
 from testronaut_llm.strategies import Ranked, rank
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import TaskConfig
+    from testronaut_llm.model_config import Strategy, TaskConfig
     from testronaut_llm.route_options import Option
 
 NOT_READY, WINDOW, MONEY = "no_ready_model", "context_window", "budget_exceeded"
@@ -37,15 +37,17 @@ def plan(
     max_tokens: int,
     money: Money | None = None,
     schema: bool = False,
+    strategy: Strategy | None = None,
 ) -> Route:
     """What to try, in which order, and what not, each with its reason.
 
     Args:
-        task: whose strategy orders the candidates.
+        task: whose strategy orders the candidates, unless `strategy` is given.
         options: the task's models as listed, with all that is known of them.
-        max_tokens: the longest answer.
+        max_tokens: the longest answer; 0 for embeddings.
         money: what the call may cost; None without any limit.
         schema: does the caller want an answer of a certain shape?
+        strategy: overrides the task's; embeddings are `as_listed`.
     """
     fitting: list[Candidate] = []
     too_dear: dict[str, _Obstacle] = {}
@@ -60,7 +62,8 @@ def plan(
         refused = _too_dear(option, candidate, money) if money is not None else None
         if refused is not None:
             too_dear[candidate.alias] = refused
-    ranked = rank(task.strategy, fitting, money)
+    strategy = strategy or task.strategy
+    ranked = rank(strategy, fitting, money)
     if money is not None and money.on_exceeded == "warn":
         kept = _warned(ranked, too_dear)
     else:
@@ -68,7 +71,7 @@ def plan(
         dropped += refused_for_money
     listed = [option.selected.model.alias for option in options]
     dropped.sort(key=lambda candidate: listed.index(candidate.alias))
-    return Route(task=task.name, strategy=task.strategy, candidates=(*kept, *dropped))
+    return Route(task=task.name, strategy=strategy, candidates=(*kept, *dropped))
 
 
 def _obstacle(option: Option, candidate: Candidate, max_tokens: int, schema: bool) -> _Obstacle | None:

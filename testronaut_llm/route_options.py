@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from testronaut_llm.price_rows import ModelFacts, Price
 from testronaut_llm.provider_registry import Readiness, is_local
@@ -29,7 +29,7 @@ class Option:
         price: what it costs, None where nobody says.
         price_mend: the line of `llm.yaml` that would say so.
         tokens: what the prompt will most likely have; None where it was not counted.
-        cautious: what it may well have.
+        cautious: what it (or the longest of the texts to embed) may well have.
         answer: what the answer will most likely have.
         bound: what the prompt has at most, whatever the tokenizer.
         dropped_params: settings of the task that this model does not take.
@@ -82,6 +82,7 @@ def weigh(
     schema_texts: Mapping[str, str] | None = None,
     dropped_params: Mapping[str, tuple[str, ...]] | None = None,
     count_all: bool = False,
+    embedding: bool = False,
 ) -> tuple[Option, ...]:
     """Looks up what `plan` wants to know of each model.
 
@@ -97,28 +98,45 @@ def weigh(
         dropped_params: by alias, what that model does not take.
         count_all: count tokens for models that are not ready or excluded too (a dry run wants to
             see them; a call does not wait for a vocabulary it will not need).
+        embedding: are the messages texts to embed, each for itself?
     """
-    schemas = schema_texts or {}
-    options = []
-    for one in selected:
-        alias = one.model.alias
-        ready = readiness.get(alias, Readiness(ready=True, missing="", mend=""))
-        schema = schemas.get(alias, "")
-        counts = count_all or (one.excluded is None and ready.ready)
-        tokens = counter.estimate(one.model, messages, schema) if counts else None
-        options.append(
+    known = Readiness(ready=True, missing="", mend="")
+    return tuple(
+        _weighed(
             Option(
                 selected=one,
                 local=is_local(one.model),
-                ready=ready,
+                ready=readiness.get(one.model.alias, known),
                 facts=prices.facts(one.model),
                 price=prices.price(one.model),
                 price_mend=prices.mend(one.model),
-                tokens=tokens,
-                cautious=counter.cautious(one.model, tokens) if tokens is not None else 0,
-                answer=counter.answer_length(task, one.model, max_tokens) if counts else 0,
-                bound=counter.upper_bound(messages, schema),
-                dropped_params=(dropped_params or {}).get(alias, ()),
-            )
+                bound=counter.upper_bound(messages, (schema_texts or {}).get(one.model.alias, "")),
+                dropped_params=(dropped_params or {}).get(one.model.alias, ()),
+            ),
+            _Prompt(task, messages, max_tokens, (schema_texts or {}).get(one.model.alias, ""), embedding),
+            counter,
+            count_all,
         )
-    return tuple(options)
+        for one in selected
+    )
+
+
+class _Prompt(NamedTuple):
+    task: str
+    messages: Sequence[Message]
+    max_tokens: int
+    schema: str
+    embedding: bool
+
+
+def _weighed(option: Option, prompt: _Prompt, counter: TokenCounter, count_all: bool) -> Option:
+    """With its tokens counted, where that is wanted."""
+    model = option.selected.model
+    if not count_all and (option.selected.excluded is not None or not option.ready.ready):
+        return option
+    tokens = counter.estimate(model, prompt.messages, prompt.schema, embedding=prompt.embedding)
+    if prompt.embedding:  # a window holds one text at a time, and nothing is answered
+        longest = max((counter.text_length(model, text.content) for text in prompt.messages), default=0)
+        return replace(option, tokens=tokens, cautious=counter.cautious(model, longest))
+    answer = counter.answer_length(prompt.task, model, prompt.max_tokens)
+    return replace(option, tokens=tokens, cautious=counter.cautious(model, tokens), answer=answer)

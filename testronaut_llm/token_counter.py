@@ -77,6 +77,11 @@ class TokenCounter:
                 self._counted.popitem(last=False)
         return estimate
 
+    def text_length(self, model: ModelConfig, text: str) -> int:
+        """Tokens of a text by itself, such as an answer whose usage nobody reported."""
+        family = family_of(model)
+        return round(family.slope * self._count(family, text))
+
     def cautious(self, model: ModelConfig, estimate: int) -> int:
         """The same with the family's margin on top: what the prompt may well turn out to be."""
         return math.ceil(estimate * family_of(model).margin)

@@ -1,0 +1,90 @@
+"""Which of a task's models may do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.task_router import select
+
+
+def config(**task: Any) -> LLMConfig:
+    listed = {"models": ["sonnet", "qwen", "toy"], **task}
+    return LLMConfig(
+        models={
+            "sonnet": {"model": "anthropic/claude-sonnet-5-5", "quality": 9},
+            "qwen": {"model": "ollama/qwen3:8b", "quality": 5},
+            "cloudy": {"model": "ollama/gpt-oss:120b-cloud", "quality": 7},
+            "proxy": {"model": "openai/gpt-4o", "api_base": "http://10.0.0.5/v1", "quality": 7},
+            "lan": {"model": "openai/mine", "api_base": "http://10.0.0.5/v1", "quality": 7, "local": True},
+            "toy": {"model": "embedded/smollm2-135m", "quality": 1},
+        },
+        tasks={"cli_analysis": listed},
+    )
+
+
+def verdicts(found: LLMConfig, call_model: str | None = None) -> dict[str, str | None]:
+    return {one.model.alias: one.excluded for one in select(found, call_model, found.task("cli_analysis"))}
+
+
+def test_models_come_in_the_listed_order_with_their_provider() -> None:
+    """Nothing is sorted here, and each model brings its provider's row."""
+    found = config()
+    chosen = select(found, None, found.task("cli_analysis"))
+    assert [(one.model.alias, one.provider.name) for one in chosen] == [
+        ("sonnet", "anthropic"),
+        ("qwen", "ollama"),
+        ("toy", "embedded"),
+    ]
+    assert [one.excluded for one in chosen] == [None, None, None]
+
+
+def test_a_task_may_list_a_model_outright() -> None:
+    """`provider/model` needs no alias."""
+    assert verdicts(config(models=["openai/gpt-4o"])) == {"openai/gpt-4o": None}
+
+
+def test_too_weak_is_excluded_with_both_numbers() -> None:
+    """min_quality keeps a model out for good, and says what it has and what is wanted."""
+    excluded = verdicts(config(min_quality=5))
+    assert excluded["sonnet"] is None
+    assert excluded["qwen"] is None
+    assert excluded["toy"] == "too weak: quality 1, and cli_analysis wants at least 5"
+
+
+def test_a_private_task_stays_on_this_machine() -> None:
+    """Only local models may see its text: no cloud, no cloud tag, no LAN host but one that is declared local."""
+    excluded = verdicts(config(private=True, models=["sonnet", "qwen", "cloudy", "proxy", "lan", "toy"]))
+    assert [alias for alias, reason in excluded.items() if reason is None] == ["qwen", "lan", "toy"]
+    assert excluded["sonnet"] == (
+        "not private: cli_analysis may not leave this machine, and anthropic/claude-sonnet-5-5 is not local"
+    )
+
+
+def test_naming_a_model_overrides_the_list_and_min_quality() -> None:
+    """`model=` is the only candidate, listed or not, weak or not."""
+    assert verdicts(config(min_quality=9), "toy") == {"toy": None}
+    assert verdicts(config(), "openai/gpt-4o") == {"openai/gpt-4o": None}
+
+
+def test_naming_a_model_never_overrides_private() -> None:
+    """What may not leave the machine does not, whoever asks."""
+    assert "not private" in (verdicts(config(private=True), "sonnet")["sonnet"] or "")
+
+
+def test_an_unknown_name_is_an_error_with_the_closest() -> None:
+    """A typo in `model=` names the alias that was meant."""
+    found = config()
+    with pytest.raises(ConfigError, match=r"did you mean .?sonnet"):
+        select(found, "sonet", found.task("cli_analysis"))
+
+
+def test_the_environment_puts_one_model_before_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TESTRONAUT_LLM_MODEL chooses for every task of a run, as if named outright; private still holds."""
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "toy")
+    assert verdicts(config(min_quality=5)) == {"toy": None}
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "sonnet")
+    assert "not private" in (verdicts(config(private=True))["sonnet"] or "")
