@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from attempts import attempt, chat, target
 from ollama_cassettes import recording
 
 from testronaut_llm.errors import (
@@ -24,16 +23,11 @@ from testronaut_llm.errors import (
     ModelNotFoundError,
     ServerError,
 )
-from testronaut_llm.exchange import Exchange
-from testronaut_llm.gateway import Gateway
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.output_schema import WireSchema
-from testronaut_llm.provider_registry import provider_of
-from testronaut_llm.records import Message, Usage
+from testronaut_llm.records import Usage
 from testronaut_llm.testing.cassettes import Cassette
 
-DEAD = "http://127.0.0.1:9"
 IMAGES = "messages.*.images"  # LiteLLM adds an empty list
 OURS = ("options.num_ctx", "truncate", IMAGES)
 LITELLM = ("options.num_ctx", "truncate")
@@ -81,13 +75,6 @@ FAILURES = [
 ]
 
 
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(lambda text: text)
-    yield gateway
-    gateway.close()
-
-
 def _recorded(cassette: Cassette) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The request and the lines of the response."""
     request, response = cassette.data[0]
@@ -95,46 +82,33 @@ def _recorded(cassette: Cassette) -> tuple[dict[str, Any], list[dict[str, Any]]]
     return json.loads(request.body), [json.loads(line) for line in lines]
 
 
-def _target(body: dict[str, Any]) -> Target:
-    think = body.get("think")
-    level: Any = {None: None, False: "off", True: "high"}.get(think, think)
-    model = ModelConfig(alias="m", model=f"ollama/{body['model']}", api_base=DEAD, reasoning=level)
-    return Target(model=model, provider=provider_of(model), api_base=DEAD)
-
-
 def _ours(body: dict[str, Any]) -> Request:
     """The request that asks for the same."""
-    options = body.get("options", {})
-    schema = body.get("format")
-    return Request(
-        target=_target(body),
-        messages=tuple(Message(role=m["role"], content=m["content"]) for m in body["messages"]),
+    options, schema = body.get("options", {}), body.get("format")
+    return chat(
+        _where(body),
+        *((turn["role"], turn["content"]) for turn in body["messages"]),
         max_tokens=options.get("num_predict", 80),
-        timeout=10,
         temperature=options.get("temperature"),
         seed=options.get("seed"),
         stop=tuple(options.get("stop", ())),
-        schema=WireSchema(schema=schema, name="answer", instructions="", wrapped=False) if schema else None,
+        schema=schema and WireSchema(schema=schema, name="answer", instructions="", wrapped=False),
         num_ctx=options.get("num_ctx", 2048),
         stream=body["stream"],
     )
 
 
-async def _attempt(gateway: Gateway, request: Request, *, asynchronous: bool) -> tuple[list[str], Reply]:
-    if asynchronous:
-        parts: list[Any] = [part async for part in gateway.asend(request, Exchange())]
-        await gateway.aclose()
-    else:
-        parts = list(gateway.send(request, Exchange()))
-    return parts[:-1], parts[-1]
+def _where(body: dict[str, Any]) -> Target:
+    level = {None: None, False: "off", True: "high"}[body.get("think")]
+    return target(f"ollama/{body['model']}", key=None, reasoning=level, dimensions=body.get("dimensions"))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("_", ANSWERS + STREAMS)
-async def test_a_recorded_answer_is_ours(gateway: Gateway, cassette: Cassette, asynchronous: bool, _: None) -> None:
+async def test_a_recorded_answer_is_ours(cassette: Cassette, asynchronous: bool, _: None) -> None:
     """Text, finish and usage are those of the wire; a stream hands out the same text in pieces."""
     body, lines = _recorded(cassette)
-    pieces, reply = await _attempt(gateway, _ours(body), asynchronous=asynchronous)
+    pieces, reply = await attempt(_ours(body), asynchronous=asynchronous)
     assert reply.error is None
     said = "".join(line["message"]["content"] for line in lines)
     assert reply.text.strip() == re.sub("<think>.*?</think>", "", said, flags=re.DOTALL).strip()
@@ -146,30 +120,28 @@ async def test_a_recorded_answer_is_ours(gateway: Gateway, cassette: Cassette, a
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", FAILURES)
-async def test_a_recorded_failure_is_ours(
-    gateway: Gateway, cassette: Cassette, asynchronous: bool, kind: type[LLMError]
-) -> None:
+async def test_a_recorded_failure_is_ours(cassette: Cassette, asynchronous: bool, kind: type[LLMError]) -> None:
     """Each failure of the real server has its class; text that came before it is kept, and no finish is made up."""
     body, lines = _recorded(cassette)
-    _, reply = await _attempt(gateway, _ours(body), asynchronous=asynchronous)
+    _, reply = await attempt(_ours(body), asynchronous=asynchronous)
     assert type(reply.error) is kind
     assert reply.finish_reason is None
     assert reply.text == "".join(line["message"]["content"] for line in lines if "message" in line)
 
 
 @pytest.mark.cassette("ollama/think-length-no-content", ignored=(*OURS, THINK))
-async def test_a_cap_spent_on_thinking_leaves_no_text(gateway: Gateway, cassette: Cassette) -> None:
+async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> None:
     """When the whole cap went into thinking the finish says so, and there is no text to mistake for an answer."""
     body, _ = _recorded(cassette)
-    _, reply = await _attempt(gateway, _ours(body), asynchronous=False)
+    _, reply = await attempt(_ours(body), asynchronous=False)
     assert (reply.text, reply.finish_reason) == ("", "length")
 
 
 @pytest.mark.cassette("ollama/chat-too-long-cut-silently", ignored=OURS)
-async def test_a_prompt_that_was_cut_shows_in_the_usage(gateway: Gateway, cassette: Cassette) -> None:
+async def test_a_prompt_that_was_cut_shows_in_the_usage(cassette: Cassette) -> None:
     """A server that cuts the prompt says 200; the prompt tokens that it read give it away."""
     body, _ = _recorded(cassette)
-    _, reply = await _attempt(gateway, _ours(body), asynchronous=False)
+    _, reply = await attempt(_ours(body), asynchronous=False)
     assert reply.usage is not None
     assert reply.usage.prompt_tokens == 258
     assert len(body["messages"][0]["content"]) > 10_000
@@ -191,21 +163,13 @@ EMBEDDINGS = [
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 async def test_recorded_embeddings_are_ours(
-    gateway: Gateway, cassette: Cassette, asynchronous: bool, kind: type[LLMError] | None
+    cassette: Cassette, asynchronous: bool, kind: type[LLMError] | None
 ) -> None:
     """One vector a text with the prompt's tokens, or the failure; a text without a vector is a failure too."""
     body, lines = _recorded(cassette)
     texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-    target = _target(body | {"think": None})
-    if "dimensions" in body:
-        target = replace(target, model=target.model.model_copy(update={"dimensions": body["dimensions"]}))
-    request = EmbedRequest(target=target, texts=tuple(texts), timeout=10)
-    if asynchronous:
-        [reply] = [part async for part in gateway.aembed(request, Exchange())]
-        await gateway.aclose()
-    else:
-        [reply] = gateway.embed(request, Exchange())
-    assert isinstance(reply, Reply)
+    request = EmbedRequest(target=_where(body), texts=tuple(texts), timeout=10)
+    _, reply = await attempt(request, asynchronous=asynchronous)
     assert type(reply.error) is (kind or type(None))
     if kind is None:
         assert [list(vector) for vector in reply.vectors] == lines[0]["embeddings"]

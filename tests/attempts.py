@@ -1,0 +1,52 @@
+"""One attempt through the gateway, sync or async, for tests of what goes over a wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import SecretStr
+
+from testronaut_llm.exchange import Exchange
+from testronaut_llm.gateway import Gateway
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.provider_registry import api_base_of, api_version_of, provider_of
+from testronaut_llm.records import Message
+
+DEAD = "http://127.0.0.1:9"
+"""Nothing listens there: an answer can only come out of a cassette."""
+
+
+def target(model: str, *, api_base: str = DEAD, key: str | None = "a-key", **fields: Any) -> Target:
+    """Where to ask; `fields` are those of a model in `llm.yaml`."""
+    config = ModelConfig(alias="m", model=model, api_base=api_base, **fields)
+    provider = provider_of(config)
+    return Target(
+        model=config,
+        provider=provider,
+        api_base=api_base_of(config, provider),
+        api_version=api_version_of(config, provider),
+        key=SecretStr(key) if key else None,
+    )
+
+
+def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request:
+    """A request of some turns, `(role, text)` or a user's text; `fields` are those of `Request`."""
+    pairs = [("user", turn) if isinstance(turn, str) else turn for turn in turns]
+    messages = tuple(Message(role=role, content=text) for role, text in pairs)  # type: ignore[arg-type]
+    return Request(target=where, messages=messages, **{"max_tokens": 80, "timeout": 10.0, **fields})
+
+
+async def attempt(request: Request | EmbedRequest, *, asynchronous: bool) -> tuple[list[str], Reply]:
+    """The pieces of a stream, and the reply."""
+    gateway, exchange = Gateway(lambda text: text), Exchange()
+    if isinstance(request, Request):
+        sync, asyn = gateway.send, gateway.asend
+    else:
+        sync, asyn = gateway.embed, gateway.aembed  # type: ignore[assignment]
+    if asynchronous:
+        parts: list[Any] = [part async for part in asyn(request, exchange)]
+    else:
+        parts = list(sync(request, exchange))
+    await gateway.aclose()
+    return parts[:-1], parts[-1]
