@@ -215,6 +215,11 @@ class Engine:
 
         return make
 
+    def not_taken(self, model: ModelConfig) -> tuple[str, ...]:
+        """Which settings a model does not take at all."""
+        target = Target(model=model, provider=provider_of(model), api_base=None)
+        return self.gateway.dropped_params(target, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
+
     def _dropped(self, call: Call, one: Selected) -> tuple[str, ...]:
         provider = one.provider
         target = Target(model=one.model, provider=provider, api_base=None)

@@ -213,6 +213,22 @@ class LLMManager:
         call = build_call(settings, prompt or "?", model=model, schema=schema)
         return self._engine.route(config, settings, call, self._engine.selected(config, settings, model), dry=True)
 
+    def dropped_params(self, model: str) -> tuple[str, ...]:
+        """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take and is asked without.
+
+        Raises:
+            ConfigError: the model is unknown.
+        """
+        return self._engine.not_taken(self.config.model(model))
+
+    def is_embedding(self, model: str) -> bool:
+        """Does the model make vectors instead of text, as far as the tables know?
+
+        Raises:
+            ConfigError: the model is unknown.
+        """
+        return self._engine.prices.facts(self.config.model(model)).mode == "embedding"
+
     def close(self) -> None:
         """Closes connections and ends embedded models."""
         self._engine.close()

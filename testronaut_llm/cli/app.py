@@ -1,0 +1,44 @@
+"""The application: its commands in the order that a newcomer needs them, and how errors leave it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from testronaut_llm.cli import ask, check, config, demo, models, prices, route, setup
+from testronaut_llm.cli.screen import USAGE, exit_code, say_error
+from testronaut_llm.errors import LLMError
+
+EPILOG = (
+    "Exit codes: 0 answer, 1 models failed, 2 wrong usage or configuration, 3 budget.  "
+    "Results go to stdout, all else to stderr."
+)
+
+app = typer.Typer(
+    name="testronaut-llm",
+    help="Ask language models by task. One file, llm.yaml, says which model does which task.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (setup, ask, route, check, demo, models, config, prices):
+    module.register(app)
+
+
+def main() -> None:
+    """Runs the command line; every error of ours is one message and an exit code."""
+    try:
+        app()
+    except LLMError as error:
+        say_error(error)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except UnicodeError as error:
+        say_error(LLMError(f"the input is no UTF-8 text: {error}"))
+        sys.exit(USAGE)

@@ -1,0 +1,95 @@
+"""`run`: a task and a prompt in, the answer out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.errors import ConfigError, InvalidRequestError
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("run")(run)
+
+
+def run(
+    task: Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")],
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="JSON Schema file that the answer has to obey.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model, whatever the route.")] = None,
+    system: Annotated[str | None, typer.Option(help="System text, in place of the task's.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    max_cost: Annotated[str | None, typer.Option(help="Most that the call may cost, in USD.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it comes.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Ask a task, and print the answer.
+
+    Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
+    """
+    from testronaut_llm.llm_manager import LLMManager
+
+    text = _prompt(prompt, file)
+    options: dict[str, Any] = {
+        "system": system,
+        "schema": _schema(schema),
+        "model": model,
+        "max_tokens": max_tokens,
+        "max_cost": max_cost,
+        "cache": "off" if no_cache else None,
+    }
+    with LLMManager(config) as llm:
+        if stream:
+            with llm.stream(task, text, **options) as pieces:
+                for one in pieces:
+                    if not as_json:
+                        screen.piece(one)
+                answer = pieces.answer
+        else:
+            answer = llm.complete(task, text, **options)
+    if as_json:
+        screen.out_json(answer)
+    elif stream:
+        screen.out("")
+    else:
+        screen.out(answer.text)
+    cost = "cost unknown" if answer.cost is None else f"${answer.cost:f}" if answer.cost else "free"
+    tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
+    screen.note(f"{answer.model} ({answer.provider_model}): {tokens}, {cost}, {answer.latency:.1f} s")
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if (prompt is None) == (file is None):
+        raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
+    if file is not None:
+        return _read(file)
+    return sys.stdin.read() if prompt == "-" else str(prompt)
+
+
+def _schema(file: Path | None) -> Any:
+    if file is None:
+        return None
+    try:
+        schema = json.loads(_read(file))
+    except ValueError as error:
+        raise ConfigError(f"{file} is no JSON: {error}", file=str(file)) from None
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{file} holds {type(schema).__name__}; expected a JSON Schema object", file=str(file))
+    return schema
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}", file=str(file)) from None

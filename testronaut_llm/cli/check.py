@@ -1,0 +1,104 @@
+"""`check`: is the file valid, which keys are there, which servers answer?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.errors import LLMError, OutputTruncatedError
+
+if TYPE_CHECKING:
+    from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.model_config import LLMConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """One model as `check` finds it."""
+
+    alias: str
+    model: str
+    ready: bool
+    local: bool
+    note: str
+    mend: str
+    dropped_params: tuple[str, ...]
+    live: str | None = None
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("check")(check)
+
+
+def check(
+    live: Annotated[bool, typer.Option("--live", help="Send one token to each ready model; this costs money.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Check llm.yaml: is it valid, which keys are there, which servers answer. Sends no prompt without --live."""
+    from testronaut_llm.llm_manager import LLMManager
+
+    with LLMManager(config) as llm:
+        settings = llm.config
+        reports = [_report(llm, settings, alias, live=live) for alias in _aliases(settings)]
+    tasks = {name: any(r.ready for r in reports if r.alias in task.models) for name, task in settings.tasks.items()}
+    if as_json:
+        screen.out_json({"file": settings.path, "trusted": settings.trusted, "models": reports, "tasks": tasks})
+    else:
+        screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
+        columns = ("model", "is", "ready", "note", "does not take", *(("live",) if live else ()))
+        screen.table("models", columns, ((*_row(one), *((one.live or "-",) if live else ())) for one in reports))
+        for name, ready in tasks.items():
+            if not ready:
+                screen.note(f"task {name}: no model is ready")
+    if any(one.live not in (None, "answers") for one in reports):
+        raise typer.Exit(screen.FAILED)
+    if not all(tasks.values()):
+        raise typer.Exit(screen.USAGE)
+
+
+def _aliases(settings: LLMConfig) -> list[str]:
+    direct = [name for task in settings.tasks.values() for name in task.models if name not in settings.models]
+    return [*settings.models, *dict.fromkeys(direct)]
+
+
+def _report(llm: LLMManager, settings: LLMConfig, alias: str, *, live: bool) -> ModelReport:
+    from testronaut_llm.provider_registry import is_local, readiness
+
+    model = settings.model(alias)
+    found = readiness(model, trusted=settings.trusted)
+    taken = llm.dropped_params(alias) if found.ready else ()
+    return ModelReport(
+        alias=alias,
+        model=model.model,
+        ready=found.ready,
+        local=is_local(model),
+        note=found.missing or getattr(found, "note", ""),
+        mend=found.mend,
+        dropped_params=taken,
+        live=_ask(llm, alias) if live and found.ready else None,
+    )
+
+
+def _ask(llm: LLMManager, alias: str) -> str:
+    task = next(iter(llm.config.tasks))
+    try:
+        if llm.is_embedding(alias):
+            llm.embed(task, "hi", model=alias, cache="off")
+        else:
+            llm.complete(task, "Say hi.", model=alias, max_tokens=1, cache="off", deadline=60)
+    except OutputTruncatedError:
+        return "answers"  # it was asked for one token
+    except LLMError as error:
+        return f"{error.code}: {error}"
+    return "answers"
+
+
+def _row(one: ModelReport) -> tuple[str, ...]:
+    note = f"{one.note}; {one.mend}" if one.mend else one.note
+    return one.alias, one.model, "yes" if one.ready else "no", note, ", ".join(one.dropped_params) or "-"

@@ -1,0 +1,16 @@
+"""Options that several commands share, worded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The llm.yaml to use (default: TESTRONAUT_LLM_CONFIG, the nearest upwards, the user's)."
+    ),
+]

@@ -1,0 +1,49 @@
+"""`prices`: what a model costs and who says so; a newer table when asked."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.options import AsJson, ConfigFile
+
+group = typer.Typer(no_args_is_help=True, help="Show prices and refresh the table.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.add_typer(group, name="prices")
+
+
+@group.command("show")
+def show(
+    model: Annotated[str, typer.Argument(help="An alias, or provider/model.")],
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what a model costs, in USD per million tokens, and where that is from."""
+    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.errors import ConfigError
+    from testronaut_llm.prices import PriceTable
+
+    found = ConfigSource.find(config).current().model(model)
+    table = PriceTable.load()
+    price, facts = table.price(found), table.facts(found)
+    if price is None:
+        raise ConfigError(f"{found.model} has no known price; add to its row in llm.yaml: {table.mend(found)}")
+    if as_json:
+        screen.out_json({"model": found.model, "price": price, "facts": facts})
+        return
+    rows = [(name, str(value)) for name, value in screen.plain(price).items() if value is not None]
+    rows += [(name, str(value)) for name, value in screen.plain(facts).items() if value is not None]
+    screen.table(found.model, ("what", "value"), rows)
+
+
+@group.command("update")
+def update(source: Annotated[str, typer.Argument(help="A file or an https URL in LiteLLM's format.")]) -> None:
+    """Take a newer price table; the one before is kept beside it."""
+    from testronaut_llm.price_update import update_prices
+
+    screen.note(str(update_prices(source)))

