@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from testronaut_llm.price_rows import ModelFacts, Price
 from testronaut_llm.provider_registry import Readiness, is_local
 from testronaut_llm.records import Candidate, Message, Usage
 
 if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.prices import PriceTable
     from testronaut_llm.task_router import Selected
     from testronaut_llm.token_counter import TokenCounter
@@ -90,53 +91,43 @@ def weigh(
         selected: from the task router.
         readiness: by alias, of those that are not excluded.
         task: its name, for the answer's expected length.
-        messages: the whole prompt, system text included.
+        messages: the whole prompt with its system text, or the texts to embed.
         max_tokens: the longest answer.
         prices: price table.
         counter: token counter.
         schema_texts: by alias, the JSON Schema as it goes on that model's wire.
         dropped_params: by alias, what that model does not take.
-        count_all: count tokens for models that are not ready or excluded too (a dry run wants to
-            see them; a call does not wait for a vocabulary it will not need).
-        embedding: are the messages texts to embed, each for itself?
+        count_all: count for models that cannot be asked, too. A dry run wants to see that; a call
+            does not wait for a vocabulary that it will not need.
+        embedding: is each message a text to embed?
     """
-    known = Readiness(ready=True, missing="", mend="")
-    return tuple(
-        _weighed(
-            Option(
-                selected=one,
-                local=is_local(one.model),
-                ready=readiness.get(one.model.alias, known),
-                facts=prices.facts(one.model),
-                price=prices.price(one.model),
-                price_mend=prices.mend(one.model),
-                bound=counter.upper_bound(messages, (schema_texts or {}).get(one.model.alias, "")),
-                dropped_params=(dropped_params or {}).get(one.model.alias, ()),
-            ),
-            _Prompt(task, messages, max_tokens, (schema_texts or {}).get(one.model.alias, ""), embedding),
-            counter,
-            count_all,
-        )
-        for one in selected
+    ready = Readiness(ready=True, missing="", mend="")
+    options = []
+    for one in selected:
+        alias, schema = one.model.alias, (schema_texts or {}).get(one.model.alias, "")
+        option = _uncounted(one, readiness.get(alias, ready), prices, (dropped_params or {}).get(alias, ()))
+        option = replace(option, bound=counter.upper_bound(messages, schema))
+        if count_all or (one.excluded is None and option.ready.ready):
+            tokens = counter.estimate(one.model, messages, schema, embedding=embedding)
+            longest = _longest(one.model, messages, counter) if embedding else tokens
+            answer = 0 if embedding else counter.answer_length(task, one.model, max_tokens)
+            option = replace(option, tokens=tokens, cautious=counter.cautious(one.model, longest), answer=answer)
+        options.append(option)
+    return tuple(options)
+
+
+def _uncounted(one: Selected, ready: Readiness, prices: PriceTable, dropped_params: tuple[str, ...]) -> Option:
+    return Option(
+        selected=one,
+        local=is_local(one.model),
+        ready=ready,
+        facts=prices.facts(one.model),
+        price=prices.price(one.model),
+        price_mend=prices.mend(one.model),
+        dropped_params=dropped_params,
     )
 
 
-class _Prompt(NamedTuple):
-    task: str
-    messages: Sequence[Message]
-    max_tokens: int
-    schema: str
-    embedding: bool
-
-
-def _weighed(option: Option, prompt: _Prompt, counter: TokenCounter, count_all: bool) -> Option:
-    """With its tokens counted, where that is wanted."""
-    model = option.selected.model
-    if not count_all and (option.selected.excluded is not None or not option.ready.ready):
-        return option
-    tokens = counter.estimate(model, prompt.messages, prompt.schema, embedding=prompt.embedding)
-    if prompt.embedding:  # a window holds one text at a time, and nothing is answered
-        longest = max((counter.text_length(model, text.content) for text in prompt.messages), default=0)
-        return replace(option, tokens=tokens, cautious=counter.cautious(model, longest))
-    answer = counter.answer_length(prompt.task, model, prompt.max_tokens)
-    return replace(option, tokens=tokens, cautious=counter.cautious(model, tokens), answer=answer)
+def _longest(model: ModelConfig, texts: Sequence[Message], counter: TokenCounter) -> int:
+    """Tokens of the longest text to embed: a window holds one at a time."""
+    return max((counter.text_length(model, text.content) for text in texts), default=0)
