@@ -183,6 +183,12 @@ def test_a_command_prints_the_key(tmp_path: Path) -> None:
     assert readiness(model).note == "key from api_key_command"
 
 
+def test_what_a_command_says_aside_is_no_part_of_the_key(tmp_path: Path) -> None:
+    """A warning on its error output does not spoil the key."""
+    code = f"import sys; print('a warning', file=sys.stderr); print({CANARY!r})"
+    assert key_of(a_model(api_key_command=command_that(tmp_path, code))) == CANARY
+
+
 def test_a_command_is_no_shell_line(tmp_path: Path) -> None:
     """What a shell would expand is passed on as it is."""
     echo = command_that(tmp_path, "import sys; print('+'.join(sys.argv[1:]))")

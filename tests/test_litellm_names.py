@@ -64,36 +64,44 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
+EMBEDDERS = known.OPENAI_CLIENT_FOR_EMBEDDINGS | {
+    "dashscope", "databricks", "gemini", "hosted_vllm", "llamafile", "lm_studio", "openrouter", "ovhcloud",
+    "perplexity", "sambanova", "vercel_ai_gateway", "volcengine", "voyage",
+}  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
-def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: NetworkGuard) -> None:
+@pytest.mark.parametrize("embedding", [False, True], ids=["chat", "embedding"])
+def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: NetworkGuard, embedding: bool) -> None:
     """Each provider's request leaves through the client it is given, and none opens another connection."""
+    import openai
+
     requests: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         requests.append(str(request.url))
         return httpx.Response(418, json={"error": {"message": "a teapot"}})
 
-    import openai
-
     http = httpx.Client(transport=httpx.MockTransport(answer))
-    base = "http://127.0.0.1:9/v1"
-    handler = importlib.import_module("litellm.llms.custom_httpx.http_handler").HTTPHandler(client=http)
-    clients = {"openai": openai.OpenAI(api_key="k", base_url=base, http_client=http, max_retries=0), "handler": handler}
+    common = {"api_base": "http://127.0.0.1:9/v1", "api_key": "k", "max_retries": 0, "timeout": 5}
+    clients = {
+        "openai": openai.OpenAI(api_key="k", base_url=common["api_base"], http_client=http, max_retries=0),
+        "handler": importlib.import_module("litellm.llms.custom_httpx.http_handler").HTTPHandler(client=http),
+    }
     strays = []
-    for name in sorted({*known.OPENAI_CLIENT, *known.HANDLER_CLIENT} - NOT_TRIED):
+    for name in sorted(EMBEDDERS if embedding else {*known.OPENAI_CLIENT, *known.HANDLER_CLIENT} - NOT_TRIED):
         litellm.model_cost.setdefault(f"{name}/m", {"litellm_provider": name, "mode": "chat"})  # or Ollama is asked
+        row = default_row(name)
         requests.clear()
         before = len(network.connects) + len(network.blocked)
+        kind = (embedding and row.embedding_client) or row.client
+        ask, question = (
+            (litellm.embedding, {"input": ["hi"]})
+            if embedding
+            else (litellm.completion, {"messages": [{"role": "user", "content": "hi"}]})
+        )
         with pytest.raises(openai.OpenAIError):
-            litellm.completion(
-                model=f"{name}/m",
-                messages=[{"role": "user", "content": "hi"}],
-                client=clients[default_row(name).client],
-                api_key="k",
-                api_base=base,
-                max_retries=0,
-                timeout=5,
-            )
+            ask(model=f"{name}/m", client=clients[kind], **question, **common)
         if len(requests) != 1 or len(network.connects) + len(network.blocked) != before:
             strays.append((name, list(requests)))
     http.close()
