@@ -273,9 +273,9 @@ def test_cached_written_and_reasoning_tokens_have_their_own_rates() -> None:
 
 def test_usage_that_contradicts_itself_costs_no_negative_tokens() -> None:
     """More cached than sent, more reasoning than answered: nothing is subtracted below zero."""
-    rates = Rates.of({"input": Decimal(1), "output": Decimal(2), "cache_read": Decimal("0.1")})
+    rates = Rates.of({"input": Decimal(1), "output": Decimal(2), "cache_read": Decimal("0.1"), "reasoning": Decimal(4)})
     usage = Usage(prompt_tokens=10, cached_tokens=20, completion_tokens=5, reasoning_tokens=9)
-    assert rates.cost(usage) == (20 * Decimal("0.1") + 5 * 2) / 10**6
+    assert rates.cost(usage) == (20 * Decimal("0.1") + 5 * 4) / 10**6
 
 
 def test_a_long_prompt_moves_the_whole_call_into_the_dearer_tier() -> None:
