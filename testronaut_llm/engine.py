@@ -71,7 +71,14 @@ class Engine:
         return select(config, model, task)
 
     def route(
-        self, config: LLMConfig, task: TaskConfig, call: Call, selected: tuple[Selected, ...], *, dry: bool = False
+        self,
+        config: LLMConfig,
+        task: TaskConfig,
+        call: Call,
+        selected: tuple[Selected, ...],
+        *,
+        dry: bool = False,
+        embedding: bool = False,
     ) -> Route:
         """Which models to ask, in which order, and why.
 
@@ -93,11 +100,19 @@ class Engine:
             schema_texts={} if call.output is None else {one.model.alias: _schema_text(call, one) for one in selected},
             dropped_params={one.model.alias: self._dropped(call, one) for one in selected} if dry else None,
             count_all=dry,
+            embedding=embedding,
         )
-        return plan(task, options, max_tokens=call.max_tokens, money=self._money(call), schema=call.output is not None)
+        return plan(
+            task,
+            options,
+            max_tokens=0 if embedding else call.max_tokens,
+            money=self._money(call),
+            schema=call.output is not None,
+            strategy="as_listed" if embedding else None,
+        )
 
-    def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> Flow:
-        """The call as something to drive: an embedding of `texts`, or a chat without.
+    def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
+        """The route and the call as something to drive: an embedding of `texts`, or a chat without.
 
         Raises:
             LLMError: no candidate is left to be asked.
@@ -108,7 +123,7 @@ class Engine:
         selected = self.selected(config, task, call.model)
         if texts:
             selected = _one_vector_space(selected)
-        route = self.route(config, task, call, selected)
+        route = self.route(config, task, call, selected, embedding=bool(texts))
         if not route.kept:
             raise nothing_left(route)
         self.gateway.load()
@@ -132,10 +147,13 @@ class Engine:
             slow=lambda alias: models[alias].provider == "embedded" or models[alias].api_key_command is not None,
             on_attempt=self.telemetry.attempt,
         )
-        return flow_of(call, made)
+        return route, flow_of(call, made)
 
-    def accepted(self, call: Call, result: Result) -> Result:
+    def accepted(self, call: Call, result: Result, route: Route) -> Result:
         """Learns from an accepted result and tells telemetry."""
+        asked = next(one for one in route.candidates if one.alias == result.model)
+        if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
+            self.counter.observe(call.task, self.source.current().model(result.model), asked.est_tokens, result.usage)
         self.telemetry.answered(call, result)
         return result
 

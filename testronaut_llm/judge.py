@@ -13,7 +13,7 @@ from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.model_request import Reply
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import provider_of
-from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Message, Usage
+from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
 from testronaut_llm.token_counter import TokenCounter
 
 
@@ -112,11 +112,9 @@ class Judge:
             return None
         model = self.models[step.candidate.alias]
         prompt = step.candidate.est_tokens or 0
-        return Usage(prompt_tokens=prompt, completion_tokens=self._length(model, reply.text), estimated=True)
-
-    def _length(self, model: ModelConfig, text: str) -> int:
-        turn = Message(role="assistant", content=text)
-        return self.counter.estimate(model, (turn,), embedding=True) if text else 0
+        return Usage(
+            prompt_tokens=prompt, completion_tokens=self.counter.text_length(model, reply.text), estimated=True
+        )
 
     def _cost(self, step: Try, reply: Reply, usage: Usage | None) -> Decimal | None:
         refused = reply.error is not None and (reply.error.status or 0) >= 400

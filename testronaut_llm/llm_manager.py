@@ -251,20 +251,20 @@ class LLMManager:
     ) -> None:
         await self.aclose()
 
-    def _flow(self, given: dict[str, Any], *, stream: bool) -> tuple[Call, Flow]:
+    def _flow(self, given: dict[str, Any], *, stream: bool) -> tuple[Call, Route, Flow]:
         options = {name: value for name, value in given.items() if name not in ("self", "task", "prompt", "texts")}
         config = self.config
         settings = config.task(given["task"])
         texts = texts_to_embed(given["texts"]) if "texts" in given else ()
         call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
         try:
-            return call, self._engine.flow(config, settings, call, texts)
+            return call, *self._engine.flow(config, settings, call, texts)
         except LLMError as error:
             self._engine.telemetry.failed(call, error)
             raise
 
     def _pieces(self, given: dict[str, Any], *, stream: bool) -> Generator[str, None, Any]:
-        call, flow = self._flow(given, stream=stream)
+        call, route, flow = self._flow(given, stream=stream)
         from testronaut_llm.performers import drive
 
         try:
@@ -272,15 +272,15 @@ class LLMManager:
         except LLMError as error:
             self._engine.telemetry.failed(call, error)
             raise
-        return self._engine.accepted(call, result)
+        return self._engine.accepted(call, result, route)
 
     async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
-        call, flow = await asyncio.to_thread(self._flow, given, stream=stream)
+        call, route, flow = await asyncio.to_thread(self._flow, given, stream=stream)
         from testronaut_llm.performers import adrive
 
         try:
             async for piece in adrive(flow, self._engine.gateway):
-                yield piece if isinstance(piece, str) else self._engine.accepted(call, piece)
+                yield piece if isinstance(piece, str) else self._engine.accepted(call, piece, route)
         except LLMError as error:
             self._engine.telemetry.failed(call, error)
             raise

@@ -142,7 +142,8 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
 def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
     """Which of our errors it is: the body's codes, then the status, then (for a few) its words."""
     for code in complaint.codes:
-        if kind := _BY_CODE.get(code):
+        kind = _BY_CODE.get(code)
+        if kind and not (status in (401, 403) and kind is ModelNotFoundError):
             return kind
         if status in (400, 402, 403, 429) and _SPEND.search(code):
             return QuotaExceededError
@@ -151,7 +152,7 @@ def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
         if (known in statuses or not known) and words.search(complaint.words):
             return kind
     if not known:
-        found = (_WITHOUT_STATUS.get(code) for code in complaint.codes)
+        found = (_WITHOUT_STATUS.get(code) or _BY_STATUS.get(_as_status(code)) for code in complaint.codes)
         return next(filter(None, found), ServerError)
     if kind := _BY_STATUS.get(known):
         return kind
@@ -182,6 +183,10 @@ def redirect(status: int, location: str) -> BadResponseError:
         "set `api_base` to the address that answers",
         status=status,
     )
+
+
+def _as_status(code: str) -> int:
+    return int(code) if code.isdigit() and len(code) == 3 else 0
 
 
 def _codes(error: dict[str, Any]) -> tuple[str, ...]:

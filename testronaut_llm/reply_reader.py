@@ -166,9 +166,9 @@ class ReplyReader:
         if self._finish == "content_filter" or self._refusal:
             return ContentFilteredError(f"the answer was withheld: {self._refusal or 'finish reason content_filter'}")
         if not evidence.finish:
-            if evidence.documents == 0:
-                return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-            return ConnectionFailedError("the answer broke off: it ended without a finish reason")
+            if isinstance(self._request, Request) and self._request.stream and evidence.documents:
+                return ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
+            return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         if text.strip() or self._finish == "length":
             return None
         if self._called:

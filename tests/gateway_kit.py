@@ -1,0 +1,70 @@
+"""One attempt at the fault server through the gateway, in each wire and mode."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from pydantic import SecretStr
+
+from testronaut_llm.exchange import Exchange
+from testronaut_llm.gateway import Gateway
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.records import Message
+
+KEY = "sk-canary-0123456789abcdefghijklmn"
+WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama")
+MODES = ("sync", "async", "stream", "astream")
+_MODELS = {
+    "openai": "openai/gpt-4o-mini",
+    "azure": "azure/my-deployment",
+    "azure v1": "azure/my-deployment",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "ollama": "ollama/qwen3:8b",
+}
+_VERSIONS = {"azure": "2024-10-21", "azure v1": "v1"}
+
+
+def target(wire: str, url: str, **fields: Any) -> Target:
+    """The target of a wire at a server."""
+    model = ModelConfig(alias="m", model=fields.pop("model", _MODELS[wire]), **fields)
+    base = f"{url}/v1" if wire == "openai" else url
+    version = _VERSIONS.get(wire)
+    return Target(
+        model=model, provider=provider_of(model), api_base=base, api_version=version, key=SecretStr(KEY)
+    )
+
+
+def request(to: Target, **fields: Any) -> Request:
+    """A short chat request."""
+    plain = Request(
+        target=to,
+        messages=(Message(role="user", content="Say hello."),),
+        max_tokens=50,
+        timeout=5.0,
+        temperature=0.0,
+        num_ctx=4096 if to.provider.wire == "ollama" else None,
+    )
+    return replace(plain, **fields)
+
+
+def attempt(gateway: Gateway, asked: Request | EmbedRequest, mode: str) -> tuple[str, Reply]:
+    """One attempt; the pieces that were handed out, and the Reply."""
+    if isinstance(asked, Request):
+        asked = replace(asked, stream=mode in ("stream", "astream"))
+    if mode in ("sync", "stream"):
+        send = gateway.embed if isinstance(asked, EmbedRequest) else gateway.send
+        results: list[Any] = list(send(asked, Exchange()))  # type: ignore[arg-type]
+    else:
+        results = asyncio.run(_collected(gateway, asked))
+    return "".join(results[:-1]), results[-1]
+
+
+async def _collected(gateway: Gateway, asked: Request | EmbedRequest) -> list[Any]:
+    asend = gateway.aembed if isinstance(asked, EmbedRequest) else gateway.asend
+    results = [one async for one in asend(asked, Exchange())]  # type: ignore[arg-type]
+    await gateway.aclose()
+    return results
