@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.schema_dialects import Dialect, may_keep
 from testronaut_llm.schema_document import resolve
 from testronaut_llm.schema_flatten import NOTES, Flat, flatten
 from testronaut_llm.schema_nodes import Choice, Entries, Items, Link, Node, Record, Text, kind_of
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 _BOUNDS = {
     "string": ("minLength", "maxLength", "pattern", "format", "contentEncoding", "contentMediaType"),
@@ -135,12 +139,16 @@ class Places:
             return self._any({"anyOf": schemas}, notes, path)
         return Choice(options=tuple(options), notes=notes)
 
+    @cached_property
+    def _validator(self) -> Draft202012Validator:
+        from jsonschema import Draft202012Validator
+
+        return Draft202012Validator(self._document)
+
     def _judge(self, schema: Any) -> Callable[[Any], bool]:
         def accepts(value: Any) -> bool:
-            from jsonschema import Draft202012Validator
-
             try:
-                return Draft202012Validator(self._document).evolve(schema=schema).is_valid(value)
+                return bool(self._validator.evolve(schema=schema).is_valid(value))
             except re.error:  # a pattern of pydantic's, whose regular expressions know more than Python's
                 return True
 
@@ -186,7 +194,7 @@ class Places:
         closes = others is False and not free
         typed = bool(free) and all(isinstance(sub, dict) and sub for sub in free)
         if self._dialect.closed and not closes:
-            if not declared:
+            if not flat.get("properties"):
                 return self._map(flat, free if typed and others is not None else [], notes, path)
             if typed:
                 return self._any({k: v for k, v in flat.items() if k not in NOTES}, notes, path)
@@ -205,6 +213,7 @@ class Places:
     def _map(self, flat: Flat, free: list[Any], notes: dict[str, Any], path: str) -> Node:
         if not free:
             return self._any({k: v for k, v in flat.items() if k not in NOTES}, notes, path)
+        self._bounds(flat, ("required",), path)
         return Entries(value=self.place({"anyOf": free}, f"{path}.*".lstrip(".")), notes=notes)
 
     def _bounds(self, flat: Flat, keywords: tuple[str, ...], path: str) -> dict[str, Any]:

@@ -1,0 +1,355 @@
+"""One schema, four kinds of wire, the same value."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+from fixtures_local import post
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel, Field, ValidationError
+from schema_instances import answers
+from schema_table import INTEGER, NULL, STRING, TABLE, Case, Command, Option, Run, Verdict, obj
+from wire_rules import faults
+
+from testronaut_llm.errors import ConfigError, OutputInvalidError
+from testronaut_llm.local.local_provider import Endpoint
+from testronaut_llm.output_schema import OutputSchema
+
+WIRES = ("strict", "anthropic", "free")
+DIALECTS = (*WIRES, "none")
+SCHEMAS = {name: OutputSchema.of(schema) for name, (schema, _, _) in TABLE.items()}
+
+
+def instance(schema: OutputSchema, value: Any) -> Any:
+    """The value in the caller's form: an instance where the schema is a class."""
+    return value if schema._adapter is None else schema._adapter.validate_python(value)
+
+
+def agree(sent: Any, back: Any) -> bool:
+    """Equal, but for what a wire cannot leave out: an optional field that may be null comes back as null."""
+    if isinstance(sent, dict) and isinstance(back, dict):
+        added = back.keys() - sent.keys()
+        return all(back[name] is None for name in added) and all(
+            name in back and agree(value, back[name]) for name, value in sent.items()
+        )
+    if isinstance(sent, list) and isinstance(back, list):
+        return len(sent) == len(back) and all(map(agree, sent, back))
+    return type(sent) is type(back) and bool(sent == back)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_wire_gets_only_what_it_takes(name: str) -> None:
+    """The schema that is sent breaks none of the rules its provider documents, and is a valid schema."""
+    for dialect in WIRES:
+        wire = SCHEMAS[name].wire(dialect)
+        assert wire.schema is not None
+        Draft202012Validator.check_schema(wire.schema)
+        assert faults(dialect, wire.schema) == [], dialect
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_an_answer_survives_the_way_out_and_back(name: str) -> None:
+    """What the caller's schema admits can be said on the wire, obeys its schema, and comes back as it was."""
+    for dialect in DIALECTS:
+        for value in TABLE[name][1]:
+            survives(SCHEMAS[name], value, dialect)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_an_answer_in_the_callers_own_form_is_understood(name: str) -> None:
+    """A server that does not enforce the wire's form may answer plainly, inside the wrapper where one was asked for."""
+    schema = SCHEMAS[name]
+    for dialect in DIALECTS:
+        for value in TABLE[name][1]:
+            plain = {"result": value} if schema.wire(dialect).wrapped else value
+            back = schema.read(json.dumps(plain), dialect)
+            assert agree(value, back) if schema._adapter is None else back == instance(schema, value), dialect
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_callers_schema_judges_every_answer(name: str) -> None:
+    """A wrong answer is refused with its text, though the wire could not forbid it."""
+    schema = SCHEMAS[name]
+    for dialect in DIALECTS:
+        for value in TABLE[name][2]:
+            text = json.dumps({"result": value} if schema.wire(dialect).wrapped else value)
+            with pytest.raises(OutputInvalidError) as caught:
+                schema.read(text, dialect)
+            assert caught.value.text == text
+
+
+QUICK = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@QUICK
+@given(data=st.data())
+def test_any_answer_survives(name: str, data: st.DataObject) -> None:
+    """Every instance of the caller's schema survives the way out and back, behind every wire."""
+    schema = SCHEMAS[name]
+    value = data.draw(answers(schema.json_schema))
+    try:
+        instance(schema, value)
+    except ValidationError:  # a date, a time: what no keyword of the schema says
+        reject()
+    for dialect in DIALECTS:
+        survives(schema, value, dialect)
+
+
+def survives(schema: OutputSchema, value: Any, dialect: str) -> None:
+    sent = instance(schema, value)
+    text = schema.write(sent, dialect)
+    if (wire := schema.wire(dialect).schema) is not None:
+        Draft202012Validator(wire).validate(json.loads(text))
+    back = schema.read(text, dialect)
+    assert agree(sent, back) if schema._adapter is None else back == sent, (value, text, back)
+
+
+LEAVES = st.sampled_from(
+    [
+        STRING, INTEGER, NULL, {"type": "number", "minimum": 0}, {"type": "boolean"},
+        {"enum": ["a", 1, None]}, {"const": "k"}, {}, {"type": ["string", "null"]}, {"type": "string", "maxLength": 3},
+        {"type": "object"}, {"type": "object", "additionalProperties": {"type": "integer"}},
+    ]
+)  # fmt: skip
+
+
+def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    properties = st.dictionaries(st.sampled_from(["a", "b", "values", "result", "key"]), inner, max_size=3)
+    return properties.flatmap(
+        lambda places: st.lists(st.sampled_from(sorted(places) or ["a"]), unique=True).map(
+            lambda required: {
+                "type": "object",
+                "properties": places,
+                "required": [name for name in required if name in places],
+                "additionalProperties": False,
+            }
+        )
+    )
+
+
+ANY_SCHEMA = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        _objects(inner),
+        inner.map(lambda items: {"type": "array", "items": items, "maxItems": 3}),
+        inner.map(lambda value: {"type": "object", "additionalProperties": value, "maxProperties": 2}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda options: {"anyOf": options}),
+        inner.map(lambda one: {"allOf": [one]}),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(QUICK, max_examples=60)
+@given(data=st.data())
+def test_any_schema_travels(data: st.DataObject) -> None:
+    """Whatever the schema: each wire's rules are obeyed, and an instance survives the way out and back."""
+    document = data.draw(ANY_SCHEMA)
+    schema = OutputSchema.of(document)
+    value = data.draw(answers(document))
+    for dialect in WIRES:
+        wire = schema.wire(dialect).schema
+        assert wire is not None
+        assert faults(dialect, wire) == []
+        survives(schema, value, dialect)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@settings(QUICK, max_examples=5)
+@given(data=st.data())
+def test_what_the_wire_lets_through_is_judged(name: str, data: st.DataObject) -> None:
+    """Any answer that obeys the wire's schema is read or refused; nothing else is raised."""
+    schema = SCHEMAS[name]
+    for dialect in WIRES:
+        wire = schema.wire(dialect).schema
+        text = json.dumps(data.draw(answers(wire or {})))
+        try:
+            value = schema.read(text, dialect)
+        except OutputInvalidError:
+            continue
+        assert schema._adapter is not None or Draft202012Validator(schema.json_schema).is_valid(value)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_llama_cpp_takes_each_free_schema(name: str, embedded_server: Endpoint) -> None:
+    """A real grammar engine compiles the schema, and what comes out of it is JSON."""
+    wire = SCHEMAS[name].wire("free").schema
+    body = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0,
+        "max_tokens": 150,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": wire}},
+    }
+    choice = post(embedded_server, "/chat/completions", body)["choices"][0]
+    if choice["finish_reason"] == "stop":
+        json.loads(choice["message"]["content"])
+
+
+def test_the_kind_of_the_answer_is_the_callers() -> None:
+    """A class gives an instance, a list of a class a list of instances, a dict plain JSON; behind every wire."""
+    case = {"title": "t", "argv": [], "expected_exit": 0}
+    for dialect in DIALECTS:
+        cases = OutputSchema.of(list[Case])
+        assert cases.read(cases.write([Case(**case)], dialect), dialect) == [Case(**case)]
+        run = OutputSchema.of(Run)
+        assert run.read('{"argv": [], "code": 1}', dialect) == {"argv": [], "code": 1}
+        plain = OutputSchema.of(Case.model_json_schema())
+        assert plain.read(json.dumps(case), dialect) == case
+
+
+def test_a_null_that_the_schema_forbids_is_taken_out() -> None:
+    """The null by which a model leaves an optional field out never reaches the caller; an allowed one stays."""
+    schema = OutputSchema.of(obj(a={"type": "string"}, n_={"type": "integer"}, m_={"type": ["integer", "null"]}))
+    text = '{"a": "x", "n": null, "m": null}'
+    assert [schema.read(text, dialect) for dialect in DIALECTS] == [{"a": "x", "m": None}] * 4
+
+
+def test_a_null_falls_back_to_the_default_of_the_class() -> None:
+    """A null for an optional field means the class's default."""
+    text = '{"flags": ["-a"], "takes_value": null, "default": null, "choices": null}'
+    assert OutputSchema.of(Option).read(text, "strict") == Option(flags=["-a"])
+
+
+def test_anything_may_be_a_string_that_looks_like_json() -> None:
+    """On a wire of closed objects anything travels as JSON text, so that `"5"` and 5 stay apart."""
+    schema = OutputSchema.of({})
+    for dialect in DIALECTS:
+        for value in ("5", 5, "{}", '{"a": 1}', "[", None):
+            assert agree(value, schema.read(schema.write(value, dialect), dialect))
+
+
+def test_a_wrapper_that_nobody_asked_for_is_refused() -> None:
+    """`{"response": ...}` and `{"result": ...}` are read only where we asked for them."""
+    schema = OutputSchema.of(Verdict)
+    inner = '{"outcome": "passed", "confidence": 1}'
+    for key in ("response", "result"):
+        for dialect in DIALECTS:
+            with pytest.raises(OutputInvalidError, match=r"\$\.outcome"):
+                schema.read(f'{{"{key}": {inner}}}', dialect)
+    cases = OutputSchema.of({"type": "array"})
+    for dialect in ("free", "none"):
+        with pytest.raises(OutputInvalidError):
+            cases.read('{"result": []}', dialect)
+
+
+def test_what_the_wire_cannot_say_is_said_in_words() -> None:
+    """Bounds that are left off stand in the instructions with the place they are about."""
+    assert OutputSchema.of(Verdict).wire("strict").instructions == "\n".join(
+        ["The answer also obeys:", "- `confidence`: minimum 0, maximum 1", "- `Option.flags`: minItems 1"]
+    )
+    assert "`[].timeout`: maximum 600, exclusiveMinimum 0" in OutputSchema.of(list[Case]).wire("anthropic").instructions
+    assert OutputSchema.of(Run).wire("strict").instructions == ""
+
+
+@pytest.mark.parametrize("dialect", ["free", "none"])
+def test_a_model_that_does_not_see_the_schema_is_told(dialect: str) -> None:
+    """Where the wire hides the schema from the model, or takes none, the prompt holds it."""
+    words = OutputSchema.of(Case).wire(dialect).instructions
+    assert "JSON" in words
+    assert '"expected_exit":{"' in words
+    assert '"title":"Case"' not in words
+
+
+def test_a_wire_without_schemas_gets_words_only() -> None:
+    """Nothing is sent as a schema, and nothing is wrapped."""
+    wire = OutputSchema.of(list[Case]).wire("none")
+    assert (wire.schema, wire.wrapped) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        (Case, "Case"),
+        (list[Case], "list_Case"),
+        ({"title": "A plan, in short!"}, "A_plan_in_short"),
+        ({"title": "é" * 3}, "answer"),
+        ({"title": 80 * "x"}, 64 * "x"),
+        ({}, "answer"),
+        (dict[str, list[int]], "dict_str_list_int"),
+    ],
+)
+def test_a_name_is_what_every_wire_takes(schema: Any, name: str) -> None:
+    """Names are of letters, digits, `_` and `-`, and of at most 64 of them."""
+    assert OutputSchema.of(schema).name == name
+
+
+def test_a_wide_schema_goes_in_words_where_the_wire_would_refuse_it() -> None:
+    """More optional fields than Anthropic compiles, more enum values than OpenAI takes: words, and the check here."""
+    many = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(25)}}
+    assert OutputSchema.of(many).wire("anthropic").schema is None
+    assert OutputSchema.of(many).wire("strict").schema is not None
+    enum = obj(a={"enum": [f"v{i}" for i in range(1001)]})
+    wide = OutputSchema.of(enum)
+    assert wide.wire("strict").schema is None
+    assert '"v1000"' in wide.wire("strict").instructions
+    assert wide.read('Here: ```json\n{"a": "v7"}\n```', "strict") == {"a": "v7"}
+    with pytest.raises(OutputInvalidError):
+        wide.read('{"a": "v1001"}', "strict")
+
+
+def test_a_schema_that_unfolds_without_end_goes_in_words() -> None:
+    """References that double at each step would fill the memory when they are inlined."""
+    doubling = {f"d{i}": obj(a={"$ref": f"#/$defs/d{i + 1}"}, b={"$ref": f"#/$defs/d{i + 1}"}) for i in range(30)}
+    schema = OutputSchema.of({"$ref": "#/$defs/d0", "$defs": {**doubling, "d30": {"type": "string"}}})
+    assert schema.wire("anthropic").schema is None
+    assert len(json.dumps(schema.wire("strict").schema)) < 10_000
+
+
+def test_nesting_is_counted() -> None:
+    """OpenAI takes ten levels of objects."""
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(10):
+        deep = obj(properties=deep)
+    assert OutputSchema.of(deep).wire("strict").schema is not None
+    assert OutputSchema.of(obj(a=deep)).wire("strict").schema is None
+
+
+def test_a_class_whose_patterns_python_does_not_know() -> None:
+    """Pydantic's regular expressions know more than Python's; they do not stop the call."""
+
+    class Word(BaseModel):
+        w: str = Field(pattern=r"^\p{Lu}$")
+
+    schema = OutputSchema.of(list[Word | int])
+    assert schema.read(schema.write([Word(w="É"), 1], "strict"), "strict") == [Word(w="É"), 1]
+
+
+def test_a_repair_names_the_faults() -> None:
+    """The turn that asks for a repair says what was wrong, place by place."""
+    schema = OutputSchema.of(Verdict)
+    with pytest.raises(OutputInvalidError) as caught:
+        schema.read('{"outcome": "passed", "confidence": 7}', "free")
+    request = schema.repair_request(caught.value)
+    assert "$.confidence: Input should be less than or equal to 1" in request
+    assert "JSON" in request
+
+
+def test_an_unknown_dialect_is_a_fault_of_the_provider_row() -> None:
+    """The message names the known ones."""
+    with pytest.raises(ConfigError, match="strict, anthropic, free, none"):
+        OutputSchema.of({}).wire("sloppy")  # type: ignore[arg-type]  # what a registered row may hold
+
+
+def test_the_schema_of_a_cache_key_is_plain_json() -> None:
+    """The canonical schema is equal for equal schemas, JSON throughout, and the caller's dict is left alone."""
+    given_schema = {"type": "string", "nullable": True, "enum": ("a", "b")}
+    schema = OutputSchema.of(given_schema)
+    assert schema.json_schema == {"type": ["string", "null"], "enum": ["a", "b", None]}
+    assert given_schema == {"type": "string", "nullable": True, "enum": ("a", "b")}
+    assert OutputSchema.of(Command).json_schema == OutputSchema.of(Command).json_schema
+    assert json.loads(json.dumps(schema.json_schema)) == schema.json_schema
+
+
+def test_errors_of_answers_can_be_pickled() -> None:
+    """A refused answer crosses a process border with its text."""
+    with pytest.raises(OutputInvalidError) as caught:
+        OutputSchema.of(Case).read("{}", "none")
+    assert pickle.loads(pickle.dumps(caught.value)).text == "{}"

@@ -1,0 +1,157 @@
+"""A broken schema is found before any money is spent, and the message says where."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from pydantic import BaseModel
+
+from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.output_schema import OutputSchema
+
+LOOP: dict[str, Any] = {"type": "array"}
+LOOP["items"] = LOOP
+DEEP: dict[str, Any] = {}
+for _ in range(200):
+    DEEP = {"items": DEEP}
+
+
+def prop(schema: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": schema}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "path", "words"),
+    [
+        (prop({"type": "strnig"}), "$.properties.a.type", "did you mean 'string'"),
+        (prop({"type": "dict"}), "$.properties.a.type", "known: array, boolean"),
+        ({"type": "json_schema", "json_schema": {}}, "$.type", "pass the schema inside it"),
+        (prop({"type": 5}), "$.properties.a.type", "5"),
+        (prop(5), "$.properties.a", "5"),
+        ({"properties": []}, "$.properties", "object"),
+        ({"properties": {"a b": {"items": 1}}}, "$.properties['a b'].items", "1"),
+        ({"anyOf": [{}, {"required": "a"}]}, "$.anyOf[1].required", "array"),
+        ({"allOf": {"type": "object"}}, "$.allOf", "array"),
+        (prop({"$ref": "#/$defs/gone"}), "$.properties.a.$ref", "'#/$defs/gone' leads nowhere"),
+        ({"items": {"$ref": "#/items/0/x"}}, "$.items.$ref", "leads"),
+        ({"prefixItems": [{}], "items": {"$ref": "#/prefixItems/7"}}, "$.items.$ref", "leads nowhere"),
+        ({"type": "array", "items": {"$ref": "#/type/x"}}, "$.items.$ref", "leads nowhere"),
+        ({"items": {"$ref": "#nowhere"}}, "$.items.$ref", "leads nowhere"),
+        ({"items": {"$ref": "#/x-types/a"}, "x-types": {"a": {}}}, "$.items.$ref", "put its target into `$defs`"),
+        ({"items": {"$ref": "https://example.com/s.json"}}, "$.items.$ref", "copy its target into `$defs`"),
+        ({"items": {"$ref": "other.json#/a"}}, "$.items.$ref", "points out of the schema"),
+        ({"items": {"$ref": 7}}, "$.items.$ref", "7"),
+        ({"$dynamicRef": "#x"}, "$.$dynamicRef", "use `$ref`"),
+        ({"$ref": "#"}, "$.$ref", "leads back to itself"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "$ref", "leads back to itself"),
+        (prop({"pattern": "["}), "$.properties.a.pattern", "regular expression"),
+        ({"patternProperties": {"(": {}}}, "$.patternProperties", "regular expression"),
+        ({"minLength": -1}, "$.minLength", "minimum"),
+        ({"multipleOf": 0}, "$.multipleOf", "0"),
+        ({"items": {"enum": []}}, "$.items.enum", "no answer"),
+        ({"required": ["a", "a"]}, "$.required", "unique"),
+        ({"const": {1, 2}}, "$.const", "no JSON value"),
+        ({"default": float("nan")}, "$.default", "nan"),
+        ({"enum": [float("inf")]}, "$.enum[0]", "inf"),
+        ({"properties": {1: {}}}, "$.properties", "the key 1 is no string"),
+        ({"components": {"schemas": {"A": {"type": "x"}}}}, "$.components.schemas.A.type", "unknown type"),
+        ({"$defs": 5}, "$.$defs", "object"),
+        ({"enum": "x" * 300}, "$.enum", "..."),
+        (LOOP, "$", "nested deeper than 100 levels"),
+        (DEEP, "$", "nested deeper than 100 levels"),
+    ],
+)
+def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words: str) -> None:
+    """Unknown types, references that lead nowhere or out, broken patterns, loops: one error each, with the path."""
+    with pytest.raises(InvalidRequestError, match=re.escape(words)) as caught:
+        OutputSchema.of(schema)
+    assert f"{path}`" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+class HoldsLock(BaseModel, arbitrary_types_allowed=True):
+    lock: threading.Event
+
+
+class HoldsFunction(BaseModel):
+    call: Callable[[], int]
+
+
+class Unfinished(BaseModel):
+    other: NoSuchClass  # type: ignore[name-defined]  # noqa: F821 - the point of it
+
+
+MISSING = list["NoSuch"]  # type: ignore[name-defined]  # noqa: F821 - the point of it
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [HoldsLock, HoldsFunction, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__],
+)
+def test_what_is_no_schema_is_refused(schema: Any) -> None:
+    """A class without a JSON Schema, an unfinished one, a string, a function: one error that says what is expected."""
+    with pytest.raises(InvalidRequestError, match="a JSON Schema as a dict"):
+        OutputSchema.of(schema)
+
+
+def test_a_default_that_json_cannot_hold_is_no_fault() -> None:
+    """Pydantic's warnings about defaults do not reach the caller."""
+
+    class Model(BaseModel, arbitrary_types_allowed=True):
+        pairs: dict[str, int] = {}
+        first: Any = threading
+
+    class Pair(NamedTuple):
+        a: int
+        b: str = "x"
+
+    assert OutputSchema.of(Model).read('{"pairs": null}', "strict") == Model()
+    assert OutputSchema.of(Pair).read("[1]", "free") == Pair(1)
+
+
+def test_names_of_properties_are_no_keywords() -> None:
+    """Properties called `nullable`, `$ref`, `items` or `$id` are properties."""
+    names = ["nullable", "$ref", "items", "$id", "definitions", "type", "enum", "required"]
+    schema = OutputSchema.of({"properties": {name: {"type": "string"} for name in names}, "required": names})
+    value = dict.fromkeys(names, "x")
+    for dialect in ("strict", "anthropic", "free", "none"):
+        assert schema.read(schema.write(value, dialect), dialect) == value
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"$id": "#word", "type": "string"}, {"$anchor": "word", "type": "string"}),
+        ({"$id": "https://example.com/a", "$schema": "x"}, {}),
+        ({"minimum": 1, "exclusiveMinimum": True}, {"exclusiveMinimum": 1}),
+        ({"minimum": 1, "exclusiveMinimum": False}, {"minimum": 1}),
+        ({"items": [{}], "additionalItems": {"type": "null"}}, {"prefixItems": [{}], "items": {"type": "null"}}),
+        ({"items": {}, "additionalItems": False}, {"items": {}}),
+        (
+            {"dependencies": {"a": ["b"], "c": {"required": ["d"]}}},
+            {"dependentRequired": {"a": ["b"]}, "dependentSchemas": {"c": {"required": ["d"]}}},
+        ),
+        ({"nullable": True}, {}),
+        ({"nullable": True, "type": "string", "const": "x"}, {"type": ["string", "null"], "enum": ["x", None]}),
+        ({"nullable": True, "type": ["string", "null"]}, {"type": ["string", "null"]}),
+        ({"nullable": True, "properties": {}}, {"anyOf": [{"properties": {}}, {"type": "null"}]}),
+    ],
+)
+def test_older_forms_are_rewritten(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Draft 7 and OpenAPI say the same in other words."""
+    assert OutputSchema.of(old).json_schema == new
+
+
+def test_beside_a_reference_draft_7_sees_nothing() -> None:
+    """In draft 7 a `$ref` hides its siblings; in 2020-12 they count."""
+    schema = {
+        "properties": {"a": {"$ref": "#/definitions/s", "maxLength": 1}},
+        "definitions": {"s": {"type": "string"}},
+    }
+    old = OutputSchema.of({"$schema": "http://json-schema.org/draft-07/schema#", **schema})
+    assert old.read('{"a": "xy"}', "free") == {"a": "xy"}
+    assert "maxLength" in str(OutputSchema.of(schema).wire("free").schema)
