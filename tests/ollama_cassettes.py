@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 
-# They were recorded before this package existed: by LiteLLM's defaults, or by a plain client. Ours sends these besides.
-OURS = ("options.num_ctx", "truncate", "keep_alive", "stream", "insecure")
-
 
 def recording(name: str, *values: Any, ignored: tuple[str, ...] = ()) -> Any:
     """A test case that replays `cassettes/ollama/<name>.yaml`; `ignored` are body fields that differ from ours."""

@@ -10,9 +10,9 @@ A call in neither form is refused with status 599, which no server behind it eve
 
 from __future__ import annotations
 
-import http.client
 import re
 import threading
+from http.client import HTTPConnection, HTTPMessage, HTTPResponse  # now: while a cassette is open it is vcrpy's
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
@@ -47,7 +47,7 @@ class WireProxy:
         self._thread.join()
 
 
-def translate(path: str, headers: http.client.HTTPMessage) -> tuple[str, str] | None:
+def translate(path: str, headers: HTTPMessage) -> tuple[str, str] | None:
     """The call and the key in an Azure-form request, or None when it has neither form."""
     url = urlsplit(path)
     bearer = headers.get("Authorization", "").removeprefix("Bearer ")
@@ -71,14 +71,14 @@ def _handler(proxy: WireProxy) -> type[BaseHTTPRequestHandler]:
                 self._refuse()
                 return
             path, key = call
-            upstream = http.client.HTTPConnection(proxy.upstream.hostname or "", proxy.upstream.port, timeout=60)
+            upstream = HTTPConnection(proxy.upstream.hostname or "", proxy.upstream.port, timeout=60)
             with_key = {"Authorization": f"Bearer {key}", "Content-Type": self.headers["content-type"]}
             upstream.request("POST", proxy.upstream.path + path, body, with_key)
             with upstream.getresponse() as answer:
                 self._pass_on(answer)
             upstream.close()
 
-        def _pass_on(self, answer: http.client.HTTPResponse) -> None:
+        def _pass_on(self, answer: HTTPResponse) -> None:
             self.send_response(answer.status)
             for name in _ANSWER_HEADERS:
                 self.send_header(name, answer.headers[name])

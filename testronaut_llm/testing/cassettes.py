@@ -60,6 +60,10 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
             except UnhandledHTTPRequestError:
                 raise self._miss(request) from None
 
+    def note(self, name: str, value: str) -> str:
+        """Keep a fact with a new recording, such as the model's name; of an old one, read it back."""
+        return str(self.get_metadata(name, value))
+
     @property
     def unplayed(self) -> list[str]:
         """`POST /v1/messages` and the like, of recordings that were loaded and not played."""
@@ -157,7 +161,7 @@ def use_cassette(
     with opened as cassette:
         yield cassette
         if cassette.dirty:
-            cassette.get_metadata("recorded_from", recorded_from or _hosts(cassette))
+            cassette.note("recorded_from", recorded_from or _hosts(cassette))
     if play_all:
         cassette.check_all_played()
 
