@@ -11,6 +11,7 @@ from testronaut_llm.config_draft import MODEL_VARIABLE
 from testronaut_llm.config_file import FoundConfig, find_config, load_found, parse_config, read_text
 from testronaut_llm.config_variables import variables_in
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.log import logger
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.trust import record_of
 
@@ -96,9 +97,8 @@ class ConfigSource:
         if (text_hash, str(error)) in self._warned:
             return
         self._warned.add((text_hash, str(error)))
-        import structlog
 
-        log = structlog.get_logger("testronaut_llm")
+        log = logger()
         log.warning("config_broken", file=error.file, line=error.line, error=str(error), kept="the last valid one")
 
 
