@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import structlog
-
 NAME = "testronaut_llm"
 
 
 def logger() -> Any:
     """The logger of this package, as the application has set it up by now."""
+    import structlog
+
     if structlog.is_configured():
         return structlog.get_logger(NAME)
     return structlog.wrap_logger(
