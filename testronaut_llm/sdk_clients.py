@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import httpx
@@ -45,7 +46,7 @@ def sdk_client(litellm: Any, target: Target, key: Key, http: httpx.Client | http
     secret: Any = target.key.get_secret_value() if target.key else target.token_provider or "none"
     if kind == "azure":
         name = "azure_ad_token_provider" if callable(secret) else "api_key"
-        make: Any = openai.AsyncAzureOpenAI if asynchronous else openai.AzureOpenAI
+        make = _unretrying(openai.AsyncAzureOpenAI if asynchronous else openai.AzureOpenAI)
         endpoint = target.api_base or ""
         return make(azure_endpoint=endpoint, api_version=target.api_version, **{name: secret}, **settings)
     if callable(secret) and asynchronous:
@@ -54,8 +55,14 @@ def sdk_client(litellm: Any, target: Target, key: Key, http: httpx.Client | http
     if kind == "azure v1":
         base = f"{base}/openai/v1/"
         settings["default_query"] = {"api-version": "preview"} if target.api_version == "preview" else None
-    plain: Any = openai.AsyncOpenAI if asynchronous else openai.OpenAI
+    plain = _unretrying(openai.AsyncOpenAI if asynchronous else openai.OpenAI)
     return plain(api_key=secret, base_url=base, **settings)
+
+
+@cache
+def _unretrying(kind: type[Any]) -> Any:
+    """A client class that stays at no retries: LiteLLM's embeddings set the number on our client, and take 0 for 2."""
+    return type(kind.__name__, (kind,), {"max_retries": property(lambda _: 0, lambda _, __: None)})
 
 
 def lend_module_clients(litellm: Any) -> None:

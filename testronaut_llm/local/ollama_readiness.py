@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testronaut_llm.errors import LLMError
+from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local.ollama_models import OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.provider_registry import is_local
@@ -19,6 +19,8 @@ def ollama_missing(model: ModelConfig) -> Missing | None:
     try:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
+    except CassetteMissError:
+        raise  # a fault of the test, not of the server
     except LLMError as error:
         what, _, mend = str(error).partition("; ")
         return Missing(what, mend)
