@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.cost_optimizer import plan
 from testronaut_llm.credentials import Credentials
+from testronaut_llm.errors import AuthenticationError, PermissionDeniedError
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.pacing import Allowance, Money, money_of
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import Probes, api_base_of, api_version_of, provider_of, readiness, timeout_of
-from testronaut_llm.records import Call, Message, Route
+from testronaut_llm.records import Attempt, Call, Message, Route
 from testronaut_llm.redaction import Redactor
 from testronaut_llm.route_errors import nothing_left
 from testronaut_llm.route_options import weigh
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from testronaut_llm.gateway import Gateway
     from testronaut_llm.local.local_provider import EmbeddedRunner
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.output_schema import SchemaDialect
 
 _OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
 """Tokens: an Ollama context grows in steps, since every new size loads the model again."""
@@ -97,7 +100,7 @@ class Engine:
             max_tokens=call.max_tokens,
             prices=self.prices,
             counter=self.counter,
-            schema_texts={} if call.output is None else {one.model.alias: _schema_text(call, one) for one in selected},
+            schema_texts={one.model.alias: self._schema_text(call, one.model) for one in selected},
             dropped_params={one.model.alias: self._dropped(call, one) for one in selected} if dry else None,
             count_all=dry,
             embedding=embedding,
@@ -133,6 +136,7 @@ class Engine:
             models=models,
             prices=self.prices,
             counter=self.counter,
+            dialect=self.dialect,
             affordable=functools.partial(_affordable, call.max_cost),
             allow_truncated=task.allow_truncated,
             vectors=bool(texts),
@@ -145,7 +149,7 @@ class Engine:
             purse=self.purse,
             policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
             slow=lambda alias: models[alias].provider == "embedded" or models[alias].api_key_command is not None,
-            on_attempt=self.telemetry.attempt,
+            on_attempt=self._attempted,
         )
         return route, flow_of(call, made)
 
@@ -200,6 +204,11 @@ class Engine:
             await self.gateway.aclose()
         self.close()
 
+    def _attempted(self, call: Call, attempt: Attempt) -> None:
+        if isinstance(attempt.error, AuthenticationError | PermissionDeniedError):
+            self.credentials.forget()  # a command may print a newer key
+        self.telemetry.attempt(call, attempt)
+
     def _ask(
         self,
         config: LLMConfig,
@@ -215,7 +224,7 @@ class Engine:
             target = self.target(model, trusted=config.trusted, embeddings=bool(texts))
             if texts:
                 return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
-            schema = call.output.wire(target.provider.schema_dialect) if call.output else None
+            schema = call.output.wire(self.dialect(model)) if call.output else None
             max_tokens = call.max_tokens * (2 if step.doubled else 1)
             return Request(
                 target=target,
@@ -238,6 +247,15 @@ class Engine:
         target = Target(model=model, provider=provider_of(model), api_base=None)
         return self.gateway.dropped_params(target, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
 
+    def dialect(self, model: ModelConfig) -> SchemaDialect:
+        """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""
+        dialect, facts = provider_of(model).schema_dialect, self.prices.facts(model)
+        return "none" if dialect == "strict" and facts.known and not facts.supports_schema else dialect
+
+    def _schema_text(self, call: Call, model: ModelConfig) -> str:
+        schema = call.output.wire(self.dialect(model)).schema if call.output else None
+        return json.dumps(schema) if schema is not None else ""
+
     def _dropped(self, call: Call, one: Selected) -> tuple[str, ...]:
         provider = one.provider
         target = Target(model=one.model, provider=provider, api_base=None)
@@ -253,13 +271,6 @@ class Engine:
 
 def _affordable(max_cost: Decimal | None, cost: Decimal | None) -> bool:
     return max_cost is None or (cost is not None and cost <= max_cost)
-
-
-def _schema_text(call: Call, one: Selected) -> str:
-    import json
-
-    schema = call.output.wire(one.provider.schema_dialect).schema if call.output else None
-    return json.dumps(schema) if schema is not None else ""
 
 
 def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:

@@ -11,8 +11,8 @@ from testronaut_llm.errors import LLMError, OutputInvalidError, OutputTruncatedE
 from testronaut_llm.fallback import Try
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.model_request import Reply
+from testronaut_llm.output_schema import SchemaDialect
 from testronaut_llm.prices import PriceTable
-from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
 from testronaut_llm.token_counter import TokenCounter
 
@@ -36,6 +36,7 @@ class Judge:
         models: by alias.
         vectors: is it an embedding?
         allow_truncated: does the task take a cut answer?
+        dialect: which JSON Schema a model was given.
         affordable: may that many USD still be spent on this call?
     """
 
@@ -43,6 +44,7 @@ class Judge:
     models: Mapping[str, ModelConfig]
     prices: PriceTable
     counter: TokenCounter
+    dialect: Callable[[ModelConfig], SchemaDialect]
     affordable: Callable[[Decimal | None], bool]
     allow_truncated: bool = False
     vectors: bool = False
@@ -69,7 +71,7 @@ class Judge:
         output, parsed = self.call.output, None
         if output is not None:
             try:
-                parsed = output.read(reply.text, provider_of(model).schema_dialect)
+                parsed = output.read(reply.text, self.dialect(model))
             except OutputInvalidError as error:
                 error.args = (f"{model.alias} ({model.model}): {error.args[0]}",)
                 error.model, error.provider = model.alias, model.provider
