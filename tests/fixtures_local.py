@@ -70,7 +70,7 @@ def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
     """Copy `file` into `store`."""
     copy = shutil.copy(file, store.folder.parent / f"{name}.part")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    store.add(Path(copy), StoredModel(name=name, source="test", sha256=digest, size=file.stat().st_size))
+    store.add(Path(copy), StoredModel(name=name, source="test", sha256=digest, size=file.stat().st_size, context=8192))
     return store
 
 

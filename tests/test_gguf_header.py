@@ -24,7 +24,7 @@ def test_the_tiny_model_is_read(tiny_gguf: Path) -> None:
         size=tiny_gguf.stat().st_size,
         context=8192,
         embedding=64,
-        vocabulary=633,
+        vocabulary=634,
         kv_bytes=2 * 2 * 4 * (16 + 16),
     )
 

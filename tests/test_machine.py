@@ -18,6 +18,8 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8_000_000_000}))
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else 8)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (0.1, 9, 9), raising=False)
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 8)
     return tmp_path
 
 
@@ -65,3 +67,10 @@ def test_more_used_than_allowed_is_nothing_left(groups: Path) -> None:
     write(groups / "cgroup/memory.max", "100\n")
     write(groups / "cgroup/memory.current", "300\n")
     assert machine.available_memory() == 0
+
+
+@pytest.mark.parametrize(("load", "threads"), [(0.4, 8), (2.0, 6), (4.0, 4), (8.0, 1), (50.0, 1)])
+def test_busy_cores_are_left_alone(groups: Path, monkeypatch: pytest.MonkeyPatch, load: float, threads: int) -> None:
+    """Threads that share their core with others slow each other down; there is always one."""
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0, 0))
+    assert machine.threads() == threads

@@ -49,6 +49,7 @@ def test_the_tiny_model_is_made_without_a_network(empty: ModelStore) -> None:
     """`embedded/tiny-random` needs nothing but this machine, and its digest is the catalogue's."""
     model = fetch("embedded/tiny-random", store=empty)
     assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
+    assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
     assert read_header(empty.path(TINY)).context == 8192
     assert list((empty.folder / ".parts").iterdir()) == []
 
@@ -99,7 +100,7 @@ def test_a_lost_index_costs_no_second_download(empty: ModelStore, monkeypatch: p
 
 def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source) -> None:
     """A file without the digest that was asked for never gets its name."""
-    with pytest.raises(LocalModelError, match=r"340,064 bytes with the sha256 1240b.*expected .* with 0{64}"):
+    with pytest.raises(LocalModelError, match=r"340,352 bytes with the sha256 c4472.*expected .* with 0{64}"):
         fetch(f"https://example.org/m.gguf#sha256={'0' * 64}", store=empty)
     assert empty.list() == ()
     assert not list(empty.folder.glob("**/copy"))

@@ -14,7 +14,14 @@ from testronaut_llm.local.catalogue import catalogue
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.local.tiny_model import WORDS, make_tiny_model
 
-PROMPTS = ("Say hello.", "Explain `ls -la`", "Schöne Grüße, 日本", "a" * 300, "Which of these commands is wrong? " * 40)
+PROMPTS = (
+    "Say hello.",
+    "Explain `ls -la`",
+    "Schöne Grüße, 日本",
+    "a" * 300,
+    "Which command is wrong? " * 40,
+    "help " * 3000,
+)
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -54,7 +61,7 @@ def test_the_reference_reader_agrees_with_the_file(tiny_gguf: Path) -> None:
     gguf = pytest.importorskip("gguf")
     reader = gguf.GGUFReader(tiny_gguf)
     assert reader.get_field("general.architecture").contents() == "llama"
-    assert {tuple(tensor.shape) for tensor in reader.tensors if tensor.name == "output.weight"} == {(64, 633)}
+    assert {tuple(tensor.shape) for tensor in reader.tensors if tensor.name == "output.weight"} == {(64, 634)}
     assert len(reader.tensors) == 3 + 2 * 9
 
 

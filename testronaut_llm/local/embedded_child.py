@@ -1,8 +1,9 @@
 """The child process that serves one model: a crash or an out-of-memory of llama.cpp ends this one, not the user's.
 
-Run by `embedded_process` with `python -m`. It reads one line of JSON on stdin, serves on loopback, says so in one line
-on stdout, and ends when stdin does: the parent closed it, or died. While llama.cpp loads a model no Python runs, so on
-Linux the kernel is asked to end it as well; elsewhere the end of the load is when it notices.
+`embedded_process` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
+JSON on stdin, serves on loopback, says so in one line on stdout, and ends when stdin does: the parent closed it, or
+died. While llama.cpp loads a model no Python runs, so on Linux the kernel is asked to end it as well; elsewhere it
+notices when the load is over.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def main() -> None:
     settings = json.loads(sys.stdin.buffer.readline())
     _end_with(settings["parent"])
     _be_the_first_to_go()
-    server = _serve(settings)
+    try:
+        server = _serve(settings)
+    except RuntimeError:  # llama.cpp has said why, and this exception does not
+        os._exit(1)
     sys.stdout.write(f"\n{READY}{server.listening_address}\n")
     sys.stdout.flush()
     sys.stdin.buffer.read()
@@ -40,6 +44,7 @@ def _serve(settings: dict[str, Any]) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = settings["model"]
+    params.model_alias = {Path(settings["model"]).stem}  # else its answers carry the path of the file
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.api_keys = [settings["token"]]

@@ -51,6 +51,7 @@ class EmbeddedProcess:
         self._settled = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
+        self._unwanted = False
         self._supervisor = threading.Thread(target=self._supervise, name=f"embedded-{name}", daemon=True)
 
     def start(self, timeout: float) -> None:
@@ -63,7 +64,7 @@ class EmbeddedProcess:
         in_time = self._settled.wait(timeout)
         if self.address:
             return
-        reason = self._death() if in_time else f"it was not ready after {timeout:g} s"
+        reason = self._death(slice(2)) if in_time else f"it was not ready after {timeout:g} s"
         self.stop()
         raise LocalModelError(
             f"embedded/{self.name} could not be started: {reason}. The file: {self.settings.model}. If it is damaged: "
@@ -97,22 +98,22 @@ class EmbeddedProcess:
         if self.alive:
             return None
         return LocalModelError(
-            f"embedded/{self.name}: the process that served it ended: {self._death()}. The next call starts it again. "
-            f"If it happens again, give it a smaller num_ctx in llm.yaml or name a smaller model",
+            f"embedded/{self.name}: the process that served it ended: {self._death(slice(-2, None))}. The next call "
+            "starts it again. If it happens again, give it a smaller num_ctx in llm.yaml or name a smaller model",
             provider="embedded",
         )
 
     def stop(self) -> None:
         """End the process; whatever it was computing is lost."""
-        process = self._process
-        if process is None or self._owner != os.getpid():
+        if self._owner != os.getpid():
             return
-        _close(process)
-        try:
-            process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        self._unwanted = True  # a process that is being started at this moment is ended by its supervisor
+        if self._process is not None:
+            _close(self._process)
+            try:
+                self._process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
         self._supervisor.join(timeout=5)
 
     def disown(self) -> None:
@@ -130,6 +131,8 @@ class EmbeddedProcess:
             self._said.append(str(error))
             self._settled.set()
             return
+        if self._unwanted:
+            process.kill()
         output = process.stdout
         assert output is not None  # noqa: S101 - a pipe was asked for
         with output:
@@ -141,9 +144,11 @@ class EmbeddedProcess:
                 else:
                     self._said.append(text)
         process.wait()
+        _close(process)
         self._settled.set()
 
-    def _death(self) -> str:
+    def _death(self, lines: slice) -> str:
+        """How the process ended, and those lines of what it said: of a failing start the first ones tell why."""
         status = self._process.returncode if self._process else None
         if status in (-signal.SIGKILL, -9):
             how = "killed by the system (signal 9), most often for want of memory"
@@ -151,13 +156,13 @@ class EmbeddedProcess:
             how = f"it crashed ({signal.Signals(-status).name})"
         else:
             how = f"it gave up (status {status})"
-        said = [line for line in self._said if line][-3:]
+        said = [line for line in self._said if line][lines]
         return f"{how}; it said: {' | '.join(said)}" if said else how
 
 
 def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", embedded_child.__name__],
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+        [sys.executable, "-P", embedded_child.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -175,11 +180,9 @@ def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
 def _environment() -> dict[str, str]:
     """What the child needs and nothing else: it has no use for the user's keys."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    folders = [Path(__file__).parents[2]]
     spec = importlib.util.find_spec("xllamacpp")
-    if spec and spec.origin:
-        folders.append(Path(spec.origin).parents[1])
-    return kept | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    folder = str(Path(spec.origin).parents[1]) if spec and spec.origin else ""
+    return kept | {"PYTHONPATH": folder}
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -90,7 +90,9 @@ class EmbeddedRunner:
         with seat.lock:
             seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
             if seat.process is None or not seat.process.alive:
-                seat.process = None
+                if seat.process:
+                    seat.process.stop()
+                    seat.process = None
                 seat.process = self._start(model, embeddings)
                 _arm(seat, seat.idle)
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
@@ -172,6 +174,13 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     except LocalModelError as error:
         return str(error)
     return None
+
+
+def embedded_context(model: ModelConfig, *, store: ModelStore | None = None) -> int | None:
+    """Tokens of context that `model` will be loaded with if the memory allows; None if it is not on this machine."""
+    stored = (store or ModelStore()).get(model.name)
+    wanted = model.num_ctx or memory_fit.DEFAULT_CONTEXT
+    return min(wanted, stored.context or wanted) if stored else None
 
 
 def _again(name: str) -> str:

@@ -11,11 +11,18 @@ V1_UNLIMITED = 1 << 60
 
 
 def threads() -> int:
-    """Cores worth computing on: physical ones, within the process's affinity and its cgroup's quota."""
+    """Cores worth computing on: physical, within the process's affinity and its cgroup's quota, and not busy already.
+
+    llama.cpp's threads wait for each other at every step: one that has to share its core slows down all of them, so
+    that two threads on two busy cores were measured to be five times slower than one.
+    """
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed))
+    everywhere = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else everywhere
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, round(cores * (1 - load / everywhere)))
 
 
 def available_memory() -> int:

@@ -25,12 +25,13 @@ RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModel:
-    """A model on this disk. `size` is bytes, `sha256` of the whole file, the times are ISO 8601 in UTC."""
+    """A model on this disk: `size` in bytes, `sha256` of the whole file, `context` in tokens, times ISO 8601 in UTC."""
 
     name: str
     source: str
     sha256: str
     size: int
+    context: int = 0
     license: str = ""
     added: str = ""
     last_used: str = ""

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, LAYERS, HEADS, FEED = 64, 2, 4, 128
+HEAD = WIDTH // HEADS
 CONTEXT = 8192
 ALIGNMENT = 32
-BIAS = 0
-"""The column that no layer reads or writes: the same value at every position, for the output rows to lean on."""
+
+# Columns of the residual stream with a meaning; random numbers fill the others.
+BIAS, BEGIN, PATIENCE = 0, 1, 2
+"""The same at every position; 1 where the answer begins; how near that is, which wanes until the answer must end."""
 
 WORDS = (
     "about above after again all also always and any answer are argument as at back be because been before begin best "
@@ -41,17 +44,22 @@ WORDS = (
     "while who why will with word work world would write year yes yet you your zero"
 )
 
-SPECIAL = ("<|unk|>", "<|im_start|>", "<|im_end|>")
-END = SPECIAL.index("<|im_end|>")
+SPECIAL = ("<|unk|>", "<|im_start|>", "<|im_end|>", "<|answer|>")
+END, ANSWER = SPECIAL.index("<|im_end|>"), SPECIAL.index("<|answer|>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|answer|>\n' }}{% endif %}"
 )
 
 # How far a token's score leans up or down, whatever came before. Words are the norm; a lone character is said only
-# where a grammar leaves little choice; the end, and what closes a JSON string or list, come soon.
-LEAN = {"<|im_end|>": 3.0, '"': 3.0, ".": 2.5, "]": -1.0, "}": -2.0, ",": -3.0}
+# where a grammar leaves little choice; the end, and what closes a JSON string or list, come soon, and surely once
+# the patience is gone: without that, greedy answers run in circles now and then.
+LEAN = {"<|im_end|>": 3.0, '"': 3.0, ".": 2.5, "]": -0.5, "}": -0.5, ",": -3.0}
 LEAN_OF_A_WORD, LEAN_OF_A_CHARACTER, LEAN_OF_A_SPECIAL = 0.0, -6.0, -30.0
+IMPATIENT = dict.fromkeys(("<|im_end|>", '"', "]", "}"), 6.0)
+LEAN_UNIT = 5.0
+ROPE_BASE, ROPE_PAIR = 5000.0, 5
+"""The pair of dimensions that rotates by 0.005 a token: far enough in 300 of them."""
 
 MATRICES = {  # of each layer: columns, rows, reach of the random numbers, and whether it writes to the stream
     "attn_q": (WIDTH, WIDTH, 0.5, False),
@@ -81,7 +89,8 @@ def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
         "llama.attention.head_count": HEADS,
         "llama.attention.head_count_kv": HEADS,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": WIDTH // HEADS,
+        "llama.rope.dimension_count": HEAD,
+        "llama.rope.freq_base": ROPE_BASE,
         "llama.vocab_size": len(vocabulary),
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "llama-bpe",
@@ -125,20 +134,34 @@ def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
 
     embedding, output = matrix(WIDTH, len(vocabulary), 1.0), matrix(WIDTH, len(vocabulary), 0.28)
     for row, token in enumerate(vocabulary):
-        embedding[1][row * WIDTH + BIAS] = 4.0
-        output[1][row * WIDTH + BIAS] = _lean(token) / 5.0
+        embedding[1][row * WIDTH : row * WIDTH + 3] = array("f", [4.0, 4.0 * (row == ANSWER), 0.0])
+        patience = IMPATIENT.get(token, 0.0)
+        leans = [_lean(token) + patience, 0.0, -patience]
+        output[1][row * WIDTH : row * WIDTH + 3] = array("f", [lean / LEAN_UNIT for lean in leans])
     ones = (WIDTH, 1), array("f", [1.0] * WIDTH)
     tensors = {"token_embd.weight": embedding, "output.weight": output, "output_norm.weight": ones}
     for layer in range(LAYERS):
         tensors |= {f"blk.{layer}.{norm}.weight": ones for norm in ("attn_norm", "ffn_norm")}
         for name, (columns, rows, reach, writes) in MATRICES.items():
-            weights = matrix(columns, rows, reach)
+            tensors[f"blk.{layer}.{name}.weight"] = weights = matrix(columns, rows, reach)
             if writes:
-                weights[1][BIAS * columns : (BIAS + 1) * columns] = array("f", [0.0] * columns)
+                weights[1][: 3 * columns] = array("f", [0.0] * 3 * columns)
             else:
                 weights[1][BIAS::columns] = array("f", [0.0] * rows)
-            tensors[f"blk.{layer}.{name}.weight"] = weights
+    _add_patience({name: tensors[f"blk.0.{name}.weight"][1] for name in MATRICES})
     return tensors
+
+
+def _add_patience(weights: dict[str, array[float]]) -> None:
+    """Make the first head of a layer look back at where the answer begins, the less the farther away that is."""
+    for name in ("attn_q", "attn_k", "attn_v"):
+        weights[name][: HEAD * WIDTH] = array("f", [0.0] * HEAD * WIDTH)
+    for row in range(WIDTH):
+        weights["attn_output"][row * WIDTH : row * WIDTH + HEAD] = array("f", [0.0] * HEAD)
+    weights["attn_q"][2 * ROPE_PAIR * WIDTH + BIAS] = 1.6
+    weights["attn_k"][2 * ROPE_PAIR * WIDTH + BEGIN] = 1.5
+    weights["attn_v"][BEGIN] = 0.9
+    weights["attn_output"][PATIENCE * WIDTH] = 1.0
 
 
 def _gguf(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:

@@ -1,0 +1,131 @@
+"""The child's own code, run here with its exits caught; as a process it is tested in test_local_provider.py."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fixtures_local import chat, post
+
+from testronaut_llm.local import embedded_child
+from testronaut_llm.local.local_provider import Endpoint
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of the process are SystemExit here, and the process stays as it is."""
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def settings(file: Path, **changes: object) -> dict[str, object]:
+    return {
+        "model": str(file),
+        "token": "t0ken",
+        "context": 1024,
+        "batch": 256,
+        "threads": 1,
+        "slots": 1,
+        "embeddings": False,
+        "pooling": None,
+        "parent": os.getppid(),
+    } | changes
+
+
+def run(monkeypatch: pytest.MonkeyPatch, told: dict[str, object]) -> object:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(json.dumps(told).encode() + b"\n")))
+    monkeypatch.setattr(embedded_child, "_end_with", lambda parent: None)
+    monkeypatch.setattr(embedded_child, "_be_the_first_to_go", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        embedded_child.main()
+    return caught.value.code
+
+
+def test_it_serves_until_stdin_ends(
+    exits: None, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of settings in, one line with the address out, and the end when the parent hangs up."""
+    assert run(monkeypatch, settings(tiny_gguf)) == 0
+    assert capsys.readouterr().out.startswith(f"\n{embedded_child.READY}http://127.0.0.1:")
+
+
+def test_a_model_that_cannot_be_loaded_ends_it_without_a_traceback(
+    exits: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What llama.cpp says is all that is said."""
+    assert run(monkeypatch, settings(tmp_path / "nowhere.gguf")) == 1
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "failed to load model" in output.err
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize("pooling", [None, 3])
+def test_embeddings_are_pooled_as_the_model_says_or_by_the_mean(tiny_gguf: Path, pooling: int | None) -> None:
+    """A chat model, which names no pooling, gives one vector a text all the same."""
+    server = embedded_child._serve(settings(tiny_gguf, embeddings=True, pooling=pooling))
+    endpoint = Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken")
+    (row,) = post(endpoint, "/embeddings", {"input": ["a b c"]})["data"]
+    assert len(row["embedding"]) == 64
+
+
+def test_the_settings_reach_the_server(tiny_gguf: Path) -> None:
+    """Token and context are what was asked for."""
+    server = embedded_child._serve(settings(tiny_gguf))
+    answer = chat(Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken"), "Say hello.")
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_a_parent_that_is_gone_already_ends_it(exits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its start and the call that ties it to the parent, the parent may have died."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *args: asked.append(args)))
+    with pytest.raises(SystemExit):
+        embedded_child._end_with(parent=-1)
+    assert asked == [(1, signal.SIGKILL)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="parents")
+def test_the_parent_is_watched(exits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the process gets another parent, it ends."""
+    parents = iter([7, 7, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(embedded_child.time, "sleep", lambda _: None)
+    with pytest.raises(SystemExit):
+        embedded_child._watch(7)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="parents")
+def test_the_watch_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the right parent the child goes on, with a thread that looks after it."""
+    started: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: None))
+    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self._target.__name__))
+    embedded_child._end_with(os.getppid())
+    assert started == ["_watch"]
+
+
+def test_where_the_system_says_no_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may forbid the wish to be ended first; that is no reason to fail."""
+    wrote: list[str] = []
+
+    def refuse(file: Path, text: str) -> None:
+        wrote.append(text)
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    embedded_child._be_the_first_to_go()
+    assert wrote == ["1000"]
