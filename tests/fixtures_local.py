@@ -63,7 +63,7 @@ def embedded_runner(shared_store: ModelStore) -> Iterator[EmbeddedRunner]:
 @pytest.fixture(scope="session")
 def embedded_server(embedded_runner: EmbeddedRunner) -> Endpoint:
     """A real llama.cpp server of the tiny model: OpenAI wire at `/v1/chat/completions`, Anthropic at `/v1/messages`."""
-    return embedded_runner.endpoint(LocalModel())  # type: ignore[arg-type]  # has the fields that are read
+    return embedded_runner.endpoint(LocalModel())  # has the fields that are read
 
 
 def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:

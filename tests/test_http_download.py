@@ -100,7 +100,7 @@ def serve() -> Iterator[Callable[[bytes], Site]]:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
         server.daemon_threads = True
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients hang up here
+        server.handle_error = lambda *_: None  # clients hang up here
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         site.address = f"http://127.0.0.1:{server.server_port}"

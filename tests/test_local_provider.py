@@ -116,7 +116,7 @@ def test_nobody_without_the_token_is_answered(embedded_server: Endpoint) -> None
 
 def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, embedded_server: Endpoint) -> None:
     """Texts become vectors of one length, and the same text the same vector."""
-    endpoint = embedded_runner.endpoint(MODEL, embeddings=True)  # type: ignore[arg-type]
+    endpoint = embedded_runner.endpoint(MODEL, embeddings=True)
     vectors = [row["embedding"] for row in post(endpoint, "/embeddings", {"input": ["a b", "c", "a b"]})["data"]]
     assert endpoint.api_base != embedded_server.api_base
     assert [len(vector) for vector in vectors] == [64, 64, 64]
@@ -125,7 +125,7 @@ def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, 
 
 def test_a_prompt_longer_than_the_context_is_refused_not_cut(runner: EmbeddedRunner) -> None:
     """`num_ctx` is what the server gets, and it says so instead of dropping the front."""
-    endpoint = runner.endpoint(LocalModel(num_ctx=512))  # type: ignore[arg-type]
+    endpoint = runner.endpoint(LocalModel(num_ctx=512))
     with pytest.raises(urllib.error.HTTPError) as caught:
         chat(endpoint, "word " * 600)
     error = json.loads(caught.value.read())["error"]
@@ -138,7 +138,7 @@ def test_a_prompt_longer_than_the_context_is_refused_not_cut(runner: EmbeddedRun
 def test_threads_and_tasks_share_one_server(runner: EmbeddedRunner) -> None:
     """Many first callers at once start one process."""
     with ThreadPoolExecutor(8) as pool:
-        endpoints = list(pool.map(lambda _: runner.endpoint(MODEL), range(16)))  # type: ignore[arg-type]
+        endpoints = list(pool.map(lambda _: runner.endpoint(MODEL), range(16)))
 
     async def tasks() -> list[Endpoint]:
         return await asyncio.gather(*(asyncio.to_thread(runner.endpoint, MODEL) for _ in range(8)))
@@ -155,7 +155,7 @@ def test_the_server_outlives_the_thread_that_started_it(runner: EmbeddedRunner) 
     pid = pid_of(runner)
     time.sleep(0.3)
     assert alive(pid)
-    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
     assert pid_of(runner) == pid
 
 
@@ -164,7 +164,7 @@ def test_two_processes_have_a_server_each(store: ModelStore, runner: EmbeddedRun
     other = script(store, "print(start()[1], flush=True); sys.stdin.read()")
     assert other.stdout is not None
     theirs = int(other.stdout.readline())
-    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
     assert theirs != pid_of(runner)
     other.kill()
     other.communicate()
@@ -174,7 +174,7 @@ def test_two_processes_have_a_server_each(store: ModelStore, runner: EmbeddedRun
 def test_the_child_knows_no_secret_and_shows_none(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's keys are not in the child's environment, the token is not on its command line."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-sentinel")
-    endpoint = runner.endpoint(MODEL)  # type: ignore[arg-type]
+    endpoint = runner.endpoint(MODEL)
     folder = Path(f"/proc/{pid_of(runner)}")
     assert b"sentinel" not in (folder / "environ").read_bytes()
     assert endpoint.token.encode() not in (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
@@ -184,11 +184,11 @@ def test_the_child_knows_no_secret_and_shows_none(runner: EmbeddedRunner, monkey
 @posix_only
 def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> None:
     """The child is in a process group of its own, and ignores an interrupt that reaches it all the same."""
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     pid = pid_of(runner)
     assert os.getpgid(pid) != os.getpgid(0)
     os.kill(pid, signal.SIGINT)
-    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
     assert pid_of(runner) == pid
 
 
@@ -198,10 +198,10 @@ def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> N
 def test_an_idle_server_ends_and_the_next_call_starts_another(store: ModelStore) -> None:
     """Memory is given back after the idle time."""
     runner = EmbeddedRunner(store, idle_seconds=0.2)
-    first = runner.endpoint(MODEL)  # type: ignore[arg-type]
+    first = runner.endpoint(MODEL)
     pid = pid_of(runner)
     assert eventually(lambda: not alive(pid))
-    second = runner.endpoint(MODEL)  # type: ignore[arg-type]
+    second = runner.endpoint(MODEL)
     assert second.token != first.token
     assert chat(second, "Say hello.")["choices"]
     runner.close()
@@ -210,7 +210,7 @@ def test_an_idle_server_ends_and_the_next_call_starts_another(store: ModelStore)
 def test_a_server_that_computes_is_not_idle(store: ModelStore) -> None:
     """An answer that takes longer than the idle time is not cut."""
     runner = EmbeddedRunner(store, idle_seconds=0.05)
-    answer = chat(runner.endpoint(MODEL), "Go on.", ignore_eos=True, max_tokens=600)  # type: ignore[arg-type]
+    answer = chat(runner.endpoint(MODEL), "Go on.", ignore_eos=True, max_tokens=600)
     assert answer["usage"]["completion_tokens"] == 600
     runner.close()
 
@@ -218,11 +218,11 @@ def test_a_server_that_computes_is_not_idle(store: ModelStore) -> None:
 def test_a_server_in_use_again_gets_its_whole_idle_time(store: ModelStore) -> None:
     """Each call begins the idle time anew."""
     runner = EmbeddedRunner(store, idle_seconds=1.0)
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     pid = pid_of(runner)
     for _ in range(8):
         time.sleep(0.2)
-        runner.endpoint(MODEL)  # type: ignore[arg-type]
+        runner.endpoint(MODEL)
     assert pid_of(runner) == pid
     assert eventually(lambda: not alive(pid))
 
@@ -247,25 +247,25 @@ def test_keep_alive_is_read_as_ollama_does(keep_alive: str | int | None, seconds
 
 def test_a_server_that_is_kept_for_ever_has_no_timer(runner: EmbeddedRunner) -> None:
     """`keep_alive: -1` ends with the program alone."""
-    runner.endpoint(LocalModel(keep_alive=-1))  # type: ignore[arg-type]
+    runner.endpoint(LocalModel(keep_alive=-1))
     (seat,) = runner._seats.values()
     assert seat.timer is None
 
 
 def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner) -> None:
     """Closing is not final: a manager that is used again starts again."""
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     pid = pid_of(runner)
     runner.close()
     runner.close()
     assert not alive(pid)
-    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
 
 
 def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore) -> None:
     """Nobody has to call close()."""
     runner = EmbeddedRunner(store)
-    runner.endpoint(LocalModel(keep_alive=-1))  # type: ignore[arg-type]
+    runner.endpoint(LocalModel(keep_alive=-1))
     pid = pid_of(runner)
     del runner
     gc.collect()
@@ -348,28 +348,28 @@ time.sleep(600)
 @posix_only
 def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: EmbeddedRunner) -> None:
     """Out of memory, as the system does it: the caller's process lives, hears why, and goes on."""
-    endpoint = runner.endpoint(MODEL)  # type: ignore[arg-type]
-    assert runner.crash(endpoint) is None
+    endpoint = runner.endpoint(MODEL)
+    assert runner.crash(endpoint.api_base) is None
     os.kill(pid_of(runner), signal.SIGKILL)
-    error = runner.crash(endpoint)
+    error = runner.crash(endpoint.api_base)
     assert error is not None
     assert "killed by the system (signal 9), most often for want of memory" in str(error)
     assert error.provider == "embedded"
-    again = runner.endpoint(MODEL)  # type: ignore[arg-type]
+    again = runner.endpoint(MODEL)
     assert again.token != endpoint.token
     assert chat(again, "Say hello.")["choices"]
-    assert runner.crash(endpoint) is None
+    assert runner.crash(endpoint.api_base) is None
 
 
 @posix_only
 def test_a_crash_in_the_middle_of_an_answer_is_explained(runner: EmbeddedRunner) -> None:
     """The broken connection has a reason that can be asked for."""
-    endpoint = runner.endpoint(MODEL)  # type: ignore[arg-type]
+    endpoint = runner.endpoint(MODEL)
     pid = pid_of(runner)
     threading.Timer(0.2, os.kill, (pid, signal.SIGSEGV)).start()
     with pytest.raises((OSError, urllib.error.URLError)):
         chat(endpoint, "Go on.", ignore_eos=True, max_tokens=100_000)
-    error = runner.crash(endpoint)
+    error = runner.crash(endpoint.api_base)
     assert error is not None
     assert "it crashed (SIGSEGV)" in str(error)
 
@@ -378,7 +378,7 @@ def test_a_truncated_file_names_the_commands_that_mend_it(runner: EmbeddedRunner
     """The size on disk is compared with what was stored, before anything is started."""
     store.path(TINY).write_bytes(store.path(TINY).read_bytes()[:200_000])
     with pytest.raises(LocalModelError, match=r"has 200,000 bytes on disk and had 340,352.*models pull embedded/tiny-"):
-        runner.endpoint(MODEL)  # type: ignore[arg-type]
+        runner.endpoint(MODEL)
 
 
 def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
@@ -389,22 +389,22 @@ def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
     short.write_bytes(store.path(TINY).read_bytes()[:200_000])
     stored(store, short, "short")
     with pytest.raises(LocalModelError, match=r"could not be started: it gave up.*is corrupted or incomplete"):
-        runner.endpoint(LocalModel(name="short"))  # type: ignore[arg-type]
+        runner.endpoint(LocalModel(name="short"))
 
 
 def test_a_file_that_is_no_model_is_refused(runner: EmbeddedRunner, store: ModelStore) -> None:
     """A corrupt header is found before a process is started."""
     store.path(TINY).write_bytes(b"\0" * store.path(TINY).stat().st_size)
     with pytest.raises(LocalModelError, match="does not begin with the letters GGUF"):
-        runner.endpoint(MODEL)  # type: ignore[arg-type]
+        runner.endpoint(MODEL)
 
 
 def test_a_pinned_digest_is_checked(runner: EmbeddedRunner, store: ModelStore) -> None:
     """`digest` in llm.yaml refuses other bytes under the same name; a beginning of the digest is enough."""
     digest = str(store.digest(TINY))
     with pytest.raises(LocalModelError, match=r"llm.yaml wants digest: sha256:00000000"):
-        runner.endpoint(LocalModel(digest="sha256:00000000"))  # type: ignore[arg-type]
-    assert runner.endpoint(LocalModel(digest=f"sha256:{digest[:10]}"))  # type: ignore[arg-type]
+        runner.endpoint(LocalModel(digest="sha256:00000000"))
+    assert runner.endpoint(LocalModel(digest=f"sha256:{digest[:10]}"))
 
 
 def test_a_load_that_takes_too_long_is_given_up(store: ModelStore) -> None:
@@ -412,7 +412,7 @@ def test_a_load_that_takes_too_long_is_given_up(store: ModelStore) -> None:
     runner = EmbeddedRunner(store, start_seconds=0.0)
     before = set(psutil.Process().children())
     with pytest.raises(LocalModelError, match="not ready after 0 s"):
-        runner.endpoint(MODEL)  # type: ignore[arg-type]
+        runner.endpoint(MODEL)
     assert eventually(lambda: set(psutil.Process().children()) <= before)
 
 
@@ -424,8 +424,8 @@ def test_no_memory_is_said_before_the_load(
     room = memory_fit.needed_memory(header, 2048) + memory_fit.RESERVE
     monkeypatch.setattr(machine, "available_memory", lambda: room)
     with pytest.raises(LocalModelError, match=r"write num_ctx: 2048 in llm.yaml"):
-        runner.endpoint(LocalModel(num_ctx=8192))  # type: ignore[arg-type]
-    assert runner.endpoint(LocalModel(num_ctx=2048))  # type: ignore[arg-type]
+        runner.endpoint(LocalModel(num_ctx=8192))
+    assert runner.endpoint(LocalModel(num_ctx=2048))
 
 
 def test_an_idle_model_makes_room_for_another(
@@ -433,10 +433,10 @@ def test_an_idle_model_makes_room_for_another(
 ) -> None:
     """Switching models on a small machine works: the one that nobody uses is unloaded first."""
     stored(store, tiny_gguf, "other")
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     pid = pid_of(runner)
     monkeypatch.setattr(machine, "available_memory", lambda: 0 if alive(pid) else 8 << 30)
-    assert chat(runner.endpoint(LocalModel(name="other")), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(LocalModel(name="other")), "Say hello.")["choices"]
     assert not alive(pid)
 
 
@@ -463,13 +463,13 @@ def test_a_process_that_cannot_be_started_is_our_error(
     """No interpreter, no process: the system's reason is in the message."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(LocalModelError, match=r"could not be started: .*No such file or directory"):
-        runner.endpoint(MODEL)  # type: ignore[arg-type]
+        runner.endpoint(MODEL)
 
 
 @posix_only
 def test_a_server_that_hangs_is_ended_all_the_same(runner: EmbeddedRunner) -> None:
     """Closing does not wait for a process that does not listen."""
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     pid = pid_of(runner)
     os.kill(pid, signal.SIGSTOP)
     runner.close()
@@ -480,7 +480,7 @@ def test_a_server_that_hangs_is_ended_all_the_same(runner: EmbeddedRunner) -> No
 def test_a_server_that_died_while_idle_is_left_alone(store: ModelStore) -> None:
     """The end of the idle time finds nothing to end, and a model that died is not asked to make room."""
     runner = EmbeddedRunner(store)
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     (seat,) = runner._seats.values()
     assert seat.process
     os.kill(pid_of(runner), signal.SIGKILL)
@@ -493,7 +493,7 @@ def test_a_server_that_died_while_idle_is_left_alone(store: ModelStore) -> None:
 
 def test_a_model_that_someone_starts_or_uses_is_not_unloaded(runner: EmbeddedRunner) -> None:
     """Room is made by idle models only."""
-    endpoint = runner.endpoint(MODEL)  # type: ignore[arg-type]
+    endpoint = runner.endpoint(MODEL)
     (seat,) = runner._seats.values()
     with seat.lock:
         assert not local_provider._stop_if_idle(seat)
@@ -521,7 +521,7 @@ def test_only_a_server_that_says_so_is_idle(httpserver: HTTPServer) -> None:
 @posix_only
 def test_what_a_fork_inherits_is_let_go(runner: EmbeddedRunner) -> None:
     """In the forked child nothing of the parent's servers is held, and no lock of the parent's threads either."""
-    runner.endpoint(MODEL)  # type: ignore[arg-type]
+    runner.endpoint(MODEL)
     pid = pid_of(runner)
     lock = runner._seats.lock
     with lock:
@@ -535,40 +535,37 @@ def test_what_a_fork_inherits_is_let_go(runner: EmbeddedRunner) -> None:
 
 def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each thing that keeps a model from being used is one line that mends it."""
-    assert embedded_missing(MODEL, store=store) is None  # type: ignore[arg-type]
-    missing = embedded_missing(LocalModel(name="smollm2-135m"), store=store)  # type: ignore[arg-type]
+    assert embedded_missing(MODEL, store=store) is None
+    missing = embedded_missing(LocalModel(name="smollm2-135m"), store=store)
     assert missing == "the model is not on this machine: testronaut-llm models pull embedded/smollm2-135m"
-    assert "cannot be the name" in str(embedded_missing(LocalModel(name="../x"), store=store))  # type: ignore[arg-type]
-    assert embedded_missing(MODEL)  # type: ignore[arg-type]
+    assert "cannot be the name" in str(embedded_missing(LocalModel(name="../x"), store=store))
+    assert embedded_missing(MODEL)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    missing = embedded_missing(MODEL, store=store)  # type: ignore[arg-type]
+    missing = embedded_missing(MODEL, store=store)
     assert missing == 'the package xllamacpp is not installed: pip install "testronaut-llm[embedded]"'
 
 
 def test_the_context_is_known_before_the_load(store: ModelStore) -> None:
     """What the config wants, as far as the model was trained for it; unknown for a model that is not here."""
-    contexts = [
-        embedded_context(LocalModel(num_ctx=wanted), store=store)  # type: ignore[arg-type]
-        for wanted in (None, 512, 100_000)
-    ]
+    contexts = [embedded_context(LocalModel(num_ctx=wanted), store=store) for wanted in (None, 512, 100_000)]
     assert contexts == [8192, 512, 8192]
-    assert embedded_context(LocalModel(name="other"), store=store) is None  # type: ignore[arg-type]
+    assert embedded_context(LocalModel(name="other"), store=store) is None
 
 
 def test_a_model_that_is_not_there_is_our_error_with_the_command(runner: EmbeddedRunner) -> None:
     """Asking for its endpoint says the same as the probe."""
     with pytest.raises(LocalModelError, match=r"embedded/qwen3-4b: .* testronaut-llm models pull embedded/qwen3-4b"):
-        runner.endpoint(LocalModel(name="qwen3-4b"))  # type: ignore[arg-type]
+        runner.endpoint(LocalModel(name="qwen3-4b"))
 
 
 def test_auto_pull_fetches_what_is_missing(tmp_path: Path) -> None:
     """`auto_pull: true` makes a model of the catalogue ready; `ask` leaves it to the command line."""
     store = ModelStore(tmp_path / "empty")
-    assert embedded_missing(LocalModel(auto_pull=True), store=store) is None  # type: ignore[arg-type]
-    assert embedded_missing(LocalModel(auto_pull="ask"), store=store)  # type: ignore[arg-type]
-    assert embedded_missing(LocalModel(name="own", auto_pull=True), store=store)  # type: ignore[arg-type]
+    assert embedded_missing(LocalModel(auto_pull=True), store=store) is None
+    assert embedded_missing(LocalModel(auto_pull="ask"), store=store)
+    assert embedded_missing(LocalModel(name="own", auto_pull=True), store=store)
     runner = EmbeddedRunner(store)
-    assert chat(runner.endpoint(LocalModel(auto_pull=True)), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(LocalModel(auto_pull=True)), "Say hello.")["choices"]
     (model,) = store.list()
     assert model.last_used
     runner.close()
@@ -577,7 +574,7 @@ def test_auto_pull_fetches_what_is_missing(tmp_path: Path) -> None:
 def test_nothing_is_started_or_written_before_the_first_use(tmp_path: Path) -> None:
     """Making a runner and asking what is missing leaves no trace."""
     runner = EmbeddedRunner(ModelStore(tmp_path / "models"))
-    embedded_missing(MODEL, store=ModelStore(tmp_path / "models"))  # type: ignore[arg-type]
+    embedded_missing(MODEL, store=ModelStore(tmp_path / "models"))
     runner.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -598,4 +595,4 @@ def test_the_index_of_another_file_does_not_hide_it(store: ModelStore, runner: E
     copy = store.folder.parent / "copy"
     copy.write_bytes(store.path(TINY).read_bytes() + b"\0" * 32)
     store.add(copy, StoredModel(name=TINY, source="new", sha256="x", size=copy.stat().st_size))
-    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]  # type: ignore[arg-type]
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]

@@ -97,11 +97,11 @@ class EmbeddedRunner:
                 _arm(seat, seat.idle)
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
 
-    def crash(self, endpoint: Endpoint) -> LocalModelError | None:
-        """Why the server behind `endpoint` died, or None if it did not; to be asked when a connection broke."""
+    def crash(self, api_base: str) -> LocalModelError | None:
+        """Why the server at `api_base` died, or None if it did not; to be asked when a connection to it broke."""
         with self._seats.lock:
             processes = [seat.process for seat in self._seats.values() if seat.process]
-        return next((process.crash() for process in processes if process.settings.token == endpoint.token), None)
+        return next((process.crash() for process in processes if f"{process.address}/v1" == api_base), None)
 
     def close(self) -> None:
         """End all servers. The runner can be used again."""

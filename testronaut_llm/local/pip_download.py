@@ -95,7 +95,9 @@ def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) ->
 def _reason(log: Path) -> str:
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines or ["it said nothing"]
-    return CREDENTIALS.sub("***@", errors[0].removeprefix("ERROR: "))
+    causes = [match[1] for line in lines if (match := re.search(r"connection broken by '(.+)': /", line))]
+    reason = errors[0].removeprefix("ERROR: ") + (f" ({causes[-1]})" if causes else "")
+    return CREDENTIALS.sub("***@", reason)
 
 
 def _taken_out(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
