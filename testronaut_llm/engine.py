@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,13 @@ from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.pacing import Allowance, Money, money_of
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import Probes, api_base_of, api_version_of, provider_of, readiness, timeout_of
-from testronaut_llm.records import Attempt, Call, Message, Route
+from testronaut_llm.records import Attempt, Call, Route
 from testronaut_llm.redaction import Redactor
+from testronaut_llm.request_maker import chat_request
 from testronaut_llm.route_errors import nothing_left
 from testronaut_llm.route_options import weigh
 from testronaut_llm.spending import Purse, Unlimited
-from testronaut_llm.task_router import Selected, select
+from testronaut_llm.task_router import Selected, one_vector_space, select
 from testronaut_llm.telemetry import Telemetry
 from testronaut_llm.token_counter import TokenCounter
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from testronaut_llm.local.local_provider import EmbeddedRunner
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.output_schema import SchemaDialect
-
-_OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
-"""Tokens: an Ollama context grows in steps, since every new size loads the model again."""
 
 
 class Engine:
@@ -105,11 +102,12 @@ class Engine:
             count_all=dry,
             embedding=embedding,
         )
+        money = self._money(config, task, call)
         return plan(
             task,
             options,
             max_tokens=0 if embedding else call.max_tokens,
-            money=self._money(call),
+            money=money,
             schema=call.output is not None,
             strategy="as_listed" if embedding else None,
         )
@@ -125,7 +123,7 @@ class Engine:
 
         selected = self.selected(config, task, call.model)
         if texts:
-            selected = _one_vector_space(selected)
+            selected = one_vector_space(selected)
         route = self.route(config, task, call, selected, embedding=bool(texts))
         if not route.kept:
             raise nothing_left(route)
@@ -137,7 +135,7 @@ class Engine:
             prices=self.prices,
             counter=self.counter,
             dialect=self.dialect,
-            affordable=functools.partial(_affordable, call.max_cost),
+            affordable=functools.partial(_affordable, self._money(config, task, call)),
             allow_truncated=task.allow_truncated,
             vectors=bool(texts),
         )
@@ -225,20 +223,7 @@ class Engine:
             if texts:
                 return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
             schema = call.output.wire(self.dialect(model)) if call.output else None
-            max_tokens = call.max_tokens * (2 if step.doubled else 1)
-            return Request(
-                target=target,
-                messages=_messages(call, schema.instructions if schema else "", step.repair, text),
-                max_tokens=max_tokens,
-                timeout=timeout,
-                temperature=call.temperature,
-                stop=call.stop,
-                seed=call.seed,
-                schema=schema,
-                num_ctx=_num_ctx(model, step, max_tokens) if target.provider.wire == "ollama" else None,
-                stream=call.stream,
-                extra=call.extra,
-            )
+            return chat_request(call, target, step, schema=schema, timeout=timeout, answered=text)
 
         return make
 
@@ -263,45 +248,16 @@ class Engine:
         params = {name: value for name, value in given.items() if value is not None}
         return self.gateway.dropped_params(target, params)
 
-    def _money(self, call: Call) -> Money | None:
-        if call.max_cost is None:
-            return None
-        return money_of((Allowance(limit="max_cost", left=call.max_cost),))
+    def _money(self, config: LLMConfig, task: TaskConfig, call: Call) -> Money | None:
+        limits = {
+            "max_cost": call.max_cost,
+            "budget.per_call": config.budget.per_call if config.budget else None,
+            f"tasks.{task.name}.budget.per_call": task.budget.per_call if task.budget else None,
+        }
+        allowances = [Allowance(limit=name, left=left) for name, left in limits.items() if left is not None]
+        budget = task.budget or config.budget
+        return money_of(allowances, on_exceeded=budget.on_exceeded if budget else "stop")
 
 
-def _affordable(max_cost: Decimal | None, cost: Decimal | None) -> bool:
-    return max_cost is None or (cost is not None and cost <= max_cost)
-
-
-def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:
-    messages = call.messages
-    if instructions:
-        last = messages[-1]
-        messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{instructions}"))
-    if repair is not None:
-        turns = (Message(role="assistant", content=answered), Message(role="user", content=repair))
-        messages = (*messages, *turns)
-    return messages
-
-
-def _num_ctx(model: ModelConfig, step: Try, max_tokens: int) -> int:
-    if model.num_ctx is not None:
-        return model.num_ctx
-    needed = int((step.candidate.est_tokens or 0) * 1.3) + max_tokens + 256
-    sized = max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
-    return min(sized, step.candidate.context_window or sized)
-
-
-def _one_vector_space(selected: tuple[Selected, ...]) -> tuple[Selected, ...]:
-    """The first listed model fixes the vector space; another is used only for the same model and dimensions."""
-    first = selected[0].model
-
-    def space(model: ModelConfig) -> tuple[str, int | None]:
-        return model.base_model or model.name, model.dimensions
-
-    def judged(one: Selected) -> Selected:
-        if one.excluded is not None or space(one.model) == space(first):
-            return one
-        return replace(one, excluded=f"another vector space than {first.alias}: set the same base_model and dimensions")
-
-    return tuple(map(judged, selected))
+def _affordable(money: Money | None, cost: Decimal | None) -> bool:
+    return money is None or money.on_exceeded == "warn" or (cost is not None and cost <= money.left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from testronaut_llm.provider_registry import is_local, provider_of
@@ -45,6 +45,21 @@ def select(config: LLMConfig, call_model: str | None, task: TaskConfig) -> tuple
     return tuple(
         Selected(model=model, provider=provider_of(model), excluded=_excluded(model, task, floor)) for model in models
     )
+
+
+def one_vector_space(selected: tuple[Selected, ...]) -> tuple[Selected, ...]:
+    """The first listed model fixes the vector space; another is used only for the same model and dimensions."""
+    first = selected[0].model
+
+    def space(model: ModelConfig) -> tuple[str, int | None]:
+        return model.base_model or model.name, model.dimensions
+
+    def judged(one: Selected) -> Selected:
+        if one.excluded is not None or space(one.model) == space(first):
+            return one
+        return replace(one, excluded=f"another vector space than {first.alias}: set the same base_model and dimensions")
+
+    return tuple(map(judged, selected))
 
 
 def _excluded(model: ModelConfig, task: TaskConfig, floor: int) -> str | None:

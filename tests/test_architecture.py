@@ -38,7 +38,7 @@ LADDER = (
         "reply_reader",
         "sdk_clients",
     ),
-    ("judge", "spending", "call_builder", "call_flow", "streams", "performers", "engine", "comparison", "batch"),
+    ("judge", "spending", "call_builder", "call_flow", "streams", "performers", "engine", "request_maker", "comparison", "batch"),
     ("llm_manager*", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
