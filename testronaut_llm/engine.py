@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.cost_optimizer import plan
 from testronaut_llm.credentials import Credentials
-from testronaut_llm.errors import AuthenticationError, PermissionDeniedError
+from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.pacing import Allowance, Money, money_of
 from testronaut_llm.prices import PriceTable
-from testronaut_llm.provider_registry import Probes, api_base_of, api_version_of, provider_of, readiness, timeout_of
+from testronaut_llm.provider_registry import (
+    Probes,
+    Readiness,
+    api_base_of,
+    api_version_of,
+    provider_of,
+    readiness,
+    timeout_of,
+)
 from testronaut_llm.records import Attempt, Call, Route
 from testronaut_llm.redaction import Redactor
 from testronaut_llm.request_maker import chat_request
@@ -46,6 +54,7 @@ class Engine:
         self.probes = Probes()
         self.counter = TokenCounter()
         self.purse: Purse = Unlimited()
+        self._embedded: dict[str, str] = {}
 
     @functools.cached_property
     def prices(self) -> PriceTable:
@@ -85,7 +94,7 @@ class Engine:
         A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
         """
         ready = {
-            one.model.alias: readiness(one.model, trusted=config.trusted, probes=self.probes)
+            one.model.alias: self.ready(one.model, trusted=config.trusted)
             for one in selected
             if one.excluded is None
         }
@@ -112,6 +121,10 @@ class Engine:
             strategy="as_listed" if embedding else None,
         )
 
+    def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:
+        """Can this model be asked now, and if not, what is missing?"""
+        return readiness(model, trusted=trusted, probes=self.probes)
+
     def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
         """The route and the call as something to drive: an embedding of `texts`, or a chat without.
 
@@ -135,6 +148,7 @@ class Engine:
             prices=self.prices,
             counter=self.counter,
             dialect=self.dialect,
+            autopsy=self._autopsy,
             affordable=functools.partial(_affordable, self._money(config, task, call)),
             allow_truncated=task.allow_truncated,
             vectors=bool(texts),
@@ -172,6 +186,7 @@ class Engine:
         if provider.name == "embedded":
             endpoint = self.runner.endpoint(model, embeddings=embeddings)
             self.redactor.add(endpoint.token)
+            self._embedded[model.alias] = endpoint.api_base
             token = SecretStr(endpoint.token)
             return Target(model=model, provider=provider, api_base=endpoint.api_base, key=token)
         key = self.credentials.key(model, provider, trusted=trusted)
@@ -201,6 +216,10 @@ class Engine:
         if "gateway" in self.__dict__:
             await self.gateway.aclose()
         self.close()
+
+    def _autopsy(self, alias: str) -> LLMError | None:
+        base = self._embedded.get(alias)
+        return self.runner.crash(base) if base else None
 
     def _attempted(self, call: Call, attempt: Attempt) -> None:
         if isinstance(attempt.error, AuthenticationError | PermissionDeniedError):

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from testronaut_llm.errors import LLMError, OutputInvalidError, OutputTruncatedError
+from testronaut_llm.errors import (
+    ConnectionFailedError,
+    ContextWindowError,
+    LLMError,
+    OutputInvalidError,
+    OutputTruncatedError,
+)
 from testronaut_llm.fallback import Try
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.model_request import Reply
@@ -15,6 +21,9 @@ from testronaut_llm.output_schema import SchemaDialect
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
 from testronaut_llm.token_counter import TokenCounter
+
+LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
+"""From how many tokens on, and below which share of the estimate, a prompt counts as cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,7 @@ class Judge:
         vectors: is it an embedding?
         allow_truncated: does the task take a cut answer?
         dialect: which JSON Schema a model was given.
+        autopsy: why the embedded model of that alias died, None where it did not.
         affordable: may that many USD still be spent on this call?
     """
 
@@ -45,6 +55,7 @@ class Judge:
     prices: PriceTable
     counter: TokenCounter
     dialect: Callable[[ModelConfig], SchemaDialect]
+    autopsy: Callable[[str], LLMError | None]
     affordable: Callable[[Decimal | None], bool]
     allow_truncated: bool = False
     vectors: bool = False
@@ -61,10 +72,13 @@ class Judge:
     def verdict(self, step: Try, reply: Reply) -> Judged:
         """Is it an answer?"""
         if reply.error is not None:
-            return Judged(error=reply.error)
+            died = self.autopsy(step.candidate.alias) if isinstance(reply.error, ConnectionFailedError) else None
+            return Judged(error=died or reply.error)
         model = self.models[step.candidate.alias]
         if self.vectors:
             return Judged(result=self._embeddings(model, reply))
+        if (unread := _unread(model, step, reply)) is not None:
+            return Judged(error=unread)
         cut = reply.finish_reason == "length"
         if cut and not (self.allow_truncated and reply.text.strip()):
             return Judged(error=self._truncated(step, reply), may_double=self._may_double(step))
@@ -173,3 +187,17 @@ class Judge:
             cost_source=self.prices.cost(model, usage, reply.response_model or None).source,
             request_id=reply.request_id,
         )
+
+
+def _unread(model: ModelConfig, step: Try, reply: Reply) -> ContextWindowError | None:
+    """Ollama cuts a prompt that is too long and answers about the rest (ollama#3839); the count gives it away."""
+    expected, read = step.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
+    if model.provider != "ollama" or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
+        return None
+    return ContextWindowError(
+        f"{model.alias} ({model.model}): the server read {read:,} of about {expected:,} prompt tokens; "
+        "raise `num_ctx` of the model, or shorten the prompt",
+        model=model.alias,
+        provider=model.provider,
+        request_id=reply.request_id,
+    )

@@ -156,9 +156,18 @@ def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[st
         "temperature": request.temperature is not None,
         "stop": bool(request.stop),
         "seed": request.seed is not None,
+        "reasoning": _wants_reasoning(request.target),
     }
-    known_as = {"stop": {"stop", "stop_sequences", "stopSequences"}}
+    known_as = {
+        "stop": {"stop", "stop_sequences", "stopSequences"},
+        "reasoning": {"reasoning_effort", "thinking", "think", "output_config", "thinkingConfig"},
+    }
     return tuple(name for name, given in wanted.items() if given and not names & known_as.get(name, {name}))
+
+
+def _wants_reasoning(target: Target) -> bool:
+    level = target.model.reasoning
+    return level is not None and not (level == "off" and target.provider.wire == "anthropic")  # off is its default
 
 
 def _common(target: Target, timeout: float) -> dict[str, Any]:

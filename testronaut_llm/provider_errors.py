@@ -82,7 +82,8 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], frozenset[int], type[LLMError]], ...] = 
     for pattern, statuses, kind in (
         (
             r"prompt is too long|maximum context length|exceeds? the (available )?context (size|length|window)"
-            r"|input token count .* exceeds|context (length|window) exceeded|too many total text bytes",
+            r"|input \(\d+ tokens\) is too large|input token count .* exceeds|context (length|window) exceeded"
+            r"|too many total text bytes",
             (400, 422, 500),
             ContextWindowError,
         ),

@@ -138,7 +138,7 @@ class ReplyReader:
         complaint = complaint_of(self.exchange.text, evidence.error)
         kind = kind_of(status, complaint)
         words = complaint.words or "no reason given"
-        failure = kind(f"{words}{self._advice(kind)}")
+        failure = kind(f"{words}{self._advice(kind, complaint.codes)}")
         if complaint.wait is not None:
             failure.retry_after = complaint.wait
         if self.exchange.headers.get("x-should-retry") == "false" and failure.verdict is Verdict.RETRY:
@@ -148,7 +148,7 @@ class ReplyReader:
     def _broken(self, causes: list[BaseException]) -> LLMError:
         kinds = tuple(type(cause) for cause in causes)
         if any(issubclass(kind, BodyTooLargeError) for kind in kinds):
-            return BadResponseError("the body is larger than any answer (64 MiB), and was not read to its end")
+            return BadResponseError("the body is larger than an answer, and was not read to its end")
         if any(issubclass(kind, httpx.TimeoutException | TimeoutError) for kind in kinds):
             return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
@@ -196,12 +196,14 @@ class ReplyReader:
             error.retry_after = retry_after(self.exchange.headers, time.time())
         return error
 
-    def _advice(self, kind: type[LLMError]) -> str:
+    def _advice(self, kind: type[LLMError], codes: tuple[str, ...]) -> str:
         target = self._request.target
         if kind.code == "model_not_found" and target.provider.wire == "ollama":
             return f"; try: testronaut-llm models pull {target.model.model}"
         if kind.code == "model_not_found" and target.provider.wire == "azure":
-            return "; `model` names the deployment, and `api_base` its resource"
+            if "deploymentnotfound" in codes:
+                return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
+            return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
         if kind.code == "quota":
             return f"; this is billing, not speed: add credit at {target.provider.name}"
         return ""
