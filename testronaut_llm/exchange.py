@@ -21,13 +21,16 @@ from testronaut_llm.providers.endpoint import is_loopback
 
 MOST_BYTES = 64 * 1024 * 1024
 """A body longer than this is no answer of a model; reading on would only fill the memory."""
+MOST_BYTES_OF_A_LINE, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
+"""Of a stream's line, and of a body under an error status: LiteLLM puts both into its exceptions and searches those
+for secrets, at ten seconds a megabyte, on the caller's event loop."""
 
 current: ContextVar[Exchange | None] = ContextVar("testronaut_llm_exchange", default=None)
 """The attempt that requests of this thread or task belong to."""
 
 
 class BodyTooLargeError(Exception):
-    """The body went past `MOST_BYTES`."""
+    """The body went past what an answer, a stream's line or an error may have."""
 
 
 class SecondRequestError(Exception):
@@ -45,6 +48,7 @@ class Exchange:
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
     abandoned: bool = False
+    _line: int = 0
     _close: Callable[[], None] | None = None
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
 
@@ -89,7 +93,10 @@ class Exchange:
             BodyTooLargeError: the body is longer than any answer.
         """
         self.body += chunk
-        if len(self.body) > MOST_BYTES:
+        self._line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else self._line)
+        streams = self.sent is not None and self.sent.get("stream") is True
+        most = MOST_BYTES if self.status is None or self.status < 400 else MOST_BYTES_OF_AN_ERROR
+        if len(self.body) > most or (streams and self._line > MOST_BYTES_OF_A_LINE):
             raise BodyTooLargeError
         return chunk
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,24 +19,22 @@ from testronaut_llm.records import Message
 KEY = "sk-canary-0123456789abcdefghijklmn"
 WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama")
 MODES = ("sync", "async", "stream", "astream")
-_MODELS = {
+MODELS = {
     "openai": "openai/gpt-4o-mini",
     "azure": "azure/my-deployment",
     "azure v1": "azure/my-deployment",
     "anthropic": "anthropic/claude-haiku-4-5",
     "ollama": "ollama/qwen3:8b",
 }
-_VERSIONS = {"azure": "2024-10-21", "azure v1": "v1"}
+VERSIONS = {"azure": "2024-10-21", "azure v1": "v1"}
 
 
 def target(wire: str, url: str, **fields: Any) -> Target:
     """The target of a wire at a server."""
-    model = ModelConfig(alias="m", model=fields.pop("model", _MODELS[wire]), **fields)
+    model = ModelConfig(alias="m", model=fields.pop("model", MODELS[wire]), **fields)
     base = f"{url}/v1" if wire == "openai" else url
-    version = _VERSIONS.get(wire)
-    return Target(
-        model=model, provider=provider_of(model), api_base=base, api_version=version, key=SecretStr(KEY)
-    )
+    version = VERSIONS.get(wire)
+    return Target(model=model, provider=provider_of(model), api_base=base, api_version=version, key=SecretStr(KEY))
 
 
 def request(to: Target, **fields: Any) -> Request:
@@ -51,20 +50,33 @@ def request(to: Target, **fields: Any) -> Request:
     return replace(plain, **fields)
 
 
-def attempt(gateway: Gateway, asked: Request | EmbedRequest, mode: str) -> tuple[str, Reply]:
-    """One attempt; the pieces that were handed out, and the Reply."""
-    if isinstance(asked, Request):
-        asked = replace(asked, stream=mode in ("stream", "astream"))
-    if mode in ("sync", "stream"):
-        send = gateway.embed if isinstance(asked, EmbedRequest) else gateway.send
-        results: list[Any] = list(send(asked, Exchange()))  # type: ignore[arg-type]
-    else:
-        results = asyncio.run(_collected(gateway, asked))
-    return "".join(results[:-1]), results[-1]
+class Attempts:
+    """A gateway and an event loop that are kept for many attempts; sync ones have a thread, as in the product."""
 
+    def __init__(self) -> None:
+        self.gateway = Gateway(lambda text: text.replace(KEY, "***"))
+        self.gateway.load()
+        self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1)
 
-async def _collected(gateway: Gateway, asked: Request | EmbedRequest) -> list[Any]:
-    asend = gateway.aembed if isinstance(asked, EmbedRequest) else gateway.asend
-    results = [one async for one in asend(asked, Exchange())]  # type: ignore[arg-type]
-    await gateway.aclose()
-    return results
+    def __call__(self, asked: Request | EmbedRequest, mode: str) -> tuple[str, Reply]:
+        """One attempt; the pieces that were handed out, and the Reply."""
+        if isinstance(asked, Request):
+            asked = replace(asked, stream=mode in ("stream", "astream"))
+        if mode in ("sync", "stream"):
+            send = self.gateway.embed if isinstance(asked, EmbedRequest) else self.gateway.send
+            results: list[Any] = self._thread.submit(lambda: list(send(asked, Exchange()))).result()  # type: ignore[arg-type]
+        else:
+            results = self._runner.run(self._collected(asked))
+        return "".join(results[:-1]), results[-1]
+
+    def close(self) -> None:
+        """Closes connections and loop."""
+        self._runner.run(self.gateway.aclose())
+        self._runner.close()
+        self._thread.shutdown()
+        self.gateway.close()
+
+    async def _collected(self, asked: Request | EmbedRequest) -> list[Any]:
+        asend = self.gateway.aembed if isinstance(asked, EmbedRequest) else self.gateway.asend
+        return [one async for one in asend(asked, Exchange())]  # type: ignore[arg-type]

@@ -8,10 +8,9 @@ import faults
 import pytest
 from error_bodies import ERRORS
 from fault_server import FaultServer, Reply
-from gateway_kit import KEY, MODES, WIRES, attempt, request, target
+from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
 
 from testronaut_llm import errors
-from testronaut_llm.gateway import Gateway
 
 BY_CASE: dict[str, type[errors.LLMError]] = {
     "bad_request": errors.InvalidRequestError,
@@ -80,8 +79,8 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
-    made = Gateway(lambda text: text.replace(KEY, "***"))
+def attempt() -> Iterator[Attempts]:
+    made = Attempts()
     yield made
     made.close()
 
@@ -89,13 +88,13 @@ def gateway() -> Iterator[Gateway]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("wire", "case"), STATUSES)
 def test_each_status_is_one_error_and_one_request(
-    server: FaultServer, gateway: Gateway, wire: str, case: str, mode: str
+    server: FaultServer, attempt: Attempts, wire: str, case: str, mode: str
 ) -> None:
     """The class comes from status and body, whatever the wire and the mode; nothing is sent twice."""
     api = server.plan("a", faults.error(case), faults.good())
-    _, reply = attempt(gateway, request(target(wire, api.url)), mode)
+    _, reply = attempt(request(target(wire, api.url)), mode)
     assert type(reply.error) is BY_CASE[case]
-    assert reply.error.status == ERRORS[wire.split()[0]][case][0]
+    assert reply.error.status == ERRORS[wire.split(maxsplit=1)[0]][case][0]
     assert reply.error.model == "m"
     assert reply.usage is None
     assert len(api.requests) == 1
@@ -105,12 +104,12 @@ def test_each_status_is_one_error_and_one_request(
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_each_fault_is_one_error_and_one_request(
-    server: FaultServer, gateway: Gateway, wire: str, fault: str, mode: str
+    server: FaultServer, attempt: Attempts, wire: str, fault: str, mode: str
 ) -> None:
     """Broken connections and bodies that are no answer never pass for one, nor are they asked again."""
     reply_of_server, expected = FAULTS[fault]
     api = server.plan("a", reply_of_server, faults.good())
-    _, reply = attempt(gateway, request(target(wire, api.url)), mode)
+    _, reply = attempt(request(target(wire, api.url)), mode)
     streaming = mode in ("stream", "astream")
     if streaming and fault in _CUT_SHAPES:
         assert isinstance(reply.error, _LOOSE)
@@ -123,12 +122,12 @@ def test_each_fault_is_one_error_and_one_request(
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_broken_stream_is_never_an_answer(
-    server: FaultServer, gateway: Gateway, wire: str, fault: str, mode: str
+    server: FaultServer, attempt: Attempts, wire: str, fault: str, mode: str
 ) -> None:
     """A stream that was cut, or that ends in an error event, is an error, though pieces came."""
     reply_of_server, expected = STREAM_FAULTS[fault]
     api = server.plan("a", reply_of_server, faults.good())
-    pieces, reply = attempt(gateway, request(target(wire, api.url)), mode)
+    pieces, reply = attempt(request(target(wire, api.url)), mode)
     if wire == "ollama" and "cut" not in fault and fault != "reset":
         expected = errors.ServerError  # Ollama has no code for it
     assert isinstance(reply.error, expected)
@@ -139,22 +138,22 @@ def test_a_broken_stream_is_never_an_answer(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_refused_connection_is_a_failed_connection(
-    server: FaultServer, gateway: Gateway, wire: str, mode: str
+    server: FaultServer, attempt: Attempts, wire: str, mode: str
 ) -> None:
     """Nobody listens: the error says where."""
     url = server.refused()
-    _, reply = attempt(gateway, request(target(wire, url)), mode)
+    _, reply = attempt(request(target(wire, url)), mode)
     assert type(reply.error) is errors.ConnectionFailedError
     assert url in str(reply.error)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_redirect_is_never_followed(server: FaultServer, gateway: Gateway, wire: str, mode: str) -> None:
+def test_a_redirect_is_never_followed(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
     """Neither the prompt nor the key reaches the host that a redirect names (P02)."""
     other = server.plan("other", faults.good())
     api = server.plan("a", faults.redirect(other.url))
-    _, reply = attempt(gateway, request(target(wire, api.url)), mode)
+    _, reply = attempt(request(target(wire, api.url)), mode)
     assert type(reply.error) is errors.BadResponseError
     assert "api_base" in str(reply.error)
     assert not other.requests
@@ -162,11 +161,11 @@ def test_a_redirect_is_never_followed(server: FaultServer, gateway: Gateway, wir
 
 @pytest.mark.parametrize("form", faults.RETRY_AFTER)
 @pytest.mark.parametrize("wire", WIRES)
-def test_each_form_of_waiting_is_read(server: FaultServer, gateway: Gateway, wire: str, form: str) -> None:
+def test_each_form_of_waiting_is_read(server: FaultServer, attempt: Attempts, wire: str, form: str) -> None:
     """Milliseconds, seconds and dates are seconds; nonsense is nothing (P04)."""
     headers = faults.RETRY_AFTER[form]
     api = server.plan("a", faults.error("rate_limit", headers=headers))
-    _, reply = attempt(gateway, request(target(wire, api.url)), "sync")
+    _, reply = attempt(request(target(wire, api.url)), "sync")
     assert reply.error is not None
     wait = reply.error.retry_after
     expected = {"milliseconds": 0.3, "seconds": 2.0, "past date": 0.0, "negative": None, "no number": None}
@@ -180,11 +179,11 @@ def test_each_form_of_waiting_is_read(server: FaultServer, gateway: Gateway, wir
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
 def test_an_error_that_echoes_the_key_does_not_show_it(
-    server: FaultServer, gateway: Gateway, wire: str, mode: str
+    server: FaultServer, attempt: Attempts, wire: str, mode: str
 ) -> None:
     """A key in the provider's words is masked in ours (P24)."""
     api = server.plan("a", faults.raw(401, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()))
-    _, reply = attempt(gateway, request(target(wire, api.url)), mode)
+    _, reply = attempt(request(target(wire, api.url)), mode)
     assert type(reply.error) is errors.AuthenticationError
     assert KEY not in repr(reply.error)
     assert "***" in str(reply.error)
