@@ -1,0 +1,110 @@
+"""What a raw body proves, whoever sent it and however broken it is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from testronaut_llm.evidence import Evidence, examine
+
+
+def _sse(*events: object) -> str:
+    return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
+
+
+def _ndjson(*lines: object) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+FINISH = {
+    "openai": (json.dumps({"choices": [{"finish_reason": "stop"}]}), "stop"),
+    "openai stream": (_sse({"choices": [{}]}, {"choices": [{"finish_reason": "length"}]}), "length"),
+    "openai null": (json.dumps({"choices": [{"finish_reason": None}]}), None),
+    "openai no choices": (json.dumps({"choices": []}), None),
+    "openai choices of the wrong kind": (json.dumps({"choices": {"finish_reason": "stop"}}), None),
+    "openai choice of the wrong kind": (json.dumps({"choices": ["stop"]}), None),
+    "anthropic": (json.dumps({"stop_reason": "end_turn"}), "end_turn"),
+    "anthropic stream": (_sse({"delta": {"text": "x"}}, {"delta": {"stop_reason": "max_tokens"}}), "max_tokens"),
+    "ollama": (json.dumps({"done": True, "done_reason": "load"}), "load"),
+    "ollama without a reason": (_ndjson({"done": False}, {"done": True}), "stop"),
+    "ollama undone": (_ndjson({"done": False}), None),
+    "gemini": (json.dumps([{"candidates": [{"finishReason": "STOP"}]}]), "STOP"),
+    "a word in the text": (json.dumps({"choices": [{"message": {"content": '"finish_reason": "stop"'}}]}), None),
+    "only [DONE]": (_sse("[DONE]"), None),
+    "nothing": ("", None),
+    "html": ("<html><h1>Bad Gateway</h1></html>", None),
+    "cut": ('{"choices": [{"finish_reason": "stop"', None),
+    "nested too deep": ("[" * 100_000, None),
+    "later chunk without one": (_sse({"choices": [{"finish_reason": "stop"}]}, {"choices": []}), "stop"),
+    "delta of the wrong kind": (json.dumps({"delta": "x"}), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FINISH)
+def test_a_finish_is_what_was_received(case: str) -> None:
+    """A finish reason counts only where the provider's own field holds one."""
+    text, finish = FINISH[case]
+    assert examine(text).finish == finish
+
+
+USAGE = {
+    "openai": ({"usage": {"prompt_tokens": 1, "completion_tokens": 2}}, True),
+    "openai null": ({"usage": None}, False),
+    "openai empty": ({"usage": {}}, False),
+    "openai nulls": ({"usage": {"prompt_tokens": None}}, False),
+    "openai zero": ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, True),
+    "anthropic": ({"usage": {"input_tokens": 1, "output_tokens": 2}}, True),
+    "gemini": ({"usageMetadata": {"totalTokenCount": 4}}, True),
+    "ollama": ({"prompt_eval_count": 1, "eval_count": 2}, True),
+    "ollama without the prompt": ({"eval_count": 2}, False),
+    "ollama without the answer": ({"prompt_eval_count": 2}, False),
+    "ollama embedding": ({"prompt_eval_count": 2, "embeddings": [[1.0]]}, True),
+    "none": ({"choices": []}, False),
+    "message of the wrong kind": ({"message": "x"}, False),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_is_what_was_received(case: str) -> None:
+    """Usage counts as reported only where the provider counted prompt and answer."""
+    document, reported = USAGE[case]
+    assert examine(json.dumps(document)).usage is reported
+
+
+def test_an_anthropic_stream_needs_both_counts() -> None:
+    """`message_start` counts the prompt and `message_delta` the answer; one of them is not enough."""
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
+    assert not examine(_sse(start)).usage
+    assert examine(_sse(start, end)).usage
+
+
+ERRORS = {
+    "openai": _sse({"choices": []}, {"error": {"message": "no"}}),
+    "anthropic": 'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n',
+    "ollama": _ndjson({"message": {"content": "x"}}, {"error": "no"}),
+    "type alone": json.dumps({"type": "error", "message": "no"}),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_inside_a_success_is_seen(case: str) -> None:
+    """An error document is found wherever it comes in a body, and the first one counts."""
+    error = examine(f"{ERRORS[case]}\n" + _sse({"error": "a later one"})).error
+    assert error is not None
+    assert error.get("error") != "a later one"
+
+
+@pytest.mark.parametrize("document", [{"error": None}, {"error": ""}, {"type": "message"}, [], [1], "text", 1, None])
+def test_no_error_is_made_up(document: object) -> None:
+    """A null error, and a document that is no object, are not errors."""
+    assert examine(json.dumps(document)).error is None
+
+
+def test_documents_are_counted() -> None:
+    """Whole bodies, lists, events and lines are documents; anything else is none."""
+    assert examine(_sse({"a": 1}, {"b": 2}, "[DONE]")).documents == 2
+    assert examine(_ndjson({"a": 1}, {"b": 2}, {"c": 3})).documents == 3
+    assert examine("[{}, {}, 1]").documents == 2
+    assert examine(": comment\n\nretry: 3\n\nnot json") == Evidence()
