@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, get_args
 
@@ -47,21 +47,21 @@ def build_call(
         task=task.name,
         messages=_messages(prompt, task.system if system is None else system),
         output=None if schema is None else OutputSchema.of(schema),
-        accept=accept,
-        model=model,
-        max_tokens=int(_number("max_tokens", task.max_tokens if max_tokens is None else max_tokens, least=1)),
+        accept=_given("accept", accept, Callable, "a function of the Answer"),
+        model=_given("model", model, str, "a name from `models`, or provider/model"),
+        max_tokens=_whole("max_tokens", task.max_tokens if max_tokens is None else max_tokens, least=1),
         temperature=_number("temperature", task.temperature if temperature is None else temperature, least=0),
         stop=_stop(task.stop if stop is None else stop),
-        seed=task.seed if seed is None else seed,
+        seed=None if seed is None and task.seed is None else _whole("seed", task.seed if seed is None else seed),
         cache=_cache(task.cache if cache is None else cache),
-        sample=int(_number("sample", sample, least=0)),
+        sample=_whole("sample", sample, least=0),
         max_cost=_money(max_cost),
         timeout=_seconds("timeout", task.timeout if timeout is None else timeout),
         deadline=_seconds("deadline", task.deadline if deadline is None else deadline) or task.deadline,
         retries=task.retries,
         stream=stream,
-        extra=_extra(extra or {}),
-        metadata=dict(metadata or {}),
+        extra=_extra(_given("extra", extra, Mapping, "a mapping of body fields") or {}),
+        metadata=dict(_given("metadata", metadata, Mapping, "a mapping") or {}),
     )
 
 
@@ -71,9 +71,9 @@ def texts_to_embed(texts: Any) -> tuple[str, ...]:
     Raises:
         InvalidRequestError: none, or one that is empty or no text.
     """
-    given = (texts,) if isinstance(texts, str) else tuple(texts)
+    given = (texts,) if isinstance(texts, str) else tuple(texts) if isinstance(texts, Iterable) else ()
     if not given:
-        raise InvalidRequestError("no text was given to embed; expected a str or a list of them")
+        raise InvalidRequestError(f"no text was given to embed, but {texts!r:.40}; expected a str or a list of them")
     for number, text in enumerate(given):
         if not isinstance(text, str) or not text.strip():
             raise InvalidRequestError(f"text {number} to embed is {text!r:.40}; expected a str that is not empty")
@@ -83,12 +83,12 @@ def texts_to_embed(texts: Any) -> tuple[str, ...]:
 
 def _messages(prompt: Any, system: str | None) -> tuple[Message, ...]:
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not isinstance(turns, Sequence) or not turns:
+    if not isinstance(turns, Sequence) or isinstance(turns, bytes | bytearray) or not turns:
         raise InvalidRequestError(f"the prompt is {prompt!r:.40}; expected a str, or messages with role and content")
     messages = [_message(number, turn) for number, turn in enumerate(turns)]
     if not any(message.content.strip() for message in messages):
         raise InvalidRequestError("the prompt is empty; expected some text")
-    if system:
+    if system := _given("system", system, str, "a text"):
         _encodable(system, "system")
         messages.insert(0, Message(role="system", content=system))
     return tuple(messages)
@@ -130,6 +130,19 @@ def _encodable(text: str, where: str) -> None:
         ) from None
 
 
+def _given(name: str, value: Any, kind: Any, expected: str) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise InvalidRequestError(f"{name} is {value!r:.60}; expected {expected}")
+    return value
+
+
+def _whole(name: str, value: Any, *, least: float = -math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        bound = f" of at least {least}" if math.isfinite(least) else ""
+        raise InvalidRequestError(f"{name} is {value!r:.60}; expected a whole number{bound}")
+    return value
+
+
 def _number(name: str, value: Any, *, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
         raise InvalidRequestError(f"{name} is {value!r}; expected a number of at least {least}")
@@ -146,9 +159,11 @@ def _seconds(name: str, value: Any) -> float | None:
 
 
 def _stop(value: Any) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else tuple(value)
+    stops = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(isinstance(one, str) and one for one in stops):
         raise InvalidRequestError(f"stop is {value!r:.60}; expected a text, or a list of texts, none empty")
+    for stop in stops:
+        _encodable(stop, "stop")
     return stops
 
 

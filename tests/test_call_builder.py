@@ -1,0 +1,175 @@
+"""A wrong argument is refused by its name before anything is spent; a right one arrives unchanged."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from testronaut_llm.call_builder import build_call, texts_to_embed
+from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.model_config import TaskConfig
+
+TASK = TaskConfig(name="t", models=("openai/x",), max_tokens=77, temperature=0.5, stop=("END",), seed=3,
+                  system="Be brief.", timeout=9.0, deadline=99.0, retries=4, cache="off")  # fmt: skip
+PLAIN = TaskConfig(name="t", models=("openai/x",))
+TURN = {"role": "user", "content": "hi"}
+
+
+def test_the_task_fills_in_what_the_caller_left_out() -> None:
+    """Without arguments, the settings are those of `llm.yaml`."""
+    call = build_call(TASK, "hi")
+    assert [(m.role, m.content) for m in call.messages] == [("system", "Be brief."), ("user", "hi")]
+    assert (call.task, call.max_tokens, call.temperature, call.stop, call.seed) == ("t", 77, 0.5, ("END",), 3)
+    assert (call.timeout, call.deadline, call.retries, call.cache) == (9.0, 99.0, 4, "off")
+    assert (call.output, call.accept, call.model, call.max_cost, call.stream) == (None, None, None, None, False)
+
+
+def test_the_caller_overrides_the_task() -> None:
+    """Each argument wins over the task's setting, zero and empty ones too."""
+    call = build_call(
+        TASK, [TURN], system="", max_tokens=5, temperature=0, stop=[], seed=0, cache="refresh", sample=2,
+        max_cost=0, timeout=1, deadline=2, model="m", extra={"top_k": 1}, metadata={"run": 1}, stream=True,
+    )  # fmt: skip
+    assert [m.role for m in call.messages] == ["user"]
+    assert (call.max_tokens, call.temperature, call.stop, call.seed) == (5, 0, (), 0)
+    assert (call.cache, call.sample, call.max_cost, call.timeout, call.deadline) == ("refresh", 2, Decimal(0), 1.0, 2.0)
+    assert (call.model, call.extra, call.metadata, call.stream) == ("m", {"top_k": 1}, {"run": 1}, True)
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("max_tokens", {"max_tokens": 0}, "0"),
+    ("max_tokens", {"max_tokens": -1}, "-1"),
+    ("max_tokens", {"max_tokens": "many"}, "many"),
+    ("max_tokens", {"max_tokens": True}, "True"),
+    ("max_tokens", {"max_tokens": 1.5}, "1.5"),
+    ("temperature", {"temperature": -0.1}, "-0.1"),
+    ("temperature", {"temperature": float("nan")}, "nan"),
+    ("temperature", {"temperature": float("inf")}, "inf"),
+    ("temperature", {"temperature": "hot"}, "hot"),
+    ("stop", {"stop": ""}, "''"),
+    ("stop", {"stop": ["a", ""]}, "''"),
+    ("stop", {"stop": [1]}, "1"),
+    ("stop", {"stop": 7}, "7"),
+    ("stop", {"stop": "\ud800"}, "surrogate"),
+    ("seed", {"seed": "x"}, "x"),
+    ("seed", {"seed": 1.5}, "1.5"),
+    ("seed", {"seed": True}, "True"),
+    ("cache", {"cache": "maybe"}, "maybe"),
+    ("cache", {"cache": ["use"]}, "use"),
+    ("sample", {"sample": -1}, "-1"),
+    ("sample", {"sample": None}, "None"),
+    ("sample", {"sample": 1.5}, "1.5"),
+    ("max_cost", {"max_cost": "cheap"}, "cheap"),
+    ("max_cost", {"max_cost": -0.01}, "-0.01"),
+    ("max_cost", {"max_cost": float("nan")}, "nan"),
+    ("max_cost", {"max_cost": float("inf")}, "inf"),
+    ("max_cost", {"max_cost": True}, "True"),
+    ("timeout", {"timeout": 0}, "0"),
+    ("timeout", {"timeout": -1}, "-1"),
+    ("timeout", {"timeout": "1m"}, "1m"),
+    ("deadline", {"deadline": 0}, "0"),
+    ("deadline", {"deadline": float("nan")}, "nan"),
+    ("model", {"model": 3}, "3"),
+    ("accept", {"accept": "yes"}, "yes"),
+    ("system", {"system": 3}, "3"),
+    ("system", {"system": "\udc80"}, "surrogate"),
+    ("extra", {"extra": {"max_tokens": 9}}, "max_tokens"),
+    ("extra", {"extra": {"options": {"num_ctx": 9}}}, "num_ctx"),
+    ("extra", {"extra": ["a"]}, "a"),
+    ("metadata", {"metadata": "run"}, "run"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "shown"), WRONG)
+def test_a_wrong_argument_is_named(name: str, given: dict[str, Any], shown: str) -> None:
+    """The error names the argument and shows what was given."""
+    with pytest.raises(InvalidRequestError) as caught:
+        build_call(PLAIN, "hi", **given)
+    assert name in str(caught.value)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ([], "prompt"),
+        (None, "prompt"),
+        (3, "prompt"),
+        (b"bytes", "prompt"),
+        (TURN, "prompt"),
+        (["hi"], "message 0"),
+        ([TURN, {"content": "hi"}], "message 1"),
+        ([{"role": "robot", "content": "hi"}], "robot"),
+        ([{"role": ["user"], "content": "hi"}], "message 0"),
+        ([{"role": "tool", "content": "hi"}], "tool"),
+        ([{"role": "user"}], "message 0"),
+        ([{"role": "user", "content": None}], "message 0"),
+        ([{"role": "user", "content": b"hi"}], "message 0"),
+        ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
+        ([{"role": "user", "content": ""}], "empty"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}], "message 0, part 1"),
+        ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
+        ("lone \ud800 surrogate", "character 5"),
+        ([TURN, {"role": "user", "content": "\udfff"}], "message 1"),
+    ],
+)
+def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
+    """The error says which message and which part is at fault."""
+    with pytest.raises(InvalidRequestError) as caught:
+        build_call(PLAIN, prompt)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\u202e", "😀", "é", "x" * 100_000, "\r\n\t x", "{}", "</s>"])
+def test_odd_text_is_text(text: str) -> None:
+    """Whatever can be encoded is sent as it is."""
+    assert build_call(PLAIN, text).messages[-1].content == text
+
+
+def test_text_parts_become_one_text() -> None:
+    """Parts of text are joined, in a list or a tuple; `name` is let through."""
+    parts = ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
+    call = build_call(PLAIN, [{"role": "system", "content": "s", "name": "n"}, {"role": "user", "content": parts}])
+    assert [m.content for m in call.messages] == ["s", "ab"]
+
+
+@pytest.mark.parametrize("amount", [0.05, "0.05", Decimal("0.05")])
+def test_money_is_exact(amount: Decimal | float | str) -> None:
+    """A float of dollars does not become a long binary fraction."""
+    assert build_call(PLAIN, "hi", max_cost=amount).max_cost == Decimal("0.05")
+
+
+def test_one_stop_needs_no_list() -> None:
+    """A single text is one stop."""
+    assert build_call(PLAIN, "hi", stop="END").stop == ("END",)
+
+
+def test_what_the_caller_changes_later_does_not_change_the_call() -> None:
+    """A call is a value: mappings are copied."""
+    extra, metadata = {"a": 1}, {"b": 1}
+    call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
+    extra["a"], metadata["b"] = 2, 2
+    assert (call.extra, call.metadata) == ({"a": 1}, {"b": 1})
+
+
+def test_texts_to_embed() -> None:
+    """One text needs no list, and any iterable of texts will do."""
+    assert texts_to_embed("a") == ("a",)
+    assert texts_to_embed(iter(["a", "b\x00"])) == ("a", "b\x00")
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [([], "no text"), ("", "text 0"), (["a", " "], "text 1"), (["a", 3], "text 1"), (["\ud800"], "text 0"), (3, "3"),
+     (None, "None")],
+)  # fmt: skip
+def test_wrong_texts_are_named(texts: Any, named: str) -> None:
+    """The error says which text cannot be embedded."""
+    with pytest.raises(InvalidRequestError) as caught:
+        texts_to_embed(texts)
+    assert named in str(caught.value)

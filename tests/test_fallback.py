@@ -1,0 +1,229 @@
+"""What is tried next, and when it is over: the generator alone, without a clock or a wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from testronaut_llm import errors
+from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
+from testronaut_llm.records import Attempt, Candidate
+
+LONG = 900.0
+
+
+def _candidate(alias: str, **fields: Any) -> Candidate:
+    plain: dict[str, Any] = {"model": f"openai/{alias}", "provider": "openai", "quality": 5, "local": False}
+    return Candidate(alias=alias, **{**plain, **fields})
+
+
+A, B, C = _candidate("a"), _candidate("b"), _candidate("c")
+
+
+def _run(
+    candidates: Sequence[Candidate], failures: Sequence[errors.LLMError | Outcome], **policy: Any
+) -> tuple[list[Try], End | None]:
+    """Sends the failures in order; the tries made, and the end where it came to one."""
+    steps = attempts(candidates, Policy(**{"jitter": lambda: 0.0, **policy}))
+    tries = [next(steps)]
+    for failure in failures:
+        outcome = failure if isinstance(failure, Outcome) else Outcome(error=failure, remaining=LONG)
+        try:
+            tries.append(steps.send(outcome))
+        except StopIteration as stop:
+            return tries, stop.value
+    return tries, None
+
+
+def _asked(tries: Sequence[Try]) -> list[str]:
+    return [step.candidate.alias for step in tries]
+
+
+RETRY = [errors.RateLimitError, errors.OverloadedError, errors.ServerError, errors.LLMTimeoutError,
+         errors.ConnectionFailedError]  # fmt: skip
+NEXT = [errors.AuthenticationError, errors.PermissionDeniedError, errors.QuotaExceededError, errors.ModelNotFoundError,
+        errors.ContextWindowError, errors.BadResponseError, errors.OutputInvalidError,
+        errors.LocalModelError]  # fmt: skip
+STOP = [errors.ContentFilteredError, errors.InvalidRequestError, errors.OutputTruncatedError]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 5])
+@pytest.mark.parametrize("kind", RETRY)
+def test_a_failure_that_may_pass_is_asked_again(kind: type[errors.LLMError], retries: int) -> None:
+    """A model is asked once and `retries` times more, then the next one from the start."""
+    failures = [kind("no")] * (2 * (retries + 1))
+    tries, end = _run([A, B], failures, retries=retries)
+    assert _asked(tries) == ["a"] * (retries + 1) + ["b"] * (retries + 1)
+    assert end is not None
+    assert not end.stopped
+
+
+@pytest.mark.parametrize("kind", NEXT)
+def test_a_failure_that_stays_goes_to_the_next_model(kind: type[errors.LLMError]) -> None:
+    """No retry helps, and nothing is waited for."""
+    tries, end = _run([A, B, C], [kind("1"), kind("2"), kind("3")])
+    assert _asked(tries) == ["a", "b", "c"]
+    assert [step.wait for step in tries] == [0.0, 0.0, 0.0]
+    assert end is not None
+    assert (end.stopped, str(end.last)) == (False, "3")
+
+
+@pytest.mark.parametrize("kind", STOP)
+def test_a_mistake_of_the_caller_ends_the_call(kind: type[errors.LLMError]) -> None:
+    """No other model is asked with what cannot be answered."""
+    error = kind("no")
+    assert _run([A, B], [error]) == ([Try(candidate=A)], End(last=error, stopped=True))
+
+
+@pytest.mark.parametrize("kind", [*STOP, *RETRY])
+def test_fallback_on_names_what_goes_on(kind: type[errors.LLMError]) -> None:
+    """A code in `fallback_on` goes to the next model at once, whatever its verdict."""
+    tries, end = _run([A, B], [kind("1"), kind("2")], fallback_on=(kind.code,))
+    assert _asked(tries) == ["a", "b"]
+    assert end is not None
+    assert not end.stopped
+
+
+def test_each_try_says_why() -> None:
+    """The reason of a retry and of a fallback is told."""
+    tries, _ = _run([A, B], [errors.ServerError("x"), errors.AuthenticationError("y")])
+    assert [step.reason for step in tries] == [
+        "",
+        "retry 1 after server_error",
+        "fell back: a failed (authentication)",
+    ]
+
+
+@pytest.mark.parametrize(("jitter", "waits"), [(0.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]), (1.0, [0.5, 1, 2, 4, 8, 8])])
+def test_waits_double_up_to_a_limit(jitter: float, waits: list[float]) -> None:
+    """Our own waits double from half a second to eight, and jitter spreads them over their upper half."""
+    tries, _ = _run([A], [errors.ServerError("x")] * 6, retries=6, jitter=lambda: jitter)
+    assert [step.wait for step in tries[1:]] == waits
+
+
+def test_a_rate_limit_waits_longer() -> None:
+    """A rate limit that names no time waits twice as long as a failure."""
+    tries, _ = _run([A], [errors.RateLimitError("x")] * 5, retries=5, jitter=lambda: 1.0)
+    assert [step.wait for step in tries[1:]] == [1, 2, 4, 8, 8]
+
+
+@pytest.mark.parametrize(("jitter", "wait"), [(0.0, 7.0), (1.0, 7.05)])
+def test_retry_after_is_honoured(jitter: float, wait: float) -> None:
+    """Never earlier than the provider asks, and a little later so that callers do not come back together (P04)."""
+    tries, _ = _run([A], [errors.RateLimitError("x", retry_after=7.0)], jitter=lambda: jitter)
+    assert tries[1].wait == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(
+    ("asked", "models", "again"),
+    [(0.0, 2, True), (31.9, 2, True), (33.0, 2, False), (86400.0, 2, False), (119.0, 1, True), (121.0, 1, False),
+     (86400.0, 1, False)],
+)  # fmt: skip
+def test_a_long_wait_goes_to_the_next_model(asked: float, models: int, again: bool) -> None:
+    """What a provider asks for is waited only while it is short, or while nobody else could answer."""
+    tries, _ = _run([A, B][:models], [errors.RateLimitError("x", retry_after=asked)])
+    assert _asked(tries[1:]) == (["a"] if again else ["b"] * (models - 1))
+
+
+@pytest.mark.parametrize(("remaining", "goes_on"), [(7.1, ["a"]), (6.9, ["b"])])
+def test_a_wait_that_passes_the_deadline_is_not_begun(remaining: float, goes_on: list[str]) -> None:
+    """A wait that does not fit goes to the next model at once."""
+    error = errors.RateLimitError("x", retry_after=7.0)
+    tries, _ = _run([A, B], [Outcome(error=error, remaining=remaining)])
+    assert _asked(tries[1:]) == goes_on
+
+
+@pytest.mark.parametrize("kind", [*RETRY, *NEXT, *STOP])
+def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> None:
+    """Whatever failed last, a call that is out of time ends in a time-out that tells it."""
+    _, end = _run([A, B], [Outcome(error=kind("why", model="a"), remaining=0.0)])
+    assert end is not None
+    assert end.stopped
+    assert isinstance(end.last, errors.LLMTimeoutError)
+    assert "why" in str(end.last)
+    assert end.last.model == "a"
+
+
+def test_a_local_model_that_times_out_is_not_asked_again() -> None:
+    """It would queue behind its own first request (P20)."""
+    local = _candidate("local", local=True)
+    assert _asked(_run([local, B], [errors.LLMTimeoutError("x")])[0]) == ["local", "b"]
+    assert _asked(_run([local, B], [errors.ServerError("x")])[0]) == ["local", "local"]
+
+
+def test_one_repair_a_model() -> None:
+    """An answer that fails its schema is asked to be mended once, by each model, without a wait."""
+    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="mend it")
+    tries, end = _run([A, B], [wrong] * 4)
+    assert [(step.candidate.alias, step.repair) for step in tries] == [
+        ("a", None),
+        ("a", "mend it"),
+        ("b", None),
+        ("b", "mend it"),
+    ]
+    assert all(step.wait == 0 for step in tries)
+    assert end is not None
+    assert not end.stopped
+
+
+def test_a_retry_after_a_repair_still_asks_for_the_repair() -> None:
+    """A failure that may pass does not forget what was asked."""
+    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="mend it")
+    tries, _ = _run([A], [wrong, errors.ServerError("x")])
+    assert [step.repair for step in tries] == [None, "mend it", "mend it"]
+
+
+def test_one_doubled_cap_a_model() -> None:
+    """A cut answer is asked for once more with twice the tokens, and then ends the call."""
+    cut = Outcome(error=errors.OutputTruncatedError("x"), remaining=LONG, may_double=True)
+    tries, end = _run([A, B], [cut, cut])
+    assert [(step.candidate.alias, step.doubled) for step in tries] == [("a", False), ("a", True)]
+    assert end == End(last=cut.error, stopped=True)
+
+
+def test_a_cap_that_may_not_be_doubled_is_not() -> None:
+    """What the money or the model do not allow is not tried."""
+    cut = Outcome(error=errors.OutputTruncatedError("x"), remaining=LONG)
+    assert _asked(_run([A, B], [cut])[0]) == ["a"]
+    assert _asked(_run([A, B], [cut], fallback_on=("truncated",))[0]) == ["a", "b"]
+
+
+def test_a_cascade_skips_what_is_no_better() -> None:
+    """After a refused answer only better models are asked; after a failure any."""
+    weak, same, better = (_candidate(name, quality=q) for name, q in (("weak", 3), ("same", 3), ("better", 6)))
+    refused = errors.OutputInvalidError("x")
+    assert _asked(_run([weak, same, better], [refused], cascade=True)[0]) == ["weak", "better"]
+    assert _asked(_run([weak, same, better], [refused], cascade=False)[0]) == ["weak", "same"]
+    assert _asked(_run([weak, same, better], [errors.BadResponseError("x")], cascade=True)[0]) == ["weak", "same"]
+
+
+def test_a_long_prompt_goes_to_a_larger_window_only() -> None:
+    """Smaller and equal windows are skipped; an unknown one may be larger."""
+    models = [_candidate(name, context_window=w) for name, w in (("a", 8), ("b", 8), ("c", None), ("d", 16))]
+    tries, _ = _run(models, [errors.ContextWindowError("x")] * 2)
+    assert _asked(tries) == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize("make", [lambda: Outcome(error=errors.ServerError("x"), remaining=LONG, delivered=True),
+                                  lambda: Outcome(error=errors.CassetteMissError("x"), remaining=LONG)])  # fmt: skip
+def test_what_cannot_be_taken_back_ends_the_call(make: Callable[[], Outcome]) -> None:
+    """A piece in the caller's hands, and a replay without its recording, stop all, whatever `fallback_on` says."""
+    outcome = make()
+    _, end = _run([A, B], [outcome], fallback_on=("cassette_miss", "server_error"))
+    assert end == End(last=outcome.error, stopped=True)
+
+
+def test_the_last_error_tells_all() -> None:
+    """The final error lists each failure in order and carries the facts of the last."""
+    last = errors.RateLimitError("slow", model="b", provider="p", status=429, retry_after=3.0, request_id="r")
+    tried = (
+        Attempt(model="a", provider_model="openai/a", outcome="error", error=errors.ServerError("broken")),
+        Attempt(model="b", provider_model="openai/b", outcome="error", error=last),
+        Attempt(model="b", provider_model="openai/b", outcome="error"),
+    )
+    error = all_failed("task", last, tried)
+    assert str(error) == "task: all 2 models failed in 3 attempts:\n  a: broken\n  b: slow"
+    assert (error.last, error.model, error.status, error.retry_after, error.request_id) == (last, "b", 429, 3.0, "r")
+    assert "1 model failed in 1 attempt:" in str(all_failed("task", last, tried[:1]))
