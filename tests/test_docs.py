@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from source_tree import ROOT, modules
+from typer.main import get_command
 
+import testronaut_llm
+from testronaut_llm.cli import app
 from testronaut_llm.config_file import load_config
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -92,6 +96,29 @@ def test_the_worked_provider_example_works(key: dict[str, str], says: str, tmp_p
     assert (done.stdout.strip(), done.returncode) == (says, 0), done.stderr
 
 
+def shown_commands() -> set[tuple[str, str]]:
+    """Each use of the command line in the pages that people write, with the page's name."""
+    usage = re.compile(r"(?:^\$ (?:\S*/)?|`(?:\w+=\S+ )?)testronaut-llm ([^`\n]+)", re.MULTILINE)
+    return {
+        (page.name, found)
+        for page in PAGES
+        if page.name != "cli.md"
+        for found in usage.findall(page.read_text("utf-8"))
+    }
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(shown_commands()))
+def test_a_shown_command_exists(page: str, line: str) -> None:
+    """Each command that the pages show is one, and so are its options."""
+    command = get_command(app)
+    words = shlex.split(line.replace("...", ""))
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    assert not getattr(command, "commands", None), f"{page}: no such command: testronaut-llm {line}"
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-") and word != "-"} <= options
+
+
 def test_the_generated_pages_are_current() -> None:
     """Reference pages say what the code says; `make docs` writes them anew."""
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -108,6 +135,14 @@ def test_every_variable_of_ours_is_documented() -> None:
     read = {name for module in modules() for name in named.findall(module.text)}
     page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
     assert set(named.findall(page)) == read
+
+
+def test_the_public_names_are_documented() -> None:
+    """Each name that the package offers stands in the reference or on a page, with its right name."""
+    text = " ".join(page.read_text("utf-8") for page in PAGES)
+    documented = {module.name for module in modules() if f"::: testronaut_llm.{module.name}\n" in text}
+    homes = {name: getattr(testronaut_llm, name).__module__.partition(".")[2] for name in testronaut_llm.__all__}
+    assert not [name for name, home in homes.items() if home not in documented and f"`{name}`" not in text]
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:
