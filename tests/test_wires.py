@@ -26,6 +26,7 @@ from testronaut_llm.errors import (
 )
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.testing.cassettes import Cassette
+from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
 
 PROMPT = "What does `ls -la` do? Answer in one sentence."
 JUDGE = (
@@ -97,7 +98,9 @@ async def asker(
     model |= {"api_version": version, "api_key_env": "WIRE_KEY"}
     task = {"models": ["m"], "max_tokens": 120, "retries": 0, "cache": "off", "seed": 7}
     config = LLMConfig.model_validate({"version": 1, "models": {"m": model}, "tasks": {"task": task}})
-    async with LLMManager(config=config) as llm:
+    cassette.pass_by(*RecordedLLM.ASIDE)
+    manager = OfflineLLM if wire.name == "ollama" and not wire_servers.recording else LLMManager
+    async with manager(config=config) as llm:
         yield Asker(llm, asynchronous)
 
 

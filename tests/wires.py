@@ -83,7 +83,11 @@ WIRES = (
         name="ollama",
         provider="ollama",
         server="Ollama",
-        gaps={"wrong_key": "Ollama checks no key", "too_long": "our check of the window stops it before it is sent"},
+        gaps={
+            "wrong_key": "Ollama checks no key",
+            "too_long": "our check of the window stops it before it is sent",
+            "missing_model": "our check of what is pulled stops it before it is sent",
+        },
     ),
     Wire(name="openai", provider="openai", server="OpenAI", path="/v1", gaps={"too_long": _PAID}),
     Wire(

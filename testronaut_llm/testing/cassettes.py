@@ -49,7 +49,7 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
     def can_play_response_for(self, request: Any) -> bool:
         with self._lock:
             playable = bool(super().can_play_response_for(request))
-            if not playable and self.write_protected:
+            if not playable and self.write_protected and self.filter_request(request) is not None:
                 raise self._miss(request)
             return playable
 
@@ -59,6 +59,11 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
                 return super().play_response(request)
             except UnhandledHTTPRequestError:
                 raise self._miss(request) from None
+
+    def pass_by(self, *paths: str) -> None:
+        """Let requests to these paths through to their server, neither recorded nor replayed."""
+        clean: Any = self._before_record_request
+        self._before_record_request: Any = lambda request: None if request.path in paths else clean(request)
 
     def note(self, name: str, value: str) -> str:
         """Keep a fact with a new recording, such as the model's name; of an old one, read it back."""

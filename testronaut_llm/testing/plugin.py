@@ -1,4 +1,4 @@
-"""The pytest plugin: cassettes by test name, `--llm-record`, a network that is shut off.
+"""The pytest plugin: fixtures `llm`, `fake_llm`, `cassette` and `network`, and the options that go with them.
 
 Only pytest is imported here, since pytest loads this module in every project that has the package installed.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.testing.cassettes import Cassette
+    from testronaut_llm.testing.fake import FakeLLM
     from testronaut_llm.testing.network import NetworkGuard
+    from testronaut_llm.testing.session_budget import SessionBudget
 
 _FAILED = pytest.StashKey[bool]()
 _GUARD = pytest.StashKey[Any]()
+_BUDGET = pytest.StashKey[Any]()
 _ORPHANS = pytest.StashKey[list[Path]]()
 _PART_OF_A_RUN = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob")
 
@@ -30,6 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="none",
         help="none: replay cassettes only (the default); once: record those that are missing; refresh: record anew",
     )
+    group.addoption("--llm-budget", default="1.00", metavar="USD", help="for all recording of this session (1.00)")
+    parser.addini("llm_config", "the llm.yaml of the fixture `llm` (default: found as always)")
     parser.addini("llm_cassettes", "folder of the cassettes", default="cassettes")
     parser.addini("llm_block_network", "shut the network off for the whole session, but for loopback", "bool")
 
@@ -76,6 +83,59 @@ def cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
             opened.dirty = False  # what a failing test recorded is not kept
     if play_all and not item.stash.get(_FAILED, False):
         opened.check_all_played()
+
+
+@pytest.fixture
+def llm(request: pytest.FixtureRequest, cassette: Cassette, _own_home: Path) -> Iterator[LLMManager]:
+    """An `LLMManager` of the project's `llm.yaml` that is replayed from this test's cassette, or recorded into it.
+
+    A replay needs no key and no server. Each test has an answer cache and a ledger of its own.
+    """
+    from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
+
+    config = request.config
+    path = config.getini("llm_config") and config.rootpath / config.getini("llm_config")
+    if cassette.write_protected:
+        made: OfflineLLM | RecordedLLM = OfflineLLM(path or None)
+    else:
+        cassette.pass_by(*RecordedLLM.ASIDE)
+        made = RecordedLLM(path or None, budget=_session_budget(config))
+    with made:
+        yield made
+
+
+@pytest.fixture
+def fake_llm(request: pytest.FixtureRequest, _own_home: Path) -> Iterator[FakeLLM]:
+    """A `FakeLLM` with the models, tasks and prices of `llm_config`, or with one free model where that is not set."""
+    from testronaut_llm.testing.fake import FakeLLM
+
+    path = request.config.getini("llm_config")
+    fake = FakeLLM(request.config.rootpath / path if path else None)
+    with fake:
+        yield fake
+
+
+@pytest.fixture
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for cache and ledger in place of the user's; the models that were fetched stay in reach."""
+    from testronaut_llm import paths
+
+    models = paths.data_dir() / "models"
+    home = tmp_path_factory.mktemp("testronaut")
+    if models.is_dir():
+        (home / "data").mkdir()
+        (home / "data" / "models").symlink_to(models.resolve())
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home))
+    return home
+
+
+def _session_budget(config: pytest.Config) -> SessionBudget:
+    from testronaut_llm.testing.session_budget import SessionBudget
+
+    if _BUDGET not in config.stash:
+        config.stash[_BUDGET] = SessionBudget(Decimal(config.getoption("--llm-budget")))
+    budget: SessionBudget = config.stash[_BUDGET]
+    return budget
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""The managers behind the fixture `llm`: one that records under a budget, one that needs no key and no server."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from testronaut_llm.engine import Engine
+from testronaut_llm.llm_manager import LLMManager
+from testronaut_llm.model_request import Target
+from testronaut_llm.provider_registry import Readiness, api_base_of, api_version_of, provider_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from testronaut_llm.call_flow import Result
+    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.model_config import LLMConfig, ModelConfig
+    from testronaut_llm.records import Call, Route
+    from testronaut_llm.testing.session_budget import SessionBudget
+
+NOWHERE = "http://127.0.0.1:9"
+"""Nothing listens there. Cassettes know loopback without its port, so replays match all the same."""
+AZURE = "https://resource.openai.azure.com"
+"""What cassettes make of any Azure resource's host."""
+
+
+class OfflineEngine(Engine):
+    """Routes, judges and counts as ever, and never asks whether a model can be reached."""
+
+    def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:  # noqa: ARG002 - the signature is the engine's
+        """Always."""
+        return Readiness(ready=True)
+
+    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:  # noqa: ARG002 - as above
+        """The model's own address, or a stand-in where its address is not known here."""
+        provider = provider_of(model)
+        base = api_base_of(model, provider)
+        if provider.name == "embedded":
+            base = f"{NOWHERE}/v1"
+        elif base is None or "${" in base:
+            base = AZURE if provider.wire == "azure" else NOWHERE
+        return Target(model=model, provider=provider, api_base=base, api_version=api_version_of(model, provider))
+
+    def accepted(self, call: Call, result: Result, route: Route) -> Result:  # noqa: ARG002 - as above
+        """Tells telemetry, and learns nothing: what a test counted says nothing about the next real call."""
+        self.telemetry.answered(call, result)
+        return result
+
+
+class OfflineLLM(LLMManager):
+    """An `LLMManager` that replays: to be used while a cassette is open, which answers in place of the servers."""
+
+    def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
+        super().__init__(path, config=config)
+        self._engine = self._made()(self._engine.source)
+
+    def _made(self) -> Callable[[ConfigSource], Engine]:
+        return functools.partial(OfflineEngine)
+
+
+class RecordedLLM(LLMManager):
+    """An `LLMManager` whose real calls are recorded, all of a session under one budget."""
+
+    ASIDE = ("/api/tags", "/api/version", "/api/show", "/api/ps")
+    """What asks whether an Ollama model is there: not recorded, since a replay does not ask."""
+
+    def __init__(self, path: str | Path | None = None, *, budget: SessionBudget) -> None:
+        super().__init__(path)
+        self._engine.purse = budget
