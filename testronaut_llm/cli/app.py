@@ -7,7 +7,7 @@ import sys
 import typer
 
 from testronaut_llm.cli import ask, check, config, demo, models, prices, route, setup
-from testronaut_llm.cli.screen import USAGE, exit_code, say_error
+from testronaut_llm.cli.screen import USAGE, exit_code, out_json, say_error
 from testronaut_llm.errors import LLMError
 
 EPILOG = (
@@ -32,6 +32,8 @@ def main() -> None:
     try:
         app()
     except LLMError as error:
+        if "--json" in sys.argv:
+            out_json({"error": error})
         say_error(error)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:

@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel, Field
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.route import COLUMNS, row
-from testronaut_llm.errors import ConfigError, LocalModelError
+from testronaut_llm.cli.route import show
+from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
+    from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.records import Answer
+    from testronaut_llm.records import Attempt
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
 HELP_CHARACTERS = 1800
 SMALL, TINY = "embedded/smollm2-135m", "embedded/tiny-random"
 
-
-class Tool(BaseModel):
-    """What a command-line tool is."""
-
-    name: str = Field(max_length=30)
-    purpose: str = Field(max_length=160)
-    options: list[str] = Field(min_length=1, max_length=4)
-
-
-class TestCase(BaseModel):
-    """One test of a tool."""
-
-    command: str = Field(max_length=60)
-    expected: str = Field(max_length=100)
-
-
-class Verdict(BaseModel):
-    """Whether a test passed."""
-
-    passed: bool
-    reason: str = Field(max_length=120)
+_TEXT = {"type": "string", "maxLength": 100}
+TOOL = {
+    "title": "Tool",
+    "type": "object",
+    "properties": {"name": _TEXT, "purpose": _TEXT, "options": {"type": "array", "items": _TEXT, "maxItems": 3}},
+    "required": ["name", "purpose", "options"],
+}
+TESTS = {
+    "title": "Tests",
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 2,
+    "items": {
+        "type": "object",
+        "properties": {"command": _TEXT, "expected": _TEXT},
+        "required": ["command", "expected"],
+    },
+}
+VERDICT = {
+    "title": "Verdict",
+    "type": "object",
+    "properties": {"passed": {"type": "boolean"}, "reason": _TEXT},
+    "required": ["passed", "reason"],
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -58,20 +62,39 @@ def demo(
     tool, text = _help_text()
     model = None if live else _free_model()
     with LLMManager() if model is None else LLMManager(config=_demo_config(model)) as llm:
-        _heading(f"1. Who would analyse `{tool} --help` ({len(text)} characters)? A dry run; nothing is sent.")
-        screen.table("cli_analysis", COLUMNS, map(row, llm.route("cli_analysis", text, schema=Tool).candidates))
-        _heading("2. cli_analysis: the first model is not there, so the next one answers, in the shape of a schema")
-        tree: Answer[Tool] = llm.complete("cli_analysis", f"Describe this tool.\n\n{text}", schema=Tool)
-        _show(tree)
-        _heading("3. test_generation: a list at the top level, behind whichever wire")
-        plan: Answer[Any] = llm.complete(
-            "test_generation", f"Write one or two tests for: {tree.text}", schema=list[TestCase]
-        )
-        _show(plan)
-        _heading("4. result_verification: expected against actual")
+        _heading(f"1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)")
+        found = _ask(llm, "cli_analysis", f"Describe this tool.\n\n{text}", TOOL)
+        _heading("2. test_generation: a list at the top level, behind whichever wire")
+        _ask(llm, "test_generation", f"Write one or two tests for this tool: {found or tool}", TESTS)
+        _heading("3. result_verification: expected against actual")
         actual = f"Expected: {tool} prints its version. Actual: {_version(tool)}. Did the test pass?"
-        _show(llm.complete("result_verification", actual, schema=Verdict))
+        _ask(llm, "result_verification", actual, VERDICT)
     _closing(model)
+    if not found:
+        raise typer.Exit(screen.FAILED)
+
+
+def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
+    """Shows the route, asks, shows what came of it; returns the answer's text, empty where there is none."""
+    show(llm.route(task, prompt, schema=schema))
+    try:
+        answer = llm.complete(task, prompt, schema=schema)
+    except LLMError as error:
+        _trace(error.attempts)
+        screen.out(f"  no answer: {error.code}")
+        return ""
+    _trace(answer.attempts)
+    screen.out_json(answer.parsed)
+    cost = "unknown" if answer.cost is None else f"${answer.cost:f}"
+    usage = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
+    screen.out(f"  obeys its schema; {usage}, cost {cost} ({answer.cost_source})")
+    return answer.text
+
+
+def _trace(attempts: tuple[Attempt, ...]) -> None:
+    for one in attempts:
+        said = f"failed: {one.error}" if one.error else "answered"
+        screen.out(f"  {one.model} {said} [{one.latency:.1f} s]")
 
 
 def _help_text() -> tuple[str, str]:
@@ -124,37 +147,26 @@ def _demo_config(model: ModelConfig) -> LLMConfig:
         "sonnet": {"model": "anthropic/claude-sonnet-5-5", "quality": 9},
     }
     own = model.model_dump(exclude_unset=True)
-    task = {"models": ["absent", model.alias], "strategy": "as_listed", "max_tokens": 700, "retries": 0}
-    return LLMConfig.model_validate(
-        {
-            "models": {"absent": nobody, model.alias: own, **cloud},
-            "tasks": {
-                "cli_analysis": {**task, "models": ["absent", "sonnet", "luna", model.alias]},
-                "test_generation": {**task, "models": [model.alias]},
-                "result_verification": {**task, "models": [model.alias]},
-            },
-        }
-    )
-
-
-def _show(answer: Answer[Any]) -> None:
-    for attempt in answer.attempts:
-        failed = f"failed: {attempt.error}" if attempt.error else "answered"
-        screen.out(f"  {attempt.model} ({attempt.provider_model}) {failed} [{attempt.latency:.1f} s]")
-    screen.out_json(answer.parsed)
-    cost = "unknown" if answer.cost is None else f"${answer.cost:f}"
-    usage = answer.usage
-    screen.out(f"  valid; {usage.prompt_tokens} + {usage.completion_tokens} tokens, cost {cost} ({answer.cost_source})")
+    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0}
+    everybody = [*cloud, model.alias]
+    tasks = {
+        "cli_analysis": {**task, "models": ["absent", *everybody]},
+        "test_generation": {**task, "models": everybody},
+        "result_verification": {**task, "models": everybody},
+    }
+    return LLMConfig.model_validate({"models": {"absent": nobody, model.alias: own, **cloud}, "tasks": tasks})
 
 
 def _closing(model: ModelConfig | None) -> None:
     _heading("What this shows, and what not")
     if model is not None and model.provider == "embedded":
         what = "135 million parameters" if model.model == SMALL else "random weights"
-        screen.out(f"Routing, fallback, schema and costs are real. The judgement is not: {what} show the way, no more.")
+        screen.out("Routing, the fallback from a model that is not there, schemas and costs are real.")
+        screen.out(f"The judgement is not: {what} show the way and judge nothing.")
     screen.out("A better model is one line of llm.yaml (testronaut-llm init writes one), for example:")
     screen.out("  tasks: {cli_analysis: {models: [luna]}}    # with OPENAI_API_KEY set")
 
 
 def _heading(text: str) -> None:
-    screen.out(f"\n{text}\n")
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    screen.out(f"\n{bold}{text}{plain}\n")

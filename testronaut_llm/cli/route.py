@@ -9,7 +9,7 @@ import typer
 from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
-from testronaut_llm.records import Candidate
+from testronaut_llm.records import Candidate, Route
 
 COLUMNS = ("model", "is", "tokens", "answer", "cost", "at most", "kept", "why")
 
@@ -34,11 +34,15 @@ def route(
     if as_json:
         screen.out_json(found)
         return
-    screen.table(f"{found.task}: {found.strategy}", COLUMNS, map(row, found.candidates))
+    show(found)
 
 
-def row(candidate: Candidate) -> tuple[str, ...]:
-    """A candidate as cells."""
+def show(found: Route) -> None:
+    """Prints a route as a table."""
+    screen.table(f"{found.task}: {found.strategy}", COLUMNS, map(_row, found.candidates))
+
+
+def _row(candidate: Candidate) -> tuple[str, ...]:
     why = candidate.reason
     if candidate.dropped_params:
         why += f"; does not take {', '.join(candidate.dropped_params)}"

@@ -23,12 +23,16 @@ def init(
     """Write a commented llm.yaml, and say which of its models are ready on this machine."""
     from testronaut_llm.atomic_file import write_atomically
     from testronaut_llm.config_file import load_config
+    from testronaut_llm.config_schema import schema_line
     from testronaut_llm.provider_registry import readiness
+    from testronaut_llm.trust import trust
 
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already; edit it, or replace it with --force", file=str(file))
     packaged = Path(__file__).resolve().parents[1] / "llm.yaml"
-    write_atomically(file, packaged.read_text("utf-8"), mode=0o644)
+    _, _, rest = packaged.read_text("utf-8").partition("\n")
+    write_atomically(file, f"{schema_line()}\n{rest}", mode=0o644)
+    trust(file)
     settings = load_config(file)
     screen.note(f"wrote {file}")
     for alias, model in settings.models.items():
