@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
@@ -18,7 +19,6 @@ from pydantic.json_schema import GenerateJsonSchema
 from testronaut_llm import schema_answer, schema_check
 from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
 from testronaut_llm.schema_dialects import SchemaDialect, dialect_named
-from testronaut_llm.schema_document import modern
 from testronaut_llm.schema_wire import Plan, WireSchema, plan
 
 __all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
@@ -56,12 +56,11 @@ class OutputSchema:
             InvalidRequestError: the schema cannot be used; the message holds the path of the fault.
         """
         if isinstance(schema, Mapping):
-            document = schema_check.canonical(schema)
-            return cls(document, _name(document.get("title")))
-        adapter, document = _of_type(schema)
-        return cls(
-            document, _name(schema.__name__ if isinstance(schema, type) else _SPELLED.sub("", repr(schema))), adapter
-        )
+            return _of_document(json.dumps(schema_check.plain(schema)))
+        try:
+            return _of_type(schema, repr(schema))
+        except TypeError:  # it cannot be hashed
+            return _of_type.__wrapped__(schema, repr(schema))
 
     def wire(self, dialect: SchemaDialect) -> WireSchema:
         """What a wire of that dialect takes of this schema."""
@@ -118,15 +117,26 @@ def _name(wanted: object) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", str(wanted or "")).strip("_")[:64] or "answer"
 
 
-def _of_type(schema: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+# Checking a schema takes longer than a cached answer does, so what came out is kept: the same schema comes again.
+@lru_cache(maxsize=128)
+def _of_document(text: str) -> OutputSchema:
+    document = schema_check.canonical(json.loads(text))
+    return OutputSchema(document, _name(document.get("title")))
+
+
+@lru_cache(maxsize=128)
+def _of_type(schema: Any, spelled: str) -> OutputSchema:
+    """`spelled` tells `int | str` and `str | int` apart, which are equal."""
     try:
         if isinstance(schema, str | bytes | int | float | list | tuple | set | None):
             raise TypeError(f"{type(schema).__name__} is neither")
         adapter: TypeAdapter[Any] = TypeAdapter(schema)
-        return adapter, modern(adapter.json_schema(schema_generator=_QuietJsonSchema))
+        document = adapter.json_schema(schema_generator=_QuietJsonSchema)
     except (PydanticUserError, PydanticSchemaGenerationError, NameError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidRequestError(
-            f"The output schema {schema!r:.200} cannot be used: {reason.rstrip('.')}. Expected: a pydantic class, "
+            f"The output schema {spelled:.200} cannot be used: {reason.rstrip('.')}. Expected: a pydantic class, "
             "a type that pydantic can turn into a JSON Schema, or a JSON Schema as a dict."
         ) from None
+    name = schema.__name__ if isinstance(schema, type) else _SPELLED.sub("", spelled)
+    return OutputSchema(schema_check.with_references(document), _name(name), adapter)

@@ -15,21 +15,31 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
 
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-MAX_DEPTH = 100
+_MAX_DEPTH = 100
 
 
-def canonical(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's schema as one plain draft 2020-12 document.
+def canonical(schema: dict[str, Any]) -> dict[str, Any]:
+    """The caller's schema, plain, as one draft 2020-12 document.
 
     Raises:
         InvalidRequestError: it is no usable JSON Schema; the message holds the path of the fault.
     """
+    document = with_references(schema)
+    _check_keywords(document)
+    return document
+
+
+def with_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """A plain JSON Schema in the forms of 2020-12, all of whose references lead somewhere.
+
+    Raises:
+        InvalidRequestError: one does not; the message holds its path.
+    """
+    document = modern(schema)
     try:
-        document = modern(_plain(schema, ()))
         _check_references(document)
-        _check_keywords(document)
     except RecursionError:
-        raise fault((), f"it is nested deeper than {MAX_DEPTH} levels") from None
+        raise _too_deep() from None
     return document
 
 
@@ -38,22 +48,32 @@ def fault(path: Iterable[str | int], what: str) -> InvalidRequestError:
     return InvalidRequestError(f"The output schema cannot be used: {what}, at `{json_path(path)}`.")
 
 
+def _too_deep() -> InvalidRequestError:
+    """The error for a schema that would not fit Python's stack."""
+    return fault((), f"it is nested deeper than {_MAX_DEPTH} levels, or its references form too long a chain")
+
+
 def json_path(path: Iterable[str | int]) -> str:
     """`$.steps[0].name` of the keys that lead there."""
     steps = (f"[{p}]" if isinstance(p, int) else f".{p}" if re.fullmatch(r"[\w$]+", p) else f"[{p!r}]" for p in path)
     return "$" + "".join(steps)
 
 
-def _plain(value: Any, path: Path) -> Any:
-    if len(path) > MAX_DEPTH:
-        raise RecursionError
+def plain(value: Any, path: Path = ()) -> Any:
+    """A copy of the caller's schema, of JSON values only.
+
+    Raises:
+        InvalidRequestError: it holds something else, or is too deep; the message holds the path.
+    """
+    if len(path) > _MAX_DEPTH:
+        raise _too_deep()
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise fault(path, f"the key {key!r} is no string")
-        return {key: _plain(sub, (*path, key)) for key, sub in value.items()}
+        return {key: plain(sub, (*path, key)) for key, sub in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(sub, (*path, i)) for i, sub in enumerate(value)]
+        return [plain(sub, (*path, i)) for i, sub in enumerate(value)]
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise fault(path, f"{value!r} is no JSON value")

@@ -24,6 +24,7 @@ class Dialect:
         references: `$ref` into `$defs`, so that a schema may recurse.
         in_prompt: the model sees the schema in the prompt only, since the wire hides it from the model.
         keeps: keywords that bound a value and may stay.
+        names: what a property may be called.
     """
 
     constrains: bool = True
@@ -32,6 +33,7 @@ class Dialect:
     references: bool = True
     in_prompt: bool = False
     keeps: frozenset[str] = frozenset()
+    names: re.Pattern[str] = re.compile(r".*", re.DOTALL)
     max_properties: int | None = None
     max_depth: int | None = None
     max_characters: int | None = None
@@ -53,7 +55,13 @@ DIALECTS: Mapping[str, Dialect] = {
         all_required=True, max_properties=5000, max_depth=10, max_characters=120_000, max_enum_values=1000
     ),
     # Anthropic refuses references to oneself, and LiteLLM inlines the others by their last segment: none is sent.
-    "anthropic": Dialect(references=False, keeps=frozenset({"format"}), max_optional=24, max_unions=16),
+    "anthropic": Dialect(
+        references=False,
+        keeps=frozenset({"format"}),
+        names=re.compile(r"[a-zA-Z0-9_.-]{1,64}"),
+        max_optional=24,
+        max_unions=16,
+    ),
     # Ollama and llama.cpp turn the schema into a grammar and do not show it to the model.
     "free": Dialect(closed=False, in_prompt=True, keeps=_GRAMMAR),
     "none": Dialect(constrains=False, closed=False, in_prompt=True),

@@ -67,13 +67,11 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """What a `$ref` points at.
+    """What a `$ref` into the document points at.
 
     Raises:
-        LookupError: nothing is there, or it points out of the document.
+        LookupError: nothing is there.
     """
-    if not reference.startswith("#"):
-        raise LookupError(reference)
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         for _, node in walk(document):

@@ -29,7 +29,7 @@ _STRUCTURE = frozenset(
 )
 
 
-def flatten(document: Mapping[str, Any], node: Any, seen: frozenset[str] = frozenset()) -> Flat:
+def flatten(document: Mapping[str, Any], node: Any) -> Flat:
     """One place of the schema without combinators: a lone `$ref`, an `anyOf` of places, or plain keywords."""
     if not isinstance(node, dict):
         return {}
@@ -38,27 +38,24 @@ def flatten(document: Mapping[str, Any], node: Any, seen: frozenset[str] = froze
     if body.keys() == {"$ref"}:
         return {**body, **notes}
     if len(body) == 1 and (alone := body.get("allOf") or body.get("anyOf") or body.get("oneOf")) and len(alone) == 1:
-        return {**flatten(document, alone[0], seen), **notes}
+        return {**flatten(document, alone[0]), **notes}
     flat = _own(body)
     for part in [*([{"$ref": body["$ref"]}] if "$ref" in body else []), *body.get("allOf", ())]:
-        flat = _both(flat, _solid(document, part, seen))
+        flat = _both(flat, _solid(document, part))
     for group in ("anyOf", "oneOf"):
         if group in body:
             flat = _both(flat, {"anyOf": body[group]})
     conditional = [body.get("then"), body.get("else"), *body.get("dependentSchemas", {}).values()]
-    _widen(flat, [_solid(document, branch, seen).get("properties", {}) for branch in conditional])
+    _widen(flat, [_solid(document, branch).get("properties", {}) for branch in conditional])
     return {**_spread(flat), **notes}
 
 
-def _solid(document: Mapping[str, Any], node: Any, seen: frozenset[str]) -> Flat:
+def _solid(document: Mapping[str, Any], node: Any) -> Flat:
     """The place itself, where `flatten` would leave a reference to it."""
-    flat = flatten(document, node, seen)
+    flat = flatten(document, node)
     while "$ref" in flat:
-        reference = flat.pop("$ref")
-        if reference in seen:
-            return {}
-        seen |= {reference}
-        flat = {**flatten(document, resolve(document, reference), seen), **flat}
+        target = resolve(document, flat.pop("$ref"))
+        flat = {**flatten(document, target), **flat}
     return flat
 
 

@@ -20,6 +20,8 @@ class Node:
 
     says: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    never: bool = False
+    """No value obeys the caller's schema here."""
 
     def schema(self) -> dict[str, Any]:
         return {**self.says, **self.notes}
@@ -32,20 +34,21 @@ class Node:
         """The value in the caller's form."""
         return value
 
-    def kind(self) -> str:
-        """JSON type on the wire; empty where it may be any."""
-        return str(self.says.get("type", ""))
+    def kinds(self) -> set[str]:
+        """JSON types on the wire; empty where it may be any."""
+        return {self.says["type"]} if "type" in self.says else set()
 
     def encodes(self) -> bool:
         """Does a value look different on the wire?"""
         return False
 
     def takes_null(self) -> bool:
-        return self.kind() in ("null", "") and None in self.says.get("enum", [None])
+        return self.kinds() <= {"null"} and None in self.says.get("enum", [None])
 
     def fits(self, value: Any) -> bool:
         """Could the wire mean this place by that value? Judged by its outermost form."""
-        return not self.kind() or kind_of(value) in (self.kind(), "integer" if self.kind() == "number" else "")
+        kinds, kind = self.kinds(), kind_of(value)
+        return not kinds or kind in kinds or (kind == "integer" and "number" in kinds)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,8 +69,8 @@ class Text(Node):
         except ValueError:
             return value
 
-    def kind(self) -> str:
-        return "string"
+    def kinds(self) -> set[str]:
+        return {"string"}
 
     def encodes(self) -> bool:
         return True
@@ -123,8 +126,8 @@ class Record(Node):
                 out[name] = node.decode(sub)
         return out
 
-    def kind(self) -> str:
-        return "object"
+    def kinds(self) -> set[str]:
+        return {"object"}
 
     def fits(self, value: Any) -> bool:
         needed = self.properties.keys() if self.all_required else self.required
@@ -160,8 +163,8 @@ class Entries(Node):
             return value
         return {entry["key"]: self.value.decode(entry["value"]) for entry in value}
 
-    def kind(self) -> str:
-        return "array"
+    def kinds(self) -> set[str]:
+        return {"array"}
 
     def encodes(self) -> bool:
         return True
@@ -194,8 +197,8 @@ class Items(Node):
     def decode(self, value: Any) -> Any:
         return self._each(value, lambda node, sub: node.decode(sub)) if isinstance(value, list) else value
 
-    def kind(self) -> str:
-        return "array"
+    def kinds(self) -> set[str]:
+        return {"array"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -205,7 +208,7 @@ class Choice(Node):
     options: tuple[tuple[Node, Callable[[Any], bool]], ...]
 
     def schema(self) -> dict[str, Any]:
-        return {**either([node.schema() for node, _ in self.options]), **self.notes}
+        return _noted(either([node.schema() for node, _ in self.options]), self.notes)
 
     def encode(self, value: Any) -> Any:
         right = [node for node, accepts in self.options if accepts(value)] or [self.options[0][0]]
@@ -219,8 +222,8 @@ class Choice(Node):
                 return meant
         return value
 
-    def kind(self) -> str:
-        return ""
+    def kinds(self) -> set[str]:
+        return {kind for node, _ in self.options for kind in node.kinds()}
 
     def encodes(self) -> bool:
         return any(node.encodes() for node, _ in self.options)
@@ -240,8 +243,7 @@ class Link(Node):
     table: Mapping[str, Node]
 
     def schema(self) -> dict[str, Any]:
-        reference = {"$ref": f"#/$defs/{self.name}"}
-        return {"anyOf": [reference], **self.notes} if self.notes else reference
+        return _noted({"$ref": f"#/$defs/{self.name}"}, self.notes)
 
     def encode(self, value: Any) -> Any:
         return self.table[self.name].encode(value)
@@ -249,8 +251,8 @@ class Link(Node):
     def decode(self, value: Any) -> Any:
         return self.table[self.name].decode(value)
 
-    def kind(self) -> str:
-        return self.table[self.name].kind() if self.name in self.table else ""
+    def kinds(self) -> set[str]:
+        return self.table[self.name].kinds() if self.name in self.table else set()
 
     def encodes(self) -> bool:
         return self.name in self.table and self.table[self.name].encodes()
@@ -260,6 +262,11 @@ class Link(Node):
 
     def fits(self, value: Any) -> bool:
         return self.table[self.name].fits(value)
+
+
+def _noted(schema: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
+    """A reference stands alone: what is said about it goes around it."""
+    return {"anyOf": [schema], **notes} if notes and "$ref" in schema else {**schema, **notes}
 
 
 def either(schemas: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.schema_dialects import Dialect, may_keep
@@ -39,6 +40,7 @@ _ANYTHING = {
     '{"additionalProperties":true,"type":["object"]}': "any JSON object",
 }
 _MAX_PLACES = 5000
+_MAX_DEPTH = 100
 
 
 class TooLarge(Exception):  # noqa: N818 - a signal between two modules, not an error that leaves them
@@ -64,31 +66,47 @@ class Places:
         self._names: dict[str, str] = {}
         self._within: list[str] = []
         self._count = 0
+        self._deep = 0
 
     def place(self, schema: Any, path: str) -> Node:
         """The place that `schema` describes.
 
         Raises:
-            TooLarge: the schema unfolds into too many places.
+            TooLarge: the schema unfolds into too many places, or too deep.
         """
         self._count += 1
-        if self._count > _MAX_PLACES:
-            raise TooLarge
+        if self._count > _MAX_PLACES or self._deep > _MAX_DEPTH:
+            if self._dialect.constrains:
+                raise TooLarge
+            return Node()
+        self._deep += 1
+        node = self._placed(schema, path)
+        self._deep -= 1
+        return node
+
+    def _placed(self, schema: Any, path: str) -> Node:
         flat = flatten(self._document, schema)
         notes = _notes(flat)
         if "$ref" in flat:
             return self._link(flat["$ref"], notes, path)
         if "anyOf" in flat:
             return self._choice(flat["anyOf"], notes, path)
+        if schema is False or flat.get("type") == []:
+            return self._never(path)
         self._bounds(flat, _ANYWHERE, path)
         if "enum" in flat:
             return self._enum(flat, notes, path)
         types = flat.get("type") or [kind for kind, keywords in _IMPLIED if keywords & flat.keys()][:1]
         if len(types) > 1:
-            bare = {key: value for key, value in flat.items() if key not in (*NOTES, *_ANYWHERE)}
+            bare = {key: value for key, value in _bare(flat).items() if key not in _ANYWHERE}
             return self._choice([{**bare, "type": [kind]} for kind in types], notes, path)
         builders = {"object": self._object, "array": self._array}
         return builders.get(types[0], self._scalar)(flat, notes, path) if types else self._any({}, notes, path)
+
+    def _never(self, path: str) -> Node:
+        node = self._any({}, {}, path)
+        node.never = True
+        return node
 
     def _any(self, schema: Any, notes: dict[str, Any], path: str) -> Node:
         if not self._dialect.closed:
@@ -115,8 +133,8 @@ class Places:
     def _named(self, reference: str, target: Any, notes: dict[str, Any]) -> Node:
         if reference not in self._names:
             base = re.sub(r"\W+", "_", reference.rsplit("/", 1)[-1], flags=re.ASCII).strip("_") or "answer"
-            taken = self._names.values()
-            name = next(n for n in [base, *(f"{base}_{i}" for i in range(2, _MAX_PLACES))] if n not in taken)
+            numbered = (f"{base}_{i}" if i else base for i in count())
+            name = next(name for name in numbered if name not in self._names.values())
             self._names[reference] = name
             self.table[name] = self.place(target, name)
         return Link(name=self._names[reference], table=self.table, notes=notes)
@@ -124,18 +142,18 @@ class Places:
     def _choice(self, schemas: list[Any], notes: dict[str, Any], path: str) -> Node:
         options: list[tuple[Node, Callable[[Any], bool]]] = []
         for schema in schemas:
-            flat = flatten(self._document, schema)
-            if schema is False or flat.get("type") == [] or flat.get("enum") == []:
-                continue
             node = self.place(schema, path)
-            options += node.options if isinstance(node, Choice) else [(node, self._judge(schema))]
+            if not node.never:
+                options += node.options if isinstance(node, Choice) else [(node, self._judge(schema))]
         nodes = [node for node, _ in options]
-        if not nodes or any(not node.schema() for node in nodes if not isinstance(node, Link | Record | Items)):
+        if not nodes:
+            return self._never(path)
+        if any(not node.schema() for node in nodes if not isinstance(node, Link | Record | Items)):
             return self._any({}, notes, path)
         if len(nodes) == 1:
             nodes[0].notes = {**nodes[0].notes, **notes}
             return nodes[0]
-        if any(a.encodes() and a is not b and a.kind() == b.kind() for a in nodes for b in nodes):
+        if any(a.encodes() and a is not b and a.kinds() & b.kinds() for a in nodes for b in nodes):
             return self._any({"anyOf": schemas}, notes, path)
         return Choice(options=tuple(options), notes=notes)
 
@@ -158,12 +176,14 @@ class Places:
         types = flat.get("type", ())
         allowed = [*types, "integer"] if "number" in types else types
         values = [value for value in flat["enum"] if not types or kind_of(value) in allowed]
-        if not self._dialect.closed and values:
+        if not values:
+            return self._never(path)
+        if not self._dialect.closed:
             return Node(says={"enum": values}, notes=notes)
         groups: dict[str, list[Any]] = {}
         for value in values:
             groups.setdefault("number" if kind_of(value) == "integer" else kind_of(value), []).append(value)
-        if not groups or groups.keys() & {"object", "array"}:
+        if groups.keys() & {"object", "array"}:
             return self._any({"enum": flat["enum"]}, notes, path)
         options = [(Node(says=_one_of(kind, some)), self._judge({"enum": some})) for kind, some in groups.items()]
         if len(options) > 1:
@@ -189,15 +209,17 @@ class Places:
         others = flat.get("additionalProperties")
         free = [sub for sub in [*flat.get("patternProperties", {}).values(), others] if sub not in (None, False)]
         declared = {name: sub for name, sub in flat.get("properties", {}).items() if sub is not False}
+        closes = others is False and not free
+        typed = bool(free) and others is not None and all(isinstance(sub, dict) and sub for sub in free)
+        if self._dialect.closed and not (closes or declared) and typed:
+            self._bounds(flat, ("required",), path)
+            return Entries(value=self.place({"anyOf": free}, f"{path}.*".lstrip(".")), notes=notes)
+        if self._dialect.closed and not closes and (typed or not declared):
+            return self._any(_bare(flat), notes, path)
         for name in flat.get("required", ()):
             declared.setdefault(name, others if isinstance(others, dict) else {})
-        closes = others is False and not free
-        typed = bool(free) and all(isinstance(sub, dict) and sub for sub in free)
-        if self._dialect.closed and not closes:
-            if not flat.get("properties"):
-                return self._map(flat, free if typed and others is not None else [], notes, path)
-            if typed:
-                return self._any({k: v for k, v in flat.items() if k not in NOTES}, notes, path)
+        if not all(map(self._dialect.names.fullmatch, declared)):
+            return self._any(_bare(flat), notes, path)
         node = Record(
             properties={name: self.place(sub, f"{path}.{name}".lstrip(".")) for name, sub in declared.items()},
             required=frozenset(flat.get("required", ())),
@@ -209,12 +231,6 @@ class Places:
         if typed and not self._dialect.closed:
             node.others = self.place({"anyOf": free}, f"{path}.*".lstrip("."))
         return node
-
-    def _map(self, flat: Flat, free: list[Any], notes: dict[str, Any], path: str) -> Node:
-        if not free:
-            return self._any({k: v for k, v in flat.items() if k not in NOTES}, notes, path)
-        self._bounds(flat, ("required",), path)
-        return Entries(value=self.place({"anyOf": free}, f"{path}.*".lstrip(".")), notes=notes)
 
     def _bounds(self, flat: Flat, keywords: tuple[str, ...], path: str) -> dict[str, Any]:
         """The bounds that the wire keeps; the others become rules."""
@@ -232,6 +248,10 @@ class Places:
 
 def _words(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _bare(flat: Flat) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if key not in NOTES}
 
 
 def _notes(flat: Flat) -> dict[str, Any]:

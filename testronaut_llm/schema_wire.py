@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testronaut_llm.schema_dialects import Dialect, exceeds
+from testronaut_llm.schema_dialects import DIALECTS, Dialect, exceeds
 from testronaut_llm.schema_document import map_subschemas, walk
 from testronaut_llm.schema_nodes import Link, Node, Record
 from testronaut_llm.schema_places import Places, TooLarge
@@ -98,23 +98,18 @@ def _wrap(root: Node, dialect: Dialect) -> Node:
 
 def _lenient_root(document: Mapping[str, Any]) -> Node:
     """Nothing is encoded without a wire that asks for it; only a stray null is taken out."""
-    from testronaut_llm.schema_dialects import DIALECTS
-
-    try:
-        places = Places(document, DIALECTS["none"], unroll=0)
-        return places.place(document, "")
-    except TooLarge:
-        return Node()
+    return Places(document, DIALECTS["none"], unroll=0).place(document, "")
 
 
 def _with_definitions(schema: dict[str, Any], table: Mapping[str, Node]) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
-    while missing := {
-        node["$ref"].rsplit("/", 1)[-1]
-        for _, node in walk({**schema, "$defs": definitions})
-        if "$ref" in node and node["$ref"].rsplit("/", 1)[-1] not in definitions
-    }:
-        definitions.update({name: table[name].schema() for name in sorted(missing)})
+    unread = [schema]
+    while unread:
+        for _, node in walk(unread.pop()):
+            name = node.get("$ref", "").rsplit("/", 1)[-1]
+            if name and name not in definitions:
+                definitions[name] = table[name].schema()
+                unread.append(definitions[name])
     return {**schema, "$defs": definitions} if definitions else schema
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fixtures_local import post
@@ -218,6 +218,32 @@ def test_a_null_falls_back_to_the_default_of_the_class() -> None:
     assert OutputSchema.of(Option).read(text, "strict") == Option(flags=["-a"])
 
 
+def test_a_map_is_read_only_from_a_list_of_its_entries() -> None:
+    """Entries without a value, with a key twice, or with a key that is no text, are no map."""
+    schema = OutputSchema.of(obj(env={"type": "object", "additionalProperties": STRING}))
+    entry = {"key": "A", "value": "1"}
+    assert schema.read(json.dumps({"env": [entry]}), "strict") == {"env": {"A": "1"}}
+    for wrong in ([entry, entry], [{"key": "A"}], [{"key": 1, "value": "1"}], ["A"], [{**entry, "value": 1}]):
+        with pytest.raises(OutputInvalidError, match=r"\$\.env"):
+            schema.read(json.dumps({"env": wrong}), "strict")
+
+
+def test_odd_names_of_properties_travel() -> None:
+    """Anthropic takes plain names only: an object with others travels as text there."""
+    schema = OutputSchema.of(obj(**{"--all": STRING, "exit code": INTEGER, "": NULL}))
+    assert '"type": "string"' in json.dumps(schema.wire("anthropic").schema)
+    assert "'--all': {'type': 'string'}" in str(schema.wire("strict").schema)
+    for dialect in DIALECTS:
+        survives(schema, {"--all": "x", "exit code": 1, "": None}, dialect)
+
+
+def test_no_option_of_a_union_fits() -> None:
+    """A value that is none of the options is refused as it came."""
+    schema = OutputSchema.of(obj(a={"anyOf": [{"type": "string", "maxLength": 2}, INTEGER]}))
+    with pytest.raises(OutputInvalidError, match=r"too long|not valid under any"):
+        schema.read('{"a": "long"}', "strict")
+
+
 def test_anything_may_be_a_string_that_looks_like_json() -> None:
     """On a wire of closed objects anything travels as JSON text, so that `"5"` and 5 stay apart."""
     schema = OutputSchema.of({})
@@ -348,8 +374,103 @@ def test_the_schema_of_a_cache_key_is_plain_json() -> None:
     assert json.loads(json.dumps(schema.json_schema)) == schema.json_schema
 
 
+def test_the_same_schema_is_checked_once() -> None:
+    """What was made of a schema is kept, and two that only look alike are kept apart."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert OutputSchema.of(schema) is OutputSchema.of(json.loads(json.dumps(schema)))
+    assert OutputSchema.of(Case) is OutputSchema.of(Case)
+    assert OutputSchema.of(int | str) is not OutputSchema.of(str | int)
+    assert OutputSchema.of({"const": 1}) is not OutputSchema.of({"const": True})
+    unhashable = Annotated[int, Field(json_schema_extra={"x": 1}), []]
+    assert OutputSchema.of(unhashable).read("1", "none") == 1
+
+
 def test_errors_of_answers_can_be_pickled() -> None:
     """A refused answer crosses a process border with its text."""
     with pytest.raises(OutputInvalidError) as caught:
         OutputSchema.of(Case).read("{}", "none")
     assert pickle.loads(pickle.dumps(caught.value)).text == "{}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "wire"),
+    [
+        ({"anyOf": [False, {"type": "string"}]}, {"type": "string"}),
+        ({"anyOf": [False, {"type": "integer", "allOf": [{"type": "string"}]}]}, "JSON text"),
+        ({"type": "integer", "enum": ["a"]}, "JSON text"),
+        ({"enum": ["a", 1], "type": "integer"}, {"type": "integer", "enum": [1]}),
+        ({"allOf": [{"enum": [1, True, "x"]}, {"enum": [True, "x"]}]}, [{"boolean"}, {"string"}]),
+        ({"type": "number", "allOf": [{"type": ["integer", "string"]}]}, {"type": "integer"}),
+        ({"allOf": [{"type": "array", "items": {"type": "number"}}, {"items": {"type": "integer"}}]}, "integer"),
+        ({"allOf": [{"anyOf": [STRING, INTEGER]}, {"anyOf": [INTEGER, NULL]}]}, {"type": "integer"}),
+        (
+            {"allOf": [obj(a=STRING), {"properties": {"a": {"enum": ["x"]}}, "additionalProperties": False}]},
+            '"enum": ["x"]',
+        ),
+        (
+            {
+                "anyOf": [{"$ref": "#/$defs/m"}, {"type": "array"}],
+                "$defs": {"m": {"type": "object", "additionalProperties": NULL}},
+            },
+            "JSON text",
+        ),
+        (
+            {"description": "d", "anyOf": [{"type": "string", "description": "e"}]},
+            {"type": "string", "description": "d"},
+        ),
+        ({"anyOf": [STRING, {}]}, "JSON text"),
+        ({"type": "string", "examples": ["a"]}, {"type": "string", "description": 'Examples: ["a"]'}),
+    ],
+)
+def test_combinators_melt(schema: dict[str, Any], wire: Any) -> None:
+    """What is impossible is not offered, what two parts allow is what both do, and what would be ambiguous is text."""
+    sent = OutputSchema.of(schema).wire("strict").schema or {}
+    result = sent["properties"].get("result", sent)
+    if isinstance(wire, dict):
+        assert result == wire
+    elif isinstance(wire, list):
+        assert [{option["type"]} for option in result["anyOf"]] == wire
+    else:
+        assert wire in json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stays"),
+    [
+        ("^[a-z]+$", True),
+        (r"^--?[a-z]\w*=\d{1,3}$", True),
+        ("^(yes|no)$", True),
+        ("abc", False),
+        ("^a|b$", False),
+        ("^(?=a)a$", False),
+        (r"^\bx$", False),
+        ("^.*$", False),
+        ("^[^/]+$", False),
+    ],
+)
+def test_only_simple_patterns_reach_a_grammar(pattern: str, stays: bool) -> None:
+    """A pattern that a grammar would misread or refuse is said in words."""
+    wire = OutputSchema.of({"type": "string", "pattern": pattern}).wire("free")
+    assert ("pattern" in (wire.schema or {})) is stays
+    assert ("`answer`: pattern" in wire.instructions) is not stays
+
+
+def test_an_option_that_is_anything_frees_the_place() -> None:
+    """A grammar is not asked to choose between something and anything."""
+    wire = OutputSchema.of(obj(a={"anyOf": [STRING, {}]})).wire("free")
+    assert wire.schema == {"type": "object", "properties": {"a": {}}, "required": ["a"]}
+
+
+def test_bounds_that_burst_a_grammar_are_left_off() -> None:
+    """Large counts, bounds of fractions: in words."""
+    schema = {"type": "array", "items": {"type": "number", "minimum": 0.5}, "maxItems": 10**6, "minItems": 1}
+    wire = OutputSchema.of(schema).wire("free")
+    assert wire.schema == {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    assert "`answer`: maxItems 1000000" in wire.instructions
+
+
+def test_formats_stay_where_they_are_known() -> None:
+    """Anthropic compiles some formats, grammars a few, OpenAI's strict form is sent none."""
+    email = OutputSchema.of(obj(a={"type": "string", "format": "email"}))
+    kept = {d: "format" in str(email.wire(d).schema) for d in WIRES}
+    assert kept == {"strict": False, "anthropic": True, "free": False}

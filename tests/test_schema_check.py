@@ -73,6 +73,30 @@ def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words
     assert len(str(caught.value)) < 500
 
 
+def test_a_long_chain_of_references_is_no_crash() -> None:
+    """A chain of references either works or is refused before anything is sent."""
+
+    def chain(length: int) -> dict[str, Any]:
+        steps = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(length)}
+        return {"$ref": "#/$defs/d0", "$defs": {**steps, f"d{length}": {"type": "null"}}}
+
+    short = OutputSchema.of(chain(50))
+    assert short.read(short.write(None, "strict"), "strict") is None
+    long = OutputSchema.of(chain(400))
+    assert long.wire("strict").schema is None
+    assert long.read("null", "strict") is None
+    with pytest.raises(InvalidRequestError, match="too long a chain"):
+        OutputSchema.of(chain(5000))
+
+
+def test_parts_that_melt_without_end_go_in_words() -> None:
+    """Two recursive schemas that must both hold have no end of common places."""
+    tree = {"type": "object", "additionalProperties": {"allOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/x"}]}}
+    schema = OutputSchema.of({"$ref": "#/$defs/x", "$defs": {"x": tree}})
+    assert schema.wire("strict").schema is None
+    assert schema.read('{"a": {"b": {}}}', "strict") == {"a": {"b": {}}}
+
+
 class HoldsLock(BaseModel, arbitrary_types_allowed=True):
     lock: threading.Event
 
