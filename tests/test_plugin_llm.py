@@ -128,3 +128,11 @@ def test_the_fake_needs_no_configuration(pytester: pytest.Pytester) -> None:
         "def test_it(fake_llm):\n    fake_llm.reply('x')\n    assert fake_llm.complete(None, '?').cost == 0\n"
     )
     pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:asyncio").assert_outcomes(passed=1)
+
+
+def test_it_is_there_as_soon_as_the_package_is_installed(pytester: pytest.Pytester) -> None:
+    """A project that has the package installed names the fixture and gets it, without a conftest."""
+    pytester.makepyfile(
+        "def test_it(fake_llm):\n    fake_llm.reply('x')\n    assert fake_llm.complete(None, '?').text == 'x'\n"
+    )
+    pytester.runpytest_subprocess("-p", "no:asyncio").assert_outcomes(passed=1)
