@@ -68,7 +68,7 @@ def _melted(draw: st.DrawFn, root: dict[str, Any], schema: Any, *, shallow: bool
             leaf = {"type": "null"} if shallow and {"type": "null"} in options else None
             parts.append(leaf or draw(st.sampled_from(options)))
         parts += [draw(st.sampled_from([part["then"], part.get("else")]))] if "then" in part else []
-        declared = {**part.get("properties", {}), **out.get("properties", {})}
+        declared = {**out.get("properties", {}), **part.get("properties", {})}
         required = [*part.get("required", []), *out.get("required", [])]
         out = {
             **part,
