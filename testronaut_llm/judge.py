@@ -76,7 +76,7 @@ class Judge:
             return Judged(error=died or reply.error)
         model = self.models[step.candidate.alias]
         if self.vectors:
-            return Judged(result=self._embeddings(model, reply))
+            return Judged(result=self._embeddings(step, model, reply))
         if (unread := _unread(model, step, reply)) is not None:
             return Judged(error=unread)
         cut = reply.finish_reason == "length"
@@ -176,8 +176,8 @@ class Judge:
             request_id=reply.request_id,
         )
 
-    def _embeddings(self, model: ModelConfig, reply: Reply) -> Embeddings:
-        usage = reply.usage or Usage(estimated=True)
+    def _embeddings(self, step: Try, model: ModelConfig, reply: Reply) -> Embeddings:
+        usage = self._usage(step, reply) or Usage(estimated=True)
         return Embeddings(
             vectors=reply.vectors,
             model=model.alias,

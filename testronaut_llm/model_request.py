@@ -121,7 +121,9 @@ def chat_arguments(request: Request) -> dict[str, Any]:
         arguments["num_ctx"] = request.num_ctx
         if target.model.keep_alive is not None:
             body["keep_alive"] = target.model.keep_alive
-    if body:
+    if target.provider.wire == "anthropic":
+        arguments.update(body)  # LiteLLM would send a field `extra_body`, which Anthropic refuses
+    elif body:
         arguments["extra_body"] = body
     return {name: value for name, value in arguments.items() if value is not None}
 

@@ -1,0 +1,94 @@
+"""Managers whose models are endpoints of the fault server, in each wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from fault_server import Exchange, FaultServer, Received, Reply
+from gateway_kit import MODELS, VERSIONS
+
+from testronaut_llm import LLMManager
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.prices import PriceTable
+
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
+KEY = "sk-canary-0123456789abcdefghijklmn"
+PRICE = {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1.25"}
+
+
+class Api:
+    """One endpoint of the fault server, whose plan is for requests to models: an Ollama's inventory is always there."""
+
+    def __init__(self, server: FaultServer, name: str) -> None:
+        self._endpoint = server.plan(name, self._reply)
+        self.url = self._endpoint.url
+        self._replies: tuple[Reply, ...] = ()
+        self.asked: list[Received] = []
+
+    def plan(self, *replies: Reply) -> Api:
+        """Answer with these, one a request; the last one repeats. Forgets what was seen."""
+        self._replies = replies
+        self.asked.clear()
+        return self
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The JSON bodies of the requests to models."""
+        return [one.body for one in self.asked]
+
+    def _reply(self, exchange: Exchange) -> None:
+        if exchange.request.method == "GET":
+            row = {"name": "qwen3:8b", "model": "qwen3:8b", "digest": "a" * 64, "size": 1, "details": {}}
+            exchange.respond(200, "application/json", json.dumps({"models": [row]}).encode())
+            return
+        self.asked.append(exchange.request)
+        self._replies[min(len(self.asked), len(self._replies)) - 1](exchange)
+
+
+@contextmanager
+def apis() -> Iterator[Callable[..., Api]]:
+    """Makes endpoints by name, with their plans: `api("a", good())`."""
+    made: dict[str, Api] = {}
+    with FaultServer() as server:
+
+        def api(name: str, *replies: Reply) -> Api:
+            if name not in made:
+                made[name] = Api(server, name)
+            return made[name].plan(*replies)
+
+        yield api
+
+
+def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:
+    """A row of `llm.yaml` for a wire at an endpoint."""
+    url = api if isinstance(api, str) else api.url
+    row: dict[str, Any] = {"model": MODELS[wire], "api_base": f"{url}/v1" if wire == "openai" else url}
+    if wire in VERSIONS:
+        row["api_version"] = VERSIONS[wire]
+    if wire == "ollama":
+        row.update(context_window=8192, local=True)
+    else:
+        row.update(price=PRICE, context_window=8192, max_output=4096)
+    return {**row, **fields}
+
+
+def config(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMConfig:
+    """A configuration whose task `t` lists all these models in their order."""
+    settings = {"models": list(models), "strategy": "as_listed", "cache": "off", **task}
+    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})})
+
+
+def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
+    """A manager of such a configuration, with prices that are read once for all tests."""
+    made = LLMManager(config=config(models, tasks, **task))
+    made._engine.__dict__["prices"] = _prices()
+    return made
+
+
+@cache
+def _prices() -> PriceTable:
+    return PriceTable.load()
