@@ -20,6 +20,7 @@ from testronaut_llm.model_request import Reply
 from testronaut_llm.output_schema import SchemaDialect
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
+from testronaut_llm.schema_answer import is_runaway_whitespace
 from testronaut_llm.token_counter import TokenCounter
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
@@ -80,17 +81,19 @@ class Judge:
         if (unread := _unread(model, step, reply)) is not None:
             return Judged(error=unread)
         cut = reply.finish_reason == "length"
-        if cut and not (self.allow_truncated and reply.text.strip()):
+        runaway = cut and self.call.output is not None and is_runaway_whitespace(reply.text)
+        if cut and not runaway and not (self.allow_truncated and reply.text.strip()):
             return Judged(error=self._truncated(step, reply), may_double=self._may_double(step))
         output, parsed = self.call.output, None
         if output is not None:
             try:
                 parsed = output.read(reply.text, self.dialect(model))
             except OutputInvalidError as error:
+                repair = output.repair_request(error)
                 error.args = (f"{model.alias} ({model.model}): {error.args[0]}",)
                 error.model, error.provider = model.alias, model.provider
                 error.request_id, error.text = reply.request_id, reply.text
-                return Judged(error=error, repair=output.repair_request(error))
+                return Judged(error=error, repair=repair)
         return Judged(result=self._answer(step, model, reply, parsed))
 
     def refused(self, result: Answer[Any] | Embeddings, tried: tuple[Attempt, ...]) -> OutputInvalidError | None:

@@ -36,7 +36,10 @@ def show(
     if as_json:
         screen.out_json({"model": found.model, "price": price, "facts": facts})
         return
-    rows = [(name, str(value)) for name, value in screen.plain(price).items() if value is not None]
+    rows = [("source", price.source)]
+    for start, rates in screen.plain(price.tiers):
+        beyond = f" beyond {start:,} prompt tokens" if start else ""
+        rows += [(f"{name}{beyond}", f"${rate}") for name, rate in rates.items() if rate is not None]
     rows += [(name, str(value)) for name, value in screen.plain(facts).items() if value is not None]
     screen.table(found.model, ("what", "value"), rows)
 

