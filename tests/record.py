@@ -4,6 +4,7 @@
   URLs. Needs no key.
 - `ollama URL=http://127.0.0.1:11434 MODEL=qwen3:8b EMBEDDING_MODEL=nomic-embed-text`: any Ollama server.
 - `openai MODEL=... EMBEDDING_MODEL=...`, `anthropic MODEL=...`: with the provider's usual key variable. Costs cents.
+  (Anthropic has no embeddings. Elsewhere they are left out where no EMBEDDING_MODEL is given.)
 - `azure URL=https://... MODEL=<deployment> EMBEDDING_MODEL=<deployment> API_VERSION=v1`.
 """
 
@@ -56,7 +57,7 @@ def _settings(provider: str) -> dict[str, str]:
             fetch(SMOLLM, store=store)
         return {"RECORD_WIRES": " ".join(EMBEDDED), "RECORD_MODELS": str(store.folder)}
     if provider == "ollama":
-        return _ollama(given.get("URL", "http://127.0.0.1:11434"), _needed("MODEL"), _needed("EMBEDDING_MODEL"))
+        return _ollama(given.get("URL", "http://127.0.0.1:11434"), _needed("MODEL"), given.get("EMBEDDING_MODEL", ""))
     if provider not in CLOUD:
         raise LLMError(f"no such PROVIDER: {provider!r}; expected embedded, ollama, {', '.join(CLOUD)}")
     base, key = CLOUD[provider]
@@ -65,7 +66,7 @@ def _settings(provider: str) -> dict[str, str]:
         "RECORD_URL": given.get("URL", base) or _needed("URL"),
         "RECORD_KEY": _needed(key),
         "RECORD_MODEL": _needed("MODEL"),
-        "RECORD_EMBEDDING_MODEL": "" if provider == "anthropic" else _needed("EMBEDDING_MODEL"),
+        "RECORD_EMBEDDING_MODEL": given.get("EMBEDDING_MODEL", ""),
         "RECORD_API_VERSION": given.get("API_VERSION", "v1") if provider == "azure" else "",
     }
 
@@ -73,7 +74,7 @@ def _settings(provider: str) -> dict[str, str]:
 def _ollama(url: str, model: str, embedding_model: str) -> dict[str, str]:
     with OllamaServer(url) as server:
         version = server.version()
-        for name in (model, embedding_model):
+        for name in filter(None, (model, embedding_model)):
             if server.find(name) is None:
                 raise LLMError(f"the Ollama at {url} has no model {name!r}; run: ollama pull {name}")
     return {

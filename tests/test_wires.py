@@ -96,7 +96,8 @@ async def asker(
     monkeypatch.setenv("WIRE_KEY", "wrong-key" if mode == "wrong_key" else key)
     model = {"model": f"{wire.provider}/{'no-such-model' if mode == 'missing_model' else name}", "api_base": base}
     model |= {"api_version": version, "api_key_env": "WIRE_KEY"}
-    task = {"models": ["m"], "max_tokens": 120, "retries": 0, "cache": "off", "seed": 7}
+    cap = 120 if wire.embedded else 1000  # a model that thinks first needs more
+    task = {"models": ["m"], "max_tokens": cap, "retries": 0, "cache": "off", "seed": 7}
     config = LLMConfig.model_validate({"version": 1, "models": {"m": model}, "tasks": {"task": task}})
     cassette.pass_by(*RecordedLLM.ASIDE)
     manager = OfflineLLM if wire.name == "ollama" and not wire_servers.recording else LLMManager
@@ -156,11 +157,11 @@ async def test_embeddings(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("truncated"), indirect=True)
-async def test_truncated(asker: Asker) -> None:
+async def test_truncated(asker: Asker, wire: Wire) -> None:
     """An answer that the cap cuts, twice, is an error that holds what came."""
     with pytest.raises(OutputTruncatedError) as cut:
         await asker.ask(PROMPT, max_tokens=4)
-    assert cut.value.text
+    assert cut.value.text or not wire.embedded  # others may have spent it on thinking
     assert len(cut.value.attempts) == 2
 
 

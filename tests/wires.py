@@ -122,7 +122,12 @@ class Recording:
 
 def cases(mode: str) -> list[Any]:
     """The wires to test in this mode: those with a recording, or those that are to be recorded now."""
-    asked = Recording.wanted().wires
-    if asked:
-        return [wire.case(mode) for wire in WIRES if wire.name in asked and mode not in wire.gaps]
+    wanted = Recording.wanted()
+    if wanted.wires:
+        return [wire.case(mode) for wire in WIRES if wire.name in wanted.wires and _recordable(wire, mode, wanted)]
     return [wire.case(mode) for wire in WIRES if (FOLDER / wire.name / f"{mode}.yaml").exists()]
+
+
+def _recordable(wire: Wire, mode: str, wanted: Recording) -> bool:
+    nothing_to_embed_with = mode == "embeddings" and not wire.embedded and not wanted.embedding_model
+    return mode not in wire.gaps and not nothing_to_embed_with
