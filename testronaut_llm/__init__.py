@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from testronaut_llm.comparison import Comparison
 from testronaut_llm.errors import (
     AllModelsFailedError,
     AuthenticationError,
@@ -49,6 +50,7 @@ __all__ = [
     "CacheMissError",
     "Candidate",
     "CassetteMissError",
+    "Comparison",
     "ConfigError",
     "ConnectionFailedError",
     "ContentFilteredError",

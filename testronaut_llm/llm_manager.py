@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
-from testronaut_llm.config_source import ConfigSource
-from testronaut_llm.engine import Engine
-from testronaut_llm.errors import ConfigError, LLMError
-from testronaut_llm.records import Answer, CacheMode, Call, Embeddings, Route, T
+from testronaut_llm.batch import Progress, arun_all, prompt_jobs, run_all
+from testronaut_llm.call_builder import Prompt
+from testronaut_llm.comparison import Comparison, comparison_jobs, comparison_of, models_of, prompts_of
+from testronaut_llm.errors import LLMError
+from testronaut_llm.llm_manager_base import ManagerBase, result_of
+from testronaut_llm.records import Answer, CacheMode, Embeddings, T
 from testronaut_llm.streams import AsyncStream, Stream
-
-if TYPE_CHECKING:
-    from testronaut_llm.call_flow import Flow
-    from testronaut_llm.model_config import LLMConfig
 
 Accept = Callable[[Answer[Any]], bool]
 
 
-class LLMManager:
+class LLMManager(ManagerBase):
     """Answers the tasks of one `llm.yaml`. Safe for threads and tasks; close it, or use it in `with`.
 
     Arguments that the call methods share: `task` is a name from the file (None: `default`), `prompt` a text
@@ -41,20 +35,6 @@ class LLMManager:
     Raises:
         ConfigError: the configuration is wrong; with every fault, and its line.
     """
-
-    def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
-        if path is not None and config is not None:
-            raise ConfigError("both a path and config= were given; expected one of them")
-        if config is not None and config.budget is not None and config.budget_scope() is None:
-            raise ConfigError(
-                "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
-            )
-        self._engine = Engine(ConfigSource.of(config) if config is not None else ConfigSource.find(path))
-
-    @property
-    def config(self) -> LLMConfig:
-        """The configuration as it is now; edits of the file show up here."""
-        return self._engine.source.current()
 
     def complete(
         self,
@@ -83,7 +63,7 @@ class LLMManager:
             LLMError: see `testronaut_llm.errors` for the tree.
         """
         given = dict(locals())
-        answer: Answer[T] = _result(self._pieces(given, stream=False))
+        answer: Answer[T] = result_of(self._pieces(given, stream=False))
         return answer
 
     async def acomplete(
@@ -181,7 +161,7 @@ class LLMManager:
             LLMError: see `testronaut_llm.errors` for the tree.
         """
         given = dict(locals())
-        embeddings: Embeddings = _result(self._pieces(given, stream=False))
+        embeddings: Embeddings = result_of(self._pieces(given, stream=False))
         return embeddings
 
     async def aembed(
@@ -202,99 +182,113 @@ class LLMManager:
         embeddings: Embeddings = await self._last(self._apieces(given, stream=False))
         return embeddings
 
-    def route(self, task: str | None, prompt: Prompt = "", *, model: str | None = None, schema: Any = None) -> Route:
-        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing.
+    def batch(
+        self,
+        task: str | None,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = 8,
+        on_progress: Progress | None = None,
+        system: str | None = None,
+        schema: type[T] | Mapping[str, Any] | None = None,
+        accept: Accept | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        cache: CacheMode | None = None,
+        sample: int = 0,
+        max_cost: Decimal | float | str | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Answer[T] | LLMError]:
+        """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
+
+        `prompts` may be a generator: it is read as far as the calls have come. `on_progress(done, total, result)`
+        is called in this thread; `total` is None where `prompts` has no length.
 
         Raises:
-            ConfigError: the task or the model is unknown.
+            LLMError: an argument that all calls share is wrong.
         """
-        config = self.config
-        settings = config.task(task)
-        call = build_call(settings, prompt or "?", model=model, schema=schema)
-        return self._engine.route(config, settings, call, self._engine.selected(config, settings, model), dry=True)
+        given = dict(locals())
+        jobs, total = prompt_jobs(prompts)
+        return run_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
 
-    def dropped_params(self, model: str) -> tuple[str, ...]:
-        """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take and is asked without.
+    async def abatch(
+        self,
+        task: str | None,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = 8,
+        on_progress: Progress | None = None,
+        system: str | None = None,
+        schema: type[T] | Mapping[str, Any] | None = None,
+        accept: Accept | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        cache: CacheMode | None = None,
+        sample: int = 0,
+        max_cost: Decimal | float | str | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Answer[T] | LLMError]:
+        """`batch` on the caller's event loop."""
+        given = dict(locals())
+        jobs, total = prompt_jobs(prompts)
+        return await arun_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
+
+    def compare(
+        self,
+        task: str | None,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        models: Sequence[str],
+        concurrency: int = 4,
+        system: str | None = None,
+        schema: type[T] | Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        cache: CacheMode | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> Comparison:
+        """Asks one prompt, or several, of each model; a model that fails does not stop the others.
 
         Raises:
-            ConfigError: the model is unknown.
+            LLMError: a model is unknown, or another argument is wrong.
         """
-        return self._engine.not_taken(self.config.model(model))
+        given = dict(locals())
+        asked, names = prompts_of(prompt), self._known(models_of(models))
+        results = run_all(self._each(given), comparison_jobs(asked, names), concurrency=concurrency)
+        return comparison_of(task, asked, names, results, schema=schema is not None)
 
-    def is_embedding(self, model: str) -> bool:
-        """Does the model make vectors instead of text, as far as the tables know?
-
-        Raises:
-            ConfigError: the model is unknown.
-        """
-        return self._engine.prices.facts(self.config.model(model)).mode == "embedding"
-
-    def close(self) -> None:
-        """Closes connections and ends embedded models."""
-        self._engine.close()
-
-    async def aclose(self) -> None:
-        """The same from an event loop, with its connections."""
-        await self._engine.aclose()
-
-    def __enter__(self) -> LLMManager:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    async def __aenter__(self) -> LLMManager:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def _flow(self, given: dict[str, Any], *, stream: bool) -> tuple[Call, Route, Flow]:
-        options = {name: value for name, value in given.items() if name not in ("self", "task", "prompt", "texts")}
-        config = self.config
-        settings = config.task(given["task"])
-        texts = texts_to_embed(given["texts"]) if "texts" in given else ()
-        call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
-        try:
-            return call, *self._engine.flow(config, settings, call, texts)
-        except LLMError as error:
-            self._engine.telemetry.failed(call, error)
-            raise
-
-    def _pieces(self, given: dict[str, Any], *, stream: bool) -> Generator[str, None, Any]:
-        call, route, flow = self._flow(given, stream=stream)
-        from testronaut_llm.performers import drive
-
-        try:
-            result = yield from drive(flow, self._engine.gateway)
-        except LLMError as error:
-            self._engine.telemetry.failed(call, error)
-            raise
-        return self._engine.accepted(call, result, route)
-
-    async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
-        call, route, flow = await asyncio.to_thread(self._flow, given, stream=stream)
-        from testronaut_llm.performers import adrive
-
-        try:
-            async for piece in adrive(flow, self._engine.gateway):
-                yield piece if isinstance(piece, str) else self._engine.accepted(call, piece, route)
-        except LLMError as error:
-            self._engine.telemetry.failed(call, error)
-            raise
-
-    async def _last(self, pieces: AsyncIterator[Any]) -> Any:
-        result: Any = None
-        async for piece in pieces:
-            result = piece
-        return result
-
-
-def _result(pieces: Generator[str, None, Any]) -> Any:
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as stop:
-            return stop.value
+    async def acompare(
+        self,
+        task: str | None,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        models: Sequence[str],
+        concurrency: int = 4,
+        system: str | None = None,
+        schema: type[T] | Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        cache: CacheMode | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> Comparison:
+        """`compare` on the caller's event loop."""
+        given = dict(locals())
+        asked, names = prompts_of(prompt), self._known(models_of(models))
+        results = await arun_all(self._each(given), comparison_jobs(asked, names), concurrency=concurrency)
+        return comparison_of(task, asked, names, results, schema=schema is not None)

@@ -49,6 +49,7 @@ LADDER = (
         "performers",
         "engine",
         "request_maker",
+        "agreement",
         "comparison",
         "batch",
     ),

@@ -1,0 +1,153 @@
+"""Many calls at once, in a window: results in order, and one failure stops none of the others.
+
+The sync form runs its calls on an event loop in a thread of its own, so that ctrl-C can end those that are under
+way: a cancelled call closes its connection and settles its cost, which a blocked thread could not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from typing import Any
+
+from testronaut_llm.errors import InvalidRequestError, LLMError
+from testronaut_llm.records import Answer
+
+Result = Answer[Any] | LLMError
+Progress = Callable[[int, int | None, Result], object]
+Job = Mapping[str, Any]
+"""Arguments of one call that differ from those that all share."""
+
+
+class _Record:
+    """The results so far, in the order of the jobs."""
+
+    def __init__(self, total: int | None, on_progress: Progress | None) -> None:
+        self.results: list[Any] = []
+        self._done, self._total, self._on_progress = 0, total, on_progress
+
+    def started(self) -> int:
+        """The place of the next result."""
+        self.results.append(None)
+        return len(self.results) - 1
+
+    def finished(self, place: int, result: Result) -> None:
+        self.results[place] = result
+        self._done += 1
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total, result)
+
+
+def run_all(
+    ask: Callable[[Job], Awaitable[Answer[Any]]],
+    jobs: Iterable[Job],
+    *,
+    concurrency: int,
+    total: int | None = None,
+    on_progress: Progress | None = None,
+) -> list[Result]:
+    """Asks every job, at most `concurrency` at once; jobs and progress stay in the caller's thread.
+
+    Raises:
+        InvalidRequestError: `concurrency` is no whole number of at least 1.
+    """
+    _check(concurrency)
+    record, pending = _Record(total, on_progress), dict[Future[Result], int]()
+
+    def collect() -> None:
+        for done in wait(pending, return_when=FIRST_COMPLETED).done:
+            record.finished(pending.pop(done), done.result())
+
+    with _event_loop() as loop:
+        for job in jobs:
+            pending[asyncio.run_coroutine_threadsafe(_outcome(ask, job), loop)] = record.started()
+            if len(pending) >= concurrency:
+                collect()
+        while pending:
+            collect()
+    return record.results
+
+
+async def arun_all(
+    ask: Callable[[Job], Awaitable[Answer[Any]]],
+    jobs: Iterable[Job],
+    *,
+    concurrency: int,
+    total: int | None = None,
+    on_progress: Progress | None = None,
+) -> list[Result]:
+    """`run_all` on the caller's event loop.
+
+    Raises:
+        InvalidRequestError: `concurrency` is no whole number of at least 1.
+    """
+    _check(concurrency)
+    record, pending = _Record(total, on_progress), dict[asyncio.Task[Result], int]()
+
+    async def collect() -> None:
+        finished, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for done in finished:
+            record.finished(pending.pop(done), done.result())
+
+    try:
+        for job in jobs:
+            pending[asyncio.create_task(_outcome(ask, job))] = record.started()
+            if len(pending) >= concurrency:
+                await collect()
+        while pending:
+            await collect()
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    return record.results
+
+
+def prompt_jobs(prompts: Any) -> tuple[Iterator[Job], int | None]:
+    """A job for each prompt, and how many there are where that is known.
+
+    Raises:
+        InvalidRequestError: it is one prompt, or nothing that can be iterated.
+    """
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise InvalidRequestError(f"prompts is {prompts!r:.40}; expected a list or another iterable of prompts")
+    return ({"prompt": prompt} for prompt in prompts), len(prompts) if isinstance(prompts, Sized) else None
+
+
+async def _outcome(ask: Callable[[Job], Awaitable[Answer[Any]]], job: Job) -> Result:
+    try:
+        return await ask(job)
+    except LLMError as error:
+        return error.with_traceback(None)  # its frames would keep every call of the batch alive
+
+
+def _check(concurrency: Any) -> None:
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
+
+
+@contextmanager
+def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop in a thread. Leaving the block cancels what still runs there, and waits until it has ended."""
+    made: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def live() -> None:
+        leave = asyncio.Event()
+        made.set_result((asyncio.get_running_loop(), leave))
+        await leave.wait()
+
+    thread = threading.Thread(target=_run, args=(live(),), name="testronaut-llm-batch", daemon=True)
+    thread.start()
+    loop, leave = made.result()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(leave.set)
+        thread.join()
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)

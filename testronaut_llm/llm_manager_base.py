@@ -1,0 +1,165 @@
+"""What a manager is besides its calls: configuration, what it knows of models, its end, how arguments get an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
+from testronaut_llm.config_source import ConfigSource
+from testronaut_llm.engine import Engine
+from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.records import Answer, Call, Route
+
+if TYPE_CHECKING:
+    from testronaut_llm.call_flow import Flow
+    from testronaut_llm.model_config import LLMConfig
+
+_NO_OPTIONS = frozenset(("self", "task", "prompt", "prompts", "texts", "models", "concurrency", "on_progress"))
+
+
+class ManagerBase:
+    """Holds the configuration and the engine, and runs single calls whose arguments are given as a mapping.
+
+    Args:
+        path: the file; found as documented if not given.
+        config: made in Python, in place of a file.
+
+    Raises:
+        ConfigError: the configuration is wrong; with every fault, and its line.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
+        if path is not None and config is not None:
+            raise ConfigError("both a path and config= were given; expected one of them")
+        if config is not None and config.budget is not None and config.budget_scope() is None:
+            raise ConfigError(
+                "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
+            )
+        self._engine = Engine(ConfigSource.of(config) if config is not None else ConfigSource.find(path))
+
+    @property
+    def config(self) -> LLMConfig:
+        """The configuration as it is now; edits of the file show up here."""
+        return self._engine.source.current()
+
+    def route(self, task: str | None, prompt: Prompt = "", *, model: str | None = None, schema: Any = None) -> Route:
+        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing.
+
+        Raises:
+            ConfigError: the task or the model is unknown.
+        """
+        config = self.config
+        settings = config.task(task)
+        call = build_call(settings, prompt or "?", model=model, schema=schema)
+        return self._engine.route(config, settings, call, self._engine.selected(config, settings, model), dry=True)
+
+    def dropped_params(self, model: str) -> tuple[str, ...]:
+        """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take and is asked without.
+
+        Raises:
+            ConfigError: the model is unknown.
+        """
+        return self._engine.not_taken(self.config.model(model))
+
+    def is_embedding(self, model: str) -> bool:
+        """Does the model make vectors instead of text, as far as the tables know?
+
+        Raises:
+            ConfigError: the model is unknown.
+        """
+        return self._engine.prices.facts(self.config.model(model)).mode == "embedding"
+
+    def close(self) -> None:
+        """Closes connections and ends embedded models."""
+        self._engine.close()
+
+    async def aclose(self) -> None:
+        """The same from an event loop, with its connections."""
+        await self._engine.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _flow(self, given: dict[str, Any], *, stream: bool) -> tuple[Call, Route, Flow]:
+        options = {name: value for name, value in given.items() if name not in _NO_OPTIONS}
+        config = self.config
+        settings = config.task(given["task"])
+        texts = texts_to_embed(given["texts"]) if "texts" in given else ()
+        call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
+        try:
+            return call, *self._engine.flow(config, settings, call, texts)
+        except LLMError as error:
+            self._engine.telemetry.failed(call, error)
+            raise
+
+    def _pieces(self, given: dict[str, Any], *, stream: bool) -> Generator[str, None, Any]:
+        call, route, flow = self._flow(given, stream=stream)
+        from testronaut_llm.performers import drive
+
+        try:
+            result = yield from drive(flow, self._engine.gateway)
+        except LLMError as error:
+            self._engine.telemetry.failed(call, error)
+            raise
+        return self._engine.accepted(call, result, route)
+
+    async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
+        call, route, flow = await asyncio.to_thread(self._flow, given, stream=stream)
+        from testronaut_llm.performers import adrive
+
+        try:
+            async for piece in adrive(flow, self._engine.gateway):
+                yield piece if isinstance(piece, str) else self._engine.accepted(call, piece, route)
+        except LLMError as error:
+            self._engine.telemetry.failed(call, error)
+            raise
+
+    async def _last(self, pieces: AsyncIterator[Any]) -> Any:
+        result: Any = None
+        async for piece in pieces:
+            result = piece
+        return result
+
+    def _each(self, given: dict[str, Any]) -> Callable[[Mapping[str, Any]], Awaitable[Answer[Any]]]:
+        """What asks one of many: the arguments that differ go in, an answer comes out.
+
+        Raises:
+            LLMError: the arguments that all share are wrong.
+        """
+        options = {name: value for name, value in given.items() if name not in _NO_OPTIONS}
+        build_call(self.config.task(given["task"]), "?", **options)
+
+        async def ask(differing: Mapping[str, Any]) -> Answer[Any]:
+            answer: Answer[Any] = await self._last(self._apieces({**given, **differing}, stream=False))
+            return answer
+
+        return ask
+
+    def _known(self, models: tuple[str, ...]) -> tuple[str, ...]:
+        for model in models:
+            self.config.model(model)
+        return models
+
+
+def result_of(pieces: Generator[str, None, Any]) -> Any:
+    """What a generator returns, whatever it yields."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as stop:
+            return stop.value
