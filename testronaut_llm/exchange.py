@@ -8,12 +8,14 @@ no redirect (the prompt and the key would go along) and never use a proxy for lo
 from __future__ import annotations
 
 import json
+import socket
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 
@@ -133,9 +135,27 @@ class _AsyncTee(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-def sync_client(url: str | None) -> httpx.Client:
+class SyncClient(httpx.Client):
     """A client for one endpoint; what it carries ends in the current `Exchange`."""
-    return httpx.Client(event_hooks={"request": [_on_request], "response": [_on_response]}, **_settings(url))
+
+    def __init__(self, url: str | None) -> None:
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [_on_request, self._watch], "response": [_on_response]}
+        super().__init__(event_hooks=hooks, **_settings(url))
+
+    def abort(self) -> None:
+        """Closes it, and wakes the thread that reads from it: a socket that is only closed leaves that one asleep."""
+        for one in tuple(self._sockets):
+            with suppress(OSError):
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
+        self.close()
+
+    def _watch(self, request: httpx.Request) -> None:
+        request.extensions["trace"] = self._trace
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._sockets.add(info["return_value"].get_extra_info("socket"))
 
 
 def async_client(url: str | None) -> httpx.AsyncClient:

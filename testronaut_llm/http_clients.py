@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from testronaut_llm.exchange import Exchange, async_client, current, sync_client
+from testronaut_llm.exchange import Exchange, SyncClient, async_client, current
 from testronaut_llm.model_request import Target
 from testronaut_llm.sdk_clients import Key, key_of, lent, sdk_client
 
@@ -34,7 +34,7 @@ class SyncClients:
         """A client for one attempt; requests made inside belong to `exchange`."""
         key = key_of(target, embedding=embedding)
         http, client = self._take(key) or self._new(litellm, target, key)
-        exchange.on_abandon(http.close)
+        exchange.on_abandon(http.abort)
         tokens = current.set(exchange), lent.set(client)
         try:
             yield client
@@ -53,7 +53,7 @@ class SyncClients:
                 http.close()
 
     def _new(self, litellm: Any, target: Target, key: Key) -> tuple[Any, Any]:
-        http = sync_client(target.api_base)
+        http = SyncClient(target.api_base)
         return http, sdk_client(litellm, target, key, http)
 
     def _take(self, key: Key) -> tuple[Any, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -123,8 +124,10 @@ class ManagerBase:
         from testronaut_llm.performers import adrive
 
         try:
-            async for piece in adrive(flow, self._engine.gateway):
-                yield piece if isinstance(piece, str) else self._engine.accepted(call, piece, route)
+            # Left early, a generator does not close the one it reads from: the call would be settled some time later.
+            async with aclosing(adrive(flow, self._engine.gateway)) as pieces:
+                async for piece in pieces:
+                    yield piece if isinstance(piece, str) else self._engine.accepted(call, piece, route)
         except LLMError as error:
             self._engine.telemetry.failed(call, error)
             raise

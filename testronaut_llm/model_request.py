@@ -122,7 +122,7 @@ def chat_arguments(request: Request) -> dict[str, Any]:
         if target.model.keep_alive is not None:
             body["keep_alive"] = target.model.keep_alive
     if target.provider.wire == "anthropic":
-        arguments.update(body)  # LiteLLM would send a field `extra_body`, which Anthropic refuses
+        arguments.update(body, allowed_openai_params=list(body))  # it would send a field `extra_body`, which is refused
     elif body:
         arguments["extra_body"] = body
     return {name: value for name, value in arguments.items() if value is not None}

@@ -11,7 +11,7 @@ import contextvars
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.call_flow import Ask, Flow, Pause, Piece, Result
@@ -53,7 +53,7 @@ def drive(flow: Flow, gateway: Gateway) -> Generator[str, None, Result]:
         flow.close()
 
 
-async def adrive(flow: Flow, gateway: Gateway) -> AsyncIterator[str | Result]:
+async def adrive(flow: Flow, gateway: Gateway) -> AsyncGenerator[str | Result, None]:
     """The same on an event loop; the result is the last thing it yields.
 
     Raises:

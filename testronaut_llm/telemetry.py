@@ -63,11 +63,20 @@ class Telemetry:
         )
 
     def failed(self, call: Call, error: LLMError) -> None:
-        """A call has ended in an error."""
+        """A call has ended in an error.
+
+        Its message is told only where nothing was sent: later it may quote an answer, or a provider that quotes the
+        prompt.
+        """
         self._emit(
             "llm_call",
             call,
-            **{"error.type": error.code, "error.message": str(error), "llm.attempts": len(error.attempts)},
+            **{
+                "error.type": error.code,
+                "error.message": None if error.attempts else str(error),
+                "http.response.status_code": error.status,
+                "llm.attempts": len(error.attempts),
+            },
         )
 
     def _emit(self, event: str, call: Call, **fields: Any) -> None:

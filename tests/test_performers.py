@@ -1,0 +1,299 @@
+"""A call ends on time and leaves nothing open, whatever the server and the caller do."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from fault_server import Exchange
+from manager_kit import KEY, KEYS, Api, apis, manager, model
+
+from testronaut_llm import LLMManager, errors
+from testronaut_llm.errors import BudgetExceededError
+from testronaut_llm.gateway import load_litellm
+from testronaut_llm.records import Attempt, Call, Candidate
+
+Make = Callable[..., Api]
+WIRES = ("openai", "anthropic", "ollama")
+SOON = 0.4
+
+
+def dripping_headers(exchange: Exchange) -> None:
+    """A header that never ends: no read times out, and no response arrives."""
+    exchange.send(b"HTTP/1.1 200 OK\r\nx-slow: ")
+    while True:
+        exchange.send(b"x")
+        exchange.wait(0.02)
+
+
+SLOW: dict[str, Any] = {
+    "silent": faults.silent,
+    "dripping": faults.dripping(0.02, text="x" * 5000),
+    "dripping headers": dripping_headers,
+    "stalled stream": faults.stalled_stream,
+}
+
+
+class Books:
+    """A purse that notes what becomes of each slip."""
+
+    def __init__(self, refuse: set[str] | None = None) -> None:
+        self.notes: list[str] = []
+        self.settled: list[Attempt] = []
+        self._refuse = refuse or set()
+
+    def reserve(self, _call: Call, candidate: Candidate, _worst: Decimal | None) -> Books:
+        if candidate.alias in self._refuse:
+            raise BudgetExceededError(f"nothing left for {candidate.alias}")
+        self.notes.append("reserved")
+        return self
+
+    def sent(self) -> None:
+        self.notes.append("sent")
+
+    def settle(self, attempt: Attempt) -> None:
+        self.notes.append("settled")
+        self.settled.append(attempt)
+
+    def release(self) -> None:
+        self.notes.append("released")
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Make]:
+    load_litellm()
+    with apis() as make:
+        warm = make("a", faults.good())
+        with manager({wire: model(wire, warm) for wire in WIRES}) as llm, pytest.MonkeyPatch.context() as patch:
+            for name in KEYS:
+                patch.setenv(name, KEY)
+            for wire in WIRES:
+                list(llm.stream("t", "hi", model=wire))
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+def _with_books(llm: LLMManager) -> Books:
+    books = Books()
+    llm._engine.__dict__["purse"] = books
+    return books
+
+
+async def _ask(llm: LLMManager, *, stream: bool, **given: Any) -> None:
+    if not stream:
+        await llm.acomplete("t", "hi", **given)
+        return
+    async with llm.astream("t", "hi", **given) as pieces:
+        async for _ in pieces:
+            pass
+
+
+def _ends(what: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 20
+    while not what() and time.monotonic() < until:
+        time.sleep(0.01)
+    return what()
+
+
+def _attempt_threads() -> int:
+    return sum(thread.name == "testronaut-llm-attempt" for thread in threading.enumerate())
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("slow", SLOW)
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_deadline_is_kept_from_outside(api: Make, wire: str, slow: str, stream: bool) -> None:
+    """The caller gets a time-out with its attempts, on time; thread and socket end (P18)."""
+    a = api("a", SLOW[slow])
+    with manager({"m": model(wire, a)}, timeout=60) as llm:
+        books, began = _with_books(llm), time.monotonic()
+        with pytest.raises(errors.LLMTimeoutError) as caught:
+            list(llm.stream("t", "hi", deadline=SOON)) if stream else llm.complete("t", "hi", deadline=SOON)
+        assert time.monotonic() - began < 10 * SOON  # the server would go on for minutes
+        assert len(caught.value.attempts) == len(a.asked) == 1
+        assert books.notes == ["reserved", "sent", "settled"]
+        assert _ends(lambda: _attempt_threads() == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("slow", SLOW)
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_deadline_is_kept_on_an_event_loop(api: Make, wire: str, slow: str, stream: bool) -> None:
+    """The same for a task of the caller's."""
+    a = api("a", SLOW[slow])
+    async with manager({"m": model(wire, a)}, timeout=60) as llm:
+        books, began = _with_books(llm), time.monotonic()
+        with pytest.raises(errors.LLMTimeoutError) as caught:
+            await _ask(llm, stream=stream, deadline=SOON)
+        assert time.monotonic() - began < 10 * SOON
+        assert len(caught.value.attempts) == len(a.asked) == 1
+        assert books.notes == ["reserved", "sent", "settled"]
+
+
+def test_an_attempts_timeout_leaves_time_for_the_next_model(api: Make) -> None:
+    """One slow model costs its own time-out, not the call."""
+    a, b = api("a", faults.dripping(0.02, text="x" * 5000)), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
+        answer = llm.complete("t", "hi", timeout=SOON)
+    assert answer.model == "b"
+    assert isinstance(answer.attempts[0].error, errors.LLMTimeoutError)
+    assert answer.attempts[0].cost is not None  # nobody knows what was billed: the worst case
+    assert answer.attempts[0].cost > answer.attempts[1].cost  # type: ignore[operator]
+
+
+def test_waiting_is_part_of_the_deadline(api: Make) -> None:
+    """A wait that does not fit is not begun: the call ends at once, with what it knows."""
+    a = api("a", faults.error("rate_limit", retry_after="30"))
+    with manager({"a": model("openai", a)}) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
+        llm.complete("t", "hi", deadline=5)
+    assert caught.value.retry_after == 30.0
+    assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ctrl_c_settles_and_closes(api: Make, stream: bool) -> None:
+    """An interrupt comes through at once; the slip is settled and the connection closed."""
+    a = api("a", faults.stalled_stream if stream else faults.silent)
+    with manager({"m": model("openai", a)}) as llm:
+        books = _with_books(llm)
+        main = threading.get_ident()
+
+        def interrupt() -> None:
+            assert _ends(lambda: bool(a.asked))
+            time.sleep(0.1)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(llm.stream("t", "hi")) if stream else llm.complete("t", "hi")
+        thread.join()
+        assert books.notes == ["reserved", "sent", "settled"]
+        assert isinstance(books.settled[0].error, errors.LLMTimeoutError)
+        assert books.settled[0].cost  # nobody knows what was billed: the worst case
+        assert _ends(lambda: _attempt_threads() == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cancelling_settles_and_closes(api: Make, stream: bool) -> None:
+    """A cancelled task ends at once, settles, and its connection is closed."""
+    hung_up = threading.Event()
+
+    def watched(exchange: Exchange) -> None:
+        try:
+            (faults.stalled_stream if stream else faults.silent)(exchange)
+        except OSError:
+            hung_up.set()
+            raise
+
+    a = api("a", watched)
+    async with manager({"m": model("openai", a)}) as llm:
+        books = _with_books(llm)
+
+        task = asyncio.create_task(_ask(llm, stream=stream))
+        assert await asyncio.to_thread(_ends, lambda: bool(a.asked))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert books.notes == ["reserved", "sent", "settled"]
+        assert await asyncio.to_thread(hung_up.wait, 20)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_leaving_a_stream_early_settles_and_closes(api: Make, wire: str) -> None:
+    """`close` after a piece settles at the estimate, ends thread and connection, and is no error."""
+    a = api("a", faults.stalled_stream)
+    with manager({"m": model(wire, a)}) as llm:
+        books = _with_books(llm)
+        with llm.stream("t", "hi") as stream:
+            assert next(stream)
+        assert books.notes == ["reserved", "sent", "settled"]
+        assert list(stream) == []
+        with pytest.raises(errors.LLMError, match="read it to its end"):
+            _ = stream.answer
+        assert _ends(lambda: _attempt_threads() == 0)
+
+
+async def test_leaving_an_async_stream_early_settles(api: Make) -> None:
+    """The same on an event loop."""
+    a = api("a", faults.stalled_stream)
+    async with manager({"m": model("openai", a)}) as llm:
+        books = _with_books(llm)
+        async with llm.astream("t", "hi") as stream:
+            assert await anext(stream)
+        assert books.notes == ["reserved", "sent", "settled"]
+        assert [piece async for piece in stream] == []
+
+
+def test_a_broken_stream_is_not_asked_again(api: Make) -> None:
+    """After a piece in the caller's hands there is no retry and no other model; the error is the failure itself."""
+    a, b = api("a", faults.reset_in_stream), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        stream = llm.stream("t", "hi")
+        assert next(stream)
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            list(stream)
+    assert (len(a.asked), len(b.asked), len(caught.value.attempts)) == (1, 0, 1)
+
+
+def test_a_stream_falls_back_before_its_first_piece(api: Make) -> None:
+    """An error before any text goes on like that of any call."""
+    a, b = api("a", faults.error_in_stream("overloaded")), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
+        stream = llm.stream("t", "hi")
+        assert "".join(stream) == stream.answer.text
+    assert stream.answer.model == "b"
+
+
+def test_money_that_runs_out_goes_to_the_next_model(api: Make) -> None:
+    """A reservation that fails in a route tries the next; if nothing was sent it is the budget's error."""
+    a, b = api("a", faults.good()), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        llm._engine.__dict__["purse"] = Books(refuse={"a"})
+        assert llm.complete("t", "hi").model == "b"
+        llm._engine.__dict__["purse"] = Books(refuse={"a", "b"})
+        with pytest.raises(errors.BudgetExceededError, match="nothing left"):
+            llm.complete("t", "hi")
+    assert not a.asked
+
+
+def test_what_a_users_function_raises_comes_through(api: Make) -> None:
+    """An error in `accept` is the caller's own; the attempt is settled all the same."""
+    a = api("a", faults.good())
+    with manager({"a": model("openai", a)}) as llm:
+        books = _with_books(llm)
+        with pytest.raises(ZeroDivisionError):
+            llm.complete("t", "hi", accept=lambda _: 1 / 0 > 0)
+        assert books.notes == ["reserved", "sent", "settled"]
+
+
+def test_abandoned_calls_leave_no_descriptors(api: Make) -> None:
+    """Six calls that time out leave as many open files as one (P23)."""
+    a = api("a", faults.silent)
+    with manager({"m": model("openai", a)}, retries=0) as llm:
+        counts = []
+        for _ in range(6):
+            with pytest.raises(errors.AllModelsFailedError):
+                llm.complete("t", "hi", timeout=0.1)
+            assert _ends(lambda: _attempt_threads() == 0)
+            time.sleep(0.1)
+            counts.append(_descriptors())
+    assert counts[-1] <= counts[0] + 2
