@@ -26,6 +26,8 @@ PUBLIC_MODULES = {
     "llm_manager": "The manager",
     "records": "Values",
     "streams": "Streams",
+    "comparison": "Comparisons",
+    "agreement": "Agreement",
     "model_config": "Configuration in Python",
     "providers.row": "A provider",
     "testing": "Testing",

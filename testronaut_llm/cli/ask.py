@@ -42,7 +42,7 @@ def run(
     text = _prompt(prompt, file)
     options: dict[str, Any] = {
         "system": system,
-        "schema": _schema(schema),
+        "schema": read_schema(schema),
         "model": model,
         "max_tokens": max_tokens,
         "max_cost": max_cost,
@@ -72,15 +72,20 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
     if file is not None:
-        return _read(file)
+        return read_text(file)
     return sys.stdin.read() if prompt == "-" else str(prompt)
 
 
-def _schema(file: Path | None) -> Any:
+def read_schema(file: Path | None) -> Any:
+    """The JSON Schema in a file; None without one.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
     if file is None:
         return None
     try:
-        schema = json.loads(_read(file))
+        schema = json.loads(read_text(file))
     except ValueError as error:
         raise ConfigError(f"{file} is no JSON: {error}", file=str(file)) from None
     if not isinstance(schema, dict):
@@ -88,7 +93,12 @@ def _schema(file: Path | None) -> Any:
     return schema
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,244 @@
+"""Many calls at once: in order, in a window, and one failure stops none of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import faults
+import pytest
+from manager_kit import KEY, apis, manager, model
+
+from testronaut_llm import Answer, InvalidRequestError, LLMError, RateLimitError, UnknownTaskError
+from testronaut_llm.testing.fake import FakeLLM
+from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall
+
+MODES = ("batch", "abatch")
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.fixture
+def llm() -> FakeLLM:
+    fake = FakeLLM(tasks=("t",))
+    fake.reply(lambda call: f"re: {call.prompt}")
+    return fake
+
+
+def _batch(llm: Any, mode: str, *args: Any, **given: Any) -> list[Any]:
+    if mode == "batch":
+        return llm.batch(*args, **given)  # type: ignore[no-any-return]
+    return asyncio.run(llm.abatch(*args, **given))
+
+
+def _texts(results: list[Any]) -> list[str]:
+    return [result.text if isinstance(result, Answer) else result.code for result in results]
+
+
+@each_mode
+def test_results_come_in_order(llm: FakeLLM, mode: str) -> None:
+    """Whichever call ends first, each result stands at its prompt's place."""
+    llm.reply(lambda call: FakeAnswer(text="slow", delay=0.05), prompt="^0$")
+    results = _batch(llm, mode, "t", [str(n) for n in range(20)], concurrency=4)
+    assert _texts(results) == ["slow", *(f"re: {n}" for n in range(1, 20))]
+
+
+@each_mode
+def test_a_failure_stops_nobody(llm: FakeLLM, mode: str) -> None:
+    """A failed call leaves its error at its place, and the others go on."""
+    llm.reply(InvalidRequestError("no"), prompt="^1$")
+    results = _batch(llm, mode, "t", ["0", "1", "", "3"], concurrency=2)
+    assert _texts(results) == ["re: 0", "invalid_request", "invalid_request", "re: 3"]
+    assert results[1].attempts
+    assert results[1].__traceback__ is None
+
+
+@each_mode
+def test_options_reach_every_call(llm: FakeLLM, mode: str) -> None:
+    """What is given once applies to each prompt."""
+    llm.reply({"n": 1})
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    results = _batch(llm, mode, "t", ["a", "b"], schema=schema, system="Be brief.", max_tokens=7, temperature=0.5)
+    assert [result.parsed for result in results] == [{"n": 1}, {"n": 1}]
+    asked = {(call.messages[0].content, call.max_tokens, call.temperature) for call in llm.calls}
+    assert asked == {("Be brief.", 7, 0.5)}
+
+
+@each_mode
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concurrency: int) -> None:
+    """The window is as wide as it was asked to be, and prompts are drawn only as it moves."""
+    drawn, most = 0, 0
+    done: list[int] = []
+
+    def prompts() -> Iterator[str]:
+        nonlocal drawn, most
+        for number in range(12):
+            drawn += 1
+            most = max(most, drawn - len(done))
+            yield str(number)
+
+    llm.reply(lambda call: FakeAnswer(text="ok", delay=0.01))
+    results = _batch(
+        llm, mode, "t", prompts(), concurrency=concurrency, on_progress=lambda n, total, result: done.append(n)
+    )
+    assert len(results) == 12
+    assert most == concurrency
+    assert done == list(range(1, 13))
+
+
+@each_mode
+def test_progress_tells_how_far_it_is(llm: FakeLLM, mode: str) -> None:
+    """Each result is reported in the caller's thread; the total is there where it is known."""
+    seen: list[Any] = []
+
+    def report(done: int, total: int | None, result: Any) -> None:
+        seen.append((done, total, result.text, threading.current_thread()))
+
+    _batch(llm, mode, "t", ["a"], on_progress=report)
+    _batch(llm, mode, "t", iter(["b"]), on_progress=report)
+    here = threading.current_thread()
+    assert seen == [(1, 1, "re: a", here), (1, None, "re: b", here)]
+
+
+@each_mode
+def test_no_prompts_no_results(llm: FakeLLM, mode: str) -> None:
+    """An empty batch is an empty list."""
+    assert _batch(llm, mode, "t", []) == []
+
+
+WRONG = [
+    ({"task": "unknown"}, UnknownTaskError),
+    ({"prompts": "one text"}, InvalidRequestError),
+    ({"prompts": 3}, InvalidRequestError),
+    ({"prompts": {"role": "user"}}, InvalidRequestError),
+    ({"concurrency": 0}, InvalidRequestError),
+    ({"concurrency": True}, InvalidRequestError),
+    ({"concurrency": 2.0}, InvalidRequestError),
+    ({"temperature": -1}, InvalidRequestError),
+    ({"schema": {"type": "nonsense"}}, InvalidRequestError),
+]
+
+
+@each_mode
+@pytest.mark.parametrize(("given", "kind"), WRONG, ids=str)
+def test_what_is_wrong_for_all_is_said_once(
+    llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError]
+) -> None:
+    """An argument that no call could use is one error, before anything is asked."""
+    with pytest.raises(kind, match=str(next(iter(given)))):
+        _batch(llm, mode, **{"task": "t", "prompts": ["a"], **given})
+    assert llm.calls == []
+
+
+@each_mode
+def test_a_fault_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: str) -> None:
+    """What the caller's own functions raise comes out as it is, and nothing stays under way."""
+    llm.reply(lambda call: FakeAnswer(text="never", delay=60), prompt="slow")
+    threads = set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError):
+        _batch(llm, mode, "t", ["slow", "a", "b"], concurrency=2, on_progress=lambda *_: 1 / 0)
+    assert {thread for thread in threading.enumerate() if "batch" in thread.name} <= threads
+
+
+def test_ctrl_c_ends_what_is_under_way(llm: FakeLLM) -> None:
+    """An interrupt leaves at once: calls under way are cancelled, later prompts are not asked."""
+    llm.reply(lambda call: FakeAnswer(text="never", delay=600))
+
+    def prompts() -> Iterator[str]:
+        yield from ("0", "1")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        llm.batch("t", prompts(), concurrency=4)
+    assert not [thread for thread in threading.enumerate() if thread.name == "testronaut-llm-batch"]
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from testronaut_llm.testing.fake import FakeLLM
+from testronaut_llm.testing.fake_rules import FakeAnswer
+llm = FakeLLM()
+def answer(call):
+    if len(llm.calls) == 20:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    return FakeAnswer(text="x", delay=0 if len(llm.calls) < 20 else 600)
+llm.reply(answer)
+done = []
+try:
+    llm.batch(None, (str(n) for n in range(1000)), on_progress=lambda n, total, result: done.append(n))
+except KeyboardInterrupt:
+    print(len(done) >= 12, len(llm.calls) < 40)
+"""
+
+
+def test_a_real_ctrl_c_in_the_middle_of_a_thousand() -> None:
+    """A signal to a process that waits for its batch ends it, with calls that would take minutes."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("True True", "")
+
+
+async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
+    """Cancelling the task of a batch leaves no task of it behind."""
+    under_way = asyncio.Event()
+
+    def answer(_call: FakeCall) -> FakeAnswer:
+        under_way.set()
+        return FakeAnswer(text="never", delay=600)
+
+    llm.reply(answer)
+    task = asyncio.create_task(llm.abatch("t", ["a", "b"]))
+    await under_way.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_sync_form_works_where_a_loop_runs(llm: FakeLLM) -> None:
+    """`batch` may be called in a notebook, whose thread has an event loop already."""
+    assert _texts(llm.batch("t", ["a"])) == ["re: a"]
+
+
+@each_mode
+def test_context_variables_reach_the_calls(llm: FakeLLM, mode: str) -> None:
+    """What the caller has bound for its logs is bound in each call."""
+    bound = contextvars.ContextVar("bound", default="nothing")
+    seen: list[str] = []
+
+    def accept(_answer: Answer[Any]) -> bool:
+        seen.append(bound.get())
+        return True
+
+    bound.set("run 7")
+    _batch(llm, mode, "t", ["a", "b"], accept=accept)
+    assert seen == ["run 7", "run 7"]
+
+
+@each_mode
+def test_over_http(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real requests: a bad day of one prompt is that prompt's alone, and connections end with the batch."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with apis() as api:
+        a = api("a", faults.good("one"), faults.error("rate_limit"), faults.good("three"))
+        with manager({"m": model("openai", a)}, retries=0) as llm:
+            results = _batch(llm, mode, "t", ["1", "2", "3"], concurrency=1)
+        assert [one.text if isinstance(one, Answer) else one.code for one in results] == [
+            "one",
+            "all_models_failed",
+            "three",
+        ]
+        assert isinstance(results[1].last, RateLimitError)
+        assert [body["messages"][0]["content"] for body in a.bodies] == ["1", "2", "3"]
+
+
+def test_calls_see_their_own_prompt(llm: FakeLLM) -> None:
+    """Messages are prompts as well as texts are."""
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    llm.batch("t", [turns, "text"], concurrency=1)
+    asked: list[FakeCall] = llm.calls
+    assert [[message.content for message in call.messages] for call in asked] == [["one", "two"], ["text"]]
