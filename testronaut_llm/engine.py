@@ -94,9 +94,7 @@ class Engine:
         A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
         """
         ready = {
-            one.model.alias: self.ready(one.model, trusted=config.trusted)
-            for one in selected
-            if one.excluded is None
+            one.model.alias: self.ready(one.model, trusted=config.trusted) for one in selected if one.excluded is None
         }
         options = weigh(
             selected,
