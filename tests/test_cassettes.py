@@ -146,6 +146,19 @@ def test_ignored_fields_may_differ_and_no_others(recorded: Path) -> None:
         assert _ask("anything") == "one"
 
 
+def test_a_field_of_each_item_of_a_list_can_be_ignored(tmp_path: Path, server: EchoServer) -> None:
+    """`messages.*.images` leaves the field out of every message, and out of nothing else."""
+    path, recorded = tmp_path / "list.yaml", {"messages": [{"text": "a", "images": []}, {"text": "b"}], "n": 1}
+    with use_cassette(path, mode="once"):
+        _post(server.url, json=recorded)
+    with use_cassette(path, ignored=("messages.*.images", "n.*.images")):
+        assert (
+            _post(DEAD, json={"messages": [{"text": "a"}, {"text": "b", "images": ["x"]}], "n": 1}).json() == recorded
+        )
+    with use_cassette(path, ignored=("messages.*.images",), play_all=False), pytest.raises(CassetteMissError):
+        _post(DEAD, json={"messages": [{"text": "a"}, {"text": "c"}], "n": 1})
+
+
 def test_once_keeps_the_recording_and_refresh_replaces_it(recorded: Path, server: EchoServer) -> None:
     """`once` never adds to a file that is there; `refresh` forgets what was in it."""
     with use_cassette(recorded, mode="once", play_all=False), pytest.raises(CassetteMissError):

@@ -139,6 +139,28 @@ def test_the_whole_session_can_be_shut_off(project: Project) -> None:
     result.stdout.fnmatch_lines(["*NetworkBlockedError*192.0.2.1*"])
 
 
+def test_recording_opens_the_network_and_fixtures_keep_models_in_reach(project: Project) -> None:
+    """While recording nothing is watched; and the models that the user has fetched are there under a new home."""
+    project.pytester.makeini("[pytest]\nllm_block_network = true\n")
+    models = project.pytester.path / "home" / "data" / "models"
+    models.mkdir(parents=True)
+    (models / "a.gguf").write_text("weights")
+    project.write(
+        """
+        import contextlib, os, pathlib, socket
+        def test_it(network, fake_llm):
+            with contextlib.suppress(OSError):  # our own suite's guard refuses it in any case
+                socket.create_connection(("192.0.2.1", 9))
+            home = pathlib.Path(os.environ["TESTRONAUT_LLM_HOME"])
+            assert (home / "data" / "models" / "a.gguf").read_text() == "weights"
+        """
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTRONAUT_LLM_HOME", str(models.parent.parent))
+        project.run("--llm-record=once").assert_outcomes(passed=1)
+        project.run().assert_outcomes(passed=1, errors=1)
+
+
 @pytest.fixture(autouse=True)
 def _forget_what_inner_sessions_tried(network: object) -> Iterator[None]:
     yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import faults
 import pytest
 from fault_server import Endpoint, FaultServer
 
-from testronaut_llm.gateway import load_litellm
-from testronaut_llm.testing import fake, offline, session_budget  # noqa: F401 - for the inner runs, see below
+from testronaut_llm import LLMManager
+from testronaut_llm.testing import session_budget  # noqa: F401 - for the inner runs, see below
 from testronaut_llm.testing.cassettes import use_cassette
+from testronaut_llm.testing.fake import FakeLLM
 
 CONFIG = """
 version: 1
@@ -43,9 +45,7 @@ class Project:
 
     def __init__(self, pytester: pytest.Pytester, server: FaultServer) -> None:
         self.pytester = pytester
-        tags = faults.raw(200, b'{"models": [{"name": "llama-a:latest", "model": "llama-a:latest", "digest": "d"}]}')
-        good = faults.good("It lists files.")
-        self.api: Endpoint = server.plan("api", lambda e: (tags if e.request.path == "/api/tags" else good)(e))
+        self.api = _api(server)
         pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
         pytester.makeini("[pytest]\nllm_config = llm.yaml\nasyncio_mode = auto\n")
         pytester.makepyfile(test_it=TEST)
@@ -58,10 +58,27 @@ class Project:
 
 @pytest.fixture(scope="module", autouse=True)
 def _import_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the inner runs need is imported before them: pytest forgets what they import, and LiteLLM minds."""
-    load_litellm()
-    with use_cassette(tmp_path_factory.mktemp("warm") / "none.yaml"):
-        pass
+    """What the inner runs need is imported before them: pytest forgets what they import."""
+    folder = tmp_path_factory.mktemp("warm")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FaultServer() as server,
+        use_cassette(folder / "warm.yaml", mode="once"),
+    ):
+        patch.setenv("ACME_API_KEY", "a-key")
+        patch.setenv("TESTRONAUT_LLM_HOME", str(folder))
+        (folder / "llm.yaml").write_text(CONFIG.format(url=_api(server).url))
+        with LLMManager(folder / "llm.yaml") as llm:
+            for model in ("cloud", "near"):
+                llm.complete("cli_analysis", "?", model=model)
+                asyncio.run(llm.acomplete("cli_analysis", "??", model=model))
+        FakeLLM()
+
+
+def _api(server: FaultServer) -> Endpoint:
+    tags = faults.raw(200, b'{"models": [{"name": "llama-a:latest", "model": "llama-a:latest", "digest": "d"}]}')
+    good = faults.good("It lists files.")
+    return server.plan("api", lambda e: (tags if e.request.path == "/api/tags" else good)(e))
 
 
 @pytest.fixture
