@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from testronaut_llm.testing.network import NetworkGuard
 
@@ -41,3 +43,18 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 @pytest.fixture(autouse=True)
 def _network_is_off(network: NetworkGuard) -> None:
     """Every test fails that tries to leave the machine, be it in a thread whose error nobody reads."""
+
+
+@pytest.fixture(autouse=True)
+def _structlog_as_it_was() -> Iterator[None]:
+    """What one test configures (`capture_logs` too leaves its mark) does not steer the next."""
+    yield
+    if structlog := sys.modules.get("structlog"):
+        structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def make_httpserver() -> Iterator[HTTPServer]:
+    """A server of our own: the plugin's ends with the first pytest that a test runs inside this one."""
+    with HTTPServer() as server:
+        yield server

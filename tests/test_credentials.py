@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import threading
 from pathlib import Path
@@ -50,7 +51,7 @@ def key_file(tmp_path: Path) -> Path:
 def command_that(tmp_path: Path, code: str) -> str:
     script = tmp_path / "print_key.py"
     script.write_text(code)
-    return f"{sys.executable} '{script}'"
+    return shlex.join([sys.executable, str(script)])
 
 
 # Variables

@@ -131,7 +131,10 @@ def test_a_broken_stream_is_never_an_answer(
     if wire == "ollama" and "cut" not in fault and fault != "reset":
         expected = errors.ServerError  # Ollama has no code for it
     assert isinstance(reply.error, expected)
-    assert bool(pieces) == (fault not in ("error first",))
+    if (
+        fault.startswith("error") or "later" in fault
+    ):  # how much a torn connection still delivers is the kernel's affair
+        assert bool(pieces) == (fault != "error first")
     assert len(api.requests) == 1
 
 
