@@ -20,7 +20,14 @@ demo: $(READY) ## run the main job on real input; free, unless LIVE=1 lets it as
 
 test: $(READY) ## run the tests without a network, 95 % of branches at least; ARGS="-k name" narrows them
 	@echo "test: running the suite (no network, no keys)"
-	@$(PY) -m pytest -q $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+ifdef ARGS
+	@$(PY) -m pytest -q $(ARGS)
+else
+	@$(PY) -m coverage erase
+	@$(PY) -m coverage run -m pytest -q
+	@$(PY) -m coverage combine -q
+	@$(PY) -m coverage report
+endif
 
 check: $(READY) ## lint, format, types, generated pages, documentation
 	@echo "check: ruff"

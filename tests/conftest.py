@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -54,7 +56,28 @@ def _structlog_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def make_httpserver() -> Iterator[HTTPServer]:
-    """A server of our own: the plugin's ends with the first pytest that a test runs inside this one."""
-    with HTTPServer() as server:
-        yield server
+def _servers() -> Iterator[list[HTTPServer]]:
+    servers: list[HTTPServer] = []
+    yield servers
+    for server in servers:
+        with contextlib.suppress(Exception):
+            server.stop()
+
+
+@pytest.fixture
+def httpserver(_servers: list[HTTPServer]) -> Iterator[HTTPServer]:
+    """A server of our own, made anew when a test, or a pytest that a test ran inside this one, has stopped it."""
+    if not _servers or not _answers(_servers[-1]):
+        _servers.append(HTTPServer())
+        _servers[-1].start()
+    _servers[-1].clear()
+    yield _servers[-1]
+    _servers[-1].clear()
+
+
+def _answers(server: HTTPServer) -> bool:
+    try:
+        socket.create_connection((server.host, server.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
