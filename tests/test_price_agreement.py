@@ -6,6 +6,7 @@ A new release of either may add a row to the tables below; look the price up and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -110,6 +111,10 @@ def test_the_refreshed_table_differs_from_tokencost_where_prices_have_changed(ta
     assert changed == NEWER_THAN_TOKENCOST
 
 
+ONE_MORNING = datetime(2026, 11, 23, 8, tzinfo=UTC)
+"""Some prices change with the hour of the day."""
+
+
 def test_genai_prices_agree(tables: tuple[Table, ...]) -> None:
     """An independent table prices a thousand tokens in and out alike, but for a known list."""
     genai = pytest.importorskip("genai_prices")
@@ -121,7 +126,13 @@ def test_genai_prices_agree(tables: tuple[Table, ...]) -> None:
         usage = genai.Usage(input_tokens=1000, output_tokens=answer or None)
         cost = ours.cost(model, Usage(prompt_tokens=1000, completion_tokens=answer)).amount
         try:
-            theirs = genai.calc_price(usage, model_ref=model.name, provider_id=GENAI_NAMES[model.provider]).total_price
+            found = genai.calc_price(
+                usage,
+                model_ref=model.name,
+                provider_id=GENAI_NAMES[model.provider],
+                genai_request_timestamp=ONE_MORNING,
+            )
+            theirs = found.total_price
         except LookupError:
             continue
         if cost is None:
