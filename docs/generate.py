@@ -1,6 +1,6 @@
 """Write the reference pages that can be read off the code, or say which of them are stale.
 
-python docs/generate.py            write docs/reference/{llm-yaml,cli,errors,api}.md
+python docs/generate.py            write docs/reference/{llm-yaml,cli,errors,api,wire-table}.md
 python docs/generate.py --check    exit 1 if a page differs from what would be written
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
+from wire_table import wire_table_page
 
 from testronaut_llm import errors
 from testronaut_llm.cli import app
@@ -165,6 +166,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "errors.md": errors_page,
     "api.md": api_page,
+    "wire-table.md": wire_table_page,
 }
 
 

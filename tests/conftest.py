@@ -15,7 +15,7 @@ from pytest_httpserver import HTTPServer
 
 from testronaut_llm.testing.network import NetworkGuard
 
-pytest_plugins = ["testronaut_llm.testing.plugin", "pytester"]
+pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "proofs"]
 if importlib.util.find_spec("fixtures_local"):
     pytest_plugins.append("fixtures_local")
 

@@ -87,6 +87,7 @@ def attempt() -> Iterator[Attempts]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("wire", "case"), STATUSES)
+@pytest.mark.proves("error", by="fault server")
 def test_each_status_is_one_error_and_one_request(
     server: FaultServer, attempt: Attempts, wire: str, case: str, mode: str
 ) -> None:
@@ -103,6 +104,7 @@ def test_each_status_is_one_error_and_one_request(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.proves("error", by="fault server")
 def test_each_fault_is_one_error_and_one_request(
     server: FaultServer, attempt: Attempts, wire: str, fault: str, mode: str
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_broken_stream_is_never_an_answer(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.proves("error", by="fault server")
 def test_a_refused_connection_is_a_failed_connection(
     server: FaultServer, attempt: Attempts, wire: str, mode: str
 ) -> None:

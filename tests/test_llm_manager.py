@@ -78,6 +78,7 @@ PATHS = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.proves("text", by="fault server")
 async def test_an_answer_says_all_about_itself(api: Make, network: NetworkGuard, wire: str, mode: str) -> None:
     """Text, usage, cost, finish and request id arrive the same over each wire, for one request on one connection."""
     a = api("a", faults.good())
@@ -178,6 +179,7 @@ def test_cached_written_and_reasoning_tokens_are_told_apart(api: Make, wire: str
 
 
 @pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.proves("schema", by="fault server", modes=("sync", "async"))
 async def test_a_schema_gives_the_same_value_over_each_wire(api: Make, wire: str) -> None:
     """The schema goes out in the wire's own form, and `.parsed` is an instance."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
@@ -292,6 +294,7 @@ async def test_accept_has_the_last_word(api: Make, mode: str) -> None:
 
 
 @pytest.mark.parametrize("wire", EMBEDS)
+@pytest.mark.proves("embeddings", by="fault server", modes=("sync", "async"))
 async def test_vectors_come_in_order(api: Make, wire: str) -> None:
     """One vector a text, sync and async the same, in one request."""
     a = api("a", faults.good())

@@ -63,6 +63,7 @@ def _ask(cassette: Cassette) -> Request:
         ),
     ],
 )
+@pytest.mark.proves
 async def test_a_recorded_answer_is_ours(
     cassette: Cassette, asynchronous: bool, text: str, finish: str, tokens: tuple[int, int] | None
 ) -> None:
@@ -79,6 +80,7 @@ async def test_a_recorded_answer_is_ours(
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.cassette("ollama/openai-missing-model-404", ignored=CAP)
+@pytest.mark.proves
 async def test_a_missing_model(cassette: Cassette, asynchronous: bool) -> None:
     """A model that the server does not have is not found, whichever wire asked."""
     _, reply = await attempt(_ask(cassette), asynchronous=asynchronous)
@@ -87,6 +89,7 @@ async def test_a_missing_model(cassette: Cassette, asynchronous: bool) -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.cassette("ollama/openai-embeddings", ignored=("encoding_format",))
+@pytest.mark.proves
 async def test_embeddings(cassette: Cassette, asynchronous: bool) -> None:
     """The vector is the one that was sent, number for number."""
     where = target("openai/smollm2-embed:135m", api_base=OPENAI)

@@ -105,6 +105,7 @@ def _where(body: dict[str, Any]) -> Target:
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("_", ANSWERS + STREAMS)
+@pytest.mark.proves
 async def test_a_recorded_answer_is_ours(cassette: Cassette, asynchronous: bool, _: None) -> None:
     """Text, finish and usage are those of the wire; a stream hands out the same text in pieces."""
     body, lines = _recorded(cassette)
@@ -120,6 +121,7 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette, asynchronous: bool,
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.proves("error")
 async def test_a_recorded_failure_is_ours(cassette: Cassette, asynchronous: bool, kind: type[LLMError]) -> None:
     """Each failure of the real server has its class; text that came before it is kept, and no finish is made up."""
     body, lines = _recorded(cassette)
@@ -162,6 +164,7 @@ EMBEDDINGS = [
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", EMBEDDINGS)
+@pytest.mark.proves
 async def test_recorded_embeddings_are_ours(
     cassette: Cassette, asynchronous: bool, kind: type[LLMError] | None
 ) -> None:

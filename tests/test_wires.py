@@ -114,6 +114,7 @@ def _check_usage(answer: Answer[Any]) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("text"), indirect=True)
+@pytest.mark.proves
 async def test_text(asker: Asker) -> None:
     """A question is answered with text, the usage that the server counted, and one request."""
     answer = await asker.ask(PROMPT)
@@ -124,6 +125,7 @@ async def test_text(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("stream"), indirect=True)
+@pytest.mark.proves
 async def test_stream(asker: Asker) -> None:
     """A stream comes in pieces that make up the answer, with its usage at the end."""
     pieces, answer = await asker.stream(PROMPT)
@@ -135,6 +137,7 @@ async def test_stream(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("schema"), indirect=True)
+@pytest.mark.proves
 async def test_schema(asker: Asker) -> None:
     """An answer with a schema is an instance of it."""
     answer = await asker.ask(JUDGE, schema=Verdict)
@@ -145,6 +148,7 @@ async def test_schema(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("embeddings"), indirect=True)
+@pytest.mark.proves
 async def test_embeddings(asker: Asker) -> None:
     """Each text has a vector of its own, of the same length."""
     embed = asker.llm.aembed("task", TEXTS) if asker.asynchronous else None
@@ -157,6 +161,7 @@ async def test_embeddings(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("truncated"), indirect=True)
+@pytest.mark.proves("error")
 async def test_truncated(asker: Asker, wire: Wire) -> None:
     """An answer that the cap cuts, twice, is an error that holds what came."""
     with pytest.raises(OutputTruncatedError) as cut:
@@ -175,6 +180,7 @@ async def _failure(asker: Asker, prompt: str) -> LLMError:
 
 @both
 @pytest.mark.parametrize("wire", cases("too_long"), indirect=True)
+@pytest.mark.proves("error")
 async def test_too_long(asker: Asker) -> None:
     """A prompt that does not fit is the window's error, whatever the server calls it."""
     assert isinstance(await _failure(asker, LONG), ContextWindowError)
@@ -182,6 +188,7 @@ async def test_too_long(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("wrong_key"), indirect=True)
+@pytest.mark.proves("error")
 async def test_wrong_key(asker: Asker) -> None:
     """A key that the server refuses is an authentication error with its status, and is not repeated in it."""
     error = await _failure(asker, PROMPT)
@@ -192,6 +199,7 @@ async def test_wrong_key(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("missing_model"), indirect=True)
+@pytest.mark.proves("error")
 async def test_missing_model(asker: Asker) -> None:
     """A model that the server does not have is not found."""
     assert isinstance(await _failure(asker, PROMPT), ModelNotFoundError)
