@@ -156,6 +156,7 @@ class Endpoint:
         while True:
             try:
                 sock, _ = self._listener.accept()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each answer in two parts waits 40 ms
             except OSError:
                 return
             with self._lock:

@@ -12,8 +12,6 @@ import pytest
 from fault_server import FaultServer
 
 from testronaut_llm.exchange import (
-    MOST_BYTES_OF_A_LINE,
-    MOST_BYTES_OF_AN_ERROR,
     BodyTooLargeError,
     Exchange,
     SecondRequestError,
@@ -76,11 +74,11 @@ def test_what_was_sent_and_came_is_kept(server: FaultServer, exchange: Exchange)
 @pytest.mark.parametrize(
     ("status", "stream", "body", "fits"),
     [
-        (500, False, b"x" * MOST_BYTES_OF_AN_ERROR, True),
-        (500, False, b"x" * (MOST_BYTES_OF_AN_ERROR + 1), False),
-        (200, True, b"x" * (MOST_BYTES_OF_A_LINE + 1), False),
+        (500, False, b"x" * 65_536, True),
+        (500, False, b"x" * (65_536 + 1), False),
+        (200, True, b"x" * (1_048_576 + 1), False),
         (200, True, (b"x" * 1000 + b"\n") * 2000, True),
-        (200, False, b"x" * (MOST_BYTES_OF_A_LINE + 1), True),
+        (200, False, b"x" * (1_048_576 + 1), True),
     ],
 )
 def test_bodies_are_bounded(

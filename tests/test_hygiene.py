@@ -54,7 +54,7 @@ def test_many_calls_leave_as_much_open_as_one(wire: str, tmp_path: Path) -> None
         (tmp_path / "llm.yaml").write_text(json.dumps({"models": {"m": model(wire, a)}, "tasks": tasks}))
         environment = {**os.environ, "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "AZURE_API_KEY": KEY}
         run = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", MANY, str(sync), str(loops)],
+            [sys.executable, "-W", "error::ResourceWarning", "-c", MANY, str(sync), str(loops)],
             cwd=tmp_path,
             env={**environment, "PYTHONPATH": str(Path(__file__).parents[1])},
             capture_output=True,
