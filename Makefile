@@ -24,7 +24,7 @@ ifdef ARGS
 	@$(PY) -m pytest -q $(ARGS)
 else
 	@$(PY) -m coverage erase
-	@$(PY) -m coverage run -m pytest -q
+	@$(PY) -m coverage run -m pytest -q -n 2
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report
 endif

@@ -34,7 +34,7 @@ class PriceConfig(Section):
 
 
 class LimitConfig(Section):
-    """How much at once; what does not fit waits, it does not fail."""
+    """How much at once; what does not fit waits, it does not fail. Not in force yet: checked, and then ignored."""
 
     rpm: Count | None = None
     """Requests per minute (default: no limit)."""
@@ -45,16 +45,16 @@ class LimitConfig(Section):
 
 
 class BudgetConfig(Section):
-    """How much may be spent, in USD; days and months are UTC."""
+    """How much may be spent, in USD. Only `per_call` and `on_exceeded` are in force yet; days and months are UTC."""
 
     per_call: Limit | None = None
     """USD for one call, its retries and fallbacks included."""
     per_day: Limit | None = None
-    """USD for one day."""
+    """USD for one day (not in force yet)."""
     per_month: Limit | None = None
-    """USD for one calendar month."""
+    """USD for one calendar month (not in force yet)."""
     total: Limit | None = None
-    """USD for ever."""
+    """USD for ever (not in force yet)."""
     on_exceeded: OnExceeded = "stop"
     """What happens to a call that does not fit: `stop` raises, `local` uses local models only, `warn` goes on."""
     scope: str | None = None
@@ -62,7 +62,7 @@ class BudgetConfig(Section):
 
 
 class CacheConfig(Section):
-    """How long answers are kept, and how many."""
+    """How long answers are kept, and how many. Not in force yet: nothing is stored."""
 
     ttl: Seconds | None = 2_592_000.0
     """How long an answer is kept, such as `12h` or `30d` (default: 30 days); `null` keeps it for ever."""
@@ -71,7 +71,7 @@ class CacheConfig(Section):
 
 
 class LogConfig(Section):
-    """A file of JSON lines: one for each call and one for each attempt."""
+    """A file of JSON lines: one for each call and one for each attempt. Not in force yet: none is written."""
 
     file: str
     """Path of the file; a relative one starts at the folder of this file. `~` is your home."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.cost_optimizer import plan
 from testronaut_llm.credentials import Credentials
-from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
+from testronaut_llm.errors import AuthenticationError, CacheMissError, LLMError, PermissionDeniedError
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.pacing import Allowance, Money, money_of
@@ -132,6 +132,8 @@ class Engine:
         from testronaut_llm.call_flow import Plan, flow_of
         from testronaut_llm.judge import Judge
 
+        if call.cache == "only":
+            raise CacheMissError(f"{task.name}: cache is `only`, and no answers are stored yet; leave it out to ask")
         selected = self.selected(config, task, call.model)
         if texts:
             selected = one_vector_space(selected)

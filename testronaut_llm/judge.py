@@ -74,7 +74,10 @@ class Judge:
         """Is it an answer?"""
         if reply.error is not None:
             died = self.autopsy(step.candidate.alias) if isinstance(reply.error, ConnectionFailedError) else None
-            return Judged(error=died or reply.error)
+            error = died or reply.error
+            if error.model is None:
+                error.model, error.provider = step.candidate.alias, step.candidate.provider
+            return Judged(error=error)
         model = self.models[step.candidate.alias]
         if self.vectors:
             return Judged(result=self._embeddings(step, model, reply))

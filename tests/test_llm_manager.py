@@ -378,6 +378,16 @@ def test_two_managers_do_not_see_each_other(api: Make) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("mode", MODES)
+async def test_only_the_cache_means_nobody_is_asked(api: Make, mode: str) -> None:
+    """`cache="only"` sends nothing and spends nothing, whatever is stored."""
+    a = api("a", faults.good())
+    async with manager({"m": model("openai", a)}) as llm:
+        with pytest.raises(errors.CacheMissError, match="t: cache is `only`"):
+            await _ask(llm, mode, "Say hello.", cache="only")
+    assert not a.asked
+
+
 def test_model_overrides_the_route(api: Make) -> None:
     """An alias, or provider/model, wins over the task's list and its quality; an unknown one is named."""
     a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))

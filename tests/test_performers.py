@@ -130,6 +130,7 @@ def test_a_deadline_is_kept_from_outside(api: Make, wire: str, slow: str, stream
             list(llm.stream("t", "hi", deadline=SOON)) if stream else llm.complete("t", "hi", deadline=SOON)
         assert time.monotonic() - began < 10 * SOON  # the server would go on for minutes
         assert len(caught.value.attempts) == len(a.asked) == 1
+        assert caught.value.model == "m"
         assert books.notes == ["reserved", "sent", "settled"]
         assert _ends(lambda: _attempt_threads() == 0)
 
@@ -145,6 +146,7 @@ async def test_a_deadline_is_kept_on_an_event_loop(api: Make, wire: str, slow: s
             await _ask(llm, stream=stream, deadline=SOON)
         assert time.monotonic() - began < 10 * SOON
         assert len(caught.value.attempts) == len(a.asked) == 1
+        assert caught.value.model == "m"
         assert books.notes == ["reserved", "sent", "settled"]
 
 

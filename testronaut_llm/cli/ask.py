@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from testronaut_llm.records import Answer
+    from testronaut_llm.streams import Stream
 
 
 def register(app: typer.Typer) -> None:
@@ -50,22 +54,31 @@ def run(
     }
     with LLMManager(config) as llm:
         if stream:
-            with llm.stream(task, text, **options) as pieces:
-                for one in pieces:
-                    if not as_json:
-                        screen.piece(one)
-                answer = pieces.answer
+            answer = _streamed(llm.stream(task, text, **options), silent=as_json)
         else:
             answer = llm.complete(task, text, **options)
     if as_json:
         screen.out_json(answer)
-    elif stream:
-        screen.out("")
-    else:
+    elif not stream:
         screen.out(answer.text)
     cost = "cost unknown" if answer.cost is None else f"${answer.cost:f}" if answer.cost else "free"
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
     screen.note(f"{answer.model} ({answer.provider_model}): {tokens}, {cost}, {answer.latency:.1f} s")
+
+
+def _streamed(stream: Stream[Any], *, silent: bool) -> Answer[Any]:
+    """Prints the pieces; a message about a stream that broke starts on a line of its own."""
+    begun = False
+    with stream as pieces:
+        try:
+            for one in pieces:
+                if not silent:
+                    begun = True
+                    screen.piece(one)
+        finally:
+            if begun:
+                screen.out("")
+        return pieces.answer
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
-from testronaut_llm.errors import LLMError, OutputTruncatedError
+from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
@@ -24,6 +24,8 @@ class ModelReport:
     model: str
     ready: bool
     local: bool
+    unknown: bool
+    """Nobody knows its provider: a mistake in the file, where a missing key is none."""
     note: str
     mend: str
     dropped_params: tuple[str, ...]
@@ -41,25 +43,46 @@ def check(
     config: ConfigFile = None,
 ) -> None:
     """Check llm.yaml: is it valid, which keys are there, which servers answer. Sends no prompt without --live."""
+    from testronaut_llm.cli import installation
     from testronaut_llm.llm_manager import LLMManager
 
     with LLMManager(config) as llm:
         settings = llm.config
         reports = [_report(llm, settings, alias, live=live) for alias in _aliases(settings)]
     tasks = {name: any(r.ready for r in reports if r.alias in task.models) for name, task in settings.tasks.items()}
+    about = {"litellm": installation.litellm_version(), "prices": _prices(), "warnings": installation.warnings()}
     if as_json:
-        screen.out_json({"file": settings.path, "trusted": settings.trusted, "models": reports, "tasks": tasks})
+        head = {"file": settings.path, "trusted": settings.trusted}
+        screen.out_json({**head, "models": reports, "tasks": tasks, **about})
     else:
-        screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
-        columns = ("model", "is", "ready", "note", "does not take", *(("live",) if live else ()))
-        screen.table("models", columns, ((*_row(one), *((one.live or "-",) if live else ())) for one in reports))
-        for name, ready in tasks.items():
-            if not ready:
-                screen.note(f"task {name}: no model is ready")
+        _show(settings, reports, tasks, about)
     if any(one.live not in (None, "answers") for one in reports):
         raise typer.Exit(screen.FAILED)
-    if not any(one.ready for one in reports):
+    if any(one.unknown for one in reports) or not any(one.ready for one in reports):
         raise typer.Exit(screen.USAGE)
+
+
+def _show(settings: LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]) -> None:
+    screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
+    live = any(one.live for one in reports)
+    columns = ("model", "is", "ready", "note", "does not take", *(("live",) if live else ()))
+    screen.table("models", columns, ((*_row(one), *((one.live or "-",) if live else ())) for one in reports))
+    for name, ready in tasks.items():
+        if not ready:
+            screen.note(f"task {name}: no model is ready")
+    screen.note(f"litellm {about['litellm']}; prices: {about['prices']}")
+    for warning in about["warnings"]:
+        screen.note(f"warning: {warning}")
+
+
+def _prices() -> str:
+    """The table that counts first, and how new it is at least."""
+    from testronaut_llm.prices import PriceTable
+
+    table = next(iter(PriceTable.load().tables()), None)
+    if table is None:
+        return "no table; testronaut-llm prices update FILE"
+    return f"{table.name}, newest dated model of {table.newest}"
 
 
 def _aliases(settings: LLMConfig) -> list[str]:
@@ -73,12 +96,17 @@ def _report(llm: LLMManager, settings: LLMConfig, alias: str, *, live: bool) -> 
     model = settings.model(alias)
     found = readiness(model, trusted=settings.trusted)
     taken = llm.dropped_params(alias) if found.ready else ()
+    try:
+        local, unknown = is_local(model), False
+    except ConfigError:  # of the provider; readiness says which was meant
+        local, unknown = False, True
     return ModelReport(
         alias=alias,
         model=model.model,
         ready=found.ready,
-        local=is_local(model),
-        note=found.missing or getattr(found, "note", ""),
+        local=local,
+        unknown=unknown,
+        note=found.missing or found.note,
         mend=found.mend,
         dropped_params=taken,
         live=_ask(llm, alias) if live and found.ready else None,

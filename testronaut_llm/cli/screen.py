@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testronaut_llm.errors import (
     BudgetExceededError,
@@ -19,10 +19,10 @@ from testronaut_llm.errors import (
     NoReadyModelError,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 FAILED, USAGE, BUDGET = 1, 2, 3
+PIPE_COLUMNS = 120
+WITHOUT_KEYS = """  without any key: testronaut-llm models pull embedded/smollm2-135m
+  then the same command with --model embedded/smollm2-135m (free; weak: it shows the way, judges nothing)"""
 
 
 def exit_code(error: LLMError) -> int:
@@ -35,8 +35,9 @@ def exit_code(error: LLMError) -> int:
 
 
 def out(text: str) -> None:
-    """Prints a result."""
+    """Prints a result at once: a closed pipe is then met here, and a reader need not wait for the end."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def piece(text: str) -> None:
@@ -53,6 +54,8 @@ def note(text: str) -> None:
 def say_error(error: LLMError) -> None:
     """Prints an error, with its kind in front."""
     note(f"error ({error.code}): {error}")
+    if isinstance(error, NoReadyModelError):
+        note(WITHOUT_KEYS)
 
 
 def out_json(value: Any) -> None:
@@ -78,25 +81,21 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, Iterable) else str(value)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table: drawn on a terminal, lines with tabs in a pipe."""
-    if not sys.stdout.isatty():
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, drawn: bool | None = None) -> None:
+    """Prints a table: drawn on a terminal, lines with tabs in a pipe, unless `drawn` says which."""
+    on_terminal = sys.stdout.isatty()
+    if not (on_terminal if drawn is None else drawn):
         out("\t".join(columns))
         for row in rows:
             out("\t".join(" ".join(cell.split()) for cell in row))
         return
+    from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left")
+    picture = Table(title=title or None, title_justify="left")
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        picture.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
-    console().print(drawn)
-
-
-def console() -> Console:
-    """Rich on stdout."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)
+        picture.add_row(*row)
+    Console(highlight=False, markup=False, width=None if on_terminal else PIPE_COLUMNS).print(picture)
+    sys.stdout.flush()

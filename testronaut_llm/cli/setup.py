@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.errors import ConfigError, LLMError
 
 
 def register(app: typer.Typer) -> None:
@@ -30,12 +30,33 @@ def init(
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already; edit it, or replace it with --force", file=str(file))
     packaged = Path(__file__).resolve().parents[1] / "llm.yaml"
+    states = [
+        f"{alias} ({model.model}): {'ready' if found.ready else f'{found.missing}; {found.mend}'}"
+        for alias, model in load_config(packaged).models.items()
+        for found in (readiness(model),)
+    ]
     _, _, rest = packaged.read_text("utf-8").partition("\n")
-    write_atomically(file, f"{schema_line()}\n{rest}", mode=0o644)
+    here = "".join(f"#   {line}\n" for line in (*states, *_of_ollama()))
+    machine = f"# On this machine, when this file was written (`testronaut-llm check` says how it is now):\n{here}"
+    try:
+        write_atomically(file, f"{schema_line()}\n#\n{machine}{rest}", mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}", file=str(file)) from None
+    load_config(file)
     trust(file)
-    settings = load_config(file)
-    screen.note(f"wrote {file}")
-    for alias, model in settings.models.items():
-        found = readiness(model)
-        screen.note(f"  {alias} ({model.model}): {'ready' if found.ready else f'{found.missing}; {found.mend}'}")
+    screen.note(f"wrote {file}; on this machine:")
+    screen.note(here.replace("#", " ").rstrip())
     screen.note('next: testronaut-llm check, then testronaut-llm run cli_analysis "Explain `ls -la`"')
+
+
+def _of_ollama() -> list[str]:
+    """The models that a running Ollama has, each as the row that a file would name it by."""
+    from testronaut_llm.local.ollama_provider import OllamaServer
+    from testronaut_llm.model_config import ModelConfig
+
+    try:
+        with OllamaServer.of(ModelConfig(alias="any", model="ollama/any")) as server:
+            names = [one.name for one in server.models()]
+    except LLMError:
+        return []
+    return [f"Ollama has {name}; a row for it: my_model: {{model: 'ollama/{name}', quality: 5}}" for name in names]

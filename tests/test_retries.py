@@ -1,0 +1,103 @@
+"""Retries are ours alone: as many as the task says, not before the provider wants them, the same over each wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import faults
+import pytest
+from gateway_kit import WIRES
+from manager_kit import KEY, KEYS, Api, apis, manager, model
+
+from testronaut_llm import LLMManager, errors
+from testronaut_llm.gateway import Gateway, load_litellm
+
+Make = Callable[..., Api]
+PASSING = ("rate_limit", "unavailable", "server_error", "bad_gateway")
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Make]:
+    load_litellm()
+    with apis() as make:
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+async def _complete(llm: LLMManager, *, asynchronous: bool) -> str:
+    return (await llm.acomplete("t", "hi") if asynchronous else llm.complete("t", "hi")).text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_failure_that_passes_is_survived(api: Make, wire: str, asynchronous: bool) -> None:
+    """Two failures and an answer are three requests, none sent before the wait that was asked for (P03, P04)."""
+    later = {"retry-after-ms": "80"}
+    a = api("a", faults.error("rate_limit", headers=later), faults.error("server_error", headers=later), faults.good())
+    async with manager({"m": model(wire, a)}, retries=2) as llm:
+        assert await _complete(llm, asynchronous=asynchronous) == "Hello from the fault server."
+    assert len(a.asked) == 3
+    assert all(second.at - first.at >= 0.08 for first, second in pairwise(a.asked))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("case", PASSING)
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_failure_that_stays_is_asked_as_often_as_the_task_says(
+    api: Make, wire: str, case: str, asynchronous: bool
+) -> None:
+    """One request and `retries` more, then the next model; the trace on the error has them all."""
+    a = api("a", faults.error(case, headers={"retry-after": "0"}))
+    b = api("b", faults.error("authentication"))
+    async with manager({"a": model(wire, a), "b": model("openai", b)}, retries=1) as llm:
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            await _complete(llm, asynchronous=asynchronous)
+    assert (len(a.asked), len(b.asked)) == (2, 1)
+    assert [one.model for one in caught.value.attempts] == ["a", "a", "b"]
+    assert isinstance(caught.value.last, errors.AuthenticationError)
+    assert "a (" in str(caught.value)
+    assert "b (" in str(caught.value)
+
+
+def test_a_provider_may_forbid_retries(api: Make) -> None:
+    """`x-should-retry: false` goes to the next model at once."""
+    a, b = api("a", faults.error("server_error", headers={"x-should-retry": "false"})), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        assert llm.complete("t", "hi").model == "b"
+    assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_key_that_cannot_be_fetched_is_told(api: Make, tmp_path: Path, asynchronous: bool) -> None:
+    """A command that fails is an error of the attempt, before anything is sent and at no cost."""
+    a = api("a", faults.good())
+    row = model("openai", a, api_key_command="false")
+    async with manager({"a": row}) as llm:
+        with pytest.raises(errors.LLMError) as caught:
+            await _complete(llm, asynchronous=asynchronous)
+    assert caught.value.attempts[0].cost == 0
+    assert caught.value.model == "a"
+    assert not a.asked
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_fault_of_ours_reaches_the_caller_as_it_is(
+    api: Make, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    """A programming error is never taken for a provider's failure, nor retried."""
+
+    def broken(self: Gateway, *_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Gateway, "asend" if asynchronous else "send", broken)
+    a = api("a", faults.good())
+    async with manager({"a": model("openai", a)}) as llm:
+        with pytest.raises(ZeroDivisionError):
+            await _complete(llm, asynchronous=asynchronous)
