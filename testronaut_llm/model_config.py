@@ -155,7 +155,7 @@ class TaskConfig(Section):
     private: Flag = False
     """Must the text stay on this machine? (default: no)"""
     cache: CacheMode = "use"
-    """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask). Nothing is stored yet: all but `only` ask."""
+    """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask). Nothing is kept yet: all but `only` ask."""
     prompt_cache: Flag = False
     """Ask Anthropic models to cache the stable first part of the prompt (default: no; not in force yet)."""
     budget: BudgetConfig | None = None
