@@ -55,6 +55,19 @@ def _structlog_as_it_was() -> Iterator[None]:
         structlog.reset_defaults()
 
 
+@pytest.fixture(autouse=True)
+def _clients_are_let_go() -> Iterator[None]:
+    """A cassette that stayed in the HTTP clients would answer, or slow down, whatever test comes next."""
+    before = _sends()
+    yield
+    assert before in (None, _sends()), "a cassette was left open"
+
+
+def _sends() -> object:
+    httpx = sys.modules.get("httpx")
+    return httpx.HTTPTransport.handle_request if httpx else None
+
+
 @pytest.fixture(scope="session")
 def _servers() -> Iterator[list[HTTPServer]]:
     servers: list[HTTPServer] = []

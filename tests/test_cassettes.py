@@ -224,9 +224,11 @@ def test_keeps_allowed_headers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_refuses_to_write_a_secret(tmp_path: Path, server: EchoServer) -> None:
-    """A prompt that holds a key is not saved: the recording fails and names the kind, not the key."""
+    """A prompt that holds a key is not saved: it fails, names the kind, not the key, and lets the clients go."""
+    untouched = httpx.HTTPTransport.handle_request
     with pytest.raises(ValueError, match="not saved") as refused, use_cassette(tmp_path / "leak.yaml", mode="once"):
         _ask("my key is sk-proj-abcdefghijklmnop1234", server.url)
+    assert httpx.HTTPTransport.handle_request is untouched
     assert "abcdefghijklmnop" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 

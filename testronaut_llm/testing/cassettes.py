@@ -105,7 +105,13 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
 
 
 class _Files:
-    """vcrpy's persister: refuses to write what the scan would refuse to commit."""
+    """vcrpy's persister: refuses to write what the scan would refuse to commit.
+
+    What goes wrong is kept in `failure`: raised while vcrpy leaves its block, it would keep every HTTP client patched.
+    """
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
 
     @staticmethod
     def load_cassette(path: str, serializer: Any) -> Any:
@@ -114,13 +120,19 @@ class _Files:
             raise CassetteNotFoundError
         return deserialize(file.read_text("utf-8"), serializer)
 
+    def save_cassette(self, path: str, cassette: dict[str, Any], serializer: Any) -> None:
+        """Write the file as a whole, or keep why it was not written."""
+        try:
+            self._save(Path(path), cassette, serializer)
+        except Exception as error:  # noqa: BLE001 - raised by use_cassette when the clients are as they were
+            self.failure = error
+
     @staticmethod
-    def save_cassette(path: str, cassette: dict[str, Any], serializer: Any) -> None:
-        file = Path(path)
+    def _save(file: Path, cassette: dict[str, Any], serializer: Any) -> None:
         text = serialize(cassette, serializer)
         findings = [one for one in scan.scan_text(text, environ=os.environ) if one.kind in scan.SECRET_KINDS]
         if findings:
-            raise ValueError(f"not saved: {path} would hold " + "; ".join(map(str, findings)))
+            raise ValueError(f"not saved: {file} would hold " + "; ".join(map(str, findings)))
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         part.write_text(text, "utf-8")
@@ -151,14 +163,16 @@ def use_cassette(
         CassetteMissError: a request was not recorded. It is raised into the HTTP client, where it
             may arrive as the cause of the client's own error: see `cassette_miss_in`.
         UnplayedRecordingError: at the end of the block.
+        ValueError: at the end of the block: the recording would hold a secret, and was not written.
     """
+    files = _Files()
     clean = partial(scrub.clean_response, secrets=scrub.secrets_in(os.environ))
     opened = Cassette.use(
         path=str(path),
         ignored=ignored,
         record_mode=_VCR_MODES[mode],
         serializer=Serializer,
-        persister=_Files,
+        persister=files,
         before_record_request=scrub.clean_request,
         before_record_response=lambda response: clean(decode_response(response)),
         record_on_exception=False,
@@ -167,6 +181,8 @@ def use_cassette(
         yield cassette
         if cassette.dirty:
             cassette.note("recorded_from", recorded_from or _hosts(cassette))
+    if files.failure is not None:
+        raise files.failure
     if play_all:
         cassette.check_all_played()
 
