@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
 import re
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +28,11 @@ _STEERING = re.compile(
     r"|OTEL|TRACEPARENT|DISABLE_AIOHTTP|NO_COLOR|FORCE_COLOR)(_|$)|_API_KEY$|_TOKEN$|_PROXY$",
     re.IGNORECASE,
 )
+
+
+def pytest_configure() -> None:
+    """No event loop of the main thread: pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,6 +69,18 @@ def _clients_are_let_go() -> Iterator[None]:
     before = _sends()
     yield
     assert before in (None, _sends()), "a cassette was left open"
+
+
+@pytest.fixture(autouse=True)
+def _attempts_end_with_their_test() -> Iterator[None]:
+    """A thread that still waits for a server would be counted by the next test that looks for some."""
+    yield
+    until = time.monotonic() + 10
+    while (left := [one.name for one in threading.enumerate() if one.name == "testronaut-llm-attempt"]) and (
+        time.monotonic() < until
+    ):
+        time.sleep(0.01)
+    assert left == []
 
 
 def _sends() -> object:
