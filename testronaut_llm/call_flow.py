@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.errors import BudgetExceededError, LLMError, LLMTimeoutError, Verdict
+from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
 from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.model_request import EmbedRequest, Reply, Request
 from testronaut_llm.records import Answer, Attempt, Call, Candidate, Embeddings, Route
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send one request. `limit` is seconds for all of it; `make` may start a local model or fetch a key."""
+    """Send one request. `limit` is seconds for all of it; `make` may start a local model or fetch a key.
+
+    `late` is told a reply that came after the attempt was given up, from whichever thread.
+    """
 
     make: Callable[[float], Request | EmbedRequest]
     limit: float
     slow: bool
+    late: Callable[[Reply], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +129,16 @@ def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, An
         return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
     try:
         slip = plan.purse.reserve(call, candidate, plan.judge.worst(step))
-    except BudgetExceededError as error:
-        error.verdict = Verdict.NEXT  # type: ignore[misc]
+        slip.sent()
+    except (BudgetExceededError, ConfigError) as error:
+        if isinstance(error, BudgetExceededError):
+            error.verdict = Verdict.NEXT  # type: ignore[misc]
         return Outcome(error=error, remaining=remaining)
     began = plan.clock()
     reply, delivered = None, False
+    late = partial(_late, plan, slip, step, began)
     try:
-        slip.sent()
-        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias))
+        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias), late)
         while isinstance(reply, str):
             delivered = True
             yield Piece(reply)
@@ -156,6 +163,7 @@ def _judged(
         if refusal is None:
             return judged.result
         run.tried[-1] = replace(attempt, outcome="rejected", error=refusal)
+        slip.settle(run.tried[-1])
         judged = replace(judged, error=refusal)
     return Outcome(
         error=judged.error or LLMError("no answer"),
@@ -170,6 +178,13 @@ def _settle(call: Call, plan: Plan, run: _Run, slip: Slip, attempt: Attempt) -> 
     run.tried.append(attempt)
     slip.settle(attempt)
     plan.on_attempt(call, attempt)
+
+
+def _late(plan: Plan, slip: Slip, step: Try, began: float, reply: Reply) -> None:
+    """Corrects what was settled at the worst case, where the whole answer came after all."""
+    if reply.error is None and reply.usage is not None:
+        attempt = plan.judge.attempt(step, reply, latency=plan.clock() - began)
+        slip.settle(replace(attempt, outcome="error", error=LLMTimeoutError("its answer came too late")))
 
 
 def _ended(call: Call, run: _Run, end: End) -> LLMError:

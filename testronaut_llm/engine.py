@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from testronaut_llm.budgets import Budgets, scope_of
 from testronaut_llm.cost_optimizer import plan
 from testronaut_llm.credentials import Credentials
-from testronaut_llm.errors import AuthenticationError, CacheMissError, LLMError, PermissionDeniedError
+from testronaut_llm.errors import AuthenticationError, CacheMissError, ConfigError, LLMError, PermissionDeniedError
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.model_request import EmbedRequest, Request, Target
-from testronaut_llm.pacing import Allowance, Money, money_of
+from testronaut_llm.paths import data_dir
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import (
     Probes,
@@ -29,7 +30,7 @@ from testronaut_llm.redaction import Redactor
 from testronaut_llm.request_maker import chat_request
 from testronaut_llm.route_errors import nothing_left
 from testronaut_llm.route_options import weigh
-from testronaut_llm.spending import Purse, Unlimited
+from testronaut_llm.spending import Purse
 from testronaut_llm.task_router import Selected, one_vector_space, select
 from testronaut_llm.telemetry import Telemetry
 from testronaut_llm.token_counter import TokenCounter
@@ -38,13 +39,18 @@ if TYPE_CHECKING:
     from testronaut_llm.call_flow import Flow, Result
     from testronaut_llm.config_source import ConfigSource
     from testronaut_llm.gateway import Gateway
+    from testronaut_llm.ledger import Ledger
     from testronaut_llm.local.local_provider import EmbeddedRunner
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.output_schema import SchemaDialect
 
 
 class Engine:
-    """The state of one manager: configuration, keys, connections, prices. Safe for threads."""
+    """The state of one manager: configuration, keys, connections, prices. Safe for threads.
+
+    Attributes:
+        purse: pays for all calls in place of the budgets of `llm.yaml`; None but for recording sessions and tests.
+    """
 
     def __init__(self, source: ConfigSource) -> None:
         self.source = source
@@ -53,13 +59,25 @@ class Engine:
         self.credentials = Credentials()
         self.probes = Probes()
         self.counter = TokenCounter()
-        self.purse: Purse = Unlimited()
+        self.purse: Purse | None = None
         self._embedded: dict[str, str] = {}
 
     @functools.cached_property
     def prices(self) -> PriceTable:
         """The price table, read at its first use."""
         return PriceTable.load()
+
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """The books, opened at their first use."""
+        from testronaut_llm.ledger import Ledger
+
+        return Ledger(data_dir() / "ledger.sqlite3", scope=lambda: scope_of(self.source.current()))
+
+    @functools.cached_property
+    def budgets(self) -> Budgets:
+        """What may be spent."""
+        return Budgets(self.ledger)
 
     @functools.cached_property
     def gateway(self) -> Gateway:
@@ -109,12 +127,11 @@ class Engine:
             count_all=dry,
             embedding=embedding,
         )
-        money = self._money(config, task, call)
         return plan(
             task,
             options,
             max_tokens=0 if embedding else call.max_tokens,
-            money=money,
+            money=self.budgets.money(config, task, call),
             schema=call.output is not None,
             strategy="as_listed" if embedding else None,
         )
@@ -142,6 +159,7 @@ class Engine:
             raise nothing_left(route)
         self.gateway.load()
         models = {one.model.alias: one.model for one in selected}
+        purse = self.budgets.purse(config, task, call)
         judge = Judge(
             call=call,
             models=models,
@@ -149,7 +167,7 @@ class Engine:
             counter=self.counter,
             dialect=self.dialect,
             autopsy=self._autopsy,
-            affordable=functools.partial(_affordable, self._money(config, task, call)),
+            affordable=purse.affords,
             allow_truncated=task.allow_truncated,
             vectors=bool(texts),
         )
@@ -158,7 +176,7 @@ class Engine:
             ask=functools.partial(self._ask, config, call, models, texts),
             limit={alias: call.timeout or timeout_of(model) for alias, model in models.items()},
             judge=judge,
-            purse=self.purse,
+            purse=self.purse or purse,
             policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
             slow=lambda alias: models[alias].provider == "embedded" or models[alias].api_key_command is not None,
             on_attempt=self._attempted,
@@ -166,12 +184,18 @@ class Engine:
         return route, flow_of(call, made)
 
     def accepted(self, call: Call, result: Result, route: Route) -> Result:
-        """Learns from an accepted result and tells telemetry."""
+        """Learns from an accepted result, and tells ledger and telemetry."""
+        with suppress(ConfigError):  # an edit of the file took the model away meanwhile
+            self.learn(call, result, route)
+            self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
+        self.telemetry.answered(call, result)
+        return result
+
+    def learn(self, call: Call, result: Result, route: Route) -> None:
+        """Notes what the answer reported of its tokens."""
         asked = next(one for one in route.candidates if one.alias == result.model)
         if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
             self.counter.observe(call.task, self.source.current().model(result.model), asked.est_tokens, result.usage)
-        self.telemetry.answered(call, result)
-        return result
 
     def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:
         """Where a model is asked and with which key. May start a local model or run a command.
@@ -205,7 +229,7 @@ class Engine:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("gateway", "runner"):
+        for name in ("gateway", "runner", "ledger"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         self.credentials.close()
@@ -266,17 +290,3 @@ class Engine:
         given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
         params = {name: value for name, value in given.items() if value is not None}
         return self.gateway.dropped_params(target, params)
-
-    def _money(self, config: LLMConfig, task: TaskConfig, call: Call) -> Money | None:
-        limits = {
-            "max_cost": call.max_cost,
-            "budget.per_call": config.budget.per_call if config.budget else None,
-            f"tasks.{task.name}.budget.per_call": task.budget.per_call if task.budget else None,
-        }
-        allowances = [Allowance(limit=name, left=left) for name, left in limits.items() if left is not None]
-        budget = task.budget or config.budget
-        return money_of(allowances, on_exceeded=budget.on_exceeded if budget else "stop")
-
-
-def _affordable(money: Money | None, cost: Decimal | None) -> bool:
-    return money is None or money.on_exceeded == "warn" or (cost is not None and cost <= money.left)

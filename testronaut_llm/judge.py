@@ -142,7 +142,8 @@ class Judge:
         refused = reply.error is not None and (reply.error.status or 0) >= 400
         if not reply.sent or (refused and usage is None):
             return Decimal(0)
-        if usage is None or (usage.estimated and reply.error is not None):
+        whole = reply.error is None or reply.finish_reason is not None or self.vectors
+        if usage is None or not whole:
             return self.worst(step)  # it broke off, and nobody knows what was billed
         return self.prices.cost(self.models[step.candidate.alias], usage, reply.response_model or None).amount
 

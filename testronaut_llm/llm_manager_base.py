@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from testronaut_llm.budgets import all_limits, limits_of, scope_of
 from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
 from testronaut_llm.config_source import ConfigSource
 from testronaut_llm.engine import Engine
@@ -17,6 +19,8 @@ from testronaut_llm.records import Answer, Call, Route
 
 if TYPE_CHECKING:
     from testronaut_llm.call_flow import Flow
+    from testronaut_llm.ledger import Session
+    from testronaut_llm.ledger_report import Spend
     from testronaut_llm.model_config import LLMConfig
 
 _NO_OPTIONS = frozenset(("self", "task", "prompt", "prompts", "texts", "models", "concurrency", "on_progress"))
@@ -36,7 +40,7 @@ class ManagerBase:
     def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
         if path is not None and config is not None:
             raise ConfigError("both a path and config= were given; expected one of them")
-        if config is not None and config.budget is not None and config.budget_scope() is None:
+        if config is not None and _has_budget(config) and config.budget_scope() is None:
             raise ConfigError(
                 "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
             )
@@ -73,6 +77,26 @@ class ManagerBase:
             ConfigError: the model is unknown.
         """
         return self._engine.prices.facts(self.config.model(model)).mode == "embedding"
+
+    def spend(self, since: str | date | None = None) -> Spend:
+        """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
+
+        Args:
+            since: the first UTC day to count, or a time that has passed, such as `7d`; all if not given.
+
+        Raises:
+            ConfigError: `since` is no such thing, or the ledger cannot be used.
+        """
+        from testronaut_llm.ledger_report import first_day, report
+
+        config, ledger = self.config, self._engine.ledger
+        first = first_day(since, ledger.clock())
+        return report(ledger, scope_of(config), since=first, limits=all_limits(config))
+
+    @property
+    def session(self) -> Session:
+        """What this manager's own calls cost and saved so far, in USD."""
+        return self._engine.ledger.session
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
@@ -157,6 +181,10 @@ class ManagerBase:
         for model in models:
             self.config.model(model)
         return models
+
+
+def _has_budget(config: LLMConfig) -> bool:
+    return config.budget is not None or any(limits_of(config, task) for task in config.tasks.values())
 
 
 def result_of(pieces: Generator[str, None, Any]) -> Any:

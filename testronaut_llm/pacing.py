@@ -19,11 +19,15 @@ _DAY = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """What one limit leaves. `seconds_left` until it is renewed; None for a limit of a single call."""
+    """What one limit leaves, and what happens to a model that does not fit.
+
+    `seconds_left` until it is renewed; None for a limit of a single call.
+    """
 
     limit: str
     left: Decimal
     seconds_left: float | None = None
+    on_exceeded: OnExceeded = "stop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +54,18 @@ class Money:
         return f"{usd(max(self.left, Decimal(0)))} is left of {self.limit}"
 
 
-def money_of(
-    allowances: Sequence[Allowance], *, calls_per_day: float = 0, on_exceeded: OnExceeded = "stop"
-) -> Money | None:
+def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Money | None:
     """The money of one call under all its limits; None without a limit.
 
     Args:
-        allowances: every limit that holds for the call, `max_cost` among them.
+        allowances: every limit that holds for the call, `max_cost` among them. One that only warns never stands in
+            for one that refuses.
         calls_per_day: how many calls a day has brought lately.
-        on_exceeded: the budget's rule.
     """
     if not allowances:
         return None
-    tightest = min(allowances, key=lambda allowance: allowance.left)
+    refusing = [allowance for allowance in allowances if allowance.on_exceeded != "warn"]
+    tightest = min(refusing or allowances, key=lambda allowance: allowance.left)
     paced = min(
         (
             (a.left / _calls_to_come(a.seconds_left, calls_per_day), a.limit)
@@ -72,7 +75,13 @@ def money_of(
         default=(None, ""),
         key=lambda pair: pair[0],
     )
-    return Money(left=tightest.left, limit=tightest.limit, pace=paced[0], pace_limit=paced[1], on_exceeded=on_exceeded)
+    return Money(
+        left=tightest.left,
+        limit=tightest.limit,
+        pace=paced[0],
+        pace_limit=paced[1],
+        on_exceeded=tightest.on_exceeded,
+    )
 
 
 def _calls_to_come(seconds_left: float, calls_per_day: float) -> Decimal:

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.call_flow import Ask, Flow, Pause, Piece, Result
@@ -106,6 +107,8 @@ class _ThreadAttempt:
             result = self._results.get(timeout=max(0.0, self._until - time.monotonic()))
         except queue.Empty:
             self.leave()
+            with suppress(queue.Empty):  # what came in the meantime
+                self._too_late(self._results.get_nowait())
             return _overrun(self._ask, self._exchange)
         if isinstance(result, BaseException):
             raise result
@@ -118,12 +121,18 @@ class _ThreadAttempt:
             self._ended = True
             self._exchange.abandon()
 
+    def _too_late(self, result: str | Reply | BaseException) -> None:
+        if isinstance(result, Reply):
+            self._ask.late(result)
+
     def _work(self) -> None:
         try:
             request = self._ask.make(max(0.001, self._until - time.monotonic()))
             send = self._gateway.embed if isinstance(request, EmbedRequest) else self._gateway.send
             for result in send(request, self._exchange):  # type: ignore[arg-type]
                 self._results.put(result)
+                if self._exchange.abandoned:
+                    self._too_late(result)
         except LLMError as error:
             self._results.put(Reply(error=error, sent=False))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits

@@ -9,10 +9,14 @@ from testronaut_llm.records import Attempt, Call, Candidate
 
 
 class Slip(Protocol):
-    """The money set aside for one attempt. Settling is idempotent."""
+    """The money set aside for one attempt. Settling is idempotent, and what is settled later counts."""
 
     def sent(self) -> None:
-        """The request is about to leave: from now on it may have to be paid."""
+        """The request is about to leave: from now on it may have to be paid.
+
+        Raises:
+            LLMError: that cannot be noted; it must not leave.
+        """
 
     def settle(self, attempt: Attempt) -> None:
         """The attempt ended; its cost is what is owed."""
@@ -34,23 +38,5 @@ class Purse(Protocol):
 
         Raises:
             BudgetExceededError: the limits do not leave that much.
+            ConfigError: nobody can say what they leave.
         """
-
-
-class Unlimited:
-    """A purse without limits, which keeps no books."""
-
-    def reserve(self, _call: Call, _candidate: Candidate, _worst: Decimal | None) -> Slip:
-        """Sets nothing aside."""
-        return _Free()
-
-
-class _Free:
-    def sent(self) -> None:
-        """Nothing is kept."""
-
-    def settle(self, attempt: Attempt) -> None:
-        """Nothing is kept."""
-
-    def release(self) -> None:
-        """Nothing is kept."""

@@ -42,6 +42,7 @@ LADDER = (
     ),
     (
         "judge",
+        "budgets",
         "spending",
         "call_builder",
         "call_flow",

@@ -329,16 +329,16 @@ def test_a_model_that_is_both_unready_and_too_dear_is_not_a_matter_of_money() ->
 
 
 def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
-    """The pace shares what a period leaves among the calls that its days usually bring."""
+    """The pace shares what a period leaves among the calls of its days; what only warns stands in for nothing."""
     day, month = 86_400.0, 30 * 86_400.0
     money = money_of(
         [
-            Allowance(limit="per_call", left=Decimal("0.25")),
+            Allowance(limit="per_call", left=Decimal("0.25"), on_exceeded="local"),
+            Allowance(limit="total", left=Decimal("0.1"), on_exceeded="warn"),
             Allowance(limit="per_day", left=Decimal(5), seconds_left=day),
             Allowance(limit="per_month", left=Decimal(60), seconds_left=month),
         ],
         calls_per_day=99,
-        on_exceeded="local",
     )
     assert money is not None
     assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")

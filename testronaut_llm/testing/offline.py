@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from testronaut_llm.budgets import scope_of
 from testronaut_llm.engine import Engine
 from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.model_request import Target
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from testronaut_llm.call_flow import Result
     from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.ledger import Ledger
     from testronaut_llm.model_config import LLMConfig, ModelConfig
     from testronaut_llm.records import Call, Route
     from testronaut_llm.testing.session_budget import SessionBudget
@@ -43,10 +45,15 @@ class OfflineEngine(Engine):
             base = AZURE if provider.wire == "azure" else NOWHERE
         return Target(model=model, provider=provider, api_base=base, api_version=api_version_of(model, provider))
 
-    def accepted(self, call: Call, result: Result, route: Route) -> Result:  # noqa: ARG002 - as above
-        """Tells telemetry, and learns nothing: what a test counted says nothing about the next real call."""
-        self.telemetry.answered(call, result)
-        return result
+    def learn(self, call: Call, result: Result, route: Route) -> None:
+        """Nothing: what a test counted says nothing about the next real call."""
+
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """In memory: budgets hold, and the user's own books stay as they are."""
+        from testronaut_llm.ledger import Ledger
+
+        return Ledger(None, scope=lambda: scope_of(self.source.current()))
 
 
 class OfflineLLM(LLMManager):

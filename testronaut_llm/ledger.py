@@ -1,0 +1,264 @@
+"""What was spent, and what is set aside for requests under way: one SQLite file for all threads and processes.
+
+Each attempt is reserved at its worst case, marked `sent`, and settled at what it cost. One that nobody settles is
+dealt with when its lease ends: what was only reserved is released, what was sent is settled at the worst case. A
+true cost that comes late corrects it. Days are UTC. Money under a later date counts today as well, so that a clock
+that jumps gives nothing away.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testronaut_llm import ledger_entries as entries
+from testronaut_llm.amounts import usd
+from testronaut_llm.errors import BudgetExceededError, ConfigError
+from testronaut_llm.ledger_entries import SPANS, Entry, Period, Span, day_of, dollars, pico
+from testronaut_llm.ledger_file import LedgerFile
+from testronaut_llm.log import logger
+
+if TYPE_CHECKING:
+    from testronaut_llm.records import Attempt
+
+FLUSH = 5.0
+"""Seconds that cache hits stay in memory at most, while more of them come."""
+
+_RESERVED_LEASE = 60.0  # seconds; marking `sent` follows at once
+_SAVED = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache, saved_by_routing)
+            VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
+            saved_by_cache = saved_by_cache + excluded.saved_by_cache,
+            saved_by_routing = saved_by_routing + excluded.saved_by_routing"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit that spans calls.
+
+    Attributes:
+        name: where `llm.yaml` says it.
+        period: what it spans; days and months are UTC.
+        amount: USD.
+        own: does only the money of the call's task count?
+        hard: is a call that does not fit refused?
+    """
+
+    name: str
+    period: Period
+    amount: Decimal
+    own: bool = False
+    hard: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What was booked since the ledger was made, in USD. The price of `unpriced` requests is not known."""
+
+    cost: Decimal = Decimal(0)
+    saved: Decimal = Decimal(0)
+    unpriced: int = 0
+
+
+class Ledger:
+    """Books the attempts of one manager. Safe for threads, processes and forks.
+
+    Args:
+        path: the file; None keeps everything in memory.
+        scope: whose money a cache hit saves.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, path: Path | None, *, scope: Callable[[], str] = str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.file = LedgerFile(path)
+        self.session = Session()
+        self.clock = clock
+        self._scope = scope
+        self._unsettled: deque[tuple[Entry, int, Attempt]] = deque()
+        self._savings: deque[tuple[str, str, str, int, int, int]] = deque()
+        self._flushed = float("-inf")
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def reserve(self, entry: Entry, limits: Sequence[Limit] = ()) -> int:
+        """Sets the worst case of an attempt aside, and returns its row.
+
+        Raises:
+            BudgetExceededError: a hard limit leaves less.
+            ConfigError: the ledger cannot be used.
+        """
+        now = self.clock()
+
+        def work(db: sqlite3.Connection) -> int:
+            if limits:
+                db.execute("BEGIN IMMEDIATE")
+                standing = entries.standing(db, entry.scope, entry.task, now)
+                for limit in limits:
+                    self._check(entry, limit, sum(standing[limit.period, limit.own]))
+            row = entries.insert(db, entry, entries.RESERVED, now, _RESERVED_LEASE)
+            if limits:
+                db.execute("COMMIT")
+            return row
+
+        return self.file.run(work)
+
+    def sent(self, row: int, lease: float) -> bool:
+        """Marks that the request leaves now, and is waited for `lease` seconds at most.
+
+        False: the money is free again, since the reservation's lease has ended.
+
+        Raises:
+            ConfigError: the ledger cannot be used.
+        """
+        mark = "UPDATE attempts SET state = 1, lease = ? WHERE id = ? AND state = 0"
+        values = (self.clock() + lease, row)
+        return self.file.run(lambda db: db.execute(mark, values).rowcount) == 1
+
+    def settle(self, entry: Entry, row: int, attempt: Attempt) -> None:
+        """Books what an attempt cost, or corrects it; `row` is 0 where none was reserved.
+
+        Never fails: what cannot be written is kept, and written later.
+        """
+        self._unsettled.append((entry, row, attempt))
+        try:
+            self._settle_all()
+        except ConfigError as error:
+            self.warn(error)
+
+    def release(self, row: int) -> None:
+        """Frees what was set aside for a request that did not leave; its lease does the same a little later."""
+        try:
+            self.file.run(lambda db: db.execute("DELETE FROM attempts WHERE id = ? AND state = 0", (row,)))
+        except ConfigError as error:
+            self.warn(error)
+
+    def hit(self, task: str, model: str, saved: Decimal | None) -> None:
+        """Counts an answer from the cache and the USD that it did not cost; written every few seconds."""
+        self._save(task, model, 1, saved or Decimal(0), Decimal(0))
+
+    def routed(self, task: str, model: str, saved: Decimal) -> None:
+        """Counts the USD that the choice of a model saved; negative where it cost more."""
+        self._save(task, model, 0, Decimal(0), saved)
+
+    def count(self, cost: Decimal, *, unpriced: int = 0, saved: Decimal = Decimal(0)) -> None:
+        """Adds to what this session cost and saved."""
+        with self._lock:
+            so_far = self.session
+            self.session = Session(
+                cost=so_far.cost + cost, saved=so_far.saved + saved, unpriced=so_far.unpriced + unpriced
+            )
+
+    def standing(self, scope: str, task: str = "") -> dict[Span, tuple[Decimal, Decimal]]:
+        """USD spent and USD set aside: by period, of all tasks (False) and of this one (True).
+
+        Raises:
+            ConfigError: the ledger cannot be used.
+        """
+        if not self.file.exists:
+            return dict.fromkeys(SPANS, (Decimal(0), Decimal(0)))
+        found = self.file.run(lambda db: entries.standing(db, scope, task, self.clock()))
+        return {span: (dollars(spent), dollars(aside)) for span, (spent, aside) in found.items()}
+
+    def calls_per_day(self, scope: str) -> float:
+        """How many requests a day of the last seven brought.
+
+        Raises:
+            ConfigError: the ledger cannot be used.
+        """
+        if not self.file.exists:
+            return 0.0
+        ask = "SELECT ifnull(sum(calls), 0) FROM balances WHERE scope = ? AND period >= 'D' || ? AND period < 'E'"
+        since = day_of(self.clock() - 6 * 86_400)
+        return float(self.file.run(lambda db: db.execute(ask, (scope, since)).fetchone())[0]) / 7
+
+    def flush(self) -> None:
+        """Writes what was kept back, and ends what dead processes left.
+
+        Raises:
+            ConfigError: the ledger cannot be used.
+        """
+        self._settle_all()
+        self._save_all()
+        if self.file.exists:
+            self.file.run(lambda db: entries.reap(db, self.clock()))
+
+    def close(self) -> None:
+        """Writes what was kept back, and closes the file."""
+        try:
+            self._settle_all()
+            self._save_all()
+        except ConfigError as error:
+            self.warn(error)
+        self.file.close()
+
+    def warn(self, error: ConfigError) -> None:
+        """Tells once that the ledger does not work."""
+        if not self._warned:
+            self._warned = True
+            logger().warning("ledger_unavailable", fault=str(error))
+
+    def _check(self, entry: Entry, limit: Limit, used: int) -> None:
+        left, worst = (pico(limit.amount, down=True) or 0) - used, pico(entry.worst)
+        if worst is not None and worst <= left:
+            return
+        cost = "has no known price" if worst is None else f"may cost up to {usd(dollars(worst))}"
+        message = (
+            f"{entry.model} {cost} for task {entry.task!r}, and {usd(dollars(max(left, 0)))} of {usd(limit.amount)} is "
+            f"left of {limit.name}; raise that, lower `max_tokens`, or list a cheaper model"
+        )
+        if limit.hard:
+            raise BudgetExceededError(message, model=entry.model)
+        logger().warning("budget_exceeded", limit=limit.name, fault=message)
+
+    def _settle_all(self) -> None:
+        while self._unsettled:
+            try:
+                entry, row, attempt = one = self._unsettled.popleft()
+            except IndexError:  # another thread took it
+                return
+            try:
+                self._book(entry, row, attempt)
+            except BaseException:
+                self._unsettled.appendleft(one)
+                raise
+
+    def _book(self, entry: Entry, row: int, attempt: Attempt) -> None:
+        self.file.run(lambda db: entries.settle(db, entry, row, attempt, self.clock()))
+
+    def _save(self, task: str, model: str, hits: int, by_cache: Decimal, by_routing: Decimal) -> None:
+        self.count(Decimal(0), saved=by_cache + by_routing)
+        amounts = pico(by_cache) or 0, pico(by_routing) or 0
+        self._savings.append((day_of(self.clock()), task, model, hits, *amounts))
+        if time.monotonic() - self._flushed >= FLUSH:
+            try:
+                self._save_all()
+            except ConfigError as error:
+                self.warn(error)
+
+    def _save_all(self) -> None:
+        self._flushed = time.monotonic()
+        taken = [self._savings.popleft() for _ in range(len(self._savings))]
+        sums: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+        for day, task, model, hits, by_cache, by_routing in taken:
+            so_far = sums.get((day, task, model), (0, 0, 0))
+            sums[day, task, model] = (so_far[0] + hits, so_far[1] + by_cache, so_far[2] + by_routing)
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(_SAVED, [(self._scope(), *key, *counts) for key, counts in sums.items()])
+            db.execute("COMMIT")
+
+        try:
+            if sums:
+                self.file.run(work)
+        except BaseException:
+            self._savings.extend(taken)
+            raise

@@ -1,0 +1,423 @@
+"""No money is forgotten and no limit overrun, whatever happens to processes, clock, disk and file."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from testronaut_llm import ledger_file
+from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitError
+from testronaut_llm.ledger import Ledger, Limit
+from testronaut_llm.ledger_entries import Entry, Period, day_of, dollars, pico, seconds_left
+from testronaut_llm.ledger_report import prune, report
+from testronaut_llm.records import Attempt, Usage
+
+NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
+DAY = 86_400.0
+SCOPE = "/home/me/llm.yaml"
+
+
+class Clock:
+    """A clock that goes only when told."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path, clock: Clock) -> Ledger:
+    return Ledger(path, scope=lambda: SCOPE, clock=clock)
+
+
+def entry(worst: str | None = "1", *, task: str = "t", model: str = "m") -> Entry:
+    amount = None if worst is None else Decimal(worst)
+    return Entry(scope=SCOPE, task=task, model=model, provider_model=f"openai/{model}", worst=amount, lease=900)
+
+
+def attempt(cost: str | None, **facts: Any) -> Attempt:
+    given = {"outcome": "answer", "usage": Usage(prompt_tokens=7, completion_tokens=3), **facts}
+    return Attempt(model="m", provider_model="openai/m", cost=None if cost is None else Decimal(cost), **given)
+
+
+def limit(amount: str, period: Period = "total", **facts: Any) -> Limit:
+    return Limit(name=f"budget.per_{period}", period=period, amount=Decimal(amount), **facts)
+
+
+def spend(ledger: Ledger, cost: str, *, worst: str = "1", task: str = "t", limits: tuple[Limit, ...] = ()) -> None:
+    one = entry(worst, task=task)
+    row = ledger.reserve(one, limits)
+    assert ledger.sent(row, one.lease)
+    ledger.settle(one, row, attempt(cost))
+
+
+def money(ledger: Ledger, period: Period = "total", task: str = "") -> tuple[str, str]:
+    spent, aside = ledger.standing(SCOPE, task)[period, bool(task)]
+    return str(spent), str(aside)
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Does it in a forked process; returns its exit code, negative for a signal."""
+    if (child := os.fork()) == 0:
+        code = 70
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
+    """Reserved at the worst case, settled at the cost, once or many times; a release gives everything back."""
+    one = entry("0.5")
+    row = ledger.reserve(one)
+    assert money(ledger) == ("0", "0.5")
+    assert ledger.sent(row, 900)
+    ledger.settle(one, row, attempt("0.2"))
+    ledger.settle(one, row, attempt("0.2"))
+    assert money(ledger) == money(ledger, "day") == money(ledger, "month", "t") == ("0.2", "0")
+    ledger.release(ledger.reserve(one))
+    assert money(ledger) == ("0.2", "0")
+    assert money(ledger, task="other") == ("0", "0")
+
+
+@pytest.mark.parametrize("period", ["day", "month", "total"])
+@pytest.mark.parametrize("own", [False, True])
+def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
+    """What is spent and set aside under a limit leaves the rest; a task's own limit counts its own money alone."""
+    spend(ledger, "0.4")
+    spend(ledger, "5", worst="5", task="other")
+    held = limit("1" if own else "6", period, own=own)
+    with pytest.raises(
+        BudgetExceededError, match=rf"m may cost up to \$0\.61 .* \$0\.60 of .* left of {held.name}; raise"
+    ):
+        ledger.reserve(entry("0.61"), [held])
+    ledger.reserve(entry("0.6"), [held])
+    with pytest.raises(BudgetExceededError, match=r"\$0 of"):
+        ledger.reserve(entry("0.000001"), [held])
+    with pytest.raises(BudgetExceededError, match="no known price"):
+        ledger.reserve(entry(None), [held])
+
+
+def test_a_limit_that_only_warns_lets_through(ledger: Ledger) -> None:
+    """`on_exceeded: warn` tells, books, and goes on."""
+    with structlog.testing.capture_logs() as logs:
+        spend(ledger, "0.9", limits=(limit("0.5", hard=False),))
+    assert [one["event"] for one in logs] == ["budget_exceeded"]
+    assert money(ledger) == ("0.9", "0")
+
+
+def test_threads_do_not_overspend(ledger: Ledger) -> None:
+    """Of sixteen threads at once, as many get through as the limit holds."""
+
+    def one(_: int) -> bool:
+        try:
+            spend(ledger, "1", limits=(limit("5"),))
+        except BudgetExceededError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(one, range(64))) == 5
+    assert money(ledger) == ("5", "0")
+
+
+def _die(path: Path, clock: Clock, state: str) -> None:
+    ledger = Ledger(path, clock=clock)
+    row = ledger.reserve(entry("0.5"))
+    if state != "reserved":
+        ledger.sent(row, 900)
+    if state == "settled":
+        ledger.settle(entry("0.5"), row, attempt("0.1"))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("state", "soon", "later"),
+    [
+        ("reserved", ("0", "0.5"), ("0", "0")),
+        ("sent", ("0", "0.5"), ("0.5", "0")),
+        ("settled", ("0.1", "0"), ("0.1", "0")),
+    ],
+)
+def test_kill_9_in_each_state(
+    ledger: Ledger, path: Path, clock: Clock, state: str, soon: tuple[str, str], later: tuple[str, str]
+) -> None:
+    """When the lease ends, what was not sent is released and what was sent is settled at its worst case."""
+    assert in_a_child(lambda: _die(path, clock, state)) == -signal.SIGKILL
+    assert money(ledger) == soon
+    clock.now += 901
+    assert money(ledger) == later
+    assert Ledger(path, clock=clock).standing(SCOPE)["total", False] == (Decimal(later[0]), 0)
+
+
+def test_the_true_cost_corrects_the_worst_case(ledger: Ledger, clock: Clock) -> None:
+    """A stream that was paused for longer than its lease is settled twice, and only the truth remains."""
+    one = entry("0.5")
+    row = ledger.reserve(one)
+    ledger.sent(row, one.lease)
+    clock.now += DAY
+    assert money(ledger) == ("0.5", "0")
+    ledger.settle(one, row, attempt("0.2"))
+    assert money(ledger) == ("0.2", "0")
+    assert money(ledger, "day") == ("0", "0")  # it was spent yesterday
+
+
+def test_a_reservation_that_lapsed_must_be_made_again(ledger: Ledger, clock: Clock) -> None:
+    """A process that slept before it sent has no money any more, and is told so."""
+    row = ledger.reserve(entry())
+    clock.now += 61
+    spend(ledger, "1", limits=(limit("1"),))
+    assert not ledger.sent(row, 900)
+    one = entry()
+    ledger.settle(one, row, attempt("0.3"))  # had it been sent all the same, it would be booked
+    assert money(ledger) == ("1.3", "0")
+
+
+def test_days_and_months_end_in_utc(ledger: Ledger, clock: Clock) -> None:
+    """A new day frees the day's limit, a new month the month's, nothing the total."""
+    spend(ledger, "1")
+    clock.now += DAY
+    assert [money(ledger, period)[0] for period in ("day", "month", "total")] == ["0", "1", "1"]
+    clock.now += 31 * DAY
+    assert [money(ledger, period)[0] for period in ("day", "month", "total")] == ["0", "0", "1"]
+    assert seconds_left("day", NOON) == DAY / 2
+    assert seconds_left("total", NOON) is None
+    assert day_of(NOON + (seconds_left("month", NOON) or 0)).endswith("-01")
+    assert day_of(NOON + (seconds_left("month", NOON) or 0) - 1)[:7] == day_of(NOON)[:7]
+
+
+@pytest.mark.parametrize("jump", [-DAY, -400 * DAY, 0.0])
+def test_a_clock_that_was_set_back_gives_nothing_away(ledger: Ledger, clock: Clock, jump: float) -> None:
+    """Money that was booked under a later date counts today, too."""
+    spend(ledger, "1")
+    clock.now += jump
+    for period in ("day", "month", "total"):
+        with pytest.raises(BudgetExceededError):
+            ledger.reserve(entry("0.1"), [limit("1", period)])
+
+
+def test_a_clock_that_jumps_forward_and_back_forgets_nothing(ledger: Ledger, clock: Clock) -> None:
+    """Neither what is spent nor what is under way is lost; leases that seemed over are corrected by the truth."""
+    one = entry("0.5")
+    row = ledger.reserve(one)
+    ledger.sent(row, one.lease)
+    clock.now += 1e12  # past the last year that a calendar knows
+    assert money(ledger) == ("0.5", "0")
+    spend(ledger, "0.1")
+    clock.now = NOON
+    ledger.settle(one, row, attempt("0.2"))
+    assert money(ledger) == money(ledger, "day") == ("0.3", "0")
+
+
+def test_the_file_is_private_and_tells_no_words(ledger: Ledger, path: Path) -> None:
+    """Folder 0700, files 0600; an error is kept by its code, never by its message."""
+    one = entry()
+    failed = attempt(None, outcome="error", usage=None, error=RateLimitError("sk-secret and the prompt"))
+    ledger.settle(one, ledger.reserve(one), failed)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    ledger.close()
+    stored = path.read_bytes()
+    assert b"rate_limit" in stored
+    assert b"secret" not in stored
+    assert money(ledger) == ("1", "0")  # and opens again
+
+
+class Broken:
+    """Connections that fail as told: a real SQLite error of that kind."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.on = False
+        self._connect = sqlite3.connect
+        self._path = path
+        monkeypatch.setattr(sqlite3, "connect", self)
+
+    def __call__(self, *given: Any, **options: Any) -> sqlite3.Connection:
+        if not self.on:
+            return self._connect(*given, **options)
+        return self._connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+
+
+def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a limit it is an error before sending; an answer that is paid already is booked when that works again."""
+    broken = Broken(monkeypatch, path)
+    one = entry()
+    row = ledger.reserve(one)
+    ledger.sent(row, one.lease)
+    ledger.file.close()
+    broken.on = True
+    with structlog.testing.capture_logs() as logs:
+        ledger.settle(one, row, attempt("0.2"))
+        ledger.settle(entry(), 0, attempt("0.3"))
+    assert [log["event"] for log in logs] == ["ledger_unavailable"]
+    with pytest.raises(ConfigError, match=r"readonly.*no budget can be held; .*`chmod u\+rwX "):
+        ledger.reserve(one, [limit("9")])
+    ledger.release(row)
+    broken.on = False
+    ledger.flush()
+    assert money(ledger) == ("0.5", "0")
+
+
+def test_a_locked_ledger_is_waited_for_and_then_an_error(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that holds the file too long stops what needs a budget, and delays what is to be booked."""
+    monkeypatch.setattr(ledger_file, "WAIT", 0.05)
+    spend(ledger, "0.1")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ConfigError, match="fuser -v"):
+        ledger.reserve(entry(), [limit("9")])
+    ledger.settle(entry(), 0, attempt("0.2"))
+    assert money(ledger) == ("0.1", "0")
+    other.execute("ROLLBACK")
+    other.close()
+    spend(ledger, "0.4")
+    assert money(ledger) == ("0.7", "0")
+
+
+def test_a_corrupt_ledger_is_not_replaced_behind_ones_back(ledger: Ledger, path: Path) -> None:
+    """What it knew is money: only a person may give that up, and is told how."""
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all " * 100)
+    with pytest.raises(ConfigError, match=r"not a database.*`mv .*ledger\.sqlite3\.broken`"):
+        ledger.reserve(entry())
+    assert path.read_bytes().startswith(b"no database")
+    path.rename(path.with_suffix(".broken"))
+    spend(ledger, "0.1")
+    assert money(ledger) == ("0.1", "0")
+
+
+def test_a_newer_ledger_is_left_alone(ledger: Ledger, path: Path) -> None:
+    """An older program neither reads nor changes what it does not understand."""
+    spend(ledger, "0.1")
+    ledger.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(ConfigError, match=r"version 99.*upgrade"):
+        ledger.reserve(entry())
+
+
+def _no_room(path: Path, clock: Clock) -> None:
+    ledger = Ledger(path, scope=lambda: SCOPE, clock=clock)
+    one = entry("0.5")
+    row = ledger.reserve(one)
+    ledger.sent(row, one.lease)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+    with pytest.raises(ConfigError, match="df -h"):
+        ledger.reserve(one, [limit("9")])
+    ledger.settle(one, row, attempt("0.2"))
+    ledger.hit("t", "m", Decimal("0.1"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    ledger.close()
+
+
+def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) -> None:
+    """What is set aside stays so; what could not be written is written when there is room."""
+    spend(ledger, "0.1")
+    assert in_a_child(lambda: _no_room(path, clock)) == 0
+    assert money(ledger) == ("0.3", "0")
+    assert report(ledger, SCOPE, since=None, limits=()).total.hits == 1
+
+
+def test_a_fork_takes_no_connection_along(ledger: Ledger) -> None:
+    """Parent and child go on with the same manager, and none of them trusts the other's locks."""
+    spend(ledger, "0.1")
+    going = threading.Event()
+
+    def busy() -> None:
+        while not going.is_set():
+            spend(ledger, "0")
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        children = [in_a_child(lambda: [spend(ledger, "0.01") for _ in range(5)]) for _ in range(4)]
+    finally:
+        going.set()
+        thread.join()
+    assert children == [0] * 4
+    assert money(ledger) == ("0.3", "0")
+
+
+def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path) -> None:
+    """A hit costs no write of its own; closing writes what is left."""
+    for _ in range(100):
+        ledger.hit("t", "m", Decimal("0.01"))
+    ledger.hit("t", "n", None)
+    ledger.routed("t", "m", Decimal("-0.5"))
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT hits FROM daily").fetchall() == [(1,)]
+    db.close()
+    ledger.close()
+    total = report(Ledger(path), SCOPE, since=None, limits=()).total
+    assert (total.hits, total.saved_by_cache, total.saved_by_routing) == (101, Decimal(1), Decimal("-0.5"))
+    assert total.calls == 0
+    assert ledger.session.saved == Decimal("0.5")
+
+
+def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
+    """The single requests go; sums by day, task and model, and what counts against limits, stay."""
+    spend(ledger, "0.1")
+    one = entry(None, model="n")
+    ledger.settle(one, ledger.reserve(one), attempt(None))
+    ledger.hit("t", "m", Decimal("0.7"))
+    clock.now += 40 * DAY
+    spend(ledger, "0.2", task="u")
+    before = report(ledger, SCOPE, since=None, limits=())
+    assert prune(ledger, day_of(clock.now)) == 2
+    assert prune(ledger, day_of(clock.now)) == 0
+    after = report(ledger, SCOPE, since=None, limits=())
+    assert (after.rows, after.total) == (before.rows, before.total)
+    assert (before.total.calls, before.total.unpriced, before.total.prompt_tokens) == (3, 1, 21)
+    assert [str(one.cost) for one in before.dearest] == ["0.2", "0.1"]
+    assert [str(one.cost) for one in after.dearest] == ["0.2"]
+    assert money(ledger) == ("0.3", "0")
+    assert ledger.calls_per_day(SCOPE) == 1 / 7
+
+
+def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:
+    """Without a ledger everything is zero, and none is made."""
+    assert money(ledger) == ("0", "0")
+    assert ledger.calls_per_day(SCOPE) == 0
+    assert report(ledger, SCOPE, since="2026-01-01", limits=()).rows == ()
+    assert prune(ledger, "2026-01-01") == 0
+    ledger.close()
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("amount", ["0", "0.000000000001", "0.1", "12", "1200", "999999.999999999999"])
+def test_money_is_exact(amount: str) -> None:
+    """Down to a picodollar, there and back; finer amounts are rounded against the spender."""
+    assert f"{dollars(pico(Decimal(amount)) or 0):f}" == amount
+    assert pico(Decimal("1e-30")) == 1
+    assert pico(Decimal("1e-30"), down=True) == 0
+    assert pico(Decimal("1e30")) == 10**18
