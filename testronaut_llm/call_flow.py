@@ -6,6 +6,7 @@ Closing it in the middle settles what was sent.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,21 @@ class _Run:
     sent: bool = False
 
 
+@dataclass(slots=True)
+class _Bill:
+    """The slip of one attempt. Once the true usage is known, what was thought to be the worst counts no more."""
+
+    slip: Slip
+    known: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def settle(self, attempt: Attempt, *, true: bool = False) -> None:
+        with self.lock:
+            if true or not self.known:
+                self.known = self.known or true
+                self.slip.settle(attempt)
+
+
 def flow_of(call: Call, plan: Plan) -> Flow:
     """Asks along the route until an answer is accepted.
 
@@ -128,15 +144,15 @@ def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, An
     if limit <= 0:
         return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
     try:
-        slip = plan.purse.reserve(call, candidate, plan.judge.worst(step))
-        slip.sent()
+        bill = _Bill(plan.purse.reserve(call, candidate, plan.judge.worst(step)))
+        bill.slip.sent()
     except (BudgetExceededError, ConfigError) as error:
         if isinstance(error, BudgetExceededError):
             error.verdict = Verdict.NEXT  # type: ignore[misc]
         return Outcome(error=error, remaining=remaining)
     began = plan.clock()
     reply, delivered = None, False
-    late = partial(_late, plan, slip, step, began)
+    late = partial(_late, plan, bill, step, began)
     try:
         reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias), late)
         while isinstance(reply, str):
@@ -146,24 +162,24 @@ def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, An
     finally:
         if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
             reply = Reply(error=LLMTimeoutError("the call was left before its answer was complete"))
-            _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=plan.clock() - began))
-    return _judged(call, plan, run, slip, step, reply, began=began, delivered=delivered)
+            _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+    return _judged(call, plan, run, bill, step, reply, began=began, delivered=delivered)
 
 
 def _judged(
-    call: Call, plan: Plan, run: _Run, slip: Slip, step: Try, reply: Reply, *, began: float, delivered: bool
+    call: Call, plan: Plan, run: _Run, bill: _Bill, step: Try, reply: Reply, *, began: float, delivered: bool
 ) -> Result | Outcome:
     now = plan.clock()
     judged = plan.judge.verdict(step, reply)
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
-    _settle(call, plan, run, slip, attempt)
+    _settle(call, plan, run, bill, attempt)
     run.last_text, run.sent = reply.text, run.sent or reply.sent
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:
             return judged.result
         run.tried[-1] = replace(attempt, outcome="rejected", error=refusal)
-        slip.settle(run.tried[-1])
+        bill.settle(run.tried[-1])
         judged = replace(judged, error=refusal)
     return Outcome(
         error=judged.error or LLMError("no answer"),
@@ -174,17 +190,18 @@ def _judged(
     )
 
 
-def _settle(call: Call, plan: Plan, run: _Run, slip: Slip, attempt: Attempt) -> None:
+def _settle(call: Call, plan: Plan, run: _Run, bill: _Bill, attempt: Attempt) -> None:
     run.tried.append(attempt)
-    slip.settle(attempt)
+    bill.settle(attempt)
     plan.on_attempt(call, attempt)
 
 
-def _late(plan: Plan, slip: Slip, step: Try, began: float, reply: Reply) -> None:
+def _late(plan: Plan, bill: _Bill, step: Try, began: float, reply: Reply) -> None:
     """Corrects what was settled at the worst case, where the whole answer came after all."""
     if reply.error is None and reply.usage is not None:
         attempt = plan.judge.attempt(step, reply, latency=plan.clock() - began)
-        slip.settle(replace(attempt, outcome="error", error=LLMTimeoutError("its answer came too late")))
+        late = replace(attempt, outcome="error", error=LLMTimeoutError("its answer came too late"))
+        bill.settle(late, true=True)
 
 
 def _ended(call: Call, run: _Run, end: End) -> LLMError:

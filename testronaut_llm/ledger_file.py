@@ -29,9 +29,9 @@ _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, fe
 _VERSIONS = (
     """
     CREATE TABLE attempts (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL, at REAL NOT NULL,
-        lease REAL NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, provider_model TEXT NOT NULL, amount INTEGER,
-        estimate INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL,
+        at REAL NOT NULL, lease REAL NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, provider_model TEXT NOT NULL,
+        amount INTEGER, estimate INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
         cache_write_tokens INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER NOT NULL DEFAULT 0,
         estimated INTEGER NOT NULL DEFAULT 0, latency REAL NOT NULL DEFAULT 0);

@@ -107,8 +107,6 @@ class _ThreadAttempt:
             result = self._results.get(timeout=max(0.0, self._until - time.monotonic()))
         except queue.Empty:
             self.leave()
-            with suppress(queue.Empty):  # what came in the meantime
-                self._too_late(self._results.get_nowait())
             return _overrun(self._ask, self._exchange)
         if isinstance(result, BaseException):
             raise result
@@ -120,6 +118,9 @@ class _ThreadAttempt:
         if not self._ended:
             self._ended = True
             self._exchange.abandon()
+            with suppress(queue.Empty):
+                while True:
+                    self._too_late(self._results.get_nowait())
 
     def _too_late(self, result: str | Reply | BaseException) -> None:
         if isinstance(result, Reply):

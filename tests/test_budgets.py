@@ -1,0 +1,365 @@
+"""The budgets of `llm.yaml` hold for every call, and no answer that was paid is lost."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import faults
+import pytest
+import structlog
+from manager_kit import KEY, KEYS, Api, apis, config, manager, model
+
+from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm.exchange import Exchange
+from testronaut_llm.ledger import Ledger
+from testronaut_llm.ledger_file import LedgerFile
+from testronaut_llm.model_request import Reply
+from testronaut_llm.paths import data_dir
+from testronaut_llm.records import Usage
+from testronaut_llm.testing.fake import FakeLLM
+from testronaut_llm.testing.fake_rules import FakeAnswer
+
+Make = Callable[..., Api]
+
+# USD per million tokens: an answer of 1,000 tokens costs 1 cent, 1 mill, nothing.
+MODELS: dict[str, Any] = {
+    "dear": {"model": "openai/dear", "price": {"input": 0, "output": 10}, "quality": 9},
+    "cheap": {"model": "openai/cheap", "price": {"input": 0, "output": 1}, "quality": 5},
+    "home": {"model": "openai/home", "price": {"input": 0, "output": 0}, "quality": 3, "local": True},
+}
+ANSWER = FakeAnswer(text="yes", usage=Usage(prompt_tokens=10, completion_tokens=1000))
+
+
+def fake(*models: str, budget: dict[str, Any] | None = None, own: Any = None, **task: Any) -> FakeLLM:
+    """Tasks `t` (with a budget of its `own`) and `u` over these models; an answer takes all its 1,000 tokens."""
+    settings = {"models": list(models), "strategy": "as_listed", "max_tokens": 1000, **task}
+    made = LLMConfig.model_validate(
+        {
+            "version": 1,
+            "models": {name: MODELS[name] for name in models if name in MODELS},
+            "tasks": {"t": {**settings, "budget": own}, "u": settings},
+            "budget": {"scope": "tests", **(budget or {})},
+        }
+    )
+    llm = FakeLLM(config=made)
+    llm.reply(ANSWER)
+    return llm
+
+
+def models_asked(llm: FakeLLM) -> list[str]:
+    return [call.model for call in llm.calls]
+
+
+@pytest.mark.parametrize("field", ["per_day", "per_month", "total"])
+def test_stop_refuses_before_sending(field: str) -> None:
+    """Two cents hold two answers; the third raises, names the limit, and nothing is sent."""
+    with fake("dear", budget={field: "0.02"}) as llm:
+        for _ in range(2):
+            llm.complete("t", "hi")
+        with pytest.raises(errors.BudgetExceededError, match=rf"up to \$0\.01, and \$0 is left of budget\.{field}"):
+            llm.complete("u", "hi")
+        assert len(llm.calls) == 2
+        (state,) = llm.spend().limits
+    assert (state.name, state.spent, state.reserved, state.left) == (f"budget.{field}", Decimal("0.02"), 0, 0)
+
+
+def test_it_steps_down_before_it_stops_and_says_so() -> None:
+    """As money runs low the route goes on with what still fits, and the reason tells."""
+    with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
+        answers = [llm.complete("t", "hi").model for _ in range(3)]
+        with pytest.raises(errors.BudgetExceededError):
+            llm.complete("t", "hi")
+    assert answers == ["dear", "cheap", "cheap"]
+    with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
+        llm.complete("t", "hi")
+        assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, too dear now: ")
+
+
+@pytest.mark.parametrize(("rule", "asked"), [("stop", 1), ("local", 2)])
+def test_only_local_goes_on_for_nothing(rule: str, asked: int) -> None:
+    """With `local` a free model takes over when the money is gone; with `stop` it does not."""
+    with fake("dear", "home", budget={"per_day": "0.01", "on_exceeded": rule}) as llm:
+        llm.complete("t", "hi")
+        if rule == "stop":
+            with pytest.raises(errors.BudgetExceededError, match="on_exceeded is `stop`"):
+                llm.complete("t", "hi")
+        else:
+            assert llm.complete("t", "hi").model == "home"
+        assert len(llm.calls) == asked
+
+
+def test_warn_goes_on_and_tells() -> None:
+    """`warn` books and logs what is over the limit; a `max_cost` of the caller's refuses all the same."""
+    with (
+        fake("dear", budget={"per_day": "0.01", "on_exceeded": "warn"}) as llm,
+        structlog.testing.capture_logs() as logs,
+    ):
+        llm.complete("t", "hi")
+        llm.complete("t", "hi")
+        assert llm.spend().total.cost == Decimal("0.02")
+        with pytest.raises(errors.BudgetExceededError, match="max_cost"):
+            llm.complete("t", "hi", max_cost="0.001")
+    assert [log["limit"] for log in logs if log["event"] == "budget_exceeded"] == ["budget.per_day"]
+
+
+def test_a_task_has_limits_of_its_own_beside_the_files() -> None:
+    """A task's own budget counts its money alone, and one that warns does not lift the file's."""
+    own = {"per_day": "0.01", "on_exceeded": "warn"}
+    with fake("dear", budget={"per_day": "0.03"}, own=own) as llm:
+        for _ in range(3):
+            llm.complete("t", "hi")
+        with pytest.raises(errors.BudgetExceededError, match=r"budget\.per_day"):
+            llm.complete("t", "hi")
+    with fake("dear", budget={"per_day": "0.03"}, own={"per_day": "0.01"}) as llm:
+        llm.complete("t", "hi")
+        with pytest.raises(errors.BudgetExceededError, match=r"tasks\.t\.budget\.per_day"):
+            llm.complete("t", "hi")
+        llm.complete("u", "hi")
+
+
+def test_a_call_pays_for_all_its_attempts() -> None:
+    """Retries, repairs and fallbacks draw on `per_call`: what timed out may have been billed."""
+    with fake("dear", "cheap", budget={"per_call": "0.0115"}, retries=2) as llm:
+        llm.reply(errors.LLMTimeoutError("slow", retry_after=0.0), model="dear")
+        answer = llm.complete("t", "hi")
+        assert [(one.model, one.cost) for one in answer.attempts] == [
+            ("dear", Decimal("0.01")),
+            ("cheap", Decimal("0.001")),
+        ]
+        llm.reply(errors.LLMTimeoutError("slow", retry_after=0.0))
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.complete("t", "hi")
+        assert len(caught.value.attempts) == 2
+        assert isinstance(caught.value.last, errors.BudgetExceededError)
+        assert "of which $0.011 is spent" in str(caught.value.last)
+        with pytest.raises(errors.AllModelsFailedError):
+            llm.complete("t", "hi", max_cost="0.01", model="dear")
+
+
+def test_a_model_without_a_price_is_refused_under_any_budget() -> None:
+    """The message is the line to add; without a budget it is asked, and its cost stays unknown."""
+    with (
+        fake("openai/who-knows", budget={"per_month": "5"}) as llm,
+        pytest.raises(errors.BudgetExceededError, match=r"no known price.*price: \{input:"),
+    ):
+        llm.complete("t", "hi")
+    assert llm.calls == []
+    with fake("openai/who-knows") as llm:
+        assert llm.complete("t", "hi").cost is None
+        total = llm.spend().total
+    assert (total.calls, total.unpriced, total.cost) == (1, 1, 0)
+    assert llm.session.unpriced == 1
+
+
+def test_balanced_paces_what_a_day_has_left() -> None:
+    """A day's money is shared among the calls that its rest will bring, so the best model is for rich days."""
+    for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
+        with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
+            llm._engine.__dict__["ledger"] = Ledger(None, clock=lambda: 20_000 * 86_400.0)
+            first = llm.route("t", "hi").kept[0]
+            assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
+
+
+def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
+    """Rejected, repaired, retried and fallen back: each attempt counts once, by its task and model."""
+    with fake("cheap", "dear", retries=1) as llm:
+        llm.reply(errors.RateLimitError("wait", retry_after=0.0), "no JSON", "nor this", model="cheap")
+        llm.reply('{"a": 1}', model="dear")
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+        answers = [llm.complete("t", "hi", schema=schema), llm.complete("u", "hi", accept=lambda a: a.model == "dear")]
+        attempts = [(answer.task, one) for answer in answers for one in answer.attempts]
+        spend = llm.spend()
+    assert [one.outcome for _, one in attempts] == ["error", "rejected", "rejected", "answer", "rejected", "answer"]
+    assert spend.total.cost == sum(one.cost or 0 for _, one in attempts) == sum(answer.cost or 0 for answer in answers)
+    assert spend.total.calls == len(attempts) == sum(row.totals.calls for row in spend.rows)
+    assert {name: totals.calls for name, totals in spend.by_task.items()} == {"t": 4, "u": 2}
+    assert {name: totals.calls for name, totals in spend.by_model.items()} == {"cheap": 4, "dear": 2}
+    assert spend.total.prompt_tokens == sum(one.usage.prompt_tokens for _, one in attempts if one.usage)
+    assert llm.session.cost == spend.total.cost
+
+
+def test_routing_saves_what_the_best_model_would_have_cost_more() -> None:
+    """The same tokens at the price of the best model of the route, less what was paid."""
+    with fake("dear", "cheap", strategy="cheapest") as llm:
+        llm.complete("t", "hi")
+        llm.complete("t", "hi", model="dear")
+        assert llm.spend().by_model["cheap"].saved_by_routing == Decimal("0.009")
+        assert llm.spend().total.saved_by_routing == llm.session.saved == Decimal("0.009")
+
+
+def test_since_counts_days() -> None:
+    """A day, or a time that has passed; anything else is an error that says so."""
+    with fake("cheap") as llm:
+        llm.complete("t", "hi")
+        assert llm.spend("2026-01-01").total.calls == llm.spend("1h").total.calls == 1
+        assert llm.spend("9999-01-01").total.calls == 0
+        for wrong in ("soon", "2026-13-01", "-1d"):
+            with pytest.raises(errors.ConfigError, match="expected a day such as"):
+                llm.spend(wrong)
+
+
+def test_fakes_leave_the_users_books_alone() -> None:
+    """What a test spends is kept in memory."""
+    with fake("dear", budget={"per_day": "1"}) as llm:
+        llm.complete("t", "hi")
+        assert llm.spend().total.calls == 1
+    assert not data_dir().exists()
+
+
+def test_whose_money_a_configuration_made_in_python_spends() -> None:
+    """A budget without a file has to say its scope, be it a task's."""
+    task = {"models": ["openai/gpt-6-luna"], "budget": {"per_day": 1}}
+    made = LLMConfig.model_validate({"version": 1, "tasks": {"t": task}})
+    with pytest.raises(errors.ConfigError, match="scope"):
+        LLMManager(config=made)
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Make]:
+    with apis() as make:
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(data_dir() / "ledger.sqlite3") as db:
+        found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
+    db.close()
+    llm._engine.ledger.close()
+    return found
+
+
+def test_a_stream_that_is_left_is_paid_at_its_worst(api: Make) -> None:
+    """Nobody knows what was billed; the books say so before the process could end."""
+    a = api("a", faults.stalled_stream)
+    with manager({"a": model("openai", a)}, max_tokens=100) as llm:
+        with llm.stream("t", "hi") as pieces:
+            next(pieces)
+            assert [row[0] for row in _book(llm)] == [1]
+        ((state, outcome, error, amount),) = _book(llm)
+    assert (state, outcome, error) == (2, "error", "timeout")
+    assert amount > 100 * 2 * 10**6  # picodollars: a hundred tokens at 2 USD a million, and the prompt
+    assert llm.session.cost == Decimal(amount).scaleb(-12)
+
+
+class Late:
+    """A gateway whose answer comes after it was given up."""
+
+    def __init__(self) -> None:
+        self.task_of: dict[int, str] = {}
+
+    def load(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def send(self, _request: object, exchange: Exchange) -> Iterator[Reply]:
+        exchange.requests += 1
+        while not exchange.abandoned:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        yield Reply(text="yes", finish_reason="stop", usage=Usage(prompt_tokens=10, completion_tokens=500))
+
+
+def test_a_late_answer_corrects_the_worst_case() -> None:
+    """The attempt was given up and settled at its worst; its true usage came all the same."""
+    with fake("cheap", retries=0) as llm:
+        llm._engine.__dict__["gateway"] = Late()
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.complete("t", "hi", timeout=0.05)
+        assert [one.cost for one in caught.value.attempts] == [Decimal("0.001")]
+        for thread in threading.enumerate():
+            if thread.name == "testronaut-llm-attempt":
+                thread.join()
+        assert llm.spend().total.cost == llm.session.cost == Decimal("0.0005")
+        assert llm.spend().total.calls == 1
+
+
+def test_without_a_budget_a_broken_ledger_stops_nothing(api: Make) -> None:
+    """The answer comes, and one warning."""
+    data_dir().mkdir(parents=True)
+    (data_dir() / "ledger.sqlite3").write_text("no database " * 100)
+    a = api("a", faults.good())
+    with manager({"a": model("openai", a)}) as llm, structlog.testing.capture_logs() as logs:
+        llm.complete("t", "hi")
+        assert llm.complete("t", "hi").text
+        with pytest.raises(errors.ConfigError, match="not a database"):
+            llm.spend()
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
+
+
+def _limited(url: Api, **budget: Any) -> LLMManager:
+    made = config({"a": model("openai", url)}, max_tokens=100).model_dump(exclude_unset=True)
+    return LLMManager(config=LLMConfig.model_validate({**made, "budget": {"scope": "s", "per_day": 1, **budget}}))
+
+
+def test_under_a_budget_a_broken_ledger_stops_what_costs(api: Make) -> None:
+    """The error comes before the request, and says what mends it."""
+    data_dir().mkdir(parents=True)
+    (data_dir() / "ledger.sqlite3").write_text("no database " * 100)
+    a = api("a", faults.good())
+    with _limited(a) as llm, pytest.raises(errors.ConfigError, match=r"no budget can be held.*mv "):
+        llm.complete("t", "hi")
+    assert a.asked == []
+
+
+def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
+    api: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer that was paid comes back; its settlement is written when the ledger works again."""
+    a = api("a", faults.good())
+    with _limited(a) as llm:
+        run, broken = LedgerFile.run, []
+        monkeypatch.setattr(LedgerFile, "run", lambda file, work: broken[0]() if broken else run(file, work))
+        error = errors.ConfigError("the disk is full")
+
+        def fail() -> None:
+            raise error
+
+        a.plan(lambda exchange: (broken.append(fail), faults.good()(exchange))[1])  # type: ignore[func-returns-value]
+        with structlog.testing.capture_logs() as logs:
+            answer = llm.complete("t", "hi")
+        assert answer.cost
+        assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
+        broken.clear()
+        assert llm.spend().total.cost == answer.cost
+        assert llm.spend().limits[0].reserved == 0
+
+
+def test_a_process_that_slept_asks_for_its_money_again() -> None:
+    """Between reserving and sending the lease ended: what others spent meanwhile is seen."""
+    now = [1_800_000_000.0]
+    ledger = Ledger(None, clock=lambda: now[0])
+    with fake("cheap", budget={"total": "0.0015"}) as llm:
+        llm._engine.__dict__["ledger"] = ledger
+        sent = ledger.sent
+
+        def slept(row: int, lease: float) -> bool:
+            now[0] += 61
+            return sent(row, lease)
+
+        ledger.sent = slept  # type: ignore[method-assign]
+        with pytest.raises(errors.BudgetExceededError):
+            [llm.complete("t", "hi") for _ in range(9)]
+        assert llm.spend().total.cost == Decimal("0.001")
+
+
+def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:
+    """What the route saw is gone when it reserves: the next candidate is asked, or the budget's error comes."""
+    with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
+        money = llm._engine.budgets.money
+        llm._engine.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
+        assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
+        with pytest.raises(errors.BudgetExceededError):
+            llm.complete("t", "hi")
+        assert len(llm.calls) == 2
+        llm._engine.budgets.money = money  # type: ignore[method-assign]
