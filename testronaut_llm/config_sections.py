@@ -45,16 +45,16 @@ class LimitConfig(Section):
 
 
 class BudgetConfig(Section):
-    """How much may be spent, in USD. Only `per_call` and `on_exceeded` are in force yet; days and months are UTC."""
+    """How much may be spent, in USD; days and months are UTC. All processes that share a scope share its money."""
 
     per_call: Limit | None = None
     """USD for one call, its retries and fallbacks included."""
     per_day: Limit | None = None
-    """USD for one day (not in force yet)."""
+    """USD for one day."""
     per_month: Limit | None = None
-    """USD for one calendar month (not in force yet)."""
+    """USD for one calendar month."""
     total: Limit | None = None
-    """USD for ever (not in force yet)."""
+    """USD for ever."""
     on_exceeded: OnExceeded = "stop"
     """What happens to a call that does not fit: `stop` raises, `local` uses local models only, `warn` goes on."""
     scope: str | None = None
