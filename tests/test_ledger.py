@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -49,8 +50,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(path: Path, clock: Clock) -> Ledger:
-    return Ledger(path, scope=lambda: SCOPE, clock=clock)
+def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
+    made = Ledger(path, scope=lambda: SCOPE, clock=clock)
+    yield made
+    made.file.close()
 
 
 def entry(worst: str | None = "1", *, task: str = "t", model: str = "m") -> Entry:
@@ -144,6 +147,24 @@ def test_threads_do_not_overspend(ledger: Ledger) -> None:
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(one, range(64))) == 5
     assert money(ledger) == ("5", "0")
+
+
+def test_nobody_reserves_between_another_s_look_and_its_reservation(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one process sees what is left, no other can take it."""
+    monkeypatch.setattr(ledger_file, "WAIT", 0.02)
+    other, check = Ledger(path), ledger._check
+
+    def meanwhile(*given: Any) -> None:
+        check(*given)
+        with pytest.raises(ConfigError, match="fuser"):
+            other.reserve(entry())
+
+    other.reserve(entry("0.5"))
+    monkeypatch.setattr(ledger, "_check", meanwhile)
+    ledger.reserve(entry("0.5"), [limit("1")])
+    other.file.close()
 
 
 def _die(path: Path, clock: Clock, state: str) -> None:
@@ -348,9 +369,10 @@ def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) 
     assert report(ledger, SCOPE, since=None, limits=()).total.hits == 1
 
 
-def test_a_fork_takes_no_connection_along(ledger: Ledger) -> None:
+def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
     """Parent and child go on with the same manager, and none of them trusts the other's locks."""
     spend(ledger, "0.1")
+    gc.collect()  # a connection that is finalised while another thread forks would hold SQLite's own locks
     going = threading.Event()
 
     def busy() -> None:
@@ -359,8 +381,14 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger) -> None:
 
     thread = threading.Thread(target=busy)
     thread.start()
+
+    def child() -> None:
+        assert not [fd for fd in Path("/proc/self/fd").iterdir() if fd.exists() and fd.resolve() == path]
+        for _ in range(5):
+            spend(ledger, "0.01")
+
     try:
-        children = [in_a_child(lambda: [spend(ledger, "0.01") for _ in range(5)]) for _ in range(4)]
+        children = [in_a_child(child) for _ in range(4)]
     finally:
         going.set()
         thread.join()
