@@ -1,41 +1,47 @@
-"""One door to every language model: tasks, routing, cost, cache and fallback over LiteLLM."""
+"""One door to every language model: tasks, routing, cost, cache and fallback over LiteLLM.
+
+A name is loaded when it is first used, so that the import costs a program nothing before it asks.
+"""
 
 from __future__ import annotations
 
-from testronaut_llm.comparison import Comparison
-from testronaut_llm.errors import (
-    AllModelsFailedError,
-    AuthenticationError,
-    BadResponseError,
-    BudgetExceededError,
-    CacheMissError,
-    CassetteMissError,
-    ConfigError,
-    ConnectionFailedError,
-    ContentFilteredError,
-    ContextWindowError,
-    InvalidRequestError,
-    LLMError,
-    LLMTimeoutError,
-    LocalModelError,
-    MissingCredentialError,
-    ModelNotFoundError,
-    NoReadyModelError,
-    OutputInvalidError,
-    OutputTruncatedError,
-    OverloadedError,
-    PermissionDeniedError,
-    ProviderError,
-    QuotaExceededError,
-    RateLimitError,
-    ServerError,
-    UnknownTaskError,
-)
-from testronaut_llm.llm_manager import LLMManager
-from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.provider_registry import Provider, register_provider
-from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
-from testronaut_llm.streams import AsyncStream, Stream
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testronaut_llm.comparison import Comparison
+    from testronaut_llm.errors import (
+        AllModelsFailedError,
+        AuthenticationError,
+        BadResponseError,
+        BudgetExceededError,
+        CacheMissError,
+        CassetteMissError,
+        ConfigError,
+        ConnectionFailedError,
+        ContentFilteredError,
+        ContextWindowError,
+        InvalidRequestError,
+        LLMError,
+        LLMTimeoutError,
+        LocalModelError,
+        MissingCredentialError,
+        ModelNotFoundError,
+        NoReadyModelError,
+        OutputInvalidError,
+        OutputTruncatedError,
+        OverloadedError,
+        PermissionDeniedError,
+        ProviderError,
+        QuotaExceededError,
+        RateLimitError,
+        ServerError,
+        UnknownTaskError,
+    )
+    from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.model_config import LLMConfig
+    from testronaut_llm.provider_registry import Provider, register_provider
+    from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
+    from testronaut_llm.streams import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
@@ -81,3 +87,34 @@ __all__ = [
     "Usage",
     "register_provider",
 ]
+
+_HOMES = {
+    "Answer": "records",
+    "AsyncStream": "streams",
+    "Attempt": "records",
+    "Candidate": "records",
+    "Comparison": "comparison",
+    "Embeddings": "records",
+    "LLMConfig": "model_config",
+    "LLMManager": "llm_manager",
+    "Message": "records",
+    "Provider": "provider_registry",
+    "Route": "records",
+    "Stream": "streams",
+    "Usage": "records",
+    "register_provider": "provider_registry",
+}
+"""The module of each public name that is no error."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
