@@ -93,6 +93,19 @@ class ManagerBase:
         first = first_day(since, ledger.clock())
         return report(ledger, scope_of(config), since=first, limits=all_limits(config))
 
+    def prune_history(self, older_than: str | date) -> int:
+        """Forgets the single requests before a UTC day, or older than a time such as `90d`; every sum stays.
+
+        Returns how many went, of all scopes.
+
+        Raises:
+            ConfigError: `older_than` is no such thing, or the ledger cannot be used.
+        """
+        from testronaut_llm.ledger_report import first_day, prune
+
+        ledger = self._engine.ledger
+        return prune(ledger, first_day(older_than, ledger.clock()) or "")
+
     @property
     def session(self) -> Session:
         """What this manager's own calls cost and saved so far, in USD."""

@@ -11,6 +11,7 @@ import typer
 
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run(
         "max_cost": max_cost,
         "cache": "off" if no_cache else None,
     }
-    with LLMManager(config) as llm:
+    with LLMManager(config) as llm, billed(llm):
         if stream:
             answer = _streamed(llm.stream(task, text, **options), silent=as_json)
         else:
@@ -61,9 +62,8 @@ def run(
         screen.out_json(answer)
     elif not stream:
         screen.out(answer.text)
-    cost = "cost unknown" if answer.cost is None else f"${answer.cost:f}" if answer.cost else "free"
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    screen.note(f"{answer.model} ({answer.provider_model}): {tokens}, {cost}, {answer.latency:.1f} s")
+    screen.note(f"{answer.model} ({answer.provider_model}): {tokens}, {bill(llm)}, {answer.latency:.1f} s")
 
 
 def _streamed(stream: Stream[Any], *, silent: bool) -> Answer[Any]:

@@ -14,6 +14,7 @@ from testronaut_llm.call_builder import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import read_schema, read_text
 from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.records import Answer
@@ -53,12 +54,13 @@ def compare(
         raise InvalidRequestError("give the models to ask, such as --models sonnet,qwen")
     asked: str | Sequence[Prompt] = prompt if prompt is not None else _prompts(file)
     wanted = read_schema(schema)
-    with LLMManager(config) as llm:
+    with LLMManager(config) as llm, billed(llm):
         found = llm.compare(task, asked, models=names, schema=wanted, cache="off" if no_cache else None)
     if as_json:
         screen.out_json(found)
     else:
         _show(found)
+    screen.note(f"this run cost {bill(llm)}")
     if not any(totals.answered for totals in found.totals):
         raise typer.Exit(screen.FAILED)
 

@@ -1,0 +1,215 @@
+"""`spend` tells what was spent, in each form, and what is told is the same in all of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testronaut_llm.cli import main
+from testronaut_llm.cli.spend_charts import days_chart, series_of
+from testronaut_llm.cli.spend_page import page
+from testronaut_llm.ledger import Ledger, Limit
+from testronaut_llm.ledger_entries import Entry
+from testronaut_llm.ledger_report import Spend, report
+from testronaut_llm.paths import data_dir
+from testronaut_llm.records import Attempt, Usage
+
+Run = Callable[..., tuple[int, str, str]]
+NOON = 20_000 * 86_400.0 + 43_200
+CONFIG = """version: 1
+models: {m: {model: openai/m, price: {input: 1, output: 1}}}
+tasks: {t: {models: [m], budget: {per_day: 2}}}
+budget: {scope: mine, per_month: 4, total: 100}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in a folder with an `llm.yaml`; its exit code, stdout and stderr."""
+    (tmp_path / "llm.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+
+    def running(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        try:
+            main()
+            code: Any = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        return (code, *capsys.readouterr())
+
+    return running
+
+
+def book(path: Path | None, *spent: tuple[float, str, str, str | None]) -> Ledger:
+    """A ledger of attempts: days ago, task, model, cost."""
+    now = [0.0]
+    ledger = Ledger(path, scope=lambda: "mine", clock=lambda: now[0])
+    for days, task, model, cost in spent:
+        now[0] = _now(path) - days * 86_400
+        amount = None if cost is None else Decimal(cost)
+        one = Entry(scope="mine", task=task, model=model, provider_model=f"openai/{model}", worst=amount)
+        usage = Usage(prompt_tokens=1000, completion_tokens=10)
+        ledger.settle(
+            one,
+            ledger.reserve(one),
+            Attempt(model=model, provider_model=f"openai/{model}", outcome="answer", usage=usage, cost=amount),
+        )
+    now[0] = _now(path)
+    return ledger
+
+
+def _now(path: Path | None) -> float:
+    import time
+
+    return NOON if path is None else time.time()
+
+
+@pytest.fixture
+def spent() -> None:
+    """Three requests of today and one of long ago, in the user's own ledger."""
+    ledger = book(
+        data_dir() / "ledger.sqlite3",
+        (400, "t", "m", "0.5"),
+        (0, "t", "m", "0.25"),
+        (0, "u", "n", "1.5"),
+        (0, "u", "m", None),
+    )
+    ledger.hit("t", "m", Decimal("0.125"))
+    ledger.close()
+
+
+@pytest.mark.usefixtures("spent")
+def test_tables(run: Run) -> None:
+    """By day, task and model, each with its sum, and the budgets with their bars."""
+    code, out, _ = run("spend")
+    assert code == 0
+    assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\t$0" in out
+    assert "u\t2\t0\t2,000\t20\t$1.50 + 1 of unknown price\t$0\t$0" in out
+    assert out.count("all\t4\t1\t4,000\t40\t$2.25 + 1 of unknown price\t$0.12\t$0") == 3
+    assert re.search(
+        r"budget\.per_month\t########\.{12}\t\$1\.75\t\$0\t\$2\.25\t\$4\.00\t\d+ (d \d+ h|h \d+ min)\n", out
+    )
+    assert "budget.total\t....................\t$2.25\t$0\t$97.75\t$100.00\tnever\n" in out
+    assert re.search(r"tasks\.t\.budget\.per_day\t##\.{18}\t\$0\.25\t\$0\t\$1\.75", out)
+
+
+@pytest.mark.usefixtures("spent")
+def test_each_form_tells_the_same(run: Run, tmp_path: Path) -> None:
+    """JSON, CSV and the page hold the same sums; `--since` leaves out what is older, never what counts."""
+    found = json.loads(run("spend", "--json")[1])
+    assert (found["total"]["cost"], found["total"]["calls"], found["by_model"]["n"]["cost"]) == ("2.25", 4, "1.5")
+    rows = list(csv.DictReader(io.StringIO(run("spend", "--csv")[1])))
+    assert sum(Decimal(row["cost"]) for row in rows) == Decimal("2.25")
+    assert sum(int(row["calls"]) for row in rows) == 4
+    assert [row["saved_by_cache"] for row in rows if row["hits"] == "1"] == ["0.125"]
+    code, out, err = run("spend", "--html", "page.html", "--since", "30d")
+    assert (code, out, err) == (0, "", "wrote page.html\n")
+    assert "<b>$1.75</b><span>spent + 1 of unknown price</span>" in (tmp_path / "page.html").read_text()
+    recent = json.loads(run("spend", "--since", "30d", "--json")[1])
+    assert recent["total"]["cost"] == "1.75"
+    assert {one["name"]: one["spent"] for one in recent["limits"]}["budget.total"] == "2.25"
+
+
+@pytest.mark.usefixtures("spent")
+def test_prune_keeps_the_sums(run: Run) -> None:
+    """Requests of long ago become sums."""
+    before = run("spend", "--csv")[1]
+    assert run("spend", "prune", "--older-than", "1d")[2] == "single requests forgotten: 1; their sums stay\n"
+    assert run("spend", "--csv")[1] == before
+
+
+def test_nothing_spent(run: Run, tmp_path: Path) -> None:
+    """That is said, in each form, and no ledger is made."""
+    code, out, err = run("spend", "--since", "2026-01-01")
+    assert (code, err) == (0, "nothing has been spent since 2026-01-01 for mine\n")
+    assert out.startswith("limit\t")
+    assert run("spend", "--csv")[1].count("\n") == 1
+    run("spend", "--html", "page.html")
+    assert "Nothing has been spent yet." in (tmp_path / "page.html").read_text()
+    assert not data_dir().exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--since", "soon"), "expected a day such as"),
+        (("--json", "--csv"), "expected one of them"),
+        (("--html", "missing/page.html"), "cannot write missing/page.html"),
+        (("prune", "--older-than", "old"), "expected a day such as"),
+    ],
+)
+def test_what_is_wrong_is_said(run: Run, arguments: tuple[str, ...], says: str) -> None:
+    """Exit code 2, and one message."""
+    code, _, err = run("spend", *arguments)
+    assert code == 2
+    assert says in err
+
+
+class Page(HTMLParser):
+    """What a page consists of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "rect", "line"):
+            self.open.append(tag)
+        self.addresses += [name for name, _ in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "rect", "line"):
+            assert self.open.pop() == tag
+
+
+def _spend(*spent: tuple[float, str, str, str | None], limits: tuple[tuple[str, Limit], ...] = ()) -> Spend:
+    return report(book(None, *spent), "mine", since=None, limits=limits)
+
+
+@pytest.mark.parametrize("days", [0, 40, 400, 3000])
+def test_the_page_is_whole_by_itself(days: int) -> None:
+    """No script, no address to fetch, every tag closed, and no name that could become a tag."""
+    held = Limit(name="budget.total", period="total", amount=Decimal(1))
+    spent = [(float(day), "<script>", f"m{day % 9}</title>", "0.5") for day in range(days)]
+    text = page(_spend(*spent, limits=(("", held),)))
+    read = Page(text)
+    assert read.open == []
+    assert read.addresses == []
+    assert not {"script", "img", "link", "iframe", "object", "use"} & set(read.tags)
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert "default-src 'none'" in text
+
+
+def test_bars_are_stacked_and_merged() -> None:
+    """A bar is a day, or a span of days where there are many; models beyond the seventh share a colour."""
+    few = _spend((1, "t", "a", "1"), (1, "t", "b", "3"), (0, "t", "a", "2"))
+    bars = re.findall(r'<rect class="(s\d)" x="([\d.]+)" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', _chart(few))
+    assert bars == [
+        ("s0", "0.00", "165.00", "55.00"),
+        ("s1", "0.00", "0.00", "165.00"),
+        ("s0", "500.00", "110.00", "110.00"),
+    ]
+    many = _spend(*((float(n), "t", f"m{n % 9}", "1") for n in range(124)))
+    assert series_of(many) == ["m0", "m1", "m2", "m3", "m4", "m5", ""]
+    titles = re.findall(r"<title>(.*?)</title>", _chart(many))
+    assert any(re.fullmatch(r"2024-\d\d-\d\d to 2024-\d\d-\d\d: others, \$[12]\.00", title) for title in titles)
+    assert len({title.partition(":")[0] for title in titles}) == 62
+
+
+def _chart(found: Spend) -> str:
+    return days_chart(found, series_of(found))
