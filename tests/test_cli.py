@@ -82,6 +82,14 @@ def test_run_prints_the_answer_and_nothing_else(run: Run) -> None:
     assert "good (openai/gpt-4o-mini): 12 + 6 tokens, $0.000024" in err
 
 
+def test_a_run_that_fails_says_what_it_cost(run: Run, api: Endpoint) -> None:
+    """An answer that was refused is paid all the same."""
+    api.plan(faults.good(""))
+    code, out, err = run("run", "cli_analysis", "hi")
+    assert (code, out) == (1, "")
+    assert "this run cost $0.000024\n" in err
+
+
 def test_run_as_json_holds_the_attempts(run: Run) -> None:
     """With --json, stdout is one JSON document with text, usage, cost and attempts."""
     code, out, _ = run("run", "cli_analysis", "What is ls?", "--json")

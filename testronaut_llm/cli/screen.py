@@ -52,8 +52,10 @@ def note(text: str) -> None:
 
 
 def say_error(error: LLMError) -> None:
-    """Prints an error, with its kind in front."""
+    """Prints an error, with its kind in front, and what was noted on it."""
     note(f"error ({error.code}): {error}")
+    for line in getattr(error, "__notes__", ()):
+        note(line)
     if isinstance(error, NoReadyModelError):
         note(WITHOUT_KEYS)
 

@@ -15,7 +15,7 @@ import typer
 from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
-from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 
 if TYPE_CHECKING:
     from testronaut_llm.ledger_report import LimitState, Spend, Totals
@@ -25,7 +25,7 @@ COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache",
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20
 
-group = typer.Typer(help="Show what was spent and saved, and what the budgets leave.", invoke_without_command=True)
+group = typer.Typer(invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -88,12 +88,13 @@ def bill(llm: LLMManager) -> str:
 
 @contextmanager
 def billed(llm: LLMManager) -> Iterator[None]:
-    """Tells what was spent on calls that failed or were broken off."""
+    """Says what was spent when calls fail or are broken off; where it is an error of ours, after its message."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if llm.session.cost or llm.session.unpriced:
-            screen.note(f"this run cost {bill(llm)}")
+            say = error.add_note if isinstance(error, LLMError) else screen.note  # ctrl-C has nobody to print its notes
+            say(f"this run cost {bill(llm)}")
         raise
 
 
