@@ -127,10 +127,11 @@ class Ledger:
 
         Never fails: what cannot be written is kept, and written later.
         """
-        self._unsettled.append((entry, row, attempt))
         try:
             self._settle_all()
+            self._book(entry, row, attempt)
         except ConfigError as error:
+            self._unsettled.append((entry, row, attempt))
             self.warn(error)
 
     def release(self, row: int) -> None:
@@ -245,7 +246,8 @@ class Ledger:
 
     def _save_all(self) -> None:
         self._flushed = time.monotonic()
-        taken = [self._savings.popleft() for _ in range(len(self._savings))]
+        with self._lock:
+            taken = [self._savings.popleft() for _ in range(len(self._savings))]
         sums: dict[tuple[str, str, str], tuple[int, int, int]] = {}
         for day, task, model, hits, by_cache, by_routing in taken:
             so_far = sums.get((day, task, model), (0, 0, 0))

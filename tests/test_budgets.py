@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +21,7 @@ from testronaut_llm.ledger import Ledger
 from testronaut_llm.ledger_file import LedgerFile
 from testronaut_llm.model_request import Reply
 from testronaut_llm.paths import data_dir
-from testronaut_llm.records import Usage
+from testronaut_llm.records import Call, Candidate, Usage
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
 
@@ -198,6 +199,8 @@ def test_since_counts_days() -> None:
         llm.complete("t", "hi")
         assert llm.spend("2026-01-01").total.calls == llm.spend("1h").total.calls == 1
         assert llm.spend("9999-01-01").total.calls == 0
+        today = datetime.now(UTC)
+        assert llm.spend(today).total.calls == llm.spend(today.date()).total.calls == 1
         for wrong in ("soon", "2026-13-01", "-1d"):
             with pytest.raises(errors.ConfigError, match="expected a day such as"):
                 llm.spend(wrong)
@@ -351,6 +354,22 @@ def test_a_process_that_slept_asks_for_its_money_again() -> None:
         with pytest.raises(errors.BudgetExceededError):
             [llm.complete("t", "hi") for _ in range(9)]
         assert llm.spend().total.cost == Decimal("0.001")
+
+
+def test_what_is_not_sent_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip that is released frees its money; one that cannot be marked `sent` stops what a limit holds for."""
+    with fake("dear", budget={"total": "0.01"}) as llm:
+        made, task = llm.config, llm.config.task("t")
+        call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
+        purse = llm._engine.budgets.purse(made, task, call)
+        dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
+        purse.reserve(call, dear, Decimal("0.01")).release()
+        slip = purse.reserve(call, dear, Decimal("0.01"))
+        broken = errors.ConfigError("the disk is full")
+        monkeypatch.setattr(llm._engine.ledger, "sent", lambda *_: (_ for _ in ()).throw(broken))
+        with pytest.raises(errors.ConfigError, match="full"):
+            slip.sent()
+        purse.reserve(call, dear, Decimal(0)).sent()  # what is free needs no budget
 
 
 def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:

@@ -412,6 +412,19 @@ def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path
     assert ledger.session.saved == Decimal("0.5")
 
 
+def test_hits_that_cannot_be_written_are_kept(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken ledger costs a hit nothing but a warning."""
+    broken = Broken(monkeypatch, path)
+    spend(ledger, "0.1")
+    ledger.file.close()
+    broken.on = True
+    with structlog.testing.capture_logs() as logs:
+        ledger.hit("t", "m", Decimal("0.7"))
+    assert [log["event"] for log in logs] == ["ledger_unavailable"]
+    broken.on = False
+    assert report(ledger, SCOPE, since=None, limits=()).total.saved_by_cache == Decimal("0.7")
+
+
 def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     """The single requests go; sums by day, task and model, and what counts against limits, stay."""
     spend(ledger, "0.1")
