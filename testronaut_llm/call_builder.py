@@ -60,6 +60,7 @@ def build_call(
         deadline=_seconds("deadline", task.deadline if deadline is None else deadline) or task.deadline,
         retries=task.retries,
         stream=stream,
+        prompt_cache=task.prompt_cache,
         extra=_extra(_given("extra", extra, Mapping, "a mapping of body fields") or {}),
         metadata=dict(_given("metadata", metadata, Mapping, "a mapping") or {}),
     )

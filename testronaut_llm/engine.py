@@ -16,6 +16,7 @@ from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.paths import data_dir
 from testronaut_llm.prices import PriceTable
+from testronaut_llm.prompt_cache import PrefixWatch
 from testronaut_llm.provider_registry import (
     Probes,
     Readiness,
@@ -60,6 +61,7 @@ class Engine:
         self.probes = Probes()
         self.counter = TokenCounter()
         self.purse: Purse | None = None
+        self.prefixes = PrefixWatch()
         self._embedded: dict[str, str] = {}
 
     @functools.cached_property
@@ -187,6 +189,8 @@ class Engine:
         """Learns from an accepted result, and tells ledger and telemetry."""
         with suppress(ConfigError):  # an edit of the file took the model away meanwhile
             self.learn(call, result, route)
+            if not result.cached:
+                self.prefixes.answered(call, self.source.current().model(result.model), result.usage, self.prices)
             self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
         self.telemetry.answered(call, result)
         return result

@@ -157,7 +157,7 @@ class TaskConfig(Section):
     cache: CacheMode = "use"
     """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask). Nothing is kept yet: all but `only` ask."""
     prompt_cache: Flag = False
-    """Ask Anthropic models to cache the stable first part of the prompt (default: no; not in force yet)."""
+    """Ask Anthropic models to keep the system text for some minutes: cheaper from the second call on (default: no)."""
     budget: BudgetConfig | None = None
     """Limits of this task alone, in USD; the file's `budget` holds as well."""
 

@@ -31,7 +31,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One chat request. `timeout` is seconds, `num_ctx` the context (tokens) that an Ollama model is loaded with."""
+    """One chat request. `timeout` is seconds, `num_ctx` the context (tokens) that an Ollama model is loaded with.
+
+    `prompt_cache` asks the provider to keep the system text; only Anthropic has to be asked.
+    """
 
     target: Target
     messages: tuple[Message, ...]
@@ -43,6 +46,7 @@ class Request:
     schema: WireSchema | None = None
     num_ctx: int | None = None
     stream: bool = False
+    prompt_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -97,7 +101,7 @@ def chat_arguments(request: Request) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         **_common(target, request.timeout),
         "model": litellm_name(target),
-        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "messages": _turns(request),
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop) or None,
@@ -126,6 +130,15 @@ def chat_arguments(request: Request) -> dict[str, Any]:
     elif body:
         arguments["extra_body"] = body
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _turns(request: Request) -> list[dict[str, Any]]:
+    """The messages; where Anthropic is to cache the system text, its last part is marked."""
+    turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in request.messages]
+    if request.prompt_cache and (stable := [turn for turn in turns if turn["role"] == "system" and turn["content"]]):
+        text, mark = stable[-1]["content"], {"type": "ephemeral"}
+        stable[-1]["content"] = [{"type": "text", "text": text, "cache_control": mark}]
+    return turns
 
 
 def embed_arguments(request: EmbedRequest) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Call:
     timeout: float | None = None
     retries: int = 2
     stream: bool = False
+    prompt_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

@@ -42,6 +42,7 @@ def chat_request(
         schema=schema,
         num_ctx=_num_ctx(target.model, step, max_tokens) if target.provider.wire == "ollama" else None,
         stream=call.stream,
+        prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
         extra=call.extra,
     )
 

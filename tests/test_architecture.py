@@ -50,6 +50,7 @@ LADDER = (
         "performers",
         "engine",
         "request_maker",
+        "prompt_cache",
         "agreement",
         "comparison",
         "batch",

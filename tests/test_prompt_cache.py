@@ -1,0 +1,106 @@
+"""`prompt_cache` marks what never changes, for Anthropic alone, and says when that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import faults
+import pytest
+import structlog
+from manager_kit import KEY, KEYS, Api, apis, manager, model
+
+from testronaut_llm.records import Usage
+from testronaut_llm.testing.fake import FakeLLM
+from testronaut_llm.testing.fake_rules import FakeAnswer
+
+Make = Callable[..., Api]
+MARKED = [{"type": "text", "text": "You read manuals.", "cache_control": {"type": "ephemeral"}}]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Make]:
+    with apis() as make:
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+def system_text(body: dict[str, Any]) -> Any:
+    """Where the wire has it."""
+    return body["system"] if "system" in body else body["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "on", "sent"),
+    [
+        ("anthropic", True, MARKED),
+        ("anthropic", False, "You read manuals."),
+        ("openai", True, "You read manuals."),
+        ("ollama", True, "You read manuals."),
+    ],
+)
+def test_the_system_text_is_marked(api: Make, wire: str, on: bool, sent: Any) -> None:
+    """One mark, on the last stable part, and only where it has to be asked for (P35)."""
+    a = api("a", faults.good())
+    with manager({"a": model(wire, a)}, prompt_cache=on, system="You read manuals.") as llm:
+        llm.complete("t", "What is ls?")
+        assert "".join(llm.stream("t", "What is ls?"))
+    for body in a.bodies:
+        found = system_text(body)
+        plain = found[0]["text"] if isinstance(found, list) and "cache_control" not in found[0] else found
+        assert plain == sent
+        assert str(body).count("cache_control") == (sent == MARKED)
+
+
+def test_without_a_system_text_nothing_is_marked(api: Make) -> None:
+    """A question changes each time: to keep it would cost more."""
+    a = api("a", faults.good())
+    with manager({"a": model("anthropic", a)}, prompt_cache=True) as llm:
+        llm.complete("t", "What is ls?")
+    assert "cache_control" not in str(a.bodies)
+
+
+def fake(usage: Usage, **task: Any) -> FakeLLM:
+    from testronaut_llm import LLMConfig
+
+    row = {"model": "anthropic/claude-haiku-4-5", "price": {"input": 1, "output": 1, "cache_read": "0.1"}}
+    settings = {"models": ["m"], "prompt_cache": True, "system": "You read manuals.", **task}
+    llm = FakeLLM(config=LLMConfig.model_validate({"version": 1, "models": {"m": row}, "tasks": {"t": settings}}))
+    llm.reply(FakeAnswer(text="yes", usage=usage))
+    return llm
+
+
+def warnings(llm: FakeLLM, calls: int) -> list[Any]:
+    with structlog.testing.capture_logs() as logs, llm:
+        for _ in range(calls):
+            llm.complete("t", "hi")
+    return [log for log in logs if log["event"] == "prompt_not_cached"]
+
+
+def test_a_prefix_that_is_not_kept_is_told_once() -> None:
+    """The second answer of the same prefix shows it; the warning says why and what mends it."""
+    usage = Usage(prompt_tokens=100, completion_tokens=5)
+    assert warnings(fake(usage), 1) == []
+    (told,) = warnings(fake(usage), 4)
+    assert (told["model"], told["cause"]) == ("m", "the system text is too short for this model")
+    assert told["least_tokens"] is None or told["least_tokens"] >= 1024
+    assert "tasks.t.prompt_cache" in told["mend"]
+    (told,) = warnings(fake(usage, system=None), 2)
+    assert told["cause"] == "there is no system text"
+    assert warnings(fake(usage, prompt_cache=False), 3) == []
+
+
+@pytest.mark.parametrize("kept", [{"cached_tokens": 90}, {"cache_write_tokens": 90}])
+def test_a_prefix_that_is_kept_is_no_news(kept: dict[str, int]) -> None:
+    """And it is counted at its own price."""
+    usage = Usage(prompt_tokens=100, completion_tokens=0, **kept)
+    llm = fake(usage)
+    assert warnings(llm, 3) == []
+    price = Decimal("0.1") if "cached_tokens" in kept else Decimal(1)
+    assert llm.session.cost == 3 * (10 + 90 * price) / 10**6
