@@ -191,7 +191,8 @@ class Engine:
             self.learn(call, result, route)
             if not result.cached:
                 self.prefixes.answered(call, self.source.current().model(result.model), result.usage, self.prices)
-            self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
+            if self.purse is None:
+                self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
         self.telemetry.answered(call, result)
         return result
 
