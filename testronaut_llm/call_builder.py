@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, get_args
@@ -14,6 +15,9 @@ from testronaut_llm.owned_fields import refused_in_extra
 from testronaut_llm.records import Answer, CacheMode, Call, Message, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
+CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
+"""Names the mode of all tasks for one run."""
+
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
@@ -53,7 +57,7 @@ def build_call(
         temperature=_number("temperature", task.temperature if temperature is None else temperature, least=0),
         stop=_stop(task.stop if stop is None else stop),
         seed=None if seed is None and task.seed is None else _whole("seed", task.seed if seed is None else seed),
-        cache=_cache(task.cache if cache is None else cache),
+        cache=_cache(task, cache),
         sample=_whole("sample", sample, least=0),
         max_cost=_money(max_cost),
         timeout=_seconds("timeout", task.timeout if timeout is None else timeout),
@@ -168,9 +172,12 @@ def _stop(value: Any) -> tuple[str, ...]:
     return stops
 
 
-def _cache(value: Any) -> CacheMode:
+def _cache(task: TaskConfig, given: Any) -> CacheMode:
+    """What the call says, else the environment, else the task."""
+    value: Any = os.environ.get(CACHE_VARIABLE) or task.cache if given is None else given
     if value not in get_args(CacheMode):
-        raise InvalidRequestError(f"cache is {value!r}; expected one of {', '.join(get_args(CacheMode))}")
+        name = CACHE_VARIABLE if given is None else "cache"
+        raise InvalidRequestError(f"{name} is {value!r}; expected one of {', '.join(get_args(CacheMode))}")
     mode: CacheMode = value
     return mode
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -56,7 +57,22 @@ class Piece:
     text: str
 
 
-Step = Ask | More | Pause | Piece
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Do something that takes its time, away from an event loop. What it raises ends the call."""
+
+    run: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until a future is done, but no longer than so many seconds."""
+
+    future: Future[None]
+    seconds: float
+
+
+Step = Ask | More | Pause | Piece | Work | Await
 Result = Answer[Any] | Embeddings
 Flow = Generator[Step, Any, Result]
 

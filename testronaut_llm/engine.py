@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from testronaut_llm.budgets import Budgets, scope_of
+from testronaut_llm.cache import AnswerCache
 from testronaut_llm.cost_optimizer import plan
 from testronaut_llm.credentials import Credentials
-from testronaut_llm.errors import AuthenticationError, CacheMissError, ConfigError, LLMError, PermissionDeniedError
+from testronaut_llm.errors import AuthenticationError, ConfigError, LLMError, PermissionDeniedError
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.paths import data_dir
@@ -50,6 +51,7 @@ class Engine:
     """The state of one manager: configuration, keys, connections, prices. Safe for threads.
 
     Attributes:
+        answers: what is stored of earlier calls; None where nothing shall be.
         purse: pays for all calls in place of the budgets of `llm.yaml`; None but for recording sessions and tests.
     """
 
@@ -60,6 +62,7 @@ class Engine:
         self.credentials = Credentials()
         self.probes = Probes()
         self.counter = TokenCounter()
+        self.answers: AnswerCache | None = AnswerCache()
         self.purse: Purse | None = None
         self.prefixes = PrefixWatch()
         self._embedded: dict[str, str] = {}
@@ -151,8 +154,6 @@ class Engine:
         from testronaut_llm.call_flow import Plan, flow_of
         from testronaut_llm.judge import Judge
 
-        if call.cache == "only":
-            raise CacheMissError(f"{task.name}: cache is `only`, and no answers are stored yet; leave it out to ask")
         selected = self.selected(config, task, call.model)
         if texts:
             selected = one_vector_space(selected)
@@ -185,16 +186,19 @@ class Engine:
         )
         return route, flow_of(call, made)
 
-    def accepted(self, call: Call, result: Result, route: Route) -> Result:
-        """Learns from an accepted result, and tells ledger and telemetry."""
+    def accepted(self, call: Call, result: Result, route: Route) -> None:
+        """Learns from an accepted result, and books what its route saved."""
         with suppress(ConfigError):  # an edit of the file took the model away meanwhile
             self.learn(call, result, route)
             if not result.cached:
                 self.prefixes.answered(call, self.source.current().model(result.model), result.usage, self.prices)
             if self.purse is None:
                 self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
+
+    def hit(self, call: Call, result: Result) -> None:
+        """Books and tells what the cache answered."""
+        self.ledger.hit(call.task, result.model, result.saved)
         self.telemetry.answered(call, result)
-        return result
 
     def learn(self, call: Call, result: Result, route: Route) -> None:
         """Notes what the answer reported of its tokens."""
@@ -237,6 +241,8 @@ class Engine:
         for name in ("gateway", "runner", "ledger"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+        if self.answers is not None:
+            self.answers.close()
         self.credentials.close()
         self.counter.close()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from datetime import date
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from testronaut_llm.answering import Answering, Question, pieces_of
 from testronaut_llm.budgets import all_limits, limits_of, scope_of
 from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
 from testronaut_llm.config_source import ConfigSource
@@ -18,7 +20,7 @@ from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Call, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.call_flow import Flow
+    from testronaut_llm.call_flow import Result
     from testronaut_llm.ledger import Session
     from testronaut_llm.ledger_report import Spend
     from testronaut_llm.model_config import LLMConfig
@@ -45,6 +47,10 @@ class ManagerBase:
                 "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
             )
         self._engine = Engine(ConfigSource.of(config) if config is not None else ConfigSource.find(path))
+
+    @cached_property
+    def _answering(self) -> Answering:
+        return Answering(self._engine)
 
     @property
     def config(self) -> LLMConfig:
@@ -113,10 +119,12 @@ class ManagerBase:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
+        self._answering.close()
         self._engine.close()
 
     async def aclose(self) -> None:
         """The same from an event loop, with its connections."""
+        self._answering.close()
         await self._engine.aclose()
 
     def __enter__(self) -> Self:
@@ -133,38 +141,47 @@ class ManagerBase:
     ) -> None:
         await self.aclose()
 
-    def _flow(self, given: dict[str, Any], *, stream: bool) -> tuple[Call, Route, Flow]:
+    def _stored(self, given: dict[str, Any], *, stream: bool) -> tuple[Question, Result | None]:
         options = {name: value for name, value in given.items() if name not in _NO_OPTIONS}
         config = self.config
         settings = config.task(given["task"])
         texts = texts_to_embed(given["texts"]) if "texts" in given else ()
         call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
-        try:
-            return call, *self._engine.flow(config, settings, call, texts)
-        except LLMError as error:
-            self._engine.telemetry.failed(call, error)
-            raise
+        with self._told(call):
+            question = self._answering.question(config, settings, call, texts)
+            return question, self._answering.stored(question)
 
     def _pieces(self, given: dict[str, Any], *, stream: bool) -> Generator[str, None, Any]:
-        call, route, flow = self._flow(given, stream=stream)
+        question, result = self._stored(given, stream=stream)
+        if result is not None:
+            if stream:
+                yield from pieces_of(result)
+            return result
         from testronaut_llm.performers import drive
 
-        try:
-            result = yield from drive(flow, self._engine.gateway)
-        except LLMError as error:
-            self._engine.telemetry.failed(call, error)
-            raise
-        return self._engine.accepted(call, result, route)
+        with self._told(question.call):
+            return (yield from drive(self._answering.flow(question), self._engine.gateway))
 
     async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
-        call, route, flow = await asyncio.to_thread(self._flow, given, stream=stream)
+        look = partial(self._stored, given, stream=stream)
+        question, result = look() if self._answering.is_quick else await asyncio.to_thread(look)
+        if result is not None:
+            for word in pieces_of(result) if stream else ():
+                yield word
+            yield result
+            return
         from testronaut_llm.performers import adrive
 
-        try:
+        with self._told(question.call):
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
-            async with aclosing(adrive(flow, self._engine.gateway)) as pieces:
+            async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
                 async for piece in pieces:
-                    yield piece if isinstance(piece, str) else self._engine.accepted(call, piece, route)
+                    yield piece
+
+    @contextmanager
+    def _told(self, call: Call) -> Iterator[None]:
+        try:
+            yield
         except LLMError as error:
             self._engine.telemetry.failed(call, error)
             raise

@@ -7,6 +7,7 @@ byte: a sync attempt that overruns is abandoned and its connection closed, an as
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import queue
 import threading
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.call_flow import Ask, Flow, Pause, Piece, Result
+from testronaut_llm.call_flow import Ask, Await, Flow, More, Pause, Piece, Result, Work
 from testronaut_llm.errors import LLMError, LLMTimeoutError
 from testronaut_llm.exchange import Exchange
 from testronaut_llm.model_request import EmbedRequest, Reply
@@ -42,12 +43,12 @@ def drive(flow: Flow, gateway: Gateway) -> Generator[str, None, Result]:
             answer = None
             if isinstance(step, Piece):
                 yield step.text
-            elif isinstance(step, Pause):
-                time.sleep(step.seconds)
-            else:
+            elif isinstance(step, Ask | More):
                 if isinstance(step, Ask):
                     attempt = _ThreadAttempt(gateway, step)
                 answer = attempt.take() if attempt is not None else None
+            else:
+                answer = _do(step)
     finally:
         if attempt is not None:
             attempt.leave()
@@ -72,16 +73,40 @@ async def adrive(flow: Flow, gateway: Gateway) -> AsyncGenerator[str | Result, N
             answer = None
             if isinstance(step, Piece):
                 yield step.text
-            elif isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-            else:
+            elif isinstance(step, Ask | More):
                 if isinstance(step, Ask):
                     attempt = _TaskAttempt(gateway, step)
                 answer = await attempt.take() if attempt is not None else None
+            else:
+                answer = await _ado(step)
     finally:
         if attempt is not None:
             await attempt.leave()
         flow.close()
+
+
+def _do(step: Pause | Work | Await) -> Any:
+    if isinstance(step, Work):
+        return step.run()
+    if isinstance(step, Await):
+        concurrent.futures.wait((step.future,), step.seconds)
+    else:
+        time.sleep(step.seconds)
+    return None
+
+
+async def _ado(step: Pause | Work | Await) -> Any:
+    if isinstance(step, Work):
+        return await asyncio.to_thread(step.run)
+    if isinstance(step, Await):
+        waiting = asyncio.wrap_future(step.future)
+        try:
+            await asyncio.wait((waiting,), timeout=step.seconds)
+        finally:
+            waiting.cancel()  # of this wait alone: the future itself goes on
+    else:
+        await asyncio.sleep(step.seconds)
+    return None
 
 
 def _overrun(ask: Ask, exchange: Exchange) -> Reply:

@@ -65,6 +65,13 @@ class Redactor:
         if secret and secret not in self._secrets:
             self._secrets = {**self._secrets, secret: _Secret(secret)}
 
+    def knows(self, text: str) -> bool:
+        """Does the text hold a secret that was added?"""
+        lowered = text.lower()
+        return any(
+            one.pattern.search(text) for one in self._secrets.values() if any(trace in lowered for trace in one.traces)
+        )
+
     def redact(self, text: str) -> str:
         """The text with every known secret, and whatever looks like one, replaced by `[redacted]`."""
         lowered = text.lower()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from testronaut_llm.errors import LLMError
-from testronaut_llm.log import logger
+from testronaut_llm.log import is_heard, logger
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 
 
@@ -58,6 +58,7 @@ class Telemetry:
                 "llm.attempts": len(result.attempts),
                 "llm.cost_usd": None if result.cost is None else str(result.cost),
                 "llm.cost_source": result.cost_source,
+                "llm.saved_usd": None if result.saved is None else str(result.saved),
                 "llm.latency_s": round(result.latency, 4),
             },
         )
@@ -80,6 +81,8 @@ class Telemetry:
         )
 
     def _emit(self, event: str, call: Call, **fields: Any) -> None:
+        if not is_heard():
+            return
         shown = {name: self._shown(value) for name, value in fields.items() if value is not None}
         metadata = {f"metadata.{name}": self._shown(value) for name, value in call.metadata.items()}
         logger().info(event, **{"llm.task": call.task, **shown, **metadata})

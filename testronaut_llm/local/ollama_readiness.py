@@ -8,14 +8,14 @@ from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local.ollama_models import OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.provider_registry import is_local
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.row import Missing, Present
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
 
 
-def ollama_missing(model: ModelConfig) -> Missing | None:
-    """What keeps the model from being asked, or None. One GET; at most a second where nothing answers."""
+def ollama_missing(model: ModelConfig) -> Missing | Present | None:
+    """What keeps the model from being asked, or which one it is. One GET; at most a second where nothing answers."""
     try:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
@@ -28,7 +28,7 @@ def ollama_missing(model: ModelConfig) -> Missing | None:
         if model.auto_pull is True:
             return None
         return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
-    return _not_the_one(model, found)
+    return _not_the_one(model, found) or Present(found.digest)
 
 
 def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.providers import endpoint
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.row import Missing, Present
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
@@ -23,20 +23,22 @@ _AWS_SIGNS = (
 )
 
 
-def ollama(model: ModelConfig) -> Missing | None:
+def ollama(model: ModelConfig) -> Missing | Present | None:
     """Does the server answer, and does it have the model?"""
     from testronaut_llm.local.ollama_readiness import ollama_missing
 
     return ollama_missing(model)
 
 
-def embedded(model: ModelConfig) -> Missing | None:
+def embedded(model: ModelConfig) -> Missing | Present | None:
     """Is the runner installed, and the model in the store?"""
     from testronaut_llm.local.local_provider import embedded_missing
+    from testronaut_llm.local.model_store import ModelStore
 
     missing = embedded_missing(model)
     if missing is None:
-        return None
+        digest = ModelStore().digest(model.name)
+        return Present(digest) if digest else None  # none yet where it is fetched on demand
     what, _, mend = missing.partition(": ")
     return Missing(what, mend)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.key_source import TRUST, KeySource, key_source
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.providers.table import find_provider
 
 if TYPE_CHECKING:
@@ -40,21 +40,33 @@ class Probes:
         self._remember = remember
         self._clock = clock
         self._found: dict[str, tuple[float, Missing | None]] = {}
+        self._digests: dict[str, str] = {}
 
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
         """What the row's probe says of the model, now or some seconds ago."""
         if provider.probe is None:
             return None
-        key = f"{provider.name} {endpoint.api_base_of(model, provider)} {model!r}"
+        key = _key(model, provider)
         until, missing = self._found.get(key, (0.0, None))
         if self._clock() >= until:
-            missing = provider.probe(model)
+            found = provider.probe(model)
+            if isinstance(found, Present):
+                self._digests[key] = found.digest
+            missing = found if isinstance(found, Missing) else None
             self._found[key] = (self._clock() + self._remember, missing)
         return missing
+
+    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
+        """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
+        return self._digests.get(_key(model, provider)) if provider.probe is not None else None
 
     def forget(self) -> None:
         """Asks anew next time, as after a pull."""
         self._found.clear()
+
+
+def _key(model: ModelConfig, provider: Provider) -> str:
+    return f"{provider.name} {endpoint.api_base_of(model, provider)} {model!r}"
 
 
 def readiness(model: ModelConfig, *, trusted: bool = True, probes: Probes | None = None) -> Readiness:

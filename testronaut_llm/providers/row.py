@@ -21,7 +21,13 @@ class Missing(NamedTuple):
     mend: str = ""
 
 
-Probe = Callable[["ModelConfig"], Missing | None]
+class Present(NamedTuple):
+    """A local model that is there, and which one it is."""
+
+    digest: str
+
+
+Probe = Callable[["ModelConfig"], Missing | Present | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class Provider:
         generic: does its name also stand for other people's servers that speak its wire? They get
             its usual key only when `api_key_env` says so.
         local: does it run models on the host that its endpoint names?
-        probe: a further look at the world (never a paid call): what is missing, or None.
+        probe: a further look at the world (never a paid call): what is missing, which model is there, or None.
     """
 
     name: str

@@ -29,7 +29,11 @@ AZURE = "https://resource.openai.azure.com"
 
 
 class OfflineEngine(Engine):
-    """Routes, judges and counts as ever, and never asks whether a model can be reached."""
+    """Routes, judges and counts as ever, and never asks whether a model can be reached. Nothing is cached."""
+
+    def __init__(self, source: ConfigSource) -> None:
+        super().__init__(source)
+        self.answers = None
 
     def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:  # noqa: ARG002 - the signature is the engine's
         """Always."""
@@ -76,3 +80,4 @@ class RecordedLLM(LLMManager):
     def __init__(self, path: str | Path | None = None, *, budget: SessionBudget) -> None:
         super().__init__(path)
         self._engine.purse = budget
+        self._engine.answers = None  # each request of a test is recorded, and replayed

@@ -89,7 +89,7 @@ def cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
 def llm(request: pytest.FixtureRequest, cassette: Cassette, _own_home: Path) -> Iterator[LLMManager]:
     """An `LLMManager` of the project's `llm.yaml` that is replayed from this test's cassette, or recorded into it.
 
-    A replay needs no key and no server. Each test has an answer cache and a ledger of its own.
+    A replay needs no key and no server. Nothing is cached, and each test has a ledger of its own.
     """
     from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
 
@@ -117,7 +117,7 @@ def fake_llm(request: pytest.FixtureRequest, _own_home: Path) -> Iterator[FakeLL
 
 @pytest.fixture
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for cache and ledger in place of the user's; the models that were fetched stay in reach."""
+    """A folder for what is booked and learned, in place of the user's; the models that were fetched stay in reach."""
     from testronaut_llm import paths
 
     models = paths.data_dir() / "models"

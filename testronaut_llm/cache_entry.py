@@ -1,0 +1,131 @@
+"""Answers and vectors in the form in which they are stored: JSON values that hold no prompt, no alias and no task."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, get_args
+
+from testronaut_llm.providers.row import SchemaDialect
+from testronaut_llm.records import Answer, Call, Embeddings, Usage
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+
+_NONE, _TINY = Usage(), Decimal("1e-12")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """One embedded text: its share of the tokens and of the cost (USD) of the request that brought it."""
+
+    vector: tuple[float, ...]
+    tokens: int
+    cost: Decimal | None
+
+
+def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
+    """An answer, and the dialect in which its text obeys the schema."""
+    return {
+        "text": answer.text,
+        "response_model": answer.response_model,
+        "usage": asdict(answer.usage),
+        "cost": None if answer.cost is None else str(answer.cost),
+        "cost_source": answer.cost_source,
+        "finish_reason": answer.finish_reason,
+        "request_id": answer.request_id,
+        "dialect": dialect,
+    }
+
+
+def answer_of(value: Any, *, call: Call, model: ModelConfig) -> Answer[Any]:
+    """A stored answer, given to a call.
+
+    Raises:
+        ValueError: the value is none of ours.
+        OutputInvalidError: it does not obey the call's schema.
+    """
+    try:
+        cost, dialect, usage = value["cost"], value["dialect"], value["usage"]
+        if dialect not in get_args(SchemaDialect):
+            raise TypeError(f"dialect {dialect!r:.40}")
+        answer: Answer[Any] = Answer(
+            text=_text(value["text"]),
+            model=model.alias,
+            provider_model=model.model,
+            response_model=_text(value["response_model"]),
+            task=call.task,
+            usage=Usage(**{name: type(getattr(_NONE, name))(count) for name, count in usage.items()}),
+            cost=Decimal(0),
+            cost_source=value["cost_source"],
+            saved=None if cost is None else Decimal(_text(cost)),
+            cached=True,
+            finish_reason=_text(value["finish_reason"]),
+            request_id=value["request_id"],
+        )
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"a row that is no answer ({error!r})") from None
+    if call.output is None:
+        return answer
+    return replace(answer, parsed=call.output.read(answer.text, dialect))
+
+
+def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each vector with its share, by the length of its text."""
+    whole = sum(map(len, texts))
+    return [
+        {
+            "vector": base64.b64encode(struct.pack(f"<{len(vector)}d", *vector)).decode(),
+            "tokens": round(found.usage.prompt_tokens * len(text) / whole),
+            "cost": None if found.cost is None else str((found.cost * len(text) / whole).quantize(_TINY)),
+        }
+        for vector, text in zip(found.vectors, texts, strict=True)
+    ]
+
+
+def vector_of(value: Any) -> Vector:
+    """The vector.
+
+    Raises:
+        ValueError: the value is none of ours.
+    """
+    try:
+        raw = base64.b64decode(_text(value["vector"]), validate=True)
+        cost = value["cost"]
+        return Vector(
+            vector=struct.unpack(f"<{len(raw) // 8}d", raw),
+            tokens=int(value["tokens"]),
+            cost=None if cost is None else Decimal(_text(cost)),
+        )
+    except (KeyError, TypeError, ArithmeticError, struct.error) as error:
+        raise ValueError(f"a row that is no vector ({error!r})") from None
+
+
+def joined(
+    found: dict[str, Vector], texts: tuple[str, ...], asked: Embeddings | None, *, model: ModelConfig, task: str
+) -> Embeddings:
+    """All vectors in the order of their texts: the stored ones, and those that were `asked` for the rest."""
+    costs = [vector.cost for vector in found.values()]
+    saved = sum(filter(None, costs), Decimal(0)) if found and None not in costs else None
+    if asked is not None:
+        fresh = [text for text in dict.fromkeys(texts) if text not in found]
+        vectors = {text: one.vector for text, one in found.items()} | dict(zip(fresh, asked.vectors, strict=True))
+        return replace(asked, vectors=tuple(vectors[text] for text in texts), saved=saved)
+    return Embeddings(
+        vectors=tuple(found[text].vector for text in texts),
+        model=model.alias,
+        provider_model=model.model,
+        task=task,
+        usage=Usage(prompt_tokens=sum(vector.tokens for vector in found.values())),
+        cost=Decimal(0),
+        saved=saved,
+        cached=True,
+    )
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.40} in place of text")
+    return value
