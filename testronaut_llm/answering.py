@@ -166,7 +166,8 @@ class Answering:
         if result is None:
             return None
         result = replace(result, latency=time.monotonic() - question.started)
-        self._engine.hit(question.call, result)
+        self._engine.ledger.hit(result.task, result.model, result.saved)
+        self._engine.telemetry.answered(question.call, result)
         return result
 
     def _answer_found(self, question: Question) -> Answer[Any] | None:

@@ -106,7 +106,7 @@ class AnswerCache:
         from testronaut_llm.cache_disk import is_corrupt
 
         if is_corrupt(error):
-            self._cache, self._suspect = None, True
+            self._cache, self._suspect, self._rests_until = None, True, float("-inf")
         elif rest:
             self._cache, self._rests_until = None, time.monotonic() + _REST
         kind = type(error).__name__

@@ -190,15 +190,9 @@ class Engine:
         """Learns from an accepted result, and books what its route saved."""
         with suppress(ConfigError):  # an edit of the file took the model away meanwhile
             self.learn(call, result, route)
-            if not result.cached:
-                self.prefixes.answered(call, self.source.current().model(result.model), result.usage, self.prices)
+            self.prefixes.answered(call, self.source.current().model(result.model), result.usage, self.prices)
             if self.purse is None:
                 self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
-
-    def hit(self, call: Call, result: Result) -> None:
-        """Books and tells what the cache answered."""
-        self.ledger.hit(call.task, result.model, result.saved)
-        self.telemetry.answered(call, result)
 
     def learn(self, call: Call, result: Result, route: Route) -> None:
         """Notes what the answer reported of its tokens."""
@@ -283,8 +277,8 @@ class Engine:
 
     def not_taken(self, model: ModelConfig) -> tuple[str, ...]:
         """Which settings a model does not take at all."""
-        target = Target(model=model, provider=provider_of(model), api_base=None)
-        return self.gateway.dropped_params(target, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
+        params = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
+        return self.gateway.dropped_params(Target(model=model, provider=provider_of(model), api_base=None), params)
 
     def dialect(self, model: ModelConfig) -> SchemaDialect:
         """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""
@@ -296,8 +290,7 @@ class Engine:
         return json.dumps(schema) if schema is not None else ""
 
     def _dropped(self, call: Call, one: Selected) -> tuple[str, ...]:
-        provider = one.provider
-        target = Target(model=one.model, provider=provider, api_base=None)
+        target = Target(model=one.model, provider=one.provider, api_base=None)
         given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
         params = {name: value for name, value in given.items() if value is not None}
         return self.gateway.dropped_params(target, params)

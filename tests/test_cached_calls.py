@@ -1,0 +1,595 @@
+"""What the cache does for calls: who is asked, what comes back, what is kept and what never is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+import pytest_asyncio
+from error_bodies import ERRORS
+from manager_kit import KEY, KEYS, Api, apis, manager, model
+from pydantic import BaseModel
+from structlog.testing import capture_logs
+
+from testronaut_llm import Answer, LLMError, LLMManager, errors
+from testronaut_llm.gateway import load_litellm
+from testronaut_llm.paths import cache_dir
+
+Make = Callable[..., Api]
+MODES = ("complete", "acomplete", "stream", "astream")
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Make]:
+    load_litellm()
+    with apis() as make:
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _loop() -> AsyncIterator[None]:
+    yield
+
+
+def cached(models: dict[str, Any], tasks: dict[str, Any] | None = None, **task: Any) -> LLMManager:
+    """A manager whose task `t` uses the cache."""
+    return manager(models, tasks, **{"cache": "use", "retries": 0, **task})
+
+
+async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:
+    if mode == "complete":
+        return llm.complete("t", prompt, **given)
+    if mode == "acomplete":
+        return await llm.acomplete("t", prompt, **given)
+    if mode == "stream":
+        with llm.stream("t", prompt, **given) as stream:
+            assert "".join(stream) == stream.answer.text
+            return stream.answer
+    async with llm.astream("t", prompt, **given) as pieces:
+        assert "".join([piece async for piece in pieces]) == pieces.answer.text
+        return pieces.answer
+
+
+@each_mode
+@pytest.mark.parametrize("first", MODES)
+async def test_the_second_call_costs_nothing(api: Make, first: str, mode: str) -> None:
+    """Whichever way both are asked, a hit is marked, costs 0, says what it saved, and is otherwise the same answer."""
+    a = api("a", faults.good("Hello,\n  world. "))
+    async with cached({"m": model("openai", a)}) as llm:
+        asked, hit = await ask(llm, first), await ask(llm, mode)
+    assert len(a.asked) == 1
+    assert (asked.cached, asked.cost, asked.saved) == (False, Decimal("0.000024"), None)
+    assert (hit.cached, hit.cost, hit.saved, hit.attempts) == (True, Decimal(0), asked.cost, ())
+    paid = {"cached": False, "cost": asked.cost, "saved": None, "attempts": asked.attempts, "latency": asked.latency}
+    assert replace(hit, **paid) == asked
+    assert 0 < hit.latency < asked.latency
+
+
+def test_a_hit_comes_in_pieces(api: Make) -> None:
+    """A replayed stream has several pieces, and white space stays as it was."""
+    text = "  One two\n\nthree.\n"
+    with cached({"m": model("openai", api("a", faults.good(text)))}) as llm:
+        llm.complete("t", "hi")
+        pieces = list(llm.stream("t", "hi"))
+    assert "".join(pieces) == text
+    assert len(pieces) == 3
+
+
+def test_another_process_and_another_manager_find_it(api: Make, tmp_path: Path) -> None:
+    """The store is shared; a keyless process that finds its answer loads no LiteLLM, tokenizer or price."""
+    a = api("a", faults.good("from the store"))
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"models: {{m: {json.dumps(model('openai', a))}}}\ntasks: {{t: {{models: m}}}}\n")
+    with LLMManager(file) as llm:
+        llm.complete("t", "hi")
+    code = f"""
+import os, sys
+os.environ.pop("OPENAI_API_KEY", None)
+from testronaut_llm import LLMManager
+with LLMManager({str(file)!r}) as llm:
+    answer = llm.complete("t", "hi")
+assert answer.cached
+heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsonschema", "testronaut_llm.gateway",
+         "testronaut_llm.performers")
+print(answer.text, [name for name in heavy if name in sys.modules], "prices" in llm._engine.__dict__)
+"""
+    a.plan(faults.error("server_error"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "from the store [] False", done.stderr
+    assert not a.asked
+
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    # what differs in the call, in the model, in the task
+    "prompt": ({"prompt": "ho"}, {}, {}),
+    "role": ({"prompt": [{"role": "assistant", "content": "hi"}]}, {}, {}),
+    "turn": ({"prompt": [{"role": "user", "content": "h"}, {"role": "user", "content": "i"}]}, {}, {}),
+    "system": ({"system": "Be brief."}, {}, {}),
+    "system of the task": ({}, {}, {"system": "Be brief."}),
+    "schema": ({"schema": {"type": "string"}}, {}, {}),
+    "max_tokens": ({"max_tokens": 77}, {}, {}),
+    "max_tokens of the task": ({}, {}, {"max_tokens": 77}),
+    "temperature": ({"temperature": 0.5}, {}, {}),
+    "stop": ({"stop": ["END"]}, {}, {}),
+    "seed": ({"seed": 5}, {}, {}),
+    "sample": ({"sample": 1}, {}, {}),
+    "extra": ({"extra": {"top_p": 0.5}}, {}, {}),
+    "extra of the model": ({}, {"extra": {"top_p": 0.5}}, {}),
+    "model": ({}, {"model": "openai/another"}, {}),
+    "endpoint": ({}, {"api_base": "http://127.0.0.1:9/v1"}, {}),
+    "api_version": ({}, {"api_version": "2024-10-21"}, {}),
+    "base_model": ({}, {"base_model": "gpt-4o"}, {}),
+    "num_ctx": ({}, {"num_ctx": 4096}, {}),
+    "reasoning": ({}, {"reasoning": "low"}, {}),
+    "digest": ({}, {"digest": "abcdef0"}, {}),
+}
+SAME: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "timeout": ({"timeout": 3}, {}, {}),
+    "deadline": ({"deadline": 30}, {}, {}),
+    "metadata": ({"metadata": {"run": 1}}, {}, {}),
+    "max_cost": ({"max_cost": "0.00000000001"}, {}, {}),
+    "retries": ({}, {}, {"retries": 5}),
+    "temperature as a whole number": ({"temperature": 0}, {}, {}),
+    "one stop, not a list": ({"stop": []}, {}, {}),
+    "messages in place of a text": ({"prompt": [{"role": "user", "content": "hi"}]}, {}, {}),
+    "quality": ({}, {"quality": 9}, {}),
+    "price": ({}, {"price": {"input": 99, "output": 99}}, {}),
+    "strategy": ({}, {}, {"strategy": "cheapest"}),
+    "key": ({}, {"api_key_env": "AZURE_API_KEY"}, {}),
+    "limits": ({}, {"limits": {"rpm": 5}}, {}),
+}
+
+
+@pytest.mark.parametrize("case", [*CHANGES, *SAME])
+def test_the_key_holds_what_can_change_the_answer_and_nothing_else(api: Make, case: str) -> None:
+    """Each thing that can is a miss; each that cannot (keys, time-outs, retries, prices, metadata) is a hit."""
+    call, fields, task = {**CHANGES, **SAME}[case]
+    a = api("a", faults.good("stored"))
+    with cached({"m": model("openai", a)}) as llm:
+        llm.complete("t", "hi")
+    given = {"prompt": "hi", "cache": "only", **call}
+    with cached({"m": model("openai", a, **fields)}, **task) as llm:
+        if case in SAME:
+            assert llm.complete("t", given.pop("prompt"), **given).cached
+            return
+        with pytest.raises(errors.CacheMissError):
+            llm.complete("t", given.pop("prompt"), **given)
+
+
+def test_the_order_of_fields_is_no_difference(api: Make) -> None:
+    """Schemas and extras that are equal have one key."""
+    a = api("a", faults.good("1"))
+    with cached({"m": model("openai", a)}) as llm:
+        llm.complete("t", "hi", extra={"a": 1, "b": {"c": 2, "d": 3}}, schema={"type": "integer", "title": "N"})
+        again = llm.complete("t", "hi", extra={"b": {"d": 3, "c": 2}, "a": 1}, schema={"title": "N", "type": "integer"})
+    assert again.cached
+    assert again.parsed == 1
+
+
+def test_a_rotated_key_still_hits(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret is part of what an answer is known by."""
+    with cached({"m": model("openai", api("a", faults.good()))}) as llm:
+        llm.complete("t", "hi")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-another-0123456789abcdefghijklmn")
+        assert llm.complete("t", "hi").cached
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert llm.complete("t", "hi").cached
+
+
+def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A model whose `${VAR}` is not set is looked up as written; set, it is another endpoint."""
+    file = tmp_path / "llm.yaml"
+    row = model("openai", api("a", faults.good()), api_base="${NOWHERE_BASE}")
+    file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
+    with LLMManager(file) as llm:
+        unset = llm._answering.question(llm.config, llm.config.task("t"), _call(llm))
+        assert "${NOWHERE_BASE}" in unset.models[0]
+        monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
+        assert "127.0.0.1:9" in llm._answering.question(llm.config, llm.config.task("t"), _call(llm)).models[0]
+
+
+def _call(llm: LLMManager) -> Any:
+    from testronaut_llm.call_builder import build_call
+
+    return build_call(llm.config.task("t"), "hi")
+
+
+def test_an_endpoint_from_the_environment_counts(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers with the same model name do not share answers, wherever their address comes from."""
+    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
+    row = model("openai", a)
+    del row["api_base"]
+    for server in (a, b, a):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        monkeypatch.setenv("OPENAI_API_BASE", f"{server.url}/v1")
+        with cached({"m": row}) as llm:
+            assert llm.complete("t", "hi").text == ("from a" if server is a else "from b")
+    assert (len(a.asked), len(b.asked)) == (1, 1)
+
+
+def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another build of the model said is not found; the digest outlives the process, and the server."""
+    a = api("a", faults.good("of the first build"))
+    seen = ["a" * 64]
+    monkeypatch.setattr("testronaut_llm.local.ollama_readiness.Present", lambda _: _present(seen[0]))
+    with cached({"m": model("ollama", a)}) as llm:
+        llm.complete("t", "hi")
+    with cached({"m": model("ollama", a)}) as llm:
+        assert llm.complete("t", "hi", cache="only").text == "of the first build"
+        seen[0] = "b" * 64
+        llm._engine.probes.forget()
+        a.plan(faults.good("of the second build"))
+        llm.complete("t", "another prompt")  # the server is looked at, and its model is another one
+        with pytest.raises(errors.CacheMissError):
+            llm.complete("t", "hi", cache="only")
+        assert llm.complete("t", "hi").text == "of the second build"
+        assert llm.complete("t", "hi").cached
+
+
+def _present(digest: str) -> Any:
+    from testronaut_llm.providers.row import Present
+
+    return Present(digest)
+
+
+def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
+    """Candidates are looked up in the listed order, ready or not, whatever the strategy would ask first."""
+    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
+    models = {"a": model("openai", a), "b": model("anthropic", b, price={"input": 0, "output": 0})}
+    with cached(models, strategy="cheapest") as llm:
+        assert llm.complete("t", "hi", model="a").text == "from a"
+        assert llm.complete("t", "hi", model="b").text == "from b"
+        assert llm.complete("t", "hi").text == "from a"
+    absent = {"a": model("openai", a, api_key_env="NOT_THERE"), "b": models["b"]}
+    with cached(absent) as llm:
+        assert llm.complete("t", "hi").text == "from a"
+
+
+def test_a_model_that_the_task_excludes_is_not_looked_up(api: Make) -> None:
+    """Too weak, or not private: its stored answer is none for this task."""
+    a = api("a", faults.good("from a"))
+    weak = {"strong": {"models": ["a"], "min_quality": 9}, "near": {"models": ["a"], "private": True}}
+    with cached({"a": model("openai", a)}, weak) as llm:
+        llm.complete("t", "hi")
+        for task in weak:
+            with pytest.raises(errors.CacheMissError):
+                llm.complete(task, "hi", cache="only")
+
+
+def test_tasks_and_aliases_share_answers(api: Make) -> None:
+    """The key is of the question and of the model; the answer speaks of the task and the alias that asked."""
+    row = model("openai", api("a", faults.good()))
+    with cached({"one": row, "two": row}, {"u": {"models": "two"}}, max_tokens=4096) as llm:
+        llm.complete("t", "hi", model="one")
+        hit = llm.complete("u", "hi")
+    assert (hit.cached, hit.task, hit.model) == (True, "u", "two")
+
+
+def test_a_fallbacks_answer_stays(api: Make) -> None:
+    """A later call gets it though the first model is well again; `refresh` is the way out."""
+    a, b = api("a", faults.error("server_error")), api("b", faults.good("from b"))
+    with cached({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
+        first = llm.complete("t", "hi")
+        a.plan(faults.good("from a"))
+        hit = llm.complete("t", "hi")
+        assert (first.text, hit.text, hit.cached) == ("from b", "from b", True)
+        assert hit.saved == first.cost
+        assert llm.complete("t", "hi", cache="refresh").text == "from a"
+        assert llm.complete("t", "hi").text == "from a"
+
+
+def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) -> None:
+    """The accepted second answer is found without asking the first."""
+    a, b = api("a", faults.good("bad")), api("b", faults.good("fine"))
+    models = {"a": model("openai", a, price={"input": 0, "output": 0}), "b": model("anthropic", b, quality=8)}
+    with cached(models, strategy="cascade") as llm:
+        for _ in range(2):
+            assert llm.complete("t", "hi", accept=lambda answer: answer.text == "fine").text == "fine"
+    assert (len(a.asked), len(b.asked)) == (1, 1)
+
+
+@each_mode
+async def test_accept_is_asked_on_hits(api: Make, mode: str) -> None:
+    """A stored answer that is not good enough for this caller is none: the model is asked, and its answer stored."""
+    a = api("a", faults.good("poor"), faults.good("rich"))
+    seen: list[tuple[str, bool]] = []
+
+    def picky(answer: Answer[Any]) -> bool:
+        seen.append((answer.text, answer.cached))
+        return answer.text == "rich"
+
+    async with cached({"m": model("openai", a)}) as llm:
+        await ask(llm, mode)
+        assert (await ask(llm, mode, accept=picky)).text == "rich"
+        assert (await ask(llm, mode)).text == "rich"
+    assert len(a.asked) == 2
+    assert ("poor", True) in seen
+    assert seen[-1] == ("rich", False)
+
+
+@each_mode
+async def test_a_hit_is_validated_anew(api: Make, mode: str) -> None:
+    """`.parsed` is an instance of the caller's own class, of each caller's own."""
+    a = api("a", faults.good('{"name": "Ada", "age": 36}'))
+    async with cached({"m": model("openai", a)}) as llm:
+        await ask(llm, mode, schema=Person)
+        first, second = await ask(llm, mode, schema=Person), await ask(llm, mode, schema=Person)
+    assert first.parsed == second.parsed == Person(name="Ada", age=36)
+    assert first.parsed is not second.parsed
+    assert len(a.asked) == 1
+
+
+def test_a_hit_that_no_longer_obeys_is_a_miss(api: Make) -> None:
+    """The same schema with a stricter validator of the caller's asks again."""
+    from pydantic import field_validator
+
+    strict = False
+
+    class Checked(BaseModel):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def _known(cls, name: str) -> str:
+            if strict and name != "Ada":
+                raise ValueError("unknown")
+            return name
+
+    a = api("a", faults.good('{"name": "Bob"}'), faults.good('{"name": "Ada"}'))
+    with cached({"m": model("openai", a)}) as llm, capture_logs() as logs:
+        llm.complete("t", "hi", schema=Checked)
+        strict = True
+        assert llm.complete("t", "hi", schema=Checked).parsed == Checked(name="Ada")
+    assert not [entry for entry in logs if entry["event"] == "cache_trouble"]
+
+
+@each_mode
+async def test_off_neither_reads_nor_writes(api: Make, mode: str) -> None:
+    """Each call asks, and leaves nothing behind."""
+    a = api("a", faults.good())
+    async with cached({"m": model("openai", a)}) as llm:
+        await ask(llm, mode, cache="off")
+        await ask(llm, mode)
+        assert not (await ask(llm, mode, cache="off")).cached
+    assert len(a.asked) == 3
+
+
+@each_mode
+async def test_refresh_asks_and_stores(api: Make, mode: str) -> None:
+    """The new answer replaces the old one, of every candidate, or an older listed one would win."""
+    a, b = api("a", faults.good("old a")), api("b", faults.good("new b"))
+    async with cached({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
+        await ask(llm, mode)
+        a.plan(faults.error("server_error"))
+        assert (await ask(llm, mode, cache="refresh")).text == "new b"
+        assert (await ask(llm, mode)).text == "new b"
+
+
+@each_mode
+async def test_only_asks_nobody(api: Make, mode: str) -> None:
+    """A miss is an error that says what was looked for, and how to get it."""
+    a = api("a", faults.good())
+    async with cached({"m": model("openai", a), "n": model("anthropic", a)}) as llm:
+        with pytest.raises(errors.CacheMissError, match=r"no answer to this prompt of m, n .*cache import FILE"):
+            await ask(llm, mode, cache="only")
+        assert not a.asked
+        await ask(llm, mode)
+        assert (await ask(llm, mode, cache="only")).cached
+
+
+def test_the_environment_rules_the_tasks_and_the_call_rules_it(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TESTRONAUT_LLM_CACHE is for one run; a wrong value names the variable, an empty one is none."""
+    a = api("a", faults.good())
+    with cached({"m": model("openai", a)}, cache="off") as llm:
+        monkeypatch.setenv("TESTRONAUT_LLM_CACHE", "only")
+        with pytest.raises(errors.CacheMissError):
+            llm.complete("t", "hi")
+        assert not llm.complete("t", "hi", cache="use").cached
+        assert llm.complete("t", "hi").cached
+        monkeypatch.setenv("TESTRONAUT_LLM_CACHE", "")
+        assert not llm.complete("t", "hi").cached
+        monkeypatch.setenv("TESTRONAUT_LLM_CACHE", "always")
+        with pytest.raises(errors.InvalidRequestError, match="TESTRONAUT_LLM_CACHE is 'always'; expected one of use"):
+            llm.complete("t", "hi")
+
+
+STATUSES = ("rate_limit", "overloaded", "server_error", "auth", "quota", "not_found", "bad_request")
+BAD: dict[str, Any] = {
+    **{f"error: {case}": faults.error(case) for case in STATUSES if case in ERRORS["openai"]},
+    **{f"body: {name}": reply for name, reply in faults.BAD_BODIES.items() if name != "huge"},
+    **{f"broken: {name}": reply for name, reply in faults.BROKEN.items()},
+    "cut": faults.good("half an ans", finish="length"),
+    "refused": faults.good("I cannot", finish="content_filter"),
+    "not the schema": faults.good('{"name": 5}'),
+    "no json": faults.good("Hello there."),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+@pytest.mark.parametrize("mode", ["complete", "stream"])
+async def test_nothing_but_an_accepted_answer_is_stored(api: Make, fault: str, mode: str) -> None:
+    """What failed, was cut, refused or broke its schema leaves nothing; the good answer after it does."""
+    a = api("a", BAD[fault])
+    async with cached({"m": model("openai", a)}, timeout=5) as llm:
+        with pytest.raises(LLMError):
+            await ask(llm, mode, schema=Person)
+        assert _entries() == 0
+        a.plan(faults.good('{"name": "Ada", "age": 36}'))
+        await ask(llm, mode, schema=Person)
+        assert _entries() == 1
+
+
+def _entries() -> int:
+    import sqlite3
+
+    file = cache_dir() / "answers" / "cache.db"
+    if not file.exists():
+        return 0
+    connection = sqlite3.connect(file)
+    try:
+        return int(connection.execute("SELECT count(*) FROM Cache").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_a_cut_answer_that_a_task_allows_is_not_stored(api: Make) -> None:
+    """It is an answer for this call, and none for the next."""
+    a = api("a", faults.good("half an ans", finish="length"))
+    with cached({"m": model("openai", a)}, allow_truncated=True) as llm:
+        assert llm.complete("t", "hi").text == "half an ans"
+        assert not llm.complete("t", "hi").cached
+    assert _entries() == 0
+
+
+def test_a_stream_that_was_left_is_not_stored(api: Make) -> None:
+    """Only a whole answer is one."""
+    a = api("a", faults.good("one two three four five"))
+    with cached({"m": model("openai", a)}) as llm:
+        with llm.stream("t", "hi") as stream:
+            next(stream)
+        assert not llm.complete("t", "hi").cached
+
+
+def test_no_secret_reaches_the_cache(api: Make) -> None:
+    """An answer that repeats a key is given back and not stored; no file of the store holds it in any form."""
+    a = api("a", faults.good(f"Your key is {KEY}, is it not?"), faults.good("fine"))
+    with cached({"m": model("openai", a)}) as llm:
+        assert KEY in llm.complete("t", "hi").text
+        assert not llm.complete("t", f"another, with {KEY} in the prompt").cached
+    assert _entries() == 1
+    for file in (cache_dir() / "answers").iterdir():
+        assert KEY.encode() not in file.read_bytes(), file
+
+
+def test_a_hit_is_booked_and_told(api: Make) -> None:
+    """The ledger knows what it saved, and the event says `cached`, no attempt, no cost."""
+    with cached({"m": model("openai", api("a", faults.good()))}) as llm:
+        llm.complete("t", "hi")
+        with capture_logs() as logs:
+            llm.complete("t", "hi")
+        assert llm.session.saved == Decimal("0.000024")
+        llm._engine.ledger.flush()
+        assert llm.spend().total.hits == 1
+    (event,) = logs
+    assert (event["event"], event["llm.cached"], event["llm.attempts"]) == ("llm_call", True, 0)
+    assert (event["llm.cost_usd"], event["llm.saved_usd"]) == ("0", "0.000024")
+
+
+def test_a_hit_needs_no_money(api: Make) -> None:
+    """A budget that leaves nothing stops no stored answer."""
+    row = model("openai", api("a", faults.good()))
+    with cached({"m": row}) as llm:
+        llm.complete("t", "hi")
+        assert llm.complete("t", "hi", max_cost=0).cached
+        with pytest.raises(errors.BudgetExceededError):
+            llm.complete("t", "ho", max_cost=0)
+
+
+@each_mode
+async def test_a_broken_store_fails_no_call(api: Make, mode: str) -> None:
+    """A file in place of its folder: every call asks, and there is one warning."""
+    (cache_dir()).mkdir(parents=True)
+    (cache_dir() / "answers").write_text("in the way")
+    a = api("a", faults.good())
+    async with cached({"m": model("openai", a)}) as llm:
+        with capture_logs() as logs:
+            for _ in range(2):
+                assert not (await ask(llm, mode)).cached
+    assert [entry["event"] for entry in logs].count("cache_trouble") == 1
+    assert len(a.asked) == 2
+
+
+def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
+    """There is no key for it; the call is as good as any."""
+    a = api("a", faults.good())
+    with cached({"m": model("openai", a)}) as llm:
+        with pytest.raises(errors.CacheMissError):
+            llm.complete("t", "hi", extra={"x": {1, 2}}, cache="only")
+        question = llm._answering.question(llm.config, llm.config.task("t"), _call(llm))
+        assert question.parts
+
+
+def test_two_files_in_one_process(api: Make, tmp_path: Path) -> None:
+    """Managers of different files share the store, not each other's settings."""
+    a = api("a", faults.good())
+    rows = f"models: {{m: {json.dumps(model('openai', a))}}}\n"
+    (tmp_path / "one.yaml").write_text(f"{rows}tasks: {{t: {{models: m}}}}\n")
+    (tmp_path / "two.yaml").write_text(f"{rows}tasks: {{t: {{models: m, cache: 'off'}}}}\ncache: {{ttl: 1h}}\n")
+    with LLMManager(tmp_path / "one.yaml") as one, LLMManager(tmp_path / "two.yaml") as two:
+        assert not one.complete("t", "hi").cached
+        assert not two.complete("t", "hi").cached
+        assert two.complete("t", "hi", cache="use").cached
+        one.close()
+        assert two.complete("t", "hi", cache="use").cached
+
+
+EMBED = ("embed", "aembed")
+
+
+async def embed(llm: LLMManager, mode: str, texts: list[str], **given: Any) -> Any:
+    return llm.embed("t", texts, **given) if mode == "embed" else await llm.aembed("t", texts, **given)
+
+
+@pytest.mark.parametrize("mode", EMBED)
+async def test_vectors_are_kept_by_text(api: Make, mode: str) -> None:
+    """Only the texts that are missing are asked for, each once; all come back in order."""
+    a = api("a", faults.good())
+    async with cached({"m": model("openai", a)}) as llm:
+        first = await embed(llm, mode, ["a", "b"])
+        mixed = await embed(llm, mode, ["c", "b", "d", "c"])
+        hit = await embed(llm, mode, ["d", "a", "c", "b"])
+    assert [body["input"] for body in a.bodies] == [["a", "b"], ["c", "d"]]
+    assert (mixed.cached, hit.cached, hit.cost, hit.attempts) == (False, True, Decimal(0), ())
+    assert mixed.vectors[1] == first.vectors[1]
+    assert mixed.vectors[0] == mixed.vectors[3]
+    assert hit.vectors == (mixed.vectors[2], first.vectors[0], mixed.vectors[0], first.vectors[1])
+    assert mixed.saved == first.cost / 2
+    assert hit.saved == first.cost + mixed.cost
+    assert hit.usage.prompt_tokens == first.usage.prompt_tokens + mixed.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("mode", EMBED)
+async def test_the_modes_hold_for_vectors(api: Make, mode: str) -> None:
+    """`only` wants all of them, `refresh` asks for all, `off` keeps none."""
+    a = api("a", faults.good())
+    async with cached({"m": model("openai", a)}) as llm:
+        await embed(llm, mode, ["a"], cache="off")
+        with pytest.raises(errors.CacheMissError, match="no vectors of all 2 texts of m"):
+            await embed(llm, mode, ["a", "b"], cache="only")
+        await embed(llm, mode, ["a"])
+        await embed(llm, mode, ["a", "b"], cache="refresh")
+        assert (await embed(llm, mode, ["b", "a"], cache="only")).cached
+    assert [body["input"] for body in a.bodies] == [["a"], ["a"], ["a", "b"]]
+
+
+def test_an_async_hit_needs_no_thread(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the store is open, a hit is answered on the event loop itself."""
+    with cached({"m": model("openai", api("a", faults.good()))}) as llm:
+        llm.complete("t", "hi")
+
+        async def hit() -> bool:
+            monkeypatch.setattr(asyncio, "to_thread", None)
+            return (await llm.acomplete("t", "hi")).cached
+
+        assert asyncio.run(hit())
