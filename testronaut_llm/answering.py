@@ -52,6 +52,11 @@ class Question:
         """Seconds until its deadline."""
         return self.started + self.call.deadline - time.monotonic()
 
+    @property
+    def flight(self) -> str:
+        """What it has in common with every call that asks the same of the same models."""
+        return cache_key.hashed(*self.parts, *self.models)
+
     def keys(self, part: str) -> Iterator[str]:
         """Where its answers, or the vectors of one text, are stored, in the listed order."""
         return (cache_key.hashed(part, model) for model in self.models)
@@ -128,7 +133,7 @@ class Answering:
         """
         if not question.parts or question.call.cache != "use" or self._locks is None:
             return (yield from self._asked(question))
-        key = cache_key.hashed(*question.parts, *question.models)
+        key = question.flight
         seat = self._flights.take(key, alone=question.call.stream)
         landed = False
         try:

@@ -62,12 +62,12 @@ class BudgetConfig(Section):
 
 
 class CacheConfig(Section):
-    """How long answers are kept, and how many. Not in force yet: nothing is stored."""
+    """How long answers are kept, and how many; the store is shared by all files of a user."""
 
     ttl: Seconds | None = 2_592_000.0
-    """How long an answer is kept, such as `12h` or `30d` (default: 30 days); `null` keeps it for ever."""
+    """How long an answer is kept once stored, such as `12h` or `30d` (default: 30 days); `null` keeps it for ever."""
     size_limit: Bytes = 1024**3
-    """Size of the store, such as `500MB` or `1GiB` (default: 1 GiB); the answers unused for longest leave first."""
+    """Size of the store, such as `500MB` or `1GiB` (default: 1 GiB); the oldest answers leave first."""
 
 
 class LogConfig(Section):

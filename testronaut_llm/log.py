@@ -15,8 +15,8 @@ NAME = "testronaut_llm"
 
 def is_heard() -> bool:
     """Would anybody get an event of level INFO? Costs next to nothing where nobody would."""
-    structlog = sys.modules.get("structlog")
-    return bool(structlog and structlog.is_configured()) or logging.getLogger(NAME).isEnabledFor(logging.INFO)
+    is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
+    return is_configured() or logging.getLogger(NAME).isEnabledFor(logging.INFO)
 
 
 def logger() -> Any:

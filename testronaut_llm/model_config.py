@@ -155,7 +155,7 @@ class TaskConfig(Section):
     private: Flag = False
     """Must the text stay on this machine? (default: no)"""
     cache: CacheMode = "use"
-    """`use`, `refresh` (ask anew and store), `off`, or `only` (never ask). Nothing is kept yet: all but `only` ask."""
+    """`use`, `refresh` (ask anew and store), `off` (neither read nor store), or `only` (never ask)."""
     prompt_cache: Flag = False
     """Ask Anthropic models to keep the system text for some minutes: cheaper from the second call on (default: no)."""
     budget: BudgetConfig | None = None
@@ -184,7 +184,7 @@ class LLMConfig(Section):
     budget: BudgetConfig | None = None
     """Limits of all tasks together, in USD."""
     cache: CacheConfig = Field(default_factory=CacheConfig)
-    """How long answers are kept, and how many (not in force yet)."""
+    """How long answers are kept, and how many."""
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
     """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL (not in force yet)."""
     log: LogConfig | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import faults
@@ -13,6 +15,7 @@ from manager_kit import KEY, Api, apis, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.gateway import load_litellm
+from testronaut_llm.log import is_heard
 
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
 
@@ -105,3 +108,16 @@ def test_without_structlog_it_is_pythons_logging(
         llm.complete("t", PROMPT)
     assert [record.name for record in caplog.records] == ["testronaut_llm"] * 3
     assert capfd.readouterr().out == ""
+
+
+def test_an_event_that_nobody_hears_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A level of INFO, or structlog, is a listener; a structlog that another thread is just importing is not yet."""
+    monkeypatch.setitem(sys.modules, "structlog", ModuleType("structlog"))
+    assert not is_heard()
+    with caplog.at_level(logging.INFO, logger="testronaut_llm"):
+        assert is_heard()
+    monkeypatch.setitem(sys.modules, "structlog", structlog)
+    with structlog.testing.capture_logs():
+        assert is_heard()

@@ -1,0 +1,425 @@
+"""Identical calls at the same time are one request: in threads, on event loops, and in processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from fault_server import Exchange
+from manager_kit import KEY, KEYS, Api, apis, manager, model
+
+from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
+from testronaut_llm.call_builder import build_call
+from testronaut_llm.gateway import load_litellm
+from testronaut_llm.paths import cache_dir
+from testronaut_llm.single_flight import FlightLocks, Flights, Seat
+
+Make = Callable[..., Api]
+CALLS = 100
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Make]:
+    load_litellm()
+    with apis() as make:
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+class Gate:
+    """A reply that waits until it is let go, so that every call of a test is under way by then."""
+
+    def __init__(self, reply: Any = None) -> None:
+        self.open = threading.Event()
+        self.reached = threading.Event()
+        self.reply = reply or faults.good("one answer")
+
+    def __call__(self, exchange: Exchange) -> None:
+        self.reached.set()
+        while not self.open.is_set():
+            exchange.wait(0.01)
+        self.reply(exchange)
+
+    def when(self, full: Callable[[], bool]) -> None:
+        """Lets go as soon as `full` is true."""
+        while not full():
+            threading.Event().wait(0.005)
+        self.open.set()
+
+
+def cached(row: dict[str, Any], **task: Any) -> LLMManager:
+    return manager({"m": row}, **{"cache": "use", "retries": 0, **task})
+
+
+async def until(full: Callable[[], bool]) -> None:
+    """Lets the loop turn until `full` is true."""
+    for _ in iter(full, True):
+        await asyncio.sleep(0.005)
+
+
+def seated(llm: LLMManager) -> int:
+    """How many calls are in a flight."""
+    return sum(map(len, llm._answering._flights._seats.values()))
+
+
+def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
+    """From threads: one asks, the others are hits that saved what it cost."""
+    gate = Gate()
+    a = api("a", gate)
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(CALLS) as pool:
+        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(CALLS)]
+        gate.when(lambda: seated(llm) == CALLS)
+        answers = [call.result() for call in calls]
+    assert len(a.asked) == 1
+    assert {answer.text for answer in answers} == {"one answer"}
+    assert sum(not answer.cached for answer in answers) == 1
+    assert sum(len(answer.attempts) for answer in answers) == 1
+
+
+def test_a_hundred_identical_tasks_are_one_request(api: Make) -> None:
+    """From one event loop, which stays free meanwhile."""
+    gate = Gate()
+    a = api("a", gate)
+
+    async def many(llm: LLMManager) -> list[Answer[Any]]:
+        calls = [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(CALLS)]
+        await until(lambda: seated(llm) == CALLS)
+        gate.open.set()
+        answers = await asyncio.gather(*calls)
+        await llm.aclose()
+        return answers
+
+    answers = asyncio.run(many(cached(model("openai", a))))
+    assert len(a.asked) == 1
+    assert sum(not answer.cached for answer in answers) == 1
+
+
+def test_several_loops_and_threads_share_one_request(api: Make) -> None:
+    """Waiting is bound to no event loop, and batch takes part."""
+    gate = Gate()
+    a = api("a", gate)
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(6) as pool:
+        calls: list[Any] = [pool.submit(lambda: asyncio.run(llm.acomplete("t", "hi"))) for _ in range(3)]
+        calls += [pool.submit(llm.complete, "t", "hi") for _ in range(2)]
+        calls.append(pool.submit(llm.batch, "t", ["hi"] * 5, concurrency=5))
+        gate.when(lambda: seated(llm) == 10)
+        results = [call.result() for call in calls]
+    assert len(a.asked) == 1
+    assert all(isinstance(result, Answer) for result in [*results[:-1], *results[-1]])
+
+
+ASKS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from testronaut_llm import LLMManager
+with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    calls = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
+    print("ready", flush=True)
+    print(*("hit" if call.result().cached else "asked" for call in calls))
+"""
+HOLDS = """
+import sys
+from pathlib import Path
+from testronaut_llm.single_flight import FlightLocks
+locks = FlightLocks(Path(sys.argv[1]))
+assert locks.acquire(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def child(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process that has said `ready`."""
+    command = [sys.executable, "-c", code, *arguments]
+    made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ready(made)
+    return made
+
+
+def ready(made: subprocess.Popen[str]) -> None:
+    assert made.stdout
+    assert made.stdout.readline() == "ready\n"
+
+
+@contextmanager
+def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
+    """Another process that asks what `llm` is about to ask, and does not end by itself."""
+    task = llm.config.task("t")
+    question = llm._answering.question(llm.config, task, build_call(task, "hi"))
+    llm._engine.answers.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
+    holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), question.flight)
+    try:
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_four_processes_share_one_request(api: Make, tmp_path: Path) -> None:
+    """A hundred calls from four processes: one of them asks."""
+    gate = Gate()
+    a = api("a", gate)
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"models: {{m: {json.dumps(model('openai', a))}}}\ntasks: {{t: {{models: m, retries: 0}}}}\n")
+    others = [child(ASKS, str(file)) for _ in range(3)]
+    with LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
+        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
+        assert gate.reached.wait(60)
+        for other in others:
+            assert other.stdin
+            other.stdin.write("\n")
+            other.stdin.flush()
+            ready(other)
+        gate.open.set()
+        words = ["hit" if call.result().cached else "asked" for call in calls]
+    for other in others:
+        words += other.communicate(timeout=60)[0].split()
+    assert sorted(words) == ["asked"] + ["hit"] * (CALLS - 1)
+    assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
+    """After kill -9 of the process that asks, the next one asks, long before its deadline."""
+    a = api("a", faults.good("second"))
+    with cached(model("openai", a)) as llm, leader_elsewhere(llm) as leader, ThreadPoolExecutor(1) as pool:
+        follower = pool.submit(_ask, llm, mode)
+        while not seated(llm):
+            threading.Event().wait(0.005)
+        assert not wait((follower,), timeout=0.1).done
+        leader.kill()
+        assert follower.result(60).text == "second"
+    assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+def test_a_follower_of_another_process_keeps_its_deadline(api: Make, mode: str) -> None:
+    """It does not wait longer than it may, and the lock stays with its holder."""
+    a = api("a", faults.good())
+    with cached(model("openai", a)) as llm, leader_elsewhere(llm):
+        for _ in range(2):
+            with pytest.raises(LLMTimeoutError, match="an identical call did not end"):
+                _ask(llm, mode, deadline=0.05)
+    assert not a.asked
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+def test_a_follower_keeps_its_own_deadline(api: Make, mode: str) -> None:
+    """It ends in its own time, and the leader goes on."""
+    gate = Gate()
+    a = api("a", gate)
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(llm.complete, "t", "hi")
+        assert gate.reached.wait(60)
+        with pytest.raises(LLMTimeoutError, match=r"an identical call did not end within the deadline of 0\.05 s"):
+            _ask(llm, mode, deadline=0.05)
+        gate.open.set()
+        assert leader.result().text == "one answer"
+        assert llm.complete("t", "hi").cached
+    assert len(a.asked) == 1
+
+
+def _ask(llm: LLMManager, mode: str, **given: Any) -> Answer[Any]:
+    if mode == "complete":
+        return llm.complete("t", "hi", **given)
+    return asyncio.run(llm.acomplete("t", "hi", **given))
+
+
+def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
+    """Each failure lets the next in line ask; the first that is answered answers the rest."""
+    gate = Gate(faults.error("server_error"))
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def second(exchange: Exchange) -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        exchange.wait(0.02)
+        with lock:
+            at_once -= 1
+        (faults.error("server_error") if len(a.asked) < 4 else faults.good("at last"))(exchange)
+
+    a = api("a", gate, second)
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(10) as pool:
+        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(10)]
+        gate.when(lambda: seated(llm) == 10)
+        errors = [call.exception() for call in calls]
+    assert len(a.asked) == 4
+    assert sum(error is not None for error in errors) == 3
+    assert most == 1
+
+
+def test_a_cancelled_leader_hands_over(api: Make) -> None:
+    """The task that asked is cancelled; another one asks, and nobody hangs."""
+    gate = Gate()
+    a = api("a", gate, faults.good("second"))
+
+    async def both(llm: LLMManager) -> Answer[Any]:
+        leader = asyncio.create_task(llm.acomplete("t", "hi"))
+        await asyncio.to_thread(gate.reached.wait)
+        follower = asyncio.create_task(llm.acomplete("t", "hi"))
+        await until(lambda: seated(llm) == 2)
+        leader.cancel()
+        await asyncio.gather(leader, return_exceptions=True)
+        answer = await follower
+        await llm.aclose()
+        return answer
+
+    answer = asyncio.run(both(cached(model("openai", a))))
+    gate.open.set()
+    assert answer.text == "second"
+    assert not answer.cached
+
+
+def test_a_cancelled_follower_leaves_the_rest_alone(api: Make) -> None:
+    """Its wait ends; those of the others do not."""
+    gate = Gate()
+    a = api("a", gate)
+
+    async def three(llm: LLMManager) -> list[Any]:
+        calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
+        await asyncio.to_thread(gate.reached.wait)
+        calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
+        await until(lambda: seated(llm) == 3)
+        calls[1].cancel()
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        await llm.aclose()
+        return results
+
+    first, second, third = asyncio.run(three(cached(model("openai", a))))
+    assert isinstance(second, asyncio.CancelledError)
+    assert first.text == third.text == "one answer"
+    assert len(a.asked) == 1
+
+
+def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make) -> None:
+    """It replays it, piece by piece."""
+    gate = Gate()
+    a = api("a", gate)
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(llm.complete, "t", "hi")
+        assert gate.reached.wait(60)
+        stream = pool.submit(lambda: list(llm.stream("t", "hi")))
+        gate.when(lambda: seated(llm) == 2)
+        assert stream.result() == ["one ", "answer"]
+        assert not leader.result().cached
+    assert len(a.asked) == 1
+
+
+def test_nobody_waits_for_a_stream(api: Make) -> None:
+    """A stream whose reader pauses keeps no other call from being answered."""
+    a = api("a", faults.good("one two three"))
+    with cached(model("openai", a)) as llm, llm.stream("t", "hi") as paused:
+        next(paused)
+        assert llm.complete("t", "hi", deadline=20).text == "one two three"
+    assert len(a.asked) == 2
+
+
+def test_streams_that_waited_in_vain_ask_for_themselves(api: Make) -> None:
+    """The leader fails; both streams go on, and neither waits for the other."""
+    gate = Gate(faults.error("server_error"))
+    a = api("a", gate, faults.good("for itself"))
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
+        leader = pool.submit(llm.complete, "t", "hi")
+        assert gate.reached.wait(60)
+        streams = [pool.submit(lambda: "".join(llm.stream("t", "hi"))) for _ in range(2)]
+        gate.when(lambda: seated(llm) == 3)
+        assert isinstance(leader.exception(), LLMError)
+        assert [stream.result() for stream in streams] == ["for itself"] * 2
+
+
+@pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])
+def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -> None:
+    """`off` and `refresh` ask for themselves, and another `sample` is another question."""
+    gate = Gate()
+    a = api("a", gate, faults.good("another"))
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(llm.complete, "t", "hi")
+        assert gate.reached.wait(60)
+        assert llm.complete("t", "hi", **given).text == "another"
+        gate.open.set()
+        leader.result()
+    assert len(a.asked) == 2
+
+
+def test_a_broken_store_holds_up_nobody(api: Make) -> None:
+    """What cannot be stored cannot be shared: when the first has ended, the others ask at once."""
+    cache_dir().mkdir(parents=True)
+    (cache_dir() / "answers").write_text("in the way")
+    gate = Gate()
+    a = api("a", gate, faults.good("for itself"))
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
+        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(5)]
+        gate.when(lambda: seated(llm) == 5)
+        assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
+
+
+def test_identical_embeddings_are_one_request(api: Make) -> None:
+    """The same texts at the same time are asked once."""
+    gate = Gate(faults.good())
+    a = api("a", gate)
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
+        calls = [pool.submit(llm.embed, "t", ["a", "b"]) for _ in range(5)]
+        gate.when(lambda: seated(llm) == 5)
+        assert len({call.result().vectors for call in calls}) == 1
+    assert len(a.asked) == 1
+
+
+def test_a_fork_begins_without_its_parents_flights() -> None:
+    """Whoever leads in the parent does not land in the child."""
+    flights = Flights()
+    flights.take("k", alone=False)
+    flights._lock.acquire()
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, b"leads" if flights.take("k", alone=False).leads else b"waits")
+        os._exit(0)
+    os.wait()
+    assert os.read(read, 5) == b"leads"
+    os.close(read)
+    os.close(write)
+
+
+def test_a_seat_is_left_once() -> None:
+    """Leaving twice, or after the flight has landed, moves nobody."""
+    flights = Flights()
+    first, second = flights.take("k", alone=False), flights.take("k", alone=False)
+    flights.leave(first, landed=True)
+    flights.leave(second, landed=False)
+    flights.leave(first, landed=False)
+    assert second.future.done()
+    assert not second.leads
+    assert flights._seats == {}
+    assert isinstance(first, Seat)
+
+
+def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is not there, or a system without `fcntl`: each process asks for itself."""
+    absent = FlightLocks(tmp_path / "absent" / "lock")
+    assert absent.acquire("ab" * 32)
+    absent.release("ab" * 32)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    none = FlightLocks(tmp_path / "lock")
+    assert none.acquire("ab" * 32)
+    none.close()
