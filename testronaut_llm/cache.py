@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,6 +42,7 @@ class AnswerCache:
         self._size_limit = 0
         self._rests_until = float("-inf")
         self._suspect = False
+        self._opening = threading.Lock()
         self._warned: set[str] = set()
 
     @property
@@ -90,17 +92,30 @@ class AnswerCache:
             cache.close()
 
     def _opened(self, settings: CacheConfig) -> Any:
-        if self._cache is None and time.monotonic() >= self._rests_until:
-            from testronaut_llm.cache_disk import open_cache
-
-            self._rests_until = time.monotonic() + _REST  # unless it opens
-            self._size_limit = settings.size_limit
-            self._cache = open_cache(self.folder, self._size_limit, suspect=self._suspect)
-            self._rests_until, self._suspect = float("-inf"), False
+        if self._cache is None:
+            if not self._opening.acquire(timeout=_REST):  # after a fork, its holder may be gone
+                raise TimeoutError("another thread does not get it open")
+            try:
+                self._open(settings)
+            finally:
+                self._opening.release()
         if self._cache is not None and self._size_limit != settings.size_limit:
             self._size_limit = settings.size_limit
             self._cache.reset("size_limit", self._size_limit)
         return self._cache
+
+    def _open(self, settings: CacheConfig) -> None:
+        from testronaut_llm.cache_disk import open_cache
+
+        if self.is_open or time.monotonic() < self._rests_until:
+            return
+        self._size_limit = settings.size_limit
+        try:
+            self._cache = open_cache(self.folder, self._size_limit, suspect=self._suspect)
+            self._suspect = False
+        except BaseException:
+            self._rests_until = time.monotonic() + _REST
+            raise
 
     def _trouble(self, error: Exception, *, rest: bool = False) -> None:
         from testronaut_llm.cache_disk import is_corrupt

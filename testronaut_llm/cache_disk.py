@@ -15,7 +15,7 @@ import filelock
 from diskcache.core import MODE_RAW
 
 FILE = "cache.db"
-_TIMEOUT = 0.5  # seconds to wait for a writer
+_TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
 _CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 
@@ -68,7 +68,7 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
-    with filelock.FileLock(folder / "open.lock", timeout=_TIMEOUT, mode=0o600):
+    with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
         try:
             _probe(folder / FILE, whole=suspect)
         except sqlite3.DatabaseError as error:

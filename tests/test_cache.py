@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +108,6 @@ def _of_another_key(cache: AnswerCache, mark: Path) -> None:
 def _deep(cache: AnswerCache, mark: Path) -> None:
     value = sealed(KEY, 1)
     text = "[" * 100_000
-    import hashlib
-
     checksum = hashlib.sha256(f"{KEY}\n{text}".encode()).hexdigest()[: len(value) - 1]
     rows(cache, "UPDATE Cache SET value = ?", checksum + text)
 
@@ -263,8 +266,6 @@ def test_a_locked_file_keeps_nobody_waiting_for_a_minute(cache: AnswerCache) -> 
 
 def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it is asked for anew; `null` keeps it for ever, and what stands beside the answers does not age."""
-    import time
-
     real = time.time
     cache.write(KEY, 1, CacheConfig(ttl=60), task="t")
     cache.write("cd" * 32, 2, CacheConfig(ttl=None), task="t")
@@ -285,3 +286,54 @@ def test_the_oldest_leave_when_the_store_is_full(cache: AnswerCache) -> None:
         cache.write(f"{number:064x}", "x" * 4000, small, task="t")
     assert cache.read(f"{0:064x}", same, small) is None
     assert cache.read(f"{59:064x}", same, small)
+
+
+def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for the one that opens it, and all find it open."""
+    from testronaut_llm import cache_disk
+
+    opened: list[Path] = []
+    real = cache_disk.open_cache
+
+    def slowly(folder: Path, size_limit: int, *, suspect: bool) -> Any:
+        opened.append(folder)
+        time.sleep(0.05)
+        return real(folder, size_limit, suspect=suspect)
+
+    monkeypatch.setattr(cache_disk, "open_cache", slowly)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda n: cache.write(f"{n:064x}", n, SETTINGS, task="t"), range(16)))
+    assert [cache.read(f"{n:064x}", same, SETTINGS) for n in range(16)] == list(range(16))
+    assert len(opened) == 1
+
+
+def test_a_lock_that_a_fork_left_behind_is_no_deadlock(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody will ever release it: that is a miss."""
+    monkeypatch.setattr("testronaut_llm.cache._REST", 0.01)
+    cache._opening.acquire()
+    with capture_logs() as logs:
+        assert cache.read(KEY, same, SETTINGS) is None
+    assert [entry["event"] for entry in logs] == ["cache_trouble"]
+
+
+def _storm(folder: Path, me: int) -> bool:
+    cache = AnswerCache(folder)
+    own = [f"{me:032x}{number:032x}" for number in range(20)]
+    for number, key in enumerate(own):
+        cache.write(key, [me, number], SETTINGS, task="t")
+        cache.write(f"{number:064x}", "shared", SETTINGS, task="t")
+    return [cache.read(key, same, SETTINGS) for key in own] == [[me, number] for number in range(20)]
+
+
+def test_32_processes_share_one_store(cache: AnswerCache) -> None:
+    """They open it, write and read at once: nothing is lost, nothing is mixed up, nobody fails."""
+    children = []
+    for me in range(1, 33):
+        if (child := os.fork()) == 0:
+            with suppress(BaseException):
+                os._exit(0 if _storm(cache.folder, me) else 1)
+            os._exit(2)
+        children.append(child)
+    assert {os.waitpid(child, 0)[1] for child in children} == {0}
+    assert [cache.read(f"{number:064x}", same, SETTINGS) for number in range(20)] == ["shared"] * 20
+    assert rows(cache, "PRAGMA integrity_check") == [("ok",)]
