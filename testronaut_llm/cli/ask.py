@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 
@@ -34,7 +34,8 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     max_cost: Annotated[str | None, typer.Option(help="Most that the call may cost, in USD.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it comes.")] = False,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
+    cache: CacheModeOption = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -51,7 +52,7 @@ def run(
         "model": model,
         "max_tokens": max_tokens,
         "max_cost": max_cost,
-        "cache": "off" if no_cache else None,
+        "cache": "off" if no_cache else cache,
     }
     with LLMManager(config) as llm, billed(llm):
         if stream:

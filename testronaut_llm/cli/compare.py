@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -13,11 +13,11 @@ from testronaut_llm.amounts import usd
 from testronaut_llm.call_builder import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import read_schema, read_text
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
-from testronaut_llm.records import Answer
+from testronaut_llm.records import Answer, CacheMode
 
 COLUMNS = ("model", "answer")
 TOTALS = ("model", "answered", "failed", "obey the schema", "cost", "seconds")
@@ -37,7 +37,8 @@ def compare(
         Path | None, typer.Option("--file", "-f", help='Prompts, one JSON a line: a string, or {"prompt": ...}.')
     ] = None,
     schema: Annotated[Path | None, typer.Option(help="JSON Schema file that the answers have to obey.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
+    cache: CacheModeOption = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -55,7 +56,8 @@ def compare(
     asked: str | Sequence[Prompt] = prompt if prompt is not None else _prompts(file)
     wanted = read_schema(schema)
     with LLMManager(config) as llm, billed(llm):
-        found = llm.compare(task, asked, models=names, schema=wanted, cache="off" if no_cache else None)
+        mode = cast("CacheMode | None", "off" if no_cache else cache)
+        found = llm.compare(task, asked, models=names, schema=wanted, cache=mode)
     if as_json:
         screen.out_json(found)
     else:

@@ -65,7 +65,7 @@ def demo(
     model = None if live else _free_model()
     with LLMManager() if model is None else LLMManager(config=_demo_config(model)) as llm:
         _heading(f"1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)")
-        found = _ask(llm, "cli_analysis", f"{text}\n\nName this tool, say its purpose, and list three options.", TOOL)
+        found = _ask(llm, "cli_analysis", _question(text), TOOL)
         _heading("2. test_generation: a list at the top level, behind whichever wire")
         tests = f"Write two tests for `{tool}`. Example: run `{tool} --version`, expect a version number."
         _ask(llm, "test_generation", tests, TESTS)
@@ -74,9 +74,24 @@ def demo(
             f"Expected of `{tool} --version`: a version number. Actual: {_version(tool)}. Did the test pass, and why?"
         )
         _ask(llm, "result_verification", actual, VERDICT)
+        if found:
+            _again(llm, tool, text)
     _closing(model)
     if not found:
         raise typer.Exit(screen.FAILED)
+
+
+def _question(text: str) -> str:
+    return f"{text}\n\nName this tool, say its purpose, and list three options."
+
+
+def _again(llm: LLMManager, tool: str, text: str) -> None:
+    """Shows that the same question is answered from the disk."""
+    _heading(f"4. the first question again: what is `{tool}`?")
+    answer = llm.complete("cli_analysis", _question(text), schema=TOOL)
+    how = "from the cache, nobody was asked" if answer.cached else "asked anew: the cache could not be used"
+    saved = "unknown" if answer.saved is None else usd(answer.saved)
+    screen.out(f"  {answer.model} in {answer.latency * 1000:.1f} ms, {how}; saved: {saved}")
 
 
 def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
@@ -85,7 +100,7 @@ def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str
     screen.table("", COLUMNS, map(_row, candidates), drawn=True)
     screen.out(f"  asking {', then '.join(one.alias for one in candidates if one.kept) or 'nobody'} ...")
     try:
-        answer = llm.complete(task, prompt, schema=schema)
+        answer = llm.complete(task, prompt, schema=schema, cache="refresh")
     except LLMError as error:
         _trace(error.attempts)
         said = str(error).partition("\n")[0]

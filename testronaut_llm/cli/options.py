@@ -14,3 +14,7 @@ ConfigFile = Annotated[
         "--config", "-c", help="The llm.yaml to use (default: TESTRONAUT_LLM_CONFIG, the nearest upwards, the user's)."
     ),
 ]
+CacheModeOption = Annotated[
+    str | None,
+    typer.Option("--cache", help="Answers that are kept: `use`, `refresh` (ask anew), `off`, or `only` (never ask)."),
+]

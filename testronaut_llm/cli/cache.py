@@ -1,0 +1,102 @@
+"""`cache`: what is kept, forgetting it, and carrying it to another machine."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from testronaut_llm.cache_files import CacheFiles
+
+group = typer.Typer(no_args_is_help=True, help="Look at the kept answers, forget them, carry them elsewhere.")
+Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.add_typer(group, name="cache")
+
+
+@group.command("stats")
+def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Show how many answers are kept, of which tasks, and how large the store is."""
+    files = _files(config)
+    tasks: Counter[str] = Counter()
+    oldest = newest = None
+    for one in files.kept():
+        tasks[one.task] += 1
+        oldest, newest = oldest or one.stored, one.stored
+    found: dict[str, Any] = {
+        "folder": str(files.folder),
+        "answers": tasks.total(),
+        "bytes": files.bytes,
+        "oldest": _day(oldest),
+        "newest": _day(newest),
+        "tasks": dict(tasks.most_common()),
+    }
+    if as_json:
+        screen.out_json(found)
+        return
+    rows = [(name, str(value)) for name, value in found.items() if name != "tasks" and value is not None]
+    screen.table("cache", ("what", "value"), [*rows, *((f"task {name}", str(n)) for name, n in tasks.most_common())])
+
+
+@group.command("clear")
+def clear(
+    task: Task = None,
+    older_than: Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Forget kept answers: all, those of a task, or old ones."""
+    before = None if older_than is None else time.time() - _age(older_than)
+    files = _files(config)
+    if not yes:
+        typer.confirm(f"Forget answers in {files.folder}?", abort=True, err=True)
+    screen.note(f"answers forgotten: {files.clear(task=task, before=before):,}")
+
+
+@group.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
+    task: Task = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write kept answers into a file that can be committed, so that a run in CI costs nothing."""
+    screen.note(f"answers written to {file}: {_files(config).export(file, task=task):,}")
+
+
+@group.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `cache export` wrote.")], config: ConfigFile = None
+) -> None:
+    """Take the answers of such a file in, all or none."""
+    screen.note(f"answers taken from {file}: {_files(config).load(file):,}")
+
+
+def _files(config: Path | None) -> CacheFiles:
+    from testronaut_llm.cache_files import CacheFiles
+    from testronaut_llm.config_source import ConfigSource
+
+    return CacheFiles(ConfigSource.find(config).current().cache)
+
+
+def _age(text: str) -> float:
+    from testronaut_llm.config_values import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise ConfigError(f"--older-than is {text!r}; {error}") from None
+
+
+def _day(stored: float | None) -> str | None:
+    return None if stored is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stored))

@@ -1,0 +1,110 @@
+"""`testronaut-llm cache`: what is kept, forgetting it, carrying it elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import faults
+import pytest
+from manager_kit import KEY, Api, apis
+
+from testronaut_llm.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def a(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with apis() as make:
+        made = make("a", faults.good("kept"))
+        row = f'm: {{model: openai/gpt-4o-mini, api_base: "{made.url}/v1"}}'
+        text = f"version: 1\nmodels: {{{row}}}\ntasks: {{t: {{models: m}}, u: {{models: m}}}}\n"
+        (tmp_path / "llm.yaml").write_text(text)
+        monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+        yield made
+
+
+def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
+    """The second run asks nobody; the modes and their short form are heeded."""
+    assert run("run", "t", "hi")[1] == "kept\n"
+    assert run("run", "t", "hi", "--cache", "only")[1] == "kept\n"
+    assert len(a.asked) == 1
+    assert run("run", "t", "ho", "--cache", "only")[0] == 1
+    assert run("run", "t", "hi", "--no-cache")[0] == 0
+    assert run("run", "t", "hi", "--cache", "never")[0] == 2
+    assert len(a.asked) == 2
+
+
+def test_stats_clear_export_and_import(run: Run, a: Api, tmp_path: Path) -> None:
+    """What was kept is counted by task, forgotten by task or age, and comes back from the file."""
+    assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
+    assert run("cache", "clear", "--yes")[0] == 0
+    run("run", "t", "one")
+    run("run", "u", "two")
+    found = json.loads(run("cache", "stats", "--json")[1])
+    assert (found["answers"], found["tasks"]) == (2, {"t": 1, "u": 1})
+    assert found["bytes"] > 0
+    assert "task u" in run("cache", "stats")[1]
+    file = tmp_path / "answers.jsonl"
+    assert run("cache", "export", str(file))[0] == 0
+    assert len(file.read_text().splitlines()) == 2
+    assert KEY not in file.read_text()
+    assert "forgotten: 0" in run("cache", "clear", "--older-than", "1h", "--yes")[2]
+    assert "forgotten: 1" in run("cache", "clear", "--task", "u", "--yes")[2]
+    assert "forgotten: 1" in run("cache", "clear", "--older-than", "0s", "--yes")[2]
+    assert run("run", "t", "one", "--cache", "only")[0] == 1
+    assert "taken" in run("cache", "import", str(file))[2]
+    assert run("run", "t", "one", "--cache", "only")[1] == "kept\n"
+    assert len(a.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [("{", "no JSON"), ("[]", "expected a JSON object"), ('{"key": "../x"}', "64 hex digits"), ('{"format": 9}', "64"),
+     (json.dumps({"key": "a" * 64, "format": 9}), "export it anew"),
+     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": 1}), "`value`, an object")],
+)  # fmt: skip
+def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: str, fault: str) -> None:
+    """One wrong line keeps all of them out, and is named."""
+    run("run", "t", "one")
+    file = tmp_path / "answers.jsonl"
+    run("cache", "export", str(file))
+    file.write_text(f"{file.read_text()}\n{line}\n{line}\n")
+    run("cache", "clear", "--yes")
+    code, _, err = run("cache", "import", str(file))
+    assert code == 2
+    assert f"{file}:3" in err
+    assert f"{file}:4" in err
+    assert fault in err
+    assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
+    assert run("cache", "import", str(tmp_path / "none"))[0] == 2
+    assert run("cache", "export", str(tmp_path / "no" / "folder"))[0] == 2
+
+
+def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a yes nothing is forgotten; an age that is none is explained."""
+    run("run", "t", "one")
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: sys.exit(1))
+    assert run("cache", "clear")[0] == 1
+    assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 1
+    code, _, err = run("cache", "clear", "--older-than", "long", "--yes")
+    assert code == 2
+    assert "such as 30d" in err
