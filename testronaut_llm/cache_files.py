@@ -83,7 +83,7 @@ class CacheFiles:
             return sum(store.delete(key) for key in keys)
 
     def export(self, file: Path, *, task: str | None = None) -> int:
-        """Writes what is kept, one a line, sorted by key so that a new one is one more line in a diff; returns how many.
+        """Writes what is kept, one a line and sorted, so that a new one is one more line in a diff; returns how many.
 
         Raises:
             ConfigError: the store cannot be read, or the file not be written.
