@@ -57,7 +57,7 @@ def main(url: str, processes: int, threads: int, kills: int) -> None:
             {
                 "version": 1,
                 "models": {"m": model},
-                "tasks": {"t": {"models": ["m"], "max_tokens": 100, "retries": 0}},
+                "tasks": {"t": {"models": ["m"], "max_tokens": 100, "retries": 0, "cache": "off"}},
                 "budget": {"scope": "storm", "total": f"{ROOM * 100 / 1e6:f}"},
             }
         )
