@@ -29,12 +29,8 @@ class _Record:
         self.results: list[Any] = []
         self._done, self._total, self._on_progress = 0, total, on_progress
 
-    def started(self) -> int:
-        """The place of the next result."""
-        self.results.append(None)
-        return len(self.results) - 1
-
     def finished(self, place: int, result: Result) -> None:
+        self.results += [None] * (place + 1 - len(self.results))
         self.results[place] = result
         self._done += 1
         if self._on_progress is not None:
@@ -54,21 +50,37 @@ def run_all(
     Raises:
         InvalidRequestError: `concurrency` is no whole number of at least 1.
     """
+    record = _Record(total, on_progress)
+    run_each(ask, jobs, concurrency=concurrency, finished=record.finished)
+    return record.results
+
+
+def run_each(
+    ask: Callable[[Job], Awaitable[Answer[Any]]],
+    jobs: Iterable[Job],
+    *,
+    concurrency: int,
+    finished: Callable[[int, Result], object],
+) -> None:
+    """Hands over each result with the place of its job, as soon as it is there, and keeps none.
+
+    Raises:
+        InvalidRequestError: `concurrency` is no whole number of at least 1.
+    """
     _check(concurrency)
-    record, pending = _Record(total, on_progress), dict[Future[Result], int]()
+    pending = dict[Future[Result], int]()
 
     def collect() -> None:
         for done in wait(pending, return_when=FIRST_COMPLETED).done:
-            record.finished(pending.pop(done), done.result())
+            finished(pending.pop(done), done.result())
 
     with _event_loop() as loop:
-        for job in jobs:
-            pending[asyncio.run_coroutine_threadsafe(_outcome(ask, job), loop)] = record.started()
+        for place, job in enumerate(jobs):
+            pending[asyncio.run_coroutine_threadsafe(_outcome(ask, job), loop)] = place
             if len(pending) >= concurrency:
                 collect()
         while pending:
             collect()
-    return record.results
 
 
 async def arun_all(
@@ -93,8 +105,8 @@ async def arun_all(
             record.finished(pending.pop(done), done.result())
 
     try:
-        for job in jobs:
-            pending[asyncio.create_task(_outcome(ask, job))] = record.started()
+        for place, job in enumerate(jobs):
+            pending[asyncio.create_task(_outcome(ask, job))] = place
             if len(pending) >= concurrency:
                 await collect()
         while pending:

@@ -14,6 +14,7 @@ from testronaut_llm.records import Answer, Call, Embeddings, Usage
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
 
+_ANY_CALL = Call(task="", messages=(), max_tokens=1, deadline=1.0)
 _NONE, _TINY = Usage(), Decimal("1e-12")
 
 
@@ -40,7 +41,7 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
     }
 
 
-def answer_of(value: Any, *, call: Call, model: ModelConfig) -> Answer[Any]:
+def answer_of(value: Any, *, call: Call, model: ModelConfig | None) -> Answer[Any]:
     """A stored answer, given to a call.
 
     Raises:
@@ -53,8 +54,8 @@ def answer_of(value: Any, *, call: Call, model: ModelConfig) -> Answer[Any]:
             raise TypeError(f"dialect {dialect!r:.40}")
         answer: Answer[Any] = Answer(
             text=_text(value["text"]),
-            model=model.alias,
-            provider_model=model.model,
+            model=model.alias if model else "",
+            provider_model=model.model if model else "",
             response_model=_text(value["response_model"]),
             task=call.task,
             usage=Usage(**{name: type(getattr(_NONE, name))(count) for name, count in usage.items()}),
@@ -70,6 +71,18 @@ def answer_of(value: Any, *, call: Call, model: ModelConfig) -> Answer[Any]:
     if call.output is None:
         return answer
     return replace(answer, parsed=call.output.read(answer.text, dialect))
+
+
+def check(value: Any) -> None:
+    """Is it one of the two?
+
+    Raises:
+        ValueError: the value is none of ours.
+    """
+    if isinstance(value, dict) and "vector" in value:
+        vector_of(value)
+    else:
+        answer_of(value, call=_ANY_CALL, model=None)
 
 
 def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -99,7 +112,7 @@ def vector_of(value: Any) -> Vector:
             tokens=int(value["tokens"]),
             cost=None if cost is None else Decimal(_text(cost)),
         )
-    except (KeyError, TypeError, ArithmeticError, struct.error) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, struct.error) as error:
         raise ValueError(f"a row that is no vector ({error!r})") from None
 
 

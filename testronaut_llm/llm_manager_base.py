@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from datetime import date
 from functools import cached_property, partial
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from testronaut_llm.answering import Answering, Question, pieces_of
+from testronaut_llm.batch import prompt_jobs, run_each
 from testronaut_llm.budgets import all_limits, limits_of, scope_of
 from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
 from testronaut_llm.config_source import ConfigSource
@@ -111,6 +112,30 @@ class ManagerBase:
 
         ledger = self._engine.ledger
         return prune(ledger, first_day(older_than, ledger.clock()) or "")
+
+    def answer_each(
+        self,
+        task: str | None,
+        prompts: Iterable[Prompt],
+        on_answer: Callable[[int, Answer[Any] | LLMError], object],
+        *,
+        concurrency: int = 8,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`batch` for more prompts than fit into memory: no result is kept.
+
+        Args:
+            task: as in `complete`.
+            prompts: read as far as the calls have come.
+            on_answer: is given the place of a prompt and its result, in this thread, as soon as it is there.
+            concurrency: calls at once.
+            options: further arguments of `complete`, which all calls share.
+
+        Raises:
+            LLMError: an argument that all calls share is wrong.
+        """
+        jobs, _ = prompt_jobs(prompts)
+        run_each(self._each({"task": task, **(options or {})}), jobs, concurrency=concurrency, finished=on_answer)
 
     @property
     def session(self) -> Session:

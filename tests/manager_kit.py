@@ -85,10 +85,11 @@ def config(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
     """A manager of such a configuration, with prices that are read once for all tests."""
     made = LLMManager(config=config(models, tasks, **task))
-    made._engine.__dict__["prices"] = _prices()
+    made._engine.__dict__["prices"] = prices()
     return made
 
 
 @cache
-def _prices() -> PriceTable:
+def prices() -> PriceTable:
+    """The tables, read once for all tests."""
     return PriceTable.load()

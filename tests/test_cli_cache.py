@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faults
 import pytest
-from manager_kit import KEY, Api, apis
+import yaml
+from manager_kit import KEY, Api, apis, model, prices
 
+from testronaut_llm import LLMManager
+from testronaut_llm.cache_files import CacheFiles
 from testronaut_llm.cli import main
+from testronaut_llm.config_sections import CacheConfig
+from testronaut_llm.prices import PriceTable
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -33,6 +39,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def a(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    table = prices()
+    monkeypatch.setattr(PriceTable, "load", lambda: table)
     with apis() as make:
         made = make("a", faults.good("kept"))
         row = f'm: {{model: openai/gpt-4o-mini, api_base: "{made.url}/v1"}}'
@@ -80,7 +88,12 @@ def test_stats_clear_export_and_import(run: Run, a: Api, tmp_path: Path) -> None
     ("line", "fault"),
     [("{", "no JSON"), ("[]", "expected a JSON object"), ('{"key": "../x"}', "64 hex digits"), ('{"format": 9}', "64"),
      (json.dumps({"key": "a" * 64, "format": 9}), "export it anew"),
-     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": 1}), "`value`, an object")],
+     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": 1}), "`value`, an object"),
+     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {"text": 5}}), "no answer"),
+     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {"vector": "?"}}), "no vector"),
+     (json.dumps({"key": "digest:" + "a" * 64, "format": 1, "task": None, "value": {}}), "expected a digest"),
+     (json.dumps({"key": ["a" * 64], "format": 1}), "64 hex digits"),
+     ("[" * 100_000, "no JSON")],
 )  # fmt: skip
 def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: str, fault: str) -> None:
     """One wrong line keeps all of them out, and is named."""
@@ -108,3 +121,71 @@ def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> 
     code, _, err = run("cache", "clear", "--older-than", "long", "--yes")
     assert code == 2
     assert "such as 30d" in err
+
+
+def test_what_the_cache_saved_is_told(run: Run, a: Api) -> None:
+    """The hits of this llm.yaml, and what they did not cost."""
+    run("run", "t", "one")
+    run("run", "t", "one")
+    found = json.loads(run("cache", "stats", "--json")[1])
+    assert found["hits"] == 1
+    assert float(found["saved"].lstrip("$")) > 0
+    assert len(a.asked) == 1
+
+
+def test_vectors_and_the_digest_of_a_local_model_travel_along(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere, without the server, the answers of a local model are found, and so are vectors."""
+    with apis() as make:
+        row = model("ollama", make("o", faults.good("local")))
+        (tmp_path / "llm.yaml").write_text(yaml.safe_dump({"models": {"o": row}, "tasks": {"t": {"models": ["o"]}}}))
+        monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+        run("run", "t", "hi")
+        with LLMManager() as llm:
+            vectors = llm.embed("t", ["x", "y"]).vectors
+    file = tmp_path / "answers.jsonl"
+    assert "4" in run("cache", "export", str(file), "--task", "t")[2]
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / "elsewhere"))
+    assert run("cache", "import", str(file))[0] == 0
+    assert run("run", "t", "hi", "--cache", "only")[1] == "local\n"
+    with LLMManager() as llm:
+        assert llm.embed("t", ["y", "x"], cache="only").vectors == vectors[::-1]
+    run("cache", "export", str(tmp_path / "again.jsonl"))
+    assert (tmp_path / "again.jsonl").read_text() == file.read_text()
+
+
+def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Path) -> None:
+    """What looks like a key is left out and counted."""
+    run("run", "t", "the plan of the prompt")
+    a.plan(faults.good("use sk-proj-abcdefghijklmnopqrstuvwx0123456789 to log in"))
+    run("run", "t", "how do I log in?")
+    file = tmp_path / "answers.jsonl"
+    assert "left out, since they look as if they held a secret: 1" in run("cache", "export", str(file))[2]
+    assert len(file.read_text().splitlines()) == 1
+    assert "sk-proj" not in file.read_text()
+    assert "plan" not in file.read_text()
+
+
+def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_path: Path) -> None:
+    """It would be asked for anew."""
+    run("run", "t", "one")
+    store = CacheFiles(CacheConfig())
+    connection = sqlite3.connect(store.folder / "cache.db", isolation_level=None)
+    connection.execute("UPDATE Cache SET expire_time = 1")
+    connection.close()
+    assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
+    assert store.export(tmp_path / "f.jsonl") == (0, 0)
+    assert len(a.asked) == 1
+
+
+def test_a_store_that_cannot_be_used_is_an_error_here(run: Run, a: Api) -> None:
+    """A command about the cache says what is wrong with it, and how to mend it."""
+    run("run", "t", "one")
+    file = CacheFiles(CacheConfig()).folder / "cache.db"
+    file.write_bytes(b"This is no database. " * 400)
+    code, _, err = run("cache", "stats")
+    assert code == 2
+    assert "cannot be used" in err
+    assert "move it away" in err
+    assert len(a.asked) == 1

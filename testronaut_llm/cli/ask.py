@@ -36,16 +36,16 @@ def run(
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it comes.")] = False,
     cache: CacheModeOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
+    batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
+    out: Annotated[Path | None, typer.Option(help="Where --batch writes; the same command goes on with it.")] = None,
+    concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at once.")] = 8,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask a task, and print the answer.
+    """Ask a task, and print the answer; or ask a file of prompts, and write a file of answers.
 
     Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
     """
-    from testronaut_llm.llm_manager import LLMManager
-
-    text = _prompt(prompt, file)
     options: dict[str, Any] = {
         "system": system,
         "schema": read_schema(schema),
@@ -54,6 +54,38 @@ def run(
         "max_cost": max_cost,
         "cache": "off" if no_cache else cache,
     }
+    if batch is not None or out is not None:
+        _batch(
+            task, batch, out, given=prompt or file or stream, concurrency=concurrency, config=config, options=options
+        )
+        return
+    _one(task, _prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
+
+
+def _batch(
+    task: str,
+    prompts: Path | None,
+    out: Path | None,
+    *,
+    given: object,
+    concurrency: int,
+    config: Path | None,
+    options: dict[str, Any],
+) -> None:
+    from testronaut_llm.cli.batch import run_batch
+    from testronaut_llm.llm_manager import LLMManager
+
+    if prompts is None or out is None or given:
+        raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
+    with LLMManager(config) as llm, billed(llm):
+        failed = run_batch(llm, task, prompts, out, concurrency=concurrency, options=options)
+    if failed:
+        raise typer.Exit(screen.FAILED)
+
+
+def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
+    from testronaut_llm.llm_manager import LLMManager
+
     with LLMManager(config) as llm, billed(llm):
         if stream:
             answer = _streamed(llm.stream(task, text, **options), silent=as_json)
@@ -64,7 +96,8 @@ def run(
     elif not stream:
         screen.out(answer.text)
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    screen.note(f"{answer.model} ({answer.provider_model}): {tokens}, {bill(llm)}, {answer.latency:.1f} s")
+    source = "from the cache, " if answer.cached else ""
+    screen.note(f"{answer.model} ({answer.provider_model}): {source}{tokens}, {bill(llm)}, {answer.latency:.1f} s")
 
 
 def _streamed(stream: Stream[Any], *, silent: bool) -> Answer[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError
@@ -27,9 +28,13 @@ def register(app: typer.Typer) -> None:
 
 @group.command("stats")
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Show how many answers are kept, of which tasks, and how large the store is."""
+    """Show how many answers are kept, of which tasks, how large the store is, and what it saved this llm.yaml."""
+    from testronaut_llm.llm_manager import LLMManager
+
     files = _files(config)
-    tasks: Counter[str] = Counter()
+    with LLMManager(config) as llm:
+        total = llm.spend().total
+    tasks: Counter[str | None] = Counter()
     oldest = newest = None
     for one in files.kept():
         tasks[one.task] += 1
@@ -40,6 +45,8 @@ def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
         "bytes": files.bytes,
         "oldest": _day(oldest),
         "newest": _day(newest),
+        "hits": total.hits,
+        "saved": usd(total.saved_by_cache),
         "tasks": dict(tasks.most_common()),
     }
     if as_json:
@@ -71,7 +78,10 @@ def export(
     config: ConfigFile = None,
 ) -> None:
     """Write kept answers into a file that can be committed, so that a run in CI costs nothing."""
-    screen.note(f"answers written to {file}: {_files(config).export(file, task=task):,}")
+    written, left_out = _files(config).export(file, task=task)
+    screen.note(f"answers written to {file}: {written:,}")
+    if left_out:
+        screen.note(f"left out, since they look as if they held a secret: {left_out:,}")
 
 
 @group.command("import")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -13,6 +12,7 @@ from testronaut_llm.amounts import usd
 from testronaut_llm.call_builder import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import read_schema, read_text
+from testronaut_llm.cli.batch_file import prompt_of
 from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.comparison import ComparedPrompt, Comparison, ModelTotals
@@ -69,23 +69,10 @@ def compare(
 
 def _prompts(file: Path | None) -> list[Prompt]:
     lines = read_text(file).split("\n") if file is not None else []
-    prompts = [_prompt(f"{file}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    prompts = [prompt_of(f"{file}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
     return prompts
-
-
-def _prompt(where: str, line: str) -> Prompt:
-    try:
-        value: Any = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is no JSON: {error}") from None
-    value = value.get("prompt") if isinstance(value, dict) else value
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        return value
-    raise ConfigError(f'{where} holds no prompt; expected a string, messages, or {{"prompt": ...}}')
 
 
 def _show(found: Comparison) -> None:

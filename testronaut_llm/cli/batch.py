@@ -1,0 +1,119 @@
+"""`run --batch`: a file of prompts in, a file of answers out, with a bar, the time and the money that are left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.amounts import usd
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.batch_file import BatchFile
+from testronaut_llm.cli.progress import EVERY_SECONDS
+from testronaut_llm.cli.spend import bill
+from testronaut_llm.errors import ConfigError, LLMError
+
+if TYPE_CHECKING:
+    from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.records import Answer
+
+_STEERING = ("cache", "max_cost")
+"""Options that make no other answer."""
+
+
+def run_batch(
+    llm: LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
+) -> int:
+    """Asks what has no answer in `out` yet, and returns how many failed.
+
+    Raises:
+        LLMError: the files or the options are wrong.
+    """
+    shared = {"task": task, **{name: value for name, value in options.items() if name not in _STEERING}}
+    with BatchFile(prompts, out, shared) as batch:
+        if batch.stale:
+            screen.note(f"{out}: {batch.stale:,} lines answer other prompts or options; they go at the end of this run")
+        if batch.answered:
+            screen.note(f"{out}: {batch.answered:,} of {batch.total:,} are answered already")
+        try:
+            with _shown(llm, batch) as show:
+
+                def answered(place: int, result: Answer[Any] | LLMError) -> None:
+                    batch.write(place, result)
+                    show()
+
+                llm.answer_each(task, batch.missing(), answered, concurrency=concurrency, options=options)
+        except KeyboardInterrupt:
+            screen.note(f"stopped with {_state(llm, batch)}; the same command goes on from here")
+            raise
+        batch.finish()
+        screen.note(f"{out}: {_state(llm, batch)}")
+        if batch.failed:
+            screen.note("the same command asks those that failed once more")
+        return batch.failed
+
+
+def _state(llm: LLMManager, batch: BatchFile) -> str:
+    failed = f", {batch.failed:,} failed" if batch.failed else ""
+    return f"{batch.answered:,} of {batch.total:,} answered{failed}; {bill(llm)}"
+
+
+@contextmanager
+def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
+    """A function to be called after each answer."""
+    money = _Money(llm)
+    if sys.stderr.isatty():
+        with _bar(batch, money) as drawn:
+            yield drawn
+        return
+    before, began = batch.answered, time.monotonic()
+    last = [began]
+
+    def show() -> None:
+        now = time.monotonic()
+        if now - last[0] >= EVERY_SECONDS:
+            last[0] = now
+            ended = batch.answered + batch.failed
+            rest = (batch.total - ended) * (now - began) / max(1, ended - before)
+            screen.note(f"{_state(llm, batch)}{money.left()}; about {rest:.0f} s to go")
+
+    yield show
+
+
+@contextmanager
+def _bar(batch: BatchFile, money: _Money) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as drawn:
+        bar = drawn.add_task("", total=batch.total, completed=batch.answered)
+
+        def show() -> None:
+            failed = f"{batch.failed:,} failed, " if batch.failed else ""
+            said = f"{failed}{bill(money.llm)}{money.left()}"
+            drawn.update(bar, completed=batch.answered + batch.failed, description=said)
+
+        yield show
+
+
+class _Money:
+    """What the tightest budget leaves; looked up every few seconds."""
+
+    def __init__(self, llm: LLMManager) -> None:
+        self.llm = llm
+        self._until, self._said = 0.0, ""
+
+    def left(self) -> str:
+        """As in `, $1.20 left of budget.per_day`; nothing without a budget."""
+        if time.monotonic() >= self._until:
+            self._until = time.monotonic() + EVERY_SECONDS
+            try:
+                tightest = min(self.llm.spend(since="1d").limits, key=lambda limit: limit.left, default=None)
+            except ConfigError:
+                tightest = None
+            self._said = f", {usd(max(tightest.left, 0 * tightest.left))} left of {tightest.name}" if tightest else ""
+        return self._said

@@ -1,0 +1,280 @@
+"""`run --batch`: in order, one failure stops nothing, and what broke off goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+import yaml
+from fault_server import Exchange
+from manager_kit import KEY, Api, apis, model, prices
+from typer.testing import CliRunner, Result
+
+from testronaut_llm import Answer, ConfigError, InvalidRequestError, RateLimitError, Usage
+from testronaut_llm.cli import batch as batch_command
+from testronaut_llm.cli.app import app
+from testronaut_llm.cli.batch_file import BatchFile
+from testronaut_llm.prices import PriceTable
+from testronaut_llm.testing.fake import FakeLLM
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def api() -> Iterator[Callable[..., Api]]:
+    with apis() as make:
+        yield make
+
+
+def echo(exchange: Exchange) -> None:
+    """Answers with the prompt; `bad` is refused."""
+    said = exchange.request.body["messages"][-1]["content"]
+    (faults.error("bad_request") if said == "bad" else faults.good(f"re: {said}"))(exchange)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Callable[..., Api]) -> Api:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    table = prices()
+    monkeypatch.setattr(PriceTable, "load", lambda: table)
+    monkeypatch.chdir(tmp_path)
+    a = api("a", echo)
+    file = {"models": {"a": model("openai", a)}, "tasks": {"t": {"models": ["a"], "retries": 0, "cache": "off"}}}
+    Path("llm.yaml").write_text(yaml.safe_dump({**file, "budget": {"per_day": 5}}))
+    return a
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, ["run", "t", "--batch", "in.jsonl", "--out", "out.jsonl", "-c", "llm.yaml", *words])
+
+
+def ask(*prompts: Any) -> None:
+    Path("in.jsonl").write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts))
+
+
+def answers() -> list[Any]:
+    return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+
+
+def asked(server: Api) -> list[str]:
+    return sorted(body["messages"][-1]["content"] for body in server.bodies)
+
+
+@pytest.mark.usefixtures("server")
+def test_answers_stand_in_the_order_of_the_prompts() -> None:
+    """Whichever was answered first; each form of a prompt is taken, and blank lines count as lines."""
+    ask(*(str(n) for n in range(20)), {"prompt": "object"}, [{"role": "user", "content": "messages"}])
+    Path("in.jsonl").write_text("\n" + Path("in.jsonl").read_text())
+    done = run("--concurrency", "5")
+    assert done.exit_code == 0, done.exception
+    assert [row["text"] for row in answers()] == [f"re: {n}" for n in (*range(20), "object", "messages")]
+    assert [row["line"] for row in answers()] == list(range(2, 24))
+    assert answers()[0]["cost"] == "0.000024"
+    assert "22 of 22 answered; $0.00053" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_failure_stops_nobody_and_is_asked_again(server: Api) -> None:
+    """It leaves its error at its place and an exit code; the same command asks only what failed."""
+    ask("one", "bad", "three")
+    done = run()
+    assert done.exit_code == 1
+    assert [row.get("text", row.get("error", {}).get("code")) for row in answers()] == [
+        "re: one",
+        "invalid_request",
+        "re: three",
+    ]
+    assert "2 of 3 answered, 1 failed" in done.stderr
+    server.plan(faults.good("now"))
+    again = run()
+    assert again.exit_code == 0
+    assert "2 of 3 are answered already" in again.stderr
+    assert asked(server) == ["bad"]
+    assert [row["text"] for row in answers()] == ["re: one", "now", "re: three"]
+
+
+def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api) -> None:
+    """Half a last line, as kill -9 or a full disk leaves it, is asked again; the rest is not."""
+    ask(*(str(n) for n in range(10)))
+    run()
+    lines = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    Path("out.jsonl").write_bytes(b"".join(lines[5:8]) + lines[2][:40])
+    server.plan(echo)
+    assert run().exit_code == 0
+    assert asked(server) == sorted("0123489")
+    assert [row["text"] for row in answers()] == [f"re: {n}" for n in range(10)]
+
+
+def test_what_was_changed_is_asked_again(server: Api) -> None:
+    """Another prompt on a line, or another option, is another question; the old answers are named before they go."""
+    ask("one", "two")
+    run()
+    ask("one", "zwei", "three")
+    server.plan(echo)
+    done = run()
+    assert asked(server) == ["three", "zwei"]
+    assert "1 lines answer other prompts or options" in done.stderr
+    assert [row["text"] for row in answers()] == ["re: one", "re: zwei", "re: three"]
+    server.plan(echo)
+    run("--max-tokens", "7", "--max-cost", "1")
+    assert len(server.asked) == 3
+    run("--max-tokens", "7", "--cache", "use")
+    assert len(server.asked) == 3
+
+
+def test_a_schema_gives_values(server: Api) -> None:
+    """`--schema` holds for each line."""
+    server.plan(faults.good('{"n": 1}'))
+    Path("s.json").write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    ask("one")
+    assert run("--schema", "s.json").exit_code == 0
+    assert answers()[0]["parsed"] == {"n": 1}
+
+
+BREAKS = """
+import time
+from pathlib import Path
+from testronaut_llm.cli.batch import run_batch
+from testronaut_llm.testing.fake import FakeLLM
+from testronaut_llm.testing.fake_rules import FakeAnswer
+
+def answer(call):
+    return FakeAnswer(text="first", delay=0 if call.prompt < "0300" else 600)
+
+llm = FakeLLM(tasks=("t",))
+llm.reply(answer)
+run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=8, options={})
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_broken_off_batch_sends_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    """Ctrl-C or kill -9 in the middle of a thousand: nothing that was answered is asked again."""
+    monkeypatch.chdir(tmp_path)
+    ask(*(f"{n:04}" for n in range(1000)))
+    child = subprocess.Popen([sys.executable, "-c", BREAKS], stderr=subprocess.PIPE, text=True)
+    while not Path("out.jsonl").exists() or Path("out.jsonl").read_bytes().count(b"\n") < 300:
+        assert child.poll() is None
+        threading.Event().wait(0.01)
+    os.kill(child.pid, how)
+    _, said = child.communicate(timeout=60)
+    assert ("stopped with 300 of 1,000 answered" in said) is (how is signal.SIGINT)
+    assert ("goes on from here" in said) is (how is signal.SIGINT)
+    llm = FakeLLM(tasks=("t",))
+    llm.reply("second")
+    assert batch_command.run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, options={}) == 0
+    assert sorted(call.prompt for call in llm.calls) == [f"{n:04}" for n in range(300, 1000)]
+    assert [(row["line"], row["text"]) for row in answers()] == [
+        (n + 1, "first" if n < 300 else "second") for n in range(1000)
+    ]
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    ("lines", "words", "message"),
+    [
+        ('"a"\n{"x": 1}\n', [], "in.jsonl:2 holds no prompt"),
+        ('"a"\nnot json\n', [], "in.jsonl:2 is no JSON"),
+        ('"a"\n', ["--stream"], "go together, without"),
+        ('"a"\n', ["--concurrency", "0"], "concurrency is 0"),
+        ("\udcff", [], "cannot be run"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(server: Api, lines: str, words: list[str], message: str) -> None:
+    """A line that holds no prompt is named with its number; options that do not go together are refused."""
+    Path("in.jsonl").write_text(lines, errors="surrogateescape")
+    error = run(*words).exception
+    assert isinstance(error, ConfigError | InvalidRequestError)
+    assert message in str(error)
+    assert not server.asked
+
+
+@pytest.mark.usefixtures("server")
+def test_the_two_files_go_together() -> None:
+    """One without the other is refused, and so is a file of answers that is none."""
+    ask("one")
+    for words in (["--batch", "in.jsonl"], ["--out", "out.jsonl"]):
+        assert isinstance(CliRunner().invoke(app, ["run", "t", *words]).exception, InvalidRequestError)
+    Path("out.jsonl").write_text("my notes\n")
+    error = run().exception
+    assert isinstance(error, ConfigError)
+    assert "no file of answers" in str(error)
+    assert Path("out.jsonl").read_text() == "my notes\n"
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_it_shows_time_and_money_that_are_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    """A bar on a terminal, else a line every now and then: done, failed, spent, left of the tightest budget."""
+    ask(*(str(n) for n in range(5)), "bad")
+    monkeypatch.setattr(batch_command, "EVERY_SECONDS", 0)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    from testronaut_llm.llm_manager import LLMManager
+
+    with LLMManager("llm.yaml") as llm:
+        failed = batch_command.run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=1, options={})
+    said = capsys.readouterr().err
+    assert failed == 1
+    assert re.search(r"\$0\.00012, \$5\.00 left of budget\.per_day", said)
+    assert "1 failed" in said
+    assert ("6/6" in said) is terminal
+    assert ("s to go" in said) is not terminal
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """Some bytes a prompt stay in memory, whatever the prompts and the answers hold."""
+    count, text = 4000, "x" * 1000
+    prompts = tmp_path / "in.jsonl"
+    with prompts.open("w") as file:
+        file.writelines(f'"{number} {text}"\n' for number in range(count))
+    answer: Answer[Any] = Answer(
+        text=text, model="m", provider_model="openai/m", response_model="m", task="t", usage=Usage()
+    )
+    tracemalloc.start()
+    try:
+        with BatchFile(prompts, tmp_path / "out.jsonl", {}) as batch:
+            for place, _ in enumerate(batch.missing()):
+                batch.write(place, answer)
+            batch.finish()
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert batch.answered == count
+    assert most < 600_000, (kept, most)
+
+
+def test_answer_each_keeps_no_result() -> None:
+    """Each result comes with the place of its prompt, in the caller's thread, errors too."""
+    llm, seen, threads = FakeLLM(tasks=("t",)), dict[int, Any](), set[int]()
+    llm.reply(lambda call: f"re: {call.prompt}")
+    llm.reply(RateLimitError("no"), prompt="^3$")
+
+    def take(place: int, result: Any) -> None:
+        seen[place] = result
+        threads.add(threading.get_ident())
+
+    llm.answer_each("t", (str(n) for n in range(9)), take, concurrency=3, options={"temperature": 0.5})
+    assert {place: one.text for place, one in seen.items() if isinstance(one, Answer)} == {
+        n: f"re: {n}" for n in range(9) if n != 3
+    }
+    assert seen[3].attempts
+    assert threads == {threading.get_ident()}
+    with pytest.raises(InvalidRequestError):
+        llm.answer_each("t", ["x"], take, options={"temperature": -1})
