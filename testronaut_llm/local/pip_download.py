@@ -77,7 +77,8 @@ def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) ->
         try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
-                done = sum(size_of(file) for file in folder.rglob("*") if file.is_file())
+                # os.walk passes by what pip deletes meanwhile, where rglob would raise.
+                done = sum(size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
                 report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
         finally:
             process.kill()
