@@ -18,7 +18,7 @@ from pytest_httpserver import HTTPServer
 
 from testronaut_llm.testing.network import NetworkGuard
 
-pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "proofs"]
+pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "proofs", "manager_kit"]
 if importlib.util.find_spec("fixtures_local"):
     pytest_plugins.append("fixtures_local")
 

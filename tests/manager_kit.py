@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import pytest
 from fault_server import Exchange, FaultServer, Received, Reply
 from gateway_kit import MODELS, VERSIONS
 
-from testronaut_llm import LLMManager
+from testronaut_llm import Answer, LLMManager
+from testronaut_llm.gateway import load_litellm
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.prices import PriceTable
 
@@ -61,6 +63,36 @@ def apis() -> Iterator[Callable[..., Api]]:
             return made[name].plan(*replies)
 
         yield api
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Callable[..., Api]]:
+    """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
+    load_litellm()
+    with apis() as make:
+        yield make
+
+
+@pytest.fixture
+def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual variable of each provider holds a key."""
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
+
+
+async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:
+    """The answer of task `t`, asked for by the method `mode`; the pieces of a stream are held against it."""
+    if mode == "complete":
+        return llm.complete("t", prompt, **given)
+    if mode == "acomplete":
+        return await llm.acomplete("t", prompt, **given)
+    if mode == "stream":
+        with llm.stream("t", prompt, **given) as stream:
+            assert "".join(stream) == stream.answer.text
+            return stream.answer
+    async with llm.astream("t", prompt, **given) as pieces:
+        assert "".join([piece async for piece in pieces]) == pieces.answer.text
+        return pieces.answer
 
 
 def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import KEY, KEYS, Api, apis, config, manager, model
+from manager_kit import Api, config, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.exchange import Exchange
@@ -25,6 +25,8 @@ from testronaut_llm.records import Call, Candidate, Usage
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
 from testronaut_llm.testing.session_budget import SessionBudget
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
 
@@ -231,18 +233,6 @@ def test_whose_money_a_configuration_made_in_python_spends() -> None:
     made = LLMConfig.model_validate({"version": 1, "tasks": {"t": task}})
     with pytest.raises(errors.ConfigError, match="scope"):
         LLMManager(config=made)
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Make]:
-    with apis() as make:
-        yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
 
 
 def _book(llm: LLMManager) -> list[tuple[Any, ...]]:

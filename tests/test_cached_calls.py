@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -16,13 +16,14 @@ import faults
 import pytest
 import pytest_asyncio
 from error_bodies import ERRORS
-from manager_kit import KEY, KEYS, Api, apis, manager, model
+from manager_kit import KEY, Api, ask, manager, model
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from testronaut_llm import Answer, LLMError, LLMManager, errors
-from testronaut_llm.gateway import load_litellm
 from testronaut_llm.paths import cache_dir
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
 MODES = ("complete", "acomplete", "stream", "astream")
@@ -34,19 +35,6 @@ class Person(BaseModel):
     age: int
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Make]:
-    load_litellm()
-    with apis() as make:
-        yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
-
-
 @pytest_asyncio.fixture(autouse=True)
 async def _loop() -> AsyncIterator[None]:
     yield
@@ -55,20 +43,6 @@ async def _loop() -> AsyncIterator[None]:
 def cached(models: dict[str, Any], tasks: dict[str, Any] | None = None, **task: Any) -> LLMManager:
     """A manager whose task `t` uses the cache."""
     return manager(models, tasks, **{"cache": "use", "retries": 0, **task})
-
-
-async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:
-    if mode == "complete":
-        return llm.complete("t", prompt, **given)
-    if mode == "acomplete":
-        return await llm.acomplete("t", prompt, **given)
-    if mode == "stream":
-        with llm.stream("t", prompt, **given) as stream:
-            assert "".join(stream) == stream.answer.text
-            return stream.answer
-    async with llm.astream("t", prompt, **given) as pieces:
-        assert "".join([piece async for piece in pieces]) == pieces.answer.text
-        return pieces.answer
 
 
 @each_mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
 from multiprocessing import get_context
@@ -14,14 +14,15 @@ import faults
 import pytest
 import pytest_asyncio
 from gateway_kit import WIRES
-from manager_kit import KEY, KEYS, Api, apis, config, manager, model
+from manager_kit import KEY, Api, ask, config, manager, model
 from pydantic import BaseModel
 
-from testronaut_llm import Answer, LLMManager, errors
+from testronaut_llm import LLMManager, errors
 from testronaut_llm.config_sections import BudgetConfig
-from testronaut_llm.gateway import load_litellm
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.network import NetworkGuard
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
 MODES = ("complete", "acomplete", "stream", "astream")
@@ -34,37 +35,9 @@ class Person(BaseModel):
     age: int
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Make]:
-    load_litellm()
-    with apis() as make:
-        yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
-
-
 @pytest_asyncio.fixture(autouse=True)
 async def _loop() -> AsyncIterator[None]:
     yield
-
-
-async def _ask(llm: LLMManager, mode: str, *args: Any, **given: Any) -> Answer[Any]:
-    if mode == "complete":
-        return llm.complete("t", *args, **given)
-    if mode == "acomplete":
-        return await llm.acomplete("t", *args, **given)
-    if mode == "stream":
-        with llm.stream("t", *args, **given) as stream:
-            pieces = list(stream)
-    else:
-        async with llm.astream("t", *args, **given) as stream:  # type: ignore[assignment]
-            pieces = [piece async for piece in stream]  # type: ignore[attr-defined]
-    assert "".join(pieces) == stream.answer.text
-    return stream.answer
 
 
 PATHS = {
@@ -83,7 +56,7 @@ async def test_an_answer_says_all_about_itself(api: Make, network: NetworkGuard,
     """Text, usage, cost, finish and request id arrive the same over each wire, for one request on one connection."""
     a = api("a", faults.good())
     async with manager({"m": model(wire, a)}) as llm:
-        answer = await _ask(llm, mode, "Say hello.")
+        answer = await ask(llm, mode, "Say hello.")
     assert (answer.text, answer.model, answer.task, answer.finish_reason) == (TEXT, "m", "t", "stop")
     assert answer.usage == Usage(prompt_tokens=12, completion_tokens=6)
     assert answer.cost == (Decimal(0) if wire == "ollama" else Decimal("0.000024"))
@@ -104,7 +77,7 @@ async def test_the_request_is_the_callers(api: Make, wire: str, mode: str) -> No
     turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
              {"role": "user", "content": "three"}]  # fmt: skip
     async with manager({"m": model(wire, a)}, max_tokens=321, stop=["END"], seed=7, system="Be brief.") as llm:
-        answer = await _ask(llm, mode, turns, temperature=0.25, extra={"top_p": 0.5})
+        answer = await ask(llm, mode, turns, temperature=0.25, extra={"top_p": 0.5})
     (body,) = a.bodies
     options = body.get("options", {})
     stream = mode in ("stream", "astream")
@@ -138,7 +111,7 @@ async def test_usage_that_was_not_reported_is_marked(api: Make, wire: str, mode:
     """Where the wire counts nothing the numbers are ours and say so; LiteLLM's made-up ones never show."""
     a = api("a", faults.good(usage=None))
     async with manager({"m": model(wire, a)}) as llm:
-        answer = await _ask(llm, mode, "Say hello.")
+        answer = await ask(llm, mode, "Say hello.")
     assert answer.usage.estimated
     assert answer.attempts[0].usage == answer.usage
     assert answer.usage.prompt_tokens > 0
@@ -184,7 +157,7 @@ async def test_a_schema_gives_the_same_value_over_each_wire(api: Make, wire: str
     """The schema goes out in the wire's own form, and `.parsed` is an instance."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     async with manager({"m": model(wire, a)}) as llm:
-        answers = [await _ask(llm, mode, "Who?", schema=Person) for mode in MODES]
+        answers = [await ask(llm, mode, "Who?", schema=Person) for mode in MODES]
     assert [answer.parsed for answer in answers] == [Person(name="Ada", age=36)] * 4
     for body in a.bodies:
         if wire == "ollama":
@@ -207,7 +180,7 @@ async def test_one_repair_is_asked_for_and_counted(api: Make, wire: str, mode: s
     """An answer that fails its schema is shown to the model once, and both attempts are paid and told."""
     a = api("a", faults.good('{"name": "Ada"}'), faults.good('{"name": "Ada", "age": 36}'))
     async with manager({"m": model(wire, a)}) as llm:
-        answer = await _ask(llm, mode, "Who?", schema=Person)
+        answer = await ask(llm, mode, "Who?", schema=Person)
     assert answer.parsed == Person(name="Ada", age=36)
     assert [one.outcome for one in answer.attempts] == ["rejected", "answer"]
     assert isinstance(answer.attempts[0].error, errors.OutputInvalidError)
@@ -287,7 +260,7 @@ async def test_accept_has_the_last_word(api: Make, mode: str) -> None:
     """An answer that `accept` refuses is kept in the trace, paid, not repaired, and the next model is asked."""
     a, b = api("a", faults.good("bad")), api("b", faults.good("fine"))
     async with manager({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
-        answer = await _ask(llm, mode, "hi", accept=lambda one: one.text == "fine")
+        answer = await ask(llm, mode, "hi", accept=lambda one: one.text == "fine")
     assert (answer.text, answer.model, len(a.asked), len(b.asked)) == ("fine", "b", 1, 1)
     assert [(one.model, one.outcome) for one in answer.attempts] == [("a", "rejected"), ("b", "answer")]
     assert answer.cost == Decimal("0.000048")
@@ -384,7 +357,7 @@ async def test_only_the_cache_means_nobody_is_asked(api: Make, mode: str) -> Non
     a = api("a", faults.good())
     async with manager({"m": model("openai", a)}) as llm:
         with pytest.raises(errors.CacheMissError, match="t: cache is `only`"):
-            await _ask(llm, mode, "Say hello.", cache="only")
+            await ask(llm, mode, "Say hello.", cache="only")
     assert not a.asked
 
 

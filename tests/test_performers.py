@@ -21,6 +21,8 @@ from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.gateway import load_litellm
 from testronaut_llm.records import Attempt, Call, Candidate
 
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
 Make = Callable[..., Api]
 WIRES = ("openai", "anthropic", "ollama")
 SOON = 0.8
@@ -81,12 +83,6 @@ def api() -> Iterator[Make]:
             for wire in WIRES:
                 list(llm.stream("t", "hi", model=wire))
         yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
 
 
 def _with_books(llm: LLMManager) -> Books:

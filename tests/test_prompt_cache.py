@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import faults
 import pytest
 import structlog
-from manager_kit import KEY, KEYS, Api, apis, manager, model
+from manager_kit import Api, manager, model
 
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
 
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
 Make = Callable[..., Api]
 MARKED = [{"type": "text", "text": "You read manuals.", "cache_control": {"type": "ephemeral"}}]
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Make]:
-    with apis() as make:
-        yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
 
 
 def system_text(body: dict[str, Any]) -> Any:

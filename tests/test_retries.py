@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import faults
 import pytest
 from gateway_kit import WIRES
-from manager_kit import KEY, KEYS, Api, apis, manager, model
+from manager_kit import Api, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.gateway import Gateway, load_litellm
+from testronaut_llm.gateway import Gateway
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
 PASSING = ("rate_limit", "unavailable", "server_error", "bad_gateway")
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Make]:
-    load_litellm()
-    with apis() as make:
-        yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
 
 
 async def _complete(llm: LLMManager, *, asynchronous: bool) -> str:

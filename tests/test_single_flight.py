@@ -17,29 +17,17 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import KEY, KEYS, Api, apis, manager, model
+from manager_kit import Api, manager, model
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
 from testronaut_llm.call_builder import build_call
-from testronaut_llm.gateway import load_litellm
 from testronaut_llm.paths import cache_dir
 from testronaut_llm.single_flight import FlightLocks, Flights, Seat
 
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
 Make = Callable[..., Api]
 CALLS = 100
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Make]:
-    load_litellm()
-    with apis() as make:
-        yield make
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
-        monkeypatch.setenv(name, KEY)
 
 
 class Gate:
