@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm import cache_key
 from testronaut_llm.cache_entry import Vector, answer_of, answer_value, joined, vector_of, vector_values
-from testronaut_llm.call_flow import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import CacheMissError, LLMTimeoutError
 from testronaut_llm.records import Answer, Call, Embeddings, Message
 from testronaut_llm.single_flight import FlightLocks, Flights
+from testronaut_llm.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.task_router import Selected, one_vector_space
 
 if TYPE_CHECKING:

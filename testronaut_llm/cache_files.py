@@ -148,9 +148,8 @@ class CacheFiles:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise ConfigError(
-                f"the cache in {self.folder} cannot be used: {error}; move it away to begin anew"
-            ) from None
+            mend = f"to begin anew: mv {self.folder} {self.folder}.old"
+            raise ConfigError(f"the cache in {self.folder} cannot be used: {error}; {mend}") from None
 
 
 def _row(line: str) -> tuple[Any, str | None]:

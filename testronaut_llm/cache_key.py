@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from testronaut_llm.providers.row import Provider
     from testronaut_llm.records import Call
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 FORMAT = 1
 """Raised whenever this package asks the same question in other words, or stores its answers in another form."""
 
@@ -78,7 +80,7 @@ def hashed(*parts: str) -> str:
 
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 @lru_cache(maxsize=128)

@@ -6,13 +6,15 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.model_config import TaskConfig
-from testronaut_llm.output_schema import OutputSchema
 from testronaut_llm.owned_fields import refused_in_extra
 from testronaut_llm.records import Answer, CacheMode, Call, Message, Role
+
+if TYPE_CHECKING:
+    from testronaut_llm.output_schema import OutputSchema
 
 ROLES: tuple[Role, ...] = get_args(Role)
 CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
@@ -50,7 +52,7 @@ def build_call(
     return Call(
         task=task.name,
         messages=_messages(prompt, task.system if system is None else system),
-        output=None if schema is None else OutputSchema.of(schema),
+        output=None if schema is None else _output(schema),
         accept=_given("accept", accept, Callable, "a function of the Answer"),
         model=_given("model", model, str, "a name from `models`, or provider/model"),
         max_tokens=_whole("max_tokens", task.max_tokens if max_tokens is None else max_tokens, least=1),
@@ -68,6 +70,12 @@ def build_call(
         extra=_extra(_given("extra", extra, Mapping, "a mapping of body fields") or {}),
         metadata=dict(_given("metadata", metadata, Mapping, "a mapping") or {}),
     )
+
+
+def _output(schema: Any) -> OutputSchema:
+    from testronaut_llm.output_schema import OutputSchema
+
+    return OutputSchema.of(schema)
 
 
 def texts_to_embed(texts: Any) -> tuple[str, ...]:

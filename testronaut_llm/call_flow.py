@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -18,63 +17,12 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
 from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.model_request import EmbedRequest, Reply, Request
-from testronaut_llm.records import Answer, Attempt, Call, Candidate, Embeddings, Route
+from testronaut_llm.records import Attempt, Call, Candidate, Route
 from testronaut_llm.spending import Purse, Slip
+from testronaut_llm.steps import Ask, Flow, More, Pause, Piece, Result, Step
 
 if TYPE_CHECKING:
     from testronaut_llm.judge import Judge
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Send one request. `limit` is seconds for all of it; `make` may start a local model or fetch a key.
-
-    `late` is told a reply that came after the attempt was given up, from whichever thread.
-    """
-
-    make: Callable[[float], Request | EmbedRequest]
-    limit: float
-    slow: bool
-    late: Callable[[Reply], None]
-
-
-@dataclass(frozen=True, slots=True)
-class More:
-    """Wait for the next piece of the answer, or its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait some seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Hand a piece of text to the caller."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Do something that takes its time, away from an event loop. What it raises ends the call."""
-
-    run: Callable[[], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Await:
-    """Wait until a future is done, but no longer than so many seconds."""
-
-    future: Future[None]
-    seconds: float
-
-
-Step = Ask | More | Pause | Piece | Work | Await
-Result = Answer[Any] | Embeddings
-Flow = Generator[Step, Any, Result]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.batch import Progress, arun_all, prompt_jobs, run_all
 from testronaut_llm.call_builder import Prompt
-from testronaut_llm.comparison import Comparison, comparison_jobs, comparison_of, models_of, prompts_of
 from testronaut_llm.errors import LLMError
 from testronaut_llm.llm_manager_base import ManagerBase, result_of
-from testronaut_llm.records import Answer, CacheMode, Embeddings, T
+from testronaut_llm.records import Accept, Answer, CacheMode, Embeddings, T
 from testronaut_llm.streams import AsyncStream, Stream
 
-Accept = Callable[[Answer[Any]], bool]
+if TYPE_CHECKING:
+    from testronaut_llm.batch import Progress
+    from testronaut_llm.comparison import Comparison
 
 
 class LLMManager(ManagerBase):
@@ -214,6 +214,8 @@ class LLMManager(ManagerBase):
             LLMError: an argument that all calls share is wrong.
         """
         given = dict(locals())
+        from testronaut_llm.batch import prompt_jobs, run_all
+
         jobs, total = prompt_jobs(prompts)
         return run_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
 
@@ -242,6 +244,8 @@ class LLMManager(ManagerBase):
     ) -> list[Answer[T] | LLMError]:
         """`batch` on the caller's event loop."""
         given = dict(locals())
+        from testronaut_llm.batch import arun_all, prompt_jobs
+
         jobs, total = prompt_jobs(prompts)
         return await arun_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
 
@@ -267,9 +271,10 @@ class LLMManager(ManagerBase):
             LLMError: a model is unknown, or another argument is wrong.
         """
         given = dict(locals())
-        asked, names = prompts_of(prompt), self._known(models_of(models))
-        results = run_all(self._each(given), comparison_jobs(asked, names), concurrency=concurrency)
-        return comparison_of(task, asked, names, results, schema=schema is not None)
+        from testronaut_llm.batch import run_all
+
+        jobs, compared = self._comparison(given)
+        return compared(run_all(self._each(given), jobs, concurrency=concurrency))
 
     async def acompare(
         self,
@@ -289,6 +294,7 @@ class LLMManager(ManagerBase):
     ) -> Comparison:
         """`compare` on the caller's event loop."""
         given = dict(locals())
-        asked, names = prompts_of(prompt), self._known(models_of(models))
-        results = await arun_all(self._each(given), comparison_jobs(asked, names), concurrency=concurrency)
-        return comparison_of(task, asked, names, results, schema=schema is not None)
+        from testronaut_llm.batch import arun_all
+
+        jobs, compared = self._comparison(given)
+        return compared(await arun_all(self._each(given), jobs, concurrency=concurrency))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from datetime import date
@@ -12,8 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from testronaut_llm.answering import Answering, Question, pieces_of
-from testronaut_llm.batch import prompt_jobs, run_each
-from testronaut_llm.budgets import all_limits, limits_of, scope_of
 from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
 from testronaut_llm.config_source import ConfigSource
 from testronaut_llm.engine import Engine
@@ -21,10 +18,11 @@ from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Call, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.call_flow import Result
+    from testronaut_llm.comparison import Comparison
     from testronaut_llm.ledger import Session
     from testronaut_llm.ledger_report import Spend
     from testronaut_llm.model_config import LLMConfig
+    from testronaut_llm.steps import Result
 
 _NO_OPTIONS = frozenset(("self", "task", "prompt", "prompts", "texts", "models", "concurrency", "on_progress"))
 
@@ -94,6 +92,7 @@ class ManagerBase:
         Raises:
             ConfigError: `since` is no such thing, or the ledger cannot be used.
         """
+        from testronaut_llm.budgets import all_limits, scope_of
         from testronaut_llm.ledger_report import first_day, report
 
         config, ledger = self.config, self._engine.ledger
@@ -134,6 +133,8 @@ class ManagerBase:
         Raises:
             LLMError: an argument that all calls share is wrong.
         """
+        from testronaut_llm.batch import prompt_jobs, run_each
+
         jobs, _ = prompt_jobs(prompts)
         run_each(self._each({"task": task, **(options or {})}), jobs, concurrency=concurrency, finished=on_answer)
 
@@ -188,6 +189,8 @@ class ManagerBase:
             return (yield from drive(self._answering.flow(question), self._engine.gateway))
 
     async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
+        import asyncio
+
         look = partial(self._stored, given, stream=stream)
         question, result = look() if self._answering.is_quick else await asyncio.to_thread(look)
         if result is not None:
@@ -232,13 +235,24 @@ class ManagerBase:
 
         return ask
 
-    def _known(self, models: tuple[str, ...]) -> tuple[str, ...]:
-        for model in models:
-            self.config.model(model)
-        return models
+    def _comparison(self, given: dict[str, Any]) -> tuple[Iterator[Mapping[str, Any]], Callable[[Any], Comparison]]:
+        """The calls that compare models, and what puts their results side by side.
+
+        Raises:
+            LLMError: a model is unknown, or a prompt is none.
+        """
+        from testronaut_llm.comparison import comparison_jobs, comparison_of, models_of, prompts_of
+
+        asked, names = prompts_of(given["prompt"]), models_of(given["models"])
+        for name in names:
+            self.config.model(name)
+        put = partial(comparison_of, given["task"], asked, names, schema=given["schema"] is not None)
+        return comparison_jobs(asked, names), put
 
 
 def _has_budget(config: LLMConfig) -> bool:
+    from testronaut_llm.budgets import limits_of
+
     return config.budget is not None or any(limits_of(config, task) for task in config.tasks.values())
 
 

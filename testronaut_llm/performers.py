@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.call_flow import Ask, Await, Flow, More, Pause, Piece, Result, Work
 from testronaut_llm.errors import LLMError, LLMTimeoutError
 from testronaut_llm.exchange import Exchange
 from testronaut_llm.model_request import EmbedRequest, Reply
+from testronaut_llm.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
 
 if TYPE_CHECKING:
     from testronaut_llm.gateway import Gateway

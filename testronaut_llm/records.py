@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", default=Any)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
+Accept = Callable[["Answer[Any]"], bool]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -41,7 +42,7 @@ class Call:
     max_tokens: int
     deadline: float
     output: OutputSchema | None = None
-    accept: Callable[[Answer[Any]], bool] | None = None
+    accept: Accept | None = None
     model: str | None = None
     temperature: float | None = None
     stop: tuple[str, ...] = ()

@@ -68,15 +68,13 @@ class Redactor:
     def knows(self, text: str) -> bool:
         """Does the text hold a secret that was added?"""
         lowered = text.lower()
-        return any(
-            one.pattern.search(text) for one in self._secrets.values() if any(trace in lowered for trace in one.traces)
-        )
+        return any(one.may_be_in(lowered) and one.pattern.search(text) for one in self._secrets.values())
 
     def redact(self, text: str) -> str:
         """The text with every known secret, and whatever looks like one, replaced by `[redacted]`."""
         lowered = text.lower()
         for secret in self._secrets.values():
-            if any(trace in lowered for trace in secret.traces):
+            if secret.may_be_in(lowered):
                 text = secret.pattern.sub(MASK, text)
         for hints, pattern in _SHAPES:
             if any(hint in lowered for hint in hints):
@@ -101,6 +99,10 @@ class _Secret:
         forms = [quoted, raw.hex(), *(rf"(?<![\w+/-])[\w+/-]*{re.escape(core)}[\w+/-]*={{0,2}}" for core in cores)]
         self.pattern = re.compile("|".join(forms), re.IGNORECASE)
         self.traces = [max(re.findall(r"[a-z0-9]*", form.lower()), key=len) for form in (secret, raw.hex(), *cores)]
+
+    def may_be_in(self, lowered: str) -> bool:
+        """Is any of those parts in a text of small letters?"""
+        return any(trace in lowered for trace in self.traces)
 
 
 def _in_any_quoting(char: str) -> str:

@@ -29,11 +29,11 @@ def register(app: typer.Typer) -> None:
 @group.command("stats")
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Show how many answers are kept, of which tasks, how large the store is, and what it saved this llm.yaml."""
+    from testronaut_llm.cache_files import CacheFiles
     from testronaut_llm.llm_manager import LLMManager
 
-    files = _files(config)
     with LLMManager(config) as llm:
-        total = llm.spend().total
+        files, total = CacheFiles(llm.config.cache), llm.spend().total
     tasks: Counter[str | None] = Counter()
     oldest = newest = None
     for one in files.kept():

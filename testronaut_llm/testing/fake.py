@@ -21,12 +21,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.call_flow import Ask, Flow, Result, Step
 from testronaut_llm.engine import Engine
 from testronaut_llm.errors import BadResponseError, ContentFilteredError, LLMError
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.model_request import EmbedRequest, Reply, Request, Target
 from testronaut_llm.records import Call, Route, Usage
+from testronaut_llm.steps import Ask, Flow, Result, Step
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says
 from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
 

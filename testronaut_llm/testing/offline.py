@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from testronaut_llm.call_flow import Result
     from testronaut_llm.config_source import ConfigSource
     from testronaut_llm.ledger import Ledger
     from testronaut_llm.model_config import LLMConfig, ModelConfig
     from testronaut_llm.records import Call, Route
+    from testronaut_llm.steps import Result
     from testronaut_llm.testing.session_budget import SessionBudget
 
 NOWHERE = "http://127.0.0.1:9"
