@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 HITS = 2000
 ANSWER = json.dumps(
@@ -64,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers every request with the same words, a little later where it is told to."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # Head and body in one packet, as real servers send them.
     asked, delay = 0, 0.0
 
     def do_POST(self) -> None:
@@ -77,18 +78,33 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(ANSWER)
 
+    def do_GET(self) -> None:
+        """How many requests came; from now on each takes as many seconds as the path says."""
+        told, Handler.asked, Handler.delay = str(Handler.asked).encode(), 0, float(self.path[1:])
+        self.send_response(200)
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
     def log_message(self, *_: Any) -> None:
         """Says nothing."""
+
+
+def serve() -> None:
+    """Answers for ever, in a process of its own as a real server would."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
 
 
 @contextmanager
 def served() -> Iterator[str]:
     """The URL of the server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
+    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        yield f"http://127.0.0.1:{child.stdout.readline().strip()}"
+        child.terminate()
 
 
 def run(python: str, code: str) -> tuple[float, str]:
@@ -152,15 +168,15 @@ def calls(number: int, url: str) -> Iterator[tuple[str, float, float, str]]:
             yield f"one uncached call, cache `{mode}`, beside `litellm.completion`", *row, target
 
 
-def at_once() -> int:
+def at_once(server: str) -> int:
     """How many requests a hundred identical concurrent calls become."""
     from testronaut_llm import LLMManager
 
-    Handler.asked, Handler.delay = 0, 0.3
+    urlopen(f"{server}/0.3").close()
     with LLMManager() as llm, ThreadPoolExecutor(100) as pool:
         list(pool.map(lambda _: llm.complete(None, "All at once."), range(100)))
-    Handler.delay = 0.0
-    return Handler.asked
+    with urlopen(f"{server}/0") as told:
+        return int(told.read())
 
 
 def main() -> None:
@@ -169,8 +185,12 @@ def main() -> None:
     parser.add_argument("--peers", help="Python of an environment with DSPy")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, served() as url:
+    if options.serve:
+        serve()
+    with tempfile.TemporaryDirectory() as home, served() as server:
+        url = f"{server}/v1"
         file = f"{home}/llm.yaml"
         row = f'{{model: openai/gpt-4o-mini, api_base: "{url}", price: {{input: 1, output: 2}}}}'
         Path(file).write_text(f"models: {{m: {row}}}\ntasks: {{default: {{models: m, max_tokens: 100}}}}\n", "utf-8")
@@ -180,7 +200,7 @@ def main() -> None:
         rows = [*(processes(options.peers, options.rounds, url) if options.peers else ()), *calls(options.calls, url)]
         for name, mine, other, target in rows:
             print(f"| {name} | {mine * 1e3:.3g} ms | {other * 1e3:.3g} ms | {mine / other:.2f} | <= {target} |")
-        print(f"| 100 identical calls at once | {at_once()} requests | | | 1 |")
+        print(f"| 100 identical calls at once | {at_once(server)} requests | | | 1 |")
         if not options.peers:
             print("\nWithout --peers: the rows beside DSPy are left out.")
 
