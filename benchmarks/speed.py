@@ -92,6 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def serve() -> None:
     """Answers for ever, in a process of its own as a real server would."""
+    ThreadingHTTPServer.request_queue_size = 1024
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
@@ -103,8 +104,10 @@ def served() -> Iterator[str]:
     """The URL of the server."""
     with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
-        yield f"http://127.0.0.1:{child.stdout.readline().strip()}"
-        child.terminate()
+        try:
+            yield f"http://127.0.0.1:{child.stdout.readline().strip()}"
+        finally:
+            child.terminate()
 
 
 def run(python: str, code: str) -> tuple[float, str]:

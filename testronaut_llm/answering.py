@@ -170,7 +170,6 @@ class Answering:
         result = self._vectors_found(question) if question.texts else self._answer_found(question)
         if result is None:
             return None
-        result = replace(result, latency=time.monotonic() - question.started)
         self._engine.ledger.hit(result.task, result.model, result.saved)
         self._engine.telemetry.answered(question.call, result)
         return result
@@ -178,7 +177,7 @@ class Answering:
     def _answer_found(self, question: Question) -> Answer[Any] | None:
         cache, call = self._cache, question.call
         for one, key in zip(question.candidates, question.keys(question.parts[0]), strict=True):
-            decode = partial(answer_of, call=call, model=one.model)
+            decode = partial(answer_of, call=call, model=one.model, started=question.started)
             answer = cache.read(key, decode, question.config.cache) if cache else None
             if answer is not None and (call.accept is None or call.accept(answer)):
                 return answer
@@ -189,7 +188,8 @@ class Answering:
         if len(found) < len(set(question.texts)):
             return None
         model = question.candidates[0].model
-        return joined(found, question.texts, None, model=model, task=question.task.name)
+        result = joined(found, question.texts, None, model=model, task=question.task.name)
+        return replace(result, latency=time.monotonic() - question.started)
 
     def _vectors(self, question: Question) -> dict[str, Vector]:
         found: dict[str, Vector] = {}

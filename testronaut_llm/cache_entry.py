@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import time
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _ANY_CALL = Call(task="", messages=(), max_tokens=1, deadline=1.0)
 _NONE, _TINY = Usage(), Decimal("1e-12")
+_DIALECTS = get_args(SchemaDialect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +43,8 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
     }
 
 
-def answer_of(value: Any, *, call: Call, model: ModelConfig | None) -> Answer[Any]:
-    """A stored answer, given to a call.
+def answer_of(value: Any, *, call: Call, model: ModelConfig | None, started: float | None = None) -> Answer[Any]:
+    """A stored answer, given to a call that started then (on the clock that never goes back).
 
     Raises:
         ValueError: the value is none of ours.
@@ -50,7 +52,7 @@ def answer_of(value: Any, *, call: Call, model: ModelConfig | None) -> Answer[An
     """
     try:
         cost, dialect, usage = value["cost"], value["dialect"], value["usage"]
-        if dialect not in get_args(SchemaDialect):
+        if dialect not in _DIALECTS:
             raise TypeError(f"dialect {dialect!r:.40}")
         answer: Answer[Any] = Answer(
             text=_text(value["text"]),
@@ -65,6 +67,7 @@ def answer_of(value: Any, *, call: Call, model: ModelConfig | None) -> Answer[An
             cached=True,
             finish_reason=_text(value["finish_reason"]),
             request_id=value["request_id"],
+            latency=0.0 if started is None else time.monotonic() - started,
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"a row that is no answer ({error!r})") from None

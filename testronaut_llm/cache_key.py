@@ -52,19 +52,17 @@ def text_part(call: Call, text: str) -> str:
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:
     """What a model is: where it is asked, as what, and with which settings of its own."""
-    return canonical(
-        {
-            "format": FORMAT,
-            "model": model.model,
-            "base": api_base_of(model, provider),
-            "version": api_version_of(model, provider),
-            "base_model": model.base_model,
-            "num_ctx": model.num_ctx or "auto",
-            "digest": model.digest or digest,
-            "reasoning": model.reasoning,
-            "dimensions": model.dimensions,
-            "extra": model.extra,
-        }
+    return _joined(
+        format=FORMAT,
+        model=model.model,
+        base=api_base_of(model, provider),
+        version=api_version_of(model, provider),
+        base_model=model.base_model,
+        num_ctx=model.num_ctx or "auto",
+        digest=model.digest or digest,
+        reasoning=model.reasoning,
+        dimensions=model.dimensions,
+        extra=canonical(model.extra) if model.extra else "",
     )
 
 
@@ -81,6 +79,11 @@ def hashed(*parts: str) -> str:
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values."""
     return _CANONICAL.encode(value)
+
+
+@lru_cache(maxsize=128)
+def _joined(**settings: str | int | None) -> str:
+    return canonical(settings)
 
 
 @lru_cache(maxsize=128)

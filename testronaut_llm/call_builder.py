@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from testronaut_llm.output_schema import OutputSchema
 
 ROLES: tuple[Role, ...] = get_args(Role)
+MODES: tuple[CacheMode, ...] = get_args(CacheMode)
 CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
 """Names the mode of all tasks for one run."""
 
@@ -95,10 +96,13 @@ def texts_to_embed(texts: Any) -> tuple[str, ...]:
 
 
 def _messages(prompt: Any, system: str | None) -> tuple[Message, ...]:
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not isinstance(turns, Sequence) or isinstance(turns, bytes | bytearray) or not turns:
+    if isinstance(prompt, str):
+        _encodable(prompt, "the prompt")
+        messages = [Message(role="user", content=prompt)]
+    elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray) or not prompt:
         raise InvalidRequestError(f"the prompt is {prompt!r:.40}; expected a str, or messages with role and content")
-    messages = [_message(number, turn) for number, turn in enumerate(turns)]
+    else:
+        messages = [_message(number, turn) for number, turn in enumerate(prompt)]
     if not any(message.content.strip() for message in messages):
         raise InvalidRequestError("the prompt is empty; expected some text")
     if system := _given("system", system, str, "a text"):
@@ -183,9 +187,9 @@ def _stop(value: Any) -> tuple[str, ...]:
 def _cache(task: TaskConfig, given: Any) -> CacheMode:
     """What the call says, else the environment, else the task."""
     value: Any = os.environ.get(CACHE_VARIABLE) or task.cache if given is None else given
-    if value not in get_args(CacheMode):
+    if value not in MODES:
         name = CACHE_VARIABLE if given is None else "cache"
-        raise InvalidRequestError(f"{name} is {value!r}; expected one of {', '.join(get_args(CacheMode))}")
+        raise InvalidRequestError(f"{name} is {value!r}; expected one of {', '.join(MODES)}")
     mode: CacheMode = value
     return mode
 

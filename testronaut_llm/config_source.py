@@ -111,7 +111,7 @@ def _text_of(path: Path) -> str | None:
 
 def _stamp_of(path: Path) -> _FileStamp:
     try:
-        seen = path.stat()
+        seen = os.stat(path)  # noqa: PTH116 - at every call
     except OSError:
         return None
     return seen.st_mtime_ns, seen.st_size, seen.st_ino

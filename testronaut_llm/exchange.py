@@ -8,12 +8,15 @@ no redirect (the prompt and the key would go along) and never use a proxy for lo
 from __future__ import annotations
 
 import json
+import os
 import socket
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from weakref import WeakSet
 
@@ -200,5 +203,11 @@ def _settings(url: str | None) -> dict[str, Any]:
         "trust_env": url is None or not is_loopback(url),
         "headers": {"accept-encoding": "gzip, deflate"},
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-        "verify": not plain_loopback,  # reading the certificate store takes tens of milliseconds
+        "verify": False if plain_loopback else _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
     }
+
+
+@lru_cache(maxsize=4)
+def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """What trusts servers, for all clients: reading the certificate store takes tens of milliseconds."""
+    return httpx.create_ssl_context(trust_env=bool(file or folder))

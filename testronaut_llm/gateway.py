@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -54,6 +55,21 @@ def load_litellm() -> Any:
     return litellm
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Spares a call the thread in which LiteLLM would find out that `no-log` tells it to log nothing."""
+    try:
+        from litellm._internal_context import is_internal_call
+    except ImportError:  # another version of LiteLLM keeps it elsewhere
+        yield
+        return
+    before = is_internal_call.set(True)
+    try:
+        yield
+    finally:
+        is_internal_call.reset(before)
+
+
 class Gateway:
     """Sends attempts. Holds the connections of one manager.
 
@@ -82,7 +98,8 @@ class Gateway:
         litellm, reader = self._prepare(request, exchange)
         with self._sync.lend(litellm, request.target, exchange) as client:
             try:
-                response = litellm.completion(**chat_arguments(request), client=client)
+                with _unlogged():
+                    response = litellm.completion(**chat_arguments(request), client=client)
                 if request.stream:
                     yield from filter(None, map(reader.take, response))
                 else:
@@ -96,19 +113,20 @@ class Gateway:
     async def asend(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """The same on the caller's event loop."""
         litellm, reader = self._prepare(request, exchange)
-        try:
-            client = await self._async.lend(litellm, request.target, exchange)
-            response = await litellm.acompletion(**chat_arguments(request), client=client)
-            if request.stream:
-                async for chunk in response:
-                    if piece := reader.take(chunk):
-                        yield piece
-            else:
-                reader.whole(response)
-        except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
-            reader.failed(error)
-        finally:
-            await exchange.aclose()
+        async with self._async.lend(litellm, request.target, exchange) as client:
+            try:
+                with _unlogged():
+                    response = await litellm.acompletion(**chat_arguments(request), client=client)
+                if request.stream:
+                    async for chunk in response:
+                        if piece := reader.take(chunk):
+                            yield piece
+                else:
+                    reader.whole(response)
+            except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+                reader.failed(error)
+            finally:
+                await exchange.aclose()
         yield reader.reply()
 
     def embed(self, request: EmbedRequest, exchange: Exchange) -> Iterator[str | Reply]:
@@ -124,11 +142,11 @@ class Gateway:
     async def aembed(self, request: EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """The same on the caller's event loop."""
         litellm, reader = self._prepare(request, exchange)
-        try:
-            client = await self._async.lend(litellm, request.target, exchange, embedding=True)
-            reader.vectors(await litellm.aembedding(**embed_arguments(request), client=client))
-        except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
-            reader.failed(error)
+        async with self._async.lend(litellm, request.target, exchange, embedding=True) as client:
+            try:
+                reader.vectors(await litellm.aembedding(**embed_arguments(request), client=client))
+            except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+                reader.failed(error)
         yield reader.reply()
 
     def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:

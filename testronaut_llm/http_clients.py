@@ -1,7 +1,7 @@
 """The HTTP clients that LiteLLM is handed: kept open between attempts, closed when one is abandoned.
 
 A sync client serves one attempt at a time, so that closing it ends that attempt's thread and nobody
-else's. An async client serves one event loop and closes with it: it hangs on an async generator,
+else's. An async client belongs to one event loop and closes with it: it hangs on an async generator,
 which `asyncio.run` closes at its end.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -71,41 +72,66 @@ class SyncClients:
         http.close()
 
 
+@dataclass(slots=True)
+class _Loop:
+    """The clients of one event loop; `life` closes them when the loop ends."""
+
+    life: AsyncGenerator[None, None]
+    idle: dict[Key, list[tuple[Any, Any]]] = field(default_factory=dict)
+
+
 class AsyncClients:
-    """Clients of one manager, by event loop, endpoint and key."""
+    """Clients of one manager, by event loop, endpoint and key.
+
+    Each serves one attempt at a time here, too: what httpcore does to share out the connections of one client grows
+    with the square of their number.
+    """
 
     def __init__(self) -> None:
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Key, tuple[Any, Any]]] = WeakKeyDictionary()
-        self._lives: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
 
-    async def lend(self, litellm: Any, target: Target, exchange: Exchange, *, embedding: bool = False) -> Any:
-        """The client of this loop; requests of this task belong to `exchange` from now on."""
-        loop = asyncio.get_running_loop()
-        clients = self._loops.get(loop)
-        if clients is None:
-            clients = self._loops[loop] = {}
-            self._lives[loop] = _life(clients)
-            await anext(self._lives[loop])
+    @asynccontextmanager
+    async def lend(
+        self, litellm: Any, target: Target, exchange: Exchange, *, embedding: bool = False
+    ) -> AsyncIterator[Any]:
+        """A client of this loop for one attempt; requests of this task belong to `exchange` from now on."""
+        idle = (await self._here()).idle
         key = key_of(target, embedding=embedding)
-        if key not in clients:
-            http = async_client(target.api_base)
-            clients[key] = http, sdk_client(litellm, target, key, http)
+        clients = idle.setdefault(key, [])
+        http, client = clients.pop() if clients else self._new(litellm, target, key)
         current.set(exchange)
-        lent.set(clients[key][1])
-        return clients[key][1]
+        lent.set(client)
+        try:
+            yield client
+        finally:
+            clients.append((http, client))
+            if key not in idle:  # all were closed meanwhile
+                await http.aclose()
 
     async def close(self) -> None:
-        """Closes the clients of the running loop."""
-        life = self._lives.pop(asyncio.get_running_loop(), None)
-        self._loops.pop(asyncio.get_running_loop(), None)
-        if life is not None:
-            await life.aclose()
+        """Closes the clients of the running loop; those in use close when they come back."""
+        here = self._loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.life.aclose()
+
+    async def _here(self) -> _Loop:
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop)
+        if here is None:
+            idle: dict[Key, list[tuple[Any, Any]]] = {}
+            here = self._loops[loop] = _Loop(life=_life(idle), idle=idle)
+            await anext(here.life)
+        return here
+
+    def _new(self, litellm: Any, target: Target, key: Key) -> tuple[Any, Any]:
+        http = async_client(target.api_base)
+        return http, sdk_client(litellm, target, key, http)
 
 
-async def _life(clients: dict[Key, tuple[Any, Any]]) -> AsyncGenerator[None, None]:
+async def _life(idle: dict[Key, list[tuple[Any, Any]]]) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        for http, _ in clients.values():
-            await http.aclose()
-        clients.clear()
+        while idle:
+            for http, _ in idle.popitem()[1]:
+                await http.aclose()

@@ -83,7 +83,7 @@ class Ledger:
         self.clock = clock
         self._scope = scope
         self._unsettled: deque[tuple[Entry, int, Attempt]] = deque()
-        self._savings: deque[tuple[str, str, str, int, int, int]] = deque()
+        self._savings: deque[tuple[float, str, str, int, Decimal, Decimal]] = deque()
         self._flushed = float("-inf")
         self._lock = threading.Lock()
         self._warned = False
@@ -236,8 +236,7 @@ class Ledger:
 
     def _save(self, task: str, model: str, hits: int, by_cache: Decimal, by_routing: Decimal) -> None:
         self.count(Decimal(0), saved=by_cache + by_routing)
-        amounts = pico(by_cache) or 0, pico(by_routing) or 0
-        self._savings.append((day_of(self.clock()), task, model, hits, *amounts))
+        self._savings.append((self.clock(), task, model, hits, by_cache, by_routing))
         if time.monotonic() - self._flushed >= FLUSH:
             try:
                 self._save_all()
@@ -249,9 +248,10 @@ class Ledger:
         with self._lock:
             taken = [self._savings.popleft() for _ in range(len(self._savings))]
         sums: dict[tuple[str, str, str], tuple[int, int, int]] = {}
-        for day, task, model, hits, by_cache, by_routing in taken:
-            so_far = sums.get((day, task, model), (0, 0, 0))
-            sums[day, task, model] = (so_far[0] + hits, so_far[1] + by_cache, so_far[2] + by_routing)
+        for at, task, model, hits, by_cache, by_routing in taken:
+            key = day_of(at), task, model
+            so_far = sums.get(key, (0, 0, 0))
+            sums[key] = (so_far[0] + hits, so_far[1] + (pico(by_cache) or 0), so_far[2] + (pico(by_routing) or 0))
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")

@@ -11,12 +11,13 @@ import sys
 from typing import Any
 
 NAME = "testronaut_llm"
+_STANDARD = logging.getLogger(NAME)
 
 
 def is_heard() -> bool:
     """Would anybody get an event of level INFO? Costs next to nothing where nobody would."""
     is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
-    return is_configured() or logging.getLogger(NAME).isEnabledFor(logging.INFO)
+    return is_configured() or _STANDARD.isEnabledFor(logging.INFO)
 
 
 def logger() -> Any:
@@ -26,7 +27,7 @@ def logger() -> Any:
     if structlog.is_configured():
         return structlog.get_logger(NAME)
     return structlog.wrap_logger(
-        logging.getLogger(NAME),
+        _STANDARD,
         processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,

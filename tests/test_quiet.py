@@ -22,7 +22,7 @@ DOCUMENTED = {
 }
 
 HOST = """
-import json, os, sys, logging
+import json, os, sys, logging, threading
 before, root = dict(os.environ), list(logging.getLogger().handlers)
 from testronaut_llm import LLMError, LLMManager
 assert "litellm" not in sys.modules
@@ -38,6 +38,7 @@ with LLMManager("llm.yaml") as llm:
     except LLMError as error:
         print(type(error).__name__, file=sys.stderr)
 assert list(logging.getLogger().handlers) == root
+assert not [thread for thread in threading.enumerate() if thread.name.startswith("litellm")]
 changed = {name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name)}
 print(json.dumps(sorted(changed)), file=sys.stderr)
 """

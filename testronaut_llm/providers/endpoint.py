@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -39,11 +40,11 @@ class Base:
 def base_of(model: ModelConfig, provider: Provider) -> Base:
     """The endpoint with its source: `api_base`, then the provider's variables, then its default."""
     if model.api_base:
-        return Base(url=_tidy(model.api_base, provider), source="llm.yaml")
+        return Base(url=_tidy(model.api_base, provider.wire), source="llm.yaml")
     for variable in provider.base_variables:
         value = os.environ.get(variable, "").strip()
         if value:
-            return Base(url=_tidy(value, provider), source=variable)
+            return Base(url=_tidy(value, provider.wire), source=variable)
     if provider.default_base:
         return Base(url=provider.default_base, source="default")
     return Base(url=None)
@@ -69,6 +70,7 @@ def is_own_host(url: str, provider: Provider) -> bool:
     return any(name and (host == name or host.endswith("." + name)) for name in own)
 
 
+@lru_cache(maxsize=256)
 def is_loopback(url: str) -> bool:
     """Does the URL name this machine, beyond doubt?"""
     host = host_of(url)
@@ -80,6 +82,7 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=256)
 def host_of(url: str) -> str:
     """The host that a client would connect to, in lower case; empty where there is none."""
     try:
@@ -117,12 +120,13 @@ def leaves_by_name(model: ModelConfig, provider: Provider) -> bool:
     return provider.wire == "ollama" and model.name.lower().endswith("cloud")
 
 
-def _tidy(url: str, provider: Provider) -> str:
+@lru_cache(maxsize=256)
+def _tidy(url: str, wire: str) -> str:
     url = url.strip().strip("\"'")
-    if provider.wire == "ollama":
+    if wire == "ollama":
         url = ollama_url(url)
     url = url.split("?", 1)[0].rstrip("/")
-    tail = _SPARE_TAIL.get(provider.wire)
+    tail = _SPARE_TAIL.get(wire)
     return tail.sub("", url) if tail else url
 
 
