@@ -50,6 +50,7 @@ def route_of(
         max_tokens=call.max_tokens,
         prices=engine.prices,
         counter=engine.counter,
+        contexts={one.model.alias: engine.probes.context(one.model, one.provider) for one in selected},
         schema_texts={one.model.alias: _schema_text(engine, call, one.model) for one in selected},
         dropped_params={one.model.alias: _dropped(engine, call, one) for one in selected} if dry else None,
         count_all=dry,
@@ -96,7 +97,7 @@ def flow_along(
         judge=judge,
         purse=engine.purse or purse,
         policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
-        slow=lambda alias: models[alias].provider == "embedded" or models[alias].api_key_command is not None,
+        slow=lambda alias: _is_slow(models[alias]),
         on_attempt=engine.attempted,
     )
     return route, flow_of(call, made)
@@ -114,13 +115,18 @@ def _ask(
     model = models[step.candidate.alias]
 
     def make(timeout: float) -> Request | EmbedRequest:
-        target = engine.target(model, trusted=config.trusted, embeddings=bool(texts))
+        target = engine.target(model, trusted=config.trusted, embeddings=bool(texts), timeout=timeout)
         if texts:
             return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
         schema = call.output.wire(engine.dialect(model)) if call.output else None
         return chat_request(call, target, step, schema=schema, timeout=timeout, answered=text)
 
     return make
+
+
+def _is_slow(model: ModelConfig) -> bool:
+    """May it take a while until a request can be made: a start, a download, a command?"""
+    return model.provider == "embedded" or model.auto_pull is True or model.api_key_command is not None
 
 
 def _schema_text(engine: Engine, call: Call, model: ModelConfig) -> str:

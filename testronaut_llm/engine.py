@@ -150,12 +150,18 @@ class Engine:
         if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
             self.counter.observe(call.task, self.source.current().model(result.model), asked.est_tokens, result.usage)
 
-    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:
-        """Where a model is asked and with which key. May start a local model or run a command.
+    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False, timeout: float = 600.0) -> Target:
+        """Where a model is asked and with which key. May fetch or start a local model, or run a command.
+
+        Args:
+            model: which.
+            trusted: does its file come from somebody who may say where keys go?
+            embeddings: shall it embed?
+            timeout: seconds for a download.
 
         Raises:
             MissingCredentialError: there is no key.
-            LocalModelError: the embedded model cannot be served.
+            LocalModelError: the local model cannot be fetched or served.
         """
         from pydantic import SecretStr
 
@@ -168,6 +174,11 @@ class Engine:
             self._embedded[model.alias] = endpoint.api_base
             token = SecretStr(endpoint.token)
             return Target(model=model, provider=provider, api_base=endpoint.api_base, key=token)
+        if provider.name == "ollama" and model.auto_pull is True and self.probes.digest(model, provider) is None:
+            from testronaut_llm.local.ollama_pull import pull_in_time
+
+            pull_in_time(model, timeout, trusted=trusted)
+            self.probes.forget()
         key = self.credentials.key(model, provider, trusted=trusted)
         if key is not None:
             self.redactor.add(key.get_secret_value())

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 FLUSH = 5.0
 """Seconds that cache hits stay in memory at most, while more of them come."""
 
+_DAY = 86_400.0
+_LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
 _RESERVED_LEASE = 60.0  # seconds; marking `sent` follows at once
 _SAVED = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache, saved_by_routing)
             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
@@ -169,16 +171,21 @@ class Ledger:
         return {span: (dollars(spent), dollars(aside)) for span, (spent, aside) in found.items()}
 
     def calls_per_day(self, scope: str) -> float:
-        """How many requests a day of the last seven brought.
+        """How many requests a day brings: as the last seven did, or as many as today goes on to if that is more.
 
         Raises:
             ConfigError: the ledger cannot be used.
         """
         if not self.file.exists:
             return 0.0
+        now = self.clock()
         ask = "SELECT ifnull(sum(calls), 0) FROM balances WHERE scope = ? AND period >= 'D' || ? AND period < 'E'"
-        since = day_of(self.clock() - 6 * 86_400)
-        return float(self.file.run(lambda db: db.execute(ask, (scope, since)).fetchone())[0]) / 7
+
+        def since(seconds: float) -> float:
+            return float(self.file.run(lambda db: db.execute(ask, (scope, day_of(seconds))).fetchone())[0])
+
+        week, today = since(now - 6 * _DAY), since(now)
+        return max(week / 7, today / max(now % _DAY / _DAY, _LEAST_OF_A_DAY))
 
     def flush(self) -> None:
         """Writes what was kept back, and ends what dead processes left.

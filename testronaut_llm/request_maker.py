@@ -59,8 +59,7 @@ def _messages(call: Call, instructions: str, repair: str | None, answered: str) 
 
 
 def _num_ctx(model: ModelConfig, step: Try, max_tokens: int) -> int:
-    if model.num_ctx is not None:
-        return model.num_ctx
+    """What `llm.yaml` says, or what the prompt needs; never more than the model was made for, where that is known."""
     needed = int((step.candidate.est_tokens or 0) * 1.3) + max_tokens + 256
-    sized = max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
-    return min(sized, step.candidate.context_window or sized)
+    size = model.num_ctx or max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
+    return min(size, step.candidate.context_window or size)

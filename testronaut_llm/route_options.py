@@ -80,6 +80,7 @@ def weigh(
     max_tokens: int,
     prices: PriceTable,
     counter: TokenCounter,
+    contexts: Mapping[str, int | None] | None = None,
     schema_texts: Mapping[str, str] | None = None,
     dropped_params: Mapping[str, tuple[str, ...]] | None = None,
     count_all: bool = False,
@@ -95,6 +96,7 @@ def weigh(
         max_tokens: the longest answer.
         prices: price table.
         counter: token counter.
+        contexts: by alias, the tokens of context that a local model was made for, as its server says.
         schema_texts: by alias, the JSON Schema as it goes on that model's wire.
         dropped_params: by alias, what that model does not take.
         count_all: count for models that cannot be asked, too. A dry run wants to see that; a call
@@ -106,7 +108,8 @@ def weigh(
     for one in selected:
         alias, schema = one.model.alias, (schema_texts or {}).get(one.model.alias, "")
         option = _uncounted(one, readiness.get(alias, ready), prices, (dropped_params or {}).get(alias, ()))
-        option = replace(option, bound=counter.upper_bound(messages, schema))
+        facts = _within(option.facts, (contexts or {}).get(alias))
+        option = replace(option, facts=facts, bound=counter.upper_bound(messages, schema))
         if count_all or (one.excluded is None and option.ready.ready):
             tokens = counter.estimate(one.model, messages, schema, embedding=embedding)
             longest = _longest(one.model, messages, counter) if embedding else tokens
@@ -126,6 +129,13 @@ def _uncounted(one: Selected, ready: Readiness, prices: PriceTable, dropped_para
         price_mend=prices.mend(one.model),
         dropped_params=dropped_params,
     )
+
+
+def _within(facts: ModelFacts, context: int | None) -> ModelFacts:
+    """No `num_ctx` makes a model read more than it was made for."""
+    if context is None:
+        return facts
+    return replace(facts, context_window=min(context, facts.context_window or context))
 
 
 def _longest(model: ModelConfig, texts: Sequence[Message], counter: TokenCounter) -> int:

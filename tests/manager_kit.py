@@ -44,7 +44,13 @@ class Api:
 
     def _reply(self, exchange: Exchange) -> None:
         if exchange.request.method == "GET":
-            row = {"name": "qwen3:8b", "model": "qwen3:8b", "digest": "a" * 64, "size": 1, "details": {}}
+            row = {
+                "name": "qwen3:8b",
+                "model": "qwen3:8b",
+                "digest": "a" * 64,
+                "size": 1,
+                "details": {"context_length": 8192},
+            }
             exchange.respond(200, "application/json", json.dumps({"models": [row]}).encode())
             return
         self.asked.append(exchange.request)

@@ -442,7 +442,19 @@ def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     assert [str(one.cost) for one in before.dearest] == ["0.2", "0.1"]
     assert [str(one.cost) for one in after.dearest] == ["0.2"]
     assert money(ledger) == ("0.3", "0")
-    assert ledger.calls_per_day(SCOPE) == 1 / 7
+    assert ledger.calls_per_day(SCOPE) == 2.0
+
+
+def test_a_busy_day_is_expected_to_go_on(ledger: Ledger, clock: Clock) -> None:
+    """Calls a day: the week's mean, or what today comes to at its pace; a busy first hour counts as six."""
+    for _ in range(3):
+        spend(ledger, "0.1")
+    assert ledger.calls_per_day(SCOPE) == 6.0
+    clock.now += 86_400
+    assert ledger.calls_per_day(SCOPE) == 3 / 7
+    clock.now += 43_200 + 60
+    spend(ledger, "0.1")
+    assert ledger.calls_per_day(SCOPE) == 4.0
 
 
 def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:

@@ -20,6 +20,7 @@ from testronaut_llm.testing.network import NetworkGuard
 
 DIGEST = "de9c34d24a1849c05739cd860fbd0ceef5469a8a8766131fbdb668be0751efb8"
 ROW: dict[str, Any] = {"name": "qwen3:latest", "model": "qwen3:latest", "size": 5, "digest": DIGEST}
+ROW["details"] = {"context_length": 8192}
 
 
 def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:

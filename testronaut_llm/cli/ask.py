@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from testronaut_llm.cli import screen
+from testronaut_llm.cli.models import offer
 from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import ConfigError, InvalidRequestError
@@ -87,6 +88,7 @@ def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json
     from testronaut_llm.llm_manager import LLMManager
 
     with LLMManager(config) as llm, billed(llm):
+        offer(llm, task, options["model"])
         if stream:
             answer = _streamed(llm.stream(task, text, **options), silent=as_json)
         else:

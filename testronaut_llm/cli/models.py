@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
+    from testronaut_llm.local.ollama_provider import OllamaServer
 
 group = typer.Typer(no_args_is_help=True, help="List, fetch and remove local models.")
 
@@ -19,21 +25,51 @@ def register(app: typer.Typer) -> None:
 
 @group.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the embedded models that are stored, and those of the catalogue."""
+    """List what an Ollama server on this machine has, the embedded models that are stored, and the catalogue's."""
     from testronaut_llm.local.catalogue import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
     stored = {one.name: one for one in ModelStore().list()}
+    pulled, loaded = _of_ollama()
     if as_json:
-        screen.out_json({"stored": list(stored.values()), "catalogue": catalogue()})
+        all_there_is = {"ollama": pulled, "loaded": loaded, "stored": list(stored.values()), "catalogue": catalogue()}
+        screen.out_json(all_there_is)
         return
-    rows = [(f"embedded/{one.name}", f"{one.size:,}", "stored", one.source) for one in stored.values()]
+    until = {one.name: f"loaded until {one.until:.16}" for one in loaded}
+    rows = [(f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), _words(one)) for one in pulled]
+    rows += [(f"embedded/{one.name}", f"{one.size:,}", "stored", one.source) for one in stored.values()]
     rows += [
         (f"embedded/{name}", f"{entry.size or 0:,}", "not stored", entry.source)
         for name, entry in catalogue().items()
         if name not in stored
     ]
     screen.table("local models", ("model", "bytes", "state", "source"), rows)
+
+
+def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
+    """What the usual server has, and what of it is in memory; a note says where none answers."""
+    from testronaut_llm.errors import LocalModelError
+
+    try:
+        with _server() as server:
+            return server.models(), server.loaded()
+    except LocalModelError as error:
+        screen.note(str(error))
+        return (), ()
+
+
+def _server() -> OllamaServer:
+    from testronaut_llm.local.ollama_provider import OllamaServer
+    from testronaut_llm.model_config import ModelConfig
+
+    return OllamaServer.of(ModelConfig(alias="ollama", model="ollama/any"))
+
+
+def _words(model: OllamaModel) -> str:
+    context = f"{model.context_length:,} tokens" if model.context_length else ""
+    remote = f"answered by {model.remote_host}" if model.remote_host else ""
+    said = (model.digest[:12], model.parameter_size, model.quantization, context, *model.capabilities, remote)
+    return ", ".join(filter(None, said))
 
 
 @group.command("pull")
@@ -45,11 +81,31 @@ def pull(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135
 
 
 @group.command("remove")
-def remove(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m.")]) -> None:
-    """Remove an embedded model from the store."""
+def remove(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m or ollama/qwen3:8b.")]) -> None:
+    """Remove an embedded model from the store, or a model from the Ollama server."""
     from testronaut_llm.errors import LocalModelError
     from testronaut_llm.local.model_store import ModelStore
 
-    if not ModelStore().remove(model.removeprefix("embedded/")):
+    if model.startswith("ollama/"):
+        with _server() as server:
+            server.remove(model.removeprefix("ollama/"))
+    elif not ModelStore().remove(model.removeprefix("embedded/")):
         raise LocalModelError(f"{model} is not stored; see: testronaut-llm models list")
     screen.note(f"removed {model}")
+
+
+def offer(llm: LLMManager, task: str, model: str | None) -> None:
+    """Asks a person at a terminal about the models that say `auto_pull: ask` and are not there."""
+    from testronaut_llm.cli.progress import fetching
+    from testronaut_llm.provider_registry import readiness
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    config = llm.config
+    rows = [config.model(name) for name in ((model,) if model else config.task(task).models)]
+    for row in rows:
+        found = readiness(row, trusted=config.trusted) if row.auto_pull == "ask" else None
+        if found and " pull " in found.mend:
+            screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
+            if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click's own question writes to stdout, too
+                fetching(row.model, row)

@@ -6,20 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.local.download import Progress
 
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+
 EVERY_SECONDS = 5.0
 
 
-def fetching(reference: str) -> None:
-    """Fetches an embedded or an Ollama model."""
+def fetching(reference: str, row: ModelConfig | None = None) -> None:
+    """Fetches an embedded or an Ollama model; `row` says which server, if it is not the usual one."""
     provider, _, name = reference.partition("/")
     with bar(reference) as report:
         if provider == "ollama":
-            _pull_from_ollama(name, report)
+            _pull_from_ollama(name, row, report)
             return
         if provider != "embedded" and "://" not in reference:
             raise ConfigError(
@@ -66,12 +70,11 @@ def _lines(title: str) -> Callable[[Progress], None]:
     return report
 
 
-def _pull_from_ollama(name: str, report: Callable[[Progress], None]) -> None:
+def _pull_from_ollama(name: str, row: ModelConfig | None, report: Callable[[Progress], None]) -> None:
     from testronaut_llm.local.ollama_provider import OllamaServer
     from testronaut_llm.local.ollama_pull import pull
     from testronaut_llm.model_config import ModelConfig
 
-    model = ModelConfig(alias=name, model=f"ollama/{name}")
-    with OllamaServer.of(model) as server:
+    with OllamaServer.of(row or ModelConfig(alias=name, model=f"ollama/{name}")) as server:
         pull(server, name, report=report)
     screen.note(f"ollama/{name}: pulled")

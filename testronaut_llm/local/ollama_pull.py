@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
+from testronaut_llm.log import logger
 from testronaut_llm.paths import data_dir
 from testronaut_llm.providers.endpoint import is_loopback
 
 if TYPE_CHECKING:
     from ollama import ProgressResponse
+
+    from testronaut_llm.model_config import ModelConfig
 
 _TRIES = 3
 _HOPELESS = ("file does not exist", "invalid model name", "not found", "unauthorized", "no space left", "newer version")
@@ -37,6 +40,7 @@ def pull(
     *,
     report: Report | None = None,
     patience: float = 120.0,
+    wait: float = -1.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
@@ -46,13 +50,14 @@ def pull(
         name: as in `ollama pull`.
         report: is told how far it is.
         patience: seconds without progress after which the pull is begun anew.
+        wait: seconds for another process that pulls the same; negative: as long as it takes.
         clock: seconds that never go back.
 
     Raises:
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
     """
     tell = report or _silent
-    with _only_one(server, name, tell):
+    with _only_one(server, name, tell, wait):
         for tries_left in reversed(range(_TRIES)):
             try:
                 _once(server, name, tell, patience, clock)
@@ -65,6 +70,26 @@ def pull(
                 tell(Progress(note=f"{broken}; going on where it was"))
             else:
                 return
+
+
+def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) -> None:
+    """Fetches a model that a call waits for (`auto_pull: true`).
+
+    Raises:
+        LocalModelError: as `pull`, or it was not there in time; what has come is kept.
+    """
+    until = time.monotonic() + seconds
+
+    def report(_: Progress) -> None:
+        if time.monotonic() > until:
+            raise LocalModelError(
+                f"{model.alias}: {model.name!r} was not pulled within the {seconds:.0f} s of this attempt; "
+                f"what has come is kept, so go on with: ollama pull {model.name}"
+            )
+
+    logger().info("model_pull", model=model.name)
+    with OllamaServer.of(model, trusted=trusted) as server:
+        pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
 
 
 def _silent(_: Progress) -> None:
@@ -140,7 +165,7 @@ def _mend(said: str) -> str:
 
 
 @contextmanager
-def _only_one(server: OllamaServer, name: str, report: Report) -> Iterator[None]:
+def _only_one(server: OllamaServer, name: str, report: Report, wait: float) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder = data_dir() / "locks"
@@ -150,7 +175,11 @@ def _only_one(server: OllamaServer, name: str, report: Report) -> Iterator[None]
         lock.acquire(timeout=0)
     except Timeout:
         report(Progress(note="another process pulls it; waiting"))
-        lock.acquire()
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout:
+            message = f"another process still pulls {name!r} after {wait:.0f} s; try again later"
+            raise LocalModelError(message) from None
     try:
         yield
     finally:

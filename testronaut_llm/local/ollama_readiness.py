@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import CassetteMissError, LLMError
@@ -13,12 +14,16 @@ from testronaut_llm.providers.row import Missing, Present
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
 
+_CONTEXTS: dict[str, int | None] = {}
+"""Tokens, by digest."""
+
 
 def ollama_missing(model: ModelConfig) -> Missing | Present | None:
     """What keeps the model from being asked, or which one it is. One GET; at most a second where nothing answers."""
     try:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
+            context = _context(server, found) if found else None
     except CassetteMissError:
         raise  # a fault of the test, not of the server
     except LLMError as error:
@@ -28,7 +33,16 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         if model.auto_pull is True:
             return None
         return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
-    return _not_the_one(model, found) or Present(found.digest)
+    return _not_the_one(model, found) or Present(found.digest, context)
+
+
+def _context(server: OllamaServer, found: OllamaModel) -> int | None:
+    """What a model was made for never changes: an older server, whose list does not say it, is asked once."""
+    if found.context_length is None and found.digest not in _CONTEXTS:
+        _CONTEXTS[found.digest] = None
+        with suppress(LLMError):
+            _CONTEXTS[found.digest] = server.show(found.name).context_length
+    return found.context_length or _CONTEXTS.get(found.digest)
 
 
 def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:

@@ -40,7 +40,7 @@ class Probes:
         self._remember = remember
         self._clock = clock
         self._found: dict[str, tuple[float, Missing | None]] = {}
-        self._digests: dict[str, str] = {}
+        self._present: dict[str, Present] = {}
 
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
         """What the row's probe says of the model, now or some seconds ago."""
@@ -51,18 +51,29 @@ class Probes:
         if self._clock() >= until:
             found = provider.probe(model)
             if isinstance(found, Present):
-                self._digests[key] = found.digest
+                self._present[key] = found
+            else:
+                self._present.pop(key, None)
             missing = found if isinstance(found, Missing) else None
             self._found[key] = (self._clock() + self._remember, missing)
         return missing
 
     def digest(self, model: ModelConfig, provider: Provider) -> str | None:
         """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
-        return self._digests.get(_key(model, provider)) if provider.probe is not None else None
+        seen = self._seen(model, provider)
+        return seen.digest if seen else None
+
+    def context(self, model: ModelConfig, provider: Provider) -> int | None:
+        """The tokens of context that a local model was made for; None where nobody has looked, or nobody says."""
+        seen = self._seen(model, provider)
+        return seen.context if seen else None
 
     def forget(self) -> None:
         """Asks anew next time, as after a pull."""
         self._found.clear()
+
+    def _seen(self, model: ModelConfig, provider: Provider) -> Present | None:
+        return self._present.get(_key(model, provider)) if provider.probe is not None else None
 
 
 def _key(model: ModelConfig, provider: Provider) -> str:

@@ -22,9 +22,10 @@ class Missing(NamedTuple):
 
 
 class Present(NamedTuple):
-    """A local model that is there, and which one it is."""
+    """A local model that is there, which one it is, and the tokens of context that it was made for."""
 
     digest: str
+    context: int | None = None
 
 
 Probe = Callable[["ModelConfig"], Missing | Present | None]

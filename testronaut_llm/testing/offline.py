@@ -39,7 +39,7 @@ class OfflineEngine(Engine):
         """Always."""
         return Readiness(ready=True)
 
-    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:  # noqa: ARG002 - as above
+    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False, timeout: float = 600.0) -> Target:  # noqa: ARG002 - as above
         """The model's own address, or a stand-in where its address is not known here."""
         provider = provider_of(model)
         base = api_base_of(model, provider)

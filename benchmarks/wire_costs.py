@@ -1,0 +1,192 @@
+"""What recorded answers of real providers cost, by this package and by an independent calculation.
+
+    python benchmarks/wire_costs.py FOLDER
+
+FOLDER holds recordings in this form: `index.json`, a list with a row for each exchange (`id`, `provider`, `model`,
+`status`, `streaming`, `endpoint`, `response_model`, `usage` as read from the body, `path`), and `replay_server.py` with
+`serve(port)`, which answers `/x/<id>/...` with the recorded one. Each answer is fetched through the gateway, read and
+priced as in a call. Independent of that: the tokens of the index times the plain row of LiteLLM's or tokencost's table,
+as fractions; and genai-prices, whose tables are another's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from testronaut_llm.exchange import Exchange
+from testronaut_llm.gateway import Gateway
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.prices import Cost, PriceTable
+from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.records import Message
+
+NAMES = {"ollama_openai": "ollama", "local_openai": "openai"}
+BASES = {"openai": "/v1", "groq": "/v1", "mistral": "/v1", "deepseek": "/v1", "gemini": "/v1beta"}
+SAME = Decimal("1e-12")
+
+
+@dataclass(frozen=True)
+class Priced:
+    """One answer: what it cost here, what it should have, and what genai-prices says (None: it does not know)."""
+
+    model: str
+    cost: Cost
+    independent: Fraction | None
+    genai: Decimal | None
+
+
+def answers(folder: Path) -> Iterator[tuple[dict[str, Any], ModelConfig, Reply]]:
+    """Each recorded answer with usage, as the gateway reads it."""
+    spec = importlib.util.spec_from_file_location("replay_server", folder / "replay_server.py")
+    assert spec
+    assert spec.loader
+    replay = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(replay)
+    _, port = replay.serve(0)
+    gateway = Gateway(lambda text: text)
+    for row in json.loads((folder / "index.json").read_text("utf-8")):
+        if row["status"] == 200 and row["model"] and (row["usage"] or {}).get("prompt") is not None:
+            model = _model(row)
+            if row["endpoint"] in ("embeddings", "embed"):
+                *_, reply = gateway.embed(*_embedding(row, folder, model, port))
+            else:
+                *_, reply = gateway.send(*_chat(row, folder, model, port))
+            assert isinstance(reply, Reply)
+            yield row, model, reply
+    gateway.close()
+
+
+def _model(row: dict[str, Any]) -> ModelConfig:
+    provider = NAMES.get(row["provider"], row["provider"])
+    base_model = row["model"] if provider == "azure" else None
+    return ModelConfig(alias="m", model=f"{provider}/{row['model']}", base_model=base_model)
+
+
+def _target(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> Target:
+    sent = json.loads((folder / row["path"]).read_text("utf-8"))
+    asked = model if row["provider"] not in NAMES else ModelConfig(alias="m", model=f"openai/{row['model']}")
+    version = ("v1" if "/openai/v1" in sent["url"] else "2024-10-21") if asked.provider == "azure" else None
+    base = f"http://127.0.0.1:{port}/x/{row['id']}{BASES.get(asked.provider, '')}"
+    key = SecretStr("not-a-key")
+    return Target(model=asked, provider=provider_of(asked), api_base=base, api_version=version, key=key)
+
+
+def _chat(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> tuple[Request, Exchange]:
+    request = Request(
+        target=_target(row, folder, model, port),
+        messages=(Message(role="user", content="?"),),
+        max_tokens=100,
+        timeout=20.0,
+        stream=bool(row["streaming"]),
+        num_ctx=4096 if model.provider == "ollama" else None,
+    )
+    return request, Exchange()
+
+
+def _embedding(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> tuple[EmbedRequest, Exchange]:
+    sent = json.loads((folder / row["path"]).read_text("utf-8"))["request_json"] or {}
+    texts = sent.get("input") if isinstance(sent.get("input"), list) else ["?"]
+    return EmbedRequest(
+        target=_target(row, folder, model, port), texts=tuple(map(str, texts)), timeout=20.0
+    ), Exchange()
+
+
+def tables() -> dict[str, Any]:
+    """The two tables, as they lie in their packages."""
+    litellm = resources.files("litellm") / "model_prices_and_context_window_backup.json"
+    tokencost = resources.files("tokencost") / "model_prices.json"
+    return {"litellm": json.loads(litellm.read_text("utf-8")), "tokencost": json.loads(tokencost.read_text("utf-8"))}
+
+
+def independent(row: dict[str, Any], source: str, known: dict[str, Any]) -> Fraction:
+    """USD: the index's tokens times the plain rates of the row that the cost names."""
+    used = {name: int(count or 0) for name, count in row["usage"].items()}
+    within = row["provider"] != "anthropic"  # elsewhere the cached tokens are part of the prompt's
+    plain = used["prompt"] - (used["cached"] + used["cache_write"] if within else 0)
+    rates = known[source.split(maxsplit=1)[0]][source.split(": ")[1]]
+
+    def rate(name: str, instead: str) -> Fraction:
+        return Fraction(str(rates[name] if rates.get(name) is not None else rates.get(instead) or 0))
+
+    cost = max(0, plain) * rate("input_cost_per_token", "")
+    cost += used["cached"] * rate("cache_read_input_token_cost", "input_cost_per_token")
+    cost += used["cache_write"] * rate("cache_creation_input_token_cost", "input_cost_per_token")
+    apart = used["reasoning"] if row["provider"] == "gemini" else 0  # elsewhere thoughts are part of the answer's
+    return cost + (used["completion"] + apart) * rate("output_cost_per_token", "")
+
+
+def by_genai_prices(row: dict[str, Any], reply: Reply) -> Decimal | None:
+    """USD by another's tables; None where they do not know the model."""
+    from genai_prices import Usage, calc_price
+
+    assert reply.usage
+    usage = Usage(
+        input_tokens=reply.usage.prompt_tokens,
+        output_tokens=reply.usage.completion_tokens,
+        cache_read_tokens=reply.usage.cached_tokens or None,
+        cache_write_tokens=reply.usage.cache_write_tokens or None,
+    )
+    provider = {"gemini": "google"}.get(row["provider"], row["provider"])
+    try:
+        found = calc_price(usage, model_ref=row["response_model"] or row["model"], provider_id=provider)
+    except LookupError:
+        return None
+    return Decimal(found.total_price)
+
+
+def measured(folder: Path) -> tuple[list[Priced], Counter[str]]:
+    """The priced answers, and how many others there are of which kind."""
+    prices, known = PriceTable.load(), tables()
+    priced, others = [], Counter[str]()
+    for row, model, reply in answers(folder):
+        if reply.usage is None or reply.usage.estimated:
+            others["not read: " + (type(reply.error).__name__ if reply.error else "no usage")] += 1
+            continue
+        cost = prices.cost(model, reply.usage, reply.response_model)
+        if cost.amount is None:
+            others["no known price"] += 1
+        elif str(cost.source).startswith("local"):
+            others["free, on the own machine"] += 1
+        else:
+            exact = independent(row, str(cost.source), known)
+            priced.append(Priced(model.model, cost, exact, by_genai_prices(row, reply)))
+    return priced, others
+
+
+def main(folder: Path) -> None:
+    """Print the counts, and each difference."""
+    priced, others = measured(folder)
+    wrong = [one for one in priced if Fraction(one.cost.amount or 0) != one.independent]
+    print(f"{len(priced)} priced answers: {len(priced) - len(wrong)} equal to the last digit, {len(wrong)} not.")
+    for one in wrong:
+        print(f"- {one.model}: {one.cost.amount} here, {float(one.independent or 0):.10f} independently")
+    print("Not priced: " + (", ".join(f"{count} {name}" for name, count in others.items()) or "none") + ".")
+    known = [one for one in priced if one.genai is not None]
+    other = [one for one in known if abs((one.genai or 0) - (one.cost.amount or 0)) > SAME]
+    print(f"genai-prices knows {len(known)} of them and agrees on {len(known) - len(other)}; elsewhere it says:")
+    ratios = Counter((one.model, f"{float((one.genai or 0) / (one.cost.amount or 1)):.2f}") for one in other)
+    for (model, ratio), count in ratios.items():
+        print(f"- {model}: {ratio} x ({count})")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    if not (given.folder / "index.json").is_file():
+        sys.exit(f"{given.folder} holds no recordings (no index.json); nothing was compared")
+    main(given.folder)
