@@ -186,7 +186,7 @@ def test_check_says_what_is_missing(run: Run, api: Endpoint) -> None:
     assert code == 0
     assert "llm.yaml: valid" in err
     assert "export ANTHROPIC_API_KEY" in out
-    assert "task default: no model is ready" in err
+    assert "task default: no model that it may use is ready" in err
     assert not api.requests
     report = json.loads(run("check", "--json")[1])
     assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}

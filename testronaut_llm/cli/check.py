@@ -45,11 +45,16 @@ def check(
     """Check llm.yaml: is it valid, which keys are there, which servers answer. Sends no prompt without --live."""
     from testronaut_llm.cli import installation
     from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.task_router import select
 
     with LLMManager(config) as llm:
         settings = llm.config
         reports = [_report(llm, settings, alias, live=live) for alias in _aliases(settings)]
-    tasks = {name: any(r.ready for r in reports if r.alias in task.models) for name, task in settings.tasks.items()}
+    ready = {one.alias for one in reports if one.ready}
+    tasks = {
+        name: any(one.model.alias in ready and one.excluded is None for one in select(settings, None, task))
+        for name, task in settings.tasks.items()
+    }
     about = {"litellm": installation.litellm_version(), "prices": _prices(), "warnings": installation.warnings()}
     if as_json:
         head = {"file": settings.path, "trusted": settings.trusted}
@@ -69,7 +74,7 @@ def _show(settings: LLMConfig, reports: list[ModelReport], tasks: dict[str, bool
     screen.table("models", columns, ((*_row(one), *((one.live or "-",) if live else ())) for one in reports))
     for name, ready in tasks.items():
         if not ready:
-            screen.note(f"task {name}: no model is ready")
+            screen.note(f"task {name}: no model that it may use is ready; why: testronaut-llm route {name}")
     screen.note(f"litellm {about['litellm']}; prices: {about['prices']}")
     for warning in about["warnings"]:
         screen.note(f"warning: {warning}")

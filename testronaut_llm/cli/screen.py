@@ -22,7 +22,7 @@ from testronaut_llm.errors import (
 FAILED, USAGE, BUDGET = 1, 2, 3
 PIPE_COLUMNS = 120
 WITHOUT_KEYS = """  without any key: testronaut-llm models pull embedded/smollm2-135m
-  then the same command with --model embedded/smollm2-135m (free; weak: it shows the way, judges nothing)"""
+  then the same command with --model embedded/smollm2-135m --max-tokens 200 (free, weak: it shows the way)"""
 
 
 def exit_code(error: LLMError) -> int:
