@@ -51,6 +51,7 @@ def route_of(
         prices=engine.prices,
         counter=engine.counter,
         contexts={one.model.alias: engine.probes.context(one.model, one.provider) for one in selected},
+        speeds={one.model.alias: engine.speeds.latest(one.model) for one in selected if one.provider.local},
         schema_texts={one.model.alias: _schema_text(engine, call, one.model) for one in selected},
         dropped_params={one.model.alias: _dropped(engine, call, one) for one in selected} if dry else None,
         count_all=dry,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from testronaut_llm.gateway import Gateway
     from testronaut_llm.ledger import Ledger
     from testronaut_llm.local.local_provider import EmbeddedRunner
+    from testronaut_llm.local.speeds import SpeedHistory
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.model_request import Target
     from testronaut_llm.output_schema import SchemaDialect
@@ -99,6 +100,13 @@ class Engine:
         from testronaut_llm.local.local_provider import EmbeddedRunner
 
         return EmbeddedRunner()
+
+    @functools.cached_property
+    def speeds(self) -> SpeedHistory:
+        """What was measured of local models on this machine."""
+        from testronaut_llm.local.speeds import SpeedHistory
+
+        return SpeedHistory()
 
     def selected(self, config: LLMConfig, task: TaskConfig, model: str | None) -> tuple[Selected, ...]:
         """The models that the task lists, or the one that the call names."""
@@ -192,6 +200,21 @@ class Engine:
             key=key,
             token_provider=None if key else self.credentials.token_provider(model, provider, trusted=trusted),
         )
+
+    def load_local(self, model: ModelConfig, *, trusted: bool) -> None:
+        """Brings a local model into memory, so that its first answer does not wait for that. May take minutes.
+
+        Raises:
+            LocalModelError: it is not here, or cannot be loaded.
+        """
+        provider = provider_of(model)
+        if provider.name == "embedded":
+            self.runner.load(model)
+        elif provider.name == "ollama":
+            from testronaut_llm.local.ollama_provider import OllamaServer
+
+            with OllamaServer.of(model, trusted=trusted) as server:
+                server.load(model.name, keep_alive=model.keep_alive, num_ctx=model.num_ctx)
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""

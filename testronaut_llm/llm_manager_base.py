@@ -83,6 +83,22 @@ class ManagerBase:
         """
         return self._engine.prices.facts(self.config.model(model)).mode == "embedding"
 
+    def warm_up(self, *models: str) -> None:
+        """Does now what the first call would wait for: loads LiteLLM, and these local models into memory.
+
+        Args:
+            models: names of `llm.yaml`, or `provider/name`; a model of the cloud needs no warming.
+
+        Raises:
+            ConfigError: a model is unknown.
+            LocalModelError: it is not here, or cannot be loaded.
+        """
+        config = self.config
+        rows = [config.model(name) for name in models]
+        self._engine.gateway.load()
+        for row in rows:
+            self._engine.load_local(row, trusted=config.trusted)
+
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
 

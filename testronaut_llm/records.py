@@ -84,7 +84,8 @@ class Candidate:
 
     `est_tokens` counts the prompt, `est_completion_tokens` the expected answer; `est_cost` is the
     expected and `worst_cost` the largest possible price in USD, None where no price is known;
-    `context_window` is in tokens, None where nobody says.
+    `context_window` is in tokens, None where nobody says; `est_seconds` is for a local model that
+    `models bench` has measured on this machine.
     """
 
     alias: str
@@ -100,6 +101,7 @@ class Candidate:
     worst_cost: Decimal | None = None
     cost_source: str | None = None
     context_window: int | None = None
+    est_seconds: float | None = None
     dropped_params: tuple[str, ...] = ()
     problem: str | None = None
     """Error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None."""

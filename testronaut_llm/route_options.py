@@ -12,6 +12,7 @@ from testronaut_llm.provider_registry import Readiness, is_local
 from testronaut_llm.records import Candidate, Message, Usage
 
 if TYPE_CHECKING:
+    from testronaut_llm.local.speeds import Speed
     from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.prices import PriceTable
     from testronaut_llm.task_router import Selected
@@ -34,6 +35,7 @@ class Option:
         answer: what the answer will most likely have.
         bound: what the prompt has at most, whatever the tokenizer.
         dropped_params: settings of the task that this model does not take.
+        speed: how fast it was when it was measured; None where it never was.
     """
 
     selected: Selected
@@ -47,6 +49,7 @@ class Option:
     answer: int = 0
     bound: int = 0
     dropped_params: tuple[str, ...] = ()
+    speed: Speed | None = None
 
     def candidate(self, max_tokens: int) -> Candidate:
         """The record of it, before it was judged."""
@@ -65,6 +68,7 @@ class Option:
             cost_source=self.price.source if self.price else None,
             dropped_params=self.dropped_params,
             context_window=self.facts.context_window,
+            est_seconds=self.speed.seconds(self.tokens, self.answer) if self.speed and self.tokens else None,
         )
 
     def _expected(self, price: Price) -> Decimal:
@@ -81,6 +85,7 @@ def weigh(
     prices: PriceTable,
     counter: TokenCounter,
     contexts: Mapping[str, int | None] | None = None,
+    speeds: Mapping[str, Speed | None] | None = None,
     schema_texts: Mapping[str, str] | None = None,
     dropped_params: Mapping[str, tuple[str, ...]] | None = None,
     count_all: bool = False,
@@ -97,6 +102,7 @@ def weigh(
         prices: price table.
         counter: token counter.
         contexts: by alias, the tokens of context that a local model was made for, as its server says.
+        speeds: by alias, what was measured of a local model.
         schema_texts: by alias, the JSON Schema as it goes on that model's wire.
         dropped_params: by alias, what that model does not take.
         count_all: count for models that cannot be asked, too. A dry run wants to see that; a call
@@ -109,7 +115,8 @@ def weigh(
         alias, schema = one.model.alias, (schema_texts or {}).get(one.model.alias, "")
         option = _uncounted(one, readiness.get(alias, ready), prices, (dropped_params or {}).get(alias, ()))
         facts = _within(option.facts, (contexts or {}).get(alias))
-        option = replace(option, facts=facts, bound=counter.upper_bound(messages, schema))
+        bound, speed = counter.upper_bound(messages, schema), (speeds or {}).get(alias)
+        option = replace(option, facts=facts, bound=bound, speed=speed)
         if count_all or (one.excluded is None and option.ready.ready):
             tokens = counter.estimate(one.model, messages, schema, embedding=embedding)
             longest = _longest(one.model, messages, counter) if embedding else tokens

@@ -53,7 +53,7 @@ def larger_than(failed: Candidate, rest: Sequence[Candidate]) -> tuple[Candidate
 
 
 def _cheapest(candidates: Sequence[Candidate], _money: Money | None) -> list[Ranked]:
-    ordered = sorted(candidates, key=_by_cost)
+    ordered = sorted(candidates, key=_by_cost(candidates))
     return [
         Ranked(c, f"{_place(position, 'cheapest', len(ordered))}: {_price(c)}") for position, c in enumerate(ordered)
     ]
@@ -64,13 +64,14 @@ def _as_listed(candidates: Sequence[Candidate], _money: Money | None) -> list[Ra
 
 
 def _local_first(candidates: Sequence[Candidate], _money: Money | None) -> list[Ranked]:
-    ordered = sorted(candidates, key=lambda c: (not c.local, *_by_cost(c)))
+    by_cost = _by_cost(candidates)
+    ordered = sorted(candidates, key=lambda c: (not c.local, *by_cost(c)))
     return [Ranked(c, f"{'local' if c.local else 'not local, so later'}: {_price(c)}") for c in ordered]
 
 
 def _cascade(candidates: Sequence[Candidate], _money: Money | None) -> list[Ranked]:
     ranked: list[Ranked] = []
-    for candidate in sorted(candidates, key=_by_cost):
+    for candidate in sorted(candidates, key=_by_cost(candidates)):
         earlier = [r.candidate.alias for r in ranked if r.candidate.quality >= candidate.quality]
         if not ranked:
             why = "asked first, as the cheapest"
@@ -84,8 +85,9 @@ def _cascade(candidates: Sequence[Candidate], _money: Money | None) -> list[Rank
 
 def _balanced(candidates: Sequence[Candidate], money: Money | None) -> list[Ranked]:
     """With a pace, the best model within it; without one, each doubling of the price has to buy a point of quality."""
+    by_cost = _by_cost(candidates)
     if money is None or money.pace is None:
-        ordered = sorted(candidates, key=lambda c: (-_worth(c), *_by_cost(c)))
+        ordered = sorted(candidates, key=lambda c: (-_worth(c), *by_cost(c)))
         return [
             Ranked(c, f"{_place(n, 'most quality for the money', len(ordered))}: quality {c.quality}, {_price(c)}")
             for n, c in enumerate(ordered)
@@ -96,9 +98,9 @@ def _balanced(candidates: Sequence[Candidate], money: Money | None) -> list[Rank
     beyond = [c for c in candidates if c not in within]
     ranked = [
         Ranked(c, f"quality {c.quality} within {share}: {_price(c)}")
-        for c in sorted(within, key=lambda c: (-c.quality, *_by_cost(c)))
+        for c in sorted(within, key=lambda c: (-c.quality, *by_cost(c)))
     ]
-    return ranked + [Ranked(c, f"more than {share}: {_price(c)}") for c in sorted(beyond, key=_by_cost)]
+    return ranked + [Ranked(c, f"more than {share}: {_price(c)}") for c in sorted(beyond, key=by_cost)]
 
 
 _STRATEGIES: dict[str, Strategy] = {
@@ -110,9 +112,18 @@ _STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def _by_cost(candidate: Candidate) -> tuple[bool, Decimal, int]:
-    """Known prices before unknown ones, cheap before dear, good before bad; a stable sort keeps the listed order."""
-    return candidate.est_cost is None, candidate.est_cost or Decimal(0), -candidate.quality
+def _by_cost(candidates: Sequence[Candidate]) -> Callable[[Candidate], tuple[bool, Decimal, int, float]]:
+    """Known prices before unknown ones, cheap before dear, good before bad, and of free ones the fast before the slow.
+
+    The last only where all free ones were measured. A stable sort keeps the listed order.
+    """
+    measured = all(c.est_seconds is not None for c in candidates if c.est_cost == 0)
+
+    def key(c: Candidate) -> tuple[bool, Decimal, int, float]:
+        seconds = c.est_seconds if measured and c.est_cost == 0 else None
+        return c.est_cost is None, c.est_cost or Decimal(0), -c.quality, seconds or 0.0
+
+    return key
 
 
 def _worth(candidate: Candidate) -> float:
@@ -130,4 +141,6 @@ def _place(position: int, what: str, of: int) -> str:
 def _price(candidate: Candidate) -> str:
     if candidate.est_cost is None:
         return "no known price"
-    return "free" if candidate.est_cost == 0 else f"about {usd(candidate.est_cost)}"
+    if candidate.est_cost > 0:
+        return f"about {usd(candidate.est_cost)}"
+    return "free" if candidate.est_seconds is None else f"free, about {candidate.est_seconds:.2g} s"

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from pytest_httpserver import HTTPServer
 
 from testronaut_llm.testing.network import NetworkGuard
 
-pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "proofs", "manager_kit"]
+pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "proofs", "manager_kit", "ollama_kit"]
 if importlib.util.find_spec("fixtures_local"):
     pytest_plugins.append("fixtures_local")
 
@@ -76,11 +77,13 @@ def _attempts_end_with_their_test() -> Iterator[None]:
     """A thread that still waits for a server would be counted by the next test that looks for some."""
     yield
     until = time.monotonic() + 10
-    while (left := [one.name for one in threading.enumerate() if one.name == "testronaut-llm-attempt"]) and (
+    while (left := [one.ident for one in threading.enumerate() if one.name == "testronaut-llm-attempt"]) and (
         time.monotonic() < until
     ):
         time.sleep(0.01)
-    assert left == []
+    frames = sys._current_frames()
+    stacks = ["".join(traceback.format_stack(frames[one])) for one in left if one in frames]
+    assert left == [], "\n\n".join(stacks)
 
 
 def _sends() -> object:

@@ -58,7 +58,7 @@ LADDER = (
         "comparison",
         "batch",
     ),
-    ("llm_manager*", ""),
+    ("llm_manager*", "model_verify", "model_bench", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
 DOOR = "gateway"
@@ -96,7 +96,7 @@ HANDS_ON = {
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 19_650
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 20_600
 
 every_module = pytest.mark.parametrize("module", modules(), ids=lambda module: module.name or "__init__")
 

@@ -7,94 +7,17 @@ import os
 import pty
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from manager_kit import ask, manager
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
+from ollama_kit import Ollama
 
 from testronaut_llm import AllModelsFailedError, LocalModelError, NoReadyModelError
 
 MAIN = "from testronaut_llm.cli import main; main()"
 MODES = ("complete", "acomplete", "stream", "astream")
-CHAT = {"model": "small:1b", "message": {"role": "assistant", "content": "Hello."}, "done": True, "done_reason": "stop",
-        "prompt_eval_count": 12, "eval_count": 3}  # fmt: skip
-
-
-class Ollama:
-    """A server that has a model or gets it, and says what it was made for where it is asked."""
-
-    def __init__(self, server: HTTPServer) -> None:
-        self.url, self.log = server.url_for("").rstrip("/"), server.log
-        self.has, self.listed, self.shown, self.pace = True, None, 8192, 0.0
-        self.digest = os.urandom(32).hex()
-        server.expect_request("/api/tags").respond_with_handler(self._tags)
-        server.expect_request("/api/show").respond_with_handler(self._show)
-        server.expect_request("/api/pull").respond_with_handler(self._pull)
-        server.expect_request("/api/ps").respond_with_handler(self._ps)
-        server.expect_request("/api/delete").respond_with_handler(self._delete)
-        server.expect_request("/api/chat").respond_with_handler(self._chat)
-
-    @property
-    def paths(self) -> list[str]:
-        """What was asked."""
-        return [request.path for request, _ in self.log]
-
-    def row(self, **fields: Any) -> dict[str, Any]:
-        """Its row in `llm.yaml`."""
-        return {"model": "ollama/small:1b", "api_base": self.url, **fields}
-
-    def bodies(self) -> list[dict[str, Any]]:
-        """Of the chats."""
-        return [json.loads(request.get_data()) for request, _ in self.log if request.path == "/api/chat"]
-
-    def _tags(self, _: Request) -> Response:
-        details = {"context_length": self.listed} if self.listed else {}
-        model = {"name": "small:1b", "model": "small:1b", "digest": self.digest, "size": 1, "details": details}
-        return _json({"models": [model] if self.has else []})
-
-    def _show(self, _: Request) -> Response:
-        if self.shown is None:
-            return Response("{}", 500)
-        return _json({"model_info": {"general.architecture": "llama", "llama.context_length": self.shown}})
-
-    def _ps(self, _: Request) -> Response:
-        row = {"name": "small:1b", "model": "small:1b", "size": 1, "expires_at": "2026-11-23T05:14:24.88Z"}
-        return _json({"models": [row] if self.has else []})
-
-    def _delete(self, _: Request) -> Response:
-        there, self.has = self.has, False
-        return Response("" if there else json.dumps({"error": "model 'small:1b' not found"}), 200 if there else 404)
-
-    def _pull(self, _: Request) -> Response:
-        def lines() -> Iterator[str]:
-            for done in range(1, 31):
-                yield json.dumps({"status": "pulling", "total": 30, "completed": done}) + "\n"
-                time.sleep(self.pace)
-            self.has = True
-            yield json.dumps({"status": "success"}) + "\n"
-
-        return Response(lines(), content_type="application/x-ndjson")
-
-    def _chat(self, request: Request) -> Response:
-        if not self.has:
-            return Response(json.dumps({"error": "model 'small:1b' not found"}), 404, content_type="application/json")
-        return _json(CHAT) if not json.loads(request.get_data())["stream"] else Response(
-            json.dumps(CHAT) + "\n", content_type="application/x-ndjson")  # fmt: skip
-
-
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value), content_type="application/json")
-
-
-@pytest.fixture
-def ollama(httpserver: HTTPServer) -> Ollama:
-    """A server of its own for each test."""
-    return Ollama(httpserver)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -11,8 +11,7 @@ import typer
 
 from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.cli.options import AsJson, ConfigFile, age
 
 if TYPE_CHECKING:
     from testronaut_llm.cache_files import CacheFiles
@@ -64,7 +63,7 @@ def clear(
     config: ConfigFile = None,
 ) -> None:
     """Forget kept answers: all, those of a task, or old ones."""
-    before = None if older_than is None else time.time() - _age(older_than)
+    before = None if older_than is None else time.time() - age(older_than)
     files = _files(config)
     if not yes:
         typer.confirm(f"Forget answers in {files.folder}?", abort=True, err=True)
@@ -97,15 +96,6 @@ def _files(config: Path | None) -> CacheFiles:
     from testronaut_llm.config_source import ConfigSource
 
     return CacheFiles(ConfigSource.find(config).current().cache)
-
-
-def _age(text: str) -> float:
-    from testronaut_llm.config_values import seconds
-
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise ConfigError(f"--older-than is {text!r}; {error}") from None
 
 
 def _day(stored: float | None) -> str | None:

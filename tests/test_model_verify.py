@@ -1,0 +1,206 @@
+"""`models verify`: what is right passes, and each thing that can be wrong with a local model is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_local import TINY, stored
+from ollama_kit import Ollama
+
+from testronaut_llm import LLMManager
+from testronaut_llm.cli import main
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.local.inspection import makes_vectors
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.model_config import LLMConfig, ModelConfig
+from testronaut_llm.model_verify import alone, verify
+
+CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schema", "reads the whole prompt",
+          "repeats itself", "embeds")  # fmt: skip
+MODEL = "ollama/small:1b"
+
+
+def a_file(row: dict[str, Any]) -> LLMConfig:
+    return LLMConfig(models={"mine": row}, tasks={"default": {"models": ["mine"], "system": "never sent"}})  # type: ignore[dict-item]
+
+
+def found(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """What was found of each check."""
+    with LLMManager(config=alone(a_file(row), "mine")) as llm:
+        return {one.check: (one.outcome, one.why) for one in verify(llm)}
+
+
+def outcomes(findings: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {check: outcome for check, (outcome, _) in findings.items() if outcome != "pass"}
+
+
+@pytest.fixture
+def home(tiny_gguf: Path) -> ModelStore:
+    """The user's own store, with the tiny model."""
+    store = ModelStore()
+    store.folder.parent.mkdir(parents=True)
+    return stored(store, tiny_gguf)
+
+
+def good(body: dict[str, Any]) -> dict[str, Any]:
+    """What a sound model answers: all read, an object where one is asked for."""
+    words = sum(len(one["content"].split()) for one in body["messages"])
+    text = '{"word": "blue", "sure": true}' if body.get("format") else "Hello."
+    return {"message": {"role": "assistant", "content": text}, "prompt_eval_count": 10 + words}
+
+
+def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
+    """The tiny model, served by llama.cpp: all checks of a model that makes text."""
+    findings = found({"model": f"embedded/{TINY}"})
+    assert tuple(findings) == CHECKS
+    assert outcomes(findings) == {"embeds": "skipped"}
+    assert "the server counts" in findings["reads the whole prompt"][1]
+
+
+def test_other_bytes_than_were_stored_are_found(home: ModelStore) -> None:
+    """A flipped bit in the last tensor: it loads and answers all the same, and only the digest knows."""
+    path = home.path(TINY)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    outcome, why = found({"model": f"embedded/{TINY}"})["digest"]
+    assert outcome == "fail"
+    assert f"testronaut-llm models remove embedded/{TINY} && testronaut-llm models pull" in why
+
+
+def test_a_file_without_a_chat_template_is_told(home: ModelStore, tiny_gguf: Path) -> None:
+    """llama.cpp takes one of its own then."""
+    home.path(TINY).write_bytes(tiny_gguf.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_templata"))
+    outcome, why = found({"model": f"embedded/{TINY}"})["chat template"]
+    assert outcome == "fail"
+    assert "llama.cpp guesses one" in why
+
+
+def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
+    """A cut file: no text check is made, each says why."""
+    home.path(TINY).write_bytes(home.path(TINY).read_bytes()[:100_000])
+    findings = found({"model": f"embedded/{TINY}"})
+    assert findings["loads"][0] == findings["digest"][0] == "fail"
+    assert {findings[check] for check in CHECKS[3:]} == {("skipped", "it does not load")}
+
+
+def test_a_model_that_is_not_here_is_told_with_the_command() -> None:
+    """Nothing stored."""
+    findings = found({"model": f"embedded/{TINY}"})
+    assert f"testronaut-llm models pull embedded/{TINY}" in findings["digest"][1]
+    assert findings["loads"][0] == "fail"
+
+
+def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
+    """And is asked nothing twice but what has to be the same twice."""
+    ollama.answer = good
+    assert outcomes(found(ollama.row())) == {"embeds": "skipped"}
+    assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
+    assert "never sent" not in str(ollama.bodies())
+
+
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def cut(body: dict[str, Any]) -> dict[str, Any]:
+    return {**good(body), "prompt_eval_count": 12}
+
+
+def endless(body: dict[str, Any]) -> dict[str, Any]:
+    return {**good(body), "done_reason": "length"}
+
+
+def moody() -> Answer:
+    said = iter(range(1000))
+    return lambda body: good(body) | ({} if body.get("format") else {"message": {"content": f"Answer {next(said)}."}})
+
+
+def stubborn(body: dict[str, Any]) -> dict[str, Any]:
+    return {**good(body), "message": {"role": "assistant", "content": "No JSON from me."}}
+
+
+def mute(body: dict[str, Any]) -> dict[str, Any]:
+    return {**good(body), "message": {"role": "assistant", "content": ""}}
+
+
+def uncounted(body: dict[str, Any]) -> dict[str, Any]:
+    return {**good(body), "prompt_eval_count": None}
+
+
+ALL_TEXT = ("answers", "stops", "obeys a schema", "reads the whole prompt", "repeats itself")
+FAULTS: dict[str, tuple[Answer, dict[str, str], str]] = {
+    "cuts prompts": (cut, {"reads the whole prompt": "fail"}, "raise `num_ctx`"),
+    "never ends": (endless, {"stops": "fail", "obeys a schema": "fail"}, ""),
+    "says other things": (moody(), {"repeats itself": "fail"}, "at temperature 0 it said"),
+    "no schema": (stubborn, {"obeys a schema": "fail"}, "invalid_output"),
+    "no counts": (uncounted, {"reads the whole prompt": "skipped"}, "does not say"),
+    "says nothing": (mute, dict.fromkeys(ALL_TEXT, "fail"), "bad_response"),
+}
+
+
+@pytest.mark.parametrize("num_ctx", [1024, 16384])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str, num_ctx: int) -> None:
+    """And by no other; with a small window, too, where a call would not notice that its prompt was cut."""
+    ollama.answer, failing, said = FAULTS[fault]
+    ollama.shown = 16384
+    findings = found(ollama.row(num_ctx=num_ctx))
+    assert outcomes(findings) == {**failing, "embeds": "skipped"}
+    assert all(said in findings[check][1] for check in failing)
+
+
+@pytest.mark.parametrize("template", ["", "{{ .Prompt }}", "{{.Prompt}}\n"])
+def test_an_ollama_model_without_a_template_is_told(ollama: Ollama, template: str) -> None:
+    """P40: it would talk nonsense."""
+    ollama.answer, ollama.template = good, template
+    outcome, why = found(ollama.row())["chat template"]
+    assert outcome == "fail"
+    assert "ollama pull hf.co/" in why
+
+
+def test_a_pinned_digest_that_is_another_is_found(ollama: Ollama) -> None:
+    """`digest:` of the row."""
+    ollama.answer = good
+    assert found(ollama.row(digest="0123456789"))["digest"] == (
+        "fail",
+        f"it has {ollama.digest[:12]}, and llm.yaml pins 0123456789; correct `digest:`, or pull it again",
+    )
+    assert found(ollama.row(digest=ollama.digest))["digest"][0] == "pass"
+
+
+def test_a_model_for_vectors_is_known_by_what_it_can_do(ollama: Ollama) -> None:
+    """From the server."""
+    row = ModelConfig(alias="m", **ollama.row())
+    assert not makes_vectors(row)
+    ollama.capabilities = ["embedding"]
+    assert makes_vectors(row)
+
+
+def test_a_model_of_the_cloud_is_not_verified() -> None:
+    """There is nothing here to look at."""
+    with pytest.raises(ConfigError, match="expected a model that runs here"):
+        alone(a_file({"model": "openai/gpt-4o-mini"}), "mine")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_prints_a_line_a_check_and_fails_with_one(
+    home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    """Exit code 1 where a check fails, 0 where none does."""
+    arguments = ["testronaut-llm", "models", "verify", f"embedded/{TINY}", *(["--json"] if as_json else [])]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    out = capsys.readouterr().out
+    assert len(json.loads(out) if as_json else out.splitlines()) == len(CHECKS)
+    home.path(TINY).write_bytes(b"GGUF")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    out = capsys.readouterr().out
+    assert {one["outcome"] for one in json.loads(out)} == {"fail", "skipped"} if as_json else "FAIL     digest" in out
