@@ -124,6 +124,22 @@ async def test_whoever_leaves_gives_the_slot_back(api: Make, how: str) -> None:
         assert (await ask(llm, "complete", "two", deadline=20)).text == "two"
 
 
+async def test_whoever_is_cancelled_in_line_leaves_it(api: Make) -> None:
+    """The place of a task that gave up while it waited keeps nobody back."""
+    a = api("in line", faults.late(1.0, faults.good("fine")))
+    async with limited(a, concurrency=1) as llm:
+        first = asyncio.create_task(llm.acomplete("t", "one"))
+        await asyncio.to_thread(_arrived, a)
+        second = asyncio.create_task(llm.acomplete("t", "two"))
+        await asyncio.sleep(0.2)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert (await first).text == "fine"
+        assert (await llm.acomplete("t", "three", deadline=20)).text == "fine"
+    assert len(a.asked) == 2
+
+
 async def test_a_call_inside_a_local_stream_does_not_wait_for_itself(api: Make) -> None:
     """One request at a time is what nobody wrote for a local model: its own stream is no reason to wait."""
     a = api("inside", faults.good("one two three"))
