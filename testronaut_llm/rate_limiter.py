@@ -155,8 +155,8 @@ class RateLimiter:
             for taken, amount in zip((ticket.requests_taken, ticket.tokens_taken), used, strict=True):
                 for window, one in taken:
                     window.correct(one, amount)
-            if used[0] and ticket.gates:
-                self._learn(ticket, error, headers)
+            if ticket.gates and (used[0] or error is not None):
+                self._learn(ticket, error, headers if used[0] else None)
             self._dispatch()
 
     def _learn(self, ticket: Ticket, error: LLMError | None, headers: Mapping[str, str] | None) -> None:
