@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
 from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.model_request import EmbedRequest, Reply, Request
+from testronaut_llm.rate_limiter import Ticket
 from testronaut_llm.records import Attempt, Call, Candidate, Route
 from testronaut_llm.spending import Purse, Slip
-from testronaut_llm.steps import Ask, Flow, More, Pause, Piece, Result, Step
+from testronaut_llm.steps import Ask, Await, Flow, More, Pause, Piece, Result, Step
+from testronaut_llm.waiting import no_turn, patience
 
 if TYPE_CHECKING:
     from testronaut_llm.judge import Judge
@@ -35,6 +37,8 @@ class Plan:
         judge: says of a reply whether it is an answer, and what it cost.
         purse: whose money it is.
         policy: how to retry and fall back.
+        ticket: an attempt's place in line for its rate limits.
+        rest: by alias, is it left alone because it failed, and for how many seconds more?
         on_attempt: is told of each attempt when it has ended.
     """
 
@@ -45,6 +49,8 @@ class Plan:
     purse: Purse
     policy: Policy
     slow: Callable[[str], bool]
+    ticket: Callable[[Try], Ticket]
+    rest: Callable[[str], tuple[bool, float]]
     on_attempt: Callable[[Call, Attempt], None]
     clock: Callable[[], float] = time.monotonic
 
@@ -102,6 +108,31 @@ def total(tried: list[Attempt]) -> Decimal | None:
 
 
 def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, Any, Result | Outcome]:
+    ticket, began = plan.ticket(step), plan.clock()
+    try:
+        late = yield from _in_line(call, plan, run, step, ticket)
+        step = replace(step, wait=step.wait + plan.clock() - began)
+        return (yield from _sent(call, plan, run, step, ticket)) if late is None else late
+    finally:
+        ticket.leave()
+
+
+def _in_line(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Outcome | None]:
+    """Waits for the attempt's turn; an outcome where it does not come in time, or another model is better asked."""
+    began = plan.clock()
+    while not ticket.turn():
+        left = run.started + call.deadline - plan.clock()
+        if ticket.at_least >= min(left, patience(plan.route, step.candidate, ticket, plan.rest)):
+            error = no_turn(step.candidate, ticket, left)
+            step = replace(step, wait=step.wait + plan.clock() - began)
+            run.tried.append(plan.judge.attempt(step, Reply(error=error, sent=False), latency=0.0))
+            plan.on_attempt(call, run.tried[-1])
+            return Outcome(error=error, remaining=left)
+        yield Await(ticket.woken, min(left, ticket.look_in))
+    return None
+
+
+def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Result | Outcome]:
     candidate = step.candidate
     remaining = run.started + call.deadline - plan.clock()
     limit = min(plan.limit[candidate.alias], remaining)
@@ -127,7 +158,21 @@ def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, An
         if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
             reply = Reply(error=LLMTimeoutError("the call was left before its answer was complete"))
             _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+            ticket.leave(sent=True)
+    _leave(ticket, reply, cut_short=limit < plan.limit[candidate.alias])
     return _judged(call, plan, run, bill, step, reply, began=began, delivered=delivered)
+
+
+def _leave(ticket: Ticket, reply: Reply, *, cut_short: bool) -> None:
+    """Before the answer is judged: `accept` may ask the same model. A time-out of the call's making says nothing."""
+    usage, error = reply.usage, reply.error
+    used = usage.prompt_tokens + usage.completion_tokens if usage is not None else None
+    if usage is None and error is not None and (error.status or 0) >= 400:
+        used = 0
+    if cut_short and isinstance(error, LLMTimeoutError):
+        ticket.leave(sent=reply.sent)
+    else:
+        ticket.leave(sent=reply.sent, tokens=used, error=error, headers=reply.headers)
 
 
 def _judged(

@@ -16,14 +16,17 @@ from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.judge import Judge
 from testronaut_llm.model_request import EmbedRequest, Request, Target
 from testronaut_llm.provider_registry import timeout_of
+from testronaut_llm.rate_rules import key_of, rules_of
 from testronaut_llm.request_maker import chat_request
 from testronaut_llm.route_errors import nothing_left
+from testronaut_llm.route_limits import with_limits
 from testronaut_llm.route_options import weigh
 from testronaut_llm.task_router import Selected, one_vector_space
 
 if TYPE_CHECKING:
     from testronaut_llm.engine import Engine
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.rate_limiter import Ticket
     from testronaut_llm.records import Call, Route
     from testronaut_llm.steps import Flow
 
@@ -57,14 +60,16 @@ def route_of(
         count_all=dry,
         embedding=embedding,
     )
-    return plan(
+    most = 0 if embedding else call.max_tokens
+    route = plan(
         task,
         options,
-        max_tokens=0 if embedding else call.max_tokens,
+        max_tokens=most,
         money=engine.budgets.money(config, task, call),
         schema=call.output is not None,
         strategy="as_listed" if embedding else None,
     )
+    return with_limits(route, config, engine.limiter, most) if dry else route
 
 
 def flow_along(
@@ -99,9 +104,17 @@ def flow_along(
         purse=engine.purse or purse,
         policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
         slow=lambda alias: _is_slow(models[alias]),
+        ticket=lambda step: _ticket(engine, config, models, step, 0 if texts else judge.max_tokens(step)),
+        rest=lambda alias: engine.limiter.rest(key_of(models[alias])),
         on_attempt=engine.attempted,
     )
     return route, flow_of(call, made)
+
+
+def _ticket(engine: Engine, config: LLMConfig, models: Mapping[str, ModelConfig], step: Try, answer: int) -> Ticket:
+    model = models[step.candidate.alias]
+    tokens = (step.candidate.est_tokens or 0) + answer
+    return engine.limiter.ticket(rules_of(config, model), key_of(model), tokens)
 
 
 def _ask(

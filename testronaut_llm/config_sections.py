@@ -34,7 +34,7 @@ class PriceConfig(Section):
 
 
 class LimitConfig(Section):
-    """How much at once; what does not fit waits, it does not fail. Not in force yet: checked, and then ignored."""
+    """How much at once; what does not fit waits, it does not fail. They hold for one process."""
 
     rpm: Count | None = None
     """Requests per minute (default: no limit)."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from testronaut_llm.output_schema import SchemaDialect
     from testronaut_llm.prices import PriceTable
     from testronaut_llm.prompt_cache import PrefixWatch
+    from testronaut_llm.rate_limiter import RateLimiter
     from testronaut_llm.records import Attempt, Call, Route
     from testronaut_llm.spending import Purse
     from testronaut_llm.steps import Flow, Result
@@ -86,6 +87,13 @@ class Engine:
         from testronaut_llm.budgets import Budgets
 
         return Budgets(self.ledger)
+
+    @functools.cached_property
+    def limiter(self) -> RateLimiter:
+        """Who may send now."""
+        from testronaut_llm.rate_limiter import RateLimiter
+
+        return RateLimiter()
 
     @functools.cached_property
     def gateway(self) -> Gateway:

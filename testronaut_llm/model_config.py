@@ -84,7 +84,7 @@ class ModelConfig(Section):
     dimensions: Count | None = None
     """Embeddings: length of the vectors."""
     limits: LimitConfig | None = None
-    """Requests and tokens per minute, and requests at once, of this model (not in force yet)."""
+    """Requests and tokens per minute, and requests at once, of this model."""
     extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
     """Body fields passed to the provider untouched; what this package sets itself is refused here."""
 
@@ -186,7 +186,7 @@ class LLMConfig(Section):
     cache: CacheConfig = Field(default_factory=CacheConfig)
     """How long answers are kept, and how many."""
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
-    """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL (not in force yet)."""
+    """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL."""
     log: LogConfig | None = None
     """Telemetry as a file of JSON lines (default: none; not in force yet)."""
 

@@ -105,6 +105,8 @@ class Candidate:
     dropped_params: tuple[str, ...] = ()
     problem: str | None = None
     """Error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None."""
+    limits: tuple[str, ...] = ()
+    """In a dry run, the rate limits that hold for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One request to one model. `waited` and `latency` are seconds, `cost` is USD."""
+    """One request to one model, or why none was sent. `latency` is seconds, `cost` is USD.
+
+    `waited` is seconds before it was sent: until the retry was due, and in line for its rate limits.
+    """
 
     model: str
     provider_model: str

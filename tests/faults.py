@@ -17,16 +17,16 @@ from testronaut_llm.testing.cassette_format import field_to_body, from_yaml
 _REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
 
 
-def good(text: str = Good.text, **facts: Any) -> Reply:
+def good(text: str = Good.text, *, headers: Mapping[str, str] | None = None, **facts: Any) -> Reply:
     """A good answer in the wire and mode that the request asks for; `facts` are fields of `Good`."""
     what = Good(text=text, **facts)
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = _answer(exchange, what)
         if len(pieces) == 1:
-            exchange.respond(200, kind, pieces[0], _REQUEST_ID)
+            exchange.respond(200, kind, pieces[0], {**_REQUEST_ID, **(headers or {})})
         else:
-            _stream(exchange, kind, pieces)
+            _stream(exchange, kind, pieces, headers)
             exchange.chunk(b"")
 
     return reply
@@ -187,8 +187,8 @@ def _answer(exchange: Exchange, what: Good) -> tuple[str, list[bytes]]:
     return answer(exchange.request.wire, exchange.request.path, exchange.request.body, what)
 
 
-def _stream(exchange: Exchange, kind: str, pieces: list[bytes]) -> None:
-    exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked", **_REQUEST_ID})
+def _stream(exchange: Exchange, kind: str, pieces: list[bytes], headers: Mapping[str, str] | None = None) -> None:
+    exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked", **_REQUEST_ID, **(headers or {})})
     for piece in pieces:
         exchange.chunk(piece)
 

@@ -114,10 +114,12 @@ def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:
     return {**row, **fields}
 
 
-def config(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMConfig:
+def config(
+    models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, *, limits: Any = None, **task: Any
+) -> LLMConfig:
     """A configuration whose task `t` lists all these models in their order."""
     settings = {"models": list(models), "strategy": "as_listed", "cache": "off", **task}
-    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})})
+    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {})
 
 
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:

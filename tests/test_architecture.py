@@ -28,7 +28,18 @@ LADDER = (
     ("records",),
     ("model_config", "config_*", "trust", "yaml_reader"),
     ("provider_registry", "providers", "providers.*", "credentials", "local", "local.*"),
-    ("output_schema", "schema_*", "price*", "token_*", "cache*", "single_flight", "ledger*", "telemetry*", "rate_*"),
+    (
+        "output_schema",
+        "schema_*",
+        "price*",
+        "token_*",
+        "cache*",
+        "single_flight",
+        "ledger*",
+        "telemetry*",
+        "rate_*",
+        "circuit_breaker",
+    ),
     ("task_router", "cost_optimizer", "strategies", "pacing", "route_*", "fallback*"),
     (
         "gateway",
@@ -48,6 +59,7 @@ LADDER = (
         "call_builder",
         "call_flow",
         "call_plan",
+        "waiting",
         "streams",
         "performers",
         "engine",
@@ -96,7 +108,7 @@ HANDS_ON = {
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 20_600
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 21_350
 
 every_module = pytest.mark.parametrize("module", modules(), ids=lambda module: module.name or "__init__")
 

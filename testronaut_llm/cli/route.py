@@ -46,6 +46,8 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
     why = candidate.reason
     if candidate.dropped_params:
         why += f"; does not take {', '.join(candidate.dropped_params)}"
+    if candidate.limits:
+        why += f"; under {', '.join(candidate.limits)}"
     return (
         candidate.alias,
         candidate.model,

@@ -10,14 +10,16 @@ from testronaut_llm.engine import Engine
 from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.model_request import Target
 from testronaut_llm.provider_registry import Readiness, api_base_of, api_version_of, provider_of
+from testronaut_llm.rate_limiter import RateLimiter, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from testronaut_llm.config_source import ConfigSource
     from testronaut_llm.ledger import Ledger
     from testronaut_llm.model_config import LLMConfig, ModelConfig
+    from testronaut_llm.rate_windows import Rule
     from testronaut_llm.records import Call, Route
     from testronaut_llm.steps import Result
     from testronaut_llm.testing.session_budget import SessionBudget
@@ -28,12 +30,21 @@ AZURE = "https://resource.openai.azure.com"
 """What cassettes make of any Azure resource's host."""
 
 
+class NoLimits(RateLimiter):
+    """Nothing is sent, so nothing waits."""
+
+    def ticket(self, rules: Sequence[Rule], model: str, tokens: int) -> Ticket:  # noqa: ARG002 - the signature is the limiter's
+        """Its turn comes at once."""
+        return Ticket(self, (), tokens)
+
+
 class OfflineEngine(Engine):
     """Routes, judges and counts as ever, and never asks whether a model can be reached. Nothing is cached."""
 
     def __init__(self, source: ConfigSource) -> None:
         super().__init__(source)
         self.answers = None
+        self.limiter = NoLimits()
 
     def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:  # noqa: ARG002 - the signature is the engine's
         """Always."""

@@ -1,0 +1,62 @@
+"""What a provider's headers say of how fast to go on, before it has to say 429."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+_KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
+_FORMS = ("x-ratelimit-{what}-{kind}", "anthropic-ratelimit-{kind}-{what}")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
+    """Seconds to wait until the provider has room for one more request like this; 0 where it has, or says nothing.
+
+    Args:
+        headers: of a response, names in lower case.
+        tokens: what such a request may use.
+        now: seconds since 1970.
+    """
+    if not any("ratelimit-" in name for name in headers):
+        return 0.0
+    return max(_pause(headers, form, kind, tokens, now) for form in _FORMS for kind in _KINDS)
+
+
+def _pause(headers: Mapping[str, str], form: str, kind: str, tokens: int, now: float) -> float:
+    def value(what: str) -> str:
+        return headers.get(form.format(what=what, kind=kind), "")
+
+    left, needed = _number(value("remaining")), 1 if kind == "requests" else tokens
+    if left is None or left >= needed:
+        return 0.0
+    reset, limit = _seconds(value("reset"), now), _number(value("limit"))
+    if left > 0 and limit is not None and limit > left:
+        return reset * min(1.0, (needed - left) / (limit - left))  # it fills up evenly
+    return reset
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _seconds(text: str, now: float) -> float:
+    """From `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 where it is none of these."""
+    text = text.strip().lower()
+    if _DURATION.fullmatch(text):
+        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    if (number := _number(text)) is not None:
+        return max(0.0, number - now if number > now / 2 else number)
+    try:
+        date = datetime.fromisoformat(text.upper())
+    except ValueError:
+        return 0.0
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)

@@ -1,0 +1,114 @@
+"""A rate limiter on a clock that stands still until it is moved, and a run of many calls through it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+
+from testronaut_llm.errors import LLMError
+from testronaut_llm.rate_limiter import RateLimiter, Ticket
+from testronaut_llm.rate_windows import Rule
+
+
+class Still:
+    """A limiter and its clock, in seconds."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.now = 1000.0
+        self.rules = rules
+        self.limiter = RateLimiter(lambda: self.now)
+
+    def ticket(self, tokens: int = 1, *, model: str = "m", rules: Sequence[Rule] | None = None) -> Ticket:
+        """A ticket of a caller who has nothing to do with any other."""
+        return Context().run(self.beside, tokens, model=model, rules=rules)
+
+    def beside(self, tokens: int = 1, *, model: str = "m", rules: Sequence[Rule] | None = None) -> Ticket:
+        """A ticket of a caller who holds whatever got its turn here."""
+        return self.limiter.ticket(self.rules if rules is None else rules, model, tokens)
+
+    def turn(self, tokens: int = 1, *, model: str = "m") -> Ticket:
+        """A ticket that has its turn at once."""
+        ticket = self.ticket(tokens, model=model)
+        assert ticket.turn(), ticket.blocked_by
+        return ticket
+
+    def asked(self, error: LLMError | None = None, *, headers: dict[str, str] | None = None, tokens: int = 1) -> None:
+        """One whole request, with what came of it."""
+        self.turn(tokens).leave(sent=True, tokens=tokens, error=error, headers=headers or {})
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """One call of a run: it comes at `at`, asks for some of the rules, takes `lasts` seconds and uses `uses` tokens.
+
+    `patience`: seconds after which it is cancelled, wherever it is.
+    """
+
+    at: float
+    rules: tuple[Rule, ...]
+    tokens: int
+    uses: int
+    lasts: float
+    patience: float
+    granted: float = math.nan
+    left: float = math.nan
+    ticket: Ticket | None = field(default=None, repr=False)
+
+
+class _Run:
+    """The events of a run, in their order."""
+
+    def __init__(self) -> None:
+        self.still = Still()
+        self.waiting: list[Job] = []
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, str, Job]] = []
+
+    def plan(self, seconds: float, what: str, job: Job) -> None:
+        heapq.heappush(self._events, (self.still.now + seconds, next(self._order), what, job))
+
+    def play(self) -> None:
+        while self._events:
+            self.still.now, _, what, job = heapq.heappop(self._events)
+            if what == "comes":
+                job.ticket = self.still.ticket(job.tokens, rules=job.rules)
+                self.waiting.append(job)
+                self.plan(job.patience, "ends", job)
+            elif what == "ends" and math.isnan(job.left):
+                self._end(job)
+            self._ask(job if what != "ends" else None)
+
+    def _end(self, job: Job) -> None:
+        assert job.ticket is not None
+        sent = not math.isnan(job.granted)
+        job.left = self.still.now
+        job.ticket.leave(sent=sent, tokens=job.uses, headers={})
+        if not sent:
+            self.waiting.remove(job)
+
+    def _ask(self, due: Job | None) -> None:
+        """All whose turn may have come, one after the other: a turn may wake others."""
+        while job := next(
+            (one for one in self.waiting if one is due or (one.ticket and one.ticket.woken.done())), None
+        ):
+            assert job.ticket is not None
+            due = None
+            if job.ticket.turn():
+                job.granted = self.still.now
+                self.waiting.remove(job)
+                self.plan(job.lasts, "ends", job)
+            elif job.ticket.look_in < math.inf:
+                self.plan(job.ticket.look_in, "looks", job)
+
+
+def run(jobs: Sequence[Job]) -> None:
+    """Plays the jobs through one limiter; a waiting one asks for its turn only when it is woken or due to look."""
+    one = _Run()
+    for job in jobs:
+        one.plan(job.at, "comes", job)
+    one.play()
+    assert not one.waiting

@@ -1,0 +1,346 @@
+"""The limiter on a clock that stands still: what may run, in which order, and what each way to leave gives back."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rate_kit import Job, Still, run
+
+from testronaut_llm.errors import (
+    ConnectionFailedError,
+    InvalidRequestError,
+    LLMError,
+    OverloadedError,
+    QuotaExceededError,
+    RateLimitError,
+    ServerError,
+)
+from testronaut_llm.rate_limiter import LONGEST_PAUSE, RateLimiter
+from testronaut_llm.rate_windows import Rule
+
+RPM = Rule(name="limits.p", rpm=3)
+TPM = Rule(name="limits.p", tpm=100)
+ONE = Rule(name="limits.p", concurrency=1)
+RULES = st.sampled_from(
+    [
+        (Rule(name="a", rpm=2),),
+        (Rule(name="a", rpm=2), Rule(name="b", concurrency=2)),
+        (Rule(name="b", concurrency=2), Rule(name="c", tpm=50, rpm=5)),
+        (Rule(name="c", tpm=50, rpm=5),),
+        (Rule(name="d", concurrency=1, implied=True),),
+    ]
+)
+JOBS = st.lists(
+    st.builds(
+        Job,
+        at=st.integers(0, 1000).map(lambda tenths: tenths / 10),
+        rules=RULES,
+        tokens=st.integers(1, 80),
+        uses=st.integers(0, 80),
+        lasts=st.integers(1, 900).map(lambda tenths: tenths / 10),
+        patience=st.sampled_from([0.0, 5.0, 50.0, 1e6, 1e6, 1e6]),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(JOBS)
+def test_whatever_comes_no_limit_is_passed_and_everyone_gets_a_turn(jobs: list[Job]) -> None:
+    """Requests in any minute and at once, and the order under one rule; nobody waits for ever."""
+    run(jobs)
+    granted = [job for job in jobs if not math.isnan(job.granted)]
+    assert all(job in granted for job in jobs if job.patience > 1000)
+    for rule in {rule for job in jobs for rule in job.rules}:
+        under = sorted((job for job in granted if rule in job.rules), key=lambda job: job.granted)
+        for job in under:
+            minute = [one for one in under if one.granted <= job.granted < one.granted + 60]
+            at_once = [one for one in under if one.granted <= job.granted < one.left]
+            assert rule.rpm is None or len(minute) <= rule.rpm
+            assert rule.concurrency is None or len(at_once) <= rule.concurrency
+            assert rule.tpm is None or sum(_counts(one, job.granted) for one in minute) <= rule.tpm
+    same: dict[tuple[Rule, ...], list[Job]] = {}
+    for job in granted:
+        same.setdefault(job.rules, []).append(job)
+    for line in same.values():
+        in_turn = sorted(line, key=lambda job: (job.granted, job.at))
+        assert [job.at for job in in_turn] == sorted(job.at for job in line)
+
+
+def _counts(job: Job, now: float) -> int:
+    """Tokens that it stands for: those it used once it has ended; in the very moment of its end, either."""
+    return min(job.tokens, 50) if job.left > now else job.uses if job.left < now else min(job.tokens, job.uses, 50)
+
+
+def test_requests_a_minute() -> None:
+    """Three go at once, the fourth when the first is a minute old."""
+    still = Still(RPM)
+    for _ in range(3):
+        still.asked()
+        still.now += 1
+    fourth = still.ticket()
+    assert not fourth.turn()
+    assert fourth.at_least == fourth.look_in == 57.0
+    assert fourth.blocked_by == "limits.p (rpm: 3)"
+    still.now += 57
+    assert fourth.turn()
+
+
+def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
+    """What may be used counts until the answer says what was; then the next one fits, and is woken."""
+    still = Still(TPM)
+    first, second = still.turn(80), still.ticket(30)
+    assert not second.turn()
+    assert second.at_least == 0.0  # the first may turn out to be short
+    first.leave(sent=True, tokens=10, headers={})
+    assert second.woken.done()
+    assert second.turn()
+    assert not still.ticket(70).turn()
+
+
+@pytest.mark.parametrize(
+    ("given_back", "fits"),
+    [
+        ({}, True),
+        ({"sent": True}, False),
+        ({"sent": True, "tokens": 0, "error": InvalidRequestError("no"), "headers": {}}, True),
+        ({"sent": True, "tokens": 99, "headers": {}}, False),
+    ],
+)
+def test_what_nobody_knows_stays_reserved(given_back: dict[str, object], fits: bool) -> None:
+    """Not sent, or refused, uses no tokens; sent and never answered counts as it was reserved."""
+    still = Still(TPM)
+    still.turn(100).leave(**given_back)  # type: ignore[arg-type]
+    assert still.ticket(50).turn() is fits
+
+
+def test_a_request_that_was_not_sent_is_no_request() -> None:
+    """A slot that was not used counts for nothing."""
+    still = Still(Rule(name="limits.p", rpm=1))
+    still.turn().leave()
+    assert still.ticket().turn()
+
+
+def test_a_request_larger_than_the_limit_waits_for_an_empty_minute() -> None:
+    """It would wait for ever otherwise."""
+    still = Still(TPM)
+    still.asked(tokens=1)
+    large = still.ticket(5000)
+    assert not large.turn()
+    still.now += 60
+    assert large.turn()
+
+
+def test_they_go_in_the_order_they_came() -> None:
+    """A small one does not slip past a large one that waits for the same tokens; one under other limits does."""
+    still = Still(TPM)
+    still.asked(tokens=60)
+    large, small, other = still.ticket(80), still.ticket(10), still.ticket(10, rules=())
+    assert [large.turn(), small.turn(), other.turn()] == [False, False, True]
+    still.now += 60
+    assert [large.turn(), small.turn()] == [True, True]
+
+
+def test_each_is_told_how_long_those_before_it_take() -> None:
+    """With three a minute, the fifth in line waits for the second minute."""
+    still = Still(RPM)
+    for _ in range(3):
+        still.asked()
+    waits = []
+    for _ in range(5):
+        ticket = still.ticket()
+        assert not ticket.turn()
+        waits.append(ticket.at_least)
+    assert waits == [60.0, 60.0, 60.0, 120.0, 120.0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_whoever_leaves_makes_room(place: int) -> None:
+    """From the slot or from the line; leaving twice frees one place."""
+    still = Still(ONE)
+    line = [still.ticket() for _ in range(4)]
+    assert [ticket.turn() for ticket in line] == [True, False, False, False]
+    leaver = line.pop(place)
+    leaver.leave()
+    leaver.leave()
+    for ticket in line:
+        assert ticket.turn()
+        assert not line[-1].turn() or ticket is line[-1]
+        ticket.leave()
+    assert not still.limiter._line
+    assert not any(gate.running for gate in still.limiter._gates.values())
+
+
+def test_a_slot_that_was_given_to_one_who_is_gone_goes_on() -> None:
+    """Cancelled between its turn and its waking: the next in line is woken."""
+    still = Still(ONE)
+    first, second, third = still.turn(), still.ticket(), still.ticket()
+    assert not second.turn()
+    assert not third.turn()
+    first.leave()
+    assert second.holds
+    second.leave()
+    assert third.woken.done()
+    assert third.turn()
+
+
+def test_a_new_limit_holds_for_the_next_request() -> None:
+    """An edit of `llm.yaml` changes the limit, not what was used."""
+    still = Still(RPM)
+    still.asked()
+    still.asked()
+    tighter, wider = Rule(name="limits.p", rpm=2), Rule(name="limits.p", rpm=4)
+    assert not still.ticket(rules=(tighter,)).turn()
+    still.rules = (wider,)
+    assert still.ticket().turn()
+    assert still.ticket(rules=(Rule(name="limits.p"),)).turn()
+
+
+@pytest.mark.parametrize("error", [RateLimitError("slow", retry_after=20.0), OverloadedError("busy", retry_after=20.0)])
+def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMError) -> None:
+    """Of the same model, not of others."""
+    still = Still()
+    still.asked(error)
+    later = still.ticket()
+    assert not later.turn()
+    assert (later.at_least, later.is_alone) == (20.0, True)
+    assert later.blocked_by == "the pause that its provider asks for"
+    assert still.turn(model="other")
+    still.now += 20
+    assert later.turn()
+
+
+def test_a_pause_ends_at_some_time_whatever_was_asked() -> None:
+    """A day is cut to two minutes; what does not pass by itself asks for none."""
+    still = Still()
+    still.asked(QuotaExceededError("no credit", retry_after=50.0))
+    still.asked(RateLimitError("slow", retry_after=86400.0))
+    assert not still.ticket().turn()
+    still.now += LONGEST_PAUSE
+    assert still.ticket().turn()
+
+
+def test_headers_of_a_good_answer_slow_down_before_the_wall() -> None:
+    """`remaining: 0` holds back the next call until the reset."""
+    still = Still()
+    still.asked(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"})
+    later = still.ticket()
+    assert not later.turn()
+    assert later.at_least == pytest.approx(90.0)
+
+
+DOWN = [ServerError("boom"), OverloadedError("busy"), ConnectionFailedError("gone")]
+
+
+def _fail(still: Still, times: int = 5) -> None:
+    for number in range(times):
+        still.asked(DOWN[number % len(DOWN)])
+
+
+def test_a_model_that_fails_again_and_again_rests_and_is_then_asked_once() -> None:
+    """Closed, open, half-open: one probe; its answer lets all through."""
+    still = Still()
+    _fail(still, 4)
+    still.asked(InvalidRequestError("its server is there"))
+    _fail(still, 4)
+    assert still.limiter.rest("m") == (False, 0.0)
+    _fail(still, 1)
+    assert still.limiter.rest("m") == (True, 5.0)
+    probe, second, third = still.ticket(), still.ticket(), still.ticket()
+    assert not any([probe.turn(), second.turn(), third.turn()])
+    assert probe.blocked_by == "its rest after 5 failures in a row (the last one: server_error)"
+    still.now += 5
+    assert [probe.turn(), second.turn()] == [True, False]
+    probe.leave(sent=True, headers={})
+    assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
+    assert still.limiter.rest("m") == (False, 0.0)
+
+
+def test_each_probe_that_fails_doubles_the_rest() -> None:
+    """Up to a minute; those who waited for it have waited in vain; failures of older requests add nothing."""
+    still = Still()
+    older = [still.turn() for _ in range(3)]
+    _fail(still)
+    rests = []
+    for _ in range(6):
+        rests.append(still.limiter.rest("m")[1])
+        while older:
+            older.pop().leave(sent=True, error=ServerError("boom"))
+        still.now += rests[-1]
+        probe, waiting = still.turn(), still.ticket()
+        assert not waiting.turn()
+        probe.leave(sent=True, error=ServerError("boom"))
+        assert not waiting.turn()
+        assert waiting.is_in_vain
+        waiting.leave()
+    assert rests == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+
+
+def test_a_rest_lasts_at_least_as_long_as_the_provider_asks() -> None:
+    """Retry-After is the better knowledge."""
+    still = Still()
+    _fail(still, 4)
+    still.asked(OverloadedError("busy", retry_after=33.0))
+    assert still.limiter.rest("m") == (True, 33.0)
+
+
+def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
+    """Nobody knows whether the model is well; the next one finds out."""
+    still = Still()
+    _fail(still)
+    still.now += 5
+    probe, second = still.turn(), still.ticket()
+    assert not second.turn()
+    probe.leave(sent=True)
+    assert second.turn()
+    assert second.is_probe
+    assert still.limiter.rest("m")[0]
+
+
+def test_who_holds_the_slot_does_not_wait_for_himself() -> None:
+    """Under the limit that nobody wrote a call beside one's own stream goes on, whoever waits; others wait."""
+    still = Still(Rule(name="http://127.0.0.1:1", concurrency=1, implied=True))
+    stream, stranger = still.turn(), still.ticket()
+    assert not stranger.turn()
+    beside = still.beside()
+    assert beside.turn()
+    beside.leave()
+    assert not stranger.turn()
+    assert stranger.at_least == 0.0
+    stream.leave()
+    assert stranger.turn()
+
+
+def test_a_limit_that_was_written_is_kept_and_says_that_it_can_never_be_met() -> None:
+    """The one slot is held by the stream that waits for this very call."""
+    still = Still(ONE)
+    stream, stranger = still.turn(), still.ticket()
+    beside = still.beside()
+    assert not beside.turn()
+    assert not stranger.turn()
+    assert (beside.at_least, beside.blocked_by) == (math.inf, "limits.p (concurrency: 1)")
+    assert stranger.at_least == 0.0
+    beside.leave()
+    stream.leave()
+    assert stranger.turn()
+    stranger.leave()
+    assert still.beside().turn()
+
+
+def test_a_fork_begins_with_free_slots() -> None:
+    """The parent's tickets are left in the parent, and so is a lock that another thread held."""
+    limiter = RateLimiter()
+    assert limiter.ticket((ONE,), "m", 1).turn()
+    limiter._lock.acquire()
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, b"sends" if limiter.ticket((ONE,), "m", 1).turn() else b"waits")
+        os._exit(0)
+    os.wait()
+    assert os.read(read, 5) == b"sends"
+    os.close(read)
+    os.close(write)
