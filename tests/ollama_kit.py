@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,23 +24,19 @@ class Ollama:
     """A server that has a model or gets it, and says what it was made for where it is asked."""
 
     def __init__(self, server: HTTPServer) -> None:
-        self.url, self.log = server.url_for("").rstrip("/"), server.log
+        self.url = server.url_for("").rstrip("/")
+        self.asked: list[tuple[str, bytes]] = []
         self.has, self.listed, self.shown, self.pace = True, None, 8192, 0.0
         self.digest = os.urandom(32).hex()
         self.template, self.capabilities = "{{ .System }}{{ .Prompt }}", ["completion"]
         self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
-        server.expect_request("/api/tags").respond_with_handler(self._tags)
-        server.expect_request("/api/show").respond_with_handler(self._show)
-        server.expect_request("/api/pull").respond_with_handler(self._pull)
-        server.expect_request("/api/ps").respond_with_handler(self._ps)
-        server.expect_request("/api/delete").respond_with_handler(self._delete)
-        server.expect_request("/api/generate").respond_with_handler(self._generate)
-        server.expect_request("/api/chat").respond_with_handler(self._chat)
+        for path in ("tags", "show", "pull", "ps", "delete", "generate", "chat"):
+            server.expect_request(f"/api/{path}").respond_with_handler(partial(self._noted, getattr(self, f"_{path}")))
 
     @property
     def paths(self) -> list[str]:
         """What was asked."""
-        return [request.path for request, _ in self.log]
+        return [path for path, _ in self.asked]
 
     def row(self, **fields: Any) -> dict[str, Any]:
         """Its row in `llm.yaml`."""
@@ -47,7 +44,11 @@ class Ollama:
 
     def bodies(self) -> list[dict[str, Any]]:
         """Of the chats."""
-        return [json.loads(request.get_data()) for request, _ in self.log if request.path == "/api/chat"]
+        return [json.loads(body) for path, body in self.asked if path == "/api/chat"]
+
+    def _noted(self, answer: Callable[[Request], Response], request: Request) -> Response:
+        self.asked.append((request.path, request.get_data()))
+        return answer(request)
 
     def _tags(self, _: Request) -> Response:
         details = {"context_length": self.listed} if self.listed else {}
@@ -55,8 +56,8 @@ class Ollama:
         return _json({"models": [model] if self.has else []})
 
     def _show(self, _: Request) -> Response:
-        if self.shown is None:
-            return Response("{}", 500)
+        if self.shown is None or not self.has:
+            return Response("{}", 404 if self.shown else 500)
         info = {"general.architecture": "llama", "llama.context_length": self.shown}
         return _json({"model_info": info, "template": self.template, "capabilities": self.capabilities})
 

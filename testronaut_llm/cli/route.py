@@ -12,6 +12,8 @@ from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.records import Candidate, Route
 
 COLUMNS = ("model", "is", "tokens", "answer", "cost", "at most", "kept", "why")
+SECONDS = "seconds"
+"""Shown where a local model was measured; see `models bench`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +41,12 @@ def route(
 
 def show(found: Route) -> None:
     """Prints a route as a table."""
-    screen.table(f"{found.task}: {found.strategy}", COLUMNS, map(_row, found.candidates))
+    columns, rows = list(COLUMNS), [list(_row(one)) for one in found.candidates]
+    if any(one.est_seconds is not None for one in found.candidates):
+        columns.insert(-2, SECONDS)
+        for row, one in zip(rows, found.candidates, strict=True):
+            row.insert(-2, "?" if one.est_seconds is None else f"{one.est_seconds:.2g}")
+    screen.table(f"{found.task}: {found.strategy}", columns, rows)
 
 
 def _row(candidate: Candidate) -> tuple[str, ...]:

@@ -1,0 +1,170 @@
+"""`models bench`: what is measured, what is kept of it, and what a route makes of that."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_local import TINY, stored
+from ollama_kit import Ollama
+
+from testronaut_llm import LLMManager
+from testronaut_llm.cli import main
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.local.speeds import KEPT, Speed, SpeedHistory
+from testronaut_llm.model_bench import bench
+from testronaut_llm.model_config import LLMConfig, ModelConfig
+from testronaut_llm.model_verify import alone
+
+NANO = 1_000_000_000
+
+
+def speed(model: str = "embedded/a", **fields: Any) -> Speed:
+    made = {"at": "2026-11-23T00:00:00+00:00", "source": "measured", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
+    return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})
+
+
+def row(model: str = "embedded/a", **fields: Any) -> ModelConfig:
+    return ModelConfig(alias="m", model=model, **fields)
+
+
+@pytest.fixture
+def home(tiny_gguf: Path) -> ModelStore:
+    store = ModelStore()
+    store.folder.parent.mkdir(parents=True)
+    return stored(store, tiny_gguf)
+
+
+def test_an_embedded_model_is_measured(home: ModelStore) -> None:
+    """Real numbers of the tiny model: loaded, asked alone and together, weighed."""
+    told: list[str] = []
+    config = LLMConfig(models={}, tasks={"default": {"models": [f"embedded/{TINY}"]}})  # type: ignore[dict-item]
+    with LLMManager(config=alone(config, f"embedded/{TINY}")) as llm:
+        found = bench(llm, rounds=2, at_once=3, told=told.append)
+    assert found.source == "measured"
+    assert found.load is not None
+    assert found.load > 0
+    assert found.prompt_tokens > 300
+    assert min(found.first, found.prompt_rate, found.answer_rate, found.rate_at_once or 0) > 0
+    assert (found.memory or 0) > 10 * 2**20
+    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2", "3 at once"]
+
+
+def test_ollama_is_taken_at_its_word(ollama: Ollama) -> None:
+    """P44: its own durations, of a model that was out of memory before; no round repeats another's prompt."""
+    ollama.answer = lambda _: {
+        "prompt_eval_count": 400,
+        "prompt_eval_duration": 2 * NANO,
+        "eval_count": 51,
+        "eval_duration": 5 * NANO,
+    }
+    config = LLMConfig(models={"m": ollama.row(num_ctx=4096)}, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
+    with LLMManager(config=alone(config, "m")) as llm:
+        found = bench(llm, rounds=2, told=lambda _: None)
+    assert (found.source, found.first, found.prompt_rate, found.answer_rate) == ("ollama", 2.0, 200.0, 10.0)
+    assert (found.prompt_tokens, found.memory, found.at_once, found.rate_at_once) == (400, 1, 1, None)
+    assert ollama.paths.count("/api/generate") == 2  # out of memory, and in again
+    assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 2
+    assert {body["options"]["num_ctx"] for body in ollama.bodies()} == {4096}
+
+
+def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
+    """Vectors, and answers without an end to time."""
+    config = LLMConfig(models={"m": ollama.row()}, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
+    ollama.answer = lambda _: {"eval_count": 1}
+    with LLMManager(config=alone(config, "m")) as llm:
+        with pytest.raises(LocalModelError, match="no more than one token"):
+            bench(llm, rounds=1, told=lambda _: None)
+        ollama.capabilities = ["embedding"]
+        with pytest.raises(LocalModelError, match="makes vectors"):
+            bench(llm, rounds=1, told=lambda _: None)
+        ollama.has = False
+        with pytest.raises(LocalModelError, match="ollama pull"):
+            bench(llm, rounds=1, told=lambda _: None)
+
+
+def test_the_history_keeps_the_newest_of_each_model_and_server(tmp_path: Path) -> None:
+    """Two servers are two models; another process sees what was added; old ones go."""
+    history, other = SpeedHistory(tmp_path / "deep" / "speeds.json"), SpeedHistory(tmp_path / "deep" / "speeds.json")
+    assert other.latest(row()) is None
+    here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
+    for number in range(KEPT + 3):
+        history.add(here, speed("ollama/q", first=float(number)))
+    history.add(there, speed("ollama/q", first=99.0))
+    assert [one.first for one in other.of(here)] == [float(n) for n in range(3, KEPT + 3)]
+    assert [one.first for one in other.of(there)] == [99.0]
+    assert stat.S_IMODE(history.path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}'])
+def test_a_history_that_cannot_be_read_is_empty_and_begun_anew(tmp_path: Path, text: str) -> None:
+    """It costs a column of a table, never a call."""
+    (tmp_path / "speeds.json").write_text(text)
+    history = SpeedHistory(tmp_path / "speeds.json")
+    assert history.latest(row()) is None
+    history.add(row(), speed())
+    assert history.latest(row()) == speed()
+
+
+def test_a_speed_of_nothing_is_no_speed(tmp_path: Path) -> None:
+    """Or a route would divide by it."""
+    row_of_it = {**_as_row(speed()), "answer_rate": 0}
+    (tmp_path / "speeds.json").write_text(json.dumps({"models": {"embedded/a": [row_of_it]}}))
+    assert SpeedHistory(tmp_path / "speeds.json").latest(row()) is None
+
+
+def _as_row(one: Speed) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in Speed.__slots__}
+
+
+def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(home: ModelStore, tiny_gguf: Path) -> None:
+    """Once both were measured; until then the user's order holds."""
+    stored(home, tiny_gguf, "fast")
+    models = {"slow": {"model": f"embedded/{TINY}"}, "fast": {"model": "embedded/fast"}}
+    config = LLMConfig(models=models, tasks={"default": {"models": ["slow", "fast"]}})  # type: ignore[arg-type]
+    history = SpeedHistory()
+    with LLMManager(config=config) as llm:
+        history.add(config.model("slow"), speed(f"embedded/{TINY}", answer_rate=1.0))
+        first = llm.route(None, "hi there").candidates
+        assert [one.alias for one in first] == ["slow", "fast"]
+        history.add(config.model("fast"), speed("embedded/fast", answer_rate=100.0))
+        fast, slow = llm.route(None, "hi there").candidates
+    assert (fast.alias, slow.alias) == ("fast", "slow")
+    assert first[1].est_seconds is None
+    expected = (fast.est_tokens or 0) / 100 + (fast.est_completion_tokens or 0) / 100
+    assert fast.est_seconds == pytest.approx(expected)
+    assert "free, about" in fast.reason
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    monkeypatch.setattr("sys.argv", ["testronaut-llm", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_the_command_measures_keeps_and_shows(
+    home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table, JSON, the history; and `route` has a column of seconds then."""
+    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "-n", "2")
+    out, err = capsys.readouterr()
+    assert "tokens/s" in out
+    assert "2 at once" in err
+    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "--json")
+    assert json.loads(capsys.readouterr().out)["model"] == f"embedded/{TINY}"
+    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--history", "--json")
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    Path("llm.yaml").write_text(f"version: 1\ntasks:\n  default: {{models: [embedded/{TINY}, openai/gpt-4o-mini]}}\n")
+    assert not _run(monkeypatch, "route", "default", "hi", "-c", "llm.yaml")
+    head, first, *_ = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert first[head.index("seconds")] not in ("?", "")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
