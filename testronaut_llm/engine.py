@@ -185,7 +185,10 @@ class Engine:
 
         provider = provider_of(model)
         if provider.name == "embedded":
-            endpoint = self.runner.endpoint(model, embeddings=embeddings)
+            from testronaut_llm.rate_rules import at_once
+
+            slots = at_once(self.source.current(), model)
+            endpoint = self.runner.endpoint(model, embeddings=embeddings, slots=slots)
             self.redactor.add(endpoint.token)
             self._embedded[model.alias] = endpoint.api_base
             token = SecretStr(endpoint.token)
@@ -217,7 +220,9 @@ class Engine:
         """
         provider = provider_of(model)
         if provider.name == "embedded":
-            self.runner.load(model)
+            from testronaut_llm.rate_rules import at_once
+
+            self.runner.load(model, slots=at_once(self.source.current(), model))
         elif provider.name == "ollama":
             from testronaut_llm.local.ollama_provider import OllamaServer
 

@@ -31,6 +31,11 @@ def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+def at_once(config: LLMConfig, model: ModelConfig) -> int:
+    """How many requests a model server on this machine may get at the same time, and so should have room for."""
+    return min((rule.concurrency for rule in rules_of(config, model) if rule.concurrency is not None), default=1)
+
+
 def key_of(model: ModelConfig) -> str:
     """What a pause or a rest holds for: another model under the same alias starts afresh."""
     return f"{model.alias} ({model.model})"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -323,3 +327,38 @@ def test_another_length_than_the_catalogue_s_is_refused_before_the_download(empt
     """Gigabytes are not fetched to find out that they are the wrong ones."""
     with pytest.raises(LocalModelError, match=rf"has {len(hub.data):,} bytes, expected 2,497,280,256"):
         fetch("embedded/qwen3-4b", store=empty)
+
+
+def test_a_pull_that_was_killed_goes_on_where_it_was(
+    serve: Callable[[bytes], Site], tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """The whole command, killed with -9 in the middle and run again: the second asks for the rest alone."""
+    site = serve(tiny_gguf.read_bytes())
+    digest, half, stop = hashlib.sha256(site.data).hexdigest(), len(site.data) // 2, threading.Event()
+
+    def stalls(handler: Handler, site: Site) -> None:
+        cut_at_half(handler, site)
+        handler.wfile.flush()
+        stop.wait(60)
+
+    site.script = [stalls]
+    command = [sys.executable, "-c", "from testronaut_llm.cli import main; main()", "models", "pull"]
+    command += [f"{site.url()}#sha256={digest}", "--name", "mine"]
+    environment = {**os.environ, "TESTRONAUT_LLM_HOME": str(tmp_path)}
+    part = tmp_path / "data" / "models" / ".parts" / "mine" / "model.part"
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size == half) and time.monotonic() < end:
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    stop.set()
+    assert part.stat().st_size == half
+    assert ModelStore(tmp_path / "data" / "models").list() == ()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert again.returncode == 0, again.stderr
+    assert site.requests[-1][1]["Range"] == f"bytes={half}-"
+    assert len(site.requests) == 2
+    stored = ModelStore(tmp_path / "data" / "models").get("mine")
+    assert stored is not None
+    assert stored.sha256 == digest

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +25,14 @@ import pytest
 from fixtures_local import TINY, LocalModel, chat, post, stored
 from pytest_httpserver import HTTPServer
 
+from testronaut_llm import LLMManager, paths
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import local_provider, machine, memory_fit
 from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_context, embedded_missing
 from testronaut_llm.local.model_store import ModelStore, StoredModel
+from testronaut_llm.model_config import LLMConfig
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")
@@ -133,6 +136,36 @@ def test_a_prompt_longer_than_the_context_is_refused_not_cut(runner: EmbeddedRun
 
 
 # One server for all
+
+
+def test_each_slot_has_the_whole_context(runner: EmbeddedRunner) -> None:
+    """Three requests at the same time, each with as many tokens as one alone would have."""
+    endpoint = runner.endpoint(LocalModel(num_ctx=512), slots=3)
+    request = urllib.request.Request(
+        endpoint.api_base.removesuffix("/v1") + "/slots", headers={"Authorization": f"Bearer {endpoint.token}"}
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as response:
+        assert [slot["n_ctx"] for slot in json.loads(response.read())] == [512] * 3
+
+
+@pytest.mark.parametrize("where", ["model", "provider", "nowhere"])
+def test_there_are_as_many_slots_as_the_limits_let_through(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """One without any; the model would read one after the other what it is sent at once."""
+    monkeypatch.setattr(paths, "data_dir", lambda: store.folder.parent)
+    row = {"model": f"embedded/{TINY}", **({"limits": {"concurrency": 2}} if where == "model" else {})}
+    limits = {"embedded": {"concurrency": 2}} if where == "provider" else {}
+    config = LLMConfig(models={"m": row}, limits=limits, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
+    started: list[int] = []
+    start = EmbeddedProcess.start
+    monkeypatch.setattr(
+        EmbeddedProcess, "start", lambda self, limit: (started.append(self.settings.slots), start(self, limit))[1]
+    )
+    with LLMManager(config=config) as llm:
+        llm.warm_up("m")
+        assert llm.complete(None, "hi", max_tokens=200).text
+    assert started == [1 if where == "nowhere" else 2]
 
 
 def test_threads_and_tasks_share_one_server(runner: EmbeddedRunner) -> None:

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
@@ -31,7 +31,7 @@ INSTALL = 'pip install "testronaut-llm[embedded]"'
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Key = tuple[str, bool, int | None]
+Key = tuple[str, bool, int | None, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +80,33 @@ class EmbeddedRunner:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=functools.partial(_disown, weakref.ref(self._seats)))
 
-    def endpoint(self, model: ModelConfig, *, embeddings: bool = False) -> Endpoint:
+    def endpoint(self, model: ModelConfig, *, embeddings: bool = False, slots: int = 1) -> Endpoint:
         """Where `model` answers; its server is started when it does not run. May block for seconds.
+
+        `slots` is how many requests it answers at the same time, each with a context of its own.
 
         Raises:
             LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says what mends it.
         """
-        seat = self._seat((model.name, embeddings, model.num_ctx))
+        seat = self._seat((model.name, embeddings, model.num_ctx, slots))
         with seat.lock:
             seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
             if seat.process is None or not seat.process.alive:
                 if seat.process:
                     seat.process.stop()
                     seat.process = None
-                seat.process = self._start(model, embeddings)
+                seat.process = self._start(model, embeddings, slots)
                 _arm(seat, seat.idle)
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
 
-    def load(self, model: ModelConfig) -> None:
+    def load(self, model: ModelConfig, *, slots: int = 1) -> None:
         """Start the server of `model` for what its file is made for: text or vectors.
 
         Raises:
             LocalModelError: as `endpoint` does.
         """
         file = self._store.find(model.name)
-        self.endpoint(model, embeddings=file is not None and read_header(file).pooling is not None)
+        self.endpoint(model, embeddings=file is not None and read_header(file).pooling is not None, slots=slots)
 
     def crash(self, api_base: str) -> LocalModelError | None:
         """Why the server at `api_base` died, or None if it did not; to be asked when a connection to it broke."""
@@ -120,18 +122,18 @@ class EmbeddedRunner:
         with self._seats.lock:
             return self._seats.setdefault(key, _Seat())
 
-    def _start(self, model: ModelConfig, embeddings: bool) -> EmbeddedProcess:
+    def _start(self, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
         missing = embedded_missing(model, store=self._store)
         if missing:
             raise LocalModelError(f"embedded/{model.name}: {missing}", provider="embedded")
         if self._store.find(model.name) is None:
             fetch(model.name, store=self._store)
-        process = EmbeddedProcess(model.name, self._settings(model, embeddings))
+        process = EmbeddedProcess(model.name, self._settings(model, embeddings, slots))
         process.start(self._start_seconds)
         self._store.touch(model.name)
         return process
 
-    def _settings(self, model: ModelConfig, embeddings: bool) -> Settings:
+    def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> Settings:
         path, stored = self._store.path(model.name), self._store.get(model.name)
         header = read_header(path)
         if stored and header.size != stored.size:
@@ -146,10 +148,11 @@ class EmbeddedRunner:
                 f"{model.digest}. Correct the line, or fetch the model again: {_again(model.name)}",
                 provider="embedded",
             )
-        context = self._context(header, model, embeddings)
+        context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
         return Settings(
             model=str(path),
-            context=context,
+            context=context * slots,
+            slots=slots,
             batch=memory_fit.batch_size(context, embeddings=embeddings),
             threads=machine.threads(),
             embeddings=embeddings,

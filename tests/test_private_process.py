@@ -1,0 +1,76 @@
+"""`private: true` as a whole process: every key is there, every cloud model is listed, and nothing leaves loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures_local import TINY, stored
+
+from testronaut_llm.local.model_store import ModelStore
+
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GEMINI_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY")
+WATCHED = """
+import sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        print(event, arguments[-1] if event.startswith("socket.connect") else arguments[0], file=sys.stderr)
+sys.addaudithook(watch)
+from testronaut_llm.cli import main
+main()
+"""
+CLOUD = (
+    "openai/gpt-4o-mini, anthropic/claude-haiku-4-5, azure/deployment, gemini/gemini-2.5-flash, mistral/mistral-small"
+)
+PORTS = re.compile(r"sin6?_port=htons\((\d+)\).*?\"([0-9a-f.:]+)\"")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_gguf: Path) -> Path:
+    """A file whose task is private and lists the world before the model that is here."""
+    (tmp_path / "data").mkdir()
+    stored(ModelStore(tmp_path / "data" / "models"), tiny_gguf)
+    (tmp_path / "llm.yaml").write_text(
+        f"version: 1\ntasks:\n  t: {{private: true, strategy: as_listed, models: [{CLOUD}, embedded/{TINY}]}}\n"
+    )
+    return tmp_path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    secrets = dict.fromkeys(KEYS, "sk-canary-0123456789abcdefghijklmn")
+    home = {"TESTRONAUT_LLM_HOME": str(folder), "HOME": str(folder), "AZURE_API_BASE": "https://a.openai.azure.com"}
+    return {**os.environ, **secrets, **home}
+
+
+def ask(folder: Path, *before: str) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-c", WATCHED, "run", "t", "hello there", "--config", str(folder / "llm.yaml")]
+    return subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_a_private_task_speaks_to_loopback_only(folder: Path) -> None:
+    """Every name that Python looks up and every address that it connects to."""
+    done = ask(folder)
+    assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr
+    contacts = [line for line in done.stderr.splitlines() if line.startswith("socket.")]
+    assert any("127.0.0.1" in line for line in contacts)
+    elsewhere = [one for one in contacts if not re.search(r"127\.0\.0\.1|localhost|^socket\.connect /|'::1'", one)]
+    assert elsewhere == []
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed; it sees llama.cpp's process, too")
+def test_no_packet_of_any_of_its_processes_leaves_loopback(folder: Path) -> None:
+    """Every system call that names an address, of the process that serves the model as well."""
+    trace = folder / "trace"
+    done = ask(folder, "strace", "-f", "-q", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace))
+    if "ptrace" in done.stderr and done.returncode:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    addresses = {address for _, address in PORTS.findall(trace.read_text())}
+    assert addresses
+    assert all(ipaddress.ip_address(one).is_loopback for one in addresses), addresses
