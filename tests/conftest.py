@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -32,8 +33,14 @@ _STEERING = re.compile(
 
 
 def pytest_configure() -> None:
-    """No event loop of the main thread: pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed."""
+    """Two things that a test run may inherit, and that tests stand on.
+
+    No event loop of the main thread: pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed. And
+    ctrl-C works: a shell takes it from a job that it puts into the background, with all the job's children.
+    """
     asyncio.set_event_loop(None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
