@@ -155,16 +155,18 @@ class Engine:
     def accepted(self, call: Call, result: Result, route: Route) -> None:
         """Learns from an accepted result, and books what its route saved."""
         with suppress(ConfigError):  # an edit of the file took the model away meanwhile
-            self.learn(call, result, route)
-            self.prefixes.answered(call, self.source.current().model(result.model), result.usage, self.prices)
+            config = self.source.current()
+            model = config.model(result.model)
+            self.learn(call, result, route, model)
+            self.prefixes.answered(call, model, result.usage, self.prices)
             if self.purse is None:
-                self.budgets.routed(self.source.current(), self.prices, call.task, result, route)
+                self.budgets.routed(config, self.prices, call.task, result, route)
 
-    def learn(self, call: Call, result: Result, route: Route) -> None:
+    def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Notes what the answer reported of its tokens."""
         asked = next(one for one in route.candidates if one.alias == result.model)
         if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
-            self.counter.observe(call.task, self.source.current().model(result.model), asked.est_tokens, result.usage)
+            self.counter.observe(call.task, model, asked.est_tokens, result.usage)
 
     def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False, timeout: float = 600.0) -> Target:
         """Where a model is asked and with which key. May fetch or start a local model, or run a command.

@@ -9,6 +9,7 @@ never ask an Ollama server about a model, as LiteLLM does before and after a cha
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,19 @@ def _unlogged() -> Iterator[None]:
         is_internal_call.reset(before)
 
 
+class _DeafLoop(asyncio.AbstractEventLoop):
+    """The event loop of a thread that has none: LiteLLM would make, run and close one, to tell nobody of each call."""
+
+    def is_closed(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def create_task(self, coro: Any, **_: Any) -> Any:
+        coro.close()
+
+
 class Gateway:
     """Sends attempts. Holds the connections of one manager.
 
@@ -85,6 +99,10 @@ class Gateway:
     def load(self) -> None:
         """Loads LiteLLM, so that no attempt's time goes into it."""
         load_litellm()
+
+    def claim_thread(self) -> None:
+        """To be called in a thread that does nothing but attempts, before its first."""
+        asyncio.set_event_loop(_DeafLoop())  # type: ignore[abstract]
 
     def send(self, request: Request, exchange: Exchange) -> Iterator[str | Reply]:
         """One chat attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.

@@ -192,6 +192,7 @@ class LLMConfig(Section):
 
     _path: Path | None = PrivateAttr(default=None)
     _trusted: bool = PrivateAttr(default=True)
+    _place: str | None = PrivateAttr(default=None)
 
     @property
     def path(self) -> Path | None:
@@ -207,7 +208,7 @@ class LLMConfig(Section):
         """Returns whose money is spent: the budget's scope, or the file's resolved path; None without either."""
         if self.budget and self.budget.scope:
             return self.budget.scope
-        return str(self.path.resolve()) if self.path else None
+        return self._place
 
     def model(self, reference: str) -> ModelConfig:
         """Returns the model of an alias, or of `provider/model` written directly.
@@ -257,3 +258,4 @@ class LLMConfig(Section):
         """Remembers the file that pydantic was told about."""
         if isinstance(context, Source):
             self._path, self._trusted = context.path, context.trusted
+            self._place = str(context.path.resolve()) if context.path else None

@@ -153,6 +153,7 @@ class _ThreadAttempt:
 
     def _work(self) -> None:
         try:
+            self._gateway.claim_thread()
             request = self._ask.make(max(0.001, self._until - time.monotonic()))
             send = self._gateway.embed if isinstance(request, EmbedRequest) else self._gateway.send
             for result in send(request, self._exchange):  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ A price that nobody states is None, not zero: a budget that counts unknown as fr
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -118,6 +119,7 @@ class PriceTable:
         return _listed(found) if found else None
 
 
+@functools.lru_cache(maxsize=256)
 def _configured(price: PriceConfig) -> Price:
     given = {name: getattr(price, name) for name in ("input", "output", "cache_read", "cache_write")}
     rates = Rates.of({name: Decimal(value) for name, value in given.items() if value is not None})

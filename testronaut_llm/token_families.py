@@ -6,6 +6,7 @@ names the one that comes closest, and what is left is learned from the usage tha
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,11 +135,16 @@ OTHER = Family(name="", pattern="", tokenizer=_P50K_DIGITS, trust="guess", start
 
 def family_of(model: ModelConfig) -> Family:
     """The family of a model: by the name of what answers, which for an Azure deployment is its `base_model`."""
-    name = (model.base_model or model.name).lower().rpartition("/")[2].removeprefix("ft:")
+    return _family_of(model.provider, model.base_model or model.name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _family_of(provider: str, model: str) -> Family:
+    name = model.lower().rpartition("/")[2].removeprefix("ft:")
     for family in FAMILIES:
-        if re.search(family.pattern, f"{model.provider}/{name}"):
+        if re.search(family.pattern, f"{provider}/{name}"):
             return family
-    return UNNAMED if model.provider == "azure" else OTHER
+    return UNNAMED if provider == "azure" else OTHER
 
 
 def memory_key(model: ModelConfig, family: Family) -> str:

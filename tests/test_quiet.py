@@ -24,6 +24,10 @@ DOCUMENTED = {
 HOST = """
 import json, os, sys, logging, threading
 before, root = dict(os.environ), list(logging.getLogger().handlers)
+import asyncio
+loops = []
+new_loop = asyncio.events.new_event_loop
+asyncio.events.new_event_loop = lambda: loops.append(1) or new_loop()
 from testronaut_llm import LLMError, LLMManager
 assert "litellm" not in sys.modules
 with LLMManager("llm.yaml") as llm:
@@ -37,6 +41,7 @@ with LLMManager("llm.yaml") as llm:
         list(llm.stream("t", "hi", model="gone"))
     except LLMError as error:
         print(type(error).__name__, file=sys.stderr)
+assert loops == []  # LiteLLM would make one at each call, for nothing
 assert list(logging.getLogger().handlers) == root
 assert not [thread for thread in threading.enumerate() if thread.name.startswith("litellm")]
 changed = {name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name)}

@@ -39,8 +39,8 @@ class Probes:
     def __init__(self, *, remember: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._remember = remember
         self._clock = clock
-        self._found: dict[str, tuple[float, Missing | None]] = {}
-        self._present: dict[str, Present] = {}
+        self._found: dict[tuple[object, ...], tuple[float, Missing | None]] = {}
+        self._present: dict[tuple[object, ...], Present] = {}
 
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
         """What the row's probe says of the model, now or some seconds ago."""
@@ -76,8 +76,10 @@ class Probes:
         return self._present.get(_key(model, provider)) if provider.probe is not None else None
 
 
-def _key(model: ModelConfig, provider: Provider) -> str:
-    return f"{provider.name} {endpoint.api_base_of(model, provider)} {model!r}"
+def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
+    """All that a probe may look at; `extra`, which has no hash, is none of its business."""
+    fields = (value for value in vars(model).values() if type(value).__hash__ is not None)
+    return (provider.name, endpoint.api_base_of(model, provider), *fields)
 
 
 def readiness(model: ModelConfig, *, trusted: bool = True, probes: Probes | None = None) -> Readiness:

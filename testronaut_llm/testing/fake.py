@@ -128,6 +128,9 @@ class _FakeGateway:
     def load(self) -> None:
         """LiteLLM stays where it is."""
 
+    def claim_thread(self) -> None:
+        """A thread is as good as another."""
+
     def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
         """A fake takes every setting."""
         return ()

@@ -60,7 +60,7 @@ class OfflineEngine(Engine):
             base = AZURE if provider.wire == "azure" else NOWHERE
         return Target(model=model, provider=provider, api_base=base, api_version=api_version_of(model, provider))
 
-    def learn(self, call: Call, result: Result, route: Route) -> None:
+    def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Nothing: what a test counted says nothing about the next real call."""
 
     @functools.cached_property
