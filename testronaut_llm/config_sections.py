@@ -71,7 +71,7 @@ class CacheConfig(Section):
 
 
 class LogConfig(Section):
-    """A file of JSON lines: one for each call and one for each attempt. Not in force yet: none is written."""
+    """A file of JSON lines: one for each call and one for each attempt. Processes may share it."""
 
     file: str
     """Path of the file; a relative one starts at the folder of this file. `~` is your home."""

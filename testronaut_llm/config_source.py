@@ -59,6 +59,11 @@ class ConfigSource:
         """The file, or None."""
         return self.found.path if self.found else self._config.path
 
+    @property
+    def last(self) -> LLMConfig:
+        """The configuration as it was last looked at."""
+        return self._config
+
     def current(self) -> LLMConfig:
         """Returns the newest configuration that is valid. While nothing changed this costs one `stat`.
 

@@ -45,7 +45,7 @@ class Engine:
     def __init__(self, source: ConfigSource) -> None:
         self.source = source
         self.redactor = Redactor()
-        self.telemetry = Telemetry(self.redactor.redact)
+        self.telemetry = Telemetry(self.redactor.redact, lambda: self.source.last)
         self.credentials = Credentials()
         self.probes = Probes()
         self.answers: AnswerCache | None = AnswerCache()
@@ -239,6 +239,7 @@ class Engine:
         if self.answers is not None:
             self.answers.close()
         self.credentials.close()
+        self.telemetry.close()
 
     async def aclose(self) -> None:
         """The same, with the connections of the running event loop."""

@@ -189,7 +189,7 @@ class ManagerBase:
         settings = config.task(given["task"])
         texts = texts_to_embed(given["texts"]) if "texts" in given else ()
         call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
-        with self._told(call):
+        with self._told(call, given):
             question = self._answering.question(config, settings, call, texts)
             return question, self._answering.stored(question)
 
@@ -201,7 +201,7 @@ class ManagerBase:
             return result
         from testronaut_llm.performers import drive
 
-        with self._told(question.call):
+        with self._told(question.call, given):
             return (yield from drive(self._answering.flow(question), self._engine.gateway))
 
     async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
@@ -216,18 +216,18 @@ class ManagerBase:
             return
         from testronaut_llm.performers import adrive
 
-        with self._told(question.call):
+        with self._told(question.call, given):
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
             async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     @contextmanager
-    def _told(self, call: Call) -> Iterator[None]:
+    def _told(self, call: Call, given: Mapping[str, Any]) -> Iterator[None]:
         try:
             yield
         except LLMError as error:
-            self._engine.telemetry.failed(call, error)
+            self._engine.telemetry.failed(call, error, embedding="texts" in given)
             raise
 
     async def _last(self, pieces: AsyncIterator[Any]) -> Any:

@@ -188,7 +188,7 @@ class LLMConfig(Section):
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
     """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL."""
     log: LogConfig | None = None
-    """Telemetry as a file of JSON lines (default: none; not in force yet)."""
+    """Telemetry as a file of JSON lines (default: none)."""
 
     _path: Path | None = PrivateAttr(default=None)
     _trusted: bool = PrivateAttr(default=True)

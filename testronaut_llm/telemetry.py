@@ -1,13 +1,24 @@
-"""One event a call and one an attempt, named after OpenTelemetry's `gen_ai.*`; no prompt, no answer, no secret."""
+"""One event a call and one an attempt, named after OpenTelemetry's `gen_ai.*`; no prompt, no answer, no secret.
+
+They go to the application's structlog, to the file that `log:` names, and to OpenTelemetry where that is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from testronaut_llm import telemetry_otel
 from testronaut_llm.errors import LLMError
 from testronaut_llm.log import is_heard, logger
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
+from testronaut_llm.telemetry_file import EventFile
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import LLMConfig
+
+HASH_DIGITS = 16
 
 
 class Telemetry:
@@ -15,18 +26,22 @@ class Telemetry:
 
     Args:
         redact: takes secrets out of a text.
+        config: the configuration as the call found it.
     """
 
-    def __init__(self, redact: Callable[[str], str]) -> None:
-        self._redact = redact
+    def __init__(self, redact: Callable[[str], str], config: Callable[[], LLMConfig]) -> None:
+        self._redact, self._config = redact, config
+        self._file = EventFile()
 
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """One attempt has ended."""
+        if not self._is_heard():
+            return
         usage = attempt.usage
         self._emit(
             "llm_attempt",
             call,
-            **{
+            {
                 "gen_ai.request.model": attempt.provider_model,
                 "llm.model": attempt.model,
                 "llm.outcome": attempt.outcome,
@@ -46,48 +61,100 @@ class Telemetry:
 
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """A call has been answered."""
-        self._emit(
-            "llm_call",
-            call,
-            **{
-                "llm.model": result.model,
-                "gen_ai.request.model": result.provider_model,
-                "gen_ai.usage.input_tokens": result.usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": result.usage.completion_tokens,
-                "llm.cached": result.cached,
-                "llm.attempts": len(result.attempts),
-                "llm.cost_usd": None if result.cost is None else str(result.cost),
-                "llm.cost_source": result.cost_source,
-                "llm.saved_usd": None if result.saved is None else str(result.saved),
-                "llm.latency_s": round(result.latency, 4),
-            },
-        )
+        if not self._is_heard():
+            return
+        text = result.text if isinstance(result, Answer) else None
+        fields = {
+            "llm.model": result.model,
+            "gen_ai.request.model": result.provider_model,
+            "gen_ai.usage.input_tokens": result.usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": result.usage.completion_tokens,
+            "llm.cached": result.cached,
+            "llm.attempts": len(result.attempts),
+            "llm.cost_usd": None if result.cost is None else str(result.cost),
+            "llm.cost_source": result.cost_source,
+            "llm.saved_usd": None if result.saved is None else str(result.saved),
+            "llm.latency_s": round(result.latency, 4),
+            **_outline("prompt", _prompt(call)),
+            **(_outline("answer", text) if text is not None else {}),
+        }
+        self._emit("llm_call", call, fields, words={"llm.prompt": _prompt(call), "llm.answer": text})
+        attempts = () if result.cached else result.attempts
+        operation = "chat" if text is not None else "embeddings"
+        self._trace(call, operation, attempts, result.latency, None, fields)
 
-    def failed(self, call: Call, error: LLMError) -> None:
+    def failed(self, call: Call, error: LLMError, *, embedding: bool = False) -> None:
         """A call has ended in an error.
 
         Its message is told only where nothing was sent: later it may quote an answer, or a provider that quotes the
         prompt.
         """
-        self._emit(
-            "llm_call",
-            call,
-            **{
-                "error.type": error.code,
-                "error.message": None if error.attempts else str(error),
-                "http.response.status_code": error.status,
-                "llm.attempts": len(error.attempts),
-            },
-        )
-
-    def _emit(self, event: str, call: Call, **fields: Any) -> None:
-        if not is_heard():
+        if not self._is_heard():
             return
+        fields = {
+            "error.type": error.code,
+            "error.message": None if error.attempts else str(error),
+            "http.response.status_code": error.status,
+            "llm.attempts": len(error.attempts),
+            **_outline("prompt", _prompt(call)),
+        }
+        self._emit("llm_call", call, fields, words={"llm.prompt": _prompt(call)})
+        seconds = sum(attempt.waited + attempt.latency for attempt in error.attempts)
+        self._trace(call, "embeddings" if embedding else "chat", error.attempts, seconds, error.code, fields)
+
+    def close(self) -> None:
+        """Lets the file go."""
+        self._file.close()
+
+    def _is_heard(self) -> bool:
+        return is_heard() or telemetry_otel.is_heard() or self._config().log is not None
+
+    def _emit(
+        self, event: str, call: Call, fields: Mapping[str, Any], *, words: Mapping[str, str | None] | None = None
+    ) -> None:
         shown = {name: self._shown(value) for name, value in fields.items() if value is not None}
-        metadata = {f"metadata.{name}": self._shown(value) for name, value in call.metadata.items()}
-        logger().info(event, **{"llm.task": call.task, **shown, **metadata})
+        whole = {"llm.task": call.task, **shown, **self._metadata(call), **telemetry_otel.active_ids()}
+        if is_heard():
+            logger().info(event, **whole)
+        config = self._config()
+        if settings := self._file.wanted(config):
+            said = {name: self._redact(text) for name, text in (words or {}).items() if text is not None}
+            self._file.write(config, settings, {"event": event, **whole, **(said if settings.content else {})})
+
+    def _trace(
+        self,
+        call: Call,
+        operation: str,
+        attempts: Sequence[Attempt],
+        seconds: float,
+        error: str | None,
+        fields: Mapping[str, Any],
+    ) -> None:
+        if telemetry_otel.is_heard():
+            told = telemetry_otel.Told(
+                task=call.task,
+                operation=operation,
+                attempts=attempts,
+                seconds=seconds,
+                error=error,
+                fields={"llm.task": call.task, **fields, **self._metadata(call)},
+            )
+            telemetry_otel.tell(told, self._redact)
+
+    def _metadata(self, call: Call) -> dict[str, Any]:
+        return {f"metadata.{name}": self._shown(value) for name, value in call.metadata.items()}
 
     def _shown(self, value: Any) -> Any:
         return (
             value if isinstance(value, int | float) else self._redact(value if isinstance(value, str) else repr(value))
         )
+
+
+def _prompt(call: Call) -> str:
+    return "\n".join(f"{message.role}: {message.content}" for message in call.messages)
+
+
+def _outline(name: str, text: str) -> dict[str, Any]:
+    """What tells two texts apart without saying either."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_DIGITS]
+    return {f"llm.{name}.chars": len(text), f"llm.{name}.sha256": digest}

@@ -1,0 +1,180 @@
+"""`log:` of llm.yaml: a file of JSON lines that is whole, rotated, shared, and says no more than it may."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from manager_kit import KEY, Api, ask, model
+from structlog.testing import capture_logs
+
+from testronaut_llm import LLMManager, errors
+from testronaut_llm.config_sections import LogConfig
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.telemetry_file import EventFile
+
+MODES = ("complete", "acomplete", "stream", "astream")
+PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
+Make = Callable[..., Api]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture
+def file(tmp_path: Path, api: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An llm.yaml that logs beside itself, with a model that fails and one that answers."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    bad = api("bad", faults.raw(401, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()))
+    good = api("good", faults.good(ANSWER))
+    models = {"bad": model("openai", bad), "good": model("anthropic", good)}
+    write(tmp_path / "llm.yaml", models, {"file": "logs/calls.jsonl"})
+    return tmp_path / "llm.yaml"
+
+
+def write(path: Path, models: dict[str, Any], log: dict[str, Any] | None) -> None:
+    task = {"models": list(models), "strategy": "as_listed", "cache": "off"}
+    path.write_text(json.dumps({"models": models, "tasks": {"t": task}, **({"log": log} if log else {})}))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_line_an_attempt_and_one_a_call(file: Path, mode: str) -> None:
+    """With times, what it cost and what it was for; nothing of the words, nothing of the key; for the owner's eyes."""
+    async with LLMManager(file) as llm:
+        assert not (file.parent / "logs").exists()
+        await ask(llm, mode, PROMPT, metadata={"run": 7})
+    log = file.parent / "logs" / "calls.jsonl"
+    first, second, call = lines(log)
+    assert [one["event"] for one in (first, second, call)] == ["llm_attempt", "llm_attempt", "llm_call"]
+    assert (first["error.type"], second["llm.outcome"], call["llm.model"]) == ("authentication", "answer", "good")
+    assert all(one["time"].endswith("+00:00") and one["metadata.run"] == 7 for one in (first, second, call))
+    asked = f"user: {PROMPT}"
+    assert call["llm.prompt.chars"] == len(asked)
+    assert call["llm.prompt.sha256"] == hashlib.sha256(asked.encode()).hexdigest()[:16]
+    assert call["llm.answer.chars"] == len(ANSWER)
+    text = log.read_text()
+    assert not [word for word in (PROMPT, ANSWER, KEY) if word in text]
+    assert (stat.S_IMODE(log.stat().st_mode), stat.S_IMODE(log.parent.stat().st_mode)) == (0o600, 0o700)
+
+
+def test_words_are_written_where_the_file_wants_them_and_secrets_never(file: Path, api: Make) -> None:
+    """`content: true`; a key that found its way into a prompt is blotted out."""
+    models = {"good": model("anthropic", api("good", faults.good(f"{ANSWER} {KEY}")))}
+    write(file, models, {"file": "calls.jsonl", "content": True})
+    with LLMManager(file) as llm, capture_logs() as elsewhere:
+        llm.complete("t", f"{PROMPT} {KEY}")
+    _, call = lines(file.parent / "calls.jsonl")
+    assert call["llm.prompt"].startswith(f"user: {PROMPT} ")
+    assert call["llm.answer"].startswith(ANSWER)
+    assert KEY not in (file.parent / "calls.jsonl").read_text()
+    assert PROMPT not in str(elsewhere)
+
+
+def test_a_failed_call_is_told_too(file: Path, api: Make) -> None:
+    """Whether it was sent or not."""
+    write(file, {"bad": model("openai", api("bad", faults.error("server_error")))}, {"file": "calls.jsonl"})
+    with LLMManager(file) as llm:
+        with pytest.raises(errors.AllModelsFailedError):
+            llm.complete("t", PROMPT)
+        with pytest.raises(errors.CacheMissError):
+            llm.complete("t", PROMPT, cache="only")
+    *attempts, failed, missed = lines(file.parent / "calls.jsonl")
+    assert len(attempts) == 3
+    assert (failed["error.type"], failed["llm.attempts"]) == ("all_models_failed", 3)
+    assert missed["error.type"] == "cache_miss"
+    assert "error.message" in missed
+    assert "error.message" not in failed
+
+
+def test_an_edit_of_the_file_moves_the_log(file: Path, api: Make) -> None:
+    """At the next call; and taken out, it ends."""
+    models = {"good": model("anthropic", api("good", faults.good(ANSWER)))}
+    counts = []
+    with LLMManager(file) as llm:
+        for log in ({"file": "one.jsonl"}, {"file": "two.jsonl"}, None):
+            write(file, models, log)
+            llm.complete("t", PROMPT)
+            counts.append([len(lines(found)) for found in sorted(file.parent.glob("*.jsonl"))])
+    assert counts == [[2], [2, 2], [2, 2]]
+
+
+def test_a_full_file_is_begun_anew(tmp_path: Path) -> None:
+    """As many old ones as the file says, the newest with the lowest number, nothing torn."""
+    config = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-item]
+    log, settings = EventFile(), LogConfig(file=str(tmp_path / "a.jsonl"), max_bytes=200, backups=2)
+    for number in range(20):
+        log.write(config, settings, {"event": "x" * 30, "n": number})
+    log.close()
+    assert {one.name for one in tmp_path.glob("a.jsonl*")} == {"a.jsonl", "a.jsonl.1", "a.jsonl.2"} - (
+        set() if (tmp_path / "a.jsonl").exists() else {"a.jsonl"}
+    )
+    kept = [one["n"] for name in ("a.jsonl.2", "a.jsonl.1", "a.jsonl") if (tmp_path / name).exists()
+            for one in lines(tmp_path / name)]  # fmt: skip
+    assert kept == list(range(20 - len(kept), 20))
+
+
+def test_without_backups_it_is_emptied(tmp_path: Path) -> None:
+    """`backups: 0`."""
+    config = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-item]
+    log, settings = EventFile(), LogConfig(file=str(tmp_path / "a.jsonl"), max_bytes=10, backups=0)
+    log.write(config, settings, {"event": "one"})
+    assert not list(tmp_path.glob("a.jsonl*"))
+    log.write(config, settings.model_copy(update={"max_bytes": 1000}), {"event": "two"})
+    assert [one["event"] for one in lines(tmp_path / "a.jsonl")] == ["two"]
+    log.close()
+
+
+WRITER = """
+import sys
+from testronaut_llm.config_sections import LogConfig
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.telemetry_file import EventFile
+config, log = LLMConfig(tasks={"t": {"models": ["openai/m"]}}), EventFile()
+settings = LogConfig(file=sys.argv[1], max_bytes=20_000, backups=100)
+for number in range(300):
+    log.write(config, settings, {"event": "x" * 200, "who": sys.argv[2], "n": number})
+"""
+
+
+def test_processes_share_a_file_without_losing_a_line(tmp_path: Path) -> None:
+    """Three of them, with a new file every few dozen lines."""
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "a.jsonl"), str(n)]) for n in range(3)]
+    assert [one.wait(100) for one in writers] == [0, 0, 0]
+    found = [one for file in tmp_path.glob("a.jsonl*") for one in lines(file)]
+    assert sorted((one["who"], one["n"]) for one in found) == [(str(w), n) for w in range(3) for n in range(300)]
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "/proc/nope/calls.jsonl", ".", "a\x00b"])
+def test_a_file_that_cannot_be_written_fails_no_call(file: Path, api: Make, where: str) -> None:
+    """One warning for all of them."""
+    write(file, {"good": model("anthropic", api("good", faults.good(ANSWER)))}, {"file": where})
+    with capture_logs() as events, LLMManager(file) as llm:
+        assert llm.complete("t", PROMPT).text == ANSWER
+        assert llm.complete("t", PROMPT).text == ANSWER
+    assert [one["event"] for one in events].count("log_not_written") == 1
+
+
+def test_a_strangers_file_has_nothing_written(
+    file: Path, api: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by walking upwards, it could name any file of the user's; until `trust`, it is told and ignored."""
+    write(file, {"good": model("anthropic", api("good", faults.good(ANSWER)))}, {"file": "../stolen.jsonl"})
+    below = tmp_path / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    with capture_logs() as events, LLMManager() as llm:
+        assert not llm.config.trusted
+        for _ in range(2):
+            assert llm.complete("t", PROMPT).text == ANSWER
+    assert [one["event"] for one in events].count("log_ignored") == 1
+    assert not (tmp_path.parent / "stolen.jsonl").exists()

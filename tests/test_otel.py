@@ -1,0 +1,164 @@
+"""OpenTelemetry: spans under the caller's, metrics of each attempt, and nothing at all where nobody set it up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import faults
+import pytest
+from manager_kit import KEY, Api, ask, manager, model
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from structlog.testing import capture_logs
+
+from testronaut_llm import LLMManager, errors, telemetry_otel
+
+MODES = ("complete", "acomplete", "stream", "astream")
+Make = Callable[..., Api]
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """An application that has set tracing up."""
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(trace, "get_tracer", lambda *names: provider.get_tracer(*names))
+    yield exporter
+    provider.shutdown()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
+    """An application that has set metrics up."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
+    monkeypatch.setattr(metrics, "get_meter", lambda *names: provider.get_meter(*names))
+    telemetry_otel._instruments.cache_clear()
+    yield reader
+    telemetry_otel._instruments.cache_clear()
+    provider.shutdown()
+
+
+@pytest.fixture
+def llm(api: Make, provider_keys: None) -> Iterator[LLMManager]:
+    """A model that refuses the key and echoes it, then one that answers."""
+    bad = api("bad", faults.raw(401, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()))
+    with manager({"a": model("openai", bad), "b": model("anthropic", api("good", faults.good("fine")))}) as made:
+        yield made
+
+
+def of(one: ReadableSpan) -> dict[str, Any]:
+    return dict(one.attributes or {})
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
+    llm: LLMManager, spans: InMemorySpanExporter, mode: str
+) -> None:
+    """Named and attributed as the conventions say, nested, in order, inside the time of the call."""
+    with trace.get_tracer("app").start_as_current_span("mine") as mine:
+        answer = await ask(llm, mode, "hi", metadata={"run": "r7"})
+    first, second, call, _ = spans.get_finished_spans()
+    assert [one.name for one in (first, second, call)] == [
+        "chat openai/gpt-4o-mini".replace("openai/gpt-4o-mini", answer.attempts[0].provider_model),
+        f"chat {answer.attempts[1].provider_model}",
+        "testronaut_llm t",
+    ]
+    assert call.parent is not None
+    assert call.parent.span_id == mine.get_span_context().span_id
+    assert all(one.parent is not None and one.parent.span_id == call.context.span_id for one in (first, second))
+    assert {one.kind for one in (first, second)} == {SpanKind.CLIENT}
+    assert (of(first)["error.type"], first.status.status_code) == ("authentication", StatusCode.ERROR)
+    assert of(second)["gen_ai.provider.name"] == "anthropic"
+    assert of(second)["gen_ai.request.model"] == "claude-haiku-4-5"
+    assert (of(second)["gen_ai.usage.input_tokens"], of(second)["gen_ai.usage.output_tokens"]) == (12, 6)
+    assert of(second)["gen_ai.response.finish_reasons"] == ("stop",)
+    assert (of(call)["llm.task"], of(call)["metadata.run"], of(call)["llm.model"]) == ("t", "r7", "b")
+    times = [one for span in (first, second) for one in (span.start_time or 0, span.end_time or 0)]
+    assert (call.start_time or 0) <= times[0]
+    assert times == sorted(times)
+    assert KEY not in " ".join(span.to_json() for span in spans.get_finished_spans())
+
+
+def test_a_failed_call_is_a_failed_span(api: Make, provider_keys: None, spans: InMemorySpanExporter) -> None:
+    """With its code; vectors are named as such."""
+    bad = api("bad", faults.error("server_error"))
+    with manager({"m": model("openai", bad)}, retries=0) as llm:
+        with pytest.raises(errors.AllModelsFailedError):
+            llm.complete("t", "hi")
+        with pytest.raises(errors.AllModelsFailedError):
+            llm.embed("t", "hi")
+    chat, call, vectors, other = spans.get_finished_spans()
+    assert of(call)["error.type"] == of(other)["error.type"] == "all_models_failed"
+    assert call.status.status_code is StatusCode.ERROR
+    assert (chat.name.split()[0], vectors.name.split()[0]) == ("chat", "embeddings")
+
+
+def test_a_hit_is_a_span_without_attempts(api: Make, provider_keys: None, spans: InMemorySpanExporter) -> None:
+    """Nothing was sent."""
+    with manager({"m": model("openai", api("good", faults.good("fine")))}, cache="use") as llm:
+        llm.complete("t", "hi")
+        spans.clear()
+        assert llm.complete("t", "hi").cached
+    (call,) = spans.get_finished_spans()
+    assert of(call)["llm.cached"] is True
+
+
+def test_tokens_and_seconds_of_each_attempt_are_measured(llm: LLMManager, measured: InMemoryMetricReader) -> None:
+    """The two instruments of the conventions."""
+    llm.complete("t", "hi")
+    data = measured.get_metrics_data()
+    assert data is not None
+    found = {one.name: one for one in data.resource_metrics[0].scope_metrics[0].metrics}
+    assert {name: one.unit for name, one in found.items()} == {
+        "gen_ai.client.token.usage": "{token}",
+        "gen_ai.client.operation.duration": "s",
+    }
+    usage = [(dict(p.attributes or {}), p.sum) for p in found["gen_ai.client.token.usage"].data.data_points]  # type: ignore[union-attr]
+    assert sorted((one["gen_ai.token.type"], total) for one, total in usage if total) == [("input", 12), ("output", 6)]
+    lasted = [dict(p.attributes or {}) for p in found["gen_ai.client.operation.duration"].data.data_points]
+    assert sorted(one.get("error.type", "") for one in lasted) == ["", "authentication"]
+
+
+def test_events_name_the_span_that_is_active(llm: LLMManager, spans: InMemorySpanExporter) -> None:
+    """So that logs and traces are found from one another."""
+    with capture_logs() as events, trace.get_tracer("app").start_as_current_span("mine") as mine:
+        llm.complete("t", "hi")
+    context = mine.get_span_context()
+    assert {one["trace_id"] for one in events} == {trace.format_trace_id(context.trace_id)}
+    assert {one["span_id"] for one in events} == {trace.format_span_id(context.span_id)}
+    with capture_logs() as events:
+        llm.complete("t", "hi")
+    assert not any("trace_id" in one for one in events)
+
+
+ALONE = """
+import json, sys
+from testronaut_llm import LLMManager
+from testronaut_llm.testing.fake import FakeLLM
+from testronaut_llm import telemetry_otel
+with FakeLLM(tasks=("cli_analysis",)) as llm:
+    llm.reply("fine")
+    llm.complete("cli_analysis", "hi")
+before = "opentelemetry" in sys.modules, telemetry_otel.is_heard()
+import opentelemetry.trace
+print(json.dumps([*before, telemetry_otel.is_heard()]))
+"""
+
+
+def test_nothing_is_loaded_or_made_where_nobody_set_it_up() -> None:
+    """Neither without the package's being imported nor with its stand-ins."""
+    run = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == [False, False, False]
