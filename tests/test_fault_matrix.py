@@ -1,0 +1,195 @@
+"""The fault matrix: each fault in each wire and mode, as a whole call with a second model behind the first.
+
+For every cell: the class of the error, its verdict, how many requests went to either model, that none went before it
+was wanted, that the deadline held, that all money is settled, that nothing but the answer is cached, and that no text
+of the first model is mixed with the second's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from fault_table import FAULTS, STREAMS, Fault, cells, classes
+from manager_kit import Api, config, model, prices
+
+from testronaut_llm import LLMManager, errors, fallback
+from testronaut_llm.config_sections import BudgetConfig
+from testronaut_llm.errors import Verdict
+from testronaut_llm.local.local_provider import Endpoint
+from testronaut_llm.records import Attempt
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+Make = Callable[..., Api]
+SECOND = "Text of the second model."
+RETRIES, TIMEOUT, SHORT_TIMEOUT, DEADLINE = 1, 10.0, 0.4, 60.0
+_BUDGETS = itertools.count()
+LOCAL = ("ollama", "embedded")
+
+
+class _Served:
+    """In place of the embedded runner: its child speaks llama.cpp's OpenAI wire, here the server of faults does."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def endpoint(self, *_: Any, **__: Any) -> Endpoint:
+        return Endpoint(api_base=f"{self.url}/v1", token="token")
+
+    def crash(self, _: str) -> None:
+        """It lives."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One ledger and one cache for all cells; each has a budget and a prompt of its own."""
+    return tmp_path_factory.mktemp("matrix")
+
+
+@pytest.fixture(autouse=True)
+def _shared_home(_own_folders: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home))
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own waits; those that a server asks for are kept."""
+    monkeypatch.setattr(fallback, "FIRST_WAIT", 0.002)
+
+
+@pytest.fixture(autouse=True)
+def _one_name_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = socket.getaddrinfo
+
+    def look_up(host: Any, *arguments: Any, **named: Any) -> Any:
+        if str(host).rstrip("'").endswith("llm.invalid") or host == b"llm.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager, Api, Api, Api]:
+    """A manager of both models, and the servers of the first, of the second, and of a redirect."""
+    a, b, elsewhere = api("a", *([fault.reply] if fault.reply else [])), api("b", faults.good(SECOND)), api("c")
+    elsewhere.plan(faults.good("Text of a stranger."))
+    if name == "redirect":
+        a.plan(faults.redirect(elsewhere.url))
+    url = fault.url or (_refused() if name == "refused" else a.url)
+    row = model("openai", "") if wire == "embedded" else model(wire, url)
+    if wire == "embedded":
+        row = {"model": "embedded/tiny-random", "auto_pull": True, "context_window": 8192}
+    models = {"a": row, "b": model("openai", b, context_window=100_000)}
+    limit = SHORT_TIMEOUT if fault.reply and fault.error is errors.LLMTimeoutError else TIMEOUT
+    settings = config(models, cache="use", retries=RETRIES, timeout=limit, deadline=DEADLINE, max_tokens=50)
+    budget = BudgetConfig(scope=f"matrix {next(_BUDGETS)}", per_call=Decimal(1), per_day=Decimal(5))
+    made = LLMManager(config=settings.model_copy(update={"budget": budget}))
+    made._engine.__dict__["prices"] = prices()
+    if wire == "embedded":
+        made._engine.__dict__["runner"] = _Served(url)
+    return made, a, b, elsewhere
+
+
+def _refused() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+async def _asked(llm: LLMManager, mode: str, prompt: str) -> tuple[str, Any, errors.LLMError | None]:
+    """The pieces that the caller saw, the answer and the error."""
+    pieces: list[str] = []
+    try:
+        if mode == "complete":
+            return "", await asyncio.to_thread(llm.complete, "t", prompt), None
+        if mode == "acomplete":
+            return "", await llm.acomplete("t", prompt), None
+        if mode == "stream":
+            with llm.stream("t", prompt) as stream:
+                await asyncio.to_thread(lambda: pieces.extend(stream))
+                return "".join(pieces), stream.answer, None
+        async with llm.astream("t", prompt) as astream:
+            async for piece in astream:
+                pieces += [piece]
+            return "".join(pieces), astream.answer, None
+    except errors.LLMError as error:
+        return "".join(pieces), None, error
+
+
+def _requests(first: errors.LLMError, fault: Fault, wire: str, *, delivered: bool) -> int:
+    """How often the first model is asked, by its error's verdict."""
+    too_long = fault.waits > fallback.LONGEST_WAIT * 4
+    local_timeout = wire in LOCAL and isinstance(first, errors.LLMTimeoutError)
+    again = first.verdict is Verdict.RETRY and not delivered and not too_long and not local_timeout
+    return 1 + RETRIES * again
+
+
+@pytest.mark.parametrize(("name", "wire", "mode"), cells())
+async def test_every_fault_in_every_wire_and_mode(api: Make, name: str, wire: str, mode: str) -> None:
+    """See the module's text."""
+    fault, prompt = FAULTS[name], f"{name}, {wire}, {mode}"
+    llm, a, b, elsewhere = _managed(api, fault, name, wire)
+    async with llm:
+        began = time.monotonic()
+        pieces, answer, error = await _asked(llm, mode, prompt)
+        assert time.monotonic() - began < DEADLINE + 1
+        attempts = answer.attempts if answer is not None else error.attempts if error is not None else ()
+        mine = [one for one in attempts if one.model == "a"]
+        first = mine[0].error
+        assert first is not None
+        assert type(first) in classes(fault, wire, mode)
+        # Text that was handed out ends the call; whether a torn connection still delivers some is the kernel's affair.
+        delivered = bool(pieces) and pieces != SECOND
+        assert not delivered or fault.after_pieces
+        stopped = first.verdict is Verdict.STOP or delivered
+        expected = _requests(first, fault, wire, delivered=delivered)
+        assert len(mine) == expected
+        if fault.reply is not None or name == "redirect":
+            assert len(a.asked) == expected
+        assert (len(b.asked), answer is None) == ((0, True) if stopped else (1, False)), (attempts, error)
+        if stopped:
+            assert type(error) is type(first)
+            assert delivered or pieces == ""
+        else:
+            assert (answer.text, answer.model) == (SECOND, "b")
+            assert pieces == (SECOND if mode in STREAMS else "")
+        gaps = [second.at - one.at for one, second in itertools.pairwise(a.asked)]
+        assert all(gap >= fault.waits * 0.99 for gap in gaps)
+        assert elsewhere.asked == []
+        _settled(llm, attempts)
+        await _nothing_else_is_cached(llm, prompt, answered=not stopped)
+
+
+def _settled(llm: LLMManager, attempts: Sequence[Attempt]) -> None:
+    """No reservation is left, and the books say what the attempts say."""
+    booked = "SELECT total(state < 2), total(amount) FROM attempts WHERE scope = ?"
+    scope = llm.config.budget_scope()
+    unsettled, spent = llm._engine.ledger.file.run(lambda db: db.execute(booked, (scope,)).fetchone())
+    assert unsettled == 0
+    assert Decimal(spent).scaleb(-12) == sum((one.cost or Decimal(0) for one in attempts), Decimal(0))
+
+
+async def _nothing_else_is_cached(llm: LLMManager, prompt: str, *, answered: bool) -> None:
+    if answered:
+        assert (await llm.acomplete("t", prompt, cache="only")).text == SECOND
+    else:
+        with pytest.raises(errors.CacheMissError):
+            await llm.acomplete("t", prompt, cache="only")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert threading.active_count() < 50
