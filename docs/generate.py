@@ -1,6 +1,6 @@
 """Write the reference pages that can be read off the code, or say which of them are stale.
 
-python docs/generate.py            write docs/reference/{llm-yaml,cli,errors,api,wire-table}.md
+python docs/generate.py            write docs/reference/{llm-yaml,cli,errors,api,wire-table,faults}.md
 python docs/generate.py --check    exit 1 if a page differs from what would be written
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fault_page import fault_page
 from typer.main import get_command
 from wire_table import wire_table_page
 
@@ -167,6 +168,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "api.md": api_page,
     "wire-table.md": wire_table_page,
+    "faults.md": fault_page,
 }
 
 

@@ -13,7 +13,7 @@ from fault_server import Reply
 
 from testronaut_llm import errors
 
-WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama", "embedded")
+WIRES = ("openai", "azure", "anthropic", "ollama", "embedded")
 MODES = ("complete", "acomplete", "stream", "astream")
 STREAMS = ("stream", "astream")
 
@@ -72,7 +72,7 @@ FAULTS: Mapping[str, Fault] = {
     "400, too long": _status("context", errors.ContextWindowError, "says that the prompt is too long"),
     "400, filtered": _status(
         "content_filter", errors.ContentFilteredError, "its safety system refuses the prompt",
-        wires=("openai", "azure", "azure v1", "embedded"),
+        wires=("openai", "azure", "embedded"),
     ),
     "401": _status("authentication", errors.AuthenticationError, "does not know the key"),
     "402": _status("payment", errors.QuotaExceededError, "wants to be paid first"),
@@ -109,7 +109,7 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "429, no credit": _status(
         "quota", errors.QuotaExceededError, "no credit left, told as a rate limit",
-        wires=("openai", "azure", "azure v1", "anthropic", "embedded"),
+        wires=("openai", "azure", "anthropic", "embedded"),
     ),
     "500": _status("server_error", errors.ServerError, "has an error of its own"),
     "500, no memory": _status("no_memory", errors.LocalModelError, "has no memory for the model", wires=("ollama",)),
@@ -120,7 +120,7 @@ FAULTS: Mapping[str, Fault] = {
     "refused": Fault(does="nobody listens there", error=errors.ConnectionFailedError, wires=_NOT_OLLAMA),
     "no such host": Fault(
         does="the name of the host leads nowhere", error=errors.ConnectionFailedError, url="https://llm.invalid",
-        wires=("openai", "azure", "azure v1", "anthropic"),
+        wires=("openai", "azure", "anthropic"),
     ),
     "redirect": Fault(does="sends the caller to another host", error=errors.BadResponseError),
     "silent": Fault(does="takes the request and says nothing", error=errors.LLMTimeoutError, reply=faults.silent),
