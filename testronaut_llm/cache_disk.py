@@ -14,6 +14,8 @@ import diskcache
 import filelock
 from diskcache.core import MODE_RAW
 
+from testronaut_llm.paths import made
+
 FILE = "cache.db"
 _TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
 _CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
@@ -65,7 +67,7 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
     Raises:
         OSError, sqlite3.Error: it cannot be used.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
     with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):

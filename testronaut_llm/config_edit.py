@@ -18,7 +18,7 @@ from testronaut_llm.config_file import FoundConfig, find_config, parse_config, r
 from testronaut_llm.config_splice import changed, spliced, where_of
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.paths import data_dir
+from testronaut_llm.paths import data_dir, made
 from testronaut_llm.trust import is_trusted, record_of, trust
 from testronaut_llm.yaml_reader import read_yaml
 
@@ -92,7 +92,7 @@ def _alone(path: Path) -> Iterator[None]:
     lock = data_dir() / "locks" / f"config-{record_of(path).stem}.lock"
     with ExitStack() as held:
         try:
-            lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made(lock.parent)
             held.enter_context(FileLock(lock, timeout=_PATIENCE_SECONDS))
         except Timeout:
             raise ConfigError(f"{path} is being edited by another process: try again", file=str(path)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from testronaut_llm.config_faults import Fault, Where
 from testronaut_llm.config_values import FromEnvironment
 from testronaut_llm.redaction import Redactor
 
+LONG = 16
 _SECRET_NAMES = {
     "apikey", "xapikey", "key", "token", "accesstoken", "authtoken", "bearertoken", "azureadtoken", "secret",
     "clientsecret", "awssecretaccesskey", "password", "authorization", "proxyauthorization",
@@ -53,10 +55,19 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(item)
 
 
+def secret_parts(url: str) -> tuple[str, ...]:
+    """Long segments of a URL's path that are the value of some variable: what a `${TOKEN}` in it became."""
+    long = [part for part in url.partition("://")[2].partition("?")[0].split("/")[1:] if len(part) >= LONG]
+    return tuple(part for part in long if part in os.environ.values()) if long else ()
+
+
 def public(name: str, value: Any) -> Any:
     """Returns a field's value as `repr` and dumps may show it."""
     if name == "api_base" and isinstance(value, str):
-        return re.sub(r"//[^/@]*@", "//***@", value).partition("?")[0]
+        shown = re.sub(r"//[^/@]*@", "//***@", value).partition("?")[0]
+        for part in secret_parts(value):
+            shown = shown.replace(part, "***")
+        return shown
     if name == "api_key_command" and value is not None:
         return "***"
     return _blotted(value) if name == "extra" else value

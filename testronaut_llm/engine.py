@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from testronaut_llm.cache import AnswerCache
+from testronaut_llm.config_secrets import secret_parts
 from testronaut_llm.credentials import Credentials
 from testronaut_llm.errors import AuthenticationError, ConfigError, LLMError, PermissionDeniedError
 from testronaut_llm.paths import data_dir
@@ -203,7 +204,7 @@ class Engine:
         key = self.credentials.key(model, provider, trusted=trusted)
         if key is not None:
             self.redactor.add(key.get_secret_value())
-        for text in model.environment_texts:
+        for text in (*model.environment_texts, *secret_parts(api_base_of(model, provider) or "")):
             self.redactor.add(text)
         return Target(
             model=model,

@@ -2,9 +2,10 @@
 
 LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
 changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
-`disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers, and its
-module-level clients: during our calls they are ours (its Ollama embeddings take no other), and they
-never ask an Ollama server about a model, as LiteLLM does before and after a chat.
+`disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
+there and on those of the libraries below, see `log_guard.py`), and its module-level clients: during our
+calls they are ours (its Ollama embeddings take no other), and they never ask an Ollama server about a
+model, as LiteLLM does before and after a chat.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from testronaut_llm.exchange import Exchange
 from testronaut_llm.http_clients import AsyncClients, SyncClients
+from testronaut_llm.log_guard import guard
 from testronaut_llm.model_request import (
     EmbedRequest,
     Reply,
@@ -93,6 +95,7 @@ class Gateway:
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
+        guard(redact)
         self._sync = SyncClients()
         self._async = AsyncClients()
 

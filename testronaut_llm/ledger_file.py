@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.paths import made
 
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ class LedgerFile:
 
     def _opened(self) -> sqlite3.Connection:
         if self.path is not None:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made(self.path.parent)
         self._guard_forks()
         connection = sqlite3.connect(
             ":memory:" if self.path is None else self.path,

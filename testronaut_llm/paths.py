@@ -23,6 +23,19 @@ def cache_dir() -> Path:
     return _folder("cache")
 
 
+def made(folder: Path) -> Path:
+    """Makes a folder, and those above it that are missing, for its owner's eyes alone (0700).
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not folder.is_dir():
+        if not folder.parent.is_dir():
+            made(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def _folder(kind: str) -> Path:
     home = os.environ.get("TESTRONAUT_LLM_HOME")
     if home:

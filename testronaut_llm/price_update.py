@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.paths import made
 from testronaut_llm.price_rows import is_money, read_price, starts_at
 from testronaut_llm.price_tables import Row, decode, model_rows, user_table_path
 
@@ -52,7 +53,7 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     path = path or user_table_path()
     written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made(path.parent)
         with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
             previous = _replace(path, written)
     except (OSError, filelock.Timeout) as error:

@@ -209,8 +209,8 @@ class ReplyReader:
         return ""
 
     def _request_id(self) -> str | None:
-        found = (self.exchange.headers.get(name) for name in _REQUEST_IDS)
-        return next(filter(None, found), None)
+        found = next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None)
+        return None if found is None else self._redact(found)
 
     def _where(self) -> str:
         base = self._request.target.api_base

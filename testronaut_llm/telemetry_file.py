@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.log import logger
+from testronaut_llm.paths import made
 
 if TYPE_CHECKING:
     from testronaut_llm.config_sections import LogConfig
@@ -61,7 +62,7 @@ class EventFile:
         if self._handle >= 0 and self._path == path and _same(self._handle, path):
             return
         self._shut()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made(path.parent)
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._path = path
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.log import logger
+from testronaut_llm.paths import made
 from testronaut_llm.token_calibration import Point
 
 KEPT = 32
@@ -92,7 +93,7 @@ class TokenMemory:
 
         self._saved = time.monotonic()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            made(self._path.parent)
             with filelock.FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
                 self._prompts, self._answers = self._read()
                 for entry in self._pending:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.paths import data_dir
+from testronaut_llm.paths import data_dir, made
 
 
 def is_trusted(path: Path, text: str) -> bool:
@@ -34,7 +34,7 @@ def trust(path: str | Path) -> Path:
     record = record_of(real)
     try:
         text = real.read_bytes().decode("utf-8")
-        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made(record.parent)
         write_atomically(record, json.dumps(_record(real, text)), mode=0o600)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot trust {real}: {error}", file=str(real)) from None

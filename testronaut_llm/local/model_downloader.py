@@ -20,6 +20,7 @@ from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
 from testronaut_llm.local.tiny_model import make_tiny_model
+from testronaut_llm.paths import made
 
 Scheme = Callable[[Wanted, Path, Report], Path]
 
@@ -59,7 +60,7 @@ def fetch(
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     folder = store.folder / ".parts" / wanted.name
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     file = store.path(wanted.name)  # whole, when only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)

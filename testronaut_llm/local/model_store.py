@@ -96,7 +96,7 @@ class ModelStore:
         """Hold the lock for `what`, against other threads and processes; `waiting` is called if it is taken."""
         import filelock
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        paths.made(self.folder)
         lock = filelock.FileLock(self.lock_file(what))
         try:
             lock.acquire(timeout=0)

@@ -18,7 +18,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.log import logger
-from testronaut_llm.paths import data_dir
+from testronaut_llm.paths import data_dir, made
 from testronaut_llm.providers.endpoint import is_loopback
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _only_one(server: OllamaServer, name: str, report: Report, wait: float) -> I
     from filelock import FileLock, Timeout
 
     folder = data_dir() / "locks"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made(folder)
     lock = FileLock(folder / f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock")
     try:
         lock.acquire(timeout=0)

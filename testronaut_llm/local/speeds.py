@@ -77,7 +77,7 @@ class SpeedHistory:
         """
         import filelock
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        paths.made(self.path.parent)
         with filelock.FileLock(self.path.with_suffix(".lock")):
             kept = dict(self._read())
             kept[_key(model)] = [*kept.get(_key(model), ()), speed][-KEPT:]

@@ -1,0 +1,89 @@
+"""A program that does everything with keys in its hands, and logs all that it can: for `test_canary.py`.
+
+Run as `canary_program.py FOLDER CASSETTE_FOLDER`; the keys are in the environment and in files of FOLDER.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import sys
+import traceback
+from pathlib import Path
+
+import structlog
+
+from testronaut_llm import LLMError, LLMManager
+from testronaut_llm.cli import main
+
+
+def say(*values: object) -> None:
+    """On stdout."""
+    sys.stdout.write("\n".join(map(str, values)) + "\n")
+
+
+def tell(error: LLMError) -> None:
+    """All that a program may show of an error, and what another process gets of it."""
+    again = pickle.loads(pickle.dumps(error))
+    seen = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+    say(str(error), repr(error), vars(error), seen, vars(again), repr(again), pickle.dumps(error))
+    for attempt in getattr(error, "attempts", ()):
+        say(repr(attempt))
+
+
+async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
+    given = {"model": model, "metadata": {"note": f"asked with {key}"}}
+    try:
+        if mode == "complete":
+            say(llm.complete("t", "hi", **given).attempts)
+        elif mode == "acomplete":
+            say((await llm.acomplete("t", "hi", **given)).attempts)
+        elif mode == "stream":
+            list(llm.stream("t", "hi", **given))
+        else:
+            async with llm.astream("t", "hi", **given) as stream:
+                [piece async for piece in stream]
+    except LLMError as error:
+        tell(error)
+
+
+def command(*arguments: str) -> None:
+    """A command line, in this process; whatever its exit code."""
+    sys.argv = ["testronaut-llm", *arguments]
+    with contextlib.suppress(SystemExit):
+        main()
+
+
+def everything(file: str, key: str) -> None:
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory())
+    with LLMManager(file) as llm:
+        for model in llm.config.models:
+            for mode in ("complete", "acomplete", "stream", "astream"):
+                asyncio.run(ask(llm, model, mode, key))
+            say(repr(llm.config.model(model)), llm.route("t", "hi", model=model))
+        say(repr(llm.config), llm.config.model_dump_json(), llm.spend())
+        try:
+            llm.embed("t", "hi", model="echo")
+        except LLMError as error:
+            tell(error)
+    for arguments in (
+        ("check", "--json", "--live"),
+        ("check",),
+        ("route", "t", "hi", "--json"),
+        ("run", "t", "hi", "--json", "--model", "echo"),
+        ("compare", "hi", "--models", "echo,header", "--json"),
+        ("config", "show"),
+        ("config", "show", "--json"),
+        ("spend", "--json"),
+        ("cache", "stats", "--json"),
+        ("cache", "export", str(Path(file).with_name("export.jsonl"))),
+    ):
+        command(*arguments, *(() if arguments[0] == "cache" and arguments[1] == "stats" else ("--config", file)))
+
+
+if __name__ == "__main__":
+    everything(sys.argv[1], os.environ["OPENAI_API_KEY"])
