@@ -1,0 +1,137 @@
+"""A process that writes all files that the package writes, as fast as it can, and is killed: for `test_crashes.py`.
+
+Run as `crash_program.py HOME ROUNDS SEED`. In each round a child writes until it gets a SIGKILL, and notes on a pipe
+what was finished. Then another process, this one, opens everything. What it finds wrong is its exit message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from testronaut_llm.cache import AnswerCache
+from testronaut_llm.config_edit import set_value
+from testronaut_llm.config_file import load_config
+from testronaut_llm.config_sections import CacheConfig, LogConfig
+from testronaut_llm.ledger import Ledger
+from testronaut_llm.ledger_entries import Entry
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.records import Attempt, Usage
+from testronaut_llm.telemetry_file import EventFile
+
+COST, SETTINGS = Decimal("0.001"), CacheConfig()
+PLAIN = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-item]
+
+
+def write_all(home: Path, start: int) -> Iterator[str]:
+    """Writes for ever; says what is finished, each with the number of its round trip."""
+    ledger, cache, log = Ledger(home / "ledger.sqlite3", scope=lambda: "s"), AnswerCache(home / "cache"), EventFile()
+    settings = LogConfig(file=str(home / "log" / "events.jsonl"), max_bytes=3000, backups=50)
+    entry = Entry(scope="s", task="t", model="m", provider_model="openai/m", worst=COST * 2, estimate=COST)
+    answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
+    number = start
+    while True:
+        number += 1
+        row = ledger.reserve(entry)
+        ledger.sent(row, 60)
+        ledger.settle(entry, row, answer)
+        yield f"settled {number}"
+        cache.write(f"{number:064x}", f"answer {number} " + "x" * random.randrange(3000), SETTINGS, task="t")
+        yield f"cached {number}"
+        set_value(home / "llm.yaml", "tasks.t.max_tokens", str(number))
+        yield f"edited {number}"
+        log.write(PLAIN, settings, {"event": "x" * 100, "n": number})
+        yield f"logged {number}"
+        ModelStore(home / "models").touch("nobody")
+
+
+def child(home: Path, start: int, pipe: int) -> None:
+    for said in write_all(home, start):
+        os.write(pipe, said.encode() + b"\n")
+
+
+def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
+    """What a child finished before it was killed."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            child(home, start, writer)
+        os._exit(1)  # it does not end by itself
+    os.close(writer)
+    time.sleep(after)
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(reader) as told:
+        lines = [line.split() for line in told.read().splitlines()]
+    if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        raise SystemExit(f"the writer ended by itself after {lines[-1:]}")
+    return [(what, int(number)) for what, number in lines]
+
+
+Done = list[tuple[str, int]]
+
+
+def money(home: Path, done: Done) -> Iterator[str]:
+    """What a later process finds wrong in the books."""
+    ledger = Ledger(home / "ledger.sqlite3", scope=lambda: "s", clock=lambda: time.time() + 10_000)
+    spent, aside = ledger.standing("s")["total", False]
+    ledger.close()
+    settled = sum(what == "settled" for what, _ in done)
+    if not settled * COST <= spent:
+        yield f"{settled} calls were settled, and the books say {spent}"
+    if aside:
+        yield f"{aside} is set aside for ever"
+
+
+def answers(home: Path, done: Done) -> Iterator[str]:
+    """In the cache."""
+    cache = AnswerCache(home / "cache")
+    for what, number in done[-2000:]:
+        text = cache.read(f"{number:064x}", str, SETTINGS) if what == "cached" else f"answer {number} "
+        if text is None or not text.startswith(f"answer {number} "):
+            yield f"answer {number} was stored, and is {text!r:.40}"
+    cache.write("f" * 64, "after", SETTINGS, task="t")
+    if cache.read("f" * 64, str, SETTINGS) != "after":
+        yield "the cache takes nothing any more"
+    cache.close()
+
+
+def files(home: Path, done: Done) -> Iterator[str]:
+    """In llm.yaml, in the events, and beside them."""
+    edits = [number for what, number in done if what == "edited"]
+    value = load_config(home / "llm.yaml").tasks["t"].max_tokens
+    if edits and value < edits[-1]:
+        yield f"llm.yaml says {value}, and {edits[-1]} was saved"
+    events = [json.loads(line) for one in home.glob("log/events.jsonl*") for line in one.read_text().splitlines()]
+    oldest = min((event["n"] for event in events), default=0)
+    logged = {number for what, number in done if what == "logged" and number > oldest}
+    if lost := logged - {event["n"] for event in events}:
+        yield f"events {sorted(lost)[:5]} were logged, and are not in the file"
+    ModelStore(home / "models").list()
+
+
+def main(home: Path, rounds: int, seed: int) -> None:
+    random.seed(seed)
+    (home / "llm.yaml").write_text("version: 1\ntasks:\n  t: {models: [openai/m], max_tokens: 1}\n")
+    done: Done = []
+    for number in range(rounds):
+        done += killed(home, number * 100_000, random.uniform(0.01, 0.25))
+        for one in home.rglob("*.tmp"):
+            one.unlink()
+        if wrong := [*money(home, done), *answers(home, done), *files(home, done)]:
+            raise SystemExit(f"round {number} of seed {seed}: " + "; ".join(wrong[:5]))
+    sys.stdout.write(json.dumps({kind: sum(what == kind for what, _ in done) for kind in dict(done)}) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

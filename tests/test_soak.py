@@ -1,0 +1,132 @@
+"""Many calls on a bad day: each ends in an answer or one of our errors, the books are right, and nothing piles up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from decimal import Decimal
+
+import faults
+import psutil
+import pytest
+from fault_server import Exchange, Reply
+from manager_kit import Api, config, model, prices
+
+from testronaut_llm import Answer, LLMError, LLMManager
+from testronaut_llm import fallback as fallback_module
+from testronaut_llm.config_sections import BudgetConfig
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+Make = Callable[..., Api]
+SOAK_CALLS = 20_000
+BAD: tuple[Reply, ...] = (
+    *(faults.error(case, headers={"retry-after-ms": "1"}) for case in ("rate_limit", "server_error", "unavailable")),
+    *(faults.error(case) for case in ("authentication", "bad_request")),
+    *(faults.BROKEN[name] for name in ("closed before headers", "reset after headers", "cut body")),
+    *(faults.BAD_BODIES[name] for name in ("empty", "html as json", "wrong shape", "no choices", "not utf-8")),
+)
+
+
+def moody(share: float, seed: int) -> Reply:
+    """Good answers, and so often a bad one of some kind."""
+    chance, lock, well = random.Random(seed), threading.Lock(), faults.good("fine", usage=(10, 5))
+
+    def reply(exchange: Exchange) -> None:
+        with lock:
+            chosen = chance.choice(BAD) if chance.random() < share else well
+        chosen(exchange)
+
+    return reply
+
+
+def managed(api: Make, share: float = 0.2) -> LLMManager:
+    """Three wires behind moody servers, a budget, no cache."""
+    rows = {wire: model(wire, api(wire, moody(share, n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
+    settings = config(rows, retries=2, timeout=30)
+    made = LLMManager(config=settings.model_copy(update={"budget": BudgetConfig(scope="soak", per_day=Decimal(1000))}))
+    made._engine.__dict__["prices"] = prices()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback_module, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr("testronaut_llm.circuit_breaker.FIRST_REST", 0.005)
+
+
+def spent(results: list[Answer | LLMError]) -> Decimal:
+    return sum((one.cost or Decimal(0) for result in results for one in result.attempts), Decimal(0))
+
+
+def check(llm: LLMManager, results: list[Answer | LLMError], calls: int) -> None:
+    assert len(results) == calls
+    assert {type(one) for one in results} <= {Answer, *_errors(LLMError)}
+    assert all(isinstance(one, LLMError) or one.text == "fine" for one in results)
+    assert sum(isinstance(one, Answer) for one in results) > 0.8 * calls
+    unsettled, booked = llm._engine.ledger.file.run(
+        lambda db: db.execute("SELECT total(state < 2), total(amount) FROM attempts").fetchone()
+    )
+    assert unsettled == 0
+    assert Decimal(booked).scaleb(-12) == spent(results)
+
+
+def _errors(kind: type[LLMError]) -> set[type[LLMError]]:
+    return {kind} | {one for child in kind.__subclasses__() for one in _errors(child)}
+
+
+def test_a_bad_day(api: Make) -> None:
+    """A fifth of all requests fails."""
+    with managed(api) as llm:
+        check(llm, llm.batch("t", [f"hi {n}" for n in range(300)], concurrency=8), 300)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_many_bad_days(api: Make) -> None:
+    """`make soak`: 20,000 calls; without SOAK_ROUNDS, a few."""
+    calls = SOAK_CALLS if "SOAK_ROUNDS" in os.environ else 60
+    with managed(api) as llm:
+        check(llm, llm.batch("t", (f"hi {n}" for n in range(calls)), concurrency=16), calls)
+
+
+def held() -> tuple[int, int]:
+    """Descriptors and threads of this process."""
+    gc.collect()
+    return psutil.Process().num_fds(), threading.active_count()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
+def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
+    """200 sync calls and 50 event loops, good and bad, with one manager: descriptors and threads as before (P23)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with managed(api, share=0.1) as llm:
+            few, many = 20, 200
+            _ask(llm, few, loops=5)
+            before = held()
+            _ask(llm, many, loops=50)
+            after = held()
+    assert after[0] <= before[0] + 5, (before, after)
+    assert after[1] <= before[1] + 2, (before, after)
+
+
+def _ask(llm: LLMManager, calls: int, *, loops: int) -> None:
+    for number in range(calls):
+        with contextlib.suppress(LLMError):
+            llm.complete("t", f"hi {number}")
+    for number in range(loops):
+        answers = asyncio.run(_three(llm, number))
+        assert all(isinstance(one, Answer | LLMError) for one in answers)
+
+
+async def _three(llm: LLMManager, number: int) -> list[object]:
+    asked = (llm.acomplete("t", f"hi {number} {n}") for n in range(3))
+    return await asyncio.gather(*asked, return_exceptions=True)
