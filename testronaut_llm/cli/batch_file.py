@@ -32,7 +32,7 @@ def prompt_of(where: str, line: str) -> Prompt:
     """
     try:
         value: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is no JSON: {error}") from None
     value = value.get("prompt") if isinstance(value, dict) else value
     if isinstance(value, str):

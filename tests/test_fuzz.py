@@ -1,0 +1,211 @@
+"""Whatever comes in, from a provider, a disk or a command line: an answer, or one error of ours that helps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from fault_server import Exchange
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from manager_kit import Api, manager, model
+
+from testronaut_llm import Answer, LLMError
+from testronaut_llm.cache import AnswerCache
+from testronaut_llm.cli import main
+from testronaut_llm.cli.batch_file import prompt_of
+from testronaut_llm.config_sections import CacheConfig
+from testronaut_llm.errors import ConfigError, LocalModelError
+from testronaut_llm.ledger import Ledger
+from testronaut_llm.local.gguf_header import GgufHeader, read_header
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+Make = Callable[..., Api]
+WIRES = ("openai", "anthropic", "ollama")
+some = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+NAMES = (
+    "choices", "message", "content", "delta", "usage", "error", "type", "text", "finish_reason",
+    "prompt_tokens", "done", "index", "id", "model", "role",
+)  # fmt: skip
+names = st.sampled_from(NAMES)
+bodies = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5), max_leaves=12
+)
+raw = st.binary(max_size=60) | bodies.map(lambda value: json.dumps(value).encode())
+events = st.lists(raw, max_size=5)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@given(status=st.sampled_from((200, 200, 200, 201, 400, 418, 429, 500)), body=raw)
+@some
+def test_any_body_is_an_answer_or_an_error(api: Make, wire: str, status: int, body: bytes) -> None:
+    """Of any status, with bytes or JSON of any shape."""
+    a = api("a", faults.raw(status, body))
+    with manager({"m": model(wire, a)}, retries=0, timeout=20) as llm:
+        _ended(lambda: llm.complete("t", "hi"))
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@given(lines=events)
+@some
+def test_any_stream_is_an_answer_or_an_error(api: Make, wire: str, lines: list[bytes]) -> None:
+    """Events and lines of anything: SSE and NDJSON."""
+    kind = "application/x-ndjson" if wire == "ollama" else "text/event-stream"
+
+    def reply(exchange: Exchange) -> None:
+        exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked"})
+        for line in lines:
+            exchange.chunk((b"" if wire == "ollama" else b"data: ") + line + b"\n\n")
+        exchange.chunk(b"")
+
+    with manager({"m": model(wire, api("a", reply))}, retries=0, timeout=20) as llm:
+        _ended(lambda: list(llm.stream("t", "hi")))
+
+
+def _ended(call: Callable[[], Any]) -> None:
+    result: Any = ""
+    with contextlib.suppress(LLMError):
+        result = call()
+    assert isinstance(result, Answer | list | str)
+
+
+PROMPTS = {
+    "a lone surrogate": "\ud83d",
+    "NUL": "a\x00b",
+    "ten megabytes": "word " * 2_000_000,
+    "right to left": "\u202e\u2066abc",
+    "no character": "\uffff\ufdd0",
+    "an emoji of many": "\U0001f469\u200d\U0001f469\u200d\U0001f466" * 50,
+}
+
+
+@pytest.mark.parametrize("what", PROMPTS)
+@pytest.mark.parametrize("wire", WIRES)
+async def test_odd_prompts_arrive_or_are_refused(api: Make, wire: str, what: str) -> None:
+    """Nothing breaks in counting, keying, sending or storing."""
+    a = api("a", faults.good("fine"))
+    async with manager({"m": model(wire, a, context_window=50_000_000)}, cache="use", retries=0, timeout=60) as llm:
+        for _ in range(2):
+            _ended(lambda: llm.complete("t", PROMPTS[what]))
+    assert len(a.asked) <= 1
+
+
+DEEP: dict[str, Any] = {}
+for _ in range(400):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        DEEP,
+        {"$ref": "#"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+        {"type": "object", "properties": {"self": {"$ref": "#"}}},
+        {"$ref": "http://192.0.2.1/schema.json"},
+        {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
+        {"pattern": "("},
+    ],
+    ids=["deep", "itself", "a ring", "a tree", "elsewhere", "nowhere", "no pattern"],
+)
+@pytest.mark.parametrize("wire", WIRES)
+def test_odd_schemas_are_served_or_refused(api: Make, wire: str, schema: dict[str, Any]) -> None:
+    """And nobody is asked for a schema elsewhere."""
+    with manager({"m": model(wire, api("a", faults.good('{"a": {}}')))}, retries=0, timeout=30) as llm:
+        _ended(lambda: llm.complete("t", "hi", schema=schema))
+
+
+@given(row=st.binary(max_size=40) | st.text(max_size=40) | st.integers() | st.floats() | st.none())
+@many
+def test_any_row_of_the_cache_is_a_miss(row: Any) -> None:
+    """Whoever wrote it there."""
+    cache = AnswerCache()
+    cache.write("k", "mine", CacheConfig(), task="t")
+    inner = cache._cache
+    assert inner is not None
+    con = inner._con
+    con.execute("UPDATE Cache SET value = ?, mode = 1, raw = 1", (row if not isinstance(row, int) else row % 2**60,))
+    assert cache.read("k", str, CacheConfig()) is None
+    cache.close()
+
+
+@given(content=st.binary(max_size=300), header=st.booleans())
+@some
+def test_any_file_as_ledger_is_our_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, header: bool
+) -> None:
+    """With the file's name in it."""
+    path = tmp_path_factory.mktemp("l") / "ledger.sqlite3"
+    path.write_bytes((b"SQLite format 3\x00" if header else b"") + content)
+    ledger = Ledger(path, scope=lambda: "s")
+    with contextlib.suppress(ConfigError):
+        ledger.standing("s")
+    ledger.close()
+
+
+@given(data=st.data())
+@many
+def test_any_gguf_header_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path, data: Any
+) -> None:
+    """Bytes of a sound header changed, or cut."""
+    whole = bytearray(tiny_gguf.read_bytes()[:20_000])
+    for _ in range(data.draw(st.integers(1, 8))):
+        whole[data.draw(st.integers(0, 600))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    with contextlib.suppress(LocalModelError):
+        assert isinstance(read_header(path), GgufHeader)
+
+
+@given(text=st.text(max_size=200) | bodies.map(json.dumps) | st.just("[" * 100_000))
+@many
+def test_any_line_of_a_batch_is_a_prompt_or_refused(text: str) -> None:
+    """With the line's place in the error."""
+    try:
+        prompt_of("in.jsonl:7", text)
+    except LLMError as refused:
+        said = str(refused)
+    else:
+        said = "in.jsonl:7"
+    assert "in.jsonl:7" in said
+
+
+WORDS = (
+    "run", "route", "check", "config", "show", "set", "spend", "prune", "cache", "stats", "clear", "export",
+    "prices", "models", "list", "remove", "trust", "compare", "t", "default", "--json", "--model", "-m",
+    "--config", "-c", "--yes", "--older-than", "--since", "--csv", "--html", "--schema", "--stream", "--cache",
+    "--max-tokens", "--", "-",
+)  # fmt: skip
+arguments = st.lists(st.sampled_from(WORDS) | st.text(max_size=6).filter(lambda one: "\x00" not in one), max_size=6)
+
+
+@given(given_arguments=arguments)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_command_line_ends_with_a_code_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_arguments: list[str]
+) -> None:
+    """0, 1, 2 or 3."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["testronaut-llm", *given_arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi"), "utf-8"))
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+            code: Any = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+    assert code in (0, 1, 2, 3), (given_arguments, err.getvalue())
+    assert "Traceback" not in err.getvalue()
