@@ -48,8 +48,14 @@ def fetch(
     wanted = _wanted(reference, name)
     known = store.get(wanted.name)
     if known is None:
-        with store.locked(f"pull-{wanted.name}", waiting=lambda: report(Progress(note="waiting for another pull"))):
-            known = store.get(wanted.name) or _fetched(wanted, store, report)
+        try:
+            with store.locked(f"pull-{wanted.name}", waiting=lambda: report(Progress(note="waiting for another pull"))):
+                known = store.get(wanted.name) or _fetched(wanted, store, report)
+        except OSError as error:
+            raise LocalModelError(
+                f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, mend the "
+                "rights, or set TESTRONAUT_LLM_HOME to another folder; the next try goes on where this one ended"
+            ) from None
     if known.source != wanted.shown and known.sha256 != wanted.sha256:
         raise LocalModelError(
             f"there is another model called {wanted.name!r}, from {known.source}. Give this one another name "
