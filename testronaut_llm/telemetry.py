@@ -5,20 +5,40 @@ They go to the application's structlog, to the file that `log:` names, and to Op
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from testronaut_llm import telemetry_otel
 from testronaut_llm.errors import LLMError
-from testronaut_llm.log import is_heard, logger
+from testronaut_llm.log import NAME, is_heard, logger
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 from testronaut_llm.telemetry_file import EventFile
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig
 
-HASH_DIGITS = 16
+HASH_DIGITS, LARGEST = 16, 2**63
+
+
+P = ParamSpec("P")
+
+
+def _harmless(tell: Callable[P, None]) -> Callable[P, None]:
+    """A processor, an exporter or a `repr` of the application's that raises fails no call."""
+
+    @functools.wraps(tell)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is worth more
+            with suppress(Exception):
+                logging.getLogger(NAME).warning("an event was lost: %s", type(error).__name__)
+
+    return told
 
 
 class Telemetry:
@@ -33,6 +53,7 @@ class Telemetry:
         self._redact, self._config = redact, config
         self._file = EventFile()
 
+    @_harmless
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """One attempt has ended."""
         if not self._is_heard():
@@ -59,6 +80,7 @@ class Telemetry:
             },
         )
 
+    @_harmless
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """A call has been answered."""
         if not self._is_heard():
@@ -83,6 +105,7 @@ class Telemetry:
         operation = "chat" if text is not None else "embeddings"
         self._trace(call, operation, attempts, result.latency, None, fields)
 
+    @_harmless
     def failed(self, call: Call, error: LLMError, *, embedding: bool = False) -> None:
         """A call has ended in an error.
 
@@ -137,7 +160,7 @@ class Telemetry:
                 attempts=attempts,
                 seconds=seconds,
                 error=error,
-                fields={"llm.task": call.task, **fields, **self._metadata(call)},
+                fields={"llm.task": call.task, **_without_usage(fields), **self._metadata(call)},
             )
             telemetry_otel.tell(told, self._redact)
 
@@ -145,9 +168,22 @@ class Telemetry:
         return {f"metadata.{name}": self._shown(value) for name, value in call.metadata.items()}
 
     def _shown(self, value: Any) -> Any:
-        return (
-            value if isinstance(value, int | float) else self._redact(value if isinstance(value, str) else repr(value))
-        )
+        """In JSON's kinds; whatever is not, in words."""
+        if isinstance(value, bool) or (isinstance(value, int | float) and -LARGEST < value < LARGEST):
+            return value
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length()} bits"
+        if isinstance(value, list | tuple):
+            return [self._shown(one) for one in value]
+        try:
+            return self._redact(value if isinstance(value, str) else repr(value))
+        except Exception:  # noqa: BLE001 - of the application's own `__repr__`
+            return f"<{type(value).__name__}>"
+
+
+def _without_usage(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The spans of the attempts have the tokens; whoever adds up would count them twice."""
+    return {name: value for name, value in fields.items() if not name.startswith("gen_ai.usage.")}
 
 
 def _prompt(call: Call) -> str:

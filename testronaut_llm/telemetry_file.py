@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig
 
 
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""A pipe that nobody reads is a fault, not a wait."""
+
+
 class EventFile:
     """The file that `log:` names. A file that cannot be written is one warning, never a failed call."""
 
@@ -29,6 +33,7 @@ class EventFile:
         self._lock = threading.Lock()
         self._path: Path | None = None
         self._handle = -1
+        self._torn = False
         self._warned: set[str] = set()
 
     def wanted(self, config: LLMConfig) -> LogConfig | None:
@@ -40,16 +45,17 @@ class EventFile:
 
     def write(self, config: LLMConfig, settings: LogConfig, event: Mapping[str, Any]) -> None:
         """Appends one event, with the time of day (UTC)."""
-        path = _path_of(config, settings)
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
         line = (json.dumps(stamped, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+        path = Path(settings.file)
         try:
+            path = _path_of(config, settings)
             with self._lock:
                 self._opened(path)
-                os.write(self._handle, line)
+                self._append(line)
                 if os.fstat(self._handle).st_size >= settings.max_bytes:
                     self._rotate(path, settings)
-        except (OSError, ValueError) as error:  # the latter for a path that no system takes
+        except (OSError, ValueError, RuntimeError) as error:  # the latter for paths that no system takes, and no user
             self._warn("log_not_written", str(path), str(error))
 
     def close(self) -> None:
@@ -63,8 +69,17 @@ class EventFile:
             return
         self._shut()
         made(path.parent)
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        self._handle = os.open(path, _FLAGS, 0o600)
         self._path = path
+
+    def _append(self, line: bytes) -> None:
+        """One write, but on a full disk. What that tore off ends its line, so that the next one stands alone."""
+        left = whole = b"\n" + line if self._torn else line
+        try:
+            while left:
+                left = left[os.write(self._handle, left) :]
+        finally:
+            self._torn = (self._torn and left == whole) or (bool(left) and left != whole)
 
     def _rotate(self, path: Path, settings: LogConfig) -> None:
         import filelock
@@ -92,7 +107,7 @@ class EventFile:
 
 def _path_of(config: LLMConfig, settings: LogConfig) -> Path:
     folder = config.path.parent if config.path else Path()
-    return folder / Path(settings.file).expanduser()
+    return (folder / Path(settings.file).expanduser()).resolve()
 
 
 def _numbered(path: Path, number: int) -> Path:

@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 NAME = "testronaut_llm"
 NANO = 1_000_000_000
+PROVIDERS = {
+    "azure": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""By the names of the conventions, where they are others."""
+TOKENS, SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
+"""Limits of the buckets, as the conventions want them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +122,7 @@ def _names(call: Told, attempt: Attempt) -> dict[str, str]:
     provider, _, model = attempt.provider_model.partition("/")
     return {
         "gen_ai.operation.name": call.operation,
-        "gen_ai.provider.name": provider,
+        "gen_ai.provider.name": PROVIDERS.get(provider, provider),
         "gen_ai.request.model": model,
     }
 
@@ -127,7 +139,7 @@ def _measure(call: Told, attempt: Attempt) -> None:
     tokens, duration = _instruments()
     names = _names(call, attempt)
     duration.record(attempt.latency, {**names, **({"error.type": attempt.error.code} if attempt.error else {})})
-    if attempt.usage is not None:
+    if attempt.usage is not None and not attempt.usage.estimated:
         tokens.record(attempt.usage.prompt_tokens, {**names, "gen_ai.token.type": "input"})
         tokens.record(attempt.usage.completion_tokens, {**names, "gen_ai.token.type": "output"})
 
@@ -138,8 +150,18 @@ def _instruments() -> tuple[Any, Any]:
 
     meter = metrics.get_meter(NAME)
     return (
-        meter.create_histogram("gen_ai.client.token.usage", unit="{token}", description="Tokens read and written."),
-        meter.create_histogram("gen_ai.client.operation.duration", unit="s", description="Time of one request."),
+        meter.create_histogram(
+            "gen_ai.client.token.usage",
+            unit="{token}",
+            description="Tokens read and written.",
+            explicit_bucket_boundaries_advisory=TOKENS,
+        ),
+        meter.create_histogram(
+            "gen_ai.client.operation.duration",
+            unit="s",
+            description="Time of one request.",
+            explicit_bucket_boundaries_advisory=SECONDS,
+        ),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import faults
 import pytest
+import structlog
 from manager_kit import KEY, Api, ask, model
 from structlog.testing import capture_logs
 
@@ -154,9 +157,10 @@ def test_processes_share_a_file_without_losing_a_line(tmp_path: Path) -> None:
     assert sorted((one["who"], one["n"]) for one in found) == [(str(w), n) for w in range(3) for n in range(300)]
 
 
-@pytest.mark.parametrize("where", ["/dev/full", "/proc/nope/calls.jsonl", ".", "a\x00b"])
+@pytest.mark.parametrize("where", ["/dev/full", "/proc/nope/calls.jsonl", ".", "a\x00b", "pipe"])
 def test_a_file_that_cannot_be_written_fails_no_call(file: Path, api: Make, where: str) -> None:
-    """One warning for all of them."""
+    """One warning for all of them; a pipe that nobody reads is not waited for."""
+    os.mkfifo(file.parent / "pipe")
     write(file, {"good": model("anthropic", api("good", faults.good(ANSWER)))}, {"file": where})
     with capture_logs() as events, LLMManager(file) as llm:
         assert llm.complete("t", PROMPT).text == ANSWER
@@ -178,3 +182,60 @@ def test_a_strangers_file_has_nothing_written(
             assert llm.complete("t", PROMPT).text == ANSWER
     assert [one["event"] for one in events].count("log_ignored") == 1
     assert not (tmp_path.parent / "stolen.jsonl").exists()
+
+
+class Odd:
+    """What an application may put into `metadata`."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+ODD = {"NaN": float("nan"), "infinite": float("inf"), "huge": 10**5000, "no repr": Odd(), "inside": ["a", Odd()]}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+def test_any_metadata_is_told_in_json(file: Path, api: Make, value: Any) -> None:
+    """In a reader's JSON, which has no NaN."""
+    write(file, {"good": model("anthropic", api("good", faults.good(ANSWER)))}, {"file": "calls.jsonl"})
+    with LLMManager(file) as llm:
+        assert llm.complete("t", PROMPT, metadata={"x": value}).text == ANSWER
+    found = (file.parent / "calls.jsonl").read_text().splitlines()
+    assert all("metadata.x" in json.loads(line, parse_constant=pytest.fail) for line in found)
+    assert len(found) == 2
+
+
+def test_a_listener_that_raises_fails_no_call(file: Path, api: Make) -> None:
+    """A processor of the application's; the answer is worth more than its event."""
+
+    def broken(*_: object) -> Any:
+        raise RuntimeError
+
+    write(file, {"good": model("anthropic", api("good", faults.good(ANSWER)))}, None)
+    structlog.configure(processors=[broken])
+    with LLMManager(file) as llm:
+        assert llm.complete("t", PROMPT).text == ANSWER
+
+
+def test_what_a_full_disk_tears_off_spoils_no_other_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torn line ends where it was torn, and the next one is whole."""
+    config = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-item]
+    log, settings, room = EventFile(), LogConfig(file=str(tmp_path / "a.jsonl")), [20]
+    really = os.write
+
+    def full(handle: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(handle, data[: room.pop()])
+
+    log.write(config, settings, {"event": "before"})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(2):
+            log.write(config, settings, {"event": "torn"})
+    log.write(config, settings, {"event": "after"})
+    log.close()
+    first, torn, last = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert (json.loads(first)["event"], json.loads(last)["event"]) == ("before", "after")
+    with pytest.raises(ValueError, match="Unterminated"):
+        json.loads(torn)
