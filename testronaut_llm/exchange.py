@@ -143,11 +143,13 @@ class SyncClient(httpx.Client):
 
     def __init__(self, url: str | None) -> None:
         self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._aborted = False
         hooks: dict[str, list[Callable[..., Any]]] = {"request": [_on_request, self._watch], "response": [_on_response]}
         super().__init__(event_hooks=hooks, **_settings(url))
 
     def abort(self) -> None:
         """Closes it, and wakes the thread that reads from it: a socket that is only closed leaves that one asleep."""
+        self._aborted = True
         for one in tuple(self._sockets):
             with suppress(OSError):
                 socket.socket.shutdown(one, socket.SHUT_RDWR)
@@ -159,6 +161,8 @@ class SyncClient(httpx.Client):
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._sockets.add(info["return_value"].get_extra_info("socket"))
+            if self._aborted:  # while it was being opened
+                info["return_value"].close()
 
 
 def async_client(url: str | None) -> httpx.AsyncClient:
