@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+
+STALE = 3600.0
+"""Seconds after which nobody writes a temporary file any more."""
 
 
 def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
@@ -33,6 +39,10 @@ def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     _settle_name(real.parent)
+    for left in real.parent.glob(f".{glob.escape(real.name[:40])}.*.tmp"):  # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def _settle_name(folder: Path) -> None:

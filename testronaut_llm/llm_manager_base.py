@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from datetime import date
@@ -220,14 +221,23 @@ class ManagerBase:
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
             async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
                 async for piece in pieces:
-                    yield piece
+                    if isinstance(piece, str):
+                        yield piece
+                    else:
+                        result = piece
+        yield result
 
     @contextmanager
     def _told(self, call: Call, given: Mapping[str, Any]) -> Iterator[None]:
+        began = time.monotonic()
         try:
             yield
         except LLMError as error:
             self._engine.telemetry.failed(call, error, embedding="texts" in given)
+            raise
+        except BaseException as error:  # closed early, ctrl-C, cancelled
+            if not isinstance(error, Exception):
+                self._engine.telemetry.left(call, time.monotonic() - began)
             raise
 
     async def _last(self, pieces: AsyncIterator[Any]) -> Any:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig
 
 HASH_DIGITS, LARGEST = 16, 2**63
+LEFT = "left"
+"""In place of an error's code, of a call that nobody waited for."""
 
 
 P = ParamSpec("P")
@@ -124,6 +126,15 @@ class Telemetry:
         self._emit("llm_call", call, fields, words={"llm.prompt": _prompt(call)})
         seconds = sum(attempt.waited + attempt.latency for attempt in error.attempts)
         self._trace(call, "embeddings" if embedding else "chat", error.attempts, seconds, error.code, fields)
+
+    @_harmless
+    def left(self, call: Call, seconds: float) -> None:
+        """A call was left before its end: a stream closed early, ctrl-C, a task that was cancelled."""
+        if not self._is_heard():
+            return
+        fields = {"error.type": LEFT, "llm.latency_s": round(seconds, 4), **_outline("prompt", _prompt(call))}
+        self._emit("llm_call", call, fields, words={"llm.prompt": _prompt(call)})
+        self._trace(call, "chat", (), seconds, LEFT, fields)
 
     def close(self) -> None:
         """Lets the file go."""

@@ -56,3 +56,14 @@ def test_a_failure_leaves_the_old_file_and_no_rubbish(
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path: Path) -> None:
+    """Another one may be at it just now."""
+    old, new, other = (tmp_path / name for name in (".a.yaml.x1.tmp", ".a.yaml.x2.tmp", ".b.yaml.x3.tmp"))
+    for one in (old, new, other):
+        one.write_text("half")
+    for one in (old, other):
+        os.utime(one, (1, 1))
+    write_atomically(tmp_path / "a.yaml", "whole")
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".a.yaml.x2.tmp", ".b.yaml.x3.tmp", "a.yaml"]

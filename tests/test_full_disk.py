@@ -27,7 +27,8 @@ def test_a_full_disk_costs_no_answer_and_breaks_no_file(api: Callable[..., Api],
     (tmp_path / "llm.yaml").write_text(json.dumps(text)[:-1] + ', "tasks": {"t": ' + json.dumps(task) + "}}")
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(tmp_path / "llm.yaml"), str(size)],
-        env={**os.environ, "OPENAI_API_KEY": KEY, "TESTRONAUT_LLM_HOME": str(home)},
+        # A limited write would leave modules cut in half behind, for whoever imports them next.
+        env={**os.environ, "OPENAI_API_KEY": KEY, "TESTRONAUT_LLM_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -97,6 +98,23 @@ def test_a_failed_call_is_told_too(file: Path, api: Make) -> None:
     assert missed["error.type"] == "cache_miss"
     assert "error.message" in missed
     assert "error.message" not in failed
+
+
+def test_a_call_that_was_left_is_told_too(file: Path, api: Make) -> None:
+    """A stream that nobody read to its end, and a cancelled task: one event a call, whatever became of it."""
+    write(file, {"good": model("anthropic", api("good", faults.stalled_stream))}, {"file": "calls.jsonl"})
+
+    async def cancelled(llm: LLMManager) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(llm.acomplete("t", PROMPT), 0.3)
+
+    with LLMManager(file) as llm:
+        with llm.stream("t", PROMPT) as stream:
+            next(iter(stream))
+        asyncio.run(cancelled(llm))
+    calls = [one for one in lines(file.parent / "calls.jsonl") if one["event"] == "llm_call"]
+    assert [one["error.type"] for one in calls] == ["left", "left"]
+    assert all(one["llm.prompt.chars"] for one in calls)
 
 
 def test_an_edit_of_the_file_moves_the_log(file: Path, api: Make) -> None:
