@@ -40,7 +40,7 @@ LADDER = (
         "rate_*",
         "circuit_breaker",
     ),
-    ("task_router", "cost_optimizer", "strategies", "pacing", "route_*", "fallback*"),
+    ("task_router", "cost_optimizer", "strategies", "pacing", "proxy_*", "route_*", "fallback*"),
     (
         "gateway",
         "evidence",
@@ -71,7 +71,7 @@ LADDER = (
         "comparison",
         "batch",
     ),
-    ("llm_manager*", "model_verify", "model_bench", "proxy_export", ""),
+    ("llm_manager*", "model_verify", "model_bench", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
 DOOR = "gateway"
@@ -109,7 +109,7 @@ HANDS_ON = {
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 22_100
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 22_330
 
 every_module = pytest.mark.parametrize("module", modules(), ids=lambda module: module.name or "__init__")
 

@@ -1,185 +1,345 @@
-"""`export litellm-proxy`: all that can move moves, what cannot is said, and no key is written."""
+"""`export litellm-proxy`: all that can move moves, what cannot is said, no key and no variable is written out."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fixtures_local import TINY
-from manager_kit import KEY
+from source_tree import ROOT
 
-from testronaut_llm import LLMManager
 from testronaut_llm.cli import main
-from testronaut_llm.config_file import load_config
-from testronaut_llm.local.local_provider import Endpoint
-from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.proxy_export import MOVED, STAYING, proxy_config
+from testronaut_llm.config_sections import BudgetConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.prices import PriceTable
+from testronaut_llm.provider_registry import readiness
+from testronaut_llm.proxy_export import ProxyExport, proxy_export
 
-PROXY = os.environ.get("TESTRONAUT_LLM_PROXY") or ""
-
-
-def exported(row: dict[str, Any], **rest: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    config = LLMConfig(models={"m": row}, tasks={"t": {"models": ["m"]}}, **rest)  # type: ignore[dict-item]
-    made, notes = proxy_config(config)
-    return made["model_list"][0], notes
+CANARY = "sk-canary-0123456789abcdefghijklmn"
+Export = Callable[..., tuple[int, str, str]]
+PACKAGED = ROOT / "llm.yaml"
 
 
-def test_every_field_of_a_row_moves_or_has_a_reason_to_stay() -> None:
-    """A field that somebody adds has to be put in one of the two lists."""
-    assert set(ModelConfig.model_fields) == MOVED | set(STAYING)
-    assert not MOVED & set(STAYING)
+def exported(model: dict[str, Any], **more: Any) -> ProxyExport:
+    """A file of one model, `m`, and one task, `t`; or of what `more` says."""
+    data = {"models": {"m": model}, "tasks": {"t": {"models": ["m"]}}, **more}
+    return proxy_export(LLMConfig.model_validate(data), data)
 
 
-def test_a_row_moves_with_all_that_the_proxy_understands() -> None:
-    """Address, prices a token, limits, window, body fields."""
-    row, _ = exported(
-        {
-            "model": "azure/deployed", "api_base": "https://me.openai.azure.com", "api_version": "v1",
-            "base_model": "gpt-4o-mini", "api_key_env": "MY_KEY", "extra": {"user": "me"},
-            "price": {"input": 1, "output": "2.5", "cache_read": "0.1", "cache_write": 3},
-            "limits": {"rpm": 60, "tpm": 1000, "concurrency": 2}, "context_window": 9000, "max_output": 800,
-        }
-    )  # fmt: skip
-    assert row == {
-        "model_name": "m",
-        "litellm_params": {
-            "model": "azure/deployed", "api_base": "https://me.openai.azure.com", "api_version": "v1",
-            "api_key": "os.environ/MY_KEY", "timeout": 120.0, "rpm": 60, "tpm": 1000, "max_parallel_requests": 2,
-            "input_cost_per_token": 1e-6, "output_cost_per_token": 2.5e-6, "cache_read_input_token_cost": 1e-7,
-            "cache_creation_input_token_cost": 3e-6, "extra_body": {"user": "me"},
-        },
-        "model_info": {"base_model": "gpt-4o-mini", "max_input_tokens": 9000, "max_tokens": 800},
-    }  # fmt: skip
+def params(made: ProxyExport) -> dict[str, Any]:
+    """What the proxy is told of the first model."""
+    return dict(made.document["model_list"][0]["litellm_params"])
 
 
-def test_local_rows_go_by_what_litellm_calls_them() -> None:
-    """Ollama's chat form with its context; an embedded model is no server."""
-    row, _ = exported({"model": "ollama/qwen3:8b", "num_ctx": 4096, "keep_alive": "5m", "api_base": "http://gpu:11434"})
-    assert row["litellm_params"] == {
-        "model": "ollama_chat/qwen3:8b", "api_base": "http://gpu:11434", "timeout": 600.0, "num_ctx": 4096,
-        "keep_alive": "5m",
-    }  # fmt: skip
-    config = LLMConfig(models={"m": {"model": "embedded/a"}}, tasks={"t": {"models": ["m"]}})  # type: ignore[dict-item]
-    made, notes = proxy_config(config)
-    assert made["model_list"] == []
-    assert any("runs in this program" in note for note in notes)
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
+    """Runs the command; its exit code, stdout and stderr."""
 
-
-def test_a_task_is_a_name_to_ask_for_with_its_list_to_fall_back_along() -> None:
-    """In the listed order; the packaged file as a whole."""
-    made, notes = proxy_config(load_config(Path("llm.yaml")))
-    groups = {row["model_name"]: row["litellm_params"]["model"] for row in made["model_list"]}
-    assert groups["cli_analysis"] == groups["luna"] == "openai/gpt-6-luna"
-    assert {"cli_analysis": ["sonnet", "azure", "qwen"]} in made["router_settings"]["fallbacks"]
-    assert made["router_settings"]["num_retries"] == 0
-    assert made["litellm_settings"]["max_budget"] == 5.0
-    assert made["general_settings"]["master_key"] == "os.environ/LITELLM_MASTER_KEY"
-    assert any("budget.per_call" in note for note in notes)
-    assert any("limits.openai" in note for note in notes)
-
-
-def test_no_key_and_no_value_of_the_environment_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy has an environment of its own."""
-    monkeypatch.setenv("MY_TOKEN", KEY)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    row, notes = exported(
-        {"model": "openai/m", "api_base": "https://x.example/${MY_TOKEN}/v1", "extra": {"user": "${MY_TOKEN}"}}
-    )
-    assert KEY not in json.dumps([row, notes])
-    assert any("`extra`" in note for note in notes)
-    row, notes = exported({"model": "openai/m", "api_key_command": "pass show openai"})
-    assert "pass show" not in json.dumps([row, notes])
-    assert row["litellm_params"]["api_key"] == "os.environ/OPENAI_API_KEY"
-    row, _ = exported({"model": "azure/m", "api_base": "${NOT_SET_HERE}"})
-    assert row["litellm_params"]["api_base"] == "os.environ/NOT_SET_HERE"
-
-
-def test_the_command_prints_or_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same text; a folder that is not there is an error of ours."""
-    file = str(Path("llm.yaml").resolve())
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Any:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", "export", "litellm-proxy", "-c", file, *arguments])
+    def running(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", "export", "litellm-proxy", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        return ended.value.code or 0
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
 
-    assert run() == 0
-    printed, said = capsys.readouterr()
-    assert "stays here: " in said
-    assert run("--out", "proxy.yaml") == 0
-    assert (tmp_path / "proxy.yaml").read_text() == printed
-    assert yaml.safe_load(printed)["model_list"]
-    assert run("--out", "nowhere/proxy.yaml") == 2
-    assert "cannot write" in capsys.readouterr().err
+    return running
 
 
-@pytest.mark.skipif(
-    not shutil.which(PROXY), reason="no proxy: TESTRONAUT_LLM_PROXY names the command of litellm[proxy]"
+EXPECTED = """
+model_list:
+- {model_name: sonnet, litellm_params: {model: anthropic/claude-sonnet-5-5, api_key: os.environ/ANTHROPIC_API_KEY}}
+- model_name: luna
+  litellm_params: {model: openai/gpt-6-luna, api_key: os.environ/OPENAI_API_KEY,
+                   rpm: 500, tpm: 200000, max_parallel_requests: 16}
+- model_name: azure
+  litellm_params: {model: azure/my-deployment, api_key: os.environ/AZURE_API_KEY,
+                   api_base: os.environ/AZURE_API_BASE, api_version: v1}
+  model_info: {base_model: gpt-5.6-luna}
+- model_name: qwen
+  litellm_params: {model: "ollama_chat/qwen3:8b", api_base: "http://127.0.0.1:11434", num_ctx: 16384,
+                   extra_body: {truncate: false}, max_parallel_requests: 1}
+- model_name: openai/text-embedding-3-small
+  litellm_params: {model: openai/text-embedding-3-small, api_key: os.environ/OPENAI_API_KEY,
+                   rpm: 500, tpm: 200000, max_parallel_requests: 16}
+router_settings:
+  model_group_alias:
+    {cli_analysis: luna, test_generation: sonnet, result_verification: qwen,
+     embedding: openai/text-embedding-3-small, default: luna}
+  fallbacks:
+  - cli_analysis: [sonnet, azure, qwen]
+  - test_generation: [luna]
+  - result_verification: [luna]
+  - default: [qwen]
+  num_retries: 0
+  optional_pre_call_checks: [enforce_model_rate_limits]
+litellm_settings: {drop_params: true, max_budget: 60.0, budget_duration: 1mo}
+general_settings: {master_key: os.environ/LITELLM_MASTER_KEY}
+"""
+ENVIRONMENT = {"AZURE_API_BASE": "https://x.openai.azure.com", "OPENAI_API_KEY": CANARY}
+
+
+@pytest.mark.parametrize("environment", [{}, ENVIRONMENT], ids=["bare", "set"])
+def test_the_packaged_file(environment: dict[str, str], export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model that can go, the tasks as names with fallbacks, limits, budget; the same whatever variables hold."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = export("--config", str(PACKAGED))
+    assert (code, yaml.safe_load(out)) == (0, yaml.safe_load(EXPECTED))
+    assert "models.embedded.model: runs inside each process" in err
+    assert "limits.openai: counts luna, openai/text-embedding-3-small together" in err
+    assert "budget.per_day: the proxy has one period" in err
+    assert not [value for value in ENVIRONMENT.values() if value in out + err]
+
+
+def test_the_head_has_the_rows_that_go_through_the_proxy(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of llm.yaml: of the same price and quality, ready once the two variables are set; no second hop."""
+    _, out, _ = export("--config", str(PACKAGED))
+    rows = yaml.safe_load("\n".join(line[3:] for line in out.splitlines() if "{model: litellm_proxy/" in line))
+    moved = LLMConfig(models=rows, tasks={"default": {"models": list(rows)}})  # type: ignore[dict-item]
+    assert set(rows) == {"sonnet", "luna", "azure", "qwen", "text-embedding-3-small"}
+    assert not readiness(moved.models["luna"]).ready
+    monkeypatch.setenv("LITELLM_PROXY_API_BASE", "https://gateway.example")
+    monkeypatch.setenv("LITELLM_PROXY_API_KEY", CANARY)
+    prices, config = PriceTable.load(), LLMConfig.model_validate(yaml.safe_load(PACKAGED.read_text()))
+    for name, model in moved.models.items():
+        before = config.models.get(name) or config.model("openai/text-embedding-3-small")
+        old, new = prices.price(before), prices.price(model)
+        assert old is not None
+        assert new is not None
+        assert (new.tiers, model.quality) == (old.tiers, before.quality)
+        assert readiness(model).ready
+    again = proxy_export(moved, {"models": rows})
+    assert again.document["model_list"] == []
+    assert [line for line in again.stays if line.endswith(".model: points at a proxy already")]
+
+
+# One value for each field, and the row that it is put into: a new field has to be given a line here.
+OPENAI, OLLAMA = {"model": "openai/gpt-6-luna"}, {"model": "ollama/qwen3:8b"}
+AZURE = {"model": "azure/d", "api_base": "https://x.openai.azure.com"}
+MODEL_FIELDS: dict[str, tuple[dict[str, Any], Any]] = {
+    "model": (OPENAI, "openai/gpt-6"),
+    "api_base": (OPENAI, "https://models.example/v1"),
+    "api_version": (AZURE, "2024-10-21"),
+    "base_model": (AZURE, "gpt-5.6-luna"),
+    "api_key_env": (OPENAI, "MINE"),
+    "api_key_file": (OPENAI, "/k"),
+    "api_key_command": (OPENAI, "pass show openai"),
+    "quality": (OPENAI, 9),
+    "price": (OPENAI, {"input": 1, "output": 2}),
+    "context_window": (OPENAI, 9000),
+    "max_output": (OPENAI, 900),
+    "num_ctx": (OLLAMA, 9000),
+    "keep_alive": (OLLAMA, "10m"),
+    "digest": (OLLAMA, "0123456789ab"),
+    "auto_pull": (OLLAMA, True),
+    "reasoning": (OPENAI, "low"),
+    "local": (OPENAI, True),
+    "dimensions": (OPENAI, 256),
+    "limits": (OPENAI, {"rpm": 5}),
+    "extra": (OPENAI, {"user": "x"}),
+}
+TASK_FIELDS: dict[str, Any] = {
+    "strategy": "balanced", "min_quality": 2, "max_tokens": 7, "temperature": 1, "stop": "x", "seed": 1,
+    "system": "Be brief.", "timeout": 5, "deadline": 50, "retries": 1, "fallback_on": "content_filter",
+    "allow_truncated": True, "private": True, "cache": "off", "prompt_cache": True, "budget": {"per_day": 1},
+}  # fmt: skip
+BUDGET_FIELDS: dict[str, Any] = {
+    "per_call": 1, "per_day": 2, "per_month": 3, "total": 4, "on_exceeded": "warn", "scope": "team",
+}  # fmt: skip
+SECTIONS: dict[str, Any] = {
+    "budget": {"per_day": 1}, "cache": {"size_limit": "1MB"}, "limits": {"openai": {"tpm": 9}}, "log": {"file": "x"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(ModelConfig.model_fields) - {"alias", "unset"}))
+def test_every_field_of_a_model_moves_or_is_said_to_stay(name: str) -> None:
+    """A field that is set changes the proxy's file, or has its line, not both."""
+    row, value = MODEL_FIELDS[name]
+    made = exported({**row, name: value})
+    moved = made.document["model_list"] != exported(row).document["model_list"]
+    said = any(line.startswith(f"models.m.{name}:") for line in made.stays)
+    asks_for_a_variable = name in ("api_key_file", "api_key_command")
+    assert (moved, said) == (True, True) if asks_for_a_variable else moved != said
+
+
+@pytest.mark.parametrize("name", sorted(set(TaskConfig.model_fields) - {"name", "models"}))
+def test_every_field_of_a_task_is_said_to_stay(name: str) -> None:
+    """The proxy knows a task's models, and nothing else of it."""
+    made = exported(OPENAI, tasks={"t": {"models": ["m"], name: TASK_FIELDS[name]}})
+    assert [line for line in made.stays if line.startswith(f"tasks.t.{name}:")]
+
+
+@pytest.mark.parametrize("name", sorted(BudgetConfig.model_fields))
+def test_every_field_of_the_budget_is_spoken_of(name: str) -> None:
+    """Also the one that moves: it holds only where the proxy has a database."""
+    made = exported(OPENAI, budget={name: BUDGET_FIELDS[name]})
+    assert [line for line in made.stays if line.startswith(f"budget.{name}:")]
+
+
+@pytest.mark.parametrize("name", sorted(set(LLMConfig.model_fields) - {"version", "models", "tasks"}))
+def test_every_section_moves_or_is_said_to_stay(name: str) -> None:
+    """So is a section that comes later."""
+    made = exported(OPENAI, **{name: SECTIONS[name]})
+    assert made.document != exported(OPENAI).document or [line for line in made.stays if line.startswith(name)]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (OPENAI | {"api_key_env": "MINE"}, {"api_key": "os.environ/MINE"}),
+        (OPENAI | {"api_key_command": "pass show x"}, {"api_key": "os.environ/M_API_KEY"}),
+        # The usual key goes to its own provider only; without a word here LiteLLM would send it.
+        (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
+        # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
+        ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
+        (
+            {"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
+            {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]},
+        ),
+        (
+            OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
+            {
+                "api_key": "os.environ/K",
+                "input_cost_per_token": 2e-6,
+                "output_cost_per_token": 8e-6,
+                "cache_read_input_token_cost": 5e-7,
+                "cache_creation_input_token_cost": 2e-6,
+            },
+        ),
+        (
+            OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
+            {
+                "api_base": "http://127.0.0.1:11434",
+                "reasoning_effort": "none",
+                "keep_alive": "5m",
+                "extra_body": {"truncate": False, "options": {"top_k": 3}},
+            },
+        ),
+    ],
 )
-def test_a_real_proxy_takes_it_and_one_line_moves_a_team(
-    embedded_server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real proxy on loopback, before the embedded server: the same words through it, by alias and by task."""
-    row = {
-        "model": f"openai/{TINY}",
-        "api_base": embedded_server.api_base,
-        "api_key_env": "SERVER_TOKEN",
-        "local": True,
+def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is, whose key it gets, and what is sent with each request."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    prefix = {"groq": "openai", "ollama": "ollama_chat"}
+    provider, _, name = row["model"].partition("/")
+    assert params(exported(row)) == {"model": f"{prefix.get(provider, provider)}/{name}", **told}
+
+
+def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable's value may be a secret: its name goes, or nothing; the proxy fills no part of a text, and no list."""
+    for name in ("WHOLE", "PART", "LISTED"):
+        monkeypatch.setenv(name, "hunter2hunter2")
+    extra = {"a": "${WHOLE:-x}", "b": {"c": "${WHOLE}"}, "d": ["${LISTED}"], "e": "x-${PART}", "f": 1}
+    made = exported(OPENAI | {"api_base": "https://${PART}.example/v1", "extra": extra})
+    assert params(made)["extra_body"] == {"a": "os.environ/WHOLE", "b": {"c": "os.environ/WHOLE"}, "f": 1}
+    assert "api_base" not in params(made)
+    assert "hunter2" not in str(made)
+    said = [line.partition(":")[0] for line in made.stays]
+    assert said == ["models.m.api_base", "models.m.extra.d", "models.m.extra.e"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (OPENAI | {"num_ctx": "${UNSET}"}, "models.m.unset: UNSET is not set here"),
+        ({"model": "openai/${UNSET}"}, "models.m.model: UNSET is not set"),
+        (OPENAI | {"api_base": "ftp://models.example/v1"}, "models.m.api_base: is no http or https URL"),
+        (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
+        (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: means something to Ollama only"),
+    ],
+)
+def test_what_cannot_move_is_said(row: dict[str, Any], says: str) -> None:
+    """In words, with what to do about it."""
+    assert [line for line in exported(row).stays if line.startswith(says)]
+
+
+def test_entra_id_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Azure is used without a key, none is named; the proxy's machine needs an identity of its own."""
+    for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
+        monkeypatch.setenv(name, CANARY)
+    made = exported(AZURE)
+    assert "api_key" not in params(made)
+    assert [line for line in made.stays if line.startswith("models.m.api_key_env: none here, Entra ID")]
+
+
+def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
+    """Too weak, on another machine, in another vector space: the proxy would not know."""
+    models = {"good": {"model": "openai/gpt-6", "quality": 9}, "weak": {"model": "openai/gpt-6-luna", "quality": 3}}
+    tasks = {
+        "strict": {"models": ["good", "weak"], "min_quality": 5},
+        "secret": {"models": ["good"], "private": True},
+        "vectors": {"models": ["openai/text-embedding-3-small", "openai/text-embedding-3-large"]},
+        "weak": {"models": ["good"]},
     }
-    made, _ = proxy_config(LLMConfig(models={"m": row}, tasks={"analysis": {"models": ["m"]}}))  # type: ignore[dict-item]
-    (tmp_path / "proxy.yaml").write_text(yaml.safe_dump(made))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    environment = {**os.environ, "SERVER_TOKEN": embedded_server.token, "LITELLM_MASTER_KEY": "sk-gateway-1234567890"}
-    monkeypatch.setenv("SERVER_TOKEN", embedded_server.token)
-    monkeypatch.setenv("GATEWAY_KEY", "sk-gateway-1234567890")
-    command = [PROXY, "--config", str(tmp_path / "proxy.yaml"), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        proxy = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health/liveliness", proxy, tmp_path / "log")
-        moved = {
-            "api_base": f"http://127.0.0.1:{port}",
-            "api_key_env": "GATEWAY_KEY",
-            "local": True,
-            "price": {"input": 0, "output": 0},
-        }
-        models = {
-            "direct": row,
-            "shared": {"model": "litellm_proxy/m", **moved},
-            "task": {"model": "litellm_proxy/analysis", **moved},
-        }
-        task = {"models": list(models), "cache": "off", "max_tokens": 300}
-        with LLMManager(config=LLMConfig(models=models, tasks={"default": task})) as llm:  # type: ignore[arg-type]
-            direct, shared, by_task = (llm.complete(None, "Say hello.", model=name) for name in models)
-    finally:
-        proxy.terminate()
-        proxy.wait(20)
-    assert direct.text == shared.text == by_task.text
-    assert shared.usage.prompt_tokens == direct.usage.prompt_tokens
+    made = exported({}, models=models, tasks=tasks)
+    router, said = made.document["router_settings"], "\n".join(made.stays)
+    assert router["model_group_alias"] == {"strict": "good", "vectors": "openai/text-embedding-3-small"}
+    assert router["fallbacks"] == []
+    assert "tasks.strict.models: weak: too weak" in said
+    assert "tasks.secret.private: its text may not leave this machine" in said
+    assert "tasks.vectors.models: openai/text-embedding-3-large: another vector space" in said
+    assert "tasks.weak.name: is a model's name too" in said
 
 
-def _wait_for(url: str, proxy: subprocess.Popen[bytes], log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    end = time.monotonic() + 90
-    while time.monotonic() < end and proxy.poll() is None:
-        try:
-            with opener.open(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(log.read_text()[-3000:])
+def test_a_long_list_is_tried_to_its_end() -> None:
+    """LiteLLM stops after five fallbacks unless it is told."""
+    models = {f"m{n}": {"model": f"openai/x{n}"} for n in range(9)}
+    made = exported({}, models=models, tasks={"t": {"models": list(models)}})
+    assert made.document["router_settings"]["max_fallbacks"] == 8
+
+
+def test_the_lowest_limit_holds() -> None:
+    """Of a model's own, its provider's, its endpoint's."""
+    row = OPENAI | {"api_base": "https://h.example/v1/", "limits": {"rpm": 9, "concurrency": 2}}
+    limits = {"openai": {"rpm": 5, "tpm": 70}, "https://h.example/v1": {"rpm": 7}, "groq": {"rpm": 1}}
+    made = exported(row, limits=limits)
+    assert {"rpm": 5, "tpm": 70, "max_parallel_requests": 2}.items() <= params(made).items()
+    assert "limits.groq: no model that moves is reached there" in made.stays
+
+
+def test_redis_is_shared_on_demand(export: Export) -> None:
+    """Answers and counters; its address is a reference too."""
+    _, out, err = export("--redis", "--config", str(PACKAGED))
+    made = yaml.safe_load(out)
+    assert made["router_settings"]["redis_url"] == "os.environ/REDIS_URL"
+    expected = {"type": "redis", "url": "os.environ/REDIS_URL", "ttl": 2592000.0}
+    assert (made["litellm_settings"]["cache"], made["litellm_settings"]["cache_params"]) == (True, expected)
+    assert "cache.ttl" not in err
+
+
+def test_the_file_is_replaced_whole(export: Export, tmp_path: Path) -> None:
+    """`--out` writes what stdout would show; where it cannot, the error names the file."""
+    target = tmp_path / "proxy.yaml"
+    target.write_text("old")
+    code, out, err = export("--out", str(target), "--config", str(PACKAGED))
+    assert (code, out) == (0, "")
+    assert yaml.safe_load(target.read_text()) == yaml.safe_load(EXPECTED)
+    assert f"wrote {target}" in err
+    assert list(tmp_path.iterdir()) == [target]
+    code, _, err = export("--out", str(tmp_path / "none" / "x.yaml"))
+    assert (code, "cannot write" in err) == (2, True)
+
+
+def test_a_model_forced_into_every_task_is_refused(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TESTRONAUT_LLM_MODEL is for one run; a file made under it would hold for ever."""
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "luna")
+    code, out, err = export("--config", str(PACKAGED))
+    assert (code, out) == (2, "")
+    assert "unset TESTRONAUT_LLM_MODEL" in err
+
+
+def test_a_strangers_file_runs_nothing(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export reads the file and no more: no command is run, and none is shown."""
+    shutil.copy(PACKAGED, tmp_path / "llm.yaml")
+    flag = tmp_path / "ran"
+    text = PACKAGED.read_text().replace("quality: 9}", f"quality: 9, api_key_command: touch {flag}}}", 1)
+    (tmp_path / "llm.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = export()
+    assert (code, flag.exists()) == (0, False)
+    assert "os.environ/SONNET_API_KEY" in out
+    assert "touch" not in out + err

@@ -1,9 +1,10 @@
-"""`export`: the same configuration in another program's words."""
+"""`export`: the same llm.yaml for another program."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,18 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import ConfigFile
 from testronaut_llm.errors import ConfigError
 
-group = typer.Typer(no_args_is_help=True, help="Write llm.yaml in the words of another program.")
+if TYPE_CHECKING:
+    from testronaut_llm.proxy_export import ProxyExport
+
+group = typer.Typer(no_args_is_help=True, help="Write llm.yaml in another program's words.")
+
+_HEAD = """\
+# For the LiteLLM proxy, made from llm.yaml by `testronaut-llm export litellm-proxy`:
+#   pip install 'litellm[proxy]' && litellm --config THIS_FILE --port 4000
+# Keys are read from the variables named after os.environ/; LITELLM_MASTER_KEY is the one that callers show.
+#
+# With LITELLM_PROXY_API_BASE and LITELLM_PROXY_API_KEY set, these rows of llm.yaml go through it:
+"""
 
 
 def register(app: typer.Typer) -> None:
@@ -19,30 +31,62 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="export")
 
 
+@group.callback()
+def export() -> None:
+    """Keeps the command's name: a group of one would lose it."""
+
+
 @group.command("litellm-proxy")
 def litellm_proxy(
-    out: Annotated[Path | None, typer.Option(help="Write it to this file (default: print it).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file (default: stdout).")] = None,
+    redis: Annotated[bool, typer.Option("--redis", help="Share answers and counters through REDIS_URL.")] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Write llm.yaml as a configuration for the LiteLLM proxy; what stays here is said on stderr. No key is written.
+    """Print a configuration of the LiteLLM proxy: models, fallbacks, limits, budget. No key is written.
 
-    Example: testronaut-llm export litellm-proxy --out proxy.yaml
+    What the proxy has no place for stays in llm.yaml, and is said line by line on stderr.
     """
+    from testronaut_llm.config_draft import MODEL_VARIABLE
+    from testronaut_llm.config_file import find_config, parse_config, read_text
+    from testronaut_llm.proxy_export import proxy_export
+    from testronaut_llm.yaml_reader import read_yaml
+
+    if os.environ.get(MODEL_VARIABLE):
+        raise ConfigError(f"{MODEL_VARIABLE} is set, and puts one model into every task; run: unset {MODEL_VARIABLE}")
+    found = find_config(config)
+    text = read_text(found.path)
+    made = proxy_export(parse_config(text, found), read_yaml(text).data, redis=redis)
+    _write(_in_yaml(made), out)
+    screen.note(f"from {found.path}; what stays in llm.yaml, or needs a look:")
+    for line in made.stays:
+        screen.note(f"  {line}")
+
+
+def _in_yaml(made: ProxyExport) -> str:
+    rows = "".join(f"#   {name}: {_flow(row)}\n" for name, row in made.rows.items())
+    return _HEAD + rows + _block(made.document)
+
+
+def _flow(value: Any) -> str:
     import yaml
 
-    from testronaut_llm.atomic_file import write_atomically
-    from testronaut_llm.config_source import ConfigSource
-    from testronaut_llm.proxy_export import proxy_config
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000, allow_unicode=True).rstrip()
 
-    made, notes = proxy_config(ConfigSource.find(config).current())
-    text = yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
-    for one in notes:
-        screen.note(f"stays here: {one}")
+
+def _block(value: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def _write(text: str, out: Path | None) -> None:
     if out is None:
         screen.out(text.rstrip("\n"))
         return
+    from testronaut_llm.atomic_file import write_atomically
+
     try:
         write_atomically(out, text)
     except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror or error}", file=str(out)) from None
-    screen.note(f"wrote {out}; start it with: litellm --config {out}")
+        raise ConfigError(f"cannot write {out}: {error}", file=str(out)) from None
+    screen.note(f"wrote {out}")

@@ -1,0 +1,179 @@
+"""The exported configuration in the real LiteLLM proxy, on loopback, in front of the embedded server.
+
+`litellm[proxy]` is large and may live in an environment of its own: TESTRONAUT_LLM_PROXY names its command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from testronaut_llm import LLMManager
+from testronaut_llm.cli import main
+from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, RateLimitError
+from testronaut_llm.local.local_provider import Endpoint
+
+PROXY = os.environ.get("TESTRONAUT_LLM_PROXY") or ""
+pytestmark = pytest.mark.skipif(
+    not shutil.which(PROXY),
+    reason="no proxy: pip install 'litellm[proxy]' anywhere, and set TESTRONAUT_LLM_PROXY to its `litellm` command",
+)
+MASTER = "sk-master-0123456789abcdefghijkl"
+PATIENCE = 150
+"""Seconds until the proxy must answer; it imports a lot."""
+
+
+class Option(BaseModel):
+    """An answer with a shape."""
+
+    flag: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Team:
+    """The llm.yaml of one machine, and the same with each model behind the proxy."""
+
+    alone: Path
+    behind: Path
+
+
+@pytest.fixture(scope="module")
+def team(embedded_server: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    alone, proxy = folder / "llm.yaml", folder / "proxy.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        url = f"http://127.0.0.1:{_free_port()}"
+        patch.setenv("TINY_KEY", embedded_server.token)
+        patch.setenv("LITELLM_PROXY_API_BASE", url)
+        patch.setenv("LITELLM_PROXY_API_KEY", MASTER)
+        alone.write_text(_one_machine(embedded_server.api_base))
+        patch.setattr(sys, "argv", ["testronaut-llm", "export", "litellm-proxy", "-c", str(alone), "--out", str(proxy)])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert embedded_server.token not in proxy.read_text()
+        with _running(proxy, url, {"TINY_KEY": embedded_server.token, "LITELLM_MASTER_KEY": MASTER}):
+            yield Team(alone=alone, behind=_behind(folder, alone, proxy))
+
+
+def _one_machine(api_base: str) -> str:
+    reach = f'api_base: "{api_base}", api_key_env: TINY_KEY, price: {{input: 1, output: 2}}, context_window: 8192'
+    return f"""version: 1
+models:
+  tiny: {{model: openai/tiny, quality: 3, {reach}}}
+  down: {{model: openai/down, api_base: "http://127.0.0.1:{_free_port()}/v1", price: {{input: 1, output: 2}}}}
+  rare: {{model: openai/tiny, limits: {{rpm: 1}}, {reach}}}
+tasks:
+  default: {{models: [tiny], max_tokens: 60, cache: "off"}}
+  unlucky: {{models: [down, tiny], strategy: as_listed, max_tokens: 60, cache: "off", retries: 0}}
+  limited: {{models: [rare], max_tokens: 20, allow_truncated: true, cache: "off", retries: 0}}
+"""
+
+
+def _behind(folder: Path, alone: Path, proxy: Path) -> Path:
+    """The same file, its models' lines replaced by those in the head of the proxy's file; and one row for a task."""
+    head = [line[3:] for line in proxy.read_text().splitlines() if "{model: litellm_proxy/" in line]
+    config = yaml.safe_load(alone.read_text())
+    config["models"] |= yaml.safe_load("\n".join(head))
+    config["models"]["unlucky"] = config["models"]["tiny"] | {"model": "litellm_proxy/unlucky"}
+    config["tasks"]["unlucky"]["models"] = ["unlucky"]
+    path = folder / "behind.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _running(config: Path, url: str, keys: dict[str, str]) -> Iterator[None]:
+    log = config.with_suffix(".log")
+    usual = {"PATH": os.environ["PATH"], "HOME": str(config.parent), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    command = [PROXY, "--config", str(config), "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, env=usual | keys, cwd=config.parent, stdout=said, stderr=said)
+    try:
+        until = time.monotonic() + PATIENCE
+        while not _alive(url):
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < until, log.read_text()[-4000:]
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _alive(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(OSError), opener.open(f"{url}/health/liveliness", timeout=5) as response:
+        return bool(response.status == 200)
+    return False
+
+
+def test_a_moved_row_gives_the_same_answer(team: Team) -> None:
+    """One line of llm.yaml is changed, and the same weights say the same through the proxy, at the same price."""
+    with LLMManager(team.alone) as alone, LLMManager(team.behind) as behind:
+        here, there = alone.complete(None, "What does ls do?"), behind.complete(None, "What does ls do?")
+        with behind.stream(None, "What does ls do?") as stream:
+            assert "".join(stream) == here.text
+    assert there.text == here.text
+    assert (there.usage.prompt_tokens, there.cost) == (here.usage.prompt_tokens, here.cost)
+    assert there.cost
+
+
+def test_a_schema_passes_through(team: Team) -> None:
+    """An answer with a shape, too."""
+    with LLMManager(team.alone) as alone, LLMManager(team.behind) as behind:
+        here = alone.complete(None, "Name one option of ls.", schema=Option, max_tokens=300)
+        there = behind.complete(None, "Name one option of ls.", schema=Option, max_tokens=300)
+    assert isinstance(there.parsed, Option)
+    assert there.parsed == here.parsed
+
+
+def test_a_tasks_name_falls_back_there(team: Team) -> None:
+    """The first model of the task refuses connections; the proxy asks the second, and the caller sees one attempt."""
+    with LLMManager(team.behind) as behind:
+        answer, direct = behind.complete("unlucky", "What does ls do?"), behind.complete(None, "What does ls do?")
+    (attempt,) = answer.attempts
+    assert (attempt.error, answer.text) == (None, direct.text)
+
+
+def test_a_limit_holds_for_all_callers(team: Team) -> None:
+    """One request a minute, whoever asks: of two callers, or at the turn of a minute four, one is refused."""
+    said: list[object] = []
+    for number in range(4):
+        with LLMManager(team.behind) as one:
+            try:
+                said.append(one.complete("limited", f"hello {number}").text)
+            except AllModelsFailedError as refused:
+                said.append(refused.last)
+    assert isinstance(said[0], str)
+    assert [one for one in said if isinstance(one, RateLimitError)]
+
+
+def test_the_master_key_is_asked_for(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger on the network spends nothing; without a database the proxy says so with a 400, not a 401."""
+    monkeypatch.setenv("LITELLM_PROXY_API_KEY", "sk-wrong-0123456789abcdefghijklm")
+    with LLMManager(team.behind) as behind, pytest.raises(InvalidRequestError, match="No connected db"):
+        behind.complete(None, "hi")
