@@ -269,9 +269,10 @@ def test_entra_id_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
     """Too weak, on another machine, in another vector space: the proxy would not know."""
     models = {"good": {"model": "openai/gpt-6", "quality": 9}, "weak": {"model": "openai/gpt-6-luna", "quality": 3}}
+    models["home"] = {"model": "ollama/qwen3:8b", "quality": 9}
     tasks = {
         "strict": {"models": ["good", "weak"], "min_quality": 5},
-        "secret": {"models": ["good"], "private": True},
+        "secret": {"models": ["home"], "private": True},
         "vectors": {"models": ["openai/text-embedding-3-small", "openai/text-embedding-3-large"]},
         "weak": {"models": ["good"]},
     }
