@@ -14,7 +14,7 @@ from fault_server import Reply
 from testronaut_llm import errors
 
 WIRES = ("openai", "azure", "anthropic", "ollama", "embedded")
-MODES = ("complete", "acomplete", "stream", "astream")
+MODES = ("complete", "acomplete", "stream")
 STREAMS = ("stream", "astream")
 
 
