@@ -341,16 +341,6 @@ def test_a_config_edit_holds_from_the_next_call(api: Make, tmp_path: Path) -> No
         assert llm.complete("t", "hi").text == "from b"
 
 
-def test_two_managers_do_not_see_each_other(api: Make) -> None:
-    """Configuration, connections and closing belong to one manager."""
-    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
-    first, second = manager({"m": model("openai", a)}), manager({"m": model("openai", b)})
-    assert (first.complete("t", "hi").text, second.complete("t", "hi").text) == ("from a", "from b")
-    first.close()
-    assert second.complete("t", "hi").text == "from b"
-    second.close()
-
-
 @pytest.mark.parametrize("mode", MODES)
 async def test_only_the_cache_means_nobody_is_asked(api: Make, mode: str) -> None:
     """`cache="only"` sends nothing and spends nothing, whatever is stored."""

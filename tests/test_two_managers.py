@@ -1,0 +1,126 @@
+"""Two managers in one process do not see each other: files, keys, connections, limits, rest, money, log, prices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from manager_kit import Api, model
+
+from testronaut_llm import BudgetExceededError, LLMManager, NoReadyModelError, errors
+from testronaut_llm.circuit_breaker import FAILURES
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+Make = Callable[..., Api]
+Open = Callable[..., LLMManager]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens managers, each on an `llm.yaml` of its own with one task `t`; `None` writes nothing of a section."""
+    with ExitStack() as managers:
+
+        def make(name: str, row: dict[str, Any], *, task: dict[str, Any] | None = None, **sections: Any) -> LLMManager:
+            file = tmp_path / name / "llm.yaml"
+            file.parent.mkdir(exist_ok=True)
+            settings = {"models": "m", "cache": "off", "retries": 0, **(task or {})}
+            file.write_text(json.dumps({"models": {"m": row}, "tasks": {"t": settings}, **sections}))
+            return managers.enter_context(LLMManager(file))
+
+        yield make
+
+
+def test_each_asks_its_own_and_closes_its_own(api: Make, opened: Open) -> None:
+    """The same alias is two models, and the end of one manager is the end of its connections alone."""
+    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
+    first, second = opened("first", model("openai", a)), opened("second", model("openai", b))
+    assert (first.complete("t", "hi").text, second.complete("t", "hi").text) == ("from a", "from b")
+    first.close()
+    assert second.complete("t", "hi").text == "from b"
+
+
+def test_each_sends_its_own_key(api: Make, opened: Open, tmp_path: Path) -> None:
+    """One endpoint, two files with a key each: by turns each sends its own; the server notes its length."""
+    a = api("a", faults.good())
+    managers = []
+    for length in (20, 30):
+        key = tmp_path / f"key-{length}"
+        key.write_text("k" * length)
+        key.chmod(0o600)
+        managers.append(opened(f"with-{length}", model("openai", a, api_key_file=str(key))))
+    for manager in managers * 2:
+        manager.complete("t", "hi")
+    sent = [f"<{len('Bearer ') + length} characters>" for length in (20, 30)]
+    assert [one.headers["authorization"] for one in a.asked] == sent * 2
+
+
+def test_a_slot_of_one_is_no_slot_of_the_other(api: Make, opened: Open) -> None:
+    """An open stream holds the only slot of its manager: a second call there ends with its deadline."""
+    a = api("a", faults.good())
+    row = model("openai", a, limits={"concurrency": 1})
+    first, second = opened("first", row), opened("second", row)
+    with first.stream("t", "hi") as stream:
+        next(iter(stream))
+        assert second.complete("t", "hi", deadline=5).text
+        assert not first.route("t", "hi").candidates[0].reason.endswith("at once")
+
+
+def test_a_model_rests_for_who_saw_it_fail(api: Make, opened: Open) -> None:
+    """One manager leaves a failing model alone; another, which saw nothing of it, asks it at once."""
+    a = api("a", faults.error("server_error"))
+    first, second = opened("first", model("openai", a)), opened("second", model("openai", a))
+    for _ in range(FAILURES):
+        with pytest.raises(errors.AllModelsFailedError):
+            first.complete("t", "hi")
+    a.plan(faults.good())
+    with pytest.raises(errors.LLMError):
+        first.complete("t", "hi", deadline=0.5)
+    assert not a.asked
+    assert second.complete("t", "hi", deadline=3).text
+
+
+def test_each_file_has_its_own_budget(api: Make, opened: Open) -> None:
+    """What one spent to the last cent leaves the other all of its own, and each reports its own spending."""
+    a = api("a", faults.good())
+    row = model("openai", a)
+    first, second = (opened(name, row, task={"max_tokens": 10}, budget={"per_day": 0.0005}) for name in ("a1", "b1"))
+    while (left := first.route("t", "hi").kept) and first.spend().total.calls < 50:
+        first.complete("t", "hi")
+    assert not left
+    with pytest.raises(BudgetExceededError):
+        first.complete("t", "hi")
+    assert second.complete("t", "hi").text
+    assert (second.spend().total.cost or 0) < (first.spend().total.cost or 0)
+
+
+def test_each_logs_to_its_own_file(api: Make, opened: Open, tmp_path: Path) -> None:
+    """The `log:` of one file gets the calls of its manager, and no other's."""
+    row = model("openai", api("a", faults.good()))
+    first = opened("first", row, log={"file": "calls.jsonl"})
+    second = opened("second", row, log={"file": "calls.jsonl"})
+    silent = opened("silent", row)
+    first.complete("t", "hi", metadata={"who": "first"})
+    second.complete("t", "hi", metadata={"who": "second"})
+    silent.complete("t", "hi", metadata={"who": "silent"})
+    for name in ("first", "second"):
+        lines = (tmp_path / name / "calls.jsonl").read_text().splitlines()
+        assert {json.loads(line)["metadata.who"] for line in lines} == {name}
+    assert not (tmp_path / "silent" / "calls.jsonl").exists()
+
+
+def test_each_has_its_own_prices_and_rules(api: Make, opened: Open) -> None:
+    """The same model at another price costs what its own file says, and a private task of one is no other's."""
+    a = api("a", faults.good())
+    cheap = opened("cheap", model("openai", a, price={"input": 1, "output": 1}))
+    dear = opened("dear", model("openai", a, price={"input": 100, "output": 100}))
+    private = opened("private", model("openai", a), task={"private": True})
+    one, other = cheap.complete("t", "hi"), dear.complete("t", "hi")
+    assert one.cost is not None
+    assert other.cost == one.cost * 100
+    with pytest.raises(NoReadyModelError):
+        private.complete("t", "hi")
