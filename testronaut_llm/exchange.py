@@ -84,12 +84,17 @@ class Exchange:
         if self.abandoned:
             close()
 
+    def let_go(self) -> bool:
+        """The connection is no longer this attempt's; False where it was given up and so is closed, or about to be."""
+        self._close = None  # before the look at `abandoned`, which is set before the look at this
+        return not self.abandoned
+
     def abandon(self) -> None:
         """Gives the attempt up, from whichever thread: its connection closes, which ends the thread that reads."""
         self.abandoned = True
-        if self._close is not None:
+        if (close := self._close) is not None:
             with suppress(RuntimeError):
-                self._close()
+                close()
 
     def take(self, chunk: bytes) -> bytes:
         """Keeps a piece of the body.

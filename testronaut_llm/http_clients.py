@@ -43,7 +43,7 @@ class SyncClients:
             with suppress(ValueError):  # a generator closed by another thread: that context is gone
                 current.reset(tokens[0])
                 lent.reset(tokens[1])
-            self._put_back(key, http, client, usable=not exchange.abandoned and exchange.broke is None)
+            self._put_back(key, http, client, usable=exchange.let_go() and exchange.broke is None)
 
     def close(self) -> None:
         """Closes the idle clients; those in use close when they come back."""

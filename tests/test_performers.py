@@ -231,6 +231,20 @@ def test_leaving_a_stream_early_settles_and_closes(api: Make, wire: str) -> None
         assert _ends(lambda: _attempt_threads() == 0)
 
 
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_stream_left_when_all_had_come_costs_the_next_call_nothing(api: Make, wire: str) -> None:
+    """Its attempt has ended, and its connection may serve another one already: that one is left alone."""
+    a = api("a", faults.good("one two three"))
+    with manager({"m": model(wire, a)}) as llm:
+        for _ in range(3):
+            with llm.stream("t", "hi") as stream:
+                next(stream)
+                for thread in threading.enumerate():
+                    if thread.name == "testronaut-llm-attempt":
+                        thread.join(10)
+            assert llm.complete("t", "hi").text
+
+
 async def test_leaving_an_async_stream_early_settles(api: Make) -> None:
     """The same on an event loop."""
     a = api("a", faults.stalled_stream)
