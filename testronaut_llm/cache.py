@@ -118,7 +118,7 @@ class AnswerCache:
             raise
 
     def _trouble(self, error: Exception, *, rest: bool = False) -> None:
-        from testronaut_llm.cache_disk import is_corrupt
+        from testronaut_llm.cache_disk import is_corrupt, mend_of
 
         if is_corrupt(error):
             self._cache, self._suspect, self._rests_until = None, True, float("-inf")
@@ -127,7 +127,7 @@ class AnswerCache:
         kind = type(error).__name__
         if kind not in self._warned:
             self._warned.add(kind)
-            mend = f"the calls go on without it; if it stays, move it away: mv {self.folder} {self.folder}.old"
+            mend = f"the calls go on without it; {mend_of(error, self.folder)}"
             logger().warning("cache_trouble", folder=str(self.folder), fault=f"{kind}: {error}", mend=mend)
 
 

@@ -6,6 +6,7 @@ all values stand in the SQLite file as text, so a row of any other kind is none 
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,18 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
 def is_corrupt(error: BaseException) -> bool:
     """Does only a new file help?"""
     return isinstance(error, CorruptFileError) or getattr(error, "sqlite_errorname", "").startswith(_CORRUPT)
+
+
+def mend_of(error: BaseException, folder: Path) -> str:
+    """What helps against this trouble with a store: rights, room, or a fresh beginning."""
+    name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return f"make it yours to write: chmod -R u+rwX {folder}"
+    if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return f"make room on its disk: df -h {folder}"
+    if isinstance(error, diskcache.Timeout | filelock.Timeout) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"another process holds it: fuser -v {folder / FILE} names that one"
+    return f"to begin anew: mv {folder} {folder}.old"
 
 
 def _probe(file: Path, *, whole: bool) -> None:

@@ -148,7 +148,9 @@ class CacheFiles:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            mend = f"to begin anew: mv {self.folder} {self.folder}.old"
+            from testronaut_llm.cache_disk import mend_of
+
+            mend = mend_of(error, self.folder)
             raise ConfigError(f"the cache in {self.folder} cannot be used: {error}; {mend}") from None
 
 

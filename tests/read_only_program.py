@@ -1,0 +1,90 @@
+"""The whole program in folders that it may not write to: for `test_read_only.py`.
+
+Run as `read_only_program.py FILE`: prints, for each thing that was tried, how it ended and what it said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import sys
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+
+from testronaut_llm import LLMError, LLMManager
+from testronaut_llm.cli import main as run_command
+
+_PR_CAPBSET_DROP = 24
+_OVERRIDES = (1, 2, 3)
+"""Linux capabilities that let root pass over a file's mode: DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER."""
+
+COMMANDS = (
+    ("run", "t", "Say hello."),
+    ("run", "t", "Say hello.", "--stream", "--no-cache"),
+    ("route", "t", "Say hello."),
+    ("check",),
+    ("compare", "Say hello.", "--models", "m", "--task", "t"),
+    ("spend",),
+    ("spend", "--html", "spend.html"),
+    ("spend", "prune", "--older-than", "1d"),
+    ("cache", "stats"),
+    ("cache", "clear", "--yes"),
+    ("cache", "export", "answers.jsonl"),
+    ("config", "show"),
+    ("config", "set", "tasks.t.max_tokens", "7"),
+    ("init", "--force"),
+    ("trust",),
+    ("models", "list"),
+    ("models", "pull", "embedded/tiny-random"),
+    ("models", "prune", "--yes"),
+    ("prices", "show", "m"),
+    ("prices", "update", "table.json"),
+    ("export", "litellm-proxy", "--out", "proxy.yaml"),
+)
+
+
+def obey_modes() -> None:
+    """Gives up, for this process and what it starts, root's power to write where the mode forbids it."""
+    libc = ctypes.CDLL(None)
+    for capability in _OVERRIDES:
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def attempt(work: object) -> tuple[int, str]:
+    try:
+        return 0, str(work())  # type: ignore[operator]
+    except LLMError as error:
+        return 1, f"{error.code}: {error}"
+    except BaseException:
+        return -1, traceback.format_exc()
+
+
+def command(arguments: tuple[str, ...]) -> tuple[int, str]:
+    said = io.StringIO()
+    sys.argv = ["testronaut-llm", *arguments]
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            run_command()
+        except SystemExit as end:
+            return int(end.code or 0), said.getvalue()
+        except BaseException:
+            return -1, traceback.format_exc()
+    return 0, said.getvalue()
+
+
+def main(file: str) -> None:
+    found: dict[str, tuple[int, str]] = {}
+    with LLMManager(file) as llm:
+        found["complete"] = attempt(lambda: llm.complete("t", "hi").text)
+        found["again"] = attempt(lambda: llm.complete("t", "hi").text)
+        found["stream"] = attempt(lambda: "".join(llm.stream("t", "hello")))
+        found["paid"] = attempt(lambda: llm.complete("t", "hi", max_cost="0.5", cache="off").text)
+        found["batch"] = attempt(lambda: [type(one).__name__ for one in llm.batch("t", ["a", "b"])])
+    for arguments in COMMANDS:
+        found[" ".join(arguments)] = command(arguments)
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
