@@ -23,8 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (setup, ask, route, compare, check, demo, models, spend, config, prices, cache, export):
-    module.register(app)
+for command in (setup.init, ask.run, route.route, compare.compare, check.check, demo.demo, config.trust):
+    app.command()(command)
+for module in (models, spend, config, prices, cache, export):
+    app.add_typer(module.group)
 
 
 def main() -> None:

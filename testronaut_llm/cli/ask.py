@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,18 +10,13 @@ import typer
 
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.models import offer
-from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile
+from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
 from testronaut_llm.cli.spend import bill, billed
-from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from testronaut_llm.records import Answer
     from testronaut_llm.streams import Stream
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("run")(run)
 
 
 def run(
@@ -123,32 +117,3 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None:
         return read_text(file)
     return sys.stdin.read() if prompt == "-" else str(prompt)
-
-
-def read_schema(file: Path | None) -> Any:
-    """The JSON Schema in a file; None without one.
-
-    Raises:
-        ConfigError: the file holds none.
-    """
-    if file is None:
-        return None
-    try:
-        schema = json.loads(read_text(file))
-    except ValueError as error:
-        raise ConfigError(f"{file} is no JSON: {error}", file=str(file)) from None
-    if not isinstance(schema, dict):
-        raise ConfigError(f"{file} holds {type(schema).__name__}; expected a JSON Schema object", file=str(file))
-    return schema
-
-
-def read_text(file: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}", file=str(file)) from None

@@ -16,13 +16,10 @@ from testronaut_llm.cli.options import AsJson, ConfigFile, age
 if TYPE_CHECKING:
     from testronaut_llm.cache_files import CacheFiles
 
-group = typer.Typer(no_args_is_help=True, help="Look at the kept answers, forget them, carry them elsewhere.")
+group = typer.Typer(
+    name="cache", no_args_is_help=True, help="Look at the kept answers, forget them, carry them elsewhere."
+)
 Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.add_typer(group, name="cache")
 
 
 @group.command("stats")

@@ -32,11 +32,6 @@ class ModelReport:
     live: str | None = None
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("check")(check)
-
-
 def check(
     live: Annotated[bool, typer.Option("--live", help="Send one token to each ready model; this costs money.")] = False,
     as_json: AsJson = False,

@@ -11,9 +11,8 @@ import typer
 from testronaut_llm.amounts import usd
 from testronaut_llm.call_builder import Prompt
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.ask import read_schema, read_text
 from testronaut_llm.cli.batch_file import prompt_of
-from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile
+from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
@@ -22,11 +21,6 @@ from testronaut_llm.records import Answer, CacheMode
 COLUMNS = ("model", "answer")
 TOTALS = ("model", "answered", "failed", "obey the schema", "cost", "seconds")
 _PATHS_SHOWN = 10
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("compare")(compare)
 
 
 def compare(

@@ -11,13 +11,7 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError
 
-group = typer.Typer(no_args_is_help=True, help="Show and edit llm.yaml.")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.add_typer(group, name="config")
-    app.command("trust")(trust)
+group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 
 
 @group.command("show")

@@ -50,11 +50,6 @@ VERDICT = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("demo")(demo)
-
-
 def demo(
     live: Annotated[bool, typer.Option("--live", help="Use your own llm.yaml; this may cost money.")] = False,
 ) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import ConfigFile
+from testronaut_llm.cli.options import ConfigFile, writing
 from testronaut_llm.errors import ConfigError
 
 if TYPE_CHECKING:
     from testronaut_llm.proxy_export import ProxyExport
 
-group = typer.Typer(no_args_is_help=True, help="Write llm.yaml in another program's words.")
+group = typer.Typer(name="export", no_args_is_help=True, help="Write llm.yaml in another program's words.")
 
 _HEAD = """\
 # For the LiteLLM proxy, made from llm.yaml by `testronaut-llm export litellm-proxy`:
@@ -24,11 +25,6 @@ _HEAD = """\
 #
 # With LITELLM_PROXY_API_BASE and LITELLM_PROXY_API_KEY set, these rows of llm.yaml go through it:
 """
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.add_typer(group, name="export")
 
 
 @group.callback()
@@ -46,6 +42,7 @@ def litellm_proxy(
 
     What the proxy has no place for stays in llm.yaml, and is said line by line on stderr.
     """
+    from testronaut_llm.atomic_file import write_atomically
     from testronaut_llm.config_draft import MODEL_VARIABLE
     from testronaut_llm.config_file import find_config, parse_config, read_text
     from testronaut_llm.proxy_export import proxy_export
@@ -56,37 +53,20 @@ def litellm_proxy(
     found = find_config(config)
     text = read_text(found.path)
     made = proxy_export(parse_config(text, found), read_yaml(text).data, redis=redis)
-    _write(_in_yaml(made), out)
+    if out is None:
+        screen.out(_in_yaml(made).rstrip("\n"))
+    else:
+        with writing(out):
+            write_atomically(out, _in_yaml(made))
     screen.note(f"from {found.path}; what stays in llm.yaml, or needs a look:")
     for line in made.stays:
         screen.note(f"  {line}")
 
 
 def _in_yaml(made: ProxyExport) -> str:
-    rows = "".join(f"#   {name}: {_flow(row)}\n" for name, row in made.rows.items())
-    return _HEAD + rows + _block(made.document)
-
-
-def _flow(value: Any) -> str:
     import yaml
 
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000, allow_unicode=True).rstrip()
-
-
-def _block(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-
-
-def _write(text: str, out: Path | None) -> None:
-    if out is None:
-        screen.out(text.rstrip("\n"))
-        return
-    from testronaut_llm.atomic_file import write_atomically
-
-    try:
-        write_atomically(out, text)
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error}", file=str(out)) from None
-    screen.note(f"wrote {out}")
+    dump = functools.partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
+    flow = functools.partial(dump, default_flow_style=True, width=1000)
+    rows = "".join(f"#   {name}: {flow(row)}" for name, row in made.rows.items())
+    return f"{_HEAD}{rows}{dump(made.document)}"

@@ -1,12 +1,16 @@
-"""Options that several commands share, worded once."""
+"""Options that several commands share, worded once, and the files that they name."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -34,3 +38,46 @@ def age(older_than: str) -> float:
         return seconds(older_than)
     except ValueError as error:
         raise ConfigError(f"--older-than is {older_than!r}; {error}") from None
+
+
+def read_schema(file: Path | None) -> Any:
+    """The JSON Schema in a file; None without one.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
+    if file is None:
+        return None
+    try:
+        schema = json.loads(read_text(file))
+    except ValueError as error:
+        raise ConfigError(f"{file} is no JSON: {error}", file=str(file)) from None
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{file} holds {type(schema).__name__}; expected a JSON Schema object", file=str(file))
+    return schema
+
+
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}", file=str(file)) from None
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Says that the file was written, once the block has done it.
+
+    Raises:
+        ConfigError: it could not be.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error}", file=str(file)) from None
+    screen.note(f"wrote {file}")

@@ -9,12 +9,7 @@ import typer
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 
-group = typer.Typer(no_args_is_help=True, help="Show prices and refresh the table.")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.add_typer(group, name="prices")
+group = typer.Typer(name="prices", no_args_is_help=True, help="Show prices and refresh the table.")
 
 
 @group.command("show")

@@ -79,9 +79,8 @@ def _pull_from_ollama(name: str, row: ModelConfig | None, report: Callable[[Prog
     from testronaut_llm.local.inspection import ollama_template
     from testronaut_llm.local.ollama_provider import OllamaServer
     from testronaut_llm.local.ollama_pull import pull
-    from testronaut_llm.model_config import ModelConfig
 
-    with OllamaServer.of(row or ModelConfig(alias=name, model=f"ollama/{name}")) as server:
+    with OllamaServer.of(row) as server:
         pull(server, name, report=report)
         screen.note(f"ollama/{name}: pulled")
         with suppress(LocalModelError):  # an older server does not show models; it is pulled all the same

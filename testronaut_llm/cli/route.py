@@ -16,11 +16,6 @@ SECONDS = "seconds"
 """Shown where a local model was measured; see `models bench`."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("route")(route)
-
-
 def route(
     task: Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")],
     prompt: Annotated[str, typer.Argument(help="The prompt to estimate for.")] = "",

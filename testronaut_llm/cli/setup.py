@@ -11,11 +11,6 @@ from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LLMError
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("init")(init)
-
-
 def init(
     file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("llm.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -52,10 +47,9 @@ def init(
 def _of_ollama() -> list[str]:
     """The models that a running Ollama has, each as the row that a file would name it by."""
     from testronaut_llm.local.ollama_provider import OllamaServer
-    from testronaut_llm.model_config import ModelConfig
 
     try:
-        with OllamaServer.of(ModelConfig(alias="any", model="ollama/any")) as server:
+        with OllamaServer.of() as server:
             names = [one.name for one in server.models()]
     except LLMError:
         return []

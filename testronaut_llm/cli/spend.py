@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +14,8 @@ import typer
 
 from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
-from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
+from testronaut_llm.cli.options import AsJson, ConfigFile, writing
+from testronaut_llm.errors import InvalidRequestError, LLMError
 
 if TYPE_CHECKING:
     from testronaut_llm.ledger_report import LimitState, Spend, Totals
@@ -25,12 +25,7 @@ COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache",
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20
 
-group = typer.Typer(invoke_without_command=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.add_typer(group, name="spend")
+group = typer.Typer(name="spend", invoke_without_command=True)
 
 
 @group.callback()
@@ -59,7 +54,10 @@ def spend(
     elif as_csv:
         screen.out(_csv(found).rstrip("\n"))
     elif html is not None:
-        _write(html, found)
+        from testronaut_llm.cli.spend_page import page
+
+        with writing(html):
+            html.write_text(page(found), "utf-8")
     else:
         _show(found)
 
@@ -103,15 +101,11 @@ def _show(found: Spend) -> None:
         screen.note(f"nothing has been spent{f' since {found.since}' if found.since else ''} for {found.scope}")
     for title, sums in (("day", found.by_day), ("task", found.by_task), ("model", found.by_model)):
         if sums:
-            rows = [*_rows(sums), ("all", *_cells(found.total))]
+            rows = [(name, *_cells(totals)) for name, totals in (*sums.items(), ("all", found.total))]
             screen.table(f"by {title}: {found.scope}", (title, *COLUMNS), rows)
             screen.out("")
     if found.limits:
         screen.table("budgets", _LIMITS, map(_limit, found.limits))
-
-
-def _rows(sums: Mapping[str, Totals]) -> Sequence[tuple[str, ...]]:
-    return [(name, *_cells(totals)) for name, totals in sums.items()]
 
 
 def _cells(totals: Totals) -> tuple[str, ...]:
@@ -142,21 +136,11 @@ def _hours(seconds: float | None) -> str:
 
 
 def _csv(found: Spend) -> str:
-    text = io.StringIO()
-    rows = [{"day": r.day, "task": r.task, "model": r.model, **asdict(r.totals)} for r in found.rows]
     from testronaut_llm.ledger_report import Totals
 
+    text = io.StringIO()
+    rows = [{"day": r.day, "task": r.task, "model": r.model, **asdict(r.totals)} for r in found.rows]
     writer = csv.DictWriter(text, ("day", "task", "model", *asdict(Totals())), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: f"{v:f}" if hasattr(v, "scaleb") else v for name, v in row.items()} for row in rows)
     return text.getvalue()
-
-
-def _write(file: Path, found: Spend) -> None:
-    from testronaut_llm.cli.spend_page import page
-
-    try:
-        file.write_text(page(found), "utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error}", file=str(file)) from None
-    screen.note(f"wrote {file}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from testronaut_llm.credentials import resolve_key
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.providers.endpoint import is_loopback
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ollama import ChatResponse, Client
     from pydantic import SecretStr
 
-    from testronaut_llm.model_config import ModelConfig
 
 T = TypeVar("T")
 
@@ -35,6 +35,9 @@ _LOADING = 600.0
 
 class OllamaServer:
     """One Ollama server. A context manager; opens its connection at the first question.
+
+    Each question raises `LocalModelError` where no Ollama answers, or where it has not the model that is asked for; the
+    message names the command that mends it.
 
     Args:
         url: where it is, such as `http://127.0.0.1:11434`.
@@ -47,12 +50,13 @@ class OllamaServer:
         self._http: httpx.Client | None = None
 
     @classmethod
-    def of(cls, model: ModelConfig, *, trusted: bool = True) -> OllamaServer:
-        """The server that a model's row names.
+    def of(cls, model: ModelConfig | None = None, *, trusted: bool = True) -> OllamaServer:
+        """The server that a model's row names; without one, the usual server.
 
         Raises:
             MissingCredentialError: its key cannot be had, or may not be sent there.
         """
+        model = model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
         return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider, trusted=trusted))
 
@@ -71,52 +75,28 @@ class OllamaServer:
             self._http = None
 
     def version(self) -> str:
-        """What the server calls itself.
-
-        Raises:
-            LocalModelError: no Ollama answers there; the message names the command that starts it.
-        """
+        """What the server calls itself."""
         return str(self._ask("GET", "/api/version").get("version", ""))
 
     def models(self) -> tuple[OllamaModel, ...]:
-        """The models that it has.
-
-        Raises:
-            LocalModelError: no Ollama answers there.
-        """
+        """The models that it has."""
         return tuple(map(OllamaModel.of, self._ask("GET", "/api/tags").get("models") or ()))
 
     def find(self, name: str) -> OllamaModel | None:
-        """The model of that name, `:latest` implied; None where it is not pulled.
-
-        Raises:
-            LocalModelError: no Ollama answers there.
-        """
+        """The model of that name, `:latest` implied; None where it is not pulled."""
         wanted = full_name(name).lower()
         return next((model for model in self.models() if full_name(model.name).lower() == wanted), None)
 
     def loaded(self) -> tuple[LoadedModel, ...]:
-        """The models in its memory.
-
-        Raises:
-            LocalModelError: no Ollama answers there.
-        """
+        """The models in its memory."""
         return tuple(map(LoadedModel.of, self._ask("GET", "/api/ps").get("models") or ()))
 
     def show(self, name: str) -> ModelDetails:
-        """What a model is and can do.
-
-        Raises:
-            LocalModelError: it is not pulled, or no Ollama answers there.
-        """
+        """What a model is and can do."""
         return ModelDetails.of(self._ask("POST", "/api/show", {"model": name}))
 
     def remove(self, name: str) -> None:
-        """Deletes a model.
-
-        Raises:
-            LocalModelError: it is not there, or no Ollama answers there.
-        """
+        """Deletes a model."""
         self._act(name, lambda client: client.delete(name))
 
     def load(self, name: str, *, keep_alive: str | int | None = None, num_ctx: int | None = None) -> None:
@@ -126,29 +106,18 @@ class OllamaServer:
             name: the model.
             keep_alive: how long it stays: `10m`, seconds, negative for ever (the server's default).
             num_ctx: tokens of context to load it with (the server's default).
-
-        Raises:
-            LocalModelError: it is not there or does not fit, or no Ollama answers there.
         """
         options = None if num_ctx is None else {"num_ctx": num_ctx}
         self._act(name, lambda client: client.generate(name, keep_alive=keep_alive, options=options))
 
     def timed_chat(self, name: str, prompt: str, *, answer_tokens: int, num_ctx: int | None = None) -> ChatResponse:
-        """One answer at temperature 0, with the server's own counts and durations (nanoseconds).
-
-        Raises:
-            LocalModelError: it is not there, or no Ollama answers there.
-        """
+        """One answer at temperature 0, with the server's own counts and durations (nanoseconds)."""
         options = {"num_predict": answer_tokens, "temperature": 0, **({"num_ctx": num_ctx} if num_ctx else {})}
         messages = [{"role": "user", "content": prompt}]
         return self._act(name, lambda client: client.chat(name, messages=messages, options=options))
 
     def unload(self, name: str) -> None:
-        """Takes a model out of memory.
-
-        Raises:
-            LocalModelError: it is not there, or no Ollama answers there.
-        """
+        """Takes a model out of memory."""
         self.load(name, keep_alive=0)
 
     def client(self, *, silence: float | None = None) -> Client:
