@@ -9,10 +9,11 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, OutputTruncatedError
 from testronaut_llm.local import inspection
+from testronaut_llm.local.inspection import Found, Outcome
 from testronaut_llm.local.tiny_model import WORDS
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.provider_registry import provider_of
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.model_config import ModelConfig
 
-Outcome = Literal["pass", "fail", "skipped"]
-Found = tuple[Outcome, str]
 SKIPPED: Outcome = "skipped"
 
 PROMPT = "Say hello in one short sentence."
@@ -88,14 +87,6 @@ def verify(llm: LLMManager) -> Iterator[Finding]:
         yield Finding(check=check, outcome=outcome, why=why)
 
 
-def _digest(_: LLMManager, model: ModelConfig) -> Found:
-    return inspection.digest(model)
-
-
-def _template(_: LLMManager, model: ModelConfig) -> Found:
-    return inspection.template(model)
-
-
 def _loads(llm: LLMManager, _: ModelConfig) -> Found:
     llm.warm_up()
     began = time.perf_counter()
@@ -149,8 +140,8 @@ def _embeds(llm: LLMManager, _: ModelConfig) -> Found:
 
 
 _CHECKS: dict[str, Callable[[LLMManager, ModelConfig], Found]] = {
-    "digest": _digest,
-    "chat template": _template,
+    "digest": lambda _, model: inspection.digest(model),
+    "chat template": lambda _, model: inspection.template(model),
     "loads": _loads,
     "answers": _answers,
     "stops": _stops,

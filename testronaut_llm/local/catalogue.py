@@ -10,25 +10,20 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from testronaut_llm.local.download import Wanted
+
 FILE = Path(__file__).with_name("catalogue.json")
 DEFAULT = "smollm2-135m"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueEntry:
-    """A model, where it comes from and what it must be when it arrives."""
+class CatalogueEntry(Wanted):
+    """A model that is wanted, and what a person chooses by."""
 
-    name: str
-    source: str
-    license: str
     about: str
     quality: int
     context: int
     memory: int
-    size: int | None = None
-    sha256: str | None = None
-    wheel_size: int | None = None
-    wheel_sha256: str | None = None
 
 
 def catalogue() -> dict[str, CatalogueEntry]:

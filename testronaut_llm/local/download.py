@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.paths import made
 
 MARGIN = 64 * 2**20
 
@@ -58,6 +60,34 @@ def public(url: str) -> str:
     """`url` without user, password and query."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def pull_again(name: str) -> str:
+    """The command that replaces a damaged embedded model."""
+    return f"testronaut-llm models remove embedded/{name} && testronaut-llm models pull embedded/{name}"
+
+
+@contextmanager
+def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
+    """Hold the lock of `file`, against other threads and processes; `waiting` is called if it is taken.
+
+    Raises:
+        filelock.Timeout: it was taken for all of `timeout` seconds (negative: wait as long as it takes).
+    """
+    import filelock
+
+    made(file.parent)
+    lock = filelock.FileLock(file)
+    try:
+        taken = lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if timeout == 0:
+            raise
+        if waiting:
+            waiting()
+        taken = lock.acquire(timeout=timeout)
+    with taken:
+        yield
 
 
 def size_of(file: Path) -> int:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
+from testronaut_llm.local.download import pull_again
 
 KEPT_LINES, LINE_LENGTH = 40, 1000
 KEPT_VARIABLES = (
@@ -68,7 +69,7 @@ class EmbeddedProcess:
         self.stop()
         raise LocalModelError(
             f"embedded/{self.name} could not be started: {reason}. The file: {self.settings.model}. If it is damaged: "
-            f"testronaut-llm models remove embedded/{self.name} && testronaut-llm models pull embedded/{self.name}",
+            f"{pull_again(self.name)}",
             provider="embedded",
         )
 

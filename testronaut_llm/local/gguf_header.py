@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.download import pull_again
 
 STRING, ARRAY = 8, 9
 FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -46,8 +47,7 @@ def read_header(path: Path) -> GgufHeader:
             return _header(_metadata(data), len(data))
     except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise LocalModelError(
-            f"{str(path)!r} is not a usable GGUF model ({_reason(error)}). Fetch it again: "
-            f"testronaut-llm models remove embedded/{path.stem} && testronaut-llm models pull embedded/{path.stem}"
+            f"{str(path)!r} is not a usable GGUF model ({_reason(error)}). Fetch it again: {pull_again(path.stem)}"
         ) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import sha256_of
+from testronaut_llm.local.download import pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.ollama_provider import OllamaServer, not_pulled
@@ -14,7 +14,8 @@ from testronaut_llm.provider_registry import provider_of
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
 
-Found = tuple[Literal["pass", "fail", "skipped"], str]
+Outcome = Literal["pass", "fail", "skipped"]
+Found = tuple[Outcome, str]
 
 NO_TEMPLATE = (
     "{what}: it gets its prompts without the marks it was trained on, and talks nonsense; take one that was packed "
@@ -39,7 +40,7 @@ def digest(model: ModelConfig) -> Found:
         raise LocalModelError(f"it is not on this machine; testronaut-llm models pull {model.model}")
     really = sha256_of(path)
     if really != stored.sha256:
-        again = f"testronaut-llm models remove {model.model} && testronaut-llm models pull {model.model}"
+        again = pull_again(model.name)
         return "fail", f"the file has sha256 {really[:12]}, and had {stored.sha256[:12]} when it was stored; {again}"
     return _pinned(model, really, "as it was when it was stored")
 

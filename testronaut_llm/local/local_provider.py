@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
 from testronaut_llm.local.catalogue import catalogue
+from testronaut_llm.local.download import pull_again
 from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
@@ -51,6 +52,12 @@ class _Seat:
     used: float = 0.0
     idle: float = IDLE_SECONDS
     timer: threading.Timer | None = None
+
+    def stop(self) -> None:
+        """End its server, if there is one; the caller holds the lock."""
+        if self.process:
+            self.process.stop()
+            self.process = None
 
 
 class _Seats(dict[Key, _Seat]):
@@ -88,13 +95,12 @@ class EmbeddedRunner:
         Raises:
             LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says what mends it.
         """
-        seat = self._seat((model.name, embeddings, model.num_ctx, slots))
+        with self._seats.lock:
+            seat = self._seats.setdefault((model.name, embeddings, model.num_ctx, slots), _Seat())
         with seat.lock:
             seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
             if seat.process is None or not seat.process.alive:
-                if seat.process:
-                    seat.process.stop()
-                    seat.process = None
+                seat.stop()
                 seat.process = self._start(model, embeddings, slots)
                 _arm(seat, seat.idle)
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
@@ -118,10 +124,6 @@ class EmbeddedRunner:
         """End all servers. The runner can be used again."""
         _stop_all(self._seats)
 
-    def _seat(self, key: Key) -> _Seat:
-        with self._seats.lock:
-            return self._seats.setdefault(key, _Seat())
-
     def _start(self, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
         missing = embedded_missing(model, store=self._store)
         if missing:
@@ -139,13 +141,13 @@ class EmbeddedRunner:
         if stored and header.size != stored.size:
             raise LocalModelError(
                 f"embedded/{model.name} has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. "
-                f"Fetch it again: {_again(model.name)}",
+                f"Fetch it again: {pull_again(model.name)}",
                 provider="embedded",
             )
         if stored and model.digest and not stored.sha256.startswith(model.digest.removeprefix("sha256:")):
             raise LocalModelError(
                 f"embedded/{model.name} has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: "
-                f"{model.digest}. Correct the line, or fetch the model again: {_again(model.name)}",
+                f"{model.digest}. Correct the line, or fetch the model again: {pull_again(model.name)}",
                 provider="embedded",
             )
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
@@ -195,10 +197,6 @@ def embedded_context(model: ModelConfig, *, store: ModelStore | None = None) -> 
     return min(wanted, stored.context or wanted) if stored else None
 
 
-def _again(name: str) -> str:
-    return f"testronaut-llm models remove embedded/{name} && testronaut-llm models pull embedded/{name}"
-
-
 def _idle_seconds(keep_alive: object, default: float) -> float:
     """Ollama's form of a duration ("10m", seconds, negative: for ever) in seconds."""
     if keep_alive is None:
@@ -230,8 +228,7 @@ def _retire(seat: _Seat) -> None:
         if left > 0:
             _arm(seat, left)
         else:
-            seat.process.stop()
-            seat.process = None
+            seat.stop()
 
 
 def _stop_if_idle(seat: _Seat) -> bool:
@@ -241,8 +238,7 @@ def _stop_if_idle(seat: _Seat) -> bool:
     try:
         if seat.process is None or not seat.process.alive or seat.process.busy():
             return False
-        seat.process.stop()
-        seat.process = None
+        seat.stop()
         return True
     finally:
         seat.lock.release()
@@ -255,9 +251,7 @@ def _stop_all(seats: _Seats) -> None:
         with seat.lock:
             if seat.timer:
                 seat.timer.cancel()
-            if seat.process:
-                seat.process.stop()
-                seat.process = None
+            seat.stop()
 
 
 def _disown(reference: weakref.ref[_Seats]) -> None:

@@ -137,15 +137,7 @@ def _from_catalogue(name: str, alias: str | None) -> Wanted:
             f"there is no {name!r} in the catalogue{f', did you mean {close[0]!r}?' if close else '.'} "
             f"It holds: {', '.join(entries)}. Anything else by its address: hf://owner/repo/file.gguf"
         )
-    return Wanted(
-        name=checked_name(alias or name),
-        source=entry.source,
-        sha256=entry.sha256,
-        size=entry.size,
-        license=entry.license,
-        wheel_sha256=entry.wheel_sha256,
-        wheel_size=entry.wheel_size,
-    )
+    return replace(entry, name=checked_name(alias or name))
 
 
 def _name_of(path: str) -> str:

@@ -44,9 +44,8 @@ def remove(store: ModelStore, one: Dispensable) -> bool:
 
     if one.stored:
         return store.remove(one.name)
-    lock = filelock.FileLock(store.lock_file(f"pull-{one.name}"))
     try:
-        with lock.acquire(timeout=0):
+        with store.locked(f"pull-{one.name}", timeout=0):
             if one.path.is_dir():
                 shutil.rmtree(one.path, ignore_errors=True)
             else:

