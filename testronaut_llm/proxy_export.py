@@ -77,7 +77,8 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
         redis: share answers and counters through the Redis at REDIS_URL.
     """
     rows = (written or {}).get("models") or {}
-    models = {name: config.model(name) for name in _names(config)}
+    listed = (name for task in config.tasks.values() for name in task.models)  # some as `provider/model`
+    models = {name: config.model(name) for name in dict.fromkeys([*config.models, *listed])}
     found = {name: deployment_of(model, rows.get(name) or {}, config.limits) for name, model in models.items()}
     there = {name: one for name, one in found.items() if one.params is not None}
     router, tasks_stay = _router(config, there)
@@ -89,7 +90,10 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
     prices = PriceTable.load()
     return ProxyExport(
         document={
-            "model_list": [_listed(name, one) for name, one in there.items()],
+            "model_list": [
+                {"model_name": name, "litellm_params": one.params} | ({"model_info": one.info} if one.info else {})
+                for name, one in there.items()
+            ],
             "router_settings": router,
             "litellm_settings": litellm,
             "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
@@ -102,15 +106,6 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
             *_rest(config, {name: models[name] for name in there}, redis=redis),
         ],
     )
-
-
-def _names(config: LLMConfig) -> list[str]:
-    """Each model's name: those of `models`, then what tasks write out as `provider/model`."""
-    return list(dict.fromkeys([*config.models, *(name for task in config.tasks.values() for name in task.models)]))
-
-
-def _listed(name: str, found: Deployment) -> dict[str, Any]:
-    return {"model_name": name, "litellm_params": found.params} | ({"model_info": found.info} if found.info else {})
 
 
 def _router(
@@ -205,22 +200,22 @@ def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
         row["price"] = {name: float(rate) for name, rate in model.price.model_dump(exclude_none=True).items()}
     elif is_local(model):
         row["price"] = {"input": 0, "output": 0}
-    elif base := next(filter(None, (_priced_as(name, model, prices) for name in _bases(model))), None):
+    elif base := next((name for name in _bases(model) if _has_price(name, model, prices)), None):
         row["base_model"] = base
     window = model.num_ctx or model.context_window
-    kept = {"quality": model.quality, "context_window": window, "max_output": model.max_output}
-    kept |= {"dimensions": model.dimensions}
+    kept = {"quality": model.quality, "context_window": window}
+    kept |= {"max_output": model.max_output, "dimensions": model.dimensions}
     return row | {name: value for name, value in kept.items() if value is not None}
 
 
 def _bases(model: ModelConfig) -> tuple[str, ...]:
     if model.base_model is None:
         return (model.model,)
-    return (
-        (model.base_model,) if "/" in model.base_model else (f"azure/{model.base_model}", f"openai/{model.base_model}")
-    )
+    if "/" in model.base_model:
+        return (model.base_model,)
+    return f"azure/{model.base_model}", f"openai/{model.base_model}"
 
 
-def _priced_as(name: str, model: ModelConfig, prices: PriceTable) -> str | None:
-    asked = model.model_copy(update={"model": f"{PROXY}/{model.alias}", "base_model": name})
-    return name if prices.price(asked) is not None else None
+def _has_price(base: str, model: ModelConfig, prices: PriceTable) -> bool:
+    asked = model.model_copy(update={"model": f"{PROXY}/{model.alias}", "base_model": base})
+    return prices.price(asked) is not None

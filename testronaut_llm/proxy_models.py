@@ -6,7 +6,7 @@ No key and no value of a variable is ever written, only `os.environ/NAME`, which
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ _WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _MILLION = Decimal(1_000_000)
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "concurrency": "max_parallel_requests"}
 
+Stays = list[tuple[str, str]]
+
 STAYS = {
     "quality": "llm.yaml goes on choosing by it",
     "local": "llm.yaml goes on saying where private text may go",
@@ -40,7 +42,7 @@ class Deployment:
 
     params: dict[str, Any] | None = None
     info: dict[str, Any] = field(default_factory=dict)
-    stays: list[tuple[str, str]] = field(default_factory=list)
+    stays: Stays = field(default_factory=list)
 
 
 def deployment_of(model: ModelConfig, written: Mapping[str, Any], limits: Mapping[str, LimitConfig]) -> Deployment:
@@ -51,22 +53,26 @@ def deployment_of(model: ModelConfig, written: Mapping[str, Any], limits: Mappin
         written: its section as the file has it, `${VAR}` not filled; empty for `provider/model` in a task.
         limits: those of the whole file.
     """
-    found = Deployment(stays=[(name, why) for name, why in STAYS.items() if name in model.model_fields_set])
+    stays = [(name, why) for name, why in STAYS.items() if name in model.model_fields_set]
     if why := _cannot_go(model):
-        found.stays.insert(0, ("model", why))
-        return found
+        return Deployment(stays=[("model", why), *stays])
     provider = provider_of(model)
-    found.params = {"model": f"{provider.litellm_prefix}/{model.name}"}
-    _endpoint(found, model, provider, written)
-    _key(found, model, provider)
-    _settings(found, model, provider)
-    _extra(found, model, provider, written)
-    found.params |= _limits(model, provider, limits) | (_price(model.price) if model.price else {})
+    params = {
+        "model": f"{provider.litellm_prefix}/{model.name}",
+        **dict(_endpoint(model, provider, written, stays)),
+        **dict(_key(model, provider, stays)),
+        **dict(_settings(model, provider, stays)),
+        **dict(_extra(model, provider, written, stays)),
+        **_limits(model, provider, limits),
+        **(_price(model.price) if model.price else {}),
+    }
     told = {"base_model": model.base_model, "max_input_tokens": model.context_window}
     told |= {"max_output_tokens": model.max_output, "mode": "embedding" if model.dimensions else None}
-    found.info = {name: value for name, value in told.items() if value is not None}
-    _unset(found, model)
-    return found
+    if lost := [name for name in model.unset if f"os.environ/{name}'" not in str(params)]:
+        stays.append(("unset", f"{', '.join(lost)} is not set here, so what it fills is left out"))
+    return Deployment(
+        params=params, info={name: value for name, value in told.items() if value is not None}, stays=stays
+    )
 
 
 def limited_by(model: ModelConfig, provider: Provider, limits: Mapping[str, LimitConfig]) -> list[str]:
@@ -89,75 +95,68 @@ def _cannot_go(model: ModelConfig) -> str | None:
     return None
 
 
-def _endpoint(found: Deployment, model: ModelConfig, provider: Provider, written: Mapping[str, Any]) -> None:
-    assert found.params is not None  # noqa: S101 - the caller has just made it
+def _endpoint(
+    model: ModelConfig, provider: Provider, written: Mapping[str, Any], stays: Stays
+) -> Iterable[tuple[str, str]]:
     base, text = base_of(model, provider), str(written.get("api_base") or "")
     if "${" in text:
         if whole := _WHOLE.fullmatch(text):
-            found.params["api_base"] = f"os.environ/{whole[1]}"
+            yield "api_base", f"os.environ/{whole[1]}"
         else:
-            found.stays.append(("api_base", "the proxy fills whole values only: make one variable of it"))
+            stays.append(("api_base", "the proxy fills whole values only: make one variable of it"))
     elif base.source not in ("", "llm.yaml", "default"):
-        found.params["api_base"] = f"os.environ/{base.source}"
+        yield "api_base", f"os.environ/{base.source}"
     elif base.url and fault_of(base.url):
-        found.stays.append(("api_base", f"{fault_of(base.url)}, so it is not written"))
+        stays.append(("api_base", f"{fault_of(base.url)}, so it is not written"))
     elif base.url and (base.from_file or provider.litellm_prefix != provider.name):
-        found.params["api_base"] = base.url
+        yield "api_base", base.url
     if base.url and is_loopback(base.url):
-        found.stays.append(("api_base", "is a server on this machine: the proxy must reach it by that address too"))
+        stays.append(("api_base", "is a server on this machine: the proxy must reach it by that address too"))
     if version := api_version_of(model, provider):
-        found.params["api_version"] = version
+        yield "api_version", version
 
 
-def _key(found: Deployment, model: ModelConfig, provider: Provider) -> None:
-    assert found.params is not None  # noqa: S101 - the caller has just made it
-    for name in ("api_key_file", "api_key_command"):
-        if getattr(model, name) is not None:
-            variable = re.sub(r"\W", "_", model.alias).upper() + "_API_KEY"
-            found.params["api_key"] = f"os.environ/{variable}"
-            found.stays.append((name, f"the proxy reads keys from variables: give it this one as {variable}"))
-            return
+def _key(model: ModelConfig, provider: Provider, stays: Stays) -> Iterable[tuple[str, str]]:
+    elsewhere = [name for name in ("api_key_file", "api_key_command") if getattr(model, name) is not None]
     source = key_source(model, provider)
-    if source.kind == "entra":
-        found.stays.append(("api_key_env", "none here, Entra ID is used: give the proxy's machine an identity"))
+    if elsewhere:
+        variable = re.sub(r"\W", "_", model.alias).upper() + "_API_KEY"
+        yield "api_key", f"os.environ/{variable}"
+        stays.append((elsewhere[0], f"the proxy reads keys from variables: give it this one as {variable}"))
+    elif source.kind == "entra":
+        stays.append(("api_key_env", "none here, Entra ID is used: give the proxy's machine an identity"))
     elif source.kind == "variable" or source.missing:
-        name = source.name or next(iter(provider.key_variables), "")
-        found.params |= {"api_key": f"os.environ/{name}"} if name else {}
+        if name := source.name or next(iter(provider.key_variables), ""):
+            yield "api_key", f"os.environ/{name}"
     elif provider.client == "openai":
-        found.params["api_key"] = "none"  # or LiteLLM would send it OPENAI_API_KEY
+        yield "api_key", "none"  # or LiteLLM would send it OPENAI_API_KEY
 
 
-def _settings(found: Deployment, model: ModelConfig, provider: Provider) -> None:
-    assert found.params is not None  # noqa: S101 - the caller has just made it
+def _settings(model: ModelConfig, provider: Provider, stays: Stays) -> Iterable[tuple[str, Any]]:
     if model.reasoning and not (model.reasoning == "off" and provider.wire == "anthropic"):  # off is its default
-        found.params["reasoning_effort"] = "none" if model.reasoning == "off" else model.reasoning
+        yield "reasoning_effort", "none" if model.reasoning == "off" else model.reasoning
     for name in ("num_ctx", "keep_alive"):
-        if (value := getattr(model, name)) is None:
-            continue
-        if provider.wire == "ollama":
-            found.params[name] = value
-        else:
-            found.stays.append((name, "means something to Ollama only"))
+        if (value := getattr(model, name)) is not None and provider.wire == "ollama":
+            yield name, value
+        elif value is not None:
+            stays.append((name, "means something to Ollama only"))
     if model.dimensions is not None:
-        found.params["dimensions"] = model.dimensions
+        yield "dimensions", model.dimensions
 
 
-def _extra(found: Deployment, model: ModelConfig, provider: Provider, written: Mapping[str, Any]) -> None:
-    assert found.params is not None  # noqa: S101 - the caller has just made it
+def _extra(
+    model: ModelConfig, provider: Provider, written: Mapping[str, Any], stays: Stays
+) -> Iterable[tuple[str, Any]]:
     raw = written.get("extra") if written else model.extra
-    body = dict(_referring(raw if isinstance(raw, Mapping) else {}, ("extra",), found.stays))
-    if provider.wire == "anthropic":
-        found.params |= {**body, "allowed_openai_params": list(body)} if body else {}
-        return
+    body = dict(_referring(raw if isinstance(raw, Mapping) else {}, ("extra",), stays))
+    if provider.wire == "anthropic" and body:
+        return [*body.items(), ("allowed_openai_params", list(body))]
     if provider.wire == "ollama":
         body = {"truncate": False, **body}  # a prompt that does not fit is an error, not cut in silence
-    if body:
-        found.params["extra_body"] = body
+    return [("extra_body", body)] if body else []
 
 
-def _referring(
-    values: Mapping[str, Any], where: tuple[str, ...], stays: list[tuple[str, str]]
-) -> Iterator[tuple[str, Any]]:
+def _referring(values: Mapping[str, Any], where: tuple[str, ...], stays: Stays) -> Iterator[tuple[str, Any]]:
     """The values with `${VAR}` in the proxy's spelling, without those that it could not fill."""
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -188,10 +187,3 @@ def _price(price: PriceConfig) -> dict[str, float]:
         "cache_creation_input_token_cost": price.input if price.cache_write is None else price.cache_write,
     }
     return {name: float(rate / _MILLION) for name, rate in rates.items()}
-
-
-def _unset(found: Deployment, model: ModelConfig) -> None:
-    told = str(found.params)
-    lost = [name for name in model.unset if f"os.environ/{name}'" not in told]
-    if lost:
-        found.stays.append(("unset", f"{', '.join(lost)} is not set here, so what it fills is left out"))

@@ -25,11 +25,7 @@ _TOLD = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved",
 
 
 def prompt_of(where: str, line: str) -> Prompt:
-    """The prompt of one line: a string, messages, or an object with a `prompt`.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """The prompt of one line: a string, messages, or an object with a `prompt`. Raises ConfigError: it is none."""
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -27,11 +27,7 @@ CacheModeOption = Annotated[
 
 
 def age(older_than: str) -> float:
-    """Seconds of the option `--older-than`.
-
-    Raises:
-        ConfigError: it is no length of time.
-    """
+    """Seconds of the option `--older-than`. Raises ConfigError: it is no length of time."""
     from testronaut_llm.config_values import seconds
 
     try:
@@ -41,11 +37,7 @@ def age(older_than: str) -> float:
 
 
 def read_schema(file: Path | None) -> Any:
-    """The JSON Schema in a file; None without one.
-
-    Raises:
-        ConfigError: the file holds none.
-    """
+    """The JSON Schema in a file; None without one. Raises ConfigError: the file holds none."""
     if file is None:
         return None
     try:
@@ -58,11 +50,7 @@ def read_schema(file: Path | None) -> Any:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """The text of a file. Raises ConfigError: it cannot be read."""
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -71,11 +59,7 @@ def read_text(file: Path) -> str:
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Says that the file was written, once the block has done it.
-
-    Raises:
-        ConfigError: it could not be.
-    """
+    """Says that the file was written, once the block has done it. Raises ConfigError: it could not be."""
     try:
         yield
     except OSError as error:

@@ -46,11 +46,7 @@ def digest(model: ModelConfig) -> Found:
 
 
 def template(model: ModelConfig) -> Found:
-    """Does the model say how a conversation is put to it?
-
-    Raises:
-        LocalModelError: it is not here, or damaged.
-    """
+    """Does the model say how a conversation is put to it? Raises LocalModelError: it is not here, or damaged."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             return ollama_template(server, model.name)
@@ -66,11 +62,7 @@ def template(model: ModelConfig) -> Found:
 
 
 def ollama_template(server: OllamaServer, name: str) -> Found:
-    """The same of a model on a server.
-
-    Raises:
-        LocalModelError: it is not there, or no Ollama answers.
-    """
+    """The same of a model on a server. Raises LocalModelError: it is not there, or no Ollama answers."""
     details = server.show(name)
     if details.capabilities and "completion" not in details.capabilities:
         return "skipped", "it makes vectors, no text"
@@ -81,11 +73,7 @@ def ollama_template(server: OllamaServer, name: str) -> Found:
 
 
 def makes_vectors(model: ModelConfig) -> bool:
-    """Is it for embeddings, not for text?
-
-    Raises:
-        LocalModelError: it is not here, or damaged.
-    """
+    """Is it for embeddings, not for text? Raises LocalModelError: it is not here, or damaged."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             capabilities = server.show(model.name).capabilities

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -37,21 +38,22 @@ def available_memory() -> int:
     return max(0, min(free))
 
 
-def _memory_groups() -> list[tuple[Path, str, str, str]]:
-    """This process's memory cgroups, innermost first: folder, and the names of its limit, use and page cache."""
-    groups: list[tuple[Path, str, str, str]] = []
+def _memory_groups() -> Iterator[tuple[Path, str, str, str]]:
+    """This process's memory cgroups: folder, and the names of its limit, its use and its page cache."""
     for controllers, path in _memberships():
         if controllers == "":
-            root, names = CGROUP, ("memory.max", "memory.current", "inactive_file")
+            yield from _upwards(CGROUP, path, "memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            root = CGROUP / "memory"
-        else:
-            continue
-        inner = root / path.lstrip("/")
-        # In a container the path may be the host's, which is not mounted here: the root is then our own group.
-        groups += [(folder, *names) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
-    return groups
+            yield from _upwards(CGROUP / "memory", path, *names)
+
+
+def _upwards(root: Path, path: str, limit: str, used: str, reclaimable: str) -> Iterator[tuple[Path, str, str, str]]:
+    inner = root / path.lstrip("/")
+    # In a container the path may be the host's, which is not mounted here: the root is then our own group.
+    for folder in (inner, *inner.parents):
+        if folder.is_relative_to(root):
+            yield folder, limit, used, reclaimable
 
 
 def _quota() -> int | None:
@@ -65,25 +67,23 @@ def _quota() -> int | None:
 
 
 def _memberships() -> list[tuple[str, str]]:
-    lines = (_text(MEMBERSHIP) or "").splitlines()
-    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]
+    return [
+        (controllers, path) for _, controllers, path in (line.split(":", 2) for line in _text(MEMBERSHIP).splitlines())
+    ]
 
 
-def _text(file: Path) -> str | None:
+def _text(file: Path) -> str:
     try:
         return file.read_text().strip()
     except OSError:
-        return None
+        return ""
 
 
 def _number(file: Path) -> int | None:
     text = _text(file)
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text.isdigit() else None
 
 
 def _statistic(file: Path, name: str) -> int:
-    for line in (_text(file) or "").splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+    lines = (line.split(" ") for line in _text(file).splitlines())
+    return next((int(line[1]) for line in lines if line[0] == name), 0)

@@ -119,11 +119,7 @@ class ModelStore:
 
 
 def checked_name(name: str) -> str:
-    """`name`, if it can be a file name on every platform.
-
-    Raises:
-        LocalModelError: it cannot.
-    """
+    """`name`, if it can be a file name on every platform. Raises LocalModelError: it cannot."""
     if SAFE_NAME.fullmatch(name) and not RESERVED.fullmatch(name):
         return name
     raise LocalModelError(

@@ -71,11 +71,7 @@ class SpeedHistory:
         return next(reversed(self.of(model)), None)
 
     def add(self, model: ModelConfig, speed: Speed) -> None:
-        """Keeps a measurement.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Keeps a measurement. Raises OSError: the file cannot be written."""
         with held(self.path.with_suffix(".lock")):
             kept = dict(self._read())
             kept[_key(model)] = [*kept.get(_key(model), ()), speed][-KEPT:]

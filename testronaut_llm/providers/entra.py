@@ -52,11 +52,7 @@ class TokenSource:
         self._provider: Callable[[], str] = get_bearer_token_provider(self._credential, scope)
 
     def token(self) -> str:
-        """A bearer token for Azure OpenAI.
-
-        Raises:
-            MissingCredentialError: no identity could be used.
-        """
+        """A bearer token for Azure OpenAI. Raises MissingCredentialError: no identity could be used."""
         from azure.core.exceptions import AzureError
 
         try:

@@ -32,11 +32,7 @@ def fault_of_file(name: str) -> Missing | None:
 
 
 def read_file(name: str) -> str:
-    """The key in a file.
-
-    Raises:
-        UnreadableError: not there, open to others, or not one word of text.
-    """
+    """The key in a file. Raises UnreadableError: not there, open to others, or not one word of text."""
     path = Path(name).expanduser()
     try:
         with path.open("rb") as file:

@@ -97,8 +97,20 @@ class Serializer:
     @staticmethod
     def serialize(cassette: dict[str, Any]) -> str:
         interactions = [
-            {"request": _request_out(item["request"]), "response": _response_out(item["response"])}
-            for item in cassette["interactions"]
+            {
+                "request": {
+                    "method": request["method"],
+                    "uri": request["uri"],
+                    "headers": _flat(request["headers"]),
+                    **body_to_field(request["body"]),
+                },
+                "response": {
+                    "status": response["status"]["code"],
+                    "headers": _flat(response["headers"]),
+                    **body_to_field(response["body"]["string"]),
+                },
+            }
+            for request, response in ((item["request"], item["response"]) for item in cassette["interactions"])
         ]
         return to_yaml({"version": VERSION, **cassette.get("metadata", {}), "interactions": interactions})
 
@@ -111,45 +123,23 @@ class Serializer:
                 "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
             )
         interactions = [
-            {"request": _request_in(item["request"]), "response": _response_in(item["response"])}
-            for item in data["interactions"]
+            {
+                "request": {
+                    "method": request["method"],
+                    "uri": request["uri"],
+                    "headers": _deep(request.get("headers")),
+                    "body": field_to_body(request),
+                },
+                "response": {
+                    "status": {"code": response["status"], "message": ""},
+                    "headers": _deep(response.get("headers")),
+                    "body": {"string": field_to_body(response)},
+                },
+            }
+            for request, response in ((item["request"], item["response"]) for item in data["interactions"])
         ]
         notes = {key: value for key, value in data.items() if key not in ("version", "interactions")}
         return {"version": VERSION, "metadata": notes, "interactions": interactions}
-
-
-def _request_out(request: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "method": request["method"],
-        "uri": request["uri"],
-        "headers": _flat(request["headers"]),
-        **body_to_field(request["body"]),
-    }
-
-
-def _response_out(response: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "status": response["status"]["code"],
-        "headers": _flat(response["headers"]),
-        **body_to_field(response["body"]["string"]),
-    }
-
-
-def _request_in(part: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "method": part["method"],
-        "uri": part["uri"],
-        "headers": _deep(part.get("headers")),
-        "body": field_to_body(part),
-    }
-
-
-def _response_in(part: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "status": {"code": part["status"], "message": ""},
-        "headers": _deep(part.get("headers")),
-        "body": {"string": field_to_body(part)},
-    }
 
 
 def _flat(headers: dict[str, list[str]]) -> dict[str, str]:
