@@ -21,6 +21,7 @@ from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.local.speeds import Speed
 from testronaut_llm.local.tiny_model import WORDS
+from testronaut_llm.model_verify import seconds_to_load
 from testronaut_llm.provider_registry import provider_of
 
 if TYPE_CHECKING:
@@ -116,10 +117,7 @@ class _Embedded:
         self._most = 0
 
     def load(self) -> float:
-        self._llm.warm_up()
-        began = time.perf_counter()
-        self._llm.warm_up("it")
-        return time.perf_counter() - began
+        return seconds_to_load(self._llm)
 
     def ask(self, prompt: str) -> Round:
         began = time.perf_counter()

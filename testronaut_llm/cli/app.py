@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, setup, spend
+from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, spend
 from testronaut_llm.cli.screen import USAGE, exit_code, out_json, say_error
 from testronaut_llm.errors import LLMError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (setup.init, ask.run, route.route, compare.compare, check.check, demo.demo, config.trust):
+for command in (config.init, ask.run, route.route, compare.compare, check.check, demo.demo, config.trust):
     app.command()(command)
 for module in (models, spend, config, prices, cache, export):
     app.add_typer(module.group)

@@ -12,7 +12,6 @@ import os
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from testronaut_llm.call_builder import Prompt
@@ -105,7 +104,7 @@ class BatchFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *failure: object) -> None:
         self._file.close()
 
     def _lines(self) -> Iterator[str]:

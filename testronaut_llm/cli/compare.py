@@ -8,11 +8,11 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from testronaut_llm.amounts import usd
 from testronaut_llm.call_builder import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.batch_file import prompt_of
 from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
+from testronaut_llm.cli.route import money
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
@@ -108,5 +108,5 @@ def _listed(paths: Sequence[str]) -> str:
 
 def _row(totals: ModelTotals) -> tuple[str, ...]:
     valid = "-" if totals.valid is None else f"{totals.valid:.0%}"
-    cost = "?" if totals.cost is None else usd(totals.cost)
-    return totals.model, str(totals.answered), str(totals.failed), valid, cost, f"{totals.latency:.1f}"
+    counts = str(totals.answered), str(totals.failed)
+    return totals.model, *counts, valid, money(totals.cost), f"{totals.latency:.1f}"

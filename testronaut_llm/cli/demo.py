@@ -12,12 +12,13 @@ import typer
 
 from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
+from testronaut_llm.cli.route import count, money
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.records import Attempt, Candidate
+    from testronaut_llm.records import Attempt
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
 HELP_CHARACTERS = 900  # a small model on a small machine reads some 50 tokens a second
@@ -65,9 +66,8 @@ def demo(
         tests = f"Write two tests for `{tool}`. Example: run `{tool} --version`, expect a version number."
         _ask(llm, "test_generation", tests, TESTS)
         _heading("3. result_verification: expected against actual")
-        actual = (
-            f"Expected of `{tool} --version`: a version number. Actual: {_version(tool)}. Did the test pass, and why?"
-        )
+        said = _says(tool, "--version").splitlines()[0][:80]
+        actual = f"Expected of `{tool} --version`: a version number. Actual: {said}. Did the test pass, and why?"
         _ask(llm, "result_verification", actual, VERDICT)
         if found:
             _again(llm, tool, text)
@@ -92,7 +92,18 @@ def _again(llm: LLMManager, tool: str, text: str) -> None:
 def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
     """Shows the route, asks, shows what came of it; returns the answer's text, empty where there is none."""
     candidates = llm.route(task, prompt, schema=schema).candidates
-    screen.table("", COLUMNS, map(_row, candidates), drawn=True)
+    rows = [
+        (
+            one.alias,
+            one.model,
+            count(one.est_tokens),
+            money(one.est_cost),
+            "kept" if one.kept else "dropped",
+            one.reason,
+        )
+        for one in candidates
+    ]
+    screen.table("", COLUMNS, rows, drawn=True)
     screen.out(f"  asking {', then '.join(one.alias for one in candidates if one.kept) or 'nobody'} ...")
     try:
         answer = llm.complete(task, prompt, schema=schema, cache="refresh")
@@ -110,12 +121,6 @@ def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str
     return answer.text
 
 
-def _row(one: Candidate) -> tuple[str, ...]:
-    cost = "?" if one.est_cost is None else usd(one.est_cost)
-    tokens = "?" if one.est_tokens is None else f"{one.est_tokens:,}"
-    return one.alias, one.model, tokens, cost, "kept" if one.kept else "dropped", one.reason
-
-
 def _trace(attempts: tuple[Attempt, ...]) -> None:
     for one in attempts:
         said = f"failed: {one.error}" if one.error else "answered"
@@ -124,17 +129,14 @@ def _trace(attempts: tuple[Attempt, ...]) -> None:
 
 def _help_text() -> tuple[str, str]:
     for tool in TOOLS:
-        if shutil.which(tool):
-            done = subprocess.run([tool, "--help"], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
-            text = (done.stdout or done.stderr).strip()
-            if text:
-                return tool, text[:HELP_CHARACTERS]
+        if shutil.which(tool) and (text := _says(tool, "--help")):
+            return tool, text[:HELP_CHARACTERS]
     raise ConfigError(f"none of {', '.join(TOOLS)} is on this machine; the demo reads the --help of one of them")
 
 
-def _version(tool: str) -> str:
-    done = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
-    return (done.stdout or done.stderr).strip().splitlines()[0][:80]
+def _says(tool: str, flag: str) -> str:
+    done = subprocess.run([tool, flag], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    return (done.stdout or done.stderr).strip()
 
 
 def _free_model() -> ModelConfig:
@@ -187,11 +189,11 @@ def _demo_config(model: ModelConfig) -> LLMConfig:
         model.alias: model.model_dump(exclude_unset=True),
     }
     listed = [name for name in models if name != "absent"]
-    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True}
+    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True, "models": listed}
     tasks = {
         "cli_analysis": {**task, "models": ["absent", *listed]},
-        "test_generation": {**task, "models": listed},
-        "result_verification": {**task, "models": listed},
+        "test_generation": task,
+        "result_verification": task,
     }
     return LLMConfig.model_validate({"models": models, "tasks": tasks})
 

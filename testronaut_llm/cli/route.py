@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -30,12 +31,11 @@ def route(
         found = llm.route(task, prompt, model=model)
     if as_json:
         screen.out_json(found)
-        return
-    show(found)
+    else:
+        _show(found)
 
 
-def show(found: Route) -> None:
-    """Prints a route as a table."""
+def _show(found: Route) -> None:
     columns, rows = list(COLUMNS), [list(_row(one)) for one in found.candidates]
     if any(one.est_seconds is not None for one in found.candidates):
         columns.insert(-2, SECONDS)
@@ -53,14 +53,20 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
     return (
         candidate.alias,
         candidate.model,
-        _count(candidate.est_tokens),
-        _count(candidate.est_completion_tokens),
-        "?" if candidate.est_cost is None else usd(candidate.est_cost),
-        "?" if candidate.worst_cost is None else usd(candidate.worst_cost),
+        count(candidate.est_tokens),
+        count(candidate.est_completion_tokens),
+        money(candidate.est_cost),
+        money(candidate.worst_cost),
         "yes" if candidate.kept else "no",
         why,
     )
 
 
-def _count(tokens: int | None) -> str:
+def money(amount: Decimal | None) -> str:
+    """`$1.25`, or `?` where nobody knows."""
+    return "?" if amount is None else usd(amount)
+
+
+def count(tokens: int | None) -> str:
+    """`1,234`, or `?` where nobody counted."""
     return "?" if tokens is None else f"{tokens:,}"

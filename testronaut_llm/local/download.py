@@ -6,8 +6,9 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
@@ -88,6 +89,11 @@ def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: floa
         taken = lock.acquire(timeout=timeout)
     with taken:
         yield
+
+
+def known_fields(kind: type, row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row that another version may have written belongs to the dataclass `kind`."""
+    return {one.name: row[one.name] for one in fields(kind) if one.name in row}
 
 
 def size_of(file: Path) -> int:

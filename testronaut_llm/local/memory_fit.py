@@ -47,7 +47,8 @@ def fitting_context(
     room = available - RESERVE
     if needed_memory(header, target, embeddings=embeddings) <= room:
         return target
-    largest = _largest(header, target, room, embeddings)
+    sizes = range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP)
+    largest = next((size for size in sizes if needed_memory(header, size, embeddings=embeddings) <= room), None)
     if largest is None:
         least = needed_memory(header, min(SMALLEST_CONTEXT, target), embeddings=embeddings)
         raise LocalModelError(
@@ -62,11 +63,6 @@ def fitting_context(
         f"{_mib(needed_memory(header, target, embeddings=embeddings))} of memory, and {_mib(room)} can be spared. "
         f"The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
     )
-
-
-def _largest(header: GgufHeader, below: int, room: int, embeddings: bool) -> int | None:
-    sizes = range(below - below % STEP, SMALLEST_CONTEXT - 1, -STEP)
-    return next((size for size in sizes if needed_memory(header, size, embeddings=embeddings) <= room), None)
 
 
 def _mib(amount: int) -> str:

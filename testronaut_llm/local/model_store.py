@@ -9,15 +9,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from testronaut_llm import paths
 from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import held
+from testronaut_llm.local.download import held, known_fields
 
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
@@ -106,7 +105,8 @@ class ModelStore:
         """A broken index reads as an empty one: pulling a model again finds the file, checks it and writes it anew."""
         try:
             rows = json.loads(self._index.read_text("utf-8"))["models"]
-            return {name: _model(name, row) for name, row in rows.items() if checked_name(name)}
+            kept = {checked_name(name): known_fields(StoredModel, row) for name, row in rows.items()}
+            return {name: StoredModel(**{**row, "name": name}) for name, row in kept.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, LocalModelError):
             return {}
 
@@ -126,11 +126,6 @@ def checked_name(name: str) -> str:
         f"{name!r} cannot be the name of an embedded model: up to 64 lower-case letters, digits, dots, dashes and "
         "underscores, as in embedded/smollm2-135m"
     )
-
-
-def _model(name: str, row: dict[str, Any]) -> StoredModel:
-    known = {field.name for field in fields(StoredModel)} - {"name"}
-    return StoredModel(name=name, **{key: value for key, value in row.items() if key in known})
 
 
 def _now() -> str:

@@ -19,8 +19,6 @@ from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.providers.endpoint import is_loopback
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import httpx
     from ollama import ChatResponse, Client
     from pydantic import SecretStr
@@ -63,9 +61,7 @@ class OllamaServer:
     def __enter__(self) -> OllamaServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -154,9 +150,12 @@ class OllamaServer:
             raise unreachable(self.url, error) from None
         if response.status_code == 404 and body:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
-        answer = _object(response.text)
-        if response.status_code != 200 or answer is None:
-            said = (answer or {}).get("error", "")
+        try:
+            answer = json.loads(response.text)
+        except ValueError:
+            answer = None
+        if response.status_code != 200 or not isinstance(answer, dict):
+            said = answer.get("error", "") if isinstance(answer, dict) else ""
             raise LocalModelError(
                 f"the server at {self.url} does not answer {path} like Ollama (status {response.status_code}"
                 f"{': ' + str(said)[:200] if said else ''}); check api_base, or update Ollama",
@@ -207,11 +206,3 @@ def _bearer(key: SecretStr | None) -> Callable[[httpx.Request], httpx.Request]:
         return request
 
     return authorise
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) else None

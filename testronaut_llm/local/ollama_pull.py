@@ -158,10 +158,8 @@ def _check_room(server: OllamaServer, step: ProgressResponse) -> None:
 def _models_folder() -> Path | None:
     """Where a server on this machine most likely keeps its models; None where it cannot be seen."""
     named = os.environ.get("OLLAMA_MODELS")
-    places = (
-        [Path(named)] if named else [Path("/usr/share/ollama/.ollama/models"), Path("~/.ollama/models").expanduser()]
-    )
-    return next((place for place in places if place.is_dir()), None)
+    places = [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"]
+    return next((place for place in (Path(name).expanduser() for name in places) if place.is_dir()), None)
 
 
 def _mend(said: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm import paths
 from testronaut_llm.atomic_file import write_atomically
-from testronaut_llm.local.download import held
+from testronaut_llm.local.download import held, known_fields
 from testronaut_llm.provider_registry import api_base_of, provider_of
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ class SpeedHistory:
         return self._speeds
 
 
-def _speed(row: dict[str, object]) -> Speed:
-    known = {field.name for field in fields(Speed)}
-    speed = Speed(**{key: value for key, value in row.items() if key in known})  # type: ignore[arg-type]
+def _speed(row: dict[str, Any]) -> Speed:
+    speed = Speed(**known_fields(Speed, row))
     if not (speed.prompt_rate > 0 and speed.answer_rate > 0):
         raise ValueError(row)
     return speed

@@ -44,15 +44,12 @@ def key_source(model: ModelConfig, provider: Provider, *, trusted: bool = True) 
 
 
 def _configured(model: ModelConfig) -> KeySource | None:
-    if model.api_key_env:
-        name = model.api_key_env
+    if name := model.api_key_env:
         return KeySource(kind="variable", name=name, missing=_unset(name), note=f"key from {_shown(name)}")
-    if model.api_key_file:
-        name = model.api_key_file
+    if name := model.api_key_file:
         fault = secret_readers.fault_of_file(name)
         return KeySource(kind="file", name=name, missing=fault, note="key from api_key_file")
-    if model.api_key_command:
-        name = model.api_key_command
+    if name := model.api_key_command:
         fault = secret_readers.fault_of_command(name)
         return KeySource(kind="command", name=name, missing=fault, note="key from api_key_command")
     return None
