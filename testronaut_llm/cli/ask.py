@@ -49,31 +49,16 @@ def run(
         "max_cost": max_cost,
         "cache": "off" if no_cache else cache,
     }
-    if batch is not None or out is not None:
-        _batch(
-            task, batch, out, given=prompt or file or stream, concurrency=concurrency, config=config, options=options
-        )
+    if batch is None and out is None:
+        _one(task, _prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
         return
-    _one(task, _prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
-
-
-def _batch(
-    task: str,
-    prompts: Path | None,
-    out: Path | None,
-    *,
-    given: object,
-    concurrency: int,
-    config: Path | None,
-    options: dict[str, Any],
-) -> None:
+    if batch is None or out is None or prompt or file or stream:
+        raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     from testronaut_llm.cli.batch import run_batch
     from testronaut_llm.llm_manager import LLMManager
 
-    if prompts is None or out is None or given:
-        raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     with LLMManager(config) as llm, billed(llm):
-        failed = run_batch(llm, task, prompts, out, concurrency=concurrency, options=options)
+        failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=options)
     if failed:
         raise typer.Exit(screen.FAILED)
 

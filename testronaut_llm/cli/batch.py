@@ -70,12 +70,13 @@ def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
             yield drawn
         return
     before, began = batch.answered, time.monotonic()
-    last = [began]
+    last = began
 
     def show() -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - last[0] >= EVERY_SECONDS:
-            last[0] = now
+        if now - last >= EVERY_SECONDS:
+            last = now
             ended = batch.answered + batch.failed
             rest = (batch.total - ended) * (now - began) / max(1, ended - before)
             screen.note(f"{_state(llm, batch)}{money.left()}; about {rest:.0f} s to go")

@@ -62,13 +62,13 @@ def bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def _lines(title: str) -> Callable[[Progress], None]:
-    last = [-EVERY_SECONDS]
+    due = time.monotonic()
 
     def report(progress: Progress) -> None:
-        now = time.monotonic()
-        if now - last[0] < EVERY_SECONDS:
+        nonlocal due
+        if time.monotonic() < due:
             return
-        last[0] = now
+        due = time.monotonic() + EVERY_SECONDS
         total = f" of {progress.total:,}" if progress.total else ""
         screen.note(f"{title}: {progress.note or ''} {progress.done:,}{total} bytes")
 

@@ -39,15 +39,11 @@ class Base:
 
 def base_of(model: ModelConfig, provider: Provider) -> Base:
     """The endpoint with its source: `api_base`, then the provider's variables, then its default."""
-    if model.api_base:
-        return Base(url=_tidy(model.api_base, provider.wire), source="llm.yaml")
-    for variable in provider.base_variables:
-        value = os.environ.get(variable, "").strip()
-        if value:
-            return Base(url=_tidy(value, provider.wire), source=variable)
-    if provider.default_base:
-        return Base(url=provider.default_base, source="default")
-    return Base(url=None)
+    variables = ((name, os.environ.get(name, "").strip()) for name in provider.base_variables)
+    for source, url in (("llm.yaml", model.api_base), *variables):
+        if url:
+            return Base(url=_tidy(url, provider.wire), source=source)
+    return Base(url=provider.default_base, source="default" if provider.default_base else "")
 
 
 def api_base_of(model: ModelConfig, provider: Provider) -> str | None:

@@ -38,9 +38,9 @@ _Dumper.add_representer(str, _text_node)
 _Dumper.add_representer(list, _list_node)
 
 
-def to_yaml(value: Any) -> str:
-    """Readable YAML of plain data, keys in the order they came."""
-    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=_LINE_WIDTH)
+def to_yaml(value: Any, *, sort_keys: bool = False) -> str:
+    """Readable YAML of plain data, keys in the order they came unless they are sorted."""
+    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=sort_keys, width=_LINE_WIDTH)
     return text.removesuffix("...\n")  # libyaml's end mark, which says nothing here
 
 

@@ -180,7 +180,8 @@ def use_cassette(
     with opened as cassette:
         yield cassette
         if cassette.dirty:
-            cassette.note("recorded_from", recorded_from or _hosts(cassette))
+            hosts = ", ".join(sorted({str(request.host) for request in cassette.requests}))
+            cassette.note("recorded_from", recorded_from or hosts or "nothing")
     if files.failure is not None:
         raise files.failure
     if play_all:
@@ -200,7 +201,3 @@ def cassette_miss_in(error: BaseException) -> BaseException | None:
             return one
         todo += [one.__context__, one.__cause__]
     return None
-
-
-def _hosts(cassette: Cassette) -> str:
-    return ", ".join(sorted({str(request.host) for request in cassette.requests})) or "nothing"

@@ -44,7 +44,7 @@ def comparable(request: Any, ignored: Iterable[str] = ()) -> dict[str, Any]:
 
 def difference(request: Any, recorded: Any, ignored: Iterable[str] = ()) -> str:
     """A unified diff from the recorded body to this request's, as readable text."""
-    old, new = (_sorted_text(comparable(one, ignored)) for one in (recorded, request))
+    old, new = (to_yaml(comparable(one, ignored), sort_keys=True).splitlines() for one in (recorded, request))
     lines = list(difflib.unified_diff(old, new, "recorded", "this request", lineterm="", n=2))
     if len(lines) > _MAX_DIFF_LINES:
         lines[_MAX_DIFF_LINES:] = [f"... {len(lines) - _MAX_DIFF_LINES} more lines"]
@@ -61,16 +61,6 @@ def nearest(request: Any, recorded: Sequence[Any], ignored: Iterable[str] = ()) 
         return _address(other) == _address(request), ratio.quick_ratio()
 
     return max(range(len(recorded)), key=likeness, default=None)
-
-
-def _sorted_text(field: dict[str, Any]) -> list[str]:
-    return to_yaml(_by_key(field)).splitlines()
-
-
-def _by_key(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _by_key(value[key]) for key in sorted(value)}
-    return [_by_key(item) for item in value] if isinstance(value, list) else value
 
 
 def _drop(value: Any, path: Sequence[str]) -> None:

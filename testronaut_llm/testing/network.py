@@ -55,58 +55,47 @@ def stays_here(host: str) -> bool:
         return False
 
 
-class _Switch:
-    """The hook of the process, which cannot be taken out again, and the guards that are on."""
-
-    def __init__(self) -> None:
-        self.guards: tuple[NetworkGuard, ...] = ()
-        self._installed = False
-        self._lock = threading.Lock()
-
-    def add(self, guard: NetworkGuard) -> None:
-        with self._lock:
-            self.guards = (*self.guards, guard)
-            if not self._installed:
-                self._installed = True
-                sys.addaudithook(self._hook)
-
-    def remove(self, guard: NetworkGuard) -> None:
-        with self._lock:
-            self.guards = tuple(one for one in self.guards if one is not guard)
-
-    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if not event.startswith("socket.") or not self.guards:
-            return
-        contact = _contact(event, args)
-        if contact is None:
-            return
-        allowed = stays_here(contact.host)
-        for guard in self.guards:
-            if not allowed:
-                guard.blocked.append(contact)
-            elif event == "socket.connect":
-                guard.connects.append(contact)
-        if not allowed:
-            raise NetworkBlockedError(
-                f"the network is shut off in tests: {event} to {contact.host!r} port {contact.port} from thread "
-                f"{contact.thread!r}; replay a cassette or use a server on 127.0.0.1"
-            )
-
-    _hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and debuggers see into it
-
-
-_SWITCH = _Switch()
+_guards: tuple[NetworkGuard, ...] = ()
+"""Those that are on."""
+_installed = False
+_lock = threading.Lock()
 
 
 @contextmanager
 def network_guard() -> Iterator[NetworkGuard]:
     """Shut the network off, but for loopback, while the block runs. Guards nest; each keeps its own count."""
+    global _guards, _installed  # noqa: PLW0603 - the hook is the process's, and cannot be taken out again
     guard = NetworkGuard()
-    _SWITCH.add(guard)
+    with _lock:
+        _guards = (*_guards, guard)
+        if not _installed:
+            _installed = True
+            sys.addaudithook(_hook)
     try:
         yield guard
     finally:
-        _SWITCH.remove(guard)
+        with _lock:
+            _guards = tuple(one for one in _guards if one is not guard)
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    contact = _contact(event, args) if _guards and event.startswith("socket.") else None
+    if contact is None:
+        return
+    allowed = stays_here(contact.host)
+    for guard in _guards:
+        if not allowed:
+            guard.blocked.append(contact)
+        elif event == "socket.connect":
+            guard.connects.append(contact)
+    if not allowed:
+        raise NetworkBlockedError(
+            f"the network is shut off in tests: {event} to {contact.host!r} port {contact.port} from thread "
+            f"{contact.thread!r}; replay a cassette or use a server on 127.0.0.1"
+        )
+
+
+_hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and debuggers see into it
 
 
 def _contact(event: str, args: tuple[Any, ...]) -> Contact | None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from testronaut_llm.testing.cassettes import Cassette
     from testronaut_llm.testing.fake import FakeLLM
     from testronaut_llm.testing.network import NetworkGuard
-    from testronaut_llm.testing.session_budget import SessionBudget
 
 _FAILED = pytest.StashKey[bool]()
 _GUARD = pytest.StashKey[Any]()
@@ -92,6 +91,7 @@ def llm(request: pytest.FixtureRequest, cassette: Cassette, _own_home: Path) -> 
     A replay needs no key and no server. Nothing is cached, and each test has a ledger of its own.
     """
     from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
+    from testronaut_llm.testing.session_budget import SessionBudget
 
     config = request.config
     path = config.getini("llm_config") and config.rootpath / config.getini("llm_config")
@@ -99,7 +99,8 @@ def llm(request: pytest.FixtureRequest, cassette: Cassette, _own_home: Path) -> 
         made: OfflineLLM | RecordedLLM = OfflineLLM(path or None)
     else:
         cassette.pass_by(*RecordedLLM.ASIDE)
-        made = RecordedLLM(path or None, budget=_session_budget(config))
+        limit = Decimal(config.getoption("--llm-budget"))
+        made = RecordedLLM(path or None, budget=config.stash.setdefault(_BUDGET, SessionBudget(limit)))
     with made:
         yield made
 
@@ -110,8 +111,7 @@ def fake_llm(request: pytest.FixtureRequest, _own_home: Path) -> Iterator[FakeLL
     from testronaut_llm.testing.fake import FakeLLM
 
     path = request.config.getini("llm_config")
-    fake = FakeLLM(request.config.rootpath / path if path else None)
-    with fake:
+    with FakeLLM(request.config.rootpath / path if path else None) as fake:
         yield fake
 
 
@@ -127,15 +127,6 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         (home / "data" / "models").symlink_to(models.resolve())
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home))
     return home
-
-
-def _session_budget(config: pytest.Config) -> SessionBudget:
-    from testronaut_llm.testing.session_budget import SessionBudget
-
-    if _BUDGET not in config.stash:
-        config.stash[_BUDGET] = SessionBudget(Decimal(config.getoption("--llm-budget")))
-    budget: SessionBudget = config.stash[_BUDGET]
-    return budget
 
 
 @pytest.fixture
