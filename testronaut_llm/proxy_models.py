@@ -46,12 +46,9 @@ class Deployment:
 
 
 def deployment_of(model: ModelConfig, written: Mapping[str, Any], limits: Mapping[str, LimitConfig]) -> Deployment:
-    """Returns a model in the proxy's words.
+    """Returns a model in the proxy's words, under the limits of the whole file.
 
-    Args:
-        model: as configured.
-        written: its section as the file has it, `${VAR}` not filled; empty for `provider/model` in a task.
-        limits: those of the whole file.
+    `written` is its section as the file has it, `${VAR}` not filled; empty for `provider/model` in a task.
     """
     stays = [(name, why) for name, why in STAYS.items() if name in model.model_fields_set]
     if why := _cannot_go(model):

@@ -40,10 +40,8 @@ def prompt_of(where: str, line: str) -> Prompt:
 class BatchFile:
     """The prompts of one file, and the file of their answers.
 
-    Args:
-        prompts: one JSON a line; blank lines are passed over.
-        out: the file of answers; one that is there is gone on with.
-        shared: what all calls share and what makes an answer another one; an answer to something else is not taken.
+    `prompts` is one JSON a line, blank lines passed over; an `out` that is there is gone on with. `shared` is what all
+    calls share and what makes an answer another one: an answer to something else is not taken.
 
     Raises:
         ConfigError: a line holds no prompt, or a file cannot be used.

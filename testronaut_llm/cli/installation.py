@@ -22,11 +22,7 @@ def litellm_version() -> str:
 
 
 def warnings(folders: Iterable[str] | None = None) -> list[str]:
-    """What to look at, a sentence each; empty on a clean machine.
-
-    Args:
-        folders: where packages are installed (this environment's).
-    """
+    """What to look at in `folders` (this environment's), a sentence each; empty on a clean machine."""
     found = []
     version = litellm_version()
     if version in BAD_LITELLM:

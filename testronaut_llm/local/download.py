@@ -91,6 +91,11 @@ def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: floa
         yield
 
 
+def is_pinned(found: str, pin: str | None) -> bool:
+    """Does a digest begin as `digest:` of llm.yaml says? Anything does where nothing is pinned."""
+    return found.removeprefix("sha256:").startswith((pin or "").removeprefix("sha256:"))
+
+
 def known_fields(kind: type, row: dict[str, Any]) -> dict[str, Any]:
     """What of a row that another version may have written belongs to the dataclass `kind`."""
     return {one.name: row[one.name] for one in fields(kind) if one.name in row}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import pull_again, sha256_of
+from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.ollama_provider import OllamaServer, not_pulled
@@ -83,6 +83,6 @@ def makes_vectors(model: ModelConfig) -> bool:
 
 def _pinned(model: ModelConfig, digest: str, otherwise: str) -> Found:
     wanted = (model.digest or "").removeprefix("sha256:")
-    if not digest.removeprefix("sha256:").startswith(wanted):
+    if not is_pinned(digest, model.digest):
         return "fail", f"it has {digest[:12]}, and llm.yaml pins {wanted[:12]}; correct `digest:`, or pull it again"
     return "pass", f"{digest[:12]}, as llm.yaml pins it" if wanted else f"{digest[:12]}, {otherwise}"

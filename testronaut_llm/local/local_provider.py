@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
 from testronaut_llm.local.catalogue import catalogue
-from testronaut_llm.local.download import pull_again
+from testronaut_llm.local.download import is_pinned, pull_again
 from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
@@ -144,7 +144,7 @@ class EmbeddedRunner:
                 f"Fetch it again: {pull_again(model.name)}",
                 provider="embedded",
             )
-        if stored and model.digest and not stored.sha256.startswith(model.digest.removeprefix("sha256:")):
+        if stored and not is_pinned(stored.sha256, model.digest):
             raise LocalModelError(
                 f"embedded/{model.name} has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: "
                 f"{model.digest}. Correct the line, or fetch the model again: {pull_again(model.name)}",

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import CassetteMissError, LLMError
+from testronaut_llm.local.download import is_pinned
 from testronaut_llm.local.ollama_models import OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.provider_registry import is_local
@@ -46,8 +47,8 @@ def _context(server: OllamaServer, found: OllamaModel) -> int | None:
 
 
 def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:
-    pinned = (model.digest or "").removeprefix("sha256:")
-    if not found.digest.removeprefix("sha256:").startswith(pinned):
+    if not is_pinned(found.digest, model.digest):
+        pinned = str(model.digest).removeprefix("sha256:")
         return Missing(
             f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins {pinned[:12]}",
             f"ollama pull {model.name}, or correct `digest:`",

@@ -32,10 +32,7 @@ class KeySource:
 def key_source(model: ModelConfig, provider: Provider, *, trusted: bool = True) -> KeySource:
     """The first of `api_key_env`, `api_key_file`, `api_key_command`, the usual variables, Entra ID (Azure only).
 
-    Args:
-        model: whose key.
-        provider: its row.
-        trusted: false for a file that was found by walking upwards and that nobody has vouched for.
+    `trusted` is false for a file that was found by walking upwards and that nobody has vouched for.
     """
     source = _configured(model) or _usual(model, provider)
     if source.kind == "none":

@@ -56,11 +56,7 @@ def fault_of_command(command: str) -> Missing | None:
 
 
 def run_command(command: str, *, timeout: float = 30.0) -> str:
-    """The key that a command prints. No shell; its error output may hold secrets and is dropped.
-
-    Args:
-        command: a command line, with quotes as a shell has them.
-        timeout: seconds after which it is killed.
+    """The key that a command prints, killed after `timeout` seconds. No shell; its error output may hold secrets.
 
     Raises:
         UnreadableError: it cannot be run, fails, hangs, or does not print one word of text.
