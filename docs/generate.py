@@ -27,9 +27,9 @@ MADE = "<!-- Made by docs/generate.py; `make docs` writes it anew. -->\n"
 PUBLIC_MODULES = {
     "llm_manager": "The manager",
     "records": "Values",
-    "streams": "Streams",
-    "comparison": "Comparisons",
-    "agreement": "Agreement",
+    "calls.streams": "Streams",
+    "calls.comparison": "Comparisons",
+    "calls.agreement": "Agreement",
     "model_config": "Configuration in Python",
     "providers.row": "A provider",
     "testing": "Testing",

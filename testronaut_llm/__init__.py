@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testronaut_llm.comparison import Comparison
+    from testronaut_llm.calls.comparison import Comparison
+    from testronaut_llm.calls.streams import AsyncStream, Stream
     from testronaut_llm.errors import (
         AllModelsFailedError,
         AuthenticationError,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig
     from testronaut_llm.provider_registry import Provider, register_provider
     from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
-    from testronaut_llm.streams import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
@@ -90,17 +90,17 @@ __all__ = [
 
 _HOMES = {
     "Answer": "records",
-    "AsyncStream": "streams",
+    "AsyncStream": "calls.streams",
     "Attempt": "records",
     "Candidate": "records",
-    "Comparison": "comparison",
+    "Comparison": "calls.comparison",
     "Embeddings": "records",
     "LLMConfig": "model_config",
     "LLMManager": "llm_manager",
     "Message": "records",
     "Provider": "provider_registry",
     "Route": "records",
-    "Stream": "streams",
+    "Stream": "calls.streams",
     "Usage": "records",
     "register_provider": "provider_registry",
 }

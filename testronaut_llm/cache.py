@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm import paths
-from testronaut_llm.cache_key import canonical
+from testronaut_llm.caching.key import canonical
 from testronaut_llm.errors import LLMError
-from testronaut_llm.log import logger
+from testronaut_llm.support import paths
+from testronaut_llm.support.log import logger
 
 if TYPE_CHECKING:
-    from testronaut_llm.config_sections import CacheConfig
+    from testronaut_llm.config.sections import CacheConfig
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class AnswerCache:
         return self._cache
 
     def _open(self, settings: CacheConfig) -> None:
-        from testronaut_llm.cache_disk import open_cache
+        from testronaut_llm.caching.disk import open_cache
 
         if self.is_open or time.monotonic() < self._rests_until:
             return
@@ -118,7 +118,7 @@ class AnswerCache:
             raise
 
     def _trouble(self, error: Exception, *, rest: bool = False) -> None:
-        from testronaut_llm.cache_disk import is_corrupt, mend_of
+        from testronaut_llm.caching.disk import is_corrupt, mend_of
 
         if is_corrupt(error):
             self._cache, self._suspect, self._rests_until = None, True, float("-inf")

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from testronaut_llm.amounts import tokens, usd
-from testronaut_llm.pacing import Money
 from testronaut_llm.records import Candidate, Route
-from testronaut_llm.strategies import Ranked, rank
+from testronaut_llm.routing.pacing import Money
+from testronaut_llm.routing.strategies import Ranked, rank
+from testronaut_llm.support.amounts import tokens, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import Strategy, TaskConfig
-    from testronaut_llm.route_options import Option
+    from testronaut_llm.routing.options import Option
 
 NOT_READY, WINDOW, MONEY = "no_ready_model", "context_window", "budget_exceeded"
 

@@ -22,7 +22,7 @@ from testronaut_llm.errors import (
     Verdict,
 )
 from testronaut_llm.records import Attempt, Candidate
-from testronaut_llm.strategies import better_than, larger_than
+from testronaut_llm.routing.strategies import better_than, larger_than
 
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED_WAIT = 0.5, 8.0, 120.0
 """Seconds: of the first and the longest wait of our own, and of the longest that a provider may ask for."""

@@ -3,7 +3,7 @@
 LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
 changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
 `disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
-there and on those of the libraries below, see `log_guard.py`), and its module-level clients: during our
+there and on those of the libraries below, see `transport/log_guard.py`), and its module-level clients: during our
 calls they are ours (its Ollama embeddings take no other), and they never ask an Ollama server about a
 model, as LiteLLM does before and after a chat.
 """
@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from testronaut_llm.exchange import Exchange
-from testronaut_llm.http_clients import AsyncClients, SyncClients
-from testronaut_llm.log_guard import guard
-from testronaut_llm.model_request import (
+from testronaut_llm.transport.exchange import Exchange
+from testronaut_llm.transport.http_clients import AsyncClients, SyncClients
+from testronaut_llm.transport.log_guard import guard
+from testronaut_llm.transport.model_request import (
     EmbedRequest,
     Reply,
     Request,
@@ -28,8 +28,8 @@ from testronaut_llm.model_request import (
     chat_arguments,
     embed_arguments,
 )
-from testronaut_llm.reply_reader import ReplyReader
-from testronaut_llm.sdk_clients import lend_module_clients
+from testronaut_llm.transport.reply_reader import ReplyReader
+from testronaut_llm.transport.sdk_clients import lend_module_clients
 
 _SWITCHES = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",

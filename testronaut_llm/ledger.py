@@ -18,12 +18,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testronaut_llm import ledger_entries as entries
-from testronaut_llm.amounts import usd
+from testronaut_llm.accounting import entries
+from testronaut_llm.accounting.entries import SPANS, Entry, Period, Span, day_of, dollars, pico
+from testronaut_llm.accounting.file import LedgerFile
 from testronaut_llm.errors import BudgetExceededError, ConfigError
-from testronaut_llm.ledger_entries import SPANS, Entry, Period, Span, day_of, dollars, pico
-from testronaut_llm.ledger_file import LedgerFile
-from testronaut_llm.log import logger
+from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.log import logger
 
 if TYPE_CHECKING:
     from testronaut_llm.records import Attempt

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.call_builder import Prompt
+from testronaut_llm.calls.builder import Prompt
+from testronaut_llm.calls.streams import AsyncStream, Stream
 from testronaut_llm.errors import LLMError
 from testronaut_llm.llm_manager_base import ManagerBase, result_of
 from testronaut_llm.records import Accept, Answer, CacheMode, Embeddings, T
-from testronaut_llm.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
-    from testronaut_llm.batch import Progress
-    from testronaut_llm.comparison import Comparison
+    from testronaut_llm.calls.batch import Progress
+    from testronaut_llm.calls.comparison import Comparison
 
 
 class LLMManager(ManagerBase):
@@ -214,7 +214,7 @@ class LLMManager(ManagerBase):
             LLMError: an argument that all calls share is wrong.
         """
         given = dict(locals())
-        from testronaut_llm.batch import prompt_jobs, run_all
+        from testronaut_llm.calls.batch import prompt_jobs, run_all
 
         jobs, total = prompt_jobs(prompts)
         return run_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
@@ -244,7 +244,7 @@ class LLMManager(ManagerBase):
     ) -> list[Answer[T] | LLMError]:
         """`batch` on the caller's event loop."""
         given = dict(locals())
-        from testronaut_llm.batch import arun_all, prompt_jobs
+        from testronaut_llm.calls.batch import arun_all, prompt_jobs
 
         jobs, total = prompt_jobs(prompts)
         return await arun_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
@@ -271,7 +271,7 @@ class LLMManager(ManagerBase):
             LLMError: a model is unknown, or another argument is wrong.
         """
         given = dict(locals())
-        from testronaut_llm.batch import run_all
+        from testronaut_llm.calls.batch import run_all
 
         jobs, compared = self._comparison(given)
         return compared(run_all(self._each(given), jobs, concurrency=concurrency))
@@ -294,7 +294,7 @@ class LLMManager(ManagerBase):
     ) -> Comparison:
         """`compare` on the caller's event loop."""
         given = dict(locals())
-        from testronaut_llm.batch import arun_all
+        from testronaut_llm.calls.batch import arun_all
 
         jobs, compared = self._comparison(given)
         return compared(await arun_all(self._each(given), jobs, concurrency=concurrency))

@@ -11,19 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from testronaut_llm.answering import Answering, Question, pieces_of
-from testronaut_llm.call_builder import Prompt, build_call, texts_to_embed
-from testronaut_llm.config_source import ConfigSource
-from testronaut_llm.engine import Engine
+from testronaut_llm.calls.answering import Answering, Question, pieces_of
+from testronaut_llm.calls.builder import Prompt, build_call, texts_to_embed
+from testronaut_llm.calls.engine import Engine
+from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Call, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.comparison import Comparison
+    from testronaut_llm.accounting.report import Spend
+    from testronaut_llm.calls.comparison import Comparison
+    from testronaut_llm.calls.steps import Result
     from testronaut_llm.ledger import Session
-    from testronaut_llm.ledger_report import Spend
     from testronaut_llm.model_config import LLMConfig
-    from testronaut_llm.steps import Result
 
 _NO_OPTIONS = frozenset(("self", "task", "prompt", "prompts", "texts", "models", "concurrency", "on_progress"))
 
@@ -109,8 +109,8 @@ class ManagerBase:
         Raises:
             ConfigError: `since` is no such thing, or the ledger cannot be used.
         """
-        from testronaut_llm.budgets import all_limits, scope_of
-        from testronaut_llm.ledger_report import first_day, report
+        from testronaut_llm.accounting.report import first_day, report
+        from testronaut_llm.calls.budgets import all_limits, scope_of
 
         config, ledger = self.config, self._engine.ledger
         first = first_day(since, ledger.clock())
@@ -124,7 +124,7 @@ class ManagerBase:
         Raises:
             ConfigError: `older_than` is no such thing, or the ledger cannot be used.
         """
-        from testronaut_llm.ledger_report import first_day, prune
+        from testronaut_llm.accounting.report import first_day, prune
 
         ledger = self._engine.ledger
         return prune(ledger, first_day(older_than, ledger.clock()) or "")
@@ -150,7 +150,7 @@ class ManagerBase:
         Raises:
             LLMError: an argument that all calls share is wrong.
         """
-        from testronaut_llm.batch import prompt_jobs, run_each
+        from testronaut_llm.calls.batch import prompt_jobs, run_each
 
         jobs, _ = prompt_jobs(prompts)
         run_each(self._each({"task": task, **(options or {})}), jobs, concurrency=concurrency, finished=on_answer)
@@ -200,7 +200,7 @@ class ManagerBase:
             if stream:
                 yield from pieces_of(result)
             return result
-        from testronaut_llm.performers import drive
+        from testronaut_llm.calls.performers import drive
 
         with self._told(question.call, given):
             return (yield from drive(self._answering.flow(question), self._engine.gateway))
@@ -215,7 +215,7 @@ class ManagerBase:
                 yield word
             yield result
             return
-        from testronaut_llm.performers import adrive
+        from testronaut_llm.calls.performers import adrive
 
         with self._told(question.call, given):
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
@@ -267,7 +267,7 @@ class ManagerBase:
         Raises:
             LLMError: a model is unknown, or a prompt is none.
         """
-        from testronaut_llm.comparison import comparison_jobs, comparison_of, models_of, prompts_of
+        from testronaut_llm.calls.comparison import comparison_jobs, comparison_of, models_of, prompts_of
 
         asked, names = prompts_of(given["prompt"]), models_of(given["models"])
         for name in names:
@@ -277,7 +277,7 @@ class ManagerBase:
 
 
 def _has_budget(config: LLMConfig) -> bool:
-    from testronaut_llm.budgets import limits_of
+    from testronaut_llm.calls.budgets import limits_of
 
     return config.budget is not None or any(limits_of(config, task) for task in config.tasks.values())
 

@@ -23,12 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from testronaut_llm import config_checks as checks
-from testronaut_llm.config_draft import examine
-from testronaut_llm.config_faults import Source, did_you_mean, error_of, in_words, shown
-from testronaut_llm.config_secrets import public, texts
-from testronaut_llm.config_sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
-from testronaut_llm.config_values import Count, Flag, FromEnvironment, Grade, Names, Native, Seconds, Whole
+from testronaut_llm.config import checks
+from testronaut_llm.config.draft import examine
+from testronaut_llm.config.faults import Source, did_you_mean, error_of, in_words, shown
+from testronaut_llm.config.secrets import public, texts
+from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
+from testronaut_llm.config.values import Count, Flag, FromEnvironment, Grade, Names, Native, Seconds, Whole
 from testronaut_llm.errors import ConfigError, UnknownTaskError
 from testronaut_llm.records import CacheMode
 

@@ -16,10 +16,11 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from testronaut_llm import schema_answer, schema_check
 from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
-from testronaut_llm.schema_dialects import SchemaDialect, dialect_named
-from testronaut_llm.schema_wire import Plan, WireSchema, plan
+from testronaut_llm.schema import answer as schema_answer
+from testronaut_llm.schema import check as schema_check
+from testronaut_llm.schema.dialects import SchemaDialect, dialect_named
+from testronaut_llm.schema.wire import Plan, WireSchema, plan
 
 __all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
 

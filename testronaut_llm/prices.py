@@ -12,15 +12,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testronaut_llm.price_names import find_row, spellings
-from testronaut_llm.price_rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
-from testronaut_llm.price_tables import SNAPSHOT, PriceTables, Row, Table
+from testronaut_llm.pricing.names import find_row, spellings
+from testronaut_llm.pricing.rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
+from testronaut_llm.pricing.tables import SNAPSHOT, PriceTables, Row, Table
 from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.providers.endpoint import api_base_of, is_loopback, is_own_host, leaves_by_name
 from testronaut_llm.records import Usage
 
 if TYPE_CHECKING:
-    from testronaut_llm.config_sections import PriceConfig
+    from testronaut_llm.config.sections import PriceConfig
     from testronaut_llm.model_config import ModelConfig
 
 __all__ = ["Cost", "ModelFacts", "Price", "PriceTable", "Rates"]

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 
 from testronaut_llm.errors import LLMError, Verdict
-from testronaut_llm.rate_headers import pause_of
-from testronaut_llm.rate_windows import Gate, Rule, Taken, Window
+from testronaut_llm.limits.headers import pause_of
+from testronaut_llm.limits.windows import Gate, Rule, Taken, Window
 
 LONGEST_PAUSE = 120.0
 """Seconds. A provider that asks for a longer pause is asked again after this: it may have been helped meanwhile."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from testronaut_llm import telemetry_otel
 from testronaut_llm.errors import LLMError
-from testronaut_llm.log import NAME, is_heard, logger
+from testronaut_llm.observability import otel as telemetry_otel
+from testronaut_llm.observability.log_file import EventFile
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
-from testronaut_llm.telemetry_file import EventFile
+from testronaut_llm.support.log import NAME, is_heard, logger
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testronaut_llm.paths import data_dir
-from testronaut_llm.token_calibration import Line, Point, Prior, fit
-from testronaut_llm.token_families import Family, family_of, memory_key
-from testronaut_llm.token_memory import TokenMemory
+from testronaut_llm.support.paths import data_dir
+from testronaut_llm.tokens.calibration import Line, Point, Prior, fit
+from testronaut_llm.tokens.families import Family, family_of, memory_key
+from testronaut_llm.tokens.memory import TokenMemory
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig

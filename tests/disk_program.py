@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from testronaut_llm import LLMError, LLMManager
-from testronaut_llm.config_edit import set_value
+from testronaut_llm.config.edit import set_value
 from testronaut_llm.gateway import load_litellm
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore

@@ -15,11 +15,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from testronaut_llm import paths
 from testronaut_llm.errors import LLMError
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.support import paths
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ("llama.cpp-openai", "llama.cpp-anthropic", "llama.cpp-azure-classic", "llama.cpp-azure-v1")

@@ -16,15 +16,15 @@ import structlog
 from manager_kit import Api, config, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
-from testronaut_llm.exchange import Exchange
+from testronaut_llm.accounting.file import LedgerFile
 from testronaut_llm.ledger import Ledger
-from testronaut_llm.ledger_file import LedgerFile
-from testronaut_llm.model_request import Reply
-from testronaut_llm.paths import data_dir
 from testronaut_llm.records import Call, Candidate, Usage
+from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
 from testronaut_llm.testing.session_budget import SessionBudget
+from testronaut_llm.transport.exchange import Exchange
+from testronaut_llm.transport.model_request import Reply
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

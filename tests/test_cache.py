@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from testronaut_llm.cache import AnswerCache, sealed
-from testronaut_llm.config_sections import CacheConfig
+from testronaut_llm.config.sections import CacheConfig
 
 KEY = "ab" * 32
 SETTINGS = CacheConfig()
@@ -290,7 +290,7 @@ def test_the_oldest_leave_when_the_store_is_full(cache: AnswerCache) -> None:
 
 def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait for the one that opens it, and all find it open."""
-    from testronaut_llm import cache_disk
+    from testronaut_llm.caching import disk as cache_disk
 
     opened: list[Path] = []
     real = cache_disk.open_cache

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from testronaut_llm import Answer, LLMError, LLMManager, errors
-from testronaut_llm.paths import cache_dir
+from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -85,7 +85,7 @@ with LLMManager({str(file)!r}) as llm:
     answer = llm.complete("t", "hi")
 assert answer.cached
 heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsonschema", "testronaut_llm.gateway",
-         "testronaut_llm.performers")
+         "testronaut_llm.calls.performers")
 print(answer.text, [name for name in heavy if name in sys.modules], "prices" in llm._engine.__dict__)
 """
     a.plan(faults.error("server_error"))
@@ -184,7 +184,7 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
 
 
 def _call(llm: LLMManager) -> Any:
-    from testronaut_llm.call_builder import build_call
+    from testronaut_llm.calls.builder import build_call
 
     return build_call(llm.config.task("t"), "hi")
 

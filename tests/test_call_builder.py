@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testronaut_llm.call_builder import build_call, texts_to_embed
+from testronaut_llm.calls.builder import build_call, texts_to_embed
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.model_config import TaskConfig
 

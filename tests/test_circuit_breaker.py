@@ -11,8 +11,9 @@ import pytest
 from manager_kit import Api, ask, manager, model
 from typer.testing import CliRunner
 
-from testronaut_llm import LLMManager, circuit_breaker, errors
+from testronaut_llm import LLMManager, errors
 from testronaut_llm.cli.app import app
+from testronaut_llm.limits import circuit_breaker
 from testronaut_llm.rate_limiter import RateLimiter
 
 pytestmark = pytest.mark.usefixtures("provider_keys")

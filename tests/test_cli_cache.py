@@ -14,9 +14,9 @@ import yaml
 from manager_kit import KEY, Api, apis, model, prices
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cache_files import CacheFiles
+from testronaut_llm.caching.files import CacheFiles
 from testronaut_llm.cli import main
-from testronaut_llm.config_sections import CacheConfig
+from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.prices import PriceTable
 
 Run = Callable[..., tuple[int, str, str]]

@@ -12,11 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm import config_edit
-from testronaut_llm.config_edit import edited, set_value
-from testronaut_llm.config_file import PACKAGED, FoundConfig, find_config, load_found
+from testronaut_llm.config import edit as config_edit
+from testronaut_llm.config.edit import edited, set_value
+from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_found
+from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.trust import is_trusted, trust
 
 TEXT = """\
 # my models

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm.config_file import PACKAGED, FoundConfig, find_config, load_config, load_found, parse_config
+from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, load_found, parse_config
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.paths import config_dir
+from testronaut_llm.support.paths import config_dir
 
 ROOT = Path(__file__).parents[1]
 GOOD = "models: {a: {model: openai/x}}\ntasks: {default: {models: a}}\n"
@@ -315,7 +315,7 @@ def test_loading_opens_nothing_but_the_file(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys; from testronaut_llm.config_source import ConfigSource; ConfigSource.find(sys.argv[1]).current();"
+        "import sys; from testronaut_llm.config.source import ConfigSource; ConfigSource.find(sys.argv[1]).current();"
         "print({'litellm', 'ruamel', 'openai', 'anthropic', 'platformdirs'} & set(sys.modules))"
     )
     path = written(tmp_path / "llm.yaml")

@@ -11,11 +11,11 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from testronaut_llm.config_faults import keys_of
-from testronaut_llm.config_file import PACKAGED, FoundConfig, parse_config
-from testronaut_llm.config_schema import SCHEMA_FILE, SECTIONS, descriptions, schema_line, schema_text
+from testronaut_llm.config.faults import keys_of
+from testronaut_llm.config.file import PACKAGED, FoundConfig, parse_config
+from testronaut_llm.config.schema import SCHEMA_FILE, SECTIONS, descriptions, schema_line, schema_text
+from testronaut_llm.config.yaml_reader import read_yaml
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.yaml_reader import read_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def validator() -> jsonschema.Draft7Validator:
 
 
 def test_the_shipped_schema_is_fresh() -> None:
-    """After a change of the shapes: `python -m testronaut_llm.config_schema`."""
+    """After a change of the shapes: `python -m testronaut_llm.config.schema`."""
     assert SCHEMA_FILE.read_text("utf-8") == schema_text()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from testronaut_llm.config_values import FromEnvironment, Limit, Names, Usd, Whole, scalar, seconds, size_in_bytes
+from testronaut_llm.config.values import FromEnvironment, Limit, Names, Usd, Whole, scalar, seconds, size_in_bytes
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from testronaut_llm.credentials import Credentials, resolve_key
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of, readiness
 from testronaut_llm.providers import secret_readers
+from testronaut_llm.providers.credentials import Credentials, resolve_key
 
 CANARY = "canary-key-0123456789"
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from testronaut_llm.evidence import Evidence, examine
+from testronaut_llm.transport.evidence import Evidence, examine
 
 
 def _sse(*events: object) -> str:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fault_server import FaultServer
 
-from testronaut_llm.exchange import (
+from testronaut_llm.transport.exchange import (
     BodyTooLargeError,
     Exchange,
     SecondRequestError,

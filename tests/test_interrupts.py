@@ -12,7 +12,8 @@ import faults
 import pytest
 from manager_kit import Api, manager, model
 
-from testronaut_llm import LLMManager, performers
+from testronaut_llm import LLMManager
+from testronaut_llm.calls import performers
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

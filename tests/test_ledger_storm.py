@@ -17,7 +17,7 @@ from ledger_storm import ROOM
 from manager_kit import KEY
 
 from testronaut_llm.ledger import Ledger
-from testronaut_llm.paths import data_dir
+from testronaut_llm.support.paths import data_dir
 
 STORM = Path(__file__).with_name("ledger_storm.py")
 CALL = Decimal("0.0001")

@@ -18,7 +18,7 @@ from manager_kit import KEY, Api, ask, config, manager, model
 from pydantic import BaseModel
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.config_sections import BudgetConfig
+from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.network import NetworkGuard
 

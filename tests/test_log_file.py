@@ -21,9 +21,9 @@ from manager_kit import KEY, Api, ask, model
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.config_sections import LogConfig
+from testronaut_llm.config.sections import LogConfig
 from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.telemetry_file import EventFile
+from testronaut_llm.observability.log_file import EventFile
 
 MODES = ("complete", "acomplete", "stream", "astream")
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
@@ -157,9 +157,9 @@ def test_without_backups_it_is_emptied(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from testronaut_llm.config_sections import LogConfig
+from testronaut_llm.config.sections import LogConfig
 from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.telemetry_file import EventFile
+from testronaut_llm.observability.log_file import EventFile
 config, log = LLMConfig(tasks={"t": {"models": ["openai/m"]}}), EventFile()
 settings = LogConfig(file=sys.argv[1], max_bytes=20_000, backups=100)
 for number in range(300):

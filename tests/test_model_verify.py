@@ -17,7 +17,7 @@ from testronaut_llm.errors import ConfigError
 from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.model_verify import alone, verify
+from testronaut_llm.trials.verify import alone, verify
 
 CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schema", "reads the whole prompt",
           "repeats itself", "embeds")  # fmt: skip

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.price_tables import PriceTables, Table
 from testronaut_llm.prices import PriceTable
+from testronaut_llm.pricing.tables import PriceTables, Table
 from testronaut_llm.records import Usage
 
 GENAI_NAMES = {

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testronaut_llm import price_tables
-from testronaut_llm.config_sections import PriceConfig
+from testronaut_llm.config.sections import PriceConfig
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.price_rows import Price, Rates, read_price
-from testronaut_llm.price_tables import PriceTables, Table
 from testronaut_llm.prices import PriceTable
+from testronaut_llm.pricing import tables as price_tables
+from testronaut_llm.pricing.rows import Price, Rates, read_price
+from testronaut_llm.pricing.tables import PriceTables, Table
 from testronaut_llm.records import Usage
 
 

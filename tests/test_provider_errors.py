@@ -10,7 +10,7 @@ from error_bodies import ERRORS, error_body
 from test_gateway_faults import BY_CASE
 
 from testronaut_llm import errors
-from testronaut_llm.provider_errors import Complaint, complaint_of, kind_of, redirect, retry_after
+from testronaut_llm.transport.provider_errors import Complaint, complaint_of, kind_of, redirect, retry_after
 
 BODIES = [(wire, case) for wire in ERRORS for case in ERRORS[wire]]
 

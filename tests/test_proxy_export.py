@@ -13,11 +13,11 @@ import yaml
 from source_tree import ROOT
 
 from testronaut_llm.cli import main
-from testronaut_llm.config_sections import BudgetConfig
+from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import readiness
-from testronaut_llm.proxy_export import ProxyExport, proxy_export
+from testronaut_llm.proxy.export import ProxyExport, proxy_export
 
 CANARY = "sk-canary-0123456789abcdefghijklmn"
 Export = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,7 @@ from fault_server import Exchange
 from manager_kit import Api, ask, manager, model
 
 from testronaut_llm import AllModelsFailedError, LLMManager
-from testronaut_llm.circuit_breaker import FAILURES
+from testronaut_llm.limits.circuit_breaker import FAILURES
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 Make = Callable[..., Api]
@@ -174,6 +174,6 @@ def _arrived(api: Api) -> None:
 
 
 def _limit(**limits: int) -> Any:
-    from testronaut_llm.config_sections import LimitConfig
+    from testronaut_llm.config.sections import LimitConfig
 
     return LimitConfig(**limits)

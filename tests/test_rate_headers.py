@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testronaut_llm.rate_headers import pause_of
+from testronaut_llm.limits.headers import pause_of
 
 NOW = 1_790_000_000.0  # 2026-09-21T14:13:20Z
 

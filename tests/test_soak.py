@@ -21,7 +21,7 @@ from manager_kit import Api, config, model, prices
 
 from testronaut_llm import Answer, LLMError, LLMManager
 from testronaut_llm import fallback as fallback_module
-from testronaut_llm.config_sections import BudgetConfig
+from testronaut_llm.config.sections import BudgetConfig
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -59,7 +59,7 @@ def managed(api: Make, share: float = 0.2) -> LLMManager:
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback_module, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr("testronaut_llm.circuit_breaker.FIRST_REST", 0.005)
+    monkeypatch.setattr("testronaut_llm.limits.circuit_breaker.FIRST_REST", 0.005)
 
 
 def spent(results: list[Answer | LLMError]) -> Decimal:

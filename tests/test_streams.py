@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from testronaut_llm.calls.streams import AsyncStream, Stream
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Usage
-from testronaut_llm.streams import AsyncStream, Stream
 
 ANSWER: Answer[Any] = Answer(
     text="ab", model="m", provider_model="p/m", response_model="m", task="t", usage=Usage(), attempts=()

@@ -17,14 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm import token_counter, token_encodings, token_memory
+from testronaut_llm import token_counter
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.records import Message, Usage
-from testronaut_llm.token_calibration import Line, Prior, fit
 from testronaut_llm.token_counter import TokenCounter
-from testronaut_llm.token_encodings import Tokenizer
-from testronaut_llm.token_families import family_of, memory_key
-from testronaut_llm.token_memory import KEPT, TokenMemory
+from testronaut_llm.tokens import encodings as token_encodings
+from testronaut_llm.tokens import memory as token_memory
+from testronaut_llm.tokens.calibration import Line, Prior, fit
+from testronaut_llm.tokens.encodings import Tokenizer
+from testronaut_llm.tokens.families import family_of, memory_key
+from testronaut_llm.tokens.memory import KEPT, TokenMemory
 
 FRANCE = "What is the capital of France?"
 LISTING = "total 8\ndrwxr-xr-x 2 root root 4096 Jan  1 00:00 bin\n-rw-r--r-- 1 root root  220 Jan  1 00:00 .profile\n"

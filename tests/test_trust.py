@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from testronaut_llm.config_file import find_config, load_found
+from testronaut_llm.config.file import find_config, load_found
+from testronaut_llm.config.trust import is_trusted, record_of, trust
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.paths import data_dir
-from testronaut_llm.trust import is_trusted, record_of, trust
+from testronaut_llm.support.paths import data_dir
 
 TEXT = "tasks: {default: {models: a/b}}\n"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from testronaut_llm.config.yaml_reader import MAX_DEPTH, read_yaml
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.yaml_reader import MAX_DEPTH, read_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

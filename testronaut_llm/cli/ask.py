@@ -15,8 +15,8 @@ from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from testronaut_llm.calls.streams import Stream
     from testronaut_llm.records import Answer
-    from testronaut_llm.streams import Stream
 
 
 def run(

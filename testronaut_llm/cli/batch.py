@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.batch_file import BatchFile
 from testronaut_llm.cli.progress import EVERY_SECONDS
 from testronaut_llm.cli.spend import bill
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager

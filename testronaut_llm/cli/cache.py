@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
+from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.cache_files import CacheFiles
+    from testronaut_llm.caching.files import CacheFiles
 
 group = typer.Typer(
     name="cache", no_args_is_help=True, help="Look at the kept answers, forget them, carry them elsewhere."
@@ -25,7 +25,7 @@ Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")
 @group.command("stats")
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Show how many answers are kept, of which tasks, how large the store is, and what it saved this llm.yaml."""
-    from testronaut_llm.cache_files import CacheFiles
+    from testronaut_llm.caching.files import CacheFiles
     from testronaut_llm.llm_manager import LLMManager
 
     with LLMManager(config) as llm:
@@ -89,8 +89,8 @@ def import_(
 
 
 def _files(config: Path | None) -> CacheFiles:
-    from testronaut_llm.cache_files import CacheFiles
-    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.caching.files import CacheFiles
+    from testronaut_llm.config.source import ConfigSource
 
     return CacheFiles(ConfigSource.find(config).current().cache)
 

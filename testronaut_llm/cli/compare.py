@@ -8,13 +8,13 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from testronaut_llm.call_builder import Prompt
+from testronaut_llm.calls.builder import Prompt
+from testronaut_llm.calls.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.batch_file import prompt_of
 from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
 from testronaut_llm.cli.route import money
 from testronaut_llm.cli.spend import bill, billed
-from testronaut_llm.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.records import Answer, CacheMode
 

@@ -19,11 +19,11 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a commented llm.yaml, and say which of its models are ready on this machine."""
-    from testronaut_llm.atomic_file import write_atomically
-    from testronaut_llm.config_file import PACKAGED, load_config
-    from testronaut_llm.config_schema import schema_line
+    from testronaut_llm.config.file import PACKAGED, load_config
+    from testronaut_llm.config.schema import schema_line
+    from testronaut_llm.config.trust import trust
     from testronaut_llm.provider_registry import readiness
-    from testronaut_llm.trust import trust
+    from testronaut_llm.support.atomic_file import write_atomically
 
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already; edit it, or replace it with --force", file=str(file))
@@ -67,7 +67,7 @@ def show(
     """Show the configuration in force, defaults included, without secrets."""
     import yaml
 
-    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.config.source import ConfigSource
 
     source = ConfigSource.find(config)
     value = screen.plain(source.current().model_dump(mode="json", exclude_none=True))
@@ -90,8 +90,8 @@ def set_(
     config: ConfigFile = None,
 ) -> None:
     """Set one value; comments and order stay, and a wrong value changes nothing."""
-    from testronaut_llm.config_edit import set_value
-    from testronaut_llm.config_file import PACKAGED, find_config
+    from testronaut_llm.config.edit import set_value
+    from testronaut_llm.config.file import PACKAGED, find_config
 
     found = find_config(config)
     if found.path == PACKAGED:
@@ -102,8 +102,8 @@ def set_(
 
 def trust(file: Annotated[Path, typer.Argument(help="The file to trust, as it is now.")] = Path("llm.yaml")) -> None:
     """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
-    from testronaut_llm import trust as trusted
-    from testronaut_llm.config_file import load_config
+    from testronaut_llm.config import trust as trusted
+    from testronaut_llm.config.file import load_config
 
     load_config(file)
     screen.note(f"trusted until it changes: {trusted.trust(file)}")

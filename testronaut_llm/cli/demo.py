@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.route import count, money
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
+from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
@@ -164,7 +164,7 @@ def _free_model() -> ModelConfig:
 
 def _local_model() -> ModelConfig | None:
     """The first model of the user's file that runs here and is ready; a broken file has none."""
-    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.config.source import ConfigSource
     from testronaut_llm.provider_registry import is_local, readiness
 
     try:

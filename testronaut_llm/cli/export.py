@@ -14,7 +14,7 @@ from testronaut_llm.cli.options import ConfigFile, writing
 from testronaut_llm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from testronaut_llm.proxy_export import ProxyExport
+    from testronaut_llm.proxy.export import ProxyExport
 
 group = typer.Typer(name="export", no_args_is_help=True, help="Write llm.yaml in another program's words.")
 
@@ -42,11 +42,11 @@ def litellm_proxy(
 
     What the proxy has no place for stays in llm.yaml, and is said line by line on stderr.
     """
-    from testronaut_llm.atomic_file import write_atomically
-    from testronaut_llm.config_draft import MODEL_VARIABLE
-    from testronaut_llm.config_file import find_config, parse_config, read_text
-    from testronaut_llm.proxy_export import proxy_export
-    from testronaut_llm.yaml_reader import read_yaml
+    from testronaut_llm.config.draft import MODEL_VARIABLE
+    from testronaut_llm.config.file import find_config, parse_config, read_text
+    from testronaut_llm.config.yaml_reader import read_yaml
+    from testronaut_llm.proxy.export import proxy_export
+    from testronaut_llm.support.atomic_file import write_atomically
 
     if os.environ.get(MODEL_VARIABLE):
         raise ConfigError(f"{MODEL_VARIABLE} is set, and puts one model into every task; run: unset {MODEL_VARIABLE}")

@@ -143,8 +143,8 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
 
     Example: testronaut-llm models verify embedded/smollm2-135m
     """
-    from testronaut_llm.model_verify import Finding
-    from testronaut_llm.model_verify import verify as findings_of
+    from testronaut_llm.trials.verify import Finding
+    from testronaut_llm.trials.verify import verify as findings_of
 
     found: list[Finding] = []
     with _manager(model, config) as llm:
@@ -172,7 +172,7 @@ def bench(
     Example: testronaut-llm models bench embedded/smollm2-135m --at-once 4
     """
     from testronaut_llm.local.speeds import SpeedHistory
-    from testronaut_llm.model_bench import bench as measured
+    from testronaut_llm.trials.bench import bench as measured
 
     kept = SpeedHistory()
     with _manager(model, config) as llm:
@@ -189,7 +189,7 @@ def bench(
 @contextmanager
 def _manager(reference: str, file: Path | None) -> Iterator[LLMManager]:
     from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_verify import alone
+    from testronaut_llm.trials.verify import alone
 
     with LLMManager(file) as whole:
         settings = alone(whole.config, reference)

@@ -28,7 +28,7 @@ CacheModeOption = Annotated[
 
 def age(older_than: str) -> float:
     """Seconds of the option `--older-than`. Raises ConfigError: it is no length of time."""
-    from testronaut_llm.config_values import seconds
+    from testronaut_llm.config.values import seconds
 
     try:
         return seconds(older_than)

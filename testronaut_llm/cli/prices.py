@@ -19,7 +19,7 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show what a model costs, in USD per million tokens, and where that is from."""
-    from testronaut_llm.config_source import ConfigSource
+    from testronaut_llm.config.source import ConfigSource
     from testronaut_llm.errors import ConfigError
     from testronaut_llm.prices import PriceTable
 
@@ -42,6 +42,6 @@ def show(
 @group.command("update")
 def update(source: Annotated[str, typer.Argument(help="A file or an https URL in LiteLLM's format.")]) -> None:
     """Take a newer price table; the one before is kept beside it."""
-    from testronaut_llm.price_update import update_prices
+    from testronaut_llm.pricing.update import update_prices
 
     screen.note(str(update_prices(source)))

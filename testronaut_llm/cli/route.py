@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.records import Candidate, Route
+from testronaut_llm.support.amounts import usd
 
 COLUMNS = ("model", "is", "tokens", "answer", "cost", "at most", "kept", "why")
 SECONDS = "seconds"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from testronaut_llm.amounts import usd
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, writing
 from testronaut_llm.errors import InvalidRequestError, LLMError
+from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.ledger_report import LimitState, Spend, Totals
+    from testronaut_llm.accounting.report import LimitState, Spend, Totals
     from testronaut_llm.llm_manager import LLMManager
 
 COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache", "saved by routing")
@@ -136,7 +136,7 @@ def _hours(seconds: float | None) -> str:
 
 
 def _csv(found: Spend) -> str:
-    from testronaut_llm.ledger_report import Totals
+    from testronaut_llm.accounting.report import Totals
 
     text = io.StringIO()
     rows = [{"day": r.day, "task": r.task, "model": r.model, **asdict(r.totals)} for r in found.rows]

@@ -8,10 +8,10 @@ from decimal import Decimal
 from html import escape
 from typing import TYPE_CHECKING
 
-from testronaut_llm.amounts import usd
+from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.ledger_report import Spend
+    from testronaut_llm.accounting.report import Spend
 
 SERIES = 7
 """Models with a colour of their own; the others share one."""

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.paths import made
+from testronaut_llm.support.paths import made
 
 MARGIN = 64 * 2**20
 

@@ -20,7 +20,7 @@ from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
 from testronaut_llm.local.tiny_model import make_tiny_model
-from testronaut_llm.paths import made
+from testronaut_llm.support.paths import made
 
 Scheme = Callable[[Wanted, Path, Report], Path]
 

@@ -11,11 +11,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.credentials import resolve_key
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
+from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import is_loopback
 
 if TYPE_CHECKING:

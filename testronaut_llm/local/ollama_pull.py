@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
-from testronaut_llm.log import logger
-from testronaut_llm.paths import data_dir
 from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.log import logger
+from testronaut_llm.support.paths import data_dir
 
 if TYPE_CHECKING:
     from ollama import ProgressResponse

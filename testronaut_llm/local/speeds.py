@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm import paths
-from testronaut_llm.atomic_file import write_atomically
 from testronaut_llm.local.download import held, known_fields
 from testronaut_llm.provider_registry import api_base_of, provider_of
+from testronaut_llm.support import paths
+from testronaut_llm.support.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.providers import endpoint, entra, secret_readers
 from testronaut_llm.providers.row import Missing
-from testronaut_llm.redaction import Redactor
+from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig

@@ -21,19 +21,19 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.engine import Engine
+from testronaut_llm.calls.engine import Engine
+from testronaut_llm.calls.steps import Ask, Flow, Result, Step
 from testronaut_llm.errors import BadResponseError, ContentFilteredError, LLMError
 from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.model_request import EmbedRequest, Reply, Request, Target
 from testronaut_llm.records import Call, Route, Usage
-from testronaut_llm.steps import Ask, Flow, Result, Step
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says
 from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
+from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
 if TYPE_CHECKING:
-    from testronaut_llm.config_source import ConfigSource
-    from testronaut_llm.exchange import Exchange
+    from testronaut_llm.config.source import ConfigSource
     from testronaut_llm.model_config import TaskConfig
+    from testronaut_llm.transport.exchange import Exchange
 
 _DIMENSIONS = 8
 _PIECE = re.compile(r"\S*\s*")

@@ -118,7 +118,7 @@ def fake_llm(request: pytest.FixtureRequest, _own_home: Path) -> Iterator[FakeLL
 @pytest.fixture
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for what is booked and learned, in place of the user's; the models that were fetched stay in reach."""
-    from testronaut_llm import paths
+    from testronaut_llm.support import paths
 
     models = paths.data_dir() / "models"
     home = tmp_path_factory.mktemp("testronaut")

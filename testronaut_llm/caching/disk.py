@@ -1,0 +1,127 @@
+"""diskcache, held to text: what CVE-2025-69872 needs cannot get in, and is refused where somebody put it.
+
+diskcache unpickles rows whose mode says so, pickled keys too, and reads and deletes whatever path a row names. Here
+all values stand in the SQLite file as text, so a row of any other kind is none of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import diskcache
+import filelock
+from diskcache.core import MODE_RAW
+
+from testronaut_llm.support.paths import made
+
+FILE = "cache.db"
+_TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
+_CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+
+
+class RefusedRowError(ValueError):
+    """A row that this package never wrote."""
+
+
+class CorruptFileError(sqlite3.DatabaseError):
+    """A file that is a database, and damaged."""
+
+
+class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """Keys and values are text, and nothing else goes in or comes out."""
+
+    def put(self, key: Any) -> tuple[str, bool]:
+        """Takes a key."""
+        return _text(key), True
+
+    def get(self, key: Any, raw: bool) -> str:
+        """Gives a key back."""
+        if not raw:
+            raise RefusedRowError("a pickled key")
+        return _text(key)
+
+    def store(self, value: Any, read: Any, key: Any = None) -> tuple[int, int, None, str]:  # noqa: ARG002 - as above
+        """Takes a value."""
+        return 0, MODE_RAW, None, _text(value)
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: Any) -> str:  # noqa: ARG002 - as above
+        """Gives a value back."""
+        if mode != MODE_RAW or filename is not None:
+            raise RefusedRowError("a pickle, or a file outside the store")
+        return _text(value)
+
+    def remove(self, file_path: str) -> None:
+        """Deletes nothing: no row of ours has a file, and another's may name any path."""
+
+
+def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
+    """Opens the store, made where there is none; a file that is no sound database is moved aside.
+
+    Args:
+        folder: where it is.
+        size_limit: bytes.
+        suspect: was it found to be corrupt? Then all of it is looked at.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be used.
+    """
+    made(folder)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+    with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
+        try:
+            _probe(folder / FILE, whole=suspect)
+        except sqlite3.DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+            _set_aside(folder)
+        # No value ever goes to a file, however long.
+        return diskcache.Cache(
+            folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit
+        )
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Does only a new file help?"""
+    return isinstance(error, CorruptFileError) or getattr(error, "sqlite_errorname", "").startswith(_CORRUPT)
+
+
+def mend_of(error: BaseException, folder: Path) -> str:
+    """What helps against this trouble with a store: rights, room, or a fresh beginning."""
+    name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return f"make it yours to write: chmod -R u+rwX {folder}"
+    if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return f"make room on its disk: df -h {folder}"
+    if isinstance(error, diskcache.Timeout | filelock.Timeout) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"another process holds it: fuser -v {folder / FILE} names that one"
+    return f"to begin anew: mv {folder} {folder}.old"
+
+
+def _probe(file: Path, *, whole: bool) -> None:
+    """Diskcache itself would wait a minute for a locked file."""
+    connection = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if whole and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise CorruptFileError("quick_check found faults")
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+    file.chmod(0o600)
+
+
+def _set_aside(folder: Path) -> None:
+    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+        if (folder / name).exists():
+            (folder / name).replace(folder / f"{name}.broken")
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise RefusedRowError(f"{type(value).__name__} in place of text")
+    return value

@@ -1,0 +1,272 @@
+"""What one manager holds, and how a call becomes a route and a flow. The surface is in `llm_manager.py`."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from testronaut_llm.cache import AnswerCache
+from testronaut_llm.config.secrets import secret_parts
+from testronaut_llm.errors import AuthenticationError, ConfigError, LLMError, PermissionDeniedError
+from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
+from testronaut_llm.providers.credentials import Credentials
+from testronaut_llm.support.paths import data_dir
+from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.task_router import Selected, select
+from testronaut_llm.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from testronaut_llm.calls.budgets import Budgets
+    from testronaut_llm.calls.prompt_cache import PrefixWatch
+    from testronaut_llm.calls.spending import Purse
+    from testronaut_llm.calls.steps import Flow, Result
+    from testronaut_llm.config.source import ConfigSource
+    from testronaut_llm.gateway import Gateway
+    from testronaut_llm.ledger import Ledger
+    from testronaut_llm.local.local_provider import EmbeddedRunner
+    from testronaut_llm.local.speeds import SpeedHistory
+    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.output_schema import SchemaDialect
+    from testronaut_llm.prices import PriceTable
+    from testronaut_llm.rate_limiter import RateLimiter
+    from testronaut_llm.records import Attempt, Call, Route
+    from testronaut_llm.token_counter import TokenCounter
+    from testronaut_llm.transport.model_request import Target
+
+
+class Engine:
+    """The state of one manager: configuration, keys, connections, prices. Safe for threads.
+
+    Attributes:
+        answers: what is stored of earlier calls; None where nothing shall be.
+        purse: pays for all calls in place of the budgets of `llm.yaml`; None but for recording sessions and tests.
+    """
+
+    def __init__(self, source: ConfigSource) -> None:
+        self.source = source
+        self.redactor = Redactor()
+        self.telemetry = Telemetry(self.redactor.redact, lambda: self.source.last)
+        self.credentials = Credentials()
+        self.probes = Probes()
+        self.answers: AnswerCache | None = AnswerCache()
+        self.purse: Purse | None = None
+        self._embedded: dict[str, str] = {}
+
+    @functools.cached_property
+    def prices(self) -> PriceTable:
+        """The price table, read at its first use."""
+        from testronaut_llm.prices import PriceTable
+
+        return PriceTable.load()
+
+    @functools.cached_property
+    def counter(self) -> TokenCounter:
+        """Counts tokens, and learns from answers."""
+        from testronaut_llm.token_counter import TokenCounter
+
+        return TokenCounter()
+
+    @functools.cached_property
+    def prefixes(self) -> PrefixWatch:
+        """Sees whether `prompt_cache` does anything."""
+        from testronaut_llm.calls.prompt_cache import PrefixWatch
+
+        return PrefixWatch()
+
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """The books, opened at their first use."""
+        from testronaut_llm.calls.budgets import scope_of
+        from testronaut_llm.ledger import Ledger
+
+        return Ledger(data_dir() / "ledger.sqlite3", scope=lambda: scope_of(self.source.current()))
+
+    @functools.cached_property
+    def budgets(self) -> Budgets:
+        """What may be spent."""
+        from testronaut_llm.calls.budgets import Budgets
+
+        return Budgets(self.ledger)
+
+    @functools.cached_property
+    def limiter(self) -> RateLimiter:
+        """Who may send now."""
+        from testronaut_llm.rate_limiter import RateLimiter
+
+        return RateLimiter()
+
+    @functools.cached_property
+    def gateway(self) -> Gateway:
+        """The door to LiteLLM, which is loaded by the first attempt."""
+        from testronaut_llm.gateway import Gateway
+
+        return Gateway(self.redactor.redact)
+
+    @functools.cached_property
+    def runner(self) -> EmbeddedRunner:
+        """The embedded models, started at their first use."""
+        from testronaut_llm.local.local_provider import EmbeddedRunner
+
+        return EmbeddedRunner()
+
+    @functools.cached_property
+    def speeds(self) -> SpeedHistory:
+        """What was measured of local models on this machine."""
+        from testronaut_llm.local.speeds import SpeedHistory
+
+        return SpeedHistory()
+
+    def selected(self, config: LLMConfig, task: TaskConfig, model: str | None) -> tuple[Selected, ...]:
+        """The models that the task lists, or the one that the call names."""
+        return select(config, model, task)
+
+    def route(
+        self,
+        config: LLMConfig,
+        task: TaskConfig,
+        call: Call,
+        selected: tuple[Selected, ...],
+        *,
+        dry: bool = False,
+        embedding: bool = False,
+    ) -> Route:
+        """Which models to ask, in which order, and why.
+
+        A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
+        """
+        from testronaut_llm.calls.plan import route_of
+
+        return route_of(self, config, task, call, selected, dry=dry, embedding=embedding)
+
+    def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:
+        """Can this model be asked now, and if not, what is missing?"""
+        return readiness(model, trusted=trusted, probes=self.probes)
+
+    def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
+        """The route and the call as something to drive: an embedding of `texts`, or a chat without.
+
+        Raises:
+            LLMError: no candidate is left to be asked.
+        """
+        from testronaut_llm.calls.plan import flow_along
+
+        return flow_along(self, config, task, call, texts)
+
+    def accepted(self, call: Call, result: Result, route: Route) -> None:
+        """Learns from an accepted result, and books what its route saved."""
+        with suppress(ConfigError):  # an edit of the file took the model away meanwhile
+            config = self.source.current()
+            model = config.model(result.model)
+            self.learn(call, result, route, model)
+            self.prefixes.answered(call, model, result.usage, self.prices)
+            if self.purse is None:
+                self.budgets.routed(config, self.prices, call.task, result, route)
+
+    def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
+        """Notes what the answer reported of its tokens."""
+        asked = next(one for one in route.candidates if one.alias == result.model)
+        if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
+            self.counter.observe(call.task, model, asked.est_tokens, result.usage)
+
+    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False, timeout: float = 600.0) -> Target:
+        """Where a model is asked and with which key. May fetch or start a local model, or run a command.
+
+        Args:
+            model: which.
+            trusted: does its file come from somebody who may say where keys go?
+            embeddings: shall it embed?
+            timeout: seconds for a download.
+
+        Raises:
+            MissingCredentialError: there is no key.
+            LocalModelError: the local model cannot be fetched or served.
+        """
+        from pydantic import SecretStr
+
+        from testronaut_llm.transport.model_request import Target
+
+        provider = provider_of(model)
+        if provider.name == "embedded":
+            from testronaut_llm.limits.rules import at_once
+
+            slots = at_once(self.source.current(), model)
+            endpoint = self.runner.endpoint(model, embeddings=embeddings, slots=slots)
+            self.redactor.add(endpoint.token)
+            self._embedded[model.alias] = endpoint.api_base
+            token = SecretStr(endpoint.token)
+            return Target(model=model, provider=provider, api_base=endpoint.api_base, key=token)
+        if provider.name == "ollama" and model.auto_pull is True and self.probes.digest(model, provider) is None:
+            from testronaut_llm.local.ollama_pull import pull_in_time
+
+            pull_in_time(model, timeout, trusted=trusted)
+            self.probes.forget()
+        key = self.credentials.key(model, provider, trusted=trusted)
+        if key is not None:
+            self.redactor.add(key.get_secret_value())
+        for text in (*model.environment_texts, *secret_parts(api_base_of(model, provider) or "")):
+            self.redactor.add(text)
+        return Target(
+            model=model,
+            provider=provider,
+            api_base=api_base_of(model, provider),
+            api_version=api_version_of(model, provider),
+            key=key,
+            token_provider=None if key else self.credentials.token_provider(model, provider, trusted=trusted),
+        )
+
+    def load_local(self, model: ModelConfig, *, trusted: bool) -> None:
+        """Brings a local model into memory, so that its first answer does not wait for that. May take minutes.
+
+        Raises:
+            LocalModelError: it is not here, or cannot be loaded.
+        """
+        provider = provider_of(model)
+        if provider.name == "embedded":
+            from testronaut_llm.limits.rules import at_once
+
+            self.runner.load(model, slots=at_once(self.source.current(), model))
+        elif provider.name == "ollama":
+            from testronaut_llm.local.ollama_provider import OllamaServer
+
+            with OllamaServer.of(model, trusted=trusted) as server:
+                server.load(model.name, keep_alive=model.keep_alive, num_ctx=model.num_ctx)
+
+    def close(self) -> None:
+        """Closes connections and ends embedded models."""
+        for name in ("gateway", "runner", "ledger", "counter"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        if self.answers is not None:
+            self.answers.close()
+        self.credentials.close()
+        self.telemetry.close()
+
+    async def aclose(self) -> None:
+        """The same, with the connections of the running event loop."""
+        if "gateway" in self.__dict__:
+            await self.gateway.aclose()
+        self.close()
+
+    def autopsy(self, alias: str) -> LLMError | None:
+        """Why the embedded model died that was asked last under this name; None where it did not."""
+        base = self._embedded.get(alias)
+        return self.runner.crash(base) if base else None
+
+    def attempted(self, call: Call, attempt: Attempt) -> None:
+        """Takes note of an attempt that has ended."""
+        if isinstance(attempt.error, AuthenticationError | PermissionDeniedError):
+            self.credentials.forget()  # a command may print a newer key
+        self.telemetry.attempt(call, attempt)
+
+    def not_taken(self, model: ModelConfig) -> tuple[str, ...]:
+        """Which settings a model does not take at all."""
+        from testronaut_llm.transport.model_request import Target
+
+        params = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
+        return self.gateway.dropped_params(Target(model=model, provider=provider_of(model), api_base=None), params)
+
+    def dialect(self, model: ModelConfig) -> SchemaDialect:
+        """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""
+        dialect, facts = provider_of(model).schema_dialect, self.prices.facts(model)
+        return "none" if dialect == "strict" and facts.known and not facts.supports_schema else dialect

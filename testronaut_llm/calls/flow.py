@@ -1,0 +1,228 @@
+"""One call from its route to its answer, as a generator of what has to be done: ask, wait, hand out a piece.
+
+It does no I/O: `calls/performers.py` drives it, from threads or on an event loop, so that both do the same.
+Closing it in the middle settles what was sent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.calls.spending import Purse, Slip
+from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Step
+from testronaut_llm.calls.waiting import no_turn, patience
+from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
+from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
+from testronaut_llm.rate_limiter import Ticket
+from testronaut_llm.records import Attempt, Call, Candidate, Route
+from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request
+
+if TYPE_CHECKING:
+    from testronaut_llm.calls.judge import Judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a flow needs to know of its candidates.
+
+    Attributes:
+        ask: by alias and step, what to send.
+        limit: by alias, seconds for one attempt.
+        judge: says of a reply whether it is an answer, and what it cost.
+        purse: whose money it is.
+        policy: how to retry and fall back.
+        ticket: an attempt's place in line for its rate limits.
+        rest: by alias, is it left alone because it failed, and for how many seconds more?
+        on_attempt: is told of each attempt when it has ended.
+    """
+
+    route: Route
+    ask: Callable[[Try, str], Callable[[float], Request | EmbedRequest]]
+    limit: Mapping[str, float]
+    judge: Judge
+    purse: Purse
+    policy: Policy
+    slow: Callable[[str], bool]
+    ticket: Callable[[Try], Ticket]
+    rest: Callable[[str], tuple[bool, float]]
+    on_attempt: Callable[[Call, Attempt], None]
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(slots=True)
+class _Run:
+    started: float
+    tried: list[Attempt] = field(default_factory=list)
+    last_text: str = ""
+    waited: float = 0.0
+    sent: bool = False
+
+
+@dataclass(slots=True)
+class _Bill:
+    """The slip of one attempt. Once the true usage is known, what was thought to be the worst counts no more."""
+
+    slip: Slip
+    known: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def settle(self, attempt: Attempt, *, true: bool = False) -> None:
+        with self.lock:
+            if true or not self.known:
+                self.known = self.known or true
+                self.slip.settle(attempt)
+
+
+def flow_of(call: Call, plan: Plan) -> Flow:
+    """Asks along the route until an answer is accepted.
+
+    Raises:
+        LLMError: with the attempts made: the last error itself where it stops the call, else `AllModelsFailedError`.
+    """
+    run = _Run(started=plan.clock())
+    steps = attempts(plan.route.kept, plan.policy)
+    step = next(steps)
+    while True:
+        if step.wait:
+            yield Pause(step.wait)
+        result = yield from _attempt(call, plan, run, step)
+        if not isinstance(result, Outcome):
+            latency = plan.clock() - run.started
+            return replace(result, attempts=tuple(run.tried), cost=total(run.tried), latency=latency)
+        try:
+            step = steps.send(result)
+        except StopIteration as stop:
+            raise _ended(call, run, stop.value) from None
+
+
+def total(tried: list[Attempt]) -> Decimal | None:
+    """USD of all attempts together; None where the price of one is not known."""
+    known = [attempt.cost for attempt in tried if attempt.cost is not None]
+    return sum(known, Decimal(0)) if len(known) == len(tried) else None
+
+
+def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, Any, Result | Outcome]:
+    ticket, began = plan.ticket(step), plan.clock()
+    try:
+        late = yield from _in_line(call, plan, run, step, ticket)
+        step = replace(step, wait=step.wait + plan.clock() - began)
+        return (yield from _sent(call, plan, run, step, ticket)) if late is None else late
+    finally:
+        ticket.leave()
+
+
+def _in_line(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Outcome | None]:
+    """Waits for the attempt's turn; an outcome where it does not come in time, or another model is better asked."""
+    began = plan.clock()
+    while not ticket.turn():
+        left = run.started + call.deadline - plan.clock()
+        if ticket.at_least >= min(left, patience(plan.route, step.candidate, ticket, plan.rest)):
+            error = no_turn(step.candidate, ticket, left)
+            step = replace(step, wait=step.wait + plan.clock() - began)
+            run.tried.append(plan.judge.attempt(step, Reply(error=error, sent=False), latency=0.0))
+            plan.on_attempt(call, run.tried[-1])
+            return Outcome(error=error, remaining=left)
+        yield Await(ticket.woken, min(left, ticket.look_in))
+    return None
+
+
+def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Result | Outcome]:
+    candidate = step.candidate
+    remaining = run.started + call.deadline - plan.clock()
+    limit = min(plan.limit[candidate.alias], remaining)
+    if limit <= 0:
+        return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
+    try:
+        bill = _Bill(plan.purse.reserve(call, candidate, plan.judge.worst(step)))
+        bill.slip.sent()
+    except (BudgetExceededError, ConfigError) as error:
+        if isinstance(error, BudgetExceededError):
+            error.verdict = Verdict.NEXT  # type: ignore[misc]
+        return Outcome(error=error, remaining=remaining)
+    began = plan.clock()
+    reply, delivered = None, False
+    late = partial(_late, plan, bill, step, began)
+    try:
+        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias), late)
+        while isinstance(reply, str):
+            delivered = True
+            yield Piece(reply)
+            reply = yield More()
+    finally:
+        if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
+            reply = Reply(error=LLMTimeoutError("the call was left before its answer was complete"))
+            _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+            ticket.leave(sent=True)
+    _leave(ticket, reply, cut_short=limit < plan.limit[candidate.alias])
+    return _judged(call, plan, run, bill, step, reply, began=began, delivered=delivered)
+
+
+def _leave(ticket: Ticket, reply: Reply, *, cut_short: bool) -> None:
+    """Before the answer is judged: `accept` may ask the same model. A time-out of the call's making says nothing."""
+    usage, error = reply.usage, reply.error
+    used = usage.prompt_tokens + usage.completion_tokens if usage is not None else None
+    if usage is None and error is not None and (error.status or 0) >= 400:
+        used = 0
+    if cut_short and isinstance(error, LLMTimeoutError):
+        ticket.leave(sent=reply.sent)
+    else:
+        ticket.leave(sent=reply.sent, tokens=used, error=error, headers=reply.headers)
+
+
+def _judged(
+    call: Call, plan: Plan, run: _Run, bill: _Bill, step: Try, reply: Reply, *, began: float, delivered: bool
+) -> Result | Outcome:
+    now = plan.clock()
+    judged = plan.judge.verdict(step, reply)
+    attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
+    _settle(call, plan, run, bill, attempt)
+    run.last_text, run.sent = reply.text, run.sent or reply.sent
+    if judged.result is not None:
+        refusal = plan.judge.refused(judged.result, tuple(run.tried))
+        if refusal is None:
+            return judged.result
+        run.tried[-1] = replace(attempt, outcome="rejected", error=refusal)
+        bill.settle(run.tried[-1])
+        judged = replace(judged, error=refusal)
+    return Outcome(
+        error=judged.error or LLMError("no answer"),
+        remaining=run.started + call.deadline - now,
+        repair=judged.repair if not delivered else None,
+        delivered=delivered,
+        may_double=judged.may_double,
+    )
+
+
+def _settle(call: Call, plan: Plan, run: _Run, bill: _Bill, attempt: Attempt) -> None:
+    run.tried.append(attempt)
+    bill.settle(attempt)
+    plan.on_attempt(call, attempt)
+
+
+def _late(plan: Plan, bill: _Bill, step: Try, began: float, reply: Reply) -> None:
+    """Corrects what was settled at the worst case, where the whole answer came after all."""
+    if reply.error is None and reply.usage is not None:
+        attempt = plan.judge.attempt(step, reply, latency=plan.clock() - began)
+        late = replace(attempt, outcome="error", error=LLMTimeoutError("its answer came too late"))
+        bill.settle(late, true=True)
+
+
+def _ended(call: Call, run: _Run, end: End) -> LLMError:
+    unsent_budget = isinstance(end.last, BudgetExceededError) and not run.sent
+    error = end.last if end.stopped or unsent_budget else all_failed(call.task, end.last, tuple(run.tried))
+    error.attempts = tuple(run.tried)
+    return error
+
+
+def _out_of_time(call: Call, candidate: Candidate) -> LLMTimeoutError:
+    return LLMTimeoutError(
+        f"{call.task}: the deadline of {call.deadline:g} s has passed; raise `deadline` if it needs longer",
+        model=candidate.alias,
+        provider=candidate.provider,
+    )

@@ -1,0 +1,210 @@
+"""Is a reply an answer, and what did it cost? The rules for text, schema, truncation and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from testronaut_llm.errors import (
+    ConnectionFailedError,
+    ContextWindowError,
+    LLMError,
+    OutputInvalidError,
+    OutputTruncatedError,
+)
+from testronaut_llm.fallback import Try
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.output_schema import SchemaDialect
+from testronaut_llm.prices import PriceTable
+from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
+from testronaut_llm.schema.answer import is_runaway_whitespace
+from testronaut_llm.token_counter import TokenCounter
+from testronaut_llm.transport.model_request import Reply
+
+LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
+"""From how many tokens on, and below which share of the estimate, a prompt counts as cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A reply, judged: a result, or the error that it is."""
+
+    result: Answer[Any] | Embeddings | None = None
+    error: LLMError | None = None
+    repair: str | None = None
+    may_double: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Judges the replies to one call.
+
+    Attributes:
+        call: what was asked.
+        models: by alias.
+        vectors: is it an embedding?
+        allow_truncated: does the task take a cut answer?
+        dialect: which JSON Schema a model was given.
+        autopsy: why the embedded model of that alias died, None where it did not.
+        affordable: may that many USD still be spent on this call?
+    """
+
+    call: Call
+    models: Mapping[str, ModelConfig]
+    prices: PriceTable
+    counter: TokenCounter
+    dialect: Callable[[ModelConfig], SchemaDialect]
+    autopsy: Callable[[str], LLMError | None]
+    affordable: Callable[[Decimal | None], bool]
+    allow_truncated: bool = False
+    vectors: bool = False
+
+    def max_tokens(self, step: Try) -> int:
+        """The cap of one attempt, in tokens."""
+        return self.call.max_tokens * (2 if step.doubled else 1)
+
+    def worst(self, step: Try) -> Decimal | None:
+        """The most an attempt may cost, in USD; None where no price is known."""
+        worst = step.candidate.worst_cost
+        return worst * 2 if worst is not None and (step.doubled or step.repair) else worst
+
+    def verdict(self, step: Try, reply: Reply) -> Judged:
+        """Is it an answer?"""
+        if reply.error is not None:
+            died = self.autopsy(step.candidate.alias) if isinstance(reply.error, ConnectionFailedError) else None
+            error = died or reply.error
+            if error.model is None:
+                error.model, error.provider = step.candidate.alias, step.candidate.provider
+            return Judged(error=error)
+        model = self.models[step.candidate.alias]
+        if self.vectors:
+            return Judged(result=self._embeddings(step, model, reply))
+        if (unread := _unread(model, step, reply)) is not None:
+            return Judged(error=unread)
+        cut = reply.finish_reason == "length"
+        runaway = cut and self.call.output is not None and is_runaway_whitespace(reply.text)
+        if cut and not runaway and not (self.allow_truncated and reply.text.strip()):
+            return Judged(error=self._truncated(step, reply), may_double=self._may_double(step))
+        output, parsed = self.call.output, None
+        if output is not None:
+            try:
+                parsed = output.read(reply.text, self.dialect(model))
+            except OutputInvalidError as error:
+                repair = output.repair_request(error)
+                error.args = (f"{model.alias} ({model.model}): {error.args[0]}",)
+                error.model, error.provider = model.alias, model.provider
+                error.request_id, error.text = reply.request_id, reply.text
+                return Judged(error=error, repair=repair)
+        return Judged(result=self._answer(step, model, reply, parsed))
+
+    def refused(self, result: Answer[Any] | Embeddings, tried: tuple[Attempt, ...]) -> OutputInvalidError | None:
+        """What `accept` says of an answer: None, or the error that it is."""
+        accept = self.call.accept
+        if accept is None or not isinstance(result, Answer) or accept(result):
+            return None
+        message = f"{result.model} ({result.provider_model}): `accept` refused the answer"
+        return OutputInvalidError(message, text=result.text, model=result.model, attempts=tried)
+
+    def attempt(self, step: Try, reply: Reply, *, latency: float, error: LLMError | None = None) -> Attempt:
+        """The attempt as a record, with what it cost."""
+        model = self.models[step.candidate.alias]
+        usage = self._usage(step, reply)
+        failure = error or reply.error
+        return Attempt(
+            model=model.alias,
+            provider_model=model.model,
+            outcome="answer" if failure is None else "rejected" if reply.error is None else "error",
+            error=failure,
+            waited=step.wait,
+            latency=latency,
+            usage=usage,
+            cost=self._cost(step, reply, usage),
+            finish_reason=reply.finish_reason,
+            request_id=reply.request_id,
+            reason=step.reason or step.candidate.reason,
+            dropped_params=reply.dropped_params,
+        )
+
+    def _usage(self, step: Try, reply: Reply) -> Usage | None:
+        if reply.usage is not None:
+            return reply.usage
+        if reply.error is not None and not reply.text:
+            return None
+        model = self.models[step.candidate.alias]
+        prompt = step.candidate.est_tokens or 0
+        return Usage(
+            prompt_tokens=prompt, completion_tokens=self.counter.text_length(model, reply.text), estimated=True
+        )
+
+    def _cost(self, step: Try, reply: Reply, usage: Usage | None) -> Decimal | None:
+        refused = reply.error is not None and (reply.error.status or 0) >= 400
+        if not reply.sent or (refused and usage is None):
+            return Decimal(0)
+        whole = reply.error is None or reply.finish_reason is not None or self.vectors
+        if usage is None or not whole:
+            return self.worst(step)  # it broke off, and nobody knows what was billed
+        return self.prices.cost(self.models[step.candidate.alias], usage, reply.response_model or None).amount
+
+    def _may_double(self, step: Try) -> bool:
+        facts = self.prices.facts(self.models[step.candidate.alias])
+        wanted = 2 * self.call.max_tokens
+        if facts.max_output is not None and wanted > facts.max_output:
+            return False
+        if facts.context_window is not None and (step.candidate.est_tokens or 0) + wanted > facts.context_window:
+            return False
+        worst = step.candidate.worst_cost
+        return self.affordable(None if worst is None else 2 * worst)
+
+    def _truncated(self, step: Try, reply: Reply) -> OutputTruncatedError:
+        model = self.models[step.candidate.alias]
+        return OutputTruncatedError(
+            f"{model.alias} ({model.model}): the answer was cut at max_tokens {self.max_tokens(step)}; "
+            f"raise `max_tokens`, or set `allow_truncated: true` for {self.call.task}",
+            text=reply.text,
+            model=model.alias,
+            provider=model.provider,
+            request_id=reply.request_id,
+        )
+
+    def _answer(self, step: Try, model: ModelConfig, reply: Reply, parsed: Any) -> Answer[Any]:
+        usage = self._usage(step, reply) or Usage(estimated=True)
+        return Answer(
+            text=reply.text,
+            parsed=parsed,
+            model=model.alias,
+            provider_model=model.model,
+            response_model=reply.response_model,
+            task=self.call.task,
+            usage=usage,
+            cost_source=self.prices.cost(model, usage, reply.response_model or None).source,
+            finish_reason=reply.finish_reason or "",
+            request_id=reply.request_id,
+        )
+
+    def _embeddings(self, step: Try, model: ModelConfig, reply: Reply) -> Embeddings:
+        usage = self._usage(step, reply) or Usage(estimated=True)
+        return Embeddings(
+            vectors=reply.vectors,
+            model=model.alias,
+            provider_model=model.model,
+            task=self.call.task,
+            usage=usage,
+            cost_source=self.prices.cost(model, usage, reply.response_model or None).source,
+            request_id=reply.request_id,
+        )
+
+
+def _unread(model: ModelConfig, step: Try, reply: Reply) -> ContextWindowError | None:
+    """Ollama cuts a prompt that is too long and answers about the rest (ollama#3839); the count gives it away."""
+    expected, read = step.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
+    if model.provider != "ollama" or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
+        return None
+    return ContextWindowError(
+        f"{model.alias} ({model.model}): the server read {read:,} of about {expected:,} prompt tokens; "
+        "raise `num_ctx` of the model, or shorten the prompt",
+        model=model.alias,
+        provider=model.provider,
+        request_id=reply.request_id,
+    )

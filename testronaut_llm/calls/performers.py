@@ -1,0 +1,201 @@
+"""Do what a call flow asks for: with a thread for each attempt, or on the caller's event loop.
+
+The limit of an attempt is kept from outside the HTTP client, whose own time-outs start anew with every
+byte: a sync attempt that overruns is abandoned and its connection closed, an async one is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
+from testronaut_llm.errors import LLMError, LLMTimeoutError
+from testronaut_llm.transport.exchange import Exchange
+from testronaut_llm.transport.model_request import EmbedRequest, Reply
+
+if TYPE_CHECKING:
+    from testronaut_llm.gateway import Gateway
+
+
+def drive(flow: Flow, gateway: Gateway) -> Generator[str, None, Result]:
+    """Runs a flow in this thread; yields the pieces of a stream and returns the result.
+
+    Raises:
+        LLMError: as the flow does.
+    """
+    attempt: _ThreadAttempt | None = None
+    answer: Any = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            answer = None
+            if isinstance(step, Piece):
+                yield step.text
+            elif isinstance(step, Ask | More):
+                if isinstance(step, Ask):
+                    attempt = _ThreadAttempt(gateway, step)
+                answer = attempt.take() if attempt is not None else None
+            else:
+                answer = _do(step)
+    finally:
+        if attempt is not None:
+            attempt.leave()
+        flow.close()
+
+
+async def adrive(flow: Flow, gateway: Gateway) -> AsyncGenerator[str | Result, None]:
+    """The same on an event loop; the result is the last thing it yields.
+
+    Raises:
+        LLMError: as the flow does.
+    """
+    attempt: _TaskAttempt | None = None
+    answer: Any = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer)
+            except StopIteration as stop:
+                yield stop.value
+                return
+            answer = None
+            if isinstance(step, Piece):
+                yield step.text
+            elif isinstance(step, Ask | More):
+                if isinstance(step, Ask):
+                    attempt = _TaskAttempt(gateway, step)
+                answer = await attempt.take() if attempt is not None else None
+            else:
+                answer = await _ado(step)
+    finally:
+        if attempt is not None:
+            await attempt.leave()
+        flow.close()
+
+
+def _do(step: Pause | Work | Await) -> Any:
+    if isinstance(step, Work):
+        return step.run()
+    if isinstance(step, Await):
+        concurrent.futures.wait((step.future,), step.seconds)
+    else:
+        time.sleep(step.seconds)
+    return None
+
+
+async def _ado(step: Pause | Work | Await) -> Any:
+    if isinstance(step, Work):
+        return await asyncio.to_thread(step.run)
+    if isinstance(step, Await):
+        waiting = asyncio.wrap_future(step.future)
+        try:
+            await asyncio.wait((waiting,), timeout=step.seconds)
+        finally:
+            waiting.cancel()  # of this wait alone: the future itself goes on
+    else:
+        await asyncio.sleep(step.seconds)
+    return None
+
+
+def _overrun(ask: Ask, exchange: Exchange) -> Reply:
+    message = f"no complete answer within {ask.limit:.3g} s; raise `timeout` or `deadline` if it needs longer"
+    return Reply(error=LLMTimeoutError(message), sent=exchange.requests > 0)
+
+
+class _ThreadAttempt:
+    """One attempt in a thread of its own, which ends when its connection is closed."""
+
+    def __init__(self, gateway: Gateway, ask: Ask) -> None:
+        self._gateway, self._ask = gateway, ask
+        self._exchange = Exchange()
+        self._until = time.monotonic() + ask.limit
+        self._results: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
+        self._ended = False
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._work,), name="testronaut-llm-attempt", daemon=True).start()
+
+    def take(self) -> str | Reply:
+        """The next piece, or the Reply. Waits no longer than the attempt may take."""
+        try:
+            result = self._results.get(timeout=max(0.0, self._until - time.monotonic()))
+        except queue.Empty:
+            self.leave()
+            return _overrun(self._ask, self._exchange)
+        if isinstance(result, BaseException):
+            raise result
+        self._ended = isinstance(result, Reply)
+        return result
+
+    def leave(self) -> None:
+        """Gives the attempt up, unless it has ended."""
+        if not self._ended:
+            self._ended = True
+            self._exchange.abandon()
+            with suppress(queue.Empty):
+                while True:
+                    self._too_late(self._results.get_nowait())
+
+    def _too_late(self, result: str | Reply | BaseException) -> None:
+        if isinstance(result, Reply):
+            self._ask.late(result)
+
+    def _work(self) -> None:
+        try:
+            self._gateway.claim_thread()
+            request = self._ask.make(max(0.001, self._until - time.monotonic()))
+            send = self._gateway.embed if isinstance(request, EmbedRequest) else self._gateway.send
+            for result in send(request, self._exchange):  # type: ignore[arg-type]
+                self._results.put(result)
+                if self._exchange.abandoned:
+                    self._too_late(result)
+        except LLMError as error:
+            self._results.put(Reply(error=error, sent=False))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            self._results.put(error)
+
+
+class _TaskAttempt:
+    """One attempt inside the caller's task."""
+
+    def __init__(self, gateway: Gateway, ask: Ask) -> None:
+        self._gateway, self._ask = gateway, ask
+        self._exchange = Exchange()
+        self._until = asyncio.get_running_loop().time() + ask.limit
+        self._results: AsyncIterator[str | Reply] | None = None
+
+    async def take(self) -> str | Reply:
+        """The next piece, or the Reply. Waits no longer than the attempt may take."""
+        try:
+            async with asyncio.timeout_at(self._until):
+                if self._results is None:
+                    self._results = await self._begin()
+                return await anext(self._results)
+        except TimeoutError:
+            return _overrun(self._ask, self._exchange)
+        except LLMError as error:
+            return Reply(error=error, sent=False)
+
+    async def leave(self) -> None:
+        """Closes what is still open."""
+        if self._results is not None:
+            await self._results.aclose()  # type: ignore[attr-defined]
+
+    async def _begin(self) -> AsyncIterator[str | Reply]:
+        left = max(0.001, self._until - asyncio.get_running_loop().time())
+        make = self._ask.make
+        request = await asyncio.to_thread(make, left) if self._ask.slow else make(left)
+        if isinstance(request, EmbedRequest):
+            return self._gateway.aembed(request, self._exchange)
+        return self._gateway.asend(request, self._exchange)

@@ -1,0 +1,155 @@
+"""What it takes to ask: the route of a call, and the flow that goes along it with keys, money and a judge.
+
+A module of its own, so that an answer from the cache loads none of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from testronaut_llm.calls.flow import Plan, flow_of
+from testronaut_llm.calls.judge import Judge
+from testronaut_llm.calls.request_maker import chat_request
+from testronaut_llm.cost_optimizer import plan
+from testronaut_llm.fallback import Policy, Try
+from testronaut_llm.limits.rules import key_of, rules_of
+from testronaut_llm.provider_registry import timeout_of
+from testronaut_llm.routing.errors import nothing_left
+from testronaut_llm.routing.limits import with_limits
+from testronaut_llm.routing.options import weigh
+from testronaut_llm.task_router import Selected, one_vector_space
+from testronaut_llm.transport.model_request import EmbedRequest, Request, Target
+
+if TYPE_CHECKING:
+    from testronaut_llm.calls.engine import Engine
+    from testronaut_llm.calls.steps import Flow
+    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.rate_limiter import Ticket
+    from testronaut_llm.records import Call, Route
+
+
+def route_of(
+    engine: Engine,
+    config: LLMConfig,
+    task: TaskConfig,
+    call: Call,
+    selected: tuple[Selected, ...],
+    *,
+    dry: bool,
+    embedding: bool,
+) -> Route:
+    """See `Engine.route`."""
+    ready = {
+        one.model.alias: engine.ready(one.model, trusted=config.trusted) for one in selected if one.excluded is None
+    }
+    options = weigh(
+        selected,
+        ready,
+        task=task.name,
+        messages=call.messages,
+        max_tokens=call.max_tokens,
+        prices=engine.prices,
+        counter=engine.counter,
+        contexts={one.model.alias: engine.probes.context(one.model, one.provider) for one in selected},
+        speeds={one.model.alias: engine.speeds.latest(one.model) for one in selected if one.provider.local},
+        schema_texts={one.model.alias: _schema_text(engine, call, one.model) for one in selected},
+        dropped_params={one.model.alias: _dropped(engine, call, one) for one in selected} if dry else None,
+        count_all=dry,
+        embedding=embedding,
+    )
+    most = 0 if embedding else call.max_tokens
+    route = plan(
+        task,
+        options,
+        max_tokens=most,
+        money=engine.budgets.money(config, task, call),
+        schema=call.output is not None,
+        strategy="as_listed" if embedding else None,
+    )
+    return with_limits(route, config, engine.limiter, most) if dry else route
+
+
+def flow_along(
+    engine: Engine, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...]
+) -> tuple[Route, Flow]:
+    """See `Engine.flow`."""
+    selected = engine.selected(config, task, call.model)
+    if texts:
+        selected = one_vector_space(selected)
+    route = engine.route(config, task, call, selected, embedding=bool(texts))
+    if not route.kept:
+        raise nothing_left(route)
+    engine.gateway.load()
+    models = {one.model.alias: one.model for one in selected}
+    purse = engine.budgets.purse(config, task, call)
+    judge = Judge(
+        call=call,
+        models=models,
+        prices=engine.prices,
+        counter=engine.counter,
+        dialect=engine.dialect,
+        autopsy=engine.autopsy,
+        affordable=purse.affords,
+        allow_truncated=task.allow_truncated,
+        vectors=bool(texts),
+    )
+    made = Plan(
+        route=route,
+        ask=partial(_ask, engine, config, call, models, texts),
+        limit={alias: call.timeout or timeout_of(model) for alias, model in models.items()},
+        judge=judge,
+        purse=engine.purse or purse,
+        policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
+        slow=lambda alias: _is_slow(models[alias]),
+        ticket=lambda step: _ticket(engine, config, models, step, 0 if texts else judge.max_tokens(step)),
+        rest=lambda alias: engine.limiter.rest(key_of(models[alias])),
+        on_attempt=engine.attempted,
+    )
+    return route, flow_of(call, made)
+
+
+def _ticket(engine: Engine, config: LLMConfig, models: Mapping[str, ModelConfig], step: Try, answer: int) -> Ticket:
+    model = models[step.candidate.alias]
+    tokens = (step.candidate.est_tokens or 0) + answer
+    return engine.limiter.ticket(rules_of(config, model), key_of(model), tokens)
+
+
+def _ask(
+    engine: Engine,
+    config: LLMConfig,
+    call: Call,
+    models: Mapping[str, ModelConfig],
+    texts: tuple[str, ...],
+    step: Try,
+    text: str,
+) -> Callable[[float], Request | EmbedRequest]:
+    model = models[step.candidate.alias]
+
+    def make(timeout: float) -> Request | EmbedRequest:
+        target = engine.target(model, trusted=config.trusted, embeddings=bool(texts), timeout=timeout)
+        if texts:
+            return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
+        schema = call.output.wire(engine.dialect(model)) if call.output else None
+        return chat_request(call, target, step, schema=schema, timeout=timeout, answered=text)
+
+    return make
+
+
+def _is_slow(model: ModelConfig) -> bool:
+    """May it take a while until a request can be made: a start, a download, a command?"""
+    return model.provider == "embedded" or model.auto_pull is True or model.api_key_command is not None
+
+
+def _schema_text(engine: Engine, call: Call, model: ModelConfig) -> str:
+    schema = call.output.wire(engine.dialect(model)).schema if call.output else None
+    return json.dumps(schema) if schema is not None else ""
+
+
+def _dropped(engine: Engine, call: Call, one: Selected) -> tuple[str, ...]:
+    target = Target(model=one.model, provider=one.provider, api_base=None)
+    given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
+    params = {name: value for name, value in given.items() if value is not None}
+    return engine.gateway.dropped_params(target, params)

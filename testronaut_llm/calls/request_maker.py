@@ -1,0 +1,65 @@
+"""From a call and a step of its fallback to the chat request that one model is sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from testronaut_llm.records import Call, Message
+from testronaut_llm.transport.model_request import Request, Target
+
+if TYPE_CHECKING:
+    from testronaut_llm.fallback import Try
+    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.output_schema import WireSchema
+
+_OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
+"""Tokens: an Ollama context grows in steps, since every new size loads the model again."""
+
+
+def chat_request(
+    call: Call, target: Target, step: Try, *, schema: WireSchema | None, timeout: float, answered: str
+) -> Request:
+    """The request of one attempt.
+
+    Args:
+        call: what is asked.
+        target: where it goes.
+        step: whether it repairs an answer, or may have twice the tokens.
+        schema: what this wire takes of the caller's schema.
+        timeout: seconds.
+        answered: the answer that a repair is about.
+    """
+    max_tokens = call.max_tokens * (2 if step.doubled else 1)
+    return Request(
+        target=target,
+        messages=_messages(call, schema.instructions if schema else "", step.repair, answered),
+        max_tokens=max_tokens,
+        timeout=timeout,
+        temperature=call.temperature,
+        stop=call.stop,
+        seed=call.seed,
+        schema=schema,
+        num_ctx=_num_ctx(target.model, step, max_tokens) if target.provider.wire == "ollama" else None,
+        stream=call.stream,
+        prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
+        extra=call.extra,
+    )
+
+
+def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:
+    messages = call.messages
+    if instructions:
+        last = messages[-1]
+        messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{instructions}"))
+    if repair is not None:
+        turns = (Message(role="assistant", content=answered), Message(role="user", content=repair))
+        messages = (*messages, *turns)
+    return messages
+
+
+def _num_ctx(model: ModelConfig, step: Try, max_tokens: int) -> int:
+    """What `llm.yaml` says, or what the prompt needs; never more than the model was made for, where that is known."""
+    needed = int((step.candidate.est_tokens or 0) * 1.3) + max_tokens + 256
+    size = model.num_ctx or max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
+    return min(size, step.candidate.context_window or size)

@@ -1,0 +1,1 @@
+"""The parts of `llm.yaml`: found, read, filled in, checked, edited and trusted."""

@@ -1,0 +1,156 @@
+"""From plain data to what the shapes of `model_config` take, and the faults that they cannot find.
+
+Names that refer to each other, keys written out, the environment: looked at before the shapes, so
+that all faults come out together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testronaut_llm.config.checks import REFERENCE
+from testronaut_llm.config.faults import Fault, Source, Where, closest, did_you_mean, shown
+from testronaut_llm.config.secrets import keys_written_out, texts
+from testronaut_llm.config.variables import Filling
+from testronaut_llm.support.owned_fields import refused_in_extra
+
+MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
+
+_KEPT_UNFILLED = ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra")
+
+
+@dataclass(slots=True)
+class Draft:
+    """Data with references filled and names in place, and what was found wrong on the way."""
+
+    data: dict[str, Any]
+    faults: list[Fault] = field(default_factory=list)
+
+
+def examine(data: Any, source: Source) -> Draft:
+    """Returns the data as the shapes take it, and the faults that they cannot find."""
+    if not isinstance(data, Mapping):
+        return Draft({}, [Fault((), "expected a mapping with `models:` and `tasks:`")])
+    filling = Filling(os.environ)
+    filled = {key: value for key, value in filling.fill(dict(data)).items() if value is not None}
+    faults = [*source.faults, *keys_written_out(data), *filling.faults]
+    inside = [(where, name) for where, name in filling.unset if where[0] == "models" and len(where) > 2]
+    faults += [_unset(where, name) for where, name in filling.unset if (where, name) not in inside]
+    models, tasks = _mapping(filled, "models"), _mapping(filled, "tasks")
+    faults += [*_misnamed(models, tasks), *_refused(models), *_references(models, tasks), *_limits(filled)]
+    if isinstance(filled.get("models", {}), dict):
+        filled["models"] = {alias: _model(alias, row, inside, source.path) for alias, row in models.items()}
+    if isinstance(filled.get("log"), dict):
+        filled["log"] = _beside(filled["log"], "file", source.path)
+    if tasks:
+        override = os.environ.get(MODEL_VARIABLE)
+        faults += [] if override is None else _overridden(override, models)
+        filled["tasks"] = {name: _task(name, row, override) for name, row in tasks.items()}
+    return Draft(filled, faults)
+
+
+def _mapping(data: Any, key: str) -> dict[str, Any]:
+    value = data.get(key) if isinstance(data, dict) else None
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _model(alias: str, row: Any, unset: list[tuple[Where, str]], path: Path | None) -> Any:
+    """A field whose variable is not set keeps its text where text may stand, and its default elsewhere."""
+    if not isinstance(row, dict):
+        return row.model_copy(update={"alias": alias}) if hasattr(row, "model_copy") else row
+    mine = [(where[2], name) for where, name in unset if where[1] == alias]
+    left_out = {key for key, _ in mine if key not in _KEPT_UNFILLED}
+    kept = {key: value for key, value in row.items() if key not in left_out}
+    return {
+        **_beside(kept, "api_key_file", path),
+        "alias": alias,
+        "unset": tuple(dict.fromkeys(name for _, name in mine)),
+    }
+
+
+def at_home(text: str | Path) -> Path:
+    """Returns the path with `~` filled in; one that names nobody stays as written."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def _beside(row: dict[str, Any], key: str, path: Path | None) -> dict[str, Any]:
+    """A relative path means the same wherever the program runs: it starts at the folder of the file."""
+    text = row.get(key)
+    return {**row, key: str(path.parent / at_home(text))} if isinstance(text, str) and path else row
+
+
+def _task(name: str, row: Any, override: str | None) -> Any:
+    """One model for every task of this run is as good as asked for by name: `min_quality` does not hold."""
+    forced: dict[str, Any] = {"models": (override,), "min_quality": 1} if override is not None else {}
+    if isinstance(row, dict):
+        return {**row, **forced, "name": name}
+    return row.model_copy(update={"name": name, **forced}) if hasattr(row, "model_copy") else row
+
+
+def _unset(where: Where, name: str) -> Fault:
+    return Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
+
+
+def _misnamed(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
+    for alias, row in models.items():
+        if not re.fullmatch(r"[^\s/]+", str(alias)):
+            yield Fault(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
+        for key in {"alias", "unset"} & _keys(row):
+            yield Fault(("models", alias, key), "unknown key")
+    for name, row in tasks.items():
+        if "name" in _keys(row):
+            yield Fault(("tasks", name, "name"), "unknown key: a task's name is the key of its section")
+
+
+def _keys(row: Any) -> set[str]:
+    return set(row) if isinstance(row, dict) else set()
+
+
+def _refused(models: dict[str, Any]) -> Iterator[Fault]:
+    for alias, row in models.items():
+        extra = row.get("extra") if isinstance(row, dict) else getattr(row, "extra", None)
+        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
+            yield Fault(("models", alias, "extra", *where), why)
+
+
+def _references(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
+    for name, row in tasks.items():
+        where: Where = ("tasks", name, "models")
+        listed: Any = row.get("models") if isinstance(row, dict) else getattr(row, "models", ())
+        if isinstance(listed, str):
+            if why := _unknown(listed, models):
+                yield Fault(where, why)
+            continue
+        for index, model in enumerate(listed if isinstance(listed, list | tuple) else ()):
+            if isinstance(model, str) and (why := _unknown(model, models)):
+                yield Fault((*where, index), why)
+            elif model in listed[:index]:
+                yield Fault((*where, index), f"lists {shown(model)} twice")
+
+
+def _unknown(model: str, models: dict[str, Any]) -> str | None:
+    if model in models or REFERENCE.fullmatch(model):
+        return None
+    return f"unknown model {shown(model)}{did_you_mean(model, models)} (or write provider/model)"
+
+
+def _overridden(model: str, models: dict[str, Any]) -> list[Fault]:
+    why = _unknown(model, models)
+    return [Fault((), f"{MODEL_VARIABLE} names an {why}")] if why else []
+
+
+def _limits(data: dict[str, Any]) -> Iterator[Fault]:
+    """A limit on a provider that nothing uses does no harm; one letter beside a used one is a typo."""
+    used = {str(text).partition("/")[0] for text in texts([data.get("models"), data.get("tasks")]) if "/" in text}
+    for key in _mapping(data, "limits"):
+        near = closest(key, used) if key not in used else None
+        if near and abs(len(str(key)) - len(near)) <= 1:
+            yield Fault(("limits", key), f"no model uses the provider {shown(key)}; did you mean `{near}`?")

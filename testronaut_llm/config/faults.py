@@ -1,0 +1,152 @@
+"""What is wrong with a configuration, in words that mend it: all faults at once, each with its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
+
+from testronaut_llm.config.values import FromEnvironment
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.redaction import Redactor
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Where = tuple[str | int, ...]
+"""Keys and indexes that lead to a value: `("tasks", "cli_analysis", "models", 0)`."""
+
+_MOST_SHOWN = 100
+_MOST_COMPARED = 200
+_MOST_LISTED = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing to mend; `line` is 1-based, None where the place alone must tell."""
+
+    where: Where
+    message: str
+    line: int | None = None
+
+
+def _nowhere(_where: Where) -> int | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The file that a configuration was read from, as far as its shapes need to know it."""
+
+    path: Path | None = None
+    trusted: bool = True
+    line_of: Callable[[Where], int | None] = _nowhere
+    faults: tuple[Fault, ...] = ()
+
+
+def closest(name: object, known: Iterable[object]) -> str | None:
+    """Returns the known name that is most like the given one, if any is like it."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(str(name)[:80], [str(one)[:80] for one in islice(known, _MOST_COMPARED)], n=1)
+    return found[0] if found else None
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Returns the end of a message about an unknown name: the closest one, or all of them."""
+    names = sorted(str(one) for one in known)
+    if best := closest(name, names):
+        return f"; did you mean `{best}`?"
+    more = ", ..." if len(names) > _MOST_LISTED else ""
+    return f"; known: {', '.join(names[:_MOST_LISTED])}{more}" if names else ""
+
+
+def shown(value: object) -> str:
+    """Returns a value as messages may show it: short, and without what may be a secret."""
+    if isinstance(value, FromEnvironment):
+        return "what the environment variable holds"
+    text = Redactor().redact(repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def path_of(where: Where) -> str:
+    """Returns `tasks.cli_analysis.models[0]`, the way people point at a value."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    return text.removeprefix(".")
+
+
+def error_of(
+    faults: Iterable[Fault], file: str | None = None, line_of: Callable[[Where], int | None] = _nowhere
+) -> ConfigError:
+    """Returns one error that tells every fault, in the order of the file."""
+    placed = (replace(fault, line=fault.line or line_of(fault.where)) for fault in faults)
+    known = sorted(placed, key=lambda fault: (fault.line or 0, path_of(fault.where)))
+    lines = [_told(fault, file) for fault in known[:_MOST_SHOWN]]
+    if len(known) > 1:
+        lines.insert(0, f"{file or 'the configuration'} has {len(known)} faults:")
+    if len(known) > _MOST_SHOWN:
+        lines.append(f"and {len(known) - _MOST_SHOWN} more")
+    return ConfigError(Redactor().redact("\n  ".join(lines)), file=file, line=known[0].line)
+
+
+def _told(fault: Fault, file: str | None) -> str:
+    place = f"{file}:{fault.line}" if file and fault.line else file
+    return ": ".join(part for part in (place, path_of(fault.where), fault.message) if part)
+
+
+def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:
+    """Returns what pydantic found as a fault that says what is expected and what is near."""
+    where: Where = tuple(part for part in error["loc"] if part != "[key]")
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        section = _section(root, where[:-1])
+        return Fault(where, f"unknown key{did_you_mean(where[-1], keys_of(section)) if section else ''}")
+    if kind == "missing":
+        return Fault(where, "is missing" + (": write  model: provider/name" if where[-1] == "model" else ""))
+    if kind == "too_short":
+        return Fault(where, "is empty: name at least one")
+    message = str(error["ctx"]["error"]) if kind == "value_error" else _PYDANTIC.sub(_ours, error["msg"])
+    return Fault(where, message + _given(error["input"], where, re.findall(r"'([^']+)'", error["msg"])))
+
+
+_PYDANTIC = re.compile(r"Input should be|a valid (?:dictionary( or instance of \w+)?|string|boolean|integer)")
+_OURS = {"I": "expected", "d": "a mapping", "s": "text", "b": "true or false", "i": "a whole number"}
+
+
+def _ours(found: re.Match[str]) -> str:
+    return _OURS[found[0].removeprefix("a valid ")[0]]
+
+
+def _given(value: object, where: Where, choices: list[str]) -> str:
+    """A section of its own is too long to show, and what stands where a key belongs may be one."""
+    if isinstance(value, Mapping) or str(where[-1]).startswith("api_key"):
+        return ""
+    near = closest(value, choices) if isinstance(value, str) and not isinstance(value, FromEnvironment) else None
+    return f" (given: {shown(value)})" + (f"; did you mean `{near}`?" if near else "")
+
+
+def keys_of(section: type[BaseModel]) -> list[str]:
+    """Returns the keys a section of the file may hold; what its name in the file gives is none of them."""
+    return [name for name, field in section.model_fields.items() if not field.exclude]
+
+
+def _section(section: type[BaseModel] | None, where: Where) -> type[BaseModel] | None:
+    """Walks down the shapes: a field that maps names to sections takes one more step for the name."""
+    while where and section:
+        field = section.model_fields.get(str(where[0]))
+        inner = list(_models_in(field.annotation)) if field else []
+        named = field is not None and "Mapping" in str(field.annotation)
+        section, where = (inner[0] if inner else None), where[2 if named else 1 :]
+    return section
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,140 @@
+"""Which `llm.yaml` rules, and what it says.
+
+One file rules, nothing is merged: the argument, `TESTRONAUT_LLM_CONFIG`, the nearest `llm.yaml`
+upwards from the working folder, the user's own, the packaged default.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from testronaut_llm.config.draft import at_home
+from testronaut_llm.config.faults import Fault, Source, error_of
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.support.paths import config_dir
+
+FILE_NAME = "llm.yaml"
+PATH_VARIABLE = "TESTRONAUT_LLM_CONFIG"
+PACKAGED = Path(__file__).parent.with_name(FILE_NAME)
+
+How = Literal["argument", "environment", "upwards", "user", "packaged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundConfig:
+    """A configuration file, and how it was found; only one found `upwards` has to be trusted first."""
+
+    path: Path
+    how: How
+
+
+def find_config(argument: str | Path | None = None) -> FoundConfig:
+    """Returns the file that rules.
+
+    Raises:
+        ConfigError: a path was given outright and leads to no file.
+    """
+    if argument is not None:
+        return FoundConfig(path=_given(argument, "the argument"), how="argument")
+    if given := os.environ.get(PATH_VARIABLE):
+        return FoundConfig(path=_given(given, PATH_VARIABLE), how="environment")
+    if (nearest := _nearest()) is not None:
+        return FoundConfig(path=nearest, how="upwards")
+    own = config_dir() / FILE_NAME
+    if own.is_file():
+        return FoundConfig(path=own, how="user")
+    return FoundConfig(path=PACKAGED, how="packaged")
+
+
+def load_config(path: str | Path) -> LLMConfig:
+    """Returns what a file says; a path given outright is trusted.
+
+    Raises:
+        ConfigError: with every fault, its line, and the closest valid name.
+    """
+    return load_found(find_config(path))
+
+
+def load_found(found: FoundConfig) -> LLMConfig:
+    """Returns what a found file says.
+
+    Raises:
+        ConfigError: it cannot be read, or has faults.
+    """
+    return parse_config(read_text(found.path), found)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, is far too large, or is not UTF-8.
+    """
+    from testronaut_llm.config.yaml_reader import MAX_BYTES
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise error_of([Fault((), f"is larger than {MAX_BYTES:,} bytes: no {FILE_NAME} needs that")], str(path))
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise error_of([Fault((), "is not UTF-8 text: save it as UTF-8", line)], str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", file=str(path)) from None
+
+
+def parse_config(text: str, found: FoundConfig) -> LLMConfig:
+    """Returns what the text of a found file says.
+
+    Raises:
+        ConfigError: with every fault, its line, and the closest valid name.
+    """
+    from testronaut_llm.config.yaml_reader import read_yaml
+
+    file = str(found.path)
+    document = read_yaml(text, file)
+    if document.data is None:
+        mend = "is empty: run `testronaut-llm init`, or write `tasks:`"
+        raise error_of([*document.faults, Fault((), mend, 1)], file)
+    source = Source(
+        path=found.path,
+        trusted=found.how != "upwards" or _is_trusted(found.path, text),
+        line_of=document.line_of,
+        faults=document.faults,
+    )
+    return LLMConfig.model_validate(document.data, context=source)
+
+
+def _is_trusted(path: Path, text: str) -> bool:
+    from testronaut_llm.config.trust import is_trusted
+
+    return is_trusted(path, text)
+
+
+def _given(text: str | Path, by: str) -> Path:
+    path = at_home(text).absolute()
+    if path.is_file():
+        return path
+    what = "is a folder" if path.is_dir() else "is no file"
+    raise ConfigError(f"{path}, given by {by}, {what}: `testronaut-llm init` writes a new one", file=str(path))
+
+
+def _nearest() -> Path | None:
+    try:
+        folder = Path.cwd()
+    except OSError:
+        return None
+    return next((p / FILE_NAME for p in (folder, *folder.parents) if _is_file(p / FILE_NAME)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False

@@ -1,0 +1,83 @@
+"""The JSON Schema of `llm.yaml`, made from the shapes: editors complete, explain and check with it.
+
+`python -m testronaut_llm.config.schema` writes it anew after a change of the shapes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from testronaut_llm.config.faults import keys_of
+from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.support.atomic_file import write_atomically
+
+SCHEMA_FILE = Path(__file__).parent.with_name("llm.schema.json")
+SECTIONS = (LLMConfig, ModelConfig, TaskConfig, PriceConfig, LimitConfig, BudgetConfig, CacheConfig, LogConfig)
+
+_VARIABLE = {"type": "string", "pattern": r"\$\{"}
+
+
+def schema_line() -> str:
+    """Returns the first line of an `llm.yaml`, which tells editors where the installed schema is."""
+    return f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}"
+
+
+def schema_text() -> str:
+    """Returns the JSON Schema as it is shipped."""
+    schema = LLMConfig.model_json_schema()
+    parts = {LLMConfig.__name__: schema, **schema["$defs"]}
+    for section in SECTIONS:
+        _complete(parts[section.__name__], section)
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "llm.yaml of testronaut-llm"}
+    return json.dumps({**head, **_untitled(schema)}, indent=2) + "\n"
+
+
+def descriptions(section: type[BaseModel]) -> dict[str, str]:
+    """Returns the sentence under each field of a section; read from the source, so that imports do not pay for it."""
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    found = {}
+    for line, below in pairwise(definition.body if isinstance(definition, ast.ClassDef) else []):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(below, ast.Expr):
+            found[line.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
+    return found
+
+
+def _complete(part: dict[str, Any], section: type[BaseModel]) -> None:
+    """Adds descriptions, takes out what the file gives by its keys, and allows `${VAR}` where no text is expected."""
+    keys, told = keys_of(section), descriptions(section)
+    part["description"] = inspect.getdoc(section).partition("\n")[0]  # type: ignore[union-attr]  # each has one
+    part["required"] = [key for key in part.get("required", []) if key in keys]
+    part["properties"] = {
+        key: {**_or_variable(value), "description": told[key]}
+        for key, value in part["properties"].items()
+        if key in keys
+    }
+
+
+def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
+    if value.get("type") in ("object", "array") or "$ref" in value or "const" in value:
+        return value
+    options = value.get("anyOf") or [{key: part for key, part in value.items() if key not in ("default", "title")}]
+    if {"type": "string"} in options or any("$ref" in option for option in options):
+        return value
+    kept = {"default": value["default"]} if "default" in value else {}
+    return {"anyOf": [*options, _VARIABLE], **kept}
+
+
+def _untitled(value: Any) -> Any:
+    """Pydantic's titles repeat the names of the keys."""
+    if isinstance(value, dict):
+        return {key: _untitled(part) for key, part in value.items() if key != "title" or not isinstance(part, str)}
+    return [_untitled(part) for part in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    write_atomically(SCHEMA_FILE, schema_text(), mode=0o644)

@@ -1,0 +1,64 @@
+"""`${VAR}`, `${VAR:-default}` and the escape `$${`: what they become, and which are not set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from testronaut_llm.config.faults import Fault, Where
+from testronaut_llm.config.values import FromEnvironment
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
+
+
+@dataclass(slots=True)
+class Filling:
+    """Fills the references of a document; a variable that is set to nothing counts as not set.
+
+    Attributes:
+        unset: where a variable without value and default stands, and its name. The reference stays as written there.
+        faults: what is no well-formed reference.
+    """
+
+    environment: Mapping[str, str]
+    unset: list[tuple[Where, str]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    def fill(self, value: Any, where: Where = ()) -> Any:
+        """Returns the value with each text in it filled; keys are left alone."""
+        if isinstance(value, str):
+            return self._text(value, where) if "${" in value else value
+        if isinstance(value, dict):
+            return {key: self.fill(item, (*where, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill(item, (*where, index)) for index, item in enumerate(value)]
+        return value
+
+    def _text(self, text: str, where: Where) -> str:
+        filled = False
+
+        def replacement(found: re.Match[str]) -> str:
+            nonlocal filled
+            name = found["name"]
+            if found[0] == "$${":
+                return "${"
+            if name is None:
+                words = "has a `${` that is no ${NAME} or ${NAME:-default}; write $${ for a literal one"
+                self.faults.append(Fault(where, words))
+                return found[0]
+            value = self.environment.get(name) or found["default"]
+            if value is None:
+                self.unset.append((where, name))
+                return found[0]
+            filled = True
+            return value
+
+        result = _REFERENCE.sub(replacement, text)
+        return FromEnvironment(result) if filled else result
+
+
+def variables_in(text: str) -> tuple[str, ...]:
+    """Returns the names of the variables that a text refers to, sorted, whether it is valid or not."""
+    return tuple(sorted({found["name"] for found in _REFERENCE.finditer(text) if found["name"]}))

@@ -1,0 +1,51 @@
+"""Which limits of `llm.yaml` apply to a model: its own, those of its provider and those of its endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testronaut_llm.limits.windows import Rule
+from testronaut_llm.provider_registry import api_base_of, is_local, provider_of
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.sections import LimitConfig
+    from testronaut_llm.model_config import LLMConfig, ModelConfig
+
+
+def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
+    """All of them hold. A model server on this machine gets one request at a time unless one of them says otherwise.
+
+    Raises:
+        ConfigError: the provider is unknown.
+    """
+    provider = provider_of(model)
+    if model.limits is None and not config.limits and not provider.local:
+        return ()
+    base = api_base_of(model, provider) or ""
+    rules = [_rule(f"models.{model.alias}.limits", model.limits)] if model.limits else []
+    for name, limits in config.limits.items():
+        if name in (model.provider, provider.name) or _is_under(base, name):
+            rules.append(_rule(f"limits.{name}", limits))
+    if provider.local and is_local(model) and all(rule.concurrency is None for rule in rules):
+        rules.append(Rule(name=base or provider.name, concurrency=1, implied=True))
+    return tuple(rules)
+
+
+def at_once(config: LLMConfig, model: ModelConfig) -> int:
+    """How many requests a model server on this machine may get at the same time, and so should have room for."""
+    return min((rule.concurrency for rule in rules_of(config, model) if rule.concurrency is not None), default=1)
+
+
+def key_of(model: ModelConfig) -> str:
+    """What a pause or a rest holds for: another model under the same alias starts afresh."""
+    return f"{model.alias} ({model.model})"
+
+
+def _rule(name: str, limits: LimitConfig) -> Rule:
+    return Rule(name=name, rpm=limits.rpm, tpm=limits.tpm, concurrency=limits.concurrency)
+
+
+def _is_under(base: str, name: str) -> bool:
+    """Is it an endpoint's URL, with or without the path that this wire appends or leaves out?"""
+    url = name.rstrip("/")
+    return "://" in url and bool(base) and (f"{base}/".startswith(f"{url}/") or url.startswith(f"{base}/"))

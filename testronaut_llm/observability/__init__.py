@@ -1,0 +1,1 @@
+"""Where telemetry goes: JSON lines in a file, and OpenTelemetry."""

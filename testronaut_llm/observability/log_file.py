@@ -1,0 +1,121 @@
+"""Events as a file of JSON lines, begun anew when it is full. Threads and processes may share it.
+
+A line is one write at the end of the file, which no other tears. Python's own rotating handler is for one process: of
+two, each would move the other's file away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.support.log import logger
+from testronaut_llm.support.paths import made
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.sections import LogConfig
+    from testronaut_llm.model_config import LLMConfig
+
+
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""A pipe that nobody reads is a fault, not a wait."""
+
+
+class EventFile:
+    """The file that `log:` names. A file that cannot be written is one warning, never a failed call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._path: Path | None = None
+        self._handle = -1
+        self._torn = False
+        self._warned: set[str] = set()
+
+    def wanted(self, config: LLMConfig) -> LogConfig | None:
+        """What the configuration says of it; a file that nobody vouched for may not have one written anywhere."""
+        if config.log is None or config.trusted:
+            return config.log
+        self._warn("log_ignored", str(config.path), "this llm.yaml is not trusted; run: testronaut-llm trust")
+        return None
+
+    def write(self, config: LLMConfig, settings: LogConfig, event: Mapping[str, Any]) -> None:
+        """Appends one event, with the time of day (UTC)."""
+        stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
+        line = (json.dumps(stamped, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+        path = Path(settings.file)
+        try:
+            path = _path_of(config, settings)
+            with self._lock:
+                self._opened(path)
+                self._append(line)
+                if os.fstat(self._handle).st_size >= settings.max_bytes:
+                    self._rotate(path, settings)
+        except (OSError, ValueError, RuntimeError) as error:  # the latter for paths that no system takes, and no user
+            self._warn("log_not_written", str(path), str(error))
+
+    def close(self) -> None:
+        """Lets the file go; the next event opens it again."""
+        with self._lock:
+            self._shut()
+
+    def _opened(self, path: Path) -> None:
+        """Makes sure that the handle is the file of this name, which another process may have moved away."""
+        if self._handle >= 0 and self._path == path and _same(self._handle, path):
+            return
+        self._shut()
+        made(path.parent)
+        self._handle = os.open(path, _FLAGS, 0o600)
+        self._path = path
+
+    def _append(self, line: bytes) -> None:
+        """One write, but on a full disk. What that tore off ends its line, so that the next one stands alone."""
+        left = whole = b"\n" + line if self._torn else line
+        try:
+            while left:
+                left = left[os.write(self._handle, left) :]
+        finally:
+            self._torn = (self._torn and left == whole) or (bool(left) and left != whole)
+
+    def _rotate(self, path: Path, settings: LogConfig) -> None:
+        import filelock
+
+        with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=5):
+            if _same(self._handle, path):  # or another process was faster
+                for number in range(settings.backups, 0, -1):
+                    older = path if number == 1 else _numbered(path, number - 1)
+                    if older.exists():
+                        older.replace(_numbered(path, number))
+                if settings.backups == 0:
+                    path.unlink()
+        self._shut()
+
+    def _shut(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _warn(self, event: str, file: str, fault: str) -> None:
+        if file not in self._warned:
+            self._warned.add(file)
+            logger().warning(event, file=file, fault=fault)
+
+
+def _path_of(config: LLMConfig, settings: LogConfig) -> Path:
+    folder = config.path.parent if config.path else Path()
+    return (folder / Path(settings.file).expanduser()).resolve()
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False

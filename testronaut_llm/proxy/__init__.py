@@ -1,0 +1,1 @@
+"""The same `llm.yaml` as a configuration of the LiteLLM proxy."""

@@ -1,0 +1,89 @@
+"""What one call may cost: what the limits leave, and how much of it one call should use for the rest to last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from testronaut_llm.support.amounts import usd
+
+OnExceeded = Literal["stop", "local", "warn"]
+
+CALLS_A_DAY = 50
+"""Calls that a day is expected to bring, while history does not show more."""
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What one limit leaves, and what happens to a model that does not fit.
+
+    `seconds_left` until it is renewed; None for a limit of a single call.
+    """
+
+    limit: str
+    left: Decimal
+    seconds_left: float | None = None
+    on_exceeded: OnExceeded = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """What a call may cost, in USD.
+
+    Attributes:
+        left: the most that it may cost; the tightest of its limits.
+        limit: which limit that is.
+        pace: what it should cost for the money to last; None where no limit spans several calls.
+        pace_limit: whose money has to last.
+        on_exceeded: what happens to a model that does not fit.
+    """
+
+    left: Decimal
+    limit: str
+    pace: Decimal | None = None
+    pace_limit: str = ""
+    on_exceeded: OnExceeded = "stop"
+
+    @property
+    def words(self) -> str:
+        """`$0.12 is left of per_day`."""
+        return f"{usd(max(self.left, Decimal(0)))} is left of {self.limit}"
+
+
+def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Money | None:
+    """The money of one call under all its limits; None without a limit.
+
+    Args:
+        allowances: every limit that holds for the call, `max_cost` among them. One that only warns never stands in
+            for one that refuses.
+        calls_per_day: how many calls a day has brought lately.
+    """
+    if not allowances:
+        return None
+    refusing = [allowance for allowance in allowances if allowance.on_exceeded != "warn"]
+    tightest = min(refusing or allowances, key=lambda allowance: allowance.left)
+    paced = min(
+        (
+            (a.left / _calls_to_come(a.seconds_left, calls_per_day), a.limit)
+            for a in allowances
+            if a.seconds_left is not None
+        ),
+        default=(None, ""),
+        key=lambda pair: pair[0],
+    )
+    return Money(
+        left=tightest.left,
+        limit=tightest.limit,
+        pace=paced[0],
+        pace_limit=paced[1],
+        on_exceeded=tightest.on_exceeded,
+    )
+
+
+def _calls_to_come(seconds_left: float, calls_per_day: float) -> Decimal:
+    """This call, and as many as the days ahead usually bring."""
+    return Decimal(str(1 + max(calls_per_day, CALLS_A_DAY) * max(seconds_left, 0.0) / _DAY))

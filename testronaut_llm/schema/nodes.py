@@ -1,0 +1,286 @@
+"""The places of an answer as a wire says them: each knows its schema there, and the way out and back of a value.
+
+The way back is generous: a value that already has the caller's form is left as it is. What comes out is judged
+by the caller's schema in any case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from testronaut_llm.support import strict_json
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """A place that says any value as it is, by the schema `says`."""
+
+    says: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    never: bool = False
+    """No value obeys the caller's schema here."""
+
+    def schema(self) -> dict[str, Any]:
+        return {**self.says, **self.notes}
+
+    def encode(self, value: Any) -> Any:
+        """The value as the wire makes a model say it."""
+        return value
+
+    def decode(self, value: Any) -> Any:
+        """The value in the caller's form."""
+        return value
+
+    def kinds(self) -> set[str]:
+        """JSON types on the wire; empty where it may be any."""
+        return {self.says["type"]} if "type" in self.says else set()
+
+    def encodes(self) -> bool:
+        """Does a value look different on the wire?"""
+        return False
+
+    def takes_null(self) -> bool:
+        return self.kinds() <= {"null"} and None in self.says.get("enum", [None])
+
+    def fits(self, value: Any) -> bool:
+        """Could the wire mean this place by that value? Judged by its outermost form."""
+        kinds, kind = self.kinds(), kind_of(value)
+        return not kinds or kind in kinds or (kind == "integer" and "number" in kinds)
+
+
+@dataclass(slots=True, kw_only=True)
+class Text(Node):
+    """JSON in a string: the way to say, on a wire of closed objects, what is not one."""
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", **self.notes}
+
+    def encode(self, value: Any) -> Any:
+        return json.dumps(value, ensure_ascii=False)
+
+    def decode(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return strict_json.loads(value)
+        except ValueError:
+            return value
+
+    def kinds(self) -> set[str]:
+        return {"string"}
+
+    def encodes(self) -> bool:
+        return True
+
+    def takes_null(self) -> bool:
+        return False
+
+
+@dataclass(slots=True, kw_only=True)
+class Record(Node):
+    """An object with declared properties."""
+
+    properties: Mapping[str, Node]
+    required: frozenset[str]
+    all_required: bool
+    others: Node | bool | None = None
+    """Undeclared properties: their place, forbidden, or (None) not mentioned."""
+
+    def schema(self) -> dict[str, Any]:
+        places = {name: self._property(name, node) for name, node in self.properties.items()}
+        required = [name for name in places if self.all_required or name in self.required]
+        out = {"type": "object", **self.notes, **self.says}
+        if places or self.others is False:
+            out["properties"] = places
+        if required or self.all_required:
+            out["required"] = required
+        if self.others is not None:
+            out["additionalProperties"] = self.others.schema() if isinstance(self.others, Node) else self.others
+        return out
+
+    def _property(self, name: str, node: Node) -> dict[str, Any]:
+        if not self.all_required or name in self.required or node.takes_null():
+            return node.schema()
+        return either([node.schema(), {"type": "null"}])
+
+    def encode(self, value: Any) -> Any:
+        out = {name: node.encode(value[name]) for name, node in self.properties.items() if name in value}
+        if self.all_required:
+            out = {name: out.get(name) for name in self.properties}
+        elif self.others is not False:
+            out |= {name: sub for name, sub in value.items() if name not in out}
+        return out
+
+    def decode(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        out = {}
+        for name, sub in value.items():
+            node = self.properties.get(name)
+            if node is None:
+                out[name] = sub
+            elif sub is not None or name in self.required or node.takes_null():
+                out[name] = node.decode(sub)
+        return out
+
+    def kinds(self) -> set[str]:
+        return {"object"}
+
+    def fits(self, value: Any) -> bool:
+        needed = self.properties.keys() if self.all_required else self.required
+        return isinstance(value, dict) and needed <= value.keys() <= self.properties.keys()
+
+
+@dataclass(slots=True, kw_only=True)
+class Entries(Node):
+    """An object with free keys, as a list of `key` and `value`."""
+
+    value: Node
+
+    def schema(self) -> dict[str, Any]:
+        places = {"key": {"type": "string"}, "value": self.value.schema()}
+        entry = {"type": "object", "properties": places, "required": ["key", "value"], "additionalProperties": False}
+        about = self.notes.get("description", "")
+        return {
+            "type": "array",
+            "description": f"{about} (an object, as the list of its entries)".strip(),
+            "items": entry,
+        }
+
+    def encode(self, value: Any) -> Any:
+        return [{"key": key, "value": self.value.encode(sub)} for key, sub in value.items()]
+
+    def decode(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self.value.decode(sub) for key, sub in value.items()}
+        if not isinstance(value, list) or not all(isinstance(e, dict) and e.keys() == {"key", "value"} for e in value):
+            return value
+        keys = [entry["key"] for entry in value]
+        if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+            return value
+        return {entry["key"]: self.value.decode(entry["value"]) for entry in value}
+
+    def kinds(self) -> set[str]:
+        return {"array"}
+
+    def encodes(self) -> bool:
+        return True
+
+
+@dataclass(slots=True, kw_only=True)
+class Items(Node):
+    """An array: `first` by position, then the `rest`."""
+
+    first: tuple[Node, ...] = ()
+    rest: Node | None = None
+
+    def schema(self) -> dict[str, Any]:
+        if "prefixItems" in self.says:
+            says = {**self.says, "prefixItems": [node.schema() for node in self.first]}
+        else:
+            nodes = [*self.first, *([self.rest] if self.rest else [])]
+            says = {**self.says, "items": either([node.schema() for node in nodes])}
+        return {"type": "array", **self.notes, **says}
+
+    def _each(self, value: list[Any], change: Callable[[Node, Any], Any]) -> list[Any]:
+        return [
+            change(node, sub) if (node := self.first[i] if i < len(self.first) else self.rest) else sub
+            for i, sub in enumerate(value)
+        ]
+
+    def encode(self, value: Any) -> Any:
+        return self._each(value, lambda node, sub: node.encode(sub))
+
+    def decode(self, value: Any) -> Any:
+        return self._each(value, lambda node, sub: node.decode(sub)) if isinstance(value, list) else value
+
+    def kinds(self) -> set[str]:
+        return {"array"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice(Node):
+    """One of several places; `accepts` asks the caller's schema of the option."""
+
+    options: tuple[tuple[Node, Callable[[Any], bool]], ...]
+
+    def schema(self) -> dict[str, Any]:
+        return _noted(either([node.schema() for node, _ in self.options]), self.notes)
+
+    def encode(self, value: Any) -> Any:
+        right = [node for node, accepts in self.options if accepts(value)] or [self.options[0][0]]
+        said = ((node, node.encode(value)) for node in right if node.fits(value) or node.encodes())
+        return next((out for node, out in said if node.decode(out) == value), right[0].encode(value))
+
+    def decode(self, value: Any) -> Any:
+        for node, accepts in sorted(self.options, key=lambda option: not option[0].fits(value)):
+            meant = node.decode(value)
+            if accepts(meant):
+                return meant
+        return value
+
+    def kinds(self) -> set[str]:
+        return {kind for node, _ in self.options for kind in node.kinds()}
+
+    def encodes(self) -> bool:
+        return any(node.encodes() for node, _ in self.options)
+
+    def takes_null(self) -> bool:
+        return any(node.takes_null() for node, _ in self.options)
+
+    def fits(self, value: Any) -> bool:
+        return any(node.fits(value) for node, _ in self.options)
+
+
+@dataclass(slots=True, kw_only=True)
+class Link(Node):
+    """A place that is defined once and may hold itself."""
+
+    name: str
+    table: Mapping[str, Node]
+
+    def schema(self) -> dict[str, Any]:
+        return _noted({"$ref": f"#/$defs/{self.name}"}, self.notes)
+
+    def encode(self, value: Any) -> Any:
+        return self.table[self.name].encode(value)
+
+    def decode(self, value: Any) -> Any:
+        return self.table[self.name].decode(value)
+
+    def kinds(self) -> set[str]:
+        return self.table[self.name].kinds() if self.name in self.table else set()
+
+    def encodes(self) -> bool:
+        return self.name in self.table and self.table[self.name].encodes()
+
+    def takes_null(self) -> bool:
+        return self.table[self.name].takes_null()
+
+    def fits(self, value: Any) -> bool:
+        return self.table[self.name].fits(value)
+
+
+def _noted(schema: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
+    """A reference stands alone: what is said about it goes around it."""
+    return {"anyOf": [schema], **notes} if notes and "$ref" in schema else {**schema, **notes}
+
+
+def either(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    """A schema that admits what any of them does; nested unions melt, and equals are said once."""
+    flat: dict[str, dict[str, Any]] = {}
+    for schema in schemas:
+        for option in schema["anyOf"] if schema.keys() == {"anyOf"} else [schema]:
+            flat.setdefault(json.dumps(option, sort_keys=True), option)
+    options = list(flat.values())
+    return options[0] if len(options) == 1 else {"anyOf": options}
+
+
+def kind_of(value: Any) -> str:
+    for kind, types in (("boolean", bool), ("null", type(None)), ("string", str), ("array", list), ("object", dict)):
+        if isinstance(value, types):
+            return kind
+    return "integer" if isinstance(value, int) or value.is_integer() else "number"

@@ -1,0 +1,119 @@
+"""What earlier answers taught about tokens, kept on disk: a few dozen numbers a model, shared by all processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.log import logger
+from testronaut_llm.support.paths import made
+from testronaut_llm.tokens.calibration import Point
+
+KEPT = 32
+"""Observations kept of each model family, and of each task and model: enough for a median, quick to forget."""
+
+_SERIES = 400  # of each kind; the longest unused go first
+_LOCK_SECONDS = 0.1
+_SAVE_SECONDS = 1.0  # between two saves of a busy process
+
+
+class TokenMemory:
+    """Observations by key, the newest last. A file that cannot be read or written costs accuracy, never a call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._prompts: dict[str, list[Point]] | None = None
+        self._answers: dict[str, list[int]] = {}
+        self._pending: list[tuple[str, Point | None, str, int | None]] = []
+        self._saved = -math.inf
+        self._warned = False
+
+    def prompts(self, key: str) -> Sequence[Point]:
+        """What was counted and charged, of prompts to this family."""
+        with self._lock:
+            return tuple(self._loaded().get(key, ()))
+
+    def answers(self, task: str, model: str | None = None) -> Sequence[int]:
+        """Lengths in tokens of answers to this task, by this model or by any."""
+        with self._lock:
+            self._loaded()
+            if model is not None:
+                return tuple(self._answers.get(f"{task}\t{model}", ()))
+            return tuple(n for key, series in self._answers.items() if key.startswith(f"{task}\t") for n in series)
+
+    def add(self, *, key: str, point: Point | None, task: str, model: str, answer: int | None) -> None:
+        """Keeps what one answer reported, None for what it did not say."""
+        with self._lock:
+            self._loaded()
+            entry = (key, point, f"{task}\t{model}", answer)
+            self._remember(entry)
+            self._pending = [*self._pending, entry][-KEPT:]
+            if time.monotonic() - self._saved >= _SAVE_SECONDS:
+                self._save()
+
+    def save(self) -> None:
+        """Writes what was not written yet."""
+        with self._lock:
+            if self._pending:
+                self._save()
+
+    def _loaded(self) -> dict[str, list[Point]]:
+        if self._prompts is None:
+            self._prompts, self._answers = self._read()
+        return self._prompts
+
+    def _remember(self, entry: tuple[str, Point | None, str, int | None]) -> None:
+        key, point, series, answer = entry
+        if point is not None:
+            _append(self._loaded(), key, point)
+        if answer is not None:
+            _append(self._answers, series, answer)
+
+    def _read(self) -> tuple[dict[str, list[Point]], dict[str, list[int]]]:
+        try:
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            prompts = {str(k): [(int(x), int(y)) for x, y in v] for k, v in stored["prompts"].items()}
+            return prompts, {str(k): [int(n) for n in v] for k, v in stored["answers"].items()}
+        except FileNotFoundError:
+            return {}, {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._warn("token_memory_unreadable", error)
+            return {}, {}
+
+    def _save(self) -> None:
+        """Adds what is pending to what other processes wrote since; a busy file is tried again next time."""
+        import filelock
+
+        self._saved = time.monotonic()
+        try:
+            made(self._path.parent)
+            with filelock.FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+                self._prompts, self._answers = self._read()
+                for entry in self._pending:
+                    self._remember(entry)
+                learned = {"version": 1, "prompts": self._prompts, "answers": self._answers}
+                write_atomically(self._path, json.dumps(learned, separators=(",", ":")))
+            self._pending = []
+        except filelock.Timeout:
+            return
+        except OSError as error:
+            self._warn("token_memory_not_saved", error)
+
+    def _warn(self, event: str, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger().warning(event, file=str(self._path), fault=str(error))
+
+
+def _append(series: dict[str, list[Any]], key: str, value: Any) -> None:
+    kept = series.pop(key, [])
+    series[key] = [*kept, value][-KEPT:]
+    while len(series) > _SERIES:
+        del series[next(iter(series))]

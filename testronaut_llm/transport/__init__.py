@@ -1,0 +1,1 @@
+"""What surrounds LiteLLM at the gateway: requests, clients, replies, evidence and provider errors."""

@@ -1,0 +1,137 @@
+"""The HTTP clients that LiteLLM is handed: kept open between attempts, closed when one is abandoned.
+
+A sync client serves one attempt at a time, so that closing it ends that attempt's thread and nobody
+else's. An async client belongs to one event loop and closes with it: it hangs on an async generator,
+which `asyncio.run` closes at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from testronaut_llm.transport.exchange import Exchange, SyncClient, async_client, current
+from testronaut_llm.transport.model_request import Target
+from testronaut_llm.transport.sdk_clients import Key, key_of, lent, sdk_client
+
+
+class SyncClients:
+    """Idle clients of one manager, by endpoint and key; safe for threads and after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: dict[Key, list[tuple[Any, Any]]] = {}
+        self._pid = os.getpid()
+        self._closed = False
+
+    @contextmanager
+    def lend(self, litellm: Any, target: Target, exchange: Exchange, *, embedding: bool = False) -> Iterator[Any]:
+        """A client for one attempt; requests made inside belong to `exchange`."""
+        key = key_of(target, embedding=embedding)
+        http, client = self._take(key) or self._new(litellm, target, key)
+        exchange.on_abandon(http.abort)
+        tokens = current.set(exchange), lent.set(client)
+        try:
+            yield client
+        finally:
+            with suppress(ValueError):  # a generator closed by another thread: that context is gone
+                current.reset(tokens[0])
+                lent.reset(tokens[1])
+            self._put_back(key, http, client, usable=exchange.let_go() and exchange.broke is None)
+
+    def close(self) -> None:
+        """Closes the idle clients; those in use close when they come back."""
+        with self._lock:
+            idle, self._idle, self._closed = self._idle, {}, True
+        for clients in idle.values():
+            for http, _ in clients:
+                http.close()
+
+    def _new(self, litellm: Any, target: Target, key: Key) -> tuple[Any, Any]:
+        http = SyncClient(target.api_base)
+        return http, sdk_client(litellm, target, key, http)
+
+    def _take(self, key: Key) -> tuple[Any, Any] | None:
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid, self._idle = os.getpid(), {}
+            clients = self._idle.get(key)
+            return clients.pop() if clients else None
+
+    def _put_back(self, key: Key, http: Any, client: Any, *, usable: bool) -> None:
+        with self._lock:
+            if usable and not self._closed:
+                self._idle.setdefault(key, []).append((http, client))
+                return
+        http.close()
+
+
+@dataclass(slots=True)
+class _Loop:
+    """The clients of one event loop; `life` closes them when the loop ends."""
+
+    life: AsyncGenerator[None, None]
+    idle: dict[Key, list[tuple[Any, Any]]] = field(default_factory=dict)
+
+
+class AsyncClients:
+    """Clients of one manager, by event loop, endpoint and key.
+
+    Each serves one attempt at a time here, too: what httpcore does to share out the connections of one client grows
+    with the square of their number.
+    """
+
+    def __init__(self) -> None:
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
+
+    @asynccontextmanager
+    async def lend(
+        self, litellm: Any, target: Target, exchange: Exchange, *, embedding: bool = False
+    ) -> AsyncIterator[Any]:
+        """A client of this loop for one attempt; requests of this task belong to `exchange` from now on."""
+        idle = (await self._here()).idle
+        key = key_of(target, embedding=embedding)
+        clients = idle.setdefault(key, [])
+        http, client = clients.pop() if clients else self._new(litellm, target, key)
+        current.set(exchange)
+        lent.set(client)
+        try:
+            yield client
+        finally:
+            clients.append((http, client))
+            if key not in idle:  # all were closed meanwhile
+                await http.aclose()
+
+    async def close(self) -> None:
+        """Closes the clients of the running loop; those in use close when they come back."""
+        here = self._loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.life.aclose()
+
+    async def _here(self) -> _Loop:
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop)
+        if here is None:
+            idle: dict[Key, list[tuple[Any, Any]]] = {}
+            here = self._loops[loop] = _Loop(life=_life(idle), idle=idle)
+            await anext(here.life)
+        return here
+
+    def _new(self, litellm: Any, target: Target, key: Key) -> tuple[Any, Any]:
+        http = async_client(target.api_base)
+        return http, sdk_client(litellm, target, key, http)
+
+
+async def _life(idle: dict[Key, list[tuple[Any, Any]]]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        while idle:
+            for http, _ in idle.popitem()[1]:
+                await http.aclose()
