@@ -359,14 +359,13 @@ def test_a_process_that_slept_asks_for_its_money_again() -> None:
         assert llm.spend().total.cost == Decimal("0.001")
 
 
-def test_what_is_not_sent_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slip that is released frees its money; one that cannot be marked `sent` stops what a limit holds for."""
+def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip that the ledger cannot mark `sent` stops what a limit holds for, and nothing that is free."""
     with fake("dear", budget={"total": "0.01"}) as llm:
         made, task = llm.config, llm.config.task("t")
         call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
         purse = llm._engine.budgets.purse(made, task, call)
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
-        purse.reserve(call, dear, Decimal("0.01")).release()
         slip = purse.reserve(call, dear, Decimal("0.01"))
         broken = errors.ConfigError("the disk is full")
         monkeypatch.setattr(llm._engine.ledger, "sent", lambda *_: (_ for _ in ()).throw(broken))

@@ -316,7 +316,7 @@ def test_loading_opens_nothing_but_the_file(tmp_path: Path) -> None:
 
     code = (
         "import sys; from testronaut_llm.config.source import ConfigSource; ConfigSource.find(sys.argv[1]).current();"
-        "print({'litellm', 'ruamel', 'openai', 'anthropic', 'platformdirs'} & set(sys.modules))"
+        "print({'litellm', 'openai', 'anthropic', 'platformdirs'} & set(sys.modules))"
     )
     path = written(tmp_path / "llm.yaml")
     done = subprocess.run(

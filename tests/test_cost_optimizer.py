@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testronaut_llm.cost_optimizer import plan
+from testronaut_llm.cost_optimizer import nothing_left, plan
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
 from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.pricing.rows import ModelFacts, Price, Rates
 from testronaut_llm.provider_registry import Readiness, provider_of
 from testronaut_llm.records import Candidate, Message, Route
-from testronaut_llm.routing.errors import nothing_left
 from testronaut_llm.routing.options import Option, weigh
 from testronaut_llm.routing.pacing import CALLS_A_DAY, Allowance, Money, money_of
 from testronaut_llm.routing.strategies import better_than, larger_than

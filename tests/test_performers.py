@@ -68,9 +68,6 @@ class Books:
         self.notes.append("settled")
         self.settled.append(attempt)
 
-    def release(self) -> None:
-        self.notes.append("released")
-
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Make]:

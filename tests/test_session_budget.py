@@ -34,10 +34,10 @@ def test_what_is_set_aside_becomes_what_it_cost() -> None:
 
 
 def test_what_was_not_sent_costs_nothing() -> None:
-    """A released slip gives everything back."""
+    """An attempt that cost nothing gives everything back."""
     budget = SessionBudget(Decimal(1))
-    budget.reserve(CALL, MODEL, Decimal(1)).release()
-    budget.reserve(CALL, MODEL, Decimal(1)).release()
+    budget.reserve(CALL, MODEL, Decimal(1)).settle(_attempt(Decimal(0)))
+    budget.reserve(CALL, MODEL, Decimal(1)).settle(_attempt(Decimal(0)))
     assert budget.spent == 0
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).parent.parent / "benchmarks" / "routing/strategies.py"
+FILE = Path(__file__).parent.parent / "benchmarks" / "strategies.py"
 
 
 @pytest.fixture(scope="module")

@@ -208,11 +208,6 @@ class _Slip:
         if self._row or before is None:
             self._purse.ledger.settle(self._entry, self._row, attempt)
 
-    def release(self) -> None:
-        """Gives it back."""
-        if self._row:
-            self._purse.ledger.release(self._row)
-
     def _cost(self, attempt: Attempt) -> Decimal:
         return attempt.cost if attempt.cost is not None else self._entry.worst or Decimal(0)
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from testronaut_llm.calls.flow import Plan, flow_of
 from testronaut_llm.calls.judge import Judge
 from testronaut_llm.calls.request_maker import chat_request
-from testronaut_llm.cost_optimizer import plan
+from testronaut_llm.cost_optimizer import nothing_left, plan
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.limits.rules import key_of, rules_of
 from testronaut_llm.provider_registry import timeout_of
-from testronaut_llm.routing.errors import nothing_left
 from testronaut_llm.routing.limits import with_limits
 from testronaut_llm.routing.options import weigh
 from testronaut_llm.task_router import Selected, one_vector_space

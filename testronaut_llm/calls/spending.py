@@ -21,9 +21,6 @@ class Slip(Protocol):
     def settle(self, attempt: Attempt) -> None:
         """The attempt ended; its cost is what is owed."""
 
-    def release(self) -> None:
-        """Nothing was sent."""
-
 
 class Purse(Protocol):
     """Whose money is spent."""

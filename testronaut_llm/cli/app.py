@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from testronaut_llm import __version__
 from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, spend
-from testronaut_llm.cli.screen import USAGE, exit_code, out_json, say_error
+from testronaut_llm.cli.screen import USAGE, exit_code, out, out_json, say_error
 from testronaut_llm.errors import LLMError
 
 EPILOG = (
@@ -17,12 +19,28 @@ EPILOG = (
 
 app = typer.Typer(
     name="testronaut-llm",
-    help="Ask language models by task. One file, llm.yaml, says which model does which task.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Ask language models by task. One file, llm.yaml, says which model does which task."""
+
+
 for command in (config.init, ask.run, route.route, compare.compare, check.check, demo.demo, config.trust):
     app.command()(command)
 for module in (models, spend, config, prices, cache, export):

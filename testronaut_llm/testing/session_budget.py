@@ -57,13 +57,6 @@ class _Slip:
 
     def settle(self, attempt: Attempt) -> None:
         """Count what the attempt cost; once."""
-        self._close(attempt.cost if attempt.cost is not None else self._worst)
-
-    def release(self) -> None:
-        """Nothing was sent."""
-        self._close(Decimal(0))
-
-    def _close(self, cost: Decimal) -> None:
         if self._open:
             self._open = False
-            self._budget.settle(self._worst, cost)
+            self._budget.settle(self._worst, attempt.cost if attempt.cost is not None else self._worst)
