@@ -65,7 +65,7 @@ def one_vector_space(selected: tuple[Selected, ...]) -> tuple[Selected, ...]:
 def _excluded(model: ModelConfig, task: TaskConfig, floor: int) -> str | None:
     if model.quality < floor:
         wanted = f"quality {model.quality}, and {task.name} wants at least {floor}"
-        return f"too weak: {wanted}; named outright (model=, --model {model.alias}) it is asked all the same"
+        return f"too weak: {wanted}; lower its `min_quality`, or name it outright: model=, --model {model.alias}"
     if task.private and not is_local(model):
         return f"not private: {task.name} may not leave this machine, and {model.model} is not local"
     return None

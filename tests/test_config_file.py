@@ -159,6 +159,15 @@ def test_a_single_fault_is_one_line(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}:3: bugdet: unknown key; did you mean `budget`?"
 
 
+def test_misspelt_models_are_one_fault(tmp_path: Path) -> None:
+    """The section's name is the fault, and not each reference to what stands in it."""
+    path = written(tmp_path / "llm.yaml", GOOD.replace("models:", "modles:", 1))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "modles: unknown key; did you mean `models`?" in str(caught.value)
+    assert "unknown model" not in str(caught.value)
+
+
 def test_hundreds_of_faults_are_counted_and_cut_short(tmp_path: Path) -> None:
     """The message stays readable."""
     rows = "".join(f"  m{n}: {{model: x}}\n" for n in range(150))

@@ -86,7 +86,7 @@ def test_without_a_cassette_it_fails_closed(project: Project) -> None:
     """By default nothing is recorded and no server is asked."""
     result = project.run()
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=refresh*"])
+    result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
     assert project.server.requests == 0
 
 

@@ -134,7 +134,7 @@ def test_a_rejected_recording_names_what_to_do(project: Project) -> None:
     """Without a cassette the fixture fails closed, with the option that records."""
     result = project.run("-k", "test_text")
     result.assert_outcomes(failed=1, deselected=2)
-    result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=refresh*"])
+    result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
     assert project.api.requests == []
 
 

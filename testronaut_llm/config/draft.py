@@ -42,7 +42,9 @@ def examine(data: Any, source: Source) -> Draft:
     inside = [(where, name) for where, name in filling.unset if where[0] == "models" and len(where) > 2]
     faults += [_unset(where, name) for where, name in filling.unset if (where, name) not in inside]
     models, tasks = _mapping(filled, "models"), _mapping(filled, "tasks")
-    faults += [*_misnamed(models, tasks), *_refused(models), *_references(models, tasks), *_limits(filled)]
+    faults += [*_misnamed(models, tasks), *_refused(models), *_limits(filled)]
+    if "models" in filled or closest("models", filled) is None:  # misspelt, it is one fault and not one a reference
+        faults += _references(models, tasks)
     if isinstance(filled.get("models", {}), dict):
         filled["models"] = {alias: _model(alias, row, inside, source.path) for alias, row in models.items()}
     if isinstance(filled.get("log"), dict):

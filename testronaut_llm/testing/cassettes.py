@@ -88,10 +88,10 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         lines = [f"{asked.method} {asked.uri} is not recorded in {self.path}."]
         found = matching.nearest(asked, self.requests, self._ignored)
         if found is None:
-            lines.append("The cassette is empty or does not exist.")
+            lines.append("The cassette is empty or does not exist; record it: pytest --llm-record=once <this test>")
         else:
             lines += self._compared(asked, found)
-        lines.append("If the request is right, record again: pytest --llm-record=refresh <this test>")
+            lines.append("If the request is right, record again: pytest --llm-record=refresh <this test>")
         return CassetteMissError("\n".join(lines))
 
     def _compared(self, asked: Any, index: int) -> list[str]:
