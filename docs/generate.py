@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ PUBLIC_MODULES = {
     "calls.agreement": "Agreement",
     "model_config": "Configuration in Python",
     "providers.row": "A provider",
-    "testing": "Testing",
+    "testing.fake": "Answers by rule",
 }
 _NOTHING = (None, False, "", (), [])
 SECTIONS = {
@@ -155,10 +156,15 @@ def errors_page() -> str:
 
 
 def api_page() -> str:
-    """Return the page that mkdocstrings fills from the docstrings of the public modules."""
+    """Return the page that mkdocstrings fills from the docstrings of the public modules' classes."""
     parts = ["# Python API\n"]
     for name, title in PUBLIC_MODULES.items():
-        parts.append(f"## {title}\n\n::: testronaut_llm.{name}\n")
+        module = import_module(f"testronaut_llm.{name}")
+        classes = [
+            kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__
+        ]
+        members = ", ".join(kind.__name__ for kind in classes if not kind.__name__.startswith("_"))
+        parts.append(f"## {title}\n\n::: {module.__name__}\n    options: {{members: [{members}]}}\n")
     return "\n".join(parts)
 
 
