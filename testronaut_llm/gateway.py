@@ -30,6 +30,7 @@ from testronaut_llm.transport.model_request import (
 )
 from testronaut_llm.transport.reply_reader import ReplyReader
 from testronaut_llm.transport.sdk_clients import lend_module_clients
+from testronaut_llm.transport.silent_log import silent_log
 
 _SWITCHES = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -120,7 +121,9 @@ class Gateway:
         with self._sync.lend(litellm, request.target, exchange) as client:
             try:
                 with _unlogged():
-                    response = litellm.completion(**chat_arguments(request), client=client)
+                    arguments = chat_arguments(request)
+                    record = silent_log(litellm, arguments, "completion")
+                    response = litellm.completion(**arguments, **record, client=client)
                 if request.stream:
                     yield from filter(None, map(reader.take, response))
                 else:
@@ -137,7 +140,9 @@ class Gateway:
         async with self._async.lend(litellm, request.target, exchange) as client:
             try:
                 with _unlogged():
-                    response = await litellm.acompletion(**chat_arguments(request), client=client)
+                    arguments = chat_arguments(request)
+                    record = silent_log(litellm, arguments, "acompletion")
+                    response = await litellm.acompletion(**arguments, **record, client=client)
                 if request.stream:
                     async for chunk in response:
                         if piece := reader.take(chunk):
@@ -155,7 +160,9 @@ class Gateway:
         litellm, reader = self._prepare(request, exchange)
         with self._sync.lend(litellm, request.target, exchange, embedding=True) as client:
             try:
-                reader.vectors(litellm.embedding(**embed_arguments(request), client=client))
+                arguments = embed_arguments(request)
+                record = silent_log(litellm, arguments, "embedding")
+                reader.vectors(litellm.embedding(**arguments, **record, client=client))
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
         yield reader.reply()
@@ -165,7 +172,9 @@ class Gateway:
         litellm, reader = self._prepare(request, exchange)
         async with self._async.lend(litellm, request.target, exchange, embedding=True) as client:
             try:
-                reader.vectors(await litellm.aembedding(**embed_arguments(request), client=client))
+                arguments = embed_arguments(request)
+                record = silent_log(litellm, arguments, "aembedding")
+                reader.vectors(await litellm.aembedding(**arguments, **record, client=client))
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
         yield reader.reply()

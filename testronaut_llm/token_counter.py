@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.support.paths import data_dir
-from testronaut_llm.tokens.calibration import Line, Point, Prior, fit
+from testronaut_llm.tokens.calibration import Line, Prior, fit
 from testronaut_llm.tokens.families import Family, family_of, memory_key
 from testronaut_llm.tokens.memory import TokenMemory
 
@@ -36,6 +36,7 @@ _SCHEMA_FACTOR = 2  # Anthropic writes a schema out with indentation
 
 _SPREADS = {"exact": (1.0, 0.01), "close": (3.0, 0.05), "guess": (40.0, 0.25)}
 _REMEMBERED = 1024
+_POINTS_A_FIT = 4  # a fit takes a millisecond, and among many points one more changes little
 
 
 class TokenCounter:
@@ -50,7 +51,8 @@ class TokenCounter:
         self._memory = TokenMemory(path or data_dir() / "tokens.json")
         self._counted: OrderedDict[tuple[str, int], tuple[str, int, int]] = OrderedDict()
         self._texts: OrderedDict[tuple[object, bytes], int] = OrderedDict()
-        self._lines: dict[tuple[str, tuple[Point, ...]], Line] = {}
+        self._lines: dict[str, Line] = {}
+        self._unfitted: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def estimate(
@@ -119,6 +121,8 @@ class TokenCounter:
         answer = usage.completion_tokens if usage.completion_tokens > 0 else None
         if point is not None or answer is not None:
             self._memory.add(key=key, point=point, task=task, model=_identity(model), answer=answer)
+            with self._lock:
+                self._unfitted[key] = self._unfitted.get(key, 0) + 1
 
     def close(self) -> None:
         """Saves what was learned in the last second."""
@@ -138,14 +142,14 @@ class TokenCounter:
         return tokens
 
     def _line(self, key: str, family: Family) -> Line:
-        points = tuple(self._memory.prompts(key))
+        """The line of a family. It is fitted anew at each of the first answers, later at every eighth."""
+        points = self._memory.prompts(key)
         with self._lock:
-            if (key, points) not in self._lines:
+            if key not in self._lines or self._unfitted.get(key, 0) > len(points) // _POINTS_A_FIT:
                 spreads = "guess" if key.endswith("+schema") else family.trust
-                prior = Prior(family.slope, *_SPREADS[spreads])
-                self._lines = {k: v for k, v in self._lines.items() if k[0] != key}
-                self._lines[key, points] = fit(points, prior)
-            return self._lines[key, points]
+                self._lines[key] = fit(points, Prior(family.slope, *_SPREADS[spreads]))
+                self._unfitted[key] = 0
+            return self._lines[key]
 
 
 def _identity(model: ModelConfig) -> str:

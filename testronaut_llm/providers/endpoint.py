@@ -39,10 +39,11 @@ class Base:
 
 def base_of(model: ModelConfig, provider: Provider) -> Base:
     """The endpoint with its source: `api_base`, then the provider's variables, then its default."""
-    variables = ((name, os.environ.get(name, "").strip()) for name in provider.base_variables)
-    for source, url in (("llm.yaml", model.api_base), *variables):
-        if url:
-            return Base(url=_tidy(url, provider.wire), source=source)
+    if model.api_base:
+        return Base(url=_tidy(model.api_base, provider.wire), source="llm.yaml")
+    for name in provider.base_variables:
+        if url := os.environ.get(name, "").strip():
+            return Base(url=_tidy(url, provider.wire), source=name)
     return Base(url=provider.default_base, source="default" if provider.default_base else "")
 
 
