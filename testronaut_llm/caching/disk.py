@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import diskcache
-import filelock
 from diskcache.core import MODE_RAW
 
 from testronaut_llm.support.paths import made
 
 FILE = "cache.db"
 _TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
+_MADE_LAST = "Settings_size_delete"  # of the triggers that keep count
 _CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 
@@ -71,6 +71,10 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
     made(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
+    if not suspect and _is_ready(folder / FILE):
+        return _cache(folder, size_limit)
+    import filelock  # and with it asyncio: a tenth of the time of a process that finds all it asks for here
+
     with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
         try:
             _probe(folder / FILE, whole=suspect)
@@ -78,10 +82,22 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
             if not is_corrupt(error):
                 raise
             _set_aside(folder)
-        # No value ever goes to a file, however long.
-        return diskcache.Cache(
-            folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit
-        )
+        return _cache(folder, size_limit)
+
+
+def _cache(folder: Path, size_limit: int) -> Any:
+    """No value ever goes to a file, however long."""
+    return diskcache.Cache(folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit)
+
+
+def _is_ready(file: Path) -> bool:
+    """Is it whole, so that nobody is about to make it or to move it aside?"""
+    try:
+        return file.exists() and _probe(file, whole=False)
+    except sqlite3.DatabaseError as error:
+        if is_corrupt(error):
+            return False
+        raise
 
 
 def is_corrupt(error: BaseException) -> bool:
@@ -96,23 +112,24 @@ def mend_of(error: BaseException, folder: Path) -> str:
         return f"make it yours to write: chmod -R u+rwX {folder}"
     if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return f"make room on its disk: df -h {folder}"
-    if isinstance(error, diskcache.Timeout | filelock.Timeout) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if isinstance(error, diskcache.Timeout | TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"another process holds it: fuser -v {folder / FILE} names that one"
     return f"to begin anew: mv {folder} {folder}.old"
 
 
-def _probe(file: Path, *, whole: bool) -> None:
-    """Diskcache itself would wait a minute for a locked file."""
+def _probe(file: Path, *, whole: bool) -> bool:
+    """Has diskcache made all that it makes? Diskcache itself would wait a minute for a locked file."""
     connection = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        made_last = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_MADE_LAST,)).fetchone()
         if whole and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise CorruptFileError("quick_check found faults")
         connection.execute("ROLLBACK")
     finally:
         connection.close()
     file.chmod(0o600)
+    return made_last is not None
 
 
 def _set_aside(folder: Path) -> None:
