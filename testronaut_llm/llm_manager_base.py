@@ -184,18 +184,25 @@ class ManagerBase:
     ) -> None:
         await self.aclose()
 
-    def _stored(self, given: dict[str, Any], *, stream: bool) -> tuple[Question, Result | None]:
+    def _look(
+        self, given: dict[str, Any], *, stream: bool
+    ) -> tuple[Call, Callable[[], tuple[Question, Result | None]]]:
+        """The call, and what looks whether its answer is stored."""
         options = {name: value for name, value in given.items() if name not in _NO_OPTIONS}
         config = self.config
         settings = config.task(given["task"])
         texts = texts_to_embed(given["texts"]) if "texts" in given else ()
         call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
-        with self._told(call, given):
-            question = self._answering.question(config, settings, call, texts)
-            return question, self._answering.stored(question)
+
+        def look() -> tuple[Question, Result | None]:
+            with self._told(call, given):
+                question = self._answering.question(config, settings, call, texts)
+                return question, self._answering.stored(question)
+
+        return call, look
 
     def _pieces(self, given: dict[str, Any], *, stream: bool) -> Generator[str, None, Any]:
-        question, result = self._stored(given, stream=stream)
+        question, result = self._look(given, stream=stream)[1]()
         if result is not None:
             if stream:
                 yield from pieces_of(result)
@@ -208,8 +215,8 @@ class ManagerBase:
     async def _apieces(self, given: dict[str, Any], *, stream: bool) -> AsyncIterator[Any]:
         import asyncio
 
-        look = partial(self._stored, given, stream=stream)
-        question, result = look() if self._answering.is_quick else await asyncio.to_thread(look)
+        call, look = self._look(given, stream=stream)
+        question, result = look() if self._answering.is_quick(call) else await asyncio.to_thread(look)
         if result is not None:
             for word in pieces_of(result) if stream else ():
                 yield word

@@ -71,10 +71,9 @@ class Answering:
         self._locks = FlightLocks(self._cache.folder / "flights.lock") if self._cache else None
         self._noted: dict[str, str] = {}
 
-    @property
-    def is_quick(self) -> bool:
-        """Does a look cost microseconds, so that it may be taken on an event loop?"""
-        return self._cache is None or self._cache.is_open
+    def is_quick(self, call: Call) -> bool:
+        """Does it cost microseconds to look for its answer, or to store it, so that an event loop can do it?"""
+        return self._cache is None or call.cache == "off" or self._cache.is_open
 
     def question(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> Question:
         """Puts a call into the words of the cache.
@@ -207,11 +206,13 @@ class Answering:
         texts = tuple(text for text in dict.fromkeys(question.texts) if text not in found)
         texts = texts if question.parts else question.texts
         call = _shortened(question, texts)
-        route, inner = yield Work(partial(self._engine.flow, question.config, question.task, call, texts))
+        begin = partial(self._engine.flow, question.config, question.task, call, texts)
+        route, inner = begin() if self._engine.is_warm(question.candidates, call) else (yield Work(begin))
         result: Result = yield from inner
         self._engine.accepted(call, result, route)
         if question.parts:
-            yield Work(partial(self._store, question, result, texts))
+            store = partial(self._store, question, result, texts)
+            store() if self.is_quick(call) else (yield Work(store))
         if isinstance(result, Embeddings) and texts != question.texts:
             model = question.config.model(result.model)
             result = joined(found, question.texts, result, model=model, task=question.task.name)

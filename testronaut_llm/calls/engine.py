@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from testronaut_llm.token_counter import TokenCounter
     from testronaut_llm.transport.model_request import Target
 
+_SHORT = 8000  # characters whose tokens are counted within a millisecond or two
+
 
 class Engine:
     """The state of one manager: configuration, keys, connections, prices. Safe for threads.
@@ -52,6 +55,7 @@ class Engine:
         self.answers: AnswerCache | None = AnswerCache()
         self.purse: Purse | None = None
         self._embedded: dict[str, str] = {}
+        self._routed: set[tuple[str, str]] = set()
 
     @functools.cached_property
     def prices(self) -> PriceTable:
@@ -151,7 +155,16 @@ class Engine:
         """
         from testronaut_llm.calls.plan import flow_along
 
-        return flow_along(self, config, task, call, texts)
+        begun = flow_along(self, config, task, call, texts)
+        self._routed.update((one.model.alias, one.model.model) for one in self.selected(config, task, call.model))
+        return begun
+
+    def is_warm(self, candidates: Sequence[Selected], call: Call) -> bool:
+        """Does `flow` take a fraction of a millisecond: all is loaded, no server is asked, little is to be counted?"""
+        return sum(len(message.content) for message in call.messages) <= _SHORT and all(
+            (one.model.alias, one.model.model) in self._routed and self.probes.remembers(one.model, one.provider)
+            for one in candidates
+        )
 
     def accepted(self, call: Call, result: Result, route: Route) -> None:
         """Learns from an accepted result, and books what its route saved."""

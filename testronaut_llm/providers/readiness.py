@@ -58,6 +58,10 @@ class Probes:
             self._found[key] = (self._clock() + self._remember, missing)
         return missing
 
+    def remembers(self, model: ModelConfig, provider: Provider) -> bool:
+        """Would `ask` ask nobody?"""
+        return provider.probe is None or self._clock() < self._found.get(_key(model, provider), (0.0, None))[0]
+
     def digest(self, model: ModelConfig, provider: Provider) -> str | None:
         """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
         seen = self._seen(model, provider)
