@@ -121,9 +121,7 @@ class Gateway:
         with self._sync.lend(litellm, request.target, exchange) as client:
             try:
                 with _unlogged():
-                    arguments = chat_arguments(request)
-                    record = silent_log(litellm, arguments, "completion")
-                    response = litellm.completion(**arguments, **record, client=client)
+                    response = litellm.completion(**_arguments(litellm, request, "completion"), client=client)
                 if request.stream:
                     yield from filter(None, map(reader.take, response))
                 else:
@@ -140,9 +138,7 @@ class Gateway:
         async with self._async.lend(litellm, request.target, exchange) as client:
             try:
                 with _unlogged():
-                    arguments = chat_arguments(request)
-                    record = silent_log(litellm, arguments, "acompletion")
-                    response = await litellm.acompletion(**arguments, **record, client=client)
+                    response = await litellm.acompletion(**_arguments(litellm, request, "acompletion"), client=client)
                 if request.stream:
                     async for chunk in response:
                         if piece := reader.take(chunk):
@@ -160,9 +156,7 @@ class Gateway:
         litellm, reader = self._prepare(request, exchange)
         with self._sync.lend(litellm, request.target, exchange, embedding=True) as client:
             try:
-                arguments = embed_arguments(request)
-                record = silent_log(litellm, arguments, "embedding")
-                reader.vectors(litellm.embedding(**arguments, **record, client=client))
+                reader.vectors(litellm.embedding(**_arguments(litellm, request, "embedding"), client=client))
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
         yield reader.reply()
@@ -172,9 +166,7 @@ class Gateway:
         litellm, reader = self._prepare(request, exchange)
         async with self._async.lend(litellm, request.target, exchange, embedding=True) as client:
             try:
-                arguments = embed_arguments(request)
-                record = silent_log(litellm, arguments, "aembedding")
-                reader.vectors(await litellm.aembedding(**arguments, **record, client=client))
+                reader.vectors(await litellm.aembedding(**_arguments(litellm, request, "aembedding"), client=client))
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
         yield reader.reply()
@@ -205,3 +197,9 @@ class Gateway:
 
     def _prepare(self, request: Request | EmbedRequest, exchange: Exchange) -> tuple[Any, ReplyReader]:
         return load_litellm(), ReplyReader(request, exchange, self._redact)
+
+
+def _arguments(litellm: Any, request: Request | EmbedRequest, call: str) -> dict[str, Any]:
+    """Of LiteLLM's function of that name."""
+    arguments = embed_arguments(request) if isinstance(request, EmbedRequest) else chat_arguments(request)
+    return {**arguments, "litellm_logging_obj": silent_log(litellm, arguments, call)}

@@ -17,6 +17,7 @@ from testronaut_llm.calls.engine import Engine
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Call, Route
+from testronaut_llm.task_router import select
 
 if TYPE_CHECKING:
     from testronaut_llm.accounting.report import Spend
@@ -63,10 +64,12 @@ class ManagerBase:
         Raises:
             ConfigError: the task or the model is unknown.
         """
+        from testronaut_llm.calls.plan import route_of
+
         config = self.config
         settings = config.task(task)
         call = build_call(settings, prompt or "?", model=model, schema=schema)
-        return self._engine.route(config, settings, call, self._engine.selected(config, settings, model), dry=True)
+        return route_of(self._engine, config, settings, call, select(config, model, settings), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take and is asked without.

@@ -18,14 +18,12 @@ from testronaut_llm.prices import PriceTable
 from testronaut_llm.pricing.rows import ModelFacts, Price, Rates
 from testronaut_llm.provider_registry import Readiness, provider_of
 from testronaut_llm.records import Candidate, Message, Route
-from testronaut_llm.routing.options import Option, weigh
+from testronaut_llm.routing.options import READY, Option, Scale
 from testronaut_llm.routing.pacing import CALLS_A_DAY, Allowance, Money, money_of
 from testronaut_llm.routing.strategies import better_than, larger_than
 from testronaut_llm.support.amounts import tokens, usd
 from testronaut_llm.task_router import Selected, select
 from testronaut_llm.token_counter import TokenCounter
-
-READY = Readiness(ready=True, missing="", mend="")
 
 
 def task(strategy: str = "cheapest", **fields: Any) -> TaskConfig:
@@ -434,7 +432,10 @@ def counter(tmp_path: Path) -> TokenCounter:
     return TokenCounter(tmp_path / "tokens.json")
 
 
-def weighed(counter: TokenCounter, readiness: Mapping[str, Readiness] | None = None, **more: Any) -> dict[str, Option]:
+def weighed(
+    counter: TokenCounter, luna: Readiness = READY, *, whole: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, Option]:
+    """Each option by its alias; `luna` is that model's readiness, `more` what is known of it alone."""
     config = LLMConfig(
         models={
             "luna": {"model": "openai/gpt-6-luna", "quality": 7},
@@ -443,22 +444,22 @@ def weighed(counter: TokenCounter, readiness: Mapping[str, Readiness] | None = N
         },
         tasks={"t": {"models": ["luna", "qwen", "weak"], "min_quality": 5}},
     )
-    options = weigh(
-        select(config, None, config.task("t")),
-        readiness or {},
+    scale = Scale(
         task="t",
         messages=[Message(role="user", content="What is the capital of France?")],
         max_tokens=800,
         prices=PriceTable.load(Path("/nonexistent")),
         counter=counter,
-        **more,
+        **(whole or {}),
     )
-    return {one.selected.model.alias: one for one in options}
+    known = {"luna": {"ready": luna, **more}}
+    chosen = select(config, None, config.task("t"))
+    return {one.model.alias: scale.weigh(one, **known.get(one.model.alias, {})) for one in chosen}
 
 
 def test_weighing_looks_up_tokens_prices_and_windows(counter: TokenCounter) -> None:
     """What `plan` needs, for each selected model."""
-    options = weighed(counter, schema_texts={"luna": '{"type": "object"}'}, dropped_params={"luna": ("temperature",)})
+    options = weighed(counter, schema='{"type": "object"}', dropped_params=("temperature",))
     luna, qwen = options["luna"], options["qwen"]
     assert luna.tokens is not None
     assert luna.tokens > 13
@@ -475,7 +476,7 @@ def test_weighing_looks_up_tokens_prices_and_windows(counter: TokenCounter) -> N
 
 def test_weighing_counts_nothing_for_models_that_cannot_be_asked(counter: TokenCounter) -> None:
     """No vocabulary is loaded for an excluded or unready model, unless a dry run wants to see its numbers."""
-    gone = {"luna": Readiness(ready=False, missing="no key", mend="")}
+    gone = Readiness(ready=False, missing="no key", mend="")
     options = weighed(counter, gone)
     assert [one.tokens is None for one in options.values()] == [True, False, True]
     candidate = options["luna"].candidate(800)
@@ -484,11 +485,11 @@ def test_weighing_counts_nothing_for_models_that_cannot_be_asked(counter: TokenC
         None,
         options["luna"].price.source,
     )  # type: ignore[union-attr]
-    assert all(one.tokens for one in weighed(counter, gone, count_all=True).values())
+    assert all(one.tokens for one in weighed(counter, gone, whole={"count_all": True}).values())
 
 
 def test_weighing_texts_to_embed_measures_the_longest_against_the_window(counter: TokenCounter) -> None:
     """Each text stands for itself: no framing, no answer, and the window holds one at a time."""
-    option_ = weighed(counter, embedding=True)["qwen"]
+    option_ = weighed(counter, whole={"embedding": True})["qwen"]
     assert (option_.tokens, option_.answer) == (7, 0)
     assert option_.cautious == 9

@@ -15,7 +15,7 @@ from testronaut_llm.caching.single_flight import FlightLocks, Flights
 from testronaut_llm.calls.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import CacheMissError, LLMTimeoutError
 from testronaut_llm.records import Answer, Call, Embeddings, Message
-from testronaut_llm.task_router import Selected, one_vector_space
+from testronaut_llm.task_router import Selected, one_vector_space, select
 
 if TYPE_CHECKING:
     from testronaut_llm.cache import AnswerCache
@@ -82,7 +82,7 @@ class Answering:
             ConfigError: a model is unknown.
         """
         started = time.monotonic()
-        selected = self._engine.selected(config, task, call.model)
+        selected = select(config, call.model, task)
         allowed = tuple(one for one in (one_vector_space(selected) if texts else selected) if one.excluded is None)
         parts: tuple[str, ...] = ()
         models: tuple[str, ...] = ()

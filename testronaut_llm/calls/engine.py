@@ -121,28 +121,6 @@ class Engine:
 
         return SpeedHistory()
 
-    def selected(self, config: LLMConfig, task: TaskConfig, model: str | None) -> tuple[Selected, ...]:
-        """The models that the task lists, or the one that the call names."""
-        return select(config, model, task)
-
-    def route(
-        self,
-        config: LLMConfig,
-        task: TaskConfig,
-        call: Call,
-        selected: tuple[Selected, ...],
-        *,
-        dry: bool = False,
-        embedding: bool = False,
-    ) -> Route:
-        """Which models to ask, in which order, and why.
-
-        A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
-        """
-        from testronaut_llm.calls.plan import route_of
-
-        return route_of(self, config, task, call, selected, dry=dry, embedding=embedding)
-
     def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:
         """Can this model be asked now, and if not, what is missing?"""
         return readiness(model, trusted=trusted, probes=self.probes)
@@ -156,7 +134,7 @@ class Engine:
         from testronaut_llm.calls.plan import flow_along
 
         begun = flow_along(self, config, task, call, texts)
-        self._routed.update((one.model.alias, one.model.model) for one in self.selected(config, task, call.model))
+        self._routed.update((one.model.alias, one.model.model) for one in select(config, call.model, task))
         return begun
 
     def is_warm(self, candidates: Sequence[Selected], call: Call) -> bool:

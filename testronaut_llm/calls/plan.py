@@ -18,8 +18,8 @@ from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.limits.rules import key_of, rules_of
 from testronaut_llm.provider_registry import timeout_of
 from testronaut_llm.routing.limits import with_limits
-from testronaut_llm.routing.options import weigh
-from testronaut_llm.task_router import Selected, one_vector_space
+from testronaut_llm.routing.options import READY, Scale
+from testronaut_llm.task_router import Selected, one_vector_space, select
 from testronaut_llm.transport.model_request import EmbedRequest, Request, Target
 
 if TYPE_CHECKING:
@@ -37,28 +37,33 @@ def route_of(
     call: Call,
     selected: tuple[Selected, ...],
     *,
-    dry: bool,
-    embedding: bool,
+    dry: bool = False,
+    embedding: bool = False,
 ) -> Route:
-    """See `Engine.route`."""
-    ready = {
-        one.model.alias: engine.ready(one.model, trusted=config.trusted) for one in selected if one.excluded is None
-    }
-    options = weigh(
-        selected,
-        ready,
+    """Which models to ask, in which order, and why.
+
+    A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
+    """
+    scale = Scale(
         task=task.name,
         messages=call.messages,
         max_tokens=call.max_tokens,
         prices=engine.prices,
         counter=engine.counter,
-        contexts={one.model.alias: engine.probes.context(one.model, one.provider) for one in selected},
-        speeds={one.model.alias: engine.speeds.latest(one.model) for one in selected if one.provider.local},
-        schema_texts={one.model.alias: _schema_text(engine, call, one.model) for one in selected},
-        dropped_params={one.model.alias: _dropped(engine, call, one) for one in selected} if dry else None,
         count_all=dry,
         embedding=embedding,
     )
+    options = [
+        scale.weigh(
+            one,
+            engine.ready(one.model, trusted=config.trusted) if one.excluded is None else READY,
+            schema=_schema_text(engine, call, one.model),
+            context=engine.probes.context(one.model, one.provider),
+            speed=engine.speeds.latest(one.model) if one.provider.local else None,
+            dropped_params=_dropped(engine, call, one) if dry else (),
+        )
+        for one in selected
+    ]
     most = 0 if embedding else call.max_tokens
     route = plan(
         task,
@@ -75,10 +80,10 @@ def flow_along(
     engine: Engine, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...]
 ) -> tuple[Route, Flow]:
     """See `Engine.flow`."""
-    selected = engine.selected(config, task, call.model)
+    selected = select(config, call.model, task)
     if texts:
         selected = one_vector_space(selected)
-    route = engine.route(config, task, call, selected, embedding=bool(texts))
+    route = route_of(engine, config, task, call, selected, embedding=bool(texts))
     if not route.kept:
         raise nothing_left(route)
     engine.gateway.load()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -13,10 +13,11 @@ from testronaut_llm.records import Candidate, Message, Usage
 
 if TYPE_CHECKING:
     from testronaut_llm.local.speeds import Speed
-    from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.prices import PriceTable
     from testronaut_llm.task_router import Selected
     from testronaut_llm.token_counter import TokenCounter
+
+READY = Readiness(ready=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,67 +76,59 @@ class Option:
         return price.cost(Usage(prompt_tokens=self.tokens or 0, completion_tokens=self.answer))
 
 
-def weigh(
-    selected: Sequence[Selected],
-    readiness: Mapping[str, Readiness],
-    *,
-    task: str,
-    messages: Sequence[Message],
-    max_tokens: int,
-    prices: PriceTable,
-    counter: TokenCounter,
-    contexts: Mapping[str, int | None] | None = None,
-    speeds: Mapping[str, Speed | None] | None = None,
-    schema_texts: Mapping[str, str] | None = None,
-    dropped_params: Mapping[str, tuple[str, ...]] | None = None,
-    count_all: bool = False,
-    embedding: bool = False,
-) -> tuple[Option, ...]:
-    """Looks up what `plan` wants to know of each model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Weighs the models of one call: looks up what `plan` wants to know of each.
 
-    Args:
-        selected: from the task router.
-        readiness: by alias, of those that are not excluded.
+    Attributes:
         task: its name, for the answer's expected length.
         messages: the whole prompt with its system text, or the texts to embed.
         max_tokens: the longest answer.
-        prices: price table.
-        counter: token counter.
-        contexts: by alias, the tokens of context that a local model was made for, as its server says.
-        speeds: by alias, what was measured of a local model.
-        schema_texts: by alias, the JSON Schema as it goes on that model's wire.
-        dropped_params: by alias, what that model does not take.
-        count_all: count for models that cannot be asked, too. A dry run wants to see that; a call
-            does not wait for a vocabulary that it will not need.
+        count_all: count for models that cannot be asked, too: a call does not wait for a vocabulary that it will
+            not need, but a dry run wants to see that.
         embedding: is each message a text to embed?
     """
-    ready = Readiness(ready=True, missing="", mend="")
-    options = []
-    for one in selected:
-        alias, schema = one.model.alias, (schema_texts or {}).get(one.model.alias, "")
-        option = _uncounted(one, readiness.get(alias, ready), prices, (dropped_params or {}).get(alias, ()))
-        facts = _within(option.facts, (contexts or {}).get(alias))
-        bound, speed = counter.upper_bound(messages, schema), (speeds or {}).get(alias)
-        option = replace(option, facts=facts, bound=bound, speed=speed)
-        if count_all or (one.excluded is None and option.ready.ready):
-            tokens = counter.estimate(one.model, messages, schema, embedding=embedding)
-            longest = _longest(one.model, messages, counter) if embedding else tokens
-            answer = 0 if embedding else counter.answer_length(task, one.model, max_tokens)
-            option = replace(option, tokens=tokens, cautious=counter.cautious(one.model, longest), answer=answer)
-        options.append(option)
-    return tuple(options)
 
+    task: str
+    messages: Sequence[Message]
+    max_tokens: int
+    prices: PriceTable
+    counter: TokenCounter
+    count_all: bool = False
+    embedding: bool = False
 
-def _uncounted(one: Selected, ready: Readiness, prices: PriceTable, dropped_params: tuple[str, ...]) -> Option:
-    return Option(
-        selected=one,
-        local=is_local(one.model),
-        ready=ready,
-        facts=prices.facts(one.model),
-        price=prices.price(one.model),
-        price_mend=prices.mend(one.model),
-        dropped_params=dropped_params,
-    )
+    def weigh(
+        self,
+        one: Selected,
+        ready: Readiness = READY,
+        *,
+        schema: str = "",
+        context: int | None = None,
+        speed: Speed | None = None,
+        dropped_params: tuple[str, ...] = (),
+    ) -> Option:
+        """Looks one model up; `context` is what its server says it was made for, `schema` as it goes on its wire."""
+        model, counter = one.model, self.counter
+        option = Option(
+            selected=one,
+            local=is_local(model),
+            ready=ready,
+            facts=_within(self.prices.facts(model), context),
+            price=self.prices.price(model),
+            price_mend=self.prices.mend(model),
+            bound=counter.upper_bound(self.messages, schema),
+            dropped_params=dropped_params,
+            speed=speed,
+        )
+        if not self.count_all and (one.excluded is not None or not ready.ready):
+            return option
+        tokens = counter.estimate(model, self.messages, schema, embedding=self.embedding)
+        longest, answer = tokens, 0
+        if self.embedding:  # a window holds one text at a time
+            longest = max((counter.text_length(model, text.content) for text in self.messages), default=0)
+        else:
+            answer = counter.answer_length(self.task, model, self.max_tokens)
+        return replace(option, tokens=tokens, cautious=counter.cautious(model, longest), answer=answer)
 
 
 def _within(facts: ModelFacts, context: int | None) -> ModelFacts:
@@ -143,8 +136,3 @@ def _within(facts: ModelFacts, context: int | None) -> ModelFacts:
     if context is None:
         return facts
     return replace(facts, context_window=min(context, facts.context_window or context))
-
-
-def _longest(model: ModelConfig, texts: Sequence[Message], counter: TokenCounter) -> int:
-    """Tokens of the longest text to embed: a window holds one at a time."""
-    return max((counter.text_length(model, text.content) for text in texts), default=0)

@@ -17,14 +17,8 @@ _ASYNC = (
 )
 
 
-def silent_log(litellm: Any, arguments: dict[str, Any], call: str) -> dict[str, Any]:
-    """The argument with which `completion`, `embedding` and their like, named by `call`, keep no record.
-
-    Args:
-        litellm: the module.
-        arguments: of the call.
-        call: LiteLLM's name of its function.
-    """
+def silent_log(litellm: Any, arguments: dict[str, Any], call: str) -> Any:
+    """What `completion`, `embedding` and their like, named by `call`, take as their record of these arguments."""
     log = _kind(litellm)(
         model=arguments["model"],
         messages=arguments.get("messages") or arguments.get("input"),
@@ -38,16 +32,14 @@ def silent_log(litellm: Any, arguments: dict[str, Any], call: str) -> dict[str, 
         supports_correlation_logging=False,
     )
     log.stream_options = arguments.get("stream_options")  # here LiteLLM looks whether a stream shall tell its usage
-    return {"litellm_logging_obj": log}
+    return log
 
 
 @cache
 def _kind(litellm: Any) -> Any:
-    def nothing(*_: Any, **__: Any) -> None:
-        return None
+    def nothing(*_: Any, **__: Any) -> None: ...
 
-    async def nothing_later(*_: Any, **__: Any) -> None:
-        return None
+    async def nothing_later(*_: Any, **__: Any) -> None: ...
 
     silent = {**dict.fromkeys(_SYNC, nothing), **dict.fromkeys(_ASYNC, nothing_later)}
     return type("SilentLog", (litellm.litellm_core_utils.litellm_logging.Logging,), silent)
