@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.calls.builder import Prompt
 from testronaut_llm.calls.streams import AsyncStream, Stream
 from testronaut_llm.errors import LLMError
-from testronaut_llm.llm_manager_base import ManagerBase, result_of
+from testronaut_llm.llm_manager_base import ManagerBase
 from testronaut_llm.records import Accept, Answer, CacheMode, Embeddings, T
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LLMManager(ManagerBase):
             LLMError: see `testronaut_llm.errors` for the tree.
         """
         given = dict(locals())
-        answer: Answer[T] = result_of(self._pieces(given, stream=False))
+        answer: Answer[T] = self._asking.result(given)
         return answer
 
     async def acomplete(
@@ -89,7 +89,7 @@ class LLMManager(ManagerBase):
     ) -> Answer[T]:
         """`complete` on the caller's event loop."""
         given = dict(locals())
-        answer: Answer[T] = await self._last(self._apieces(given, stream=False))
+        answer: Answer[T] = await self._asking.aresult(given)
         return answer
 
     def stream(
@@ -115,7 +115,7 @@ class LLMManager(ManagerBase):
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
         given = dict(locals())
-        return Stream(lambda: self._pieces(given, stream=True))
+        return Stream(lambda: self._asking.pieces(given, stream=True))
 
     def astream(
         self,
@@ -140,7 +140,7 @@ class LLMManager(ManagerBase):
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
         given = dict(locals())
-        return AsyncStream(lambda: self._apieces(given, stream=True))
+        return AsyncStream(lambda: self._asking.apieces(given, stream=True))
 
     def embed(
         self,
@@ -161,7 +161,7 @@ class LLMManager(ManagerBase):
             LLMError: see `testronaut_llm.errors` for the tree.
         """
         given = dict(locals())
-        embeddings: Embeddings = result_of(self._pieces(given, stream=False))
+        embeddings: Embeddings = self._asking.result(given)
         return embeddings
 
     async def aembed(
@@ -179,7 +179,7 @@ class LLMManager(ManagerBase):
     ) -> Embeddings:
         """`embed` on the caller's event loop."""
         given = dict(locals())
-        embeddings: Embeddings = await self._last(self._apieces(given, stream=False))
+        embeddings: Embeddings = await self._asking.aresult(given)
         return embeddings
 
     def batch(
@@ -216,8 +216,8 @@ class LLMManager(ManagerBase):
         given = dict(locals())
         from testronaut_llm.calls.batch import prompt_jobs, run_all
 
-        jobs, total = prompt_jobs(prompts)
-        return run_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
+        ask, (jobs, total) = self._asking.each(given), prompt_jobs(prompts)
+        return run_all(ask, jobs, concurrency=concurrency, total=total, on_progress=on_progress)
 
     async def abatch(
         self,
@@ -246,8 +246,8 @@ class LLMManager(ManagerBase):
         given = dict(locals())
         from testronaut_llm.calls.batch import arun_all, prompt_jobs
 
-        jobs, total = prompt_jobs(prompts)
-        return await arun_all(self._each(given), jobs, concurrency=concurrency, total=total, on_progress=on_progress)
+        ask, (jobs, total) = self._asking.each(given), prompt_jobs(prompts)
+        return await arun_all(ask, jobs, concurrency=concurrency, total=total, on_progress=on_progress)
 
     def compare(
         self,
@@ -273,8 +273,8 @@ class LLMManager(ManagerBase):
         given = dict(locals())
         from testronaut_llm.calls.batch import run_all
 
-        jobs, compared = self._comparison(given)
-        return compared(run_all(self._each(given), jobs, concurrency=concurrency))
+        jobs, compared = self._asking.comparison(given)
+        return compared(run_all(self._asking.each(given), jobs, concurrency=concurrency))
 
     async def acompare(
         self,
@@ -296,5 +296,5 @@ class LLMManager(ManagerBase):
         given = dict(locals())
         from testronaut_llm.calls.batch import arun_all
 
-        jobs, compared = self._comparison(given)
-        return compared(await arun_all(self._each(given), jobs, concurrency=concurrency))
+        jobs, compared = self._asking.comparison(given)
+        return compared(await arun_all(self._asking.each(given), jobs, concurrency=concurrency))

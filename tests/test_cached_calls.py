@@ -177,10 +177,10 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
     row = model("openai", api("a", faults.good()), api_base="${NOWHERE_BASE}")
     file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
     with LLMManager(file) as llm:
-        unset = llm._answering.question(llm.config, llm.config.task("t"), _call(llm))
+        unset = llm._asking._answering.question(llm.config, llm.config.task("t"), _call(llm))
         assert "${NOWHERE_BASE}" in unset.models[0]
         monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
-        assert "127.0.0.1:9" in llm._answering.question(llm.config, llm.config.task("t"), _call(llm)).models[0]
+        assert "127.0.0.1:9" in llm._asking._answering.question(llm.config, llm.config.task("t"), _call(llm)).models[0]
 
 
 def _call(llm: LLMManager) -> Any:
@@ -500,7 +500,7 @@ def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
     with cached({"m": model("openai", a)}) as llm:
         with pytest.raises(errors.CacheMissError):
             llm.complete("t", "hi", extra={"x": {1, 2}}, cache="only")
-        question = llm._answering.question(llm.config, llm.config.task("t"), _call(llm))
+        question = llm._asking._answering.question(llm.config, llm.config.task("t"), _call(llm))
         assert question.parts
 
 

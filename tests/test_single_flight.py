@@ -63,7 +63,7 @@ async def until(full: Callable[[], bool]) -> None:
 
 def seated(llm: LLMManager) -> int:
     """How many calls are in a flight."""
-    return sum(map(len, llm._answering._flights._seats.values()))
+    return sum(map(len, llm._asking._answering._flights._seats.values()))
 
 
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
@@ -151,7 +151,7 @@ def ready(made: subprocess.Popen[str]) -> None:
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
     """Another process that asks what `llm` is about to ask, and does not end by itself."""
     task = llm.config.task("t")
-    question = llm._answering.question(llm.config, task, build_call(task, "hi"))
+    question = llm._asking._answering.question(llm.config, task, build_call(task, "hi"))
     llm._engine.answers.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
     holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), question.flight)
     try:
