@@ -30,7 +30,7 @@ from testronaut_llm.transport.model_request import (
 )
 from testronaut_llm.transport.reply_reader import ReplyReader
 from testronaut_llm.transport.sdk_clients import lend_module_clients
-from testronaut_llm.transport.silent_log import silent_log
+from testronaut_llm.transport.silent_log import silent, silent_log
 
 _SWITCHES = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -123,7 +123,7 @@ class Gateway:
                 with _unlogged():
                     response = litellm.completion(**_arguments(litellm, request, "completion"), client=client)
                 if request.stream:
-                    yield from filter(None, map(reader.take, response))
+                    yield from filter(None, map(reader.take, silent(response)))
                 else:
                     reader.whole(response)
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -34,7 +35,7 @@ class Call:
     """One validated question, with the task's settings already filled in.
 
     `timeout` is seconds for one attempt (None: the model's default), `deadline` seconds for
-    everything, `max_cost` USD for all attempts together.
+    everything, `max_cost` USD for all attempts together. Its events have the `id` in common.
     """
 
     task: str
@@ -56,6 +57,7 @@ class Call:
     prompt_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: os.urandom(8).hex(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

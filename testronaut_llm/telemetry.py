@@ -147,7 +147,13 @@ class Telemetry:
         self, event: str, call: Call, fields: Mapping[str, Any], *, words: Mapping[str, str | None] | None = None
     ) -> None:
         shown = {name: self._shown(value) for name, value in fields.items() if value is not None}
-        whole = {"llm.task": call.task, **shown, **self._metadata(call), **telemetry_otel.active_ids()}
+        whole = {
+            "llm.task": call.task,
+            "llm.call_id": call.id,
+            **shown,
+            **self._metadata(call),
+            **telemetry_otel.active_ids(),
+        }
         if is_heard():
             logger().info(event, **whole)
         config = self._config()
@@ -171,7 +177,12 @@ class Telemetry:
                 attempts=attempts,
                 seconds=seconds,
                 error=error,
-                fields={"llm.task": call.task, **_without_usage(fields), **self._metadata(call)},
+                fields={
+                    "llm.task": call.task,
+                    "llm.call_id": call.id,
+                    **_without_usage(fields),
+                    **self._metadata(call),
+                },
             )
             telemetry_otel.tell(told, self._redact)
 

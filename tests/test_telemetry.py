@@ -52,6 +52,7 @@ def test_one_event_an_attempt_and_one_a_call(llm: LLMManager, events: list[Any])
     first, second, call = events
     assert [one["event"] for one in events] == ["llm_attempt", "llm_attempt", "llm_call"]
     assert all(one["llm.task"] == "t" and one["metadata.run"] == 7 for one in events)
+    assert len({one["llm.call_id"] for one in events}) == 1
     assert (first["llm.model"], first["llm.outcome"], first["error.type"]) == ("a", "error", "authentication")
     assert (second["llm.model"], second["llm.outcome"]) == ("b", "answer")
     assert second["gen_ai.request.model"] == "anthropic/claude-haiku-4-5"
@@ -60,6 +61,8 @@ def test_one_event_an_attempt_and_one_a_call(llm: LLMManager, events: list[Any])
     assert second["llm.usage.estimated"] is False
     assert second["llm.request_id"] == "req-fault-1"
     assert (call["llm.model"], call["llm.attempts"], call["llm.cached"]) == ("b", 2, False)
+    llm.complete("t", PROMPT)
+    assert events[3]["llm.call_id"] == events[5]["llm.call_id"] != call["llm.call_id"]
 
 
 async def test_an_event_loop_and_streams_tell_the_same(llm: LLMManager, events: list[Any]) -> None:

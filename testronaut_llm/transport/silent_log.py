@@ -35,11 +35,17 @@ def silent_log(litellm: Any, arguments: dict[str, Any], call: str) -> Any:
     return log
 
 
+def silent(stream: Any) -> Any:
+    """LiteLLM's stream, which would run an event loop for each piece, in a thread of its own, to tell its record."""
+    stream.run_success_logging_and_cache_storage = lambda *_: None
+    return stream
+
+
 @cache
 def _kind(litellm: Any) -> Any:
     def nothing(*_: Any, **__: Any) -> None: ...
 
     async def nothing_later(*_: Any, **__: Any) -> None: ...
 
-    silent = {**dict.fromkeys(_SYNC, nothing), **dict.fromkeys(_ASYNC, nothing_later)}
-    return type("SilentLog", (litellm.litellm_core_utils.litellm_logging.Logging,), silent)
+    methods = {**dict.fromkeys(_SYNC, nothing), **dict.fromkeys(_ASYNC, nothing_later)}
+    return type("SilentLog", (litellm.litellm_core_utils.litellm_logging.Logging,), methods)
