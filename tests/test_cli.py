@@ -14,6 +14,7 @@ import pytest
 from fault_server import Endpoint, FaultServer
 
 from testronaut_llm.cli import demo, installation, main
+from testronaut_llm.local.model_store import ModelStore
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -80,6 +81,17 @@ def test_run_prints_the_answer_and_nothing_else(run: Run) -> None:
     code, out, err = run("run", "cli_analysis", "What is ls?")
     assert (code, out) == (0, "An answer.\n")
     assert "good (openai/gpt-4o-mini): 12 + 6 tokens, $0.000024" in err
+
+
+def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small model: how to get it, unless it is here, and how to ask it."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    code, out, err = run("run", "default", "hi")
+    assert (code, out) == (2, "")
+    assert "export ANTHROPIC_API_KEY=<your key>" in err
+    assert "testronaut-llm models pull embedded/smollm2-135m\n  then the same command with --model" in err
+    monkeypatch.setattr(ModelStore, "get", lambda _, name: name)
+    assert "without any key: the same command with --model embedded/smollm2-135m" in run("run", "default", "hi")[2]
 
 
 def test_a_run_that_fails_says_what_it_cost(run: Run, api: Endpoint) -> None:

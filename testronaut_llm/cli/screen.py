@@ -11,18 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.errors import (
-    BudgetExceededError,
-    ConfigError,
-    InvalidRequestError,
-    LLMError,
-    NoReadyModelError,
-)
+from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
 
 FAILED, USAGE, BUDGET = 1, 2, 3
 PIPE_COLUMNS = 120
-WITHOUT_KEYS = """  without any key: testronaut-llm models pull embedded/smollm2-135m
-  then the same command with --model embedded/smollm2-135m --max-tokens 200 (free, weak: it shows the way)"""
 
 
 def exit_code(error: LLMError) -> int:
@@ -51,13 +43,22 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def _without_keys() -> str:
+    from testronaut_llm.local.catalogue import DEFAULT
+    from testronaut_llm.local.model_store import ModelStore
+
+    same = f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (free, weak: it shows the way)"
+    pull = "" if ModelStore().get(DEFAULT) else f"testronaut-llm models pull embedded/{DEFAULT}\n  then "
+    return f"  without any key: {pull}{same}"
+
+
 def say_error(error: LLMError) -> None:
     """Prints an error, with its kind in front, and what was noted on it."""
     note(f"error ({error.code}): {error}")
     for line in getattr(error, "__notes__", ()):
         note(line)
     if isinstance(error, NoReadyModelError):
-        note(WITHOUT_KEYS)
+        note(_without_keys())
 
 
 def out_json(value: Any) -> None:

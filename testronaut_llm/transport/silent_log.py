@@ -11,10 +11,7 @@ from functools import cache
 from typing import Any
 
 _SYNC = ("pre_call", "post_call", "success_handler", "failure_handler", "response_cost_calculator")
-_ASYNC = (
-    *("async_success_handler", "async_failure_handler"),
-    *("dispatch_success_handlers", "dispatch_failure_handlers"),
-)
+_ASYNC = ("async_success_handler", "async_failure_handler", "dispatch_success_handlers", "dispatch_failure_handlers")
 
 
 def silent_log(litellm: Any, arguments: dict[str, Any], call: str) -> Any:
