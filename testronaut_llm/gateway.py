@@ -61,7 +61,7 @@ def load_litellm() -> Any:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Spares a call the thread in which LiteLLM would find out that `no-log` tells it to log nothing."""
+    """Spares a call the thread in which LiteLLM would tell its record of it, which is a silent one."""
     try:
         from litellm._internal_context import is_internal_call
     except ImportError:  # another version of LiteLLM keeps it elsewhere

@@ -121,6 +121,7 @@ class TokenCounter:
         answer = usage.completion_tokens if usage.completion_tokens > 0 else None
         if point is not None or answer is not None:
             self._memory.add(key=key, point=point, task=task, model=_identity(model), answer=answer)
+        if point is not None:
             with self._lock:
                 self._unfitted[key] = self._unfitted.get(key, 0) + 1
 

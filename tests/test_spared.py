@@ -12,6 +12,7 @@ from manager_kit import Api, ask, manager, model
 
 from testronaut_llm.gateway import load_litellm
 from testronaut_llm.provider_registry import Probes
+from testronaut_llm.transport.silent_log import silent
 
 Make = Callable[..., Api]
 MODES = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
@@ -66,3 +67,8 @@ async def test_a_warm_call_takes_no_thread_from_an_event_loop(
         taken.clear()
         await llm.acomplete("t", prompt)
         assert len(taken) == hops
+
+
+def test_a_stream_that_tells_nobody_stays_as_it_is() -> None:
+    """Some of LiteLLM's streams are plain generators, which take no attribute."""
+    assert list(silent(one for one in "ab")) == ["a", "b"]

@@ -14,7 +14,6 @@ from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api
 from testronaut_llm.providers.credentials import Credentials
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.redaction import Redactor
-from testronaut_llm.task_router import Selected, select
 from testronaut_llm.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from testronaut_llm.prices import PriceTable
     from testronaut_llm.rate_limiter import RateLimiter
     from testronaut_llm.records import Attempt, Call, Route
+    from testronaut_llm.task_router import Selected
     from testronaut_llm.token_counter import TokenCounter
     from testronaut_llm.transport.model_request import Target
 
@@ -134,7 +134,7 @@ class Engine:
         from testronaut_llm.calls.plan import flow_along
 
         begun = flow_along(self, config, task, call, texts)
-        self._routed.update((one.model.alias, one.model.model) for one in select(config, call.model, task))
+        self._routed.update((one.alias, one.model) for one in begun[0].candidates)
         return begun
 
     def is_warm(self, candidates: Sequence[Selected], call: Call) -> bool:

@@ -1,1 +1,1 @@
-"""The parts of a route: its options, limits and errors, the strategies that order it, and pacing."""
+"""The parts of a route: its options and limits, the strategies that order it, and pacing."""

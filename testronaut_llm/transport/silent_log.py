@@ -6,6 +6,7 @@ keep request and response, and work out a price.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -34,7 +35,8 @@ def silent_log(litellm: Any, arguments: dict[str, Any], call: str) -> Any:
 
 def silent(stream: Any) -> Any:
     """LiteLLM's stream, which would run an event loop for each piece, in a thread of its own, to tell its record."""
-    stream.run_success_logging_and_cache_storage = lambda *_: None
+    with suppress(AttributeError):  # a plain generator does no such thing
+        stream.run_success_logging_and_cache_storage = lambda *_: None
     return stream
 
 
