@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import httpx
 
 from testronaut_llm.transport.model_request import Target
+from testronaut_llm.transport.plain_completions import plain_chat
 
 Key = tuple[str, ...]
 """What two attempts must have in common to share a client: kind, endpoint, API version, fingerprint of the key."""
@@ -46,7 +47,7 @@ def sdk_client(litellm: Any, target: Target, key: Key, http: httpx.Client | http
     secret: Any = target.key.get_secret_value() if target.key else target.token_provider or "none"
     if kind == "azure":
         name = "azure_ad_token_provider" if callable(secret) else "api_key"
-        make = _unretrying(openai.AsyncAzureOpenAI if asynchronous else openai.AzureOpenAI)
+        make = _class_of(openai.AsyncAzureOpenAI if asynchronous else openai.AzureOpenAI)
         endpoint = target.api_base or ""
         return make(azure_endpoint=endpoint, api_version=target.api_version, **{name: secret}, **settings)
     if callable(secret) and asynchronous:
@@ -55,14 +56,19 @@ def sdk_client(litellm: Any, target: Target, key: Key, http: httpx.Client | http
     if kind == "azure v1":
         base = f"{base}/openai/v1/"
         settings["default_query"] = {"api-version": "preview"} if target.api_version == "preview" else None
-    plain = _unretrying(openai.AsyncOpenAI if asynchronous else openai.OpenAI)
-    return plain(api_key=secret, base_url=base, **settings)
+    ours = _class_of(openai.AsyncOpenAI if asynchronous else openai.OpenAI)
+    return ours(api_key=secret, base_url=base, **settings)
 
 
 @cache
-def _unretrying(kind: type[Any]) -> Any:
-    """A client class that stays at no retries: LiteLLM's embeddings set the number on our client, and take 0 for 2."""
-    return type(kind.__name__, (kind,), {"max_retries": property(lambda _: 0, lambda _, __: None)})
+def _class_of(kind: type[Any]) -> Any:
+    """The SDK's client without its types, and without retries: LiteLLM's embeddings set their number, and take 0 for 2."""
+
+    def chat(self: Any) -> Any:
+        return plain_chat(self, kind.chat.func(self))
+
+    retries = property(lambda _: 0, lambda _, __: None)
+    return type(kind.__name__, (kind,), {"max_retries": retries, "chat": cached_property(chat)})
 
 
 def lend_module_clients(litellm: Any) -> None:
