@@ -115,7 +115,7 @@ class LLMManager(ManagerBase):
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
         given = dict(locals())
-        return Stream(lambda: self._asking.pieces(given, stream=True))
+        return Stream(lambda: self._asking.pieces(given))
 
     def astream(
         self,

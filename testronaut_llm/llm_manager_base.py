@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from testronaut_llm.calls.asking import Asking
-from testronaut_llm.calls.builder import Prompt, build_call
+from testronaut_llm.calls.builder import Prompt
 from testronaut_llm.calls.engine import Engine
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
@@ -60,10 +60,9 @@ class ManagerBase:
         """
         from testronaut_llm.calls.plan import route_of
 
-        config = self.config
-        settings = config.task(task)
-        call = build_call(settings, prompt or "?", model=model, schema=schema)
-        return route_of(self._engine, config, settings, call, select(config, model, settings), dry=True)
+        question = self._asking.question({"task": task, "prompt": prompt or "?", "model": model, "schema": schema})
+        config, settings = question.prepared.config, question.prepared.task
+        return route_of(self._engine, config, settings, question.call, select(config, model, settings), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take and is asked without.

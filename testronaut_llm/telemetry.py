@@ -58,7 +58,7 @@ class Telemetry:
     @_harmless
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """One attempt has ended."""
-        if not self._is_heard():
+        if not self.is_heard:
             return
         usage = attempt.usage
         self._emit(
@@ -85,7 +85,7 @@ class Telemetry:
     @_harmless
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """A call has been answered."""
-        if not self._is_heard():
+        if not self.is_heard:
             return
         text = result.text if isinstance(result, Answer) else None
         fields = {
@@ -114,7 +114,7 @@ class Telemetry:
         Its message is told only where nothing was sent: later it may quote an answer, or a provider that quotes the
         prompt.
         """
-        if not self._is_heard():
+        if not self.is_heard:
             return
         fields = {
             "error.type": error.code,
@@ -130,7 +130,7 @@ class Telemetry:
     @_harmless
     def left(self, call: Call, seconds: float) -> None:
         """A call was left before its end: a stream closed early, ctrl-C, a task that was cancelled."""
-        if not self._is_heard():
+        if not self.is_heard:
             return
         fields = {"error.type": LEFT, "llm.latency_s": round(seconds, 4), **_outline("prompt", _prompt(call))}
         self._emit("llm_call", call, fields, words={"llm.prompt": _prompt(call)})
@@ -140,7 +140,9 @@ class Telemetry:
         """Lets the file go."""
         self._file.close()
 
-    def _is_heard(self) -> bool:
+    @property
+    def is_heard(self) -> bool:
+        """Would anybody get an event?"""
         return is_heard() or telemetry_otel.is_heard() or self._config().log is not None
 
     def _emit(

@@ -13,9 +13,12 @@ from fault_server import Exchange, FaultServer, Received, Reply
 from gateway_kit import MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
+from testronaut_llm.calls.builder import Prompt, checked, messages_of, system_of
+from testronaut_llm.calls.question import Question
 from testronaut_llm.gateway import load_litellm
-from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.model_config import LLMConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
+from testronaut_llm.records import Call
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -133,3 +136,15 @@ def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, *
 def prices() -> PriceTable:
     """The tables, read once for all tests."""
     return PriceTable.load()
+
+
+def question_of(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Question:
+    """What `llm` would look up, with what its answers are known by."""
+    question = llm._asking.question({"task": task, "prompt": prompt, **given})
+    llm._asking._answering.identify(question)
+    return question
+
+
+def build_call(task: TaskConfig, prompt: Prompt, *, system: str | None = None, **options: Any) -> Call:
+    """A call that shares nothing with any other."""
+    return Call(messages=messages_of(prompt, system_of(task, system)), **checked(task, **options))

@@ -16,7 +16,7 @@ import faults
 import pytest
 import pytest_asyncio
 from error_bodies import ERRORS
-from manager_kit import KEY, Api, ask, manager, model
+from manager_kit import KEY, Api, ask, manager, model, question_of
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
@@ -177,16 +177,9 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
     row = model("openai", api("a", faults.good()), api_base="${NOWHERE_BASE}")
     file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
     with LLMManager(file) as llm:
-        unset = llm._asking._answering.question(llm.config, llm.config.task("t"), _call(llm))
-        assert "${NOWHERE_BASE}" in unset.models[0]
+        assert "${NOWHERE_BASE}" in question_of(llm).models[0]
         monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
-        assert "127.0.0.1:9" in llm._asking._answering.question(llm.config, llm.config.task("t"), _call(llm)).models[0]
-
-
-def _call(llm: LLMManager) -> Any:
-    from testronaut_llm.calls.builder import build_call
-
-    return build_call(llm.config.task("t"), "hi")
+        assert "127.0.0.1:9" in question_of(llm).models[0]
 
 
 def test_an_endpoint_from_the_environment_counts(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,8 +493,8 @@ def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
     with cached({"m": model("openai", a)}) as llm:
         with pytest.raises(errors.CacheMissError):
             llm.complete("t", "hi", extra={"x": {1, 2}}, cache="only")
-        question = llm._asking._answering.question(llm.config, llm.config.task("t"), _call(llm))
-        assert question.parts
+        assert question_of(llm).parts
+        assert not question_of(llm, extra={"x": {1, 2}}).parts
 
 
 def test_two_files_in_one_process(api: Make, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from manager_kit import build_call
 
-from testronaut_llm.calls.builder import build_call, texts_to_embed
+from testronaut_llm.calls.builder import texts_to_embed
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.model_config import TaskConfig
 

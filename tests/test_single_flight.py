@@ -17,11 +17,10 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Api, manager, model
+from manager_kit import Api, manager, model, question_of
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
 from testronaut_llm.caching.single_flight import FlightLocks, Flights, Seat
-from testronaut_llm.calls.builder import build_call
 from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -150,8 +149,7 @@ def ready(made: subprocess.Popen[str]) -> None:
 @contextmanager
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
     """Another process that asks what `llm` is about to ask, and does not end by itself."""
-    task = llm.config.task("t")
-    question = llm._asking._answering.question(llm.config, task, build_call(task, "hi"))
+    question = question_of(llm)
     llm._engine.answers.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
     holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), question.flight)
     try:

@@ -10,13 +10,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.row import SchemaDialect
-from testronaut_llm.records import Answer, Call, Embeddings, Usage
+from testronaut_llm.records import Answer, Embeddings, Usage
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.output_schema import OutputSchema
 
-_ANY_CALL = Call(task="", messages=(), max_tokens=1, deadline=1.0)
-_NONE, _TINY = Usage(), Decimal("1e-12")
+_COUNTS, _TINY = {int, bool}, Decimal("1e-12")
 _DIALECTS = get_args(SchemaDialect)
 
 
@@ -43,8 +43,10 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
     }
 
 
-def answer_of(value: Any, *, call: Call, model: ModelConfig | None, started: float | None = None) -> Answer[Any]:
-    """A stored answer, given to a call that started then (on the clock that never goes back).
+def answer_of(
+    task: str, output: OutputSchema | None, model: ModelConfig | None, started: float | None, value: Any
+) -> Answer[Any]:
+    """A stored answer, given to a call of that task that started then (on the clock that never goes back).
 
     Raises:
         ValueError: the value is none of ours.
@@ -54,13 +56,15 @@ def answer_of(value: Any, *, call: Call, model: ModelConfig | None, started: flo
         cost, dialect, usage = value["cost"], value["dialect"], value["usage"]
         if dialect not in _DIALECTS:
             raise TypeError(f"dialect {dialect!r:.40}")
+        if not _COUNTS.issuperset(map(type, usage.values())):
+            raise TypeError(f"usage {usage!r:.80}")
         answer: Answer[Any] = Answer(
             text=_text(value["text"]),
             model=model.alias if model else "",
             provider_model=model.model if model else "",
             response_model=_text(value["response_model"]),
-            task=call.task,
-            usage=Usage(**{name: type(getattr(_NONE, name))(count) for name, count in usage.items()}),
+            task=task,
+            usage=Usage(**usage),
             cost=Decimal(0),
             cost_source=value["cost_source"],
             saved=None if cost is None else Decimal(_text(cost)),
@@ -71,9 +75,9 @@ def answer_of(value: Any, *, call: Call, model: ModelConfig | None, started: flo
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"a row that is no answer ({error!r})") from None
-    if call.output is None:
+    if output is None:
         return answer
-    return replace(answer, parsed=call.output.read(answer.text, dialect))
+    return replace(answer, parsed=output.read(answer.text, dialect))
 
 
 def check(value: Any) -> None:
@@ -85,7 +89,7 @@ def check(value: Any) -> None:
     if isinstance(value, dict) and "vector" in value:
         vector_of(value)
     else:
-        answer_of(value, call=_ANY_CALL, model=None)
+        answer_of("", None, None, None, value)
 
 
 def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, Any]]:

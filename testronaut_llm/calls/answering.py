@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,52 +14,17 @@ from testronaut_llm.caching.entry import Vector, answer_of, answer_value, joined
 from testronaut_llm.caching.single_flight import FlightLocks, Flights
 from testronaut_llm.calls.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import CacheMissError, LLMTimeoutError
-from testronaut_llm.records import Answer, Call, Embeddings, Message
-from testronaut_llm.task_router import Selected, one_vector_space, select
+from testronaut_llm.records import Answer, CacheMode, Call, Embeddings, Message
 
 if TYPE_CHECKING:
     from testronaut_llm.cache import AnswerCache
     from testronaut_llm.calls.engine import Engine
-    from testronaut_llm.model_config import LLMConfig, TaskConfig
+    from testronaut_llm.calls.question import Question
+    from testronaut_llm.model_config import LLMConfig
+    from testronaut_llm.task_router import Selected
 
 _PIECE = re.compile(r"\s*\S+\s*")
 _LOOKS = (0.005, 0.05)  # seconds between two looks for another process's end: at first, and at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A call with what its answers are known by: a key is made of one of `parts` and one of `models`.
-
-    Attributes:
-        texts: what to embed, each once; none for a chat.
-        candidates: the models that may answer, in the listed order.
-        parts: of the call; of each text where it is to be embedded. None: nothing is looked up or stored.
-        models: of each candidate.
-        started: seconds, on the clock that never goes back.
-    """
-
-    config: LLMConfig
-    task: TaskConfig
-    call: Call
-    texts: tuple[str, ...]
-    candidates: tuple[Selected, ...]
-    parts: tuple[str, ...]
-    models: tuple[str, ...]
-    started: float
-
-    @property
-    def left(self) -> float:
-        """Seconds until its deadline."""
-        return self.started + self.call.deadline - time.monotonic()
-
-    @property
-    def flight(self) -> str:
-        """What it has in common with every call that asks the same of the same models."""
-        return cache_key.hashed(*self.parts, *self.models)
-
-    def keys(self, part: str) -> Iterator[str]:
-        """Where its answers, or the vectors of one text, are stored, in the listed order."""
-        return (cache_key.hashed(part, model) for model in self.models)
 
 
 class Answering:
@@ -71,37 +36,20 @@ class Answering:
         self._locks = FlightLocks(self._cache.folder / "flights.lock") if self._cache else None
         self._noted: dict[str, str] = {}
 
-    def is_quick(self, call: Call) -> bool:
-        """Does it cost microseconds to look for its answer, or to store it, so that an event loop can do it?"""
-        return self._cache is None or call.cache == "off" or self._cache.is_open
+    def is_quick(self, mode: CacheMode) -> bool:
+        """Does it cost microseconds to look for an answer, or to store it, so that an event loop can do it?"""
+        return self._cache is None or mode == "off" or self._cache.is_open
 
-    def question(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> Question:
-        """Puts a call into the words of the cache.
-
-        Raises:
-            ConfigError: a model is unknown.
-        """
-        started = time.monotonic()
-        selected = select(config, call.model, task)
-        allowed = tuple(one for one in (one_vector_space(selected) if texts else selected) if one.excluded is None)
-        parts: tuple[str, ...] = ()
-        models: tuple[str, ...] = ()
-        if self._cache is not None and call.cache != "off":
-            try:
-                parts = tuple(cache_key.text_part(call, text) for text in texts) or (cache_key.chat_part(call),)
-                models = tuple(self._model_part(config, one) for one in allowed)
-            except (TypeError, ValueError):  # `extra` holds what no key can be made of
-                parts = ()
-        return Question(
-            config=config,
-            task=task,
-            call=call,
-            texts=texts,
-            candidates=allowed,
-            parts=parts,
-            models=models,
-            started=started,
-        )
+    def identify(self, question: Question) -> None:
+        """Notes what its answers are known by, unless they are not to be stored."""
+        prepared, frame = question.prepared, question.prepared.frame
+        if self._cache is None or prepared.mode == "off" or frame is None:
+            return
+        if question.texts:
+            question.parts = tuple(cache_key.text_part(frame, text) for text in question.texts)
+        else:
+            question.parts = (cache_key.chat_part(frame, question.messages),)
+        question.models = tuple([self._model_part(prepared.config, one) for one in prepared.candidates])
 
     def stored(self, question: Question) -> Result | None:
         """What is stored, told and booked as a hit; None where a model has to be asked.
@@ -109,17 +57,18 @@ class Answering:
         Raises:
             CacheMissError: nothing is, and the call says `only`.
         """
-        mode = question.call.cache
+        self.identify(question)
+        prepared, mode = question.prepared, question.prepared.mode
         if mode == "refresh" and self._cache is not None:
             keys = (key for part in question.parts for key in question.keys(part))
-            self._cache.drop(keys, question.config.cache)
+            self._cache.drop(keys, prepared.config.cache)
             return None
         result = self._found(question)
         if result is None and mode == "only":
-            names = ", ".join(one.model.alias for one in question.candidates) or "its models"
+            names = ", ".join(one.model.alias for one in prepared.candidates) or "its models"
             what = f"vectors of all {len(question.texts)} texts" if question.texts else "answer to this prompt"
             raise CacheMissError(
-                f"{question.task.name}: cache is `only`, and no {what} of {names} with these settings is stored; "
+                f"{prepared.task.name}: cache is `only`, and no {what} of {names} with these settings is stored; "
                 "ask once with cache `use`, or import a file that holds it: testronaut-llm cache import FILE"
             )
         return result
@@ -130,7 +79,7 @@ class Answering:
         Raises:
             LLMError: no answer was accepted, or another call's did not come in time.
         """
-        if not question.parts or question.call.cache != "use" or self._locks is None:
+        if not question.parts or question.prepared.mode != "use" or self._locks is None:
             return (yield from self._asked(question))
         key = question.flight
         seat = self._flights.take(key, alone=question.call.stream)
@@ -170,15 +119,16 @@ class Answering:
         if result is None:
             return None
         self._engine.ledger.hit(result.task, result.model, result.saved)
-        self._engine.telemetry.answered(question.call, result)
+        if self._engine.telemetry.is_heard:
+            self._engine.telemetry.answered(question.call, result)
         return result
 
     def _answer_found(self, question: Question) -> Answer[Any] | None:
-        cache, call = self._cache, question.call
-        for one, key in zip(question.candidates, question.keys(question.parts[0]), strict=True):
-            decode = partial(answer_of, call=call, model=one.model, started=question.started)
-            answer = cache.read(key, decode, question.config.cache) if cache else None
-            if answer is not None and (call.accept is None or call.accept(answer)):
+        cache, prepared, accept = self._cache, question.prepared, question.accept
+        for one, key in zip(prepared.candidates, question.keys(question.parts[0]), strict=True):
+            decode = partial(answer_of, prepared.task.name, prepared.output, one.model, question.started)
+            answer = cache.read(key, decode, prepared.config.cache) if cache else None
+            if answer is not None and (accept is None or accept(answer)):
                 return answer
         return None
 
@@ -186,8 +136,8 @@ class Answering:
         found = self._vectors(question)
         if len(found) < len(set(question.texts)):
             return None
-        model = question.candidates[0].model
-        result = joined(found, question.texts, None, model=model, task=question.task.name)
+        model = question.prepared.candidates[0].model
+        result = joined(found, question.texts, None, model=model, task=question.prepared.task.name)
         return replace(result, latency=time.monotonic() - question.started)
 
     def _vectors(self, question: Question) -> dict[str, Vector]:
@@ -195,7 +145,7 @@ class Answering:
         if (cache := self._cache) is None:
             return found
         for text, part in zip(question.texts, question.parts, strict=True):
-            read = (cache.read(key, vector_of, question.config.cache) for key in question.keys(part))
+            read = (cache.read(key, vector_of, question.prepared.config.cache) for key in question.keys(part))
             vector = next(filter(None, read), None)
             if vector is not None:
                 found[text] = vector
@@ -206,38 +156,40 @@ class Answering:
         texts = tuple(text for text in dict.fromkeys(question.texts) if text not in found)
         texts = texts if question.parts else question.texts
         call = _shortened(question, texts)
-        begin = partial(self._engine.flow, question.config, question.task, call, texts)
-        route, inner = begin() if self._engine.is_warm(question.candidates, call) else (yield Work(begin))
+        begin = partial(self._engine.flow, question.prepared.config, question.prepared.task, call, texts)
+        route, inner = begin() if self._engine.is_warm(question.prepared.candidates, call) else (yield Work(begin))
         result: Result = yield from inner
         self._engine.accepted(call, result, route)
         if question.parts:
             store = partial(self._store, question, result, texts)
-            store() if self.is_quick(call) else (yield Work(store))
+            store() if self.is_quick(question.prepared.mode) else (yield Work(store))
         if isinstance(result, Embeddings) and texts != question.texts:
-            model = question.config.model(result.model)
-            result = joined(found, question.texts, result, model=model, task=question.task.name)
+            model = question.prepared.config.model(result.model)
+            result = joined(found, question.texts, result, model=model, task=question.prepared.task.name)
         result = replace(result, latency=time.monotonic() - question.started)
         self._engine.telemetry.answered(question.call, result)
         return result
 
     def _store(self, question: Question, result: Result, texts: tuple[str, ...]) -> None:
         """Keeps an accepted answer, unless it was cut, or says a secret that this process knows."""
-        cache = self._cache
-        one = next(one for one in question.candidates if one.model.alias == result.model)
-        if cache is None:
+        cache, frame = self._cache, question.prepared.frame
+        one = next(one for one in question.prepared.candidates if one.model.alias == result.model)
+        if cache is None or frame is None:
             return
-        settings = question.config.cache
-        model = self._model_part(question.config, one, seen=self._engine.probes.digest(one.model, one.provider))
+        settings = question.prepared.config.cache
+        model = self._model_part(
+            question.prepared.config, one, seen=self._engine.probes.digest(one.model, one.provider)
+        )
         if isinstance(result, Embeddings):
             for text, value in zip(texts, vector_values(result, texts), strict=True):
-                key = cache_key.hashed(cache_key.text_part(question.call, text), model)
-                cache.write(key, value, settings, task=question.task.name)
+                key = cache_key.hashed(cache_key.text_part(frame, text), model)
+                cache.write(key, value, settings, task=question.prepared.task.name)
         elif not self._unfit(question, result):
             value = answer_value(result, self._engine.dialect(one.model))
-            cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.task.name)
+            cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.prepared.task.name)
 
     def _unfit(self, question: Question, answer: Answer[Any]) -> bool:
-        cut = question.task.allow_truncated and answer.finish_reason == "length"
+        cut = question.prepared.task.allow_truncated and answer.finish_reason == "length"
         return cut or self._engine.redactor.knows(answer.text)
 
     def _model_part(self, config: LLMConfig, one: Selected, *, seen: str | None = None) -> str:
@@ -275,6 +227,6 @@ def _shortened(question: Question, texts: tuple[str, ...]) -> Call:
 
 def _too_late(question: Question) -> LLMTimeoutError:
     return LLMTimeoutError(
-        f"{question.task.name}: an identical call did not end within the deadline of {question.call.deadline:g} s; "
+        f"{question.call.task}: an identical call did not end within the deadline of {question.call.deadline:g} s; "
         "raise `deadline`, or ask for yourself with cache `off`"
     )

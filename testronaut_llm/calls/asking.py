@@ -8,20 +8,17 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.calls.answering import Answering, Question, pieces_of
-from testronaut_llm.calls.builder import build_call, texts_to_embed
+from testronaut_llm.calls.answering import Answering, pieces_of
+from testronaut_llm.calls.builder import accept_of, messages_of, metadata_of, texts_to_embed
+from testronaut_llm.calls.prepared import Given, Preparing
+from testronaut_llm.calls.question import Question
 from testronaut_llm.errors import LLMError
-from testronaut_llm.records import Answer, Call
+from testronaut_llm.records import Answer
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.comparison import Comparison
     from testronaut_llm.calls.engine import Engine
     from testronaut_llm.calls.steps import Result
-
-Given = Mapping[str, Any]
-"""The arguments of a call method of `LLMManager`, by their names."""
-
-_NO_OPTIONS = frozenset(("self", "task", "prompt", "prompts", "texts", "models", "concurrency", "on_progress"))
 
 
 class Asking:
@@ -30,6 +27,23 @@ class Asking:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._answering = Answering(engine)
+        self._preparing = Preparing(engine.source)
+
+    def question(self, given: Given, *, stream: bool = False) -> Question:
+        """What is asked, checked; nothing is looked up yet.
+
+        Raises:
+            LLMError: as the methods of the manager do.
+        """
+        texts = texts_to_embed(given["texts"]) if "texts" in given else ()
+        prepared = self._preparing.prepare(given, embedding=bool(texts), stream=stream)
+        return Question(
+            prepared=prepared,
+            messages=messages_of("\n".join(texts) if texts else given["prompt"], prepared.system),
+            texts=texts,
+            accept=accept_of(given.get("accept")),
+            metadata=metadata_of(given.get("metadata")),
+        )
 
     def result(self, given: Given) -> Any:
         """The answer, or the embeddings, of one call.
@@ -37,7 +51,11 @@ class Asking:
         Raises:
             LLMError: as the methods of the manager do.
         """
-        pieces = self.pieces(given, stream=False)
+        question = self.question(given)
+        result = self._look(question)
+        if result is not None:
+            return result
+        pieces = self._driven(question)
         while True:
             try:
                 next(pieces)
@@ -51,27 +69,26 @@ class Asking:
             result = piece
         return result
 
-    def pieces(self, given: Given, *, stream: bool) -> Generator[str, None, Any]:
+    def pieces(self, given: Given) -> Generator[str, None, Any]:
         """Yields the pieces of a stream, and returns the result.
 
         Raises:
             LLMError: as the methods of the manager do.
         """
-        question, result = self._look(given, stream=stream)[1]()
+        question = self.question(given, stream=True)
+        result = self._look(question)
         if result is not None:
-            yield from pieces_of(result) if stream else ()
+            yield from pieces_of(result)
             return result
-        from testronaut_llm.calls.performers import drive
-
-        with self._told(question.call, given):
-            return (yield from drive(self._answering.flow(question), self._engine.gateway))
+        return (yield from self._driven(question))
 
     async def apieces(self, given: Given, *, stream: bool) -> AsyncIterator[Any]:
         """The same on an event loop; the result is the last thing it yields."""
         import asyncio
 
-        call, look = self._look(given, stream=stream)
-        question, result = look() if self._answering.is_quick(call) else await asyncio.to_thread(look)
+        question = self.question(given, stream=stream)
+        quick = self._answering.is_quick(question.prepared.mode)
+        result = self._look(question) if quick else await asyncio.to_thread(self._look, question)
         if result is not None:
             for word in pieces_of(result) if stream else ():
                 yield word
@@ -79,7 +96,7 @@ class Asking:
             return
         from testronaut_llm.calls.performers import adrive
 
-        with self._told(question.call, given):
+        with self._telling(question):
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
             async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
                 async for piece in pieces:
@@ -95,8 +112,7 @@ class Asking:
         Raises:
             LLMError: the arguments that all share are wrong.
         """
-        options = {name: value for name, value in given.items() if name not in _NO_OPTIONS}
-        build_call(self._engine.source.current().task(given["task"]), "?", **options)
+        self.question({**given, "prompt": "?"})
 
         async def ask(differing: Mapping[str, Any]) -> Answer[Any]:
             answer: Answer[Any] = await self.aresult({**given, **differing})
@@ -122,30 +138,31 @@ class Asking:
         """Closes what is open."""
         self._answering.close()
 
-    def _look(self, given: Given, *, stream: bool) -> tuple[Call, Callable[[], tuple[Question, Result | None]]]:
-        """The call, and what looks whether its answer is stored."""
-        options = {name: value for name, value in given.items() if name not in _NO_OPTIONS}
-        config = self._engine.source.current()
-        settings = config.task(given["task"])
-        texts = texts_to_embed(given["texts"]) if "texts" in given else ()
-        call = build_call(settings, "\n".join(texts) or given["prompt"], stream=stream, **options)
+    def _look(self, question: Question) -> Result | None:
+        """What is stored for it."""
+        try:
+            return self._answering.stored(question)
+        except BaseException as error:
+            self._tell(question, error)
+            raise
 
-        def look() -> tuple[Question, Result | None]:
-            with self._told(call, given):
-                question = self._answering.question(config, settings, call, texts)
-                return question, self._answering.stored(question)
+    def _driven(self, question: Question) -> Generator[str, None, Any]:
+        from testronaut_llm.calls.performers import drive
 
-        return call, look
+        with self._telling(question):
+            return (yield from drive(self._answering.flow(question), self._engine.gateway))
 
     @contextmanager
-    def _told(self, call: Call, given: Given) -> Iterator[None]:
-        began = time.monotonic()
+    def _telling(self, question: Question) -> Iterator[None]:
         try:
             yield
-        except LLMError as error:
-            self._engine.telemetry.failed(call, error, embedding="texts" in given)
+        except BaseException as error:
+            self._tell(question, error)
             raise
-        except BaseException as error:  # closed early, ctrl-C, cancelled
-            if not isinstance(error, Exception):
-                self._engine.telemetry.left(call, time.monotonic() - began)
-            raise
+
+    def _tell(self, question: Question, error: BaseException) -> None:
+        telemetry = self._engine.telemetry
+        if isinstance(error, LLMError):
+            telemetry.failed(question.call, error, embedding=bool(question.texts))
+        elif not isinstance(error, Exception):  # closed early, ctrl-C, cancelled
+            telemetry.left(question.call, time.monotonic() - question.started)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.model_config import TaskConfig
-from testronaut_llm.records import Answer, CacheMode, Call, Message, Role
+from testronaut_llm.records import Answer, CacheMode, Message, Role
 from testronaut_llm.support.owned_fields import refused_in_extra
 
 if TYPE_CHECKING:
@@ -24,11 +24,9 @@ CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
-def build_call(
+def checked(
     task: TaskConfig,
-    prompt: Prompt,
     *,
-    system: str | None = None,
     schema: Any = None,
     accept: Callable[[Answer[Any]], bool] | None = None,
     model: str | None = None,
@@ -44,39 +42,73 @@ def build_call(
     extra: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     stream: bool = False,
-) -> Call:
-    """Fills in the task's settings where the caller gave none.
+) -> dict[str, Any]:
+    """The fields of a Call, but for its messages; the task's settings where the caller gave none.
 
     Raises:
         InvalidRequestError: an argument is wrong; the message names it, what was given and what is expected.
     """
-    return Call(
-        task=task.name,
-        messages=_messages(prompt, task.system if system is None else system),
-        output=None if schema is None else _output(schema),
-        accept=_given("accept", accept, Callable, "a function of the Answer"),
-        model=_given("model", model, str, "a name from `models`, or provider/model"),
-        max_tokens=_whole("max_tokens", task.max_tokens if max_tokens is None else max_tokens, least=1),
-        temperature=_number("temperature", task.temperature if temperature is None else temperature, least=0),
-        stop=_stop(task.stop if stop is None else stop),
-        seed=None if seed is None and task.seed is None else _whole("seed", task.seed if seed is None else seed),
-        cache=_cache(task, cache),
-        sample=_whole("sample", sample, least=0),
-        max_cost=_money(max_cost),
-        timeout=_seconds("timeout", task.timeout if timeout is None else timeout),
-        deadline=_seconds("deadline", task.deadline if deadline is None else deadline) or task.deadline,
-        retries=task.retries,
-        stream=stream,
-        prompt_cache=task.prompt_cache,
-        extra=_extra(_given("extra", extra, Mapping, "a mapping of body fields") or {}),
-        metadata=dict(_given("metadata", metadata, Mapping, "a mapping") or {}),
-    )
+    return {
+        "task": task.name,
+        "output": None if schema is None else output_of(schema),
+        "accept": accept_of(accept),
+        "model": _given("model", model, str, "a name from `models`, or provider/model"),
+        "max_tokens": _whole("max_tokens", task.max_tokens if max_tokens is None else max_tokens, least=1),
+        "temperature": _number("temperature", task.temperature if temperature is None else temperature, least=0),
+        "stop": _stop(task.stop if stop is None else stop),
+        "seed": None if seed is None and task.seed is None else _whole("seed", task.seed if seed is None else seed),
+        "cache": _cache(task, cache),
+        "sample": _whole("sample", sample, least=0),
+        "max_cost": _money(max_cost),
+        "timeout": _seconds("timeout", task.timeout if timeout is None else timeout),
+        "deadline": _seconds("deadline", task.deadline if deadline is None else deadline) or task.deadline,
+        "retries": task.retries,
+        "stream": stream,
+        "prompt_cache": task.prompt_cache,
+        "extra": _extra(_given("extra", extra, Mapping, "a mapping of body fields") or {}),
+        "metadata": metadata_of(metadata),
+    }
 
 
-def _output(schema: Any) -> OutputSchema:
+def output_of(schema: Any) -> OutputSchema:
+    """The caller's schema, unless it has been taken already.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
     from testronaut_llm.output_schema import OutputSchema
 
-    return OutputSchema.of(schema)
+    return schema if isinstance(schema, OutputSchema) else OutputSchema.of(schema)
+
+
+def accept_of(accept: Any) -> Callable[[Answer[Any]], bool] | None:
+    """What judges an answer.
+
+    Raises:
+        InvalidRequestError: it cannot be called.
+    """
+    function: Callable[[Answer[Any]], bool] | None = _given("accept", accept, Callable, "a function of the Answer")
+    return function
+
+
+def metadata_of(metadata: Any) -> dict[str, Any]:
+    """A copy of what goes to telemetry.
+
+    Raises:
+        InvalidRequestError: it is no mapping.
+    """
+    return dict(_given("metadata", metadata, Mapping, "a mapping") or {})
+
+
+def system_of(task: TaskConfig, system: Any) -> str | None:
+    """The system text of a call, else the task's.
+
+    Raises:
+        InvalidRequestError: it is no text.
+    """
+    text: str | None = _given("system", task.system if system is None else system, str, "a text")
+    _encodable(text or "", "system")
+    return text
 
 
 def texts_to_embed(texts: Any) -> tuple[str, ...]:
@@ -95,7 +127,12 @@ def texts_to_embed(texts: Any) -> tuple[str, ...]:
     return given
 
 
-def _messages(prompt: Any, system: str | None) -> tuple[Message, ...]:
+def messages_of(prompt: Any, system: str | None) -> tuple[Message, ...]:
+    """The prompt's messages, after the system text if there is one.
+
+    Raises:
+        InvalidRequestError: the prompt is empty, or no text and no messages.
+    """
     if isinstance(prompt, str):
         _encodable(prompt, "the prompt")
         messages = [Message(role="user", content=prompt)]
@@ -105,8 +142,7 @@ def _messages(prompt: Any, system: str | None) -> tuple[Message, ...]:
         messages = [_message(number, turn) for number, turn in enumerate(prompt)]
     if not any(message.content.strip() for message in messages):
         raise InvalidRequestError("the prompt is empty; expected some text")
-    if system := _given("system", system, str, "a text"):
-        _encodable(system, "system")
+    if system:
         messages.insert(0, Message(role="system", content=system))
     return tuple(messages)
 

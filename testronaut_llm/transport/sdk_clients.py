@@ -62,7 +62,7 @@ def sdk_client(litellm: Any, target: Target, key: Key, http: httpx.Client | http
 
 @cache
 def _class_of(kind: type[Any]) -> Any:
-    """The SDK's client without its types, and without retries: LiteLLM's embeddings set their number, and take 0 for 2."""
+    """The SDK's client without its types and its retries: LiteLLM's embeddings set their number, and take 0 for 2."""
 
     def chat(self: Any) -> Any:
         return plain_chat(self, kind.chat.func(self))

@@ -1,0 +1,117 @@
+"""What calls with the same arguments share, whatever their prompt: checked, selected, put into the words of the cache.
+
+It is made once and kept, since a program asks thousands of prompts in one way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.caching.key import Frame, frame_of
+from testronaut_llm.calls import builder
+from testronaut_llm.records import CacheMode
+from testronaut_llm.task_router import Selected, one_vector_space, select
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.source import ConfigSource
+    from testronaut_llm.model_config import LLMConfig, TaskConfig
+    from testronaut_llm.output_schema import OutputSchema
+
+Given = Mapping[str, Any]
+"""The arguments of a call method of `LLMManager`, by their names."""
+
+_MOST = 64
+_SHARED = (
+    *("system", "model", "max_tokens", "temperature", "stop", "seed", "cache", "sample"),
+    *("max_cost", "timeout", "deadline", "extra"),
+)
+"""Arguments that many calls have in common; with `schema`, which is none of them as it comes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """All of a call but its prompt.
+
+    Attributes:
+        fields: of the Call.
+        candidates: the models that may answer, in the listed order.
+        frame: what its key in the cache is made of; None where `extra` holds what no key can be made of.
+    """
+
+    config: LLMConfig
+    task: TaskConfig
+    system: str | None
+    fields: Mapping[str, Any]
+    candidates: tuple[Selected, ...]
+    frame: Frame | None
+
+    @property
+    def output(self) -> OutputSchema | None:
+        """The shape that the answer has to have."""
+        output: OutputSchema | None = self.fields["output"]
+        return output
+
+    @property
+    def mode(self) -> CacheMode:
+        """What the cache is used for."""
+        mode: CacheMode = self.fields["cache"]
+        return mode
+
+
+class Preparing:
+    """Prepares the calls of one manager. Safe for threads."""
+
+    def __init__(self, source: ConfigSource) -> None:
+        self._source = source
+        self._kept: dict[tuple[Any, ...], Prepared] = {}
+
+    def prepare(self, given: Given, *, embedding: bool, stream: bool) -> Prepared:
+        """What calls with these arguments share, as the file and the environment are now.
+
+        A private task's is made anew each time: the environment may say by now that its models are elsewhere.
+
+        Raises:
+            LLMError: the task or a model is unknown, or an argument is wrong.
+        """
+        config = self._source.current()
+        task, output = config.task(given["task"]), None
+        if (schema := given.get("schema")) is not None:  # equal types may differ in what they make of an answer
+            output = builder.output_of(schema)
+        values = [given.get(name) for name in _SHARED]
+        variable = os.environ.get(builder.CACHE_VARIABLE)
+        key = (id(config), task.name, embedding, stream, output, variable, *values, *map(type, values))
+        try:
+            found = self._kept.get(key)
+        except TypeError:  # one of them has no hash
+            return _made(config, task, given, output, embedding=embedding, stream=stream)
+        if found is None or task.private:
+            found = _made(config, task, given, output, embedding=embedding, stream=stream)
+            if len(self._kept) >= _MOST:
+                self._kept.clear()
+            self._kept[key] = found  # which keeps its configuration, and so the identity, alive
+        return found
+
+
+def _made(
+    config: LLMConfig, task: TaskConfig, given: Given, output: OutputSchema | None, *, embedding: bool, stream: bool
+) -> Prepared:
+    options = {name: given[name] for name in _SHARED if name in given}
+    system = builder.system_of(task, options.pop("system", None))
+    fields = builder.checked(task, schema=output, stream=stream, **options)
+    selected = select(config, fields["model"], task)
+    selected = one_vector_space(selected) if embedding else selected
+    try:
+        frame = frame_of(fields)
+    except (TypeError, ValueError):
+        frame = None
+    return Prepared(
+        config=config,
+        task=task,
+        system=system,
+        fields=fields,
+        candidates=tuple(one for one in selected if one.excluded is None),
+        frame=frame,
+    )

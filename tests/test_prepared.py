@@ -1,0 +1,177 @@
+"""What calls share is made once, and never shared by calls that differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from manager_kit import Api, build_call, manager, model, question_of
+from pydantic import BaseModel
+
+from testronaut_llm import InvalidRequestError, LLMManager
+from testronaut_llm.caching import key
+from testronaut_llm.calls.builder import CACHE_VARIABLE
+from testronaut_llm.model_config import TaskConfig
+
+Make = Callable[..., Api]
+MODEL = {"m": {"model": "openai/gpt-6-luna"}, "n": {"model": "openai/gpt-6-sol"}}
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+
+class Plan(BaseModel):
+    """Steps."""
+
+    steps: list[int | str]
+
+
+OPTIONS = [
+    {},
+    {"system": "Be brief."},
+    {"schema": Plan},
+    {"schema": list[int | str]},
+    {"schema": list[str | int]},
+    {"schema": {"type": "integer"}},
+    {"model": "n"},
+    {"max_tokens": 7},
+    {"temperature": 1},
+    {"temperature": 0.5},
+    {"stop": "END"},
+    {"stop": ["END", "."]},
+    {"seed": 1},
+    {"sample": 1},
+    {"cache": "only"},
+    {"max_cost": "0.5"},
+    {"timeout": 3},
+    {"deadline": 3},
+    {"extra": {"top_p": 0.5}},
+]
+
+
+def test_the_same_arguments_are_prepared_once() -> None:
+    """Whatever the prompt; others are prepared by themselves."""
+    with manager(MODEL) as llm:
+        made = [[question_of(llm, prompt=prompt, **options).prepared for prompt in ("a", "b")] for options in OPTIONS]
+        no_hash = [n for n, options in enumerate(OPTIONS) if options.get("stop") == ["END", "."] or "extra" in options]
+        for number, (first, second) in enumerate(made):
+            assert (first is second) == (number not in no_hash)
+        assert len({id(one) for one, _ in made}) == len(OPTIONS)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+def test_a_call_is_the_same_as_one_made_alone(options: dict[str, Any]) -> None:
+    """What was prepared for others leaves no trace in it."""
+    with manager(MODEL) as llm:
+        for others in OPTIONS:
+            question_of(llm, **others)
+        call = question_of(llm, prompt="x", **options).call
+        alone = build_call(llm.config.task("t"), "x", **options)
+    alone_output, output = alone.output, call.output
+    assert (alone_output and alone_output.json_schema) == (output and output.json_schema)
+    fields = set(type(call).__slots__) - {"output", "id"}
+    assert {name: getattr(call, name) for name in fields} == {name: getattr(alone, name) for name in fields}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ({"max_tokens": 1}, {"max_tokens": True}),
+        ({"sample": 1}, {"sample": 1.0}),
+        ({"seed": 0}, {"seed": False}),
+        ({"temperature": 1}, {"temperature": True}),
+        ({"deadline": 1.0}, {"deadline": True}),
+    ],
+)
+def test_what_is_equal_but_wrong_is_still_refused(good: dict[str, Any], bad: dict[str, Any]) -> None:
+    """True equals 1, and was never meant."""
+    with manager(MODEL) as llm:
+        question_of(llm, **good)
+        with pytest.raises(InvalidRequestError):
+            question_of(llm, **bad)
+
+
+def test_an_edit_and_the_environment_show_at_the_next_call(
+    api: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's other words, and the mode that the environment names."""
+    file = tmp_path / "llm.yaml"
+    row = json.dumps(model("openai", api("a", faults.good())))
+    file.write_text(f"models: {{m: {row}}}\ntasks: {{t: {{models: m, max_tokens: 5}}}}\n")
+    with LLMManager(file) as llm:
+        assert question_of(llm).call.max_tokens == 5
+        file.write_text(f"models: {{m: {row}}}\ntasks: {{t: {{models: m, max_tokens: 50}}}}\n")
+        assert question_of(llm).call.max_tokens == 50
+        monkeypatch.setenv(CACHE_VARIABLE, "off")
+        assert question_of(llm).call.cache == "off"
+        monkeypatch.setenv(CACHE_VARIABLE, "sometimes")
+        with pytest.raises(InvalidRequestError, match=CACHE_VARIABLE):
+            question_of(llm)
+
+
+def test_a_private_task_asks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may move an Ollama from this machine to another."""
+    with manager({"m": {"model": "ollama/qwen3:8b"}}, private=True) as llm:
+        assert len(question_of(llm).prepared.candidates) == 1
+        monkeypatch.setenv("OLLAMA_API_BASE", "http://203.0.113.9:11434")
+        assert question_of(llm).prepared.candidates == ()
+
+
+def test_accept_and_metadata_belong_to_one_call() -> None:
+    """They are never among what is shared."""
+    with manager(MODEL) as llm:
+        first = question_of(llm, accept=lambda _: True, metadata={"run": "1"})
+        second = question_of(llm)
+        assert first.prepared is second.prepared
+        assert first.call.metadata == {"run": "1"}
+        assert (second.call.accept, second.call.metadata) == (None, {})
+        for wrong in ({"accept": 1}, {"metadata": 1}):
+            with pytest.raises(InvalidRequestError):
+                question_of(llm, **wrong)
+
+
+def test_little_is_kept() -> None:
+    """A program that asks each prompt in a way of its own does not fill the memory."""
+    with manager(MODEL) as llm:
+        for seed in range(200):
+            question_of(llm, seed=seed)
+        assert len(llm._asking._preparing._kept) <= 64
+
+
+@given(st.text(min_size=1).filter(str.strip), st.text(), st.dictionaries(st.text(), st.integers() | st.text()))
+def test_the_key_is_canonical_json(prompt: str, system: str, extra: dict[str, Any]) -> None:
+    """Put together from its parts, it is what the whole question would be as canonical JSON."""
+    task = TaskConfig(name="t", models=["m"])
+    given = {"stop": ["."], "seed": 3, "temperature": 1, "schema": {"type": "object"}}
+    try:
+        call = build_call(task, prompt, system=system, extra=extra, **given)
+    except InvalidRequestError:
+        return  # a lone surrogate, or a field of ours
+    fields = {name: getattr(call, name) for name in type(call).__slots__}
+    said = key.chat_part(key.frame_of(fields), call.messages)
+    assert said == key.canonical(
+        {
+            "messages": [[message.role, message.content] for message in call.messages],
+            "schema": key.canonical(["answer", {"type": "object"}]),
+            "max_tokens": call.max_tokens,
+            "temperature": 1.0,
+            "stop": ["."],
+            "seed": 3,
+            "sample": 0,
+            "extra": extra,
+        }
+    )
+    assert key.text_part(key.frame_of(fields), prompt) == key.canonical({"embed": prompt, "extra": extra})
+
+
+def test_a_known_question_has_a_known_key() -> None:
+    """Keys stay as they are from one version to the next, or what users have stored and committed is lost."""
+    with manager({"m": {"model": "openai/gpt-6-luna", "api_base": "https://api.openai.com/v1"}}) as llm:
+        given = {"system": "Be brief.", "max_tokens": 100, "temperature": 0.0, "cache": "use"}
+        question = question_of(llm, prompt="Explain ls.", **given)
+    assert next(question.keys(question.parts[0])) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
