@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from testronaut_llm.transport.attempt_threads import AttemptThreads
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.http_clients import AsyncClients, SyncClients
 from testronaut_llm.transport.log_guard import guard
@@ -99,14 +100,15 @@ class Gateway:
         guard(redact)
         self._sync = SyncClients()
         self._async = AsyncClients()
+        self._threads = AttemptThreads(lambda: asyncio.set_event_loop(_DeafLoop()))  # type: ignore[abstract]
 
     def load(self) -> None:
         """Loads LiteLLM, so that no attempt's time goes into it."""
         load_litellm()
 
-    def claim_thread(self) -> None:
-        """To be called in a thread that does nothing but attempts, before its first."""
-        asyncio.set_event_loop(_DeafLoop())  # type: ignore[abstract]
+    def run_apart(self, attempt: Callable[[], None]) -> None:
+        """Runs an attempt, which must not raise, in a thread that does nothing but attempts."""
+        self._threads.run(attempt)
 
     def send(self, request: Request, exchange: Exchange) -> Iterator[str | Reply]:
         """One chat attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
@@ -189,10 +191,11 @@ class Gateway:
     def close(self) -> None:
         """Closes the connections of sync calls; those of event loops close with their loop or `aclose`."""
         self._sync.close()
+        self._threads.close()
 
     async def aclose(self) -> None:
         """Closes all connections that this event loop may close."""
-        self._sync.close()
+        self.close()
         await self._async.close()
 
     def _prepare(self, request: Request | EmbedRequest, exchange: Exchange) -> tuple[Any, ReplyReader]:

@@ -7,6 +7,7 @@ JSON Schema. Finding, reading and saving the file is done by its neighbours `con
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,15 +89,21 @@ class ModelConfig(Section):
     extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
     """Body fields passed to the provider untouched; what this package sets itself is refused here."""
 
-    @property
+    @cached_property
     def provider(self) -> str:
         """What stands before the first slash of `model`: `openai`."""
         return self.model.partition("/")[0]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What stands after the first slash of `model`: `gpt-6-luna`."""
         return self.model.partition("/")[2]
+
+    @cached_property
+    def settings(self) -> tuple[Any, ...]:
+        """All that its section says and that has a hash, which `extra` has not."""
+        values = (getattr(self, field) for field in type(self).model_fields)
+        return tuple(value for value in values if type(value).__hash__ is not None)
 
     @property
     def environment_texts(self) -> tuple[str, ...]:

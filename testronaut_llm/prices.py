@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.pricing.names import find_row, spellings
 from testronaut_llm.pricing.rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
@@ -26,6 +26,24 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "ModelFacts", "Price", "PriceTable", "Rates"]
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """The row that a table has for a model."""
+
+    table: Table
+    key: str
+    row: Row
+
+    @functools.cached_property
+    def facts(self) -> ModelFacts:
+        return read_facts(self.row)
+
+    @functools.cached_property
+    def price(self) -> Price | None:
+        tiers = read_price(self.row)
+        return Price(tiers=tiers, source=f"{self.table.name}: {self.key}") if tiers else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """USD, or None where no price is known; `source` says whose price it is."""
@@ -39,7 +57,7 @@ class PriceTable:
 
     def __init__(self, tables: PriceTables) -> None:
         self._tables = tables
-        self._found: dict[tuple[str, str, str | None], tuple[Table, str, Row] | None] = {}
+        self._found: dict[tuple[str, str, str | None], _Listing | None] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -58,7 +76,7 @@ class PriceTable:
         if _runs_on_own_machine(model):
             return Price(tiers=((0, FREE),), source="local: free")
         found = self._row(model.provider, model.name, model.base_model)
-        listed = _listed(found) if found else None
+        listed = found.price if found else None
         if listed is None and model.local:
             return Price(tiers=((0, FREE),), source="llm.yaml: declared local")
         return listed
@@ -78,13 +96,14 @@ class PriceTable:
     def facts(self, model: ModelConfig) -> ModelFacts:
         """Window, output limit and abilities; what `llm.yaml` says comes before the tables."""
         found = None if _runs_on_own_machine(model) else self._row(model.provider, model.name, model.base_model)
-        facts = read_facts(found[2]) if found else ModelFacts()
-        return replace(
-            facts,
-            context_window=model.num_ctx or model.context_window or facts.context_window,
-            max_output=model.max_output or facts.max_output,
-            dimensions=model.dimensions or facts.dimensions,
-        )
+        facts = found.facts if found else ModelFacts()
+        said: dict[str, Any] = {
+            "context_window": model.num_ctx or model.context_window,
+            "max_output": model.max_output,
+            "dimensions": model.dimensions,
+        }
+        said = {name: tokens for name, tokens in said.items() if tokens}
+        return replace(facts, **said) if said else facts
 
     def mend(self, model: ModelConfig) -> str:
         """The line of `llm.yaml` that gives this model a price."""
@@ -97,14 +116,14 @@ class PriceTable:
         """The tables that are there, the most trusted first."""
         return tuple(self._tables)
 
-    def _row(self, provider: str, name: str, base_model: str | None) -> tuple[Table, str, Row] | None:
+    def _row(self, provider: str, name: str, base_model: str | None) -> _Listing | None:
         key = (provider, name, base_model)
         with self._lock:
             if key in self._found:
                 return self._found[key]
         found = find_row(self._tables, spellings(provider, name, base_model), _same_price)
         with self._lock:
-            return self._found.setdefault(key, found)
+            return self._found.setdefault(key, _Listing(*found) if found else None)
 
     def _price_of_answer(self, model: ModelConfig, response_model: str | None) -> Price | None:
         """The price of the snapshot that answered, where the response names one of the configured model."""
@@ -116,7 +135,7 @@ class PriceTable:
         if not snapshot and not deployed:
             return None
         found = self._row(model.provider, response_model, response_model if model.provider == "azure" else None)
-        return _listed(found) if found else None
+        return found.price if found else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -124,12 +143,6 @@ def _configured(price: PriceConfig) -> Price:
     given = {name: getattr(price, name) for name in ("input", "output", "cache_read", "cache_write")}
     rates = Rates.of({name: Decimal(value) for name, value in given.items() if value is not None})
     return Price(tiers=((0, rates),), source="llm.yaml")
-
-
-def _listed(found: tuple[Table, str, Row]) -> Price | None:
-    table, key, row = found
-    tiers = read_price(row)
-    return Price(tiers=tiers, source=f"{table.name}: {key}") if tiers else None
 
 
 def _same_price(one: Row, other: Row) -> bool:

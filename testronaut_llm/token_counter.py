@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.tokens.calibration import Line, Prior, fit
 from testronaut_llm.tokens.families import Family, family_of, memory_key
-from testronaut_llm.tokens.memory import TokenMemory
+from testronaut_llm.tokens.memory import KEPT, TokenMemory
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
@@ -143,10 +143,11 @@ class TokenCounter:
         return tokens
 
     def _line(self, key: str, family: Family) -> Line:
-        """The line of a family. It is fitted anew at each of the first answers, later at every eighth."""
+        """The line of a family. It is fitted anew at each of the first answers, later when all points are others."""
         points = self._memory.prompts(key)
+        new_points = len(points) // _POINTS_A_FIT if len(points) < KEPT else KEPT
         with self._lock:
-            if key not in self._lines or self._unfitted.get(key, 0) > len(points) // _POINTS_A_FIT:
+            if key not in self._lines or self._unfitted.get(key, 0) > new_points:
                 spreads = "guess" if key.endswith("+schema") else family.trust
                 self._lines[key] = fit(points, Prior(family.slope, *_SPREADS[spreads]))
                 self._unfitted[key] = 0

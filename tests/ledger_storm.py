@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from testronaut_llm import LLMConfig, LLMManager
 from testronaut_llm.errors import AllModelsFailedError, BudgetExceededError
@@ -36,7 +36,8 @@ class Post:
 
     def load(self) -> None: ...
 
-    def claim_thread(self) -> None: ...
+    def run_apart(self, attempt: Callable[[], None]) -> None:
+        threading.Thread(target=attempt, name="testronaut-llm-attempt", daemon=True).start()
 
     def close(self) -> None: ...
 

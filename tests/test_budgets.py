@@ -264,7 +264,8 @@ class Late:
 
     def load(self) -> None: ...
 
-    def claim_thread(self) -> None: ...
+    def run_apart(self, attempt: Callable[[], None]) -> None:
+        threading.Thread(target=attempt, name="testronaut-llm-attempt", daemon=True).start()
 
     def close(self) -> None: ...
 

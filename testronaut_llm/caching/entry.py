@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -34,7 +34,7 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
     return {
         "text": answer.text,
         "response_model": answer.response_model,
-        "usage": asdict(answer.usage),
+        "usage": {name: getattr(answer.usage, name) for name in Usage.__slots__},
         "cost": None if answer.cost is None else str(answer.cost),
         "cost_source": answer.cost_source,
         "finish_reason": answer.finish_reason,

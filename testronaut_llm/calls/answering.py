@@ -159,7 +159,7 @@ class Answering:
         begin = partial(self._engine.flow, question.prepared.config, question.prepared.task, call, texts)
         route, inner = begin() if self._engine.is_warm(question.prepared.candidates, call) else (yield Work(begin))
         result: Result = yield from inner
-        self._engine.accepted(call, result, route)
+        self._engine.accepted(question.prepared.config, call, result, route)
         if question.parts:
             store = partial(self._store, question, result, texts)
             store() if self.is_quick(question.prepared.mode) else (yield Work(store))

@@ -43,16 +43,18 @@ def all_limits(config: LLMConfig) -> tuple[tuple[str, Limit], ...]:
 
 
 def _limits(name: str, budget: BudgetConfig | None, *, own: bool) -> tuple[Limit, ...]:
+    if budget is None:
+        return ()
     from testronaut_llm.ledger import Limit
 
-    given = {period: getattr(budget, field) for period, field in _FIELDS.items()} if budget else {}
+    given = {period: getattr(budget, field) for period, field in _FIELDS.items()}
     return tuple(
         Limit(
             name=f"{name}.{_FIELDS[period]}",
             period=period,
             amount=amount,
             own=own,
-            hard=budget is not None and budget.on_exceeded != "warn",
+            hard=budget.on_exceeded != "warn",
         )
         for period, amount in given.items()
         if amount is not None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from testronaut_llm.cache import AnswerCache
 from testronaut_llm.config.secrets import secret_parts
-from testronaut_llm.errors import AuthenticationError, ConfigError, LLMError, PermissionDeniedError
+from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
 from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
 from testronaut_llm.providers.credentials import Credentials
 from testronaut_llm.support.paths import data_dir
@@ -144,15 +143,13 @@ class Engine:
             for one in candidates
         )
 
-    def accepted(self, call: Call, result: Result, route: Route) -> None:
+    def accepted(self, config: LLMConfig, call: Call, result: Result, route: Route) -> None:
         """Learns from an accepted result, and books what its route saved."""
-        with suppress(ConfigError):  # an edit of the file took the model away meanwhile
-            config = self.source.current()
-            model = config.model(result.model)
-            self.learn(call, result, route, model)
-            self.prefixes.answered(call, model, result.usage, self.prices)
-            if self.purse is None:
-                self.budgets.routed(config, self.prices, call.task, result, route)
+        model = config.model(result.model)
+        self.learn(call, result, route, model)
+        self.prefixes.answered(call, model, result.usage, self.prices)
+        if self.purse is None:
+            self.budgets.routed(config, self.prices, call.task, result, route)
 
     def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Notes what the answer reported of its tokens."""

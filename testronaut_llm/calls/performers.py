@@ -10,10 +10,10 @@ import asyncio
 import concurrent.futures
 import contextvars
 import queue
-import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
@@ -115,7 +115,7 @@ def _overrun(ask: Ask, exchange: Exchange) -> Reply:
 
 
 class _ThreadAttempt:
-    """One attempt in a thread of its own, which ends when its connection is closed."""
+    """One attempt in a thread apart, which it leaves when its connection is closed."""
 
     def __init__(self, gateway: Gateway, ask: Ask) -> None:
         self._gateway, self._ask = gateway, ask
@@ -123,8 +123,7 @@ class _ThreadAttempt:
         self._until = time.monotonic() + ask.limit
         self._results: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
         self._ended = False
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._work,), name="testronaut-llm-attempt", daemon=True).start()
+        gateway.run_apart(partial(contextvars.copy_context().run, self._work))
 
     def take(self) -> str | Reply:
         """The next piece, or the Reply. Waits no longer than the attempt may take."""
@@ -153,7 +152,6 @@ class _ThreadAttempt:
 
     def _work(self) -> None:
         try:
-            self._gateway.claim_thread()
             request = self._ask.make(max(0.001, self._until - time.monotonic()))
             send = self._gateway.embed if isinstance(request, EmbedRequest) else self._gateway.send
             for result in send(request, self._exchange):  # type: ignore[arg-type]

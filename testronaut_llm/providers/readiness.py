@@ -81,9 +81,8 @@ class Probes:
 
 
 def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
-    """All that a probe may look at; `extra`, which has no hash, is none of its business."""
-    fields = (value for value in vars(model).values() if type(value).__hash__ is not None)
-    return (provider.name, endpoint.api_base_of(model, provider), *fields)
+    """All that a probe may look at; `extra` is none of its business."""
+    return (provider.name, endpoint.api_base_of(model, provider), model.settings)
 
 
 def readiness(model: ModelConfig, *, trusted: bool = True, probes: Probes | None = None) -> Readiness:

@@ -109,26 +109,27 @@ class Scale:
     ) -> Option:
         """Looks one model up; `context` is what its server says it was made for, `schema` as it goes on its wire."""
         model, counter = one.model, self.counter
-        option = Option(
+        tokens, longest, answer = None, 0, 0
+        if self.count_all or (one.excluded is None and ready.ready):
+            longest = tokens = counter.estimate(model, self.messages, schema, embedding=self.embedding)
+            if self.embedding:  # a window holds one text at a time
+                longest = max((counter.text_length(model, text.content) for text in self.messages), default=0)
+            else:
+                answer = counter.answer_length(self.task, model, self.max_tokens)
+        return Option(
             selected=one,
             local=is_local(model),
             ready=ready,
             facts=_within(self.prices.facts(model), context),
             price=self.prices.price(model),
             price_mend=self.prices.mend(model),
+            tokens=tokens,
+            cautious=counter.cautious(model, longest),
+            answer=answer,
             bound=counter.upper_bound(self.messages, schema),
             dropped_params=dropped_params,
             speed=speed,
         )
-        if not self.count_all and (one.excluded is not None or not ready.ready):
-            return option
-        tokens = counter.estimate(model, self.messages, schema, embedding=self.embedding)
-        longest, answer = tokens, 0
-        if self.embedding:  # a window holds one text at a time
-            longest = max((counter.text_length(model, text.content) for text in self.messages), default=0)
-        else:
-            answer = counter.answer_length(self.task, model, self.max_tokens)
-        return replace(option, tokens=tokens, cautious=counter.cautious(model, longest), answer=answer)
 
 
 def _within(facts: ModelFacts, context: int | None) -> ModelFacts:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import replace
@@ -128,8 +129,9 @@ class _FakeGateway:
     def load(self) -> None:
         """LiteLLM stays where it is."""
 
-    def claim_thread(self) -> None:
-        """A thread is as good as another."""
+    def run_apart(self, attempt: Callable[[], None]) -> None:
+        """In a thread like any other."""
+        threading.Thread(target=attempt, daemon=True).start()
 
     def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
         """A fake takes every setting."""
