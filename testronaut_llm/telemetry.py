@@ -8,18 +8,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from testronaut_llm.errors import LLMError
-from testronaut_llm.observability import otel as telemetry_otel
-from testronaut_llm.observability.log_file import EventFile
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 from testronaut_llm.support.log import NAME, is_heard, logger
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig
+    from testronaut_llm.observability.log_file import EventFile
 
 HASH_DIGITS, LARGEST = 16, 2**63
 LEFT = "left"
@@ -53,7 +53,13 @@ class Telemetry:
 
     def __init__(self, redact: Callable[[str], str], config: Callable[[], LLMConfig]) -> None:
         self._redact, self._config = redact, config
-        self._file = EventFile()
+
+    @functools.cached_property
+    def _file(self) -> EventFile:
+        """The file that `log:` names, opened late."""
+        from testronaut_llm.observability.log_file import EventFile
+
+        return EventFile()
 
     @_harmless
     def attempt(self, call: Call, attempt: Attempt) -> None:
@@ -138,12 +144,13 @@ class Telemetry:
 
     def close(self) -> None:
         """Lets the file go."""
-        self._file.close()
+        if "_file" in self.__dict__:
+            self._file.close()
 
     @property
     def is_heard(self) -> bool:
         """Would anybody get an event?"""
-        return is_heard() or telemetry_otel.is_heard() or self._config().log is not None
+        return is_heard() or _is_traced() or self._config().log is not None
 
     def _emit(
         self, event: str, call: Call, fields: Mapping[str, Any], *, words: Mapping[str, str | None] | None = None
@@ -154,12 +161,12 @@ class Telemetry:
             "llm.call_id": call.id,
             **shown,
             **self._metadata(call),
-            **telemetry_otel.active_ids(),
+            **_active_ids(),
         }
         if is_heard():
             logger().info(event, **whole)
         config = self._config()
-        if settings := self._file.wanted(config):
+        if config.log is not None and (settings := self._file.wanted(config)):
             said = {name: self._redact(text) for name, text in (words or {}).items() if text is not None}
             self._file.write(config, settings, {"event": event, **whole, **(said if settings.content else {})})
 
@@ -172,7 +179,9 @@ class Telemetry:
         error: str | None,
         fields: Mapping[str, Any],
     ) -> None:
-        if telemetry_otel.is_heard():
+        if _is_traced():
+            from testronaut_llm.observability import otel as telemetry_otel
+
             told = telemetry_otel.Told(
                 task=call.task,
                 operation=operation,
@@ -203,6 +212,24 @@ class Telemetry:
             return self._redact(value if isinstance(value, str) else repr(value))
         except Exception:  # noqa: BLE001 - of the application's own `__repr__`
             return f"<{type(value).__name__}>"
+
+
+def _is_traced() -> bool:
+    """Has the application set OpenTelemetry up? Nothing is loaded where it has not."""
+    if "opentelemetry.trace" not in sys.modules:
+        return False
+    from testronaut_llm.observability import otel
+
+    return otel.is_heard()
+
+
+def _active_ids() -> dict[str, str]:
+    """Trace and span that are active, as logs name them; nothing where there are none."""
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from testronaut_llm.observability import otel
+
+    return otel.active_ids()
 
 
 def _without_usage(fields: Mapping[str, Any]) -> dict[str, Any]:

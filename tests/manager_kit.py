@@ -141,7 +141,7 @@ def prices() -> PriceTable:
 def question_of(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Question:
     """What `llm` would look up, with what its answers are known by."""
     question = llm._asking.question({"task": task, "prompt": prompt, **given})
-    llm._asking._answering.identify(question)
+    llm._asking._lookup.identify(question)
     return question
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.calls.answering import Answering, pieces_of
 from testronaut_llm.calls.builder import accept_of, messages_of, metadata_of, texts_to_embed
+from testronaut_llm.calls.lookup import Lookup, pieces_of
 from testronaut_llm.calls.prepared import Given, Preparing
 from testronaut_llm.calls.question import Question
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer
 
 if TYPE_CHECKING:
+    from testronaut_llm.calls.answering import Answering
     from testronaut_llm.calls.comparison import Comparison
     from testronaut_llm.calls.engine import Engine
     from testronaut_llm.calls.steps import Result
@@ -26,8 +27,14 @@ class Asking:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._answering = Answering(engine)
+        self._lookup = Lookup(engine)
         self._preparing = Preparing(engine.source)
+
+    @cached_property
+    def _answering(self) -> Answering:
+        from testronaut_llm.calls.answering import Answering
+
+        return Answering(self._engine, self._lookup)
 
     def question(self, given: Given, *, stream: bool = False) -> Question:
         """What is asked, checked; nothing is looked up yet.
@@ -87,7 +94,7 @@ class Asking:
         import asyncio
 
         question = self.question(given, stream=stream)
-        quick = self._answering.is_quick(question.prepared.mode)
+        quick = self._lookup.is_quick(question.prepared.mode)
         result = self._look(question) if quick else await asyncio.to_thread(self._look, question)
         if result is not None:
             for word in pieces_of(result) if stream else ():
@@ -136,12 +143,13 @@ class Asking:
 
     def close(self) -> None:
         """Closes what is open."""
-        self._answering.close()
+        if "_answering" in self.__dict__:
+            self._answering.close()
 
     def _look(self, question: Question) -> Result | None:
         """What is stored for it."""
         try:
-            return self._answering.stored(question)
+            return self._lookup.stored(question)
         except BaseException as error:
             self._tell(question, error)
             raise

@@ -10,7 +10,6 @@ from testronaut_llm.cache import AnswerCache
 from testronaut_llm.config.secrets import secret_parts
 from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
 from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
-from testronaut_llm.providers.credentials import Credentials
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.redaction import Redactor
 from testronaut_llm.telemetry import Telemetry
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.output_schema import SchemaDialect
     from testronaut_llm.prices import PriceTable
+    from testronaut_llm.providers.credentials import Credentials
     from testronaut_llm.rate_limiter import RateLimiter
     from testronaut_llm.records import Attempt, Call, Route
     from testronaut_llm.task_router import Selected
@@ -49,7 +49,6 @@ class Engine:
         self.source = source
         self.redactor = Redactor()
         self.telemetry = Telemetry(self.redactor.redact, lambda: self.source.last)
-        self.credentials = Credentials()
         self.probes = Probes()
         self.answers: AnswerCache | None = AnswerCache()
         self.purse: Purse | None = None
@@ -62,6 +61,13 @@ class Engine:
         from testronaut_llm.prices import PriceTable
 
         return PriceTable.load()
+
+    @functools.cached_property
+    def credentials(self) -> Credentials:
+        """The keys, read late."""
+        from testronaut_llm.providers.credentials import Credentials
+
+        return Credentials()
 
     @functools.cached_property
     def counter(self) -> TokenCounter:
@@ -80,10 +86,9 @@ class Engine:
     @functools.cached_property
     def ledger(self) -> Ledger:
         """The books, opened at their first use."""
-        from testronaut_llm.calls.budgets import scope_of
         from testronaut_llm.ledger import Ledger
 
-        return Ledger(data_dir() / "ledger.sqlite3", scope=lambda: scope_of(self.source.current()))
+        return Ledger(data_dir() / "ledger.sqlite3", scope=lambda: self.source.current().budget_scope() or "")
 
     @functools.cached_property
     def budgets(self) -> Budgets:
@@ -222,12 +227,11 @@ class Engine:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("gateway", "runner", "ledger", "counter"):
+        for name in ("gateway", "runner", "ledger", "counter", "credentials"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if self.answers is not None:
             self.answers.close()
-        self.credentials.close()
         self.telemetry.close()
 
     async def aclose(self) -> None:
