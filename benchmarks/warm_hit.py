@@ -1,0 +1,31 @@
+"""What one answer from the cache costs in a running process, beside DSPy's from its disk cache.
+
+python benchmarks/warm_hit.py --peers PYTHON [--rounds 5] [--hits 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from bench import PROMPT, Row, by_turns, dspy_asks, home, options, ours_asks, printed, served, show
+
+
+def rows(given: argparse.Namespace) -> Iterator[Row]:
+    """One row."""
+    if not given.peers:
+        print("warm_hit.py: left out, since no --peers names an environment with DSPy", file=sys.stderr)
+        return
+    timed = (
+        f"began = time.perf_counter(); [ask({PROMPT!r}) for _ in range({given.hits})]; "
+        f"print((time.perf_counter() - began) / {given.hits})"
+    )
+    with served() as url, home(url):
+        ours, theirs = ours_asks(timed), dspy_asks(url, timed)
+        figures = by_turns(given.rounds, lambda: printed(sys.executable, ours), lambda: printed(given.peers, theirs))
+        yield Row("one hit in a running process, beside DSPy's disk hit", *figures, "<= 0.5")
+
+
+if __name__ == "__main__":
+    show(rows(options(__doc__, rounds=5, hits=2000)))
