@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from testronaut_llm.calls.builder import Prompt
-from testronaut_llm.calls.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.batch_file import prompt_of
 from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
 from testronaut_llm.cli.route import money
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.records import Answer, CacheMode
+
+if TYPE_CHECKING:
+    from testronaut_llm.calls.builder import Prompt
+    from testronaut_llm.calls.comparison import ComparedPrompt, Comparison, ModelTotals
 
 COLUMNS = ("model", "answer")
 TOTALS = ("model", "answered", "failed", "obey the schema", "cost", "seconds")
@@ -62,6 +63,8 @@ def compare(
 
 
 def _prompts(file: Path | None) -> list[Prompt]:
+    from testronaut_llm.cli.batch_file import prompt_of
+
     lines = read_text(file).split("\n") if file is not None else []
     prompts = [prompt_of(f"{file}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
