@@ -140,7 +140,7 @@ class LLMManager(ManagerBase):
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
         given = dict(locals())
-        return AsyncStream(lambda: self._asking.apieces(given, stream=True))
+        return AsyncStream(lambda: self._asking.apieces(given))
 
     def embed(
         self,

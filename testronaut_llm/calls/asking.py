@@ -71,10 +71,14 @@ class Asking:
 
     async def aresult(self, given: Given) -> Any:
         """The same on an event loop."""
-        result: Any = None
-        async for piece in self.apieces(given, stream=False):
-            result = piece
-        return result
+        question = self.question(given)
+        result = await self._alook(question)
+        if result is not None:
+            return result
+        from testronaut_llm.calls.performers import arun
+
+        with self._telling(question):
+            return await arun(self._answering.flow(question), self._engine.gateway)
 
     def pieces(self, given: Given) -> Generator[str, None, Any]:
         """Yields the pieces of a stream, and returns the result.
@@ -89,15 +93,12 @@ class Asking:
             return result
         return (yield from self._driven(question))
 
-    async def apieces(self, given: Given, *, stream: bool) -> AsyncIterator[Any]:
+    async def apieces(self, given: Given) -> AsyncIterator[Any]:
         """The same on an event loop; the result is the last thing it yields."""
-        import asyncio
-
-        question = self.question(given, stream=stream)
-        quick = self._lookup.is_quick(question.prepared.mode)
-        result = self._look(question) if quick else await asyncio.to_thread(self._look, question)
+        question = self.question(given, stream=True)
+        result = await self._alook(question)
         if result is not None:
-            for word in pieces_of(result) if stream else ():
+            for word in pieces_of(result):
                 yield word
             yield result
             return
@@ -107,11 +108,7 @@ class Asking:
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
             async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, str):
-                        yield piece
-                    else:
-                        result = piece
-        yield result
+                    yield piece
 
     def each(self, given: Given) -> Callable[[Mapping[str, Any]], Awaitable[Answer[Any]]]:
         """What asks one of many: the arguments that differ go in, an answer comes out.
@@ -153,6 +150,13 @@ class Asking:
         except BaseException as error:
             self._tell(question, error)
             raise
+
+    async def _alook(self, question: Question) -> Result | None:
+        if self._lookup.is_quick(question.prepared.mode):
+            return self._look(question)
+        import asyncio
+
+        return await asyncio.to_thread(self._look, question)
 
     def _driven(self, question: Question) -> Generator[str, None, Any]:
         from testronaut_llm.calls.performers import drive

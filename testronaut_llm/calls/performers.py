@@ -61,28 +61,61 @@ async def adrive(flow: Flow, gateway: Gateway) -> AsyncGenerator[str | Result, N
     Raises:
         LLMError: as the flow does.
     """
-    attempt: _TaskAttempt | None = None
-    answer: Any = None
+    driver = _TaskDriver(flow, gateway)
     try:
+        while isinstance(part := await driver.next(), str):
+            yield part
+        yield part
+    finally:
+        await driver.leave()
+
+
+async def arun(flow: Flow, gateway: Gateway) -> Result:
+    """The result of a flow that is no stream: a coroutine costs less than a generator of one thing.
+
+    Raises:
+        LLMError: as the flow does.
+    """
+    driver = _TaskDriver(flow, gateway)
+    try:
+        while isinstance(part := await driver.next(), str):
+            pass
+        return part
+    finally:
+        await driver.leave()
+
+
+class _TaskDriver:
+    """Runs a flow inside the caller's task."""
+
+    def __init__(self, flow: Flow, gateway: Gateway) -> None:
+        self._flow, self._gateway = flow, gateway
+        self._attempt: _TaskAttempt | None = None
+        self._answer: Any = None
+
+    async def next(self) -> str | Result:
+        """A piece of a stream, or the result."""
         while True:
             try:
-                step = flow.send(answer)
+                step = self._flow.send(self._answer)
             except StopIteration as stop:
-                yield stop.value
-                return
-            answer = None
+                result: Result = stop.value
+                return result
+            self._answer = None
             if isinstance(step, Piece):
-                yield step.text
-            elif isinstance(step, Ask | More):
+                return step.text
+            if isinstance(step, Ask | More):
                 if isinstance(step, Ask):
-                    attempt = _TaskAttempt(gateway, step)
-                answer = await attempt.take() if attempt is not None else None
+                    self._attempt = _TaskAttempt(self._gateway, step)
+                self._answer = await self._attempt.take() if self._attempt is not None else None
             else:
-                answer = await _ado(step)
-    finally:
-        if attempt is not None:
-            await attempt.leave()
-        flow.close()
+                self._answer = await _ado(step)
+
+    async def leave(self) -> None:
+        """Gives up what has not ended."""
+        if self._attempt is not None:
+            await self._attempt.leave()
+        self._flow.close()
 
 
 def _do(step: Pause | Work | Await) -> Any:
