@@ -96,9 +96,10 @@ def test_closing_ends_idle_threads_at_once_and_busy_ones_after_their_work() -> N
     """Nothing is cut off."""
     made, go, done = AttemptThreads(lambda: None), threading.Event(), threading.Event()
     names(made, 1)
-    idle = made._idle[0]
+    idle, busy = made._idle[0], []
 
     def work() -> None:
+        busy.append(threading.current_thread())
         go.wait(5)
         done.set()
 
@@ -109,8 +110,9 @@ def test_closing_ends_idle_threads_at_once_and_busy_ones_after_their_work() -> N
     made.close()
     go.set()
     assert done.wait(5)
-    idle.thread.join(5)
-    assert not idle.thread.is_alive()
+    for thread in (idle.thread, *busy):
+        thread.join(2)
+        assert not thread.is_alive()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
