@@ -113,6 +113,9 @@ def test_closing_ends_idle_threads_at_once_and_busy_ones_after_their_work() -> N
     for thread in (idle.thread, *busy):
         thread.join(2)
         assert not thread.is_alive()
+    late = threading.Event()
+    made.run(late.set)
+    assert late.wait(5)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
