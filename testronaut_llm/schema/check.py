@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.schema.document import SAME_PLACE, Path, components, modern, resolve, subschemas, walk
+from testronaut_llm.schema.document import SAME_PLACE, Path, modern, resolve, roots, subschemas, walk
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
@@ -121,9 +121,7 @@ def _check_keywords(document: dict[str, Any]) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
-    parts: list[tuple[Path, Any]] = [((), document)]
-    parts += [(("components", "schemas", name), sub) for name, sub in components(document).items()]
-    for path, part in parts:
+    for path, part in roots(document):
         try:
             Draft202012Validator.check_schema(part)
         except SchemaError as error:

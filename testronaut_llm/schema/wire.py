@@ -34,14 +34,10 @@ class WireSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One schema on one wire: its form there, and the way out and back of a value."""
+    """One schema on one wire: its form there, and the way back of a value."""
 
     wire: WireSchema
     root: Node
-
-    def encode(self, value: Any) -> Any:
-        said = self.root.encode(value)
-        return {WRAP: said} if self.wire.wrapped else said
 
     def decode(self, value: Any) -> Any:
         if self.wire.wrapped and isinstance(value, dict) and value.keys() == {WRAP}:
