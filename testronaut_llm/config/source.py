@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from testronaut_llm.config.draft import MODEL_VARIABLE
-from testronaut_llm.config.file import FoundConfig, find_config, load_found, parse_config, read_text
+from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
 from testronaut_llm.config.trust import record_of
 from testronaut_llm.config.variables import variables_in
 from testronaut_llm.errors import ConfigError
@@ -85,7 +85,7 @@ class ConfigSource:
         if read != self._read:
             self._read = read
             try:
-                self._config = load_found(found) if text is None else parse_config(text, found)
+                self._config = parse_config(read_text(found.path) if text is None else text, found)
             except ConfigError as error:
                 self._warn(hash(text), error)
         settled = stamp[0] is None or time.time_ns() - stamp[0][0] > _CLOCK_TICK_NS
@@ -102,9 +102,8 @@ class ConfigSource:
         if (text_hash, str(error)) in self._warned:
             return
         self._warned.add((text_hash, str(error)))
-
-        log = logger()
-        log.warning("config_broken", file=error.file, line=error.line, error=str(error), kept="the last valid one")
+        kept = "the last valid one"
+        logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
 
 
 def _text_of(path: Path) -> str | None:
