@@ -113,18 +113,18 @@ def read_price(row: Row) -> tuple[tuple[int, Rates], ...] | None:
     free is declared in `llm.yaml`. Batch, priority and regional prices are not ours to use.
     """
     tiers = dict(_tiers(row))
-    base = tiers.get(0)
-    if base is None or not _meant(base, row):
+    base = tiers.get(0, {})
+    answers = row.get("mode") not in _NO_ANSWER_PRICE
+    if not base.get("input") or (answers and not base.get("output")):
         return None
-    if row.get("mode") in _NO_ANSWER_PRICE:
-        base = {"output": Decimal(0), **base}
-    return tuple((above, Rates.of({**base, **tiers[above]})) for above in sorted(tiers))
+    return tuple((above, Rates.of({"output": Decimal(0), **base, **tiers[above]})) for above in sorted(tiers))
 
 
 def read_facts(row: Row) -> ModelFacts:
     """What a row says beside the price."""
     fixed_sampling = row.get("supports_sampling_params") is False or row.get("thinking_always_on") is True
-    refuses = fixed_sampling or (_is_openai(row) and row.get("supports_reasoning") is True)
+    openai = row.get("litellm_provider") in ("openai", "azure")
+    refuses = fixed_sampling or (openai and row.get("supports_reasoning") is True)
     return ModelFacts(
         known=True,
         mode=row.get("mode"),
@@ -166,15 +166,6 @@ def _tiers(row: Row) -> Iterator[tuple[int, dict[str, Decimal]]]:
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
     given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_money(row.get(key + suffix))}
     return {ours: value * MILLION for ours, value in given.items() if value > 0 or ours in ("input", "output")}
-
-
-def _meant(base: Mapping[str, Decimal], row: Row) -> bool:
-    answers = row.get("mode") not in _NO_ANSWER_PRICE
-    return base.get("input", 0) > 0 and (base.get("output", 0) > 0 or not answers)
-
-
-def _is_openai(row: Row) -> bool:
-    return row.get("litellm_provider") in ("openai", "azure")
 
 
 def _count(row: Row, key: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from testronaut_llm.providers import litellm_names, probes
 from testronaut_llm.providers.litellm_names import names
-from testronaut_llm.providers.row import ClientKind, Probe, Provider
+from testronaut_llm.providers.row import Probe, Provider
 
 ROWS = (
     Provider(
@@ -145,15 +145,13 @@ def default_row(name: str) -> Provider:
     """The row of a provider that LiteLLM knows and we know little about: `<NAME>_API_KEY`, its own endpoint."""
     variable = name.upper().replace("-", "_")
     by_handler = name in litellm_names.HANDLER_CLIENT
-    embeds_by_openai = name in litellm_names.OPENAI_CLIENT_FOR_EMBEDDINGS
-    embedding_client: ClientKind = "openai" if embeds_by_openai else "handler"
     return Provider(
         name=name,
         litellm_prefix=name,
         wire="other" if by_handler and name not in litellm_names.OPENAI_WIRE_BY_HANDLER else "openai",
         schema_dialect="strict" if name in _TAKES_SCHEMAS else "none",
         client="handler" if by_handler else "openai",
-        embedding_client=embedding_client,
+        embedding_client="openai" if name in litellm_names.OPENAI_CLIENT_FOR_EMBEDDINGS else "handler",
         key_variables=_KEYS.get(name, (f"{variable}_API_KEY",)),
         base_variables=(f"{variable}_API_BASE",),
         default_base=_BASES.get(name),
