@@ -33,11 +33,7 @@ class FoundConfig:
 
 
 def find_config(argument: str | Path | None = None) -> FoundConfig:
-    """Returns the file that rules.
-
-    Raises:
-        ConfigError: a path was given outright and leads to no file.
-    """
+    """Returns the file that rules. Raises ConfigError: a path was given outright and leads to no file."""
     if argument is not None:
         return FoundConfig(path=_given(argument, "the argument"), how="argument")
     if given := os.environ.get(PATH_VARIABLE):
@@ -61,11 +57,7 @@ def load_config(path: str | Path | None = None) -> LLMConfig:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a configuration file.
-
-    Raises:
-        ConfigError: it cannot be read, is far too large, or is not UTF-8.
-    """
+    """Returns a configuration file's text. Raises ConfigError: it cannot be read, is far too large, or is not UTF-8."""
     from testronaut_llm.config.yaml_reader import MAX_BYTES
 
     try:
@@ -82,11 +74,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_config(text: str, found: FoundConfig) -> LLMConfig:
-    """Returns what the text of a found file says.
-
-    Raises:
-        ConfigError: with every fault, its line, and the closest valid name.
-    """
+    """Returns what the text of a found file says. Raises ConfigError: every fault, its line, and the closest name."""
     from testronaut_llm.config.yaml_reader import read_yaml
 
     file = str(found.path)

@@ -40,11 +40,7 @@ class ConfigSource:
 
     @classmethod
     def find(cls, argument: str | Path | None = None) -> ConfigSource:
-        """Returns the source of the file that rules, read once.
-
-        Raises:
-            ConfigError: there is no such file, or it has faults.
-        """
+        """Returns the source of the file that rules, read once. Raises ConfigError: there is none, or it has faults."""
         found = find_config(argument)
         text = read_text(found.path)
         return cls(parse_config(text, found), found, text)

@@ -155,12 +155,12 @@ def starts_at(band: Any) -> Decimal | None:
 def _tiers(row: Row) -> Iterator[tuple[int, dict[str, Decimal]]]:
     if "tiered_pricing" in row:
         for band in row["tiered_pricing"] or ():
-            if starts_at(band) is not None:
-                yield int(band["range"][0]), _rates(band, "")
+            if (start := starts_at(band)) is not None:
+                yield int(start), _rates(band, "")
     else:
         yield 0, _rates(row, "")
-        for suffix in {found.group() for key in row if (found := _TIER.search(key))}:
-            yield int(suffix.split("_")[2].rstrip("k")) * 1000, _rates(row, suffix)
+        for suffix, thousands in {found.group(0, 1) for key in row if (found := _TIER.search(key))}:
+            yield int(thousands) * 1000, _rates(row, suffix)
 
 
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:

@@ -100,11 +100,7 @@ class Credentials:
 
 
 def resolve_key(model: ModelConfig, provider: Provider, *, trusted: bool = True) -> SecretStr | None:
-    """`Credentials.key`, once, remembering nothing.
-
-    Raises:
-        MissingCredentialError: what is missing, and the line that mends it.
-    """
+    """`Credentials.key`, once, remembering nothing. Raises MissingCredentialError, with the line that mends it."""
     return Credentials().key(model, provider, trusted=trusted)
 
 

@@ -19,22 +19,14 @@ _MAX_DEPTH = 100
 
 
 def canonical(schema: dict[str, Any]) -> dict[str, Any]:
-    """The caller's schema, plain, as one draft 2020-12 document.
-
-    Raises:
-        InvalidRequestError: it is no usable JSON Schema; the message holds the path of the fault.
-    """
+    """The caller's schema as one draft 2020-12 document. Raises InvalidRequestError with the path of a fault."""
     document = with_references(schema)
     _check_keywords(document)
     return document
 
 
 def with_references(schema: dict[str, Any]) -> dict[str, Any]:
-    """A plain JSON Schema in the forms of 2020-12, all of whose references lead somewhere.
-
-    Raises:
-        InvalidRequestError: one does not; the message holds its path.
-    """
+    """A plain JSON Schema in the forms of 2020-12. Raises InvalidRequestError for a reference that leads nowhere."""
     document = modern(schema)
     try:
         _check_references(document)
@@ -60,11 +52,7 @@ def json_path(path: Iterable[str | int]) -> str:
 
 
 def plain(value: Any, path: Path = ()) -> Any:
-    """A copy of the caller's schema, of JSON values only.
-
-    Raises:
-        InvalidRequestError: it holds something else, or is too deep; the message holds the path.
-    """
+    """A copy of the caller's schema, of JSON values only. Raises InvalidRequestError with the path of anything else."""
     if len(path) > _MAX_DEPTH:
         raise _too_deep()
     if isinstance(value, Mapping):

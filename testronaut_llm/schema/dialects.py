@@ -59,11 +59,7 @@ DIALECTS: Mapping[str, Dialect] = {
 
 
 def dialect_named(name: str) -> Dialect:
-    """The row of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The row of that name. Raises ConfigError: there is none."""
     if name not in DIALECTS:
         raise ConfigError(f"Unknown schema dialect {name!r}: a provider's `schema_dialect` is {', '.join(DIALECTS)}.")
     return DIALECTS[name]

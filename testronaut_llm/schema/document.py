@@ -69,11 +69,7 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """What a `$ref` into the document points at.
-
-    Raises:
-        LookupError: nothing is there.
-    """
+    """What a `$ref` into the document points at. Raises LookupError: nothing is there."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         for _, node in walk(document):
