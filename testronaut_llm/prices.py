@@ -78,11 +78,8 @@ class PriceTable:
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None) -> Cost:
         """What a call cost.
 
-        Args:
-            model: as configured.
-            usage: its tokens.
-            response_model: the name in the response. It settles which snapshot of the configured
-                model answered, or which model an Azure deployment without `base_model` runs.
+        The name in the response settles which snapshot of the configured model answered, or which model
+        an Azure deployment without `base_model` runs.
         """
         price = self._price_of_answer(model, response_model) or self.price(model)
         return Cost(amount=price.cost(usage) if price else None, source=price.source if price else None)

@@ -37,7 +37,7 @@ def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Fault]]:
         if (where, name) not in inside
     ]
     models, tasks = _mapping(filled, "models"), _mapping(filled, "tasks")
-    faults += [*_misnamed(models, tasks), *_refused(models), *_limits(filled)]
+    faults += [*_misplaced(models, tasks), *_limits(filled)]
     if "models" in filled or closest("models", filled) is None:  # misspelt, it is one fault and not one a reference
         faults += _references(models, tasks)
     if isinstance(filled.get("models", {}), dict):
@@ -87,36 +87,32 @@ def _task(name: str, row: Any, override: str | None) -> Any:
     return row.model_copy(update={"name": name, **forced}) if hasattr(row, "model_copy") else row
 
 
-def _misnamed(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
+def _misplaced(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
+    """Names that are none, keys that the shapes take and the file must not hold, and what is ours in `extra`."""
     for alias, row in models.items():
         if not re.fullmatch(r"[^\s/]+", str(alias)):
             yield Fault(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
-        for key in {"alias", "unset"} & _keys(row):
-            yield Fault(("models", alias, key), "unknown key")
+        for key in ("alias", "unset"):
+            if isinstance(row, dict) and key in row:
+                yield Fault(("models", alias, key), "unknown key")
+        extra = _said(row, "extra")
+        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
+            yield Fault(("models", alias, "extra", *where), why)
     for name, row in tasks.items():
-        if "name" in _keys(row):
+        if isinstance(row, dict) and "name" in row:
             yield Fault(("tasks", name, "name"), "unknown key: a task's name is the key of its section")
 
 
-def _keys(row: Any) -> set[str]:
-    return set(row) if isinstance(row, dict) else set()
-
-
-def _refused(models: dict[str, Any]) -> Iterator[Fault]:
-    for alias, row in models.items():
-        extra = row.get("extra") if isinstance(row, dict) else getattr(row, "extra", None)
-        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
-            yield Fault(("models", alias, "extra", *where), why)
+def _said(row: Any, field: str) -> Any:
+    return row.get(field) if isinstance(row, dict) else getattr(row, field, None)
 
 
 def _references(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
     for name, row in tasks.items():
         where: Where = ("tasks", name, "models")
-        listed: Any = row.get("models") if isinstance(row, dict) else getattr(row, "models", ())
-        if isinstance(listed, str):
-            if why := _unknown(listed, models):
-                yield Fault(where, why)
-            continue
+        listed = _said(row, "models")
+        if isinstance(listed, str) and (why := _unknown(listed, models)):
+            yield Fault(where, why)
         for index, model in enumerate(listed if isinstance(listed, list | tuple) else ()):
             if isinstance(model, str) and (why := _unknown(model, models)):
                 yield Fault((*where, index), why)

@@ -79,17 +79,15 @@ def path_of(where: Where) -> str:
 def error_of(faults: Iterable[Fault], file: str | None = None) -> ConfigError:
     """Returns one error that tells every fault, in the order of the file."""
     known = sorted(faults, key=lambda fault: (fault.line or 0, path_of(fault.where)))
-    lines = [_told(fault, file) for fault in known[:_MOST_SHOWN]]
+    lines = []
+    for fault in known[:_MOST_SHOWN]:
+        place = f"{file}:{fault.line}" if file and fault.line else file
+        lines.append(": ".join(filter(None, (place, path_of(fault.where), fault.message))))
     if len(known) > 1:
         lines.insert(0, f"{file or 'the configuration'} has {len(known)} faults:")
     if len(known) > _MOST_SHOWN:
         lines.append(f"and {len(known) - _MOST_SHOWN} more")
     return ConfigError(Redactor().redact("\n  ".join(lines)), file=file, line=known[0].line)
-
-
-def _told(fault: Fault, file: str | None) -> str:
-    place = f"{file}:{fault.line}" if file and fault.line else file
-    return ": ".join(part for part in (place, path_of(fault.where), fault.message) if part)
 
 
 def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:

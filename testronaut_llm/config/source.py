@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from testronaut_llm.config.draft import MODEL_VARIABLE
@@ -75,7 +76,9 @@ class ConfigSource:
 
     def _reload(self, found: FoundConfig, stamp: _Stamp) -> None:
         """A stamp younger than a tick of the file system's clock could miss the next edit: it is not kept."""
-        text = _text_of(found.path)
+        text = None
+        with suppress(ConfigError):
+            text = read_text(found.path)
         self._variables = variables_in(text or "")
         read = (text, self._environment(), self._trust_stamp())
         if read != self._read:
@@ -100,13 +103,6 @@ class ConfigSource:
         self._warned.add((text_hash, str(error)))
         kept = "the last valid one"
         logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
-
-
-def _text_of(path: Path) -> str | None:
-    try:
-        return read_text(path)
-    except ConfigError:
-        return None
 
 
 def _stamp_of(path: Path) -> _FileStamp:

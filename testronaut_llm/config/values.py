@@ -82,7 +82,7 @@ def seconds(value: Any) -> float:
 
 
 def size_in_bytes(value: Any) -> int:
-    """Returns the bytes of a number, or of text such as `500MB`, `1GiB` (1024s). Raises ValueError: it is neither."""
+    """Returns the bytes of a number, of `500MB` (1000s) or of `1GiB` (1024s). Raises ValueError: it is neither."""
     return int(_measured(value, _BYTES, "a size: bytes, or a number with kB, MB, GB, KiB, MiB or GiB, such as 1GiB"))
 
 

@@ -80,7 +80,7 @@ class Record(Node):
     kind = "object"
     properties: Mapping[str, Node]
     required: frozenset[str]
-    all_required: bool
+    all_required: bool = False
     others: Node | bool | None = None
     """Undeclared properties: their place, forbidden, or (None) not mentioned."""
 
