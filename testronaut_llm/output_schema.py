@@ -99,15 +99,16 @@ class OutputSchema:
 
     def _judged(self, value: Any, text: str) -> Any:
         if self._adapter is None:
-            if faults := schema_answer.check(self.json_schema, value):
-                raise schema_answer.refused(self.name, faults, text)
-            return value
-        try:
-            return self._adapter.validate_json(json.dumps(value))
-        except ValidationError as error:
-            shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
-            faults = [schema_answer.line(schema_check.json_path(fault["loc"]), fault["msg"]) for fault in shown]
-            raise schema_answer.refused(self.name, faults, text) from None
+            faults = schema_answer.check(self.json_schema, value)
+            if not faults:
+                return value
+        else:
+            try:
+                return self._adapter.validate_json(json.dumps(value))
+            except ValidationError as error:
+                shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
+                faults = [schema_answer.line(schema_check.json_path(fault["loc"]), fault["msg"]) for fault in shown]
+        raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(faults)}.", text=text)
 
 
 def _name(wanted: object) -> str:

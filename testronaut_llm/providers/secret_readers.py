@@ -72,11 +72,7 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
 
 
 def one_word(raw: bytes, origin: str) -> str:
-    """The bytes as a key: printable ASCII without blanks, as HTTP headers take it.
-
-    Raises:
-        UnreadableError: it is empty or something else; what it is stays unsaid.
-    """
+    """The bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError: it is none."""
     text = raw.decode("utf-8", errors="replace").strip()
     if not text:
         raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")

@@ -74,8 +74,3 @@ def check(document: Mapping[str, Any], value: Any) -> list[str]:
 def line(path: str, message: str) -> str:
     """One fault, short enough to be read."""
     return f"{path}: {message if len(message) <= 200 else message[:200] + '...'}"
-
-
-def refused(name: str, faults: list[str], text: str) -> OutputInvalidError:
-    """The error for an answer that does not obey its schema."""
-    return OutputInvalidError(f"The answer does not obey the schema `{name}`: {'; '.join(faults)}.", text=text)
