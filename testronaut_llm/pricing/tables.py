@@ -86,12 +86,8 @@ def _read_user(path: Path) -> Table | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger().warning(
-            "price_table_unreadable",
-            file=str(path),
-            fault=str(error),
-            mend="run `testronaut-llm prices update` again or delete the file",
-        )
+        mend = "run `testronaut-llm prices update` again or delete the file"
+        logger().warning("price_table_unreadable", file=str(path), fault=str(error), mend=mend)
         return None
 
 

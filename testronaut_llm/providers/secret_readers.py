@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 from testronaut_llm.providers.row import Missing
 
@@ -54,14 +55,8 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
     shown = f"api_key_command {words[0]!r}"
     by_hand = "run the command by hand to see why"
     try:
-        done = subprocess.run(  # noqa: S603 - the user's own line of a trusted llm.yaml, without a shell
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
-        )
+        # The user's own line of a trusted llm.yaml, without a shell.
+        done = subprocess.run(words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=timeout, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise UnreadableError(f"{shown} gave no key within {timeout:g} seconds", by_hand) from None
     except OSError as error:
