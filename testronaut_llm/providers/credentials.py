@@ -54,11 +54,7 @@ class Credentials:
     def token_provider(
         self, model: ModelConfig, provider: Provider, *, trusted: bool = True
     ) -> Callable[[], str] | None:
-        """For Azure without a key: a function that gives a fresh Entra ID token; None elsewhere.
-
-        Raises:
-            MissingCredentialError: tokens are wanted and cannot be had.
-        """
+        """For Azure without a key: what gives a fresh Entra ID token; else None. Raises MissingCredentialError."""
         source = key_source(model, provider, trusted=trusted)
         if source.kind != "entra":
             return None

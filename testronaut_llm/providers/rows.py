@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from testronaut_llm.providers import litellm_names, probes
 from testronaut_llm.providers.litellm_names import names
 from testronaut_llm.providers.row import Probe, Provider
+
+
+def _openai_form(name: str, base: str, *keys: str) -> Provider:
+    """LiteLLM takes a client of its own here, or breaks on the answers; the OpenAI form goes through ours."""
+    return Provider(name=name, key_variables=keys, base_variables=(f"{name.upper()}_API_BASE",), default_base=base)
+
 
 ROWS = (
     Provider(
@@ -52,33 +60,13 @@ ROWS = (
         probe=probes.ollama,
     ),
     Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=probes.embedded),
-    # LiteLLM reaches these with a client of its own, or breaks on their answers; their OpenAI form goes through ours.
-    Provider(
-        name="groq",
-        key_variables=("GROQ_API_KEY",),
-        base_variables=("GROQ_API_BASE",),
-        default_base="https://api.groq.com/openai/v1",
-    ),
-    Provider(
-        name="cohere",
-        key_variables=("COHERE_API_KEY", "CO_API_KEY"),
-        base_variables=("COHERE_API_BASE",),
-        default_base="https://api.cohere.ai/compatibility/v1",
-    ),
-    Provider(
-        name="huggingface",
+    _openai_form("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    _openai_form("cohere", "https://api.cohere.ai/compatibility/v1", "COHERE_API_KEY", "CO_API_KEY"),
+    replace(
+        _openai_form("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN", "HUGGINGFACE_API_KEY"),
         schema_dialect="none",
-        key_variables=("HF_TOKEN", "HUGGINGFACE_API_KEY"),
-        base_variables=("HUGGINGFACE_API_BASE",),
-        default_base="https://router.huggingface.co/v1",
     ),
-    Provider(
-        name="lemonade",
-        key_variables=("LEMONADE_API_KEY",),
-        base_variables=("LEMONADE_API_BASE",),
-        default_base="http://localhost:8000/api/v1",
-        key_required=False,
-    ),
+    replace(_openai_form("lemonade", "http://localhost:8000/api/v1", "LEMONADE_API_KEY"), key_required=False),
 )
 
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}

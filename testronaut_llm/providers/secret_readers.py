@@ -46,11 +46,7 @@ def read_file(name: str) -> str:
 
 
 def run_command(command: str, *, timeout: float = 30.0) -> str:
-    """The key that a command prints, killed after `timeout` seconds. No shell; its error output may hold secrets.
-
-    Raises:
-        UnreadableError: it cannot be run, fails, hangs, or does not print one word of text.
-    """
+    """What a command prints within `timeout` seconds, without a shell. Raises UnreadableError: there is none."""
     words = words_of(command)
     shown = f"api_key_command {words[0]!r}"
     by_hand = "run the command by hand to see why"
