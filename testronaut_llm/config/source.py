@@ -86,7 +86,10 @@ class ConfigSource:
             try:
                 self._config = parse_config(read_text(found.path) if text is None else text, found)
             except ConfigError as error:
-                self._warn(hash(text), error)
+                if (known := (hash(text), str(error))) not in self._warned:
+                    self._warned.add(known)
+                    kept = "the last valid one"
+                    logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
         settled = stamp[0] is None or time.time_ns() - stamp[0][0] > _CLOCK_TICK_NS
         self._stamp = (*stamp[:2], read[1]) if settled else None
 
@@ -96,13 +99,6 @@ class ConfigSource:
 
     def _trust_stamp(self) -> _FileStamp:
         return _stamp_of(self._record) if self._record else None
-
-    def _warn(self, text_hash: int, error: ConfigError) -> None:
-        if (text_hash, str(error)) in self._warned:
-            return
-        self._warned.add((text_hash, str(error)))
-        kept = "the last valid one"
-        logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
 
 
 def _stamp_of(path: Path) -> _FileStamp:

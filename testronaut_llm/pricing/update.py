@@ -54,7 +54,10 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     try:
         made(path.parent)
         with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
-            previous = _replace(path, written)
+            previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
+            if previous is not None:
+                shutil.copyfile(path, previous)
+            write_atomically(path, written, mode=0o644)
     except (OSError, filelock.Timeout) as error:
         raise ConfigError(f"cannot write the price table {str(path)!r}: {error}", file=str(path)) from None
     priced = sum(read_price(row) is not None for row in rows.values())
@@ -125,12 +128,3 @@ def _is_band(band: Any) -> bool:
     if not isinstance(band, Mapping):
         return False
     return ("range" not in band or starts_at(band) is not None) and not any(_faults(band))
-
-
-def _replace(path: Path, text: str) -> Path | None:
-    """Writes the table, keeping the one that was there."""
-    previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
-    if previous is not None:
-        shutil.copyfile(path, previous)
-    write_atomically(path, text, mode=0o644)
-    return previous

@@ -121,11 +121,8 @@ _KEYLESS = names("""
 _NEED_BASE = names("azure_ai databricks hosted_vllm snowflake watsonx")
 
 _PROBES: dict[str, Probe] = {
-    "bedrock": probes.aws_credentials,
-    "sagemaker_chat": probes.aws_credentials,
-    "sagemaker_nova": probes.aws_credentials,
-    "vertex_ai": probes.google_cloud,
-    "vertex_ai_beta": probes.google_cloud,
+    **dict.fromkeys(("bedrock", "sagemaker_chat", "sagemaker_nova"), probes.aws_credentials),
+    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), probes.google_cloud),
 }
 
 

@@ -46,12 +46,12 @@ def read_file(name: str) -> str:
 
 
 def run_command(command: str, *, timeout: float = 30.0) -> str:
-    """What a command prints within `timeout` seconds, without a shell. Raises UnreadableError: there is none."""
+    """The key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
     words = words_of(command)
     shown = f"api_key_command {words[0]!r}"
     by_hand = "run the command by hand to see why"
     try:
-        # The user's own line of a trusted llm.yaml, without a shell.
+        # The user's own line of a trusted llm.yaml, without a shell. Its error output may hold secrets.
         done = subprocess.run(words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=timeout, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise UnreadableError(f"{shown} gave no key within {timeout:g} seconds", by_hand) from None

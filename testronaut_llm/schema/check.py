@@ -20,8 +20,18 @@ _MAX_DEPTH = 100
 
 def canonical(schema: dict[str, Any]) -> dict[str, Any]:
     """The caller's schema as one draft 2020-12 document. Raises InvalidRequestError with the path of a fault."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
     document = with_references(schema)
-    _check_keywords(document)
+    for path, part in roots(document):
+        try:
+            Draft202012Validator.check_schema(part)
+        except SchemaError as error:
+            raise fault((*path, *error.absolute_path), _in_words(error)) from None
+    for path, node in walk(document):
+        if node.get("enum") == []:
+            raise fault((*path, "enum"), "an empty `enum` admits no answer")
     return document
 
 
@@ -103,20 +113,6 @@ def _check_loops(document: dict[str, Any], node: Any, path: Path, finished: set[
         if steps[0] in SAME_PLACE:
             _check_loops(document, sub, (*path, *steps), finished, above | {id(node)})
     finished.add(id(node))
-
-
-def _check_keywords(document: dict[str, Any]) -> None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
-    for path, part in roots(document):
-        try:
-            Draft202012Validator.check_schema(part)
-        except SchemaError as error:
-            raise fault((*path, *error.absolute_path), _in_words(error)) from None
-    for path, node in walk(document):
-        if node.get("enum") == []:
-            raise fault((*path, "enum"), "an empty `enum` admits no answer")
 
 
 def _in_words(error: SchemaError) -> str:
