@@ -1,12 +1,13 @@
 """The shape of `llm.yaml`: which models there are, and which may do which task.
 
 Frozen and strict. The sentence under each field is its description in the reference page and in the
-JSON Schema. Finding, reading and saving the file is done by its neighbours `config_*.py`.
+JSON Schema. Finding, reading and saving the file is done by the modules of `config/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -250,15 +251,16 @@ class LLMConfig(Section):
         if isinstance(data, cls):
             return data
         source = info.context if isinstance(info.context, Source) else Source()
-        draft = examine(data, source)
+        draft, faults = examine(data, source)
         config = None
         try:
-            config = handler(draft.data)
+            config = handler(draft)
         except ValidationError as error:
-            known = {fault.where for fault in draft.faults}
-            draft.faults += [f for f in (in_words(e, cls) for e in error.errors()) if f.where not in known]
-        if draft.faults or config is None:
-            raise error_of(draft.faults, str(source.path) if source.path else None, source.line_of)
+            known = {fault.where for fault in faults}
+            faults += [f for f in (in_words(e, cls) for e in error.errors()) if f.where not in known]
+        if faults or config is None:
+            placed = (replace(fault, line=fault.line or source.line_of(fault.where)) for fault in faults)
+            raise error_of(placed, str(source.path) if source.path else None)
         return config
 
     def model_post_init(self, context: Any) -> None:

@@ -17,9 +17,10 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from pydantic.json_schema import GenerateJsonSchema
 
 from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
+from testronaut_llm.providers.row import SchemaDialect
 from testronaut_llm.schema import answer as schema_answer
 from testronaut_llm.schema import check as schema_check
-from testronaut_llm.schema.dialects import SchemaDialect, dialect_named
+from testronaut_llm.schema.dialects import dialect_named
 from testronaut_llm.schema.wire import Plan, WireSchema, plan
 
 __all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
@@ -84,11 +85,6 @@ class OutputSchema:
                 "The answer is nested too deeply, or holds too large a number.", text=text
             ) from None
 
-    def write(self, value: Any, dialect: SchemaDialect) -> str:
-        """The text by which a model behind that wire would say `value` (an instance, or plain JSON)."""
-        plain = value if self._adapter is None else self._adapter.dump_python(value, mode="json", by_alias=True)
-        return json.dumps(self._plan(dialect).encode(plain), ensure_ascii=False)
-
     def repair_request(self, error: OutputInvalidError) -> str:
         """The text of the user's turn that asks the model to mend its last answer."""
         return (
@@ -103,15 +99,16 @@ class OutputSchema:
 
     def _judged(self, value: Any, text: str) -> Any:
         if self._adapter is None:
-            if faults := schema_answer.check(self.json_schema, value):
-                raise schema_answer.refused(self.name, faults, text)
-            return value
-        try:
-            return self._adapter.validate_json(json.dumps(value))
-        except ValidationError as error:
-            shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
-            faults = [schema_answer.line(schema_check.json_path(fault["loc"]), fault["msg"]) for fault in shown]
-            raise schema_answer.refused(self.name, faults, text) from None
+            faults = schema_answer.check(self.json_schema, value)
+            if not faults:
+                return value
+        else:
+            try:
+                return self._adapter.validate_json(json.dumps(value))
+            except ValidationError as error:
+                shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
+                faults = [schema_answer.line(schema_check.json_path(fault["loc"]), fault["msg"]) for fault in shown]
+        raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(faults)}.", text=text)
 
 
 def _name(wanted: object) -> str:

@@ -6,7 +6,6 @@ A price that nobody states is None, not zero: a budget that counts unknown as fr
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -58,15 +57,10 @@ class PriceTable:
     def __init__(self, tables: PriceTables) -> None:
         self._tables = tables
         self._found: dict[tuple[str, str, str | None], _Listing | None] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> PriceTable:
-        """The table of this machine. Reads nothing yet.
-
-        Args:
-            user_file: what `prices update` wrote, where it is not in the data folder.
-        """
+        """The table of this machine, with what `prices update` wrote to `user_file`. Reads nothing yet."""
         return cls(PriceTables(user_file))
 
     def price(self, model: ModelConfig) -> Price | None:
@@ -84,11 +78,8 @@ class PriceTable:
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None) -> Cost:
         """What a call cost.
 
-        Args:
-            model: as configured.
-            usage: its tokens.
-            response_model: the name in the response. It settles which snapshot of the configured
-                model answered, or which model an Azure deployment without `base_model` runs.
+        The name in the response settles which snapshot of the configured model answered, or which model
+        an Azure deployment without `base_model` runs.
         """
         price = self._price_of_answer(model, response_model) or self.price(model)
         return Cost(amount=price.cost(usage) if price else None, source=price.source if price else None)
@@ -118,12 +109,10 @@ class PriceTable:
 
     def _row(self, provider: str, name: str, base_model: str | None) -> _Listing | None:
         key = (provider, name, base_model)
-        with self._lock:
-            if key in self._found:
-                return self._found[key]
-        found = find_row(self._tables, spellings(provider, name, base_model), _same_price)
-        with self._lock:
-            return self._found.setdefault(key, _Listing(*found) if found else None)
+        if key not in self._found:
+            found = find_row(self._tables, spellings(provider, name, base_model))
+            self._found[key] = _Listing(*found) if found else None
+        return self._found[key]
 
     def _price_of_answer(self, model: ModelConfig, response_model: str | None) -> Price | None:
         """The price of the snapshot that answered, where the response names one of the configured model."""
@@ -140,13 +129,8 @@ class PriceTable:
 
 @functools.lru_cache(maxsize=256)
 def _configured(price: PriceConfig) -> Price:
-    given = {name: getattr(price, name) for name in ("input", "output", "cache_read", "cache_write")}
-    rates = Rates.of({name: Decimal(value) for name, value in given.items() if value is not None})
-    return Price(tiers=((0, rates),), source="llm.yaml")
-
-
-def _same_price(one: Row, other: Row) -> bool:
-    return read_price(one) == read_price(other)
+    given = {name: value for name, value in price if value is not None}
+    return Price(tiers=((0, Rates.of(given)),), source="llm.yaml")
 
 
 def _runs_on_own_machine(model: ModelConfig) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from testronaut_llm.config import edit as config_edit
 from testronaut_llm.config.edit import edited, set_value
-from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_found
+from testronaut_llm.config.file import PACKAGED, FoundConfig, load_config
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
 
@@ -85,7 +85,7 @@ def test_one_value_changes_and_not_one_character_around_it(
     assert TEXT.count(old) == 1
     config = set_value(path, key, value)
     assert path.read_text("utf-8") == TEXT.replace(old, new)
-    assert config == load_found(find_config(path))
+    assert config == load_config(path)
 
 
 def test_a_block_that_is_replaced_moves_up_to_its_key(path: Path) -> None:
@@ -248,7 +248,7 @@ def test_processes_that_edit_together_lose_nothing(path: Path) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    config = load_found(find_config(path))
+    config = load_config(path)
     assert (config.model("luna").quality, config.model("qwen").quality) == (3, 3)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, load_found, parse_config
+from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import config_dir
 
@@ -72,13 +72,13 @@ def test_a_given_path_without_a_file_is_an_error_not_a_search(folder: Path, monk
 def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names a path vouches for it."""
     path = written(folder / "llm.yaml")
-    assert load_found(find_config()).trusted is False
+    assert load_config().trusted is False
     assert load_config(path).trusted is True
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(path))
-    assert load_found(find_config()).trusted is True
+    assert load_config().trusted is True
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     path.unlink()
-    assert load_found(find_config()).trusted is True, "the packaged file"
+    assert load_config().trusted is True, "the packaged file"
 
 
 def test_a_working_folder_that_is_gone_is_no_failure(folder: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_is_no_configuration_is_a_config_error(tmp_path: Path, raw: bytes, 
 def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
     """It may go, or be forbidden, between finding and reading."""
     with pytest.raises(ConfigError, match=r"cannot read .*: No such file"):
-        load_found(FoundConfig(path=tmp_path / "gone.yaml", how="user"))
+        read_text(tmp_path / "gone.yaml")
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -158,7 +159,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_mend(key_file: Path, mo
 def test_a_key_file_is_checked_again_when_it_is_read(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read is the file that was opened, not one swapped in after the look at its name."""
     key_file.chmod(0o644)
-    monkeypatch.setattr("testronaut_llm.providers.secret_readers.fault_of_file", lambda name: None)
+    monkeypatch.setattr("testronaut_llm.providers.secret_readers.check_file", lambda name: None)
     assert "can be read by others" in str(refusal(a_model(api_key_file=str(key_file))))
     key_file.unlink()
     assert "cannot be read (No such file" in str(refusal(a_model(api_key_file=str(key_file))))
@@ -365,7 +366,7 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
     identity = Identity(monkeypatch)
     model = a_model("azure/x", **AZURE)
     provider = provider_of(model)
-    with Credentials() as credentials:
+    with closing(Credentials()) as credentials:
         assert credentials.token_provider(a_model(), provider_of(a_model())) is None
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
         assert readiness(model).note.startswith("Entra ID, because AZURE_TOKEN_CREDENTIALS is set")

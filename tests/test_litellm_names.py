@@ -14,6 +14,10 @@ from testronaut_llm.providers import litellm_names as known
 from testronaut_llm.providers.rows import ROWS, default_row
 from testronaut_llm.testing.network import NetworkGuard
 
+AZURE_CLIENT = {"azure", "azure_text"}
+KINDS = (set(known.OPENAI_CLIENT), known.HANDLER_CLIENT, known.OWN_CLIENT, known.NO_CHAT, AZURE_CLIENT)
+KNOWN = frozenset().union(*KINDS)
+
 
 @pytest.fixture(scope="module")
 def litellm() -> Any:
@@ -28,16 +32,15 @@ def from_json(litellm: Any) -> Any:
 def test_the_names_are_litellms(litellm: Any, from_json: Any) -> None:
     """After an upgrade of LiteLLM this test lists the names that came and went."""
     theirs = {str(getattr(name, "value", name)) for name in litellm.provider_list} | set(from_json.list_providers())
-    assert sorted(known.KNOWN) == sorted(theirs)
+    assert sorted(KNOWN) == sorted(theirs)
 
 
 def test_each_name_has_one_kind() -> None:
     """A name is reached in one way or not at all; ours are ours alone."""
-    kinds = [set(known.OPENAI_CLIENT), known.HANDLER_CLIENT, known.OWN_CLIENT, known.NO_CHAT, known.AZURE_CLIENT]
-    assert sum(map(len, kinds)) == len(known.KNOWN)
+    assert sum(map(len, KINDS)) == len(KNOWN)
     assert known.HANDLER_CLIENT >= known.OPENAI_WIRE_BY_HANDLER
-    assert "embedded" not in known.KNOWN
-    assert {row.name for row in ROWS} - {"embedded"} <= known.KNOWN
+    assert "embedded" not in KNOWN
+    assert {row.name for row in ROWS} - {"embedded"} <= KNOWN
 
 
 def test_the_endpoints_are_litellms(litellm: Any, from_json: Any, monkeypatch: pytest.MonkeyPatch) -> None:

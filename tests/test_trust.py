@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from testronaut_llm.config.file import find_config, load_found
+from testronaut_llm.config.file import load_config
 from testronaut_llm.config.trust import is_trusted, record_of, trust
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import data_dir
@@ -25,9 +25,9 @@ def path(tmp_path: Path) -> Path:
 def test_a_file_is_trusted_after_trust_and_not_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file found upwards becomes trusted by the command alone."""
     monkeypatch.chdir(path.parent)
-    assert load_found(find_config()).trusted is False
+    assert load_config().trusted is False
     assert trust(path) == path.resolve()
-    assert load_found(find_config()).trusted is True
+    assert load_config().trusted is True
 
 
 def test_an_edit_ends_the_trust(path: Path) -> None:

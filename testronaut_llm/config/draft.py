@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +23,21 @@ MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
 _KEPT_UNFILLED = ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra")
 
 
-@dataclass(slots=True)
-class Draft:
-    """Data with references filled and names in place, and what was found wrong on the way."""
-
-    data: dict[str, Any]
-    faults: list[Fault] = field(default_factory=list)
-
-
-def examine(data: Any, source: Source) -> Draft:
-    """Returns the data as the shapes take it, and the faults that they cannot find."""
+def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Fault]]:
+    """Returns the data as the shapes take it (references filled, names in place), and the faults they cannot find."""
     if not isinstance(data, Mapping):
-        return Draft({}, [Fault((), "expected a mapping with `models:` and `tasks:`")])
+        return {}, [Fault((), "expected a mapping with `models:` and `tasks:`")]
     filling = Filling(os.environ)
     filled = {key: value for key, value in filling.fill(dict(data)).items() if value is not None}
     faults = [*source.faults, *keys_written_out(data), *filling.faults]
     inside = [(where, name) for where, name in filling.unset if where[0] == "models" and len(where) > 2]
-    faults += [_unset(where, name) for where, name in filling.unset if (where, name) not in inside]
+    faults += [
+        Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
+        for where, name in filling.unset
+        if (where, name) not in inside
+    ]
     models, tasks = _mapping(filled, "models"), _mapping(filled, "tasks")
-    faults += [*_misnamed(models, tasks), *_refused(models), *_limits(filled)]
+    faults += [*_misplaced(models, tasks), *_limits(filled)]
     if "models" in filled or closest("models", filled) is None:  # misspelt, it is one fault and not one a reference
         faults += _references(models, tasks)
     if isinstance(filled.get("models", {}), dict):
@@ -51,9 +46,10 @@ def examine(data: Any, source: Source) -> Draft:
         filled["log"] = _beside(filled["log"], "file", source.path)
     if tasks:
         override = os.environ.get(MODEL_VARIABLE)
-        faults += [] if override is None else _overridden(override, models)
+        if override is not None and (why := _unknown(override, models)):
+            faults.append(Fault((), f"{MODEL_VARIABLE} names an {why}"))
         filled["tasks"] = {name: _task(name, row, override) for name, row in tasks.items()}
-    return Draft(filled, faults)
+    return filled, faults
 
 
 def _mapping(data: Any, key: str) -> dict[str, Any]:
@@ -75,18 +71,12 @@ def _model(alias: str, row: Any, unset: list[tuple[Where, str]], path: Path | No
     }
 
 
-def at_home(text: str | Path) -> Path:
-    """Returns the path with `~` filled in; one that names nobody stays as written."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
-
-
 def _beside(row: dict[str, Any], key: str, path: Path | None) -> dict[str, Any]:
     """A relative path means the same wherever the program runs: it starts at the folder of the file."""
     text = row.get(key)
-    return {**row, key: str(path.parent / at_home(text))} if isinstance(text, str) and path else row
+    if not isinstance(text, str) or not path:
+        return row
+    return {**row, key: str(path.parent / os.path.expanduser(text))}  # noqa: PTH111 - `~nobody` stays as written
 
 
 def _task(name: str, row: Any, override: str | None) -> Any:
@@ -97,40 +87,32 @@ def _task(name: str, row: Any, override: str | None) -> Any:
     return row.model_copy(update={"name": name, **forced}) if hasattr(row, "model_copy") else row
 
 
-def _unset(where: Where, name: str) -> Fault:
-    return Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
-
-
-def _misnamed(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
+def _misplaced(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
+    """Names that are none, keys that the shapes take and the file must not hold, and what is ours in `extra`."""
     for alias, row in models.items():
         if not re.fullmatch(r"[^\s/]+", str(alias)):
             yield Fault(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
-        for key in {"alias", "unset"} & _keys(row):
-            yield Fault(("models", alias, key), "unknown key")
+        for key in ("alias", "unset"):
+            if isinstance(row, dict) and key in row:
+                yield Fault(("models", alias, key), "unknown key")
+        extra = _said(row, "extra")
+        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
+            yield Fault(("models", alias, "extra", *where), why)
     for name, row in tasks.items():
-        if "name" in _keys(row):
+        if isinstance(row, dict) and "name" in row:
             yield Fault(("tasks", name, "name"), "unknown key: a task's name is the key of its section")
 
 
-def _keys(row: Any) -> set[str]:
-    return set(row) if isinstance(row, dict) else set()
-
-
-def _refused(models: dict[str, Any]) -> Iterator[Fault]:
-    for alias, row in models.items():
-        extra = row.get("extra") if isinstance(row, dict) else getattr(row, "extra", None)
-        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
-            yield Fault(("models", alias, "extra", *where), why)
+def _said(row: Any, field: str) -> Any:
+    return row.get(field) if isinstance(row, dict) else getattr(row, field, None)
 
 
 def _references(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
     for name, row in tasks.items():
         where: Where = ("tasks", name, "models")
-        listed: Any = row.get("models") if isinstance(row, dict) else getattr(row, "models", ())
-        if isinstance(listed, str):
-            if why := _unknown(listed, models):
-                yield Fault(where, why)
-            continue
+        listed = _said(row, "models")
+        if isinstance(listed, str) and (why := _unknown(listed, models)):
+            yield Fault(where, why)
         for index, model in enumerate(listed if isinstance(listed, list | tuple) else ()):
             if isinstance(model, str) and (why := _unknown(model, models)):
                 yield Fault((*where, index), why)
@@ -142,11 +124,6 @@ def _unknown(model: str, models: dict[str, Any]) -> str | None:
     if model in models or REFERENCE.fullmatch(model):
         return None
     return f"unknown model {shown(model)}{did_you_mean(model, models)} (or write provider/model)"
-
-
-def _overridden(model: str, models: dict[str, Any]) -> list[Fault]:
-    why = _unknown(model, models)
-    return [Fault((), f"{MODEL_VARIABLE} names an {why}")] if why else []
 
 
 def _limits(data: dict[str, Any]) -> Iterator[Fault]:

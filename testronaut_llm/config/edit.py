@@ -56,11 +56,7 @@ def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
 
 
 def edited(text: str, dotted_key: str, yaml_text: str, found: FoundConfig) -> str:
-    """Returns the text with one value set; nothing but YAML is checked.
-
-    Raises:
-        ConfigError: the key leads nowhere, the value is no YAML, or the place cannot be edited safely.
-    """
+    """Returns the text with one value set. Raises ConfigError: no such key, no YAML, or no safe way to edit it."""
     file = str(found.path)
     document, value = read_yaml(text, file), read_yaml(yaml_text, f"the value of {dotted_key}").data
     where = where_of(document, dotted_key, file)

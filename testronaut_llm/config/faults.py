@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -35,17 +35,13 @@ class Fault:
     line: int | None = None
 
 
-def _nowhere(_where: Where) -> int | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The file that a configuration was read from, as far as its shapes need to know it."""
 
     path: Path | None = None
     trusted: bool = True
-    line_of: Callable[[Where], int | None] = _nowhere
+    line_of: Callable[[Where], int | None] = lambda _where: None
     faults: tuple[Fault, ...] = ()
 
 
@@ -80,23 +76,18 @@ def path_of(where: Where) -> str:
     return text.removeprefix(".")
 
 
-def error_of(
-    faults: Iterable[Fault], file: str | None = None, line_of: Callable[[Where], int | None] = _nowhere
-) -> ConfigError:
+def error_of(faults: Iterable[Fault], file: str | None = None) -> ConfigError:
     """Returns one error that tells every fault, in the order of the file."""
-    placed = (replace(fault, line=fault.line or line_of(fault.where)) for fault in faults)
-    known = sorted(placed, key=lambda fault: (fault.line or 0, path_of(fault.where)))
-    lines = [_told(fault, file) for fault in known[:_MOST_SHOWN]]
+    known = sorted(faults, key=lambda fault: (fault.line or 0, path_of(fault.where)))
+    lines = []
+    for fault in known[:_MOST_SHOWN]:
+        place = f"{file}:{fault.line}" if file and fault.line else file
+        lines.append(": ".join(filter(None, (place, path_of(fault.where), fault.message))))
     if len(known) > 1:
         lines.insert(0, f"{file or 'the configuration'} has {len(known)} faults:")
     if len(known) > _MOST_SHOWN:
         lines.append(f"and {len(known) - _MOST_SHOWN} more")
     return ConfigError(Redactor().redact("\n  ".join(lines)), file=file, line=known[0].line)
-
-
-def _told(fault: Fault, file: str | None) -> str:
-    place = f"{file}:{fault.line}" if file and fault.line else file
-    return ": ".join(part for part in (place, path_of(fault.where), fault.message) if part)
 
 
 def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:

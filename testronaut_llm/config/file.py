@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testronaut_llm.config.draft import at_home
 from testronaut_llm.config.faults import Fault, Source, error_of
+from testronaut_llm.config.trust import is_trusted
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support.paths import config_dir
@@ -33,11 +33,7 @@ class FoundConfig:
 
 
 def find_config(argument: str | Path | None = None) -> FoundConfig:
-    """Returns the file that rules.
-
-    Raises:
-        ConfigError: a path was given outright and leads to no file.
-    """
+    """Returns the file that rules. Raises ConfigError: a path was given outright and leads to no file."""
     if argument is not None:
         return FoundConfig(path=_given(argument, "the argument"), how="argument")
     if given := os.environ.get(PATH_VARIABLE):
@@ -50,30 +46,18 @@ def find_config(argument: str | Path | None = None) -> FoundConfig:
     return FoundConfig(path=PACKAGED, how="packaged")
 
 
-def load_config(path: str | Path) -> LLMConfig:
-    """Returns what a file says; a path given outright is trusted.
+def load_config(path: str | Path | None = None) -> LLMConfig:
+    """Returns what a file says, or the one that rules; a path given outright is trusted.
 
     Raises:
         ConfigError: with every fault, its line, and the closest valid name.
     """
-    return load_found(find_config(path))
-
-
-def load_found(found: FoundConfig) -> LLMConfig:
-    """Returns what a found file says.
-
-    Raises:
-        ConfigError: it cannot be read, or has faults.
-    """
+    found = find_config(path)
     return parse_config(read_text(found.path), found)
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a configuration file.
-
-    Raises:
-        ConfigError: it cannot be read, is far too large, or is not UTF-8.
-    """
+    """Returns a configuration file's text. Raises ConfigError: it cannot be read, is far too large, or is not UTF-8."""
     from testronaut_llm.config.yaml_reader import MAX_BYTES
 
     try:
@@ -90,11 +74,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_config(text: str, found: FoundConfig) -> LLMConfig:
-    """Returns what the text of a found file says.
-
-    Raises:
-        ConfigError: with every fault, its line, and the closest valid name.
-    """
+    """Returns what the text of a found file says. Raises ConfigError: every fault, its line, and the closest name."""
     from testronaut_llm.config.yaml_reader import read_yaml
 
     file = str(found.path)
@@ -104,21 +84,15 @@ def parse_config(text: str, found: FoundConfig) -> LLMConfig:
         raise error_of([*document.faults, Fault((), mend, 1)], file)
     source = Source(
         path=found.path,
-        trusted=found.how != "upwards" or _is_trusted(found.path, text),
+        trusted=found.how != "upwards" or is_trusted(found.path, text),
         line_of=document.line_of,
         faults=document.faults,
     )
     return LLMConfig.model_validate(document.data, context=source)
 
 
-def _is_trusted(path: Path, text: str) -> bool:
-    from testronaut_llm.config.trust import is_trusted
-
-    return is_trusted(path, text)
-
-
 def _given(text: str | Path, by: str) -> Path:
-    path = at_home(text).absolute()
+    path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - leaves alone what names nobody's home
     if path.is_file():
         return path
     what = "is a folder" if path.is_dir() else "is no file"
@@ -130,11 +104,6 @@ def _nearest() -> Path | None:
         folder = Path.cwd()
     except OSError:
         return None
-    return next((p / FILE_NAME for p in (folder, *folder.parents) if _is_file(p / FILE_NAME)), None)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    # os.path takes a folder that is closed to us as one without the file.
+    files = (parent / FILE_NAME for parent in (folder, *folder.parents))
+    return next((file for file in files if os.path.isfile(file)), None)  # noqa: PTH113

@@ -48,11 +48,7 @@ def _mend(text: str, row: Mapping[str, Any] | None) -> str:
 
 def texts(value: Any) -> Iterator[str]:
     """Yields each text inside mappings and lists; keys are none."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from texts(item)
+    return (text for _, text in _placed_texts(value, ()))
 
 
 def secret_parts(url: str) -> tuple[str, ...]:

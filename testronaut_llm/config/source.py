@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from testronaut_llm.config.draft import MODEL_VARIABLE
-from testronaut_llm.config.file import FoundConfig, find_config, load_found, parse_config, read_text
+from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
 from testronaut_llm.config.trust import record_of
 from testronaut_llm.config.variables import variables_in
 from testronaut_llm.errors import ConfigError
@@ -40,11 +41,7 @@ class ConfigSource:
 
     @classmethod
     def find(cls, argument: str | Path | None = None) -> ConfigSource:
-        """Returns the source of the file that rules, read once.
-
-        Raises:
-            ConfigError: there is no such file, or it has faults.
-        """
+        """Returns the source of the file that rules, read once. Raises ConfigError: there is none, or it has faults."""
         found = find_config(argument)
         text = read_text(found.path)
         return cls(parse_config(text, found), found, text)
@@ -79,15 +76,20 @@ class ConfigSource:
 
     def _reload(self, found: FoundConfig, stamp: _Stamp) -> None:
         """A stamp younger than a tick of the file system's clock could miss the next edit: it is not kept."""
-        text = _text_of(found.path)
+        text = None
+        with suppress(ConfigError):
+            text = read_text(found.path)
         self._variables = variables_in(text or "")
         read = (text, self._environment(), self._trust_stamp())
         if read != self._read:
             self._read = read
             try:
-                self._config = load_found(found) if text is None else parse_config(text, found)
+                self._config = parse_config(read_text(found.path) if text is None else text, found)
             except ConfigError as error:
-                self._warn(hash(text), error)
+                if (known := (hash(text), str(error))) not in self._warned:
+                    self._warned.add(known)
+                    kept = "the last valid one"
+                    logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
         settled = stamp[0] is None or time.time_ns() - stamp[0][0] > _CLOCK_TICK_NS
         self._stamp = (*stamp[:2], read[1]) if settled else None
 
@@ -97,21 +99,6 @@ class ConfigSource:
 
     def _trust_stamp(self) -> _FileStamp:
         return _stamp_of(self._record) if self._record else None
-
-    def _warn(self, text_hash: int, error: ConfigError) -> None:
-        if (text_hash, str(error)) in self._warned:
-            return
-        self._warned.add((text_hash, str(error)))
-
-        log = logger()
-        log.warning("config_broken", file=error.file, line=error.line, error=str(error), kept="the last valid one")
-
-
-def _text_of(path: Path) -> str | None:
-    try:
-        return read_text(path)
-    except ConfigError:
-        return None
 
 
 def _stamp_of(path: Path) -> _FileStamp:

@@ -16,11 +16,7 @@ from testronaut_llm.errors import ConfigError
 
 
 def where_of(document: Document, dotted_key: str, file: str) -> Where:
-    """Returns the keys of `tasks.cli_analysis.models`; names that are in the file may hold dots.
-
-    Raises:
-        ConfigError: it is empty, or leads through something that has no keys.
-    """
+    """Returns the keys of `tasks.x.models`; names in the file may hold dots. Raises ConfigError: it leads nowhere."""
     data, rest = document.data, dotted_key.strip()
     where: Where = ()
     while rest:

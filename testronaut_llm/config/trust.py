@@ -25,11 +25,7 @@ def is_trusted(path: Path, text: str) -> bool:
 
 
 def trust(path: str | Path) -> Path:
-    """Records the file as it is now; returns its resolved path.
-
-    Raises:
-        ConfigError: it cannot be read, or the record cannot be written.
-    """
+    """Records the file as it is now; returns its resolved path. Raises ConfigError: it cannot be read or recorded."""
     real = Path(path).expanduser().resolve()
     record = record_of(real)
     try:

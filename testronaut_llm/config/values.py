@@ -77,20 +77,12 @@ def _measured(value: Any, units: dict[str, Any], example: str) -> float:
 
 
 def seconds(value: Any) -> float:
-    """Returns the seconds of a number or of text such as `90s`, `10m`, `12h`, `30d`, `2w`.
-
-    Raises:
-        ValueError: it is no such thing.
-    """
+    """Returns the seconds of a number or of text such as `90s`, `10m`, `2w`. Raises ValueError: it is neither."""
     return float(_measured(value, _SECONDS, "a time: seconds, or a number with ms, s, m, h, d or w, such as 30d"))
 
 
 def size_in_bytes(value: Any) -> int:
-    """Returns the bytes of a whole number or of text such as `500MB` (1000s) or `1GiB` (1024s).
-
-    Raises:
-        ValueError: it is no such thing.
-    """
+    """Returns the bytes of a number, of `500MB` (1000s) or of `1GiB` (1024s). Raises ValueError: it is neither."""
     return int(_measured(value, _BYTES, "a size: bytes, or a number with kB, MB, GB, KiB, MiB or GiB, such as 1GiB"))
 
 

@@ -12,16 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import yaml
-from yaml.events import (
-    AliasEvent,
-    CollectionEndEvent,
-    DocumentStartEvent,
-    ScalarEvent,
-    SequenceStartEvent,
-)
+from yaml.events import AliasEvent, CollectionEndEvent, DocumentStartEvent, ScalarEvent, SequenceStartEvent
 
 from testronaut_llm.config.faults import Fault, Where, error_of
 from testronaut_llm.config.values import scalar
+from testronaut_llm.errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 10_000
@@ -66,10 +61,8 @@ def read_yaml(text: str, file: str | None = None) -> Document:
     if len(text) > MAX_BYTES:
         raise error_of([Fault((), f"is larger than {MAX_BYTES:,} characters: no llm.yaml needs that")], file)
     try:
-        builder = _Builder(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-        return builder.document()
-    except _Refused as refused:
-        raise error_of([refused.fault], file) from None
+        events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return _Builder(events, file).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = f"is not valid YAML: {error.problem or error.context}"
@@ -80,18 +73,17 @@ def read_yaml(text: str, file: str | None = None) -> Document:
         raise error_of([Fault((), "holds a character that no YAML text may hold", line)], file) from None
 
 
-class _Refused(Exception):  # noqa: N818 - a way out of the recursion, never seen outside
-    def __init__(self, where: Where, message: str, line: int) -> None:
-        self.fault = Fault(where, message, line)
-
-
 class _Builder:
-    def __init__(self, events: Iterator[Any]) -> None:
+    def __init__(self, events: Iterator[Any], file: str | None) -> None:
         self.events = events
+        self.file = file
         self.places: dict[Where, Place] = {}
         self.faults: list[Fault] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.count = 0
+
+    def refused(self, where: Where, message: str, line: int) -> ConfigError:
+        return error_of([Fault(where, message, line)], self.file)
 
     def document(self) -> Document:
         data = None
@@ -99,7 +91,7 @@ class _Builder:
             line = event.start_mark.line + 1
             if isinstance(event, DocumentStartEvent):
                 if self.count:
-                    raise _Refused((), "holds a second document (`---`): only one is read", line)
+                    raise self.refused((), "holds a second document (`---`): only one is read", line)
                 data = self.value(next(self.events), (), None)
         return Document(data=data, places=self.places, faults=tuple(self.faults))
 
@@ -112,7 +104,7 @@ class _Builder:
             self.places[where] = Place(line, start.index, end.index, "alias")
             return self.aliased(event, where, line)
         if event.tag is not None:
-            raise _Refused(where, f"has the tag {event.tag}: write the plain value", line)
+            raise self.refused(where, f"has the tag {event.tag}: write the plain value", line)
         if isinstance(event, ScalarEvent):
             value: Any = scalar(event.value) if event.implicit[0] else event.value
             self.places[where] = Place(line, start.index, end.index, "scalar")
@@ -165,7 +157,7 @@ class _Builder:
 
     def key(self, event: Any, where: Where, line: int) -> str:
         if not isinstance(event, ScalarEvent) or event.tag or event.anchor:
-            raise _Refused(where, "has a key that is not plain text", line)
+            raise self.refused(where, "has a key that is not plain text", line)
         self.grow(1, where, line)
         key = scalar(event.value) if event.implicit[0] else event.value
         if not isinstance(key, str):
@@ -176,12 +168,12 @@ class _Builder:
     def merged(self, value: Any, where: Where, line: int) -> dict[str, Any]:
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, dict) for part in parts):
-            raise _Refused(where, "merges (`<<`) what is not a mapping", line)
+            raise self.refused(where, "merges (`<<`) what is not a mapping", line)
         return {key: item for part in reversed(parts) for key, item in part.items()}
 
     def aliased(self, event: Any, where: Where, line: int) -> Any:
         if event.anchor not in self.anchors:
-            raise _Refused(where, f"uses *{event.anchor}, which is not defined above it", line)
+            raise self.refused(where, f"uses *{event.anchor}, which is not defined above it", line)
         value, size = self.anchors[event.anchor]
         self.grow(size, where, line)
         return value
@@ -189,6 +181,8 @@ class _Builder:
     def grow(self, by: int, where: Where, line: int) -> None:
         self.count += by
         if len(where) > MAX_DEPTH:
-            raise _Refused(where[:4], f"is nested more than {MAX_DEPTH} levels deep", line)
+            raise self.refused(where[:4], f"is nested more than {MAX_DEPTH} levels deep", line)
         if self.count > MAX_VALUES:
-            raise _Refused(where[:4], f"makes the file hold more than {MAX_VALUES:,} values, aliases included", line)
+            raise self.refused(
+                where[:4], f"makes the file hold more than {MAX_VALUES:,} values, aliases included", line
+            )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from testronaut_llm.pricing.rows import read_price
 from testronaut_llm.pricing.tables import SNAPSHOT, Row, Rows, Table
 
 _FINE_TUNE = re.compile(r"^(ft:[^:]+):")
-_LATEST = re.compile(r"-latest$")
 # Anthropic's names for "the only snapshot of this generation".
 _ALIASES = {"claude-sonnet-4-0": "claude-sonnet-4", "claude-opus-4-0": "claude-opus-4"}
 # LiteLLM files some models of one provider under another name.
@@ -48,51 +48,38 @@ def spellings(provider: str, name: str, base_model: str | None = None) -> list[S
     return [*found, *(_of("openai", bare) if provider == "azure" else ())]
 
 
-def find_row(
-    tables: Iterable[Table], wanted: list[Spelling], same: Callable[[Row, Row], bool]
-) -> tuple[Table, str, Row] | None:
-    """The first row that is this model's: by exact name in any table, then as a snapshot of one, then as its alias.
-
-    Args:
-        tables: newest first.
-        wanted: from `spellings`.
-        same: do two rows cost the same? An alias is only priced when all its snapshots agree.
-    """
+def find_row(tables: Iterable[Table], wanted: list[Spelling]) -> tuple[Table, str, Row] | None:
+    """The first row that is this model's: by exact name in any table, then as a snapshot of one, then as its alias."""
     for match in (_exact, _undated, _alias):
         for table in tables:
             for spelling in wanted:
-                key = match(table.rows, spelling, same)
+                key = match(table.rows, spelling)
                 if key is not None:
                     return table, key, table.rows[key]
     return None
 
 
 def _of(provider: str, name: str) -> list[Spelling]:
-    tuned = _FINE_TUNE.match(name)
-    name = tuned.group(1) if tuned else name
+    if tuned := _FINE_TUNE.match(name):
+        name = tuned[1]
     return [Spelling(f"{provider}/{name}", provider), Spelling(name, provider)]
 
 
-def _exact(rows: Rows, spelling: Spelling, _same: Callable[[Row, Row], bool]) -> str | None:
+def _exact(rows: Rows, spelling: Spelling) -> str | None:
     row = rows.get(spelling.key)
     return spelling.key if row is not None and spelling.fits(row) else None
 
 
-def _undated(rows: Rows, spelling: Spelling, same: Callable[[Row, Row], bool]) -> str | None:
+def _undated(rows: Rows, spelling: Spelling) -> str | None:
     stem = SNAPSHOT.sub("", spelling.key)
-    return _exact(rows, Spelling(stem, spelling.provider), same) if stem != spelling.key else None
+    return _exact(rows, Spelling(stem, spelling.provider)) if stem != spelling.key else None
 
 
-def _alias(rows: Rows, spelling: Spelling, same: Callable[[Row, Row], bool]) -> str | None:
-    stem = _LATEST.sub("", spelling.key)
+def _alias(rows: Rows, spelling: Spelling) -> str | None:
+    """The newest snapshot, where all of them cost the same."""
+    stem = spelling.key.removesuffix("-latest")
     stem = _ALIASES.get(stem, stem)
-    snapshots = sorted(_snapshots(rows, stem, spelling))
-    if not snapshots or not all(same(rows[snapshots[0]], rows[key]) for key in snapshots[1:]):
-        return None
-    return snapshots[-1]
-
-
-def _snapshots(rows: Rows, stem: str, spelling: Spelling) -> Iterator[str]:
-    for key, row in rows.items():
-        if key.startswith(stem) and SNAPSHOT.sub("", key) == stem != key and spelling.fits(row):
-            yield key
+    of_stem = (key for key in rows if key.startswith(stem) and SNAPSHOT.sub("", key) == stem != key)
+    snapshots = sorted(key for key in of_stem if spelling.fits(rows[key]))
+    prices = [read_price(rows[key]) for key in snapshots]
+    return snapshots[-1] if snapshots and prices.count(prices[0]) == len(prices) else None

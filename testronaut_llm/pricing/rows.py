@@ -113,18 +113,18 @@ def read_price(row: Row) -> tuple[tuple[int, Rates], ...] | None:
     free is declared in `llm.yaml`. Batch, priority and regional prices are not ours to use.
     """
     tiers = dict(_tiers(row))
-    base = tiers.get(0)
-    if base is None or not _meant(base, row):
+    base = tiers.get(0, {})
+    answers = row.get("mode") not in _NO_ANSWER_PRICE
+    if not base.get("input") or (answers and not base.get("output")):
         return None
-    if row.get("mode") in _NO_ANSWER_PRICE:
-        base = {"output": Decimal(0), **base}
-    return tuple((above, Rates.of({**base, **tiers[above]})) for above in sorted(tiers))
+    return tuple((above, Rates.of({"output": Decimal(0), **base, **tiers[above]})) for above in sorted(tiers))
 
 
 def read_facts(row: Row) -> ModelFacts:
     """What a row says beside the price."""
     fixed_sampling = row.get("supports_sampling_params") is False or row.get("thinking_always_on") is True
-    refuses = fixed_sampling or (_is_openai(row) and row.get("supports_reasoning") is True)
+    openai = row.get("litellm_provider") in ("openai", "azure")
+    refuses = fixed_sampling or (openai and row.get("supports_reasoning") is True)
     return ModelFacts(
         known=True,
         mode=row.get("mode"),
@@ -155,26 +155,17 @@ def starts_at(band: Any) -> Decimal | None:
 def _tiers(row: Row) -> Iterator[tuple[int, dict[str, Decimal]]]:
     if "tiered_pricing" in row:
         for band in row["tiered_pricing"] or ():
-            if starts_at(band) is not None:
-                yield int(band["range"][0]), _rates(band, "")
+            if (start := starts_at(band)) is not None:
+                yield int(start), _rates(band, "")
     else:
         yield 0, _rates(row, "")
-        for suffix in {found.group() for key in row if (found := _TIER.search(key))}:
-            yield int(suffix.split("_")[2].rstrip("k")) * 1000, _rates(row, suffix)
+        for suffix, thousands in {found.group(0, 1) for key in row if (found := _TIER.search(key))}:
+            yield int(thousands) * 1000, _rates(row, suffix)
 
 
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
     given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_money(row.get(key + suffix))}
     return {ours: value * MILLION for ours, value in given.items() if value > 0 or ours in ("input", "output")}
-
-
-def _meant(base: Mapping[str, Decimal], row: Row) -> bool:
-    answers = row.get("mode") not in _NO_ANSWER_PRICE
-    return base.get("input", 0) > 0 and (base.get("output", 0) > 0 or not answers)
-
-
-def _is_openai(row: Row) -> bool:
-    return row.get("litellm_provider") in ("openai", "azure")
 
 
 def _count(row: Row, key: str) -> int | None:

@@ -11,10 +11,10 @@ import importlib.util
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,14 @@ class PriceTables:
     """The user's update, LiteLLM's map, tokencost's table: the order of trust. Each is read once, when asked."""
 
     def __init__(self, user_file: Path | None = None) -> None:
-        self._readers: list[Callable[[], Table | None]] = [partial(_read_user, user_file or user_table_path())]
-        self._readers += [partial(_read_bundled, package, file) for package, file in _BUNDLED]
-        self._read: list[Table | None] = []
+        self._readers = [cache(partial(_read_user, user_file or user_table_path()))]
+        self._readers += [cache(partial(_read_bundled, package, file)) for package, file in _BUNDLED]
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Table]:
-        for position, reader in enumerate(self._readers):
+        for reader in self._readers:
             with self._lock:
-                if position == len(self._read):
-                    self._read.append(reader())
-                table = self._read[position]
+                table = reader()
             if table is not None:
                 yield table
 
@@ -89,12 +86,8 @@ def _read_user(path: Path) -> Table | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger().warning(
-            "price_table_unreadable",
-            file=str(path),
-            fault=str(error),
-            mend="run `testronaut-llm prices update` again or delete the file",
-        )
+        mend = "run `testronaut-llm prices update` again or delete the file"
+        logger().warning("price_table_unreadable", file=str(path), fault=str(error), mend=mend)
         return None
 
 

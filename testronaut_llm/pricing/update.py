@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.pricing.rows import is_money, read_price, starts_at
 from testronaut_llm.pricing.tables import Row, decode, model_rows, user_table_path
+from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.paths import made
 
 LARGEST = 64 * 1024 * 1024
 _DEAREST = 1  # USD for one token: anything above it is a slip of units
 _FETCH_SECONDS = 30
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _EXPECTED = "a JSON object of models, as LiteLLM's model_prices_and_context_window.json"
 
 
@@ -55,7 +54,10 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     try:
         made(path.parent)
         with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
-            previous = _replace(path, written)
+            previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
+            if previous is not None:
+                shutil.copyfile(path, previous)
+            write_atomically(path, written, mode=0o644)
     except (OSError, filelock.Timeout) as error:
         raise ConfigError(f"cannot write the price table {str(path)!r}: {error}", file=str(path)) from None
     priced = sum(read_price(row) is not None for row in rows.values())
@@ -76,8 +78,8 @@ def _read(path: Path) -> str:
 def _fetch(url: str) -> str:
     from urllib.request import urlopen
 
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    scheme = url.partition("://")[0].lower()
+    if scheme != "https" and not (scheme == "http" and is_loopback(url)):
         raise ConfigError(f"cannot take prices from {url!r}: expected a file or an https:// address")
     try:
         with urlopen(url, timeout=_FETCH_SECONDS) as response:  # noqa: S310  (the scheme is checked above)
@@ -106,10 +108,8 @@ def _checked(source: str, text: str) -> Mapping[str, Row]:
 
 def _faults(row: Row) -> Iterator[str]:
     for key, value in row.items():
-        if "_cost_per_token" in key or "token_cost" in key:
-            fault = _fault(value)
-            if fault:
-                yield f"{key} is {value!s:.40} ({fault})"
+        if ("_cost_per_token" in key or "token_cost" in key) and (fault := _fault(value)):
+            yield f"{key} is {value!s:.40} ({fault})"
     bands = row.get("tiered_pricing", [])
     if not isinstance(bands, list) or not all(_is_band(band) for band in bands):
         yield "tiered_pricing is no list of {range: [from, to], ...}"
@@ -128,12 +128,3 @@ def _is_band(band: Any) -> bool:
     if not isinstance(band, Mapping):
         return False
     return ("range" not in band or starts_at(band) is not None) and not any(_faults(band))
-
-
-def _replace(path: Path, text: str) -> Path | None:
-    """Writes the table, keeping the one that was there."""
-    previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
-    if previous is not None:
-        shutil.copyfile(path, previous)
-    write_atomically(path, text, mode=0o644)
-    return previous

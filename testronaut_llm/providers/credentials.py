@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 
 class Credentials:
-    """The keys of one manager; safe for threads.
-
-    Args:
-        remember: seconds for which a command's output is used again.
-        clock: seconds that never go back.
-    """
+    """The keys of one manager; safe for threads. A command's output is used again for `remember` seconds."""
 
     def __init__(self, *, remember: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._remember = remember
@@ -42,12 +37,8 @@ class Credentials:
     def key(self, model: ModelConfig, provider: Provider, *, trusted: bool = True) -> SecretStr | None:
         """The key for one call, or None where none is sent (keyless servers, Entra ID).
 
-        May run a command (up to 30 seconds), so keep it off an event loop.
-
-        Args:
-            model: whose key.
-            provider: its row.
-            trusted: false for a file that was found by walking upwards and that nobody has vouched for.
+        May run a command (up to 30 seconds), so keep it off an event loop. `trusted` is false for a file
+        that was found by walking upwards and that nobody has vouched for.
 
         Raises:
             MissingCredentialError: what is missing, and the line that mends it.
@@ -63,11 +54,7 @@ class Credentials:
     def token_provider(
         self, model: ModelConfig, provider: Provider, *, trusted: bool = True
     ) -> Callable[[], str] | None:
-        """For Azure without a key: a function that gives a fresh Entra ID token; None elsewhere.
-
-        Raises:
-            MissingCredentialError: tokens are wanted and cannot be had.
-        """
+        """For Azure without a key: what gives a fresh Entra ID token; else None. Raises MissingCredentialError."""
         source = key_source(model, provider, trusted=trusted)
         if source.kind != "entra":
             return None
@@ -81,12 +68,6 @@ class Credentials:
         """Drops what commands printed, as after a key was refused."""
         with self._lock:
             self._printed.clear()
-
-    def __enter__(self) -> Credentials:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forgets all and ends azure-identity's connections."""
@@ -115,11 +96,7 @@ class Credentials:
 
 
 def resolve_key(model: ModelConfig, provider: Provider, *, trusted: bool = True) -> SecretStr | None:
-    """`Credentials.key`, once, remembering nothing.
-
-    Raises:
-        MissingCredentialError: what is missing, and the line that mends it.
-    """
+    """`Credentials.key`, once, remembering nothing. Raises MissingCredentialError, with the line that mends it."""
     return Credentials().key(model, provider, trusted=trusted)
 
 

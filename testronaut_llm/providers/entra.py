@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers.row import Missing
@@ -32,12 +33,9 @@ def sign() -> str | None:
 
 def fault() -> Missing | None:
     """Is azure-identity there? It is not imported to find out."""
-    try:
-        there = importlib.util.find_spec("azure.identity") is not None
-    except ModuleNotFoundError:
-        there = False
-    if there:
-        return None
+    with suppress(ModuleNotFoundError):  # of `azure` itself
+        if importlib.util.find_spec("azure.identity"):
+            return None
     return Missing("Entra ID needs azure-identity, which is not installed", "pip install 'testronaut-llm[azure]'")
 
 

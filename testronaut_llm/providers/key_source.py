@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -44,11 +45,19 @@ def _configured(model: ModelConfig) -> KeySource | None:
     if name := model.api_key_env:
         return KeySource(kind="variable", name=name, missing=_unset(name), note=f"key from {_shown(name)}")
     if name := model.api_key_file:
-        fault = secret_readers.fault_of_file(name)
-        return KeySource(kind="file", name=name, missing=fault, note="key from api_key_file")
+        missing = _fault(secret_readers.check_file, name)
+        return KeySource(kind="file", name=name, missing=missing, note="key from api_key_file")
     if name := model.api_key_command:
-        fault = secret_readers.fault_of_command(name)
-        return KeySource(kind="command", name=name, missing=fault, note="key from api_key_command")
+        missing = _fault(secret_readers.words_of, name)
+        return KeySource(kind="command", name=name, missing=missing, note="key from api_key_command")
+    return None
+
+
+def _fault(check: Callable[[str], object], name: str) -> Missing | None:
+    try:
+        check(name)
+    except secret_readers.UnreadableError as error:
+        return error.missing
     return None
 
 

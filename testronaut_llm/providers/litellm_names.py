@@ -121,7 +121,3 @@ NO_CHAT = names("""
     typesafe valkey
 """)
 """Speech, images, stores, agents and legacy completions: no chat and no embeddings that we can ask for."""
-
-AZURE_CLIENT = frozenset({"azure", "azure_text"})
-
-KNOWN = OPENAI_CLIENT.keys() | HANDLER_CLIENT | OWN_CLIENT | NO_CHAT | AZURE_CLIENT

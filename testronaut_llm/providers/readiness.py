@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,55 +30,46 @@ class Readiness:
 
 
 class Probes:
-    """Remembers for some seconds what the rows' probes found, so that a busy manager does not ask at each call.
-
-    Args:
-        remember: seconds.
-        clock: seconds that never go back.
-    """
+    """Remembers for some seconds what the rows' probes found, so that a busy manager does not ask at each call."""
 
     def __init__(self, *, remember: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._remember = remember
         self._clock = clock
-        self._found: dict[tuple[object, ...], tuple[float, Missing | None]] = {}
-        self._present: dict[tuple[object, ...], Present] = {}
+        self._found: dict[tuple[object, ...], tuple[float, Missing | Present | None]] = {}
 
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
         """What the row's probe says of the model, now or some seconds ago."""
         if provider.probe is None:
             return None
-        key = _key(model, provider)
-        until, missing = self._found.get(key, (0.0, None))
+        until, found = self._last(model, provider)
         if self._clock() >= until:
             found = provider.probe(model)
-            if isinstance(found, Present):
-                self._present[key] = found
-            else:
-                self._present.pop(key, None)
-            missing = found if isinstance(found, Missing) else None
-            self._found[key] = (self._clock() + self._remember, missing)
-        return missing
+            self._found[_key(model, provider)] = (self._clock() + self._remember, found)
+        return found if isinstance(found, Missing) else None
 
     def remembers(self, model: ModelConfig, provider: Provider) -> bool:
         """Would `ask` ask nobody?"""
-        return provider.probe is None or self._clock() < self._found.get(_key(model, provider), (0.0, None))[0]
+        return self._clock() < self._last(model, provider)[0]
 
     def digest(self, model: ModelConfig, provider: Provider) -> str | None:
         """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
-        seen = self._seen(model, provider)
-        return seen.digest if seen else None
+        _, seen = self._last(model, provider)
+        return seen.digest if isinstance(seen, Present) else None
 
     def context(self, model: ModelConfig, provider: Provider) -> int | None:
         """The tokens of context that a local model was made for; None where nobody has looked, or nobody says."""
-        seen = self._seen(model, provider)
-        return seen.context if seen else None
+        _, seen = self._last(model, provider)
+        return seen.context if isinstance(seen, Present) else None
 
     def forget(self) -> None:
         """Asks anew next time, as after a pull."""
-        self._found.clear()
+        self._found = {key: (0.0, found) for key, (_, found) in self._found.copy().items()}
 
-    def _seen(self, model: ModelConfig, provider: Provider) -> Present | None:
-        return self._present.get(_key(model, provider)) if provider.probe is not None else None
+    def _last(self, model: ModelConfig, provider: Provider) -> tuple[float, Missing | Present | None]:
+        """Until when it holds, and what was found; for ever nothing, where the row has no probe."""
+        if provider.probe is None:
+            return math.inf, None
+        return self._found.get(_key(model, provider), (0.0, None))
 
 
 def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
@@ -88,10 +80,8 @@ def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
 def readiness(model: ModelConfig, *, trusted: bool = True, probes: Probes | None = None) -> Readiness:
     """Looks for the first thing that a model lacks: variables, fields, a usable endpoint, trust, a key, a server.
 
-    Args:
-        model: the model to judge.
-        trusted: false for a file that was found by walking upwards and that nobody has vouched for.
-        probes: where answers of servers are remembered; without it they are asked now.
+    `trusted` is false for a file that was found by walking upwards and that nobody has vouched for; without
+    `probes`, which remember, servers are asked now.
     """
     if model.unset:
         first = model.unset[0]
@@ -145,7 +135,6 @@ def _note(model: ModelConfig, provider: Provider, base: endpoint.Base, source: K
     parts = [source.note]
     if base.source and base.source != "default":
         parts.append(f"endpoint from {base.source}")
-    version = endpoint.api_version_of(model, provider)
-    if version:
+    if version := endpoint.api_version_of(model, provider):
         parts.append(f"api_version {version}")
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))

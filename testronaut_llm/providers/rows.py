@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from testronaut_llm.providers import litellm_names, probes
 from testronaut_llm.providers.litellm_names import names
-from testronaut_llm.providers.row import ClientKind, Probe, Provider
+from testronaut_llm.providers.row import Probe, Provider
+
+
+def _openai_form(name: str, base: str, *keys: str) -> Provider:
+    """LiteLLM takes a client of its own here, or breaks on the answers; the OpenAI form goes through ours."""
+    return Provider(name=name, key_variables=keys, base_variables=(f"{name.upper()}_API_BASE",), default_base=base)
+
 
 ROWS = (
     Provider(
@@ -52,33 +60,13 @@ ROWS = (
         probe=probes.ollama,
     ),
     Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=probes.embedded),
-    # LiteLLM reaches these with a client of its own, or breaks on their answers; their OpenAI form goes through ours.
-    Provider(
-        name="groq",
-        key_variables=("GROQ_API_KEY",),
-        base_variables=("GROQ_API_BASE",),
-        default_base="https://api.groq.com/openai/v1",
-    ),
-    Provider(
-        name="cohere",
-        key_variables=("COHERE_API_KEY", "CO_API_KEY"),
-        base_variables=("COHERE_API_BASE",),
-        default_base="https://api.cohere.ai/compatibility/v1",
-    ),
-    Provider(
-        name="huggingface",
+    _openai_form("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    _openai_form("cohere", "https://api.cohere.ai/compatibility/v1", "COHERE_API_KEY", "CO_API_KEY"),
+    replace(
+        _openai_form("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN", "HUGGINGFACE_API_KEY"),
         schema_dialect="none",
-        key_variables=("HF_TOKEN", "HUGGINGFACE_API_KEY"),
-        base_variables=("HUGGINGFACE_API_BASE",),
-        default_base="https://router.huggingface.co/v1",
     ),
-    Provider(
-        name="lemonade",
-        key_variables=("LEMONADE_API_KEY",),
-        base_variables=("LEMONADE_API_BASE",),
-        default_base="http://localhost:8000/api/v1",
-        key_required=False,
-    ),
+    replace(_openai_form("lemonade", "http://localhost:8000/api/v1", "LEMONADE_API_KEY"), key_required=False),
 )
 
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
@@ -133,11 +121,8 @@ _KEYLESS = names("""
 _NEED_BASE = names("azure_ai databricks hosted_vllm snowflake watsonx")
 
 _PROBES: dict[str, Probe] = {
-    "bedrock": probes.aws_credentials,
-    "sagemaker_chat": probes.aws_credentials,
-    "sagemaker_nova": probes.aws_credentials,
-    "vertex_ai": probes.google_cloud,
-    "vertex_ai_beta": probes.google_cloud,
+    **dict.fromkeys(("bedrock", "sagemaker_chat", "sagemaker_nova"), probes.aws_credentials),
+    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), probes.google_cloud),
 }
 
 
@@ -145,15 +130,13 @@ def default_row(name: str) -> Provider:
     """The row of a provider that LiteLLM knows and we know little about: `<NAME>_API_KEY`, its own endpoint."""
     variable = name.upper().replace("-", "_")
     by_handler = name in litellm_names.HANDLER_CLIENT
-    embeds_by_openai = name in litellm_names.OPENAI_CLIENT_FOR_EMBEDDINGS
-    embedding_client: ClientKind = "openai" if embeds_by_openai else "handler"
     return Provider(
         name=name,
         litellm_prefix=name,
         wire="other" if by_handler and name not in litellm_names.OPENAI_WIRE_BY_HANDLER else "openai",
         schema_dialect="strict" if name in _TAKES_SCHEMAS else "none",
         client="handler" if by_handler else "openai",
-        embedding_client=embedding_client,
+        embedding_client="openai" if name in litellm_names.OPENAI_CLIENT_FOR_EMBEDDINGS else "handler",
         key_variables=_KEYS.get(name, (f"{variable}_API_KEY",)),
         base_variables=(f"{variable}_API_BASE",),
         default_base=_BASES.get(name),

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 from testronaut_llm.providers.row import Missing
 
@@ -22,13 +23,13 @@ class UnreadableError(Exception):
         self.missing = Missing(what, mend)
 
 
-def fault_of_file(name: str) -> Missing | None:
-    """What is wrong with a key file before anyone reads it: not there, no file, or open to others."""
+def check_file(name: str) -> None:
+    """Looks at a key file before anyone reads it. Raises UnreadableError: not there, no file, or open to others."""
     path = Path(name).expanduser()
     try:
-        return _fault(path, path.stat())
+        _check(path, path.stat())
     except OSError as error:
-        return _no_file(path, error)
+        raise _no_file(path, error) from None
 
 
 def read_file(name: str) -> str:
@@ -37,42 +38,21 @@ def read_file(name: str) -> str:
     try:
         with path.open("rb") as file:
             # The open file is checked, not its name: it cannot be swapped in between.
-            fault = _fault(path, os.fstat(file.fileno()))
-            if fault:
-                raise UnreadableError(*fault)
+            _check(path, os.fstat(file.fileno()))
             raw = file.read(_LARGEST)
     except OSError as error:
-        raise UnreadableError(*_no_file(path, error)) from None
+        raise _no_file(path, error) from None
     return one_word(raw, f"api_key_file {str(path)!r}")
 
 
-def fault_of_command(command: str) -> Missing | None:
-    """Can the command be run at all? It is not run to find out."""
-    try:
-        _split(command)
-    except UnreadableError as error:
-        return error.missing
-    return None
-
-
 def run_command(command: str, *, timeout: float = 30.0) -> str:
-    """The key that a command prints, killed after `timeout` seconds. No shell; its error output may hold secrets.
-
-    Raises:
-        UnreadableError: it cannot be run, fails, hangs, or does not print one word of text.
-    """
-    words = _split(command)
+    """The key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
+    words = words_of(command)
     shown = f"api_key_command {words[0]!r}"
     by_hand = "run the command by hand to see why"
     try:
-        done = subprocess.run(  # noqa: S603 - the user's own line of a trusted llm.yaml, without a shell
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
-        )
+        # The user's own line of a trusted llm.yaml, without a shell. Its error output may hold secrets.
+        done = subprocess.run(words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=timeout, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise UnreadableError(f"{shown} gave no key within {timeout:g} seconds", by_hand) from None
     except OSError as error:
@@ -83,11 +63,7 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
 
 
 def one_word(raw: bytes, origin: str) -> str:
-    """The bytes as a key: printable ASCII without blanks, as HTTP headers take it.
-
-    Raises:
-        UnreadableError: it is empty or something else; what it is stays unsaid.
-    """
+    """The bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError: it is none."""
     text = raw.decode("utf-8", errors="replace").strip()
     if not text:
         raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")
@@ -96,24 +72,22 @@ def one_word(raw: bytes, origin: str) -> str:
     return text
 
 
-def _fault(path: Path, found: os.stat_result) -> Missing | None:
+def _check(path: Path, found: os.stat_result) -> None:
+    shown = f"api_key_file {str(path)!r}"
     if not stat.S_ISREG(found.st_mode):
-        return Missing(f"api_key_file {str(path)!r} is not a file", "name a file that holds the key and nothing else")
+        raise UnreadableError(f"{shown} is not a file", "name a file that holds the key and nothing else")
     if os.name == "posix" and found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
-        return Missing(
-            f"api_key_file {str(path)!r} can be read by others (mode {mode:04o})",
-            f"chmod 600 {shlex.quote(str(path))}",
-        )
-    return None
+        raise UnreadableError(f"{shown} can be read by others (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")
 
 
-def _no_file(path: Path, error: OSError) -> Missing:
+def _no_file(path: Path, error: OSError) -> UnreadableError:
     reason = error.strerror or type(error).__name__
-    return Missing(f"api_key_file {str(path)!r} cannot be read ({reason})", "correct its path in llm.yaml")
+    return UnreadableError(f"api_key_file {str(path)!r} cannot be read ({reason})", "correct its path in llm.yaml")
 
 
-def _split(command: str) -> list[str]:
+def words_of(command: str) -> list[str]:
+    """The words of a command that can be run at all; it is not run to find out. Raises UnreadableError: it cannot."""
     try:
         words = shlex.split(command)
     except ValueError as error:

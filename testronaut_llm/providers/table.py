@@ -39,9 +39,8 @@ def find_provider(name: str) -> Provider:
         ConfigError: nobody knows the name, or LiteLLM cannot reach it through a client of ours.
     """
     name = ALIASES.get(name, name)
-    row = _table.get(name)
-    if row is not None:
-        return row
+    if name in _table:
+        return _table[name]
     if name in litellm_names.OPENAI_CLIENT or name in litellm_names.HANDLER_CLIENT:
         return default_row(name)
     _load_entry_point(name)

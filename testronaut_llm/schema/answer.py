@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from testronaut_llm.errors import OutputInvalidError
@@ -62,20 +63,11 @@ def check(document: Mapping[str, Any], value: Any) -> list[str]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    faults = []
-    for error in Draft202012Validator(document).iter_errors(value):
-        deepest = best_match([error]) or error
-        faults.append(line(deepest.json_path, deepest.message))
-        if len(faults) == _MOST_FAULTS:
-            break
-    return sorted(faults)
+    first = islice(Draft202012Validator(document).iter_errors(value), _MOST_FAULTS)
+    deepest = [best_match([error]) or error for error in first]
+    return sorted(line(error.json_path, error.message) for error in deepest)
 
 
 def line(path: str, message: str) -> str:
     """One fault, short enough to be read."""
     return f"{path}: {message if len(message) <= 200 else message[:200] + '...'}"
-
-
-def refused(name: str, faults: list[str], text: str) -> OutputInvalidError:
-    """The error for an answer that does not obey its schema."""
-    return OutputInvalidError(f"The answer does not obey the schema `{name}`: {'; '.join(faults)}.", text=text)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.schema.document import SAME_PLACE, Path, components, modern, resolve, subschemas, walk
+from testronaut_llm.schema.document import SAME_PLACE, Path, modern, resolve, roots, subschemas, walk
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
@@ -19,22 +19,24 @@ _MAX_DEPTH = 100
 
 
 def canonical(schema: dict[str, Any]) -> dict[str, Any]:
-    """The caller's schema, plain, as one draft 2020-12 document.
+    """The caller's schema as one draft 2020-12 document. Raises InvalidRequestError with the path of a fault."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
 
-    Raises:
-        InvalidRequestError: it is no usable JSON Schema; the message holds the path of the fault.
-    """
     document = with_references(schema)
-    _check_keywords(document)
+    for path, part in roots(document):
+        try:
+            Draft202012Validator.check_schema(part)
+        except SchemaError as error:
+            raise fault((*path, *error.absolute_path), _in_words(error)) from None
+    for path, node in walk(document):
+        if node.get("enum") == []:
+            raise fault((*path, "enum"), "an empty `enum` admits no answer")
     return document
 
 
 def with_references(schema: dict[str, Any]) -> dict[str, Any]:
-    """A plain JSON Schema in the forms of 2020-12, all of whose references lead somewhere.
-
-    Raises:
-        InvalidRequestError: one does not; the message holds its path.
-    """
+    """A plain JSON Schema in the forms of 2020-12. Raises InvalidRequestError for a reference that leads nowhere."""
     document = modern(schema)
     try:
         _check_references(document)
@@ -60,11 +62,7 @@ def json_path(path: Iterable[str | int]) -> str:
 
 
 def plain(value: Any, path: Path = ()) -> Any:
-    """A copy of the caller's schema, of JSON values only.
-
-    Raises:
-        InvalidRequestError: it holds something else, or is too deep; the message holds the path.
-    """
+    """A copy of the caller's schema, of JSON values only. Raises InvalidRequestError with the path of anything else."""
     if len(path) > _MAX_DEPTH:
         raise _too_deep()
     if isinstance(value, Mapping):
@@ -115,22 +113,6 @@ def _check_loops(document: dict[str, Any], node: Any, path: Path, finished: set[
         if steps[0] in SAME_PLACE:
             _check_loops(document, sub, (*path, *steps), finished, above | {id(node)})
     finished.add(id(node))
-
-
-def _check_keywords(document: dict[str, Any]) -> None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
-    parts: list[tuple[Path, Any]] = [((), document)]
-    parts += [(("components", "schemas", name), sub) for name, sub in components(document).items()]
-    for path, part in parts:
-        try:
-            Draft202012Validator.check_schema(part)
-        except SchemaError as error:
-            raise fault((*path, *error.absolute_path), _in_words(error)) from None
-    for path, node in walk(document):
-        if node.get("enum") == []:
-            raise fault((*path, "enum"), "an empty `enum` admits no answer")
 
 
 def _in_words(error: SchemaError) -> str:

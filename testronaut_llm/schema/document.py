@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import Any
 from urllib.parse import unquote
 
@@ -37,14 +38,10 @@ def subschemas(node: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
 
 def map_subschemas(node: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
     """`node` with each schema directly below it changed."""
-    out = dict(node)
-    for key, value in node.items():
-        if key in _ONE:
-            out[key] = change(value)
-        elif key in _MANY and isinstance(value, list):
-            out[key] = [change(sub) for sub in value]
-        elif key in _NAMED and isinstance(value, dict):
-            out[key] = {name: change(sub) for name, sub in value.items()}
+    out: dict[Any, Any] = {key: copy(value) for key, value in node.items()}
+    for steps, sub in subschemas(node):
+        holder = out if len(steps) == 1 else out[steps[0]]
+        holder[steps[-1]] = change(sub)
     return out
 
 
@@ -55,10 +52,15 @@ def components(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
+def roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    """The document and OpenAPI's named schemas: what stands below no other schema."""
+    named = [(("components", "schemas", name), sub) for name, sub in components(document).items()]
+    return [((), document), *named]
+
+
 def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each schema object of the document with its path."""
-    stack: list[tuple[Path, Any]] = [((), document)]
-    stack += [(("components", "schemas", name), sub) for name, sub in components(document).items()]
+    stack = roots(document)
     while stack:
         path, node = stack.pop()
         if isinstance(node, dict):
@@ -67,11 +69,7 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """What a `$ref` into the document points at.
-
-    Raises:
-        LookupError: nothing is there.
-    """
+    """What a `$ref` into the document points at. Raises LookupError: nothing is there."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         for _, node in walk(document):

@@ -1,4 +1,4 @@
-"""The places of an answer as a wire says them: each knows its schema there, and the way out and back of a value.
+"""The places of an answer as a wire says them: each knows its schema there, and the way back of a value.
 
 The way back is generous: a value that already has the caller's form is left as it is. What comes out is judged
 by the caller's schema in any case.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, repeat
+from typing import Any, ClassVar
 
 from testronaut_llm.support import strict_json
 
@@ -17,6 +18,11 @@ from testronaut_llm.support import strict_json
 @dataclass(slots=True, kw_only=True)
 class Node:
     """A place that says any value as it is, by the schema `says`."""
+
+    kind: ClassVar[str | None] = None
+    """The JSON type on the wire, where all places of the class have the same."""
+    encoded: ClassVar[bool] = False
+    """Does every value look different on the wire?"""
 
     says: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -26,21 +32,18 @@ class Node:
     def schema(self) -> dict[str, Any]:
         return {**self.says, **self.notes}
 
-    def encode(self, value: Any) -> Any:
-        """The value as the wire makes a model say it."""
-        return value
-
     def decode(self, value: Any) -> Any:
         """The value in the caller's form."""
         return value
 
     def kinds(self) -> set[str]:
         """JSON types on the wire; empty where it may be any."""
-        return {self.says["type"]} if "type" in self.says else set()
+        kind = self.kind or self.says.get("type")
+        return {kind} if kind else set()
 
     def encodes(self) -> bool:
         """Does a value look different on the wire?"""
-        return False
+        return self.encoded
 
     def takes_null(self) -> bool:
         return self.kinds() <= {"null"} and None in self.says.get("enum", [None])
@@ -55,11 +58,11 @@ class Node:
 class Text(Node):
     """JSON in a string: the way to say, on a wire of closed objects, what is not one."""
 
+    kind = "string"
+    encoded = True
+
     def schema(self) -> dict[str, Any]:
         return {"type": "string", **self.notes}
-
-    def encode(self, value: Any) -> Any:
-        return json.dumps(value, ensure_ascii=False)
 
     def decode(self, value: Any) -> Any:
         if not isinstance(value, str):
@@ -69,23 +72,15 @@ class Text(Node):
         except ValueError:
             return value
 
-    def kinds(self) -> set[str]:
-        return {"string"}
-
-    def encodes(self) -> bool:
-        return True
-
-    def takes_null(self) -> bool:
-        return False
-
 
 @dataclass(slots=True, kw_only=True)
 class Record(Node):
     """An object with declared properties."""
 
+    kind = "object"
     properties: Mapping[str, Node]
     required: frozenset[str]
-    all_required: bool
+    all_required: bool = False
     others: Node | bool | None = None
     """Undeclared properties: their place, forbidden, or (None) not mentioned."""
 
@@ -106,14 +101,6 @@ class Record(Node):
             return node.schema()
         return either([node.schema(), {"type": "null"}])
 
-    def encode(self, value: Any) -> Any:
-        out = {name: node.encode(value[name]) for name, node in self.properties.items() if name in value}
-        if self.all_required:
-            out = {name: out.get(name) for name in self.properties}
-        elif self.others is not False:
-            out |= {name: sub for name, sub in value.items() if name not in out}
-        return out
-
     def decode(self, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
@@ -126,9 +113,6 @@ class Record(Node):
                 out[name] = node.decode(sub)
         return out
 
-    def kinds(self) -> set[str]:
-        return {"object"}
-
     def fits(self, value: Any) -> bool:
         needed = self.properties.keys() if self.all_required else self.required
         return isinstance(value, dict) and needed <= value.keys() <= self.properties.keys()
@@ -138,6 +122,8 @@ class Record(Node):
 class Entries(Node):
     """An object with free keys, as a list of `key` and `value`."""
 
+    kind = "array"
+    encoded = True
     value: Node
 
     def schema(self) -> dict[str, Any]:
@@ -150,9 +136,6 @@ class Entries(Node):
             "items": entry,
         }
 
-    def encode(self, value: Any) -> Any:
-        return [{"key": key, "value": self.value.encode(sub)} for key, sub in value.items()]
-
     def decode(self, value: Any) -> Any:
         if isinstance(value, dict):
             return {key: self.value.decode(sub) for key, sub in value.items()}
@@ -163,17 +146,12 @@ class Entries(Node):
             return value
         return {entry["key"]: self.value.decode(entry["value"]) for entry in value}
 
-    def kinds(self) -> set[str]:
-        return {"array"}
-
-    def encodes(self) -> bool:
-        return True
-
 
 @dataclass(slots=True, kw_only=True)
 class Items(Node):
     """An array: `first` by position, then the `rest`."""
 
+    kind = "array"
     first: tuple[Node, ...] = ()
     rest: Node | None = None
 
@@ -185,20 +163,11 @@ class Items(Node):
             says = {**self.says, "items": either([node.schema() for node in nodes])}
         return {"type": "array", **self.notes, **says}
 
-    def _each(self, value: list[Any], change: Callable[[Node, Any], Any]) -> list[Any]:
-        return [
-            change(node, sub) if (node := self.first[i] if i < len(self.first) else self.rest) else sub
-            for i, sub in enumerate(value)
-        ]
-
-    def encode(self, value: Any) -> Any:
-        return self._each(value, lambda node, sub: node.encode(sub))
-
     def decode(self, value: Any) -> Any:
-        return self._each(value, lambda node, sub: node.decode(sub)) if isinstance(value, list) else value
-
-    def kinds(self) -> set[str]:
-        return {"array"}
+        if not isinstance(value, list):
+            return value
+        nodes = chain(self.first, repeat(self.rest))
+        return [node.decode(sub) if node else sub for node, sub in zip(nodes, value, strict=False)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -209,11 +178,6 @@ class Choice(Node):
 
     def schema(self) -> dict[str, Any]:
         return _noted(either([node.schema() for node, _ in self.options]), self.notes)
-
-    def encode(self, value: Any) -> Any:
-        right = [node for node, accepts in self.options if accepts(value)] or [self.options[0][0]]
-        said = ((node, node.encode(value)) for node in right if node.fits(value) or node.encodes())
-        return next((out for node, out in said if node.decode(out) == value), right[0].encode(value))
 
     def decode(self, value: Any) -> Any:
         for node, accepts in sorted(self.options, key=lambda option: not option[0].fits(value)):
@@ -244,9 +208,6 @@ class Link(Node):
 
     def schema(self) -> dict[str, Any]:
         return _noted({"$ref": f"#/$defs/{self.name}"}, self.notes)
-
-    def encode(self, value: Any) -> Any:
-        return self.table[self.name].encode(value)
 
     def decode(self, value: Any) -> Any:
         return self.table[self.name].decode(value)

@@ -69,11 +69,7 @@ class Places:
         self._deep = 0
 
     def place(self, schema: Any, path: str) -> Node:
-        """The place that `schema` describes.
-
-        Raises:
-            TooLarge: the schema unfolds into too many places, or too deep.
-        """
+        """The place that `schema` describes. Raises TooLarge: the schema unfolds into too many places, or too deep."""
         self._count += 1
         if self._count > _MAX_PLACES or self._deep > _MAX_DEPTH:
             if self._dialect.constrains:

@@ -34,14 +34,10 @@ class WireSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One schema on one wire: its form there, and the way out and back of a value."""
+    """One schema on one wire: its form there, and the way back of a value."""
 
     wire: WireSchema
     root: Node
-
-    def encode(self, value: Any) -> Any:
-        said = self.root.encode(value)
-        return {WRAP: said} if self.wire.wrapped else said
 
     def decode(self, value: Any) -> Any:
         if self.wire.wrapped and isinstance(value, dict) and value.keys() == {WRAP}:
@@ -62,7 +58,8 @@ def plan(document: Mapping[str, Any], name: str, dialect: Dialect) -> Plan:
         if not exceeds(dialect, made.wire.schema or {}):
             return made
     wire = WireSchema(schema=None, name=name, instructions=_ONLY_JSON + _words(document), wrapped=False)
-    return Plan(wire=wire, root=_lenient_root(document))
+    # Nothing is encoded without a wire that asks for it; only a stray null is taken out.
+    return Plan(wire=wire, root=Places(document, DIALECTS["none"], unroll=0).place(document, ""))
 
 
 def _constrained(document: Mapping[str, Any], name: str, dialect: Dialect, unroll: int) -> Plan:
@@ -71,14 +68,12 @@ def _constrained(document: Mapping[str, Any], name: str, dialect: Dialect, unrol
     while isinstance(root, Link):
         root = places.table[root.name]
     wrapped = _needs_wrap(root, dialect)
-    top = _wrap(root, dialect) if wrapped else root
+    top = Record(properties={WRAP: root}, required=frozenset({WRAP}), others=False) if wrapped else root
     schema = _with_definitions(top.schema(), places.table)
     lines = [_ONLY_JSON + _words(schema)] if dialect.in_prompt else []
     if places.rules:
-        lines.append(
-            "The answer also obeys:\n"
-            + "\n".join(f"- `{place}`: {', '.join(rules)}" for place, rules in places.rules.items())
-        )
+        rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
+        lines.append("\n".join(["The answer also obeys:", *rules]))
     if places.refers:
         lines.append("The schema that `$ref` points into:\n" + _words(document))
     wire = WireSchema(schema=schema, name=name, instructions="\n\n".join(lines), wrapped=wrapped)
@@ -89,16 +84,6 @@ def _needs_wrap(root: Node, dialect: Dialect) -> bool:
     if not dialect.closed:
         return not root.schema()  # LiteLLM drops an empty schema
     return not isinstance(root, Record) or _MISREAD in root.properties
-
-
-def _wrap(root: Node, dialect: Dialect) -> Node:
-    required = frozenset({WRAP})
-    return Record(properties={WRAP: root}, required=required, all_required=dialect.all_required, others=False)
-
-
-def _lenient_root(document: Mapping[str, Any]) -> Node:
-    """Nothing is encoded without a wire that asks for it; only a stray null is taken out."""
-    return Places(document, DIALECTS["none"], unroll=0).place(document, "")
 
 
 def _with_definitions(schema: dict[str, Any], table: Mapping[str, Node]) -> dict[str, Any]:
