@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
@@ -22,12 +21,11 @@ from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.model_config import ModelConfig
 
 IDLE_SECONDS = 300.0
 START_SECONDS = 120.0
+"""That an unused server stays, and that a load may take."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -69,19 +67,11 @@ class _Seats(dict[Key, _Seat]):
 class EmbeddedRunner:
     """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
 
-    `idle_seconds` is how long an unused server stays (a model's `keep_alive` goes first), `start_seconds` how long a
-    load may take.
+    `idle_seconds` is how long an unused server stays; a model's `keep_alive` goes first.
     """
 
-    def __init__(
-        self,
-        store: ModelStore | None = None,
-        *,
-        idle_seconds: float = IDLE_SECONDS,
-        start_seconds: float = START_SECONDS,
-    ) -> None:
-        self._store = store or ModelStore()
-        self._idle_seconds, self._start_seconds = idle_seconds, start_seconds
+    def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._store, self._idle_seconds = store or ModelStore(), idle_seconds
         self._seats = _Seats()
         weakref.finalize(self, _stop_all, self._seats)  # at exit too, and when nobody holds the runner
         if hasattr(os, "register_at_fork"):
@@ -131,7 +121,7 @@ class EmbeddedRunner:
         if self._store.find(model.name) is None:
             fetch(model.name, store=self._store)
         process = EmbeddedProcess(model.name, self._settings(model, embeddings, slots))
-        process.start(self._start_seconds)
+        process.start(START_SECONDS)
         self._store.touch(model.name)
         return process
 
@@ -188,13 +178,6 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     except LocalModelError as error:
         return str(error)
     return None
-
-
-def embedded_context(model: ModelConfig, *, store: ModelStore | None = None) -> int | None:
-    """Tokens of context that `model` will be loaded with if the memory allows; None if it is not on this machine."""
-    stored = (store or ModelStore()).get(model.name)
-    wanted = model.num_ctx or memory_fit.DEFAULT_CONTEXT
-    return min(wanted, stored.context or wanted) if stored else None
 
 
 def _idle_seconds(keep_alive: object, default: float) -> float:
