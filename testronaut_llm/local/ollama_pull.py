@@ -11,21 +11,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 
 if TYPE_CHECKING:
     from ollama import ProgressResponse
-
-    from testronaut_llm.model_config import ModelConfig
 
 _TRIES = 3
 _HOPELESS = ("file does not exist", "invalid model name", "not found", "unauthorized", "no space left", "newer version")
@@ -46,13 +44,8 @@ def pull(
 ) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
 
-    Args:
-        server: where to.
-        name: as in `ollama pull`.
-        report: is told how far it is.
-        patience: seconds without progress after which the pull is begun anew.
-        wait: seconds for another process that pulls the same; negative: as long as it takes.
-        clock: seconds that never go back.
+    After `patience` seconds without progress it is begun anew; another process that pulls the same is waited for
+    `wait` seconds, or as long as it takes where that is negative.
 
     Raises:
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
@@ -61,9 +54,12 @@ def pull(
 
     tell = report or (lambda _: None)
     lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
-    waiting = partial(tell, Progress(note="another process pulls it; waiting"))
     try:
-        with held(data_dir() / "locks" / lock, waiting, timeout=wait):
+        with held(
+            data_dir() / "locks" / lock,
+            waiting=lambda: tell(Progress(note="another process pulls it; waiting")),
+            timeout=wait,
+        ):
             _some_tries(server, name, tell, patience, clock)
     except Timeout:
         raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None
@@ -158,8 +154,8 @@ def _check_room(server: OllamaServer, step: ProgressResponse) -> None:
 def _models_folder() -> Path | None:
     """Where a server on this machine most likely keeps its models; None where it cannot be seen."""
     named = os.environ.get("OLLAMA_MODELS")
-    places = [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"]
-    return next((place for place in (Path(name).expanduser() for name in places) if place.is_dir()), None)
+    places = map(Path, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
+    return next((place.expanduser() for place in places if place.expanduser().is_dir()), None)
 
 
 def _mend(said: str) -> str:

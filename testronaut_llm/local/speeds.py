@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testronaut_llm.local.download import held, known_fields
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.support import paths
 from testronaut_llm.support.atomic_file import write_atomically
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
 
 KEPT = 20
 """Measurements kept of each model, the newest last."""

@@ -12,15 +12,12 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from testronaut_llm.config.sections import LogConfig
+from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import made
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import LogConfig
-    from testronaut_llm.model_config import LLMConfig
-
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 """A pipe that nobody reads is a fault, not a wait."""

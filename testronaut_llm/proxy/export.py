@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from testronaut_llm.config.sections import BudgetConfig, LimitConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import is_local, provider_of
 from testronaut_llm.proxy.models import Deployment, deployment_of, limited_by
 from testronaut_llm.task_router import one_vector_space, select
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import BudgetConfig, LimitConfig
-    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 
 PROXY = "litellm_proxy"
 _LITELLMS_FALLBACKS = 5

@@ -10,14 +10,12 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.records import Message
 from testronaut_llm.tokens.encodings import Tokenizer
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
-    from testronaut_llm.records import Message
 
 Trust = Literal["exact", "close", "guess"]
 

@@ -13,20 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.local.speeds import Speed
 from testronaut_llm.local.tiny_model import WORDS
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.trials.verify import seconds_to_load
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import ModelConfig
 
 PROMPT_WORDS, ANSWER_TOKENS = 300, 96
 NANO = 1e9

@@ -9,18 +9,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, OutputTruncatedError
+from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import inspection
 from testronaut_llm.local.inspection import Found, Outcome
 from testronaut_llm.local.tiny_model import WORDS
-from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import provider_of
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import ModelConfig
 
 SKIPPED: Outcome = "skipped"
 
