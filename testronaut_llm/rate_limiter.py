@@ -6,6 +6,7 @@ or when the ticket's `look_in` is over. Threads and event loops share it; proces
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -78,11 +79,8 @@ class Ticket:
     ) -> None:
         """Gives place and slot back; a second time does nothing.
 
-        Args:
-            sent: did a request leave? If not, it does not count.
-            tokens: what it really used; None where nobody knows.
-            error: how it failed.
-            headers: of the response, names in lower case; None where nobody waited for it to come.
+        A request that was not `sent` does not count. `tokens` are None where nobody knows how many it used, `headers`
+        (names in lower case) where nobody waited for the response.
         """
         if not self.has_left:
             self.has_left = True
@@ -91,11 +89,7 @@ class Ticket:
 
 
 class RateLimiter:
-    """The limits of one manager. Safe for threads.
-
-    Args:
-        clock: seconds that never go back.
-    """
+    """The limits of one manager. Safe for threads. Its clock says seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -107,10 +101,8 @@ class RateLimiter:
     def ticket(self, rules: Sequence[Rule], model: str, tokens: int) -> Ticket:
         """A place at the end of the line, taken when its turn is first asked for.
 
-        Args:
-            rules: all limits that apply.
-            model: whose replies say how fast to go on.
-            tokens: the most that the attempt may use, prompt and answer.
+        All `rules` hold; the replies of `model` say how fast to go on; `tokens` are the most that the attempt may use,
+        prompt and answer.
         """
         if self._process != os.getpid():
             self.__init__(self._clock)  # type: ignore[misc]  # a fork has left the others behind, and maybe a held lock
@@ -131,7 +123,7 @@ class RateLimiter:
 
     def _gate(self, rule: Rule) -> Gate:
         gate = self._gates.get(rule.name) or self._gates.setdefault(rule.name, Gate(rule))
-        gate.follow(rule)
+        gate.rule = rule  # what `llm.yaml` says by now
         return gate
 
     def _turn(self, ticket: Ticket) -> bool:
@@ -200,9 +192,9 @@ class RateLimiter:
             return  # the garbage collector has closed it, or closed another, which gave it its slot
         for gate in ticket.gates:
             gate.running.add(ticket)
-            if gate.requests is not None:
+            if gate.rule.rpm is not None:
                 ticket.requests_taken.append((gate.requests, gate.requests.take(1, now)))
-            if gate.tokens is not None:
+            if gate.rule.tpm is not None:
                 ticket.tokens_taken.append((gate.tokens, gate.tokens.take(gate.weight(ticket.tokens), now)))
         ticket.holds, ticket.is_probe = True, ticket.is_resting
         _wake(ticket)
@@ -211,15 +203,10 @@ class RateLimiter:
         """Notes what a ticket waits at least, if all before it stay, and for what."""
         ticket.at_least, ticket.blocked_by = 0.0, ""
         for gate in ticket.gates:
-            ahead = 0
-            for other in self._line:
-                if other is ticket:
-                    break
-                ahead += gate in other.gates
-            full = gate.is_full(ticket.around)
-            wait = (
-                math.inf if gate.is_stuck(ticket.around) else gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
-            )
+            before = itertools.takewhile(lambda other: other is not ticket, self._line)
+            ahead = sum(gate in other.gates for other in before)
+            stuck, full = gate.is_stuck(ticket.around), gate.is_full(ticket.around)
+            wait = math.inf if stuck else gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
             if wait > ticket.at_least or ((full or ahead or gate.wait(ticket.tokens, now)) and not ticket.blocked_by):
                 ticket.at_least, ticket.blocked_by = wait, gate.words(now)
                 ticket.is_alone = gate is ticket.gates[-1]
