@@ -26,7 +26,6 @@ class GgufHeader:
     model), `has_template` whether it says how a conversation is put to it.
     """
 
-    architecture: str
     size: int
     context: int
     embedding: int
@@ -117,7 +116,6 @@ def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
     across = width // max(_per_layer(heads, layers))
     lengths = of("attention.key_length", across) + of("attention.value_length", across)
     return GgufHeader(
-        architecture=architecture,
         size=size,
         context=of("context_length"),
         embedding=width,

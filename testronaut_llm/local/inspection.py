@@ -33,10 +33,10 @@ def digest(model: ModelConfig) -> Found:
         if found is None:
             raise LocalModelError(not_pulled(model.name))
         return _pinned(model, found.digest, "Ollama has checked it when it was pulled")
-    stored, path = ModelStore().get(model.name), ModelStore().find(model.name)
-    if stored is None or path is None:
+    stored = ModelStore().get(model.name)
+    if stored is None:
         raise LocalModelError(f"it is not on this machine; testronaut-llm models pull {model.model}")
-    really = sha256_of(path)
+    really = sha256_of(ModelStore().path(model.name))
     if really != stored.sha256:
         again = pull_again(model.name)
         return "fail", f"the file has sha256 {really[:12]}, and had {stored.sha256[:12]} when it was stored; {again}"
