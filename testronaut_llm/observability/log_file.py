@@ -46,7 +46,8 @@ class EventFile:
         line = (json.dumps(stamped, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
         path = Path(settings.file)
         try:
-            path = _path_of(config, settings)
+            folder = config.path.parent if config.path else Path()
+            path = (folder / Path(settings.file).expanduser()).resolve()
             with self._lock:
                 self._opened(path)
                 self._append(line)
@@ -100,11 +101,6 @@ class EventFile:
         if file not in self._warned:
             self._warned.add(file)
             logger().warning(event, file=file, fault=fault)
-
-
-def _path_of(config: LLMConfig, settings: LogConfig) -> Path:
-    folder = config.path.parent if config.path else Path()
-    return (folder / Path(settings.file).expanduser()).resolve()
 
 
 def _numbered(path: Path, number: int) -> Path:
