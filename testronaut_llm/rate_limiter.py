@@ -27,15 +27,7 @@ _held: ContextVar[frozenset[Ticket]] = ContextVar("testronaut_llm_held", default
 
 
 class Ticket:
-    """One attempt's place in line, and then its slot. Has to be left, whatever happens.
-
-    Attributes:
-        woken: done when it is worth asking for the turn again.
-        look_in: seconds after which it is worth it, too; infinite where only the end of another call brings room.
-        at_least: seconds that it will wait at least; infinite where it would wait for itself.
-        blocked_by: what it waits for, in words.
-        is_alone: it waits for its own model alone: the provider asks for a pause, or the model rests.
-    """
+    """One attempt's place in line, and then its slot. Has to be left, whatever happens."""
 
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
@@ -46,11 +38,12 @@ class Ticket:
         self.holds: bool = False
         self.has_left: bool = False
         self.is_probe: bool = False
-        self.is_alone: bool = False
+        self.is_alone: bool = False  # waits for its own model: the provider asks for a pause, or the model rests
         self.rests = self.gates[-1].breaker.rests if gates else 0
-        self.look_at = self.look_in = math.inf
-        self.at_least, self.blocked_by = 0.0, ""
-        self.woken: Future[None] = _AT_ONCE
+        self.woken: Future[None] = _AT_ONCE  # done when it is worth asking for the turn again
+        self.look_at = self.look_in = math.inf  # seconds; when it is, too, unless only the end of another brings room
+        self.at_least = 0.0  # seconds that it will wait; infinite where it would wait for itself
+        self.blocked_by = ""  # what it waits for, in words
 
     def turn(self) -> bool:
         """May it send now? If so it holds its slot."""

@@ -43,29 +43,26 @@ def read_header(path: Path) -> GgufHeader:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _header(_metadata(data), len(data))
-    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-        raise LocalModelError(
-            f"{str(path)!r} is not a usable GGUF model ({_reason(error)}). Fetch it again: {pull_again(path.stem)}"
-        ) from None
+            reason = _other_format(data)
+            if not reason:
+                return _header(_metadata(data), len(data))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ValueError, KeyError, IndexError, TypeError, struct.error):
+        reason = "its header is damaged or cut"
+    again = pull_again(path.stem)
+    raise LocalModelError(f"{str(path)!r} is not a usable GGUF model ({reason}). Fetch it again: {again}")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error) if isinstance(error, _NotGgufError) else "its header is damaged or cut"
-
-
-class _NotGgufError(ValueError):
-    pass
+def _other_format(data: mmap.mmap) -> str:
+    if data[:4] != b"GGUF":
+        return "it does not begin with the letters GGUF"
+    (version,) = struct.unpack_from("<I", data, 4)
+    return "" if version in (2, 3) else f"GGUF version {version}, expected 2 or 3"
 
 
 def _metadata(data: mmap.mmap) -> dict[str, Any]:
-    if data[:4] != b"GGUF":
-        raise _NotGgufError("it does not begin with the letters GGUF")
-    version, _, pairs = struct.unpack_from("<IQQ", data, 4)
-    if version not in (2, 3):
-        raise _NotGgufError(f"GGUF version {version}, expected 2 or 3")
+    (pairs,) = struct.unpack_from("<Q", data, 16)
     cursor = _Cursor(data, 24)
     return {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(pairs)}
 

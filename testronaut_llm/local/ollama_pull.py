@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from ollama import ProgressResponse
 
 _TRIES = 3
-_HOPELESS = ("file does not exist", "invalid model name", "not found", "unauthorized", "no space left", "newer version")
+_HOPELESS = {
+    "no space left": "make room on the disk of the Ollama server, or remove a model: ollama rm NAME",
+    "newer version": "update Ollama: https://ollama.com/download",
+    **dict.fromkeys(
+        ("file does not exist", "invalid model name", "not found", "unauthorized"),
+        "check its name and tag at https://ollama.com/library",
+    ),
+}
+"""Words of errors that no other try mends, and what does."""
 
 
 class _BrokenError(Exception):
@@ -112,8 +120,9 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float, cloc
                 _check_room(server, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
     except ResponseError as error:
-        if any(words in error.error for words in _HOPELESS):
-            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {_mend(error.error)}") from None
+        mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
+        if mend:
+            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None
         raise _BrokenError(error.error) from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise unreachable(server.url, error) from None
@@ -156,11 +165,3 @@ def _models_folder() -> Path | None:
     named = os.environ.get("OLLAMA_MODELS")
     places = map(Path, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
     return next((place.expanduser() for place in places if place.expanduser().is_dir()), None)
-
-
-def _mend(said: str) -> str:
-    if "no space left" in said:
-        return "make room on the disk of the Ollama server, or remove a model: ollama rm NAME"
-    if "newer version" in said:
-        return "update Ollama: https://ollama.com/download"
-    return "check its name and tag at https://ollama.com/library"

@@ -19,33 +19,19 @@ KEPT = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One measurement; medians of its rounds.
+    """One measurement; medians of its rounds. What nobody knows is None."""
 
-    Attributes:
-        model: `provider/name`.
-        at: when, ISO 8601 in UTC.
-        source: whose clock: `measured` here, or `ollama`, which times itself without the way there.
-        load: seconds until a model that was not in memory could answer; None where nobody knows.
-        first: seconds to the first token of the answer to a prompt of `prompt_tokens`.
-        prompt_tokens: length of the prompts.
-        prompt_rate: tokens read a second.
-        answer_rate: tokens written a second, one request at a time.
-        memory: bytes that it takes, at most; None where nobody knows.
-        at_once: requests at the same time in the last round, 1 where there was none.
-        rate_at_once: tokens written a second by all of them together.
-    """
-
-    model: str
-    at: str
-    source: str
-    load: float | None
-    first: float
+    model: str  # `provider/name`
+    at: str  # ISO 8601 in UTC
+    source: str  # whose clock: `measured` here, or `ollama`, which times itself without the way there
+    load: float | None  # seconds until a model that was not in memory could answer
+    first: float  # seconds to the first token of the answer to a prompt of `prompt_tokens`
     prompt_tokens: int
-    prompt_rate: float
-    answer_rate: float
-    memory: int | None = None
-    at_once: int = 1
-    rate_at_once: float | None = None
+    prompt_rate: float  # tokens read a second
+    answer_rate: float  # tokens written a second, one request at a time
+    memory: int | None = None  # bytes, at most
+    at_once: int = 1  # requests at the same time in the last round, 1 where there was none
+    rate_at_once: float | None = None  # tokens written a second by all of them together
 
     def seconds(self, prompt: int, answer: int) -> float:
         """How long an answer of so many tokens to a prompt of so many takes, once the model is in memory."""

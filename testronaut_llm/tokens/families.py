@@ -26,34 +26,20 @@ _P50K, _P50K_DIGITS = Tokenizer("p50k_base"), Tokenizer("p50k_base", single_digi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models that count alike.
+    """Models that count alike."""
 
-    Attributes:
-        name: key under which what is learned is kept.
-        pattern: what its provider and name look like, such as `openai/gpt-6-luna`.
-        tokenizer: the nearest one on disk.
-        trust: how near it is; `exact` is hardly corrected by what is learned.
-        slope: tokens charged for each token counted.
-        start, turn: tokens added to each prompt and to each message of it.
-        answered: tokens added to each earlier answer of the model, besides `turn`.
-        system_turn: does a system message count as a message?
-        own_system: tokens of the system message that its template adds where there is none.
-        thinking: tokens that asking for reasoning adds.
-        schema_start, schema_slope: the same as `start` and `slope` for a JSON Schema on the wire.
-    """
-
-    name: str
-    pattern: str
-    tokenizer: Tokenizer
-    trust: Trust = "close"
-    slope: float = 1.0
-    start: int = 3
-    turn: int = 4
-    answered: int = 0
-    system_turn: bool = True
-    own_system: int = 0
-    thinking: int = 0
-    schema_start: int = 0
+    name: str  # key under which what is learned is kept
+    pattern: str  # what its provider and name look like, such as `openai/gpt-6-luna`
+    tokenizer: Tokenizer  # the nearest one on disk
+    trust: Trust = "close"  # how near it is; `exact` is hardly corrected by what is learned
+    slope: float = 1.0  # tokens charged for each token counted
+    start: int = 3  # tokens added to each prompt
+    turn: int = 4  # tokens added to each message
+    answered: int = 0  # tokens added to each earlier answer of the model, besides `turn`
+    system_turn: bool = True  # does a system message count as a message?
+    own_system: int = 0  # tokens of the system message that its template adds where there is none
+    thinking: int = 0  # tokens that asking for reasoning adds
+    schema_start: int = 0  # the same as `start` and `slope` for a JSON Schema on the wire
     schema_slope: float = 0.0
 
     @property
@@ -72,12 +58,7 @@ class Family:
 
 
 _OPENAI = Family(
-    name="openai",
-    pattern=r"/(gpt-|chatgpt-)",
-    tokenizer=_O200K,
-    trust="exact",
-    schema_start=5,
-    schema_slope=0.95,
+    name="openai", pattern=r"/(gpt-|chatgpt-)", tokenizer=_O200K, trust="exact", schema_start=5, schema_slope=0.95
 )
 _CLAUDE = Family(
     name="claude-5",
