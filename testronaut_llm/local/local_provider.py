@@ -63,6 +63,10 @@ class _Seats(dict[Key, _Seat]):
         super().__init__()
         self.lock = threading.Lock()
 
+    def all(self) -> list[_Seat]:
+        with self.lock:
+            return list(self.values())
+
 
 class EmbeddedRunner:
     """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
@@ -106,8 +110,7 @@ class EmbeddedRunner:
 
     def crash(self, api_base: str) -> LocalModelError | None:
         """Why the server at `api_base` died, or None if it did not; to be asked when a connection to it broke."""
-        with self._seats.lock:
-            processes = [seat.process for seat in self._seats.values() if seat.process]
+        processes = [seat.process for seat in self._seats.all() if seat.process]
         return next((process.crash() for process in processes if f"{process.address}/v1" == api_base), None)
 
     def close(self) -> None:
@@ -159,9 +162,7 @@ class EmbeddedRunner:
                     header, model.name, machine.available_memory(), wanted=model.num_ctx, embeddings=embeddings
                 )
             except LocalModelError:
-                with self._seats.lock:
-                    seats = list(self._seats.values())
-                if not any(_stop_if_idle(seat) for seat in seats):
+                if not any(_stop_if_idle(seat) for seat in self._seats.all()):
                     raise
 
 
@@ -228,9 +229,7 @@ def _stop_if_idle(seat: _Seat) -> bool:
 
 
 def _stop_all(seats: _Seats) -> None:
-    with seats.lock:
-        everyone = list(seats.values())
-    for seat in everyone:
+    for seat in seats.all():
         with seat.lock:
             if seat.timer:
                 seat.timer.cancel()
@@ -239,8 +238,7 @@ def _stop_all(seats: _Seats) -> None:
 
 def _disown(reference: weakref.ref[_Seats]) -> None:
     """In a forked child: the servers are the parent's, and locks may be held by threads that are not here."""
-    seats = reference()
-    if seats is not None:
+    if (seats := reference()) is not None:
         for seat in seats.values():
             if seat.process:
                 seat.process.disown()

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,6 @@ def pull(
     report: Report | None = None,
     patience: float = 120.0,
     wait: float = -1.0,
-    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
 
@@ -68,15 +67,15 @@ def pull(
             waiting=lambda: tell(Progress(note="another process pulls it; waiting")),
             timeout=wait,
         ):
-            _some_tries(server, name, tell, patience, clock)
+            _some_tries(server, name, tell, patience)
     except Timeout:
         raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None
 
 
-def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float, clock: Callable[[], float]) -> None:
+def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) -> None:
     for tries_left in reversed(range(_TRIES)):
         try:
-            _once(server, name, tell, patience, clock)
+            _once(server, name, tell, patience)
         except _BrokenError as broken:
             if not tries_left:
                 raise LocalModelError(
@@ -108,14 +107,14 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
         pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
 
 
-def _once(server: OllamaServer, name: str, report: Report, patience: float, clock: Callable[[], float]) -> None:
+def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
     from ollama import ResponseError
 
     status = ""
     try:
         with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
-            for step in _moving(steps, patience, clock):
+            for step in _moving(steps, patience):
                 status = step.status or ""
                 _check_room(server, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
@@ -134,16 +133,14 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float, cloc
         raise _BrokenError("Ollama stopped before it was done")
 
 
-def _moving(
-    steps: Iterator[ProgressResponse], patience: float, clock: Callable[[], float]
-) -> Iterator[ProgressResponse]:
+def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[ProgressResponse]:
     """The steps, as long as they get somewhere: a stuck download goes on reporting the same number."""
-    last, since = None, clock()
+    last, since = None, time.monotonic()
     for step in steps:
         here = (step.status, step.completed)
         if here != last:
-            last, since = here, clock()
-        elif clock() - since > patience:
+            last, since = here, time.monotonic()
+        elif time.monotonic() - since > patience:
             raise _BrokenError(f"no progress for {patience:g} seconds")
         yield step
 
