@@ -146,13 +146,14 @@ class RateLimiter:
 
     def _learn(self, ticket: Ticket, error: LLMError | None, headers: Mapping[str, str] | None) -> None:
         """What a reply says of the model: it is there or not, and wants to be asked less often."""
-        gate, now, passing = ticket.gates[-1], self._clock(), error is not None and type(error).verdict is Verdict.RETRY
-        asked = (error.retry_after or 0.0) if error is not None and passing else 0.0
+        gate, now = ticket.gates[-1], self._clock()
+        passing = error if error is not None and type(error).verdict is Verdict.RETRY else None
+        asked = (passing.retry_after or 0.0) if passing else 0.0
         pause = min(LONGEST_PAUSE, max(asked, pause_of(headers or {}, ticket.tokens, time.time())))
         if pause > 0:
             gate.paused_until = max(gate.paused_until, now + pause)
-        if error is not None and passing:
-            gate.breaker.failed(error.code, now, asked=min(LONGEST_PAUSE, asked), probe=ticket.is_probe)
+        if passing:
+            gate.breaker.failed(passing.code, now, asked=min(LONGEST_PAUSE, asked), probe=ticket.is_probe)
         elif headers is not None:
             gate.breaker.answered()
 

@@ -116,11 +116,7 @@ def sha256_of(file: Path) -> str:
 
 
 def checked_room(folder: Path, needed: int) -> None:
-    """Make sure that `needed` bytes and a margin are free on the disk of `folder`.
-
-    Raises:
-        LocalModelError: they are not.
-    """
+    """Raises LocalModelError: `needed` bytes and a margin are not free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
         raise LocalModelError(

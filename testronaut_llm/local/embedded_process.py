@@ -147,7 +147,7 @@ class EmbeddedProcess:
     def _death(self, lines: slice) -> str:
         """How the process ended, and those lines of what it said: of a failing start the first ones tell why."""
         status = self._process.returncode if self._process else None
-        if status in (-signal.SIGKILL, -9):
+        if status == -9:
             how = "killed by the system (signal 9), most often for want of memory"
         elif status is not None and status < 0:
             how = f"it crashed ({signal.Signals(-status).name})"

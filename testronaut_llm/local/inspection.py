@@ -22,11 +22,7 @@ NO_TEMPLATE = (
 
 
 def digest(model: ModelConfig) -> Found:
-    """Are the bytes those that were fetched, and those that `digest:` of llm.yaml asks for?
-
-    Raises:
-        LocalModelError: it is not here.
-    """
+    """Are the bytes those that were fetched, and that `digest:` asks for? Raises LocalModelError: it is not here."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             found = server.find(model.name)

@@ -100,11 +100,7 @@ class EmbeddedRunner:
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
 
     def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Start the server of `model` for what its file is made for: text or vectors.
-
-        Raises:
-            LocalModelError: as `endpoint` does.
-        """
+        """Start the server of `model` for what its file is made for, text or vectors. Raises as `endpoint` does."""
         file = self._store.find(model.name)
         self.endpoint(model, embeddings=file is not None and read_header(file).pooling is not None, slots=slots)
 

@@ -44,11 +44,7 @@ class ModelStore:
         self.folder = folder or paths.data_dir() / "models"
 
     def path(self, name: str) -> Path:
-        """Where the file of `name` is or would be.
-
-        Raises:
-            LocalModelError: the name cannot be a file name on every platform.
-        """
+        """Where the file of `name` is or would be. Raises LocalModelError: it cannot be a file's name everywhere."""
         return self.folder / f"{checked_name(name)}.gguf"
 
     def find(self, name: str) -> Path | None:
