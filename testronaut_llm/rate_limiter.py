@@ -32,6 +32,7 @@ class Ticket:
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
         self.gates, self.tokens = tuple(gates), tokens
+        self.model = self.gates[-1] if gates else Gate(Rule(name=""))  # the last one is the model's own
         self.around = frozenset(one for one in _held.get() if not one.has_left)
         self.requests_taken: list[tuple[Window, Taken]] = []
         self.tokens_taken: list[tuple[Window, Taken]] = []
@@ -39,7 +40,7 @@ class Ticket:
         self.has_left: bool = False
         self.is_probe: bool = False
         self.is_alone: bool = False  # waits for its own model: the provider asks for a pause, or the model rests
-        self.rests = self.gates[-1].breaker.rests if gates else 0
+        self.rests = self.model.breaker.rests
         self.woken: Future[None] = _AT_ONCE  # done when it is worth asking for the turn again
         self.look_at = self.look_in = math.inf  # seconds; when it is, too, unless only the end of another brings room
         self.at_least = 0.0  # seconds that it will wait; infinite where it would wait for itself
@@ -55,12 +56,12 @@ class Ticket:
     @property
     def is_resting(self) -> bool:
         """Is its model left alone because it failed?"""
-        return bool(self.gates) and self.gates[-1].breaker.is_open
+        return self.model.breaker.is_open
 
     @property
     def is_in_vain(self) -> bool:
         """Did the model have to rest once more while this waited?"""
-        return bool(self.gates) and self.gates[-1].breaker.rests > max(1, self.rests)
+        return self.model.breaker.rests > max(1, self.rests)
 
     def leave(
         self,
@@ -140,13 +141,13 @@ class RateLimiter:
             for taken, amount in zip((ticket.requests_taken, ticket.tokens_taken), used, strict=True):
                 for window, one in taken:
                     window.correct(one, amount)
-            if ticket.gates and (used[0] or error is not None):
+            if used[0] or error is not None:
                 self._learn(ticket, error, headers if used[0] else None)
             self._dispatch()
 
     def _learn(self, ticket: Ticket, error: LLMError | None, headers: Mapping[str, str] | None) -> None:
         """What a reply says of the model: it is there or not, and wants to be asked less often."""
-        gate, now = ticket.gates[-1], self._clock()
+        gate, now = ticket.model, self._clock()
         passing = error if error is not None and type(error).verdict is Verdict.RETRY else None
         asked = (passing.retry_after or 0.0) if passing else 0.0
         pause = min(LONGEST_PAUSE, max(asked, pause_of(headers or {}, ticket.tokens, time.time())))
@@ -203,7 +204,7 @@ class RateLimiter:
             wait = math.inf if stuck else gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
             if wait > ticket.at_least or ((full or ahead or gate.wait(ticket.tokens, now)) and not ticket.blocked_by):
                 ticket.at_least, ticket.blocked_by = wait, gate.words(now)
-                ticket.is_alone = gate is ticket.gates[-1]
+                ticket.is_alone = gate is ticket.model
 
 
 def _wake(ticket: Ticket) -> None:

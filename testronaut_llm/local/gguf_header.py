@@ -45,7 +45,7 @@ def read_header(path: Path) -> GgufHeader:
                 return _header(_metadata(data), len(data))
     except OSError as error:
         reason = error.strerror or type(error).__name__
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error):
+    except (ValueError, LookupError, TypeError, ArithmeticError, struct.error):
         reason = "its header is damaged or cut"
     again = pull_again(path.stem)
     raise LocalModelError(f"{str(path)!r} is not a usable GGUF model ({reason}). Fetch it again: {again}")
