@@ -6,9 +6,8 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
@@ -94,11 +93,6 @@ def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: floa
 def is_pinned(found: str, pin: str | None) -> bool:
     """Does a digest begin as `digest:` of llm.yaml says? Anything does where nothing is pinned."""
     return found.removeprefix("sha256:").startswith((pin or "").removeprefix("sha256:"))
-
-
-def known_fields(kind: type, row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row that another version may have written belongs to the dataclass `kind`."""
-    return {one.name: row[one.name] for one in fields(kind) if one.name in row}
 
 
 def size_of(file: Path) -> int:

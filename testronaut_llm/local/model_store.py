@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import held, known_fields
+from testronaut_llm.local.download import held
 from testronaut_llm.support import paths
 from testronaut_llm.support.atomic_file import write_atomically
 
@@ -35,6 +37,9 @@ class StoredModel:
     license: str = ""
     added: str = ""
     last_used: str = ""
+
+
+_ROWS = TypeAdapter(dict[str, StoredModel])  # leaves out fields that only another version knows
 
 
 class ModelStore:
@@ -100,8 +105,7 @@ class ModelStore:
         """A broken index reads as an empty one: pulling a model again finds the file, checks it and writes it anew."""
         try:
             rows = json.loads(self._index.read_text("utf-8"))["models"]
-            named = [{**row, "name": checked_name(name)} for name, row in rows.items()]
-            return {row["name"]: StoredModel(**known_fields(StoredModel, row)) for row in named}
+            return _ROWS.validate_python({checked_name(name): {**row, "name": name} for name, row in rows.items()})
         except (OSError, ValueError, LookupError, TypeError, AttributeError, LocalModelError):
             return {}
 
