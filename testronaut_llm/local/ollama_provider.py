@@ -6,7 +6,6 @@ context length, the capabilities and the remote host of a model that does not ru
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -140,14 +139,13 @@ class OllamaServer:
             self._http = httpx.Client(base_url=self.url, **self._options(_ANSWER))
         try:
             response = self._http.request(method, path, json=body)
+            answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
-        if response.status_code == 404 and body:
-            raise LocalModelError(not_pulled(str(body["model"])), status=404)
-        try:
-            answer = json.loads(response.text)
         except ValueError:
             answer = None
+        if response.status_code == 404 and body:
+            raise LocalModelError(not_pulled(str(body["model"])), status=404)
         if response.status_code != 200 or not isinstance(answer, dict):
             said = answer.get("error", "") if isinstance(answer, dict) else ""
             raise LocalModelError(
