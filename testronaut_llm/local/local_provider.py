@@ -126,19 +126,15 @@ class EmbeddedRunner:
 
     def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> Settings:
         path, stored = self._store.path(model.name), self._store.get(model.name)
-        header = read_header(path)
+        header, fault = read_header(path), ""
         if stored and header.size != stored.size:
-            raise LocalModelError(
-                f"embedded/{model.name} has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. "
-                f"Fetch it again: {pull_again(model.name)}",
-                provider="embedded",
-            )
-        if stored and not is_pinned(stored.sha256, model.digest):
-            raise LocalModelError(
-                f"embedded/{model.name} has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: "
-                f"{model.digest}. Correct the line, or fetch the model again: {pull_again(model.name)}",
-                provider="embedded",
-            )
+            fault = f"has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
+        elif stored and not is_pinned(stored.sha256, model.digest):
+            fault = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
+            fault += "line, or fetch the model again"
+        if fault:
+            again = pull_again(model.name)
+            raise LocalModelError(f"embedded/{model.name} {fault}: {again}", provider="embedded")
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
         return Settings(
             model=str(path),

@@ -42,12 +42,7 @@ class _BrokenError(Exception):
 
 
 def pull(
-    server: OllamaServer,
-    name: str,
-    *,
-    report: Report | None = None,
-    patience: float = 120.0,
-    wait: float = -1.0,
+    server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0, wait: float = -1.0
 ) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
 
@@ -59,14 +54,10 @@ def pull(
     """
     from filelock import Timeout
 
-    tell = report or (lambda _: None)
+    tell, waiting = report or (lambda _: None), Progress(note="another process pulls it; waiting")
     lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
     try:
-        with held(
-            data_dir() / "locks" / lock,
-            waiting=lambda: tell(Progress(note="another process pulls it; waiting")),
-            timeout=wait,
-        ):
+        with held(data_dir() / "locks" / lock, lambda: tell(waiting), timeout=wait):
             _some_tries(server, name, tell, patience)
     except Timeout:
         raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None

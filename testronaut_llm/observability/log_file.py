@@ -6,6 +6,7 @@ two, each would move the other's file away.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -28,7 +29,6 @@ class EventFile:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._path: Path | None = None
         self._handle = -1
         self._torn = False
         self._warned: set[str] = set()
@@ -63,12 +63,10 @@ class EventFile:
 
     def _opened(self, path: Path) -> None:
         """Makes sure that the handle is the file of this name, which another process may have moved away."""
-        if self._handle >= 0 and self._path == path and _same(self._handle, path):
-            return
-        self._shut()
-        made(path.parent)
-        self._handle = os.open(path, _FLAGS, 0o600)
-        self._path = path
+        if not _same(self._handle, path):
+            self._shut()
+            made(path.parent)
+            self._handle = os.open(path, _FLAGS, 0o600)
 
     def _append(self, line: bytes) -> None:
         """One write, but on a full disk. What that tore off ends its line, so that the next one stands alone."""
@@ -84,10 +82,10 @@ class EventFile:
 
         with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=5):
             if _same(self._handle, path):  # or another process was faster
-                for number in range(settings.backups, 0, -1):
-                    older = path if number == 1 else _numbered(path, number - 1)
-                    if older.exists():
-                        older.replace(_numbered(path, number))
+                names = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, settings.backups + 1))]
+                for newer, older in reversed([*itertools.pairwise(names)]):
+                    if newer.exists():
+                        newer.replace(older)
                 if settings.backups == 0:
                     path.unlink()
         self._shut()
@@ -101,10 +99,6 @@ class EventFile:
         if file not in self._warned:
             self._warned.add(file)
             logger().warning(event, file=file, fault=fault)
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}")
 
 
 def _same(handle: int, path: Path) -> bool:
