@@ -6,6 +6,7 @@ or when the ticket's `look_in` is over. Threads and event loops share it; proces
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -26,30 +27,24 @@ _held: ContextVar[frozenset[Ticket]] = ContextVar("testronaut_llm_held", default
 
 
 class Ticket:
-    """One attempt's place in line, and then its slot. Has to be left, whatever happens.
-
-    Attributes:
-        woken: done when it is worth asking for the turn again.
-        look_in: seconds after which it is worth it, too; infinite where only the end of another call brings room.
-        at_least: seconds that it will wait at least; infinite where it would wait for itself.
-        blocked_by: what it waits for, in words.
-        is_alone: it waits for its own model alone: the provider asks for a pause, or the model rests.
-    """
+    """One attempt's place in line, and then its slot. Has to be left, whatever happens."""
 
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
         self.gates, self.tokens = tuple(gates), tokens
+        self.model = self.gates[-1] if gates else Gate(Rule(name=""))  # the last one is the model's own
         self.around = frozenset(one for one in _held.get() if not one.has_left)
         self.requests_taken: list[tuple[Window, Taken]] = []
         self.tokens_taken: list[tuple[Window, Taken]] = []
         self.holds: bool = False
         self.has_left: bool = False
         self.is_probe: bool = False
-        self.is_alone: bool = False
-        self.rests = self.gates[-1].breaker.rests if gates else 0
-        self.look_at = self.look_in = math.inf
-        self.at_least, self.blocked_by = 0.0, ""
-        self.woken: Future[None] = _AT_ONCE
+        self.is_alone: bool = False  # waits for its own model: the provider asks for a pause, or the model rests
+        self.rests = self.model.breaker.rests
+        self.woken: Future[None] = _AT_ONCE  # done when it is worth asking for the turn again
+        self.look_at = self.look_in = math.inf  # seconds; when it is, too, unless only the end of another brings room
+        self.at_least = 0.0  # seconds that it will wait; infinite where it would wait for itself
+        self.blocked_by = ""  # what it waits for, in words
 
     def turn(self) -> bool:
         """May it send now? If so it holds its slot."""
@@ -61,12 +56,12 @@ class Ticket:
     @property
     def is_resting(self) -> bool:
         """Is its model left alone because it failed?"""
-        return bool(self.gates) and self.gates[-1].breaker.is_open
+        return self.model.breaker.is_open
 
     @property
     def is_in_vain(self) -> bool:
         """Did the model have to rest once more while this waited?"""
-        return bool(self.gates) and self.gates[-1].breaker.rests > max(1, self.rests)
+        return self.model.breaker.rests > max(1, self.rests)
 
     def leave(
         self,
@@ -78,11 +73,8 @@ class Ticket:
     ) -> None:
         """Gives place and slot back; a second time does nothing.
 
-        Args:
-            sent: did a request leave? If not, it does not count.
-            tokens: what it really used; None where nobody knows.
-            error: how it failed.
-            headers: of the response, names in lower case; None where nobody waited for it to come.
+        A request that was not `sent` does not count. `tokens` are None where nobody knows how many it used, `headers`
+        (names in lower case) where nobody waited for the response.
         """
         if not self.has_left:
             self.has_left = True
@@ -91,11 +83,7 @@ class Ticket:
 
 
 class RateLimiter:
-    """The limits of one manager. Safe for threads.
-
-    Args:
-        clock: seconds that never go back.
-    """
+    """The limits of one manager. Safe for threads. Its clock says seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -107,10 +95,8 @@ class RateLimiter:
     def ticket(self, rules: Sequence[Rule], model: str, tokens: int) -> Ticket:
         """A place at the end of the line, taken when its turn is first asked for.
 
-        Args:
-            rules: all limits that apply.
-            model: whose replies say how fast to go on.
-            tokens: the most that the attempt may use, prompt and answer.
+        All `rules` hold; the replies of `model` say how fast to go on; `tokens` are the most that the attempt may use,
+        prompt and answer.
         """
         if self._process != os.getpid():
             self.__init__(self._clock)  # type: ignore[misc]  # a fork has left the others behind, and maybe a held lock
@@ -131,7 +117,7 @@ class RateLimiter:
 
     def _gate(self, rule: Rule) -> Gate:
         gate = self._gates.get(rule.name) or self._gates.setdefault(rule.name, Gate(rule))
-        gate.follow(rule)
+        gate.rule = rule  # what `llm.yaml` says by now
         return gate
 
     def _turn(self, ticket: Ticket) -> bool:
@@ -155,19 +141,20 @@ class RateLimiter:
             for taken, amount in zip((ticket.requests_taken, ticket.tokens_taken), used, strict=True):
                 for window, one in taken:
                     window.correct(one, amount)
-            if ticket.gates and (used[0] or error is not None):
+            if used[0] or error is not None:
                 self._learn(ticket, error, headers if used[0] else None)
             self._dispatch()
 
     def _learn(self, ticket: Ticket, error: LLMError | None, headers: Mapping[str, str] | None) -> None:
         """What a reply says of the model: it is there or not, and wants to be asked less often."""
-        gate, now, passing = ticket.gates[-1], self._clock(), error is not None and type(error).verdict is Verdict.RETRY
-        asked = (error.retry_after or 0.0) if error is not None and passing else 0.0
+        gate, now = ticket.model, self._clock()
+        passing = error if error is not None and type(error).verdict is Verdict.RETRY else None
+        asked = (passing.retry_after or 0.0) if passing else 0.0
         pause = min(LONGEST_PAUSE, max(asked, pause_of(headers or {}, ticket.tokens, time.time())))
         if pause > 0:
             gate.paused_until = max(gate.paused_until, now + pause)
-        if error is not None and passing:
-            gate.breaker.failed(error.code, now, asked=min(LONGEST_PAUSE, asked), probe=ticket.is_probe)
+        if passing:
+            gate.breaker.failed(passing.code, now, asked=min(LONGEST_PAUSE, asked), probe=ticket.is_probe)
         elif headers is not None:
             gate.breaker.answered()
 
@@ -200,9 +187,9 @@ class RateLimiter:
             return  # the garbage collector has closed it, or closed another, which gave it its slot
         for gate in ticket.gates:
             gate.running.add(ticket)
-            if gate.requests is not None:
+            if gate.rule.rpm is not None:
                 ticket.requests_taken.append((gate.requests, gate.requests.take(1, now)))
-            if gate.tokens is not None:
+            if gate.rule.tpm is not None:
                 ticket.tokens_taken.append((gate.tokens, gate.tokens.take(gate.weight(ticket.tokens), now)))
         ticket.holds, ticket.is_probe = True, ticket.is_resting
         _wake(ticket)
@@ -211,18 +198,13 @@ class RateLimiter:
         """Notes what a ticket waits at least, if all before it stay, and for what."""
         ticket.at_least, ticket.blocked_by = 0.0, ""
         for gate in ticket.gates:
-            ahead = 0
-            for other in self._line:
-                if other is ticket:
-                    break
-                ahead += gate in other.gates
-            full = gate.is_full(ticket.around)
-            wait = (
-                math.inf if gate.is_stuck(ticket.around) else gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
-            )
+            before = itertools.takewhile(lambda other: other is not ticket, self._line)
+            ahead = sum(gate in other.gates for other in before)
+            stuck, full = gate.is_stuck(ticket.around), gate.is_full(ticket.around)
+            wait = math.inf if stuck else gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
             if wait > ticket.at_least or ((full or ahead or gate.wait(ticket.tokens, now)) and not ticket.blocked_by):
                 ticket.at_least, ticket.blocked_by = wait, gate.words(now)
-                ticket.is_alone = gate is ticket.gates[-1]
+                ticket.is_alone = gate is ticket.model
 
 
 def _wake(ticket: Ticket) -> None:

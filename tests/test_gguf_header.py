@@ -20,7 +20,6 @@ def header_of(path: Path, metadata: dict[str, object]) -> GgufHeader:
 def test_the_tiny_model_is_read(tiny_gguf: Path) -> None:
     """Everything that memory and context are judged by is in the header."""
     assert read_header(tiny_gguf) == GgufHeader(
-        architecture="llama",
         size=tiny_gguf.stat().st_size,
         context=8192,
         embedding=64,

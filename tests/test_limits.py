@@ -175,7 +175,7 @@ def test_tokens_are_counted_as_the_answer_reports_them(api: Make) -> None:
     with manager({"a": model("openai", a, limits={"tpm": 150})}, max_tokens=100) as llm:
         for _ in range(3):
             llm.complete("t", "hi", deadline=5)
-        (window,) = (gate.tokens for gate in limiter_of(llm)._gates.values() if gate.tokens)
+        (window,) = (gate.tokens for gate in limiter_of(llm)._gates.values() if gate.rule.tpm)
     assert window.used == 45
 
 

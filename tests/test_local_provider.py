@@ -30,7 +30,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import local_provider, machine, memory_fit
 from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import read_header
-from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_context, embedded_missing
+from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore, StoredModel
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support import paths
@@ -441,9 +441,9 @@ def test_a_pinned_digest_is_checked(runner: EmbeddedRunner, store: ModelStore) -
     assert runner.endpoint(LocalModel(digest=f"sha256:{digest[:10]}"))
 
 
-def test_a_load_that_takes_too_long_is_given_up(store: ModelStore) -> None:
+def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not come up in time is ended, not left behind."""
-    runner = EmbeddedRunner(store, start_seconds=0.0)
+    monkeypatch.setattr(local_provider, "START_SECONDS", 0.0)
     before = set(psutil.Process().children())
     with pytest.raises(LocalModelError, match="not ready after 0 s"):
         runner.endpoint(MODEL)
@@ -577,13 +577,6 @@ def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: 
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     missing = embedded_missing(MODEL, store=store)
     assert missing == 'the package xllamacpp is not installed: pip install "testronaut-llm[embedded]"'
-
-
-def test_the_context_is_known_before_the_load(store: ModelStore) -> None:
-    """What the config wants, as far as the model was trained for it; unknown for a model that is not here."""
-    contexts = [embedded_context(LocalModel(num_ctx=wanted), store=store) for wanted in (None, 512, 100_000)]
-    assert contexts == [8192, 512, 8192]
-    assert embedded_context(LocalModel(name="other"), store=store) is None
 
 
 def test_a_model_that_is_not_there_is_our_error_with_the_command(runner: EmbeddedRunner) -> None:

@@ -10,9 +10,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.gguf_header import GgufHeader
 from testronaut_llm.local.memory_fit import RESERVE, fitting_context, needed_memory
 
-MODEL = GgufHeader(
-    architecture="llama", size=1_000_000_000, context=32768, embedding=2048, vocabulary=50_000, kv_bytes=100_000
-)
+MODEL = GgufHeader(size=1_000_000_000, context=32768, embedding=2048, vocabulary=50_000, kv_bytes=100_000)
 
 
 def room_for(context: int) -> int:

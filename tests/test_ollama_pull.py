@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,12 +148,15 @@ def test_a_silent_server_is_given_up(httpserver: HTTPServer, server: OllamaServe
     go_on.set()
 
 
-def test_a_download_that_stands_still_is_begun_anew(httpserver: HTTPServer, server: OllamaServer) -> None:
+def test_a_download_that_stands_still_is_begun_anew(
+    httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server goes on talking, but the number does not move."""
     answers(httpserver, lines(*[{**LAYER, "completed": 99}] * 5))
     ticks = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(ollama_pull, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     with pytest.raises(LocalModelError, match="no progress for 120 seconds"):
-        pull(server, "qwen3", clock=lambda: next(ticks))
+        pull(server, "qwen3")
     assert len(httpserver.log) == 3
 
 

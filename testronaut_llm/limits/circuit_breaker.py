@@ -17,19 +17,12 @@ FIRST_REST, LONGEST_REST = 5.0, 60.0
 
 @dataclass(slots=True)
 class Breaker:
-    """What the last replies of one model say of it.
+    """What the last replies of one model say of it."""
 
-    Attributes:
-        failures: in a row, of the kind that may pass by itself: none came, 429, 5xx.
-        rests: how often in a row it had to rest; 0 means closed.
-        until: the end of the last rest, in seconds on its owner's clock.
-        last: code of the last failure.
-    """
-
-    failures: int = 0
-    rests: int = 0
-    until: float = 0.0
-    last: str = ""
+    failures: int = 0  # in a row, of the kind that may pass by itself: none came, 429, 5xx
+    rests: int = 0  # in a row; 0 means closed
+    until: float = 0.0  # the end of the last rest, in seconds on its owner's clock
+    last: str = ""  # code of the last failure
 
     @property
     def is_open(self) -> bool:
@@ -41,13 +34,9 @@ class Breaker:
         self.failures = self.rests = 0
 
     def failed(self, code: str, now: float, *, asked: float, probe: bool) -> None:
-        """The model failed.
+        """The model failed, and its provider `asked` for so many seconds of rest.
 
-        Args:
-            code: of the error.
-            now: seconds.
-            asked: seconds that the provider wants to be left alone.
-            probe: was it the request after a rest? Those that left before it began say nothing new.
+        Was it the `probe` after a rest? Those that left before it began say nothing new.
         """
         self.failures, self.last = self.failures + 1, code
         if probe if self.is_open else self.failures >= FAILURES:

@@ -17,10 +17,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
     """Seconds to wait until the provider has room for one more request like this; 0 where it has, or says nothing.
 
-    Args:
-        headers: of a response, names in lower case.
-        tokens: what such a request may use.
-        now: seconds since 1970.
+    The names of the response's headers are in lower case, `now` is seconds since 1970.
     """
     if not any("ratelimit-" in name for name in headers):
         return 0.0

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from testronaut_llm.config.sections import LimitConfig
 from testronaut_llm.limits.windows import Rule
+from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import api_base_of, is_local, provider_of
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import LimitConfig
-    from testronaut_llm.model_config import LLMConfig, ModelConfig
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:

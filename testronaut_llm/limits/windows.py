@@ -14,14 +14,10 @@ MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A limit that applies to a model. None: no limit of that kind.
+    """A limit that applies to a model: requests and tokens (prompt and answer) a minute, requests at once.
 
-    Attributes:
-        name: what a person calls it: `limits.openai`. Calls whose rules have the same name share the limit.
-        rpm: requests a minute.
-        tpm: tokens a minute, prompt and answer.
-        concurrency: requests at once.
-        implied: nobody wrote it. Whoever reads a stream that holds its slot may ask beside it.
+    Calls whose rules have the same name (what a person calls it: `limits.openai`) share the limit. One that is
+    `implied` was written by nobody: whoever reads a stream that holds its slot may ask beside it.
     """
 
     name: str
@@ -50,11 +46,10 @@ class Taken:
 class Window:
     """What has been taken in the last minute, whichever minute one looks at."""
 
-    limit: int
     used: int = 0
     taken: deque[Taken] = field(default_factory=deque)
 
-    def wait(self, needed: int, now: float, *, at_least: bool = False) -> float:
+    def wait(self, needed: int, limit: int, now: float, *, at_least: bool = False) -> float:
         """Seconds until so much more fits; `needed` may be what several take one after the other.
 
         With `at_least`, what is still under way counts as nothing: most requests use less than they may.
@@ -63,10 +58,10 @@ class Window:
             gone = self.taken.popleft()
             gone.gone, self.used = True, self.used - gone.amount
         used = sum(one.amount for one in self.taken if one.known) if at_least else self.used
-        over = used + needed - self.limit
+        over = used + needed - limit
         if over <= 0:
             return 0.0
-        rounds, over = divmod(over - 1, self.limit)  # those that go first have to leave the window again
+        rounds, over = divmod(over - 1, limit)  # those that go first have to leave the window again
         for one in self.taken:
             over -= one.amount if one.known or not at_least else 0
             if over < 0:
@@ -91,25 +86,19 @@ class Gate:
     """One limit, or one model, and what goes on under it. `running` holds the tickets of those that send now."""
 
     rule: Rule
-    requests: Window | None = None
-    tokens: Window | None = None
+    requests: Window = field(default_factory=Window)
+    tokens: Window = field(default_factory=Window)
     running: set[object] = field(default_factory=set)
     paused_until: float = 0.0
     breaker: Breaker = field(default_factory=Breaker)
 
-    def follow(self, rule: Rule) -> None:
-        """Takes over what `llm.yaml` says by now."""
-        self.rule = rule
-        self.requests = _resized(self.requests, rule.rpm)
-        self.tokens = _resized(self.tokens, rule.tpm)
-
     def wait(self, tokens: int, now: float, *, ahead: int = 0, at_least: bool = False) -> float:
         """Seconds until the rates allow a request, with so many in line before it. How many run is another question."""
         wait = max(0.0, self.left_alone(now))
-        if self.requests is not None:
-            wait = max(wait, self.requests.wait(ahead + 1, now))
-        if self.tokens is not None:
-            wait = max(wait, self.tokens.wait(self.weight(tokens), now, at_least=at_least))
+        if self.rule.rpm is not None:
+            wait = max(wait, self.requests.wait(ahead + 1, self.rule.rpm, now))
+        if self.rule.tpm is not None:
+            wait = max(wait, self.tokens.wait(self.weight(tokens), self.rule.tpm, now, at_least=at_least))
         return wait
 
     def left_alone(self, now: float) -> float:
@@ -118,7 +107,8 @@ class Gate:
 
     def is_full(self, around: AbstractSet[object]) -> bool:
         """Do as many run as may run at once? `around`: the tickets of the streams that the asker is reading."""
-        return len(self.running) >= self._most and not self.is_open_to(around)
+        most = 1 if self.breaker.is_open else self.rule.concurrency or math.inf
+        return len(self.running) >= most and not self.is_open_to(around)
 
     def is_open_to(self, around: AbstractSet[object]) -> bool:
         """Would the asker wait for itself, under a limit that nobody wrote?"""
@@ -127,10 +117,6 @@ class Gate:
     def is_stuck(self, around: AbstractSet[object]) -> bool:
         """Does the asker wait for nothing but itself?"""
         return self.is_full(around) and self.running <= around
-
-    @property
-    def _most(self) -> float:
-        return 1 if self.breaker.is_open else self.rule.concurrency or math.inf
 
     def weight(self, tokens: int) -> int:
         """What a request counts for: one that is larger than the limit waits for an empty minute, not for ever."""
@@ -141,12 +127,3 @@ class Gate:
         if self.breaker.is_open:
             return f"its rest after {self.breaker.failures} failures in a row (the last one: {self.breaker.last})"
         return "the pause that its provider asks for" if self.paused_until > now else str(self.rule)
-
-
-def _resized(window: Window | None, limit: int | None) -> Window | None:
-    if limit is None:
-        return None
-    if window is None:
-        return Window(limit)
-    window.limit = limit
-    return window

@@ -6,9 +6,8 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
@@ -96,11 +95,6 @@ def is_pinned(found: str, pin: str | None) -> bool:
     return found.removeprefix("sha256:").startswith((pin or "").removeprefix("sha256:"))
 
 
-def known_fields(kind: type, row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row that another version may have written belongs to the dataclass `kind`."""
-    return {one.name: row[one.name] for one in fields(kind) if one.name in row}
-
-
 def size_of(file: Path) -> int:
     """Bytes of a file that may be gone."""
     try:
@@ -116,11 +110,7 @@ def sha256_of(file: Path) -> str:
 
 
 def checked_room(folder: Path, needed: int) -> None:
-    """Make sure that `needed` bytes and a margin are free on the disk of `folder`.
-
-    Raises:
-        LocalModelError: they are not.
-    """
+    """Raises LocalModelError: `needed` bytes and a margin are not free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
         raise LocalModelError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import json
 import os
@@ -13,9 +12,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
@@ -80,18 +78,16 @@ class EmbeddedProcess:
 
     def busy(self) -> bool:
         """Whether a request is being computed; a server that does not answer at once is."""
-        address = urlsplit(self.address)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=2)
+        import httpx
+
+        key = {"Authorization": f"Bearer {self.settings.token}"}
         try:
-            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self.settings.token}"})
-            slots = json.loads(connection.getresponse().read())
+            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, trust_env=False).json()
             return any(slot["is_processing"] for slot in slots)
-        except ConnectionError:
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
             return False
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return True
-        finally:
-            connection.close()
 
     def crash(self, patience: float = 1.0) -> LocalModelError | None:
         """Why the process died, or None if it lives; a death is waited for as long as `patience` seconds."""
@@ -151,7 +147,7 @@ class EmbeddedProcess:
     def _death(self, lines: slice) -> str:
         """How the process ended, and those lines of what it said: of a failing start the first ones tell why."""
         status = self._process.returncode if self._process else None
-        if status in (-signal.SIGKILL, -9):
+        if status == -9:
             how = "killed by the system (signal 9), most often for want of memory"
         elif status is not None and status < 0:
             how = f"it crashed ({signal.Signals(-status).name})"
@@ -171,7 +167,7 @@ def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
         start_new_session=True,  # a ctrl-C in the terminal is for the parent, which may want to go on
     )
     assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-    told = {name: getattr(settings, name) for name in Settings.__slots__} | {"parent": os.getpid()}
+    told = asdict(settings) | {"parent": os.getpid()}
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(told).encode() + b"\n")
         process.stdin.flush()
@@ -182,8 +178,7 @@ def _environment() -> dict[str, str]:
     """What the child needs and nothing else: it has no use for the user's keys."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     spec = importlib.util.find_spec("xllamacpp")
-    folder = str(Path(spec.origin).parents[1]) if spec and spec.origin else ""
-    return kept | {"PYTHONPATH": folder}
+    return kept | {"PYTHONPATH": str(Path(spec.origin).parents[1]) if spec and spec.origin else ""}
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

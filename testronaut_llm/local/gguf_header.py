@@ -6,6 +6,7 @@ The `gguf` package would do it too, at the price of numpy and of seconds for a l
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,6 @@ class GgufHeader:
     model), `has_template` whether it says how a conversation is put to it.
     """
 
-    architecture: str
     size: int
     context: int
     embedding: int
@@ -37,73 +37,54 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read the header of the model at `path`.
-
-    Raises:
-        LocalModelError: the file is missing, is no GGUF, or its header is damaged or cut.
-    """
+    """Read a model's header. Raises LocalModelError: the file is missing, is no GGUF, or its header is damaged."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _header(_metadata(data), len(data))
-    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-        raise LocalModelError(
-            f"{str(path)!r} is not a usable GGUF model ({_reason(error)}). Fetch it again: {pull_again(path.stem)}"
-        ) from None
+            reason = _other_format(data)
+            if not reason:
+                return _header(_metadata(data), len(data))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ValueError, LookupError, TypeError, ArithmeticError, struct.error):
+        reason = "its header is damaged or cut"
+    again = pull_again(path.stem)
+    raise LocalModelError(f"{str(path)!r} is not a usable GGUF model ({reason}). Fetch it again: {again}")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error) if isinstance(error, _NotGgufError) else "its header is damaged or cut"
-
-
-class _NotGgufError(ValueError):
-    pass
+def _other_format(data: mmap.mmap) -> str:
+    if data.read(4) != b"GGUF":
+        return "it does not begin with the letters GGUF"
+    version = _number(data, "<I")
+    return "" if version in (2, 3) else f"GGUF version {version}, expected 2 or 3"
 
 
 def _metadata(data: mmap.mmap) -> dict[str, Any]:
-    if data[:4] != b"GGUF":
-        raise _NotGgufError("it does not begin with the letters GGUF")
-    version, _, pairs = struct.unpack_from("<IQQ", data, 4)
-    if version not in (2, 3):
-        raise _NotGgufError(f"GGUF version {version}, expected 2 or 3")
-    cursor = _Cursor(data, 24)
-    return {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(pairs)}
+    _, pairs = _number(data, "<Q"), _number(data, "<Q")  # the tensors are counted first
+    return {_text(data): _value(data, _number(data, "<I")) for _ in range(pairs)}
 
 
-class _Cursor:
-    def __init__(self, data: mmap.mmap, at: int) -> None:
-        self.data, self.at = data, at
+def _number(data: mmap.mmap, form: str) -> Any:
+    return struct.unpack(form, data.read(struct.calcsize(form)))[0]
 
-    def number(self, form: str) -> Any:
-        (value,) = struct.unpack_from(form, self.data, self.at)
-        self.at += struct.calcsize(form)
-        return value
 
-    def skip(self, length: int) -> None:
-        if length > len(self.data) - self.at:
-            raise ValueError(length)
-        self.at += length
+def _text(data: mmap.mmap) -> str:
+    length, start = _number(data, "<Q"), data.tell()
+    data.seek(length, os.SEEK_CUR)  # unlike reading, it fails beyond the end
+    return data[start : start + length].decode("utf-8", "replace")
 
-    def text(self) -> str:
-        length = self.number("<Q")
-        self.skip(length)
-        return self.data[self.at - length : self.at].decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
-        if kind == STRING:
-            return self.text()
-        if kind != ARRAY:
-            return self.number(FORMATS[kind])
-        kind, length = self.number("<I"), self.number("<Q")
-        if kind in FORMATS:
-            width = struct.calcsize(FORMATS[kind])
-            values = struct.unpack_from(f"<{length}{FORMATS[kind][1]}", self.data, self.at)
-            self.at += length * width
-            return values
-        for _ in range(length):  # texts are only counted: a vocabulary has hundreds of thousands
-            self.skip(self.number("<Q"))
-        return range(length)
+def _value(data: mmap.mmap, kind: int) -> Any:
+    if kind == STRING:
+        return _text(data)
+    if kind != ARRAY:
+        return _number(data, FORMATS[kind])
+    kind, length = _number(data, "<I"), _number(data, "<Q")
+    if kind in FORMATS:
+        form = f"<{length}{FORMATS[kind][1]}"
+        return struct.unpack(form, data.read(struct.calcsize(form)))
+    for _ in range(length):  # texts are only counted: a vocabulary has hundreds of thousands
+        data.seek(_number(data, "<Q"), os.SEEK_CUR)
+    return range(length)
 
 
 def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
@@ -117,7 +98,6 @@ def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
     across = width // max(_per_layer(heads, layers))
     lengths = of("attention.key_length", across) + of("attention.value_length", across)
     return GgufHeader(
-        architecture=architecture,
         size=size,
         context=of("context_length"),
         embedding=width,

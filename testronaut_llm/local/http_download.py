@@ -33,7 +33,8 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
         if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
             raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
     base = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
-    part = _fetch(f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}", wanted, folder, report)
+    url = f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
+    part = fetch_from_url(wanted, folder, report, url)
     named = json.loads(part.with_suffix(".json").read_text("utf-8"))["sha256"]
     if named and named != sha256_of(part):
         part.unlink()
@@ -41,15 +42,11 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     return part
 
 
-def fetch_from_url(wanted: Wanted, folder: Path, report: Report) -> Path:
-    """Download `https://...`."""
-    return _fetch(wanted.source, wanted, folder, report)
-
-
-def _fetch(url: str, wanted: Wanted, folder: Path, report: Report) -> Path:
+def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None = None) -> Path:
+    """Download `https://...`, from `url` where that is not its source. Raises LocalModelError: it cannot be had."""
     import httpx
 
-    part = folder / "model.part"
+    url, part = url or wanted.source, folder / "model.part"
     token = os.environ.get("HF_TOKEN") if wanted.scheme == "hf" else None
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # httpx drops Authorization when a redirect leads to another host, as the hub's do.

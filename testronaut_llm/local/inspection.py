@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.ollama_provider import OllamaServer, not_pulled
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
 
 Outcome = Literal["pass", "fail", "skipped"]
 Found = tuple[Outcome, str]
@@ -24,21 +22,17 @@ NO_TEMPLATE = (
 
 
 def digest(model: ModelConfig) -> Found:
-    """Are the bytes those that were fetched, and those that `digest:` of llm.yaml asks for?
-
-    Raises:
-        LocalModelError: it is not here.
-    """
+    """Are the bytes those that were fetched, and that `digest:` asks for? Raises LocalModelError: it is not here."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
         if found is None:
             raise LocalModelError(not_pulled(model.name))
         return _pinned(model, found.digest, "Ollama has checked it when it was pulled")
-    stored, path = ModelStore().get(model.name), ModelStore().find(model.name)
-    if stored is None or path is None:
+    stored = ModelStore().get(model.name)
+    if stored is None:
         raise LocalModelError(f"it is not on this machine; testronaut-llm models pull {model.model}")
-    really = sha256_of(path)
+    really = sha256_of(ModelStore().path(model.name))
     if really != stored.sha256:
         again = pull_again(model.name)
         return "fail", f"the file has sha256 {really[:12]}, and had {stored.sha256[:12]} when it was stored; {again}"

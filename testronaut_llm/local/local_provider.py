@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
@@ -22,12 +21,11 @@ from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.model_config import ModelConfig
 
 IDLE_SECONDS = 300.0
 START_SECONDS = 120.0
+"""That an unused server stays, and that a load may take."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -65,23 +63,19 @@ class _Seats(dict[Key, _Seat]):
         super().__init__()
         self.lock = threading.Lock()
 
+    def all(self) -> list[_Seat]:
+        with self.lock:
+            return list(self.values())
+
 
 class EmbeddedRunner:
     """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
 
-    `idle_seconds` is how long an unused server stays (a model's `keep_alive` goes first), `start_seconds` how long a
-    load may take.
+    `idle_seconds` is how long an unused server stays; a model's `keep_alive` goes first.
     """
 
-    def __init__(
-        self,
-        store: ModelStore | None = None,
-        *,
-        idle_seconds: float = IDLE_SECONDS,
-        start_seconds: float = START_SECONDS,
-    ) -> None:
-        self._store = store or ModelStore()
-        self._idle_seconds, self._start_seconds = idle_seconds, start_seconds
+    def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._store, self._idle_seconds = store or ModelStore(), idle_seconds
         self._seats = _Seats()
         weakref.finalize(self, _stop_all, self._seats)  # at exit too, and when nobody holds the runner
         if hasattr(os, "register_at_fork"):
@@ -106,18 +100,13 @@ class EmbeddedRunner:
             return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
 
     def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Start the server of `model` for what its file is made for: text or vectors.
-
-        Raises:
-            LocalModelError: as `endpoint` does.
-        """
+        """Start the server of `model` for what its file is made for, text or vectors. Raises as `endpoint` does."""
         file = self._store.find(model.name)
         self.endpoint(model, embeddings=file is not None and read_header(file).pooling is not None, slots=slots)
 
     def crash(self, api_base: str) -> LocalModelError | None:
         """Why the server at `api_base` died, or None if it did not; to be asked when a connection to it broke."""
-        with self._seats.lock:
-            processes = [seat.process for seat in self._seats.values() if seat.process]
+        processes = [seat.process for seat in self._seats.all() if seat.process]
         return next((process.crash() for process in processes if f"{process.address}/v1" == api_base), None)
 
     def close(self) -> None:
@@ -131,25 +120,21 @@ class EmbeddedRunner:
         if self._store.find(model.name) is None:
             fetch(model.name, store=self._store)
         process = EmbeddedProcess(model.name, self._settings(model, embeddings, slots))
-        process.start(self._start_seconds)
+        process.start(START_SECONDS)
         self._store.touch(model.name)
         return process
 
     def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> Settings:
         path, stored = self._store.path(model.name), self._store.get(model.name)
-        header = read_header(path)
+        header, fault = read_header(path), ""
         if stored and header.size != stored.size:
-            raise LocalModelError(
-                f"embedded/{model.name} has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. "
-                f"Fetch it again: {pull_again(model.name)}",
-                provider="embedded",
-            )
-        if stored and not is_pinned(stored.sha256, model.digest):
-            raise LocalModelError(
-                f"embedded/{model.name} has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: "
-                f"{model.digest}. Correct the line, or fetch the model again: {pull_again(model.name)}",
-                provider="embedded",
-            )
+            fault = f"has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
+        elif stored and not is_pinned(stored.sha256, model.digest):
+            fault = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
+            fault += "line, or fetch the model again"
+        if fault:
+            again = pull_again(model.name)
+            raise LocalModelError(f"embedded/{model.name} {fault}: {again}", provider="embedded")
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
         return Settings(
             model=str(path),
@@ -169,9 +154,7 @@ class EmbeddedRunner:
                     header, model.name, machine.available_memory(), wanted=model.num_ctx, embeddings=embeddings
                 )
             except LocalModelError:
-                with self._seats.lock:
-                    seats = list(self._seats.values())
-                if not any(_stop_if_idle(seat) for seat in seats):
+                if not any(_stop_if_idle(seat) for seat in self._seats.all()):
                     raise
 
 
@@ -188,13 +171,6 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     except LocalModelError as error:
         return str(error)
     return None
-
-
-def embedded_context(model: ModelConfig, *, store: ModelStore | None = None) -> int | None:
-    """Tokens of context that `model` will be loaded with if the memory allows; None if it is not on this machine."""
-    stored = (store or ModelStore()).get(model.name)
-    wanted = model.num_ctx or memory_fit.DEFAULT_CONTEXT
-    return min(wanted, stored.context or wanted) if stored else None
 
 
 def _idle_seconds(keep_alive: object, default: float) -> float:
@@ -245,9 +221,7 @@ def _stop_if_idle(seat: _Seat) -> bool:
 
 
 def _stop_all(seats: _Seats) -> None:
-    with seats.lock:
-        everyone = list(seats.values())
-    for seat in everyone:
+    for seat in seats.all():
         with seat.lock:
             if seat.timer:
                 seat.timer.cancel()
@@ -256,8 +230,7 @@ def _stop_all(seats: _Seats) -> None:
 
 def _disown(reference: weakref.ref[_Seats]) -> None:
     """In a forked child: the servers are the parent's, and locks may be held by threads that are not here."""
-    seats = reference()
-    if seats is not None:
+    if (seats := reference()) is not None:
         for seat in seats.values():
             if seat.process:
                 seat.process.disown()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""Where a memory cgroup says its limit, its use, and in `memory.stat` its page cache."""
 V1_UNLIMITED = 1 << 60
 
 
@@ -31,45 +34,38 @@ def available_memory() -> int:
     import psutil
 
     free = [psutil.virtual_memory().available]
-    for folder, limit, used, reclaimable in _memory_groups():
+    for folder, (limit, used, reclaimable) in _memory_groups():
         ceiling = _number(folder / limit)
         if ceiling is not None and ceiling < V1_UNLIMITED:
             free.append(ceiling - (_number(folder / used) or 0) + _statistic(folder / "memory.stat", reclaimable))
     return max(0, min(free))
 
 
-def _memory_groups() -> Iterator[tuple[Path, str, str, str]]:
-    """This process's memory cgroups: folder, and the names of its limit, its use and its page cache."""
+def _memory_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The folders of this process's memory cgroups and of those above them."""
     for controllers, path in _memberships():
-        if controllers == "":
-            yield from _upwards(CGROUP, path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            yield from _upwards(CGROUP / "memory", path, *names)
-
-
-def _upwards(root: Path, path: str, limit: str, used: str, reclaimable: str) -> Iterator[tuple[Path, str, str, str]]:
-    inner = root / path.lstrip("/")
-    # In a container the path may be the host's, which is not mounted here: the root is then our own group.
-    for folder in (inner, *inner.parents):
-        if folder.is_relative_to(root):
-            yield folder, limit, used, reclaimable
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (CGROUP / "memory", VERSION_1) if controllers else (CGROUP, VERSION_2)
+        inner = root / path.lstrip("/")
+        # In a container the path may be the host's, which is not mounted here: the root is then our own group.
+        yield from ((folder, names) for folder in (inner, *inner.parents) if folder.is_relative_to(root))
 
 
 def _quota() -> int | None:
-    for controllers, path in _memberships():
-        if controllers == "":
-            for folder in {CGROUP / path.lstrip("/"), CGROUP}:
-                limit, _, period = (_text(folder / "cpu.max") or "max").partition(" ")
-                if limit != "max":
-                    return max(1, round(int(limit) / int(period)))
+    for path in (path for controllers, path in _memberships() if not controllers):
+        for folder in {CGROUP / path.lstrip("/"), CGROUP}:
+            limit, _, period = (_text(folder / "cpu.max") or "max").partition(" ")
+            if limit != "max":
+                return max(1, round(int(limit) / int(period)))
     return None
 
 
-def _memberships() -> list[tuple[str, str]]:
-    return [
-        (controllers, path) for _, controllers, path in (line.split(":", 2) for line in _text(MEMBERSHIP).splitlines())
-    ]
+def _memberships() -> Iterator[tuple[str, str]]:
+    """The controllers, none for version 2, and the path of each cgroup that this process is in."""
+    for line in _text(MEMBERSHIP).splitlines():
+        _, controllers, path = line.split(":", 2)
+        yield controllers, path
 
 
 def _text(file: Path) -> str:

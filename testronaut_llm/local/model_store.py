@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import held, known_fields
+from testronaut_llm.local.download import held
 from testronaut_llm.support import paths
 from testronaut_llm.support.atomic_file import write_atomically
 
@@ -37,6 +39,9 @@ class StoredModel:
     last_used: str = ""
 
 
+_ROWS = TypeAdapter(dict[str, StoredModel])  # leaves out fields that only another version knows
+
+
 class ModelStore:
     """The models of one folder (default: `models` in the user's data folder). Safe across threads and processes."""
 
@@ -44,11 +49,7 @@ class ModelStore:
         self.folder = folder or paths.data_dir() / "models"
 
     def path(self, name: str) -> Path:
-        """Where the file of `name` is or would be.
-
-        Raises:
-            LocalModelError: the name cannot be a file name on every platform.
-        """
+        """Where the file of `name` is or would be. Raises LocalModelError: it cannot be a file's name everywhere."""
         return self.folder / f"{checked_name(name)}.gguf"
 
     def find(self, name: str) -> Path | None:
@@ -57,8 +58,7 @@ class ModelStore:
 
     def digest(self, name: str) -> str | None:
         """The sha256 of the file of `name` as it was when it was stored, or None."""
-        model = self.get(name)
-        return model.sha256 if model else None
+        return model.sha256 if (model := self.get(name)) else None
 
     def get(self, name: str) -> StoredModel | None:
         """What is known about `name`, or None if it is not here."""
@@ -73,26 +73,26 @@ class ModelStore:
         """Move a whole and checked `file` of this disk into the store, in one step, under `model.name`."""
         target = self.path(model.name)
         stored = replace(model, added=_now())
-        with self.locked(), self._changed() as models:
+        with self._changed() as models:
             file.replace(target)
             models[model.name] = stored
         return stored
 
     def remove(self, name: str) -> bool:
         """Delete the file and forget it; whether it was there."""
-        with self.locked(), self._changed() as models:
+        with self._changed() as models:
             known = models.pop(name, None)
             self.path(name).unlink(missing_ok=True)
         return known is not None
 
     def touch(self, name: str) -> None:
         """Note that `name` is used now."""
-        with self.locked(), self._changed() as models:
+        with self._changed() as models:
             if name in models:
                 models[name] = replace(models[name], last_used=_now())
 
     def locked(
-        self, what: str = "index", waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
+        self, what: str, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
     ) -> AbstractContextManager[None]:
         """Hold the lock for `what`; see `download.held`."""
         return held(self.folder / f".{what}.lock", waiting, timeout=timeout)
@@ -105,17 +105,17 @@ class ModelStore:
         """A broken index reads as an empty one: pulling a model again finds the file, checks it and writes it anew."""
         try:
             rows = json.loads(self._index.read_text("utf-8"))["models"]
-            kept = {checked_name(name): known_fields(StoredModel, row) for name, row in rows.items()}
-            return {name: StoredModel(**{**row, "name": name}) for name, row in kept.items()}
+            return _ROWS.validate_python({checked_name(name): {**row, "name": name} for name, row in rows.items()})
         except (OSError, ValueError, LookupError, TypeError, AttributeError, LocalModelError):
             return {}
 
     @contextmanager
     def _changed(self) -> Iterator[dict[str, StoredModel]]:
-        models = self._read()
-        yield models
-        rows = {name: {k: v for k, v in asdict(model).items() if k != "name"} for name, model in models.items()}
-        write_atomically(self._index, json.dumps({"version": 1, "models": rows}, indent=1) + "\n")
+        with self.locked("index"):
+            models = self._read()
+            yield models
+            rows = {name: asdict(model) for name, model in models.items()}
+            write_atomically(self._index, json.dumps({"version": 1, "models": rows}, indent=1) + "\n")
 
 
 def checked_name(name: str) -> str:

@@ -11,8 +11,20 @@ class _Said:
     """A dataclass that is filled from what a server said: unknown fields are dropped, null ones keep their default."""
 
     @classmethod
-    def _from(cls, said: Mapping[str, Any]) -> Self:
-        return cls(**{one.name: said[one.name] for one in fields(cls) if said.get(one.name)})  # type: ignore[arg-type]
+    def of(cls, said: Mapping[str, Any]) -> Self:
+        """Reads a row of `/api/tags` or `/api/ps`, or the answer of `/api/show`."""
+        details, info = said.get("details") or {}, said.get("model_info") or {}
+        about = f"{info.get('general.architecture', '')}."
+        known = {
+            **details,
+            **said,
+            **{name.removeprefix(about): value for name, value in info.items()},
+            "name": said.get("model") or said.get("name"),
+            "quantization": details.get("quantization_level"),
+            "capabilities": tuple(said.get("capabilities") or ()),
+            "until": said.get("expires_at"),
+        }
+        return cls(**{one.name: known[one.name] for one in fields(cls) if known.get(one.name)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +43,6 @@ class OllamaModel(_Said):
     capabilities: tuple[str, ...] = ()
     remote_host: str = ""
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Reads a row of `/api/tags`."""
-        details = row.get("details") or {}
-        return cls._from({**details, **row, "quantization": details.get("quantization_level"), **_told(row)})
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDetails(_Said):
@@ -46,15 +52,6 @@ class ModelDetails(_Said):
     embedding_length: int | None = None
     capabilities: tuple[str, ...] = ()
     template: str = ""
-    remote_host: str = ""
-
-    @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """Reads the answer of `/api/show`."""
-        info = answer.get("model_info") or {}
-        about = f"{info.get('general.architecture', '')}."
-        lengths = {name.removeprefix(about): value for name, value in info.items() if name.startswith(about)}
-        return cls._from({**answer, **lengths, **_told(answer)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +63,3 @@ class LoadedModel(_Said):
     size_vram: int = 0
     context_length: int | None = None
     until: str = ""
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Reads a row of `/api/ps`."""
-        return cls._from({**row, "until": row.get("expires_at"), **_told(row)})
-
-
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": row.get("model") or row.get("name"), "capabilities": tuple(row.get("capabilities") or ())}

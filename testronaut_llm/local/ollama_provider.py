@@ -6,7 +6,6 @@ context length, the capabilities and the remote host of a model that does not ru
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,11 +34,8 @@ class OllamaServer:
     """One Ollama server. A context manager; opens its connection at the first question.
 
     Each question raises `LocalModelError` where no Ollama answers, or where it has not the model that is asked for; the
-    message names the command that mends it.
-
-    Args:
-        url: where it is, such as `http://127.0.0.1:11434`.
-        key: sent as a bearer token, for a server behind a proxy or ollama.com.
+    message names the command that mends it. The `key` is sent as a bearer token, for a server behind a proxy or
+    ollama.com.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
@@ -98,10 +94,8 @@ class OllamaServer:
     def load(self, name: str, *, keep_alive: str | int | None = None, num_ctx: int | None = None) -> None:
         """Brings a model into memory, so that the first answer does not wait for it. May take minutes.
 
-        Args:
-            name: the model.
-            keep_alive: how long it stays: `10m`, seconds, negative for ever (the server's default).
-            num_ctx: tokens of context to load it with (the server's default).
+        `keep_alive` is how long it stays (`10m`, seconds, negative for ever), `num_ctx` its context in tokens; without
+        them the server decides.
         """
         options = None if num_ctx is None else {"num_ctx": num_ctx}
         self._act(name, lambda client: client.generate(name, keep_alive=keep_alive, options=options))
@@ -119,8 +113,7 @@ class OllamaServer:
     def client(self, *, silence: float | None = None) -> Client:
         """The `ollama` library's client with the same care: no redirects, no proxy on loopback, our key only.
 
-        Args:
-            silence: seconds without a byte after which it gives up; None waits for ever.
+        It gives up after `silence` seconds without a byte; None waits for ever.
         """
         from ollama import Client
 
@@ -146,14 +139,13 @@ class OllamaServer:
             self._http = httpx.Client(base_url=self.url, **self._options(_ANSWER))
         try:
             response = self._http.request(method, path, json=body)
+            answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
-        if response.status_code == 404 and body:
-            raise LocalModelError(not_pulled(str(body["model"])), status=404)
-        try:
-            answer = json.loads(response.text)
         except ValueError:
             answer = None
+        if response.status_code == 404 and body:
+            raise LocalModelError(not_pulled(str(body["model"])), status=404)
         if response.status_code != 200 or not isinstance(answer, dict):
             said = answer.get("error", "") if isinstance(answer, dict) else ""
             raise LocalModelError(
@@ -166,13 +158,8 @@ class OllamaServer:
     def _options(self, silence: float | None) -> dict[str, Any]:
         import httpx
 
-        loopback = is_loopback(self.url)
-        options: dict[str, Any] = {
-            "timeout": httpx.Timeout(silence, connect=_CONNECT),
-            "follow_redirects": False,
-            "trust_env": not loopback,
-            "auth": _bearer(self._key),
-        }
+        options: dict[str, Any] = {"timeout": httpx.Timeout(silence, connect=_CONNECT), "auth": _bearer(self._key)}
+        options |= {"follow_redirects": False, "trust_env": not is_loopback(self.url)}
         if self.url.startswith("http:"):
             options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: saves reading the CA file
         return options

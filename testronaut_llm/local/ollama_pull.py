@@ -9,15 +9,15 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
@@ -25,10 +25,16 @@ from testronaut_llm.support.paths import data_dir
 if TYPE_CHECKING:
     from ollama import ProgressResponse
 
-    from testronaut_llm.model_config import ModelConfig
-
 _TRIES = 3
-_HOPELESS = ("file does not exist", "invalid model name", "not found", "unauthorized", "no space left", "newer version")
+_HOPELESS = {
+    "no space left": "make room on the disk of the Ollama server, or remove a model: ollama rm NAME",
+    "newer version": "update Ollama: https://ollama.com/download",
+    **dict.fromkeys(
+        ("file does not exist", "invalid model name", "not found", "unauthorized"),
+        "check its name and tag at https://ollama.com/library",
+    ),
+}
+"""Words of errors that no other try mends, and what does."""
 
 
 class _BrokenError(Exception):
@@ -36,43 +42,31 @@ class _BrokenError(Exception):
 
 
 def pull(
-    server: OllamaServer,
-    name: str,
-    *,
-    report: Report | None = None,
-    patience: float = 120.0,
-    wait: float = -1.0,
-    clock: Callable[[], float] = time.monotonic,
+    server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0, wait: float = -1.0
 ) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
 
-    Args:
-        server: where to.
-        name: as in `ollama pull`.
-        report: is told how far it is.
-        patience: seconds without progress after which the pull is begun anew.
-        wait: seconds for another process that pulls the same; negative: as long as it takes.
-        clock: seconds that never go back.
+    After `patience` seconds without progress it is begun anew; another process that pulls the same is waited for
+    `wait` seconds, or as long as it takes where that is negative.
 
     Raises:
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
     """
     from filelock import Timeout
 
-    tell = report or (lambda _: None)
+    tell, waiting = report or (lambda _: None), Progress(note="another process pulls it; waiting")
     lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
-    waiting = partial(tell, Progress(note="another process pulls it; waiting"))
     try:
-        with held(data_dir() / "locks" / lock, waiting, timeout=wait):
-            _some_tries(server, name, tell, patience, clock)
+        with held(data_dir() / "locks" / lock, lambda: tell(waiting), timeout=wait):
+            _some_tries(server, name, tell, patience)
     except Timeout:
         raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None
 
 
-def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float, clock: Callable[[], float]) -> None:
+def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) -> None:
     for tries_left in reversed(range(_TRIES)):
         try:
-            _once(server, name, tell, patience, clock)
+            _once(server, name, tell, patience)
         except _BrokenError as broken:
             if not tries_left:
                 raise LocalModelError(
@@ -104,20 +98,21 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
         pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
 
 
-def _once(server: OllamaServer, name: str, report: Report, patience: float, clock: Callable[[], float]) -> None:
+def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
     from ollama import ResponseError
 
     status = ""
     try:
         with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
-            for step in _moving(steps, patience, clock):
+            for step in _moving(steps, patience):
                 status = step.status or ""
                 _check_room(server, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
     except ResponseError as error:
-        if any(words in error.error for words in _HOPELESS):
-            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {_mend(error.error)}") from None
+        mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
+        if mend:
+            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None
         raise _BrokenError(error.error) from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise unreachable(server.url, error) from None
@@ -129,16 +124,14 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float, cloc
         raise _BrokenError("Ollama stopped before it was done")
 
 
-def _moving(
-    steps: Iterator[ProgressResponse], patience: float, clock: Callable[[], float]
-) -> Iterator[ProgressResponse]:
+def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[ProgressResponse]:
     """The steps, as long as they get somewhere: a stuck download goes on reporting the same number."""
-    last, since = None, clock()
+    last, since = None, time.monotonic()
     for step in steps:
         here = (step.status, step.completed)
         if here != last:
-            last, since = here, clock()
-        elif clock() - since > patience:
+            last, since = here, time.monotonic()
+        elif time.monotonic() - since > patience:
             raise _BrokenError(f"no progress for {patience:g} seconds")
         yield step
 
@@ -158,13 +151,5 @@ def _check_room(server: OllamaServer, step: ProgressResponse) -> None:
 def _models_folder() -> Path | None:
     """Where a server on this machine most likely keeps its models; None where it cannot be seen."""
     named = os.environ.get("OLLAMA_MODELS")
-    places = [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"]
-    return next((place for place in (Path(name).expanduser() for name in places) if place.is_dir()), None)
-
-
-def _mend(said: str) -> str:
-    if "no space left" in said:
-        return "make room on the disk of the Ollama server, or remove a model: ollama rm NAME"
-    if "newer version" in said:
-        return "update Ollama: https://ollama.com/download"
-    return "check its name and tag at https://ollama.com/library"
+    places = map(Path, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
+    return next((place.expanduser() for place in places if place.expanduser().is_dir()), None)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local.download import is_pinned
 from testronaut_llm.local.ollama_models import OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import is_local
 from testronaut_llm.providers.row import Missing, Present
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
 
 _CONTEXTS: dict[str, int | None] = {}
 """Tokens, by digest."""

@@ -5,53 +5,44 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-from testronaut_llm.local.download import held, known_fields
+from pydantic import Field, TypeAdapter
+
+from testronaut_llm.local.download import held
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.support import paths
 from testronaut_llm.support.atomic_file import write_atomically
 
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
-
 KEPT = 20
 """Measurements kept of each model, the newest last."""
+
+Rate = Annotated[float, Field(gt=0)]  # a file that says 0 is not believed: a route would divide by it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One measurement; medians of its rounds.
+    """One measurement; medians of its rounds. What nobody knows is None."""
 
-    Attributes:
-        model: `provider/name`.
-        at: when, ISO 8601 in UTC.
-        source: whose clock: `measured` here, or `ollama`, which times itself without the way there.
-        load: seconds until a model that was not in memory could answer; None where nobody knows.
-        first: seconds to the first token of the answer to a prompt of `prompt_tokens`.
-        prompt_tokens: length of the prompts.
-        prompt_rate: tokens read a second.
-        answer_rate: tokens written a second, one request at a time.
-        memory: bytes that it takes, at most; None where nobody knows.
-        at_once: requests at the same time in the last round, 1 where there was none.
-        rate_at_once: tokens written a second by all of them together.
-    """
-
-    model: str
-    at: str
-    source: str
-    load: float | None
-    first: float
+    model: str  # `provider/name`
+    at: str  # ISO 8601 in UTC
+    source: str  # whose clock: `measured` here, or `ollama`, which times itself without the way there
+    load: float | None  # seconds until a model that was not in memory could answer
+    first: float  # seconds to the first token of the answer to a prompt of `prompt_tokens`
     prompt_tokens: int
-    prompt_rate: float
-    answer_rate: float
-    memory: int | None = None
-    at_once: int = 1
-    rate_at_once: float | None = None
+    prompt_rate: Rate  # tokens read a second
+    answer_rate: Rate  # tokens written a second, one request at a time
+    memory: int | None = None  # bytes, at most
+    at_once: int = 1  # requests at the same time in the last round, 1 where there was none
+    rate_at_once: float | None = None  # tokens written a second by all of them together
 
     def seconds(self, prompt: int, answer: int) -> float:
         """How long an answer of so many tokens to a prompt of so many takes, once the model is in memory."""
         return prompt / self.prompt_rate + answer / self.answer_rate
+
+
+_ROWS = TypeAdapter(dict[str, list[Speed]])  # leaves out fields that only another version knows
 
 
 class SpeedHistory:
@@ -84,17 +75,10 @@ class SpeedHistory:
             if self._seen != (status.st_mtime_ns, status.st_ino):
                 self._seen = status.st_mtime_ns, status.st_ino
                 rows = json.loads(self.path.read_text("utf-8"))["models"]
-                self._speeds = {key: [_speed(row) for row in speeds] for key, speeds in rows.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                self._speeds = _ROWS.validate_python(rows)
+        except (OSError, ValueError, LookupError, TypeError):
             return {}
         return self._speeds
-
-
-def _speed(row: dict[str, Any]) -> Speed:
-    speed = Speed(**known_fields(Speed, row))
-    if not (speed.prompt_rate > 0 and speed.answer_rate > 0):
-        raise ValueError(row)
-    return speed
 
 
 def _key(model: ModelConfig) -> str:

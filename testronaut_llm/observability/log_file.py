@@ -6,21 +6,19 @@ two, each would move the other's file away.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from testronaut_llm.config.sections import LogConfig
+from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import made
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import LogConfig
-    from testronaut_llm.model_config import LLMConfig
-
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 """A pipe that nobody reads is a fault, not a wait."""
@@ -31,7 +29,6 @@ class EventFile:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._path: Path | None = None
         self._handle = -1
         self._torn = False
         self._warned: set[str] = set()
@@ -49,7 +46,8 @@ class EventFile:
         line = (json.dumps(stamped, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
         path = Path(settings.file)
         try:
-            path = _path_of(config, settings)
+            folder = config.path.parent if config.path else Path()
+            path = (folder / Path(settings.file).expanduser()).resolve()
             with self._lock:
                 self._opened(path)
                 self._append(line)
@@ -65,12 +63,10 @@ class EventFile:
 
     def _opened(self, path: Path) -> None:
         """Makes sure that the handle is the file of this name, which another process may have moved away."""
-        if self._handle >= 0 and self._path == path and _same(self._handle, path):
-            return
-        self._shut()
-        made(path.parent)
-        self._handle = os.open(path, _FLAGS, 0o600)
-        self._path = path
+        if not _same(self._handle, path):
+            self._shut()
+            made(path.parent)
+            self._handle = os.open(path, _FLAGS, 0o600)
 
     def _append(self, line: bytes) -> None:
         """One write, but on a full disk. What that tore off ends its line, so that the next one stands alone."""
@@ -86,10 +82,10 @@ class EventFile:
 
         with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=5):
             if _same(self._handle, path):  # or another process was faster
-                for number in range(settings.backups, 0, -1):
-                    older = path if number == 1 else _numbered(path, number - 1)
-                    if older.exists():
-                        older.replace(_numbered(path, number))
+                names = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, settings.backups + 1))]
+                for newer, older in reversed([*itertools.pairwise(names)]):
+                    if newer.exists():
+                        newer.replace(older)
                 if settings.backups == 0:
                     path.unlink()
         self._shut()
@@ -103,15 +99,6 @@ class EventFile:
         if file not in self._warned:
             self._warned.add(file)
             logger().warning(event, file=file, fault=fault)
-
-
-def _path_of(config: LLMConfig, settings: LogConfig) -> Path:
-    folder = config.path.parent if config.path else Path()
-    return (folder / Path(settings.file).expanduser()).resolve()
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}")
 
 
 def _same(handle: int, path: Path) -> bool:

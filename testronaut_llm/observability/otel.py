@@ -37,15 +37,9 @@ TOKENS, SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """A call that has ended.
+    """A call that has ended: its attempts in order (none of a cache hit), all the `seconds` that it took.
 
-    Attributes:
-        task: whose.
-        operation: `chat` or `embeddings`.
-        attempts: in order; none of a cache hit.
-        seconds: all that it took.
-        error: the code of its error, None for an answer.
-        fields: further attributes of its span.
+    `operation` is `chat` or `embeddings`, `error` a code (None for an answer), `fields` are attributes of its span.
     """
 
     task: str

@@ -7,17 +7,15 @@ field: silence would read as "it is enforced there".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from testronaut_llm.config.sections import BudgetConfig, LimitConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.provider_registry import is_local, provider_of
 from testronaut_llm.proxy.models import Deployment, deployment_of, limited_by
 from testronaut_llm.task_router import one_vector_space, select
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import BudgetConfig, LimitConfig
-    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 
 PROXY = "litellm_proxy"
 _LITELLMS_FALLBACKS = 5
@@ -27,25 +25,18 @@ _OURS = "stays with the caller"
 TASK_STAYS = {
     "strategy": "the proxy tries a task's models in the listed order",
     "min_quality": "models below it are left out of the task's fallbacks, and that is all the proxy knows of it",
-    "max_tokens": _SENT,
-    "temperature": _SENT,
-    "stop": _SENT,
-    "seed": _SENT,
-    "system": _SENT,
-    "timeout": _OURS,
-    "deadline": _OURS,
+    **dict.fromkeys(("max_tokens", "temperature", "stop", "seed", "system", "prompt_cache"), _SENT),
+    **dict.fromkeys(("timeout", "deadline", "allow_truncated"), _OURS),
     "retries": "stay with the caller; the proxy is told to retry nothing, or both would",
     "fallback_on": "stays with the caller; the proxy falls back after any error",
-    "allow_truncated": _OURS,
     "private": "its text may not leave this machine, so the proxy is not told of the task",
     "cache": "stays with the caller, and says nothing to a cache of the proxy",
-    "prompt_cache": _SENT,
     "budget": "the proxy knows no tasks' budgets; this one stays with the caller",
 }
 """Fields of a task that the proxy has no place for, and why that is so."""
 
 _BUDGET_STAYS = {
-    "per_call": "stays with the caller",
+    "per_call": _OURS,
     "total": "a budget of the proxy needs a period; this one stays with the caller",
     "on_exceeded": "stays with the caller; the proxy refuses",
     "scope": "the proxy's budget is for all who use it",
@@ -54,40 +45,33 @@ _BUDGET_STAYS = {
 
 @dataclass(slots=True, kw_only=True)
 class ProxyExport:
-    """What goes to the proxy, and what does not.
+    """What goes to the proxy (its configuration, as plain data), and what `stays`, a line each.
 
-    Attributes:
-        document: the proxy's configuration, as plain data.
-        rows: for llm.yaml, by name: the row that reaches each model through the proxy.
-        stays: what the proxy does not take over, a line each.
+    The `rows`, by name, are for llm.yaml: each reaches a model through the proxy.
     """
 
     document: dict[str, Any]
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stays: list[str] = field(default_factory=list)
+    rows: dict[str, dict[str, Any]]
+    stays: list[str]
 
 
 def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *, redis: bool = False) -> ProxyExport:
-    """Returns the configuration in the proxy's words.
+    """Returns the configuration in the proxy's words; with `redis`, answers and counters are shared at REDIS_URL.
 
-    Args:
-        config: what llm.yaml says.
-        written: the same as plain data, `${VAR}` not filled; without it no value that came from a variable is known
-            as one.
-        redis: share answers and counters through the Redis at REDIS_URL.
+    `written` is the same as plain data, `${VAR}` not filled; without it no value from a variable is known as one.
     """
     rows = (written or {}).get("models") or {}
     listed = (name for task in config.tasks.values() for name in task.models)  # some as `provider/model`
     models = {name: config.model(name) for name in dict.fromkeys([*config.models, *listed])}
     found = {name: deployment_of(model, rows.get(name) or {}, config.limits) for name, model in models.items()}
     there = {name: one for name, one in found.items() if one.params is not None}
-    router, tasks_stay = _router(config, there)
+    prices = PriceTable.load()
+    router, tasks_stay = _router(config, there, prices)
     litellm, budget_stays = _money(config.budget)
     if redis:
         router["redis_url"] = "os.environ/REDIS_URL"
         params = {"type": "redis", "url": "os.environ/REDIS_URL", "ttl": config.cache.ttl}
         litellm |= {"cache": True, "cache_params": {name: value for name, value in params.items() if value is not None}}
-    prices = PriceTable.load()
     return ProxyExport(
         document={
             "model_list": [
@@ -109,13 +93,12 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
 
 
 def _router(
-    config: LLMConfig, there: Mapping[str, Deployment]
+    config: LLMConfig, there: Mapping[str, Deployment], prices: PriceTable
 ) -> tuple[dict[str, Any], dict[str, list[tuple[str, str]]]]:
     """Tasks as names of their first model, so that a model's limits are counted once, with the others as fallbacks."""
     aliases: dict[str, str] = {}
     fallbacks: list[dict[str, list[str]]] = []
     stays: dict[str, list[tuple[str, str]]] = {}
-    prices = PriceTable.load()
     for name, task in config.tasks.items():
         stays[name] = [(key, why) for key, why in TASK_STAYS.items() if key in task.model_fields_set]
         listed, left_out = _candidates(config, task, there, prices)
@@ -200,7 +183,7 @@ def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
         row["price"] = {name: float(rate) for name, rate in model.price.model_dump(exclude_none=True).items()}
     elif is_local(model):
         row["price"] = {"input": 0, "output": 0}
-    elif base := next((name for name in _bases(model) if _has_price(name, model, prices)), None):
+    elif base := _priced_base(model, prices):
         row["base_model"] = base
     window = model.num_ctx or model.context_window
     kept = {"quality": model.quality, "context_window": window}
@@ -208,14 +191,11 @@ def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
     return row | {name: value for name, value in kept.items() if value is not None}
 
 
-def _bases(model: ModelConfig) -> tuple[str, ...]:
-    if model.base_model is None:
-        return (model.model,)
-    if "/" in model.base_model:
-        return (model.base_model,)
-    return f"azure/{model.base_model}", f"openai/{model.base_model}"
-
-
-def _has_price(base: str, model: ModelConfig, prices: PriceTable) -> bool:
-    asked = model.model_copy(update={"model": f"{PROXY}/{model.alias}", "base_model": base})
-    return prices.price(asked) is not None
+def _priced_base(model: ModelConfig, prices: PriceTable) -> str | None:
+    """The name under which the proxy's row has a price."""
+    base = model.base_model or model.model
+    for name in (base,) if "/" in base else (f"azure/{base}", f"openai/{base}"):
+        asked = model.model_copy(update={"model": f"{PROXY}/{model.alias}", "base_model": name})
+        if prices.price(asked) is not None:
+            return name
+    return None

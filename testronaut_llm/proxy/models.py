@@ -9,17 +9,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_version_of, provider_of
 from testronaut_llm.providers.endpoint import base_of, fault_of, is_loopback
 from testronaut_llm.providers.key_source import key_source
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import LimitConfig, PriceConfig
-    from testronaut_llm.model_config import ModelConfig
-    from testronaut_llm.providers.row import Provider
+from testronaut_llm.providers.row import Provider
 
 _WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _MILLION = Decimal(1_000_000)

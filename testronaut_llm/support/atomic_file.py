@@ -16,10 +16,7 @@ STALE = 3600.0
 def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
     """Replaces a file's text (UTF-8); a symbolic link stays, and the file it leads to is replaced.
 
-    Args:
-        path: the file; its folder must be there.
-        text: all of its new text.
-        mode: its permissions (None: those it has, or 0600 for a new one).
+    The folder must be there. Without a `mode` the file keeps its permissions; a new one has 0600.
 
     Raises:
         OSError: it could not be written; the old file is untouched.

@@ -24,11 +24,7 @@ def cache_dir() -> Path:
 
 
 def made(folder: Path) -> Path:
-    """Makes a folder, and those above it that are missing, for its owner's eyes alone (0700).
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Makes a folder, and those above it, for its owner's eyes alone (0700). Raises OSError: it cannot be made."""
     if not folder.is_dir():
         if not folder.parent.is_dir():
             made(folder.parent)

@@ -39,11 +39,6 @@ class Prior:
     offset_spread: float
     slope_spread: float
 
-    @property
-    def line(self) -> Line:
-        """The belief itself."""
-        return Line(0.0, self.slope)
-
 
 def fit(points: Sequence[Point], prior: Prior) -> Line:
     """The line that most of the points agree on.
@@ -53,9 +48,10 @@ def fit(points: Sequence[Point], prior: Prior) -> Line:
     once from the prior and once from all points alike, and the better end wins, so that neither a
     wrong prior nor one wild point decides.
     """
+    believed = Line(0.0, prior.slope)
     if not points:
-        return prior.line
-    starts = (prior.line, _solve(points, [1.0] * len(points), prior, _FAR))
+        return believed
+    starts = (believed, _solve(points, [1.0] * len(points), prior, _FAR))
     return min((_settle(points, start, prior) for start in starts), key=lambda line: _loss(points, line, prior))
 
 

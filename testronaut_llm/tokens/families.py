@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.records import Message
 from testronaut_llm.tokens.encodings import Tokenizer
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
-    from testronaut_llm.records import Message
 
 Trust = Literal["exact", "close", "guess"]
 
@@ -28,34 +26,20 @@ _P50K, _P50K_DIGITS = Tokenizer("p50k_base"), Tokenizer("p50k_base", single_digi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models that count alike.
+    """Models that count alike."""
 
-    Attributes:
-        name: key under which what is learned is kept.
-        pattern: what its provider and name look like, such as `openai/gpt-6-luna`.
-        tokenizer: the nearest one on disk.
-        trust: how near it is; `exact` is hardly corrected by what is learned.
-        slope: tokens charged for each token counted.
-        start, turn: tokens added to each prompt and to each message of it.
-        answered: tokens added to each earlier answer of the model, besides `turn`.
-        system_turn: does a system message count as a message?
-        own_system: tokens of the system message that its template adds where there is none.
-        thinking: tokens that asking for reasoning adds.
-        schema_start, schema_slope: the same as `start` and `slope` for a JSON Schema on the wire.
-    """
-
-    name: str
-    pattern: str
-    tokenizer: Tokenizer
-    trust: Trust = "close"
-    slope: float = 1.0
-    start: int = 3
-    turn: int = 4
-    answered: int = 0
-    system_turn: bool = True
-    own_system: int = 0
-    thinking: int = 0
-    schema_start: int = 0
+    name: str  # key under which what is learned is kept
+    pattern: str  # what its provider and name look like, such as `openai/gpt-6-luna`
+    tokenizer: Tokenizer  # the nearest one on disk
+    trust: Trust = "close"  # how near it is; `exact` is hardly corrected by what is learned
+    slope: float = 1.0  # tokens charged for each token counted
+    start: int = 3  # tokens added to each prompt
+    turn: int = 4  # tokens added to each message
+    answered: int = 0  # tokens added to each earlier answer of the model, besides `turn`
+    system_turn: bool = True  # does a system message count as a message?
+    own_system: int = 0  # tokens of the system message that its template adds where there is none
+    thinking: int = 0  # tokens that asking for reasoning adds
+    schema_start: int = 0  # the same as `start` and `slope` for a JSON Schema on the wire
     schema_slope: float = 0.0
 
     @property
@@ -73,51 +57,33 @@ class Family:
         return self.start + added + self.turn * len(turns) + self.answered * answered + self.thinking * reasoning
 
 
-def _openai(
-    name: str, pattern: str, tokenizer: Tokenizer, *, start: int = 3, turn: int = 4, answered: int = 0
-) -> Family:
-    return Family(
-        name=name,
-        pattern=pattern,
-        tokenizer=tokenizer,
-        trust="exact",
-        start=start,
-        turn=turn,
-        answered=answered,
-        schema_start=5,
-        schema_slope=0.95,
-    )
-
+_OPENAI = Family(
+    name="openai", pattern=r"/(gpt-|chatgpt-)", tokenizer=_O200K, trust="exact", schema_start=5, schema_slope=0.95
+)
+_CLAUDE = Family(
+    name="claude-5",
+    pattern=r"claude-",
+    tokenizer=_P50K,
+    slope=1.22,
+    start=6,
+    turn=3,
+    system_turn=False,
+    schema_start=90,
+    schema_slope=2.4,
+)
+_REASONING = r"/(gpt-([5-9]|\d\d)|o\d|codex)"
+_CLAUDE_4 = r"claude-(instant|v?[1-4]\b|(opus|sonnet|haiku)-4(?![-.][7-9]\b))"
 
 FAMILIES = (
-    _openai("openai-embedding", r"/(text-embedding-|ada$)", _CL100K, start=0, turn=0),
-    _openai("openai-reasoning", r"/(gpt-([5-9]|\d\d)|o\d|codex)", _O200K, start=2, answered=2),
+    replace(_OPENAI, name="openai-embedding", pattern=r"/(text-embedding-|ada$)", tokenizer=_CL100K, start=0, turn=0),
+    replace(_OPENAI, name="openai-reasoning", pattern=_REASONING, start=2, answered=2),
     Family(name="gpt-oss", pattern=r"gpt-oss", tokenizer=_O200K, start=63),
-    _openai("openai-cl100k", r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", _CL100K),
-    _openai("openai", r"/(gpt-|chatgpt-)", _O200K),
-    Family(
-        name="claude",
-        pattern=r"claude-(instant|v?[1-4]\b|(opus|sonnet|haiku)-4(?![-.][7-9]\b))",
-        tokenizer=_P50K,
-        slope=1.02,
-        start=4,
-        turn=3,
-        system_turn=False,
-        thinking=29,
-        schema_start=75,
-        schema_slope=2.0,
+    replace(_OPENAI, name="openai-cl100k", pattern=r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", tokenizer=_CL100K),
+    _OPENAI,
+    replace(
+        _CLAUDE, name="claude", pattern=_CLAUDE_4, slope=1.02, start=4, thinking=29, schema_start=75, schema_slope=2.0
     ),
-    Family(
-        name="claude-5",
-        pattern=r"claude-",
-        tokenizer=_P50K,
-        slope=1.22,
-        start=6,
-        turn=3,
-        system_turn=False,
-        schema_start=90,
-        schema_slope=2.4,
-    ),
+    _CLAUDE,
     Family(name="gemma", pattern=r"gemma-?\d", tokenizer=_O200K_DIGITS, start=4, turn=5),
     Family(name="gemini", pattern=r"gemini", tokenizer=_O200K_DIGITS, start=0, turn=1),
     Family(name="llama", pattern=r"llama-?[3-9]", tokenizer=_CL100K, start=5, turn=5),
@@ -126,9 +92,6 @@ FAMILIES = (
     Family(name="smollm-gguf", pattern=r"^embedded/smollm", tokenizer=_P50K_DIGITS, start=4, turn=5, own_system=21),
     Family(name="smollm", pattern=r"smollm", tokenizer=_P50K_DIGITS, start=4, turn=5),
 )
-
-UNNAMED = next(family for family in FAMILIES if family.name == "openai")
-"""An Azure deployment with a name of its own runs one of OpenAI's models, most likely."""
 
 OTHER = Family(name="", pattern="", tokenizer=_P50K_DIGITS, trust="guess", start=2, turn=3)
 
@@ -144,7 +107,7 @@ def _family_of(provider: str, model: str) -> Family:
     for family in FAMILIES:
         if re.search(family.pattern, f"{provider}/{name}"):
             return family
-    return UNNAMED if provider == "azure" else OTHER
+    return _OPENAI if provider == "azure" else OTHER  # a deployment with a name of its own is OpenAI's, most likely
 
 
 def memory_key(model: ModelConfig, family: Family) -> str:

@@ -29,32 +29,32 @@ class TokenMemory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._prompts: dict[str, list[Point]] | None = None
-        self._answers: dict[str, list[int]] = {}
-        self._pending: list[tuple[str, Point | None, str, int | None]] = []
+        self._kept: dict[str, dict[str, list[Any]]] | None = None
+        self._pending: list[tuple[str, str, Any]] = []
         self._saved = -math.inf
         self._warned = False
 
     def prompts(self, key: str) -> Sequence[Point]:
         """What was counted and charged, of prompts to this family."""
         with self._lock:
-            return tuple(self._loaded().get(key, ()))
+            return tuple(self._loaded()["prompts"].get(key, ()))
 
     def answers(self, task: str, model: str | None = None) -> Sequence[int]:
         """Lengths in tokens of answers to this task, by this model or by any."""
         with self._lock:
-            self._loaded()
+            answers = self._loaded()["answers"]
             if model is not None:
-                return tuple(self._answers.get(f"{task}\t{model}", ()))
-            return tuple(n for key, series in self._answers.items() if key.startswith(f"{task}\t") for n in series)
+                return tuple(answers.get(f"{task}\t{model}", ()))
+            return tuple(n for key, series in answers.items() if key.startswith(f"{task}\t") for n in series)
 
     def add(self, *, key: str, point: Point | None, task: str, model: str, answer: int | None) -> None:
         """Keeps what one answer reported, None for what it did not say."""
+        said = (("prompts", key, point), ("answers", f"{task}\t{model}", answer))
+        new = [one for one in said if one[2] is not None]
         with self._lock:
-            self._loaded()
-            entry = (key, point, f"{task}\t{model}", answer)
-            self._remember(entry)
-            self._pending = [*self._pending, entry][-KEPT:]
+            for one in new:
+                self._remember(*one)
+            self._pending = [*self._pending, *new][-2 * KEPT :]
             if time.monotonic() - self._saved >= _SAVE_SECONDS:
                 self._save()
 
@@ -64,28 +64,27 @@ class TokenMemory:
             if self._pending:
                 self._save()
 
-    def _loaded(self) -> dict[str, list[Point]]:
-        if self._prompts is None:
-            self._prompts, self._answers = self._read()
-        return self._prompts
+    def _loaded(self) -> dict[str, dict[str, list[Any]]]:
+        if self._kept is None:
+            self._kept = self._read()
+        return self._kept
 
-    def _remember(self, entry: tuple[str, Point | None, str, int | None]) -> None:
-        key, point, series, answer = entry
-        if point is not None:
-            _append(self._loaded(), key, point)
-        if answer is not None:
-            _append(self._answers, series, answer)
+    def _remember(self, kind: str, key: str, value: Any) -> None:
+        series = self._loaded()[kind]
+        series[key] = [*series.pop(key, ()), value][-KEPT:]
+        while len(series) > _SERIES:
+            del series[next(iter(series))]
 
-    def _read(self) -> tuple[dict[str, list[Point]], dict[str, list[int]]]:
+    def _read(self) -> dict[str, dict[str, list[Any]]]:
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
             prompts = {str(k): [(int(x), int(y)) for x, y in v] for k, v in stored["prompts"].items()}
-            return prompts, {str(k): [int(n) for n in v] for k, v in stored["answers"].items()}
+            return {"prompts": prompts, "answers": {str(k): [int(n) for n in v] for k, v in stored["answers"].items()}}
         except FileNotFoundError:
-            return {}, {}
+            pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._warn("token_memory_unreadable", error)
-            return {}, {}
+        return {"prompts": {}, "answers": {}}
 
     def _save(self) -> None:
         """Adds what is pending to what other processes wrote since; a busy file is tried again next time."""
@@ -95,11 +94,10 @@ class TokenMemory:
         try:
             made(self._path.parent)
             with filelock.FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
-                self._prompts, self._answers = self._read()
-                for entry in self._pending:
-                    self._remember(entry)
-                learned = {"version": 1, "prompts": self._prompts, "answers": self._answers}
-                write_atomically(self._path, json.dumps(learned, separators=(",", ":")))
+                self._kept = self._read()
+                for one in self._pending:
+                    self._remember(*one)
+                write_atomically(self._path, json.dumps({"version": 1, **self._kept}, separators=(",", ":")))
             self._pending = []
         except filelock.Timeout:
             return
@@ -110,10 +108,3 @@ class TokenMemory:
         if not self._warned:
             self._warned = True
             logger().warning(event, file=str(self._path), fault=str(error))
-
-
-def _append(series: dict[str, list[Any]], key: str, value: Any) -> None:
-    kept = series.pop(key, [])
-    series[key] = [*kept, value][-KEPT:]
-    while len(series) > _SERIES:
-        del series[next(iter(series))]

@@ -11,29 +11,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.local.speeds import Speed
 from testronaut_llm.local.tiny_model import WORDS
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.trials.verify import seconds_to_load
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import ModelConfig
 
 PROMPT_WORDS, ANSWER_TOKENS = 300, 96
 NANO = 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Round(NamedTuple):
     """One request: tokens read and written, seconds to the first token, seconds for the others."""
 
     prompt_tokens: int
@@ -45,11 +41,8 @@ class Round:
 def bench(llm: LLMManager, *, rounds: int = 3, at_once: int = 1, told: Callable[[str], None] = print) -> Speed:
     """Measures the model `it` of a manager that `trials.verify.alone` configured.
 
-    Args:
-        llm: the manager.
-        rounds: requests one after the other, of which the median counts.
-        at_once: requests at the same time in one more round; none for 1.
-        told: is told what goes on.
+    Of `rounds` requests, one after the other, the median counts; one more round has `at_once` at the same time, where
+    that is more than one. What goes on is `told`.
 
     Raises:
         LLMError: the model cannot be loaded or asked.
@@ -128,12 +121,7 @@ class _Embedded:
                 first = first or last
             usage = stream.answer.usage
         self._most = max(self._most, _memory_of_children())
-        return Round(
-            prompt_tokens=usage.prompt_tokens,
-            answer_tokens=usage.completion_tokens,
-            first=first - began,
-            rest=last - first,
-        )
+        return Round(usage.prompt_tokens, usage.completion_tokens, first=first - began, rest=last - first)
 
     def memory(self) -> int | None:
         return self._most or None
@@ -158,10 +146,10 @@ class _Ollama:
             self._model.name, prompt, answer_tokens=ANSWER_TOKENS, num_ctx=self._model.num_ctx or 2048
         )
         return Round(
-            prompt_tokens=said.get("prompt_eval_count") or 0,
-            answer_tokens=said.get("eval_count") or 0,
-            first=(said.get("prompt_eval_duration") or 0) / NANO,
-            rest=(said.get("eval_duration") or 0) / NANO,
+            said.prompt_eval_count or 0,
+            said.eval_count or 0,
+            first=(said.prompt_eval_duration or 0) / NANO,
+            rest=(said.eval_duration or 0) / NANO,
         )
 
     def memory(self) -> int | None:

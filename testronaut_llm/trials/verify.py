@@ -9,18 +9,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, OutputTruncatedError
+from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import inspection
 from testronaut_llm.local.inspection import Found, Outcome
 from testronaut_llm.local.tiny_model import WORDS
-from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import provider_of
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import ModelConfig
 
 SKIPPED: Outcome = "skipped"
 
@@ -77,21 +73,19 @@ def seconds_to_load(llm: LLMManager) -> float:
 def verify(llm: LLMManager) -> Iterator[Finding]:
     """Checks the model `it` of a manager that `alone` configured, one thing after the other."""
     model = llm.config.model("it")
-    embeds, loads = False, False
-    for check, run in _CHECKS.items():
-        needs = "vectors" if run is _embeds else "text" if run in _OF_TEXT else None
+    makes = ""
+    for check, needs, run in _CHECKS:
         try:
-            if needs and not loads:
+            if needs and not makes:
                 outcome, why = SKIPPED, "it does not load"
-            elif needs and embeds != (needs == "vectors"):
-                outcome, why = SKIPPED, f"it makes {'vectors' if embeds else 'text'}, no {needs}"
+            elif needs and needs != makes:
+                outcome, why = SKIPPED, f"it makes {makes}, no {needs}"
             else:
                 outcome, why = run(llm, model)
         except LLMError as error:
             outcome, why = "fail", _reason(error)
-        if run is _loads:
-            loads = outcome == "pass"
-            embeds = loads and inspection.makes_vectors(model)
+        if run is _loads and outcome == "pass":
+            makes = "vectors" if inspection.makes_vectors(model) else "text"
         yield Finding(check=check, outcome=outcome, why=why)
 
 
@@ -144,18 +138,18 @@ def _embeds(llm: LLMManager, _: ModelConfig) -> Found:
     return "pass", f"vectors of {len(first):,} numbers, the same for the same text"
 
 
-_CHECKS: dict[str, Callable[[LLMManager, ModelConfig], Found]] = {
-    "digest": lambda _, model: inspection.digest(model),
-    "chat template": lambda _, model: inspection.template(model),
-    "loads": _loads,
-    "answers": _answers,
-    "stops": _stops,
-    "obeys a schema": _obeys,
-    "reads the whole prompt": _reads_all,
-    "repeats itself": _repeats,
-    "embeds": _embeds,
-}
-_OF_TEXT = (_answers, _stops, _obeys, _reads_all, _repeats)
+_CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...] = (
+    ("digest", "", lambda _, model: inspection.digest(model)),
+    ("chat template", "", lambda _, model: inspection.template(model)),
+    ("loads", "", _loads),
+    ("answers", "text", _answers),
+    ("stops", "text", _stops),
+    ("obeys a schema", "text", _obeys),
+    ("reads the whole prompt", "text", _reads_all),
+    ("repeats itself", "text", _repeats),
+    ("embeds", "vectors", _embeds),
+)
+"""Each with what a model has to make for it: text or vectors, empty for either."""
 
 
 def _reason(error: LLMError) -> str:
