@@ -6,9 +6,7 @@ import os
 import shlex
 import shutil
 import stat
-import subprocess
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
 
 from testronaut_llm.providers.row import Missing
 
@@ -47,6 +45,9 @@ def read_file(name: str) -> str:
 
 def run_command(command: str, *, timeout: float = 30.0) -> str:
     """The key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
+    import subprocess  # and with it much that only a command needs
+    from subprocess import DEVNULL, PIPE
+
     words = words_of(command)
     shown = f"api_key_command {words[0]!r}"
     by_hand = "run the command by hand to see why"

@@ -8,7 +8,6 @@ second net for keys that nobody told us about; they leave prose alone.
 from __future__ import annotations
 
 import base64
-import html
 import re
 
 MASK = "[redacted]"
@@ -16,38 +15,36 @@ MASK = "[redacted]"
 _SHORT = 8
 _RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # words of prose rarely hold a digit, keys always do
 
-_SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
-    (hints, re.compile(pattern, re.IGNORECASE))
-    for hints, pattern in (
-        (("sk-",), rf"\b(?P<keep>)sk-{_RANDOM}[\w-]{{20,}}"),
-        (
-            ("gsk_", "hf_", "xai-", "pplx-", "nvapi-", "r8_"),
-            r"\b(?P<keep>)(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_)[\w-]{20,}",
-        ),
-        (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\b(?P<keep>)gh[pousr]_\w{20,}"),
-        (("github_pat_", "glpat-"), r"\b(?P<keep>)(?:github_pat_|glpat-)[\w-]{20,}"),
-        (("xox",), r"\b(?P<keep>)xox[abeoprs]-[\w-]{10,}"),
-        (("aiza",), r"\b(?P<keep>)AIza[\w-]{30,}"),
-        (("akia", "asia"), r"\b(?P<keep>)(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
-        (("eyj",), r"\b(?P<keep>)eyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
-        (
-            ("private key-----",),
-            r"(?P<keep>)-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
-        ),
-        (("bearer",), rf"(?P<keep>\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
-        (("basic",), r"(?P<keep>\bauthorization\W{1,5}basic\s+)[\w+/=-]{6,}"),
-        (
-            ("key", "token", "secret", "password"),
-            r"(?P<keep>(?:api[-_]?key|subscription[-_]?key|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
-            rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
-        ),
-        (
-            ("key=", "token=", "sig=", "signature="),
-            r"(?P<keep>[?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature)=)[^&\s\"'#<>\[\]]+",
-        ),
-        (("://",), r"(?P<keep>://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
-    )
+_SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("sk-",), rf"\b(?P<keep>)sk-{_RANDOM}[\w-]{{20,}}"),
+    (
+        ("gsk_", "hf_", "xai-", "pplx-", "nvapi-", "r8_"),
+        r"\b(?P<keep>)(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_)[\w-]{20,}",
+    ),
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\b(?P<keep>)gh[pousr]_\w{20,}"),
+    (("github_pat_", "glpat-"), r"\b(?P<keep>)(?:github_pat_|glpat-)[\w-]{20,}"),
+    (("xox",), r"\b(?P<keep>)xox[abeoprs]-[\w-]{10,}"),
+    (("aiza",), r"\b(?P<keep>)AIza[\w-]{30,}"),
+    (("akia", "asia"), r"\b(?P<keep>)(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
+    (("eyj",), r"\b(?P<keep>)eyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
+    (
+        ("private key-----",),
+        r"(?P<keep>)-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
+    ),
+    (("bearer",), rf"(?P<keep>\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
+    (("basic",), r"(?P<keep>\bauthorization\W{1,5}basic\s+)[\w+/=-]{6,}"),
+    (
+        ("key", "token", "secret", "password"),
+        r"(?P<keep>(?:api[-_]?key|subscription[-_]?key|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
+        rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
+    ),
+    (
+        ("key=", "token=", "sig=", "signature="),
+        r"(?P<keep>[?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature)=)[^&\s\"'#<>\[\]]+",
+    ),
+    (("://",), r"(?P<keep>://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
 )
+"""What a text in small letters has to hold, and the pattern, compiled when such a text comes."""
 
 
 class Redactor:
@@ -78,7 +75,7 @@ class Redactor:
                 text = secret.pattern.sub(MASK, text)
         for hints, pattern in _SHAPES:
             if any(hint in lowered for hint in hints):
-                text = pattern.sub(rf"\g<keep>{MASK}", text)
+                text = re.sub(pattern, rf"\g<keep>{MASK}", text, flags=re.IGNORECASE)
         return text
 
 
@@ -113,8 +110,14 @@ def _in_any_quoting(char: str) -> str:
     in_url = "".join(f"%(?:25)*{octet:02x}" for octet in octets)
     in_bytes = "".join(rf"\\+x{octet:02x}" for octet in octets)
     plain = r"[ +]" if char == " " else re.escape(char)
-    in_html = rf"&#(?:0*{ord(char)}|x0*{ord(char):x});|{re.escape(html.escape(char))}"
+    in_html = rf"&#(?:0*{ord(char)}|x0*{ord(char):x});|{re.escape(_html_of(char))}"
     return rf"(?:\\*{plain}|{in_url}|{in_bytes}|\\+u{ord(char):04x}|{in_html})"
+
+
+def _html_of(char: str) -> str:
+    import html  # a table of thousands of names
+
+    return html.escape(char)
 
 
 def _base64_core(raw: bytes, offset: int) -> set[str]:
