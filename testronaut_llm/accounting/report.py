@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import reduce
+from typing import Any
 
 from testronaut_llm.accounting.entries import day_of, dollars, seconds_left
 from testronaut_llm.config.values import seconds
@@ -18,17 +19,22 @@ from testronaut_llm.ledger import Ledger, Limit
 DEAREST = 10
 """How many of the dearest requests a report names."""
 
-_SUMS = "calls, unpriced, prompt_tokens, completion_tokens, cost, hits, saved_by_cache, saved_by_routing"
+_NAMES = (
+    *("calls", "unpriced", "prompt_tokens", "completion_tokens"),
+    *("cost", "hits", "saved_by_cache", "saved_by_routing"),
+)
+_MONEY = {"cost", "saved_by_cache", "saved_by_routing"}
+_SUMS = ", ".join(_NAMES)
 _ATTEMPTS = """SELECT scope, day, task, model, count(*) AS calls, sum(amount IS NULL) AS unpriced,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens, ifnull(sum(amount), 0) AS cost,
     0 AS hits, 0 AS saved_by_cache, 0 AS saved_by_routing
     FROM attempts WHERE state = 2 AND {which} GROUP BY scope, day, task, model"""
-_ROWS = f"""SELECT day, task, model, {", ".join(f"sum({name})" for name in _SUMS.split(", "))}
+_ROWS = f"""SELECT day, task, model, {", ".join(f"sum({name})" for name in _NAMES)}
     FROM (SELECT scope, day, task, model, {_SUMS} FROM daily
           UNION ALL {_ATTEMPTS.format(which="scope = ?1 AND day >= ?2")})
     WHERE scope = ?1 AND day >= ?2 GROUP BY day, task, model ORDER BY day, task, model"""  # noqa: S608 - constants
 _FOLD = f"""INSERT INTO daily (scope, day, task, model, {_SUMS}) {_ATTEMPTS.format(which="day < ?1")}
-    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS.split(", "))}"""
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _NAMES)}"""
 _DEAREST = f"""SELECT at, task, model, provider_model, outcome, prompt_tokens, completion_tokens, amount FROM attempts
     WHERE state = 2 AND scope = ? AND day >= ? AND amount > 0 ORDER BY amount DESC, at DESC LIMIT {DEAREST}"""  # noqa: S608 - constants
 
@@ -81,7 +87,7 @@ class LimitState:
     renewed_in: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DearCall:
     """One of the dearest requests. `at` is ISO 8601 in UTC, `cost` USD."""
 
@@ -132,10 +138,11 @@ def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tu
         ConfigError: the ledger cannot be used.
     """
     ledger.flush()
-    values, rows, dearest = (scope, since or ""), [], []
+    values = (scope, since or "")
+    rows, dearest = [], []
     if ledger.file.exists:
         rows = ledger.file.run(lambda db: [_row(*found) for found in db.execute(_ROWS, values)])
-        dearest = ledger.file.run(lambda db: [_dear(*found) for found in db.execute(_DEAREST, values)])
+        dearest = ledger.file.run(lambda db: db.execute(_DEAREST, values).fetchall())
     return Spend(
         scope=scope,
         since=since,
@@ -145,7 +152,7 @@ def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tu
         by_model=_by(rows, lambda row: row.model),
         rows=tuple(rows),
         limits=tuple(_state(ledger, scope, task, limit) for task, limit in limits),
-        dearest=tuple(dearest),
+        dearest=tuple(DearCall(_iso(at), *facts, dollars(amount)) for at, *facts, amount in dearest),
     )
 
 
@@ -200,17 +207,8 @@ def _by(rows: Sequence[SpendRow], key: Callable[[SpendRow], str]) -> dict[str, T
 
 
 def _row(day: str, task: str, model: str, *sums: int) -> SpendRow:
-    counts, money = sums[:4], [dollars(amount) for amount in (sums[4], *sums[6:])]
-    totals = Totals(
-        calls=counts[0],
-        unpriced=counts[1],
-        prompt_tokens=counts[2],
-        completion_tokens=counts[3],
-        cost=money[0],
-        hits=sums[5],
-        saved_by_cache=money[1],
-        saved_by_routing=money[2],
-    )
+    named: dict[str, Any] = dict(zip(_NAMES, sums, strict=True))
+    totals = Totals(**named | {name: dollars(named[name]) for name in _MONEY})
     return SpendRow(day=day, task=task, model=model, totals=totals)
 
 
@@ -226,15 +224,5 @@ def _state(ledger: Ledger, scope: str, task: str, limit: Limit) -> LimitState:
     )
 
 
-def _dear(at: float, task: str, model: str, provider_model: str, outcome: str, *counts: int) -> DearCall:
-    prompt, answer, amount = counts
-    return DearCall(
-        at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
-        task=task,
-        model=model,
-        provider_model=provider_model,
-        outcome=outcome,
-        prompt_tokens=prompt,
-        completion_tokens=answer,
-        cost=dollars(amount),
-    )
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
