@@ -87,7 +87,7 @@ class LimitState:
     renewed_in: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DearCall:
     """One of the dearest requests. `at` is ISO 8601 in UTC, `cost` USD."""
 
@@ -142,7 +142,7 @@ def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tu
     rows, dearest = [], []
     if ledger.file.exists:
         rows = ledger.file.run(lambda db: [_row(*found) for found in db.execute(_ROWS, values)])
-        dearest = ledger.file.run(lambda db: db.execute(_DEAREST, values).fetchall())
+        dearest = ledger.file.run(lambda db: [_dear(*found) for found in db.execute(_DEAREST, values)])
     return Spend(
         scope=scope,
         since=since,
@@ -152,7 +152,7 @@ def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tu
         by_model=_by(rows, lambda row: row.model),
         rows=tuple(rows),
         limits=tuple(_state(ledger, scope, task, limit) for task, limit in limits),
-        dearest=tuple(DearCall(_iso(at), *facts, dollars(amount)) for at, *facts, amount in dearest),
+        dearest=tuple(dearest),
     )
 
 
@@ -224,5 +224,7 @@ def _state(ledger: Ledger, scope: str, task: str, limit: Limit) -> LimitState:
     )
 
 
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+def _dear(at: float, *facts: Any) -> DearCall:
+    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    named: dict[str, Any] = dict(zip(DearCall.__slots__, (time, *facts), strict=True))
+    return DearCall(**named | {"cost": dollars(named["cost"])})
