@@ -89,7 +89,7 @@ def _streamed(stream: Stream[Any], *, silent: bool) -> Answer[Any]:
             for one in pieces:
                 if not silent:
                     begun = True
-                    screen.piece(one)
+                    screen.out(one, end="")
         finally:
             if begun:
                 screen.out("")
