@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +64,9 @@ def _state(llm: LLMManager, batch: BatchFile) -> str:
 @contextmanager
 def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
     """A function to be called after each answer."""
-    money = _Money(llm)
+    left = _left(llm)
     if sys.stderr.isatty():
-        with _bar(batch, money) as drawn:
+        with _bar(llm, batch, left) as drawn:
             yield drawn
         return
     before, began = batch.answered, time.monotonic()
@@ -79,13 +79,13 @@ def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
             last = now
             ended = batch.answered + batch.failed
             rest = (batch.total - ended) * (now - began) / max(1, ended - before)
-            screen.note(f"{_state(llm, batch)}{money.left()}; about {rest:.0f} s to go")
+            screen.note(f"{_state(llm, batch)}{next(left)}; about {rest:.0f} s to go")
 
     yield show
 
 
 @contextmanager
-def _bar(batch: BatchFile, money: _Money) -> Iterator[Callable[[], None]]:
+def _bar(llm: LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -95,26 +95,19 @@ def _bar(batch: BatchFile, money: _Money) -> Iterator[Callable[[], None]]:
 
         def show() -> None:
             failed = f"{batch.failed:,} failed, " if batch.failed else ""
-            said = f"{failed}{bill(money.llm)}{money.left()}"
+            said = f"{failed}{bill(llm)}{next(left)}"
             drawn.update(bar, completed=batch.answered + batch.failed, description=said)
 
         yield show
 
 
-class _Money:
-    """What the tightest budget leaves; looked up every few seconds."""
-
-    def __init__(self, llm: LLMManager) -> None:
-        self.llm = llm
-        self._until, self._said = 0.0, ""
-
-    def left(self) -> str:
-        """As in `, $1.20 left of budget.per_day`; nothing without a budget."""
-        if time.monotonic() >= self._until:
-            self._until = time.monotonic() + EVERY_SECONDS
-            try:
-                tightest = min(self.llm.spend(since="1d").limits, key=lambda limit: limit.left, default=None)
-            except ConfigError:
-                tightest = None
-            self._said = f", {usd(max(tightest.left, 0 * tightest.left))} left of {tightest.name}" if tightest else ""
-        return self._said
+def _left(llm: LLMManager) -> Iterator[str]:
+    """`, $1.20 left of budget.per_day`, the tightest one, again and again; looked up every few seconds."""
+    until, said = 0.0, ""
+    while True:
+        if time.monotonic() >= until:
+            until, said = time.monotonic() + EVERY_SECONDS, ""
+            with suppress(ConfigError):
+                tightest = min(llm.spend(since="1d").limits, key=lambda limit: limit.left, default=None)
+                said = f", {usd(tightest.left)} left of {tightest.name}" if tightest else ""
+        yield said

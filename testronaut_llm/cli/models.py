@@ -35,8 +35,8 @@ def list_(as_json: AsJson = False) -> None:
     stored = {one.name: one for one in ModelStore().list()}
     pulled, loaded = _of_ollama()
     if as_json:
-        all_there_is = {"ollama": pulled, "loaded": loaded, "stored": list(stored.values()), "catalogue": catalogue()}
-        screen.out_json(all_there_is)
+        mine = list(stored.values())
+        screen.out_json({"ollama": pulled, "loaded": loaded, "stored": mine, "catalogue": catalogue()})
         return
     until = {one.name: f"loaded until {one.until:.16}" for one in loaded}
     rows = [(f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), _words(one)) for one in pulled]
@@ -198,15 +198,9 @@ def _manager(reference: str, file: Path | None) -> Iterator[LLMManager]:
 
 
 def _row(speed: Speed) -> tuple[str, ...]:
+    load = "?" if speed.load is None else f"{speed.load:.2f} s"
+    rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
     together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"
-    return (
-        f"{speed.at:.16}",
-        "?" if speed.load is None else f"{speed.load:.2f} s",
-        f"{speed.first:.2f} s",
-        f"{speed.prompt_tokens:,} tokens",
-        f"{speed.prompt_rate:,.0f} tokens/s",
-        f"{speed.answer_rate:,.1f} tokens/s",
-        together,
-        "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB",
-        speed.source,
-    )
+    memory = "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB"
+    times = f"{speed.at:.16}", load, f"{speed.first:.2f} s"
+    return *times, f"{speed.prompt_tokens:,} tokens", *rates, together, memory, speed.source

@@ -110,15 +110,9 @@ def _show(found: Spend) -> None:
 
 def _cells(totals: Totals) -> tuple[str, ...]:
     unpriced = f" + {totals.unpriced} of unknown price" if totals.unpriced else ""
-    return (
-        f"{totals.calls:,}",
-        f"{totals.hits:,}",
-        f"{totals.prompt_tokens:,}",
-        f"{totals.completion_tokens:,}",
-        usd(totals.cost) + unpriced,
-        usd(totals.saved_by_cache),
-        usd(totals.saved_by_routing),
-    )
+    counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
+    saved = usd(totals.saved_by_cache), usd(totals.saved_by_routing)
+    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, *saved
 
 
 def _limit(state: LimitState) -> tuple[str, ...]:

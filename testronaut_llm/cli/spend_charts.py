@@ -100,8 +100,7 @@ def _column(
 
 def _when(first: date, last: date, after: int, span: int) -> str:
     start = first + timedelta(days=after)
-    end = min(start.toordinal() + span - 1, last.toordinal())
-    return str(start) if span == 1 else f"{start} to {date.fromordinal(end)}"
+    return str(start) if span == 1 else f"{start} to {min(start + timedelta(days=span - 1), last)}"
 
 
 def _colour(place: int, series: Sequence[str]) -> int:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, TypeAdapter
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Message, Usage
 
+Vectors = tuple[tuple[float, ...], ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeCall:
@@ -50,7 +52,7 @@ class FakeAnswer:
     finish_reason: str = "stop"
     usage: Usage | None = None
     delay: float = 0.0
-    vectors: tuple[tuple[float, ...], ...] | None = None
+    vectors: Vectors | None = None
 
 
 Content = str | BaseModel | Mapping[str, Any] | Sequence[Any] | LLMError | FakeAnswer
