@@ -78,7 +78,7 @@ class FakeLLM(OfflineLLM):
             prompt: for prompts in which this regular expression is found.
         """
         pattern = re.compile(prompt) if prompt is not None else None
-        self._rules.add(Rule(answers=answers or ("",), task=task, model=model, prompt=pattern))
+        self._rules.add(Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern))
 
 
 class _FakeEngine(OfflineEngine):

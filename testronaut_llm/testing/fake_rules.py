@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -64,11 +64,10 @@ Says = Content | Callable[[FakeCall], Content]
 class Rule:
     """Answers for the calls that fit; one after the other, the last one again and again."""
 
-    answers: tuple[Says, ...]
+    answers: list[Says]
     task: str | None = None
     model: str | None = None
     prompt: re.Pattern[str] | None = None
-    _given: int = field(default=0, init=False)
 
     def fits(self, call: FakeCall) -> bool:
         """Is this rule for this call?"""
@@ -80,9 +79,7 @@ class Rule:
 
     def next(self) -> Says:
         """The answer whose turn it is."""
-        answer = self.answers[min(self._given, len(self.answers) - 1)]
-        self._given += 1
-        return answer
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 class NoRuleError(LLMError):
