@@ -16,17 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from testronaut_llm.accounting import entries
 from testronaut_llm.accounting.entries import SPANS, Entry, Period, Span, day_of, dollars, pico
 from testronaut_llm.accounting.file import LedgerFile
 from testronaut_llm.errors import BudgetExceededError, ConfigError
+from testronaut_llm.records import Attempt
 from testronaut_llm.support.amounts import usd
 from testronaut_llm.support.log import logger
-
-if TYPE_CHECKING:
-    from testronaut_llm.records import Attempt
 
 FLUSH = 5.0
 """Seconds that cache hits stay in memory at most, while more of them come."""

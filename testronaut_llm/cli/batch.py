@@ -7,25 +7,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.batch_file import BatchFile
 from testronaut_llm.cli.progress import EVERY_SECONDS
 from testronaut_llm.cli.spend import bill
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.records import Answer
 from testronaut_llm.support.amounts import usd
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.records import Answer
 
 _STEERING = ("cache", "max_cost")
 """Options that make no other answer."""
 
 
 def run_batch(
-    llm: LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
+    llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
 ) -> int:
     """Asks what has no answer in `out` yet, and returns how many failed.
 
@@ -56,13 +54,13 @@ def run_batch(
         return batch.failed
 
 
-def _state(llm: LLMManager, batch: BatchFile) -> str:
+def _state(llm: testronaut_llm.LLMManager, batch: BatchFile) -> str:
     failed = f", {batch.failed:,} failed" if batch.failed else ""
     return f"{batch.answered:,} of {batch.total:,} answered{failed}; {bill(llm)}"
 
 
 @contextmanager
-def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
+def _shown(llm: testronaut_llm.LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
     """A function to be called after each answer."""
     left = _left(llm)
     if sys.stderr.isatty():
@@ -85,7 +83,7 @@ def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _bar(llm: LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Callable[[], None]]:
+def _bar(llm: testronaut_llm.LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -101,7 +99,7 @@ def _bar(llm: LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Cal
         yield show
 
 
-def _left(llm: LLMManager) -> Iterator[str]:
+def _left(llm: testronaut_llm.LLMManager) -> Iterator[str]:
     """`, $1.20 left of budget.per_day`, the tightest one, again and again; looked up every few seconds."""
     until, said = 0.0, ""
     while True:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import LLMConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +36,9 @@ def check(
 ) -> None:
     """Check llm.yaml: is it valid, which keys are there, which servers answer. Sends no prompt without --live."""
     from testronaut_llm.cli import installation
-    from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.task_router import select
 
-    with LLMManager(config) as llm:
+    with testronaut_llm.LLMManager(config) as llm:
         settings = llm.config
         reports = [_report(llm, settings, alias, live=live) for alias in _aliases(settings)]
     ready = {one.alias for one in reports if one.ready}
@@ -62,7 +58,9 @@ def check(
         raise typer.Exit(screen.USAGE)
 
 
-def _show(settings: LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]) -> None:
+def _show(
+    settings: testronaut_llm.LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]
+) -> None:
     screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
     live = any(one.live for one in reports)
     columns = ("model", "is", "ready", "note", "does not take", *(("live",) if live else ()))
@@ -85,12 +83,14 @@ def _prices() -> str:
     return f"{table.name}, newest dated model of {table.newest}"
 
 
-def _aliases(settings: LLMConfig) -> list[str]:
+def _aliases(settings: testronaut_llm.LLMConfig) -> list[str]:
     direct = [name for task in settings.tasks.values() for name in task.models if name not in settings.models]
     return [*settings.models, *dict.fromkeys(direct)]
 
 
-def _report(llm: LLMManager, settings: LLMConfig, alias: str, *, live: bool) -> ModelReport:
+def _report(
+    llm: testronaut_llm.LLMManager, settings: testronaut_llm.LLMConfig, alias: str, *, live: bool
+) -> ModelReport:
     from testronaut_llm.provider_registry import is_local, readiness
 
     model = settings.model(alias)
@@ -113,7 +113,7 @@ def _report(llm: LLMManager, settings: LLMConfig, alias: str, *, live: bool) -> 
     )
 
 
-def _ask(llm: LLMManager, alias: str) -> str:
+def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
     task = next(iter(llm.config.tasks))
     try:
         if llm.is_embedding(alias):

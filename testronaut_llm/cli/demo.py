@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.route import count, money
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
+from testronaut_llm.records import Attempt, Candidate
 from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.records import Attempt, Candidate
+    from testronaut_llm.model_config import ModelConfig
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
 HELP_CHARACTERS = 900  # a small model on a small machine reads some 50 tokens a second
@@ -41,11 +41,9 @@ def demo(
     live: Annotated[bool, typer.Option("--live", help="Use your own llm.yaml; this may cost money.")] = False,
 ) -> None:
     """Show the three tasks on the --help of a tool of this machine. Costs nothing without --live."""
-    from testronaut_llm.llm_manager import LLMManager
-
     tool, text = _help_text()
     model = None if live else _free_model()
-    with LLMManager() if model is None else LLMManager(config=_demo_config(model)) as llm:
+    with testronaut_llm.LLMManager(config=None if model is None else _demo_config(model)) as llm:
         _heading(f"1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)")
         question = f"{text}\n\nName this tool, say its purpose, and list three options."
         found = _ask(llm, "cli_analysis", question, TOOL)
@@ -64,7 +62,7 @@ def demo(
         raise typer.Exit(screen.FAILED)
 
 
-def _again(llm: LLMManager, question: str) -> None:
+def _again(llm: testronaut_llm.LLMManager, question: str) -> None:
     """Shows that the same question is answered from the disk."""
     answer = llm.complete("cli_analysis", question, schema=TOOL)
     how = "from the cache, nobody was asked" if answer.cached else "asked anew: the cache could not be used"
@@ -72,7 +70,7 @@ def _again(llm: LLMManager, question: str) -> None:
     screen.out(f"  {answer.model} in {answer.latency * 1000:.1f} ms, {how}; saved: {saved}")
 
 
-def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
+def _ask(llm: testronaut_llm.LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
     """Shows the route, asks, shows what came of it; returns the answer's text, empty where there is none."""
     candidates = llm.route(task, prompt, schema=schema).candidates
     screen.table("", COLUMNS, map(_row, candidates), drawn=True)
@@ -151,10 +149,8 @@ def _local_model() -> ModelConfig | None:
     return next((one for one in ready if is_local(one) and one.provider != "embedded"), None)
 
 
-def _demo_config(model: ModelConfig) -> LLMConfig:
+def _demo_config(model: ModelConfig) -> testronaut_llm.LLMConfig:
     """The demo's own: all tasks are private, so that a key in the environment is never spent."""
-    from testronaut_llm.model_config import LLMConfig
-
     models = {
         "absent": {"model": "openai/nobody-is-here", "api_base": "http://127.0.0.1:9/v1", "local": True},
         "luna": {"model": "openai/gpt-6-luna", "quality": 7},
@@ -165,7 +161,7 @@ def _demo_config(model: ModelConfig) -> LLMConfig:
     task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True, "models": listed}
     first = {**task, "models": ["absent", *listed]}
     tasks = {"cli_analysis": first, "test_generation": task, "result_verification": task}
-    return LLMConfig.model_validate({"models": models, "tasks": tasks})
+    return testronaut_llm.LLMConfig.model_validate({"models": models, "tasks": tasks})
 
 
 def _closing(model: ModelConfig | None) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, ConfigFile, age
+from testronaut_llm.errors import LocalModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
     from testronaut_llm.local.speeds import Speed
 
@@ -51,7 +52,6 @@ def list_(as_json: AsJson = False) -> None:
 
 def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
     """What the usual server has, and what of it is in memory; a note says where none answers."""
-    from testronaut_llm.errors import LocalModelError
     from testronaut_llm.local.ollama_provider import OllamaServer
 
     try:
@@ -86,7 +86,6 @@ def pull(
 @group.command("remove")
 def remove(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m or ollama/qwen3:8b.")]) -> None:
     """Remove an embedded model from the store, or a model from the Ollama server."""
-    from testronaut_llm.errors import LocalModelError
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
@@ -104,7 +103,6 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove embedded models that were not used for long, and leftovers of downloads. Ollama's are not touched."""
-    from testronaut_llm.cli.options import age
     from testronaut_llm.local.model_prune import dispensable, remove
     from testronaut_llm.local.model_store import ModelStore
 
@@ -120,7 +118,7 @@ def prune(
     screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
 
 
-def offer(llm: LLMManager, task: str, model: str | None) -> None:
+def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     """Asks a person at a terminal about the models that say `auto_pull: ask` and are not there."""
     from testronaut_llm.cli.progress import fetching
     from testronaut_llm.provider_registry import readiness
@@ -187,13 +185,12 @@ def bench(
 
 
 @contextmanager
-def _manager(reference: str, file: Path | None) -> Iterator[LLMManager]:
-    from testronaut_llm.llm_manager import LLMManager
+def _manager(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
     from testronaut_llm.trials.verify import alone
 
-    with LLMManager(file) as whole:
+    with testronaut_llm.LLMManager(file) as whole:
         settings = alone(whole.config, reference)
-    with LLMManager(config=settings) as llm:
+    with testronaut_llm.LLMManager(config=settings) as llm:
         yield llm
 
 
