@@ -103,16 +103,12 @@ class Ledger:
 
         def work(db: sqlite3.Connection) -> int:
             if limits:
-                db.execute("BEGIN IMMEDIATE")
                 standing = entries.standing(db, entry.scope, entry.task, now)
                 for limit in limits:
                     self._check(entry, limit, sum(standing[limit.period, limit.own]))
-            row = entries.insert(db, entry, entries.RESERVED, now, _RESERVED_LEASE)
-            if limits:
-                db.execute("COMMIT")
-            return row
+            return entries.insert(db, entry, entries.RESERVED, now, _RESERVED_LEASE)
 
-        return self.file.run(work)
+        return self.file.run_whole(work) if limits else self.file.run(work)
 
     def sent(self, row: int, lease: float) -> bool:
         """Marks that the request leaves now, and is waited for `lease` seconds at most.
@@ -229,15 +225,10 @@ class Ledger:
         self._flushed = time.monotonic()
         with self._lock:
             taken, self._savings = self._savings, {}
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(_SAVED, [(self._scope(), *key, *counts) for key, counts in taken.items()])
-            db.execute("COMMIT")
-
         try:
             if taken:
-                self.file.run(work)
+                rows = [(self._scope(), *key, *counts) for key, counts in taken.items()]
+                self.file.run_whole(lambda db: db.executemany(_SAVED, rows))
         except BaseException:
             self._keep(taken)
             raise

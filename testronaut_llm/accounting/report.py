@@ -167,13 +167,10 @@ def prune(ledger: Ledger, before: str) -> int:
     ledger.flush()
 
     def work(db: sqlite3.Connection) -> int:
-        db.execute("BEGIN IMMEDIATE")
         db.execute(_FOLD, (before,))
-        gone = db.execute("DELETE FROM attempts WHERE state = 2 AND day < ?", (before,)).rowcount
-        db.execute("COMMIT")
-        return gone
+        return db.execute("DELETE FROM attempts WHERE state = 2 AND day < ?", (before,)).rowcount
 
-    gone = ledger.file.run(work)
+    gone = ledger.file.run_whole(work)
     ledger.file.run(lambda db: db.execute("VACUUM"))
     return gone
 

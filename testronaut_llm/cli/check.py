@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -62,9 +63,9 @@ def _show(
     settings: testronaut_llm.LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]
 ) -> None:
     screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
-    live = any(one.live for one in reports)
-    columns = ("model", "is", "ready", "note", "does not take", *(("live",) if live else ()))
-    screen.table("models", columns, ((*_row(one), *((one.live or "-",) if live else ())) for one in reports))
+    columns = ("model", "is", "ready", "note", "does not take", "live")
+    shown = 6 if any(one.live for one in reports) else 5
+    screen.table("models", columns[:shown], [_row(one)[:shown] for one in reports])
     for name, ready in tasks.items():
         if not ready:
             screen.note(f"task {name}: no model that it may use is ready; why: testronaut-llm route {name}")
@@ -95,7 +96,6 @@ def _report(
 
     model = settings.model(alias)
     found = readiness(model, trusted=settings.trusted)
-    taken = llm.dropped_params(alias) if found.ready else ()
     try:
         local, unknown = is_local(model), False
     except ConfigError:  # of the provider; readiness says which was meant
@@ -108,7 +108,7 @@ def _report(
         unknown=unknown,
         note=found.missing or found.note,
         mend=found.mend,
-        dropped_params=taken,
+        dropped_params=llm.dropped_params(alias) if found.ready else (),
         live=_ask(llm, alias) if live and found.ready else None,
     )
 
@@ -116,12 +116,11 @@ def _report(
 def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
     task = next(iter(llm.config.tasks))
     try:
-        if llm.is_embedding(alias):
-            llm.embed(task, "hi", model=alias, cache="off")
-        else:
-            llm.complete(task, "Say hi.", model=alias, max_tokens=1, cache="off", deadline=60)
-    except OutputTruncatedError:
-        return "answers"  # it was asked for one token
+        with suppress(OutputTruncatedError):  # it was asked for one token
+            if llm.is_embedding(alias):
+                llm.embed(task, "hi", model=alias, cache="off")
+            else:
+                llm.complete(task, "Say hi.", model=alias, max_tokens=1, cache="off", deadline=60)
     except LLMError as error:
         return f"{error.code}: {error}"
     return "answers"
@@ -129,4 +128,5 @@ def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
 
 def _row(one: ModelReport) -> tuple[str, ...]:
     note = f"{one.note}; {one.mend}" if one.mend else one.note
-    return one.alias, one.model, "yes" if one.ready else "no", note, ", ".join(one.dropped_params) or "-"
+    not_taken = ", ".join(one.dropped_params) or "-"
+    return one.alias, one.model, "yes" if one.ready else "no", note, not_taken, one.live or "-"

@@ -19,9 +19,8 @@ def exit_code(error: LLMError) -> int:
     """1 where models failed, 2 where usage or configuration is wrong, 3 where a budget holds."""
     if isinstance(error, BudgetExceededError):
         return BUDGET
-    if isinstance(error, ConfigError | NoReadyModelError):
-        return USAGE
-    return USAGE if isinstance(error, InvalidRequestError) and error.model is None else FAILED
+    ours = isinstance(error, InvalidRequestError) and error.model is None  # refused before any model was asked
+    return USAGE if ours or isinstance(error, ConfigError | NoReadyModelError) else FAILED
 
 
 def out(text: str, end: str = "\n") -> None:

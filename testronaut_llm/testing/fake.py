@@ -21,23 +21,21 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testronaut_llm.calls.steps import Ask, Flow, Result, Step
+from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import BadResponseError, ContentFilteredError, LLMError
-from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.model_config import LLMConfig, TaskConfig
 from testronaut_llm.records import Call, Route, Usage
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
 from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
+from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.model_config import TaskConfig
-    from testronaut_llm.transport.exchange import Exchange
 
 Asked = Request | EmbedRequest
 
+_TASK = "task of the call"
 _DIMENSIONS = 8
 _PIECE = re.compile(r"\S*\s*")
 
@@ -101,13 +99,13 @@ class _FakeEngine(OfflineEngine):
                     result: Result = stop.value
                     return result
                 if isinstance(step, Ask):
-                    step = replace(step, make=partial(self._make, step.make, call.task))
+                    step = replace(step, make=partial(_noted, step.make, call.task))
                 answer = yield step
 
-    def _make(self, make: Callable[[float], Asked], task: str, timeout: float) -> Asked:
-        request = make(timeout)
-        self.gateway.task_of[id(request)] = task
-        return request
+
+def _noted(make: Callable[[float], Asked], task: str, timeout: float) -> Asked:
+    request = make(timeout)
+    return replace(request, extra={**request.extra, _TASK: task})
 
 
 class _FakeGateway:
@@ -115,7 +113,6 @@ class _FakeGateway:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self.task_of: dict[int, str] = {}
 
     def load(self) -> None:
         """LiteLLM stays where it is."""
@@ -153,7 +150,7 @@ class _FakeGateway:
         """Nothing is open."""
 
     def _parts(self, request: Asked) -> Iterator[tuple[float, str | Reply]]:
-        model, task = request.target.model, self.task_of.pop(id(request), "")
+        model, task = request.target.model, request.extra[_TASK]
         if isinstance(request, EmbedRequest):
             call = FakeCall(task=task, model=model.alias, texts=request.texts)
             said = self._rules.answer(call, wrapped=False)
