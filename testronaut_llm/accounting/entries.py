@@ -128,11 +128,8 @@ def seconds_left(period: Period, now: float) -> float | None:
     if period == "total":
         return None
     today = _utc(now).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        renewed = today + timedelta(days=1)
-    else:
-        renewed = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return renewed.timestamp() - now
+    next_month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return (today + timedelta(days=1) if period == "day" else next_month).timestamp() - now
 
 
 @lru_cache(maxsize=16)

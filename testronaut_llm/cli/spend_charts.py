@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
-from typing import TYPE_CHECKING
 
+from testronaut_llm.accounting.report import Spend
 from testronaut_llm.support.amounts import usd
-
-if TYPE_CHECKING:
-    from testronaut_llm.accounting.report import Spend
 
 SERIES = 7
 """Models with a colour of their own; the others share one."""
