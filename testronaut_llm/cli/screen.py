@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pydantic_core
-
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
 
 FAILED, USAGE, BUDGET = 1, 2, 3
@@ -59,7 +57,9 @@ def out_json(value: Any) -> None:
 
 def plain(value: Any) -> Any:
     """The value in JSON's kinds: money as text, errors as their facts, pydantic models as objects."""
-    return pydantic_core.to_jsonable_python(value, by_alias=False, fallback=_plainer)
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, by_alias=False, fallback=_plainer)
 
 
 def _plainer(value: Any) -> Any:
