@@ -8,7 +8,6 @@ from typing import Annotated, Any, cast
 
 import typer
 
-import testronaut_llm
 from testronaut_llm.calls.builder import Prompt
 from testronaut_llm.calls.comparison import ComparedPrompt, Comparison, ModelTotals
 from testronaut_llm.cli import screen
@@ -41,6 +40,8 @@ def compare(
 
     Example: testronaut-llm compare "What does ls do?" --models sonnet,qwen
     """
+    from testronaut_llm.llm_manager import LLMManager
+
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, or a file of prompts with --file; one of them")
     names = [name.strip() for name in models.split(",") if name.strip()]
@@ -48,7 +49,7 @@ def compare(
         raise InvalidRequestError("give the models to ask, such as --models sonnet,qwen")
     asked: str | Sequence[Prompt] = prompt if prompt is not None else _prompts(file)
     wanted = read_schema(schema)
-    with testronaut_llm.LLMManager(config) as llm, billed(llm):
+    with LLMManager(config) as llm, billed(llm):
         mode = cast("CacheMode | None", "off" if no_cache else cache)
         found = llm.compare(task, asked, models=names, schema=wanted, cache=mode)
     if as_json:
