@@ -16,20 +16,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from testronaut_llm.accounting import entries
 from testronaut_llm.accounting.entries import SPANS, Entry, Period, Span, day_of, dollars, pico
 from testronaut_llm.accounting.file import LedgerFile
 from testronaut_llm.errors import BudgetExceededError, ConfigError
+from testronaut_llm.records import Attempt
 from testronaut_llm.support.amounts import usd
 from testronaut_llm.support.log import logger
 
-if TYPE_CHECKING:
-    from testronaut_llm.records import Attempt
-
 FLUSH = 5.0
 """Seconds that cache hits stay in memory at most, while more of them come."""
+
+Counts = tuple[int, int, int]
+"""Hits, and picodollars that the cache and the routing saved."""
 
 _DAY = 86_400.0
 _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
@@ -71,6 +71,9 @@ class Session:
 class Ledger:
     """Books the attempts of one manager. Safe for threads, processes and forks.
 
+    `reserve`, `sent`, `standing`, `calls_per_day` and `flush` raise ConfigError where the file cannot be used; the
+    others warn once, keep what they were told, and write it later.
+
     Args:
         path: the file; None keeps everything in memory.
         scope: whose money a cache hit saves.
@@ -85,7 +88,7 @@ class Ledger:
         self.clock = clock
         self._scope = scope
         self._unsettled: deque[tuple[Entry, int, Attempt]] = deque()
-        self._savings: deque[tuple[float, str, str, int, Decimal, Decimal]] = deque()
+        self._savings: dict[tuple[str, str, str], Counts] = {}
         self._flushed = float("-inf")
         self._lock = threading.Lock()
         self._warned = False
@@ -95,40 +98,29 @@ class Ledger:
 
         Raises:
             BudgetExceededError: a hard limit leaves less.
-            ConfigError: the ledger cannot be used.
         """
         now = self.clock()
 
         def work(db: sqlite3.Connection) -> int:
             if limits:
-                db.execute("BEGIN IMMEDIATE")
                 standing = entries.standing(db, entry.scope, entry.task, now)
                 for limit in limits:
                     self._check(entry, limit, sum(standing[limit.period, limit.own]))
-            row = entries.insert(db, entry, entries.RESERVED, now, _RESERVED_LEASE)
-            if limits:
-                db.execute("COMMIT")
-            return row
+            return entries.insert(db, entry, entries.RESERVED, now, _RESERVED_LEASE)
 
-        return self.file.run(work)
+        return self.file.run_whole(work) if limits else self.file.run(work)
 
     def sent(self, row: int, lease: float) -> bool:
         """Marks that the request leaves now, and is waited for `lease` seconds at most.
 
         False: the money is free again, since the reservation's lease has ended.
-
-        Raises:
-            ConfigError: the ledger cannot be used.
         """
         mark = "UPDATE attempts SET state = 1, lease = ? WHERE id = ? AND state = 0"
         values = (self.clock() + lease, row)
         return self.file.run(lambda db: db.execute(mark, values).rowcount) == 1
 
     def settle(self, entry: Entry, row: int, attempt: Attempt) -> None:
-        """Books what an attempt cost, or corrects it; `row` is 0 where none was reserved.
-
-        Never fails: what cannot be written is kept, and written later.
-        """
+        """Books what an attempt cost, or corrects it; `row` is 0 where none was reserved."""
         try:
             self._settle_all()
             self._book(entry, row, attempt)
@@ -136,46 +128,29 @@ class Ledger:
             self._unsettled.append((entry, row, attempt))
             self.warn(error)
 
-    def release(self, row: int) -> None:
-        """Frees what was set aside for a request that did not leave; its lease does the same a little later."""
-        try:
-            self.file.run(lambda db: db.execute("DELETE FROM attempts WHERE id = ? AND state = 0", (row,)))
-        except ConfigError as error:
-            self.warn(error)
-
     def hit(self, task: str, model: str, saved: Decimal | None) -> None:
         """Counts an answer from the cache and the USD that it did not cost; written every few seconds."""
-        self._save(task, model, 1, saved or Decimal(0), Decimal(0))
+        self._save(task, model, saved or Decimal(0), (1, pico(saved) or 0, 0))
 
     def routed(self, task: str, model: str, saved: Decimal) -> None:
         """Counts the USD that the choice of a model saved; negative where it cost more."""
-        self._save(task, model, 0, Decimal(0), saved)
+        self._save(task, model, saved, (0, 0, pico(saved) or 0))
 
     def count(self, cost: Decimal, *, unpriced: int = 0, saved: Decimal = Decimal(0)) -> None:
         """Adds to what this session cost and saved."""
         with self._lock:
-            so_far = self.session
-            self.session = Session(
-                cost=so_far.cost + cost, saved=so_far.saved + saved, unpriced=so_far.unpriced + unpriced
-            )
+            now = self.session
+            self.session = Session(cost=now.cost + cost, saved=now.saved + saved, unpriced=now.unpriced + unpriced)
 
     def standing(self, scope: str, task: str = "") -> dict[Span, tuple[Decimal, Decimal]]:
-        """USD spent and USD set aside: by period, of all tasks (False) and of this one (True).
-
-        Raises:
-            ConfigError: the ledger cannot be used.
-        """
+        """USD spent and USD set aside: by period, of all tasks (False) and of this one (True)."""
         if not self.file.exists:
             return dict.fromkeys(SPANS, (Decimal(0), Decimal(0)))
         found = self.file.run(lambda db: entries.standing(db, scope, task, self.clock()))
         return {span: (dollars(spent), dollars(aside)) for span, (spent, aside) in found.items()}
 
     def calls_per_day(self, scope: str) -> float:
-        """How many requests a day brings: as the last seven did, or as many as today goes on to if that is more.
-
-        Raises:
-            ConfigError: the ledger cannot be used.
-        """
+        """How many requests a day brings: as the last seven did, or as many as today goes on to if that is more."""
         if not self.file.exists:
             return 0.0
         now = self.clock()
@@ -188,11 +163,7 @@ class Ledger:
         return max(week / 7, today / max(now % _DAY / _DAY, _LEAST_OF_A_DAY))
 
     def flush(self) -> None:
-        """Writes what was kept back, and ends what dead processes left.
-
-        Raises:
-            ConfigError: the ledger cannot be used.
-        """
+        """Writes what was kept back, and ends what dead processes left."""
         self._settle_all()
         self._save_all()
         if self.file.exists:
@@ -229,11 +200,11 @@ class Ledger:
     def _settle_all(self) -> None:
         while self._unsettled:
             try:
-                entry, row, attempt = one = self._unsettled.popleft()
+                one = self._unsettled.popleft()
             except IndexError:  # another thread took it
                 return
             try:
-                self._book(entry, row, attempt)
+                self._book(*one)
             except BaseException:
                 self._unsettled.appendleft(one)
                 raise
@@ -241,9 +212,9 @@ class Ledger:
     def _book(self, entry: Entry, row: int, attempt: Attempt) -> None:
         self.file.run(lambda db: entries.settle(db, entry, row, attempt, self.clock()))
 
-    def _save(self, task: str, model: str, hits: int, by_cache: Decimal, by_routing: Decimal) -> None:
-        self.count(Decimal(0), saved=by_cache + by_routing)
-        self._savings.append((self.clock(), task, model, hits, by_cache, by_routing))
+    def _save(self, task: str, model: str, saved: Decimal, counts: Counts) -> None:
+        self.count(Decimal(0), saved=saved)
+        self._keep({(day_of(self.clock()), task, model): counts})
         if time.monotonic() - self._flushed >= FLUSH:
             try:
                 self._save_all()
@@ -253,21 +224,17 @@ class Ledger:
     def _save_all(self) -> None:
         self._flushed = time.monotonic()
         with self._lock:
-            taken = [self._savings.popleft() for _ in range(len(self._savings))]
-        sums: dict[tuple[str, str, str], tuple[int, int, int]] = {}
-        for at, task, model, hits, by_cache, by_routing in taken:
-            key = day_of(at), task, model
-            so_far = sums.get(key, (0, 0, 0))
-            sums[key] = (so_far[0] + hits, so_far[1] + (pico(by_cache) or 0), so_far[2] + (pico(by_routing) or 0))
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(_SAVED, [(self._scope(), *key, *counts) for key, counts in sums.items()])
-            db.execute("COMMIT")
-
+            taken, self._savings = self._savings, {}
         try:
-            if sums:
-                self.file.run(work)
+            if taken:
+                rows = [(self._scope(), *key, *counts) for key, counts in taken.items()]
+                self.file.run_whole(lambda db: db.executemany(_SAVED, rows))
         except BaseException:
-            self._savings.extend(taken)
+            self._keep(taken)
             raise
+
+    def _keep(self, savings: dict[tuple[str, str, str], Counts]) -> None:
+        with self._lock:
+            for key, (hits, by_cache, by_routing) in savings.items():
+                before = self._savings.get(key, (0, 0, 0))
+                self._savings[key] = before[0] + hits, before[1] + by_cache, before[2] + by_routing

@@ -95,7 +95,7 @@ def in_a_child(work: Callable[[], object]) -> int:
 
 
 def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
-    """Reserved at the worst case, settled at the cost, once or many times; a release gives everything back."""
+    """Reserved at the worst case, settled at the cost, once or many times; what cost nothing gives everything back."""
     one = entry("0.5")
     row = ledger.reserve(one)
     assert money(ledger) == ("0", "0.5")
@@ -103,7 +103,7 @@ def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
     ledger.settle(one, row, attempt("0.2"))
     ledger.settle(one, row, attempt("0.2"))
     assert money(ledger) == money(ledger, "day") == money(ledger, "month", "t") == ("0.2", "0")
-    ledger.release(ledger.reserve(one))
+    ledger.settle(one, ledger.reserve(one), attempt("0"))
     assert money(ledger) == ("0.2", "0")
     assert money(ledger, task="other") == ("0", "0")
 
@@ -300,7 +300,6 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
     assert [log["event"] for log in logs] == ["ledger_unavailable"]
     with pytest.raises(ConfigError, match=r"readonly.*no budget can be held; .*`chmod u\+rwX "):
         ledger.reserve(one, [limit("9")])
-    ledger.release(row)
     broken.on = False
     ledger.flush()
     assert money(ledger) == ("0.5", "0")

@@ -11,10 +11,10 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from testronaut_llm.records import Attempt, Usage
+
 if TYPE_CHECKING:
     import sqlite3
-
-    from testronaut_llm.records import Attempt
 
 Period = Literal["day", "month", "total"]
 PERIODS: tuple[Period, ...] = ("day", "month", "total")
@@ -24,7 +24,7 @@ Standing = dict[Span, tuple[int, int]]
 """What is spent, and what is set aside."""
 SPANS: tuple[Span, ...] = tuple((period, own) for period in PERIODS for own in (False, True))
 
-RESERVED, SENT, SETTLED = 0, 1, 2
+RESERVED, SENT = 0, 1  # and 2, settled
 
 _PICO = Decimal(10**12)
 _MOST = 10**18  # a million dollars for one attempt is a fault of a price, and sums must not overflow
@@ -73,15 +73,12 @@ def insert(db: sqlite3.Connection, entry: Entry, state: int, now: float, lease: 
 
 def settle(db: sqlite3.Connection, entry: Entry, row: int, attempt: Attempt, now: float) -> None:
     """Books what an attempt cost, once more if need be; one whose row was never written (0), or is gone, gets one."""
-    usage = attempt.usage
+    usage = attempt.usage or Usage(estimated=True)
     values = (
         pico(attempt.cost if attempt.cost is not None else entry.worst),
-        attempt.outcome,
-        attempt.error.code if attempt.error else None,
-        *((usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)),
-        *((usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens) if usage else (0, 0, 0)),
-        usage is None or usage.estimated,
-        attempt.latency,
+        *(attempt.outcome, attempt.error.code if attempt.error else None),
+        *(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cache_write_tokens),
+        *(usage.reasoning_tokens, usage.estimated, attempt.latency),
     )
     if row and db.execute(_SETTLE, (*values, row)).rowcount:
         return
@@ -131,11 +128,8 @@ def seconds_left(period: Period, now: float) -> float | None:
     if period == "total":
         return None
     today = _utc(now).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        renewed = today + timedelta(days=1)
-    else:
-        renewed = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return renewed.timestamp() - now
+    next_month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return (today + timedelta(days=1) if period == "day" else next_month).timestamp() - now
 
 
 @lru_cache(maxsize=16)

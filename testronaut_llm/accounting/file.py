@@ -73,6 +73,17 @@ class LedgerFile:
         """Has anything been written yet?"""
         return self._connection is not None or (self.path is not None and self.path.exists())
 
+    def run_whole(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `run`, but all of the work or nothing, and nobody else's in between."""
+
+        def whole(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            done = work(connection)
+            connection.execute("COMMIT")
+            return done
+
+        return self.run(whole)
+
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Does some work on the connection; what it began and did not commit is undone when it fails.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import reduce
+from typing import Any
 
 from testronaut_llm.accounting.entries import day_of, dollars, seconds_left
 from testronaut_llm.config.values import seconds
@@ -18,17 +19,22 @@ from testronaut_llm.ledger import Ledger, Limit
 DEAREST = 10
 """How many of the dearest requests a report names."""
 
-_SUMS = "calls, unpriced, prompt_tokens, completion_tokens, cost, hits, saved_by_cache, saved_by_routing"
+_NAMES = (
+    *("calls", "unpriced", "prompt_tokens", "completion_tokens"),
+    *("cost", "hits", "saved_by_cache", "saved_by_routing"),
+)
+_MONEY = {"cost", "saved_by_cache", "saved_by_routing"}
+_SUMS = ", ".join(_NAMES)
 _ATTEMPTS = """SELECT scope, day, task, model, count(*) AS calls, sum(amount IS NULL) AS unpriced,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens, ifnull(sum(amount), 0) AS cost,
     0 AS hits, 0 AS saved_by_cache, 0 AS saved_by_routing
     FROM attempts WHERE state = 2 AND {which} GROUP BY scope, day, task, model"""
-_ROWS = f"""SELECT day, task, model, {", ".join(f"sum({name})" for name in _SUMS.split(", "))}
+_ROWS = f"""SELECT day, task, model, {", ".join(f"sum({name})" for name in _NAMES)}
     FROM (SELECT scope, day, task, model, {_SUMS} FROM daily
           UNION ALL {_ATTEMPTS.format(which="scope = ?1 AND day >= ?2")})
     WHERE scope = ?1 AND day >= ?2 GROUP BY day, task, model ORDER BY day, task, model"""  # noqa: S608 - constants
 _FOLD = f"""INSERT INTO daily (scope, day, task, model, {_SUMS}) {_ATTEMPTS.format(which="day < ?1")}
-    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS.split(", "))}"""
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _NAMES)}"""
 _DEAREST = f"""SELECT at, task, model, provider_model, outcome, prompt_tokens, completion_tokens, amount FROM attempts
     WHERE state = 2 AND scope = ? AND day >= ? AND amount > 0 ORDER BY amount DESC, at DESC LIMIT {DEAREST}"""  # noqa: S608 - constants
 
@@ -132,7 +138,8 @@ def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tu
         ConfigError: the ledger cannot be used.
     """
     ledger.flush()
-    values, rows, dearest = (scope, since or ""), [], []
+    values = (scope, since or "")
+    rows, dearest = [], []
     if ledger.file.exists:
         rows = ledger.file.run(lambda db: [_row(*found) for found in db.execute(_ROWS, values)])
         dearest = ledger.file.run(lambda db: [_dear(*found) for found in db.execute(_DEAREST, values)])
@@ -160,13 +167,10 @@ def prune(ledger: Ledger, before: str) -> int:
     ledger.flush()
 
     def work(db: sqlite3.Connection) -> int:
-        db.execute("BEGIN IMMEDIATE")
         db.execute(_FOLD, (before,))
-        gone = db.execute("DELETE FROM attempts WHERE state = 2 AND day < ?", (before,)).rowcount
-        db.execute("COMMIT")
-        return gone
+        return db.execute("DELETE FROM attempts WHERE state = 2 AND day < ?", (before,)).rowcount
 
-    gone = ledger.file.run(work)
+    gone = ledger.file.run_whole(work)
     ledger.file.run(lambda db: db.execute("VACUUM"))
     return gone
 
@@ -200,17 +204,8 @@ def _by(rows: Sequence[SpendRow], key: Callable[[SpendRow], str]) -> dict[str, T
 
 
 def _row(day: str, task: str, model: str, *sums: int) -> SpendRow:
-    counts, money = sums[:4], [dollars(amount) for amount in (sums[4], *sums[6:])]
-    totals = Totals(
-        calls=counts[0],
-        unpriced=counts[1],
-        prompt_tokens=counts[2],
-        completion_tokens=counts[3],
-        cost=money[0],
-        hits=sums[5],
-        saved_by_cache=money[1],
-        saved_by_routing=money[2],
-    )
+    named: dict[str, Any] = dict(zip(_NAMES, sums, strict=True))
+    totals = Totals(**named | {name: dollars(named[name]) for name in _MONEY})
     return SpendRow(day=day, task=task, model=model, totals=totals)
 
 
@@ -226,15 +221,7 @@ def _state(ledger: Ledger, scope: str, task: str, limit: Limit) -> LimitState:
     )
 
 
-def _dear(at: float, task: str, model: str, provider_model: str, outcome: str, *counts: int) -> DearCall:
-    prompt, answer, amount = counts
-    return DearCall(
-        at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
-        task=task,
-        model=model,
-        provider_model=provider_model,
-        outcome=outcome,
-        prompt_tokens=prompt,
-        completion_tokens=answer,
-        cost=dollars(amount),
-    )
+def _dear(at: float, *facts: Any) -> DearCall:
+    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    named: dict[str, Any] = dict(zip(DearCall.__slots__, (time, *facts), strict=True))
+    return DearCall(**named | {"cost": dollars(named["cost"])})

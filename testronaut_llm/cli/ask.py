@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.models import offer
 from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from testronaut_llm.calls.streams import Stream
-    from testronaut_llm.records import Answer
+from testronaut_llm.records import Answer
 
 
 def run(
@@ -55,18 +53,15 @@ def run(
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     from testronaut_llm.cli.batch import run_batch
-    from testronaut_llm.llm_manager import LLMManager
 
-    with LLMManager(config) as llm, billed(llm):
+    with testronaut_llm.LLMManager(config) as llm, billed(llm):
         failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=options)
     if failed:
         raise typer.Exit(screen.FAILED)
 
 
 def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
-    from testronaut_llm.llm_manager import LLMManager
-
-    with LLMManager(config) as llm, billed(llm):
+    with testronaut_llm.LLMManager(config) as llm, billed(llm):
         offer(llm, task, options["model"])
         if stream:
             answer = _streamed(llm.stream(task, text, **options), silent=as_json)
@@ -81,7 +76,7 @@ def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json
     screen.note(f"{answer.model} ({answer.provider_model}): {source}{tokens}, {bill(llm)}, {answer.latency:.1f} s")
 
 
-def _streamed(stream: Stream[Any], *, silent: bool) -> Answer[Any]:
+def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any]:
     """Prints the pieces; a message about a stream that broke starts on a line of its own."""
     begun = False
     with stream as pieces:
@@ -89,7 +84,7 @@ def _streamed(stream: Stream[Any], *, silent: bool) -> Answer[Any]:
             for one in pieces:
                 if not silent:
                     begun = True
-                    screen.piece(one)
+                    screen.out(one, end="")
         finally:
             if begun:
                 screen.out("")

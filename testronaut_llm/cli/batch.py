@@ -5,27 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.batch_file import BatchFile
 from testronaut_llm.cli.progress import EVERY_SECONDS
 from testronaut_llm.cli.spend import bill
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.records import Answer
 from testronaut_llm.support.amounts import usd
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.records import Answer
 
 _STEERING = ("cache", "max_cost")
 """Options that make no other answer."""
 
 
 def run_batch(
-    llm: LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
+    llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
 ) -> int:
     """Asks what has no answer in `out` yet, and returns how many failed.
 
@@ -56,17 +54,17 @@ def run_batch(
         return batch.failed
 
 
-def _state(llm: LLMManager, batch: BatchFile) -> str:
+def _state(llm: testronaut_llm.LLMManager, batch: BatchFile) -> str:
     failed = f", {batch.failed:,} failed" if batch.failed else ""
     return f"{batch.answered:,} of {batch.total:,} answered{failed}; {bill(llm)}"
 
 
 @contextmanager
-def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
+def _shown(llm: testronaut_llm.LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
     """A function to be called after each answer."""
-    money = _Money(llm)
+    left = _left(llm)
     if sys.stderr.isatty():
-        with _bar(batch, money) as drawn:
+        with _bar(llm, batch, left) as drawn:
             yield drawn
         return
     before, began = batch.answered, time.monotonic()
@@ -79,13 +77,13 @@ def _shown(llm: LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
             last = now
             ended = batch.answered + batch.failed
             rest = (batch.total - ended) * (now - began) / max(1, ended - before)
-            screen.note(f"{_state(llm, batch)}{money.left()}; about {rest:.0f} s to go")
+            screen.note(f"{_state(llm, batch)}{next(left)}; about {rest:.0f} s to go")
 
     yield show
 
 
 @contextmanager
-def _bar(batch: BatchFile, money: _Money) -> Iterator[Callable[[], None]]:
+def _bar(llm: testronaut_llm.LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -95,26 +93,19 @@ def _bar(batch: BatchFile, money: _Money) -> Iterator[Callable[[], None]]:
 
         def show() -> None:
             failed = f"{batch.failed:,} failed, " if batch.failed else ""
-            said = f"{failed}{bill(money.llm)}{money.left()}"
+            said = f"{failed}{bill(llm)}{next(left)}"
             drawn.update(bar, completed=batch.answered + batch.failed, description=said)
 
         yield show
 
 
-class _Money:
-    """What the tightest budget leaves; looked up every few seconds."""
-
-    def __init__(self, llm: LLMManager) -> None:
-        self.llm = llm
-        self._until, self._said = 0.0, ""
-
-    def left(self) -> str:
-        """As in `, $1.20 left of budget.per_day`; nothing without a budget."""
-        if time.monotonic() >= self._until:
-            self._until = time.monotonic() + EVERY_SECONDS
-            try:
-                tightest = min(self.llm.spend(since="1d").limits, key=lambda limit: limit.left, default=None)
-            except ConfigError:
-                tightest = None
-            self._said = f", {usd(max(tightest.left, 0 * tightest.left))} left of {tightest.name}" if tightest else ""
-        return self._said
+def _left(llm: testronaut_llm.LLMManager) -> Iterator[str]:
+    """`, $1.20 left of budget.per_day`, the tightest one, again and again; looked up every few seconds."""
+    until, said = 0.0, ""
+    while True:
+        if time.monotonic() >= until:
+            until, said = time.monotonic() + EVERY_SECONDS, ""
+            with suppress(ConfigError):
+                tightest = min(llm.spend(since="1d").limits, key=lambda limit: limit.left, default=None)
+                said = f", {usd(tightest.left)} left of {tightest.name}" if tightest else ""
+        yield said

@@ -19,7 +19,6 @@ from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer
 
-_MARK = 8
 _TOLD = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
 
 
@@ -50,15 +49,16 @@ class BatchFile:
     def __init__(self, prompts: Path, out: Path, shared: Mapping[str, Any]) -> None:
         self.prompts, self.out = prompts, out
         self._shared = json.dumps(shared, sort_keys=True, default=str)
-        self._marks = bytearray()
+        self._marks: array[int] = array("Q")
         self._places: array[int] = array("q")
         self.total = self.answered = self.failed = self.stale = 0
         try:
-            for line in self._lines():
-                prompt_of(f"{prompts}:{len(self._marks) // _MARK + 1}", line) if line.strip() else None
-                self._marks += self._mark(line) if line.strip() else bytes(_MARK)
-                self.total += bool(line.strip())
-            self._at: array[int] = array("q", [-1]) * (len(self._marks) // _MARK)
+            for number, line in enumerate(self._lines(), 1):
+                if line.strip():
+                    prompt_of(f"{prompts}:{number}", line)
+                    self.total += 1
+                self._marks.append(self._mark(line))
+            self._at: array[int] = array("q", [-1]) * len(self._marks)
             self._file = os.fdopen(os.open(out, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the batch cannot be run: {error}") from None
@@ -78,7 +78,7 @@ class BatchFile:
     def write(self, place: int, result: Answer[Any] | LLMError) -> None:
         """Adds the result of the prompt that `missing` gave at this place."""
         number = self._places[place]
-        row: dict[str, Any] = {"line": number + 1, "mark": self._marks_of(number).hex()}
+        row: dict[str, Any] = {"line": number + 1, "mark": f"{self._marks[number]:016x}"}
         if isinstance(result, Answer):
             row.update({name: screen.plain(getattr(result, name)) for name in _TOLD})
             self.answered += 1
@@ -109,11 +109,8 @@ class BatchFile:
         with self.prompts.open(encoding="utf-8") as lines:
             yield from lines
 
-    def _mark(self, line: str) -> bytes:
-        return hashlib.sha256(f"{self._shared}\n{line.strip()}".encode()).digest()[:_MARK]
-
-    def _marks_of(self, number: int) -> bytes:
-        return bytes(self._marks[number * _MARK : (number + 1) * _MARK])
+    def _mark(self, line: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self._shared}\n{line.strip()}".encode()).digest()[:8])
 
     def _read(self) -> None:
         """Takes what an earlier run answered; a last line that a crash cut goes."""
@@ -132,11 +129,11 @@ class BatchFile:
     def _answered(self, line: bytes) -> int | None:
         try:
             row = json.loads(line)
-            number, mark = int(row["line"]) - 1, bytes.fromhex(row["mark"])
+            number, mark = int(row["line"]) - 1, int(row["mark"], 16)
         except (ValueError, TypeError, KeyError):
             raise ConfigError(f"{self.out} is no file of answers; name another with --out") from None
         if "error" in row:
             return None
-        known = 0 <= number < len(self._at) and mark == self._marks_of(number)
+        known = 0 <= number < len(self._at) and mark == self._marks[number]
         self.stale += not known
         return number if known else None

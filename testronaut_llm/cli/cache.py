@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
 from testronaut_llm.support.amounts import usd
@@ -26,9 +27,8 @@ Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Show how many answers are kept, of which tasks, how large the store is, and what it saved this llm.yaml."""
     from testronaut_llm.caching.files import CacheFiles
-    from testronaut_llm.llm_manager import LLMManager
 
-    with LLMManager(config) as llm:
+    with testronaut_llm.LLMManager(config) as llm:
         files, total = CacheFiles(llm.config.cache), llm.spend().total
     tasks: Counter[str | None] = Counter()
     oldest = newest = None

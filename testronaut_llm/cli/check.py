@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
-
-if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import LLMConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +37,9 @@ def check(
 ) -> None:
     """Check llm.yaml: is it valid, which keys are there, which servers answer. Sends no prompt without --live."""
     from testronaut_llm.cli import installation
-    from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.task_router import select
 
-    with LLMManager(config) as llm:
+    with testronaut_llm.LLMManager(config) as llm:
         settings = llm.config
         reports = [_report(llm, settings, alias, live=live) for alias in _aliases(settings)]
     ready = {one.alias for one in reports if one.ready}
@@ -62,11 +59,13 @@ def check(
         raise typer.Exit(screen.USAGE)
 
 
-def _show(settings: LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]) -> None:
+def _show(
+    settings: testronaut_llm.LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]
+) -> None:
     screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
-    live = any(one.live for one in reports)
-    columns = ("model", "is", "ready", "note", "does not take", *(("live",) if live else ()))
-    screen.table("models", columns, ((*_row(one), *((one.live or "-",) if live else ())) for one in reports))
+    columns = ("model", "is", "ready", "note", "does not take", "live")
+    shown = 6 if any(one.live for one in reports) else 5
+    screen.table("models", columns[:shown], [_row(one)[:shown] for one in reports])
     for name, ready in tasks.items():
         if not ready:
             screen.note(f"task {name}: no model that it may use is ready; why: testronaut-llm route {name}")
@@ -85,17 +84,18 @@ def _prices() -> str:
     return f"{table.name}, newest dated model of {table.newest}"
 
 
-def _aliases(settings: LLMConfig) -> list[str]:
+def _aliases(settings: testronaut_llm.LLMConfig) -> list[str]:
     direct = [name for task in settings.tasks.values() for name in task.models if name not in settings.models]
     return [*settings.models, *dict.fromkeys(direct)]
 
 
-def _report(llm: LLMManager, settings: LLMConfig, alias: str, *, live: bool) -> ModelReport:
+def _report(
+    llm: testronaut_llm.LLMManager, settings: testronaut_llm.LLMConfig, alias: str, *, live: bool
+) -> ModelReport:
     from testronaut_llm.provider_registry import is_local, readiness
 
     model = settings.model(alias)
     found = readiness(model, trusted=settings.trusted)
-    taken = llm.dropped_params(alias) if found.ready else ()
     try:
         local, unknown = is_local(model), False
     except ConfigError:  # of the provider; readiness says which was meant
@@ -108,20 +108,19 @@ def _report(llm: LLMManager, settings: LLMConfig, alias: str, *, live: bool) -> 
         unknown=unknown,
         note=found.missing or found.note,
         mend=found.mend,
-        dropped_params=taken,
+        dropped_params=llm.dropped_params(alias) if found.ready else (),
         live=_ask(llm, alias) if live and found.ready else None,
     )
 
 
-def _ask(llm: LLMManager, alias: str) -> str:
+def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
     task = next(iter(llm.config.tasks))
     try:
-        if llm.is_embedding(alias):
-            llm.embed(task, "hi", model=alias, cache="off")
-        else:
-            llm.complete(task, "Say hi.", model=alias, max_tokens=1, cache="off", deadline=60)
-    except OutputTruncatedError:
-        return "answers"  # it was asked for one token
+        with suppress(OutputTruncatedError):  # it was asked for one token
+            if llm.is_embedding(alias):
+                llm.embed(task, "hi", model=alias, cache="off")
+            else:
+                llm.complete(task, "Say hi.", model=alias, max_tokens=1, cache="off", deadline=60)
     except LLMError as error:
         return f"{error.code}: {error}"
     return "answers"
@@ -129,4 +128,5 @@ def _ask(llm: LLMManager, alias: str) -> str:
 
 def _row(one: ModelReport) -> tuple[str, ...]:
     note = f"{one.note}; {one.mend}" if one.mend else one.note
-    return one.alias, one.model, "yes" if one.ready else "no", note, ", ".join(one.dropped_params) or "-"
+    not_taken = ", ".join(one.dropped_params) or "-"
+    return one.alias, one.model, "yes" if one.ready else "no", note, not_taken, one.live or "-"

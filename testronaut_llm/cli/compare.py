@@ -93,20 +93,17 @@ def _agreement(one: ComparedPrompt) -> str:
     found, failed = one.agreement, sum(not isinstance(result, Answer) for result in one.results.values())
     if found is None:
         return "agreement: fewer than two answers"
-    if found.exact:
+    if found.different:
+        shown, more = found.different[:_PATHS_SHOWN], len(found.different) - _PATHS_SHOWN
+        word = f"{len(found.same)} of {len(found.same) + len(found.different)} values, not {', '.join(shown)}"
+        word += f" and {more} more" if more > 0 else ""
+    elif found.exact:
         word = "exact"
     elif found.json:
         word = "the same JSON values"
     else:
         word = "but for white space, case and punctuation" if found.normalised else "none"
-    if found.different:
-        word = f"{len(found.same)} of {len(found.same) + len(found.different)} values, not {_listed(found.different)}"
     return f"agreement: {word}" + (f" ({failed} failed)" if failed else "")
-
-
-def _listed(paths: Sequence[str]) -> str:
-    more = len(paths) - _PATHS_SHOWN
-    return ", ".join(paths[:_PATHS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _row(totals: ModelTotals) -> tuple[str, ...]:

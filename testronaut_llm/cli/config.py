@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def show(
     from testronaut_llm.config.source import ConfigSource
 
     source = ConfigSource.find(config)
-    value = screen.plain(source.current().model_dump(mode="json", exclude_none=True))
+    value: Any = source.current().model_dump(mode="json", exclude_none=True)
     for part in key.split(".") if key else ():
         if not isinstance(value, dict) or part not in value:
             known = ", ".join(value) if isinstance(value, dict) else "nothing below it"

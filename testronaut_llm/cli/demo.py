@@ -5,63 +5,48 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.route import count, money
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
+from testronaut_llm.records import Attempt, Candidate
 from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.records import Attempt
+    from testronaut_llm.model_config import ModelConfig
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
 HELP_CHARACTERS = 900  # a small model on a small machine reads some 50 tokens a second
 COLUMNS = ("model", "is", "tokens", "est. cost", "", "why")
 SMALL, TINY = "embedded/smollm2-135m", "embedded/tiny-random"
 
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
 _TEXT = {"type": "string", "maxLength": 60}
-TOOL = {
-    "title": "Tool",
-    "type": "object",
-    "properties": {"name": _TEXT, "purpose": _TEXT, "options": {"type": "array", "items": _TEXT, "maxItems": 3}},
-    "required": ["name", "purpose", "options"],
-}
-TESTS = {
-    "title": "Tests",
-    "type": "array",
-    "minItems": 1,
-    "maxItems": 2,
-    "items": {
-        "type": "object",
-        "properties": {"command": _TEXT, "expected": _TEXT},
-        "required": ["command", "expected"],
-    },
-}
-VERDICT = {
-    "title": "Verdict",
-    "type": "object",
-    "properties": {"passed": {"type": "boolean"}, "reason": _TEXT},
-    "required": ["passed", "reason"],
-}
+_OPTIONS = {"type": "array", "items": _TEXT, "maxItems": 3}
+_TEST = _object(command=_TEXT, expected=_TEXT)
+TOOL = {"title": "Tool", **_object(name=_TEXT, purpose=_TEXT, options=_OPTIONS)}
+TESTS = {"title": "Tests", "type": "array", "minItems": 1, "maxItems": 2, "items": _TEST}
+VERDICT = {"title": "Verdict", **_object(passed={"type": "boolean"}, reason=_TEXT)}
 
 
 def demo(
     live: Annotated[bool, typer.Option("--live", help="Use your own llm.yaml; this may cost money.")] = False,
 ) -> None:
     """Show the three tasks on the --help of a tool of this machine. Costs nothing without --live."""
-    from testronaut_llm.llm_manager import LLMManager
-
     tool, text = _help_text()
     model = None if live else _free_model()
-    with LLMManager() if model is None else LLMManager(config=_demo_config(model)) as llm:
+    with testronaut_llm.LLMManager(config=None if model is None else _demo_config(model)) as llm:
         _heading(f"1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)")
-        found = _ask(llm, "cli_analysis", _question(text), TOOL)
+        question = f"{text}\n\nName this tool, say its purpose, and list three options."
+        found = _ask(llm, "cli_analysis", question, TOOL)
         _heading("2. test_generation: a list at the top level, behind whichever wire")
         tests = f"Write two tests for `{tool}`. Example: run `{tool} --version`, expect a version number."
         _ask(llm, "test_generation", tests, TESTS)
@@ -70,40 +55,25 @@ def demo(
         actual = f"Expected of `{tool} --version`: a version number. Actual: {said}. Did the test pass, and why?"
         _ask(llm, "result_verification", actual, VERDICT)
         if found:
-            _again(llm, tool, text)
+            _heading(f"4. the first question again: what is `{tool}`?")
+            _again(llm, question)
     _closing(model)
     if not found:
         raise typer.Exit(screen.FAILED)
 
 
-def _question(text: str) -> str:
-    return f"{text}\n\nName this tool, say its purpose, and list three options."
-
-
-def _again(llm: LLMManager, tool: str, text: str) -> None:
+def _again(llm: testronaut_llm.LLMManager, question: str) -> None:
     """Shows that the same question is answered from the disk."""
-    _heading(f"4. the first question again: what is `{tool}`?")
-    answer = llm.complete("cli_analysis", _question(text), schema=TOOL)
+    answer = llm.complete("cli_analysis", question, schema=TOOL)
     how = "from the cache, nobody was asked" if answer.cached else "asked anew: the cache could not be used"
     saved = "unknown" if answer.saved is None else usd(answer.saved)
     screen.out(f"  {answer.model} in {answer.latency * 1000:.1f} ms, {how}; saved: {saved}")
 
 
-def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
+def _ask(llm: testronaut_llm.LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str:
     """Shows the route, asks, shows what came of it; returns the answer's text, empty where there is none."""
     candidates = llm.route(task, prompt, schema=schema).candidates
-    rows = [
-        (
-            one.alias,
-            one.model,
-            count(one.est_tokens),
-            money(one.est_cost),
-            "kept" if one.kept else "dropped",
-            one.reason,
-        )
-        for one in candidates
-    ]
-    screen.table("", COLUMNS, rows, drawn=True)
+    screen.table("", COLUMNS, map(_row, candidates), drawn=True)
     screen.out(f"  asking {', then '.join(one.alias for one in candidates if one.kept) or 'nobody'} ...")
     try:
         answer = llm.complete(task, prompt, schema=schema, cache="refresh")
@@ -119,6 +89,11 @@ def _ask(llm: LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> str
     source = f" ({answer.cost_source})" if answer.cost_source else ""
     screen.out(f"  obeys its schema; {usage}, cost {cost}{source}")
     return answer.text
+
+
+def _row(one: Candidate) -> tuple[str, ...]:
+    fate = "kept" if one.kept else "dropped"
+    return one.alias, one.model, count(one.est_tokens), money(one.est_cost), fate, one.reason
 
 
 def _trace(attempts: tuple[Attempt, ...]) -> None:
@@ -146,8 +121,7 @@ def _free_model() -> ModelConfig:
     from testronaut_llm.local.model_downloader import fetch
     from testronaut_llm.model_config import ModelConfig
 
-    own = _local_model()
-    if own is not None:
+    if (own := _local_model()) is not None:
         return own
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalModelError(f"no local model is ready, and the package xllamacpp is not installed: {INSTALL}")
@@ -171,17 +145,12 @@ def _local_model() -> ModelConfig | None:
         settings = ConfigSource.find().current()
     except ConfigError:
         return None
-    for model in settings.models.values():
-        found = readiness(model, trusted=settings.trusted)
-        if found.ready and is_local(model) and model.provider != "embedded":
-            return model
-    return None
+    ready = (one for one in settings.models.values() if readiness(one, trusted=settings.trusted).ready)
+    return next((one for one in ready if is_local(one) and one.provider != "embedded"), None)
 
 
-def _demo_config(model: ModelConfig) -> LLMConfig:
+def _demo_config(model: ModelConfig) -> testronaut_llm.LLMConfig:
     """The demo's own: all tasks are private, so that a key in the environment is never spent."""
-    from testronaut_llm.model_config import LLMConfig
-
     models = {
         "absent": {"model": "openai/nobody-is-here", "api_base": "http://127.0.0.1:9/v1", "local": True},
         "luna": {"model": "openai/gpt-6-luna", "quality": 7},
@@ -190,12 +159,9 @@ def _demo_config(model: ModelConfig) -> LLMConfig:
     }
     listed = [name for name in models if name != "absent"]
     task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True, "models": listed}
-    tasks = {
-        "cli_analysis": {**task, "models": ["absent", *listed]},
-        "test_generation": task,
-        "result_verification": task,
-    }
-    return LLMConfig.model_validate({"models": models, "tasks": tasks})
+    first = {**task, "models": ["absent", *listed]}
+    tasks = {"cli_analysis": first, "test_generation": task, "result_verification": task}
+    return testronaut_llm.LLMConfig.model_validate({"models": models, "tasks": tasks})
 
 
 def _closing(model: ModelConfig | None) -> None:
@@ -209,5 +175,4 @@ def _closing(model: ModelConfig | None) -> None:
 
 
 def _heading(text: str) -> None:
-    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-    screen.out(f"\n{bold}{text}{plain}\n")
+    typer.secho(f"\n{text}\n", bold=True)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, ConfigFile, age
+from testronaut_llm.errors import LocalModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
     from testronaut_llm.local.speeds import Speed
 
@@ -35,8 +36,8 @@ def list_(as_json: AsJson = False) -> None:
     stored = {one.name: one for one in ModelStore().list()}
     pulled, loaded = _of_ollama()
     if as_json:
-        all_there_is = {"ollama": pulled, "loaded": loaded, "stored": list(stored.values()), "catalogue": catalogue()}
-        screen.out_json(all_there_is)
+        mine = list(stored.values())
+        screen.out_json({"ollama": pulled, "loaded": loaded, "stored": mine, "catalogue": catalogue()})
         return
     until = {one.name: f"loaded until {one.until:.16}" for one in loaded}
     rows = [(f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), _words(one)) for one in pulled]
@@ -51,7 +52,6 @@ def list_(as_json: AsJson = False) -> None:
 
 def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
     """What the usual server has, and what of it is in memory; a note says where none answers."""
-    from testronaut_llm.errors import LocalModelError
     from testronaut_llm.local.ollama_provider import OllamaServer
 
     try:
@@ -86,7 +86,6 @@ def pull(
 @group.command("remove")
 def remove(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m or ollama/qwen3:8b.")]) -> None:
     """Remove an embedded model from the store, or a model from the Ollama server."""
-    from testronaut_llm.errors import LocalModelError
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
@@ -104,7 +103,6 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove embedded models that were not used for long, and leftovers of downloads. Ollama's are not touched."""
-    from testronaut_llm.cli.options import age
     from testronaut_llm.local.model_prune import dispensable, remove
     from testronaut_llm.local.model_store import ModelStore
 
@@ -120,7 +118,7 @@ def prune(
     screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
 
 
-def offer(llm: LLMManager, task: str, model: str | None) -> None:
+def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     """Asks a person at a terminal about the models that say `auto_pull: ask` and are not there."""
     from testronaut_llm.cli.progress import fetching
     from testronaut_llm.provider_registry import readiness
@@ -187,26 +185,19 @@ def bench(
 
 
 @contextmanager
-def _manager(reference: str, file: Path | None) -> Iterator[LLMManager]:
-    from testronaut_llm.llm_manager import LLMManager
+def _manager(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
     from testronaut_llm.trials.verify import alone
 
-    with LLMManager(file) as whole:
+    with testronaut_llm.LLMManager(file) as whole:
         settings = alone(whole.config, reference)
-    with LLMManager(config=settings) as llm:
+    with testronaut_llm.LLMManager(config=settings) as llm:
         yield llm
 
 
 def _row(speed: Speed) -> tuple[str, ...]:
+    load = "?" if speed.load is None else f"{speed.load:.2f} s"
+    rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
     together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"
-    return (
-        f"{speed.at:.16}",
-        "?" if speed.load is None else f"{speed.load:.2f} s",
-        f"{speed.first:.2f} s",
-        f"{speed.prompt_tokens:,} tokens",
-        f"{speed.prompt_rate:,.0f} tokens/s",
-        f"{speed.answer_rate:,.1f} tokens/s",
-        together,
-        "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB",
-        speed.source,
-    )
+    memory = "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB"
+    times = f"{speed.at:.16}", load, f"{speed.first:.2f} s"
+    return *times, f"{speed.prompt_tokens:,} tokens", *rates, together, memory, speed.source

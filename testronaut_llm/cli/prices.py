@@ -8,6 +8,7 @@ import typer
 
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.errors import ConfigError
 
 group = typer.Typer(name="prices", no_args_is_help=True, help="Show prices and refresh the table.")
 
@@ -20,7 +21,6 @@ def show(
 ) -> None:
     """Show what a model costs, in USD per million tokens, and where that is from."""
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.errors import ConfigError
     from testronaut_llm.prices import PriceTable
 
     found = ConfigSource.find(config).current().model(model)

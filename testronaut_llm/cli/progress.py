@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LocalModelError
-from testronaut_llm.local.download import Progress
-
-if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.local.download import Progress, Report
+from testronaut_llm.model_config import ModelConfig
 
 EVERY_SECONDS = 5.0
 
@@ -42,7 +39,7 @@ def fetching(reference: str, row: ModelConfig | None = None, *, name: str | None
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[Progress], None]]:
+def bar(title: str) -> Iterator[Report]:
     """A function that shows how far a download is."""
     if not sys.stderr.isatty():
         yield _lines(title)
@@ -61,7 +58,7 @@ def bar(title: str) -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _lines(title: str) -> Callable[[Progress], None]:
+def _lines(title: str) -> Report:
     due = time.monotonic()
 
     def report(progress: Progress) -> None:
@@ -75,7 +72,7 @@ def _lines(title: str) -> Callable[[Progress], None]:
     return report
 
 
-def _pull_from_ollama(name: str, row: ModelConfig | None, report: Callable[[Progress], None]) -> None:
+def _pull_from_ollama(name: str, row: ModelConfig | None, report: Report) -> None:
     from testronaut_llm.local.inspection import ollama_template
     from testronaut_llm.local.ollama_provider import OllamaServer
     from testronaut_llm.local.ollama_pull import pull

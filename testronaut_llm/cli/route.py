@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.records import Candidate, Route
@@ -25,9 +26,7 @@ def route(
     config: ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Asks nobody."""
-    from testronaut_llm.llm_manager import LLMManager
-
-    with LLMManager(config) as llm:
+    with testronaut_llm.LLMManager(config) as llm:
         found = llm.route(task, prompt, model=model)
     if as_json:
         screen.out_json(found)

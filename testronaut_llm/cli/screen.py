@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
@@ -21,20 +17,13 @@ def exit_code(error: LLMError) -> int:
     """1 where models failed, 2 where usage or configuration is wrong, 3 where a budget holds."""
     if isinstance(error, BudgetExceededError):
         return BUDGET
-    if isinstance(error, ConfigError | NoReadyModelError):
-        return USAGE
-    return USAGE if isinstance(error, InvalidRequestError) and error.model is None else FAILED
+    ours = isinstance(error, InvalidRequestError) and error.model is None  # refused before any model was asked
+    return USAGE if ours or isinstance(error, ConfigError | NoReadyModelError) else FAILED
 
 
-def out(text: str) -> None:
+def out(text: str, end: str = "\n") -> None:
     """Prints a result at once: a closed pipe is then met here, and a reader need not wait for the end."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def piece(text: str) -> None:
-    """Prints a piece of a result at once."""
-    sys.stdout.write(text)
+    sys.stdout.write(text + end)
     sys.stdout.flush()
 
 
@@ -68,20 +57,18 @@ def out_json(value: Any) -> None:
 
 def plain(value: Any) -> Any:
     """The value in JSON's kinds: money as text, errors as their facts, pydantic models as objects."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, by_alias=False, fallback=_plainer)
+
+
+def _plainer(value: Any) -> Any:
     if isinstance(value, LLMError):
-        facts = {name: plain(getattr(value, name)) for name in ("model", "provider", "status", "retry_after")}
+        facts = {name: getattr(value, name) for name in ("model", "provider", "status", "retry_after")}
         return {"code": value.code, "message": str(value), **facts}
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, Decimal | Path | Enum):
-        return str(value)
-    if hasattr(value, "model_dump"):
-        return plain(value.model_dump(mode="json"))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, Iterable) else str(value)
+        return dict(value)
+    return list(value) if isinstance(value, Iterable) else str(value)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, drawn: bool | None = None) -> None:

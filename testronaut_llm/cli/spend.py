@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, writing
 from testronaut_llm.errors import InvalidRequestError, LLMError
@@ -19,8 +20,6 @@ from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.accounting.report import LimitState, Spend, Totals
-    from testronaut_llm.llm_manager import LLMManager
-
 COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache", "saved by routing")
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20
@@ -45,9 +44,7 @@ def spend(
         return
     if as_json + as_csv + (html is not None) > 1:
         raise InvalidRequestError("--json, --csv and --html were given together; expected one of them")
-    from testronaut_llm.llm_manager import LLMManager
-
-    with LLMManager(config) as llm:
+    with testronaut_llm.LLMManager(config) as llm:
         found = llm.spend(since)
     if as_json:
         screen.out_json(found)
@@ -68,14 +65,12 @@ def prune(
     config: ConfigFile = None,
 ) -> None:
     """Forget single requests of long ago; sums, and what counts against budgets, stay."""
-    from testronaut_llm.llm_manager import LLMManager
-
-    with LLMManager(config) as llm:
+    with testronaut_llm.LLMManager(config) as llm:
         gone = llm.prune_history(older_than)
     screen.note(f"single requests forgotten: {gone:,}; their sums stay")
 
 
-def bill(llm: LLMManager) -> str:
+def bill(llm: testronaut_llm.LLMManager) -> str:
     """What a manager's calls cost and saved: `$0.0012, saved $0.03`."""
     session = llm.session
     cost = usd(session.cost) if session.cost else "" if session.unpriced else "nothing"
@@ -85,7 +80,7 @@ def bill(llm: LLMManager) -> str:
 
 
 @contextmanager
-def billed(llm: LLMManager) -> Iterator[None]:
+def billed(llm: testronaut_llm.LLMManager) -> Iterator[None]:
     """Says what was spent when calls fail or are broken off; where it is an error of ours, after its message."""
     try:
         yield
@@ -110,15 +105,9 @@ def _show(found: Spend) -> None:
 
 def _cells(totals: Totals) -> tuple[str, ...]:
     unpriced = f" + {totals.unpriced} of unknown price" if totals.unpriced else ""
-    return (
-        f"{totals.calls:,}",
-        f"{totals.hits:,}",
-        f"{totals.prompt_tokens:,}",
-        f"{totals.completion_tokens:,}",
-        usd(totals.cost) + unpriced,
-        usd(totals.saved_by_cache),
-        usd(totals.saved_by_routing),
-    )
+    counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
+    saved = usd(totals.saved_by_cache), usd(totals.saved_by_routing)
+    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, *saved
 
 
 def _limit(state: LimitState) -> tuple[str, ...]:
@@ -136,11 +125,9 @@ def _hours(seconds: float | None) -> str:
 
 
 def _csv(found: Spend) -> str:
-    from testronaut_llm.accounting.report import Totals
-
     text = io.StringIO()
     rows = [{"day": r.day, "task": r.task, "model": r.model, **asdict(r.totals)} for r in found.rows]
-    writer = csv.DictWriter(text, ("day", "task", "model", *asdict(Totals())), lineterminator="\n")
+    writer = csv.DictWriter(text, ("day", "task", "model", *asdict(found.total)), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: f"{v:f}" if hasattr(v, "scaleb") else v for name, v in row.items()} for row in rows)
     return text.getvalue()

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
-from typing import TYPE_CHECKING
 
+from testronaut_llm.accounting.report import Spend
 from testronaut_llm.support.amounts import usd
-
-if TYPE_CHECKING:
-    from testronaut_llm.accounting.report import Spend
 
 SERIES = 7
 """Models with a colour of their own; the others share one."""
@@ -100,8 +97,7 @@ def _column(
 
 def _when(first: date, last: date, after: int, span: int) -> str:
     start = first + timedelta(days=after)
-    end = min(start.toordinal() + span - 1, last.toordinal())
-    return str(start) if span == 1 else f"{start} to {date.fromordinal(end)}"
+    return str(start) if span == 1 else f"{start} to {min(start + timedelta(days=span - 1), last)}"
 
 
 def _colour(place: int, series: Sequence[str]) -> int:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
-from typing import TYPE_CHECKING
 
+from testronaut_llm.accounting.report import DearCall, LimitState, Spend
 from testronaut_llm.cli.spend_charts import SERIES, days_chart, legend, row_of_bars, series_of
 from testronaut_llm.support.amounts import usd
-
-if TYPE_CHECKING:
-    from testronaut_llm.accounting.report import DearCall, LimitState, Spend
 
 _STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--panel:#f6f6f4;--ink:#1b1b1a;--soft:#62625e;--line:#dededa;--over:#c62f2f;

@@ -96,22 +96,7 @@ class Serializer:
 
     @staticmethod
     def serialize(cassette: dict[str, Any]) -> str:
-        interactions = [
-            {
-                "request": {
-                    "method": request["method"],
-                    "uri": request["uri"],
-                    "headers": _flat(request["headers"]),
-                    **body_to_field(request["body"]),
-                },
-                "response": {
-                    "status": response["status"]["code"],
-                    "headers": _flat(response["headers"]),
-                    **body_to_field(response["body"]["string"]),
-                },
-            }
-            for request, response in ((item["request"], item["response"]) for item in cassette["interactions"])
-        ]
+        interactions = [_written(item["request"], item["response"]) for item in cassette["interactions"]]
         return to_yaml({"version": VERSION, **cassette.get("metadata", {}), "interactions": interactions})
 
     @staticmethod
@@ -122,29 +107,31 @@ class Serializer:
                 f"this is no cassette of ours: it must hold `version: {VERSION}` and say in `recorded_from:` "
                 "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
             )
-        interactions = [
-            {
-                "request": {
-                    "method": request["method"],
-                    "uri": request["uri"],
-                    "headers": _deep(request.get("headers")),
-                    "body": field_to_body(request),
-                },
-                "response": {
-                    "status": {"code": response["status"], "message": ""},
-                    "headers": _deep(response.get("headers")),
-                    "body": {"string": field_to_body(response)},
-                },
-            }
-            for request, response in ((item["request"], item["response"]) for item in data["interactions"])
-        ]
+        interactions = [_read(item["request"], item["response"]) for item in data["interactions"]]
         notes = {key: value for key, value in data.items() if key not in ("version", "interactions")}
         return {"version": VERSION, "metadata": notes, "interactions": interactions}
 
 
-def _flat(headers: dict[str, list[str]]) -> dict[str, str]:
-    return {name.lower(): ", ".join(values) for name, values in sorted(headers.items())}
+def _written(request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    def content(headers: dict[str, list[str]], body: bytes | str | None) -> dict[str, Any]:
+        flat = {name.lower(): ", ".join(values) for name, values in sorted(headers.items())}
+        return {"headers": flat, **body_to_field(body)}
+
+    asked = {"method": request["method"], "uri": request["uri"], **content(request["headers"], request["body"])}
+    status = response["status"]["code"]
+    return {
+        "request": asked,
+        "response": {"status": status, **content(response["headers"], response["body"]["string"])},
+    }
 
 
-def _deep(headers: dict[str, str] | None) -> dict[str, list[str]]:
-    return {name: [str(value)] for name, value in (headers or {}).items()}
+def _read(request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    def headers(part: dict[str, Any]) -> dict[str, list[str]]:
+        return {name: [str(value)] for name, value in (part.get("headers") or {}).items()}
+
+    asked = {"method": request["method"], "uri": request["uri"]}
+    status, body = {"code": response["status"], "message": ""}, {"string": field_to_body(response)}
+    return {
+        "request": {**asked, "headers": headers(request), "body": field_to_body(request)},
+        "response": {"status": status, "headers": headers(response), "body": body},
+    }

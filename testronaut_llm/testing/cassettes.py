@@ -23,6 +23,7 @@ from vcr.record_mode import RecordMode as VcrMode
 from vcr.serialize import deserialize, serialize
 
 from testronaut_llm.errors import CassetteMissError
+from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.testing import matching, scan, scrub
 from testronaut_llm.testing.cassette_format import Serializer
 
@@ -89,19 +90,16 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         found = matching.nearest(asked, self.requests, self._ignored)
         if found is None:
             lines.append("The cassette is empty or does not exist; record it: pytest --llm-record=once <this test>")
-        else:
-            lines += self._compared(asked, found)
-            lines.append("If the request is right, record again: pytest --llm-record=refresh <this test>")
-        return CassetteMissError("\n".join(lines))
-
-    def _compared(self, asked: Any, index: int) -> list[str]:
-        recorded = self.requests[index]
-        name = f"recording {index + 1} of {len(self)}, {recorded.method} {recorded.uri}"
+            return CassetteMissError("\n".join(lines))
+        recorded = self.requests[found]
+        name = f"recording {found + 1} of {len(self)}, {recorded.method} {recorded.uri}"
         changes = matching.difference(asked, recorded, self._ignored)
-        same_address = (recorded.method, recorded.uri) == (asked.method, asked.uri)
-        if same_address and not changes:
-            return [f"It is the same as {name}, which was already played: each one answers once."]
-        return [f"The nearest is {name}:", changes or "(its body is the same)"]
+        if not changes and (recorded.method, recorded.uri) == (asked.method, asked.uri):
+            lines.append(f"It is the same as {name}, which was already played: each one answers once.")
+        else:
+            lines += [f"The nearest is {name}:", changes or "(its body is the same)"]
+        lines.append("If the request is right, record again: pytest --llm-record=refresh <this test>")
+        return CassetteMissError("\n".join(lines))
 
 
 class _Files:
@@ -115,28 +113,21 @@ class _Files:
 
     @staticmethod
     def load_cassette(path: str, serializer: Any) -> Any:
-        file = Path(path)
-        if not file.is_file():
+        if not Path(path).is_file():
             raise CassetteNotFoundError
-        return deserialize(file.read_text("utf-8"), serializer)
+        return deserialize(Path(path).read_text("utf-8"), serializer)
 
     def save_cassette(self, path: str, cassette: dict[str, Any], serializer: Any) -> None:
         """Write the file as a whole, or keep why it was not written."""
         try:
-            self._save(Path(path), cassette, serializer)
+            text = serialize(cassette, serializer)
+            findings = [one for one in scan.scan_text(text, environ=os.environ) if one.kind in scan.SECRET_KINDS]
+            if findings:
+                raise ValueError(f"not saved: {path} would hold " + "; ".join(map(str, findings)))
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(path), text, mode=0o644)
         except Exception as error:  # noqa: BLE001 - raised by use_cassette when the clients are as they were
             self.failure = error
-
-    @staticmethod
-    def _save(file: Path, cassette: dict[str, Any], serializer: Any) -> None:
-        text = serialize(cassette, serializer)
-        findings = [one for one in scan.scan_text(text, environ=os.environ) if one.kind in scan.SECRET_KINDS]
-        if findings:
-            raise ValueError(f"not saved: {file} would hold " + "; ".join(map(str, findings)))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
-        part.write_text(text, "utf-8")
-        part.replace(file)
 
 
 @contextmanager
@@ -190,14 +181,9 @@ def use_cassette(
 
 def cassette_miss_in(error: BaseException) -> BaseException | None:
     """The cassette miss that `error` is or was caused by, of this package or of plain vcrpy; else None."""
-    todo: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while todo:
-        one = todo.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
+    chain = [error]
+    for one in chain:  # it grows while we walk
         if type(one).__name__ in ("CassetteMissError", "CannotOverwriteExistingCassetteException"):
             return one
-        todo += [one.__context__, one.__cause__]
+        chain += [cause for cause in (one.__cause__, one.__context__) if cause is not None and cause not in chain]
     return None

@@ -17,25 +17,25 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from testronaut_llm.calls.engine import Engine
 from testronaut_llm.calls.steps import Ask, Flow, Result, Step
+from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import BadResponseError, ContentFilteredError, LLMError
-from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.model_config import LLMConfig, TaskConfig
 from testronaut_llm.records import Call, Route, Usage
-from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says
+from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
 from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
+from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
-if TYPE_CHECKING:
-    from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.model_config import TaskConfig
-    from testronaut_llm.transport.exchange import Exchange
+Asked = Request | EmbedRequest
 
+_TASK = "task of the call"
 _DIMENSIONS = 8
 _PIECE = re.compile(r"\S*\s*")
 
@@ -53,8 +53,9 @@ class FakeLLM(OfflineLLM):
     def __init__(
         self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
     ) -> None:
-        self._rules = Rules()
         super().__init__(path, config=config if config or path else _one_free_model(tasks))
+        self._rules = Rules()
+        self._engine = _FakeEngine(self._engine.source, self._rules)
 
     @property
     def calls(self) -> list[FakeCall]:
@@ -75,21 +76,13 @@ class FakeLLM(OfflineLLM):
             prompt: for prompts in which this regular expression is found.
         """
         pattern = re.compile(prompt) if prompt is not None else None
-        self._rules.add(Rule(answers=answers or ("",), task=task, model=model, prompt=pattern))
-
-    def _made(self) -> Callable[[ConfigSource], Engine]:
-        return partial(_FakeEngine, rules=self._rules)
+        self._rules.add(Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern))
 
 
 class _FakeEngine(OfflineEngine):
-    def __init__(self, source: ConfigSource, *, rules: Rules) -> None:
+    def __init__(self, source: ConfigSource, rules: Rules) -> None:
         super().__init__(source)
-        self._rules = rules
-
-    @cached_property
-    def gateway(self) -> Any:
-        """In place of the door to LiteLLM."""
-        return _FakeGateway(self._rules)
+        self.gateway: Any = _FakeGateway(rules)  # in place of the door to LiteLLM
 
     def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
         """The real flow, whose requests are noted with the call that they belong to."""
@@ -98,7 +91,7 @@ class _FakeEngine(OfflineEngine):
 
     def _noting(self, flow: Flow, call: Call) -> Generator[Step, Any, Result]:
         answer: Any = None
-        try:
+        with closing(flow):
             while True:
                 try:
                     step = flow.send(answer)
@@ -106,17 +99,13 @@ class _FakeEngine(OfflineEngine):
                     result: Result = stop.value
                     return result
                 if isinstance(step, Ask):
-                    step = replace(step, make=partial(self._make, step.make, call))
+                    step = replace(step, make=partial(_noted, step.make, call.task))
                 answer = yield step
-        finally:
-            flow.close()
 
-    def _make(
-        self, make: Callable[[float], Request | EmbedRequest], call: Call, timeout: float
-    ) -> Request | EmbedRequest:
-        request = make(timeout)
-        self.gateway.task_of[id(request)] = call.task
-        return request
+
+def _noted(make: Callable[[float], Asked], task: str, timeout: float) -> Asked:
+    request = make(timeout)
+    return replace(request, extra={**request.extra, _TASK: task})
 
 
 class _FakeGateway:
@@ -124,7 +113,6 @@ class _FakeGateway:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self.task_of: dict[int, str] = {}
 
     def load(self) -> None:
         """LiteLLM stays where it is."""
@@ -137,7 +125,7 @@ class _FakeGateway:
         """A fake takes every setting."""
         return ()
 
-    def send(self, request: Request | EmbedRequest, exchange: Exchange) -> Iterator[str | Reply]:
+    def send(self, request: Asked, exchange: Exchange) -> Iterator[str | Reply]:
         """Pieces if it is a stream, then the Reply."""
         for delay, part in self._parts(request):
             if delay:
@@ -146,7 +134,7 @@ class _FakeGateway:
                 return
             yield part
 
-    async def asend(self, request: Request | EmbedRequest, _exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def asend(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
         """The same on an event loop."""
         for delay, part in self._parts(request):
             if delay:
@@ -161,45 +149,34 @@ class _FakeGateway:
     async def aclose(self) -> None:
         """Nothing is open."""
 
-    def _parts(self, request: Request | EmbedRequest) -> Iterator[tuple[float, str | Reply]]:
-        model = request.target.model
-        call = FakeCall(task=self.task_of.pop(id(request), ""), model=model.alias)
+    def _parts(self, request: Asked) -> Iterator[tuple[float, str | Reply]]:
+        model, task = request.target.model, request.extra[_TASK]
         if isinstance(request, EmbedRequest):
-            said = self._rules.answer(replace(call, texts=request.texts), wrapped=False)
+            call = FakeCall(task=task, model=model.alias, texts=request.texts)
+            said = self._rules.answer(call, wrapped=False)
             yield _ended(said, _vectors(said, request.texts), len("".join(request.texts)), model.name)
             return
         schema = request.schema
-        said = self._rules.answer(
-            replace(
-                call,
-                messages=request.messages,
-                schema=schema.schema if schema else None,
-                max_tokens=request.max_tokens,
-                temperature=request.temperature,
-            ),
-            wrapped=schema is not None and schema.wrapped,
+        call = FakeCall(
+            task=task,
+            model=model.alias,
+            messages=request.messages,
+            schema=schema.schema if schema else None,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
         )
+        said = self._rules.answer(call, wrapped=schema is not None and schema.wrapped)
         if request.stream and isinstance(said, FakeAnswer):
             yield from ((said.delay, piece) for piece in _PIECE.findall(said.text) if piece)
         yield _ended(said, (), sum(len(message.content) for message in request.messages), model.name)
 
 
-def _ended(
-    said: FakeAnswer | LLMError, vectors: tuple[tuple[float, ...], ...], asked: int, model: str
-) -> tuple[float, Reply]:
+def _ended(said: FakeAnswer | LLMError, vectors: Vectors, asked: int, model: str) -> tuple[float, Reply]:
     if isinstance(said, LLMError):
         return 0.0, Reply(error=said)
     usage = said.usage or Usage(prompt_tokens=_tokens(asked), completion_tokens=_tokens(len(said.text)))
-    refused = None if vectors else _refused(said)
-    reply = Reply(
-        error=refused,
-        text=said.text,
-        finish_reason=said.finish_reason,
-        usage=usage,
-        response_model=model,
-        vectors=vectors,
-    )
-    return said.delay, reply
+    told = Reply(text=said.text, finish_reason=said.finish_reason, usage=usage, response_model=model, vectors=vectors)
+    return said.delay, replace(told, error=None if vectors else _refused(said))
 
 
 def _refused(said: FakeAnswer) -> LLMError | None:
@@ -215,7 +192,7 @@ def _tokens(characters: int) -> int:
     return max(1, characters // 4)
 
 
-def _vectors(said: FakeAnswer | LLMError, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+def _vectors(said: FakeAnswer | LLMError, texts: tuple[str, ...]) -> Vectors:
     if isinstance(said, FakeAnswer) and said.vectors is not None:
         return said.vectors
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)

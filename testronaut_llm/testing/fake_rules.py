@@ -7,13 +7,15 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Message, Usage
+
+Vectors = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class FakeAnswer:
     finish_reason: str = "stop"
     usage: Usage | None = None
     delay: float = 0.0
-    vectors: tuple[tuple[float, ...], ...] | None = None
+    vectors: Vectors | None = None
 
 
 Content = str | BaseModel | Mapping[str, Any] | Sequence[Any] | LLMError | FakeAnswer
@@ -62,11 +64,10 @@ Says = Content | Callable[[FakeCall], Content]
 class Rule:
     """Answers for the calls that fit; one after the other, the last one again and again."""
 
-    answers: tuple[Says, ...]
+    answers: list[Says]
     task: str | None = None
     model: str | None = None
     prompt: re.Pattern[str] | None = None
-    _given: int = field(default=0, init=False)
 
     def fits(self, call: FakeCall) -> bool:
         """Is this rule for this call?"""
@@ -78,9 +79,7 @@ class Rule:
 
     def next(self) -> Says:
         """The answer whose turn it is."""
-        answer = self.answers[min(self._given, len(self.answers) - 1)]
-        self._given += 1
-        return answer
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 class NoRuleError(LLMError):

@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from vcr.matchers import method
+
 from testronaut_llm.testing.cassette_format import body_to_field, to_yaml
 
 Matcher = Callable[[Any, Any], None]
@@ -19,17 +21,15 @@ def matchers(ignored: Sequence[str] = ()) -> list[Matcher]:
     `ignored` names body fields to leave out: `options.num_ctx`, or in each item of a list `messages.*.images`.
     """
 
-    def method(request: Any, recorded: Any) -> None:
-        _same(request.method, recorded.method)
-
-    def uri(request: Any, recorded: Any) -> None:
-        _same(_address(request), _address(recorded))
+    def address(request: Any, recorded: Any) -> None:
+        if _address(request) != _address(recorded):
+            raise AssertionError(f"{_address(request)} is not {_address(recorded)}")
 
     def body(request: Any, recorded: Any) -> None:
         if comparable(request, ignored) != comparable(recorded, ignored):
             raise AssertionError(difference(request, recorded, ignored))
 
-    return [method, uri, body]
+    return [method, address, body]
 
 
 def comparable(request: Any, ignored: Iterable[str] = ()) -> dict[str, Any]:
@@ -76,8 +76,3 @@ def _drop(value: Any, path: Sequence[str]) -> None:
 
 def _address(request: Any) -> tuple[str, str | None, str, list[tuple[str, str]]]:
     return request.scheme, request.host, request.path or "/", request.query
-
-
-def _same(given: Any, recorded: Any) -> None:
-    if given != recorded:
-        raise AssertionError(f"{given} is not {recorded}")

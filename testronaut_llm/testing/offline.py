@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from testronaut_llm.calls.budgets import scope_of
 from testronaut_llm.calls.engine import Engine
+from testronaut_llm.calls.steps import Result
+from testronaut_llm.config.source import ConfigSource
+from testronaut_llm.ledger import Ledger
+from testronaut_llm.limits.windows import Rule
 from testronaut_llm.llm_manager import LLMManager
+from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import Readiness, api_base_of, api_version_of, provider_of
 from testronaut_llm.rate_limiter import RateLimiter, Ticket
+from testronaut_llm.records import Call, Route
+from testronaut_llm.testing.session_budget import SessionBudget
 from testronaut_llm.transport.model_request import Target
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from testronaut_llm.calls.steps import Result
-    from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.ledger import Ledger
-    from testronaut_llm.limits.windows import Rule
-    from testronaut_llm.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.records import Call, Route
-    from testronaut_llm.testing.session_budget import SessionBudget
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there. Cassettes know loopback without its port, so replays match all the same."""
@@ -33,7 +28,7 @@ AZURE = "https://resource.openai.azure.com"
 class NoLimits(RateLimiter):
     """Nothing is sent, so nothing waits."""
 
-    def ticket(self, rules: Sequence[Rule], model: str, tokens: int) -> Ticket:  # noqa: ARG002 - the signature is the limiter's
+    def ticket(self, _rules: Sequence[Rule], _model: str, tokens: int) -> Ticket:
         """Its turn comes at once."""
         return Ticket(self, (), tokens)
 
@@ -45,6 +40,8 @@ class OfflineEngine(Engine):
         super().__init__(source)
         self.answers = None
         self.limiter = NoLimits()
+        # In memory: budgets hold, and the user's own books stay as they are.
+        self.ledger = Ledger(None, scope=lambda: scope_of(self.source.current()))
 
     def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:  # noqa: ARG002 - the signature is the engine's
         """Always."""
@@ -63,23 +60,13 @@ class OfflineEngine(Engine):
     def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Nothing: what a test counted says nothing about the next real call."""
 
-    @functools.cached_property
-    def ledger(self) -> Ledger:
-        """In memory: budgets hold, and the user's own books stay as they are."""
-        from testronaut_llm.ledger import Ledger
-
-        return Ledger(None, scope=lambda: scope_of(self.source.current()))
-
 
 class OfflineLLM(LLMManager):
     """An `LLMManager` that replays: to be used while a cassette is open, which answers in place of the servers."""
 
     def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
         super().__init__(path, config=config)
-        self._engine = self._made()(self._engine.source)
-
-    def _made(self) -> Callable[[ConfigSource], Engine]:
-        return functools.partial(OfflineEngine)
+        self._engine = OfflineEngine(self._engine.source)
 
 
 class RecordedLLM(LLMManager):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from testronaut_llm.testing.network import NetworkGuard
 
 _FAILED = pytest.StashKey[bool]()
-_GUARD = pytest.StashKey[Any]()
 _BUDGET = pytest.StashKey[Any]()
 _ORPHANS = pytest.StashKey[list[Path]]()
 _PART_OF_A_RUN = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob")
@@ -49,14 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getini("llm_block_network") and config.getoption("--llm-record") == "none":
         from testronaut_llm.testing.network import network_guard
 
-        config.stash[_GUARD] = network_guard()
-        config.stash[_GUARD].__enter__()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    guard = config.stash.get(_GUARD, None)
-    if guard is not None:
-        guard.__exit__(None, None, None)
+        guards = ExitStack()
+        guards.enter_context(network_guard())
+        config.add_cleanup(guards.close)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

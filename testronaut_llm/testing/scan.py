@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -75,13 +75,12 @@ def scan_text(
     With `environ`, the values of its variables named like keys are looked for as well, plain,
     URL-quoted and in base64.
     """
-    names = {entry.name for entry in allowed}
     found = [*_by_shape(text), *_by_value(text, environ or {})]
     for block in _BASE64.finditer(text):
         inner = base64.b64decode(block[1]).decode("latin-1")
         line = _line(text, block.start())
-        found += [Finding(kind=one.kind, text=one.text, line=line) for one in _by_shape(inner)]
-    return [one for one in dict.fromkeys(found) if one.kind in SECRET_KINDS or one.text not in names]
+        found += [replace(one, line=line) for one in _by_shape(inner)]
+    return _not_allowed(dict.fromkeys(found), allowed)
 
 
 def scan_folder(
@@ -89,19 +88,18 @@ def scan_folder(
 ) -> list[Finding]:
     """`scan_text` of every file below `folder`, headers that a cassette may not keep, and allowances nobody needs."""
     found: list[Finding] = []
-    unused = {entry.name for entry in allowed}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         text = file.read_text("utf-8", "surrogateescape")
-        everything = [*scan_text(text, environ=environ), *_by_header(file, text)]
-        unused -= {one.text for one in everything}
-        names = {entry.name for entry in allowed}
-        found += [
-            Finding(kind=one.kind, text=one.text, line=one.line, file=file)
-            for one in everything
-            if one.kind in SECRET_KINDS or one.text not in names
-        ]
-    found += [Finding(kind="allowance that nothing needs", text=name, line=0, file=folder) for name in sorted(unused)]
-    return found
+        everything = *scan_text(text, environ=environ), *_by_header(file, text)
+        found += [replace(one, file=file) for one in everything]
+    unused = {entry.name for entry in allowed} - {one.text for one in found}
+    stale = [Finding(kind="allowance that nothing needs", text=name, line=0, file=folder) for name in sorted(unused)]
+    return _not_allowed(found, allowed) + stale
+
+
+def _not_allowed(found: Iterable[Finding], allowed: Sequence[AllowedName]) -> list[Finding]:
+    names = {entry.name for entry in allowed}
+    return [one for one in found if one.kind in SECRET_KINDS or one.text not in names]
 
 
 def _by_shape(text: str) -> Iterator[Finding]:
@@ -114,15 +112,9 @@ def _by_shape(text: str) -> Iterator[Finding]:
 def _by_value(text: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     secrets = scrub.secrets_in(environ)
     for name, value in environ.items():
-        if value not in secrets:
-            continue
-        position = next((text.find(form) for form in _forms(value) if form in text), -1)
-        if position >= 0:
-            yield Finding(kind="value of a variable", text=name, line=_line(text, position))
-
-
-def _forms(value: str) -> Iterable[str]:
-    return value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
+        forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
+        if value in secrets and (there := [text.find(form) for form in forms if form in text]):
+            yield Finding(kind="value of a variable", text=name, line=_line(text, there[0]))
 
 
 def _by_header(file: Path, text: str) -> Iterator[Finding]:

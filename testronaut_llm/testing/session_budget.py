@@ -49,8 +49,7 @@ class SessionBudget:
 
 class _Slip:
     def __init__(self, budget: SessionBudget, worst: Decimal) -> None:
-        self._budget, self._worst = budget, worst
-        self._open = True
+        self._budget, self._worst, self._open = budget, worst, True
 
     def sent(self) -> None:
         """From here on it may have to be paid: an unknown cost settles at the worst case."""
