@@ -108,7 +108,11 @@ class Asking:
             # Left early, a generator does not close the one it reads from: the call would be settled some time later.
             async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
                 async for piece in pieces:
-                    yield piece
+                    if isinstance(piece, str):
+                        yield piece
+                    else:
+                        result = piece
+        yield result  # where being left is no longer the call's affair
 
     def each(self, given: Given) -> Callable[[Mapping[str, Any]], Awaitable[Answer[Any]]]:
         """What asks one of many: the arguments that differ go in, an answer comes out.
