@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -31,6 +31,7 @@ FLUSH = 5.0
 Counts = tuple[int, int, int]
 """Hits, and picodollars that the cache and the routing saved."""
 
+_NOTHING = Decimal(0)
 _DAY = 86_400.0
 _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
 _RESERVED_LEASE = 60.0  # seconds; marking `sent` follows at once
@@ -84,10 +85,11 @@ class Ledger:
         self, path: Path | None, *, scope: Callable[[], str] = str, clock: Callable[[], float] = time.time
     ) -> None:
         self.file = LedgerFile(path)
-        self.session = Session()
+        self._session = Session()
         self.clock = clock
         self._scope = scope
         self._unsettled: deque[tuple[Entry, int, Attempt]] = deque()
+        self._heard: deque[tuple[float, str, str, Decimal, bool]] = deque()
         self._savings: dict[tuple[str, str, str], Counts] = {}
         self._flushed = float("-inf")
         self._lock = threading.Lock()
@@ -130,17 +132,23 @@ class Ledger:
 
     def hit(self, task: str, model: str, saved: Decimal | None) -> None:
         """Counts an answer from the cache and the USD that it did not cost; written every few seconds."""
-        self._save(task, model, saved or Decimal(0), (1, pico(saved) or 0, 0))
+        self._save(task, model, saved or _NOTHING, hit=True)
 
     def routed(self, task: str, model: str, saved: Decimal) -> None:
         """Counts the USD that the choice of a model saved; negative where it cost more."""
-        self._save(task, model, saved, (0, 0, pico(saved) or 0))
+        self._save(task, model, saved, hit=False)
 
-    def count(self, cost: Decimal, *, unpriced: int = 0, saved: Decimal = Decimal(0)) -> None:
-        """Adds to what this session cost and saved."""
+    def count(self, cost: Decimal, *, unpriced: int = 0) -> None:
+        """Adds to what this session cost."""
         with self._lock:
-            now = self.session
-            self.session = Session(cost=now.cost + cost, saved=now.saved + saved, unpriced=now.unpriced + unpriced)
+            now = self._session
+            self._session = replace(now, cost=now.cost + cost, unpriced=now.unpriced + unpriced)
+
+    @property
+    def session(self) -> Session:
+        """What was booked since this ledger was made."""
+        self._note()
+        return self._session
 
     def standing(self, scope: str, task: str = "") -> dict[Span, tuple[Decimal, Decimal]]:
         """USD spent and USD set aside: by period, of all tasks (False) and of this one (True)."""
@@ -212,17 +220,29 @@ class Ledger:
     def _book(self, entry: Entry, row: int, attempt: Attempt) -> None:
         self.file.run(lambda db: entries.settle(db, entry, row, attempt, self.clock()))
 
-    def _save(self, task: str, model: str, saved: Decimal, counts: Counts) -> None:
-        self.count(Decimal(0), saved=saved)
-        self._keep({(day_of(self.clock()), task, model): counts})
+    def _save(self, task: str, model: str, saved: Decimal, *, hit: bool) -> None:
+        self._heard.append((self.clock(), task, model, saved, hit))
         if time.monotonic() - self._flushed >= FLUSH:
             try:
                 self._save_all()
             except ConfigError as error:
                 self.warn(error)
 
+    def _note(self) -> None:
+        """Adds up what was heard of, which an answer from the cache does not wait for."""
+        while self._heard:
+            try:
+                at, task, model, saved, hit = self._heard.popleft()
+            except IndexError:  # another thread took it
+                return
+            amount = pico(saved) or 0
+            self._keep({(day_of(at), task, model): (1, amount, 0) if hit else (0, 0, amount)})
+            with self._lock:
+                self._session = replace(self._session, saved=self._session.saved + saved)
+
     def _save_all(self) -> None:
         self._flushed = time.monotonic()
+        self._note()
         with self._lock:
             taken, self._savings = self._savings, {}
         try:

@@ -95,7 +95,7 @@ class ConfigSource:
 
     def _environment(self) -> int:
         """A hash, so that no value of a variable is kept."""
-        return hash(tuple(os.environ.get(name) for name in (MODEL_VARIABLE, *self._variables)))
+        return hash(tuple(map(os.environ.get, (MODEL_VARIABLE, *self._variables))))
 
     def _trust_stamp(self) -> _FileStamp:
         return _stamp_of(self._record) if self._record else None
