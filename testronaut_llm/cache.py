@@ -57,15 +57,25 @@ class AnswerCache:
         return self._cache is not None
 
     def read(self, key: str, decode: Callable[[Any], T], settings: CacheConfig) -> T | None:
-        """What `decode` makes of what is stored under a key; None where nothing is, or nothing that can be used."""
+        """What `decode` makes of what is stored under a key; None where nothing is, or nothing that can be used.
+
+        What else `decode` raises, such as a validator of the caller's, is raised as it is where a model answers.
+        """
         try:
             cache = self._opened(settings)
             stored = None if cache is None else cache.get(key)
-            return None if stored is None else decode(unsealed(key, stored))
-        except LLMError:  # it no longer obeys its schema
-            return None
+            if stored is None:
+                return None
+            value = unsealed(key, stored)
         except Exception as error:  # noqa: BLE001 - a broken cache fails no call
             self._trouble(error, rest=not isinstance(error, ValueError | RecursionError))
+            return None
+        try:
+            return decode(value)
+        except LLMError:  # it no longer obeys its schema
+            return None
+        except ValueError as error:
+            self._trouble(error)
             return None
 
     def write(self, key: str, value: Any, settings: CacheConfig, *, task: str | None) -> None:

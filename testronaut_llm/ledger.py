@@ -8,6 +8,7 @@ that jumps gives nothing away.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -94,6 +95,7 @@ class Ledger:
         self._flushed = float("-inf")
         self._lock = threading.Lock()
         self._warned = False
+        self._pid = os.getpid()
 
     def reserve(self, entry: Entry, limits: Sequence[Limit] = ()) -> int:
         """Sets the worst case of an attempt aside, and returns its row.
@@ -130,6 +132,14 @@ class Ledger:
             self._unsettled.append((entry, row, attempt))
             self.warn(error)
 
+    def _mine(self) -> None:
+        """In a forked child, what its parent had not written yet is the parent's to write."""
+        if self._pid != os.getpid():
+            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._unsettled.clear()
+            self._heard.clear()
+            self._savings = {}
+
     def hit(self, task: str, model: str, saved: Decimal | None) -> None:
         """Counts an answer from the cache and the USD that it did not cost; written every few seconds."""
         self._save(task, model, saved or _NOTHING, hit=True)
@@ -140,6 +150,7 @@ class Ledger:
 
     def count(self, cost: Decimal, *, unpriced: int = 0) -> None:
         """Adds to what this session cost."""
+        self._mine()
         with self._lock:
             now = self._session
             self._session = replace(now, cost=now.cost + cost, unpriced=now.unpriced + unpriced)
@@ -206,6 +217,7 @@ class Ledger:
         logger().warning("budget_exceeded", limit=limit.name, fault=message)
 
     def _settle_all(self) -> None:
+        self._mine()
         while self._unsettled:
             try:
                 one = self._unsettled.popleft()
@@ -221,6 +233,7 @@ class Ledger:
         self.file.run(lambda db: entries.settle(db, entry, row, attempt, self.clock()))
 
     def _save(self, task: str, model: str, saved: Decimal, *, hit: bool) -> None:
+        self._mine()
         self._heard.append((self.clock(), task, model, saved, hit))
         if time.monotonic() - self._flushed >= FLUSH:
             try:
@@ -230,6 +243,7 @@ class Ledger:
 
     def _note(self) -> None:
         """Adds up what was heard of, which an answer from the cache does not wait for."""
+        self._mine()
         while self._heard:
             try:
                 at, task, model, saved, hit = self._heard.popleft()

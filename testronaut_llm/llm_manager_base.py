@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +14,7 @@ from testronaut_llm.calls.engine import Engine
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Route
+from testronaut_llm.support.lazy import lazy
 from testronaut_llm.task_router import select
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ManagerBase:
             )
         self._engine = Engine(ConfigSource.of(config) if config is not None else ConfigSource.find(path))
 
-    @cached_property
+    @lazy
     def _asking(self) -> Asking:
         return Asking(self._engine)
 

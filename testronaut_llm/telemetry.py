@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
+from testronaut_llm.support.lazy import lazy
 from testronaut_llm.support.log import NAME, is_heard, logger
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Telemetry:
     def __init__(self, redact: Callable[[str], str], config: Callable[[], LLMConfig]) -> None:
         self._redact, self._config = redact, config
 
-    @functools.cached_property
+    @lazy
     def _file(self) -> EventFile:
         """The file that `log:` names, opened late."""
         from testronaut_llm.observability.log_file import EventFile

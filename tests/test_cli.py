@@ -320,6 +320,8 @@ def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest
     assert "absent failed: absent (openai/nobody-is-here): " in out
     assert "obeys its schema" in out
     assert "cost $0" in out
+    assert "4. the first question again" in out
+    assert "from the cache, nobody was asked; saved: $0" in out
     assert "show the way and judge nothing" in out
 
 

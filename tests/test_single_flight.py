@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
@@ -409,3 +410,47 @@ def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pyte
     none = FlightLocks(tmp_path / "lock")
     assert none.acquire("ab" * 32)
     none.close()
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
+def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
+    """Each has its own, on one file and in one process."""
+    mine, other, third = (FlightLocks(tmp_path / "flights.lock") for _ in range(3))
+    assert mine.acquire("a" * 64)
+    assert not other.acquire("a" * 64)
+    assert other.acquire("b" * 64)
+    other.close()
+    assert not third.acquire("a" * 64)
+    assert third.acquire("b" * 64)
+    mine.release("a" * 64)
+    assert third.acquire("a" * 64)
+    for one in (mine, other, third):
+        one.close()
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
+def test_two_managers_share_one_request(api: Make) -> None:
+    """A question that both are asked at once is asked once."""
+    a = api("a", faults.late(0.3, faults.good()))
+    row = model("openai", a)
+    with cached(row) as one, cached(row) as other, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: (one, other)[n % 2].complete("t", "shared"), range(8)))
+    assert len(a.asked) == 1
+    assert sum(answer.cached for answer in answers) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_neither_has_nor_frees_its_parents_lock(tmp_path: Path) -> None:
+    """The open file is shared by a fork; the lock must not be."""
+    locks = FlightLocks(tmp_path / "flights.lock")
+    assert locks.acquire("a" * 64)
+    child = os.fork()
+    if child == 0:
+        locks.release("a" * 64)
+        os._exit(1 if locks.acquire("a" * 64) else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    other = FlightLocks(tmp_path / "flights.lock")
+    assert not other.acquire("a" * 64)
+    for one in (locks, other):
+        one.close()

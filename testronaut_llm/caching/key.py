@@ -105,4 +105,15 @@ def _joined(**settings: str | int | None) -> str:
 
 @lru_cache(maxsize=128)
 def _schema(output: OutputSchema) -> str:
-    return canonical([output.name, output.json_schema])
+    return canonical([output.name, _with_order(output.json_schema)])
+
+
+def _with_order(schema: Any) -> Any:
+    """The schema with its properties as pairs: a model answers in their order, and so thinks before it judges."""
+    if isinstance(schema, list):
+        return [_with_order(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    walked = {key: _with_order(value) for key, value in schema.items()}
+    listed = walked.get("properties")
+    return {**walked, "properties": list(listed.items())} if isinstance(listed, dict) else walked

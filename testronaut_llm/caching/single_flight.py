@@ -1,13 +1,15 @@
 """Identical calls at the same time become one: the first asks, the others wait until its answer is stored.
 
-Within a process they meet here, from threads and from any event loop. Processes meet at a lock in a file, which the
-system frees at once when its holder dies, however it dies.
+Within a manager they meet here, from threads and from any event loop. Managers and processes meet at a lock in a file,
+which the system frees at once when its holder dies, however it dies.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
+import sys
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
@@ -79,38 +81,37 @@ def _wake(seats: list[Seat]) -> None:
 
 
 class FlightLocks:
-    """Locks on single bytes of one file, at places that the keys name; held by the process, not by a thread.
+    """Locks on single bytes of one file, at places that the keys name; on Linux each manager's are its own.
 
-    Where the system or the folder has no such locks nobody waits, and each process asks for itself. The file stays
-    open: closing it would free all that the process holds there.
+    Elsewhere the process holds them: two managers in it do not wait for each other, and closing one frees all. Where
+    the system or the folder has no such locks nobody waits, and each process asks for itself.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._handle: int | None = None
+        self._process = os.getpid()
 
     def acquire(self, key: str) -> bool:
-        """Tries to take one. False: another process asks the same."""
+        """Tries to take one. False: somebody else asks the same."""
         try:
-            import fcntl
-
             handle = self._opened()
-        except (ImportError, OSError):
+        except OSError:
             return True
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
+            _set(handle, _place(key), free=False)
+        except ImportError:
+            return True
         except OSError as error:
             return error.errno not in (errno.EAGAIN, errno.EACCES)
         return True
 
     def release(self, key: str) -> None:
         """Gives it back."""
-        if self._handle is not None:
-            import fcntl
-
-            with suppress(OSError):
-                fcntl.lockf(self._handle, fcntl.LOCK_UN, 1, _place(key))
+        if self._handle is not None and self._process == os.getpid():
+            with suppress(OSError, ImportError):
+                _set(self._handle, _place(key), free=True)
 
     def close(self) -> None:
         """Frees all of them."""
@@ -120,10 +121,25 @@ class FlightLocks:
             os.close(handle)
 
     def _opened(self) -> int:
+        if self._process != os.getpid():  # a fork shares the open file, and with it the locks
+            self._process, self._lock = os.getpid(), threading.Lock()
+            self.close()
         with self._lock:
             if self._handle is None:
                 self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
             return self._handle
+
+
+def _set(handle: int, place: int, *, free: bool) -> None:
+    """Locks one byte or frees it: for this open file alone where the system can (see `man fcntl`), or the process."""
+    import fcntl
+
+    command = getattr(fcntl, "F_OFD_SETLK", None)
+    if command is None or sys.platform != "linux" or sys.maxsize < 2**32:
+        fcntl.lockf(handle, fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        return
+    kind = fcntl.F_UNLCK if free else fcntl.F_WRLCK
+    fcntl.fcntl(handle, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0))
 
 
 def _place(key: str) -> int:

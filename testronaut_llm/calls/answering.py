@@ -77,10 +77,12 @@ class Answering:
         self._engine.accepted(question.prepared.config, call, result, route)
         if question.parts:
             store = partial(self._store, question, result, texts)
-            store() if self._lookup.is_quick(question.prepared.mode) else (yield Work(store))
+            store() if self._lookup.is_quick(question) else (yield Work(store))
         if isinstance(result, Embeddings) and texts != question.texts:
             model = question.prepared.config.model(result.model)
             result = joined(found, question.texts, result, model=model, task=question.prepared.task.name)
+            if found:
+                self._engine.ledger.hit(result.task, result.model, result.saved)
         result = replace(result, latency=time.monotonic() - question.started)
         self._engine.telemetry.answered(question.call, result)
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.builder import accept_of, messages_of, metadata_of, texts_to_embed
@@ -14,6 +14,7 @@ from testronaut_llm.calls.prepared import Given, Preparing
 from testronaut_llm.calls.question import Question
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer
+from testronaut_llm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.answering import Answering
@@ -30,7 +31,7 @@ class Asking:
         self._lookup = Lookup(engine)
         self._preparing = Preparing(engine.source)
 
-    @cached_property
+    @lazy
     def _answering(self) -> Answering:
         from testronaut_llm.calls.answering import Answering
 
@@ -156,7 +157,7 @@ class Asking:
             raise
 
     async def _alook(self, question: Question) -> Result | None:
-        if self._lookup.is_quick(question.prepared.mode):
+        if self._lookup.is_quick(question):
             return self._look(question)
         import asyncio
 

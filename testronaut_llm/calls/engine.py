@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from testronaut_llm.cache import AnswerCache
 from testronaut_llm.config.secrets import secret_parts
 from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
 from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
+from testronaut_llm.support.lazy import lazy
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.redaction import Redactor
 from testronaut_llm.telemetry import Telemetry
@@ -55,70 +55,70 @@ class Engine:
         self._embedded: dict[str, str] = {}
         self._routed: set[tuple[str, str]] = set()
 
-    @functools.cached_property
+    @lazy
     def prices(self) -> PriceTable:
         """The price table, read at its first use."""
         from testronaut_llm.prices import PriceTable
 
         return PriceTable.load()
 
-    @functools.cached_property
+    @lazy
     def credentials(self) -> Credentials:
         """The keys, read late."""
         from testronaut_llm.providers.credentials import Credentials
 
         return Credentials()
 
-    @functools.cached_property
+    @lazy
     def counter(self) -> TokenCounter:
         """Counts tokens, and learns from answers."""
         from testronaut_llm.token_counter import TokenCounter
 
         return TokenCounter()
 
-    @functools.cached_property
+    @lazy
     def prefixes(self) -> PrefixWatch:
         """Sees whether `prompt_cache` does anything."""
         from testronaut_llm.calls.prompt_cache import PrefixWatch
 
         return PrefixWatch()
 
-    @functools.cached_property
+    @lazy
     def ledger(self) -> Ledger:
         """The books, opened at their first use."""
         from testronaut_llm.ledger import Ledger
 
         return Ledger(data_dir() / "ledger.sqlite3", scope=lambda: self.source.current().budget_scope() or "")
 
-    @functools.cached_property
+    @lazy
     def budgets(self) -> Budgets:
         """What may be spent."""
         from testronaut_llm.calls.budgets import Budgets
 
         return Budgets(self.ledger)
 
-    @functools.cached_property
+    @lazy
     def limiter(self) -> RateLimiter:
         """Who may send now."""
         from testronaut_llm.rate_limiter import RateLimiter
 
         return RateLimiter()
 
-    @functools.cached_property
+    @lazy
     def gateway(self) -> Gateway:
         """The door to LiteLLM, which is loaded by the first attempt."""
         from testronaut_llm.gateway import Gateway
 
         return Gateway(self.redactor.redact)
 
-    @functools.cached_property
+    @lazy
     def runner(self) -> EmbeddedRunner:
         """The embedded models, started at their first use."""
         from testronaut_llm.local.local_provider import EmbeddedRunner
 
         return EmbeddedRunner()
 
-    @functools.cached_property
+    @lazy
     def speeds(self) -> SpeedHistory:
         """What was measured of local models on this machine."""
         from testronaut_llm.local.speeds import SpeedHistory

@@ -179,7 +179,11 @@ def _judged(
     call: Call, plan: Plan, run: _Run, bill: _Bill, step: Try, reply: Reply, *, began: float, delivered: bool
 ) -> Result | Outcome:
     now = plan.clock()
-    judged = plan.judge.verdict(step, reply)
+    try:
+        judged = plan.judge.verdict(step, reply)
+    except BaseException:  # a validator of the caller's may raise what is no refusal; the answer was paid all the same
+        _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=now - began))
+        raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
     _settle(call, plan, run, bill, attempt)
     run.last_text, run.sent = reply.text, run.sent or reply.sent

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.caching import key as cache_key
 from testronaut_llm.caching.entry import Vector, answer_of, joined, vector_of
 from testronaut_llm.errors import CacheMissError
-from testronaut_llm.records import Answer, CacheMode, Embeddings
+from testronaut_llm.records import Answer, Embeddings
 
 if TYPE_CHECKING:
     from testronaut_llm.cache import AnswerCache
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig
     from testronaut_llm.task_router import Selected
 
+_FEW = 20  # texts to embed
 _PIECE = r"\s*\S+\s*"
 
 
@@ -29,16 +30,17 @@ class Lookup:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._noted: dict[str, str] = {}
 
     @property
     def cache(self) -> AnswerCache | None:
         """The store; None where nothing is to be kept."""
         return self._engine.answers
 
-    def is_quick(self, mode: CacheMode) -> bool:
+    def is_quick(self, question: Question) -> bool:
         """Does it cost microseconds to look for an answer, or to store it, so that an event loop can do it?"""
-        return self.cache is None or mode == "off" or self.cache.is_open
+        if self.cache is None or question.prepared.mode == "off":
+            return True
+        return self.cache.is_open and len(question.texts) <= _FEW
 
     def identify(self, question: Question) -> None:
         """Notes what its answers are known by, unless they are not to be stored."""
@@ -119,10 +121,10 @@ class Lookup:
         if not one.provider.local or one.model.digest or self.cache is None:
             return cache_key.model_part(one.model, one.provider, None)
         key = cache_key.digest_key(one.model, one.provider)
-        if seen is not None and self._noted.get(key) != seen:
+        noted = self.cache.read(key, str, config.cache)
+        if seen is not None and noted != seen:
             self.cache.write(key, seen, config.cache, task=None)
-            self._noted[key] = seen
-        return cache_key.model_part(one.model, one.provider, seen or self.cache.read(key, str, config.cache))
+        return cache_key.model_part(one.model, one.provider, seen or noted)
 
 
 def pieces_of(result: Answer[Any] | Embeddings) -> Iterator[str]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.caching.key import Frame, frame_of
 from testronaut_llm.calls import builder
+from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.records import CacheMode
 from testronaut_llm.task_router import Selected, one_vector_space, select
 
@@ -24,6 +26,7 @@ Given = Mapping[str, Any]
 """The arguments of a call method of `LLMManager`, by their names."""
 
 _MOST = 64
+_PLAIN = {type(None), bool, int, float, str, Decimal}
 _SHARED = (
     *("system", "model", "max_tokens", "temperature", "stop", "seed", "cache", "sample"),
     *("max_cost", "timeout", "deadline", "extra"),
@@ -38,7 +41,7 @@ class Prepared:
     Attributes:
         fields: of the Call.
         candidates: the models that may answer, in the listed order.
-        frame: what its key in the cache is made of; None where `extra` holds what no key can be made of.
+        frame: what its key in the cache is made of; None where the cache is off, or `extra` holds what is no JSON.
     """
 
     config: LLMConfig
@@ -76,17 +79,19 @@ class Preparing:
         Raises:
             LLMError: the task or a model is unknown, or an argument is wrong.
         """
-        config = self._source.current()
-        task, output = config.task(given["task"]), None
+        config, name = self._source.current(), given["task"]
+        if name is not None and not isinstance(name, str):
+            raise InvalidRequestError(f"task is {name!r:.60}; expected a name from `tasks` of llm.yaml, or None")
+        task, output = config.task(name), None
         if (schema := given.get("schema")) is not None:  # equal types may differ in what they make of an answer
             output = builder.output_of(schema)
         values = [given.get(name) for name in _SHARED]
         variable = os.environ.get(builder.CACHE_VARIABLE)
-        key = (id(config), task.name, embedding, stream, output, variable, *values, *map(type, values))
-        try:
-            found = self._kept.get(key)
-        except TypeError:  # one of them has no hash
+        types = [*map(type, values)]
+        if not _PLAIN.issuperset(types):  # it has no hash, or may change and keep it
             return _made(config, task, given, output, embedding=embedding, stream=stream)
+        key = (id(config), task.name, embedding, stream, output, variable, *values, *types)
+        found = self._kept.get(key)
         if found is None or task.private:
             found = _made(config, task, given, output, embedding=embedding, stream=stream)
             if len(self._kept) >= _MOST:
@@ -104,8 +109,8 @@ def _made(
     selected = select(config, fields["model"], task)
     selected = one_vector_space(selected) if embedding else selected
     try:
-        frame = frame_of(fields)
-    except (TypeError, ValueError):
+        frame = None if fields["cache"] == "off" else frame_of(fields)
+    except (TypeError, ValueError, RecursionError):
         frame = None
     return Prepared(
         config=config,

@@ -57,9 +57,9 @@ class AttemptThreads:
 
     def run(self, work: Work) -> None:
         """Does some work, which must not raise, in a thread of its own while it lasts."""
+        if self._pid != os.getpid():  # a fork has left the threads behind, and maybe a lock that is held
+            self._pid, self._idle, self._lock = os.getpid(), [], threading.Lock()
         with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._idle = os.getpid(), []
             worker = self._idle.pop() if self._idle else None
         if worker is None:
             _Worker(self, work)

@@ -20,6 +20,8 @@ from testronaut_llm.transport.exchange import Exchange, SyncClient, async_client
 from testronaut_llm.transport.model_request import Target
 from testronaut_llm.transport.sdk_clients import Key, key_of, lent, sdk_client
 
+_MOST_IDLE = 64  # async clients of one endpoint that are kept open
+
 
 class SyncClients:
     """Idle clients of one manager, by endpoint and key; safe for threads and after a fork."""
@@ -104,8 +106,9 @@ class AsyncClients:
         try:
             yield client
         finally:
-            clients.append((http, client))
-            if key not in idle:  # all were closed meanwhile
+            if key in idle and len(clients) < _MOST_IDLE:
+                clients.append((http, client))
+            else:  # all were closed meanwhile, or a crowd has gone
                 await http.aclose()
 
     async def close(self) -> None:
