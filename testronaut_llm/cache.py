@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REST = 5.0  # seconds for which a store that could not be opened or read is left alone
+_WRITES_A_CULL, _CULLED = 4, 10  # to look for what is expired or too much takes as long as a write itself
 _SUM = 16  # characters of the checksum
 _read = json.JSONDecoder().raw_decode
 
@@ -44,6 +46,7 @@ class AnswerCache:
         self._rests_until = float("-inf")
         self._suspect = False
         self._opening = threading.Lock()
+        self._writes = itertools.count()
         self._warned: set[str] = set()
 
     @property
@@ -83,6 +86,7 @@ class AnswerCache:
         try:
             cache = self._opened(settings)
             if cache is not None:
+                cache.cull_limit = 0 if next(self._writes) % _WRITES_A_CULL else _CULLED
                 cache.set(key, sealed(key, value), expire=settings.ttl if task is not None else None, tag=task)
         except Exception as error:  # noqa: BLE001 - as above
             self._trouble(error)
