@@ -17,13 +17,23 @@ from pathlib import Path
 
 from bench import HEAD, options
 
-SCRIPTS = ("start_up", "warm_hit", "uncached_call", "throughput", "many_entries", "identical_calls", "endurance")
+SCRIPTS = (
+    "start_up",
+    "warm_hit",
+    "uncached_call",
+    "throughput",
+    "many_entries",
+    "identical_calls",
+    "batch_memory",
+    "endurance",
+)
 QUICK = {
     "start_up": ("--rounds", "3"),
     "warm_hit": ("--rounds", "2"),
     "uncached_call": ("--rounds", "5"),
     "throughput": ("--rounds", "1"),
     "many_entries": ("--entries", "100000"),
+    "batch_memory": ("--lines", "10000"),
     "endurance": ("--calls", "1000"),
 }
 
