@@ -13,11 +13,12 @@ import pytest
 from manager_kit import KEY, apis, model
 
 MANY = """
-import asyncio, gc, json, os, sys, threading
+import time, asyncio, gc, json, os, sys, threading
 from testronaut_llm import LLMManager
 from testronaut_llm.testing.network import network_guard
 
 def here():
+    time.sleep(1.5)  # threads that wait for another attempt end after a second
     gc.collect()
     return len(os.listdir("/proc/self/fd")), threading.active_count()
 

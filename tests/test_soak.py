@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -98,7 +99,8 @@ def test_many_bad_days(api: Make) -> None:
 
 
 def held() -> tuple[int, int]:
-    """Descriptors and threads of this process."""
+    """Descriptors and threads of this process, once threads that wait for another attempt have ended."""
+    time.sleep(1.5)
     gc.collect()
     return psutil.Process().num_fds(), threading.active_count()
 

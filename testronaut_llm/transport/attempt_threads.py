@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 Work = Callable[[], None]
 
-_IDLE = 5.0  # seconds after which a thread that nobody needed ends
+_IDLE = 1.0  # seconds after which a thread that nobody needed ends
 
 
 class _Worker:
