@@ -67,14 +67,20 @@ def test_each_thread_begins_once() -> None:
 def test_an_idle_thread_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that asks no more keeps no thread; the next attempt gets a new one."""
     monkeypatch.setattr(attempt_threads, "_IDLE", 0.02)
-    made = AttemptThreads(lambda: None)
-    (first,) = names(made, 1)
-    worker = made._idle[0]
-    worker.thread.join(5)
-    assert not worker.thread.is_alive()
-    assert made._idle == []
-    assert names(made, 1)[0]
-    assert first
+    made, seen = AttemptThreads(lambda: None), []
+    for _ in range(2):
+        done = threading.Event()
+
+        def work(done: threading.Event = done) -> None:
+            seen.append(threading.current_thread())
+            done.set()
+
+        made.run(work)
+        assert done.wait(5)
+        seen[-1].join(5)
+        assert not seen[-1].is_alive()
+        assert made._idle == []
+    assert seen[0] is not seen[1]
     made.close()
 
 
