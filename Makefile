@@ -60,7 +60,7 @@ soak: $(READY) ## the long rounds: crashes, load, faults; SOAK_ROUNDS=200 of eac
 	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) $(PY) -m pytest -q -m soak --timeout=0
 
 lock: $(READY) ## lock what pyproject.toml asks for; UPGRADE=1 takes newer versions (needs an index)
-	@test -x .cache/lock/bin/pip-compile || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q pip-tools; }
+	@test -x .cache/lock/bin/uv || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q uv; }
 	@UPGRADE=$(UPGRADE) requirements/lock
 
 build: $(READY) ## build the wheel and the sdist into dist/
