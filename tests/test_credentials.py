@@ -28,7 +28,7 @@ def a_model(reference: str = "openai/gpt", **fields: Any) -> ModelConfig:
 
 
 def key_of(model: ModelConfig, *, trusted: bool = True) -> str | None:
-    secret = resolve_key(model, provider_of(model), trusted=trusted)
+    secret = resolve_key(model, provider_of(model))
     return secret.get_secret_value() if secret else None
 
 

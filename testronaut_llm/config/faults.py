@@ -22,17 +22,23 @@ Where = tuple[str | int, ...]
 """Keys and indexes that lead to a value: `("tasks", "cli_analysis", "models", 0)`."""
 
 _MOST_SHOWN = 100
+_MOST_HINTS = 10
 _MOST_COMPARED = 200
 _MOST_LISTED = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing to mend; `line` is 1-based, None where the place alone must tell."""
+    """One thing to fix; `line` is 1-based, None where the place alone must tell.
+
+    `hint` makes the end of the message. It is called for the first few faults only, since finding a name that is close
+    takes time.
+    """
 
     where: Where
     message: str
     line: int | None = None
+    hint: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +86,10 @@ def error_of(faults: Iterable[Fault], file: str | None = None) -> ConfigError:
     """Returns one error that tells every fault, in the order of the file."""
     known = sorted(faults, key=lambda fault: (fault.line or 0, path_of(fault.where)))
     lines = []
-    for fault in known[:_MOST_SHOWN]:
+    for number, fault in enumerate(known[:_MOST_SHOWN]):
         place = f"{file}:{fault.line}" if file and fault.line else file
-        lines.append(": ".join(filter(None, (place, path_of(fault.where), fault.message))))
+        message = fault.message + (fault.hint() if number < _MOST_HINTS else "")
+        lines.append(": ".join(filter(None, (place, path_of(fault.where), message))))
     if len(known) > 1:
         lines.insert(0, f"{file or 'the configuration'} has {len(known)} faults:")
     if len(known) > _MOST_SHOWN:
@@ -96,13 +103,14 @@ def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:
     kind = error["type"]
     if kind == "extra_forbidden":
         section = _section(root, where[:-1])
-        return Fault(where, f"unknown key{did_you_mean(where[-1], keys_of(section)) if section else ''}")
+        return Fault(where, "unknown key", hint=lambda: did_you_mean(where[-1], keys_of(section)) if section else "")
     if kind == "missing":
         return Fault(where, "is missing" + (": write  model: provider/name" if where[-1] == "model" else ""))
     if kind == "too_short":
         return Fault(where, "is empty: name at least one")
+    choices = re.findall(r"'([^']+)'", error["msg"])
     message = str(error["ctx"]["error"]) if kind == "value_error" else _PYDANTIC.sub(_ours, error["msg"])
-    return Fault(where, message + _given(error["input"], where, re.findall(r"'([^']+)'", error["msg"])))
+    return Fault(where, message, hint=lambda: _given(error["input"], where, choices))
 
 
 _PYDANTIC = re.compile(r"Input should be|a valid (?:dictionary( or instance of \w+)?|string|boolean|integer)")

@@ -14,6 +14,9 @@ def _openai_form(name: str, base: str, *keys: str) -> Provider:
     return Provider(name=name, key_variables=keys, base_variables=(f"{name.upper()}_API_BASE",), default_base=base)
 
 
+ANTHROPIC_FIELDS = names("top_k top_p service_tier inference_geo context_management container")
+"""Of Anthropic's Messages API, less what this package sets itself. `metadata` is an argument of LiteLLM's own."""
+
 ROWS = (
     Provider(
         name="openai",
@@ -32,6 +35,8 @@ ROWS = (
         key_variables=("ANTHROPIC_API_KEY",),
         base_variables=("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"),
         default_base="https://api.anthropic.com",
+        extra=ANTHROPIC_FIELDS,
+        embedding_extra=frozenset(),
     ),
     Provider(
         name="azure",
@@ -55,6 +60,7 @@ ROWS = (
         base_variables=("OLLAMA_API_BASE", "OLLAMA_HOST"),
         default_base="http://127.0.0.1:11434",
         hosts=("ollama.com",),
+        embedding_extra=names("options"),
         key_required=False,
         local=True,
         probe=probes.ollama,
@@ -120,6 +126,10 @@ _KEYLESS = names("""
 
 _NEED_BASE = names("azure_ai databricks hosted_vllm snowflake watsonx")
 
+_NO_EXTRA_BODY = names("aiohttp_openai bedrock")
+_NO_EMBEDDING_EXTRA_BODY = names("bedrock databricks gemini")
+"""LiteLLM sends these a field `extra_body`, or drops it; seen on 1.110.2."""
+
 _PROBES: dict[str, Probe] = {
     **dict.fromkeys(("bedrock", "sagemaker_chat", "sagemaker_nova"), probes.aws_credentials),
     **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), probes.google_cloud),
@@ -141,6 +151,8 @@ def default_row(name: str) -> Provider:
         base_variables=(f"{variable}_API_BASE",),
         default_base=_BASES.get(name),
         hosts=_HOSTS.get(name, ()),
+        extra=frozenset() if name in _NO_EXTRA_BODY else None,
+        embedding_extra=frozenset() if name in _NO_EMBEDDING_EXTRA_BODY else None,
         required=("api_base",) if name in _NEED_BASE else (),
         key_required=name not in _KEYLESS,
         probe=_PROBES.get(name),

@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 import httpx
 
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.hosts import is_loopback
 
 MOST_BYTES = 64 * 1024 * 1024
 """A body longer than this is no answer of a model; reading on would only fill the memory."""
