@@ -25,11 +25,9 @@ def refused(extra: Mapping[str, Any], provider: Provider, *, embedding: bool = F
 def arguments(body: Mapping[str, Any], provider: Provider, *, embedding: bool = False) -> dict[str, Any]:
     """Returns the arguments with which LiteLLM puts these fields into the body of a request.
 
-    A provider with a list of fields has no `extra_body`: LiteLLM would send a field of that name. Each of the list is
-    an argument that LiteLLM hands on and does not act upon.
+    That is `extra_body`. Anthropic, and Ollama for embeddings, would be sent a field of that name. There each field is
+    an argument of its own, of a list that LiteLLM hands on and does not act upon.
     """
-    if not body:
-        return {}
-    if (provider.embedding_extra if embedding else provider.extra) is None:
-        return {"extra_body": dict(body)}
+    if not body or provider.wire not in (("ollama",) if embedding else ("anthropic",)):
+        return {"extra_body": dict(body)} if body else {}
     return dict(body) if embedding else {**body, "allowed_openai_params": list(body)}

@@ -113,10 +113,9 @@ def _fields(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Miss
     if base.url is None and (must_be_told or "api_base" in provider.required):
         also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
         return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
-    if (wrong := body_fields.refused(model.extra, provider)) and body_fields.refused(
-        model.extra, provider, embedding=True
-    ):
-        return Missing(wrong, "correct `extra:` in llm.yaml")
+    chat, embedding = (body_fields.refused(model.extra, provider, embedding=which) for which in (False, True))
+    if chat and embedding:
+        return Missing(chat, "correct `extra:` in llm.yaml")
     for field in provider.required:
         if field != "api_base" and getattr(model, field, None) in (None, ""):
             return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")

@@ -175,6 +175,7 @@ def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[st
         "stop": bool(request.stop),
         "seed": request.seed is not None,
         "reasoning": _wants_reasoning(request.target),
+        **dict.fromkeys((*request.target.model.extra, *request.extra), True),
     }
     known_as = {
         "stop": {"stop", "stop_sequences", "stopSequences"},
