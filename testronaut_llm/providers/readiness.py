@@ -82,25 +82,27 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
 
     Without `probes`, which remember, servers are asked now.
     """
-    if missing := endpoint.not_trusted(model):
-        return _not_ready(missing)
-    if model.unset:
-        first = model.unset[0]
-        return _not_ready(Missing(f"{', '.join(model.unset)} is not set", f"export {first}=<value>"))
     try:
         provider = find_provider(model.provider)
     except ConfigError as error:
-        return _not_ready(Missing(str(error)))
+        return _not_ready(endpoint.not_trusted(model) or _unset(model) or Missing(str(error)))
     base = endpoint.base_of(model, provider)
     source = key_source(model, provider)
     missing = (
         endpoint.not_trusted(model, provider)
+        or _unset(model)
         or _fields(model, provider, base)
         or _endpoint(base)
         or source.missing
         or (probes or Probes()).ask(model, provider)
     )
     return _not_ready(missing) if missing else Readiness(ready=True, note=_note(model, provider, base, source))
+
+
+def _unset(model: ModelConfig) -> Missing | None:
+    if not model.unset:
+        return None
+    return Missing(f"{', '.join(model.unset)} is not set", f"export {model.unset[0]}=<value>")
 
 
 def _not_ready(missing: Missing) -> Readiness:
