@@ -68,7 +68,8 @@ def examine(data: Any, source: Source) -> Draft:
 
 
 def _not_set(unset: tuple[tuple[Where, str], ...]) -> Iterator[Fault]:
-    for where, name in unset:
+    """Yields a fault for each place, with the first variable that it lacks."""
+    for where, name in dict(reversed(unset)).items():
         yield Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
 
 

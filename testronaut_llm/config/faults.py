@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,14 @@ class Fault:
     hint: Callable[[], str] = str
 
 
+class UnknownNameError(ValueError):
+    """What a check of a field raises for a name; `hint` as in a Fault."""
+
+    def __init__(self, message: str, hint: Callable[[], str]) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The file that a configuration was read from, as far as its shapes need to know it."""
@@ -66,6 +74,12 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
         return f"; did you mean `{best}`?"
     more = ", ..." if len(names) > _MOST_LISTED else ""
     return f"; known: {', '.join(names[:_MOST_LISTED])}{more}" if names else ""
+
+
+def few(names: Sequence[str]) -> str:
+    """Returns the names as a message lists them, the first ten of many."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def shown(value: object) -> str:
@@ -109,8 +123,10 @@ def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:
     if kind == "too_short":
         return Fault(where, "is empty: name at least one")
     choices = re.findall(r"'([^']+)'", error["msg"])
-    message = str(error["ctx"]["error"]) if kind == "value_error" else _PYDANTIC.sub(_ours, error["msg"])
-    return Fault(where, message, hint=lambda: _given(error["input"], where, choices))
+    cause = error["ctx"]["error"] if kind == "value_error" else None
+    message = str(cause) if cause else _PYDANTIC.sub(_ours, error["msg"])
+    near = cause.hint if isinstance(cause, UnknownNameError) else str
+    return Fault(where, message, hint=lambda: near() + _given(error["input"], where, choices))
 
 
 _PYDANTIC = re.compile(r"Input should be|a valid (?:dictionary( or instance of \w+)?|string|boolean|integer)")

@@ -45,6 +45,7 @@ class Filling:
 
     def _text(self, text: str, where: Where) -> str:
         filled = malformed = False
+        unset: dict[str, None] = {}
 
         def replacement(found: re.Match[str]) -> str:
             nonlocal filled, malformed
@@ -56,12 +57,13 @@ class Filling:
                 return found[0]
             value = None if self.environment is None else self.environment.get(name) or found["default"]
             if value is None:
-                self.unset.append((where, name))
+                unset[name] = None
                 return found[0]
             filled = True
             return value
 
         result = _REFERENCE.sub(replacement, text)
+        self.unset += ((where, name) for name in unset)
         if malformed:
             words = "has a `${` that is no ${NAME} or ${NAME:-default}; write $${ for a literal one"
             self.faults.append(Fault(where, words))

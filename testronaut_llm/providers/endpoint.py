@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from testronaut_llm.config.faults import few
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.hosts import host_of, is_loopback
 
@@ -82,7 +83,7 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
         withheld.append(f"model ({model.model!r}, since {provider.name} has no fixed host)")
     if not withheld:
         return None
-    return Missing(f"this llm.yaml is not trusted; without effect until then: {', '.join(withheld)}", TRUST)
+    return Missing(f"this llm.yaml is not trusted; without effect until then: {few(withheld)}", TRUST)
 
 
 def _has_fixed_host(model: ModelConfig, provider: Provider) -> bool:

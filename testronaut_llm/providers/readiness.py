@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from testronaut_llm.config.faults import few
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import body_fields, endpoint
 from testronaut_llm.providers.key_source import KeySource, key_source
@@ -102,7 +103,7 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
 def _unset(model: ModelConfig) -> Missing | None:
     if not model.unset:
         return None
-    return Missing(f"{', '.join(model.unset)} is not set", f"export {model.unset[0]}=<value>")
+    return Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>")
 
 
 def _not_ready(missing: Missing) -> Readiness:
