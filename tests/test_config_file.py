@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -175,6 +176,38 @@ def test_hundreds_of_faults_are_counted_and_cut_short(tmp_path: Path) -> None:
         load_config(written(tmp_path / "llm.yaml", f"models:\n{rows}tasks: {{}}\n"))
     assert len(str(caught.value).splitlines()) == 102
     assert str(caught.value).endswith("and 50 more")
+
+
+def test_suggestions_are_made_for_the_first_faults_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of unknown names, keys, choices, codes and limits do not mean thousands of searches for a close one."""
+    searches: list[object] = []
+
+    def search(name: object, known: Iterable[object], **_: Any) -> list[str]:
+        searches.append(name)
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", search)
+    tasks = "".join(
+        f"  t{n}: {{models: [luna{n}], strategy: cheapst{n}, fallback_on: [servr{n}], tmeout{n}: 1}}\n"
+        for n in range(900)
+    )
+    limits = "".join(f"  opena{n}: {{rpm: 1}}\n" for n in range(700))
+    path = written(tmp_path / "llm.yaml", f"models: {{m: {{model: openai/x}}}}\ntasks:\n{tasks}limits:\n{limits}")
+    with pytest.raises(ConfigError, match="2800 faults"):
+        load_config(path)
+    assert len(searches) < 50
+
+
+@pytest.mark.parametrize("text", ["${A", "${A:-", "${A}", "${", "$${", "${A${"])
+def test_one_text_is_one_fault(tmp_path: Path, text: str) -> None:
+    """However many broken or unknown references it holds."""
+    path = written(tmp_path / "llm.yaml", f"tasks: {{t: {{models: a/b, system: '{text * 100_000}'}}}}\n")
+    if text == "$${":
+        assert load_config(path).task("t").system == "${" * 100_000
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

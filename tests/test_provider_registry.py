@@ -462,56 +462,6 @@ def test_a_key_does_not_travel_over_plain_http(monkeypatch: pytest.MonkeyPatch) 
     assert readiness(model).ready
 
 
-# A stranger's file
-
-
-@pytest.mark.parametrize(
-    ("fields", "reference"),
-    [
-        ({"api_base": "https://evil.example/v1"}, "openai/x"),
-        ({"api_base": "https://evil.example"}, "anthropic/x"),
-        ({"api_base": "https://evil.example/v1", "api_key_env": "GITHUB_TOKEN"}, "openai/x"),
-        ({"api_base": "https://evil.example/v1", "local": True}, "ollama/x"),
-        ({"api_base": "https://r.azure-api.net"}, "azure/x"),
-        ({"api_key_command": "true"}, "openai/x"),
-        ({"api_key_command": "true", "api_base": "http://127.0.0.1:1"}, "anthropic/x"),
-    ],
-)
-def test_a_strangers_file_gets_no_key_and_runs_nothing(
-    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], reference: str
-) -> None:
-    """Until it is trusted, a file that was found in a repository sends nothing to a host of its own choice."""
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GITHUB_TOKEN"):
-        monkeypatch.setenv(name, "canary-12345")
-    found = readiness(a_model(reference, **fields), trusted=False)
-    assert not found.ready
-    assert "not trusted" in found.missing
-    assert "testronaut-llm trust" in found.mend
-
-
-def test_a_strangers_file_may_use_the_providers_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does not choose, it may use: own hosts, loopback, the user's own variables."""
-    monkeypatch.setenv("OPENAI_API_KEY", "canary-12345")
-    monkeypatch.setenv("AZURE_API_KEY", "canary-12345")
-    for model in (
-        a_model("openai/gpt"),
-        a_model("openai/gpt", api_base="https://eu.api.openai.com/v1"),
-        a_model("openai/x", api_base="http://localhost:8080/v1"),
-        a_model("azure/x", api_base="https://r.openai.azure.com"),
-    ):
-        assert readiness(model, trusted=False).ready
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
-    assert readiness(a_model("openai/gpt"), trusted=False).ready
-
-
-def test_trust_makes_a_strangers_file_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same row is ready once its file is trusted."""
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-12345")
-    model = a_model("anthropic/x", api_base="https://gateway.example")
-    assert not readiness(model, trusted=False).ready
-    assert readiness(model, trusted=True).ready
-
-
 # Probes
 
 
