@@ -189,11 +189,11 @@ def test_suggestions_are_made_for_the_first_faults_only(tmp_path: Path, monkeypa
     monkeypatch.setattr("difflib.get_close_matches", search)
     tasks = "".join(
         f"  t{n}: {{models: [luna{n}], strategy: cheapst{n}, fallback_on: [servr{n}], tmeout{n}: 1}}\n"
-        for n in range(900)
+        for n in range(500)
     )
-    limits = "".join(f"  opena{n}: {{rpm: 1}}\n" for n in range(700))
+    limits = "".join(f"  opena{n}: {{rpm: 1}}\n" for n in range(500))
     path = written(tmp_path / "llm.yaml", f"models: {{m: {{model: openai/x}}}}\ntasks:\n{tasks}limits:\n{limits}")
-    with pytest.raises(ConfigError, match="2800 faults"):
+    with pytest.raises(ConfigError, match="2000 faults"):
         load_config(path)
     assert len(searches) < 50
 

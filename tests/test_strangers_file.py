@@ -392,3 +392,27 @@ def test_a_file_does_not_trust_itself(write: Write, field: str) -> None:
     write({"m": {"model": "openai/x", field: True}})
     with pytest.raises(LLMError, match=rf"models\.m\.{field}: unknown key"):
         load_config()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",
+        "models: ['${A}']\ntasks: {}", "tasks: {t: {models: a/b}}\n'${A}': 1", "budget: ['${A}']", "log: '${A}'",
+    ],
+)  # fmt: skip
+def test_a_file_of_any_shape_is_an_error_of_ours(write: Write, text: str) -> None:
+    """A reference where a section belongs is told as the wrong shape that it is."""
+    write({}).write_text(text)
+    with pytest.raises(LLMError, match=r"llm\.yaml"):
+        load_config()
+
+
+def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Write) -> None:
+    """Thousands of rows and references: what each row says of them stays short."""
+    rows = {f"m{n}": {"model": "openai/x", "digest": "abcdef"} for n in range(800)}
+    tasks = {f"t{n}": {"models": "m1", "system": "${A}"} for n in range(400)}
+    write({}).write_text(json.dumps({"models": rows, "tasks": tasks}))
+    config = load_config()
+    assert len(str(config.models["m7"].withheld)) < 500
+    assert len(readiness(config.models["m7"]).missing) < 600

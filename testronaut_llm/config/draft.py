@@ -29,8 +29,7 @@ _MOST_LIMITS = 20
 class Draft(NamedTuple):
     """The data as the shapes take it (references filled, names in place), and the faults that they cannot find.
 
-    `unfilled` are the variables that a file refers to outside `models` and that are not filled in since it is not
-    trusted, each with its place.
+    `unfilled` are the places and names of variables outside `models`, where the file is not trusted.
     """
 
     data: dict[str, Any]
@@ -78,8 +77,8 @@ def _leave_out(data: dict[str, Any], unfilled: tuple[tuple[Where, str], ...]) ->
     for where, _ in unfilled:
         if where[0] not in ("models", "tasks"):
             data.pop(str(where[0]), None)
-        elif len(where) > 2 and where[2] not in _TEXTS_OF_TASKS:
-            data["tasks"][where[1]].pop(where[2], None)
+        elif len(where) > 2 and where[2] not in _TEXTS_OF_TASKS and isinstance(row := data["tasks"][where[1]], dict):
+            row.pop(where[2], None)
 
 
 def _mapping(data: Any, key: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from testronaut_llm.config.faults import Where, path_of, shown
+from testronaut_llm.config.faults import Where, few, path_of, shown
 from testronaut_llm.config.secrets import public
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.atomic_file import write_atomically
@@ -75,18 +75,15 @@ def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[L
     `unfilled` are the variables that it refers to outside `models`, each with its place.
     """
     config, withheld = _allowed(config, ())
-    places = [(where, f"${{{name}}} in {path_of(where)}") for where, name in unfilled]
-    untrusted = Untrusted(
-        ignored=(
-            *(text for where, text in withheld if where[0] != "models"),
-            *(text for where, text in places if where[0] in _OF_THIS_MACHINE),
-        ),
-        unfilled=tuple(text for where, text in places if where[0] not in _OF_THIS_MACHINE),
-    )
-    rows = {
-        alias: untrusted.row(row, [text for where, text in withheld if where[:2] == ("models", alias)])
-        for alias, row in config.models.items()
-    }
+    of_rows: dict[str | int, list[str]] = {alias: [] for alias in config.models}
+    ignored: list[str] = []
+    concerns_all: list[str] = []
+    for where, text in withheld:
+        (of_rows[where[1]] if where[0] == "models" else ignored).append(text)
+    for where, name in unfilled:
+        (ignored if where[0] in _OF_THIS_MACHINE else concerns_all).append(f"${{{name}}} in {path_of(where)}")
+    untrusted = Untrusted(tuple(ignored), (few(concerns_all),) if concerns_all else ())
+    rows = {alias: untrusted.row(row, of_rows[alias]) for alias, row in config.models.items()}
     return config.model_copy(update={"models": rows}), untrusted
 
 
