@@ -93,7 +93,7 @@ class ModelConfig(Section):
     limits: LimitConfig | None = None
     """Requests and tokens per minute, and requests at once, of this model."""
     extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
-    """Body fields passed to the provider untouched; what this package sets itself is refused here."""
+    """Body fields passed to the provider untouched; refused: what this package sets itself, or LiteLLM cannot send."""
 
     @cached_property
     def provider(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testronaut_llm.calls.builder import checked
 from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import config_dir
+from testronaut_llm.provider_registry import readiness
+from testronaut_llm.support.paths import config_dir, data_dir
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT_PAGE = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
 GOOD = "models: {a: {model: openai/x}}\ntasks: {default: {models: a}}\n"
 
 
@@ -80,6 +84,24 @@ def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: 
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     path.unlink()
     assert load_config().trusted is True, "the packaged file"
+
+
+@pytest.mark.parametrize("name", re.findall(r"^\| `(TESTRONAUT_\w+)`", ENVIRONMENT_PAGE, re.MULTILINE))
+def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CI job that blanks a variable out means the default, for each that the reference page names."""
+
+    def seen() -> tuple[object, ...]:
+        config = load_config()
+        row = config.models["luna"].model_copy(update={"api_base": "http://far.example"})
+        cache = checked(config.task(None))["cache"]
+        return find_config(), config.model_dump(), cache, readiness(row), data_dir().name, config_dir().name
+
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.delenv(name, raising=False)
+    without = seen()
+    monkeypatch.setenv(name, "")
+    assert seen() == without
 
 
 def test_a_working_folder_that_is_gone_is_no_failure(folder: Path) -> None:
