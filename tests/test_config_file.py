@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from testronaut_llm.calls.builder import checked
 from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
+from testronaut_llm.config.variables import Filling
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.provider_registry import readiness
 from testronaut_llm.support.paths import config_dir, data_dir
@@ -223,6 +224,9 @@ def test_suggestions_are_made_for_the_first_faults_only(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("text", ["${A", "${A:-", "${A}", "${", "$${", "${A${"])
 def test_one_text_is_one_fault(tmp_path: Path, text: str) -> None:
     """However many broken or unknown references it holds."""
+    filling = Filling({})
+    filling.fill({"a": text * 1000})
+    assert len(filling.faults) + len(filling.unset) <= 2
     path = written(tmp_path / "llm.yaml", f"tasks: {{t: {{models: a/b, system: '{text * 100_000}'}}}}\n")
     if text == "$${":
         assert load_config(path).task("t").system == "${" * 100_000

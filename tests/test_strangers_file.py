@@ -321,13 +321,14 @@ def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch:
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.has = False
     name = "other.host/ns/${ANY_SECRET}"
-    path = write({"m": {"model": f"ollama/{name}", "auto_pull": True}, "n": {"model": "ollama/other.host/ns/x",
-                 "auto_pull": "ask"}})  # fmt: skip
+    rows = {"m": {"model": f"ollama/{name}", "auto_pull": True}, "n": {"model": "ollama/x", "auto_pull": "ask"}}
+    path = write({**rows, "p": {"model": "ollama/other.host/ns/x", "auto_pull": True}})
     with LLMManager() as llm:
-        with pytest.raises(LLMError, match="testronaut-llm trust"):
-            llm.complete("t", "hi")
-        with pytest.raises(LLMError, match="testronaut-llm trust"):
-            llm.warm_up("m")
+        for alias in ("m", "n", "p"):
+            with pytest.raises(LLMError, match="testronaut-llm trust"):
+                llm.complete("t", "hi", model=alias)
+            with pytest.raises(LLMError, match="testronaut-llm trust"):
+                llm.warm_up(alias)
     assert "/api/pull" not in ollama.paths
     assert SECRET not in str(ollama.asked)
     trust(path)
