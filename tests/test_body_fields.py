@@ -201,6 +201,7 @@ MODELS = {
 @pytest.mark.parametrize(
     ("name", "embedding"), [*((name, False) for name in CHATS), *((name, True) for name in EMBEDS)], ids=str
 )
+@pytest.mark.filterwarnings("ignore")  # LiteLLM is asked as it is, without the gateway
 def test_extra_arrives_or_is_refused(name: str, embedding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each provider that LiteLLM reaches by its handler, its row says whether `extra_body` becomes body fields."""
     litellm = load_litellm()

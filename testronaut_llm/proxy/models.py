@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from testronaut_llm.config.faults import few
 from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import ModelConfig
@@ -84,8 +83,6 @@ def _cannot_go(model: ModelConfig) -> str | None:
         return "runs inside each process; serve its file with llama.cpp and give it an api_base to share it"
     if model.provider == "litellm_proxy":
         return "points at a proxy already"
-    if model.withheld:
-        return f"llm.yaml is not trusted, and this has no effect until then: {few(model.withheld)}"
     if "${" in model.model:
         return f"{', '.join(model.unset)} is not set, so nobody can say which model it is"
     try:
