@@ -1,4 +1,4 @@
-"""Is what is installed what it should be? LiteLLM's bad releases, and files that run at every start of Python.
+"""Warns of what is installed: LiteLLM's bad and untested releases, and files that run at every start of Python.
 
 Two releases of LiteLLM brought a `.pth` file that sent keys away without ever being imported.
 """
@@ -6,10 +6,16 @@ Two releases of LiteLLM brought a `.pth` file that sent keys away without ever b
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import site
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from testronaut_llm.providers import litellm_data
+
+TESTED_LITELLM = "1.110.2"
+"""The newest release that the tests have passed with: the locked one."""
 
 BAD_LITELLM = ("1.82.7", "1.82.8")
 KNOWN = ("distutils-precedence.pth", "_virtualenv.pth", "a1_coverage.pth", "pytest-cov.pth", "__editable__")
@@ -17,16 +23,26 @@ KNOWN = ("distutils-precedence.pth", "_virtualenv.pth", "a1_coverage.pth", "pyte
 
 
 def litellm_version() -> str:
-    """The version that is installed, without importing it."""
-    return importlib.metadata.version("litellm")
+    """Returns the version that is installed, without importing it, or `not installed`."""
+    try:
+        return importlib.metadata.version("litellm")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def warnings(folders: Iterable[str] | None = None) -> list[str]:
-    """What to look at in `folders` (this environment's), a sentence each; empty on a clean machine."""
+    """Returns what to look at in `folders` (this environment's), a sentence each; nothing on a clean machine."""
     found = []
     version = litellm_version()
     if version in BAD_LITELLM:
         found.append(f"litellm {version} sends keys away: pip install 'litellm!={',!='.join(BAD_LITELLM)}', new keys")
+    if _release(version) > _release(TESTED_LITELLM):
+        found.append(
+            f"litellm {version} is newer than {TESTED_LITELLM}, the newest release that was tested; "
+            f"if calls fail, run: pip install 'litellm=={TESTED_LITELLM}'"
+        )
+    if not litellm_data.names():
+        found.append("the provider names of litellm cannot be read, so a misspelt provider is not reported")
     for folder in folders if folders is not None else _folders():
         found += [
             f"{file} runs code at every start of Python; if you do not know it, read it"
@@ -34,6 +50,10 @@ def warnings(folders: Iterable[str] | None = None) -> list[str]:
             if not file.name.startswith(KNOWN) and _runs_code(file)
         ]
     return found
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def _folders() -> list[str]:
