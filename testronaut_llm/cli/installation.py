@@ -5,7 +5,6 @@ Two releases of LiteLLM brought a `.pth` file that sent keys away without ever b
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import site
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from testronaut_llm.providers import litellm_data
+from testronaut_llm.support.installed import version
 
 TESTED_LITELLM = "1.110.2"
 """The newest release that the tests have passed with: the locked one."""
@@ -24,21 +24,18 @@ KNOWN = ("distutils-precedence.pth", "_virtualenv.pth", "a1_coverage.pth", "pyte
 
 def litellm_version() -> str:
     """Returns the version that is installed, without importing it, or `not installed`."""
-    try:
-        return importlib.metadata.version("litellm")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return version("litellm") or "not installed"
 
 
 def warnings(folders: Iterable[str] | None = None) -> list[str]:
     """Returns what to look at in `folders` (this environment's), a sentence each; nothing on a clean machine."""
     found = []
-    version = litellm_version()
-    if version in BAD_LITELLM:
-        found.append(f"litellm {version} sends keys away: pip install 'litellm!={',!='.join(BAD_LITELLM)}', new keys")
-    if _release(version) > _release(TESTED_LITELLM):
+    litellm = litellm_version()
+    if litellm in BAD_LITELLM:
+        found.append(f"litellm {litellm} sends keys away: pip install 'litellm!={',!='.join(BAD_LITELLM)}', new keys")
+    if _release(litellm) > _release(TESTED_LITELLM):
         found.append(
-            f"litellm {version} is newer than {TESTED_LITELLM}, the newest release that was tested; "
+            f"litellm {litellm} is newer than {TESTED_LITELLM}, the newest release that was tested; "
             f"if calls fail, run: pip install 'litellm=={TESTED_LITELLM}'"
         )
     if not litellm_data.names():

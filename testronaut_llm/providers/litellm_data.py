@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib import util
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from testronaut_llm.providers import endpoint
+from testronaut_llm.support.installed import data_file
 
 
 class Service(NamedTuple):
@@ -51,10 +50,9 @@ def _service(row: Mapping[str, object]) -> Service | None:
 
 
 def _text(path: str) -> str:
-    """Returns a file of the installed LiteLLM, which stays unloaded; empty where it is not there."""
+    """Returns a file of the installed LiteLLM; empty where it is not there or cannot be read."""
     try:
-        found = util.find_spec("litellm")
-        folders = (found.submodule_search_locations if found else None) or []
-        return next((Path(folder, path).read_text("utf-8") for folder in folders), "")
-    except (OSError, ValueError):  # ValueError: no UTF-8 text, or a stand-in for LiteLLM that a test program made
+        file = data_file("litellm", path)
+        return file.read_text("utf-8") if file else ""
+    except (OSError, UnicodeDecodeError):
         return ""
