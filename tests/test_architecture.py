@@ -268,6 +268,18 @@ def test_the_poisoned_releases_of_litellm_are_excluded(version: str) -> None:
     assert version not in requirements("dev.txt")["litellm"].specifier
 
 
+def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
+    """Whoever reads the metadata finds the versions that the workflow runs, the lowest of them as `requires-python`."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    tested = re.search(r"^ +python: \[(.+)\]$", workflow, flags=re.MULTILINE)
+    assert tested
+    versions = re.findall(r"[\d.]+", tested[1])
+    named = [line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if ":: Python :: 3." in line]
+    assert named == versions
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert f"ON={versions[-1]}" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
 def test_the_newest_tested_litellm_is_the_locked_one() -> None:
     """`check` warns of a release that is newer than the one that these tests are locked to."""
     (pin,) = requirements("dev.txt")["litellm"].specifier
