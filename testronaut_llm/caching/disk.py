@@ -74,7 +74,7 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # as above
             return cast("sqlite3.Connection", found)
         file = Path(self.directory, FILE)
         self._local.con = connection = sqlite3.connect(
-            file, self.timeout, isolation_level=None, check_same_thread=False, factory=Connection
+            file, timeout=self.timeout, isolation_level=None, check_same_thread=False, factory=Connection
         )
         with suppress(sqlite3.OperationalError):  # a new store has no table of settings
             for key, value in connection.execute(
