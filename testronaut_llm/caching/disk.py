@@ -77,9 +77,7 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # as above
             file, timeout=self.timeout, isolation_level=None, check_same_thread=False, factory=Connection
         )
         with suppress(sqlite3.OperationalError):  # a new store has no table of settings
-            for key, value in connection.execute(
-                "SELECT key, value FROM Settings WHERE key LIKE 'sqlite_%'"
-            ).fetchall():
+            for key, value in connection.execute(_PRAGMAS).fetchall():
                 self.reset(key, value, update=False)
         return connection
 
