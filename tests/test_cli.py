@@ -15,6 +15,7 @@ from fault_server import Endpoint, FaultServer
 
 from testronaut_llm.cli import demo, installation, main
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.providers import litellm_data
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -488,6 +489,32 @@ def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPat
     assert re.search(r"warning: litellm \S+ sends keys away", err)
     (warning,) = json.loads(run("check", "--json")[1])["warnings"]
     assert "sends keys away" in warning
+
+
+@pytest.mark.parametrize(
+    ("version", "newer"),
+    [("1.110.2", False), ("1.106.2", False), ("1.110.3", True), ("1.111.0rc1", True), ("2.0", True), ("1.99.9", False)],
+)
+def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
+    monkeypatch: pytest.MonkeyPatch, version: str, newer: bool
+) -> None:
+    """A release that came out after the tests may break calls; the warning says how to go back."""
+    monkeypatch.setattr(installation, "TESTED_LITELLM", "1.110.2")
+    monkeypatch.setattr(installation, "litellm_version", lambda: version)
+    told = [one for one in installation.warnings([]) if "newer than 1.110.2" in one]
+    assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
+        True
+    ] * newer
+
+
+def test_check_tells_of_a_litellm_that_is_missing_or_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without LiteLLM's list of names no provider is called unknown, and `check` says why."""
+    monkeypatch.setattr(litellm_data, "names", frozenset)
+    monkeypatch.setattr(installation, "version", lambda _: None)
+    code, _, err = run("check")
+    assert code != 2
+    assert "litellm not installed" in err
+    assert "a misspelt provider is not reported" in err
 
 
 def test_init_says_in_the_file_what_this_machine_has(
