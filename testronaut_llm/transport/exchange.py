@@ -11,8 +11,7 @@ import json
 import os
 import socket
 import ssl
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,19 +22,22 @@ from weakref import WeakSet
 import httpx
 
 from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
 
-MOST_BYTES = 64 * 1024 * 1024
-"""A body longer than this is no answer of a model; reading on would only fill the memory."""
-MOST_BYTES_OF_A_LINE, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
-"""Of a stream's line, and of a body under an error status: LiteLLM puts both into its exceptions and searches those
-for secrets, at ten seconds a megabyte, on the caller's event loop."""
+MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
+"""Of a stream from the beginning of one event to that of the next, comments and empty lines included, and of a body
+under an error status: LiteLLM puts both into its exceptions and searches those for secrets, at ten seconds a megabyte,
+on the caller's event loop."""
+
+MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
+"""Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
+_CHATS = ("messages", "contents")
+"""What the body of a chat has, and that of a request for vectors has not."""
+_EVENTS = (b"\ndata:", b"\n{")
+"""How one begins: a server-sent one, a line of NDJSON."""
 
 current: ContextVar[Exchange | None] = ContextVar("testronaut_llm_exchange", default=None)
 """The attempt that requests of this thread or task belong to."""
-
-
-class BodyTooLargeError(Exception):
-    """The body went past what an answer, a stream's line or an error may have."""
 
 
 class SecondRequestError(Exception):
@@ -53,7 +55,9 @@ class Exchange:
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
     abandoned: bool = False
-    _line: int = 0
+    streams: bool = False
+    _event: int = 0
+    _unpacker: Unpacker = field(default_factory=Unpacker)
     _close: Callable[[], None] | None = None
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
 
@@ -69,14 +73,8 @@ class Exchange:
 
     @property
     def text(self) -> str:
-        """The body as text, unpacked; what cannot be unpacked is left out."""
-        raw = bytes(self.body)
-        if self.headers.get("content-encoding", "").lower() in ("gzip", "deflate", "x-gzip"):
-            try:
-                raw = zlib.decompressobj(wbits=47).decompress(raw, MOST_BYTES)
-            except zlib.error:
-                return ""
-        return raw.decode("utf-8", errors="replace")
+        """The body as text."""
+        return self.body.decode("utf-8", errors="replace")
 
     def on_abandon(self, close: Callable[[], None]) -> None:
         """Names what ends this attempt's connection."""
@@ -96,51 +94,37 @@ class Exchange:
             with suppress(RuntimeError):
                 close()
 
-    def take(self, chunk: bytes) -> bytes:
-        """Keeps a piece of the body.
+    def begin(self, response: httpx.Response) -> None:
+        """Takes the head of the response, and gets its body from now on, unpacked."""
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        sent = self.sent if isinstance(self.sent, dict) else {}
+        self.streams = sent.get("stream") is True
+        most = MOST_BYTES if self.streams or not any(name in sent for name in _CHATS) else MOST_BYTES_OF_A_CHAT
+        most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else most
+        self._unpacker = unpacker(response, most=most, streams=self.streams)
+        bound(response, self.take, self._broken)
+        self._stream = response.stream
+
+    def take(self, chunk: bytes) -> Iterator[bytes]:
+        """Keeps a piece of the body, and returns it unpacked.
 
         Raises:
-            BodyTooLargeError: the body is longer than any answer.
+            BodyError: the body is longer than any answer.
         """
-        self.body += chunk
-        self._line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else self._line)
-        streams = self.sent is not None and self.sent.get("stream") is True
-        most = MOST_BYTES if self.status is None or self.status < 400 else MOST_BYTES_OF_AN_ERROR
-        if len(self.body) > most or (streams and self._line > MOST_BYTES_OF_A_LINE):
-            raise BodyTooLargeError
-        return chunk
+        for piece in self._unpacker.take(chunk):
+            if self.abandoned:
+                raise BodyError("the attempt was given up")
+            self.body += piece
+            if self.streams:
+                start = len(self.body) - len(piece)
+                self._event = max(self._event, *(self.body.rfind(begin, max(0, start - 6)) for begin in _EVENTS))
+                if len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
+                    raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
+            yield piece
 
-
-class _Tee(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
-        self._stream, self._exchange = stream, exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self._stream:
-                yield self._exchange.take(chunk)
-        except Exception as error:
-            self._exchange.broke = error
-            raise
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncTee(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
-        self._stream, self._exchange = stream, exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._stream:
-                yield self._exchange.take(chunk)
-        except Exception as error:
-            self._exchange.broke = error
-            raise
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    def _broken(self, error: Exception) -> None:
+        self.broke = error
 
 
 class SyncClient(httpx.Client):
@@ -196,13 +180,9 @@ def _on_request(request: httpx.Request) -> None:
 
 def _on_response(response: httpx.Response) -> None:
     if (exchange := current.get()) is None:
-        return
-    exchange.status = response.status_code
-    exchange.headers = {name.lower(): value for name, value in response.headers.items()}
-    if isinstance(response.stream, httpx.SyncByteStream):
-        response.stream = exchange._stream = _Tee(response.stream, exchange)  # noqa: SLF001 - same idea, same file
-    elif isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = exchange._stream = _AsyncTee(response.stream, exchange)  # noqa: SLF001 - same idea, same file
+        bounded(response)
+    else:
+        exchange.begin(response)
 
 
 def _settings(url: str | None) -> dict[str, Any]:
@@ -210,7 +190,7 @@ def _settings(url: str | None) -> dict[str, Any]:
     return {
         "follow_redirects": False,
         "trust_env": url is None or not is_loopback(url),
-        "headers": {"accept-encoding": "gzip, deflate"},
+        "headers": {"accept-encoding": "gzip"},
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
         "verify": False if plain_loopback else _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
     }
