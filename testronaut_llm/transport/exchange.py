@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from weakref import WeakSet
 
 import httpx
 
 from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
 
+MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
+"""Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
 MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
 """Of a stream from the beginning of one event to that of the next, comments and empty lines included, and of a body
 under an error status: LiteLLM puts both into its exceptions and searches those for secrets, at ten seconds a megabyte,
 on the caller's event loop."""
-
-MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
-"""Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
 _CHATS = ("messages", "contents")
-"""What the body of a chat has, and that of a request for vectors has not."""
+"""What the body of a request for a chat has, and of one for vectors has not."""
 _EVENTS = (b"\ndata:", b"\n{")
-"""How one begins: a server-sent one, a line of NDJSON."""
+"""How an event begins: a server-sent one, a line of NDJSON."""
 
 current: ContextVar[Exchange | None] = ContextVar("testronaut_llm_exchange", default=None)
 """The attempt that requests of this thread or task belong to."""
@@ -54,20 +50,12 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
-    abandoned: bool = False
-    streams: bool = False
     _event: int = 0
     _unpacker: Unpacker = field(default_factory=Unpacker)
-    _close: Callable[[], None] | None = None
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
 
-    def close(self) -> None:
-        """Ends the response, read to its end or not."""
-        if isinstance(self._stream, httpx.SyncByteStream):
-            self._stream.close()
-
     async def aclose(self) -> None:
-        """The same for an async response."""
+        """Ends the response, read to its end or not."""
         if isinstance(self._stream, httpx.AsyncByteStream):
             await self._stream.aclose()
 
@@ -76,32 +64,17 @@ class Exchange:
         """The body as text."""
         return self.body.decode("utf-8", errors="replace")
 
-    def on_abandon(self, close: Callable[[], None]) -> None:
-        """Names what ends this attempt's connection."""
-        self._close = close
-        if self.abandoned:
-            close()
-
-    def let_go(self) -> bool:
-        """The connection is no longer this attempt's; False where it was given up and so is closed, or about to be."""
-        self._close = None  # before the look at `abandoned`, which is set before the look at this
-        return not self.abandoned
-
-    def abandon(self) -> None:
-        """Gives the attempt up, from whichever thread: its connection closes, which ends the thread that reads."""
-        self.abandoned = True
-        if (close := self._close) is not None:
-            with suppress(RuntimeError):
-                close()
+    @property
+    def streams(self) -> bool:
+        """True if a stream was asked for."""
+        return self.sent is not None and self.sent.get("stream") is True
 
     def begin(self, response: httpx.Response) -> None:
-        """Takes the head of the response, and gets its body from now on, unpacked."""
+        """Takes the head of the response; its body comes later, unpacked."""
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
-        sent = self.sent if isinstance(self.sent, dict) else {}
-        self.streams = sent.get("stream") is True
-        most = MOST_BYTES if self.streams or not any(name in sent for name in _CHATS) else MOST_BYTES_OF_A_CHAT
-        most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else most
+        whole_chat = not self.streams and any(name in (self.sent or ()) for name in _CHATS)
+        most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
         self._unpacker = unpacker(response, most=most, streams=self.streams)
         bound(response, self.take, self._broken)
         self._stream = response.stream
@@ -113,49 +86,19 @@ class Exchange:
             BodyError: the body is longer than any answer.
         """
         for piece in self._unpacker.take(chunk):
-            if self.abandoned:
-                raise BodyError("the attempt was given up")
+            start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
             self.body += piece
-            if self.streams:
-                start = len(self.body) - len(piece)
-                self._event = max(self._event, *(self.body.rfind(begin, max(0, start - 6)) for begin in _EVENTS))
-                if len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
-                    raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
+            self._event = max(self._event, *(self.body.rfind(begin, start) for begin in _EVENTS))
+            if self.streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
+                raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
             yield piece
 
     def _broken(self, error: Exception) -> None:
         self.broke = error
 
 
-class SyncClient(httpx.Client):
-    """A client for one endpoint; what it carries ends in the current `Exchange`."""
-
-    def __init__(self, url: str | None) -> None:
-        self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._aborted = False
-        hooks: dict[str, list[Callable[..., Any]]] = {"request": [_on_request, self._watch], "response": [_on_response]}
-        super().__init__(event_hooks=hooks, **_settings(url))
-
-    def abort(self) -> None:
-        """Closes it, and wakes the thread that reads from it: a socket that is only closed leaves that one asleep."""
-        self._aborted = True
-        for one in tuple(self._sockets):
-            with suppress(OSError):
-                socket.socket.shutdown(one, socket.SHUT_RDWR)
-        self.close()
-
-    def _watch(self, request: httpx.Request) -> None:
-        request.extensions["trace"] = self._trace
-
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
-            self._sockets.add(info["return_value"].get_extra_info("socket"))
-            if self._aborted:  # while it was being opened
-                info["return_value"].close()
-
-
 def async_client(url: str | None) -> httpx.AsyncClient:
-    """The same for the caller's event loop."""
+    """Returns a client for one endpoint; what it carries ends in the current `Exchange`."""
 
     async def on_request(request: httpx.Request) -> None:
         _on_request(request)
