@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_model import make_tiny_model
 
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 from testronaut_llm.local.model_store import ModelStore, StoredModel
-from testronaut_llm.local.tiny_model import make_tiny_model
 
 TINY = "tiny-random"
 

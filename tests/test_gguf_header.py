@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
+import tiny_model
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import tiny_model
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from fixtures_local import chat, post
+from tiny_model import WORDS, make_tiny_model
 
 from testronaut_llm.local.catalogue import catalogue
 from testronaut_llm.local.local_provider import Endpoint
-from testronaut_llm.local.tiny_model import WORDS, make_tiny_model
 
 PROMPTS = (
     "Say hello.",
