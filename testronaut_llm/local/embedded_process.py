@@ -186,7 +186,10 @@ def library_fault() -> str:
     if (place := environment["PYTHONPATH"]) in _LOADED:
         return ""
     command = [sys.executable, "-P", "-c", "import xllamacpp"]
-    tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    try:
+        tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    except OSError:  # a start will say why no process can be had
+        return ""
     if tried.returncode == 0:
         _LOADED.add(place)
         return ""

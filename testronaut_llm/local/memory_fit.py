@@ -71,7 +71,7 @@ def check_memory(what: str, size: int, memory: float | None = None) -> None:
     most = machine.memory() if memory is None else memory
     if size + OVERHEAD > most:
         raise LocalModelError(
-            f"{what} needs at least {size / 1e9:,.1f} GB of memory, and this machine has {most / 1e9:,.1f} GB; name a "
+            f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}; name a "
             "smaller model or a stronger quantisation"
         )
 
