@@ -142,7 +142,7 @@ class OllamaServer:
             answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if response.status_code == 404 and body:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
@@ -158,7 +158,10 @@ class OllamaServer:
     def _options(self, silence: float | None) -> dict[str, Any]:
         import httpx
 
+        from testronaut_llm.support.http_body import bounded
+
         options: dict[str, Any] = {"timeout": httpx.Timeout(silence, connect=_CONNECT), "auth": _bearer(self._key)}
+        options |= {"event_hooks": {"response": [bounded]}, "headers": {"accept-encoding": "identity"}}
         options |= {"follow_redirects": False, "trust_env": not is_loopback(self.url)}
         if self.url.startswith("http:"):
             options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: saves reading the CA file
@@ -176,7 +179,11 @@ def not_pulled(name: str) -> str:
 
 
 def unreachable(url: str, error: Exception) -> LocalModelError:
-    """The error for a server that does not answer at all."""
+    """The error for a server that does not answer at all, or not in words that can be taken in."""
+    from testronaut_llm.support.http_body import BodyError
+
+    if isinstance(error, BodyError):
+        return LocalModelError(f"the server at {url} does not answer like Ollama: {error}; check api_base")
     return LocalModelError(
         f"no Ollama answers at {url} ({type(error).__name__}); is `ollama serve` running? "
         f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
