@@ -19,8 +19,7 @@ from testronaut_llm.gateway import load_litellm
 from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import find_provider, readiness
 from testronaut_llm.providers.body_fields import refused
-from testronaut_llm.providers.litellm_names import HANDLER_CLIENT
-from testronaut_llm.providers.rows import ANTHROPIC_FIELDS
+from testronaut_llm.providers.rows import ANTHROPIC_FIELDS, BY_HANDLER
 from testronaut_llm.support.owned_fields import OWNED
 from testronaut_llm.transport.model_request import EmbedRequest, chat_arguments, embed_arguments
 
@@ -188,7 +187,7 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-CHATS = sorted(HANDLER_CLIENT - {*NOT_TRIED} - {"anthropic", "ollama", "groq"})
+CHATS = sorted(BY_HANDLER - {*NOT_TRIED})
 EMBEDS = ("bedrock", "cometapi", "databricks", "edenai", "gemini", "hosted_vllm", "infinity", "jina_ai", "openrouter",
           "ovhcloud", "snowflake", "voyage")  # fmt: skip
 MODELS = {
