@@ -518,7 +518,7 @@ def test_a_library_that_is_missing_is_named_before_a_call(
     assert found is not None
     assert found.startswith("llama.cpp cannot be loaded")
     assert said in found
-    with pytest.raises(LocalModelError, match="llama.cpp cannot be loaded") as caught:
+    with pytest.raises(LocalModelError, match=r"llama\.cpp cannot be loaded") as caught:
         EmbeddedRunner(store).endpoint(LocalModel())
     assert " pull " not in str(caught.value)
 

@@ -220,7 +220,7 @@ def default_row(name: str) -> Provider:
         hosts=_HOSTS.get(name, ()),
         extra=frozenset() if name in _NO_EXTRA_BODY else None,
         embedding_extra=frozenset() if name in _NO_EMBEDDING_EXTRA_BODY else None,
-        required=("api_base",) if name in _NEED_BASE else (),
+        required=("api_base",) if name in _NEED_BASE or not known else (),
         key_required=name not in _KEYLESS,
         probe=_PROBES.get(name),
     )
