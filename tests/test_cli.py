@@ -16,6 +16,7 @@ from fixtures_local import TINY as _TINY
 
 from testronaut_llm.cli import demo, installation, main
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.providers import litellm_data
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -489,25 +490,39 @@ def test_check_names_an_unknown_provider_and_goes_on(run: Run, folder: Path) -> 
 
 
 def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteLLM's version, the age of the prices, and what runs at every start of Python."""
-    monkeypatch.setattr(installation, "warnings", lambda: ["x.pth runs code"])
+    """LiteLLM's version, the age of the prices, and a version of LiteLLM that sent keys away."""
+    monkeypatch.setattr(installation, "BAD_LITELLM", (installation.litellm_version(),))
     _, _, err = run("check")
     assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest dated model of 20\d\d-", err)
-    assert "warning: x.pth runs code" in err
-    assert json.loads(run("check", "--json")[1])["warnings"] == ["x.pth runs code"]
+    assert re.search(r"warning: litellm \S+ sends keys away", err)
+    (warning,) = json.loads(run("check", "--json")[1])["warnings"]
+    assert "sends keys away" in warning
 
 
-def test_a_pth_file_that_runs_code_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of LiteLLM's bad releases is found; paths alone and the files of known tools are nothing to tell."""
-    (tmp_path / "litellm_init.pth").write_text("import os; os.system('true')\n")
-    (tmp_path / "only_a_path.pth").write_text("/somewhere\n")
-    (tmp_path / "distutils-precedence.pth").write_text("import os\n")
-    (tmp_path / "folder.pth").mkdir()
-    (warning,) = installation.warnings([str(tmp_path)])
-    assert "litellm_init.pth runs code" in warning
-    monkeypatch.setattr(installation, "litellm_version", lambda: "1.82.8")
-    assert "litellm 1.82.8 sends keys away" in installation.warnings([])[0]
-    assert all("litellm_init" not in one for one in installation.warnings())
+@pytest.mark.parametrize(
+    ("version", "newer"),
+    [("1.110.2", False), ("1.106.2", False), ("1.110.3", True), ("1.111.0rc1", True), ("2.0", True), ("1.99.9", False)],
+)
+def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
+    monkeypatch: pytest.MonkeyPatch, version: str, newer: bool
+) -> None:
+    """A release that came out after the tests may break calls; the warning says how to go back."""
+    monkeypatch.setattr(installation, "TESTED_LITELLM", "1.110.2")
+    monkeypatch.setattr(installation, "litellm_version", lambda: version)
+    told = [one for one in installation.warnings([]) if "newer than 1.110.2" in one]
+    assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
+        True
+    ] * newer
+
+
+def test_check_tells_of_a_litellm_that_is_missing_or_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without LiteLLM's list of names no provider is called unknown, and `check` says why."""
+    monkeypatch.setattr(litellm_data, "names", frozenset)
+    monkeypatch.setattr(installation, "version", lambda _: None)
+    code, _, err = run("check")
+    assert code != 2
+    assert "litellm not installed" in err
+    assert "a misspelt provider is not reported" in err
 
 
 def test_init_says_in_the_file_what_this_machine_has(

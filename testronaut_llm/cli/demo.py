@@ -140,7 +140,7 @@ def _local_model() -> ModelConfig | None:
         settings = ConfigSource.find().current()
     except ConfigError:
         return None
-    ready = (one for one in settings.models.values() if readiness(one, trusted=settings.trusted).ready)
+    ready = (one for one in settings.models.values() if readiness(one).ready)
     return next((one for one in ready if is_local(one) and one.provider != "embedded"), None)
 
 

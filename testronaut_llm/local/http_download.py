@@ -33,7 +33,7 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
             raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
-    base = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     url = f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
     part = fetch_from_url(wanted, folder, report, url)
     named = json.loads(part.with_suffix(".json").read_text("utf-8"))["sha256"]

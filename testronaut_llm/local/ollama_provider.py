@@ -15,7 +15,7 @@ from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, Ollama
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.hosts import is_loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -44,7 +44,7 @@ class OllamaServer:
         self._http: httpx.Client | None = None
 
     @classmethod
-    def of(cls, model: ModelConfig | None = None, *, trusted: bool = True) -> OllamaServer:
+    def of(cls, model: ModelConfig | None = None) -> OllamaServer:
         """The server that a model's row names; without one, the usual server.
 
         Raises:
@@ -52,7 +52,7 @@ class OllamaServer:
         """
         model = model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
-        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider, trusted=trusted))
+        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider))
 
     def __enter__(self) -> OllamaServer:
         return self

@@ -20,7 +20,7 @@ from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 
@@ -80,7 +80,7 @@ def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) 
             return
 
 
-def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) -> None:
+def pull_in_time(model: ModelConfig, seconds: float) -> None:
     """Fetches a model that a call waits for (`auto_pull: true`).
 
     Raises:
@@ -96,7 +96,7 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
             )
 
     logger().info("model_pull", model=model.name)
-    with OllamaServer.of(model, trusted=trusted) as server:
+    with OllamaServer.of(model) as server:
         pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
 
 

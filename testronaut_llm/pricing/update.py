@@ -15,8 +15,8 @@ from typing import Any
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.pricing.rows import is_money, read_price, starts_at
 from testronaut_llm.pricing.tables import Row, decode, model_rows, user_table_path
-from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.paths import made
 
 LARGEST = 16 * 1024 * 1024

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
