@@ -12,8 +12,8 @@ from testronaut_llm.local.ollama_models import OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import is_local
-from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.hosts import is_loopback
 
 _CONTEXTS: dict[str, int | None] = {}
 """Tokens, by digest."""

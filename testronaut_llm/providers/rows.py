@@ -17,7 +17,7 @@ def _openai_form(name: str, base: str, *keys: str) -> Provider:
     return Provider(name=name, key_variables=keys, base_variables=(f"{name.upper()}_API_BASE",), default_base=base)
 
 
-ANTHROPIC_FIELDS = names("top_k top_p service_tier inference_geo context_management container")
+ANTHROPIC_FIELDS = _names("top_k top_p service_tier inference_geo context_management container")
 """Of Anthropic's Messages API, less what this package sets itself. `metadata` is an argument of LiteLLM's own."""
 
 ROWS = (
@@ -63,7 +63,7 @@ ROWS = (
         base_variables=("OLLAMA_API_BASE", "OLLAMA_HOST"),
         default_base="http://127.0.0.1:11434",
         hosts=("ollama.com",),
-        embedding_extra=names("options"),
+        embedding_extra=_names("options"),
         key_required=False,
         local=True,
         probe=probes.ollama,
@@ -186,8 +186,8 @@ _KEYLESS = _names("""
 
 _NEED_BASE = _names("azure_ai databricks hosted_vllm snowflake watsonx")
 
-_NO_EXTRA_BODY = names("aiohttp_openai bedrock")
-_NO_EMBEDDING_EXTRA_BODY = names("bedrock databricks gemini")
+_NO_EXTRA_BODY = _names("aiohttp_openai bedrock")
+_NO_EMBEDDING_EXTRA_BODY = _names("bedrock databricks gemini")
 """LiteLLM sends these a field `extra_body`, or drops it; seen on 1.110.2."""
 
 _PROBES: dict[str, Probe] = {
