@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from testronaut_llm.providers.network import imported
 from testronaut_llm.transport.attempt_threads import AttemptThreads
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.http_clients import AsyncClients, SyncClients
@@ -47,8 +48,7 @@ def load_litellm() -> Any:
     import logging
 
     os.environ.update(_SWITCHES)
-    import litellm
-
+    litellm = imported("litellm")
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True

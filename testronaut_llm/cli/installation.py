@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from testronaut_llm.providers import network
+
 BAD_LITELLM = ("1.82.7", "1.82.8")
 KNOWN = ("distutils-precedence.pth", "_virtualenv.pth", "a1_coverage.pth", "pytest-cov.pth", "__editable__")
 """How the names begin of files that setuptools, virtualenv, coverage and editable installs bring."""
@@ -23,7 +25,7 @@ def litellm_version() -> str:
 
 def warnings(folders: Iterable[str] | None = None) -> list[str]:
     """What to look at in `folders` (this environment's), a sentence each; empty on a clean machine."""
-    found = []
+    found = network.faults()
     version = litellm_version()
     if version in BAD_LITELLM:
         found.append(f"litellm {version} sends keys away: pip install 'litellm!={',!='.join(BAD_LITELLM)}', new keys")

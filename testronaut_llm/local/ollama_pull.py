@@ -19,6 +19,7 @@ from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.providers.network import imported
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 
@@ -100,7 +101,6 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
 
 def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
-    from ollama import ResponseError
 
     status = ""
     try:
@@ -109,7 +109,7 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float) -> N
                 status = step.status or ""
                 _check_room(server, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
-    except ResponseError as error:
+    except imported("ollama").ResponseError as error:
         mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
         if mend:
             raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None

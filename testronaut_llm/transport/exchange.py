@@ -8,21 +8,18 @@ no redirect (the prompt and the key would go along) and never use a proxy for lo
 from __future__ import annotations
 
 import json
-import os
 import socket
-import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 from weakref import WeakSet
 
 import httpx
 
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.providers.network import client_settings
 
 MOST_BYTES = 64 * 1024 * 1024
 """A body longer than this is no answer of a model; reading on would only fill the memory."""
@@ -179,7 +176,8 @@ def async_client(url: str | None) -> httpx.AsyncClient:
     async def on_response(response: httpx.Response) -> None:
         _on_response(response)
 
-    return httpx.AsyncClient(event_hooks={"request": [on_request], "response": [on_response]}, **_settings(url))
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
+    return httpx.AsyncClient(event_hooks=hooks, **_settings(url, asynchronous=True))
 
 
 def _on_request(request: httpx.Request) -> None:
@@ -205,18 +203,7 @@ def _on_response(response: httpx.Response) -> None:
         response.stream = exchange._stream = _AsyncTee(response.stream, exchange)  # noqa: SLF001 - same idea, same file
 
 
-def _settings(url: str | None) -> dict[str, Any]:
-    plain_loopback = url is not None and is_loopback(url) and url.startswith("http:")
-    return {
-        "follow_redirects": False,
-        "trust_env": url is None or not is_loopback(url),
-        "headers": {"accept-encoding": "gzip, deflate"},
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-        "verify": False if plain_loopback else _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
-    }
-
-
-@lru_cache(maxsize=4)
-def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """What trusts servers, for all clients: reading the certificate store takes tens of milliseconds."""
-    return httpx.create_ssl_context(trust_env=bool(file or folder))
+def _settings(url: str | None, *, asynchronous: bool = False) -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+    settings = client_settings(url, asynchronous=asynchronous, limits=limits)
+    return {"headers": {"accept-encoding": "gzip, deflate"}, **settings}
