@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from testronaut_llm.transport.provider_errors import reports_error
+
 _USAGE = (
     ("usage", ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens")),
     ("usageMetadata", ("promptTokenCount", "totalTokenCount")),
@@ -47,7 +49,7 @@ def examine(text: str) -> Evidence:
         finish = _finish(document) or finish
         seen = _usage(document)
         prompt, answer = prompt or seen[0], answer or seen[1]
-        if error is None and (document.get("error") or document.get("type") == "error"):
+        if error is None and reports_error(document):
             error = document
     return Evidence(documents=count, finish=finish, usage=prompt and answer, error=error)
 
