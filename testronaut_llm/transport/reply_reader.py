@@ -231,7 +231,7 @@ class ReplyReader:
     def _proxy_refused(self) -> ConnectionFailedError:
         proxy = proxy_for(self._request.target.api_base)
         error = ConnectionFailedError(
-            f"the proxy {proxy or 'in between'} asks for a user name and password (status 407); "
+            f"the proxy {proxy or 'in between'} asks for a valid user name and password (status 407); "
             "put them into its URL: http://user:password@host:port",
             status=407,
         )
