@@ -214,7 +214,7 @@ def test_what_a_router_quotes_is_read() -> None:
         body = {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}}
         complaint = complaint_of(json.dumps(body))
         assert kind_of(200, complaint) is kind_of(400, complaint) is errors.PermissionDeniedError
-        assert complaint.words == "Provider returned error: User location is not supported for the API use."
+        assert complaint.words == "User location is not supported for the API use."
     assert complaint_of('{"error": {"message": "m", "metadata": {"raw": null}}}').words == "m"
 
 

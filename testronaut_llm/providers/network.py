@@ -1,7 +1,7 @@
 """How this machine reaches others: proxies and certificates of the environment, as settings for every HTTP client.
 
-httpx reads the environment by itself, and raises a different raw exception for each value that it cannot use. Here it
-is read once, and a value that cannot be used is one typed error that names its variable and never its value.
+httpx reads the environment by itself, and raises another raw exception for each value that it cannot use. Here a
+value that cannot be used is one typed error, which names the variable and never its value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import getproxies
 
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
     import httpx
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_FOR_LITELLM_ALONE = ("SSL_CERTIFICATE", "SSL_SECURITY_LEVEL")
-"""Variables of LiteLLM's own HTTP clients, which are never used here."""
-_READ_BY_HTTPX = re.compile(r"(?i:(http|https|all|no)_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|SSLKEYLOGFILE")
+_OF_LITELLM = ("SSL_CERTIFICATE", "SSL_SECURITY_LEVEL")  # for clients of its own, which are never used here
+_OF_HTTPX = re.compile(r"(?i:(http|https|all|no)_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|SSLKEYLOGFILE")
 _IMPORTING = threading.Lock()
 
 
 class Proxy(NamedTuple):
-    """A proxy, and the variable that names it. Its URL as text holds no user name and no password."""
+    """A proxy, and the variable that names it. As text it holds no user name and no password."""
 
     variable: str
     proxy: httpx.Proxy
@@ -45,34 +43,33 @@ class Proxy(NamedTuple):
 
 
 def client_settings(
-    url: str | None, *, asynchronous: bool = False, redirects: bool = False, **transport: Any
+    url: str | None, *, asynchronous: bool = False, redirects: bool = False, limits: httpx.Limits | None = None
 ) -> dict[str, Any]:
-    """Returns the arguments of an `httpx.Client` (or `AsyncClient`) for one endpoint.
+    """Returns arguments of an `httpx.Client` (or `AsyncClient`) for one endpoint, which then reads no environment.
 
-    The client reads nothing from the environment. Loopback is never reached through a proxy.
+    Loopback is never reached through a proxy.
 
     Args:
         url: the endpoint; None where LiteLLM knows it.
-        asynchronous: are they for an `AsyncClient`?
-        redirects: are redirects followed, which may lead to any host?
-        transport: further arguments of httpx's transports, such as `limits`.
+        asynchronous: for an `AsyncClient`.
+        redirects: whether redirects are followed, which may lead to any host.
+        limits: how many connections there may be.
 
     Raises:
-        ConnectionFailedError: a variable holds what cannot be used; the message names it. Another try would fail the
-            same way, so the next model is asked.
+        ConnectionFailedError: a variable holds what cannot be used. Another try would fail in the same way, so the
+            next model is asked.
     """
     import httpx
 
     plain = url is not None and url.startswith("http:") and not redirects
-    verify = _no_tls() if plain else _tls()
-    settings = {"follow_redirects": redirects, "trust_env": False, "verify": verify, **transport}
-    if url is None or redirects or not is_loopback(url):
-        make = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
-        settings["mounts"] = {
-            pattern: one and make(proxy=one.proxy, verify=verify, trust_env=False, **transport)
-            for pattern, one in _routes(url).items()
-        }
-    return settings
+    common: dict[str, Any] = {"trust_env": False, "verify": _no_tls() if plain else _tls()}
+    if limits is not None:
+        common["limits"] = limits
+    if url is not None and is_loopback(url) and not redirects:
+        return {"follow_redirects": False, **common}
+    make = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
+    mounts = {pattern: one and make(proxy=one.proxy, **common) for pattern, one in _routes(url).items()}
+    return {"follow_redirects": redirects, "mounts": mounts, **common}
 
 
 def proxy_for(url: str | None) -> Proxy | None:
@@ -84,7 +81,7 @@ def proxy_for(url: str | None) -> Proxy | None:
 
 
 def faults() -> list[str]:
-    """What the environment holds that no HTTP client can use: a sentence each, empty on a sound machine."""
+    """What the environment holds that no HTTP client can use: a sentence each."""
     found = []
     for look in (lambda: _proxies(getproxies()), _tls):
         try:
@@ -97,42 +94,36 @@ def faults() -> list[str]:
 def imported(name: str) -> Any:
     """Imports a library that makes HTTP clients while it is imported, whatever the environment holds.
 
-    Variables that would make the import raise are taken out of the environment until it has ended; other threads see
-    that, too. Sound variables stay.
+    Variables that would make the import raise are out of the environment, for all threads, until it has ended.
     """
-    if name in sys.modules:
-        return importlib.import_module(name)
     with _IMPORTING:
-        hidden = {variable: os.environ.pop(variable) for variable in tuple(_spoiling(os.environ))}
+        spoiling = () if name in sys.modules else tuple(_spoiling(os.environ))
+        hidden = {variable: os.environ.pop(variable) for variable in spoiling}
         try:
             return importlib.import_module(name)
         finally:
-            for variable, value in hidden.items():
-                os.environ.setdefault(variable, value)
+            os.environ.update(hidden)
 
 
 def _spoiling(environ: Mapping[str, str]) -> Iterator[str]:
     import httpx
 
-    yield from (name for name in _FOR_LITELLM_ALONE if name in environ)
+    yield from (name for name in _OF_LITELLM if name in environ)
     if fault_of(ollama_url(environ.get("OLLAMA_HOST", ""))):
         yield "OLLAMA_HOST"
     try:
         httpx.Client().close()
     except Exception:  # noqa: BLE001 - InvalidURL, ValueError, ImportError, OSError, ...: each value has its own
-        yield from filter(_READ_BY_HTTPX.fullmatch, environ)
+        yield from filter(_OF_HTTPX.fullmatch, environ)
 
 
 def _routes(url: str | None) -> dict[str, Proxy | None]:
-    """Returns URL patterns of httpx, each with its proxy or None for a direct connection."""
+    """URL patterns of httpx, each with its proxy or None for a direct connection."""
     found = getproxies()
-    direct = set(re.split(r"[\s,]+", found.get("no", "")))
+    direct = re.split(r"[\s,]+", found.get("no", ""))
     proxies = {} if "*" in direct else _proxies(found)
-    if not proxies:
-        return {}
-    routes: dict[str, Proxy | None] = {f"{scheme}://": proxy for scheme, proxy in proxies.items()}
-    patterns = (_pattern(entry, host_of(url or "")) for entry in (*_LOOPBACK, *direct))
-    return routes | dict.fromkeys(filter(_is_pattern, patterns))
+    patterns = {_pattern(entry, host_of(url or "")): None for entry in (*_LOOPBACK, *direct)} if proxies else {}
+    return {f"{scheme}://": one for scheme, one in proxies.items()} | dict(filter(_is_pattern, patterns.items()))
 
 
 def _proxies(found: Mapping[str, str]) -> dict[str, Proxy]:
@@ -146,19 +137,14 @@ def _proxy(name: str, value: str) -> Proxy:
 
     holders = (one for one in os.environ if one.lower() == f"{name}_proxy" and os.environ[one].strip() == value)
     variable = next(holders, "the proxy of the system's settings")
-    scheme, mark, _ = value.partition("://")
-    wanted = f"set {variable} to a URL such as http://host:8080, or unset it"
     try:
-        proxy = httpx.Proxy(value if mark else f"http://{value}")
+        proxy = httpx.Proxy(value if "://" in value else f"http://{value}")
     except (httpx.InvalidURL, ValueError):
-        known = not mark or scheme.lower() in ("http", "https", "socks5", "socks5h")
-        shown = f" (its scheme is {scheme!r})" if not known and re.fullmatch(r"[A-Za-z0-9+.-]{1,12}", scheme) else ""
-        raise _unusable(f"{variable} names no proxy that can be used{shown}", wanted) from None
-    if not proxy.url.host:
-        raise _unusable(f"{variable} names no proxy that can be used", wanted)
+        proxy = None
+    if proxy is None or not proxy.url.host:
+        raise _unusable(f"{variable} names no proxy that can be used", "a URL such as http://host:8080")
     if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        install = "pip install 'httpx[socks]'"
-        raise _unusable(f"{variable} names a SOCKS proxy, and the package socksio is not installed", f"try: {install}")
+        raise _unusable(f"{variable} names a SOCKS proxy, which takes pip install 'httpx[socks]'", "another proxy")
     if proxy.url.scheme == "https":
         proxy.ssl_context = _tls()
     return Proxy(variable, proxy)
@@ -172,45 +158,39 @@ def _pattern(entry: str, host: str) -> str:
     """
     if "://" in entry:
         return entry
-    bare = re.sub(r"^\[(.*?)\](?!:\d+$)", r"\1", entry)
     try:
-        network = ipaddress.ip_network(bare, strict=False)
+        network = ipaddress.ip_network(re.sub(r"^\[(.*?)\](?!:\d+$)", r"\1", entry), strict=False)
     except ValueError:
         domain = entry.removeprefix("*")
-        exact = domain == "localhost" or domain.startswith("[")
-        return f"all://{'' if exact else '*'}{domain}" if domain else ""
-    try:
-        inside = ipaddress.ip_address(host) in network
-    except ValueError:
-        inside = False
-    address = host if inside else str(network.network_address) if network.num_addresses == 1 else ""
-    return f"all://[{address}]" if ":" in address else address and f"all://{address}"
+        return f"all://{'' if domain == 'localhost' or domain.startswith('[') else '*'}{domain}" if domain else ""
+    with suppress(ValueError):
+        if ipaddress.ip_address(host) in network:
+            network = ipaddress.ip_network(host)
+    address = network.network_address
+    return "" if network.num_addresses > 1 else f"all://[{address}]" if address.version == 6 else f"all://{address}"
 
 
-def _is_pattern(pattern: str) -> bool:
-    """True if httpx can read it. What it cannot read would match no host: curl, too, passes over such entries."""
+def _is_pattern(item: tuple[str, None]) -> bool:
+    """True if httpx can read it. What it cannot read matches no host; curl, too, passes over such entries."""
     import httpx
 
-    try:
-        return bool(pattern and httpx.URL(pattern).host)
-    except (httpx.InvalidURL, ValueError):
-        return False
+    with suppress(httpx.InvalidURL, ValueError):
+        return bool(item[0] and httpx.URL(item[0]).host)
+    return False
 
 
 def _tls() -> ssl.SSLContext:
     file, folder, keys = (os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"))
     if folder and not file and not any(map(os.path.isdir, folder.split(os.pathsep))):
-        raise _unusable("SSL_CERT_DIR is no folder", "set it to a folder of certificates, or unset it")
+        raise _unusable("SSL_CERT_DIR is no folder", "a folder of certificates")
     try:
         return _trusting(file, folder, keys)
     except OSError as error:
         if keys and error.filename == keys:
-            what, mend = "SSLKEYLOGFILE cannot be written", "set it to a file that can be, or unset it"
-        else:
-            variable = "SSL_CERT_FILE" if file else "SSL_CERT_DIR" if folder else "the package certifi"
-            missing = "does not exist" if file and not Path(file).exists() else "holds no certificate that can be read"
-            what, mend = f"{variable} {missing}", "set it to a file of certificates (PEM), or unset it"
-        raise _unusable(what, mend) from None
+            raise _unusable("SSLKEYLOGFILE cannot be written", "a file that can be") from None
+        variable = "SSL_CERT_FILE" if file else "SSL_CERT_DIR" if folder else "the package certifi"
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise _unusable(f"{variable} cannot be read ({reason})", "a file of certificates (PEM)") from None
 
 
 @lru_cache(maxsize=4)
@@ -227,7 +207,7 @@ def _no_tls() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _unusable(what: str, mend: str) -> ConnectionFailedError:
-    error = ConnectionFailedError(f"{what}; {mend}")
+def _unusable(what: str, expected: str) -> ConnectionFailedError:
+    error = ConnectionFailedError(f"{what}; set it to {expected}, or unset it")
     error.verdict = Verdict.NEXT  # type: ignore[misc]  # nothing was sent, and another try would end the same way
     return error

@@ -26,13 +26,10 @@ from testronaut_llm.errors import (
 
 
 class Row(NamedTuple):
-    """One code or wording.
+    """One code or wording: what it looks like, which error it is, and the server that it was seen on.
 
-    Attributes:
-        pattern: a regular expression: a code matches it as a whole, words hold it somewhere; case does not count.
-        kind: the error that it is.
-        server: where it was seen.
-        statuses: under which it means this; none: under each. Without a status it always does.
+    A code matches the pattern as a whole, words hold it somewhere; case does not count. `statuses` are those under
+    which it means this (none: each); without a status it always does.
     """
 
     pattern: str
@@ -149,18 +146,16 @@ WORDS = (
 """Wordings, for servers that give no code of their own."""
 
 VAGUE_CODES = (
-    Row("rate_limit_error", RateLimitError, "Anthropic", _NONE),
-    Row("rate_limit_exceeded", RateLimitError, "OpenAI", _NONE),
-    Row("rate_limited", RateLimitError, "Mistral", _NONE),
-    Row("resource_exhausted", RateLimitError, "Gemini", _NONE),
+    Row("rate_limit_error|rate_limit_exceeded|rate_limited", RateLimitError, "Anthropic, OpenAI, Mistral", _NONE),
     Row("invalid_request_error", InvalidRequestError, "OpenAI, Anthropic", _NONE),
+    Row("not_found_error", ModelNotFoundError, "Anthropic", _NONE),
+    Row("timeout_error", LLMTimeoutError, "Anthropic", _NONE),
+    Row("resource_exhausted", RateLimitError, "Gemini", _NONE),
     Row("invalid_argument", InvalidRequestError, "Gemini", _NONE),
     Row("unauthenticated", AuthenticationError, "Gemini", _NONE),
     Row("permission_denied", PermissionDeniedError, "Gemini", _NONE),
-    Row("not_found_error", ModelNotFoundError, "Anthropic", _NONE),
     Row("not_found", ModelNotFoundError, "Gemini", _NONE),
     Row("unavailable", OverloadedError, "Gemini", _NONE),
-    Row("timeout_error", LLMTimeoutError, "Anthropic", _NONE),
     Row("deadline_exceeded", LLMTimeoutError, "Gemini", _NONE),
 )
 """Codes that say no more than a status: they count where there is none, as in the middle of a stream."""

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from testronaut_llm.errors import BadResponseError, InvalidRequestError, LLMError, ServerError
+from testronaut_llm.errors import (
+    BadResponseError,
+    ConnectionFailedError,
+    InvalidRequestError,
+    LLMError,
+    ServerError,
+    Verdict,
+)
+from testronaut_llm.providers.network import Proxy
 from testronaut_llm.transport.error_rows import BY_STATUS, CODES, VAGUE_CODES, WORDS
 
 _NUMBERED = (
@@ -71,25 +79,18 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
         generated=_text(error.get("failed_generation")),
     )
     metadata = error.get("metadata")
-    return _with_inner(own, message) if not isinstance(metadata, dict) else _with_metadata(own, metadata)
+    quoted = metadata.get("raw") if isinstance(metadata, dict) else isinstance(message, str) and _json(message)
+    return _with_quoted(own, quoted, metadata if isinstance(metadata, dict) else {})
 
 
-def _with_inner(own: Complaint, message: Any) -> Complaint:
-    """The same with what the message says, where that is an error body of its own."""
-    inner = _json(message) if isinstance(message, str) else None
-    if not isinstance(inner, dict):
-        return own
-    nested = complaint_of(message, inner)
-    return replace(own, codes=(*own.codes, *nested.codes), words=nested.words, wait=own.wait or nested.wait)
-
-
-def _with_metadata(own: Complaint, metadata: dict[str, Any]) -> Complaint:
-    """The same with what OpenRouter quotes of the provider behind it."""
-    raw = metadata.get("raw")
-    nested = complaint_of(_text(raw), raw if isinstance(raw, dict) else None)
+def _with_quoted(own: Complaint, quoted: Any, metadata: dict[str, Any]) -> Complaint:
+    """The same with an error body that it quotes: in its message, or as OpenRouter does in its metadata."""
+    if not isinstance(quoted, dict | str):
+        return replace(own, status=own.status or status_in(metadata))
+    nested = complaint_of(_text(quoted), quoted if isinstance(quoted, dict) else None)
     return Complaint(
         codes=(*own.codes, *nested.codes),
-        words=f"{own.words}: {nested.words}"[:1000] if nested.words else own.words,
+        words=nested.words or own.words,
         wait=own.wait or nested.wait,
         status=own.status or status_in(metadata) or nested.status,
         generated=own.generated or nested.generated,
@@ -139,6 +140,17 @@ def retry_after(headers: dict[str, str], now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def proxy_refused(proxy: Proxy | None) -> ConnectionFailedError:
+    """The error of a 407, which is the proxy's own; asking again would bring another."""
+    error = ConnectionFailedError(
+        f"the proxy {proxy or 'in between'} asks for a valid user name and password (status 407); "
+        "put them into its URL: http://user:password@host:port",
+        status=407,
+    )
+    error.verdict = Verdict.NEXT  # type: ignore[misc]
+    return error
 
 
 def redirect(status: int, location: str) -> BadResponseError:

@@ -29,10 +29,11 @@ from testronaut_llm.records import Usage
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
-from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redirect, retry_after
+from testronaut_llm.transport.provider_errors import complaint_of, kind_of, proxy_refused, redirect, retry_after
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
+_CUT = "the answer broke off: the stream ended without a finish reason"
 _THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -133,12 +134,19 @@ class ReplyReader:
             return self._complained(evidence)
         if error is None and self.exchange.broke is None:
             return None
+        if self.exchange.broke is None and self._was_cut(evidence):
+            return ConnectionFailedError(_CUT)
         return self._broken(causes)
+
+    def _was_cut(self, evidence: Evidence) -> bool:
+        """True if a stream began and ended without a finish reason, whatever LiteLLM made of it."""
+        stream = isinstance(self._request, Request) and self._request.stream
+        return stream and evidence.documents > 0 and not evidence.finish
 
     def _complained(self, evidence: Evidence) -> LLMError:
         status = self.exchange.status
         if status == 407:
-            return self._proxy_refused()
+            return proxy_refused(proxy_for(self._request.target.api_base))
         complaint = complaint_of(self.exchange.text, evidence.error)
         kind = kind_of(status, complaint)
         words = complaint.words or "no reason given"
@@ -161,7 +169,7 @@ class ReplyReader:
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
             return ConnectionFailedError(f"the connection failed ({kinds[0].__name__})")
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
-            return self._proxy_refused()
+            return proxy_refused(proxy_for(self._request.target.api_base))
         if _is_network(kinds):
             reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
             return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}")
@@ -175,8 +183,8 @@ class ReplyReader:
         if self._finish == "content_filter" or self._refusal:
             return ContentFilteredError(f"the answer was withheld: {self._refusal or 'finish reason content_filter'}")
         if not evidence.finish:
-            if isinstance(self._request, Request) and self._request.stream and evidence.documents:
-                return ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
+            if self._was_cut(evidence):
+                return ConnectionFailedError(_CUT)
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         if text.strip() or self._finish == "length":
             return None
@@ -227,16 +235,6 @@ class ReplyReader:
         proxy = proxy_for(base)
         parts = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
         return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
-
-    def _proxy_refused(self) -> ConnectionFailedError:
-        proxy = proxy_for(self._request.target.api_base)
-        error = ConnectionFailedError(
-            f"the proxy {proxy or 'in between'} asks for a valid user name and password (status 407); "
-            "put them into its URL: http://user:password@host:port",
-            status=407,
-        )
-        error.verdict = Verdict.NEXT  # type: ignore[misc]  # it would ask again
-        return error
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
