@@ -21,6 +21,7 @@ from manager_kit import KEY, Api, ask, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.providers import network
 from testronaut_llm.providers.network import client_settings, imported, proxy_for
 from testronaut_llm.providers.network import faults as environment_faults
@@ -136,17 +137,17 @@ def test_alone_it_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, variable:
     assert [type(one) for one in results] == [errors.AllModelsFailedError] * 4
 
 
-def test_no_budget_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What never left this machine leaves the budget as it was."""
+def test_nothing_is_used_up_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never left this machine leaves the budget as it was, and lets no model rest: a rest would not help."""
     monkeypatch.setenv("ALL_PROXY", "socks://proxy:1")
-    budget = {"per_day": "0.0100", "scope": "test"}
-    config = {"models": {"cloud": model("openai", ELSEWHERE)}, "tasks": {"t": {"models": ["cloud"]}}, "budget": budget}
-    from testronaut_llm.model_config import LLMConfig
-
-    with LLMManager(config=LLMConfig.model_validate(config)) as llm:
-        for _ in range(5):
+    row = model("openai", ELSEWHERE)
+    settings = {"models": {"cloud": row}, "tasks": {"t": {"models": ["cloud"]}}, "budget": {"per_day": 1, "scope": "x"}}
+    with LLMManager(config=LLMConfig.model_validate(settings)) as llm:
+        for _ in range(6):
             with pytest.raises(errors.AllModelsFailedError):
                 llm.complete("t", "hi", max_tokens=1000)
+        assert llm.spend().total.cost == Decimal(0)
+        assert llm._engine.limiter.rest("cloud (openai/gpt-4o-mini)") == (False, 0.0)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost:9/v1", "http://[::1]:9"])
