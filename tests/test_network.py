@@ -349,12 +349,12 @@ def test_litellm_and_ollama_are_imported_in_the_worst_environment(api: Make, tmp
 
 @broken
 def test_ollama_elsewhere_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """The management side says it as its own error, and its library's client, too."""
+    """The management side says the same, and its library's client, too."""
     monkeypatch.setenv(variable, value)
     with OllamaServer(ELSEWHERE) as ollama:
-        with pytest.raises(errors.LocalModelError, match=variable):
+        with pytest.raises(errors.ConnectionFailedError, match=variable):
             ollama.models()
-        with pytest.raises(errors.LocalModelError, match=variable):
+        with pytest.raises(errors.ConnectionFailedError, match=variable):
             ollama.remove("qwen3")
 
 

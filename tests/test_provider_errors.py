@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -265,6 +266,10 @@ def test_words_are_short() -> None:
 def test_a_deep_body_is_no_crash() -> None:
     """A body that is nested beyond reason is words, not a recursion error."""
     assert complaint_of('{"error":' * 50_000).codes == ()
+    inner: dict[str, Any] = {"message": "deep"}
+    for _ in range(sys.getrecursionlimit()):
+        inner = {"message": "m", "metadata": {"raw": inner}}
+    assert complaint_of("", inner).words
 
 
 NOW = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT

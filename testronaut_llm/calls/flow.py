@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.calls.spending import Purse, Slip
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Step
 from testronaut_llm.calls.waiting import no_turn, patience
-from testronaut_llm.errors import (
-    BudgetExceededError,
-    ConfigError,
-    LLMError,
-    LLMTimeoutError,
-    OutputInvalidError,
-    Verdict,
-)
+from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
 from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.rate_limiter import Ticket
 from testronaut_llm.records import Attempt, Call, Candidate, Route
@@ -193,9 +186,7 @@ def _judged(
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
     _settle(call, plan, run, bill, attempt)
-    run.last_text, run.sent = reply.text, run.sent or reply.sent
-    if isinstance(judged.error, OutputInvalidError):
-        run.last_text = judged.error.text
+    run.last_text, run.sent = getattr(judged.error, "text", reply.text), run.sent or reply.sent
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testronaut_llm.errors import ConnectionFailedError, LocalModelError
+from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of, size_of
 from testronaut_llm.providers.endpoint import fault_of
 from testronaut_llm.providers.network import client_settings
@@ -54,11 +54,7 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
     token = os.environ.get("HF_TOKEN") if wanted.scheme == "hf" else None
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # httpx drops Authorization when a redirect leads to another host, as the hub's do.
-    try:
-        settings = client_settings(url, redirects=True)
-    except ConnectionFailedError as error:
-        raise LocalModelError(str(error)) from None
-    with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **settings) as client:
+    with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
         failures = 0
         while True:
             before = size_of(part)

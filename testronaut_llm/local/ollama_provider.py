@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.errors import ConnectionFailedError, LocalModelError
+from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
@@ -34,8 +34,8 @@ class OllamaServer:
     """One Ollama server. A context manager; opens its connection at the first question.
 
     Each question raises `LocalModelError` where no Ollama answers, or where it has not the model that is asked for; the
-    message names the command that mends it. The `key` is sent as a bearer token, for a server behind a proxy or
-    ollama.com.
+    message names the command that mends it. Where a proxy variable is of no use it is `ConnectionFailedError`. The
+    `key` is sent as a bearer token, for a server behind a proxy or ollama.com.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
@@ -161,11 +161,8 @@ class OllamaServer:
     def _options(self, silence: float | None) -> dict[str, Any]:
         import httpx
 
-        try:
-            options = client_settings(self.url)
-        except ConnectionFailedError as error:
-            raise LocalModelError(str(error)) from None
-        return {"timeout": httpx.Timeout(silence, connect=_CONNECT), "auth": _bearer(self._key), **options}
+        timeout = httpx.Timeout(silence, connect=_CONNECT)
+        return {"timeout": timeout, "auth": _bearer(self._key), **client_settings(self.url)}
 
 
 def full_name(name: str) -> str:

@@ -150,13 +150,6 @@ VAGUE_CODES = (
     Row("invalid_request_error", InvalidRequestError, "OpenAI, Anthropic", _NONE),
     Row("not_found_error", ModelNotFoundError, "Anthropic", _NONE),
     Row("timeout_error", LLMTimeoutError, "Anthropic", _NONE),
-    Row("resource_exhausted", RateLimitError, "Gemini", _NONE),
-    Row("invalid_argument", InvalidRequestError, "Gemini", _NONE),
-    Row("unauthenticated", AuthenticationError, "Gemini", _NONE),
-    Row("permission_denied", PermissionDeniedError, "Gemini", _NONE),
-    Row("not_found", ModelNotFoundError, "Gemini", _NONE),
-    Row("unavailable", OverloadedError, "Gemini", _NONE),
-    Row("deadline_exceeded", LLMTimeoutError, "Gemini", _NONE),
 )
 """Codes that say no more than a status: they count where there is none, as in the middle of a stream."""
 

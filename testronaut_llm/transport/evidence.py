@@ -6,12 +6,11 @@ Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from testronaut_llm.transport.provider_errors import reports_error
+from testronaut_llm.transport.provider_errors import parsed, reports_error
 
 _USAGE = (
     ("usage", ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens")),
@@ -55,23 +54,14 @@ def examine(text: str) -> Evidence:
 
 
 def _documents(text: str) -> Iterator[dict[str, Any]]:
-    whole = _parsed(text)
+    whole = parsed(text)
     if whole is not None:
         yield from (one for one in (whole if isinstance(whole, list) else [whole]) if isinstance(one, dict))
         return
     for line in text.splitlines():
-        document = _parsed(line.removeprefix("data:").strip())
+        document = parsed(line.removeprefix("data:").strip())
         if isinstance(document, dict):
             yield document
-
-
-def _parsed(text: str) -> Any:
-    if text.lstrip()[:1] not in ("{", "["):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _finish(document: dict[str, Any]) -> str | None:

@@ -56,7 +56,7 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
         text: the body; used where it is no JSON.
         document: the part of a stream that reported the error, where there is one.
     """
-    body = document if document is not None else _json(text)
+    body = document if document is not None else parsed(text)
     if isinstance(body, list):
         body = next((one for one in body if isinstance(one, dict)), None)
     if not isinstance(body, dict):
@@ -64,7 +64,7 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
         return Complaint(words=" ".join(plain.split())[:300])
     error: Any = body.get("error") or body.get("base_resp") or body
     if isinstance(error, str):
-        inner = _json(error)
+        inner = parsed(error)
         if isinstance(inner, dict):
             return complaint_of(error, inner)
         return Complaint(words=error[:1000], codes=_codes(body), status=status_in(body))
@@ -79,7 +79,7 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
         generated=_text(error.get("failed_generation")),
     )
     metadata = error.get("metadata")
-    quoted = metadata.get("raw") if isinstance(metadata, dict) else isinstance(message, str) and _json(message)
+    quoted = metadata.get("raw") if isinstance(metadata, dict) else isinstance(message, str) and parsed(message)
     return _with_quoted(own, quoted, metadata if isinstance(metadata, dict) else {})
 
 
@@ -87,7 +87,10 @@ def _with_quoted(own: Complaint, quoted: Any, metadata: dict[str, Any]) -> Compl
     """The same with an error body that it quotes: in its message, or as OpenRouter does in its metadata."""
     if not isinstance(quoted, dict | str):
         return replace(own, status=own.status or status_in(metadata))
-    nested = complaint_of(_text(quoted), quoted if isinstance(quoted, dict) else None)
+    try:
+        nested = complaint_of(_text(quoted), quoted if isinstance(quoted, dict) else None)
+    except RecursionError:
+        return own
     return Complaint(
         codes=(*own.codes, *nested.codes),
         words=nested.words or own.words,
@@ -183,7 +186,8 @@ def _google_wait(error: dict[str, Any]) -> float | None:
     return None
 
 
-def _json(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """The JSON object or list that a text is; None where it is neither."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
