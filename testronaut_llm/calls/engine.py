@@ -133,9 +133,9 @@ class Engine:
 
         return SpeedHistory()
 
-    def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:
+    def ready(self, model: ModelConfig) -> Readiness:
         """Can this model be asked now, and if not, what is missing?"""
-        return readiness(model, trusted=trusted, probes=self.probes)
+        return readiness(model, probes=self.probes)
 
     def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
         """The route and the call as something to drive: an embedding of `texts`, or a chat without.
@@ -170,12 +170,11 @@ class Engine:
         if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
             self.counter.observe(call.task, model, asked.est_tokens, result.usage)
 
-    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False, timeout: float = 600.0) -> Target:
+    def target(self, model: ModelConfig, embeddings: bool = False, timeout: float = 600.0) -> Target:
         """Where a model is asked and with which key. May fetch or start a local model, or run a command.
 
         Args:
             model: which.
-            trusted: does its file come from somebody who may say where keys go?
             embeddings: shall it embed?
             timeout: seconds for a download.
 
@@ -200,9 +199,9 @@ class Engine:
         if provider.name == "ollama" and model.auto_pull is True and self.probes.digest(model, provider) is None:
             from testronaut_llm.local.ollama_pull import pull_in_time
 
-            pull_in_time(model, timeout, trusted=trusted)
+            pull_in_time(model, timeout)
             self.probes.forget()
-        key = self.credentials.key(model, provider, trusted=trusted)
+        key = self.credentials.key(model, provider)
         if key is not None:
             self.redactor.add(key.get_secret_value())
         for text in (*model.environment_texts, *secret_parts(api_base_of(model, provider) or "")):
@@ -213,10 +212,10 @@ class Engine:
             api_base=api_base_of(model, provider),
             api_version=api_version_of(model, provider),
             key=key,
-            token_provider=None if key else self.credentials.token_provider(model, provider, trusted=trusted),
+            token_provider=None if key else self.credentials.token_provider(model, provider),
         )
 
-    def load_local(self, model: ModelConfig, *, trusted: bool) -> None:
+    def load_local(self, model: ModelConfig) -> None:
         """Brings a local model into memory, so that its first answer does not wait for that. May take minutes.
 
         Raises:
@@ -230,7 +229,7 @@ class Engine:
         elif provider.name == "ollama":
             from testronaut_llm.local.ollama_provider import OllamaServer
 
-            with OllamaServer.of(model, trusted=trusted) as server:
+            with OllamaServer.of(model) as server:
                 server.load(model.name, keep_alive=model.keep_alive, num_ctx=model.num_ctx)
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ def route_of(
     options = [
         scale.weigh(
             one,
-            engine.ready(one.model, trusted=config.trusted) if one.excluded is None else READY,
+            engine.ready(one.model) if one.excluded is None else READY,
             schema=_schema_text(engine, call, one.model),
             context=engine.probes.context(one.model, one.provider),
             speed=engine.speeds.latest(one.model) if one.provider.local else None,
@@ -102,7 +102,7 @@ def flow_along(
     )
     made = Plan(
         route=route,
-        ask=partial(_ask, engine, config, call, models, texts),
+        ask=partial(_ask, engine, call, models, texts),
         limit={alias: call.timeout or timeout_of(model) for alias, model in models.items()},
         judge=judge,
         purse=engine.purse or purse,
@@ -123,7 +123,6 @@ def _ticket(engine: Engine, config: LLMConfig, models: Mapping[str, ModelConfig]
 
 def _ask(
     engine: Engine,
-    config: LLMConfig,
     call: Call,
     models: Mapping[str, ModelConfig],
     texts: tuple[str, ...],
@@ -133,7 +132,7 @@ def _ask(
     model = models[step.candidate.alias]
 
     def make(timeout: float) -> Request | EmbedRequest:
-        target = engine.target(model, trusted=config.trusted, embeddings=bool(texts), timeout=timeout)
+        target = engine.target(model, embeddings=bool(texts), timeout=timeout)
         if texts:
             return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
         schema = call.output.wire(engine.dialect(model)) if call.output else None

@@ -44,7 +44,7 @@ class OllamaServer:
         self._http: httpx.Client | None = None
 
     @classmethod
-    def of(cls, model: ModelConfig | None = None, *, trusted: bool = True) -> OllamaServer:
+    def of(cls, model: ModelConfig | None = None) -> OllamaServer:
         """The server that a model's row names; without one, the usual server.
 
         Raises:
@@ -57,7 +57,7 @@ class OllamaServer:
             raise LocalModelError(
                 f"the endpoint of {base.source} {fault}; expected a URL such as http://127.0.0.1:11434"
             )
-        return cls(base.url or "", key=resolve_key(model, provider, trusted=trusted))
+        return cls(base.url or "", key=resolve_key(model, provider))
 
     def __enter__(self) -> OllamaServer:
         return self
@@ -145,7 +145,7 @@ class OllamaServer:
             answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if response.status_code == 404 and body:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
@@ -161,8 +161,11 @@ class OllamaServer:
     def _options(self, silence: float | None) -> dict[str, Any]:
         import httpx
 
-        timeout = httpx.Timeout(silence, connect=_CONNECT)
-        return {"timeout": timeout, "auth": _bearer(self._key), **client_settings(self.url)}
+        from testronaut_llm.support.http_body import bounded
+
+        options: dict[str, Any] = {"timeout": httpx.Timeout(silence, connect=_CONNECT), "auth": _bearer(self._key)}
+        options |= {"event_hooks": {"response": [bounded]}, "headers": {"accept-encoding": "identity"}}
+        return {**options, **client_settings(self.url)}
 
 
 def full_name(name: str) -> str:
@@ -176,7 +179,11 @@ def not_pulled(name: str) -> str:
 
 
 def unreachable(url: str, error: Exception) -> LocalModelError:
-    """The error for a server that does not answer at all."""
+    """The error for a server that does not answer at all, or not in words that can be taken in."""
+    from testronaut_llm.support.http_body import BodyError
+
+    if isinstance(error, BodyError):
+        return LocalModelError(f"the server at {url} does not answer like Ollama: {error}; check api_base")
     return LocalModelError(
         f"no Ollama answers at {url} ({type(error).__name__}); is `ollama serve` running? "
         f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
+from testronaut_llm.local.machine import memory_of_servers
+from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.providers.network import imported
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 
@@ -79,7 +81,7 @@ def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) 
             return
 
 
-def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) -> None:
+def pull_in_time(model: ModelConfig, seconds: float) -> None:
     """Fetches a model that a call waits for (`auto_pull: true`).
 
     Raises:
@@ -95,7 +97,7 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
             )
 
     logger().info("model_pull", model=model.name)
-    with OllamaServer.of(model, trusted=trusted) as server:
+    with OllamaServer.of(model) as server:
         pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
 
 
@@ -107,7 +109,7 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float) -> N
         with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
             for step in _moving(steps, patience):
                 status = step.status or ""
-                _check_room(server, step)
+                _check_room(server, name, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
     except imported("ollama").ResponseError as error:
         mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
@@ -136,9 +138,12 @@ def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[Prog
         yield step
 
 
-def _check_room(server: OllamaServer, step: ProgressResponse) -> None:
-    folder = _models_folder()
-    if step.total is None or folder is None or not is_loopback(server.url):
+def _check_room(server: OllamaServer, name: str, step: ProgressResponse) -> None:
+    """Raises LocalModelError: the server is on this machine, whose memory or disk is too small for this layer."""
+    if step.total is None or not is_loopback(server.url):
+        return
+    check_memory(f"{name!r} (to have it all the same: ollama pull {name})", step.total, memory_of_servers())
+    if (folder := _models_folder()) is None:
         return
     missing, free = step.total - (step.completed or 0), shutil.disk_usage(folder).free
     if missing > free:

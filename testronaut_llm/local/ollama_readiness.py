@@ -6,11 +6,14 @@ from contextlib import suppress
 
 from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local.download import is_pinned
+from testronaut_llm.local.machine import memory_of_servers
+from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_models import OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import is_local
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.hosts import is_loopback
 
 _CONTEXTS: dict[str, int | None] = {}
 """Tokens, by digest."""
@@ -31,7 +34,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         if model.auto_pull is True:
             return None
         return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
-    return _not_the_one(model, found) or Present(found.digest, context)
+    return _not_the_one(model, found, server) or Present(found.digest, context)
 
 
 def _context(server: OllamaServer, found: OllamaModel) -> int | None:
@@ -43,7 +46,7 @@ def _context(server: OllamaServer, found: OllamaModel) -> int | None:
     return found.context_length or _CONTEXTS.get(found.digest)
 
 
-def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:
+def _not_the_one(model: ModelConfig, found: OllamaModel, server: OllamaServer) -> Missing | None:
     if not is_pinned(found.digest, model.digest):
         pinned = str(model.digest).removeprefix("sha256:")
         return Missing(
@@ -56,4 +59,10 @@ def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:
             f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}",
             "if that is all right, say so with `local: false` (private tasks then skip it)",
         )
+    if is_local(model) and is_loopback(server.url):
+        try:
+            check_memory(repr(model.name), found.size, memory_of_servers())
+        except LLMError as error:
+            what, _, mend = str(error).partition("; ")
+            return Missing(what, f"{mend}, or say `local: false` where the server is not on this machine")
     return None

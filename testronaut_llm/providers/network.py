@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import getproxies
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
-from testronaut_llm.providers.endpoint import fault_of, host_of, is_loopback, ollama_url
+from testronaut_llm.providers.endpoint import fault_of, ollama_url
+from testronaut_llm.support.hosts import host_of, is_loopback
 
 if TYPE_CHECKING:
     import httpx

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.errors import LLMError
+from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.provider_registry import Provider
+from testronaut_llm.providers import body_fields
 from testronaut_llm.records import Message, Usage
 
 if TYPE_CHECKING:
@@ -119,17 +120,23 @@ def chat_arguments(request: Request) -> dict[str, Any]:
                 **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
             },
         }
-    body = {**target.model.extra, **request.extra, **_reasoning(target, arguments)}
+    body = {**_extra(request), **_reasoning(target, arguments)}
     if target.provider.wire == "ollama":
         body = {"truncate": False, **body}
         arguments["num_ctx"] = request.num_ctx
         if target.model.keep_alive is not None:
             body["keep_alive"] = target.model.keep_alive
-    if target.provider.wire == "anthropic":
-        arguments.update(body, allowed_openai_params=list(body))  # it would send a field `extra_body`, which is refused
-    elif body:
-        arguments["extra_body"] = body
+    arguments.update(body_fields.arguments(body, target.provider))
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _extra(request: Request | EmbedRequest) -> dict[str, Any]:
+    """The body fields of the model's row and of the call. Raises InvalidRequestError: the provider takes no such."""
+    provider = request.target.provider
+    fields = {**request.target.model.extra, **request.extra}
+    if wrong := body_fields.refused(fields, provider, embedding=isinstance(request, EmbedRequest)):
+        raise InvalidRequestError(wrong, model=request.target.model.alias, provider=provider.name)
+    return fields
 
 
 def _turns(request: Request) -> list[dict[str, Any]]:
@@ -150,15 +157,11 @@ def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
         "input": list(request.texts),
         "dimensions": target.model.dimensions,
     }
-    body = {**target.model.extra, **request.extra}
+    arguments.update(body_fields.arguments(_extra(request), target.provider, embedding=True))
     if target.provider.wire == "ollama":
-        arguments.update({"truncate": False, **body})
-        if target.model.keep_alive is not None:
-            arguments["keep_alive"] = target.model.keep_alive
+        arguments.update(truncate=False, keep_alive=target.model.keep_alive)
     else:
         arguments["encoding_format"] = "float"
-        if body:
-            arguments["extra_body"] = body
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -172,6 +175,7 @@ def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[st
         "stop": bool(request.stop),
         "seed": request.seed is not None,
         "reasoning": _wants_reasoning(request.target),
+        **dict.fromkeys((*request.target.model.extra, *request.extra), True),
     }
     known_as = {
         "stop": {"stop", "stop_sequences", "stopSequences"},
