@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
+from testronaut_llm.providers.network import imported
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.host_warnings import silenced
 from testronaut_llm.transport.http_clients import Clients
@@ -49,8 +50,7 @@ def load_litellm() -> Any:
 
     os.environ.update(_SWITCHES)
     with silenced():
-        import litellm
-
+        litellm = imported("litellm")
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True

@@ -97,6 +97,54 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
     assert "without any key: the same command with --model embedded/smollm2-135m" in run("run", "default", "hi")[2]
 
 
+BAD_PROXY = "socks://user:hunter2@proxy:1"
+
+
+@pytest.mark.parametrize("value", [BAD_PROXY, "http://user:hunter2@proxy:80a"])
+def test_a_proxy_of_no_use_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """`check` warns of it; what needs no network goes on, what does says which variable, without its password."""
+    monkeypatch.setenv("ALL_PROXY", value)
+    monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
+    code, out, err = run("check")
+    assert code == 0, err
+    assert "warning: ALL_PROXY names no proxy that can be used; set it to a URL such as http://host:8080" in err
+    shown = out + err
+    assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
+    code, out, err = run("models", "list")
+    assert code == 0
+    assert "embedded/smollm2-135m" in out
+    shown += out + err
+    for command in (
+        ("models", "pull", "https://models.example.com/a.gguf"),
+        ("models", "pull", "hf://owner/repo/a.gguf"),
+        ("prices", "update", "https://prices.example.com/map.json"),
+    ):
+        code, out, err = run(*command)
+        assert code in (1, 2)
+        assert "ALL_PROXY" in err
+        shown += out + err
+    monkeypatch.setenv("OLLAMA_HOST", "https://ollama.example.com")
+    for command in (("models", "list"), ("models", "pull", "ollama/qwen3"), ("models", "remove", "ollama/qwen3")):
+        _, out, err = run(*command)
+        assert "ALL_PROXY" in err
+        shown += out + err
+    assert "hunter2" not in shown
+
+
+def test_an_ollama_host_of_no_use_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that need no Ollama go on; those that do say what is wrong."""
+    monkeypatch.setenv("OLLAMA_HOST", "http://[x")
+    assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
+    assert run("check")[0] == 0
+    code, out, err = run("models", "list")
+    assert (code, "embedded/smollm2-135m" in out) == (0, True)
+    assert "the endpoint of OLLAMA_HOST is no URL" in err
+    for command in (("models", "pull", "ollama/qwen3"), ("models", "remove", "ollama/qwen3")):
+        code, _, err = run(*command)
+        assert code in (1, 2)
+        assert "the endpoint of OLLAMA_HOST is no URL" in err
+
+
 def test_a_run_that_fails_says_what_it_cost(run: Run, api: Endpoint) -> None:
     """An answer that was refused is paid all the same."""
     api.plan(faults.good(""))

@@ -420,6 +420,11 @@ def test_a_row_may_need_other_fields(own_table: dict[str, Provider]) -> None:
         ("ftp://h.example", "is no http or https URL"),
         ("h.example/v1", "is no http or https URL"),
         ("http://h.example:port", "is no URL"),
+        ("http://h example", "is no URL"),
+        ("http://h..example", "is no URL"),
+        ("http://h.example/\x01", "is no URL"),
+        ("http://[x", "is no URL"),
+        ("http://" + "a" * 64, "is no URL"),
         ("https://user:secret-word@h.example", "holds a user name or password"),
     ],
 )

@@ -186,7 +186,7 @@ def _judged(
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
     _settle(call, plan, run, bill, attempt)
-    run.last_text, run.sent = reply.text, run.sent or reply.sent
+    run.last_text, run.sent = getattr(judged.error, "text", reply.text), run.sent or reply.sent
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:

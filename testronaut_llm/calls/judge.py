@@ -77,7 +77,7 @@ class Judge:
             error = died or reply.error
             if error.model is None:
                 error.model, error.provider = step.candidate.alias, step.candidate.provider
-            return Judged(error=error)
+            return Judged(error=error, repair=self._repair(error))
         model = self.models[step.candidate.alias]
         if self.vectors:
             return Judged(result=self._embeddings(step, model, reply))
@@ -146,6 +146,12 @@ class Judge:
         if usage is None or not whole:
             return self.worst(step)  # it broke off, and nobody knows what was billed
         return self.prices.cost(self.models[step.candidate.alias], usage, reply.response_model or None).amount
+
+    def _repair(self, error: LLMError) -> str | None:
+        """What to say to a model whose server itself refused its answer."""
+        if self.call.output is None or not isinstance(error, OutputInvalidError):
+            return None
+        return self.call.output.repair_request(OutputInvalidError("It is not the JSON that was asked for."))
 
     def _may_double(self, step: Try) -> bool:
         facts = self.prices.facts(self.models[step.candidate.alias])

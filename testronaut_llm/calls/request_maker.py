@@ -53,8 +53,8 @@ def _messages(call: Call, instructions: str, repair: str | None, answered: str) 
         last = messages[-1]
         messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{instructions}"))
     if repair is not None:
-        turns = (Message(role="assistant", content=answered), Message(role="user", content=repair))
-        messages = (*messages, *turns)
+        said = (Message(role="assistant", content=answered),) if answered.strip() else ()  # an empty turn is refused
+        messages = (*messages, *said, Message(role="user", content=repair))
     return messages
 
 

@@ -12,7 +12,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
-from testronaut_llm.errors import LocalModelError
+from testronaut_llm.errors import LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
     try:
         with OllamaServer.of() as server:
             return server.models(), server.loaded()
-    except LocalModelError as error:
+    except LLMError as error:
         screen.note(str(error))
         return (), ()
 

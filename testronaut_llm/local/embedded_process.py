@@ -19,6 +19,7 @@ from pathlib import Path
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.download import pull_again
+from testronaut_llm.providers.network import client_settings
 
 KEPT_LINES, LINE_LENGTH = 40, 1000
 KEPT_VARIABLES = (
@@ -85,7 +86,7 @@ class EmbeddedProcess:
 
         key = {"Authorization": f"Bearer {self.settings.token}"}
         try:
-            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, trust_env=False).json()
+            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
             return any(slot["is_processing"] for slot in slots)
         except (httpx.NetworkError, httpx.RemoteProtocolError):
             return False

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of, size_of
 from testronaut_llm.local.memory_fit import check_memory
+from testronaut_llm.providers.endpoint import fault_of
+from testronaut_llm.providers.network import client_settings
 
 if TYPE_CHECKING:
     import httpx
@@ -34,6 +36,8 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
         if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
             raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
     base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    if fault := fault_of(base):
+        raise LocalModelError(f"HF_ENDPOINT {fault}; expected a URL such as {HUB}")
     url = f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
     part = fetch_from_url(wanted, folder, report, url)
     named = json.loads(part.with_suffix(".json").read_text("utf-8"))["sha256"]
@@ -51,7 +55,7 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
     token = os.environ.get("HF_TOKEN") if wanted.scheme == "hf" else None
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # httpx drops Authorization when a redirect leads to another host, as the hub's do.
-    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_SECONDS, headers=headers) as client:
+    with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
         failures = 0
         while True:
             before = size_of(part)

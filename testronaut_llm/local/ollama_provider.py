@@ -6,16 +6,16 @@ context length, the capabilities and the remote host of a model that does not ru
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import api_base_of, provider_of
+from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.providers.endpoint import base_of, fault_of
+from testronaut_llm.providers.network import client_settings, imported
 
 if TYPE_CHECKING:
     import httpx
@@ -34,8 +34,8 @@ class OllamaServer:
     """One Ollama server. A context manager; opens its connection at the first question.
 
     Each question raises `LocalModelError` where no Ollama answers, or where it has not the model that is asked for; the
-    message names the command that mends it. The `key` is sent as a bearer token, for a server behind a proxy or
-    ollama.com.
+    message names the command that mends it. Where a proxy variable is of no use it is `ConnectionFailedError`. The
+    `key` is sent as a bearer token, for a server behind a proxy or ollama.com.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
@@ -52,7 +52,12 @@ class OllamaServer:
         """
         model = model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
-        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider))
+        base = base_of(model, provider)
+        if fault := fault_of(base.url or ""):
+            raise LocalModelError(
+                f"the endpoint of {base.source} {fault}; expected a URL such as http://127.0.0.1:11434"
+            )
+        return cls(base.url or "", key=resolve_key(model, provider))
 
     def __enter__(self) -> OllamaServer:
         return self
@@ -115,18 +120,16 @@ class OllamaServer:
 
         It gives up after `silence` seconds without a byte; None waits for ever.
         """
-        from ollama import Client
-
-        return Client(self.url, **self._options(silence))
+        library: Client = imported("ollama").Client(self.url, **self._options(silence))
+        return library
 
     def _act(self, name: str, action: Callable[[Client], T]) -> T:
         import httpx
-        from ollama import ResponseError
 
         try:
             with self.client(silence=_LOADING) as client:
                 return action(client)
-        except ResponseError as error:
+        except imported("ollama").ResponseError as error:
             said = not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {error.error}"
             raise LocalModelError(said, status=error.status_code) from None
         except (ConnectionError, httpx.HTTPError) as error:
@@ -162,10 +165,7 @@ class OllamaServer:
 
         options: dict[str, Any] = {"timeout": httpx.Timeout(silence, connect=_CONNECT), "auth": _bearer(self._key)}
         options |= {"event_hooks": {"response": [bounded]}, "headers": {"accept-encoding": "identity"}}
-        options |= {"follow_redirects": False, "trust_env": not is_loopback(self.url)}
-        if self.url.startswith("http:"):
-            options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: saves reading the CA file
-        return options
+        return {**options, **client_settings(self.url)}
 
 
 def full_name(name: str) -> str:

@@ -20,6 +20,7 @@ from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.providers.network import imported
 from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
@@ -102,7 +103,6 @@ def pull_in_time(model: ModelConfig, seconds: float) -> None:
 
 def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
-    from ollama import ResponseError
 
     status = ""
     try:
@@ -111,7 +111,7 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float) -> N
                 status = step.status or ""
                 _check_room(server, name, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
-    except ResponseError as error:
+    except imported("ollama").ResponseError as error:
         mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
         if mend:
             raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None

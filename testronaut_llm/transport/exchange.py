@@ -8,17 +8,14 @@ no redirect (the prompt and the key would go along) and never use a proxy for lo
 from __future__ import annotations
 
 import json
-import os
-import ssl
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import httpx
 
-from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
@@ -31,6 +28,8 @@ _CHATS = ("messages", "contents")
 """What the body of a request for a chat has, and of one for vectors has not."""
 _EVENTS = (b"\ndata:", b"\n{")
 """How an event begins: a server-sent one, a line of NDJSON."""
+
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 
 current: ContextVar[Exchange | None] = ContextVar("testronaut_llm_exchange", default=None)
 """The attempt that requests of this thread or task belong to."""
@@ -106,7 +105,11 @@ def async_client(url: str | None) -> httpx.AsyncClient:
     async def on_response(response: httpx.Response) -> None:
         _on_response(response)
 
-    return httpx.AsyncClient(event_hooks={"request": [on_request], "response": [on_response]}, **_settings(url))
+    return httpx.AsyncClient(
+        event_hooks={"request": [on_request], "response": [on_response]},
+        headers={"accept-encoding": "gzip"},
+        **client_settings(url, asynchronous=True, limits=_LIMITS),
+    )
 
 
 def _on_request(request: httpx.Request) -> None:
@@ -126,20 +129,3 @@ def _on_response(response: httpx.Response) -> None:
         bounded(response)
     else:
         exchange.begin(response)
-
-
-def _settings(url: str | None) -> dict[str, Any]:
-    plain_loopback = url is not None and is_loopback(url) and url.startswith("http:")
-    return {
-        "follow_redirects": False,
-        "trust_env": url is None or not is_loopback(url),
-        "headers": {"accept-encoding": "gzip"},
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-        "verify": False if plain_loopback else _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
-    }
-
-
-@lru_cache(maxsize=4)
-def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """What trusts servers, for all clients: reading the certificate store takes tens of milliseconds."""
-    return httpx.create_ssl_context(trust_env=bool(file or folder))
