@@ -52,7 +52,6 @@ LATE = (
     "azure",
     "vcr",
     "xllamacpp",
-    "ollama",
     "typer",
     "rich",
 )

@@ -168,7 +168,7 @@ def test_old_servers_leave_fields_out(httpserver: HTTPServer, url: str) -> None:
 def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
     """The warm-up asks for the window and the time that were given."""
     with OllamaServer("http://127.0.0.1:9") as server:
-        server.load("smollm2:135m", keep_alive="10m", num_ctx=2048)
+        server.load("smollm2:135m", keep_alive="10m", options={"num_ctx": 2048})
 
 
 @pytest.mark.cassette("ollama/unload-generate", ignored=("stream",))

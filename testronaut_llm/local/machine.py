@@ -41,6 +41,18 @@ def available_memory() -> int:
     return max(0, min(free))
 
 
+def free_memory() -> int:
+    """Bytes that another program of this machine can take, swap included; this process's own limits do not count."""
+    import psutil
+
+    return int(psutil.virtual_memory().available + psutil.swap_memory().free)
+
+
+def has_graphics_memory() -> bool:
+    """True if a graphics card may hold models as well, or nobody can tell."""
+    return os.name == "nt" or any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
 def _memory_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
     """The folders of this process's memory cgroups and of those above them."""
     for controllers, path in _memberships():

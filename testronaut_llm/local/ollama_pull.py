@@ -12,18 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
+from testronaut_llm.local.ollama_models import PullStep
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
-
-if TYPE_CHECKING:
-    from ollama import ProgressResponse
 
 _TRIES = 3
 _HOPELESS = {
@@ -34,7 +31,7 @@ _HOPELESS = {
         "check its name and tag at https://ollama.com/library",
     ),
 }
-"""Words of errors that no other try mends, and what does."""
+"""Words of errors that no other try fixes, and what does."""
 
 
 class _BrokenError(Exception):
@@ -100,31 +97,32 @@ def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) ->
 
 def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
-    from ollama import ResponseError
 
     status = ""
     try:
-        with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
+        with closing(server.pulling(name, silence=patience)) as steps:
             for step in _moving(steps, patience):
-                status = step.status or ""
+                if step.error:
+                    raise _failed(name, step.error)
+                status = step.status
                 _check_room(server, step)
-                report(Progress(note=status, done=step.completed or 0, total=step.total))
-    except ResponseError as error:
-        mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
-        if mend:
-            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None
-        raise _BrokenError(error.error) from None
+                report(Progress(note=status, done=step.completed, total=step.total))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise unreachable(server.url, error) from None
     except httpx.TimeoutException:
         raise _BrokenError(f"nothing came for {patience:g} seconds") from None
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, ValueError, RecursionError) as error:
         raise _BrokenError(f"the connection to Ollama broke ({type(error).__name__})") from None
     if status != "success":
         raise _BrokenError("Ollama stopped before it was done")
 
 
-def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[ProgressResponse]:
+def _failed(name: str, words: str) -> Exception:
+    fix = next((fix for hopeless, fix in _HOPELESS.items() if hopeless in words), None)
+    return LocalModelError(f"Ollama cannot pull {name!r}: {words}; {fix}") if fix else _BrokenError(words)
+
+
+def _moving(steps: Iterator[PullStep], patience: float) -> Iterator[PullStep]:
     """The steps, as long as they get somewhere: a stuck download goes on reporting the same number."""
     last, since = None, time.monotonic()
     for step in steps:
@@ -136,11 +134,11 @@ def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[Prog
         yield step
 
 
-def _check_room(server: OllamaServer, step: ProgressResponse) -> None:
+def _check_room(server: OllamaServer, step: PullStep) -> None:
     folder = _models_folder()
     if step.total is None or folder is None or not is_loopback(server.url):
         return
-    missing, free = step.total - (step.completed or 0), shutil.disk_usage(folder).free
+    missing, free = step.total - step.completed, shutil.disk_usage(folder).free
     if missing > free:
         raise LocalModelError(
             f"no room: {missing / 1e9:.1f} GB are missing of the model, and {folder} has {free / 1e9:.1f} GB free; "

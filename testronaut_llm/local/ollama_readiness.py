@@ -5,15 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 
 from testronaut_llm.errors import CassetteMissError, LLMError
+from testronaut_llm.local import machine
 from testronaut_llm.local.download import is_pinned
-from testronaut_llm.local.ollama_models import OllamaModel
+from testronaut_llm.local.ollama_models import ModelDetails, OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import is_local
+from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.providers.row import Missing, Present
 
-_CONTEXTS: dict[str, int | None] = {}
-"""Tokens, by digest."""
+_SHOWN: dict[str, ModelDetails] = {}
+"""What `/api/show` says, by digest: it never changes."""
 
 
 def ollama_missing(model: ModelConfig) -> Missing | Present | None:
@@ -21,7 +23,8 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
     try:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
-            context = _context(server, found) if found else None
+            details = _details(server, model, found) if found else ModelDetails()
+            missing = _too_large(server, found) if found else None
     except CassetteMissError:
         raise  # a fault of the test, not of the server
     except LLMError as error:
@@ -31,16 +34,38 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         if model.auto_pull is True:
             return None
         return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
-    return _not_the_one(model, found) or Present(found.digest, context)
+    thinks = "thinking" in details.capabilities if details.capabilities else None
+    return _not_the_one(model, found) or missing or Present(found.digest, details.context_length, thinks)
 
 
-def _context(server: OllamaServer, found: OllamaModel) -> int | None:
-    """What a model was made for never changes: an older server, whose list does not say it, is asked once."""
-    if found.context_length is None and found.digest not in _CONTEXTS:
-        _CONTEXTS[found.digest] = None
+def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> ModelDetails:
+    """What its list says of a model; an older server, whose list does not say what is wanted, is asked once."""
+    listed = ModelDetails(context_length=found.context_length, capabilities=found.capabilities)
+    wants_to_know = model.reasoning not in (None, "off") and not listed.capabilities
+    if listed.context_length is not None and not wants_to_know:
+        return listed
+    if found.digest not in _SHOWN:
+        _SHOWN[found.digest] = listed
         with suppress(LLMError):
-            _CONTEXTS[found.digest] = server.show(found.name).context_length
-    return found.context_length or _CONTEXTS.get(found.digest)
+            _SHOWN[found.digest] = server.show(found.name)
+    return _SHOWN[found.digest]
+
+
+def _too_large(server: OllamaServer, found: OllamaModel) -> Missing | None:
+    """What is said of a model that its server would refuse to load, where that server shares this machine's memory."""
+    if found.remote_host or not is_loopback(server.url) or found.size <= (free := machine.free_memory()):
+        return None
+    loaded = server.loaded()  # these make room, and what is loaded fits
+    if any(one.digest == found.digest for one in loaded) or machine.has_graphics_memory():
+        return None
+    free += sum(one.size - one.size_vram for one in loaded)
+    if found.size <= free:
+        return None
+    return Missing(
+        f"{found.name!r} needs more than {found.size / 2**30:,.1f} GiB of memory, and this machine can spare "
+        f"{free / 2**30:,.1f} GiB",
+        "close something, or name a smaller model or a stronger quantisation",
+    )
 
 
 def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:

@@ -27,7 +27,7 @@ OWNED: Mapping[str, str] = {
     **dict.fromkeys(("cache", "caching"), "the task's `cache`"),
     "cache_control": "the task's `prompt_cache`",
     **dict.fromkeys(("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"), ""),
-    **dict.fromkeys(("truncate", "mock_response", "extra_body", "extra_headers", "headers"), ""),
+    **dict.fromkeys(("truncate", "shift", "mock_response", "extra_body", "extra_headers", "headers"), ""),
 }
 """The field, and what to set instead; empty where there is nothing to set."""
 

@@ -12,6 +12,7 @@ from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.ledger import Ledger
 from testronaut_llm.limits.windows import Rule
 from testronaut_llm.llm_manager import LLMManager
+from testronaut_llm.local.ollama_memory import OllamaMemory
 from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import Readiness, api_base_of, api_version_of, provider_of
 from testronaut_llm.rate_limiter import RateLimiter, Ticket
@@ -40,6 +41,7 @@ class OfflineEngine(Engine):
         super().__init__(source)
         self.answers = None
         self.limiter = NoLimits()
+        self.local.memory = OllamaMemory(None)
         # In memory: budgets hold, and the user's own books stay as they are.
         self.ledger = Ledger(None, scope=lambda: scope_of(self.source.current()))
 
@@ -47,7 +49,7 @@ class OfflineEngine(Engine):
         """Always."""
         return Readiness(ready=True)
 
-    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False, timeout: float = 600.0) -> Target:  # noqa: ARG002 - as above
+    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:  # noqa: ARG002 - as above
         """The model's own address, or a stand-in where its address is not known here."""
         provider = provider_of(model)
         base = api_base_of(model, provider)
@@ -78,4 +80,5 @@ class RecordedLLM(LLMManager):
     def __init__(self, path: str | Path | None = None, *, budget: SessionBudget) -> None:
         super().__init__(path)
         self._engine.purse = budget
+        self._engine.local.memory = OllamaMemory(None)
         self._engine.answers = None  # each request of a test is recorded, and replayed

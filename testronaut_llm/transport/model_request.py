@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.config.local_options import SAMPLING, sorted_options
 from testronaut_llm.errors import LLMError
+from testronaut_llm.local.ollama_body import chat_body, embed_body
 from testronaut_llm.provider_registry import Provider
 from testronaut_llm.records import Message, Usage
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where one request goes, and with which key."""
+    """Where one request goes, and with which key. `thinks`: can the model do so? None where nobody knows."""
 
     model: ModelConfig
     provider: Provider
@@ -27,6 +29,7 @@ class Target:
     api_version: str | None = None
     key: SecretStr | None = None
     token_provider: Callable[[], str] | None = None
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +55,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
-    """One request for vectors. `timeout` is seconds."""
+    """One request for vectors. `timeout` is seconds, `num_ctx` as of a `Request`."""
 
     target: Target
     texts: tuple[str, ...]
     timeout: float
+    num_ctx: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +77,8 @@ class Reply:
         vectors: of an embedding.
         dropped_params: settings that this model does not take and that were left out.
         headers: of the response, names in lower case.
+        thought: did the model think, whatever it said then?
+        num_ctx: tokens of window that an Ollama model was asked for.
     """
 
     text: str = ""
@@ -85,6 +91,8 @@ class Reply:
     vectors: tuple[tuple[float, ...], ...] = ()
     dropped_params: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    thought: bool = False
+    num_ctx: int | None = None
 
 
 def litellm_name(target: Target, *, embedding: bool = False) -> str:
@@ -119,12 +127,14 @@ def chat_arguments(request: Request) -> dict[str, Any]:
                 **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
             },
         }
-    body = {**target.model.extra, **request.extra, **_reasoning(target, arguments)}
     if target.provider.wire == "ollama":
-        body = {"truncate": False, **body}
-        arguments["num_ctx"] = request.num_ctx
-        if target.model.keep_alive is not None:
-            body["keep_alive"] = target.model.keep_alive
+        own = {"num_predict": request.max_tokens, **{name: arguments[name] for name in ("temperature", "stop", "seed")}}
+        given = {name: value for name, value in own.items() if value is not None}
+        body = chat_body(target.model, given, num_ctx=request.num_ctx, extra=request.extra, thinks=target.thinks)
+    else:
+        body = _extra(target, request.extra)
+        if target.model.reasoning is not None:
+            arguments["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
     if target.provider.wire == "anthropic":
         arguments.update(body, allowed_openai_params=list(body))  # it would send a field `extra_body`, which is refused
     elif body:
@@ -150,14 +160,11 @@ def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
         "input": list(request.texts),
         "dimensions": target.model.dimensions,
     }
-    body = {**target.model.extra, **request.extra}
     if target.provider.wire == "ollama":
-        arguments.update({"truncate": False, **body})
-        if target.model.keep_alive is not None:
-            arguments["keep_alive"] = target.model.keep_alive
+        arguments.update(embed_body(target.model, num_ctx=request.num_ctx, extra=request.extra))
     else:
         arguments["encoding_format"] = "float"
-        if body:
+        if body := _extra(target, request.extra):
             arguments["extra_body"] = body
     return {name: value for name, value in arguments.items() if value is not None}
 
@@ -198,11 +205,9 @@ def _common(target: Target, timeout: float) -> dict[str, Any]:
     }
 
 
-def _reasoning(target: Target, arguments: dict[str, Any]) -> dict[str, Any]:
-    level = target.model.reasoning
-    if level is None:
-        return {}
-    if target.provider.wire == "ollama":
-        return {"think": False if level == "off" else level}
-    arguments["reasoning_effort"] = "none" if level == "off" else level
-    return {}
+def _extra(target: Target, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The body fields of row and call. An embedded model gets its options in llama.cpp's words, but what it loads."""
+    if target.provider.name != "embedded":
+        return {**target.model.extra, **extra}
+    sampling, _, others = sorted_options(target.model.extra, extra)
+    return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}

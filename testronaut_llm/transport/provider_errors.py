@@ -98,6 +98,10 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], frozenset[int], type[LLMError]], ...] = 
         (r"does not support embeddings", (500,), InvalidRequestError),
     )
 )
+_REFUSED_SETTINGS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (re.compile(r"does not support thinking"), ("reasoning",)),  # Ollama, 400
+)
+"""What is said of a setting that the model does not take, and that it can be asked without."""
 _SPEND = re.compile(r"spend_?limit|credit_?balance|hard_?limit|billing")
 
 
@@ -158,6 +162,12 @@ def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
     if kind := _BY_STATUS.get(known):
         return kind
     return ServerError if known >= 500 else InvalidRequestError
+
+
+def refused_settings(error: LLMError) -> tuple[str, ...]:
+    """Which settings the model can be asked without, by what it said."""
+    refused = (names for words, names in _REFUSED_SETTINGS if words.search(str(error)))
+    return next(refused, ()) if isinstance(error, InvalidRequestError) else ()
 
 
 def retry_after(headers: dict[str, str], now: float) -> float | None:

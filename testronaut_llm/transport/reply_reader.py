@@ -101,6 +101,8 @@ class ReplyReader:
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
+            thought=self._thought,
+            num_ctx=request.num_ctx,
         )
 
     def _received_usage(self) -> Usage | None:
