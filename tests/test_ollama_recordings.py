@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ollama_cassettes import recording
@@ -130,9 +129,7 @@ def test_a_pull_reports_progress_and_ends_in_success(server: OllamaServer, first
         recording("pull-bad-name", "a b//c", False, "invalid model name", ignored=("stream", "insecure")),
     ],
 )
-def test_a_failed_pull_ends_with_the_servers_words(
-    server: OllamaServer, name: str, insecure: bool, words: str
-) -> None:
+def test_a_failed_pull_ends_with_the_servers_words(server: OllamaServer, name: str, insecure: bool, words: str) -> None:
     """An error is the last step of a pull, whether it comes as a line under status 200 or as the body of another."""
     assert words in _pull(server, name, insecure=insecure)[-1].error
 
@@ -150,7 +147,9 @@ def test_a_pull_that_breaks_off_never_says_success(server: OllamaServer) -> None
     ("name", "success"),
     [
         recording("pull-not-streamed", MODEL, True, ignored=("stream",)),
-        recording("pull-missing-model-not-streamed", "127.0.0.1:5001/library/nothing:latest", False, ignored=("stream",)),
+        recording(
+            "pull-missing-model-not-streamed", "127.0.0.1:5001/library/nothing:latest", False, ignored=("stream",)
+        ),
     ],
 )
 def test_a_pull_without_progress(server: OllamaServer, name: str, success: bool) -> None:

@@ -93,7 +93,13 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], frozenset[int], type[LLMError]], ...] = 
             QuotaExceededError,
         ),
         (r"API key not valid|incorrect API key", (400,), AuthenticationError),
-        (r"requires more system memory|out of memory", (500,), LocalModelError),
+        (
+            # Ollama cannot load the model; another try would load it anew.
+            r"requires more system memory|out of memory|timed out waiting for .*runner|runner process has terminated"
+            r"|(unable to|error) load(ing)? model",
+            (500,),
+            LocalModelError,
+        ),
         (r"^invalid format:|^option \S+ must be", (500,), InvalidRequestError),
         (r"does not support embeddings", (500,), InvalidRequestError),
     )

@@ -154,10 +154,10 @@ class ReplyReader:
         if any(issubclass(kind, httpx.TimeoutException | TimeoutError) for kind in kinds):
             return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
-            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__})")
+            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__}){self._running()}")
         if _is_network(kinds):
             reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}")
+            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}{self._running()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
@@ -206,6 +206,9 @@ class ReplyReader:
             if "deploymentnotfound" in codes:
                 return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
             return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
+        if kind.code == "context_window" and target.provider.wire == "ollama":
+            asked = self._request.num_ctx
+            return f"; raise `num_ctx` of the model{f' ({asked:,} tokens now)' if asked else ''}, or shorten the text"
         if kind.code == "quota":
             return f"; this is billing, not speed: add credit at {target.provider.name}"
         return ""
@@ -217,6 +220,11 @@ class ReplyReader:
     def _where(self) -> str:
         base = self._request.target.api_base
         return f" ({base.split('?', maxsplit=1)[0]})" if base else ""
+
+    def _running(self) -> str:
+        """The question to ask first where the connection to an Ollama server fails."""
+        target = self._request.target
+        return f"; is `ollama serve` running at {target.api_base}?" if target.provider.wire == "ollama" else ""
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
