@@ -158,8 +158,8 @@ class OllamaServer:
         said = str((answer or {}).get("error", ""))[:200]
         if body and status == 404:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
-        if body and said:
-            raise LocalModelError(f"Ollama refused {body['model']!r}: {said}", status=status)
+        if body and status != 200:
+            raise LocalModelError(f"Ollama refused {body['model']!r}: {said or f'status {status}'}", status=status)
         raise LocalModelError(
             f"the server at {self.url} does not answer {path} like Ollama (status {status}"
             f"{': ' + said if said else ''}); check api_base, or update Ollama",
