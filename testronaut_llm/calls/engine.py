@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testronaut_llm.gateway import Gateway
     from testronaut_llm.ledger import Ledger
     from testronaut_llm.local.speeds import SpeedHistory
+    from testronaut_llm.loop import Loop
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.output_schema import SchemaDialect
     from testronaut_llm.prices import PriceTable
@@ -109,6 +110,13 @@ class Engine:
         from testronaut_llm.gateway import Gateway
 
         return Gateway(self.redactor.redact)
+
+    @lazy
+    def loop(self) -> Loop:
+        """Where sync calls send."""
+        from testronaut_llm.loop import Loop
+
+        return Loop()
 
     @lazy
     def local(self) -> LocalModels:
@@ -208,7 +216,7 @@ class Engine:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("gateway", "local", "ledger", "counter", "credentials"):
+        for name in ("loop", "local", "ledger", "counter", "credentials"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if self.answers is not None:
@@ -217,9 +225,11 @@ class Engine:
 
     async def aclose(self) -> None:
         """The same, with the connections of the running event loop."""
+        import asyncio
+
         if "gateway" in self.__dict__:
             await self.gateway.aclose()
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """Takes note of an attempt that has ended."""
