@@ -148,18 +148,12 @@ class Engine:
         self._routed.update((one.alias, one.model) for one in begun[0].candidates)
         return begun
 
-    def look_into_memory(self, candidates: Sequence[Selected]) -> None:
-        """Asks the servers of Ollama models which of them are loaded, unless that was asked some seconds ago."""
-        for one in candidates:
-            if one.provider.wire == "ollama" and self.probes.seen(one.model, one.provider) is not None:
-                self.local.memory.look(one.model)
-
     def is_warm(self, candidates: Sequence[Selected], call: Call) -> bool:
         """Does `flow` take a fraction of a millisecond: all is loaded, no server is asked, little is to be counted?"""
         return sum(len(message.content) for message in call.messages) <= _SHORT and all(
             (one.model.alias, one.model.model) in self._routed
             and self.probes.remembers(one.model, one.provider)
-            and (one.provider.wire != "ollama" or self.local.memory.remembers(one.model))
+            and self.local.remembers(one.model)
             for one in candidates
         )
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
-from testronaut_llm.local.ollama_body import load_options, usual_window
-from testronaut_llm.local.ollama_memory import OllamaMemory
+from testronaut_llm.local.ollama_body import load_options, usual_window, window
 from testronaut_llm.local.on_demand import Fetch, Fetches
-from testronaut_llm.provider_registry import Probes, provider_of
-from testronaut_llm.providers.row import Present
+from testronaut_llm.provider_registry import Probes, api_base_of, provider_of
 from testronaut_llm.support.lazy import lazy
 
 if TYPE_CHECKING:
@@ -20,26 +21,39 @@ if TYPE_CHECKING:
     from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
     from testronaut_llm.model_config import LLMConfig, ModelConfig
 
-_PATIENCE = 120.0
-"""Seconds without progress after which a pull is begun anew."""
+_REMEMBERED = 5.0
+"""Seconds that an answer of `/api/ps` counts, so that a busy manager does not ask at each call."""
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """What is known of an Ollama model in memory: with which window (tokens), and until when that counts."""
+
+    until: float = 0.0
+    window: int | None = None
+    had_to_load: bool = False
+    cannot_think: bool = False
 
 
 class LocalModels:
-    """What the engine has to do for models that no provider serves. Safe for threads.
+    """What a manager does for models that no provider serves. Safe for threads.
 
     Args:
         config: the configuration as it is now.
         probes: what was seen of each model.
         tell: gets the events of fetches.
+
+    Attributes:
+        repeatable: is the same call to be the same request each time, whatever a server has loaded? Recordings need it.
     """
 
     def __init__(
         self, config: Callable[[], LLMConfig], probes: Probes, tell: Callable[[str, Mapping[str, Any]], None]
     ) -> None:
-        self._config, self._probes = config, probes
+        self._config, self._probes, self._fetches = config, probes, Fetches(tell)
         self._served: dict[str, str] = {}
-        self._fetches = Fetches(tell)
-        self.memory = OllamaMemory()
+        self._loaded: dict[tuple[str | None, str], _Loaded] = {}
+        self.repeatable = False
 
     @lazy
     def runner(self) -> EmbeddedRunner:
@@ -63,35 +77,22 @@ class LocalModels:
     def fetch(self, model: ModelConfig, seconds: float, *, trusted: bool) -> Fetch | None:
         """Begins to fetch a model that is not there and may be fetched; None where nothing has to be.
 
-        Args:
-            model: which.
-            seconds: that the call still has.
-            trusted: may the row's key be sent?
+        `seconds` are those that the call still has, or infinite.
         """
         provider = provider_of(model)
-        if model.auto_pull is not True:
+        if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
             return None
-        if provider.name == "embedded":
-            from testronaut_llm.local.model_downloader import fetch
-            from testronaut_llm.local.model_store import ModelStore
+        fetch = _fetch if provider.name == "embedded" else partial(_pull, trusted=trusted)
+        return self._fetches.begin(model, seconds, partial(self._fetched, model, fetch))
 
-            if ModelStore().find(model.name) is not None:
-                return None
-            return self._fetches.begin(model, seconds, lambda report: void(fetch(model.name, progress=report)))
-        if provider.name != "ollama" or self._probes.seen(model, provider) is not None:
-            return None
-        return self._fetches.begin(model, seconds, partial(self._pull, model, trusted))
-
-    def _pull(self, model: ModelConfig, trusted: bool, report: Report) -> None:
-        from testronaut_llm.local.ollama_provider import OllamaServer
-        from testronaut_llm.local.ollama_pull import pull
-
-        with OllamaServer.of(model, trusted=trusted) as server:
-            pull(server, model.name, report=report, patience=_PATIENCE)
+    def _fetched(self, model: ModelConfig, fetch: Callable[[ModelConfig, Report], None], report: Report) -> None:
+        fetch(model, report)
         self._probes.forget()
-        # What came may be another model than the one that is pinned, or one that does not run here.
+        self._checked(model)  # what came may be another model than the pinned one, or one that does not run here
+
+    def _checked(self, model: ModelConfig) -> None:
         if (missing := self._probes.ask(model, provider_of(model))) is not None:
-            raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}")
+            raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}".removesuffix("; "))
 
     def load(self, model: ModelConfig, *, trusted: bool) -> None:
         """Brings a local model into memory as calls want it there. May take minutes.
@@ -99,53 +100,81 @@ class LocalModels:
         Raises:
             LocalModelError: it is not here, or cannot be loaded.
         """
-        provider = provider_of(model)
-        if provider.name == "embedded":
+        name = provider_of(model).name
+        if name == "embedded":
             self.runner.load(model, slots=at_once(self._config(), model))
-        elif provider.name == "ollama":
+        elif name == "ollama":
             from testronaut_llm.local.ollama_provider import OllamaServer
 
-            if (missing := self._probes.ask(model, provider)) is not None:
-                raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}")
+            self._checked(model)
             if (fetch := self.fetch(model, float("inf"), trusted=trusted)) is not None:
                 fetch.future.result()
+            self.look(model)
+            seen = self._probes.seen(model, provider_of(model))
+            options = load_options(model, self.window(model, most=seen.context if seen else None))
             with OllamaServer.of(model, trusted=trusted) as server:
-                self.memory.look(model)
-                server.load(
-                    model.name,
-                    vectors=server.makes_vectors(model.name),
-                    keep_alive=model.keep_alive,
-                    options=load_options(model, self.window(model, most=self._seen_context(model))),
-                )
+                vectors = server.makes_vectors(model.name)
+                server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
+
+    def remembers(self, model: ModelConfig) -> bool:
+        """True if `look` would ask nobody."""
+        return provider_of(model).wire != "ollama" or self.repeatable or time.monotonic() < self._of(model).until
+
+    def look(self, model: ModelConfig) -> None:
+        """Asks the server of an Ollama model whether it is loaded, and how, unless that was asked some seconds ago."""
+        if self.remembers(model) or self._probes.seen(model, provider_of(model)) is None:
+            return
+        from testronaut_llm.local.ollama_provider import OllamaServer
+
+        loaded = None
+        with suppress(LLMError), OllamaServer.of(model) as server:  # the call itself will say what is wrong
+            loaded = server.find_loaded(model.name)
+        known = self._of(model)
+        known.until, known.window = time.monotonic() + _REMEMBERED, loaded.context_length if loaded else None
 
     def window(self, model: ModelConfig, *, needed: int = 0, most: int | None = None) -> int | None:
-        """Tokens of window to ask an Ollama server for; None for other models."""
+        """Tokens of window to ask an Ollama server for, which are taken for loaded then; None for other models."""
         if provider_of(model).wire != "ollama":
             return None
-        return self.memory.size(model, usual_window(self._config(), model), needed=needed, most=most)
+        known = self._of(model)
+        size = window(model, usual_window(self._config(), model), needed=needed, loaded=known.window, most=most)
+        if not self.repeatable:
+            known.window, known.had_to_load = size, known.window != size
+        return size
 
     def thinks(self, model: ModelConfig) -> bool | None:
         """True if a model can think before it answers; None where nobody knows."""
-        if self.memory.is_thoughtless(model):
-            return False
-        seen = self._probes.seen(model, provider_of(model)) if self.memory.looks else None
-        return seen.thinks if seen else None
+        seen = None if self.repeatable else self._probes.seen(model, provider_of(model))
+        return False if self._of(model).cannot_think else seen.thinks if seen else None
+
+    def note_cannot_think(self, model: ModelConfig) -> None:
+        """Keeps in mind what a server said of a model."""
+        self._of(model).cannot_think = True
 
     def explain(self, model: ModelConfig, error: LLMError) -> LLMError | None:
         """A better word for a failure: why the embedded model died, or that the model was still loading; or None."""
         if isinstance(error, ConnectionFailedError) and (base := self._served.get(model.alias)):
             return self.runner.crash(base)
-        if isinstance(error, LLMTimeoutError) and self.memory.had_to_load(model):
+        if isinstance(error, LLMTimeoutError) and self._of(model).had_to_load:
             return LLMTimeoutError(
                 f"{error}. The model was not in memory when it was asked, and may still have been loading: load it "
                 f"beforehand (llm.warm_up({model.alias!r})), or give it a longer `timeout`"
             )
         return None
 
-    def _seen_context(self, model: ModelConfig) -> int | None:
-        seen: Present | None = self._probes.seen(model, provider_of(model))
-        return seen.context if seen else None
+    def _of(self, model: ModelConfig) -> _Loaded:
+        return self._loaded.setdefault((api_base_of(model, provider_of(model)), model.name), _Loaded())
 
 
-def void(_: object) -> None:
-    """Returns nothing, whatever it is given."""
+def _fetch(model: ModelConfig, report: Report) -> None:
+    from testronaut_llm.local.model_downloader import fetch
+
+    fetch(model.name, progress=report)
+
+
+def _pull(model: ModelConfig, report: Report, *, trusted: bool) -> None:
+    from testronaut_llm.local.ollama_provider import OllamaServer
+    from testronaut_llm.local.ollama_pull import pull
+
+    with OllamaServer.of(model, trusted=trusted) as server:
+        pull(server, model.name, report=report)

@@ -87,7 +87,8 @@ def flow_along(
     if not route.kept:
         raise nothing_left(route)
     engine.gateway.load()
-    engine.look_into_memory(selected)
+    for one in selected:
+        engine.local.look(one.model)
     models = {one.model.alias: one.model for one in selected}
     purse = engine.budgets.purse(config, task, call)
     judge = Judge(
@@ -136,7 +137,7 @@ def _ask(
 
     def make(timeout: float) -> Request | EmbedRequest:
         if "reasoning" in step.without:
-            engine.local.memory.note_thoughtless(model)
+            engine.local.note_cannot_think(model)
         target = engine.target(model, trusted=config.trusted, embeddings=bool(texts))
         longest = max((engine.counter.text_length(model, one) for one in texts), default=step.candidate.est_tokens or 0)
         needed = needed_window(longest, 0 if texts else longest_answer(call, step))

@@ -78,6 +78,11 @@ class OllamaServer:
         """The models in its memory."""
         return LoadedModel.all(self._ask("GET", "/api/ps").get("models"))
 
+    def find_loaded(self, name: str) -> LoadedModel | None:
+        """The model of that name, as it is in the server's memory; None where it is not there."""
+        wanted = full_name(name).lower()
+        return next((model for model in self.loaded() if full_name(model.name).lower() == wanted), None)
+
     def show(self, name: str) -> ModelDetails:
         """What a model is and can do."""
         return ModelDetails.of(self._ask("POST", "/api/show", {"model": name}))

@@ -28,25 +28,21 @@ shown: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar(
 
 @dataclass(slots=True)
 class Fetch:
-    """One fetch. It ends by itself when the last call that waits for it has run out of time."""
+    """One fetch. It ends by itself when the last call that waits for it has run out of time (`until`)."""
 
     model: ModelConfig
     until: float
-    tell: Callable[[str, Mapping[str, Any]], None]
     future: Future[None] = field(default_factory=Future)
     progress: Progress = field(default_factory=Progress)
 
     def failure(self) -> LLMError | None:
-        """Why the model is not there, or None where it is."""
-        if not self.future.done():
-            return self.late()
-        error = self.future.exception()
-        if error is not None and not isinstance(error, LLMError):
-            raise error
-        return error
+        """Why the model is not there for the call that has waited, or None where it is."""
+        error = self.future.exception() if self.future.done() else self._late()
+        if error is None or isinstance(error, LLMError):
+            return error
+        raise error
 
-    def late(self) -> LocalModelError:
-        """The error for a call that can wait no longer."""
+    def _late(self) -> LocalModelError:
         done, total = self.progress.done, self.progress.total
         how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""
         name = self.model.model
@@ -56,9 +52,7 @@ class Fetch:
         )
 
     def run(self, fetch: Callable[[Report], None]) -> None:
-        """Does it, and tells how it went."""
-        began, failed = time.monotonic(), None
-        self.tell("model_pull", {"gen_ai.request.model": self.model.model})
+        """Does it. Whatever is raised is for those who wait."""
         try:
             with shown.get()(self.model.model) as show:
 
@@ -66,16 +60,11 @@ class Fetch:
                     self.progress = progress
                     show(progress)
                     if time.monotonic() > self.until:
-                        raise self.late()
+                        raise self._late()
 
                 fetch(report)
-        except BaseException as error:  # noqa: BLE001 - handed to those who wait
-            failed = error
-        seconds = round(time.monotonic() - began, 1)
-        how = {"llm.outcome": "failed" if failed else "pulled", "llm.latency_s": seconds, "error.message": failed}
-        self.tell("model_pull_ended", {"gen_ai.request.model": self.model.model, **how})
-        if failed is not None:
-            self.future.set_exception(failed)
+        except BaseException as error:  # noqa: BLE001 - see above
+            self.future.set_exception(error)
         else:
             self.future.set_result(None)
 
@@ -85,19 +74,27 @@ class Fetches:
 
     def __init__(self, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         self._lock, self._tell = threading.Lock(), tell
-        self._running: dict[str, Fetch] = {}
+        self._running: dict[tuple[str, str | None], Fetch] = {}
 
     def begin(self, model: ModelConfig, seconds: float, fetch: Callable[[Report], None]) -> Fetch:
         """Begins a fetch that may take some seconds, or joins the one of the same model that runs already."""
         until = time.monotonic() + seconds
-        key = repr((model.model, model.api_base))
         with self._lock:
-            running = self._running.get(key)
+            running = self._running.get((model.model, model.api_base))
             if running is not None and not running.future.done():
                 running.until = max(running.until, until)
                 return running
-            begun = self._running[key] = Fetch(model, until, self._tell)
+            begun = self._running[model.model, model.api_base] = Fetch(model, until)
         begun.future.set_running_or_notify_cancel()  # who waits for it on an event loop cannot cancel it for others
+        told = {"gen_ai.request.model": model.model}
+        self._tell("model_pull", told)
+        began = time.monotonic()
+
+        def ended(future: Future[None]) -> None:
+            how = {"llm.outcome": "failed" if future.exception() else "pulled", "error.message": future.exception()}
+            self._tell("model_pull_ended", {**told, **how, "llm.latency_s": round(time.monotonic() - began, 1)})
+
+        begun.future.add_done_callback(ended)
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(begun.run, fetch), name=f"pull-{model.name}", daemon=True).start()
         return begun

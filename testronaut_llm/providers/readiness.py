@@ -56,6 +56,10 @@ class Probes:
         _, seen = self._last(model, provider)
         return seen if isinstance(seen, Present) else None
 
+    def is_absent(self, model: ModelConfig, provider: Provider) -> bool:
+        """True if somebody has looked for a local model, and it is not there but may be fetched."""
+        return self._found.get(_key(model, provider), (0.0, Missing("")))[1] is None
+
     def digest(self, model: ModelConfig, provider: Provider) -> str | None:
         """The digest of that model."""
         seen = self.seen(model, provider)

@@ -12,7 +12,6 @@ from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.ledger import Ledger
 from testronaut_llm.limits.windows import Rule
 from testronaut_llm.llm_manager import LLMManager
-from testronaut_llm.local.ollama_memory import OllamaMemory
 from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import Readiness, api_base_of, api_version_of, provider_of
 from testronaut_llm.rate_limiter import RateLimiter, Ticket
@@ -41,7 +40,7 @@ class OfflineEngine(Engine):
         super().__init__(source)
         self.answers = None
         self.limiter = NoLimits()
-        self.local.memory = OllamaMemory(None)
+        self.local.repeatable = True
         # In memory: budgets hold, and the user's own books stay as they are.
         self.ledger = Ledger(None, scope=lambda: scope_of(self.source.current()))
 
@@ -80,5 +79,5 @@ class RecordedLLM(LLMManager):
     def __init__(self, path: str | Path | None = None, *, budget: SessionBudget) -> None:
         super().__init__(path)
         self._engine.purse = budget
-        self._engine.local.memory = OllamaMemory(None)
+        self._engine.local.repeatable = True
         self._engine.answers = None  # each request of a test is recorded, and replayed

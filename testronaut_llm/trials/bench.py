@@ -19,7 +19,7 @@ from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.ollama_body import chat_body, usual_window, window
-from testronaut_llm.local.ollama_provider import OllamaServer, full_name
+from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.local.speeds import Speed
 from testronaut_llm.local.tiny_model import WORDS
 from testronaut_llm.model_config import ModelConfig
@@ -151,8 +151,8 @@ class _Ollama:
         return Round(int(read), int(wrote), first=first / NANO, rest=rest / NANO)
 
     def memory(self) -> int | None:
-        name = full_name(self._model.name)
-        return next((one.size for one in self._server.loaded() if full_name(one.name) == name), None)
+        loaded = self._server.find_loaded(self._model.name)
+        return loaded.size if loaded else None
 
 
 def _number(said: Mapping[str, Any], name: str) -> float:
