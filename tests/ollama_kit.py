@@ -24,6 +24,9 @@ CHAT = {"model": "small:1b", "message": {"role": "assistant", "content": "Hello.
 _RUNNER = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options with which a model is loaded: a request that has others loads it anew."""
 
+UNLOADED: dict[str, Any] = {}
+"""Among its loads."""
+
 
 class Ollama:
     """A server that has a model or gets it, loads it as it is asked, and says what it was made for."""
@@ -83,7 +86,8 @@ class Ollama:
             "digest": self.digest,
             **({"context_length": self.loads[-1].get("num_ctx", 4096)} if self.loads else {}),
         }
-        return _json({"models": [row] if self.has else []})
+        unloaded = bool(self.loads) and self.loads[-1] == UNLOADED
+        return _json({"models": [row] if self.has and not unloaded else []})
 
     def _delete(self, _: Request) -> Response:
         there, self.has = self.has, False
@@ -119,7 +123,7 @@ class Ollama:
         if not self.has:
             return Response(json.dumps({"error": "model 'small:1b' not found"}), 404)
         if body.get("keep_alive") == 0:
-            self.loads.append({})
+            self.loads.append(UNLOADED)
         elif "completion" not in self.capabilities:
             return Response(json.dumps({"error": '"small:1b" does not support generate'}), 400)
         else:

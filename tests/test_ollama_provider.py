@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,11 @@ from pydantic import SecretStr
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from testronaut_llm import LLMManager
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import machine, ollama_readiness
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
-from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import readiness
 from testronaut_llm.testing.network import NetworkGuard
 
@@ -245,3 +248,97 @@ def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServ
     assert "`local: false`" in found.mend
     assert readiness(a_model(local=False)).ready
     tags(httpserver, {**ROW, "name": "g:cloud", "model": "g:cloud", "remote_host": "https://ollama.com:443"})
+
+
+# Memory
+
+
+@pytest.fixture
+def spare(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A machine without a graphics card that can spare so many bytes."""
+    monkeypatch.setattr(machine, "free_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(machine, "has_graphics_memory", lambda: False)
+    return 8 * 2**30
+
+
+@pytest.mark.parametrize(("more", "ready"), [(0, True), (1, False)])
+def test_a_model_that_cannot_fit_into_memory_is_not_ready(
+    httpserver: HTTPServer, url: str, spare: int, more: int, ready: bool
+) -> None:
+    """Its server would refuse to load it; `check` and `route` say so beforehand, with both sizes."""
+    tags(httpserver, {**ROW, "size": spare + more})
+    httpserver.expect_request("/api/ps").respond_with_json({"models": []})
+    found = readiness(a_model())
+    assert found.ready is ready
+    if not ready:
+        assert found.missing == "'qwen3:latest' needs more than 8.0 GiB of memory, and this machine can spare 8.0 GiB"
+        assert "smaller model" in found.mend
+        config = LLMConfig(models={"mine": {"model": "ollama/qwen3"}}, tasks={"default": {"models": "mine"}})  # type: ignore[dict-item]
+        with LLMManager(config=config) as llm:
+            (candidate,) = llm.route(None, "hi").candidates
+        assert (candidate.kept, found.missing in candidate.reason) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "why"),
+    [
+        ({"model": "other:1b", "size": 3 * 2**30, "size_vram": 0}, "another model makes room"),
+        ({"model": "qwen3:latest", "digest": DIGEST, "size": 1}, "it is loaded"),
+    ],
+)
+def test_what_a_server_has_in_memory_counts(
+    httpserver: HTTPServer, url: str, spare: int, loaded: dict[str, Any], why: str
+) -> None:
+    """A model that is loaded fits, and the others are unloaded for a new one."""
+    tags(httpserver, {**ROW, "size": spare + 2**30})
+    httpserver.expect_request("/api/ps").respond_with_json({"models": [loaded]})
+    assert readiness(a_model()).ready, why
+
+
+@pytest.mark.parametrize("why", ["graphics card", "another host", "another machine"])
+def test_memory_that_nobody_here_knows_refuses_nothing(
+    httpserver: HTTPServer, url: str, spare: int, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A graphics card has memory of its own; a server elsewhere, and a model that is answered elsewhere, too."""
+    tags(httpserver, {**ROW, "size": 10 * spare, **({"remote_host": "https://x"} if why == "another host" else {})})
+    httpserver.expect_request("/api/ps").respond_with_json({"models": []})
+    if why == "graphics card":
+        monkeypatch.setattr(machine, "has_graphics_memory", lambda: True)
+    if why == "another machine":
+        monkeypatch.setattr(ollama_readiness, "is_loopback", lambda _: False)
+    assert readiness(a_model(local=False)).ready
+
+
+# What a server says is bounded
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_answer_without_an_end_is_not_read_to_it(httpserver: HTTPServer, url: str, packed: bool) -> None:
+    """Nor is one unpacked that was packed without being asked for."""
+    piece = gzip.compress(b" " * 2**20) if packed else b" " * 2**20
+    headers = {"content-encoding": "gzip"} if packed else {}
+    read: list[int] = []
+
+    def endless(_: Request) -> Response:
+        return Response((read.append(n) or piece for n in range(64)), headers=headers)  # type: ignore[func-returns-value]
+
+    httpserver.expect_request("/api/tags").respond_with_handler(endless)
+    with OllamaServer(url) as server, pytest.raises(LocalModelError, match="like Ollama"):
+        server.models()
+    assert packed or len(read) < 64
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "no row",
+        {"name": 5, "digest": ["a"], "size": "large", "details": [], "capabilities": "completion"},
+        {"name": "a", "size": True, "details": {"context_length": "8192"}, "capabilities": {"a": 1}},
+    ],
+)
+def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, row: Any) -> None:
+    """They are empty, and never an error."""
+    httpserver.expect_request("/api/tags").respond_with_json({"models": [row]})
+    with OllamaServer(url) as server:
+        for model in server.models():
+            assert (model.size, model.context_length, model.capabilities, model.digest) == (0, None, (), "")
