@@ -34,6 +34,7 @@ class Ollama:
     def __init__(self, server: HTTPServer) -> None:
         self.url = server.url_for("").rstrip("/")
         self.asked: list[tuple[str, bytes]] = []
+        self.name = "small:1b"
         self.has, self.listed, self.shown, self.pace = True, None, 8192, 0.0
         self.digest = os.urandom(32).hex()
         self.template, self.capabilities = "{{ .System }}{{ .Prompt }}", ["completion"]
@@ -69,7 +70,7 @@ class Ollama:
 
     def _tags(self, _: Request) -> Response:
         details = {"context_length": self.listed} if self.listed else {}
-        model = {"name": "small:1b", "model": "small:1b", "digest": self.digest, "size": self.size, "details": details}
+        model = {"name": self.name, "model": self.name, "digest": self.digest, "size": self.size, "details": details}
         model |= {"capabilities": self.tagged} if self.tagged else {}
         model |= {"remote_host": self.remote_host} if self.remote_host else {}
         return _json({"models": [model] if self.has else []})
@@ -81,7 +82,7 @@ class Ollama:
         return _json({"model_info": info, "template": self.template, "capabilities": self.capabilities})
 
     def _ps(self, _: Request) -> Response:
-        row = {"name": "small:1b", "model": "small:1b", "size": 1, "expires_at": "2026-11-23T05:14:24.88Z"}
+        row = {"name": self.name, "model": self.name, "size": 1, "expires_at": "2026-11-23T05:14:24.88Z"}
         row |= {
             "digest": self.digest,
             **({"context_length": self.loads[-1].get("num_ctx", 4096)} if self.loads else {}),
