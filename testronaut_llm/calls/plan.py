@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.calls.flow import Plan, flow_of
 from testronaut_llm.calls.judge import Judge
-from testronaut_llm.calls.request_maker import chat_request, extra_for, longest_answer, needed_window
+from testronaut_llm.calls.request_maker import chat_request, extra_for, longest_answer
 from testronaut_llm.cost_optimizer import nothing_left, plan
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.limits.rules import key_of, rules_of
@@ -140,7 +140,7 @@ def _ask(
             engine.local.note_cannot_think(model)
         target = engine.target(model, trusted=config.trusted, embeddings=bool(texts))
         longest = max((engine.counter.text_length(model, one) for one in texts), default=step.candidate.est_tokens or 0)
-        needed = needed_window(longest, 0 if texts else longest_answer(call, step))
+        needed = int(longest * 1.3) + 256 + (0 if texts else longest_answer(call, step))
         num_ctx = engine.local.window(model, needed=needed, most=step.candidate.context_window)
         if texts:
             extra = extra_for(model, call.extra)

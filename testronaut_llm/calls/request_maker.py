@@ -70,11 +70,6 @@ def longest_answer(call: Call, step: Try) -> int:
     return call.max_tokens * (2 if step.doubled else 1)
 
 
-def needed_window(prompt: int, answer: int) -> int:
-    """Tokens of window for a prompt that was estimated, and its answer."""
-    return int(prompt * 1.3) + answer + 256
-
-
 def extra_for(model: ModelConfig, extra: Mapping[str, Any]) -> Mapping[str, Any]:
     """The `extra` of a call, as one of its models takes it.
 

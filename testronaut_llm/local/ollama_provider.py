@@ -6,7 +6,7 @@ import json
 import ssl
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel, PullStep
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
 
-_CONNECT, _ANSWER, LOADING = 1.0, 10.0, 600.0
+_Row = TypeVar("_Row", OllamaModel, LoadedModel)
+
+_CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 """Seconds: to connect, for the answer to a question, and for one that may load a model first."""
 _MOST_BYTES, _MOST_BYTES_OF_A_LINE = 16 * 2**20, 2**20
 """Of an answer, and of one line of a pull's progress; no Ollama sends as much."""
@@ -71,8 +73,7 @@ class OllamaServer:
 
     def find(self, name: str) -> OllamaModel | None:
         """The model of that name, `:latest` implied; None where it is not pulled."""
-        wanted = full_name(name).lower()
-        return next((model for model in self.models() if full_name(model.name).lower() == wanted), None)
+        return _named(name, self.models())
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in its memory."""
@@ -80,8 +81,7 @@ class OllamaServer:
 
     def find_loaded(self, name: str) -> LoadedModel | None:
         """The model of that name, as it is in the server's memory; None where it is not there."""
-        wanted = full_name(name).lower()
-        return next((model for model in self.loaded() if full_name(model.name).lower() == wanted), None)
+        return _named(name, self.loaded())
 
     def show(self, name: str) -> ModelDetails:
         """What a model is and can do."""
@@ -120,7 +120,7 @@ class OllamaServer:
         body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
         body |= {} if keep_alive is None else {"keep_alive": keep_alive}
         body |= {"options": dict(options)} if options else {}
-        self._ask("POST", "/api/embed" if vectors else "/api/generate", body, silence=LOADING)
+        self._ask("POST", "/api/embed" if vectors else "/api/generate", body, silence=_LOADING)
 
     def unload(self, name: str) -> None:
         """Takes a model out of memory."""
@@ -128,7 +128,7 @@ class OllamaServer:
 
     def chat(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the answer to a body of `/api/chat`, with the server's own counts and durations (nanoseconds)."""
-        return self._ask("POST", "/api/chat", {**body, "stream": False}, silence=LOADING)
+        return self._ask("POST", "/api/chat", {**body, "stream": False}, silence=_LOADING)
 
     def pulling(self, name: str, *, silence: float, insecure: bool = False) -> Generator[PullStep]:
         """Yields how far the pull of a model is, as long as it lasts; a failure is a step with `error`.
@@ -224,6 +224,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     return value
+
+
+def _named(name: str, rows: tuple[_Row, ...]) -> _Row | None:
+    wanted = full_name(name).lower()
+    return next((row for row in rows if full_name(row.name).lower() == wanted), None)
 
 
 def full_name(name: str) -> str:

@@ -17,9 +17,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.ollama_models import PullStep
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
-from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.providers.endpoint import is_loopback
-from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 
 _TRIES = 3
@@ -38,26 +36,18 @@ class _BrokenError(Exception):
     """This try came to nothing, and another may go on where it ended."""
 
 
-def pull(
-    server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0, wait: float = -1.0
-) -> None:
+def pull(server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
 
-    After `patience` seconds without progress it is begun anew; another process that pulls the same is waited for
-    `wait` seconds, or as long as it takes where that is negative.
+    After `patience` seconds without progress it is begun anew.
 
     Raises:
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
     """
-    from filelock import Timeout
-
     tell, waiting = report or (lambda _: None), Progress(note="another process pulls it; waiting")
     lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
-    try:
-        with held(data_dir() / "locks" / lock, lambda: tell(waiting), timeout=wait):
-            _some_tries(server, name, tell, patience)
-    except Timeout:
-        raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None
+    with held(data_dir() / "locks" / lock, lambda: tell(waiting)):
+        _some_tries(server, name, tell, patience)
 
 
 def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) -> None:
@@ -73,26 +63,6 @@ def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) 
             tell(Progress(note=f"{broken}; going on where it was"))
         else:
             return
-
-
-def pull_in_time(model: ModelConfig, seconds: float, *, trusted: bool = True) -> None:
-    """Fetches a model that a call waits for (`auto_pull: true`).
-
-    Raises:
-        LocalModelError: as `pull`, or it was not there in time; what has come is kept.
-    """
-    until = time.monotonic() + seconds
-
-    def report(_: Progress) -> None:
-        if time.monotonic() > until:
-            raise LocalModelError(
-                f"{model.alias}: {model.name!r} was not pulled within the {seconds:.0f} s of this attempt; "
-                f"what has come is kept, so go on with: ollama pull {model.name}"
-            )
-
-    logger().info("model_pull", model=model.name)
-    with OllamaServer.of(model, trusted=trusted) as server:
-        pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
 
 
 def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
