@@ -172,9 +172,9 @@ class Telemetry:
         if is_heard():
             logger().info(event, **whole)
         config = self._config()
-        if config.log is not None and (settings := self._file.wanted(config)):
+        if (log := config.log) is not None:
             said = {name: self._redact(text) for name, text in (words or {}).items() if text is not None}
-            self._file.write(config, settings, {"event": event, **whole, **(said if settings.content else {})})
+            self._file.write(config, log, {"event": event, **whole, **(said if log.content else {})})
 
     def _trace(
         self,

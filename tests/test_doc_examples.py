@@ -11,12 +11,12 @@ from typing import Any
 import faults
 import pytest
 import yaml
+from fixtures_local import stored
 from manager_kit import Api
 from ollama_kit import Ollama
 from test_docs import ROOT, Block, blocks
 
 from testronaut_llm.cli import main
-from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -88,7 +88,12 @@ def test_an_example_for_ollama_runs(
 
 @pytest.mark.parametrize("line", commands())
 def test_a_console_example_runs(
-    line: str, folder: Path, ollama: Ollama, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    folder: Path,
+    ollama: Ollama,
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With the exit code 0, and no traceback; a model of random weights may fail the checks of `verify`."""
     ollama.name = "qwen3:8b"
@@ -97,7 +102,7 @@ def test_a_console_example_runs(
     if words[1] == "init":
         (folder / "llm.yaml").unlink()
     if TINY[1] in words:
-        fetch("tiny-random", store=ModelStore())
+        stored(ModelStore(), tiny_gguf)
     monkeypatch.setattr(sys, "argv", words)
     code: Any = 0
     try:

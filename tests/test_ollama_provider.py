@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +14,10 @@ from pydantic import SecretStr
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from testronaut_llm import LLMManager
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import machine, ollama_readiness
+from testronaut_llm.local import ollama_readiness
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
-from testronaut_llm.model_config import LLMConfig, ModelConfig
+from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import readiness
 from testronaut_llm.testing.network import NetworkGuard
 
@@ -201,7 +201,41 @@ def test_a_model_that_does_not_fit_is_refused_in_the_servers_words(httpserver: H
     assert caught.value.status == 500
 
 
+@pytest.mark.parametrize(
+    ("body", "encoding", "said"),
+    [
+        (gzip.compress(gzip.compress(b" " * 2**20)), "gzip, gzip", "its content-encoding is 'gzip, gzip'"),
+        (gzip.compress(b" " * (2**26 + 1)), "gzip", "the body is larger than 67,108,864 bytes"),
+        (b'{"models": [' + b"{}," * 250_000 + b"{}]}", "identity", "more than 250,000 lists and objects"),
+        (b'{"models": ' + b"[" * 200_000, "identity", "does not answer /api/tags like Ollama"),
+        (gzip.compress(b'{"models": []}'), "gzip", ""),
+    ],
+)
+def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str, body: bytes, encoding: str, said: str) -> None:
+    """A body that unpacks without end, or into too many parts, is refused with the server's address."""
+    httpserver.expect_request("/api/tags").respond_with_data(body, headers={"content-encoding": encoding})
+    if not said:
+        assert OllamaServer(url).models() == ()
+        return
+    with pytest.raises(LocalModelError, match=f"^the server at {url} does not answer.*{said}"):
+        OllamaServer(url).models()
+
+
 # Readiness
+
+
+def test_a_model_that_cannot_fit_into_memory_is_not_ready(
+    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is compared with this machine, if its server is said to be here."""
+    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: 8.0 * 2**30)
+    tags(httpserver, ROW | {"size": 40 * 2**30})
+    found = readiness(a_model())
+    assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
+    assert found.mend.startswith("name a smaller model")
+    assert readiness(a_model(local=False)).ready
+    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: math.inf)
+    assert readiness(a_model()).ready
 
 
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
@@ -248,65 +282,6 @@ def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServ
     assert "`local: false`" in found.mend
     assert readiness(a_model(local=False)).ready
     tags(httpserver, {**ROW, "name": "g:cloud", "model": "g:cloud", "remote_host": "https://ollama.com:443"})
-
-
-# Memory
-
-
-@pytest.fixture
-def spare(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A machine without a graphics card that can spare so many bytes."""
-    monkeypatch.setattr(machine, "free_memory", lambda: 8 * 2**30)
-    monkeypatch.setattr(machine, "has_graphics_memory", lambda: False)
-    return 8 * 2**30
-
-
-@pytest.mark.parametrize(("more", "ready"), [(0, True), (1, False)])
-def test_a_model_that_cannot_fit_into_memory_is_not_ready(
-    httpserver: HTTPServer, url: str, spare: int, more: int, ready: bool
-) -> None:
-    """Its server would refuse to load it; `check` and `route` say so beforehand, with both sizes."""
-    tags(httpserver, {**ROW, "size": spare + more})
-    httpserver.expect_request("/api/ps").respond_with_json({"models": []})
-    found = readiness(a_model())
-    assert found.ready is ready
-    if not ready:
-        assert found.missing == "'qwen3:latest' needs more than 8.0 GiB of memory, and this machine can spare 8.0 GiB"
-        assert "smaller model" in found.mend
-        config = LLMConfig(models={"mine": {"model": "ollama/qwen3"}}, tasks={"default": {"models": "mine"}})  # type: ignore[dict-item]
-        with LLMManager(config=config) as llm:
-            (candidate,) = llm.route(None, "hi").candidates
-        assert (candidate.kept, found.missing in candidate.reason) == (False, True)
-
-
-@pytest.mark.parametrize(
-    ("loaded", "why"),
-    [
-        ({"model": "other:1b", "size": 3 * 2**30, "size_vram": 0}, "another model makes room"),
-        ({"model": "qwen3:latest", "digest": DIGEST, "size": 1}, "it is loaded"),
-    ],
-)
-def test_what_a_server_has_in_memory_counts(
-    httpserver: HTTPServer, url: str, spare: int, loaded: dict[str, Any], why: str
-) -> None:
-    """A model that is loaded fits, and the others are unloaded for a new one."""
-    tags(httpserver, {**ROW, "size": spare + 2**30})
-    httpserver.expect_request("/api/ps").respond_with_json({"models": [loaded]})
-    assert readiness(a_model()).ready, why
-
-
-@pytest.mark.parametrize("why", ["graphics card", "another host", "another machine"])
-def test_memory_that_nobody_here_knows_refuses_nothing(
-    httpserver: HTTPServer, url: str, spare: int, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    """A graphics card has memory of its own; a server elsewhere, and a model that is answered elsewhere, too."""
-    tags(httpserver, {**ROW, "size": 10 * spare, **({"remote_host": "https://x"} if why == "another host" else {})})
-    httpserver.expect_request("/api/ps").respond_with_json({"models": []})
-    if why == "graphics card":
-        monkeypatch.setattr(machine, "has_graphics_memory", lambda: True)
-    if why == "another machine":
-        monkeypatch.setattr(ollama_readiness, "is_loopback", lambda _: False)
-    assert readiness(a_model(local=False)).ready
 
 
 # What a server says is bounded

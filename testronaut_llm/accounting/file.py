@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import made
+from testronaut_llm.support.sqlite import Connection
 
 T = TypeVar("T")
 
@@ -122,6 +123,7 @@ class LedgerFile:
             timeout=WAIT,
             isolation_level=None,
             check_same_thread=False,
+            factory=Connection,
         )
         try:
             if self.path is not None and self.path.stat().st_mode & 0o077:

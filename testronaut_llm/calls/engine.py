@@ -132,9 +132,9 @@ class Engine:
 
         return SpeedHistory()
 
-    def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:
+    def ready(self, model: ModelConfig) -> Readiness:
         """Can this model be asked now, and if not, what is missing?"""
-        return readiness(model, trusted=trusted, probes=self.probes)
+        return readiness(model, probes=self.probes)
 
     def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
         """The route and the call as something to drive: an embedding of `texts`, or a chat without.
@@ -171,12 +171,11 @@ class Engine:
         if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
             self.counter.observe(call.task, model, asked.est_tokens, result.usage)
 
-    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:
+    def target(self, model: ModelConfig, embeddings: bool = False) -> Target:
         """Where a model is asked and with which key. May start a local model, or run a command.
 
         Args:
             model: which.
-            trusted: does its file come from somebody who may say where keys go?
             embeddings: shall it embed?
 
         Raises:
@@ -193,7 +192,7 @@ class Engine:
             self.redactor.add(endpoint.token)
             token = SecretStr(endpoint.token)
             return Target(model=model, provider=provider, api_base=endpoint.api_base, key=token)
-        key = self.credentials.key(model, provider, trusted=trusted)
+        key = self.credentials.key(model, provider)
         if key is not None:
             self.redactor.add(key.get_secret_value())
         for text in (*model.environment_texts, *secret_parts(api_base_of(model, provider) or "")):
@@ -204,7 +203,7 @@ class Engine:
             api_base=api_base_of(model, provider),
             api_version=api_version_of(model, provider),
             key=key,
-            token_provider=None if key else self.credentials.token_provider(model, provider, trusted=trusted),
+            token_provider=None if key else self.credentials.token_provider(model, provider),
             thinks=self.local.thinks(model) if provider.wire == "ollama" else None,
         )
 

@@ -74,7 +74,7 @@ class LocalModels:
         self._served[model.alias] = endpoint.api_base
         return endpoint
 
-    def fetch(self, model: ModelConfig, seconds: float, *, trusted: bool) -> Fetch | None:
+    def fetch(self, model: ModelConfig, seconds: float) -> Fetch | None:
         """Begins to fetch a model that is not there and may be fetched; None where nothing has to be.
 
         `seconds` are those that the call still has, or infinite.
@@ -82,7 +82,7 @@ class LocalModels:
         provider = provider_of(model)
         if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
             return None
-        fetch = _fetch if provider.name == "embedded" else partial(_pull, trusted=trusted)
+        fetch = _fetch if provider.name == "embedded" else _pull
         return self._fetches.begin(model, seconds, partial(self._fetched, model, fetch))
 
     def _fetched(self, model: ModelConfig, fetch: Callable[[ModelConfig, Report], None], report: Report) -> None:
@@ -94,7 +94,7 @@ class LocalModels:
         if (missing := self._probes.ask(model, provider_of(model))) is not None:
             raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}".removesuffix("; "))
 
-    def load(self, model: ModelConfig, *, trusted: bool) -> None:
+    def load(self, model: ModelConfig) -> None:
         """Brings a local model into memory as calls want it there. May take minutes.
 
         Raises:
@@ -107,12 +107,12 @@ class LocalModels:
             from testronaut_llm.local.ollama_provider import OllamaServer
 
             self._checked(model)
-            if (fetch := self.fetch(model, float("inf"), trusted=trusted)) is not None:
+            if (fetch := self.fetch(model, float("inf"))) is not None:
                 fetch.future.result()
             self.look(model)
             seen = self._probes.seen(model, provider_of(model))
             options = load_options(model, self.window(model, most=seen.context if seen else None))
-            with OllamaServer.of(model, trusted=trusted) as server:
+            with OllamaServer.of(model) as server:
                 vectors = server.makes_vectors(model.name)
                 server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
 
@@ -172,9 +172,9 @@ def _fetch(model: ModelConfig, report: Report) -> None:
     fetch(model.name, progress=report)
 
 
-def _pull(model: ModelConfig, report: Report, *, trusted: bool) -> None:
+def _pull(model: ModelConfig, report: Report) -> None:
     from testronaut_llm.local.ollama_provider import OllamaServer
     from testronaut_llm.local.ollama_pull import pull
 
-    with OllamaServer.of(model, trusted=trusted) as server:
+    with OllamaServer.of(model) as server:
         pull(server, model.name, report=report)

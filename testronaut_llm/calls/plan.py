@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.calls.flow import Plan, flow_of
 from testronaut_llm.calls.judge import Judge
-from testronaut_llm.calls.request_maker import chat_request, extra_for, longest_answer
+from testronaut_llm.calls.request_maker import chat_request, longest_answer
 from testronaut_llm.cost_optimizer import nothing_left, plan
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.limits.rules import key_of, rules_of
@@ -56,7 +56,7 @@ def route_of(
     options = [
         scale.weigh(
             one,
-            engine.ready(one.model, trusted=config.trusted) if one.excluded is None else READY,
+            engine.ready(one.model) if one.excluded is None else READY,
             schema=_schema_text(engine, call, one.model),
             context=seen.context if (seen := engine.probes.seen(one.model, one.provider)) else None,
             speed=engine.speeds.latest(one.model) if one.provider.local else None,
@@ -104,12 +104,12 @@ def flow_along(
     )
     made = Plan(
         route=route,
-        ask=partial(_ask, engine, config, call, models, texts),
+        ask=partial(_ask, engine, call, models, texts),
         limit={alias: call.timeout or timeout_of(model) for alias, model in models.items()},
         judge=judge,
         purse=engine.purse or purse,
         policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
-        fetch=lambda alias, seconds: engine.local.fetch(models[alias], seconds, trusted=config.trusted),
+        fetch=lambda alias, seconds: engine.local.fetch(models[alias], seconds),
         slow=lambda alias: _is_slow(models[alias]),
         ticket=lambda step: _ticket(engine, config, models, step, 0 if texts else longest_answer(call, step)),
         rest=lambda alias: engine.limiter.rest(key_of(models[alias])),
@@ -126,7 +126,6 @@ def _ticket(engine: Engine, config: LLMConfig, models: Mapping[str, ModelConfig]
 
 def _ask(
     engine: Engine,
-    config: LLMConfig,
     call: Call,
     models: Mapping[str, ModelConfig],
     texts: tuple[str, ...],
@@ -138,13 +137,12 @@ def _ask(
     def make(timeout: float) -> Request | EmbedRequest:
         if "reasoning" in step.without:
             engine.local.note_cannot_think(model)
-        target = engine.target(model, trusted=config.trusted, embeddings=bool(texts))
+        target = engine.target(model, embeddings=bool(texts))
         longest = max((engine.counter.text_length(model, one) for one in texts), default=step.candidate.est_tokens or 0)
         needed = int(longest * 1.3) + 256 + (0 if texts else longest_answer(call, step))
         num_ctx = engine.local.window(model, needed=needed, most=step.candidate.context_window)
         if texts:
-            extra = extra_for(model, call.extra)
-            return EmbedRequest(target=target, texts=texts, timeout=timeout, num_ctx=num_ctx, extra=extra)
+            return EmbedRequest(target=target, texts=texts, timeout=timeout, num_ctx=num_ctx, extra=call.extra)
         schema = call.output.wire(engine.dialect(model)) if call.output else None
         return chat_request(call, target, step, schema=schema, num_ctx=num_ctx, timeout=timeout, answered=text)
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from testronaut_llm.config.local_options import refused_options, sorted_options
-from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.records import Call, Message
 from testronaut_llm.transport.model_request import Request, Target
 
 if TYPE_CHECKING:
     from testronaut_llm.fallback import Try
-    from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import WireSchema
 
 
@@ -50,7 +46,7 @@ def chat_request(
         num_ctx=num_ctx,
         stream=call.stream,
         prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
-        extra=extra_for(target.model, call.extra),
+        extra=call.extra,
     )
 
 
@@ -68,19 +64,3 @@ def _messages(call: Call, instructions: str, repair: str | None, answered: str) 
 def longest_answer(call: Call, step: Try) -> int:
     """The cap of one attempt, in tokens."""
     return call.max_tokens * (2 if step.doubled else 1)
-
-
-def extra_for(model: ModelConfig, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `extra` of a call, as one of its models takes it.
-
-    Raises:
-        InvalidRequestError: a local model's server does not take it, or not with a single call.
-    """
-    for place, reason in refused_options(model.provider, extra):
-        raise InvalidRequestError(f"extra holds {'.'.join(place)!r}: {reason}")
-    if model.provider == "embedded" and (hardware := sorted_options(extra)[1]):
-        raise InvalidRequestError(
-            f"extra holds {next(iter(hardware))!r}: an embedded model is loaded with it; "
-            f"write it into `extra` of {model.alias} in llm.yaml"
-        )
-    return extra

@@ -12,6 +12,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
+from testronaut_llm.providers.endpoint import TRUST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def check(
     }
     about = {"litellm": installation.litellm_version(), "prices": _prices(), "warnings": installation.warnings()}
     if as_json:
-        head = {"file": settings.path, "trusted": settings.trusted}
+        head = {"file": settings.path, "trusted": settings.trusted, "ignored": settings.ignored}
         screen.out_json({**head, "models": reports, "tasks": tasks, **about})
     else:
         _show(settings, reports, tasks, about)
@@ -63,6 +64,8 @@ def _show(
     settings: testronaut_llm.LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]
 ) -> None:
     screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
+    if settings.ignored:
+        screen.note(f"without effect until it is trusted: {', '.join(settings.ignored)}; {TRUST}")
     columns = ("model", "is", "ready", "note", "does not take", "live")
     shown = 6 if any(one.live for one in reports) else 5
     screen.table("models", columns[:shown], [_row(one)[:shown] for one in reports])
@@ -95,7 +98,7 @@ def _report(
     from testronaut_llm.provider_registry import is_local, readiness
 
     model = settings.model(alias)
-    found = readiness(model, trusted=settings.trusted)
+    found = readiness(model)
     try:
         local, unknown = is_local(model), False
     except ConfigError:  # of the provider; readiness says which was meant

@@ -128,7 +128,7 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     config = llm.config
     rows = [config.model(name) for name in ((model,) if model else config.task(task).models)]
     for row in rows:
-        found = readiness(row, trusted=config.trusted) if row.auto_pull == "ask" else None
+        found = readiness(row) if row.auto_pull == "ask" else None
         if found and " pull " in found.mend:
             screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
             if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click's own question writes to stdout, too

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -24,6 +25,8 @@ KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
 )
+_LOADED: set[str] = set()
+"""Where llama.cpp could be loaded from: that does not change while this process lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,34 @@ def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
         process.stdin.write(json.dumps(told).encode() + b"\n")
         process.stdin.flush()
     return process
+
+
+def library_fault() -> str:
+    """Why llama.cpp cannot be loaded, then a colon and how to fix it; empty where it can be.
+
+    It is loaded in a process of its own; that it could be is remembered.
+    """
+    environment = _environment()
+    if (place := environment["PYTHONPATH"]) in _LOADED:
+        return ""
+    command = [sys.executable, "-P", "-c", "import xllamacpp"]
+    try:
+        tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    except OSError:  # a start will say why no process can be had
+        return ""
+    if tried.returncode == 0:
+        _LOADED.add(place)
+        return ""
+    said = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200] or f"status {tried.returncode}"
+    if missing := re.search(r"(lib[^\s/:]+)\.so\.(\d+): cannot open shared object", said):
+        name, number = missing[1].replace("_", "-"), missing[2]
+        package = f"{name}-{number}" if name[-1].isdigit() else f"{name}{number}"  # as Debian names them all
+        return (
+            f"llama.cpp cannot be loaded, since the library {missing[1]}.so.{number} is missing: "
+            f"apt-get install {package} (Debian, Ubuntu; elsewhere the package that holds it)"
+        )
+    how = f"{signal.Signals(-tried.returncode).name}, is it made for this processor?" if tried.returncode < 0 else said
+    return f"llama.cpp cannot be loaded ({how}): pip install --force-reinstall xllamacpp, or use Ollama"
 
 
 def _environment() -> dict[str, str]:

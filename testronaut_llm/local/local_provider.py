@@ -17,8 +17,8 @@ from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
 from testronaut_llm.local.catalogue import catalogue
-from testronaut_llm.local.download import is_pinned, pull_again
-from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
+from testronaut_llm.local.download import is_pinned, pull_again, size_of
+from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings, library_fault
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
@@ -128,15 +128,16 @@ class EmbeddedRunner:
 
     def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> Settings:
         path, stored = self._store.path(model.name), self._store.get(model.name)
-        header, fault = read_header(path), ""
-        if stored and header.size != stored.size:
-            fault = f"has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
+        size, fault = size_of(path), ""
+        if stored and size != stored.size:
+            fault = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
         elif stored and not is_pinned(stored.sha256, model.digest):
             fault = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
             fault += "line, or fetch the model again"
         if fault:
             again = pull_again(model.name)
             raise LocalModelError(f"embedded/{model.name} {fault}: {again}", provider="embedded")
+        header = read_header(path)
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
         hardware, batch = sorted_options(model.extra)[1], memory_fit.batch_size(context, embeddings=embeddings)
         return Settings(
@@ -177,7 +178,7 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
             return f"the model is not on this machine: testronaut-llm models pull embedded/{model.name}"
     except LocalModelError as error:
         return str(error)
-    return None
+    return library_fault() or None
 
 
 def _idle_seconds(keep_alive: object, default: float) -> float:

@@ -13,7 +13,7 @@ from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, Ollama
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.hosts import is_loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -23,8 +23,6 @@ _Row = TypeVar("_Row", OllamaModel, LoadedModel)
 
 _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 """Seconds: to connect, for the answer to a question, and for one that may load a model first."""
-_MOST_BYTES, _MOST_BYTES_OF_A_LINE = 16 * 2**20, 2**20
-"""Of an answer, and of one line of a pull's progress; no Ollama sends as much."""
 
 
 class OllamaServer:
@@ -41,7 +39,7 @@ class OllamaServer:
         self._http: httpx.Client | None = None
 
     @classmethod
-    def of(cls, model: ModelConfig | None = None, *, trusted: bool = True) -> OllamaServer:
+    def of(cls, model: ModelConfig | None = None) -> OllamaServer:
         """The server that a model's row names; without one, the usual server.
 
         Raises:
@@ -49,7 +47,7 @@ class OllamaServer:
         """
         model = model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
-        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider, trusted=trusted))
+        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider))
 
     def __enter__(self) -> OllamaServer:
         return self
@@ -139,7 +137,7 @@ class OllamaServer:
         """
         body = {"model": name, "stream": True, **({"insecure": True} if insecure else {})}
         with self._sent("POST", "/api/pull", body, silence) as response:
-            for line in _lines(response):
+            for line in filter(str.strip, response.iter_lines()):
                 yield PullStep.of(_mapping(json.loads(line)))
 
     def _ask(
@@ -149,15 +147,12 @@ class OllamaServer:
 
         try:
             with self._sent(method, path, body, silence) as response:
-                status, raw = response.status_code, _whole(response)
+                status = response.status_code
+                answer = _mapping(json.loads(response.read() or b"{}"))
+        except (ValueError, RecursionError, httpx.DecodingError):
+            answer = None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
-        except ValueError:
-            status, raw = 200, b"(too long)"
-        try:
-            answer = _mapping(json.loads(raw or b"{}"))
-        except (ValueError, RecursionError):
-            answer = None
         if status == 200 and answer is not None:
             return answer
         said = str((answer or {}).get("error", ""))[:200]
@@ -184,40 +179,23 @@ class OllamaServer:
 
 
 def _client(url: str, key: SecretStr | None) -> httpx.Client:
-    """No redirects, no proxy on loopback, our key only, nothing packed."""
+    """No redirects, no proxy on loopback, our key only, and no body without a bound."""
     import httpx
 
-    headers = {"accept-encoding": "identity"}
-    if key is not None:
-        headers["authorization"] = f"Bearer {key.get_secret_value()}"
+    from testronaut_llm.support.http_body import bounded
+
     plain = url.startswith("http:")
     return httpx.Client(
         base_url=url,
-        headers=headers,
+        headers={
+            "accept-encoding": "identity",
+            **({"authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}),
+        },
+        event_hooks={"response": [bounded]},
         follow_redirects=False,
         trust_env=not is_loopback(url),
         verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else True,  # never used: saves reading the CA file
     )
-
-
-def _whole(response: httpx.Response) -> bytes:
-    raw = bytearray()
-    for chunk in response.iter_raw():
-        raw += chunk
-        if len(raw) > _MOST_BYTES:
-            raise ValueError("more than an Ollama server says")
-    return bytes(raw)
-
-
-def _lines(response: httpx.Response) -> Iterator[bytes]:
-    rest = b""
-    for chunk in response.iter_raw():
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(bytes.strip, lines)
-        if len(rest) > _MOST_BYTES_OF_A_LINE:
-            raise ValueError("a line without an end")
-    if rest.strip():
-        yield rest
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -242,7 +220,11 @@ def not_pulled(name: str) -> str:
 
 
 def unreachable(url: str, error: Exception) -> LocalModelError:
-    """The error for a server that does not answer at all."""
+    """The error for a server that does not answer at all, or not in words that can be taken in."""
+    from testronaut_llm.support.http_body import BodyError
+
+    if isinstance(error, BodyError):
+        return LocalModelError(f"the server at {url} does not answer like Ollama: {error}; check api_base")
     return LocalModelError(
         f"no Ollama answers at {url} ({type(error).__name__}); is `ollama serve` running? "
         f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"

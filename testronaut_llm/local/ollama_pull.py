@@ -15,9 +15,11 @@ from pathlib import Path
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
+from testronaut_llm.local.machine import memory_of_servers
+from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_models import PullStep
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.paths import data_dir
 
 _TRIES = 3
@@ -75,7 +77,7 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float) -> N
                 if step.error:
                     raise _failed(name, step.error)
                 status = step.status
-                _check_room(server, step)
+                _check_room(server, name, step)
                 report(Progress(note=status, done=step.completed, total=step.total))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise unreachable(server.url, error) from None
@@ -104,9 +106,12 @@ def _moving(steps: Iterator[PullStep], patience: float) -> Iterator[PullStep]:
         yield step
 
 
-def _check_room(server: OllamaServer, step: PullStep) -> None:
-    folder = _models_folder()
-    if step.total is None or folder is None or not is_loopback(server.url):
+def _check_room(server: OllamaServer, name: str, step: PullStep) -> None:
+    """Raises LocalModelError: the server is on this machine, whose memory or disk is too small for this layer."""
+    if step.total is None or not is_loopback(server.url):
+        return
+    check_memory(f"{name!r} (to have it all the same: ollama pull {name})", step.total, memory_of_servers())
+    if (folder := _models_folder()) is None:
         return
     missing, free = step.total - step.completed, shutil.disk_usage(folder).free
     if missing > free:

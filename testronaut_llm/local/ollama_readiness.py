@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 
 from testronaut_llm.errors import CassetteMissError, LLMError
-from testronaut_llm.local import machine
 from testronaut_llm.local.download import is_pinned
+from testronaut_llm.local.machine import memory_of_servers
+from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_models import ModelDetails, OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import is_local
-from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.hosts import is_loopback
 
 _SHOWN: dict[str, ModelDetails] = {}
 """What `/api/show` says, by digest: it never changes."""
@@ -24,7 +25,6 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
             details = _details(server, model, found) if found else ModelDetails()
-            missing = _too_large(server, found) if found else None
     except CassetteMissError:
         raise  # a fault of the test, not of the server
     except LLMError as error:
@@ -35,7 +35,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
             return None
         return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
     thinks = "thinking" in details.capabilities if details.capabilities else None
-    return _not_the_one(model, found) or missing or Present(found.digest, details.context_length, thinks)
+    return _not_the_one(model, found, server) or Present(found.digest, details.context_length, thinks)
 
 
 def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> ModelDetails:
@@ -51,24 +51,7 @@ def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> Mo
     return _SHOWN[found.digest]
 
 
-def _too_large(server: OllamaServer, found: OllamaModel) -> Missing | None:
-    """What is said of a model that its server would refuse to load, where that server shares this machine's memory."""
-    if found.remote_host or not is_loopback(server.url) or found.size <= (free := machine.free_memory()):
-        return None
-    loaded = server.loaded()  # these make room, and what is loaded fits
-    if any(one.digest == found.digest for one in loaded) or machine.has_graphics_memory():
-        return None
-    free += sum(one.size - one.size_vram for one in loaded)
-    if found.size <= free:
-        return None
-    return Missing(
-        f"{found.name!r} needs more than {found.size / 2**30:,.1f} GiB of memory, and this machine can spare "
-        f"{free / 2**30:,.1f} GiB",
-        "close something, or name a smaller model or a stronger quantisation",
-    )
-
-
-def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:
+def _not_the_one(model: ModelConfig, found: OllamaModel, server: OllamaServer) -> Missing | None:
     if not is_pinned(found.digest, model.digest):
         pinned = str(model.digest).removeprefix("sha256:")
         return Missing(
@@ -81,4 +64,10 @@ def _not_the_one(model: ModelConfig, found: OllamaModel) -> Missing | None:
             f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}",
             "if that is all right, say so with `local: false` (private tasks then skip it)",
         )
+    if is_local(model) and is_loopback(server.url):
+        try:
+            check_memory(repr(model.name), found.size, memory_of_servers())
+        except LLMError as error:
+            what, _, mend = str(error).partition("; ")
+            return Missing(what, f"{mend}, or say `local: false` where the server is not on this machine")
     return None

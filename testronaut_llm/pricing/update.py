@@ -15,11 +15,11 @@ from typing import Any
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.pricing.rows import is_money, read_price, starts_at
 from testronaut_llm.pricing.tables import Row, decode, model_rows, user_table_path
-from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.paths import made
 
-LARGEST = 64 * 1024 * 1024
+LARGEST = 16 * 1024 * 1024
 _DEAREST = 1  # USD for one token: anything above it is a slip of units
 _FETCH_SECONDS = 30
 _EXPECTED = "a JSON object of models, as LiteLLM's model_prices_and_context_window.json"
@@ -94,7 +94,7 @@ def _fetch(url: str) -> str:
 def _checked(source: str, text: str) -> Mapping[str, Row]:
     try:
         decoded = decode(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source!r} is not JSON ({error}); expected {_EXPECTED}") from None
     rows = model_rows(decoded) if isinstance(decoded, dict) else {}
     if not any(read_price(row) for row in rows.values() if not list(_faults(row))):

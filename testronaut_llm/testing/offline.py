@@ -44,11 +44,11 @@ class OfflineEngine(Engine):
         # In memory: budgets hold, and the user's own books stay as they are.
         self.ledger = Ledger(None, scope=lambda: scope_of(self.source.current()))
 
-    def ready(self, model: ModelConfig, *, trusted: bool) -> Readiness:  # noqa: ARG002 - the signature is the engine's
+    def ready(self, model: ModelConfig) -> Readiness:  # noqa: ARG002 - the signature is the engine's
         """Always."""
         return Readiness(ready=True)
 
-    def target(self, model: ModelConfig, *, trusted: bool, embeddings: bool = False) -> Target:  # noqa: ARG002 - as above
+    def target(self, model: ModelConfig, embeddings: bool = False) -> Target:  # noqa: ARG002 - as above
         """The model's own address, or a stand-in where its address is not known here."""
         provider = provider_of(model)
         base = api_base_of(model, provider)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.config.local_options import SAMPLING, sorted_options
-from testronaut_llm.errors import LLMError
+from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.local.ollama_body import chat_body, embed_body
 from testronaut_llm.provider_registry import Provider
+from testronaut_llm.providers import body_fields
 from testronaut_llm.records import Message, Usage
 
 if TYPE_CHECKING:
@@ -127,19 +128,34 @@ def chat_arguments(request: Request) -> dict[str, Any]:
                 **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
             },
         }
+    body = _extra(request)
     if target.provider.wire == "ollama":
         own = {"num_predict": request.max_tokens, **{name: arguments[name] for name in ("temperature", "stop", "seed")}}
         given = {name: value for name, value in own.items() if value is not None}
         body = chat_body(target.model, given, num_ctx=request.num_ctx, extra=request.extra, thinks=target.thinks)
-    else:
-        body = _extra(target, request.extra)
-        if target.model.reasoning is not None:
-            arguments["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
-    if target.provider.wire == "anthropic":
-        arguments.update(body, allowed_openai_params=list(body))  # it would send a field `extra_body`, which is refused
-    elif body:
-        arguments["extra_body"] = body
+    elif target.model.reasoning is not None:
+        arguments["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
+    arguments.update(body_fields.arguments(body, target.provider))
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _extra(request: Request | EmbedRequest) -> dict[str, Any]:
+    """The body fields of the model's row and of the call; an embedded model's options in llama.cpp's words.
+
+    Raises:
+        InvalidRequestError: the provider takes no such, or not with a single call.
+    """
+    model, provider = request.target.model, request.target.provider
+    fields = {**model.extra, **request.extra}
+    wrong = body_fields.refused(fields, provider, embedding=isinstance(request, EmbedRequest))
+    if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
+        wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
+    if wrong:
+        raise InvalidRequestError(wrong, model=model.alias, provider=provider.name)
+    if provider.name != "embedded":
+        return fields
+    sampling, _, others = sorted_options(model.extra, request.extra)
+    return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}
 
 
 def _turns(request: Request) -> list[dict[str, Any]]:
@@ -160,12 +176,12 @@ def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
         "input": list(request.texts),
         "dimensions": target.model.dimensions,
     }
+    body = _extra(request)
     if target.provider.wire == "ollama":
-        arguments.update(embed_body(target.model, num_ctx=request.num_ctx, extra=request.extra))
+        body = embed_body(target.model, num_ctx=request.num_ctx, extra=request.extra)
     else:
         arguments["encoding_format"] = "float"
-        if body := _extra(target, request.extra):
-            arguments["extra_body"] = body
+    arguments.update(body_fields.arguments(body, target.provider, embedding=True))
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -179,6 +195,7 @@ def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[st
         "stop": bool(request.stop),
         "seed": request.seed is not None,
         "reasoning": _wants_reasoning(request.target),
+        **dict.fromkeys((*request.target.model.extra, *request.extra), True),
     }
     known_as = {
         "stop": {"stop", "stop_sequences", "stopSequences"},
@@ -203,11 +220,3 @@ def _common(target: Target, timeout: float) -> dict[str, Any]:
         "drop_params": True,
         "no-log": True,
     }
-
-
-def _extra(target: Target, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The body fields of row and call. An embedded model gets its options in llama.cpp's words, but what it loads."""
-    if target.provider.name != "embedded":
-        return {**target.model.extra, **extra}
-    sampling, _, others = sorted_options(target.model.extra, extra)
-    return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}

@@ -24,8 +24,9 @@ from testronaut_llm.errors import (
     Verdict,
 )
 from testronaut_llm.records import Usage
+from testronaut_llm.support.http_body import BodyError
 from testronaut_llm.transport.evidence import Evidence, examine
-from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
+from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
 from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redirect, retry_after
 
@@ -157,8 +158,8 @@ class ReplyReader:
 
     def _broken(self, causes: list[BaseException]) -> LLMError:
         kinds = tuple(type(cause) for cause in causes)
-        if any(issubclass(kind, BodyTooLargeError) for kind in kinds):
-            return BadResponseError("the body is larger than an answer, and was not read to its end")
+        if body := next((cause for cause in causes if isinstance(cause, BodyError)), None):
+            return BadResponseError(str(body))
         if any(issubclass(kind, httpx.TimeoutException | TimeoutError) for kind in kinds):
             return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):

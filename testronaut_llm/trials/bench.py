@@ -21,10 +21,9 @@ from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.ollama_body import chat_body, usual_window, window
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.local.speeds import Speed
-from testronaut_llm.local.tiny_model import WORDS
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
-from testronaut_llm.trials.verify import seconds_to_load
+from testronaut_llm.trials.verify import WORDS, seconds_to_load
 
 PROMPT_WORDS, ANSWER_TOKENS = 300, 96
 NANO = 1e9
