@@ -159,7 +159,7 @@ def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_wi
 async def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
     """They belong to the row; the message says so."""
     async with manager({"m": {"model": f"embedded/{TINY}"}}) as llm:
-        with pytest.raises(InvalidRequestError, match="`extra` of m in llm"):
+        with pytest.raises(InvalidRequestError, match="`extra` of its row"):
             await ask(llm, "complete", "Say hello.", extra={"num_thread": 2})
 
 

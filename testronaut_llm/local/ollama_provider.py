@@ -149,10 +149,10 @@ class OllamaServer:
             with self._sent(method, path, body, silence) as response:
                 status = response.status_code
                 answer = _mapping(json.loads(response.read() or b"{}"))
-        except (ValueError, RecursionError, httpx.DecodingError):
-            answer = None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
+        except (ValueError, RecursionError):
+            answer = None
         if status == 200 and answer is not None:
             return answer
         said = str((answer or {}).get("error", ""))[:200]
