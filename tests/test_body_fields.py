@@ -13,7 +13,6 @@ import pytest
 from fault_server import FaultServer
 from faults import good
 from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
-from testronaut_llm.providers.litellm_names import HANDLER_CLIENT
 
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.gateway import load_litellm

@@ -10,15 +10,18 @@ from testronaut_llm.transport.model_request import Request, Target
 
 if TYPE_CHECKING:
     from testronaut_llm.fallback import Try
-    from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import WireSchema
-
-_OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
-"""Tokens: an Ollama context grows in steps, since every new size loads the model again."""
 
 
 def chat_request(
-    call: Call, target: Target, step: Try, *, schema: WireSchema | None, timeout: float, answered: str
+    call: Call,
+    target: Target,
+    step: Try,
+    *,
+    schema: WireSchema | None,
+    num_ctx: int | None,
+    timeout: float,
+    answered: str,
 ) -> Request:
     """The request of one attempt.
 
@@ -27,20 +30,20 @@ def chat_request(
         target: where it goes.
         step: whether it repairs an answer, or may have twice the tokens.
         schema: what this wire takes of the caller's schema.
+        num_ctx: tokens of window that an Ollama model is asked for.
         timeout: seconds.
         answered: the answer that a repair is about.
     """
-    max_tokens = call.max_tokens * (2 if step.doubled else 1)
     return Request(
         target=target,
         messages=_messages(call, schema.instructions if schema else "", step.repair, answered),
-        max_tokens=max_tokens,
+        max_tokens=longest_answer(call, step),
         timeout=timeout,
         temperature=call.temperature,
         stop=call.stop,
         seed=call.seed,
         schema=schema,
-        num_ctx=_num_ctx(target.model, step, max_tokens) if target.provider.wire == "ollama" else None,
+        num_ctx=num_ctx,
         stream=call.stream,
         prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
         extra=call.extra,
@@ -58,8 +61,6 @@ def _messages(call: Call, instructions: str, repair: str | None, answered: str) 
     return messages
 
 
-def _num_ctx(model: ModelConfig, step: Try, max_tokens: int) -> int:
-    """What `llm.yaml` says, or what the prompt needs; never more than the model was made for, where that is known."""
-    needed = int((step.candidate.est_tokens or 0) * 1.3) + max_tokens + 256
-    size = model.num_ctx or max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
-    return min(size, step.candidate.context_window or size)
+def longest_answer(call: Call, step: Try) -> int:
+    """The cap of one attempt, in tokens."""
+    return call.max_tokens * (2 if step.doubled else 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 from testronaut_llm.config.checks import REFERENCE
 from testronaut_llm.config.faults import Fault, Source, Where, closest, did_you_mean, shown
+from testronaut_llm.config.local_options import refused_options
 from testronaut_llm.config.secrets import keys_written_out, texts
 from testronaut_llm.config.variables import Filling
 from testronaut_llm.support.owned_fields import refused_in_extra
@@ -118,12 +119,16 @@ def _misplaced(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]
         for key in ("alias", "unset", "trusted", "withheld"):
             if isinstance(row, dict) and key in row:
                 yield Fault(("models", alias, key), "unknown key")
-        extra = _said(row, "extra")
-        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
-            yield Fault(("models", alias, "extra", *where), why)
+        yield from _refused(alias, _said(row, "extra"), str(_said(row, "model")).partition("/")[0])
     for name, row in tasks.items():
         if isinstance(row, dict) and "name" in row:
             yield Fault(("tasks", name, "name"), "unknown key: a task's name is the key of its section")
+
+
+def _refused(alias: str, extra: Any, provider: str) -> Iterator[Fault]:
+    if isinstance(extra, Mapping):
+        for where, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
+            yield Fault(("models", alias, "extra", *where), why)
 
 
 def _said(row: Any, field: str) -> Any:

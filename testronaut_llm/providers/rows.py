@@ -63,7 +63,6 @@ ROWS = (
         base_variables=("OLLAMA_API_BASE", "OLLAMA_HOST"),
         default_base="http://127.0.0.1:11434",
         hosts=("ollama.com",),
-        embedding_extra=_names("options"),
         key_required=False,
         local=True,
         probe=probes.ollama,

@@ -105,6 +105,8 @@ class ReplyReader:
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
+            thought=self._thought,
+            num_ctx=request.num_ctx,
         )
 
     def _received_usage(self) -> Usage | None:
@@ -168,12 +170,12 @@ class ReplyReader:
         if any(issubclass(kind, httpx.TimeoutException | TimeoutError) for kind in kinds):
             return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
-            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__})")
+            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__}){self._running()}")
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
             return proxy_refused(proxy_for(self._request.target.api_base))
         if _is_network(kinds):
             reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}")
+            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}{self._running()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
@@ -223,6 +225,9 @@ class ReplyReader:
             if "deploymentnotfound" in codes:
                 return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
             return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
+        if kind.code == "context_window" and target.provider.wire == "ollama":
+            asked = self._request.num_ctx
+            return f"; raise `num_ctx` of the model{f' ({asked:,} tokens now)' if asked else ''}, or shorten the text"
         if kind.code == "quota":
             return f"; this is billing, not speed: add credit at {target.provider.name}"
         return ""
@@ -236,6 +241,11 @@ class ReplyReader:
         proxy = proxy_for(base)
         parts = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
         return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
+
+    def _running(self) -> str:
+        """The question to ask first where the connection to an Ollama server fails."""
+        target = self._request.target
+        return f"; is `ollama serve` running at {target.api_base}?" if target.provider.wire == "ollama" else ""
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
