@@ -135,7 +135,9 @@ class Judge:
         model = self.models[step.candidate.alias]
         prompt = step.candidate.est_tokens or 0
         return Usage(
-            prompt_tokens=prompt, completion_tokens=self.counter.text_length(model, reply.text), estimated=True
+            prompt_tokens=prompt,
+            completion_tokens=self.counter.text_length(model, reply.reasoning + reply.text),
+            estimated=True,
         )
 
     def _cost(self, step: Try, reply: Reply, usage: Usage | None) -> Decimal | None:

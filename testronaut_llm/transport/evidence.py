@@ -7,10 +7,13 @@ Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+_LINE = re.compile(r"\r\n|\r|\n")
+"""Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
 _USAGE = (
     ("usage", ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens")),
     ("usageMetadata", ("promptTokenCount", "totalTokenCount")),
@@ -47,8 +50,7 @@ def examine(text: str) -> Evidence:
         finish = _finish(document) or finish
         seen = _usage(document)
         prompt, answer = prompt or seen[0], answer or seen[1]
-        if error is None and (document.get("error") or document.get("type") == "error"):
-            error = document
+        error = error or _error(document)
     return Evidence(documents=count, finish=finish, usage=prompt and answer, error=error)
 
 
@@ -57,7 +59,7 @@ def _documents(text: str) -> Iterator[dict[str, Any]]:
     if whole is not None:
         yield from (one for one in (whole if isinstance(whole, list) else [whole]) if isinstance(one, dict))
         return
-    for line in text.splitlines():
+    for line in _LINE.split(text):
         document = _parsed(line.removeprefix("data:").strip())
         if isinstance(document, dict):
             yield document
@@ -72,16 +74,29 @@ def _parsed(text: str) -> Any:
         return None
 
 
+def _error(document: dict[str, Any]) -> dict[str, Any] | None:
+    for choice in _dicts(document.get("choices")):
+        if choice.get("error"):  # OpenRouter, where the model's own provider failed
+            return {"error": choice["error"]}
+    return document if document.get("error") or document.get("type") == "error" else None
+
+
 def _finish(document: dict[str, Any]) -> str | None:
     for choices, name in (("choices", "finish_reason"), ("candidates", "finishReason")):
         for choice in _dicts(document.get(choices)):
-            if choice.get(name):
-                return str(choice[name])
+            if choice.get(name) and choice[name] != "null":  # so says DashScope until the last chunk
+                return _word(choice[name])
+    if isinstance(blocked := document.get("promptFeedback"), dict) and blocked.get("blockReason"):
+        return "blocked"
     delta = document.get("delta")
     reason = document.get("stop_reason") or (delta.get("stop_reason") if isinstance(delta, dict) else None)
     if reason or document.get("done_reason"):
-        return str(reason or document["done_reason"])
+        return _word(reason or document["done_reason"])
     return "stop" if document.get("done") is True else None
+
+
+def _word(reason: Any) -> str:
+    return ascii(reason).strip("'")[:60]
 
 
 def _usage(document: dict[str, Any]) -> tuple[bool, bool]:

@@ -23,6 +23,7 @@ from weakref import WeakSet
 import httpx
 
 from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.transport.readable_body import ReadableBody
 
 MOST_BYTES = 64 * 1024 * 1024
 """A body longer than this is no answer of a model; reading on would only fill the memory."""
@@ -78,6 +79,15 @@ class Exchange:
                 return ""
         return raw.decode("utf-8", errors="replace")
 
+    @property
+    def _streams(self) -> bool:
+        return self.sent is not None and self.sent.get("stream") is True
+
+    def readable(self) -> ReadableBody:
+        """What the body is given on through."""
+        packed = self.headers.get("content-encoding", "identity") != "identity"
+        return ReadableBody("packed" if packed else "lines" if self._streams else "whole")
+
     def on_abandon(self, close: Callable[[], None]) -> None:
         """Names what ends this attempt's connection."""
         self._close = close
@@ -104,9 +114,8 @@ class Exchange:
         """
         self.body += chunk
         self._line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else self._line)
-        streams = self.sent is not None and self.sent.get("stream") is True
         most = MOST_BYTES if self.status is None or self.status < 400 else MOST_BYTES_OF_AN_ERROR
-        if len(self.body) > most or (streams and self._line > MOST_BYTES_OF_A_LINE):
+        if len(self.body) > most or (self._streams and self._line > MOST_BYTES_OF_A_LINE):
             raise BodyTooLargeError
         return chunk
 
@@ -117,8 +126,10 @@ class _Tee(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
+            body = self._exchange.readable()
             for chunk in self._stream:
-                yield self._exchange.take(chunk)
+                yield body.take(self._exchange.take(chunk))
+            yield body.end()
         except Exception as error:
             self._exchange.broke = error
             raise
@@ -133,8 +144,10 @@ class _AsyncTee(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
+            body = self._exchange.readable()
             async for chunk in self._stream:
-                yield self._exchange.take(chunk)
+                yield body.take(self._exchange.take(chunk))
+            yield body.end()
         except Exception as error:
             self._exchange.broke = error
             raise

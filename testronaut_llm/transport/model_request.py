@@ -65,9 +65,10 @@ class Reply:
     """How one attempt ended.
 
     Attributes:
-        text: the answer, or the part of it that came.
+        text: the answer, or the part of it that came, without the reasoning.
+        reasoning: what the model thought first, as far as it was sent.
         error: why it is no answer, None where it is one.
-        finish_reason: in OpenAI's words, only where one was received.
+        finish_reason: in OpenAI's words, or as it came where nobody knows it; only where one was received.
         usage: as the provider counted, None where it did not.
         sent: did a request leave? Then it may have to be paid.
         vectors: of an embedding.
@@ -76,6 +77,7 @@ class Reply:
     """
 
     text: str = ""
+    reasoning: str = ""
     error: LLMError | None = None
     finish_reason: str | None = None
     usage: Usage | None = None

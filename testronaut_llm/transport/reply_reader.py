@@ -18,20 +18,28 @@ from testronaut_llm.errors import (
     CassetteMissError,
     ConnectionFailedError,
     ContentFilteredError,
+    ContextWindowError,
     InvalidRequestError,
     LLMError,
     LLMTimeoutError,
     Verdict,
 )
 from testronaut_llm.records import Usage
+from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
+from testronaut_llm.transport.finish import meaning_of
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
 from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redirect, retry_after
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
+_ENDS: dict[type[LLMError], str] = {
+    BadResponseError: "the model did not answer",
+    ContentFilteredError: "the answer was withheld",
+    ContextWindowError: "the context window was full before the answer was complete",
+}
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -42,10 +50,14 @@ class ReplyReader:
         self._request = request
         self.exchange = exchange
         self._redact = redact
+        self._tags = tags_for(m.content for m in getattr(request, "messages", ()) if m.role != "assistant")
+        if request.target.provider.wire == "anthropic":
+            self._tags.pop("<thinking>", None)  # Claude writes that into its text
+        self._filter = ReasoningFilter(self._tags)
         self._pieces: list[str] = []
-        self._thought = self._called = False
-        self._refusal = ""
-        self._finish: str | None = None
+        self._half = ""
+        self._thought = self._refusal = ""
+        self._called = False
         self._usage: Usage | None = None
         self._model = ""
         self._vectors: tuple[tuple[float, ...], ...] = ()
@@ -55,19 +67,18 @@ class ReplyReader:
         """Takes a response that is not a stream."""
         self._model = response.model or ""
         self._usage = _usage_of(getattr(response, "usage", None))
-        choice = response.choices[0]
-        self._finish = choice.finish_reason
-        self._message(choice.message)
+        self._message(response.choices[0].message)
 
     def take(self, chunk: Any) -> str:
-        """Takes a chunk of a stream and returns its text."""
+        """Takes a chunk of a stream, and returns the text that can be handed out by now."""
         self._model = chunk.model or self._model
         self._usage = _usage_of(getattr(chunk, "usage", None)) or self._usage
         if not chunk.choices:
             return ""
-        choice = chunk.choices[0]
-        self._finish = choice.finish_reason or self._finish
-        return self._message(choice.delta)
+        text, ended = self._half + self._message(chunk.choices[0].delta), bool(chunk.choices[0].finish_reason)
+        half = 0 if ended or not "\ud800" <= text[-1:] <= "\udbff" else 1  # its other half is in the next chunk
+        text, self._half = text[: len(text) - half], text[len(text) - half :]
+        return self._filter.take(_well_formed(text)) + (self._filter.end() if ended else "")
 
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
@@ -84,18 +95,21 @@ class ReplyReader:
     def reply(self) -> Reply:
         """The attempt as a value."""
         evidence = examine(self.exchange.text)
+        reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
+        self._thought += reasoning
         error = self._failure(evidence)
         if error is None and isinstance(self._request, Request):
-            error = self._refused(evidence)
+            error = self._refused(evidence, text)
         elif error is None:
             error = self._too_few()
         request = self._request
         return Reply(
-            text="".join(self._pieces),
+            text=text,
+            reasoning=self._thought,
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish if evidence.finish else None,
+            finish_reason=self._finish_reason(evidence.finish),
             usage=self._received_usage() if evidence.usage else None,
-            response_model=self._model,
+            response_model=_well_formed(self._model),
             request_id=self._request_id(),
             sent=self.exchange.requests > 0,
             vectors=self._vectors,
@@ -113,10 +127,19 @@ class ReplyReader:
     def _message(self, message: Any) -> str:
         text = getattr(message, "content", None) or ""
         self._pieces.append(text)
-        self._thought = self._thought or bool(getattr(message, "reasoning_content", None))
+        self._thought += getattr(message, "reasoning_content", None) or ""
         self._called = self._called or bool(getattr(message, "tool_calls", None))
         self._refusal += getattr(message, "refusal", None) or ""
-        return text
+        return str(text)
+
+    def _finish_reason(self, word: str | None) -> str | None:
+        """The word that was received, in OpenAI's words where it is known."""
+        meaning = meaning_of(word) if word else None
+        if meaning is ContentFilteredError:
+            return "content_filter"
+        if meaning == "tool_calls" and not self._called:  # a forced call, which LiteLLM has made the text
+            return "stop"
+        return meaning if isinstance(meaning, str) else word
 
     def _failure(self, evidence: Evidence) -> LLMError | None:
         """Why no complete response came, or None."""
@@ -160,16 +183,18 @@ class ReplyReader:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
 
-    def _refused(self, evidence: Evidence) -> LLMError | None:
+    def _refused(self, evidence: Evidence, text: str) -> LLMError | None:
         """Why a complete response is no answer, or None."""
-        text = "".join(self._pieces)
-        if self._finish == "content_filter" or self._refusal:
-            return ContentFilteredError(f"the answer was withheld: {self._refusal or 'finish reason content_filter'}")
+        if self._refusal:
+            return ContentFilteredError(f"the answer was withheld: {self._refusal}")
         if not evidence.finish:
             if isinstance(self._request, Request) and self._request.stream and evidence.documents:
                 return ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        if text.strip() or self._finish == "length":
+        meaning = meaning_of(evidence.finish)
+        if isinstance(meaning, type):
+            return meaning(f"{_ENDS.get(meaning, 'the generation failed')}: finish reason {evidence.finish}")
+        if text.strip() or meaning == "length":
             return None
         if self._called:
             return BadResponseError("the model called a tool instead of answering; no tools were offered to it")
@@ -218,6 +243,16 @@ class ReplyReader:
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
+
+
+def _well_formed(text: str) -> str:
+    """The text as Unicode has it: two halves of a character are joined, a half alone (a lone surrogate) is spelled."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return joined.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 def _usage_of(usage: Any) -> Usage | None:
