@@ -37,8 +37,24 @@ _ROWS: tuple[tuple[str, Meaning], ...] = (
     ("load unload", BadResponseError),  # Ollama has loaded or unloaded the model, and asked it nothing
 )
 _MEANINGS = {word: meaning for words, meaning in _ROWS for word in words.split()}
+_REASONS: dict[type[LLMError], str] = {
+    BadResponseError: "the model did not answer",
+    ContentFilteredError: "the answer was withheld",
+    ContextWindowError: "the context window was full before the answer was complete",
+}
 
 
-def meaning_of(word: str) -> Meaning | None:
-    """Returns what a finish word of any wire means; None for a word that nobody knows."""
-    return _MEANINGS.get(word.lower())
+def in_openai_words(word: str) -> str:
+    """Returns OpenAI's word for a finish word of any wire; the word itself where there is none."""
+    meaning = _MEANINGS.get(word.lower())
+    if meaning is ContentFilteredError:
+        return "content_filter"
+    return meaning if isinstance(meaning, str) else word
+
+
+def failure_of(word: str) -> LLMError | None:
+    """Returns the error that a finish word reports; None where it may end an answer, or nobody knows it."""
+    kind = _MEANINGS.get(word.lower())
+    if not isinstance(kind, type):
+        return None
+    return kind(f"{_REASONS.get(kind, 'the generation failed')}: finish reason {word}")

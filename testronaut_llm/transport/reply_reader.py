@@ -18,7 +18,6 @@ from testronaut_llm.errors import (
     CassetteMissError,
     ConnectionFailedError,
     ContentFilteredError,
-    ContextWindowError,
     InvalidRequestError,
     LLMError,
     LLMTimeoutError,
@@ -28,18 +27,13 @@ from testronaut_llm.records import Usage
 from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
-from testronaut_llm.transport.finish import meaning_of
+from testronaut_llm.transport.finish import failure_of, in_openai_words
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
 from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redirect, retry_after
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
-_ENDS: dict[type[LLMError], str] = {
-    BadResponseError: "the model did not answer",
-    ContentFilteredError: "the answer was withheld",
-    ContextWindowError: "the context window was full before the answer was complete",
-}
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -134,12 +128,9 @@ class ReplyReader:
 
     def _finish_reason(self, word: str | None) -> str | None:
         """The word that was received, in OpenAI's words where it is known."""
-        meaning = meaning_of(word) if word else None
-        if meaning is ContentFilteredError:
-            return "content_filter"
-        if meaning == "tool_calls" and not self._called:  # a forced call, which LiteLLM has made the text
-            return "stop"
-        return meaning if isinstance(meaning, str) else word
+        known = in_openai_words(word) if word else None
+        forced = known == "tool_calls" and not self._called  # a call that LiteLLM asked for, and has made the text
+        return "stop" if forced else known
 
     def _failure(self, evidence: Evidence) -> LLMError | None:
         """Why no complete response came, or None."""
@@ -191,10 +182,9 @@ class ReplyReader:
             if isinstance(self._request, Request) and self._request.stream and evidence.documents:
                 return ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        meaning = meaning_of(evidence.finish)
-        if isinstance(meaning, type):
-            return meaning(f"{_ENDS.get(meaning, 'the generation failed')}: finish reason {evidence.finish}")
-        if text.strip() or meaning == "length":
+        if failure := failure_of(evidence.finish):
+            return failure
+        if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
         if self._called:
             return BadResponseError("the model called a tool instead of answering; no tools were offered to it")
