@@ -35,6 +35,8 @@ _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _CUT = "the answer broke off: the stream ended without a finish reason"
 _THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
+_REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')
+"""Where servers put it that know the model's template."""
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -62,7 +64,9 @@ class ReplyReader:
         """Takes a response that is not a stream."""
         self._model = response.model or ""
         self._usage = _usage_of(getattr(response, "usage", None))
-        self._message(response.choices[0].message)
+        text = self._message(response.choices[0].message)
+        if self._thought and not any(name in self.exchange.text for name in _REASONING):
+            self._pieces = [text.lstrip()]  # LiteLLM has split it, and leaves the empty lines between
 
     def take(self, chunk: Any) -> str:
         """Takes a chunk of a stream, and returns the text that can be handed out by now."""
@@ -144,6 +148,8 @@ class ReplyReader:
             return redirect(status, self.exchange.headers.get("location", ""))
         if evidence.error is not None or (status is not None and status >= 400):
             return self._complained(evidence)
+        if failure := failure_of(evidence.finish or ""):
+            return failure
         if error is None and self.exchange.broke is None:
             return None
         if self.exchange.broke is None and self._was_cut(evidence):
@@ -190,8 +196,6 @@ class ReplyReader:
             if self._was_cut(evidence):
                 return ConnectionFailedError(_CUT)
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        if failure := failure_of(evidence.finish):
-            return failure
         if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
         if self._called:
