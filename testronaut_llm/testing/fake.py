@@ -120,14 +120,12 @@ class _FakeGateway:
         """A fake takes every setting."""
         return ()
 
-    async def asend(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def send(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
         """Pieces if it is a stream, then the Reply."""
         for delay, part in self._parts(request):
             if delay:
                 await asyncio.sleep(delay)
             yield part
-
-    aembed = asend
 
     async def aclose(self) -> None:
         """Nothing is open."""
