@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
     "a part of a value": (OBJECT, 'It is {"answer": {"name": "a"}}.', "required property"),
     "a comma too many": (VERDICT, 'So: {"verdict": "fail",}', "not JSON"),
     "a name twice": (VERDICT, 'So: {"verdict": "pass", "verdict": "fail"}', "not JSON"),
-    "more than anybody means": (VERDICT, '{"a": 1}\n' * 1001, "more than 1,000"),
+    "more than anybody means": (VERDICT, "".join(f"[{n}]\n" for n in range(1001)), "more than 1,000"),
 }
 """The schema, what the model wrote, and what is wrong with it."""
 

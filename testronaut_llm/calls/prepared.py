@@ -74,11 +74,9 @@ def options_of(options: Any) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of arguments of `complete`")
     known = (*_SHARED, "schema", "accept", "metadata")
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise InvalidRequestError(
-            f"options holds {unknown[0]!r:.60}, which no call takes{did_you_mean(unknown[0], known)}"
-        )
+    for name in options:
+        if name not in known:
+            raise InvalidRequestError(f"options holds {name!r:.60}, which no call takes{did_you_mean(name, known)}")
     return dict(options)
 
 

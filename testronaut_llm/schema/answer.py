@@ -42,7 +42,15 @@ def parse(text: str, *, lenient: bool) -> list[Any]:
             return [strict_json.loads(whole.strip().removeprefix("\ufeff"))]
         except ValueError as error:
             problem = error
-    values = {json.dumps(value, sort_keys=True): value for value in _inside(whole)} if lenient else {}
+    values: dict[str, Any] = {}
+    for extent in _extents(whole) if lenient else ():
+        with suppress(ValueError):
+            value = strict_json.loads(extent)
+            values[json.dumps(value, sort_keys=True)] = value
+        if len(values) > _MOST_VALUES:
+            raise OutputInvalidError(
+                f"The answer holds more than {_MOST_VALUES:,} JSON values; expected one.", text=text
+            )
     if not values:
         raise OutputInvalidError(_what_is_wrong(whole, problem), text=text)
     return list(values.values())
@@ -63,26 +71,11 @@ def _what_is_wrong(text: str, error: ValueError) -> str:
     return f"The answer is not JSON: {error}. It begins {text.strip()[:60]!r}."
 
 
-def _inside(text: str) -> Iterator[Any]:
-    """The values that stand by themselves in a text, from left to right. Takes time in proportion to the text.
-
-    Raises:
-        OutputInvalidError: there are too many.
-    """
-    for number, value in enumerate(_extents(text)):
-        if number == _MOST_VALUES:
-            raise OutputInvalidError(
-                f"The answer holds more than {_MOST_VALUES:,} JSON values; expected one.", text=text
-            )
-        with suppress(ValueError):
-            yield strict_json.loads(value)
-
-
 def _extents(text: str) -> Iterator[str]:
-    """The texts of these values. A bracket with no JSON behind it is prose.
+    """The values that stand by themselves in a text, from left to right, in time in proportion to the text.
 
-    What began as JSON and broke is passed over as a whole, so that no part of it is taken for the answer. An empty
-    list or object is a mark, as in `- [ ] to do`, unless it ends its line.
+    A bracket with no JSON behind it is prose. What began as JSON and broke is passed over as a whole, so that no part
+    of it is taken for the answer. An empty list or object is a mark, as in `- [ ] to do`, unless it ends its line.
     """
     at = 0
     closings: dict[int, int] | None = None

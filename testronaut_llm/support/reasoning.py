@@ -30,9 +30,6 @@ class ReasoningFilter:
     """Holds back the reasoning of one answer that comes in pieces.
 
     Reasoning without an opening tag passes: it is known for what it is when its end comes, and then it is out.
-
-    Args:
-        tags: which to look for.
     """
 
     def __init__(self, tags: Mapping[str, str]) -> None:
@@ -69,8 +66,8 @@ class ReasoningFilter:
 
 def tags_for(prompts: Iterable[str]) -> dict[str, str]:
     """Returns the tags that no prompt speaks of: the answer may be about those, or was asked to hold them."""
-    texts = tuple(prompts)
-    return {opening: closing for opening, closing in TAGS.items() if not any(closing in text for text in texts)}
+    spoken = "\n".join(prompts)
+    return {opening: closing for opening, closing in TAGS.items() if closing not in spoken}
 
 
 def split(text: str, tags: Mapping[str, str] = TAGS) -> tuple[str, str]:
@@ -79,14 +76,9 @@ def split(text: str, tags: Mapping[str, str] = TAGS) -> tuple[str, str]:
     answer = pieces.take(text) + pieces.end()
     parts = [(opening, *answer.partition(closing)) for opening, closing in tags.items() if closing in answer]
     after = [rest for opening, before, _, rest in parts if opening not in before]
-    if after and not _is_json(answer):
-        answer = max(after, key=len).lstrip()
+    if after:
+        try:
+            json.loads(answer)  # which may hold a tag in a string
+        except (ValueError, RecursionError):
+            answer = max(after, key=len).lstrip()
     return text[: len(text) - len(answer)], answer
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -51,6 +51,7 @@ def examine(text: str) -> Evidence:
         seen = _usage(document)
         prompt, answer = prompt or seen[0], answer or seen[1]
         error = error or _error(document)
+    finish = finish.strip("'")[:60] if finish else None
     return Evidence(documents=count, finish=finish, usage=prompt and answer, error=error)
 
 
@@ -85,18 +86,14 @@ def _finish(document: dict[str, Any]) -> str | None:
     for choices, name in (("choices", "finish_reason"), ("candidates", "finishReason")):
         for choice in _dicts(document.get(choices)):
             if choice.get(name) and choice[name] != "null":  # so says DashScope until the last chunk
-                return _word(choice[name])
+                return ascii(choice[name])
     if isinstance(blocked := document.get("promptFeedback"), dict) and blocked.get("blockReason"):
         return "blocked"
     delta = document.get("delta")
     reason = document.get("stop_reason") or (delta.get("stop_reason") if isinstance(delta, dict) else None)
     if reason or document.get("done_reason"):
-        return _word(reason or document["done_reason"])
+        return ascii(reason or document["done_reason"])
     return "stop" if document.get("done") is True else None
-
-
-def _word(reason: Any) -> str:
-    return ascii(reason).strip("'")[:60]
 
 
 def _usage(document: dict[str, Any]) -> tuple[bool, bool]:

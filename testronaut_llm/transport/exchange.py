@@ -70,13 +70,9 @@ class Exchange:
         return raw.decode("utf-8", errors="replace")
 
     @property
-    def _streams(self) -> bool:
+    def streams(self) -> bool:
+        """True if the request asked for a stream."""
         return self.sent is not None and self.sent.get("stream") is True
-
-    def readable(self) -> ReadableBody:
-        """What the body is given on through."""
-        packed = self.headers.get("content-encoding", "identity") != "identity"
-        return ReadableBody("packed" if packed else "lines" if self._streams else "whole")
 
     def take(self, chunk: bytes) -> bytes:
         """Keeps a piece of the body.
@@ -87,7 +83,7 @@ class Exchange:
         self.body += chunk
         self._line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else self._line)
         most = MOST_BYTES if self.status is None or self.status < 400 else MOST_BYTES_OF_AN_ERROR
-        if len(self.body) > most or (self._streams and self._line > MOST_BYTES_OF_A_LINE):
+        if len(self.body) > most or (self.streams and self._line > MOST_BYTES_OF_A_LINE):
             raise BodyTooLargeError
         return chunk
 
@@ -98,9 +94,10 @@ class _Tee(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            body = self._exchange.readable()
+            body, packed = ReadableBody(lines=self._exchange.streams), "content-encoding" in self._exchange.headers
             async for chunk in self._stream:
-                yield body.take(self._exchange.take(chunk))
+                kept = self._exchange.take(chunk)
+                yield kept if packed else body.take(kept)
             yield body.end()
         except Exception as error:
             self._exchange.broke = error

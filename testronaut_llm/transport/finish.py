@@ -12,10 +12,7 @@ from testronaut_llm.errors import (
     ServerError,
 )
 
-Meaning = str | type[LLMError]
-"""OpenAI's word for an end that may be an answer, else the error that it is."""
-
-_ROWS: tuple[tuple[str, Meaning], ...] = (
+_ROWS: tuple[tuple[str, str | type[LLMError]], ...] = (  # OpenAI's word, or the error that such an end is
     # OpenAI and its like; Hugging Face and Together; Cohere; Baidu; Anthropic
     ("stop eos eos_token complete normal end_turn stop_sequence", "stop"),
     ("length max_tokens", "length"),

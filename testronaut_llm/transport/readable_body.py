@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 _PARTS = re.compile(rb'"content"\s*:\s*\[')
+_TEXTS = (None, "text", "output_text")
 _BREAKS = {"\x85".encode(): rb"\u0085", "\u2028".encode(): rb"\u2028", "\u2029".encode(): rb"\u2029"}
 
 
@@ -19,75 +19,51 @@ class ReadableBody:
     """One body on its way to LiteLLM, as its bytes come.
 
     Args:
-        form: `lines` of a stream, a `whole` document, or `packed`, which is given on as it is.
+        lines: is it a stream, and not one document?
     """
 
-    def __init__(self, form: Literal["lines", "whole", "packed"]) -> None:
-        self._form = form
+    def __init__(self, *, lines: bool) -> None:
+        self._lines = lines
         self._held = bytearray()
 
     def take(self, chunk: bytes) -> bytes:
-        """Returns what can be given on by now."""
-        if self._form == "packed":
-            return chunk
+        """Returns what can be given on by now: whole lines."""
         self._held += chunk
-        end = max(self._held.rfind(b"\n"), self._held.rfind(b"\r")) + 1 if self._form == "lines" else 0
+        end = max(self._held.rfind(b"\n"), self._held.rfind(b"\r")) + 1 if self._lines else 0
         lines = bytes(self._held[:end])
         del self._held[:end]
-        return b"".join(map(_readable_line, lines.splitlines(keepends=True)))
+        return b"".join(map(_readable, lines.splitlines(keepends=True)))
 
     def end(self) -> bytes:
         """Returns the rest."""
-        return _readable_line(bytes(self._held)) if self._form == "lines" else _readable(bytes(self._held))
+        return _readable(bytes(self._held))
 
 
-def _readable(body: bytes) -> bytes:
-    return _joined(body) if _PARTS.search(body) else body
-
-
-def _readable_line(line: bytes) -> bytes:
-    line = _readable(line)
+def _readable(text: bytes) -> bytes:
     for character, escape in _BREAKS.items():
-        line = line.replace(character, escape)
-    return line
-
-
-def _joined(body: bytes) -> bytes:
-    start, end = body.find(b"{"), len(body.rstrip())
+        text = text.replace(character, escape)
+    if not _PARTS.search(text):
+        return text
+    start, end = text.find(b"{"), len(text.rstrip())
     try:
-        document = json.loads(body[start:end])
+        document = json.loads(text[start:end])
     except (ValueError, RecursionError):
-        return body
-    messages = list(_messages(document))
-    for message in messages:
-        message.update(_texts(message))
-    return body[:start] + json.dumps(document).encode() + body[end:] if messages else body
+        return text
+    return text[:start] + json.dumps(document).encode() + text[end:] if _join(document) else text
 
 
-def _messages(document: Any) -> Iterator[dict[str, Any]]:
+def _join(document: Any) -> bool:
+    """Makes one text of the parts of each choice, where there are any; what is no text is left out."""
+    joined = False
     choices = document.get("choices") if isinstance(document, dict) else None
     for choice in choices if isinstance(choices, list) else ():
-        for name in ("message", "delta"):
-            message = choice.get(name) if isinstance(choice, dict) else None
+        for message in map(choice.get, ("message", "delta")) if isinstance(choice, dict) else ():
             if isinstance(message, dict) and isinstance(message.get("content"), list):
-                yield message
-
-
-def _texts(message: dict[str, Any]) -> dict[str, str]:
-    """The parts of a message's content by where LiteLLM looks for them; what is no text is left out."""
-    found = {"content": ""}
-    for part in message["content"]:
-        kind = part.get("type") if isinstance(part, dict) else "text"
-        name = {"thinking": "reasoning_content", "reasoning": "reasoning_content", "refusal": "refusal"}.get(str(kind))
-        if name:
-            found[name] = found.get(name) or str(message.get(name) or "")
-        found[name or "content"] += _text(part)
-    return found
+                message["content"], joined = "".join(map(_text, message["content"])), True
+    return joined
 
 
 def _text(part: Any) -> str:
-    if isinstance(part, list):
-        return "".join(map(_text, part))
     if isinstance(part, dict):
-        return next((_text(part[name]) for name in ("text", "thinking", "reasoning", "refusal") if name in part), "")
+        part = part.get("text") if part.get("type") in _TEXTS else None
     return part if isinstance(part, str) else ""

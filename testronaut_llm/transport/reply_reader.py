@@ -35,8 +35,7 @@ _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _CUT = "the answer broke off: the stream ended without a finish reason"
 _THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
-_REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')
-"""Where servers put it that know the model's template."""
+_REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # where servers put it that know the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -52,8 +51,7 @@ class ReplyReader:
             self._tags.pop("<thinking>", None)  # Claude writes that into its text
         self._filter = ReasoningFilter(self._tags)
         self._pieces: list[str] = []
-        self._half = ""
-        self._thought = self._refusal = ""
+        self._half = self._thought = self._refusal = ""
         self._called = False
         self._usage: Usage | None = None
         self._model = ""
