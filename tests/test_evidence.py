@@ -38,6 +38,14 @@ FINISH = {
     "cut": ('{"choices": [{"finish_reason": "stop"', None),
     "nested too deep": ("[" * 100_000, None),
     "later chunk without one": (_sse({"choices": [{"finish_reason": "stop"}]}, {"choices": []}), "stop"),
+    "lines end at CR and LF alone": (
+        'data: {"choices": [{"delta": {"content": "a\x85b\u2028c\u2029d"}, "finish_reason": "stop"}]}\r\rdata: [DONE]\r\n',
+        "stop",
+    ),
+    "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
+    "gemini blocked": (json.dumps({"promptFeedback": {"blockReason": "SAFETY"}}), "blocked"),
+    "no word at all": (json.dumps({"choices": [{"finish_reason": {"type": "eos"}}]}), "{'type': 'eos'}"),
+    "half a character": (json.dumps({"stop_reason": "\ud800" * 99}), "\\ud800" * 10),
     "delta of the wrong kind": (json.dumps({"delta": "x"}), None),
 }  # fmt: skip
 

@@ -1,8 +1,4 @@
-"""Rewrites the few forms of a response body that LiteLLM cannot read, before it reads them.
-
-LiteLLM refuses or drops the text of an answer whose `content` is a list of parts, and some of its readers end a
-stream's line at U+0085, U+2028 and U+2029, which JSON allows inside a text.
-"""
+"""Rewrites what LiteLLM cannot read of a response body: it refuses or drops `content` that is a list of parts."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from typing import Any
 
 _PARTS = re.compile(rb'"content"\s*:\s*\[')
 _TEXTS = (None, "text", "output_text")
-_BREAKS = {"\x85".encode(): rb"\u0085", "\u2028".encode(): rb"\u2028", "\u2029".encode(): rb"\u2029"}
 
 
 class ReadableBody:
@@ -40,8 +35,6 @@ class ReadableBody:
 
 
 def _readable(text: bytes) -> bytes:
-    for character, escape in _BREAKS.items():
-        text = text.replace(character, escape)
     if not _PARTS.search(text):
         return text
     start, end = text.find(b"{"), len(text.rstrip())
