@@ -39,7 +39,7 @@ FINISH = {
     "nested too deep": ("[" * 100_000, None),
     "later chunk without one": (_sse({"choices": [{"finish_reason": "stop"}]}, {"choices": []}), "stop"),
     "lines end at CR and LF alone": (
-        'data: {"choices": [{"delta": {"content": "a\x85b\u2028c\u2029d"}, "finish_reason": "stop"}]}\r\rdata: [DONE]\r\n',
+        'data: {"choices": [{"delta": {"content": "a\x85b\u2028c\u2029d"}, "finish_reason": "stop"}]}\r\rdata: [DONE]',
         "stop",
     ),
     "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
