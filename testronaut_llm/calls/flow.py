@@ -62,7 +62,7 @@ class Plan:
 class _Run:
     started: float
     tried: list[Attempt] = field(default_factory=list)
-    last_text: str = ""
+    refused_text: str = ""
     waited: float = 0.0
     sent: bool = False
 
@@ -170,7 +170,7 @@ def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Gener
     reply, delivered = None, False
     late = partial(_late, plan, bill, step, began)
     try:
-        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias), late)
+        reply = yield Ask(plan.ask(step, run.refused_text), limit, plan.slow(candidate.alias), late)
         while isinstance(reply, str):
             delivered = True
             yield Piece(reply)
@@ -207,7 +207,9 @@ def _judged(
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
     _settle(call, plan, run, bill, attempt)
-    run.last_text, run.sent = getattr(judged.error, "text", reply.text), run.sent or reply.sent
+    run.sent = run.sent or reply.sent
+    if judged.repair is not None:  # of later attempts that fail, none has an answer to repair
+        run.refused_text = getattr(judged.error, "text", reply.text)
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:

@@ -136,7 +136,9 @@ class Judge:
         model = self.models[step.candidate.alias]
         prompt = step.candidate.est_tokens or 0
         return Usage(
-            prompt_tokens=prompt, completion_tokens=self.counter.text_length(model, reply.text), estimated=True
+            prompt_tokens=prompt,
+            completion_tokens=self.counter.text_length(model, reply.reasoning + reply.text),
+            estimated=True,
         )
 
     def _cost(self, step: Try, reply: Reply, usage: Usage | None) -> Decimal | None:
@@ -181,7 +183,7 @@ class Judge:
         if (window := self._filled(step, reply)) is not None:
             what = f"prompt and answer filled its window of {tokens(window)}"
             fix = "raise `num_ctx` of the model, or shorten the prompt"
-        elif not reply.text.strip() and (reply.thought or thought):
+        elif not reply.text.strip() and (reply.reasoning or thought):
             what = f"all {tokens(spent)} went into thinking"
             fix = "set `reasoning: off` for the model, or raise `max_tokens`"
         else:
