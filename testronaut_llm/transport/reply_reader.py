@@ -27,7 +27,7 @@ from testronaut_llm.errors import (
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.records import Usage
 from testronaut_llm.support.http_body import BodyError
-from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
+from testronaut_llm.transport.answer_text import AnswerText, well_formed
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.finish import failure_of, in_openai_words
@@ -49,12 +49,8 @@ class ReplyReader:
         self._request = request
         self.exchange = exchange
         self._redact = redact
-        self._tags = tags_for(m.content for m in getattr(request, "messages", ()) if m.role != "assistant")
-        if request.target.provider.wire == "anthropic":
-            self._tags.pop("<thinking>", None)  # Claude writes that into its text
-        self._filter = ReasoningFilter(self._tags)
-        self._pieces: list[str] = []
-        self._half = self._thought = self._refusal = ""
+        self._text = AnswerText(request)
+        self._thought = self._refusal = ""
         self._called = False
         self._usage: Usage | None = None
         self._model = ""
@@ -67,7 +63,8 @@ class ReplyReader:
         self._usage = _usage_of(getattr(response, "usage", None))
         text = self._message(response.choices[0].message)
         if self._thought and not any(name in self.exchange.text for name in _REASONING):
-            self._pieces = [text.lstrip()]  # LiteLLM has split it, and leaves the empty lines between
+            text = text.lstrip()  # LiteLLM has split it, and leaves the empty lines between
+        self._text.take(text)
 
     def take(self, chunk: Any) -> str:
         """Takes a chunk of a stream, and returns the text that can be handed out by now."""
@@ -75,10 +72,8 @@ class ReplyReader:
         self._usage = _usage_of(getattr(chunk, "usage", None)) or self._usage
         if not chunk.choices:
             return ""
-        text, ended = self._half + self._message(chunk.choices[0].delta), bool(chunk.choices[0].finish_reason)
-        half = 0 if ended or not "\ud800" <= text[-1:] <= "\udbff" else 1  # its other half is in the next chunk
-        text, self._half = text[: len(text) - half], text[len(text) - half :]
-        return self._filter.take(_well_formed(text)) + (self._filter.end() if ended else "")
+        choice = chunk.choices[0]
+        return self._text.take(self._message(choice.delta), last=bool(choice.finish_reason))
 
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
@@ -95,7 +90,7 @@ class ReplyReader:
     def reply(self) -> Reply:
         """The attempt as a value."""
         evidence = examine(self.exchange.text)
-        reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
+        reasoning, text = self._text.parts()
         self._thought += reasoning
         error = self._failure(evidence)
         if error is None and isinstance(self._request, Request):
@@ -109,7 +104,7 @@ class ReplyReader:
             error=self._with_facts(error) if error is not None else None,
             finish_reason=self._finish_reason(evidence.finish),
             usage=self._received_usage() if evidence.usage else None,
-            response_model=_well_formed(self._model),
+            response_model=well_formed(self._model),
             request_id=self._request_id(),
             sent=self.exchange.requests > 0,
             vectors=self._vectors,
@@ -126,12 +121,10 @@ class ReplyReader:
         return replace(usage, reasoning_tokens=0)
 
     def _message(self, message: Any) -> str:
-        text = getattr(message, "content", None) or ""
-        self._pieces.append(text)
         self._thought += getattr(message, "reasoning_content", None) or ""
         self._called = self._called or bool(getattr(message, "tool_calls", None))
         self._refusal += getattr(message, "refusal", None) or ""
-        return str(text)
+        return str(getattr(message, "content", None) or "")
 
     def _finish_reason(self, word: str | None) -> str | None:
         """The word that was received, in OpenAI's words where it is known."""
@@ -265,16 +258,6 @@ class ReplyReader:
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
-
-
-def _well_formed(text: str) -> str:
-    """The text as Unicode has it: two halves of a character are joined, a half alone (a lone surrogate) is spelled."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-        return joined.encode("utf-8", "backslashreplace").decode()
-    return text
 
 
 def _usage_of(usage: Any) -> Usage | None:
