@@ -15,7 +15,7 @@ from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import base_of, fault_of
-from testronaut_llm.providers.network import client_settings, imported
+from testronaut_llm.providers.network import client_settings, importable
 
 if TYPE_CHECKING:
     import httpx
@@ -120,16 +120,21 @@ class OllamaServer:
 
         It gives up after `silence` seconds without a byte; None waits for ever.
         """
-        library: Client = imported("ollama").Client(self.url, **self._options(silence))
-        return library
+        with importable("ollama"):
+            from ollama import Client
+
+        return Client(self.url, **self._options(silence))
 
     def _act(self, name: str, action: Callable[[Client], T]) -> T:
         import httpx
 
+        with importable("ollama"):
+            from ollama import ResponseError
+
         try:
             with self.client(silence=_LOADING) as client:
                 return action(client)
-        except imported("ollama").ResponseError as error:
+        except ResponseError as error:
             said = not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {error.error}"
             raise LocalModelError(said, status=error.status_code) from None
         except (ConnectionError, httpx.HTTPError) as error:

@@ -20,7 +20,7 @@ from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.providers.network import imported
+from testronaut_llm.providers.network import importable
 from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
@@ -104,6 +104,9 @@ def pull_in_time(model: ModelConfig, seconds: float) -> None:
 def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
 
+    with importable("ollama"):
+        from ollama import ResponseError
+
     status = ""
     try:
         with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
@@ -111,7 +114,7 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float) -> N
                 status = step.status or ""
                 _check_room(server, name, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
-    except imported("ollama").ResponseError as error:
+    except ResponseError as error:
         mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
         if mend:
             raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None
