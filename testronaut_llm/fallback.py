@@ -34,12 +34,14 @@ class Try:
 
     Attributes:
         repair: text of a user's turn that asks to mend the answer before.
+        answered: the text of that answer.
         doubled: ask for twice the tokens, since the answer was cut.
     """
 
     candidate: Candidate
     wait: float = 0.0
     repair: str | None = None
+    answered: str = ""
     doubled: bool = False
     reason: str = ""
 

@@ -76,8 +76,7 @@ class Answering:
         result: Result = yield from inner
         self._engine.accepted(question.prepared.config, call, result, route)
         if question.parts:
-            store = partial(self._store, question, result, texts)
-            store() if self._lookup.is_quick(question) else (yield Work(store))
+            yield Work(partial(self._store, question, result, texts))  # another process may hold the store
         if isinstance(result, Embeddings) and texts != question.texts:
             model = question.prepared.config.model(result.model)
             result = joined(found, question.texts, result, model=model, task=question.prepared.task.name)

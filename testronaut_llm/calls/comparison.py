@@ -13,6 +13,7 @@ from testronaut_llm.calls.batch import Job, Result
 from testronaut_llm.calls.builder import Prompt
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.records import Answer
+from testronaut_llm.support.money import exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,7 @@ def _answers(results: Any) -> list[Answer[Any]]:
     return [result for result in results if isinstance(result, Answer)]
 
 
+@exact
 def _totals(model: str, results: Sequence[Result], *, schema: bool) -> ModelTotals:
     answers = _answers(results)
     invalid = sum(_is_invalid(result) for result in results)
@@ -182,6 +184,7 @@ def _is_invalid(result: Result) -> bool:
     return isinstance(last, OutputInvalidError)
 
 
+@exact
 def _cost(result: Result) -> Decimal | None:
     if isinstance(result, Answer):
         return result.cost

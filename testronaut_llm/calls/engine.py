@@ -10,6 +10,7 @@ from testronaut_llm.config.secrets import secret_parts
 from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
 from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
 from testronaut_llm.support.lazy import lazy
+from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.redaction import Redactor
 from testronaut_llm.telemetry import Telemetry
@@ -54,6 +55,7 @@ class Engine:
         self.purse: Purse | None = None
         self._embedded: dict[str, str] = {}
         self._routed: set[tuple[str, str]] = set()
+        self._doubted: set[str] = set()
 
     @lazy
     def prices(self) -> PriceTable:
@@ -149,12 +151,10 @@ class Engine:
         )
 
     def accepted(self, config: LLMConfig, call: Call, result: Result, route: Route) -> None:
-        """Learns from an accepted result, and books what its route saved."""
+        """Learns from an accepted result."""
         model = config.model(result.model)
         self.learn(call, result, route, model)
         self.prefixes.answered(call, model, result.usage, self.prices)
-        if self.purse is None:
-            self.budgets.routed(config, self.prices, call.task, result, route)
 
     def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Notes what the answer reported of its tokens."""
@@ -236,9 +236,11 @@ class Engine:
 
     async def aclose(self) -> None:
         """The same, with the connections of the running event loop."""
+        import asyncio
+
         if "gateway" in self.__dict__:
             await self.gateway.aclose()
-        self.close()
+        await asyncio.to_thread(self.close)  # which may wait for the ledger
 
     def autopsy(self, alias: str) -> LLMError | None:
         """Why the embedded model died that was asked last under this name; None where it did not."""
@@ -257,6 +259,14 @@ class Engine:
 
         params = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
         return self.gateway.dropped_params(Target(model=model, provider=provider_of(model), api_base=None), params)
+
+    def doubted(self, alias: str, counts: tuple[str, ...]) -> None:
+        """Warns once of a model whose server reports counts that cannot be."""
+        if alias not in self._doubted:
+            self._doubted.add(alias)
+            fault = f"{', '.join(counts)} of its answer cannot be right, so its tokens and cost are estimates"
+            mend = "check the server behind `api_base`, and the bill of the provider"
+            logger().warning("usage_impossible", model=alias, fault=fault, mend=mend)
 
     def dialect(self, model: ModelConfig) -> SchemaDialect:
         """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""

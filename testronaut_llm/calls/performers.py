@@ -12,13 +12,11 @@ import contextvars
 import queue
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
 from testronaut_llm.errors import LLMError, LLMTimeoutError
-from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply
 
 if TYPE_CHECKING:
@@ -142,9 +140,9 @@ async def _ado(step: Pause | Work | Await) -> Any:
     return None
 
 
-def _overrun(ask: Ask, exchange: Exchange) -> Reply:
+def _overrun(ask: Ask) -> Reply:
     message = f"no complete answer within {ask.limit:.3g} s; raise `timeout` or `deadline` if it needs longer"
-    return Reply(error=LLMTimeoutError(message), sent=exchange.requests > 0)
+    return Reply(error=LLMTimeoutError(message), sent=ask.exchange.left)
 
 
 class _ThreadAttempt:
@@ -152,7 +150,6 @@ class _ThreadAttempt:
 
     def __init__(self, gateway: Gateway, ask: Ask) -> None:
         self._gateway, self._ask = gateway, ask
-        self._exchange = Exchange()
         self._until = time.monotonic() + ask.limit
         self._results: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
         self._ended = False
@@ -164,7 +161,7 @@ class _ThreadAttempt:
             result = self._results.get(timeout=max(0.0, self._until - time.monotonic()))
         except queue.Empty:
             self.leave()
-            return _overrun(self._ask, self._exchange)
+            return _overrun(self._ask)
         if isinstance(result, BaseException):
             raise result
         self._ended = isinstance(result, Reply)
@@ -174,23 +171,14 @@ class _ThreadAttempt:
         """Gives the attempt up, unless it has ended."""
         if not self._ended:
             self._ended = True
-            self._exchange.abandon()
-            with suppress(queue.Empty):
-                while True:
-                    self._too_late(self._results.get_nowait())
-
-    def _too_late(self, result: str | Reply | BaseException) -> None:
-        if isinstance(result, Reply):
-            self._ask.late(result)
+            self._ask.exchange.abandon()
 
     def _work(self) -> None:
         try:
             request = self._ask.make(max(0.001, self._until - time.monotonic()))
             send = self._gateway.embed if isinstance(request, EmbedRequest) else self._gateway.send
-            for result in send(request, self._exchange):  # type: ignore[arg-type]
+            for result in send(request, self._ask.exchange):  # type: ignore[arg-type]
                 self._results.put(result)
-                if self._exchange.abandoned:
-                    self._too_late(result)
         except LLMError as error:
             self._results.put(Reply(error=error, sent=False))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
@@ -202,7 +190,6 @@ class _TaskAttempt:
 
     def __init__(self, gateway: Gateway, ask: Ask) -> None:
         self._gateway, self._ask = gateway, ask
-        self._exchange = Exchange()
         self._until = asyncio.get_running_loop().time() + ask.limit
         self._results: AsyncIterator[str | Reply] | None = None
 
@@ -214,7 +201,7 @@ class _TaskAttempt:
                     self._results = await self._begin()
                 return await anext(self._results)
         except TimeoutError:
-            return _overrun(self._ask, self._exchange)
+            return _overrun(self._ask)
         except LLMError as error:
             return Reply(error=error, sent=False)
 
@@ -228,5 +215,5 @@ class _TaskAttempt:
         make = self._ask.make
         request = await asyncio.to_thread(make, left) if self._ask.slow else make(left)
         if isinstance(request, EmbedRequest):
-            return self._gateway.aembed(request, self._exchange)
-        return self._gateway.asend(request, self._exchange)
+            return self._gateway.aembed(request, self._ask.exchange)
+        return self._gateway.asend(request, self._ask.exchange)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from testronaut_llm.fallback import Try
     from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import WireSchema
+    from testronaut_llm.token_counter import TokenCounter
 
+_NAME = 40  # characters
 _OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
 """Tokens: an Ollama context grows in steps, since every new size loads the model again."""
 
@@ -45,6 +48,27 @@ def chat_request(
         prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
         extra=call.extra,
     )
+
+
+def prompt_bound(
+    counter: TokenCounter,
+    call: Call,
+    model: ModelConfig,
+    schema: WireSchema | None,
+    *,
+    repair: str | None = None,
+    answered: str = "",
+) -> int:
+    """Tokens that the prompt of such a request has at most: its turns, its schema, and what `extra` adds to them."""
+    turns = _messages(call, schema.instructions if schema else "", repair, answered)
+    extra = [value for value in {**model.extra, **call.extra}.values() if not _is_setting(value)]
+    beside = [one for one in (schema.schema if schema else None, extra) if one]
+    return counter.upper_bound(turns, "".join(json.dumps(one, default=str) for one in beside))
+
+
+def _is_setting(value: object) -> bool:
+    """True for what no model reads, such as a number or a name; False for tools or documents."""
+    return not isinstance(value, dict | list | tuple | str) or (isinstance(value, str) and len(value) <= _NAME)
 
 
 def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:

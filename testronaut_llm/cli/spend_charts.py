@@ -9,6 +9,7 @@ from html import escape
 
 from testronaut_llm.accounting.report import Spend
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 SERIES = 7
 """Models with a colour of their own; the others share one."""
@@ -34,6 +35,7 @@ def legend(series: Sequence[str]) -> str:
     return f'<div class="legend">{"".join(marks)}</div>'
 
 
+@exact
 def days_chart(found: Spend, series: Sequence[str]) -> str:
     """What each day (or each span of as many days as make no more than 62 bars) cost, stacked by model."""
     first, last = (date.fromisoformat(day) for day in (min(found.by_day), max(found.by_day)))
@@ -64,6 +66,7 @@ def days_chart(found: Spend, series: Sequence[str]) -> str:
     )
 
 
+@exact
 def row_of_bars(name: str, words: str, parts: Sequence[tuple[str, Decimal]]) -> str:
     """A name, its number in words, and a bar whose parts are shares of its whole width."""
     bars, x = "", Decimal(0)

@@ -9,6 +9,7 @@ from html import escape
 from testronaut_llm.accounting.report import DearCall, LimitState, Spend
 from testronaut_llm.cli.spend_charts import SERIES, days_chart, legend, row_of_bars, series_of
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 _STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--panel:#f6f6f4;--ink:#1b1b1a;--soft:#62625e;--line:#dededa;--over:#c62f2f;
@@ -64,7 +65,6 @@ def _tiles(found: Spend) -> str:
         (_short(total.prompt_tokens + total.completion_tokens), "tokens"),
         (f"{total.hits:,}", "answers from the cache"),
         (usd(total.saved_by_cache), "saved by the cache"),
-        (usd(total.saved_by_routing), "saved by routing"),
     )
     shown = "".join(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles)
     return f'<div class="tiles">{shown}</div>'
@@ -86,7 +86,6 @@ def _sections(found: Spend) -> Iterable[str]:
     saved = [
         ("spent", total.cost),
         ("saved by the cache", total.saved_by_cache),
-        ("saved by routing", total.saved_by_routing),
     ]
     yield _section("Spent and saved", _bars(saved))
     if found.limits:
@@ -99,12 +98,14 @@ def _section(title: str, content: str, *, wide: bool = False) -> str:
     return f'<section class="{"wide" if wide else ""}"><h2>{title}</h2>{content}</section>'
 
 
+@exact
 def _bars(amounts: Sequence[tuple[str, Decimal]]) -> str:
     most = max(*(amount for _, amount in amounts), Decimal(0)) or Decimal(1)
     ordered = sorted(amounts, key=lambda pair: -pair[1])
     return "".join(row_of_bars(name, usd(amount), [("s0", max(amount, Decimal(0)) / most)]) for name, amount in ordered)
 
 
+@exact
 def _limit(state: LimitState) -> str:
     words = f"{usd(state.spent)} of {usd(state.limit)}, {usd(state.left)} left"
     if state.reserved:

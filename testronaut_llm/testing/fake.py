@@ -127,6 +127,7 @@ class _FakeGateway:
 
     def send(self, request: Asked, exchange: Exchange) -> Iterator[str | Reply]:
         """Pieces if it is a stream, then the Reply."""
+        exchange.requests += 1
         for delay, part in self._parts(request):
             if delay:
                 time.sleep(delay)
@@ -134,8 +135,9 @@ class _FakeGateway:
                 return
             yield part
 
-    async def asend(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def asend(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """The same on an event loop."""
+        exchange.requests += 1
         for delay, part in self._parts(request):
             if delay:
                 await asyncio.sleep(delay)

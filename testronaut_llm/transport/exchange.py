@@ -12,11 +12,11 @@ import os
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakSet
 
@@ -52,10 +52,23 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
+    traced: bool = False
+    body_begun: bool = False
     abandoned: bool = False
     _line: int = 0
     _close: Callable[[], None] | None = None
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
+
+    @property
+    def left(self) -> bool:
+        """True if the request may have left this machine; no part of its body has, where no connection was made."""
+        return self.requests > 0 and (self.body_begun or self.status is not None or not self.traced)
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Takes note of how far httpx is; a proxy that is asked for a tunnel has not been sent the request yet."""
+        self.traced = True
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":
+            self.body_begun = True
 
     def close(self) -> None:
         """Ends the response, read to its end or not."""
@@ -161,9 +174,11 @@ class SyncClient(httpx.Client):
         self.close()
 
     def _watch(self, request: httpx.Request) -> None:
-        request.extensions["trace"] = self._trace
+        request.extensions["trace"] = partial(self._trace, current.get())
 
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
+    def _trace(self, exchange: Exchange | None, event: str, info: dict[str, Any]) -> None:
+        if exchange is not None:
+            exchange.trace(event, info)
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._sockets.add(info["return_value"].get_extra_info("socket"))
             if self._aborted:  # while it was being opened
@@ -175,11 +190,17 @@ def async_client(url: str | None) -> httpx.AsyncClient:
 
     async def on_request(request: httpx.Request) -> None:
         _on_request(request)
+        if (exchange := current.get()) is not None:
+            request.extensions["trace"] = partial(_trace, exchange)
 
     async def on_response(response: httpx.Response) -> None:
         _on_response(response)
 
     return httpx.AsyncClient(event_hooks={"request": [on_request], "response": [on_response]}, **_settings(url))
+
+
+async def _trace(exchange: Exchange, event: str, info: dict[str, Any]) -> None:
+    exchange.trace(event, info)
 
 
 def _on_request(request: httpx.Request) -> None:

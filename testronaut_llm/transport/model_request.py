@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import LLMError
 from testronaut_llm.provider_registry import Provider
 from testronaut_llm.records import Message, Usage
+from testronaut_llm.transport.usage import Counts
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -68,8 +69,9 @@ class Reply:
         text: the answer, or the part of it that came.
         error: why it is no answer, None where it is one.
         finish_reason: in OpenAI's words, only where one was received.
-        usage: as the provider counted, None where it did not.
-        sent: did a request leave? Then it may have to be paid.
+        usage: as the provider counted, to be proven; a `Usage` is taken as it is. None where nothing was counted.
+        service: the service tier that answered: empty for the standard one, None where it is not said.
+        sent: did a request leave this machine? Then it may have to be paid.
         vectors: of an embedding.
         dropped_params: settings that this model does not take and that were left out.
         headers: of the response, names in lower case.
@@ -78,7 +80,8 @@ class Reply:
     text: str = ""
     error: LLMError | None = None
     finish_reason: str | None = None
-    usage: Usage | None = None
+    usage: Usage | Counts | None = None
+    service: str | None = None
     response_model: str = ""
     request_id: str | None = None
     sent: bool = True

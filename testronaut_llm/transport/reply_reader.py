@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -23,7 +22,6 @@ from testronaut_llm.errors import (
     LLMTimeoutError,
     Verdict,
 )
-from testronaut_llm.records import Usage
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
@@ -31,7 +29,6 @@ from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redi
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
-_THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -46,7 +43,6 @@ class ReplyReader:
         self._thought = self._called = False
         self._refusal = ""
         self._finish: str | None = None
-        self._usage: Usage | None = None
         self._model = ""
         self._vectors: tuple[tuple[float, ...], ...] = ()
         self._error: Exception | None = None
@@ -54,7 +50,6 @@ class ReplyReader:
     def whole(self, response: Any) -> None:
         """Takes a response that is not a stream."""
         self._model = response.model or ""
-        self._usage = _usage_of(getattr(response, "usage", None))
         choice = response.choices[0]
         self._finish = choice.finish_reason
         self._message(choice.message)
@@ -62,7 +57,6 @@ class ReplyReader:
     def take(self, chunk: Any) -> str:
         """Takes a chunk of a stream and returns its text."""
         self._model = chunk.model or self._model
-        self._usage = _usage_of(getattr(chunk, "usage", None)) or self._usage
         if not chunk.choices:
             return ""
         choice = chunk.choices[0]
@@ -72,7 +66,6 @@ class ReplyReader:
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
         self._model = response.model or ""
-        self._usage = _usage_of(getattr(response, "usage", None))
         rows = (row if isinstance(row, dict) else row.model_dump() for row in response.data or ())
         ordered = sorted(rows, key=lambda row: row.get("index", 0))
         self._vectors = tuple(tuple(float(x) for x in row["embedding"]) for row in ordered)
@@ -94,21 +87,15 @@ class ReplyReader:
             text="".join(self._pieces),
             error=self._with_facts(error) if error is not None else None,
             finish_reason=self._finish if evidence.finish else None,
-            usage=self._received_usage() if evidence.usage else None,
+            usage=evidence.usage,
+            service=evidence.service,
             response_model=self._model,
             request_id=self._request_id(),
-            sent=self.exchange.requests > 0,
+            sent=self.exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
         )
-
-    def _received_usage(self) -> Usage | None:
-        """The usage without the count of thinking that LiteLLM makes up where the wire carries none."""
-        usage = self._usage
-        if usage is None or any(name in self.exchange.text for name in _THINKING_COUNTS):
-            return usage
-        return replace(usage, reasoning_tokens=0)
 
     def _message(self, message: Any) -> str:
         text = getattr(message, "content", None) or ""
@@ -218,24 +205,6 @@ class ReplyReader:
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
-
-
-def _usage_of(usage: Any) -> Usage | None:
-    if usage is None:
-        return None
-    prompt = getattr(usage, "prompt_tokens_details", None)
-    answer = getattr(usage, "completion_tokens_details", None)
-    names = ("cache_creation_tokens", "cache_write_tokens")
-    written = getattr(usage, "cache_creation_input_tokens", None) or next(
-        filter(None, (getattr(prompt, name, None) for name in names)), 0
-    )
-    return Usage(
-        prompt_tokens=usage.prompt_tokens or 0,
-        completion_tokens=usage.completion_tokens or 0,
-        cached_tokens=getattr(prompt, "cached_tokens", None) or 0,
-        cache_write_tokens=written,
-        reasoning_tokens=getattr(answer, "reasoning_tokens", None) or 0,
-    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
