@@ -66,12 +66,12 @@ class Counts:
         prompt, answer = (None if name in doubts else n for name, n in counts.items())
         estimated = prompt is None or answer is None
         cached, written, thought = self.cached_tokens, self.cache_write_tokens, self.reasoning_tokens
-        if answer is not None and (answer + self.unlisted <= most[1] or self.unlisted == thought):
+        if answer is not None and answer + self.unlisted <= most[1]:
             answer, thought = answer + self.unlisted, max(thought, self.unlisted)
-        prompt, answer = _filled(prompt, answer, self.total_tokens or 0, most, guess)
+        prompt, answer = _filled(prompt, answer, self.total_tokens or 0, most, (guess[0], lambda: guess[1]() + thought))
         if cached + written > prompt:
             doubts, cached, written = [*doubts, "cached_tokens"], 0, 0
-        if thought > answer:  # more than the reserved ones: those, at least
+        if thought > answer:
             doubts, thought = [*doubts, "reasoning_tokens"], answer
         usage = Usage(
             prompt_tokens=prompt,
@@ -131,8 +131,9 @@ def counts_of(said: Mapping[str, Any]) -> Counts | None:
         prompt = None
     elif prompt is not None and (by_name or (in_cache and beyond == in_cache)):
         prompt, beyond = prompt + in_cache, None if beyond is None else beyond - in_cache
-    if beyond is None and answer is not None and ("promptTokenCount" in said or thought > answer):
-        beyond = thought
+    apart = "promptTokenCount" in said or thought > (answer or 0)
+    if answer is not None and thought and (beyond == thought or (beyond is None and apart)):
+        answer, beyond = answer + thought, 0
     return Counts(
         prompt_tokens=prompt,
         completion_tokens=answer,
