@@ -4,7 +4,7 @@ LiteLLM is loaded by the first request that no cache could answer. Exactly these
 changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
 `disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
 there and on those of the libraries below, see `transport/log_guard.py`), a row in `model_cost` for each Ollama model
-that is asked, and its module-level async client: during our calls it is ours, since its Ollama embeddings take no other.
+that is asked, and its module-level async client: during our calls it is ours, as its Ollama embeddings take no other.
 """
 
 from __future__ import annotations

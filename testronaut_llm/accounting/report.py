@@ -60,7 +60,6 @@ class Totals:
     hits: int = 0
     saved_by_cache: Decimal = Decimal(0)
 
-    @exact
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
@@ -125,6 +124,7 @@ class Spend:
     dearest: tuple[DearCall, ...]
 
 
+@exact
 def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tuple[str, Limit]]) -> Spend:
     """Sums what the ledger holds under one scope.
 
@@ -209,7 +209,6 @@ def _row(day: str, task: str, model: str, *sums: int) -> SpendRow:
     return SpendRow(day=day, task=task, model=model, totals=totals)
 
 
-@exact
 def _state(ledger: Ledger, scope: str, task: str, limit: Limit) -> LimitState:
     spent, reserved = ledger.standing(scope, task)[limit.period, limit.own]
     return LimitState(

@@ -123,6 +123,7 @@ def comparison_jobs(prompts: tuple[Prompt, ...], models: tuple[str, ...]) -> Ite
     return ({"prompt": prompt, "model": model} for prompt in prompts for model in models)
 
 
+@exact
 def comparison_of(
     task: str | None, prompts: tuple[Prompt, ...], models: tuple[str, ...], results: Sequence[Result], *, schema: bool
 ) -> Comparison:
@@ -162,7 +163,6 @@ def _answers(results: Any) -> list[Answer[Any]]:
     return [result for result in results if isinstance(result, Answer)]
 
 
-@exact
 def _totals(model: str, results: Sequence[Result], *, schema: bool) -> ModelTotals:
     answers = _answers(results)
     invalid = sum(_is_invalid(result) for result in results)
@@ -184,7 +184,6 @@ def _is_invalid(result: Result) -> bool:
     return isinstance(last, OutputInvalidError)
 
 
-@exact
 def _cost(result: Result) -> Decimal | None:
     if isinstance(result, Answer):
         return result.cost

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from testronaut_llm.output_schema import WireSchema
     from testronaut_llm.token_counter import TokenCounter
 
-_NAME = 40  # characters
+_SETTINGS = 200  # characters of `extra` that hold no documents
 _OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
 """Tokens: an Ollama context grows in steps, since every new size loads the model again."""
 
@@ -59,16 +59,11 @@ def prompt_bound(
     repair: str | None = None,
     answered: str = "",
 ) -> int:
-    """Tokens that the prompt of such a request has at most: its turns, its schema, and what `extra` adds to them."""
+    """Tokens that the prompt of such a request has at most: its turns, its schema, and documents in `extra`."""
     turns = _messages(call, schema.instructions if schema else "", repair, answered)
-    extra = [value for value in {**model.extra, **call.extra}.values() if not _is_setting(value)]
-    beside = [one for one in (schema.schema if schema else None, extra) if one]
-    return counter.upper_bound(turns, "".join(json.dumps(one, default=str) for one in beside))
-
-
-def _is_setting(value: object) -> bool:
-    """True for what no model reads, such as a number or a name; False for tools or documents."""
-    return not isinstance(value, dict | list | tuple | str) or (isinstance(value, str) and len(value) <= _NAME)
+    beside = json.dumps(schema.schema) if schema and schema.schema is not None else ""
+    extra = json.dumps({**model.extra, **call.extra}, default=str)
+    return counter.upper_bound(turns, beside + (extra if len(extra) > _SETTINGS else ""))
 
 
 def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:

@@ -9,7 +9,6 @@ from html import escape
 
 from testronaut_llm.accounting.report import Spend
 from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
 
 SERIES = 7
 """Models with a colour of their own; the others share one."""
@@ -21,7 +20,7 @@ _LINES = 4
 
 def series_of(found: Spend) -> list[str]:
     """The models in the order of their colours, the dearest first."""
-    dearest = sorted(found.by_model, key=lambda name: -found.by_model[name].cost)
+    dearest = sorted(found.by_model, key=lambda name: found.by_model[name].cost, reverse=True)
     return dearest if len(dearest) <= SERIES else [*dearest[: SERIES - 1], ""]
 
 
@@ -35,7 +34,6 @@ def legend(series: Sequence[str]) -> str:
     return f'<div class="legend">{"".join(marks)}</div>'
 
 
-@exact
 def days_chart(found: Spend, series: Sequence[str]) -> str:
     """What each day (or each span of as many days as make no more than 62 bars) cost, stacked by model."""
     first, last = (date.fromisoformat(day) for day in (min(found.by_day), max(found.by_day)))
@@ -66,7 +64,6 @@ def days_chart(found: Spend, series: Sequence[str]) -> str:
     )
 
 
-@exact
 def row_of_bars(name: str, words: str, parts: Sequence[tuple[str, Decimal]]) -> str:
     """A name, its number in words, and a bar whose parts are shares of its whole width."""
     bars, x = "", Decimal(0)

@@ -41,6 +41,7 @@ th{color:var(--soft);font-weight:500;border:0}.n{text-align:right;font-variant-n
 """ + "".join(f".s{number}{{fill:var(--s{number})}}" for number in range(SERIES + 1))
 
 
+@exact
 def page(found: Spend) -> str:
     """The whole page, as HTML."""
     since = f"since {found.since}" if found.since else "all that is known"
@@ -98,14 +99,12 @@ def _section(title: str, content: str, *, wide: bool = False) -> str:
     return f'<section class="{"wide" if wide else ""}"><h2>{title}</h2>{content}</section>'
 
 
-@exact
 def _bars(amounts: Sequence[tuple[str, Decimal]]) -> str:
     most = max(*(amount for _, amount in amounts), Decimal(0)) or Decimal(1)
     ordered = sorted(amounts, key=lambda pair: -pair[1])
     return "".join(row_of_bars(name, usd(amount), [("s0", max(amount, Decimal(0)) / most)]) for name, amount in ordered)
 
 
-@exact
 def _limit(state: LimitState) -> str:
     words = f"{usd(state.spent)} of {usd(state.limit)}, {usd(state.left)} left"
     if state.reserved:
