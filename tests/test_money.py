@@ -266,6 +266,6 @@ def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None
         assert str(spend.limits[0].left) == "98.764222470639"
         assert llm.session.saved == cost
         assert llm.route("t", "hi").candidates
-        assert str(llm.compare("t", ["hi", "ho"], models=["a", "b"]).totals[0].cost) == "0.000806419573"
+        assert str(llm.compare("t", ["hi", "ho"], models=["a", "b"]).totals[0].cost) == "0.0008064195730"
         assert "$98.76" in page(llm.spend())
     assert decimal.getcontext().prec == 2
