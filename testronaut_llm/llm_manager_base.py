@@ -94,7 +94,7 @@ class ManagerBase:
         rows = [config.model(name) for name in models]
         self._engine.gateway.load()
         for row in rows:
-            self._engine.load_local(row, trusted=config.trusted)
+            self._engine.local.load(row)
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.

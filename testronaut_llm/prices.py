@@ -15,8 +15,9 @@ from testronaut_llm.pricing.names import find_row, spellings
 from testronaut_llm.pricing.rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
 from testronaut_llm.pricing.tables import SNAPSHOT, PriceTables, Row, Table
 from testronaut_llm.provider_registry import provider_of
-from testronaut_llm.providers.endpoint import api_base_of, is_loopback, is_own_host, leaves_by_name
+from testronaut_llm.providers.endpoint import api_base_of, is_own_host, leaves_by_name
 from testronaut_llm.records import Usage
+from testronaut_llm.support.hosts import is_loopback
 
 if TYPE_CHECKING:
     from testronaut_llm.config.sections import PriceConfig

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import made
+from testronaut_llm.support.sqlite import Connection
 
 T = TypeVar("T")
 
@@ -144,6 +145,7 @@ class LedgerFile:
             timeout=0,
             isolation_level=None,
             check_same_thread=False,
+            factory=Connection,
         )
         try:
             if self.path is not None and self.path.stat().st_mode & 0o077:

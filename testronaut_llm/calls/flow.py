@@ -27,6 +27,7 @@ from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.judge import Judge
+    from testronaut_llm.local.on_demand import Fetch
 
 _LOOKS = (0.001, 0.05)
 """Seconds between two tries of a ledger that another process holds: at first, and at most."""
@@ -42,6 +43,7 @@ class Plan:
         judge: says of a reply whether it is an answer, and what it cost.
         purse: whose money it is.
         policy: how to retry and fall back.
+        fetch: by alias, and with the seconds that are left: the model's download, where it has to be waited for.
         ticket: an attempt's place in line for its rate limits.
         rest: by alias, is it left alone because it failed, and for how many seconds more?
         on_attempt: is told of each attempt when it has ended.
@@ -53,6 +55,7 @@ class Plan:
     judge: Judge
     purse: Purse
     policy: Policy
+    fetch: Callable[[str, float], Fetch | None]
     slow: Callable[[str], bool]
     ticket: Callable[[Try], Ticket]
     rest: Callable[[str], tuple[bool, float]]
@@ -102,6 +105,7 @@ def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, An
     ticket, began = plan.ticket(step), plan.clock()
     try:
         late = yield from _in_line(call, plan, run, step, ticket)
+        late = late or (yield from _fetched(call, plan, run, step))
         step = replace(step, wait=step.wait + plan.clock() - began)
         return (yield from _sent(call, plan, run, step, ticket)) if late is None else late
     finally:
@@ -114,13 +118,30 @@ def _in_line(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Ge
     while not ticket.turn():
         left = run.started + call.deadline - plan.clock()
         if ticket.at_least >= min(left, patience(plan.route, step.candidate, ticket, plan.rest)):
-            error = no_turn(step.candidate, ticket, left)
-            step = replace(step, wait=step.wait + plan.clock() - began)
-            run.tried.append(plan.judge.attempt(step, Reply(error=error, sent=False), latency=0.0))
-            plan.on_attempt(call, run.tried[-1])
-            return Outcome(error=error, remaining=left)
+            return _not_sent(call, plan, run, step, no_turn(step.candidate, ticket, left), began)
         yield Await(ticket.woken, min(left, ticket.look_in))
     return None
+
+
+def _fetched(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, Any, Outcome | None]:
+    """Waits for a model that has to be fetched first: the attempt's time does not run, the call's deadline does."""
+    began = plan.clock()
+    left = run.started + call.deadline - began
+    fetch = plan.fetch(step.candidate.alias, left)
+    if fetch is None:
+        return None
+    yield Await(fetch.future, max(0.0, left))
+    error = fetch.failure()
+    return None if error is None else _not_sent(call, plan, run, step, error, began)
+
+
+def _not_sent(call: Call, plan: Plan, run: _Run, step: Try, error: LLMError, began: float) -> Outcome:
+    """Notes an attempt that waited in vain."""
+    now = plan.clock()
+    step = replace(step, wait=step.wait + now - began)
+    run.tried.append(plan.judge.attempt(step, Reply(error=error, sent=False), latency=0.0))
+    plan.on_attempt(call, run.tried[-1])
+    return Outcome(error=error, remaining=run.started + call.deadline - now)
 
 
 def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Result | Outcome]:
@@ -193,7 +214,7 @@ def _judged(
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
     _settle(call, plan, run, slip, attempt)
-    run.last_text, run.sent = reply.text, run.sent or reply.sent
+    run.last_text, run.sent = getattr(judged.error, "text", reply.text), run.sent or reply.sent
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:
@@ -207,6 +228,7 @@ def _judged(
         repair=judged.repair if not delivered else None,
         delivered=delivered,
         may_double=judged.may_double,
+        not_taken=judged.not_taken if not delivered else (),
     )
 
 

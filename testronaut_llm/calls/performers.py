@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
 from testronaut_llm.errors import LLMError, LLMTimeoutError
-from testronaut_llm.transport.model_request import EmbedRequest, Reply
+from testronaut_llm.transport.model_request import Reply
 
 if TYPE_CHECKING:
     from testronaut_llm.gateway import Gateway
@@ -215,6 +215,4 @@ class _TaskAttempt:
         left = max(0.001, self._until - asyncio.get_running_loop().time())
         make = self._ask.make
         request = await asyncio.to_thread(make, left) if self._ask.slow else make(left)
-        if isinstance(request, EmbedRequest):
-            return self._gateway.aembed(request, self._ask.exchange)
-        return self._gateway.asend(request, self._ask.exchange)
+        return self._gateway.send(request, self._ask.exchange)

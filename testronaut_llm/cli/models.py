@@ -12,7 +12,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
-from testronaut_llm.errors import LocalModelError
+from testronaut_llm.errors import LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
     try:
         with OllamaServer.of() as server:
             return server.models(), server.loaded()
-    except LocalModelError as error:
+    except LLMError as error:
         screen.note(str(error))
         return (), ()
 
@@ -128,7 +128,7 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     config = llm.config
     rows = [config.model(name) for name in ((model,) if model else config.task(task).models)]
     for row in rows:
-        found = readiness(row, trusted=config.trusted) if row.auto_pull == "ask" else None
+        found = readiness(row) if row.auto_pull == "ask" else None
         if found and " pull " in found.mend:
             screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
             if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click's own question writes to stdout, too

@@ -119,15 +119,13 @@ class _FakeGateway:
         """A fake takes every setting."""
         return ()
 
-    async def asend(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def send(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """Pieces if it is a stream, then the Reply."""
         exchange.requests += 1
         for delay, part in self._parts(request):
             if delay:
                 await asyncio.sleep(delay)
             yield part
-
-    aembed = asend
 
     async def aclose(self) -> None:
         """Nothing is open."""

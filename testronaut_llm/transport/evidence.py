@@ -6,12 +6,12 @@ Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from testronaut_llm.pricing.rows import service_of
+from testronaut_llm.transport.provider_errors import parsed, reports_error
 from testronaut_llm.transport.usage import Counts, counts_of, merge
 
 
@@ -47,29 +47,20 @@ def examine(text: str) -> Evidence:
         count += 1
         finish = _finish(document) or finish
         merge(said, document)
-        if error is None and (document.get("error") or document.get("type") == "error"):
+        if error is None and reports_error(document):
             error = document
     return Evidence(documents=count, finish=finish, usage=counts_of(said), service=service_of(said), error=error)
 
 
 def _documents(text: str) -> Iterator[dict[str, Any]]:
-    whole = _parsed(text)
+    whole = parsed(text)
     if whole is not None:
         yield from (one for one in (whole if isinstance(whole, list) else [whole]) if isinstance(one, dict))
         return
     for line in text.splitlines():
-        document = _parsed(line.removeprefix("data:").strip())
+        document = parsed(line.removeprefix("data:").strip())
         if isinstance(document, dict):
             yield document
-
-
-def _parsed(text: str) -> Any:
-    if text.lstrip()[:1] not in ("{", "["):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _finish(document: dict[str, Any]) -> str | None:

@@ -20,12 +20,15 @@ from testronaut_llm.errors import (
     InvalidRequestError,
     LLMError,
     LLMTimeoutError,
+    OutputInvalidError,
     Verdict,
 )
+from testronaut_llm.providers.network import proxy_for
+from testronaut_llm.support.http_body import BodyError
 from testronaut_llm.transport.evidence import Evidence, examine
-from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
+from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
-from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redirect, retry_after
+from testronaut_llm.transport.provider_errors import complaint_of, kind_of, proxy_refused, redirect, retry_after
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
@@ -96,6 +99,8 @@ class ReplyReader:
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
+            thought=self._thought,
+            num_ctx=request.num_ctx,
         )
 
     def _message(self, message: Any) -> str:
@@ -130,27 +135,34 @@ class ReplyReader:
 
     def _complained(self, evidence: Evidence) -> LLMError:
         status = self.exchange.status
+        if status == 407:
+            return proxy_refused(proxy_for(self._request.target.api_base))
         complaint = complaint_of(self.exchange.text, evidence.error)
         kind = kind_of(status, complaint)
         words = complaint.words or "no reason given"
         failure = kind(f"{words}{self._advice(kind, complaint.codes)}")
-        if complaint.wait is not None:
-            failure.retry_after = complaint.wait
+        failure.retry_after = complaint.wait
+        if evidence.documents == 1 and complaint.status and status is not None and status < 400:
+            failure.status = complaint.status  # nothing but the error came
+        if isinstance(failure, OutputInvalidError):
+            failure.text = complaint.generated
         if self.exchange.headers.get("x-should-retry") == "false" and failure.verdict is Verdict.RETRY:
             failure.verdict = Verdict.NEXT  # type: ignore[misc]
         return failure
 
     def _broken(self, causes: list[BaseException]) -> LLMError:
         kinds = tuple(type(cause) for cause in causes)
-        if any(issubclass(kind, BodyTooLargeError) for kind in kinds):
-            return BadResponseError("the body is larger than an answer, and was not read to its end")
+        if body := next((cause for cause in causes if isinstance(cause, BodyError)), None):
+            return BadResponseError(str(body))
         if any(issubclass(kind, httpx.TimeoutException | TimeoutError) for kind in kinds):
             return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
-            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__})")
+            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__}){self._running()}")
+        if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
+            return proxy_refused(proxy_for(self._request.target.api_base))
         if _is_network(kinds):
             reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}")
+            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}{self._running()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
@@ -185,7 +197,8 @@ class ReplyReader:
         name = f"{target.model.alias} ({target.model.model})"
         error.args = (self._redact(f"{name}: {error.args[0]}"),)
         error.model, error.provider = target.model.alias, target.provider.name
-        error.status = self.exchange.status if not isinstance(error, ConnectionFailedError) else None
+        if error.status is None and not isinstance(error, ConnectionFailedError):
+            error.status = self.exchange.status
         error.request_id = self._request_id()
         if error.retry_after is None:
             error.retry_after = retry_after(self.exchange.headers, time.time())
@@ -199,6 +212,9 @@ class ReplyReader:
             if "deploymentnotfound" in codes:
                 return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
             return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
+        if kind.code == "context_window" and target.provider.wire == "ollama":
+            asked = self._request.num_ctx
+            return f"; raise `num_ctx` of the model{f' ({asked:,} tokens now)' if asked else ''}, or shorten the text"
         if kind.code == "quota":
             return f"; this is billing, not speed: add credit at {target.provider.name}"
         return ""
@@ -209,7 +225,14 @@ class ReplyReader:
 
     def _where(self) -> str:
         base = self._request.target.api_base
-        return f" ({base.split('?', maxsplit=1)[0]})" if base else ""
+        proxy = proxy_for(base)
+        parts = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
+        return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
+
+    def _running(self) -> str:
+        """The question to ask first where the connection to an Ollama server fails."""
+        target = self._request.target
+        return f"; is `ollama serve` running at {target.api_base}?" if target.provider.wire == "ollama" else ""
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
