@@ -7,6 +7,7 @@ import json
 import pytest
 
 from testronaut_llm.transport.evidence import Evidence, examine
+from testronaut_llm.transport.readable_body import ReadableBody
 
 
 def _sse(*events: object) -> str:
@@ -37,6 +38,14 @@ FINISH = {
     "cut": ('{"choices": [{"finish_reason": "stop"', None),
     "nested too deep": ("[" * 100_000, None),
     "later chunk without one": (_sse({"choices": [{"finish_reason": "stop"}]}, {"choices": []}), "stop"),
+    "lines end at CR and LF alone": (
+        'data: {"choices": [{"delta": {"content": "a\x85b\u2028c\u2029d"}, "finish_reason": "stop"}]}\r\rdata: [DONE]',
+        "stop",
+    ),
+    "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
+    "gemini blocked": (json.dumps({"promptFeedback": {"blockReason": "SAFETY"}}), "blocked"),
+    "no word at all": (json.dumps({"choices": [{"finish_reason": {"type": "eos"}}]}), "{'type': 'eos'}"),
+    "half a character": (json.dumps({"stop_reason": "\ud800" * 99}), "\\ud800" * 10),
     "delta of the wrong kind": (json.dumps({"delta": "x"}), None),
 }  # fmt: skip
 
@@ -76,3 +85,24 @@ def test_documents_are_counted() -> None:
     assert examine(_ndjson({"a": 1}, {"b": 2}, {"c": 3})).documents == 3
     assert examine("[{}, {}, 1]").documents == 2
     assert examine(": comment\n\nretry: 3\n\nnot json") == Evidence()
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}',
+        b'{"content": [{"type": "text", "text": "an Anthropic body"}]}',
+        b'data: {"choices": [{"delta": {"content": [}}]}\r\n\r\ndata: [DONE]\n\n',
+        b"<html>\n",
+        b'{"choices": {"message": {"content": []}}}\r: comment\r',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_what_litellm_can_read_is_not_touched(body: bytes, lines: bool) -> None:
+    """Only the content of an answer that is a list of parts is rewritten; all else is given on byte for byte."""
+    whole = ReadableBody(lines=lines)
+    assert whole.take(body) + whole.end() == body
+    drip = ReadableBody(lines=lines)
+    assert b"".join(drip.take(bytes([byte])) for byte in body) + drip.end() == body

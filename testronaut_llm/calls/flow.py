@@ -67,7 +67,7 @@ class Plan:
 class _Run:
     started: float
     tried: list[Attempt] = field(default_factory=list)
-    last_text: str = ""
+    refused_text: str = ""
     waited: float = 0.0
     sent: bool = False
 
@@ -149,7 +149,7 @@ def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Gener
     until = run.started + call.deadline
     if until <= plan.clock():
         return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
-    step = replace(step, answered=run.last_text)
+    step = replace(step, answered=run.refused_text)
     try:
         reserve = partial(plan.purse.reserve, call, candidate, plan.judge.worst(step))
         slip = yield from _when_free(reserve, until, plan.clock)
@@ -162,7 +162,7 @@ def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Gener
     limit = min(plan.limit[candidate.alias], until - began)
     reply, delivered = None, False
     try:
-        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias), exchange)
+        reply = yield Ask(plan.ask(step, run.refused_text), limit, plan.slow(candidate.alias), exchange)
         while isinstance(reply, str):
             delivered = True
             yield Piece(reply)
@@ -214,7 +214,9 @@ def _judged(
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
     _settle(call, plan, run, slip, attempt)
-    run.last_text, run.sent = getattr(judged.error, "text", reply.text), run.sent or reply.sent
+    run.sent = run.sent or reply.sent
+    if judged.repair is not None:  # of later attempts that fail, none has an answer to repair
+        run.refused_text = getattr(judged.error, "text", reply.text)
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:

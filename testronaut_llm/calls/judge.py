@@ -155,9 +155,9 @@ class Judge:
             counts = replace(counts, completion_tokens=0)
         length = partial(self.counter.text_length, self.models[step.candidate.alias])
         prompt = (step.candidate.est_tokens or 1) + (length(step.answered + step.repair) if step.repair else 0)
-        cut = reply.finish_reason == "length"
-        answer = partial(longest_answer, self.call, step) if cut else partial(length, reply.text)
-        usage, doubts = counts.proven(most=self._most(step), guess=(prompt, answer), least_answer=int(bool(reply.text)))
+        said, cut = reply.reasoning + reply.text, reply.finish_reason == "length"
+        answer = partial(longest_answer, self.call, step) if cut else partial(length, said)
+        usage, doubts = counts.proven(most=self._most(step), guess=(prompt, answer), least_answer=int(bool(said)))
         if doubts:
             self.doubt(step.candidate.alias, doubts)
         return usage
@@ -210,7 +210,7 @@ class Judge:
         if (window := self._filled(step, reply)) is not None:
             what = f"prompt and answer filled its window of {tokens(window)}"
             fix = "raise `num_ctx` of the model, or shorten the prompt"
-        elif not reply.text.strip() and (reply.thought or thought):
+        elif not reply.text.strip() and (reply.reasoning or thought):
             what = f"all {tokens(spent)} went into thinking"
             fix = "set `reasoning: off` for the model, or raise `max_tokens`"
         else:

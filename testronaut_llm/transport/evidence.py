@@ -6,6 +6,7 @@ Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from testronaut_llm.pricing.rows import service_of
 from testronaut_llm.transport.provider_errors import parsed, reports_error
 from testronaut_llm.transport.usage import Counts, counts_of, merge
+
+_LINE = re.compile(r"\r\n|\r|\n")
+"""Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +51,8 @@ def examine(text: str) -> Evidence:
         count += 1
         finish = _finish(document) or finish
         merge(said, document)
-        if error is None and reports_error(document):
-            error = document
+        error = error or _error(document)
+    finish = finish.strip("'")[:60] if finish else None
     return Evidence(documents=count, finish=finish, usage=counts_of(said), service=service_of(said), error=error)
 
 
@@ -57,21 +61,30 @@ def _documents(text: str) -> Iterator[dict[str, Any]]:
     if whole is not None:
         yield from (one for one in (whole if isinstance(whole, list) else [whole]) if isinstance(one, dict))
         return
-    for line in text.splitlines():
+    for line in _LINE.split(text):
         document = parsed(line.removeprefix("data:").strip())
         if isinstance(document, dict):
             yield document
 
 
+def _error(document: dict[str, Any]) -> dict[str, Any] | None:
+    for choice in _dicts(document.get("choices")):
+        if choice.get("error"):  # OpenRouter, where the model's own provider failed
+            return {"error": choice["error"]}
+    return document if reports_error(document) else None
+
+
 def _finish(document: dict[str, Any]) -> str | None:
     for choices, name in (("choices", "finish_reason"), ("candidates", "finishReason")):
         for choice in _dicts(document.get(choices)):
-            if choice.get(name):
-                return str(choice[name])
+            if choice.get(name) and choice[name] != "null":  # so says DashScope until the last chunk
+                return ascii(choice[name])
+    if isinstance(blocked := document.get("promptFeedback"), dict) and blocked.get("blockReason"):
+        return "blocked"
     delta = document.get("delta")
     reason = document.get("stop_reason") or (delta.get("stop_reason") if isinstance(delta, dict) else None)
     if reason or document.get("done_reason"):
-        return str(reason or document["done_reason"])
+        return ascii(reason or document["done_reason"])
     return "stop" if document.get("done") is True else None
 
 

@@ -17,6 +17,7 @@ import httpx
 
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
+from testronaut_llm.transport.readable_body import ReadableBody
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
@@ -88,7 +89,8 @@ class Exchange:
         whole_chat = not self.streams and any(name in (self.sent or ()) for name in _CHATS)
         most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
         self._unpacker = unpacker(response, most=most, streams=self.streams)
-        bound(response, self.take, self._broken)
+        readable = ReadableBody(lines=self.streams)
+        bound(response, lambda chunk: map(readable.take, self.take(chunk)), self._broken, readable.end)
         self._stream = response.stream
 
     def take(self, chunk: bytes) -> Iterator[bytes]:

@@ -71,20 +71,21 @@ class Reply:
     """How one attempt ended.
 
     Attributes:
-        text: the answer, or the part of it that came.
+        text: the answer, or the part of it that came, without the reasoning.
+        reasoning: what the model thought first, as far as it was sent.
         error: why it is no answer, None where it is one.
-        finish_reason: in OpenAI's words, only where one was received.
+        finish_reason: in OpenAI's words, or as it came where nobody knows it; only where one was received.
         usage: as the provider counted, to be proven; a `Usage` is taken as it is. None where nothing was counted.
         service: the service tier that answered: empty for the standard one, None where it is not said.
         sent: did a request leave this machine? Then it may have to be paid.
         vectors: of an embedding.
         dropped_params: settings that this model does not take and that were left out.
         headers: of the response, names in lower case.
-        thought: did the model think, whatever it said then?
         num_ctx: tokens of window that an Ollama model was asked for.
     """
 
     text: str = ""
+    reasoning: str = ""
     error: LLMError | None = None
     finish_reason: str | None = None
     usage: Usage | Counts | None = None
@@ -95,7 +96,6 @@ class Reply:
     vectors: tuple[tuple[float, ...], ...] = ()
     dropped_params: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    thought: bool = False
     num_ctx: int | None = None
 
 

@@ -25,14 +25,17 @@ from testronaut_llm.errors import (
 )
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.support.http_body import BodyError
+from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import Exchange
+from testronaut_llm.transport.finish import failure_of, in_openai_words
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
 from testronaut_llm.transport.provider_errors import complaint_of, kind_of, proxy_refused, redirect, retry_after
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _CUT = "the answer broke off: the stream ended without a finish reason"
+_REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # where servers put it that know the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -43,10 +46,13 @@ class ReplyReader:
         self._request = request
         self.exchange = exchange
         self._redact = redact
+        self._tags = tags_for(m.content for m in getattr(request, "messages", ()) if m.role != "assistant")
+        if request.target.provider.wire == "anthropic":
+            self._tags.pop("<thinking>", None)  # Claude writes that into its text
+        self._filter = ReasoningFilter(self._tags)
         self._pieces: list[str] = []
-        self._thought = self._called = False
-        self._refusal = ""
-        self._finish: str | None = None
+        self._half = self._thought = self._refusal = ""
+        self._called = False
         self._model = ""
         self._vectors: tuple[tuple[float, ...], ...] = ()
         self._error: Exception | None = None
@@ -54,18 +60,19 @@ class ReplyReader:
     def whole(self, response: Any) -> None:
         """Takes a response that is not a stream."""
         self._model = response.model or ""
-        choice = response.choices[0]
-        self._finish = choice.finish_reason
-        self._message(choice.message)
+        text = self._message(response.choices[0].message)
+        if self._thought and not any(name in self.exchange.text for name in _REASONING):
+            self._pieces = [text.lstrip()]  # LiteLLM has split it, and leaves the empty lines between
 
     def take(self, chunk: Any) -> str:
-        """Takes a chunk of a stream and returns its text."""
+        """Takes a chunk of a stream, and returns the text that can be handed out by now."""
         self._model = chunk.model or self._model
         if not chunk.choices:
             return ""
-        choice = chunk.choices[0]
-        self._finish = choice.finish_reason or self._finish
-        return self._message(choice.delta)
+        text, ended = self._half + self._message(chunk.choices[0].delta), bool(chunk.choices[0].finish_reason)
+        half = 0 if ended or not "\ud800" <= text[-1:] <= "\udbff" else 1  # its other half is in the next chunk
+        text, self._half = text[: len(text) - half], text[len(text) - half :]
+        return self._filter.take(_well_formed(text)) + (self._filter.end() if ended else "")
 
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
@@ -81,35 +88,43 @@ class ReplyReader:
     def reply(self) -> Reply:
         """The attempt as a value."""
         evidence = examine(self.exchange.text)
+        reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
+        self._thought += reasoning
         error = self._failure(evidence)
         if error is None and isinstance(self._request, Request):
-            error = self._refused(evidence)
+            error = self._refused(evidence, text)
         elif error is None:
             error = self._too_few()
         request = self._request
         return Reply(
-            text="".join(self._pieces),
+            text=text,
+            reasoning=self._thought,
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish if evidence.finish else None,
+            finish_reason=self._finish_reason(evidence.finish),
             usage=evidence.usage,
             service=evidence.service,
-            response_model=self._model,
+            response_model=_well_formed(self._model),
             request_id=self._request_id(),
             sent=self.exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
-            thought=self._thought,
             num_ctx=request.num_ctx,
         )
 
     def _message(self, message: Any) -> str:
         text = getattr(message, "content", None) or ""
         self._pieces.append(text)
-        self._thought = self._thought or bool(getattr(message, "reasoning_content", None))
+        self._thought += getattr(message, "reasoning_content", None) or ""
         self._called = self._called or bool(getattr(message, "tool_calls", None))
         self._refusal += getattr(message, "refusal", None) or ""
-        return text
+        return str(text)
+
+    def _finish_reason(self, word: str | None) -> str | None:
+        """The word that was received, in OpenAI's words where it is known."""
+        known = in_openai_words(word) if word else None
+        forced = known == "tool_calls" and not self._called  # a call that LiteLLM asked for, and has made the text
+        return "stop" if forced else known
 
     def _failure(self, evidence: Evidence) -> LLMError | None:
         """Why no complete response came, or None."""
@@ -122,6 +137,8 @@ class ReplyReader:
             return redirect(status, self.exchange.headers.get("location", ""))
         if evidence.error is not None or (status is not None and status >= 400):
             return self._complained(evidence)
+        if failure := failure_of(evidence.finish or ""):
+            return failure
         if error is None and self.exchange.broke is None:
             return None
         if self.exchange.broke is None and self._was_cut(evidence):
@@ -167,16 +184,15 @@ class ReplyReader:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
 
-    def _refused(self, evidence: Evidence) -> LLMError | None:
+    def _refused(self, evidence: Evidence, text: str) -> LLMError | None:
         """Why a complete response is no answer, or None."""
-        text = "".join(self._pieces)
-        if self._finish == "content_filter" or self._refusal:
-            return ContentFilteredError(f"the answer was withheld: {self._refusal or 'finish reason content_filter'}")
+        if self._refusal:
+            return ContentFilteredError(f"the answer was withheld: {self._refusal}")
         if not evidence.finish:
             if self._was_cut(evidence):
                 return ConnectionFailedError(_CUT)
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        if text.strip() or self._finish == "length":
+        if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
         if self._called:
             return BadResponseError("the model called a tool instead of answering; no tools were offered to it")
@@ -236,6 +252,16 @@ class ReplyReader:
 
     def _glimpse(self) -> str:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
+
+
+def _well_formed(text: str) -> str:
+    """The text as Unicode has it: two halves of a character are joined, a half alone (a lone surrogate) is spelled."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return joined.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
