@@ -240,7 +240,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, Path]]:
     long = text("general.architecture") + struct.pack("<IQ", 8, hole - 400)
     yield "GGUF header", "a text of 1 GiB", model(folder, "text", layers, long, size=hole)
     for name, record, entries, method in (
-        ("honest", 1, 1, zipfile.ZIP_DEFLATED),
+        ("honest", 1, 1, zipfile.ZIP_STORED),
         ("RECORD of 1 GiB", 1024, 1, zipfile.ZIP_DEFLATED),
         ("1,000,000 entries", 1, 1_000_000, zipfile.ZIP_STORED),
         ("model of 1 GiB of zeros, bzip2", 1, 1, zipfile.ZIP_BZIP2),

@@ -518,6 +518,17 @@ def test_without_a_ready_model_a_free_one_is_named(run: Run) -> None:
     assert "--model embedded/smollm2-135m" in err
 
 
+@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",), ("--no-cache",)])
+def test_half_a_character_is_shown(run: Run, api: Endpoint, options: tuple[str, ...]) -> None:
+    """An answer with a lone surrogate is an answer: it is shown spelled out, and the input is not blamed."""
+    api.plan(faults.good("a\ud800b"))
+    for _ in range(2):  # the second time from the cache
+        code, out, err = run("run", "cli_analysis", "hi", *options)
+        text = json.loads(out)["text"] if "--json" in options else out.rstrip("\n")
+        assert (code, text) == (0, r"a\ud800b")
+        assert "UTF-8" not in err
+
+
 def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
     """What came before the failure stays a line of its own on stdout."""
     api.plan(faults.good("Half an answ", finish="length"))

@@ -119,7 +119,7 @@ class CacheFiles:
             ConfigError: the file or its lines are wrong, each named; or the store cannot be written.
         """
         try:
-            lines = file.read_text("utf-8").splitlines()
+            lines = file.read_text("utf-8").split("\n")  # JSON allows more ends of lines inside a text
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {file}: {error}") from None
         rows, faults = [], []

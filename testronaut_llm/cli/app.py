@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 from typing import Annotated
 
@@ -9,8 +10,10 @@ import typer
 
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, spend
+from testronaut_llm.cli.progress import bar
 from testronaut_llm.cli.screen import USAGE, exit_code, out, out_json, say_error
 from testronaut_llm.errors import LLMError
+from testronaut_llm.local.on_demand import shown
 
 EPILOG = (
     "Exit codes: 0 answer, 1 models failed, 2 wrong usage or configuration, 3 budget.  "
@@ -49,8 +52,10 @@ for module in (models, spend, config, prices, cache, export):
 
 def main() -> None:
     """Runs the command line; every error of ours is one message and an exit code."""
+    context = contextvars.copy_context()
+    context.run(shown.set, bar)  # for calls that wait for a model to be pulled
     try:
-        app()
+        context.run(app)
     except LLMError as error:
         if "--json" in sys.argv:
             out_json({"error": error})

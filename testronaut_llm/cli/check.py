@@ -12,7 +12,6 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
-from testronaut_llm.providers.endpoint import TRUST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +62,8 @@ def check(
 def _show(
     settings: testronaut_llm.LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]
 ) -> None:
+    from testronaut_llm.providers.endpoint import TRUST
+
     screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
     if settings.ignored:
         screen.note(f"without effect until it is trusted: {', '.join(settings.ignored)}; {TRUST}")

@@ -17,10 +17,11 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, writing
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.accounting.report import LimitState, Spend, Totals
-COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache", "saved by routing")
+COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache")
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20
 
@@ -106,10 +107,10 @@ def _show(found: Spend) -> None:
 def _cells(totals: Totals) -> tuple[str, ...]:
     unpriced = f" + {totals.unpriced} of unknown price" if totals.unpriced else ""
     counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
-    saved = usd(totals.saved_by_cache), usd(totals.saved_by_routing)
-    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, *saved
+    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, usd(totals.saved_by_cache)
 
 
+@exact
 def _limit(state: LimitState) -> tuple[str, ...]:
     full = min(_BAR, int(_BAR * (state.spent + state.reserved) / state.limit))
     bar = "#" * full + "." * (_BAR - full)

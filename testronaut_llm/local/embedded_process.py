@@ -32,7 +32,10 @@ _LOADED: set[str] = set()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the child is told. `context` and `batch` are tokens; `pooling` is llama.cpp's number, None for its mean."""
+    """What the child is told. `context`, `batch` and `draft` are tokens; None leaves a choice to llama.cpp.
+
+    `pooling` is llama.cpp's number, None for its mean.
+    """
 
     model: str
     context: int
@@ -41,6 +44,10 @@ class Settings:
     slots: int = 1
     embeddings: bool = False
     pooling: int | None = None
+    gpu_layers: int | None = None
+    main_gpu: int | None = None
+    mmap: bool | None = None
+    draft: int | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
 

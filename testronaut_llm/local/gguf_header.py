@@ -75,14 +75,17 @@ OTHER_FILES = {
     b"\x1f\x8b": "packed with gzip; unpack it first",
     b"{": "JSON",
 }
+_PROJECTOR = "it is the part of a model that sees or hears (mmproj), without a language model"
+_ADAPTER = "it is an adapter (LoRA), of use only beside its model; merge the two first"
 OTHER_KINDS = {
-    "mmproj": "it is the part of a model that sees or hears (mmproj), without a language model",
-    "adapter": "it is an adapter (LoRA), of use only beside its model; merge the two first",
+    **dict.fromkeys(("mmproj", "clip", "clip.has_vision_encoder", "clip.has_audio_encoder"), _PROJECTOR),
+    **dict.fromkeys(("adapter", "adapter.type"), _ADAPTER),
     "imatrix": "it is an importance matrix, which serves to quantise a model",
     "controlvector": "it is a control vector, of use only beside its model",
+    "split": "it is a part of a model that was split; take it in one file, or merge them with llama-gguf-split --merge",
     "vocabulary": "it holds a vocabulary and no weights",
 }
-"""What is no model of its own, by `general.type` or by what gives it away."""
+"""What is no model of its own, by its type, its architecture or a key that it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +106,12 @@ class GgufHeader:
     has_template: bool = True
 
 
-class _DamagedError(Exception):
-    """The file is not what it should be; another copy of it may be."""
+class _UnusableError(Exception):
+    """Why, and whether another copy of the same file may be better."""
 
-
-class _OtherKindError(Exception):
-    """The file is sound, and no model that can be served."""
+    def __init__(self, why: str, *, again: bool = True) -> None:
+        super().__init__(why)
+        self.again = again
 
 
 def read_header(path: Path, *, source: str = "") -> GgufHeader:
@@ -120,17 +123,16 @@ def read_header(path: Path, *, source: str = "") -> GgufHeader:
     try:
         with path.open("rb", buffering=1 << 16) as file:
             return _read(_Reader(file))
-    except _OtherKindError as error:
-        reason, mend = str(error), f"Remove it: testronaut-llm models remove embedded/{path.stem}"
+    except _UnusableError as error:
+        reason, again = str(error), error.again
     except OSError as error:
-        reason, mend = error.strerror or type(error).__name__, ""
-    except _DamagedError as error:
-        reason, mend = str(error), ""
+        reason, again = error.strerror or type(error).__name__, True
     except (ValueError, LookupError, TypeError, ArithmeticError, struct.error):
-        reason, mend = "its header is damaged or cut", ""
-    what = source or f"embedded/{path.stem} ({path})"
-    then = "Nothing was kept" if source else mend or f"Fetch it again: {pull_again(path.stem)}"
-    raise LocalModelError(f"{what} is not a usable GGUF model: {reason}. {then}")
+        reason, again = "its header is damaged or cut", True
+    if source:
+        raise LocalModelError(f"{source} is not a usable GGUF model: {reason}. Nothing was kept")
+    then = f"Fetch it again: {pull_again(path.stem)}" if again else f"testronaut-llm models remove embedded/{path.stem}"
+    raise LocalModelError(f"embedded/{path.stem} ({path}) is not a usable GGUF model: {reason}. {then}")
 
 
 class _Reader:
@@ -204,38 +206,31 @@ def _read(file: _Reader) -> GgufHeader:
     header = _header(metadata, file.size)
     end = _end_of_tensors(file, tensors, _whole(metadata.get("general.alignment", 32), 2**16, "general.alignment") or 1)
     if end > file.size:
-        raise _DamagedError(f"its weights end at {end:,} bytes, and it has {file.size:,}: it is cut")
+        raise _UnusableError(f"its weights end at {end:,} bytes, and it has {file.size:,}: it is cut")
     return header
 
 
 def _check_form(file: _Reader) -> None:
-    """Raises _DamagedError: the file is no GGUF of a version and byte order that can be read."""
+    """Raises _UnusableError: the file is no GGUF of a version and byte order that can be read."""
     start = file.take(min(file.size, 4))
     if start != b"GGUF":
         start = (start + file.take(min(file.size - len(start), 60))).lstrip().removeprefix(b"\xef\xbb\xbf")
         what = next((f": it is {what}" for first, what in OTHER_FILES.items() if start.startswith(first)), "")
-        raise _DamagedError(f"it does not begin with the letters GGUF{what}")
+        raise _UnusableError(f"it does not begin with the letters GGUF{what}")
     version = file.number("<I")
     if version and version & 0xFFFF == 0:
-        raise _OtherKindError("it is a big-endian file, for IBM Z and the like; take the little-endian one")
+        raise _UnusableError("it is big-endian, for IBM Z and the like; take the little-endian one", again=False)
     if version not in (2, 3):
-        raise _DamagedError(f"it has GGUF version {version}, expected 2 or 3")
+        raise _UnusableError(f"it has GGUF version {version}, expected 2 or 3")
 
 
 def _check_kind(metadata: dict[str, Any], tensors: int) -> None:
-    """Raises _OtherKindError: it is a part of a model, or something that goes beside one."""
-    count = metadata.get("split.count", 0)
-    if isinstance(count, int) and count > 1:
-        raise _OtherKindError(
-            f"it is one of {count} parts of a model that was split; take the model in one file, or merge the parts "
-            "(llama-gguf-split --merge)"
-        )
-    signs = [metadata.get("general.type"), metadata.get("general.architecture")]
-    signs += ["adapter"] if "adapter.type" in metadata else []
-    signs += ["mmproj"] if "clip" in signs or "clip.has_vision_encoder" in metadata else []
-    signs += ["vocabulary"] if not tensors else []
+    """Raises _UnusableError: it is a part of a model, or something that goes beside one."""
+    signs = [metadata.get("general.type"), metadata.get("general.architecture"), *metadata]
+    signs += [] if metadata.get("split.count", 1) in (0, 1) else ["split"]
+    signs += [] if tensors else ["vocabulary"]
     if what := next((OTHER_KINDS[sign] for sign in signs if isinstance(sign, str) and sign in OTHER_KINDS), ""):
-        raise _OtherKindError(what)
+        raise _UnusableError(what, again=False)
 
 
 def _end_of_tensors(file: _Reader, count: int, alignment: int) -> int:
@@ -286,5 +281,5 @@ def _whole(value: Any, most: int, name: str) -> int:
     """The number, if it is a whole one that a model can have."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         what = "is missing" if value is None else f"is {value!r:.40}, expected at most {most:,}"
-        raise _DamagedError(f"its header cannot be that of a language model: {name!r:.80} {what}")
+        raise _UnusableError(f"its header cannot be that of a language model: {name!r:.80} {what}")
     return value

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
-from testronaut_llm.pricing.rows import is_money, read_price, starts_at
+from testronaut_llm.pricing.rows import read_price, starts_at
 from testronaut_llm.pricing.tables import Row, decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.money import is_amount
 from testronaut_llm.support.paths import made
 
 LARGEST = 16 * 1024 * 1024
@@ -125,7 +126,7 @@ def _faults(row: Row) -> Iterator[str]:
 def _fault(value: Any) -> str | None:
     if value is None:
         return None
-    if not is_money(value):
+    if not is_amount(value):
         return "expected a plain number of USD, zero or more"
     return f"expected USD for one token, at most {_DEAREST}" if value > _DEAREST else None
 

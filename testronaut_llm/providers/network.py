@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import getproxies
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
-from testronaut_llm.providers.endpoint import fault_of, ollama_url
 from testronaut_llm.support.hosts import host_of, is_loopback
 
 if TYPE_CHECKING:
@@ -112,8 +111,6 @@ def _spoiling(environ: Mapping[str, str]) -> Iterator[str]:
     import httpx
 
     yield from (name for name in _OF_LITELLM if name in environ)
-    if fault_of(ollama_url(environ.get("OLLAMA_HOST", ""))):
-        yield "OLLAMA_HOST"
     try:
         httpx.Client().close()
     except Exception:  # noqa: BLE001 - InvalidURL, ValueError, ImportError, OSError, ...: each value has its own

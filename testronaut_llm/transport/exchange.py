@@ -17,6 +17,7 @@ import httpx
 
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
+from testronaut_llm.transport.readable_body import ReadableBody
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
@@ -49,9 +50,22 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
+    traced: bool = False
+    body_begun: bool = False
     _event: int = 0
     _unpacker: Unpacker = field(default_factory=Unpacker)
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
+
+    @property
+    def left(self) -> bool:
+        """True if the request may have left this machine; no part of its body has, where no connection was made."""
+        return self.requests > 0 and (self.body_begun or self.status is not None or not self.traced)
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Takes note of how far httpx is; a proxy that is asked for a tunnel has not been sent the request yet."""
+        self.traced = True
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":
+            self.body_begun = True
 
     async def aclose(self) -> None:
         """Ends the response, read to its end or not."""
@@ -75,7 +89,8 @@ class Exchange:
         whole_chat = not self.streams and any(name in (self.sent or ()) for name in _CHATS)
         most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
         self._unpacker = unpacker(response, most=most, streams=self.streams)
-        bound(response, self.take, self._broken)
+        readable = ReadableBody(lines=self.streams)
+        bound(response, lambda chunk: map(readable.take, self.take(chunk)), self._broken, readable.end)
         self._stream = response.stream
 
     def take(self, chunk: bytes) -> Iterator[bytes]:
@@ -118,6 +133,7 @@ def _on_request(request: httpx.Request) -> None:
     if exchange.requests:
         raise SecondRequestError("one attempt is one request")
     exchange.requests += 1
+    request.extensions["trace"] = exchange.trace
     try:
         exchange.sent = json.loads(request.content)
     except ValueError:

@@ -28,6 +28,10 @@ _NUMBERED = (
     *("error_code", "provider_error_code", "error"),
 )
 """Fields in which servers give an HTTP status as a number, or as its digits."""
+_REFUSED_SETTINGS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (re.compile(r"does not support thinking"), ("reasoning",)),  # Ollama, 400
+)
+"""What is said of a setting that the model does not take, and that it can be asked without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,12 @@ def status_in(fields: dict[str, Any]) -> int:
     """The HTTP status of an error that is given as a number or its digits, 0 where there is none."""
     found = (re.fullmatch(r"([45]\d\d)(\.0)?", str(fields.get(name))) for name in _NUMBERED)
     return next((int(match[1]) for match in found if match), 0)
+
+
+def refused_settings(error: LLMError) -> tuple[str, ...]:
+    """Which settings the model can be asked without, by what it said."""
+    refused = (names for words, names in _REFUSED_SETTINGS if words.search(str(error)))
+    return next(refused, ()) if isinstance(error, InvalidRequestError) else ()
 
 
 def retry_after(headers: dict[str, str], now: float) -> float | None:
