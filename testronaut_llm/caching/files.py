@@ -21,6 +21,7 @@ from testronaut_llm.caching.key import FORMAT
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.support.text import read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.config.sections import CacheConfig
@@ -118,12 +119,8 @@ class CacheFiles:
         Raises:
             ConfigError: the file or its lines are wrong, each named; or the store cannot be written.
         """
-        try:
-            lines = file.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from None
         rows, faults = [], []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_utf8(file).split("\n"), 1):
             if line.strip():
                 row, fault = _row(line)
                 rows.append(row)

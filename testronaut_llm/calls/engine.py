@@ -16,7 +16,6 @@ from testronaut_llm.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.budgets import Budgets
-    from testronaut_llm.calls.prompt_cache import PrefixWatch
     from testronaut_llm.calls.spending import Purse
     from testronaut_llm.calls.steps import Flow, Result
     from testronaut_llm.config.source import ConfigSource
@@ -75,13 +74,6 @@ class Engine:
         from testronaut_llm.token_counter import TokenCounter
 
         return TokenCounter()
-
-    @lazy
-    def prefixes(self) -> PrefixWatch:
-        """Sees whether `prompt_cache` does anything."""
-        from testronaut_llm.calls.prompt_cache import PrefixWatch
-
-        return PrefixWatch()
 
     @lazy
     def ledger(self) -> Ledger:
@@ -152,7 +144,6 @@ class Engine:
         """Learns from an accepted result, and books what its route saved."""
         model = config.model(result.model)
         self.learn(call, result, route, model)
-        self.prefixes.answered(call, model, result.usage, self.prices)
         if self.purse is None:
             self.budgets.routed(config, self.prices, call.task, result, route)
 

@@ -86,7 +86,7 @@ def billed(llm: testronaut_llm.LLMManager) -> Iterator[None]:
         yield
     except BaseException as error:
         if llm.session.cost or llm.session.unpriced:
-            say = error.add_note if isinstance(error, LLMError) else screen.note  # ctrl-C has nobody to print its notes
+            say = screen.note if isinstance(error, KeyboardInterrupt) else error.add_note  # nobody prints ctrl-C's notes
             say(f"this run cost {bill(llm)}")
         raise
 

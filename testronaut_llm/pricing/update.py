@@ -17,7 +17,9 @@ from testronaut_llm.pricing.rows import is_money, read_price, starts_at
 from testronaut_llm.pricing.tables import Row, decode, model_rows, user_table_path
 from testronaut_llm.providers.endpoint import is_loopback
 from testronaut_llm.support.atomic_file import write_atomically
-from testronaut_llm.support.paths import made
+from testronaut_llm.support.paths import made, user_path
+from testronaut_llm.support.redaction import Redactor, said
+from testronaut_llm.support.text import decoded, read_utf8
 
 LARGEST = 64 * 1024 * 1024
 _DEAREST = 1  # USD for one token: anything above it is a slip of units
@@ -47,8 +49,8 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     """
     import filelock
 
-    text = _fetch(source) if "://" in source else _read(Path(source).expanduser())
-    rows = _checked(source, text)
+    text = _fetch(source) if "://" in source else read_utf8(user_path(source), most=LARGEST)
+    rows = _checked(Redactor().redact(source), text)
     path = path or user_table_path()
     written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
     try:
@@ -64,31 +66,20 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     return PriceUpdate(path=path, models=len(rows), priced=priced, previous=previous)
 
 
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{str(path)!r} is larger than {LARGEST:,} bytes; expected {_EXPECTED}", file=str(path))
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read prices from {str(path)!r}: {error}; expected {_EXPECTED}", file=str(path)
-        ) from None
-
-
 def _fetch(url: str) -> str:
     from urllib.request import urlopen
 
-    scheme = url.partition("://")[0].lower()
+    scheme, shown = url.partition("://")[0].lower(), Redactor().redact(url)
     if scheme != "https" and not (scheme == "http" and is_loopback(url)):
-        raise ConfigError(f"cannot take prices from {url!r}: expected a file or an https:// address")
+        raise ConfigError(f"cannot take prices from {shown!r}: expected a file or an https:// address")
     try:
         with urlopen(url, timeout=_FETCH_SECONDS) as response:  # noqa: S310  (the scheme is checked above)
             body: bytes = response.read(LARGEST + 1)
         if len(body) > LARGEST:
-            raise ConfigError(f"{url!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
-        return body.decode("utf-8")
+            raise ConfigError(f"{shown!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot fetch prices from {url!r}: {error}; expected {_EXPECTED}") from None
+        raise ConfigError(f"cannot fetch prices from {shown!r}: {said(error)}; expected {_EXPECTED}") from None
+    return decoded(body, shown)
 
 
 def _checked(source: str, text: str) -> Mapping[str, Row]:

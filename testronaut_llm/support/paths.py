@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from testronaut_llm.errors import ConfigError
+
 APP = "testronaut-llm"
 
 
@@ -32,11 +34,21 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def user_path(text: str | Path) -> Path:
+    """Returns a path with `~` filled in; `~nobody` stays as it is. Raises ConfigError: this user has no home folder."""
+    path = os.path.expanduser(text)  # noqa: PTH111 - which raises RuntimeError in pathlib
+    if path == "~" or path.startswith(("~/", "~\\")):
+        raise ConfigError(
+            f"there is no home folder for {text}: HOME is not set, and this user is not in /etc/passwd; "
+            "set HOME, or TESTRONAUT_LLM_HOME to a folder that you may write"
+        )
+    return Path(path)
+
+
 def _folder(kind: str) -> Path:
     home = os.environ.get("TESTRONAUT_LLM_HOME")
     if home:
-        return Path(home).expanduser() / kind
+        return user_path(home) / kind
     import platformdirs
 
-    folder: Path = getattr(platformdirs, f"user_{kind}_path")(APP, appauthor=False)
-    return folder
+    return user_path(getattr(platformdirs, f"user_{kind}_dir")(APP, appauthor=False))
