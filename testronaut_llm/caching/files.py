@@ -93,25 +93,28 @@ class CacheFiles:
                 return int(store.clear())
             return sum(store.delete(key) for key in keys)
 
-    def export(self, file: Path, *, task: str | None = None) -> tuple[int, int]:
+    def export(self, file: Path, *, task: str | None = None, force: bool = False) -> tuple[int, list[Kept]]:
         """Writes what is kept, one a line and sorted, so that a new one is one more line in a diff.
 
-        Returns how many lines were written, and how many were left out since they look as if they held a secret.
+        Returns how many lines were written, and what was left out, since it looks as if it held a secret; with `force`
+        nothing is.
 
         Raises:
             ConfigError: the store cannot be read, or the file not be written.
         """
-        lines = sorted(
-            json.dumps({"key": one.key, "format": FORMAT, "task": one.task, "value": one.value}, ensure_ascii=False)
-            for one in self.kept(task=task, digests=True)
-        )
-        redact = Redactor().redact
-        clean = [line for line in lines if redact(line) == line]
+        redact, clean, left_out = Redactor().redact, [], []
+        for one in sorted(self.kept(task=task, digests=True), key=lambda one: one.key):
+            row = {"key": one.key, "format": FORMAT, "task": one.task, "value": one.value}
+            line = json.dumps(row, ensure_ascii=False)
+            if force or redact(line) == line:
+                clean.append(line)
+            else:
+                left_out.append(one)
         try:
             write_atomically(file, "".join(f"{line}\n" for line in clean), mode=0o644)
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error.strerror}") from None
-        return len(clean), len(lines) - len(clean)
+        return len(clean), left_out
 
     def load(self, file: Path) -> int:
         """Takes what such a file holds, all of it or nothing; what is there already is replaced. Returns how many.

@@ -14,7 +14,7 @@ from testronaut_llm.caching.single_flight import FlightLocks, Flights
 from testronaut_llm.calls.lookup import Lookup, pieces_of
 from testronaut_llm.calls.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import LLMTimeoutError
-from testronaut_llm.records import Answer, Call, Embeddings, Message
+from testronaut_llm.records import Call, Embeddings, Message
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.engine import Engine
@@ -101,13 +101,11 @@ class Answering:
             for text, value in zip(texts, vector_values(result, texts), strict=True):
                 key = cache_key.hashed(cache_key.text_part(frame, text), model)
                 cache.write(key, value, settings, task=question.prepared.task.name)
-        elif not self._unfit(question, result):
-            value = answer_value(result, self._engine.dialect(one.model))
+            return
+        value = answer_value(result, self._engine.dialect(one.model))
+        cut = question.prepared.task.allow_truncated and result.finish_reason == "length"
+        if not cut and not self._engine.redactor.knows(cache_key.canonical(value)):
             cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.prepared.task.name)
-
-    def _unfit(self, question: Question, answer: Answer[Any]) -> bool:
-        cut = question.prepared.task.allow_truncated and answer.finish_reason == "length"
-        return cut or self._engine.redactor.knows(answer.text)
 
     def _no_other_process(self, question: Question, locks: FlightLocks, key: str) -> Generator[Step, Any, None]:
         wait, longest = _LOOKS

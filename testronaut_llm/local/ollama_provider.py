@@ -16,6 +16,7 @@ from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, provider_of
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
     import httpx
@@ -41,6 +42,9 @@ class OllamaServer:
     def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
         self.url = url
         self._key = key
+        self._redactor = Redactor()
+        if key is not None:
+            self._redactor.add(key.get_secret_value())
         self._http: httpx.Client | None = None
 
     @classmethod
@@ -59,6 +63,10 @@ class OllamaServer:
 
     def __exit__(self, *failure: object) -> None:
         self.close()
+
+    def redact(self, text: str) -> str:
+        """Returns a text of the server's without the key, which it may repeat."""
+        return self._redactor.redact(text)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -127,7 +135,9 @@ class OllamaServer:
             with self.client(silence=_LOADING) as client:
                 return action(client)
         except ResponseError as error:
-            said = not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {error.error}"
+            said = (
+                not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {self.redact(error.error)}"
+            )
             raise LocalModelError(said, status=error.status_code) from None
         except (ConnectionError, httpx.HTTPError) as error:
             raise unreachable(self.url, error) from None
@@ -147,10 +157,10 @@ class OllamaServer:
         if response.status_code == 404 and body:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
         if response.status_code != 200 or not isinstance(answer, dict):
-            said = answer.get("error", "") if isinstance(answer, dict) else ""
+            said = self.redact(str(answer.get("error", ""))) if isinstance(answer, dict) else ""
             raise LocalModelError(
                 f"the server at {self.url} does not answer {path} like Ollama (status {response.status_code}"
-                f"{': ' + str(said)[:200] if said else ''}); check api_base, or update Ollama",
+                f"{': ' + said[:200] if said else ''}); check api_base, or update Ollama",
                 status=response.status_code,
             )
         return answer

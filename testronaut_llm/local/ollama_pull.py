@@ -106,14 +106,14 @@ def _once(server: OllamaServer, name: str, report: Report, patience: float) -> N
     try:
         with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
             for step in _moving(steps, patience):
-                status = step.status or ""
+                status = server.redact(step.status or "")
                 _check_room(server, step)
                 report(Progress(note=status, done=step.completed or 0, total=step.total))
     except ResponseError as error:
         mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
         if mend:
-            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None
-        raise _BrokenError(error.error) from None
+            raise LocalModelError(f"Ollama cannot pull {name!r}: {server.redact(error.error)}; {mend}") from None
+        raise _BrokenError(server.redact(error.error)) from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise unreachable(server.url, error) from None
     except httpx.TimeoutException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.providers import endpoint
@@ -17,6 +16,7 @@ _AWS_SIGNS = names("""
     AWS_BEARER_TOKEN_BEDROCK AWS_ACCESS_KEY_ID AWS_PROFILE AWS_ROLE_ARN AWS_WEB_IDENTITY_TOKEN_FILE
     AWS_CONTAINER_CREDENTIALS_RELATIVE_URI AWS_CONTAINER_CREDENTIALS_FULL_URI
 """)
+_AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 
 
 def ollama(model: ModelConfig) -> Missing | Present | None:
@@ -55,9 +55,11 @@ def ollama_behind_openai(model: ModelConfig) -> Missing | None:
 
 
 def aws_credentials(model: ModelConfig) -> Missing | None:  # noqa: ARG001 - every probe is asked with its model
-    """Is there anything that botocore could sign with?"""
-    files = (Path("~/.aws/credentials").expanduser(), Path("~/.aws/config").expanduser())
-    if any(os.environ.get(name) for name in _AWS_SIGNS) or any(file.exists() for file in files):
+    """None unless botocore can find nothing to sign with; only the network knows of an instance's role."""
+    files = (os.environ.get(name) or default for name, default in _AWS_FILES.items())
+    if any(os.environ.get(name) for name in _AWS_SIGNS) or any(map(os.path.exists, map(os.path.expanduser, files))):
+        return None
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
         return None
     return Missing("no AWS credentials", "aws configure, or export AWS_BEARER_TOKEN_BEDROCK=<your key>")
 

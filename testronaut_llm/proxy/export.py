@@ -194,7 +194,8 @@ def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
 def _priced_base(model: ModelConfig, prices: PriceTable) -> str | None:
     """The name under which the proxy's row has a price."""
     base = model.base_model or model.model
-    for name in (base,) if "/" in base else (f"azure/{base}", f"openai/{base}"):
+    bare = base.removeprefix("azure/")
+    for name in (base,) if "/" in bare else (f"azure/{bare}", f"openai/{bare}"):
         asked = model.model_copy(update={"model": f"{PROXY}/{model.alias}", "base_model": name})
         if prices.price(asked) is not None:
             return name

@@ -8,6 +8,10 @@ from pathlib import Path
 from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
+_NO_HOME = (
+    "HOME is not set to a folder, and this user is not in the passwd file; "
+    "set HOME, or TESTRONAUT_LLM_HOME to a folder that you may write"
+)
 
 
 def config_dir() -> Path:
@@ -38,10 +42,7 @@ def user_path(text: str | Path) -> Path:
     """Returns a path with `~` filled in; `~nobody` stays as it is. Raises ConfigError: this user has no home folder."""
     path = os.path.expanduser(text)  # noqa: PTH111 - which raises RuntimeError in pathlib
     if path == "~" or path.startswith(("~/", "~\\")):
-        raise ConfigError(
-            f"there is no home folder for {text}: HOME is not set, and this user is not in /etc/passwd; "
-            "set HOME, or TESTRONAUT_LLM_HOME to a folder that you may write"
-        )
+        raise ConfigError(f"no home folder for {text}: {_NO_HOME}")
     return Path(path)
 
 
@@ -51,4 +52,7 @@ def _folder(kind: str) -> Path:
         return user_path(home) / kind
     import platformdirs
 
-    return user_path(getattr(platformdirs, f"user_{kind}_dir")(APP, appauthor=False))
+    try:
+        return user_path(getattr(platformdirs, f"user_{kind}_dir")(APP, appauthor=False))
+    except RuntimeError:  # of platformdirs, for the same reason
+        raise ConfigError(f"no home folder for {kind}: {_NO_HOME}") from None

@@ -11,7 +11,7 @@ _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e
 
 
 def visible(text: str) -> str:
-    """Returns the text with each control character but newline and tab as `\\uXXXX`, which JSON reads as the same.
+    r"""Returns the text with each control character but newline and tab as `\uXXXX`, which JSON reads as the same.
 
     Control characters are C0, DEL, C1, bidirectional and separator characters, and lone surrogates.
     """

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from testronaut_llm.support.text import read_utf8
 from testronaut_llm.testing import scrub
-from testronaut_llm.support.text import read_utf8
 from testronaut_llm.testing.cassette_format import from_yaml
 
 SECRET_KINDS = frozenset({"secret", "cookie", "account id", "value of a variable", "header"})

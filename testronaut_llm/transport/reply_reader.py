@@ -24,6 +24,7 @@ from testronaut_llm.errors import (
     Verdict,
 )
 from testronaut_llm.records import Usage
+from testronaut_llm.support.redaction import said
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import BodyTooLargeError, Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, dropped_params
@@ -93,15 +94,18 @@ class ReplyReader:
         return Reply(
             text="".join(self._pieces),
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish if evidence.finish else None,
+            finish_reason=self._redacted(self._finish) if evidence.finish else None,
             usage=self._received_usage() if evidence.usage else None,
-            response_model=self._model,
+            response_model=self._redact(str(self._model)),
             request_id=self._request_id(),
             sent=self.exchange.requests > 0,
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
         )
+
+    def _redacted(self, text: str | None) -> str | None:
+        return None if text is None else self._redact(text)
 
     def _received_usage(self) -> Usage | None:
         """The usage without the count of thinking that LiteLLM makes up where the wire carries none."""
@@ -154,11 +158,11 @@ class ReplyReader:
         if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
             return ConnectionFailedError(f"the connection failed ({kinds[0].__name__})")
         if _is_network(kinds):
-            reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
+            reason = next(said(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
             return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
+        return InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
 
     def _refused(self, evidence: Evidence) -> LLMError | None:
         """Why a complete response is no answer, or None."""
@@ -209,8 +213,7 @@ class ReplyReader:
         return ""
 
     def _request_id(self) -> str | None:
-        found = next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None)
-        return None if found is None else self._redact(found)
+        return self._redacted(next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None))
 
     def _where(self) -> str:
         base = self._request.target.api_base
@@ -248,7 +251,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_network(kinds: tuple[type[BaseException], ...]) -> bool:
     return any(issubclass(kind, httpx.TransportError | OSError) for kind in kinds)
-
-
-def _first_line(causes: list[BaseException]) -> str:
-    return (str(causes[0]).splitlines() or [type(causes[0]).__name__])[0][:300]
