@@ -37,16 +37,10 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
     return Request(target=where, messages=messages, **{"max_tokens": 80, "timeout": 10.0, **fields})
 
 
-async def attempt(request: Request | EmbedRequest, *, asynchronous: bool) -> tuple[list[str], Reply]:
+async def attempt(request: Request | EmbedRequest) -> tuple[list[str], Reply]:
     """The pieces of a stream, and the reply."""
-    gateway, exchange = Gateway(lambda text: text), Exchange()
-    if isinstance(request, Request):
-        sync, asyn = gateway.send, gateway.asend
-    else:
-        sync, asyn = gateway.embed, gateway.aembed  # type: ignore[assignment]
-    if asynchronous:
-        parts: list[Any] = [part async for part in asyn(request, exchange)]
-    else:
-        parts = list(sync(request, exchange))
+    gateway = Gateway(lambda text: text)
+    send: Any = gateway.asend if isinstance(request, Request) else gateway.aembed
+    parts: list[Any] = [part async for part in send(request, Exchange())]
     await gateway.aclose()
     return parts[:-1], parts[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import os
 import re
@@ -12,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -80,22 +80,23 @@ def _clients_are_let_go() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _attempts_end_with_their_test() -> Iterator[None]:
-    """A thread that still waits for a server would be counted by the next test that looks for some."""
+def _loops_end_with_their_test() -> Iterator[None]:
+    """The event loop of a manager that was not closed ends with the manager."""
     yield
     until = time.monotonic() + 10
-    while (left := [one.ident for one in threading.enumerate() if one.name == "testronaut-llm-attempt"]) and (
-        time.monotonic() < until
-    ):
+    while (left := _loops()) and time.monotonic() < until:
+        gc.collect()
         time.sleep(0.01)
-    frames = sys._current_frames()
-    stacks = ["".join(traceback.format_stack(frames[one])) for one in left if one in frames]
-    assert left == [], "\n\n".join(stacks)
+    assert left == []
+
+
+def _loops() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name == "testronaut-llm-loop"]
 
 
 def _sends() -> object:
     httpx = sys.modules.get("httpx")
-    return httpx.HTTPTransport.handle_request if httpx else None
+    return httpx.AsyncHTTPTransport.handle_async_request if httpx else None
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request,
 
 KEY = "sk-canary-0123456789abcdefghijklmn"
 WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama")
-MODES = ("sync", "async", "stream", "astream")
+MODES = ("whole", "stream")
 MODELS = {
     "openai": "openai/gpt-4o-mini",
     "azure": "azure/my-deployment",
@@ -51,31 +50,24 @@ def request(to: Target, **fields: Any) -> Request:
 
 
 class Attempts:
-    """A gateway and an event loop that are kept for many attempts; sync ones have a thread, as in the product."""
+    """A gateway and an event loop that are kept for many attempts."""
 
     def __init__(self) -> None:
         self.gateway = Gateway(lambda text: text.replace(KEY, "***"))
         self.gateway.load()
         self._runner = asyncio.Runner()
-        self._thread = ThreadPoolExecutor(1)
 
     def __call__(self, asked: Request | EmbedRequest, mode: str) -> tuple[str, Reply]:
         """One attempt; the pieces that were handed out, and the Reply."""
         if isinstance(asked, Request):
-            asked = replace(asked, stream=mode in ("stream", "astream"))
-        if mode in ("sync", "stream"):
-            send = self.gateway.embed if isinstance(asked, EmbedRequest) else self.gateway.send
-            results: list[Any] = self._thread.submit(lambda: list(send(asked, Exchange()))).result()  # type: ignore[arg-type]
-        else:
-            results = self._runner.run(self._collected(asked))
+            asked = replace(asked, stream=mode == "stream")
+        results = self._runner.run(self._collected(asked))
         return "".join(results[:-1]), results[-1]
 
     def close(self) -> None:
         """Closes connections and loop."""
         self._runner.run(self.gateway.aclose())
         self._runner.close()
-        self._thread.shutdown()
-        self.gateway.close()
 
     async def _collected(self, asked: Request | EmbedRequest) -> list[Any]:
         asend = self.gateway.aembed if isinstance(asked, EmbedRequest) else self.gateway.asend

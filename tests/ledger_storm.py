@@ -10,6 +10,7 @@ take most of the time; the requests are real.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,7 +20,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator
+from typing import Any
 
 from testronaut_llm import LLMConfig, LLMManager
 from testronaut_llm.errors import AllModelsFailedError, BudgetExceededError
@@ -36,21 +38,18 @@ class Post:
 
     def load(self) -> None: ...
 
-    def run_apart(self, attempt: Callable[[], None]) -> None:
-        threading.Thread(target=attempt, name="testronaut-llm-attempt", daemon=True).start()
-
-    def close(self) -> None: ...
-
-    def send(self, request: Request, exchange: Exchange) -> Iterator[Reply]:
+    async def asend(self, request: Request, exchange: Exchange) -> AsyncIterator[Reply]:
         exchange.requests += 1
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-        post = urllib.request.Request(f"{request.target.api_base}/chat/completions", body)
-        with urllib.request.urlopen(post) as response:
-            answer = json.load(response)
+        answer = await asyncio.to_thread(self._post, f"{request.target.api_base}/chat/completions")
         usage = Usage(
             prompt_tokens=answer["usage"]["prompt_tokens"], completion_tokens=answer["usage"]["completion_tokens"]
         )
         yield Reply(text=answer["choices"][0]["message"]["content"], finish_reason="stop", usage=usage)
+
+    def _post(self, url: str) -> Any:
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, body)) as response:
+            return json.load(response)
 
 
 def main(url: str, processes: int, threads: int, kills: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +18,7 @@ from testronaut_llm import Answer, LLMManager
 from testronaut_llm.calls.builder import Prompt, checked, messages_of, system_of
 from testronaut_llm.calls.question import Question
 from testronaut_llm.gateway import load_litellm
+from testronaut_llm.loop import Loop
 from testronaut_llm.model_config import LLMConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.records import Call
@@ -87,6 +90,19 @@ def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual variable of each provider holds a key."""
     for name in KEYS:
         monkeypatch.setenv(name, KEY)
+
+
+def at_rest(llm: LLMManager, seconds: float = 20.0) -> bool:
+    """True once no attempt runs on the manager's event loop."""
+    loop, until = llm._engine.loop, time.monotonic() + seconds
+    while (busy := loop.is_running and _attempts(loop)) and time.monotonic() < until:
+        time.sleep(0.005)
+    return not busy
+
+
+def _attempts(loop: Loop) -> list[Any]:
+    tasks = asyncio.all_tasks(loop._loop)  # LiteLLM has one of its own there
+    return [one for one in tasks if "_LoopAttempt" in getattr(one.get_coro(), "__qualname__", "")]
 
 
 async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:

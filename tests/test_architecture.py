@@ -24,7 +24,7 @@ import testronaut_llm
 
 # From the ground up. A module may import from its own rung and from those below, never from above, not even late.
 LADDER = (
-    ("errors", "support", "support.*"),
+    ("errors", "loop", "support", "support.*"),
     ("records",),
     ("model_config", "config", "config.*"),
     ("provider_registry", "providers", "providers.*", "local", "local.*"),

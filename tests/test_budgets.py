@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -23,8 +21,6 @@ from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
 from testronaut_llm.testing.session_budget import SessionBudget
-from testronaut_llm.transport.exchange import Exchange
-from testronaut_llm.transport.model_request import Reply
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -254,41 +250,6 @@ def test_a_stream_that_is_left_is_paid_at_its_worst(api: Make) -> None:
     assert (state, outcome, error) == (2, "error", "timeout")
     assert amount > 100 * 2 * 10**6  # picodollars: a hundred tokens at 2 USD a million, and the prompt
     assert llm.session.cost == Decimal(amount).scaleb(-12)
-
-
-class Late:
-    """A gateway whose answer comes after it was given up."""
-
-    def __init__(self) -> None:
-        self.task_of: dict[int, str] = {}
-
-    def load(self) -> None: ...
-
-    def run_apart(self, attempt: Callable[[], None]) -> None:
-        threading.Thread(target=attempt, name="testronaut-llm-attempt", daemon=True).start()
-
-    def close(self) -> None: ...
-
-    def send(self, _request: object, exchange: Exchange) -> Iterator[Reply]:
-        exchange.requests += 1
-        while not exchange.abandoned:
-            time.sleep(0.001)
-        time.sleep(0.05)
-        yield Reply(text="yes", finish_reason="stop", usage=Usage(prompt_tokens=10, completion_tokens=500))
-
-
-def test_a_late_answer_corrects_the_worst_case() -> None:
-    """The attempt was given up and settled at its worst; its true usage came all the same."""
-    with fake("cheap", retries=0) as llm:
-        llm._engine.__dict__["gateway"] = Late()
-        with pytest.raises(errors.AllModelsFailedError) as caught:
-            llm.complete("t", "hi", timeout=0.05)
-        assert [one.cost for one in caught.value.attempts] == [Decimal("0.001")]
-        for thread in threading.enumerate():
-            if thread.name == "testronaut-llm-attempt":
-                thread.join()
-        assert llm.spend().total.cost == llm.session.cost == Decimal("0.0005")
-        assert llm.spend().total.calls == 1
 
 
 def test_without_a_budget_a_broken_ledger_stops_nothing(api: Make) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterator
 
 import faults
@@ -15,7 +14,6 @@ from testronaut_llm.transport.exchange import (
     BodyTooLargeError,
     Exchange,
     SecondRequestError,
-    SyncClient,
     async_client,
     current,
 )
@@ -35,18 +33,8 @@ def exchange() -> Iterator[Exchange]:
     current.reset(token)
 
 
-def test_a_second_request_of_one_attempt_is_refused(server: FaultServer, exchange: Exchange) -> None:
+async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer, exchange: Exchange) -> None:
     """Whatever asks again by itself below us is stopped before it sends."""
-    api = server.plan("a", faults.good())
-    with SyncClient(api.url) as client:
-        client.post(f"{api.url}/v1/chat/completions", json={})
-        with pytest.raises(SecondRequestError):
-            client.post(f"{api.url}/v1/chat/completions", json={})
-    assert len(api.requests) == exchange.requests == 1
-
-
-async def test_a_second_request_is_refused_on_an_event_loop(server: FaultServer, exchange: Exchange) -> None:
-    """The same for async clients."""
     api = server.plan("a", faults.good())
     async with async_client(api.url) as client:
         await client.post(f"{api.url}/v1/chat/completions", json={})
@@ -55,18 +43,18 @@ async def test_a_second_request_is_refused_on_an_event_loop(server: FaultServer,
     assert len(api.requests) == exchange.requests == 1
 
 
-def test_requests_of_nobody_are_left_alone(server: FaultServer) -> None:
+async def test_requests_of_nobody_are_left_alone(server: FaultServer) -> None:
     """Outside an attempt the hooks do nothing."""
     api = server.plan("a", faults.good())
-    with SyncClient(api.url) as client:
-        assert client.post(api.url).status_code == client.post(api.url).status_code == 200
+    async with async_client(api.url) as client:
+        assert [(await client.post(api.url)).status_code for _ in range(2)] == [200, 200]
 
 
-def test_what_was_sent_and_came_is_kept(server: FaultServer, exchange: Exchange) -> None:
+async def test_what_was_sent_and_came_is_kept(server: FaultServer, exchange: Exchange) -> None:
     """Status, headers and the raw body, and the JSON that left; a body that is none is None."""
     api = server.plan("a", faults.raw(200, b'{"a": 1}', x_note="y"))
-    with SyncClient(api.url) as client:
-        client.post(api.url, content=b"no json")
+    async with async_client(api.url) as client:
+        await client.post(api.url, content=b"no json")
     assert exchange.sent is None
     assert (exchange.status, exchange.headers["x-note"], exchange.text) == (200, "y", '{"a": 1}')
 
@@ -81,18 +69,18 @@ def test_what_was_sent_and_came_is_kept(server: FaultServer, exchange: Exchange)
         (200, False, b"x" * (1_048_576 + 1), True),
     ],
 )
-def test_bodies_are_bounded(
+async def test_bodies_are_bounded(
     server: FaultServer, exchange: Exchange, status: int, stream: bool, body: bytes, fits: bool
 ) -> None:
     """An error's body and one line of a stream are not read for ever; a long answer in many lines is."""
     api = server.plan("a", faults.raw(status, body))
-    with SyncClient(api.url) as client:
+    async with async_client(api.url) as client:
         if fits:
-            assert client.post(api.url, json={"stream": stream}).content == body
+            assert (await client.post(api.url, json={"stream": stream})).content == body
             assert exchange.broke is None
         else:
             with pytest.raises(BodyTooLargeError):
-                client.post(api.url, json={"stream": stream})
+                await client.post(api.url, json={"stream": stream})
             assert isinstance(exchange.broke, BodyTooLargeError)
 
 
@@ -102,41 +90,14 @@ def test_packed_bodies_are_unpacked(body: bytes, text: str) -> None:
     assert Exchange(headers={"content-encoding": "gzip"}, body=bytearray(body)).text == text
 
 
-def test_abandoning_wakes_the_thread_that_reads(server: FaultServer, exchange: Exchange) -> None:
-    """A read that would wait for minutes ends when the attempt is given up, from whichever thread."""
-    api = server.plan("a", faults.silent)
-    client, ended = SyncClient(api.url), threading.Event()
-    exchange.on_abandon(client.abort)
-
-    def read() -> None:
-        with pytest.raises(httpx.HTTPError):
-            client.post(api.url, timeout=600)
-        ended.set()
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    while not api.requests:
-        threading.Event().wait(0.01)
-    exchange.abandon()
-    thread.join(20)
-    assert ended.is_set()
-
-
-def test_what_was_abandoned_before_is_closed_at_once() -> None:
-    """An attempt that was given up before it had a connection never gets one."""
-    exchange, client = Exchange(), SyncClient("http://127.0.0.1:9")
-    exchange.abandon()
-    exchange.on_abandon(client.abort)
-    assert client.is_closed
-
-
-def test_no_redirect_and_no_proxy_to_loopback(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_redirect_and_no_proxy_to_loopback(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy of the environment never sees what goes to this machine, and a redirect is an answer like any other."""
     monkeypatch.setenv("HTTP_PROXY", server.refused())
     other = server.plan("other", faults.good())
     api = server.plan("a", faults.redirect(other.url))
-    with SyncClient(api.url) as client:
-        assert client.post(api.url, json={}).status_code == 307
+    async with async_client(api.url) as client:
+        assert (await client.post(api.url, json={})).status_code == 307
     assert not other.requests
-    with SyncClient("http://models.example.com") as client, pytest.raises(httpx.ConnectError):
-        client.post("http://models.example.com", json={})  # goes to the proxy, which refuses it
+    async with async_client("http://models.example.com") as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.post("http://models.example.com", json={})  # goes to the proxy, which refuses it

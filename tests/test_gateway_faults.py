@@ -34,8 +34,6 @@ BY_CASE: dict[str, type[errors.LLMError]] = {
     "bad_gateway": errors.ServerError,
     "gateway_timeout": errors.LLMTimeoutError,
 }
-ONE_OF_EACH = ("sync", "astream")
-"""The other two, and whole calls, are in `test_fault_matrix.py`."""
 STATUSES = [(wire, case) for wire in WIRES for case in ERRORS[wire.split()[0]]]
 
 FAULTS: dict[str, tuple[Reply, type[errors.LLMError]]] = {
@@ -87,9 +85,9 @@ def attempt() -> Iterator[Attempts]:
     made.close()
 
 
-@pytest.mark.parametrize("mode", ONE_OF_EACH)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("wire", "case"), STATUSES)
-@pytest.mark.proves("error", by="fault server")
+@pytest.mark.proves("error", by="fault server", modes=("sync", "async"))
 def test_each_status_is_one_error_and_one_request(
     server: FaultServer, attempt: Attempts, wire: str, case: str, mode: str
 ) -> None:
@@ -103,10 +101,10 @@ def test_each_status_is_one_error_and_one_request(
     assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("mode", ONE_OF_EACH)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.proves("error", by="fault server")
+@pytest.mark.proves("error", by="fault server", modes=("sync", "async"))
 def test_each_fault_is_one_error_and_one_request(
     server: FaultServer, attempt: Attempts, wire: str, fault: str, mode: str
 ) -> None:
@@ -114,7 +112,7 @@ def test_each_fault_is_one_error_and_one_request(
     reply_of_server, expected = FAULTS[fault]
     api = server.plan("a", reply_of_server, faults.good())
     _, reply = attempt(request(target(wire, api.url)), mode)
-    streaming = mode in ("stream", "astream")
+    streaming = mode == "stream"
     if streaming and fault in _CUT_SHAPES:
         assert isinstance(reply.error, _LOOSE)
     else:
@@ -122,7 +120,7 @@ def test_each_fault_is_one_error_and_one_request(
     assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("mode", ["stream", "astream"])
+@pytest.mark.parametrize("mode", ["stream"])
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_broken_stream_is_never_an_answer(
@@ -144,7 +142,7 @@ def test_a_broken_stream_is_never_an_answer(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.proves("error", by="fault server")
+@pytest.mark.proves("error", by="fault server", modes=("sync", "async"))
 def test_a_refused_connection_is_a_failed_connection(
     server: FaultServer, attempt: Attempts, wire: str, mode: str
 ) -> None:
@@ -173,7 +171,7 @@ def test_each_form_of_waiting_is_read(server: FaultServer, attempt: Attempts, wi
     """Milliseconds, seconds and dates are seconds; nonsense is nothing (P04)."""
     headers = faults.RETRY_AFTER[form]
     api = server.plan("a", faults.error("rate_limit", headers=headers))
-    _, reply = attempt(request(target(wire, api.url)), "sync")
+    _, reply = attempt(request(target(wire, api.url)), "whole")
     assert reply.error is not None
     wait = reply.error.retry_after
     expected = {"milliseconds": 0.3, "seconds": 2.0, "past date": 0.0, "negative": None, "no number": None}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import faults
 import pytest
-from manager_kit import Api, manager, model
+from manager_kit import Api, at_rest, manager, model
 
 from testronaut_llm import LLMManager
 from testronaut_llm.calls import performers
@@ -46,7 +45,7 @@ class Broken:
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
-    """Every step that a performer does may be the one."""
+    """Every step that a sync caller takes may be the one."""
 
     def before(done: Callable[..., Any]) -> Callable[..., Any]:
         def do(*arguments: Any) -> Any:
@@ -55,17 +54,22 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
 
         return do
 
-    def abefore(done: Callable[..., Any]) -> Callable[..., Any]:
+    monkeypatch.setattr(performers, "_do", before(performers._do))
+    monkeypatch.setattr(performers._LoopAttempt, "take", before(performers._LoopAttempt.take))
+
+
+def cancelled(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
+    """The same for a task."""
+
+    def before(done: Callable[..., Any]) -> Callable[..., Any]:
         async def do(*arguments: Any) -> Any:
             broken()
             return await done(*arguments)
 
         return do
 
-    monkeypatch.setattr(performers, "_do", before(performers._do))
-    monkeypatch.setattr(performers._ThreadAttempt, "take", before(performers._ThreadAttempt.take))
-    monkeypatch.setattr(performers, "_ado", abefore(performers._ado))
-    monkeypatch.setattr(performers._TaskAttempt, "take", abefore(performers._TaskAttempt.take))
+    monkeypatch.setattr(performers, "_ado", before(performers._ado))
+    monkeypatch.setattr(performers._TaskAttempt, "take", before(performers._TaskAttempt.take))
 
 
 def check(llm: LLMManager) -> None:
@@ -80,10 +84,7 @@ def check(llm: LLMManager) -> None:
     began = time.monotonic()
     assert llm.complete("t", "hi", deadline=10).text == "fine"
     assert time.monotonic() - began < 9
-    end = time.monotonic() + 5
-    while any(one.name == "testronaut-llm-attempt" for one in threading.enumerate()) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not any(one.name == "testronaut-llm-attempt" for one in threading.enumerate())
+    assert at_rest(llm)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -122,7 +123,7 @@ def test_cancelling_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatc
             assert not broken.happened
 
     with monkeypatch.context() as patch:
-        interrupted(patch, broken)
+        cancelled(patch, broken)
         asyncio.run(ask())
     check(llm)
 

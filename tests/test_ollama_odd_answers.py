@@ -36,7 +36,7 @@ async def test_an_odd_answer_is_an_error_or_an_answer(server: FaultServer, name:
     """Each is one request and one error of ours, in the server's words; what is an answer after all is taken as one."""
     api = server.plan("ollama", faults.recorded(name))
     asked = chat(target("ollama/llama-a", api_base=api.url, key=None), "?", num_ctx=2048, stream=name in STREAMED)
-    _, reply = await attempt(asked, asynchronous=False)
+    _, reply = await attempt(asked)
     assert len(api.requests) == 1
     if name in ANSWERED or name == "chat-stream-default":
         assert reply.error is None

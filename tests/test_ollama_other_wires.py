@@ -42,7 +42,6 @@ def _ask(cassette: Cassette) -> Request:
     )
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize(
     ("text", "finish", "tokens"),
     [
@@ -63,13 +62,13 @@ def _ask(cassette: Cassette) -> Request:
         ),
     ],
 )
-@pytest.mark.proves
+@pytest.mark.proves(modes=("sync", "async"))
 async def test_a_recorded_answer_is_ours(
-    cassette: Cassette, asynchronous: bool, text: str, finish: str, tokens: tuple[int, int] | None
+    cassette: Cassette, text: str, finish: str, tokens: tuple[int, int] | None
 ) -> None:
     """Text, finish and usage are the same behind either wire, streamed or not, and as the wire has them."""
     request = _ask(cassette)
-    pieces, reply = await attempt(request, asynchronous=asynchronous)
+    pieces, reply = await attempt(request)
     assert reply.error is None
     assert (reply.text, reply.finish_reason) == (text, finish)
     assert reply.usage is not None
@@ -78,23 +77,21 @@ async def test_a_recorded_answer_is_ours(
     assert "".join(pieces) == (text if request.stream else "")
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.cassette("ollama/openai-missing-model-404", ignored=CAP)
-@pytest.mark.proves
-async def test_a_missing_model(cassette: Cassette, asynchronous: bool) -> None:
+@pytest.mark.proves(modes=("sync", "async"))
+async def test_a_missing_model(cassette: Cassette) -> None:
     """A model that the server does not have is not found, whichever wire asked."""
-    _, reply = await attempt(_ask(cassette), asynchronous=asynchronous)
+    _, reply = await attempt(_ask(cassette))
     assert isinstance(reply.error, ModelNotFoundError)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.cassette("ollama/openai-embeddings", ignored=("encoding_format",))
-@pytest.mark.proves
-async def test_embeddings(cassette: Cassette, asynchronous: bool) -> None:
+@pytest.mark.proves(modes=("sync", "async"))
+async def test_embeddings(cassette: Cassette) -> None:
     """The vector is the one that was sent, number for number."""
     where = target("openai/smollm2-embed:135m", api_base=OPENAI)
     request = EmbedRequest(target=where, texts=("list files",), timeout=10)
-    _, reply = await attempt(request, asynchronous=asynchronous)
+    _, reply = await attempt(request)
     sent = json.loads(cassette.responses[0]["body"]["string"])
     assert [list(vector) for vector in reply.vectors] == [sent["data"][0]["embedding"]]
     assert reply.usage == Usage(prompt_tokens=sent["usage"]["prompt_tokens"])

@@ -103,13 +103,12 @@ def _where(body: dict[str, Any]) -> Target:
     return target(f"ollama/{body['model']}", key=None, reasoning=level, dimensions=body.get("dimensions"))
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("_", ANSWERS + STREAMS)
-@pytest.mark.proves
-async def test_a_recorded_answer_is_ours(cassette: Cassette, asynchronous: bool, _: None) -> None:
+@pytest.mark.proves(modes=("sync", "async"))
+async def test_a_recorded_answer_is_ours(cassette: Cassette, _: None) -> None:
     """Text, finish and usage are those of the wire; a stream hands out the same text in pieces."""
     body, lines = _recorded(cassette)
-    pieces, reply = await attempt(_ours(body), asynchronous=asynchronous)
+    pieces, reply = await attempt(_ours(body))
     assert reply.error is None
     said = "".join(line["message"]["content"] for line in lines)
     assert reply.text.strip() == re.sub("<think>.*?</think>", "", said, flags=re.DOTALL).strip()
@@ -119,13 +118,12 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette, asynchronous: bool,
     assert (len(pieces) > 1, "".join(pieces) == reply.text) == ((True, True) if body["stream"] else (False, False))
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", FAILURES)
-@pytest.mark.proves("error")
-async def test_a_recorded_failure_is_ours(cassette: Cassette, asynchronous: bool, kind: type[LLMError]) -> None:
+@pytest.mark.proves("error", modes=("sync", "async"))
+async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMError]) -> None:
     """Each failure of the real server has its class; text that came before it is kept, and no finish is made up."""
     body, lines = _recorded(cassette)
-    _, reply = await attempt(_ours(body), asynchronous=asynchronous)
+    _, reply = await attempt(_ours(body))
     assert type(reply.error) is kind
     assert reply.finish_reason is None
     assert reply.text == "".join(line["message"]["content"] for line in lines if "message" in line)
@@ -135,7 +133,7 @@ async def test_a_recorded_failure_is_ours(cassette: Cassette, asynchronous: bool
 async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> None:
     """When the whole cap went into thinking the finish says so, and there is no text to mistake for an answer."""
     body, _ = _recorded(cassette)
-    _, reply = await attempt(_ours(body), asynchronous=False)
+    _, reply = await attempt(_ours(body))
     assert (reply.text, reply.finish_reason) == ("", "length")
 
 
@@ -143,7 +141,7 @@ async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> Non
 async def test_a_prompt_that_was_cut_shows_in_the_usage(cassette: Cassette) -> None:
     """A server that cuts the prompt says 200; the prompt tokens that it read give it away."""
     body, _ = _recorded(cassette)
-    _, reply = await attempt(_ours(body), asynchronous=False)
+    _, reply = await attempt(_ours(body))
     assert reply.usage is not None
     assert reply.usage.prompt_tokens == 258
     assert len(body["messages"][0]["content"]) > 10_000
@@ -162,17 +160,14 @@ EMBEDDINGS = [
 ]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("kind", EMBEDDINGS)
-@pytest.mark.proves
-async def test_recorded_embeddings_are_ours(
-    cassette: Cassette, asynchronous: bool, kind: type[LLMError] | None
-) -> None:
+@pytest.mark.proves(modes=("sync", "async"))
+async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMError] | None) -> None:
     """One vector a text with the prompt's tokens, or the failure; a text without a vector is a failure too."""
     body, lines = _recorded(cassette)
     texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
     request = EmbedRequest(target=_where(body), texts=tuple(texts), timeout=10)
-    _, reply = await attempt(request, asynchronous=asynchronous)
+    _, reply = await attempt(request)
     assert type(reply.error) is (kind or type(None))
     if kind is None:
         assert [list(vector) for vector in reply.vectors] == lines[0]["embeddings"]

@@ -14,7 +14,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import KEY, KEYS, Api, apis, manager, model
+from manager_kit import KEY, KEYS, Api, apis, at_rest, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.errors import BudgetExceededError
@@ -104,10 +104,6 @@ def _ends(what: Callable[[], bool]) -> bool:
     return what()
 
 
-def _attempt_threads() -> int:
-    return sum(thread.name == "testronaut-llm-attempt" for thread in threading.enumerate())
-
-
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -125,7 +121,7 @@ def test_a_deadline_is_kept_from_outside(api: Make, wire: str, slow: str, stream
         assert len(caught.value.attempts) == len(a.asked) == 1
         assert caught.value.model == "m"
         assert books.notes == ["reserved", "sent", "settled"]
-        assert _ends(lambda: _attempt_threads() == 0)
+        assert at_rest(llm)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -184,7 +180,7 @@ def test_ctrl_c_settles_and_closes(api: Make, stream: bool) -> None:
         assert books.notes == ["reserved", "sent", "settled"]
         assert isinstance(books.settled[0].error, errors.LLMTimeoutError)
         assert books.settled[0].cost  # nobody knows what was billed: the worst case
-        assert _ends(lambda: _attempt_threads() == 0)
+        assert at_rest(llm)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -225,7 +221,7 @@ def test_leaving_a_stream_early_settles_and_closes(api: Make, wire: str) -> None
         assert list(stream) == []
         with pytest.raises(errors.LLMError, match="read it to its end"):
             _ = stream.answer
-        assert _ends(lambda: _attempt_threads() == 0)
+        assert at_rest(llm)
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -236,9 +232,7 @@ def test_a_stream_left_when_all_had_come_costs_the_next_call_nothing(api: Make, 
         for _ in range(3):
             with llm.stream("t", "hi") as stream:
                 next(stream)
-                for thread in threading.enumerate():
-                    if thread.name == "testronaut-llm-attempt":
-                        thread.join(10)
+                assert at_rest(llm)
             assert llm.complete("t", "hi").text
 
 
@@ -303,7 +297,7 @@ def test_abandoned_calls_leave_no_descriptors(api: Make) -> None:
         for _ in range(6):
             with pytest.raises(errors.AllModelsFailedError):
                 llm.complete("t", "hi", timeout=0.1)
-            assert _ends(lambda: _attempt_threads() == 0)
+            assert at_rest(llm)
             time.sleep(0.1)
             counts.append(_descriptors())
     assert counts[-1] <= counts[0] + 2

@@ -97,13 +97,12 @@ def test_the_trap_would_have_answered(provider: str, trap: Endpoint, monkeypatch
     assert trap.connections >= 1
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-async def test_nothing_follows_a_replay(asynchronous: bool, network: NetworkGuard) -> None:
+async def test_nothing_follows_a_replay(network: NetworkGuard) -> None:
     """No thread of LiteLLM asks a server anything after the cassette has closed (P49)."""
     where = target("ollama/smollm2:135m", key=None)
     asked = chat(where, "What does `ls -la` do? Answer in one sentence.", temperature=0, seed=7, num_ctx=2048)
     with use_cassette(CASSETTES / "ollama" / "litellm-chat.yaml", ignored=("options.num_ctx", "truncate")):
-        _, reply = await attempt(asked, asynchronous=asynchronous)
+        _, reply = await attempt(asked)
     assert reply.error is None
     await asyncio.sleep(0.5)
     assert network.connects == []

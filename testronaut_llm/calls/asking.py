@@ -167,7 +167,7 @@ class Asking:
         from testronaut_llm.calls.performers import drive
 
         with self._telling(question):
-            return (yield from drive(self._answering.flow(question), self._engine.gateway))
+            return (yield from drive(self._answering.flow(question), self._engine.gateway, self._engine.loop))
 
     @contextmanager
     def _telling(self, question: Question) -> Iterator[None]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from testronaut_llm.ledger import Ledger
     from testronaut_llm.local.local_provider import EmbeddedRunner
     from testronaut_llm.local.speeds import SpeedHistory
+    from testronaut_llm.loop import Loop
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.output_schema import SchemaDialect
     from testronaut_llm.prices import PriceTable
@@ -102,6 +103,13 @@ class Engine:
         from testronaut_llm.gateway import Gateway
 
         return Gateway(self.redactor.redact)
+
+    @lazy
+    def loop(self) -> Loop:
+        """Where sync calls send."""
+        from testronaut_llm.loop import Loop
+
+        return Loop()
 
     @lazy
     def runner(self) -> EmbeddedRunner:
@@ -218,7 +226,7 @@ class Engine:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("gateway", "runner", "ledger", "counter", "credentials"):
+        for name in ("loop", "runner", "ledger", "counter", "credentials"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if self.answers is not None:
@@ -227,9 +235,11 @@ class Engine:
 
     async def aclose(self) -> None:
         """The same, with the connections of the running event loop."""
+        import asyncio
+
         if "gateway" in self.__dict__:
             await self.gateway.aclose()
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def autopsy(self, alias: str) -> LLMError | None:
         """Why the embedded model died that was asked last under this name; None where it did not."""

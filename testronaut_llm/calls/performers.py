@@ -1,19 +1,16 @@
-"""Do what a call flow asks for: with a thread for each attempt, or on the caller's event loop.
+"""Do what a call flow asks for: sync callers send on the manager's event loop, async callers on their own.
 
 The limit of an attempt is kept from outside the HTTP client, whose own time-outs start anew with every
-byte: a sync attempt that overruns is abandoned and its connection closed, an async one is cancelled.
+byte: an attempt that overruns is cancelled, which closes its connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import queue
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
@@ -23,15 +20,18 @@ from testronaut_llm.transport.model_request import EmbedRequest, Reply
 
 if TYPE_CHECKING:
     from testronaut_llm.gateway import Gateway
+    from testronaut_llm.loop import Loop
+
+_SLACK = 0.25  # seconds that a busy event loop gets to say that an attempt has overrun
 
 
-def drive(flow: Flow, gateway: Gateway) -> Generator[str, None, Result]:
+def drive(flow: Flow, gateway: Gateway, loop: Loop) -> Generator[str, None, Result]:
     """Runs a flow in this thread; yields the pieces of a stream and returns the result.
 
     Raises:
         LLMError: as the flow does.
     """
-    attempt: _ThreadAttempt | None = None
+    attempt: _LoopAttempt | None = None
     answer: Any = None
     try:
         while True:
@@ -45,7 +45,7 @@ def drive(flow: Flow, gateway: Gateway) -> Generator[str, None, Result]:
                 yield step.text
             elif isinstance(step, Ask | More):
                 if isinstance(step, Ask):
-                    attempt = _ThreadAttempt(gateway, step)
+                    attempt = _LoopAttempt(gateway, loop, step)
                 answer = attempt.take() if attempt is not None else None
             else:
                 answer = _do(step)
@@ -147,62 +147,53 @@ def _overrun(ask: Ask, exchange: Exchange) -> Reply:
     return Reply(error=LLMTimeoutError(message), sent=exchange.requests > 0)
 
 
-class _ThreadAttempt:
-    """One attempt in a thread apart, which it leaves when its connection is closed."""
+class _LoopAttempt:
+    """One attempt on the manager's event loop, for a caller that waits in its own thread."""
 
-    def __init__(self, gateway: Gateway, ask: Ask) -> None:
-        self._gateway, self._ask = gateway, ask
+    def __init__(self, gateway: Gateway, loop: Loop, ask: Ask) -> None:
+        self._ask = ask
         self._exchange = Exchange()
         self._until = time.monotonic() + ask.limit
         self._results: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
-        self._ended = False
-        gateway.run_apart(partial(contextvars.copy_context().run, self._work))
+        self._future = loop.start(self._work(gateway))
 
     def take(self) -> str | Reply:
         """The next piece, or the Reply. Waits no longer than the attempt may take."""
         try:
-            result = self._results.get(timeout=max(0.0, self._until - time.monotonic()))
+            result = self._results.get(timeout=max(0.0, self._until - time.monotonic()) + _SLACK)
         except queue.Empty:
-            self.leave()
             return _overrun(self._ask, self._exchange)
         if isinstance(result, BaseException):
             raise result
-        self._ended = isinstance(result, Reply)
         return result
 
     def leave(self) -> None:
-        """Gives the attempt up, unless it has ended."""
-        if not self._ended:
-            self._ended = True
-            self._exchange.abandon()
-            with suppress(queue.Empty):
-                while True:
-                    self._too_late(self._results.get_nowait())
+        """Cancels the attempt, unless it has ended."""
+        self._future.cancel()
 
-    def _too_late(self, result: str | Reply | BaseException) -> None:
-        if isinstance(result, Reply):
-            self._ask.late(result)
-
-    def _work(self) -> None:
+    async def _work(self, gateway: Gateway) -> None:
+        attempt = _TaskAttempt(gateway, self._ask, self._exchange)
         try:
-            request = self._ask.make(max(0.001, self._until - time.monotonic()))
-            send = self._gateway.embed if isinstance(request, EmbedRequest) else self._gateway.send
-            for result in send(request, self._exchange):  # type: ignore[arg-type]
+            while True:
+                result = await attempt.take()
                 self._results.put(result)
-                if self._exchange.abandoned:
-                    self._too_late(result)
-        except LLMError as error:
-            self._results.put(Reply(error=error, sent=False))
+                if isinstance(result, Reply):
+                    return
+        except asyncio.CancelledError:
+            self._results.put(Reply(error=LLMTimeoutError("the call was cancelled"), sent=self._exchange.requests > 0))
+            raise
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self._results.put(error)
+        finally:
+            await attempt.leave()
 
 
 class _TaskAttempt:
-    """One attempt inside the caller's task."""
+    """One attempt inside the task that runs."""
 
-    def __init__(self, gateway: Gateway, ask: Ask) -> None:
+    def __init__(self, gateway: Gateway, ask: Ask, exchange: Exchange | None = None) -> None:
         self._gateway, self._ask = gateway, ask
-        self._exchange = Exchange()
+        self._exchange = exchange or Exchange()
         self._until = asyncio.get_running_loop().time() + ask.limit
         self._results: AsyncIterator[str | Reply] | None = None
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import threading
-import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -117,34 +115,18 @@ class _FakeGateway:
     def load(self) -> None:
         """LiteLLM stays where it is."""
 
-    def run_apart(self, attempt: Callable[[], None]) -> None:
-        """In a thread like any other."""
-        threading.Thread(target=attempt, daemon=True).start()
-
     def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
         """A fake takes every setting."""
         return ()
 
-    def send(self, request: Asked, exchange: Exchange) -> Iterator[str | Reply]:
-        """Pieces if it is a stream, then the Reply."""
-        for delay, part in self._parts(request):
-            if delay:
-                time.sleep(delay)
-            if exchange.abandoned:
-                return
-            yield part
-
     async def asend(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """The same on an event loop."""
+        """Pieces if it is a stream, then the Reply."""
         for delay, part in self._parts(request):
             if delay:
                 await asyncio.sleep(delay)
             yield part
 
-    embed, aembed = send, asend
-
-    def close(self) -> None:
-        """Nothing is open."""
+    aembed = asend
 
     async def aclose(self) -> None:
         """Nothing is open."""

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from weakref import WeakSet
 
 import httpx
 
@@ -52,19 +49,12 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
-    abandoned: bool = False
     _line: int = 0
-    _close: Callable[[], None] | None = None
-    _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
-
-    def close(self) -> None:
-        """Ends the response, read to its end or not."""
-        if isinstance(self._stream, httpx.SyncByteStream):
-            self._stream.close()
+    _stream: httpx.AsyncByteStream | None = None
 
     async def aclose(self) -> None:
-        """The same for an async response."""
-        if isinstance(self._stream, httpx.AsyncByteStream):
+        """Ends the response, read to its end or not."""
+        if self._stream is not None:
             await self._stream.aclose()
 
     @property
@@ -77,24 +67,6 @@ class Exchange:
             except zlib.error:
                 return ""
         return raw.decode("utf-8", errors="replace")
-
-    def on_abandon(self, close: Callable[[], None]) -> None:
-        """Names what ends this attempt's connection."""
-        self._close = close
-        if self.abandoned:
-            close()
-
-    def let_go(self) -> bool:
-        """The connection is no longer this attempt's; False where it was given up and so is closed, or about to be."""
-        self._close = None  # before the look at `abandoned`, which is set before the look at this
-        return not self.abandoned
-
-    def abandon(self) -> None:
-        """Gives the attempt up, from whichever thread: its connection closes, which ends the thread that reads."""
-        self.abandoned = True
-        if (close := self._close) is not None:
-            with suppress(RuntimeError):
-                close()
 
     def take(self, chunk: bytes) -> bytes:
         """Keeps a piece of the body.
@@ -111,23 +83,7 @@ class Exchange:
         return chunk
 
 
-class _Tee(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
-        self._stream, self._exchange = stream, exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self._stream:
-                yield self._exchange.take(chunk)
-        except Exception as error:
-            self._exchange.broke = error
-            raise
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncTee(httpx.AsyncByteStream):
+class _Tee(httpx.AsyncByteStream):
     def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
         self._stream, self._exchange = stream, exchange
 
@@ -143,35 +99,8 @@ class _AsyncTee(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-class SyncClient(httpx.Client):
-    """A client for one endpoint; what it carries ends in the current `Exchange`."""
-
-    def __init__(self, url: str | None) -> None:
-        self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._aborted = False
-        hooks: dict[str, list[Callable[..., Any]]] = {"request": [_on_request, self._watch], "response": [_on_response]}
-        super().__init__(event_hooks=hooks, **_settings(url))
-
-    def abort(self) -> None:
-        """Closes it, and wakes the thread that reads from it: a socket that is only closed leaves that one asleep."""
-        self._aborted = True
-        for one in tuple(self._sockets):
-            with suppress(OSError):
-                socket.socket.shutdown(one, socket.SHUT_RDWR)
-        self.close()
-
-    def _watch(self, request: httpx.Request) -> None:
-        request.extensions["trace"] = self._trace
-
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
-            self._sockets.add(info["return_value"].get_extra_info("socket"))
-            if self._aborted:  # while it was being opened
-                info["return_value"].close()
-
-
 def async_client(url: str | None) -> httpx.AsyncClient:
-    """The same for the caller's event loop."""
+    """Returns a client for one endpoint; what it carries ends in the current `Exchange`."""
 
     async def on_request(request: httpx.Request) -> None:
         _on_request(request)
@@ -199,10 +128,8 @@ def _on_response(response: httpx.Response) -> None:
         return
     exchange.status = response.status_code
     exchange.headers = {name.lower(): value for name, value in response.headers.items()}
-    if isinstance(response.stream, httpx.SyncByteStream):
+    if isinstance(response.stream, httpx.AsyncByteStream):
         response.stream = exchange._stream = _Tee(response.stream, exchange)  # noqa: SLF001 - same idea, same file
-    elif isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = exchange._stream = _AsyncTee(response.stream, exchange)  # noqa: SLF001 - same idea, same file
 
 
 def _settings(url: str | None) -> dict[str, Any]:

@@ -1,77 +1,23 @@
-"""The HTTP clients that LiteLLM is handed: kept open between attempts, closed when one is abandoned.
+"""The HTTP clients that LiteLLM is handed, kept open between attempts.
 
-A sync client serves one attempt at a time, so that closing it ends that attempt's thread and nobody
-else's. An async client belongs to one event loop and closes with it: it hangs on an async generator,
-which `asyncio.run` closes at its end.
+A client belongs to one event loop and closes with it: it hangs on an async generator, which `asyncio.run`
+closes at its end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from testronaut_llm.transport.exchange import Exchange, SyncClient, async_client, current
+from testronaut_llm.transport.exchange import Exchange, async_client, current
 from testronaut_llm.transport.model_request import Target
 from testronaut_llm.transport.sdk_clients import Key, key_of, lent, sdk_client
 
 _MOST_IDLE = 64  # async clients of one endpoint that are kept open
-
-
-class SyncClients:
-    """Idle clients of one manager, by endpoint and key; safe for threads and after a fork."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: dict[Key, list[tuple[Any, Any]]] = {}
-        self._pid = os.getpid()
-        self._closed = False
-
-    @contextmanager
-    def lend(self, litellm: Any, target: Target, exchange: Exchange, *, embedding: bool = False) -> Iterator[Any]:
-        """A client for one attempt; requests made inside belong to `exchange`."""
-        key = key_of(target, embedding=embedding)
-        http, client = self._take(key) or self._new(litellm, target, key)
-        exchange.on_abandon(http.abort)
-        tokens = current.set(exchange), lent.set(client)
-        try:
-            yield client
-        finally:
-            with suppress(ValueError):  # a generator closed by another thread: that context is gone
-                current.reset(tokens[0])
-                lent.reset(tokens[1])
-            self._put_back(key, http, client, usable=exchange.let_go() and exchange.broke is None)
-
-    def close(self) -> None:
-        """Closes the idle clients; those in use close when they come back."""
-        with self._lock:
-            idle, self._idle, self._closed = self._idle, {}, True
-        for clients in idle.values():
-            for http, _ in clients:
-                http.close()
-
-    def _new(self, litellm: Any, target: Target, key: Key) -> tuple[Any, Any]:
-        http = SyncClient(target.api_base)
-        return http, sdk_client(litellm, target, key, http)
-
-    def _take(self, key: Key) -> tuple[Any, Any] | None:
-        with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._idle = os.getpid(), {}
-            clients = self._idle.get(key)
-            return clients.pop() if clients else None
-
-    def _put_back(self, key: Key, http: Any, client: Any, *, usable: bool) -> None:
-        with self._lock:
-            if usable and not self._closed:
-                self._idle.setdefault(key, []).append((http, client))
-                return
-        http.close()
 
 
 @dataclass(slots=True)
@@ -82,10 +28,10 @@ class _Loop:
     idle: dict[Key, list[tuple[Any, Any]]] = field(default_factory=dict)
 
 
-class AsyncClients:
+class Clients:
     """Clients of one manager, by event loop, endpoint and key.
 
-    Each serves one attempt at a time here, too: what httpcore does to share out the connections of one client grows
+    Each serves one attempt at a time: what httpcore does to share out the connections of one client grows
     with the square of their number.
     """
 

@@ -32,6 +32,7 @@ from testronaut_llm.transport.provider_errors import complaint_of, kind_of, redi
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
+_CUT = "the answer broke off: the stream ended without a finish reason"
 _THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -135,7 +136,14 @@ class ReplyReader:
             return self._complained(evidence)
         if error is None and self.exchange.broke is None:
             return None
+        if self.exchange.broke is None and self._was_cut(evidence):
+            return ConnectionFailedError(_CUT)
         return self._broken(causes)
+
+    def _was_cut(self, evidence: Evidence) -> bool:
+        """True if a stream began and ended without a finish reason, whatever LiteLLM made of it."""
+        stream = isinstance(self._request, Request) and self._request.stream
+        return stream and evidence.documents > 0 and not evidence.finish
 
     def _complained(self, evidence: Evidence) -> LLMError:
         status = self.exchange.status
@@ -170,8 +178,8 @@ class ReplyReader:
         if self._finish == "content_filter" or self._refusal:
             return ContentFilteredError(f"the answer was withheld: {self._refusal or 'finish reason content_filter'}")
         if not evidence.finish:
-            if isinstance(self._request, Request) and self._request.stream and evidence.documents:
-                return ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
+            if self._was_cut(evidence):
+                return ConnectionFailedError(_CUT)
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
         if text.strip() or self._finish == "length":
             return None
