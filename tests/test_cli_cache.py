@@ -175,7 +175,7 @@ def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_
     connection.execute("UPDATE Cache SET expire_time = 1")
     connection.close()
     assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
-    assert store.export(tmp_path / "f.jsonl") == (0, 0)
+    assert store.export(tmp_path / "f.jsonl") == (0, [])
     assert len(a.asked) == 1
 
 

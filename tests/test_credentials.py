@@ -285,7 +285,7 @@ def test_a_strangers_file_gets_no_key(key_file: Path, tmp_path: Path, monkeypatc
     assert not ran.exists()
     for model in (
         a_model("anthropic/x", api_base=evil),
-        a_model("ollama/x", api_base=evil),
+        a_model("ollama/x", api_base=evil, api_key_env="OLLAMA_API_KEY"),
         a_model("openai/x", api_base=evil, api_key_env="OPENAI_API_KEY"),
         a_model("openai/x", api_base=evil, api_key_file=str(key_file)),
     ):
@@ -293,6 +293,19 @@ def test_a_strangers_file_gets_no_key(key_file: Path, tmp_path: Path, monkeypatc
         assert key_of(model) == CANARY
     assert key_of(a_model("openai/x", api_base=evil), trusted=False) is None
     assert key_of(a_model("openai/x"), trusted=False) == CANARY
+
+
+@pytest.mark.parametrize("base", ["http://192.168.1.20:11434", "https://box.example", "http://127.0.0.1:11434", None])
+@pytest.mark.parametrize("by", ["llm.yaml", "OLLAMA_HOST", "OLLAMA_API_BASE"])
+def test_the_key_of_ollamas_cloud_stays_with_it(monkeypatch: pytest.MonkeyPatch, base: str | None, by: str) -> None:
+    """A server of one's own works without it, wherever it is named; `api_key_env` sends it where that is meant."""
+    monkeypatch.setenv("OLLAMA_API_KEY", CANARY)
+    if base is not None and by != "llm.yaml":
+        monkeypatch.setenv(by, base)
+    fields = {"api_base": base} if by == "llm.yaml" else {}
+    assert key_of(a_model("ollama/x", **fields)) is None
+    assert key_of(a_model("ollama/x", api_base="https://ollama.com")) == CANARY
+    assert key_of(a_model("ollama/x", api_base="https://box.example", api_key_env="OLLAMA_API_KEY")) == CANARY
 
 
 def test_openais_key_is_not_sent_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
-from testronaut_llm.model_config import TaskConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +115,8 @@ def _report(
 
 def _ask(settings: testronaut_llm.LLMConfig, alias: str, *, embedding: bool) -> str:
     """Asks one model under a task of its own: no task's privacy or budget holds, the file's budget does."""
+    from testronaut_llm.model_config import TaskConfig
+
     task = TaskConfig.model_validate({"name": "check", "models": alias, "min_quality": 1, "cache": "off", "retries": 0})
     try:
         with (

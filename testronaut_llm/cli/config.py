@@ -10,6 +10,7 @@ import typer
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.support.text import visible
 
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 
@@ -33,7 +34,7 @@ def init(
         for found in (readiness(model),)
     ]
     _, _, rest = PACKAGED.read_text("utf-8").partition("\n")
-    here = "".join(f"#   {line}\n" for line in (*states, *_of_ollama()))
+    here = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in (*states, *_of_ollama()))
     machine = f"# On this machine, when this file was written (`testronaut-llm check` says how it is now):\n{here}"
     try:
         # Beside it, since no path of this machine belongs into a file that is committed.

@@ -9,13 +9,14 @@ they leave prose alone.
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import sys
 from collections.abc import Iterator
 
 MASK = "[redacted]"
 
-_SHORT, _LONG = 8, 16  # characters: for being masked inside a word, and broken over lines
+_SHORT = 8
 _ROUNDS = 4  # escapes inside escapes
 _RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # words of prose rarely hold a digit, keys always do
 
@@ -82,23 +83,28 @@ class Redactor:
 
     def knows(self, text: str) -> bool:
         """True if the text holds a secret that was added."""
-        return bool(self._held(_bytes(text)))
+        return any(self._held(_bytes(text)))
 
     def redact(self, text: str) -> str:
-        """Returns the text with every known secret, and whatever looks like one, replaced by `[redacted]`."""
-        if held := self._held(raw := _bytes(text)):
-            for secret in held:
-                raw = secret.masked(raw)
-            text = raw.decode("utf-8", "surrogatepass")
-        return _masked(text, (*_KEYS, *_NAMED))
+        """Returns the text with every known secret, and whatever looks like one, replaced by `[redacted]`.
 
-    def _held(self, raw: bytes) -> list[_Secret]:
-        views = [(plain, b"".join(plain.lower().split())) for plain in _views(raw)] if self._secrets else []
-        return [
-            one
-            for one in self._secrets.values()
-            if any(one.may_be_in(joined) and one.pattern.search(plain) for plain, joined in views)
-        ]
+        A text that hides a known secret behind escapes comes back without its escapes.
+        """
+        held = self._held(raw := _bytes(text))
+        while held and not held[-1]:
+            held.pop()
+        found = {secret for view in held for secret in view}
+        for depth, _ in enumerate(held):
+            raw = _ESCAPED.sub(_meant, raw) if depth else raw
+            for secret in found:
+                raw = secret.pattern.sub(MASK.encode(), raw)
+        return _masked(raw.decode("utf-8", "replace") if held else text, (*_KEYS, *_NAMED))
+
+    def _held(self, raw: bytes) -> list[list[_Secret]]:
+        """Returns the secrets in each view of a text."""
+        secrets = self._secrets.values()
+        views = [(plain, b"".join(plain.lower().split())) for plain in _views(raw)] if secrets else []
+        return [[one for one in secrets if one.may_be_in(all_) and one.pattern.search(plain)] for plain, all_ in views]
 
 
 def looks_like_key(text: str) -> bool:
@@ -125,66 +131,43 @@ class _Secret:
 
     def __init__(self, secret: str) -> None:
         raw = _bytes(secret)
-        whole = {raw, *_views(raw)}
-        if len(secret) < _SHORT:
-            self.pattern = re.compile(rb"(?<![\w-])(?:%b)(?![\w-])" % b"|".join(map(re.escape, whole)))
-            self._forms = [b"".join(form.lower().split()) for form in whole]
-            return
-        packed = [raw.hex().encode(), *(core for offset in range(3) for core in _base64_core(raw, offset))]
-        broken = [_broken(form, b"\\s*" if len(secret) >= _LONG else b"") for form in whole]
-        runs = [rb"(?<![\w+/-])[\w+/-]*%b[\w+/-]*={0,2}" % _broken(form, b"\\s*") for form in packed]
-        self.pattern = re.compile(b"|".join(broken + runs), re.IGNORECASE)
-        spaced = (form.replace(b" ", sign) for form in whole for sign in (b"", b"+"))
-        self._forms = [b"".join(form.lower().split()) for form in (*spaced, *packed)]
+        self._whole, self._packed = {raw, *_views(raw)}, []
+        if len(secret) >= _SHORT:
+            cores = (core for offset in range(3) for core in _base64_core(raw, offset))
+            self._packed = [raw.hex().encode(), *cores]
+        spaced = (form.replace(b" ", sign) for form in self._whole for sign in (b"", b"+"))
+        self._forms = [b"".join(form.lower().split()) for form in (*spaced, *self._packed)]
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[bytes]:
+        """Matches each form; made late, since that takes milliseconds."""
+        if not self._packed:
+            return re.compile(rb"(?<![\w-])(?:%b)(?![\w-])" % b"|".join(map(re.escape, self._whole)))
+        runs = (rb"(?<![\w+/-])[\w+/-]*%b[\w+/-]*={0,2}" % _in_lines(form) for form in self._packed)
+        return re.compile(b"|".join((*map(_in_lines, self._whole), *runs)), re.IGNORECASE)
 
     def may_be_in(self, joined: bytes) -> bool:
         """True if one of the forms is in a text in lower case without white space."""
         return any(form in joined for form in self._forms)
-
-    def masked(self, raw: bytes) -> bytes:
-        """Returns the text as it came, with the mask wherever the pattern matches, also in what it unescapes to."""
-        plain, starts, hits = raw, list(range(len(raw) + 1)), []
-        for _ in range(_ROUNDS):
-            hits += [(starts[hit.start()], starts[hit.end()]) for hit in self.pattern.finditer(plain)]
-            starts = [starts[place] for place in _kept_places(plain)]
-            plain = _ESCAPED.sub(_meant, plain)
-        parts, at = [], 0
-        for start, end in sorted(hits):
-            if start >= at:
-                parts += [raw[at:start], MASK.encode()]
-            at = max(at, end)
-        return b"".join((*parts, raw[at:]))
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _broken(form: bytes, by: bytes) -> bytes:
-    """Returns a pattern of a form that `by` may break anywhere, and whose blanks a URL may have replaced."""
-    signs = [bytes([octet]) for octet in form]
-    return by.join(rb"[\s+]*" if sign.isspace() else re.escape(sign) for sign in signs)
+def _in_lines(form: bytes) -> bytes:
+    """Returns a pattern of a form that line ends may break anywhere, and whose blanks a URL may have replaced."""
+    signs = (bytes([octet]) for octet in form)
+    return rb"\s*".join(rb"[\s+]*" if sign.isspace() else re.escape(sign) for sign in signs)
 
 
 def _views(raw: bytes) -> Iterator[bytes]:
     """Yields a text as it came, and what it is once the escapes of URLs, JSON, HTML and `repr` are undone, again."""
     for _ in range(_ROUNDS):
         yield raw
-        if not any(sign in raw for sign in (b"\\", b"%", b"&")):
-            return
-        before, raw = raw, _ESCAPED.sub(_meant, raw)
+        before, raw = raw, _ESCAPED.sub(_meant, raw) if any(map(raw.__contains__, (b"\\", b"%", b"&"))) else raw
         if raw == before:
             return
-
-
-def _kept_places(raw: bytes) -> Iterator[int]:
-    """Yields, for each octet of the unescaped text and for its end, where it begins in the text as it came."""
-    at = 0
-    for found in _ESCAPED.finditer(raw):
-        yield from range(at, found.start())
-        yield from [found.start()] * len(_meant(found))
-        at = found.end()
-    yield from range(at, len(raw) + 1)
 
 
 def _meant(found: re.Match[bytes]) -> bytes:
