@@ -115,5 +115,5 @@ def console(stream: TextIO, width: int | None = None) -> Console:
             for one in super().render(renderable, options):
                 yield one if one.control else Segment(visible(one.text), one.style)
 
-    settings = {"highlight": False, "markup": False, "emoji": False, "color_system": None}
-    return Escaping(file=_unescaped(stream), width=width, **settings)
+    file = _unescaped(stream)
+    return Escaping(file=file, width=width, highlight=False, markup=False, emoji=False, color_system=None)
