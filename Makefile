@@ -1,8 +1,11 @@
 # People and CI call the same few commands. Each does its own set-up, once: Python 3.11, git and make are all it takes.
+# ON=3.13 runs any of them on that Python, in an environment of its own.
 
-PY := .venv/bin/python
+VENV := $(if $(ON),.cache/python$(ON),.venv)
+PY := $(VENV)/bin/python
 # The stamp carries the folder's name, so that a moved or copied folder sets itself up again.
-READY := .venv/.ready-$(shell pwd | cksum | cut -d' ' -f1)
+READY := $(VENV)/.ready-$(shell pwd | cksum | cut -d' ' -f1)
+UV := .cache/lock/bin/uv
 PROVIDER ?= embedded
 
 # A user's pip settings choose the index, proxy and certificates; these would send the packages elsewhere.
@@ -10,24 +13,32 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIRE_HASH
 unexport PYTHONHOME PYTHONPATH
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test check format docs docs-serve record soak lock build clean
+.PHONY: help demo test test-newest test-lowest check format docs docs-serve record soak lock build clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## run the main job on real input; free, unless LIVE=1 lets it ask a paid model
-	@.venv/bin/testronaut-llm demo $(if $(LIVE),--live)
+	@$(VENV)/bin/testronaut-llm demo $(if $(LIVE),--live)
 
 test: $(READY) ## run the tests without a network, 95 % of branches at least; ARGS="-k name" narrows them
-	@echo "test: running the suite (no network, no keys)"
-ifdef ARGS
-	@$(PY) -m pytest -q $(ARGS)
+	@echo "test: running the suite on $$($(PY) -V) (no network, no keys)"
+ifneq ($(ARGS)$(ON),)
+	@$(PY) -m pytest -q $(or $(ARGS),-n 2)
 else
 	@$(PY) -m coverage erase
 	@$(PY) -m coverage run -m pytest -q -n 2
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report
 endif
+
+test-newest: $(UV) ## run the tests on the newest of all dependencies, on the newest Python that is here
+	@requirements/resolve newest $(or $(ON),newest)
+	@.cache/newest/bin/python -m pytest -q $(or $(ARGS),-n 2)
+
+test-lowest: $(UV) ## run the tests on the lowest versions that pyproject.toml allows
+	@requirements/resolve lowest $(or $(ON),3.11) --resolution lowest-direct
+	@.cache/lowest/bin/python -m pytest -q $(or $(ARGS),-n 2)
 
 check: $(READY) ## lint, format, types, generated pages, documentation
 	@echo "check: ruff"
@@ -59,8 +70,7 @@ record: $(READY) ## record the cassettes of one PROVIDER anew (PROVIDER=embedded
 soak: $(READY) ## the long rounds: crashes, load, faults; SOAK_ROUNDS=200 of each
 	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) $(PY) -m pytest -q -m soak --timeout=0
 
-lock: $(READY) ## lock what pyproject.toml asks for; UPGRADE=1 takes newer versions (needs an index)
-	@test -x .cache/lock/bin/uv || { $(PY) -m venv .cache/lock && .cache/lock/bin/python -m pip install -q uv; }
+lock: $(UV) ## lock what pyproject.toml asks for; UPGRADE=1 takes newer versions (needs an index)
 	@UPGRADE=$(UPGRADE) requirements/lock
 
 build: $(READY) ## build the wheel and the sdist into dist/
@@ -75,13 +85,17 @@ clean: ## remove what these commands made, the environment too
 # LiteLLM is compiled at the end, also where the environment says to write no bytecode: its import takes seconds less
 # in each of the many processes that the tests start.
 $(READY): requirements/pip.txt requirements/dev.txt pyproject.toml
-	@.ci/find-python > /dev/null
-	@rm -f .venv/.ready-*
-	@$(PY) -c "" 2> /dev/null || { echo "set-up: making .venv with $$(.ci/find-python)"; $$(.ci/find-python) -m venv --clear .venv; }
-	@echo "set-up: installing the locked packages into .venv (once; about 250 MB, a minute or two)"
+	@.ci/find-python $(ON) > /dev/null
+	@rm -f $(VENV)/.ready-*
+	@$(PY) -c "" 2> /dev/null || { python=$$(.ci/find-python $(ON)); echo "set-up: making $(VENV) with $$python"; $$python -m venv --clear $(VENV); }
+	@echo "set-up: installing the locked packages into $(VENV) (once; about 250 MB, a minute or two)"
 	@$(PY) -m pip install -q --disable-pip-version-check --no-input --require-hashes -r requirements/pip.txt
 	@$(PY) -m pip install -q --disable-pip-version-check --no-input --no-compile --require-hashes -r requirements/dev.txt
 	@$(PY) -m pip install -q --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
 	@echo "set-up: compiling LiteLLM (once)"
 	@PYTHONDONTWRITEBYTECODE= LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_MODE=PRODUCTION $(PY) -c "import litellm"
 	@touch $@
+
+$(UV):
+	@python=$$(.ci/find-python) && $$python -m venv --clear .cache/lock
+	@.cache/lock/bin/python -m pip install -q --disable-pip-version-check --no-input uv

@@ -12,6 +12,7 @@ as fractions; and genai-prices, whose tables are another's.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.util
 import json
 import sys
@@ -57,17 +58,20 @@ def answers(folder: Path) -> Iterator[tuple[dict[str, Any], ModelConfig, Reply]]
     replay = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(replay)
     _, port = replay.serve(0)
-    gateway = Gateway(lambda text: text)
+    gateway, runner = Gateway(lambda text: text), asyncio.Runner()
     for row in json.loads((folder / "index.json").read_text("utf-8")):
         if row["status"] == 200 and row["model"] and (row["usage"] or {}).get("prompt") is not None:
             model = _model(row)
-            if row["endpoint"] in ("embeddings", "embed"):
-                *_, reply = gateway.embed(*_embedding(row, folder, model, port))
-            else:
-                *_, reply = gateway.send(*_chat(row, folder, model, port))
-            assert isinstance(reply, Reply)
-            yield row, model, reply
-    gateway.close()
+            make = _embedding if row["endpoint"] in ("embeddings", "embed") else _chat
+            yield row, model, runner.run(_reply(gateway, make(row, folder, model, port)))
+    runner.run(gateway.aclose())
+    runner.close()
+
+
+async def _reply(gateway: Gateway, request: Request | EmbedRequest) -> Reply:
+    *_, reply = [part async for part in gateway.send(request, Exchange())]
+    assert isinstance(reply, Reply)
+    return reply
 
 
 def _model(row: dict[str, Any]) -> ModelConfig:
@@ -85,8 +89,8 @@ def _target(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) ->
     return Target(model=asked, provider=provider_of(asked), api_base=base, api_version=version, key=key)
 
 
-def _chat(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> tuple[Request, Exchange]:
-    request = Request(
+def _chat(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> Request:
+    return Request(
         target=_target(row, folder, model, port),
         messages=(Message(role="user", content="?"),),
         max_tokens=100,
@@ -94,15 +98,12 @@ def _chat(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> t
         stream=bool(row["streaming"]),
         num_ctx=4096 if model.provider == "ollama" else None,
     )
-    return request, Exchange()
 
 
-def _embedding(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> tuple[EmbedRequest, Exchange]:
+def _embedding(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> EmbedRequest:
     sent = json.loads((folder / row["path"]).read_text("utf-8"))["request_json"] or {}
     texts = sent.get("input") if isinstance(sent.get("input"), list) else ["?"]
-    return EmbedRequest(
-        target=_target(row, folder, model, port), texts=tuple(map(str, texts)), timeout=20.0
-    ), Exchange()
+    return EmbedRequest(target=_target(row, folder, model, port), texts=tuple(map(str, texts)), timeout=20.0)
 
 
 def tables() -> dict[str, Any]:

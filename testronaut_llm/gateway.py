@@ -3,8 +3,9 @@
 LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
 changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
 `disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
-there and on those of the libraries below, see `transport/log_guard.py`), a row in `model_cost` for each Ollama model
-that is asked, and its module-level async client: during our calls it is ours, since its Ollama embeddings take no other.
+there and on those of the libraries below, see `transport/log_guard.py`), a row in `model_cost` for each Ollama
+model that is asked, and its module-level async client: during our calls it is ours, since its Ollama embeddings
+take no other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
+from testronaut_llm.providers.network import imported
 from testronaut_llm.transport.exchange import Exchange
+from testronaut_llm.transport.host_warnings import silenced
 from testronaut_llm.transport.http_clients import Clients
 from testronaut_llm.transport.log_guard import guard
 from testronaut_llm.transport.model_request import (
@@ -46,8 +49,8 @@ def load_litellm() -> Any:
     import logging
 
     os.environ.update(_SWITCHES)
-    import litellm
-
+    with silenced():
+        litellm = imported("litellm")
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True
@@ -75,39 +78,33 @@ class Gateway:
         """Loads LiteLLM, so that no attempt's time goes into it."""
         load_litellm()
 
-    async def asend(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """One chat attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
+    async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """One attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
 
         Closing the iterator early, or cancelling the task, closes the connection.
 
         Args:
-            request: what to ask.
+            request: what to ask: a chat, or texts to embed.
             exchange: a new one, for this attempt alone.
         """
-        litellm, reader = self._prepare(request, exchange)
-        async with self._clients.lend(litellm, request.target, exchange) as client:
+        litellm, embedding = load_litellm(), isinstance(request, EmbedRequest)
+        reader = ReplyReader(request, exchange, self._redact)
+        async with self._clients.lend(litellm, request.target, exchange, embedding=embedding) as client:
             try:
-                response = await litellm.acompletion(**chat_arguments(request), client=client)
-                if request.stream:
-                    async for chunk in response:
+                with silenced():
+                    response = await _asked(litellm, request, client)
+                if isinstance(request, EmbedRequest):
+                    reader.vectors(response)
+                elif not request.stream:
+                    reader.whole(response)
+                else:
+                    async for chunk in _quietly(response):
                         if piece := reader.take(chunk):
                             yield piece
-                else:
-                    reader.whole(response)
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
             finally:
                 await exchange.aclose()
-        yield reader.reply()
-
-    async def aembed(self, request: EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """One request for vectors, in the form of `asend`."""
-        litellm, reader = self._prepare(request, exchange)
-        async with self._clients.lend(litellm, request.target, exchange, embedding=True) as client:
-            try:
-                reader.vectors(await litellm.aembedding(**embed_arguments(request), client=client))
-            except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
-                reader.failed(error)
         yield reader.reply()
 
     def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
@@ -129,9 +126,22 @@ class Gateway:
         """Closes the connections of the running event loop; those of other loops close with their loop."""
         await self._clients.close()
 
-    def _prepare(self, request: Request | EmbedRequest, exchange: Exchange) -> tuple[Any, ReplyReader]:
-        litellm, target = load_litellm(), request.target
-        if target.provider.wire == "ollama":
-            name = litellm_name(target, embedding=isinstance(request, EmbedRequest))
-            litellm.model_cost.setdefault(name, _KNOWN)
-        return litellm, ReplyReader(request, exchange, self._redact)
+
+async def _asked(litellm: Any, request: Request | EmbedRequest, client: Any) -> Any:
+    embedding = isinstance(request, EmbedRequest)
+    if request.target.provider.wire == "ollama":
+        litellm.model_cost.setdefault(litellm_name(request.target, embedding=embedding), _KNOWN)
+    if isinstance(request, EmbedRequest):
+        return await litellm.aembedding(**embed_arguments(request), client=client)
+    return await litellm.acompletion(**chat_arguments(request), client=client)
+
+
+async def _quietly(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The chunks of a stream; LiteLLM's warnings are silenced while it makes one, not while the caller reads it."""
+    iterator = aiter(chunks)
+    while True:
+        with silenced():
+            chunk = await anext(iterator, None)
+        if chunk is None:
+            return
+        yield chunk

@@ -30,6 +30,7 @@ from testronaut_llm.config.draft import examine
 from testronaut_llm.config.faults import Source, did_you_mean, error_of, in_words, shown
 from testronaut_llm.config.secrets import public, texts
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
+from testronaut_llm.config.trust import Untrusted, limited
 from testronaut_llm.config.values import Count, Flag, FromEnvironment, Grade, Names, Native, Seconds, Whole
 from testronaut_llm.errors import ConfigError, UnknownTaskError
 from testronaut_llm.records import CacheMode
@@ -48,6 +49,10 @@ class ModelConfig(Section):
     """The user's name for it; in the file, the key of its section."""
     unset: tuple[str, ...] = Field(default=(), exclude=True)
     """Variables that its section refers to and that are not set: while there is one, the model is not ready."""
+    trusted: bool = Field(default=True, exclude=True)
+    """False in a file that was found by walking upwards and that `testronaut-llm trust` does not know."""
+    withheld: tuple[str, ...] = Field(default=(), exclude=True)
+    """What its section says and has no effect until the file is trusted: while there is one, the model is not ready."""
 
     model: Reference
     """Provider and model, such as `openai/gpt-6-luna` or `ollama/qwen3:8b`; for Azure, the deployment's name."""
@@ -72,7 +77,7 @@ class ModelConfig(Section):
     max_output: Count | None = None
     """Tokens that an answer may have (default: from the tables)."""
     num_ctx: Count | None = None
-    """Local: context to load the model with, in tokens (default: sized to the prompt)."""
+    """Local: window to load the model with, in tokens (default: what the tasks need, more for a longer prompt)."""
     keep_alive: Annotated[str | int | None, BeforeValidator(checks.keep_alive)] = None
     """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative for ever."""
     digest: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{6,64}$")] | None = None
@@ -88,7 +93,7 @@ class ModelConfig(Section):
     limits: LimitConfig | None = None
     """Requests and tokens per minute, and requests at once, of this model."""
     extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
-    """Body fields passed to the provider untouched; what this package sets itself is refused here."""
+    """Body fields for the provider, or options of a local model; what this package sets itself is refused here."""
 
     @cached_property
     def provider(self) -> str:
@@ -199,8 +204,8 @@ class LLMConfig(Section):
     """Telemetry as a file of JSON lines (default: none)."""
 
     _path: Path | None = PrivateAttr(default=None)
-    _trusted: bool = PrivateAttr(default=True)
     _place: str | None = PrivateAttr(default=None)
+    _untrusted: Untrusted | None = PrivateAttr(default=None)
 
     @property
     def path(self) -> Path | None:
@@ -210,7 +215,12 @@ class LLMConfig(Section):
     @property
     def trusted(self) -> bool:
         """False for a file that was found by walking upwards and that `testronaut-llm trust` does not know."""
-        return self._trusted
+        return self._untrusted is None
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """What a file that is not trusted says outside `models` and that has no effect, such as `log`."""
+        return self._untrusted.ignored if self._untrusted else ()
 
     def budget_scope(self) -> str | None:
         """Returns whose money is spent: the budget's scope, or the file's resolved path; None without either."""
@@ -226,8 +236,9 @@ class LLMConfig(Section):
         """
         if reference in self.models:
             return self.models[reference]
-        if checks.REFERENCE.fullmatch(reference):
-            return ModelConfig(alias=reference, model=reference)
+        if checks.REFERENCE.fullmatch(reference) or (self._untrusted and "${" in reference):
+            model = ModelConfig(alias=reference, model=reference)
+            return self._untrusted.row(model) if self._untrusted else model
         raise ConfigError(f"unknown model {shown(reference)}{did_you_mean(reference, self.models)}")
 
     def task(self, name: str | None) -> TaskConfig:
@@ -251,7 +262,7 @@ class LLMConfig(Section):
         if isinstance(data, cls):
             return data
         source = info.context if isinstance(info.context, Source) else Source()
-        draft, faults = examine(data, source)
+        draft, faults, unfilled = examine(data, source)
         config = None
         try:
             config = handler(draft)
@@ -261,10 +272,12 @@ class LLMConfig(Section):
         if faults or config is None:
             placed = (replace(fault, line=fault.line or source.line_of(fault.where)) for fault in faults)
             raise error_of(placed, str(source.path) if source.path else None)
+        if not source.trusted:
+            config, config._untrusted = limited(config, unfilled)  # noqa: SLF001 - of this class
         return config
 
     def model_post_init(self, context: Any) -> None:
         """Remembers the file that pydantic was told about."""
         if isinstance(context, Source):
-            self._path, self._trusted = context.path, context.trusted
+            self._path = context.path
             self._place = str(context.path.resolve()) if context.path else None

@@ -40,7 +40,6 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
 async def attempt(request: Request | EmbedRequest) -> tuple[list[str], Reply]:
     """The pieces of a stream, and the reply."""
     gateway = Gateway(lambda text: text)
-    send: Any = gateway.asend if isinstance(request, Request) else gateway.aembed
-    parts: list[Any] = [part async for part in send(request, Exchange())]
+    parts: list[Any] = [part async for part in gateway.send(request, Exchange())]
     await gateway.aclose()
     return parts[:-1], parts[-1]

@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+import tiny_model
+
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.config.edit import set_value
 from testronaut_llm.gateway import load_litellm
@@ -29,6 +31,7 @@ def attempt(work: object) -> str:
 
 def main(file: str, size: int) -> None:
     load_litellm()
+    tiny_model.offer(Path(file).parent)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     before = Path(file).read_text()

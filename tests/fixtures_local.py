@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_model import make_tiny_model, offer
 
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 from testronaut_llm.local.model_store import ModelStore, StoredModel
-from testronaut_llm.local.tiny_model import make_tiny_model
 
 TINY = "tiny-random"
 
@@ -47,6 +47,12 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> M
 
 
 @pytest.fixture
+def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model is in the catalogue, and can be pulled."""
+    offer(tmp_path, monkeypatch.setattr)
+
+
+@pytest.fixture
 def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
     """A store of this test's own that holds the tiny model."""
     return stored(ModelStore(tmp_path / "models"), tiny_gguf)
@@ -68,6 +74,7 @@ def embedded_server(embedded_runner: EmbeddedRunner) -> Endpoint:
 
 def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
     """Copy `file` into `store`."""
+    store.folder.parent.mkdir(parents=True, exist_ok=True)
     copy = shutil.copy(file, store.folder.parent / f"{name}.part")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     store.add(Path(copy), StoredModel(name=name, source="test", sha256=digest, size=file.stat().st_size, context=8192))

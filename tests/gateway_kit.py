@@ -70,5 +70,4 @@ class Attempts:
         self._runner.close()
 
     async def _collected(self, asked: Request | EmbedRequest) -> list[Any]:
-        asend = self.gateway.aembed if isinstance(asked, EmbedRequest) else self.gateway.asend
-        return [one async for one in asend(asked, Exchange())]  # type: ignore[arg-type]
+        return [one async for one in self.gateway.send(asked, Exchange())]

@@ -9,8 +9,12 @@ import ctypes
 import io
 import json
 import sys
+import tempfile
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import tiny_model
 
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.cli import main as run_command
@@ -74,6 +78,7 @@ def command(arguments: tuple[str, ...]) -> tuple[int, str]:
 
 
 def main(file: str) -> None:
+    tiny_model.offer(Path(tempfile.mkdtemp()))
     found: dict[str, tuple[int, str]] = {}
     with LLMManager(file) as llm:
         found["complete"] = attempt(lambda: llm.complete("t", "hi").text)

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from packaging.utils import canonicalize_name
 from source_tree import PACKAGE, ROOT, Module, modules
 
 import testronaut_llm
+from testronaut_llm.cli import installation
 
 # From the ground up. A module may import from its own rung and from those below, never from above, not even late.
 LADDER = (
@@ -52,7 +54,6 @@ LATE = (
     "azure",
     "vcr",
     "xllamacpp",
-    "ollama",
     "typer",
     "rich",
 )
@@ -215,11 +216,15 @@ def test_public_functions_name_their_arguments(module: Module) -> None:
     assert not swallow
 
 
-def requirements(path: Path) -> dict[str, Requirement]:
-    """The pinned packages of a lock file."""
-    lines = path.read_text("utf-8").splitlines()
-    pins = [Requirement(line.rstrip("\\ ")) for line in lines if line and line[0] not in " #"]
-    return {canonicalize_name(pin.name): pin for pin in pins}
+def pins(lock: str) -> list[Requirement]:
+    """The pinned packages of a lock file; one may be there twice, for different Pythons."""
+    lines = (ROOT / "requirements" / lock).read_text("utf-8").splitlines()
+    return [Requirement(line.rstrip("\\ ")) for line in lines if line and line[0] not in " #"]
+
+
+def requirements(lock: str) -> dict[str, Requirement]:
+    """The pinned packages of a lock file that are for this Python."""
+    return {canonicalize_name(pin.name): pin for pin in pins(lock) if pin.marker is None or pin.marker.evaluate()}
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -238,17 +243,17 @@ def test_every_locked_package_has_a_hash(lock: str) -> None:
     """Each entry is pinned to one version, and a file of it is known by its hash."""
     text = (ROOT / "requirements" / lock).read_text("utf-8")
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert len(entries) == len(requirements(ROOT / "requirements" / lock)) > 0
+    assert len(entries) == len(pins(lock)) > 0
     assert not [entry[:40] for entry in entries if "==" not in entry or "--hash=sha256:" not in entry]
 
 
 def test_the_lock_holds_all_that_the_project_asks_for() -> None:
     """Each dependency, of the extras too, is locked to a version that `pyproject.toml` allows."""
-    pins = requirements(ROOT / "requirements" / "dev.txt")
+    locked = requirements("dev.txt")
     asked = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
     wrong = []
     for wanted in map(Requirement, asked):
-        pin = pins.get(canonicalize_name(wanted.name))
+        pin = locked.get(canonicalize_name(wanted.name))
         if pin is None or not wanted.specifier.contains(next(iter(pin.specifier)).version):
             wrong.append(str(wanted))
     assert not wrong, "run `make lock`"
@@ -259,7 +264,62 @@ def test_the_poisoned_releases_of_litellm_are_excluded(version: str) -> None:
     """Neither our metadata nor the lock file lets in the releases that sent keys away."""
     litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
     assert f"!={version}" in str(litellm.specifier)
-    assert version not in requirements(ROOT / "requirements" / "dev.txt")["litellm"].specifier
+    assert version not in requirements("dev.txt")["litellm"].specifier
+
+
+def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
+    """Whoever reads the metadata finds the versions that the workflow runs, the lowest of them as `requires-python`."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    tested = re.search(r"^ +python: \[(.+)\]$", workflow, flags=re.MULTILINE)
+    assert tested
+    versions = re.findall(r"[\d.]+", tested[1])
+    named = [line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if ":: Python :: 3." in line]
+    assert named == versions
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert f"ON={versions[-1]}" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_the_newest_tested_litellm_is_the_locked_one() -> None:
+    """`check` warns of a release that is newer than the one that these tests are locked to."""
+    (pin,) = requirements("dev.txt")["litellm"].specifier
+    assert pin.version == installation.TESTED_LITELLM
+
+
+# Which extra brings what a room needs beyond the dependencies; only `testing/` may import it at a module's top.
+EXTRAS = {"testing": ("testing",), "otel": ("observability",), "azure": ("providers",), "embedded": ("local",)}
+READ_AS_DATA = {"tokencost"}
+
+
+def brought_by(name: str) -> set[str]:
+    """The packages that bring a module: one, or more for a namespace such as `azure`."""
+    return {canonicalize_name(package) for package in PACKAGES_OF.get(name, [name])}
+
+
+PACKAGES_OF = packages_distributions()
+CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+
+
+@every_module
+def test_each_import_is_a_declared_dependency(module: Module) -> None:
+    """No module relies on a package that only another package brings; what an extra brings is imported late."""
+    undeclared = []
+    for found in module.imports:
+        head = found.name.split(".")[0]
+        if head in sys.stdlib_module_names or head == PACKAGE.name or brought_by(head) & CORE:
+            continue
+        room = module.name.split(".")[0]
+        extra = next((extra for extra, rooms in EXTRAS.items() if room in rooms), "")
+        lines = PROJECT["optional-dependencies"].get(extra, [])
+        declared = brought_by(head) & {canonicalize_name(Requirement(line).name) for line in lines}
+        if not declared or (found.at_top and room != "testing"):
+            undeclared.append(f"line {found.line}: {found.name}")
+    assert not undeclared
+
+
+def test_each_declared_dependency_is_used() -> None:
+    """Nobody installs a package that no module imports."""
+    imported = {found.name.split(".")[0] for module in modules() for found in module.imports}
+    assert set().union(*map(brought_by, imported)) >= CORE - READ_AS_DATA
 
 
 def test_the_wheel_carries_the_data_files() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import pickle
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from structlog.testing import capture_logs
 
 from testronaut_llm.cache import AnswerCache, sealed
 from testronaut_llm.config.sections import CacheConfig
+from testronaut_llm.support.sqlite import Connection
 
 KEY = "ab" * 32
 SETTINGS = CacheConfig()
@@ -305,6 +308,40 @@ def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.Monke
         list(pool.map(lambda n: cache.write(f"{n:064x}", n, SETTINGS, task="t"), range(16)))
     assert [cache.read(f"{n:064x}", same, SETTINGS) for n in range(16)] == list(range(16))
     assert len(opened) == 1
+
+
+def test_every_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other threads too, and those of a store that nobody closed: Python 3.13 warns of each one left open."""
+    opened: set[int] = set()
+    closed: set[int] = set()
+    real = sqlite3.connect
+
+    def connect(*args: Any, **settings: Any) -> Any:
+        connection = real(*args, **settings)
+        if isinstance(connection, Connection):
+            connection.number = len(opened)
+            opened.add(connection.number)
+        return connection
+
+    def close(connection: Any) -> None:
+        closed.update(getattr(connection, name) for name in ("number",) if hasattr(connection, name))
+        sqlite3.Connection.close(connection)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(Connection, "close", close)
+    store, together = AnswerCache(tmp_path / "answers"), threading.Barrier(4)
+    store.write(KEY, 1, SETTINGS, task="t")
+
+    def read(store: AnswerCache) -> Any:
+        together.wait()
+        return store.read(KEY, same, SETTINGS)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, [store] * 4)) == [1] * 4
+    del store
+    gc.collect()
+    assert opened == closed
+    assert len(closed) >= 5
 
 
 def test_a_lock_that_a_fork_left_behind_is_no_deadlock(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,20 @@ def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: st
     assert run("cache", "export", str(tmp_path / "no" / "folder"))[0] == 2
 
 
+def test_an_export_is_read_by_its_lines(run: Run, a: Api, tmp_path: Path) -> None:
+    """Characters that some tools take for the end of a line travel in an answer, and lines may end in CR LF."""
+    text, file = "one\x85two\u2028three\u2029four\x0bfive\x1csix", tmp_path / "answers.jsonl"
+    a.plan(faults.good(text))
+    run("run", "t", "hi")
+    run("cache", "export", str(file))
+    assert "\u2028" in file.read_text("utf-8")
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    run("cache", "clear", "--yes")
+    assert run("cache", "import", str(file))[0] == 0
+    code, out, _ = run("run", "t", "hi", "--json", "--cache", "only")
+    assert (code, json.loads(out)["text"]) == (0, text)
+
+
 def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a yes nothing is forgotten; an age that is none is explained."""
     run("run", "t", "one")

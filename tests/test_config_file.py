@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testronaut_llm.calls.builder import checked
 from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
+from testronaut_llm.config.variables import Filling
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import config_dir
+from testronaut_llm.provider_registry import readiness
+from testronaut_llm.support.paths import config_dir, data_dir
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT_PAGE = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
 GOOD = "models: {a: {model: openai/x}}\ntasks: {default: {models: a}}\n"
 
 
@@ -79,6 +85,24 @@ def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: 
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     path.unlink()
     assert load_config().trusted is True, "the packaged file"
+
+
+@pytest.mark.parametrize("name", re.findall(r"^\| `(TESTRONAUT_\w+)`", ENVIRONMENT_PAGE, re.MULTILINE))
+def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CI job that blanks a variable out means the default, for each that the reference page names."""
+
+    def seen() -> tuple[object, ...]:
+        config = load_config()
+        row = config.models["luna"].model_copy(update={"api_base": "http://far.example"})
+        cache = checked(config.task(None))["cache"]
+        return find_config(), config.model_dump(), cache, readiness(row), data_dir().name, config_dir().name
+
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.delenv(name, raising=False)
+    without = seen()
+    monkeypatch.setenv(name, "")
+    assert seen() == without
 
 
 def test_a_working_folder_that_is_gone_is_no_failure(folder: Path) -> None:
@@ -175,6 +199,41 @@ def test_hundreds_of_faults_are_counted_and_cut_short(tmp_path: Path) -> None:
         load_config(written(tmp_path / "llm.yaml", f"models:\n{rows}tasks: {{}}\n"))
     assert len(str(caught.value).splitlines()) == 102
     assert str(caught.value).endswith("and 50 more")
+
+
+def test_suggestions_are_made_for_the_first_faults_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of unknown names, keys, choices, codes and limits do not mean thousands of searches for a close one."""
+    searches: list[object] = []
+
+    def search(name: object, known: Iterable[object], **_: Any) -> list[str]:
+        searches.append(name)
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", search)
+    tasks = "".join(
+        f"  t{n}: {{models: [luna{n}], strategy: cheapst{n}, fallback_on: [servr{n}], tmeout{n}: 1}}\n"
+        for n in range(500)
+    )
+    limits = "".join(f"  opena{n}: {{rpm: 1}}\n" for n in range(500))
+    path = written(tmp_path / "llm.yaml", f"models: {{m: {{model: openai/x}}}}\ntasks:\n{tasks}limits:\n{limits}")
+    with pytest.raises(ConfigError, match="2000 faults"):
+        load_config(path)
+    assert len(searches) < 50
+
+
+@pytest.mark.parametrize("text", ["${A", "${A:-", "${A}", "${", "$${", "${A${"])
+def test_one_text_is_one_fault(tmp_path: Path, text: str) -> None:
+    """However many broken or unknown references it holds."""
+    filling = Filling({})
+    filling.fill({"a": text * 1000})
+    assert len(filling.faults) + len(filling.unset) <= 2
+    path = written(tmp_path / "llm.yaml", f"tasks: {{t: {{models: a/b, system: '{text * 100_000}'}}}}\n")
+    if text == "$${":
+        assert load_config(path).task("t").system == "${" * 100_000
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ def test_an_edit_within_one_tick_of_the_clock_is_seen(path: Path, monkeypatch: p
     assert source.current().task(None).models == ("b",)
 
 
+def test_an_edit_that_keeps_size_and_date_is_seen(path: Path) -> None:
+    """Tools that copy a file with its date, such as `rsync -t` and `git-restore-mtime`, write in place."""
+    source = ConfigSource.find(path)
+    assert source.current().task(None).models == ("a",)
+    stamp = path.stat()
+    path.write_text(OTHER)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
+    assert source.current().task(None).models == ("b",)
+
+
 def test_a_file_that_is_replaced_is_followed(path: Path, tmp_path: Path) -> None:
     """Editors and `config set` rename a new file over the old one."""
     source = ConfigSource.find(path)

@@ -27,15 +27,15 @@ def a_model(reference: str = "openai/gpt", **fields: Any) -> ModelConfig:
     return ModelConfig(alias="mine", model=reference, **fields)
 
 
-def key_of(model: ModelConfig, *, trusted: bool = True) -> str | None:
-    secret = resolve_key(model, provider_of(model), trusted=trusted)
+def key_of(model: ModelConfig) -> str | None:
+    secret = resolve_key(model, provider_of(model))
     return secret.get_secret_value() if secret else None
 
 
-def refusal(model: ModelConfig, *, trusted: bool = True) -> MissingCredentialError:
+def refusal(model: ModelConfig) -> MissingCredentialError:
     """The error, after a look that readiness says the same where it can know."""
     with pytest.raises(MissingCredentialError) as caught:
-        key_of(model, trusted=trusted)
+        key_of(model)
     error = caught.value
     assert CANARY not in f"{error} {error!r} {vars(error)} {error.__cause__} {error.__context__}"
     return error
@@ -274,27 +274,6 @@ def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None
 # Where keys may go
 
 
-def test_a_strangers_file_gets_no_key(key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate is at the key itself, not only in readiness; a command is not even run."""
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OLLAMA_API_KEY"):
-        monkeypatch.setenv(name, CANARY)
-    ran = tmp_path / "ran"
-    command = command_that(tmp_path, f"open({str(ran)!r}, 'w'); print('k')")
-    evil = "https://evil.example"
-    assert "testronaut-llm trust" in str(refusal(a_model(api_key_command=command), trusted=False))
-    assert not ran.exists()
-    for model in (
-        a_model("anthropic/x", api_base=evil),
-        a_model("ollama/x", api_base=evil, api_key_env="OLLAMA_API_KEY"),
-        a_model("openai/x", api_base=evil, api_key_env="OPENAI_API_KEY"),
-        a_model("openai/x", api_base=evil, api_key_file=str(key_file)),
-    ):
-        assert "so no key is sent to its api_base at 'evil.example'" in str(refusal(model, trusted=False))
-        assert key_of(model) == CANARY
-    assert key_of(a_model("openai/x", api_base=evil), trusted=False) is None
-    assert key_of(a_model("openai/x"), trusted=False) == CANARY
-
-
 @pytest.mark.parametrize("base", ["http://192.168.1.20:11434", "https://box.example", "http://127.0.0.1:11434", None])
 @pytest.mark.parametrize("by", ["llm.yaml", "OLLAMA_HOST", "OLLAMA_API_BASE"])
 def test_the_key_of_ollamas_cloud_stays_with_it(monkeypatch: pytest.MonkeyPatch, base: str | None, by: str) -> None:
@@ -425,12 +404,3 @@ def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPat
     assert readiness(model).mend == "pip install 'testronaut-llm[azure]'"
     with pytest.raises(MissingCredentialError, match="needs azure-identity"):
         Credentials().token_provider(model, provider_of(model))
-
-
-def test_a_token_does_not_go_to_a_strangers_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An Entra ID token is a key like any other."""
-    Identity(monkeypatch)
-    monkeypatch.setenv("AZURE_CLIENT_ID", "c")
-    model = a_model("azure/x", api_base="https://evil.example")
-    with pytest.raises(MissingCredentialError, match="no key is sent to its api_base"):
-        Credentials().token_provider(model, provider_of(model), trusted=False)

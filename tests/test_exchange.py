@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
+import zlib
 from collections.abc import Iterator
 
 import faults
@@ -10,8 +13,8 @@ import httpx
 import pytest
 from fault_server import FaultServer
 
+from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError, bounded
 from testronaut_llm.transport.exchange import (
-    BodyTooLargeError,
     Exchange,
     SecondRequestError,
     async_client,
@@ -59,35 +62,129 @@ async def test_what_was_sent_and_came_is_kept(server: FaultServer, exchange: Exc
     assert (exchange.status, exchange.headers["x-note"], exchange.text) == (200, "y", '{"a": 1}')
 
 
+MIB = 2**20
+EVENT = b"data: " + b"x" * 1000 + b"\n\n"
+
+
+def gzipped(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize(
-    ("status", "stream", "body", "fits"),
+    ("status", "sent", "body", "refusal"),
     [
-        (500, False, b"x" * 65_536, True),
-        (500, False, b"x" * (65_536 + 1), False),
-        (200, True, b"x" * (1_048_576 + 1), False),
-        (200, True, (b"x" * 1000 + b"\n") * 2000, True),
-        (200, False, b"x" * (1_048_576 + 1), True),
+        pytest.param(500, {}, b"x" * 65_536, None, id="error"),
+        pytest.param(500, {}, b"x" * (65_536 + 1), "larger than 65,536 bytes", id="long error"),
+        pytest.param(200, {"messages": []}, b"x" * 16 * MIB, None, id="answer"),
+        pytest.param(200, {"messages": []}, b"x" * (16 * MIB + 1), "larger than 16,777,216 bytes", id="long answer"),
+        pytest.param(200, {"input": []}, b"x" * (16 * MIB + 1), None, id="vectors"),
+        pytest.param(200, {"input": []}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864", id="too many vectors"),
+        pytest.param(200, {}, b"[" * MOST_PARTS, None, id="parts"),
+        pytest.param(200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects", id="too many parts"),
+        pytest.param(200, {"stream": True}, EVENT * 2000, None, id="stream"),
+        pytest.param(200, {"stream": True}, b'{"a": [{}, {}]}\n' * 100_000, None, id="NDJSON with many parts"),
+        pytest.param(200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, None, id="stream with comments"),
+        pytest.param(200, {"stream": True}, EVENT + b": here\n" * 160_000, "without an event", id="comments"),
+        pytest.param(200, {"stream": True}, EVENT + b"\r\n" * 600_000, "without an event", id="empty lines"),
+        pytest.param(200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event", id="no data"),
+        pytest.param(200, {"stream": True}, b"data: " + b"x" * MIB, "without an event", id="event without end"),
     ],
 )
 async def test_bodies_are_bounded(
-    server: FaultServer, exchange: Exchange, status: int, stream: bool, body: bytes, fits: bool
+    server: FaultServer,
+    exchange: Exchange,
+    status: int,
+    sent: dict[str, object],
+    body: bytes,
+    refusal: str | None,
+    packed: bool,
 ) -> None:
-    """An error's body and one line of a stream are not read for ever; a long answer in many lines is."""
-    api = server.plan("a", faults.raw(status, body))
-    async with async_client(api.url) as client:
-        if fits:
-            assert (await client.post(api.url, json={"stream": stream})).content == body
-            assert exchange.broke is None
-        else:
-            with pytest.raises(BodyTooLargeError):
-                await client.post(api.url, json={"stream": stream})
-            assert isinstance(exchange.broke, BodyTooLargeError)
+    """What a body becomes is bounded, however it is packed; no more than that is kept, and a long honest one passes."""
+    answer = faults.raw(status, gzipped(body), content_encoding="gzip") if packed else faults.raw(status, body)
+    api = server.plan("a", answer)
+    if refusal is None:
+        assert (await posted(api.url, sent)).content == body
+        assert exchange.broke is None
+        assert exchange.body == body
+    else:
+        with pytest.raises(BodyError, match=refusal):
+            await posted(api.url, sent)
+        assert isinstance(exchange.broke, BodyError)
+    assert len(exchange.body) <= MOST_BYTES
 
 
-@pytest.mark.parametrize(("body", "text"), [(gzip.compress(b"words", mtime=0), "words"), (b"no gzip", ""), (b"", "")])
-def test_packed_bodies_are_unpacked(body: bytes, text: str) -> None:
-    """What calls itself gzip is unpacked; what is broken is nothing."""
-    assert Exchange(headers={"content-encoding": "gzip"}, body=bytearray(body)).text == text
+async def posted(url: str, sent: object) -> httpx.Response:
+    async with async_client(url) as client:
+        return await client.post(url, json=sent)
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packing = zlib.compressobj(wbits=-15)
+    return packing.compress(body) + packing.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "found"),
+    [
+        ("gzip", gzipped(b"words"), "words"),
+        ("GZIP ", gzipped(b"words"), "words"),
+        ("x-gzip", gzipped(b"words"), "words"),
+        ("deflate", zlib.compress(b"words"), "words"),
+        ("deflate", raw_deflate(b"words"), "words"),
+        ("identity", b"words", "words"),
+        ("gzip", b"", ""),
+        ("gzip", gzipped(b"words") + b"what follows" * 9000, "words"),
+        ("gzip", b"no gzip", BodyError),
+        ("deflate", b"\xff no deflate", BodyError),
+        ("gzip, gzip", gzipped(gzipped(b"words")), BodyError),
+        ("deflate, gzip", gzipped(zlib.compress(b"words")), BodyError),
+        ("br", b"words", BodyError),
+        ("zstd", b"words", BodyError),
+        ("compress", b"words", BodyError),
+        ("identity, gzip", gzipped(b"words"), BodyError),
+    ],
+)
+@pytest.mark.parametrize("client", ["an attempt", "nobody", "sync"])
+async def test_packed_bodies_are_unpacked_once(
+    server: FaultServer, exchange: Exchange, encoding: str, body: bytes, found: str | type[BodyError], client: str
+) -> None:
+    """One layer of gzip or deflate is undone; chains, other packings and what is broken are refused."""
+    api = server.plan("a", faults.raw(200, body, content_encoding=encoding))
+    token = current.set(exchange if client == "an attempt" else None)
+    refused = contextlib.nullcontext() if isinstance(found, str) else pytest.raises(found)
+    try:
+        with refused:
+            assert await posted_by(client, api.url) == found
+            assert exchange.text == (found if client == "an attempt" else "")
+    finally:
+        current.reset(token)
+
+
+async def posted_by(client: str, url: str) -> str:
+    if client == "sync":
+        with httpx.Client(event_hooks={"response": [bounded]}) as http:
+            return http.post(url).text  # noqa: ASYNC212 - the sync clients have the same hook
+    return (await posted(url, {})).text
+
+
+async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServer) -> None:
+    """One packed chunk can hold minutes of work: others have their turn between its pieces."""
+    api = server.plan("a", faults.raw(200, gzipped(b"data: 1\n\n" * 500_000), content_encoding="gzip"))
+    turns: list[int] = []
+
+    async def other() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    async with async_client(api.url) as client, client.stream("POST", api.url) as response:
+        pieces = response.aiter_raw()
+        await anext(pieces)
+        task = asyncio.create_task(other())
+        assert sum([1 async for _ in pieces]) > 50
+        task.cancel()
+    assert len(turns) > 50
 
 
 async def test_no_redirect_and_no_proxy_to_loopback(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:

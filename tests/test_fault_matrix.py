@@ -93,7 +93,7 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
     url = fault.url or (_refused() if name == "refused" else a.url)
     row = model("openai", "") if wire == "embedded" else model(wire, url)
     if wire == "embedded":
-        row = {"model": "embedded/tiny-random", "auto_pull": True, "context_window": 8192}
+        row = {"model": "embedded/smollm2-135m", "auto_pull": True, "context_window": 8192}
     models = {"a": row, "b": model("openai", b, context_window=100_000)}
     limit = SHORT_TIMEOUT if name in HANGS else TIMEOUT
     settings = config(models, cache="use", retries=RETRIES, timeout=limit, deadline=DEADLINE, max_tokens=50)

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import tracemalloc
+from array import array
 from pathlib import Path
 
 import pytest
+import tiny_model
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import tiny_model
-from testronaut_llm.local.gguf_header import GgufHeader, read_header
+from testronaut_llm.local.gguf_header import BLOCKS, GgufHeader, read_header
+
+ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
+LLAMA: dict[str, object] = {
+    "general.architecture": "llama",
+    "llama.block_count": 2,
+    "llama.context_length": 512,
+    "llama.embedding_length": 64,
+    "llama.attention.head_count": 4,
+    "tokenizer.ggml.tokens": ["a", "b"],
+}
+
+
+def gguf(metadata: dict[str, object], tensors: dict[str, tiny_model.Tensor] = ONE) -> bytes:
+    return tiny_model._gguf(metadata, tensors)
 
 
 def header_of(path: Path, metadata: dict[str, object]) -> GgufHeader:
-    path.write_bytes(tiny_model._gguf(metadata, {}))
+    path.write_bytes(gguf(metadata))
     return read_header(path)
 
 
@@ -51,24 +68,168 @@ def test_layers_may_differ_and_an_embedding_model_says_so(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [
+        ("mamba", {"attention.head_count": 0, "ssm.state_size": 16}),
+        ("rwkv7", {"attention.head_count": 0, "wkv.head_size": 64}),
+        ("mamba2", {"ssm.inner_size": 128}),
+    ],
+)
+def test_a_model_without_attention_is_read(tmp_path: Path, architecture: str, heads: dict[str, object]) -> None:
+    """Mamba and RWKV have no heads, so that their context takes no memory of its own; llama.cpp serves them."""
+    metadata = {key.replace("llama", architecture): value for key, value in LLAMA.items() if "head" not in key}
+    metadata |= {"general.architecture": architecture} | {f"{architecture}.{key}": heads[key] for key in heads}
+    assert header_of(tmp_path / "m.gguf", metadata).kv_bytes == 0
+
+
+def test_a_hybrid_model_counts_the_layers_that_attend(tmp_path: Path) -> None:
+    """Heads may be listed per layer, with none where a layer keeps a state instead."""
+    metadata = LLAMA | {"llama.attention.head_count": [4, 0], "llama.attention.head_count_kv": [2, 0]}
+    assert header_of(tmp_path / "m.gguf", metadata).kv_bytes == 2 * (16 + 16) * 2
+
+
+SWAPPED = b"GGUF" + struct.pack(">IQQ", 3, 1, 1)
+
+
+@pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "damaged or cut"),
+        (gguf(LLAMA | {"split.count": 3, "split.no": 0}), "a part of a model that was split; take it in one file"),
+        (gguf(LLAMA, {}), "a vocabulary and no weights"),
+        (gguf({"general.architecture": "clip", "clip.has_vision_encoder": True}), r"\(mmproj\)"),
+        (gguf({"general.architecture": "llama", "general.type": "mmproj"}), r"\(mmproj\)"),
+        (gguf(LLAMA | {"general.type": "adapter", "adapter.type": "lora"}), "an adapter"),
+        (gguf(LLAMA | {"adapter.type": "lora"}), "an adapter"),
+        (gguf({"general.type": "imatrix"}), "an importance matrix"),
+        (gguf({"general.architecture": "controlvector"}), "a control vector"),
+        (SWAPPED, "big-endian"),
+        (b"GGUF" + struct.pack(">IQQ", 2, 0, 0), "big-endian"),
+    ],
+)
+@pytest.mark.parametrize("source", ["", "https://h/m.gguf"])
+def test_what_is_no_whole_model_is_called_by_its_name(tmp_path: Path, data: bytes, reason: str, source: str) -> None:
+    """A part, an accessory or another byte order is named, and nobody is told to fetch the same file again."""
+    file = tmp_path / "m.gguf"
+    file.write_bytes(data)
+    with pytest.raises(LocalModelError, match=reason) as caught:
+        read_header(file, source=source)
+    assert " pull " not in str(caught.value)
+    assert str(caught.value).startswith(source or "embedded/m")
+    assert bool(source) != (str(tmp_path) in str(caught.value))
+
+
+def test_a_split_of_one(tmp_path: Path) -> None:
+    """A model in one part is whole."""
+    assert header_of(tmp_path / "m.gguf", LLAMA | {"split.count": 1}).embedding == 64
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return tiny_model._string(key) + struct.pack("<I", kind) + value
+
+
+def header(*pairs: bytes, count: int | None = None, tensors: int = 1) -> bytes:
+    """A header of LLAMA's pairs and these, which may lie about how many there are."""
+    known = [tiny_model._string(key) + tiny_model._typed(value) for key, value in LLAMA.items()]
+    number = len(known) + len(pairs) if count is None else count
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, number) + b"".join([*known, *pairs])
+
+
+def tensor(*shape: int, kind: int = 0, offset: int = 0) -> bytes:
+    return tiny_model._string("w") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+BIG = 1 << 62
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "does not begin with the letters GGUF"),
         (b"GG", "does not begin with the letters GGUF"),
-        (b"<html>not found</html>" * 9, "does not begin with the letters GGUF"),
+        (b"<html>not found</html>" * 9, "a web page.*/resolve/ in place of /blob/, or hf://"),
+        (b"\n\n<!doctype html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer"),
+        (b"PK\3\4" + b"x" * 99, "a zip archive"),
+        (b'{"error": "no such file"}', "JSON"),
         (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "GGUF version 9"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "damaged or cut"),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 62), "damaged or cut"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "GGUF version 1"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, BIG), "damaged or cut"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 77), "damaged or cut"),
+        (header(count=BIG), "damaged or cut"),
+        (header(count=5000), "damaged or cut"),
+        (header(tensors=BIG), "damaged or cut"),
+        (header(tensors=9) + tensor(64) + bytes(300), "it is cut"),
+        (header(pair("x", 9, struct.pack("<IQ", 9, 1)) + bytes(99)), "damaged or cut"),
+        (header(pair("x", 9, struct.pack("<IQ", 8, BIG)) + bytes(99)), "damaged or cut"),
+        (header(pair("x", 9, struct.pack("<IQ", 4, BIG)) + bytes(99)), "damaged or cut"),
+        (header(pair("x" * 2000, 4, bytes(4))), "damaged or cut"),
+        (header(pair("x", 8, struct.pack("<Q", BIG)) + bytes(99)), "damaged or cut"),
+        (header(pair("llama.block_count", 4, struct.pack("<I", 300_000_000))), "block_count' is 300000000, .* 1,024"),
+        (header(pair("llama.block_count", 5, struct.pack("<i", -1))), "block_count' is -1"),
+        (header(pair("llama.block_count", 6, struct.pack("<f", 2.5))), "block_count' is 2.5"),
+        (header(pair("llama.block_count", 7, b"\1")), "block_count' is True"),
+        (header(pair("llama.attention.head_count", 10, struct.pack("<Q", BIG))), "head_count' is 4611"),
+        (header(pair("llama.attention.head_count_kv", 9, struct.pack("<IQi", 5, 1, -4))), "head_count_kv' is -4"),
+        (header(pair("llama.attention.key_length", 10, struct.pack("<Q", BIG))), "key_length' is 4611"),
+        (header(pair("llama.embedding_length", 10, struct.pack("<Q", BIG))), "embedding_length' is 4611"),
+        (header(pair("llama.context_length", 10, struct.pack("<Q", BIG))), "context_length' is 4611"),
+        (header(pair("llama.pooling_type", 4, struct.pack("<I", 77))), "pooling_type' is 77"),
+        (header(pair("general.alignment", 10, struct.pack("<Q", BIG))), "general.alignment' is 4611"),
+        (header(pair("general.architecture", 8, tiny_model._string("flux"))), "'flux.*' is missing"),
+        (header() + struct.pack("<QI", 0, 4_000_000_000), "damaged or cut"),
+        (header() + tensor(64, offset=BIG) + bytes(300), "weights end at 4,611.* it is cut"),
+        (header() + tensor(BIG, BIG, BIG, BIG) + bytes(300), "it is cut"),
+        (header() + tensor(BIG, kind=999) + bytes(300), "it is cut"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_command_that_mends_it(tmp_path: Path, data: bytes, reason: str) -> None:
-    """Whatever the bytes are, the error is ours and says what to do."""
+    """Whatever the bytes say, the error is ours and says what to do; no count in them is believed."""
     file = tmp_path / "broken.gguf"
     file.write_bytes(data)
     with pytest.raises(LocalModelError, match=reason) as caught:
         read_header(file)
     assert "testronaut-llm models pull embedded/broken" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [pair("llama.block_count", 4, struct.pack("<I", 300_000_000))],
+        [pair("x", 9, struct.pack("<IQ", 0, 90_000_000))],
+        [pair("llama.attention.head_count", 9, struct.pack("<IQ", 4, 20_000_000))],
+        [pair("x", 8, struct.pack("<Q", 90_000_000))],
+        [pair("x", 9, struct.pack("<IQQ", 8, 1, 90_000_000))],
+    ],
+)
+def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, pairs: list[bytes]) -> None:
+    """Lists and texts are passed over, however long they are, and numbers are bounded before they are used."""
+    file = tmp_path / "bomb.gguf"
+    with file.open("wb") as out:
+        out.write(header(*pairs))
+        out.truncate(100_000_000)
+    tracemalloc.start()
+    with contextlib.suppress(LocalModelError):
+        read_header(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+
+
+def test_the_sizes_of_types_are_those_of_llama_cpp() -> None:
+    """Each type that the `gguf` package knows has the same block here."""
+    constants = pytest.importorskip("gguf.constants")
+    assert {int(kind): tuple(sizes) for kind, sizes in constants.GGML_QUANT_SIZES.items()} == BLOCKS
+
+
+@pytest.mark.parametrize("missing", [1, 100, 200_000])
+def test_a_file_that_is_shorter_than_its_weights_is_cut(tmp_path: Path, tiny_gguf: Path, missing: int) -> None:
+    """One byte too few is enough; more than there should be does no harm."""
+    file = tmp_path / "short.gguf"
+    file.write_bytes(tiny_gguf.read_bytes()[:-missing])
+    with pytest.raises(LocalModelError, match=r"weights end at 340,352 bytes, and it has \d\d\d,\d\d\d: it is cut"):
+        read_header(file)
+    file.write_bytes(tiny_gguf.read_bytes() + b"more")
+    assert read_header(file).context == 8192
 
 
 @pytest.mark.parametrize("cut", [30, 200, 4000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import http_download
+from testronaut_llm.local import http_download, machine
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
@@ -248,6 +250,81 @@ def test_a_length_that_is_not_announced_is_fine(empty: ModelStore, site: Site) -
     site.script = [without_tag]
     fetch(f"{site.url()}#sha256={hashlib.sha256(site.data).hexdigest()}", store=empty)
     assert empty.path("m").read_bytes() == site.data
+
+
+@pytest.mark.parametrize("left", [1 / 100, 2 / 3, 1], ids=["header alone", "two thirds", "a byte short"])
+@pytest.mark.parametrize("digest", [False, True], ids=["", "digest"])
+def test_a_length_that_is_not_announced_proves_nothing(
+    empty: ModelStore, site: Site, left: float, digest: bool
+) -> None:
+    """A connection that closes early without Content-Length gives no model: its weights would not fit into it."""
+    given = f"#sha256={hashlib.sha256(site.data).hexdigest()}" if digest else ""
+    site.data = site.data[: min(int(len(site.data) * left), len(site.data) - 1)]
+    site.script = [without_tag] * 9
+    with pytest.raises(LocalModelError, match=r"it is cut|damaged or cut") as caught:
+        fetch(f"{site.url()}{given}", store=empty)
+    assert str(caught.value).startswith(site.url())
+    assert empty.list() == ()
+    assert not list(empty.folder.glob(".parts/m/*.part"))
+
+
+def test_a_body_without_end_stops_when_the_disk_is_full(
+    empty: ModelStore, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no length is announced the room that is left is looked at while it comes."""
+    rooms = iter([10**9, 10**9, 0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
+
+    def endless(handler: Handler, _: Site) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:
+            handler.wfile.write(bytes(2**16))
+
+    site.script = [endless]
+    with pytest.raises(LocalModelError, match="0 MB free"):
+        fetch(site.url(), store=empty)
+
+
+def test_what_comes_packed_is_refused(empty: ModelStore, site: Site) -> None:
+    """Nobody asked for it, and no file could be continued from it."""
+    site.script = [status(200, Content_Encoding="gzip, gzip")]
+    with pytest.raises(LocalModelError, match=r"comes packed \(content-encoding 'gzip, gzip'\)"):
+        fetch(site.url(), store=empty)
+    assert site.requests[0][1]["Accept-Encoding"] == "identity"
+
+
+def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Site) -> None:
+    """An answer that begins elsewhere than was asked for is thrown away, and the file begun anew."""
+
+    def too_late(handler: Handler, site: Site) -> None:
+        start = len(site.data) - 10
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {start}-{len(site.data) - 1}/{len(site.data)}")
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(site.data[start:])
+
+    site.script = [cut_at_half, too_late]
+    fetch(site.url(), store=empty)
+    assert empty.path("m").read_bytes() == site.data
+
+
+def test_a_model_too_large_for_this_machine_is_not_fetched(
+    empty: ModelStore, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The length that the server announces is compared with the memory before the body is read."""
+    monkeypatch.setattr(machine, "memory", lambda: 50_000_000)
+    with pytest.raises(LocalModelError, match=r"needs at least 0 MiB of memory, and this machine has 48 MiB"):
+        fetch(site.url(), store=empty)
+    assert not list(empty.folder.glob(".parts/m/*.part"))
+
+
+def test_a_page_of_the_hub_is_answered_with_the_address_of_the_file(empty: ModelStore, site: Site) -> None:
+    """The page about a file, which a browser shows, is not the file."""
+    site.data = b"<!doctype html><html><title>m.gguf at main</title></html>"
+    with pytest.raises(LocalModelError, match=r"/blob/main/m.gguf is not .* a web page.*/resolve/ in place of"):
+        fetch(site.url("/owner/repo/blob/main/m.gguf"), store=empty)
 
 
 def test_a_missing_file_is_not_asked_for_twice(empty: ModelStore, site: Site) -> None:

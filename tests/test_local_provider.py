@@ -418,11 +418,11 @@ def test_a_truncated_file_names_the_commands_that_mend_it(runner: EmbeddedRunner
 def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
     runner: EmbeddedRunner, store: ModelStore, tmp_path: Path
 ) -> None:
-    """A header that looks right over a body that is not all there: the engine's reason is in the message."""
+    """A header that looks right, of a kind that the engine does not know: its reason is in the message."""
     short = tmp_path / "short.gguf"
-    short.write_bytes(store.path(TINY).read_bytes()[:200_000])
+    short.write_bytes(store.path(TINY).read_bytes().replace(b"llama", b"lxama"))
     stored(store, short, "short")
-    with pytest.raises(LocalModelError, match=r"could not be started: it gave up.*is corrupted or incomplete"):
+    with pytest.raises(LocalModelError, match=r"could not be started: it gave up.*unknown model architecture"):
         runner.endpoint(LocalModel(name="short"))
 
 
@@ -472,6 +472,54 @@ def test_an_idle_model_makes_room_for_another(
     monkeypatch.setattr(machine, "available_memory", lambda: 0 if alive(pid) else 8 << 30)
     assert chat(runner.endpoint(LocalModel(name="other")), "Say hello.")["choices"]
     assert not alive(pid)
+
+
+def package(folder: Path, code: str) -> str:
+    """A package called xllamacpp with this code."""
+    (folder / "xllamacpp").mkdir(parents=True)
+    (folder / "xllamacpp" / "__init__.py").write_text(code)
+    return str(folder)
+
+
+def absent(library: str) -> str:
+    return f"raise ImportError('{library}: cannot open shared object file: No such file or directory')"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (absent("libgomp.so.1"), "library libgomp.so.1 is missing: apt-get install libgomp1 (Debian"),
+        (absent("libgcc_s.so.1"), "library libgcc_s.so.1 is missing: apt-get install libgcc-s1 (Debian"),
+        (absent("libblas3.so.3"), "library libblas3.so.3 is missing: apt-get install libblas3-3 (Debian"),
+        ("raise ImportError('no GLIBC_2.99')", "loaded (ImportError: no GLIBC_2.99): pip install "),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "(SIGILL, is it made for this processor?): pip "),
+    ],
+)
+def test_a_library_that_is_missing_is_named_before_a_call(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    """The model is not ready, the message says which package has the library, and nobody is told to pull it again."""
+    monkeypatch.syspath_prepend(package(tmp_path / "broken", code))
+    found = embedded_missing(LocalModel(), store=store)
+    assert found is not None
+    assert found.startswith("llama.cpp cannot be loaded")
+    assert said in found
+    with pytest.raises(LocalModelError, match=r"llama\.cpp cannot be loaded") as caught:
+        EmbeddedRunner(store).endpoint(LocalModel())
+    assert " pull " not in str(caught.value)
+
+
+def test_that_the_library_can_be_loaded_is_looked_up_once(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A success is remembered while the process lives; a failure may be over at the next look."""
+    counter = tmp_path / "loads"
+    place = package(tmp_path / "counts", f"open({str(counter)!r}, 'a').write('x'); raise ImportError('not yet')")
+    monkeypatch.syspath_prepend(place)
+    assert [embedded_missing(LocalModel(), store=store) is None for _ in range(2)] == [False, False]
+    (tmp_path / "counts" / "xllamacpp" / "__init__.py").write_text(f"open({str(counter)!r}, 'a').write('x') and 1")
+    assert [embedded_missing(LocalModel(), store=store) is None for _ in range(3)] == [True] * 3
+    assert counter.read_text() == "xxx"
 
 
 @linux_only
@@ -585,6 +633,7 @@ def test_a_model_that_is_not_there_is_our_error_with_the_command(runner: Embedde
         runner.endpoint(LocalModel(name="qwen3-4b"))
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_auto_pull_fetches_what_is_missing(tmp_path: Path) -> None:
     """`auto_pull: true` makes a model of the catalogue ready; `ask` leaves it to the command line."""
     store = ModelStore(tmp_path / "empty")

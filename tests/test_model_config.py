@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 from decimal import Decimal
@@ -309,6 +310,8 @@ def test_one_variable_overrides_every_task(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "ollama/any")
     assert LLMConfig(tasks={"t": {"models": "x/y"}}).task("t").models == ("ollama/any",)
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "")
+    assert LLMConfig(tasks={"t": {"models": "x/y", "min_quality": 2}}).task("t").min_quality == 2
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "aa")
     assert "TESTRONAUT_LLM_MODEL names an unknown model 'aa'; did you mean `a`?" in refusal()
 
@@ -350,6 +353,39 @@ def test_words_about_passwords_in_prose_are_no_key() -> None:
     assert "looks like a key" in refusal(
         models={"a": {"model": "openai/x", "extra": {"user": "password=changeme1234"}}}
     )
+
+
+@pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
+@pytest.mark.parametrize(
+    ("place", "sections"),
+    [
+        ("models.a.model", {"models": {"a": {"model": "{}"}}}),
+        ("models.a.api_base", {"models": {"a": {"model": "openai/x", "api_base": "{}"}}}),
+        ("models.a.num_ctx", {"models": {"a": {"model": "openai/x", "num_ctx": "{}"}}}),
+        ("models.a.price.input", {"models": {"a": {"model": "openai/x", "price": {"input": "{}", "output": 1}}}}),
+        ("models.a.extra.user", {"models": {"a": {"model": "openai/x", "extra": {"user": "{}"}}}}),
+        ("tasks.t.models", {"tasks": {"t": {"models": "{}"}}}),
+        ("tasks.t.models[0]", {"tasks": {"t": {"models": ["{}"]}}}),
+        ("tasks.t.strategy", {"tasks": {"t": {"models": "a", "strategy": "{}"}}}),
+        ("budget.per_day", {"budget": {"per_day": "{}"}}),
+        ("log.file", {"log": {"file": "{}"}}),
+    ],
+)  # fmt: skip
+def test_a_variable_in_another_spelling_gets_the_right_one(place: str, sections: Any, spelling: str) -> None:
+    """Shells write `$NAME` and LiteLLM's proxy `os.environ/NAME`: one error, at its place, with what to write."""
+    words = refusal(**json.loads(json.dumps(sections).replace("{}", spelling)))
+    assert words == f"{place}: {spelling} is not filled in: write  ${{T_NAME}}"
+
+
+def test_a_variable_in_another_spelling_where_a_name_belongs() -> None:
+    """`api_key_env` holds the name alone, whatever stands around it; prose and stops may hold a dollar sign."""
+    for text in ("$T_KEY", "os.environ/T_KEY"):
+        words = refusal(models={"a": {"model": "openai/x", "api_key_env": text}})
+        assert words == f"models.a.api_key_env: {text} is not filled in: write  T_KEY"
+    assert "write  api_key_env: T_KEY" in refusal(models={"a": {"model": "openai/x", "api_key": "$T_KEY"}})
+    task = {"models": "a", "stop": ["$END"], "system": "$PROMPT"}
+    config = LLMConfig(models={"a": {"model": "openai/x"}}, tasks={"t": task})
+    assert (config.tasks["t"].stop, config.tasks["t"].system) == (("$END",), "$PROMPT")
 
 
 def test_a_key_in_a_task_or_a_wrong_place_is_refused_too() -> None:

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from fixtures_local import TINY
+from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import model_downloader
+from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.catalogue import DEFAULT, catalogue
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
 from testronaut_llm.local.gguf_header import read_header
@@ -45,8 +46,9 @@ def source(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> Source:
     return source
 
 
-def test_the_tiny_model_is_made_without_a_network(empty: ModelStore) -> None:
-    """`embedded/tiny-random` needs nothing but this machine, and its digest is the catalogue's."""
+@pytest.mark.usefixtures("tiny_offered")
+def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
+    """By its name alone, with the digest and the licence that the catalogue names, and nothing is left behind."""
     model = fetch("embedded/tiny-random", store=empty)
     assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
     assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
@@ -90,6 +92,7 @@ def test_two_pulls_at_once_fetch_once(empty: ModelStore, tiny_gguf: Path, monkey
     assert (slow.calls, notes) == (1, ["waiting for another pull"])
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_a_lost_index_costs_no_second_download(empty: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is in place with the right digest is taken as it is."""
     fetch(TINY, store=empty)
@@ -104,7 +107,7 @@ def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source) -> None:
         fetch(f"https://example.org/m.gguf#sha256={'0' * 64}", store=empty)
     assert empty.list() == ()
     assert not list(empty.folder.glob("**/copy"))
-    right = fetch(f"https://example.org/m.gguf#sha256={catalogue()[TINY].sha256}", store=empty)
+    right = fetch(f"https://example.org/m.gguf#sha256={ROW['sha256']}", store=empty)
     assert right.name == "m"
 
 
@@ -128,6 +131,39 @@ def test_another_model_of_the_same_name_is_not_mistaken_for_it(empty: ModelStore
         fetch("https://example.org/model.gguf", store=empty, name="fourth")
 
 
+@pytest.mark.parametrize("again", ["https://example.org/m.gguf", "https://mirror.org/m.gguf"])
+def test_a_digest_that_is_given_always_counts(empty: ModelStore, source: Source, again: str) -> None:
+    """Also where a model of that name is stored, from the same address or another; the right one is no second pull."""
+    fetch("https://example.org/m.gguf", store=empty)
+    assert fetch(f"{again}#sha256={ROW['sha256']}", store=empty).sha256 == ROW["sha256"]
+    with pytest.raises(LocalModelError, match=r"with the sha256 c4472.* expected 0{64}|another model called 'm'"):
+        fetch(f"{again}#sha256={'0' * 64}", store=empty)
+    assert source.calls == 1
+
+
+def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
+    empty: ModelStore, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of its size is compared with this machine before the first byte."""
+    monkeypatch.setattr(machine, "memory", lambda: 2_000_000_000)
+    monkeypatch.setitem(model_downloader.SCHEMES, "hf", source)
+    with pytest.raises(
+        LocalModelError, match=r"hf://.*4B.* needs at least 2,382 MiB of memory, and this machine has 1,907"
+    ):
+        fetch("embedded/qwen3-4b", store=empty)
+    assert source.calls == 0
+
+
+def test_messages_about_a_fetched_file_name_its_source(empty: ModelStore, source: Source) -> None:
+    """Not the folder in which its parts lie, nor a model that is not stored."""
+    source.file = empty.folder.parent / "cut.gguf"
+    source.file.write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(LocalModelError, match=r"^https://example.org/m.gguf is not a usable") as caught:
+        fetch("https://example.org/m.gguf", store=empty)
+    assert ".parts" not in str(caught.value)
+    assert "remove" not in str(caught.value)
+
+
 def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: Source) -> None:
     """User, password and signature stay out of the index and of messages."""
     url = "https://me:hunter2@example.org/m.gguf?sig=s3cret"
@@ -144,11 +180,10 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
     [
         (
             "embedded/smollm",
-            r"no 'smollm' in the catalogue, did you mean 'smollm2-135m'\? It holds: smollm2-135m, tiny",
+            r"no 'smollm' in the catalogue, did you mean 'smollm2-135m'\? It holds: smollm2-135m, qwen",
         ),
         ("zzz", r"no 'zzz' in the catalogue\. It holds"),
         ("ftp://example.org/m.gguf", r"'ftp://example.org/m.gguf' cannot be pulled: expected a catalogue name"),
-        ("made://tiny-random", "cannot be pulled"),
         ("https://example.org/m.bin", "not a GGUF file"),
         ("https://example.org/m.gguf#sha256=abc", "expected #sha256= and 64 hex digits"),
         ("https://example.org/.gguf", "cannot be the name"),

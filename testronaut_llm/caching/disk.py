@@ -7,18 +7,22 @@ all values stand in the SQLite file as text, so a row of any other kind is none 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diskcache
 from diskcache.core import MODE_RAW
 
 from testronaut_llm.support.paths import made
+from testronaut_llm.support.sqlite import Connection
 
 FILE = "cache.db"
 _TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
 _MADE_LAST = "Settings_size_delete"  # of the triggers that keep count
+_PRAGMAS = "SELECT key, value FROM Settings WHERE key LIKE 'sqlite_%'"
 _CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 
@@ -57,6 +61,27 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """Deletes nothing: no row of ours has a file, and another's may name any path."""
 
 
+class _Store(diskcache.Cache):  # type: ignore[misc]  # as above
+    """diskcache with connections of ours: it has one for each thread, and closes that of one thread only."""
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        """Returns the connection of this thread, opened anew after a fork."""
+        if getattr(self._local, "pid", None) != os.getpid():
+            self.close()
+            self._local.pid = os.getpid()
+        if (found := getattr(self._local, "con", None)) is not None:
+            return cast("sqlite3.Connection", found)
+        file = Path(self.directory, FILE)
+        self._local.con = connection = sqlite3.connect(
+            file, timeout=self.timeout, isolation_level=None, check_same_thread=False, factory=Connection
+        )
+        with suppress(sqlite3.OperationalError):  # a new store has no table of settings
+            for key, value in connection.execute(_PRAGMAS).fetchall():
+                self.reset(key, value, update=False)
+        return connection
+
+
 def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
     """Opens the store, made where there is none; a file that is no sound database is moved aside.
 
@@ -87,7 +112,7 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
 
 def _cache(folder: Path, size_limit: int) -> Any:
     """No value ever goes to a file, however long."""
-    return diskcache.Cache(folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit)
+    return _Store(folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit)
 
 
 def _is_ready(file: Path) -> bool:

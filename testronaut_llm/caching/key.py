@@ -80,6 +80,7 @@ def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> st
         reasoning=model.reasoning,
         dimensions=model.dimensions,
         extra=canonical(model.extra) if model.extra else "",
+        **({"withheld": canonical(model.withheld)} if model.withheld else {}),
     )
 
 

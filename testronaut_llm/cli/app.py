@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import traceback
 from typing import Annotated
@@ -10,9 +11,11 @@ import typer
 
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, spend
+from testronaut_llm.cli.progress import bar
 from testronaut_llm.cli.screen import FAILED, exit_code, note, out, out_json, say_error
 from testronaut_llm.cli.streams import CannotPrintError, standard_streams
 from testronaut_llm.errors import LLMError
+from testronaut_llm.local.on_demand import shown
 from testronaut_llm.support.redaction import Redactor
 
 EPILOG = (
@@ -63,8 +66,10 @@ def main() -> None:
 
 
 def _ended() -> int:
+    context = contextvars.copy_context()
+    context.run(shown.set, bar)  # for calls that wait for a model to be pulled
     try:
-        app()
+        context.run(app)
     except LLMError as error:
         if "--json" in sys.argv:
             out_json({"error": error})

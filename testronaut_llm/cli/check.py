@@ -49,7 +49,7 @@ def check(
     }
     about = {"litellm": installation.litellm_version(), "prices": _prices(), "warnings": installation.warnings()}
     if as_json:
-        head = {"file": settings.path, "trusted": settings.trusted}
+        head = {"file": settings.path, "trusted": settings.trusted, "ignored": settings.ignored}
         screen.out_json({**head, "models": reports, "tasks": tasks, **about})
     else:
         _show(settings, reports, tasks, about)
@@ -62,7 +62,11 @@ def check(
 def _show(
     settings: testronaut_llm.LLMConfig, reports: list[ModelReport], tasks: dict[str, bool], about: dict[str, Any]
 ) -> None:
+    from testronaut_llm.providers.endpoint import TRUST
+
     screen.note(f"{settings.path or 'the packaged default'}: valid{'' if settings.trusted else ', not trusted'}")
+    if settings.ignored:
+        screen.note(f"without effect until it is trusted: {', '.join(settings.ignored)}; {TRUST}")
     columns = ("model", "is", "ready", "note", "does not take", "live")
     shown = 6 if any(one.live for one in reports) else 5
     screen.table("models", columns[:shown], [_row(one)[:shown] for one in reports])
@@ -95,7 +99,7 @@ def _report(
     from testronaut_llm.provider_registry import is_local, readiness
 
     model = settings.model(alias)
-    found = readiness(model, trusted=settings.trusted)
+    found = readiness(model)
     try:
         local, unknown = is_local(model), False
     except ConfigError:  # of the provider; readiness says which was meant

@@ -99,10 +99,15 @@ def set_(
     screen.note(f"{found.path}: {key} is {value}")
 
 
-def trust(file: Annotated[Path, typer.Argument(help="The file to trust, as it is now.")] = Path("llm.yaml")) -> None:
+def trust(
+    file: Annotated[
+        Path | None, typer.Argument(help="The file to trust, as it is now (default: the one in use).")
+    ] = None,
+) -> None:
     """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
     from testronaut_llm.config import trust as trusted
-    from testronaut_llm.config.file import load_config
+    from testronaut_llm.config.file import find_config, load_config
 
+    file = file or find_config().path
     load_config(file)
     screen.note(f"trusted until it changes: {trusted.trust(file)}")

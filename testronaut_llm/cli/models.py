@@ -12,7 +12,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
-from testronaut_llm.errors import ConfigError, LocalModelError
+from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
     try:
         with OllamaServer.of() as server:
             return server.models(), server.loaded()
-    except LocalModelError as error:
+    except LLMError as error:
         screen.note(str(error))
         return (), ()
 
@@ -127,22 +127,14 @@ def prune(
 
 
 def _named(reference: str, file: Path | None) -> ModelConfig | None:
-    """Returns the row of a name of llm.yaml; None for what is no name there.
-
-    Raises:
-        ConfigError: the row is not to be used until its file is trusted.
-    """
+    """Returns the row of a name of llm.yaml; None for no such name. Raises ConfigError: its file is to be trusted."""
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.provider_registry import readiness
+    from testronaut_llm.provider_registry import provider_of
+    from testronaut_llm.providers.endpoint import not_trusted
 
-    if "/" in reference:
-        return None
-    settings = ConfigSource.find(file).current()
-    row = settings.models.get(reference)
-    if row is not None and not settings.trusted:
-        found = readiness(row, trusted=False)
-        if found.mend.endswith("testronaut-llm trust"):
-            raise ConfigError(f"{reference}: {found.missing}; {found.mend}")
+    row = None if "/" in reference else ConfigSource.find(file).current().models.get(reference)
+    if row and (missing := not_trusted(row, provider_of(row))):
+        raise ConfigError(f"{reference}: {missing.what}; {missing.mend}")
     return row
 
 
@@ -156,7 +148,7 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     config = llm.config
     rows = [config.model(name) for name in ((model,) if model else config.task(task).models)]
     for row in rows:
-        found = readiness(row, trusted=config.trusted) if row.auto_pull == "ask" else None
+        found = readiness(row) if row.auto_pull == "ask" else None
         if found and " pull " in found.mend:
             screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
             if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click's own question writes to stdout, too

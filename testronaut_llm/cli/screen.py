@@ -72,9 +72,9 @@ def out_json(value: Any) -> None:
 
 def plain(value: Any) -> Any:
     """The value in JSON's kinds: money as text, errors as their facts, pydantic models as objects."""
-    from pydantic_core import to_jsonable_python
+    from pydantic import TypeAdapter
 
-    return to_jsonable_python(value, by_alias=False, fallback=_plainer)
+    return TypeAdapter(Any).dump_python(value, mode="json", by_alias=False, fallback=_plainer)
 
 
 def _plainer(value: Any) -> Any:

@@ -17,11 +17,12 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, writing
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 from testronaut_llm.support.text import visible
 
 if TYPE_CHECKING:
     from testronaut_llm.accounting.report import LimitState, Spend, Totals
-COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache", "saved by routing")
+COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache")
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20
 
@@ -87,9 +88,8 @@ def billed(llm: testronaut_llm.LLMManager) -> Iterator[None]:
         yield
     except BaseException as error:
         if llm.session.cost or llm.session.unpriced:
-            say = (
-                screen.note if isinstance(error, KeyboardInterrupt) else error.add_note
-            )  # nobody prints ctrl-C's notes
+            # Nobody prints the notes of ctrl-C.
+            say = screen.note if isinstance(error, KeyboardInterrupt) else error.add_note
             say(f"this run cost {bill(llm)}")
         raise
 
@@ -109,10 +109,10 @@ def _show(found: Spend) -> None:
 def _cells(totals: Totals) -> tuple[str, ...]:
     unpriced = f" + {totals.unpriced} of unknown price" if totals.unpriced else ""
     counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
-    saved = usd(totals.saved_by_cache), usd(totals.saved_by_routing)
-    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, *saved
+    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, usd(totals.saved_by_cache)
 
 
+@exact
 def _limit(state: LimitState) -> tuple[str, ...]:
     full = min(_BAR, int(_BAR * (state.spent + state.reserved) / state.limit))
     bar = "#" * full + "." * (_BAR - full)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from testronaut_llm import errors
-from testronaut_llm.config.faults import did_you_mean, shown
+from testronaut_llm.config.faults import UnknownNameError, did_you_mean, shown
 from testronaut_llm.config.values import native
 
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
@@ -54,5 +55,5 @@ def error_codes(value: tuple[str, ...]) -> tuple[str, ...]:
     known |= {errors.OutputInvalidError.code, errors.OutputTruncatedError.code, errors.LocalModelError.code}
     for code in value:
         if code not in known:
-            raise ValueError(f"unknown error code {shown(code)}{did_you_mean(code, known)}")
+            raise UnknownNameError(f"unknown error code {shown(code)}", partial(did_you_mean, code, known))
     return value

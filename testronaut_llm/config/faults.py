@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,17 +22,31 @@ Where = tuple[str | int, ...]
 """Keys and indexes that lead to a value: `("tasks", "cli_analysis", "models", 0)`."""
 
 _MOST_SHOWN = 100
+_MOST_HINTS = 10
 _MOST_COMPARED = 200
 _MOST_LISTED = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing to mend; `line` is 1-based, None where the place alone must tell."""
+    """One thing to fix; `line` is 1-based, None where the place alone must tell.
+
+    `hint` makes the end of the message. It is called for the first few faults only, since finding a name that is close
+    takes time.
+    """
 
     where: Where
     message: str
     line: int | None = None
+    hint: Callable[[], str] = str
+
+
+class UnknownNameError(ValueError):
+    """What a check of a field raises for a name; `hint` as in a Fault."""
+
+    def __init__(self, message: str, hint: Callable[[], str]) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +76,12 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     return f"; known: {', '.join(names[:_MOST_LISTED])}{more}" if names else ""
 
 
+def few(names: Sequence[str]) -> str:
+    """Returns the names as a message lists them, the first ten of many."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
+
+
 def shown(value: object) -> str:
     """Returns a value as messages may show it: short, and without what may be a secret."""
     if isinstance(value, FromEnvironment):
@@ -80,9 +100,10 @@ def error_of(faults: Iterable[Fault], file: str | None = None) -> ConfigError:
     """Returns one error that tells every fault, in the order of the file."""
     known = sorted(faults, key=lambda fault: (fault.line or 0, path_of(fault.where)))
     lines = []
-    for fault in known[:_MOST_SHOWN]:
+    for number, fault in enumerate(known[:_MOST_SHOWN]):
         place = f"{file}:{fault.line}" if file and fault.line else file
-        lines.append(": ".join(filter(None, (place, path_of(fault.where), fault.message))))
+        message = fault.message + (fault.hint() if number < _MOST_HINTS else "")
+        lines.append(": ".join(filter(None, (place, path_of(fault.where), message))))
     if len(known) > 1:
         lines.insert(0, f"{file or 'the configuration'} has {len(known)} faults:")
     if len(known) > _MOST_SHOWN:
@@ -96,13 +117,16 @@ def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:
     kind = error["type"]
     if kind == "extra_forbidden":
         section = _section(root, where[:-1])
-        return Fault(where, f"unknown key{did_you_mean(where[-1], keys_of(section)) if section else ''}")
+        return Fault(where, "unknown key", hint=lambda: did_you_mean(where[-1], keys_of(section)) if section else "")
     if kind == "missing":
         return Fault(where, "is missing" + (": write  model: provider/name" if where[-1] == "model" else ""))
     if kind == "too_short":
         return Fault(where, "is empty: name at least one")
-    message = str(error["ctx"]["error"]) if kind == "value_error" else _PYDANTIC.sub(_ours, error["msg"])
-    return Fault(where, message + _given(error["input"], where, re.findall(r"'([^']+)'", error["msg"])))
+    choices = re.findall(r"'([^']+)'", error["msg"])
+    cause = error["ctx"]["error"] if kind == "value_error" else None
+    message = str(cause) if cause else _PYDANTIC.sub(_ours, error["msg"])
+    near = cause.hint if isinstance(cause, UnknownNameError) else str
+    return Fault(where, message, hint=lambda: near() + _given(error["input"], where, choices))
 
 
 _PYDANTIC = re.compile(r"Input should be|a valid (?:dictionary( or instance of \w+)?|string|boolean|integer)")

@@ -41,7 +41,7 @@ def _mend(text: str, row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "looks like a key, and keys are not written into this file: export it and write  ${NAME_OF_A_VARIABLE}"
     provider = re.sub(r"\W", "_", str(row.get("model", "my")).partition("/")[0]).upper()
-    named = re.fullmatch(r"(?:\$\{|os\.environ/)([A-Za-z_]\w*)\}?", text)
+    named = re.fullmatch(r"(?:\$\{?|os\.environ/)([A-Za-z_]\w*)\}?", text)
     variable = named[1] if named else f"{provider}_API_KEY"
     return f"keys are not written into this file: export the key as {variable}, and write  api_key_env: {variable}"
 

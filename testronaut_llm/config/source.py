@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from contextlib import suppress
@@ -38,6 +39,7 @@ class ConfigSource:
         self._read: tuple[str | None, int, _FileStamp] = (text, self._environment(), self._trust_stamp())
         self._stamp: _Stamp | None = None
         self._warned: set[tuple[int, str]] = set()
+        self._tell_ignored()
 
     @classmethod
     def find(cls, argument: str | Path | None = None) -> ConfigSource:
@@ -85,6 +87,7 @@ class ConfigSource:
             self._read = read
             try:
                 self._config = parse_config(read_text(found.path) if text is None else text, found)
+                self._tell_ignored()
             except ConfigError as error:
                 if (known := (hash(text), str(error))) not in self._warned:
                     self._warned.add(known)
@@ -92,6 +95,11 @@ class ConfigSource:
                     logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
         settled = stamp[0] is None or time.time_ns() - stamp[0][0] > _CLOCK_TICK_NS
         self._stamp = (*stamp[:2], read[1]) if settled else None
+
+    def _tell_ignored(self) -> None:
+        for section in sorted({re.split(r"\W", text)[0] for text in self._config.ignored}):
+            mend = "this llm.yaml is not trusted; run: testronaut-llm trust"
+            logger().warning(section + "_ignored", file=str(self._config.path), fault=mend)
 
     def _environment(self) -> int:
         """A hash, so that no value of a variable is kept."""
@@ -106,4 +114,4 @@ def _stamp_of(path: Path) -> _FileStamp:
         seen = os.stat(path)  # noqa: PTH116 - at every call
     except OSError:
         return None
-    return seen.st_mtime_ns, seen.st_size, seen.st_ino
+    return seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size, seen.st_ino

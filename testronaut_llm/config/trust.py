@@ -1,19 +1,122 @@
-"""Which configuration files the user has looked at: path and digest, as direnv does it.
+"""Which configuration files the user has looked at, and what a file may say that nobody has looked at.
 
-An `llm.yaml` that was found by walking upwards may have come with somebody's repository. Until it is
-trusted it runs no command and sends no usual key to a host of its own choice; an edit ends the trust.
+An `llm.yaml` that was found by walking upwards may have come with somebody's repository. Until its path and digest are
+recorded, as direnv does it, only what `ALLOWED` names has an effect; an edit ends the trust.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import BaseModel
+
+from testronaut_llm.config.faults import Where, few, path_of, shown
+from testronaut_llm.config.secrets import public
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.paths import data_dir, made, user_path
 from testronaut_llm.support.text import read_utf8
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import LLMConfig, ModelConfig
+
+ALLOWED: Mapping[str, frozenset[str]] = {
+    section: frozenset(fields.split())
+    for section, fields in {
+        "LLMConfig": "version models tasks budget cache limits",
+        "ModelConfig": "model api_base quality price context_window max_output num_ctx reasoning limits",
+        "TaskConfig": (
+            "models strategy min_quality max_tokens temperature stop seed system timeout deadline retries fallback_on"
+            " allow_truncated private cache prompt_cache budget"
+        ),
+        "PriceConfig": "input output cache_read cache_write",
+        "LimitConfig": "rpm tpm concurrency",
+        "BudgetConfig": "per_call per_day per_month total on_exceeded",
+        "CacheConfig": "ttl",
+    }.items()
+}
+"""What a file that is not trusted may say, by the class of the section; `api_base` on loopback only.
+
+A field that is missing here has its default until the file is trusted, and a model's row that sets it is not ready.
+"""
+
+_OF_THIS_MACHINE = ("log", "cache")
+"""Sections that a model can be asked without."""
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Untrusted:
+    """What a file says as a whole and may not until it is trusted.
+
+    Attributes:
+        ignored: what has no effect, outside `models`.
+        unfilled: `${NAME}` outside `models`, with its place; while there is one, no model of the file is ready.
+    """
+
+    ignored: tuple[str, ...]
+    unfilled: tuple[str, ...]
+
+    def row(self, model: ModelConfig, withheld: Iterable[str] = ()) -> ModelConfig:
+        """Returns a model's row as one of this file, with what it says and may not."""
+        names = (f"${{{name}}}" for name in model.unset)
+        return model.model_copy(update={"trusted": False, "withheld": (*withheld, *names, *self.unfilled)})
+
+
+def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[LLMConfig, Untrusted]:
+    """Returns a configuration with only what a file that is not trusted may say, and what it may not.
+
+    `unfilled` are the variables that it refers to outside `models`, each with its place.
+    """
+    config, withheld = _allowed(config, ())
+    of_rows: dict[str | int, list[str]] = {alias: [] for alias in config.models}
+    ignored: list[str] = []
+    concerns_all: list[str] = []
+    for where, text in withheld:
+        (of_rows[where[1]] if where[0] == "models" else ignored).append(text)
+    for where, name in unfilled:
+        (ignored if where[0] in _OF_THIS_MACHINE else concerns_all).append(f"${{{name}}} in {path_of(where)}")
+    untrusted = Untrusted(tuple(ignored), (few(concerns_all),) if concerns_all else ())
+    rows = {alias: untrusted.row(row, of_rows[alias]) for alias, row in config.models.items()}
+    return config.model_copy(update={"models": rows}), untrusted
+
+
+def _allowed(section: Section, where: Where) -> tuple[Section, list[tuple[Where, str]]]:
+    """Returns a section without what is not allowed, and the place and the words of what was taken out."""
+    kept: dict[str, Any] = {}
+    withheld: list[tuple[Where, str]] = []
+    for name, field in type(section).model_fields.items():
+        value, default = getattr(section, name), field.get_default(call_default_factory=True)
+        if field.exclude or value == default:
+            continue
+        at = (*where, name)
+        if name not in ALLOWED.get(type(section).__name__, ()) or (name == "api_base" and not is_loopback(value)):
+            kept[name] = default
+            withheld.append((at, _said(at, value)))
+        elif isinstance(value, BaseModel):
+            kept[name], found = _allowed(value, at)
+            withheld += found
+        elif isinstance(value, Mapping):
+            parts = {key: _allowed(part, (*at, key)) for key, part in value.items()}
+            kept[name] = {key: part for key, (part, _) in parts.items()}
+            withheld += [one for _, found in parts.values() for one in found]
+    return section.model_copy(update=kept), withheld
+
+
+def _said(where: Where, value: Any) -> str:
+    """A place, for a model's row below its name, and what it says, without what may be a secret."""
+    place = path_of(where[2:] if where[0] == "models" else where)
+    if isinstance(value, BaseModel):
+        return place
+    value = public(str(where[-1]), value)
+    return f"{place} ({', '.join(value) if isinstance(value, Mapping) else shown(value)})"
 
 
 def is_trusted(path: Path, text: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -18,17 +19,23 @@ from pathlib import Path
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.download import pull_again
+from testronaut_llm.providers.network import client_settings
 
 KEPT_LINES, LINE_LENGTH = 40, 1000
 KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
 )
+_LOADED: set[str] = set()
+"""Where llama.cpp could be loaded from: that does not change while this process lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the child is told. `context` and `batch` are tokens; `pooling` is llama.cpp's number, None for its mean."""
+    """What the child is told. `context`, `batch` and `draft` are tokens; None leaves a choice to llama.cpp.
+
+    `pooling` is llama.cpp's number, None for its mean.
+    """
 
     model: str
     context: int
@@ -37,6 +44,10 @@ class Settings:
     slots: int = 1
     embeddings: bool = False
     pooling: int | None = None
+    gpu_layers: int | None = None
+    main_gpu: int | None = None
+    mmap: bool | None = None
+    draft: int | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
 
@@ -82,7 +93,7 @@ class EmbeddedProcess:
 
         key = {"Authorization": f"Bearer {self.settings.token}"}
         try:
-            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, trust_env=False).json()
+            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
             return any(slot["is_processing"] for slot in slots)
         except (httpx.NetworkError, httpx.RemoteProtocolError):
             return False
@@ -172,6 +183,34 @@ def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
         process.stdin.write(json.dumps(told).encode() + b"\n")
         process.stdin.flush()
     return process
+
+
+def library_fault() -> str:
+    """Why llama.cpp cannot be loaded, then a colon and how to fix it; empty where it can be.
+
+    It is loaded in a process of its own; that it could be is remembered.
+    """
+    environment = _environment()
+    if (place := environment["PYTHONPATH"]) in _LOADED:
+        return ""
+    command = [sys.executable, "-P", "-c", "import xllamacpp"]
+    try:
+        tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    except OSError:  # a start will say why no process can be had
+        return ""
+    if tried.returncode == 0:
+        _LOADED.add(place)
+        return ""
+    said = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200] or f"status {tried.returncode}"
+    if missing := re.search(r"(lib[^\s/:]+)\.so\.(\d+): cannot open shared object", said):
+        name, number = missing[1].replace("_", "-"), missing[2]
+        package = f"{name}-{number}" if name[-1].isdigit() else f"{name}{number}"  # as Debian names them all
+        return (
+            f"llama.cpp cannot be loaded, since the library {missing[1]}.so.{number} is missing: "
+            f"apt-get install {package} (Debian, Ubuntu; elsewhere the package that holds it)"
+        )
+    how = f"{signal.Signals(-tried.returncode).name}, is it made for this processor?" if tried.returncode < 0 else said
+    return f"llama.cpp cannot be loaded ({how}): pip install --force-reinstall xllamacpp, or use Ollama"
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of, size_of
+from testronaut_llm.local.memory_fit import check_memory
+from testronaut_llm.providers.endpoint import fault_of
+from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.secret_readers import UnreadableError, one_word
 from testronaut_llm.support.redaction import Redactor, said
 
@@ -34,7 +37,9 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
             raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
-    base = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    if fault := fault_of(base):
+        raise LocalModelError(f"HF_ENDPOINT {fault}; expected a URL such as {HUB}")
     url = f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
     part = fetch_from_url(wanted, folder, report, url)
     named = json.loads(part.with_suffix(".json").read_text("utf-8"))["sha256"]
@@ -53,7 +58,7 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
     redactor.add(token)
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # httpx drops Authorization when a redirect leads to another host, as the hub's do.
-    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_SECONDS, headers=headers) as client:
+    with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
         failures = 0
         while True:
             before = size_of(part)
@@ -99,6 +104,10 @@ def _continued(client: httpx.Client, url: str, wanted: Wanted, part: Path, repor
             return whole
         _refuse(response, wanted)
         start, total = _span(response)
+        if start not in (0, have):  # it would leave a hole
+            part.unlink()
+            return False
+        check_memory(wanted.shown, total or 0)
         checked_room(part.parent, (total or 0) - start)
         if total is not None and wanted.size not in (None, total):
             raise LocalModelError(
@@ -109,6 +118,8 @@ def _continued(client: httpx.Client, url: str, wanted: Wanted, part: Path, repor
             file.seek(start)
             for chunk in response.iter_raw():  # as it comes: a chunk that is still being filled would be lost
                 file.write(chunk)
+                if total is None:  # it may never end
+                    checked_room(part.parent, 0)
                 report(Progress(done=file.tell(), total=total or wanted.size))
             file.flush()
             os.fsync(file.fileno())
@@ -160,3 +171,6 @@ def _refuse(response: httpx.Response, wanted: Wanted) -> None:
             f"{wanted.shown}: there is no such {missing}, or it is not open to you (status {status}). Check the address"
         )
     response.raise_for_status()
+    packed = response.headers.get("content-encoding", "").strip().lower()
+    if packed not in ("", "identity"):
+        raise LocalModelError(f"{wanted.shown} comes packed (content-encoding {packed!r:.40}), which was not asked for")

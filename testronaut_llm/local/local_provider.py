@@ -13,11 +13,12 @@ import time
 import weakref
 from dataclasses import dataclass, field, replace
 
+from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
 from testronaut_llm.local.catalogue import catalogue
-from testronaut_llm.local.download import is_pinned, pull_again
-from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
+from testronaut_llm.local.download import is_pinned, pull_again, size_of
+from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings, library_fault
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
@@ -30,7 +31,7 @@ INSTALL = 'pip install "testronaut-llm[embedded]"'
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Key = tuple[str, bool, int | None, int]
+Key = tuple[str, bool, int | None, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +90,9 @@ class EmbeddedRunner:
         Raises:
             LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says what mends it.
         """
+        hardware = sorted_options(model.extra)[1]
         with self._seats.lock:
-            seat = self._seats.setdefault((model.name, embeddings, model.num_ctx, slots), _Seat())
+            seat = self._seats.setdefault((model.name, embeddings, model.num_ctx, slots, repr(hardware)), _Seat())
         with seat.lock:
             seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
             if seat.process is None or not seat.process.alive:
@@ -126,22 +128,28 @@ class EmbeddedRunner:
 
     def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> Settings:
         path, stored = self._store.path(model.name), self._store.get(model.name)
-        header, fault = read_header(path), ""
-        if stored and header.size != stored.size:
-            fault = f"has {header.size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
+        size, fault = size_of(path), ""
+        if stored and size != stored.size:
+            fault = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
         elif stored and not is_pinned(stored.sha256, model.digest):
             fault = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
             fault += "line, or fetch the model again"
         if fault:
             again = pull_again(model.name)
             raise LocalModelError(f"embedded/{model.name} {fault}: {again}", provider="embedded")
+        header = read_header(path)
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
+        hardware, batch = sorted_options(model.extra)[1], memory_fit.batch_size(context, embeddings=embeddings)
         return Settings(
             model=str(path),
             context=context * slots,
             slots=slots,
-            batch=memory_fit.batch_size(context, embeddings=embeddings),
-            threads=machine.threads(),
+            batch=batch if embeddings else min(context, hardware.get("num_batch") or batch),
+            gpu_layers=hardware.get("num_gpu"),
+            main_gpu=hardware.get("main_gpu"),
+            mmap=hardware.get("use_mmap"),
+            draft=hardware.get("draft_num_predict"),
+            threads=hardware.get("num_thread") or machine.threads(),
             embeddings=embeddings,
             pooling=header.pooling,
         )
@@ -170,7 +178,7 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
             return f"the model is not on this machine: testronaut-llm models pull embedded/{model.name}"
     except LocalModelError as error:
         return str(error)
-    return None
+    return library_fault() or None
 
 
 def _idle_seconds(keep_alive: object, default: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,8 @@ VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 """Where a memory cgroup says its limit, its use, and in `memory.stat` its page cache."""
 V1_UNLIMITED = 1 << 60
+GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+"""Devices of graphics cards with memory of their own: NVIDIA, AMD, and either under WSL."""
 
 
 def threads() -> int:
@@ -34,11 +38,32 @@ def available_memory() -> int:
     import psutil
 
     free = [psutil.virtual_memory().available]
-    for folder, (limit, used, reclaimable) in _memory_groups():
-        ceiling = _number(folder / limit)
-        if ceiling is not None and ceiling < V1_UNLIMITED:
-            free.append(ceiling - (_number(folder / used) or 0) + _statistic(folder / "memory.stat", reclaimable))
+    for ceiling, folder, (_, used, reclaimable) in _ceilings():
+        free.append(ceiling - (_number(folder / used) or 0) + _statistic(folder / "memory.stat", reclaimable))
     return max(0, min(free))
+
+
+def memory() -> int:
+    """Bytes that could be taken if nothing else ran here."""
+    import psutil
+
+    return min(psutil.virtual_memory().total, *(ceiling for ceiling, *_ in _ceilings()), sys.maxsize)
+
+
+def memory_of_servers() -> float:
+    """Bytes that a server beside this process can have, swap too; infinite where a GPU may have more."""
+    import psutil
+
+    if os.name == "nt" or any(Path(device).exists() for device in GPUS):
+        return math.inf
+    return float(psutil.virtual_memory().total + psutil.swap_memory().total)
+
+
+def _ceilings() -> Iterator[tuple[int, Path, tuple[str, str, str]]]:
+    for folder, names in _memory_groups():
+        ceiling = _number(folder / names[0])
+        if ceiling is not None and ceiling < V1_UNLIMITED:
+            yield ceiling, folder, names
 
 
 def _memory_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:

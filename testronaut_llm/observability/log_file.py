@@ -32,13 +32,6 @@ class EventFile:
         self._torn = False
         self._warned: set[str] = set()
 
-    def wanted(self, config: LLMConfig) -> LogConfig | None:
-        """What the configuration says of it; a file that nobody vouched for may not have one written anywhere."""
-        if config.log is None or config.trusted:
-            return config.log
-        self._warn("log_ignored", str(config.path), "this llm.yaml is not trusted; run: testronaut-llm trust")
-        return None
-
     def write(self, config: LLMConfig, settings: LogConfig, event: Mapping[str, Any]) -> None:
         """Appends one event, with the time of day (UTC)."""
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}

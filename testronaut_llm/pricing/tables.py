@@ -6,8 +6,6 @@ are found and read without importing them, and only when a price is first asked 
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import re
 import threading
@@ -18,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from testronaut_llm.support.installed import data_file, version
 from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 
@@ -92,20 +91,11 @@ def _read_user(path: Path) -> Table | None:
 
 
 def _read_bundled(package: str, file: str) -> Table | None:
-    spec = importlib.util.find_spec(package)
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder) / file
-        if path.is_file():
-            rows = model_rows(decode(path.read_text(encoding="utf-8")))
-            return Table(name=f"{package} {_version(package)}", rows=rows)
-    return None
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
+    path = data_file(package, file)
+    if path is None:
+        return None
+    rows = model_rows(decode(path.read_text(encoding="utf-8")))
+    return Table(name=f"{package} {version(package) or 'of unknown version'}", rows=rows)
 
 
 def _snapshot_date(name: str) -> str | None:

@@ -34,16 +34,15 @@ class Credentials:
         self._printed: dict[str, tuple[float, SecretStr]] = {}
         self._tokens: TokenSource | None = None
 
-    def key(self, model: ModelConfig, provider: Provider, *, trusted: bool = True) -> SecretStr | None:
+    def key(self, model: ModelConfig, provider: Provider) -> SecretStr | None:
         """The key for one call, or None where none is sent (keyless servers, Entra ID).
 
-        May run a command (up to 30 seconds), so keep it off an event loop. `trusted` is false for a file
-        that was found by walking upwards and that nobody has vouched for.
+        May run a command (up to 30 seconds), so keep it off an event loop.
 
         Raises:
             MissingCredentialError: what is missing, and the line that mends it.
         """
-        source = key_source(model, provider, trusted=trusted)
+        source = key_source(model, provider)
         if source.missing:
             raise _missing(source.missing, model, provider)
         try:
@@ -51,11 +50,9 @@ class Credentials:
         except secret_readers.UnreadableError as error:
             raise _missing(error.missing, model, provider) from None
 
-    def token_provider(
-        self, model: ModelConfig, provider: Provider, *, trusted: bool = True
-    ) -> Callable[[], str] | None:
+    def token_provider(self, model: ModelConfig, provider: Provider) -> Callable[[], str] | None:
         """For Azure without a key: what gives a fresh Entra ID token; else None. Raises MissingCredentialError."""
-        source = key_source(model, provider, trusted=trusted)
+        source = key_source(model, provider)
         if source.kind != "entra":
             return None
         if source.missing:
@@ -95,9 +92,9 @@ class Credentials:
             return secret
 
 
-def resolve_key(model: ModelConfig, provider: Provider, *, trusted: bool = True) -> SecretStr | None:
+def resolve_key(model: ModelConfig, provider: Provider) -> SecretStr | None:
     """`Credentials.key`, once, remembering nothing. Raises MissingCredentialError, with the line that mends it."""
-    return Credentials().key(model, provider, trusted=trusted)
+    return Credentials().key(model, provider)
 
 
 def _missing(missing: Missing, model: ModelConfig, provider: Provider) -> MissingCredentialError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -10,11 +9,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from testronaut_llm.config.faults import few
+from testronaut_llm.providers.row import Missing
+from testronaut_llm.support.hosts import host_of, is_loopback
+
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.providers.row import Provider
 
+TRUST = "read it, then run: testronaut-llm trust"
 _OLLAMA_PORT = 11434
+_HOST = re.compile(r"[\w.:%-]*")
 _SPARE_TAIL = {
     # What people paste from a portal or an SDK, and LiteLLM would append a second time.
     "azure": re.compile(r"/openai(/(deployments|v1)(/.*)?)?$"),
@@ -67,25 +72,26 @@ def is_own_host(url: str, provider: Provider) -> bool:
     return any(name and (host == name or host.endswith("." + name)) for name in own)
 
 
-@lru_cache(maxsize=256)
-def is_loopback(url: str) -> bool:
-    """Does the URL name this machine, beyond doubt?"""
-    host = host_of(url)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing | None:
+    """Returns what trusting its file would change for a model that cannot be asked until then; None if it can be.
+
+    What the file says was judged by `config.trust` when it was read. Here its provider is.
+    """
+    if model.trusted:
+        return None
+    withheld = list(model.withheld)
+    if provider and not _has_fixed_host(model, provider):
+        withheld.append(f"model ({model.model!r}, since {provider.name} has no fixed host)")
+    if not withheld:
+        return None
+    return Missing(f"this llm.yaml is not trusted; without effect until then: {few(withheld)}", TRUST)
+
+
+def _has_fixed_host(model: ModelConfig, provider: Provider) -> bool:
+    """True if its host is the provider's own, this machine, or `api_base` on loopback; Azure's anybody can rent."""
+    if "api_base" in provider.required and provider.key_required:
         return False
-
-
-@lru_cache(maxsize=256)
-def host_of(url: str) -> str:
-    """The host that a client would connect to, in lower case; empty where there is none."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+    return provider.local or bool(model.api_base or provider.default_base or provider.hosts)
 
 
 def fault_of(url: str) -> str | None:
@@ -93,9 +99,13 @@ def fault_of(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises for a port that is none
+        host = parts.hostname or ""
+        host.encode("idna")  # raises for a label that is empty or too long
     except ValueError:
         return "is no URL"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not (_HOST.fullmatch(host) and url.isprintable()):
+        return "is no URL"
+    if parts.scheme not in ("http", "https") or not host:
         return "is no http or https URL"
     if "@" in parts.netloc:
         return "holds a user name or password"

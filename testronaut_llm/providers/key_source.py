@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.providers import endpoint, entra, secret_readers
 from testronaut_llm.providers.row import Missing
+from testronaut_llm.support.hosts import host_of, is_loopback
 from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from testronaut_llm.providers.row import Provider
 
 ALLOW_HTTP = "TESTRONAUT_LLM_ALLOW_HTTP_KEYS"
-TRUST = "read it, then run: testronaut-llm trust"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +30,14 @@ class KeySource:
     note: str = ""
 
 
-def key_source(model: ModelConfig, provider: Provider, *, trusted: bool = True) -> KeySource:
-    """The first of `api_key_env`, `api_key_file`, `api_key_command`, the usual variables, Entra ID (Azure only).
-
-    `trusted` is false for a file that was found by walking upwards and that nobody has vouched for.
-    """
+def key_source(model: ModelConfig, provider: Provider) -> KeySource:
+    """The first of `api_key_env`, `api_key_file`, `api_key_command`, the usual variables, Entra ID (Azure only)."""
+    if missing := endpoint.not_trusted(model, provider):
+        return KeySource(kind="none", missing=missing)
     source = _configured(model) or _usual(model, provider)
     if source.kind == "none":
         return source
-    return replace(source, missing=_may_not_travel(source, model, provider, trusted) or source.missing)
+    return replace(source, missing=_may_not_travel(model, provider) or source.missing)
 
 
 def _configured(model: ModelConfig) -> KeySource | None:
@@ -64,13 +63,15 @@ def _fault(check: Callable[[str], object], name: str) -> Missing | None:
 def _usual(model: ModelConfig, provider: Provider) -> KeySource:
     base = endpoint.base_of(model, provider)
     elsewhere = base.url is not None and not endpoint.is_own_host(base.url, provider)
-    loopback = base.url is not None and endpoint.is_loopback(base.url)
+    loopback = base.url is not None and is_loopback(base.url)
     found = next((name for name in provider.key_variables if os.environ.get(name, "").strip()), None)
     if (provider.local and (elsewhere or loopback)) or (
         provider.generic and elsewhere and not loopback and base.from_file
     ):
         withheld = f"{found} is not sent there unless `api_key_env: {found}` says so" if found else "no key"
         return KeySource(kind="none", note=withheld)
+    if found and base.from_file and not model.trusted:  # a server on loopback that a stranger chose
+        return KeySource(kind="none", note=f"no key: {found} is not sent to its api_base until llm.yaml is trusted")
     if found:
         return KeySource(kind="variable", name=found, note=f"key from {found}")
     if provider.wire == "azure" and entra.sign():
@@ -80,15 +81,11 @@ def _usual(model: ModelConfig, provider: Provider) -> KeySource:
     return KeySource(kind="none", missing=_none_set(provider))
 
 
-def _may_not_travel(source: KeySource, model: ModelConfig, provider: Provider, trusted: bool) -> Missing | None:
-    if source.kind == "command" and not trusted:
-        return Missing("this llm.yaml is not trusted, so its api_key_command is not run", TRUST)
+def _may_not_travel(model: ModelConfig, provider: Provider) -> Missing | None:
     base = endpoint.base_of(model, provider)
-    if base.url is None or endpoint.is_loopback(base.url):
+    if base.url is None or is_loopback(base.url):
         return None
-    host = endpoint.host_of(base.url)
-    if not trusted and base.from_file and not endpoint.is_own_host(base.url, provider):
-        return Missing(f"this llm.yaml is not trusted, so no key is sent to its api_base at {host!r}", TRUST)
+    host = host_of(base.url)
     if base.url.lower().startswith("http:") and os.environ.get(ALLOW_HTTP) != "1":
         return Missing(
             f"the key would travel to {host!r} over plain http",

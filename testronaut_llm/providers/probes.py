@@ -6,17 +6,21 @@ import os
 from typing import TYPE_CHECKING
 
 from testronaut_llm.providers import endpoint
-from testronaut_llm.providers.litellm_names import names
 from testronaut_llm.providers.row import Missing, Present
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
 
-_AWS_SIGNS = names("""
-    AWS_BEARER_TOKEN_BEDROCK AWS_ACCESS_KEY_ID AWS_PROFILE AWS_ROLE_ARN AWS_WEB_IDENTITY_TOKEN_FILE
-    AWS_CONTAINER_CREDENTIALS_RELATIVE_URI AWS_CONTAINER_CREDENTIALS_FULL_URI
-""")
 _AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+_AWS_SIGNS = (
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
 
 
 def ollama(model: ModelConfig) -> Missing | Present | None:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from testronaut_llm.config.faults import few
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import endpoint
-from testronaut_llm.providers.key_source import TRUST, KeySource, key_source
+from testronaut_llm.providers import body_fields, endpoint
+from testronaut_llm.providers.key_source import KeySource, key_source
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.providers.table import find_provider
 
@@ -51,15 +52,19 @@ class Probes:
         """Would `ask` ask nobody?"""
         return self._clock() < self._last(model, provider)[0]
 
-    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
+    def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
         """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
         _, seen = self._last(model, provider)
-        return seen.digest if isinstance(seen, Present) else None
+        return seen if isinstance(seen, Present) else None
 
-    def context(self, model: ModelConfig, provider: Provider) -> int | None:
-        """The tokens of context that a local model was made for; None where nobody has looked, or nobody says."""
-        _, seen = self._last(model, provider)
-        return seen.context if isinstance(seen, Present) else None
+    def is_absent(self, model: ModelConfig, provider: Provider) -> bool:
+        """True if somebody has looked for a local model, and it is not there but may be fetched."""
+        return self._found.get(_key(model, provider), (0.0, Missing("")))[1] is None
+
+    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
+        """The digest of that model."""
+        seen = self.seen(model, provider)
+        return seen.digest if seen else None
 
     def forget(self) -> None:
         """Asks anew next time, as after a pull."""
@@ -77,28 +82,32 @@ def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
     return (provider.name, endpoint.api_base_of(model, provider), model.settings)
 
 
-def readiness(model: ModelConfig, *, trusted: bool = True, probes: Probes | None = None) -> Readiness:
-    """Looks for the first thing that a model lacks: variables, fields, a usable endpoint, trust, a key, a server.
+def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
+    """Looks for the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
 
-    `trusted` is false for a file that was found by walking upwards and that nobody has vouched for; without
-    `probes`, which remember, servers are asked now.
+    Without `probes`, which remember, servers are asked now.
     """
-    if model.unset:
-        first = model.unset[0]
-        return _not_ready(Missing(f"{', '.join(model.unset)} is not set", f"export {first}=<value>"))
     try:
         provider = find_provider(model.provider)
     except ConfigError as error:
-        return _not_ready(Missing(str(error)))
+        return _not_ready(endpoint.not_trusted(model) or _unset(model) or Missing(str(error)))
     base = endpoint.base_of(model, provider)
-    source = key_source(model, provider, trusted=trusted)
+    source = key_source(model, provider)
     missing = (
-        _fields(model, provider, base)
-        or _endpoint(provider, base, trusted)
+        endpoint.not_trusted(model, provider)
+        or _unset(model)
+        or _fields(model, provider, base)
+        or _endpoint(base)
         or source.missing
         or (probes or Probes()).ask(model, provider)
     )
     return _not_ready(missing) if missing else Readiness(ready=True, note=_note(model, provider, base, source))
+
+
+def _unset(model: ModelConfig) -> Missing | None:
+    if not model.unset:
+        return None
+    return Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>")
 
 
 def _not_ready(missing: Missing) -> Readiness:
@@ -111,24 +120,20 @@ def _fields(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Miss
     if base.url is None and (must_be_told or "api_base" in provider.required):
         also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
         return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
+    chat, embedding = (body_fields.refused(model.extra, provider, embedding=which) for which in (False, True))
+    if chat and embedding:
+        return Missing(chat, "correct `extra:` in llm.yaml")
     for field in provider.required:
         if field != "api_base" and getattr(model, field, None) in (None, ""):
             return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
     return None
 
 
-def _endpoint(provider: Provider, base: endpoint.Base, trusted: bool) -> Missing | None:
-    if base.url is None:
+def _endpoint(base: endpoint.Base) -> Missing | None:
+    fault = endpoint.fault_of(base.url) if base.url is not None else None
+    if fault is None:
         return None
-    fault = endpoint.fault_of(base.url)
-    if fault:
-        return Missing(f"the endpoint of {base.source} {fault}", "expected a URL such as https://host.example/v1")
-    known = endpoint.is_own_host(base.url, provider) or endpoint.is_loopback(base.url)
-    if trusted or not base.from_file or known:
-        return None
-    # Even without a key: a stranger's URL may carry a `${SECRET}`, and it gets the prompt.
-    host = endpoint.host_of(base.url)
-    return Missing(f"this llm.yaml is not trusted, and its api_base is {host!r}, no server of {provider.name}", TRUST)
+    return Missing(f"the endpoint of {base.source} {fault}", "expected a URL such as https://host.example/v1")
 
 
 def _note(model: ModelConfig, provider: Provider, base: endpoint.Base, source: KeySource) -> str:

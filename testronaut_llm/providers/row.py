@@ -22,10 +22,11 @@ class Missing(NamedTuple):
 
 
 class Present(NamedTuple):
-    """A local model that is there, which one it is, and the tokens of context that it was made for."""
+    """A local model that is there: which one it is, the tokens of context it was made for, and whether it can think."""
 
     digest: str
     context: int | None = None
+    thinks: bool | None = None
 
 
 Probe = Callable[["ModelConfig"], Missing | Present | None]
@@ -48,6 +49,8 @@ class Provider:
         version_variables: environment variables of its API version.
         default_base: its own endpoint; None leaves it to LiteLLM.
         hosts: further hosts (with their subdomains) that are the provider's own.
+        extra: body fields that a chat's `extra` may hold; None where LiteLLM sends any, in its `extra_body`.
+        embedding_extra: the same for embeddings.
         required: fields of `ModelConfig` without which it cannot be reached.
         key_required: is it never asked without a key?
         generic: does its name also stand for other people's servers that speak its wire? They get
@@ -67,6 +70,8 @@ class Provider:
     version_variables: tuple[str, ...] = ()
     default_base: str | None = None
     hosts: tuple[str, ...] = ()
+    extra: frozenset[str] | None = None
+    embedding_extra: frozenset[str] | None = None
     required: tuple[str, ...] = ()
     key_required: bool = True
     generic: bool = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from importlib import metadata
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import litellm_names
+from testronaut_llm.providers import litellm_data
 from testronaut_llm.providers.row import Provider
-from testronaut_llm.providers.rows import ALIASES, ROWS, default_row
+from testronaut_llm.providers.rows import ALIASES, BY_HANDLER, BY_OPENAI_CLIENT, ROWS, default_row
 
 ENTRY_POINTS = "testronaut_llm.providers"
 
@@ -33,52 +34,53 @@ def register_provider(provider: Provider) -> None:
 
 
 def find_provider(name: str) -> Provider:
-    """The row of a name as `llm.yaml` spells it: built in, registered, of an installed plugin, or by default rules.
+    """Returns the row of a name as `llm.yaml` spells it: built in, registered, of a plugin, or by default rules.
+
+    Where LiteLLM's list of names cannot be read, every name is accepted; it is reached at the `api_base:` of its model.
 
     Raises:
-        ConfigError: nobody knows the name, or LiteLLM cannot reach it through a client of ours.
+        ConfigError: neither this package, a plugin nor the installed LiteLLM knows the name.
     """
     name = ALIASES.get(name, name)
     if name in _table:
         return _table[name]
-    if name in litellm_names.OPENAI_CLIENT or name in litellm_names.HANDLER_CLIENT:
+    if name in BY_OPENAI_CLIENT or name in BY_HANDLER:
         return default_row(name)
-    _load_entry_point(name)
-    if name in _table:
+    if point := _plugins().get(name):
+        register_provider(_loaded(point))
         return _table[name]
-    raise ConfigError(_why_not(name))
+    known = litellm_data.names()
+    if name in known or not known:
+        return default_row(name)
+    raise ConfigError(_unknown(name))
 
 
-def _load_entry_point(name: str) -> None:
-    for point in metadata.entry_points(group=ENTRY_POINTS, name=name):
-        try:
-            found = point.load()
-            provider = found() if callable(found) else found
-        except Exception as error:  # noqa: BLE001 - a plugin of others may raise anything
-            raise ConfigError(
-                f"provider {name!r}: its plugin {point.value!r} failed to load ({type(error).__name__}: {error}); "
-                f"mend or uninstall the package that brings it"
-            ) from None
-        if not isinstance(provider, Provider) or provider.name != name:
-            raise ConfigError(
-                f"provider {name!r}: its plugin {point.value!r} must be a Provider named {name!r}, "
-                f"or a function that returns one; got {type(provider).__name__}"
-            )
-        register_provider(provider)
+@cache
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    """Returns the installed plugins by name; looking for them means reading the metadata of all packages."""
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
 
 
-def _why_not(name: str) -> str:
-    if name in litellm_names.OWN_CLIENT:
-        return (
-            f"provider {name!r} is not supported: LiteLLM reaches it with a connection of its own, which may follow a "
-            f"redirect with your key; if it has an OpenAI-form endpoint, write "
-            f"`model: openai/<name>` with its `api_base:` and `api_key_env:`"
+def _loaded(point: metadata.EntryPoint) -> Provider:
+    try:
+        found = point.load()
+        provider = found() if callable(found) else found
+    except Exception as error:  # noqa: BLE001 - a plugin of others may raise anything
+        raise ConfigError(
+            f"provider {point.name!r}: its plugin {point.value!r} failed to load ({type(error).__name__}: {error}); "
+            f"fix or uninstall the package that brings it"
+        ) from None
+    if not isinstance(provider, Provider) or provider.name != point.name:
+        raise ConfigError(
+            f"provider {point.name!r}: its plugin {point.value!r} must be a Provider named {point.name!r}, "
+            f"or a function that returns one; got {type(provider).__name__}"
         )
-    if name in litellm_names.NO_CHAT or name == "azure_text":
-        return f"provider {name!r} serves neither chat nor embeddings through LiteLLM"
-    usable = {*_table, *ALIASES, *litellm_names.OPENAI_CLIENT, *litellm_names.HANDLER_CLIENT}
-    plugins = {point.name for point in metadata.entry_points(group=ENTRY_POINTS)}
-    close = difflib.get_close_matches(name, sorted(usable | plugins), n=1, cutoff=0.5)
+    return provider
+
+
+def _unknown(name: str) -> str:
+    usable = {*_table, *ALIASES, *BY_OPENAI_CLIENT, *BY_HANDLER, *_plugins(), *litellm_data.names()}
+    close = difflib.get_close_matches(name, sorted(usable), n=1, cutoff=0.5)
     hint = f"did you mean {close[0] + '/...'!r}? " if close else ""
     return (
         f"unknown provider {name!r}: {hint}An OpenAI-compatible server is `model: openai/<name>` "

@@ -15,9 +15,12 @@ from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_version_of, provider_of
-from testronaut_llm.providers.endpoint import base_of, fault_of, is_loopback
+from testronaut_llm.providers import body_fields
+from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.key_source import key_source
 from testronaut_llm.providers.row import Provider
+from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.money import exact
 
 _WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _MILLION = Decimal(1_000_000)
@@ -144,11 +147,12 @@ def _extra(
 ) -> Iterable[tuple[str, Any]]:
     raw = written.get("extra") if written else model.extra
     body = dict(_referring(raw if isinstance(raw, Mapping) else {}, ("extra",), stays))
-    if provider.wire == "anthropic" and body:
-        return [*body.items(), ("allowed_openai_params", list(body))]
+    if wrong := body_fields.refused(body, provider):
+        stays.append(("extra", wrong))
+        body = {}
     if provider.wire == "ollama":
         body = {"truncate": False, **body}  # a prompt that does not fit is an error, not cut in silence
-    return [("extra_body", body)] if body else []
+    return body_fields.arguments(body, provider).items()
 
 
 def _referring(values: Mapping[str, Any], where: tuple[str, ...], stays: Stays) -> Iterator[tuple[str, Any]]:
@@ -173,6 +177,7 @@ def _limits(model: ModelConfig, provider: Provider, limits: Mapping[str, LimitCo
     return {_LIMITS[ours]: min(numbers) for ours, numbers in given.items() if numbers}
 
 
+@exact
 def _price(price: PriceConfig) -> dict[str, float]:
     """USD a token; what is not given costs what `input` does, as in llm.yaml."""
     rates = {

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from testronaut_llm.support.installed import data_file
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -69,10 +69,8 @@ def _encoding(vocabulary: Vocabulary, single_digits: bool) -> Encoding | None:
 
 @functools.cache
 def _ranks(vocabulary: Vocabulary) -> dict[bytes, int] | None:
-    spec = importlib.util.find_spec("litellm")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "litellm_core_utils", "tokenizers", _FILES[vocabulary])
-        if path.is_file():
-            lines = (line.split() for line in path.read_bytes().splitlines() if line)
-            return {base64.b64decode(token): int(rank) for token, rank in lines}
-    return None
+    path = data_file("litellm", f"litellm_core_utils/tokenizers/{_FILES[vocabulary]}")
+    if path is None:
+        return None
+    lines = (line.split() for line in path.read_bytes().splitlines() if line)
+    return {base64.b64decode(token): int(rank) for token, rank in lines}

@@ -8,31 +8,32 @@ no redirect (the prompt and the key would go along) and never use a proxy for lo
 from __future__ import annotations
 
 import json
-import os
-import ssl
-import zlib
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import httpx
 
-from testronaut_llm.providers.endpoint import is_loopback
+from testronaut_llm.providers.network import client_settings
+from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
+from testronaut_llm.transport.readable_body import ReadableBody
 
-MOST_BYTES = 64 * 1024 * 1024
-"""A body longer than this is no answer of a model; reading on would only fill the memory."""
-MOST_BYTES_OF_A_LINE, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
-"""Of a stream's line, and of a body under an error status: LiteLLM puts both into its exceptions and searches those
-for secrets, at ten seconds a megabyte, on the caller's event loop."""
+MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
+"""Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
+MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
+"""Of a stream from the beginning of one event to that of the next, comments and empty lines included, and of a body
+under an error status: LiteLLM puts both into its exceptions and searches those for secrets, at ten seconds a megabyte,
+on the caller's event loop."""
+_CHATS = ("messages", "contents")
+"""What the body of a request for a chat has, and of one for vectors has not."""
+_EVENTS = (b"\ndata:", b"\n{")
+"""How an event begins: a server-sent one, a line of NDJSON."""
+
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 
 current: ContextVar[Exchange | None] = ContextVar("testronaut_llm_exchange", default=None)
 """The attempt that requests of this thread or task belong to."""
-
-
-class BodyTooLargeError(Exception):
-    """The body went past what an answer, a stream's line or an error may have."""
 
 
 class SecondRequestError(Exception):
@@ -49,54 +50,65 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
-    _line: int = 0
-    _stream: httpx.AsyncByteStream | None = None
+    traced: bool = False
+    body_begun: bool = False
+    _event: int = 0
+    _unpacker: Unpacker = field(default_factory=Unpacker)
+    _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
+
+    @property
+    def left(self) -> bool:
+        """True if the request may have left this machine; no part of its body has, where no connection was made."""
+        return self.requests > 0 and (self.body_begun or self.status is not None or not self.traced)
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Takes note of how far httpx is; a proxy that is asked for a tunnel has not been sent the request yet."""
+        self.traced = True
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":
+            self.body_begun = True
 
     async def aclose(self) -> None:
         """Ends the response, read to its end or not."""
-        if self._stream is not None:
+        if isinstance(self._stream, httpx.AsyncByteStream):
             await self._stream.aclose()
 
     @property
     def text(self) -> str:
-        """The body as text, unpacked; what cannot be unpacked is left out."""
-        raw = bytes(self.body)
-        if self.headers.get("content-encoding", "").lower() in ("gzip", "deflate", "x-gzip"):
-            try:
-                raw = zlib.decompressobj(wbits=47).decompress(raw, MOST_BYTES)
-            except zlib.error:
-                return ""
-        return raw.decode("utf-8", errors="replace")
+        """The body as text."""
+        return self.body.decode("utf-8", errors="replace")
 
-    def take(self, chunk: bytes) -> bytes:
-        """Keeps a piece of the body.
+    @property
+    def streams(self) -> bool:
+        """True if a stream was asked for."""
+        return self.sent is not None and self.sent.get("stream") is True
+
+    def begin(self, response: httpx.Response) -> None:
+        """Takes the head of the response; its body comes later, unpacked."""
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        whole_chat = not self.streams and any(name in (self.sent or ()) for name in _CHATS)
+        most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
+        self._unpacker = unpacker(response, most=most, streams=self.streams)
+        readable = ReadableBody(lines=self.streams)
+        bound(response, lambda chunk: map(readable.take, self.take(chunk)), self._broken, readable.end)
+        self._stream = response.stream
+
+    def take(self, chunk: bytes) -> Iterator[bytes]:
+        """Keeps a piece of the body, and returns it unpacked.
 
         Raises:
-            BodyTooLargeError: the body is longer than any answer.
+            BodyError: the body is longer than any answer.
         """
-        self.body += chunk
-        self._line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else self._line)
-        streams = self.sent is not None and self.sent.get("stream") is True
-        most = MOST_BYTES if self.status is None or self.status < 400 else MOST_BYTES_OF_AN_ERROR
-        if len(self.body) > most or (streams and self._line > MOST_BYTES_OF_A_LINE):
-            raise BodyTooLargeError
-        return chunk
+        for piece in self._unpacker.take(chunk):
+            start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
+            self.body += piece
+            self._event = max(self._event, *(self.body.rfind(begin, start) for begin in _EVENTS))
+            if self.streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
+                raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
+            yield piece
 
-
-class _Tee(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
-        self._stream, self._exchange = stream, exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._stream:
-                yield self._exchange.take(chunk)
-        except Exception as error:
-            self._exchange.broke = error
-            raise
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    def _broken(self, error: Exception) -> None:
+        self.broke = error
 
 
 def async_client(url: str | None) -> httpx.AsyncClient:
@@ -108,7 +120,11 @@ def async_client(url: str | None) -> httpx.AsyncClient:
     async def on_response(response: httpx.Response) -> None:
         _on_response(response)
 
-    return httpx.AsyncClient(event_hooks={"request": [on_request], "response": [on_response]}, **_settings(url))
+    return httpx.AsyncClient(
+        event_hooks={"request": [on_request], "response": [on_response]},
+        headers={"accept-encoding": "gzip"},
+        **client_settings(url, asynchronous=True, limits=_LIMITS),
+    )
 
 
 def _on_request(request: httpx.Request) -> None:
@@ -117,6 +133,7 @@ def _on_request(request: httpx.Request) -> None:
     if exchange.requests:
         raise SecondRequestError("one attempt is one request")
     exchange.requests += 1
+    request.extensions["trace"] = exchange.trace
     try:
         exchange.sent = json.loads(request.content)
     except ValueError:
@@ -125,25 +142,6 @@ def _on_request(request: httpx.Request) -> None:
 
 def _on_response(response: httpx.Response) -> None:
     if (exchange := current.get()) is None:
-        return
-    exchange.status = response.status_code
-    exchange.headers = {name.lower(): value for name, value in response.headers.items()}
-    if isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = exchange._stream = _Tee(response.stream, exchange)  # noqa: SLF001 - same idea, same file
-
-
-def _settings(url: str | None) -> dict[str, Any]:
-    plain_loopback = url is not None and is_loopback(url) and url.startswith("http:")
-    return {
-        "follow_redirects": False,
-        "trust_env": url is None or not is_loopback(url),
-        "headers": {"accept-encoding": "gzip, deflate"},
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-        "verify": False if plain_loopback else _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
-    }
-
-
-@lru_cache(maxsize=4)
-def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """What trusts servers, for all clients: reading the certificate store takes tens of milliseconds."""
-    return httpx.create_ssl_context(trust_env=bool(file or folder))
+        bounded(response)
+    else:
+        exchange.begin(response)

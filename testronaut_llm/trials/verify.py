@@ -14,12 +14,18 @@ from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, O
 from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import inspection
 from testronaut_llm.local.inspection import Found, Outcome
-from testronaut_llm.local.tiny_model import WORDS
 from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import provider_of
 
 SKIPPED: Outcome = "skipped"
 
+WORDS = (
+    "about after all answer back before both build case change check close command copy count date default delete "
+    "each empty end error example exit fail file find first flag folder format give group hand help home input item "
+    "keep key last level line list long main match mode name new next number only open option order output own page "
+    "part path place point print process query read real remove result right run same save search see set show side "
+    "sort start state step stop string table task test text time tool tree true type unit until use value verbose"
+)
 PROMPT = "Say hello in one short sentence."
 SCHEMA = {
     "type": "object",
@@ -55,9 +61,14 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
             "or a name of llm.yaml that stands for one"
         )
     task = {"models": ["it"], "cache": "off", "retries": 0, "max_tokens": 256, "seed": 1}
+    longest = max((one.max_tokens for one in config.tasks.values() if model.alias in one.models), default=256)
     made = LLMConfig(
         models={"it": {"model": model.model}},  # type: ignore[dict-item]
-        tasks={"default": task, "lenient": {**task, "allow_truncated": True}},  # type: ignore[dict-item]
+        tasks={
+            "default": task,  # type: ignore[dict-item]
+            "lenient": {**task, "allow_truncated": True},  # type: ignore[dict-item]
+            "usual": {**task, "max_tokens": longest},  # type: ignore[dict-item] # never asked: it sets the window
+        },
     )
     return made.model_copy(update={"models": {"it": model.model_copy(update={"alias": "it"})}})
 

@@ -6,12 +6,16 @@ show that the machinery works where no model can be fetched, and to test start, 
 
 from __future__ import annotations
 
+import json
 import random
 import string
 import struct
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from testronaut_llm.local import catalogue, model_downloader
 
 WIDTH, LAYERS, HEADS, FEED = 64, 2, 4, 128
 HEAD = WIDTH // HEADS
@@ -71,6 +75,17 @@ MATRICES = {  # of each layer: columns, rows, reach of the random numbers, and w
     "ffn_down": (FEED, WIDTH, 0.2, True),
 }
 
+ROW = {
+    "source": "made://tiny-random",
+    "sha256": "c4472c4b458b3eb56b1133e26b0a4103d7482b77b3e6e6af22913c64e654ef31",
+    "size": 340352,
+    "license": "MIT",
+    "context": 8192,
+    "memory": 40000000,
+    "quality": 1,
+    "about": "random weights, made on the spot without a network: words without sense, to see that it runs",
+}
+
 Tensor = tuple[tuple[int, int], "array[float]"]
 
 
@@ -102,8 +117,18 @@ def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": TEMPLATE,
     }
-    path.write_bytes(_gguf(metadata, _tensors(vocabulary, random.Random(seed))))  # noqa: S311 - not a secret
+    path.write_bytes(_gguf(metadata, _tensors(vocabulary, random.Random(seed))))
     return path
+
+
+def offer(folder: Path, patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Put the tiny model into the catalogue, to be pulled as `embedded/tiny-random`; `folder` holds the file."""
+    rows = json.loads(catalogue.FILE.read_text("utf-8")) | {"tiny-random": ROW}
+    file = folder / "catalogue.json"
+    file.write_text(json.dumps(rows), "utf-8")
+    patch(catalogue, "FILE", file)
+    schemes = {**model_downloader.SCHEMES, "made": lambda _, parts, __: make_tiny_model(parts / "made.gguf")}
+    patch(model_downloader, "SCHEMES", schemes)
 
 
 def _vocabulary() -> list[str]:

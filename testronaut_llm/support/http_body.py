@@ -1,0 +1,148 @@
+"""Bodies of responses, unpacked piece by piece and never beyond a bound: a few bytes can stand for gigabytes.
+
+httpx undoes any chain of `content-encoding`, and a whole chunk at once. Here a response hook puts its own stream in
+place and takes the header away, so that httpx unpacks nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Of a body, packed and unpacked: reading on would only fill the memory."""
+MOST_PARTS = 250_000
+"""Lists and objects of one JSON document: 25 bytes of it become kilobytes of Python objects."""
+PIECE = 64 * 1024
+"""Bytes that are unpacked at a time."""
+_PACKED = ("gzip", "x-gzip", "deflate")
+
+Take = Callable[[bytes], Iterator[bytes]]
+
+
+class BodyError(httpx.DecodingError):
+    """The body is larger than it may be, or packed in a way that is not undone."""
+
+
+class Unpacker:
+    """Undoes at most one layer of gzip or deflate.
+
+    `most` bounds the bytes that come and those that they become. A stream of documents may have any number of parts.
+    """
+
+    def __init__(self, encoding: str = "", *, most: int = MOST_BYTES, streams: bool = False) -> None:
+        self._encoding = encoding.strip().lower()
+        self._most, self._streams = most, streams
+        self._came = self._became = self._parts = 0
+        self._inflate = zlib.decompressobj(wbits=47) if self._encoding in _PACKED else None
+
+    def take(self, chunk: bytes) -> Iterator[bytes]:
+        """The chunk, unpacked, in pieces; the last one before an error is cut at the bound.
+
+        Raises:
+            BodyError: the body is too large, damaged, or packed otherwise than once with gzip or deflate.
+        """
+        self._came += len(chunk)
+        for piece in self._pieces(chunk):
+            left = self._most - self._became
+            self._became += len(piece)
+            self._parts += 0 if self._streams else piece.count(b"{") + piece.count(b"[")
+            yield piece[:left]
+            self._check()
+        self._check()
+
+    def _check(self) -> None:
+        if max(self._came, self._became) > self._most:
+            raise BodyError(f"the body is larger than {self._most:,} bytes, and was not read to its end")
+        if self._parts > MOST_PARTS:
+            raise BodyError(f"the body holds more than {MOST_PARTS:,} lists and objects, and was not read to its end")
+
+    def _pieces(self, chunk: bytes) -> Iterator[bytes]:
+        if self._encoding in ("", "identity"):
+            yield chunk
+        elif self._inflate is None:
+            raise BodyError(f"its content-encoding is {self._encoding[:60]!r}; expected none, gzip or deflate")
+        else:
+            while chunk and not self._inflate.eof:  # what follows the end is dropped
+                yield self._unpacked(self._inflate, chunk)
+                chunk = self._inflate.unconsumed_tail
+
+    def _unpacked(self, inflate: Any, chunk: bytes) -> bytes:
+        try:
+            return bytes(inflate.decompress(chunk, PIECE))
+        except zlib.error as error:
+            if self._encoding != "deflate" or self._came > len(chunk):
+                raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
+        # Some servers leave out the two bytes in front.
+        self._encoding, self._inflate = "raw deflate", zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        return self._unpacked(self._inflate, chunk)
+
+
+def bound(
+    response: httpx.Response,
+    take: Take,
+    broke: Callable[[Exception], None] = lambda _: None,
+    end: Callable[[], bytes] = bytes,
+) -> None:
+    """Sends the body of a response that is not read yet through `take`, piece by piece.
+
+    `broke` is called with the error that ends it; `end` returns what follows the last piece of a whole body.
+    """
+    response.headers.pop("content-encoding", None)
+    if isinstance(response.stream, httpx.SyncByteStream):
+        response.stream = _Stream(response.stream, take, broke, end)
+    elif isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _AsyncStream(response.stream, take, broke, end)
+
+
+def bounded(response: httpx.Response) -> None:
+    """A response hook: the body is unpacked once at most, and stays within `MOST_BYTES` and `MOST_PARTS`."""
+    bound(response, unpacker(response).take)
+
+
+def unpacker(response: httpx.Response, *, most: int = MOST_BYTES, streams: bool = False) -> Unpacker:
+    """What undoes the packing of this response."""
+    kind = response.headers.get("content-type", "")
+    streams = streams or "event-stream" in kind or "ndjson" in kind
+    return Unpacker(response.headers.get("content-encoding", ""), most=most, streams=streams)
+
+
+class _Stream(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
+        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._stream:
+                yield from filter(None, self._take(chunk))
+            yield self._end()
+        except Exception as error:
+            self._broke(error)
+            raise
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncStream(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
+        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                for piece in filter(None, self._take(chunk)):
+                    yield piece
+                    if len(chunk) < len(piece):
+                        await asyncio.sleep(0)  # one packed chunk can hold work for minutes: the deadline comes first
+            yield self._end()
+        except Exception as error:
+            self._broke(error)
+            raise
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

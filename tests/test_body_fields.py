@@ -1,0 +1,232 @@
+"""`extra` is body fields: whatever its keys are called, LiteLLM does not act upon them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from fault_server import FaultServer
+from faults import good
+from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
+
+from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.gateway import load_litellm
+from testronaut_llm.model_config import LLMConfig, ModelConfig
+from testronaut_llm.provider_registry import find_provider, readiness
+from testronaut_llm.providers.body_fields import refused
+from testronaut_llm.providers.rows import ANTHROPIC_FIELDS, BY_HANDLER
+from testronaut_llm.support.owned_fields import OWNED
+from testronaut_llm.transport.model_request import EmbedRequest, chat_arguments, embed_arguments
+
+EMBEDDING = ("openai", "azure", "azure v1", "ollama")
+
+
+@pytest.fixture(scope="module")
+def attempts() -> Iterator[Attempts]:
+    """One gateway for all."""
+    made = Attempts()
+    yield made
+    made.close()
+
+
+def own_arguments() -> dict[str, Any]:
+    """Each argument that LiteLLM takes for its own, with a value that would show: from LiteLLM itself."""
+    litellm = load_litellm()
+    from litellm.types.utils import all_litellm_params
+
+    named = {*inspect.signature(litellm.completion).parameters, *inspect.signature(litellm.embedding).parameters}
+    named |= {*all_litellm_params, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, "openai_base_url", "callbacks"}
+    named |= {
+        "success_callback",
+        "failure_callback",
+        "proxy",
+        "ssl_verify",
+        "aws_bedrock_runtime_endpoint",
+        "vertex_project",
+    }
+    special = {"custom_llm_provider": "openai", "client": None, "mock_response": "mocked", "num_retries": 3}
+    return {name: special.get(name, "http://127.0.0.1:9/evil") for name in sorted(named - {"args", "kwargs", "self"})}
+
+
+def arguments(asked: Any) -> dict[str, Any]:
+    """LiteLLM's arguments of a request."""
+    return embed_arguments(asked) if isinstance(asked, EmbedRequest) else chat_arguments(asked)
+
+
+def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) -> Any:
+    """A request with this `extra`, as if nobody had looked at the file."""
+    to = target(wire, url)
+    if embedding:
+        return EmbedRequest(target=to, texts=("a",), timeout=5.0, extra=extra)
+    return request(to, extra=extra)
+
+
+@pytest.mark.parametrize(
+    ("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)], ids=str
+)
+def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bool) -> None:
+    """Each of LiteLLM's own names is refused, or goes into the body; none changes what LiteLLM is told."""
+    plain = arguments(asked_of(wire, "http://127.0.0.1:9", {}, embedding=embedding))
+    plain.pop("extra_body", None)
+    provider = target(wire, "").provider
+    named = provider.embedding_extra if embedding else provider.extra
+    own = own_arguments()
+    assert len(own) > 150
+    for name, value in own.items():
+        asked = asked_of(wire, "http://127.0.0.1:9", {name: value}, embedding=embedding)
+        try:
+            made = arguments(asked)
+        except InvalidRequestError:
+            assert named is not None, name
+            continue
+        body = made.pop("extra_body", {})
+        if named is None:
+            assert made == plain, name
+            assert body[name] == value
+        else:
+            assert name in named
+
+
+def test_no_field_of_a_list_is_one_that_litellm_acts_upon() -> None:
+    """What travels by its own name is a body field to LiteLLM, too."""
+    load_litellm()
+    from litellm.types.utils import all_litellm_params
+
+    for name in ("anthropic", "ollama"):
+        row = find_provider(name)
+        fields = (row.extra or frozenset()) | (row.embedding_extra or frozenset())
+        assert not fields & {*all_litellm_params}
+        assert not fields & {*OWNED}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wire", WIRES)
+def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) -> None:
+    """Host, key, callback, retry and mock stay ours: one request, at our server, with our key, and its answer."""
+    hostile = {
+        "custom_llm_provider": "openai", "api_base": "{evil}", "base_url": "{evil}", "openai_base_url": "{evil}",
+        "api_key": "k", "extra_headers": {"x-evil": "1"}, "headers": {"x-evil": "1"}, "callbacks": ["langfuse"],
+        "success_callback": ["langfuse"], "mock_response": "mocked", "num_retries": 3, "fallbacks": ["openai/x"],
+        "model_list": [], "metadata": {"a": "b"}, "litellm_metadata": {"a": "b"}, "aws_region_name": "x",
+        "vertex_project": "x", "azure_ad_token": "x", "azure_endpoint": "{evil}", "proxy": "{evil}",
+        "ssl_verify": False, "cooldown_time": 3, "organization": "o", "timeout": 900, "request_timeout": 900,
+    }  # fmt: skip
+    with FaultServer() as server:
+        ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
+        for name, value in hostile.items():
+            given = json.loads(json.dumps(value).replace("{evil}", f"{evil.url}/v1"))
+            _, reply = attempts(asked_of(wire, ours.url, {name: given}, embedding=False), mode)
+            assert reply.text in ("Hello.", ""), name
+            assert bool(reply.error) == (wire == "anthropic"), (name, reply.error)
+        assert evil.requests == []
+        assert len(ours.requests) == (0 if wire == "anthropic" else len(hostile))
+        for received in ours.requests:
+            assert any(received.has_key(header, KEY) for header in ("authorization", "api-key")), received.headers
+            assert "x-evil" not in received.headers
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("wire", EMBEDDING)
+def test_hostile_keys_of_embeddings_go_nowhere_else(wire: str, mode: str, attempts: Attempts) -> None:
+    """The same for vectors."""
+    hostile = ("custom_llm_provider", "api_base", "base_url", "api_key", "headers", "mock_response", "client", "proxy")
+    with FaultServer() as server:
+        ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
+        for name in hostile:
+            _, reply = attempts(asked_of(wire, ours.url, {name: f"{evil.url}/v1"}, embedding=True), mode)
+            assert bool(reply.error) == (wire == "ollama"), (name, reply.error)
+        assert evil.requests == []
+        assert len(ours.requests) == (0 if wire == "ollama" else len(hostile))
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"])
+@pytest.mark.parametrize("name", sorted(ANTHROPIC_FIELDS))
+def test_each_field_of_anthropic_arrives(name: str, model: str, attempts: Attempts) -> None:
+    """As it was written, at the top of the body, and nothing beside it; what is left out is told."""
+    values = {"top_k": 5, "top_p": 0.5, "service_tier": "auto", "inference_geo": "us", "container": "c1"}
+    value = values.get(name, {"edits": []})
+    with FaultServer() as server:
+        api = server.plan("a", good("Hello."))
+        asked = request(target("anthropic", api.url, model=model), temperature=None)
+        attempts(asked, "sync")
+        _, reply = attempts(replace(asked, extra={name: value}), "sync")
+        plain, sent = (one.body for one in api.requests)
+    left_out = name == "top_k" and "sonnet-5" in model  # a model that takes none: LiteLLM leaves it out
+    assert reply.dropped_params == ((name,) if left_out else ())
+    assert sent == (plain if left_out else {**plain, name: value})
+
+
+def test_a_field_that_is_none_names_the_closest() -> None:
+    """Before anything is sent: by the row in `check`, by the call in its error."""
+    row = ModelConfig(alias="m", model="anthropic/claude-haiku-4-5", extra={"top_kk": 5})
+    assert readiness(row).missing == "extra holds 'top_kk', no body field of anthropic; did you mean `top_k`?"
+    with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
+        chat_arguments(request(target("anthropic", "http://127.0.0.1:9"), extra={"top_kk": 5}))
+    row = ModelConfig(alias="m", model="bedrock/amazon.nova", extra={"top_k": 5})
+    assert "LiteLLM has no way to send further body fields to bedrock" in readiness(row).missing
+
+
+def test_what_becomes_a_credential_is_refused_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM takes this one key out of the body."""
+    monkeypatch.setenv("T_TOKEN", "t")
+    with pytest.raises(ConfigError, match="azure_ad_token: is set by this package: use `api_key_env`"):
+        LLMConfig(models={"a": {"model": "azure/x", "extra": {"azure_ad_token": "${T_TOKEN}"}}}, tasks={})
+
+
+NOT_TRIED = {
+    "vertex_ai": "needs google-auth", "vertex_ai_beta": "needs google-auth", "gdc": "needs google-auth",
+    "oci": "signs with a key file", "watsonx": "asks for a token first", "watsonx_text": "asks for a token first",
+    "fal_ai": "takes images", "aiohttp_openai": "opens a session of its own",
+    "jina_ai": "no chat", "infinity": "no chat", "voyage": "no chat",
+    "a2a": "an agent's wire", "ragflow": "an agent's wire", "langgraph": "an agent's wire",
+}  # fmt: skip
+
+
+CHATS = sorted(BY_HANDLER - {*NOT_TRIED} - {"anthropic", "ollama", "groq"})
+EMBEDS = ("bedrock", "cometapi", "databricks", "edenai", "gemini", "hosted_vllm", "infinity", "jina_ai", "openrouter",
+          "ovhcloud", "snowflake", "voyage")  # fmt: skip
+MODELS = {
+    ("bedrock", False): "anthropic.claude-3-haiku-20240307-v1:0",
+    ("bedrock", True): "amazon.titan-embed-text-v2:0",
+    ("gemini", True): "text-embedding-004",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "embedding"), [*((name, False) for name in CHATS), *((name, True) for name in EMBEDS)], ids=str
+)
+@pytest.mark.filterwarnings("ignore")  # LiteLLM is asked as it is, without the gateway
+def test_extra_arrives_or_is_refused(name: str, embedding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each provider that LiteLLM reaches by its handler, its row says whether `extra_body` becomes body fields."""
+    litellm = load_litellm()
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(variable, "us-east-1")
+    bodies: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(500, json={"error": {"message": "no"}})
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    client = litellm.llms.custom_httpx.http_handler.HTTPHandler(client=http)
+    asked: dict[str, Any] = {"input": ["hi"]} if embedding else {"messages": [{"role": "user", "content": "hi"}]}
+    ask = litellm.embedding if embedding else litellm.completion
+    model = f"{name}/{MODELS.get((name, embedding), 'some-model')}"
+    with pytest.raises(Exception, match=r"."):
+        ask(
+            model=model,
+            api_base="http://127.0.0.1:9",
+            api_key="k",
+            max_retries=0,
+            drop_params=True,
+            client=client,
+            extra_body={"zzz": 1},
+            **asked,
+        )
+    arrives = bodies[0].get("zzz") == 1
+    assert (refused({"zzz": 1}, find_provider(name), embedding=embedding) is None) == arrives

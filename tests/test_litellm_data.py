@@ -1,0 +1,283 @@
+"""What the table says of LiteLLM, compared with LiteLLM itself, and what holds where LiteLLM cannot be read."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.gateway import load_litellm
+from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.provider_registry import readiness
+from testronaut_llm.providers import litellm_data
+from testronaut_llm.providers.endpoint import host_of, is_own_host
+from testronaut_llm.providers.rows import (
+    BY_HANDLER,
+    BY_OPENAI_CLIENT,
+    EMBEDS_BY_OPENAI_CLIENT,
+    ROWS,
+    default_row,
+)
+from testronaut_llm.providers.table import find_provider
+from testronaut_llm.testing.network import NetworkGuard
+
+LISTED = {*BY_OPENAI_CLIENT, *BY_HANDLER}
+KNOWN = sorted({*LISTED, *litellm_data.services()})
+
+
+@pytest.fixture(scope="module")
+def litellm() -> Any:
+    return load_litellm()
+
+
+@pytest.fixture(scope="module")
+def from_json(litellm: Any) -> Any:
+    return importlib.import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry
+
+
+@pytest.fixture
+def forget() -> Iterator[Callable[[], None]]:
+    """Lets the files be read anew, now and after the test."""
+
+    def cleared() -> None:
+        litellm_data.names.cache_clear()
+        litellm_data.services.cache_clear()
+
+    cleared()
+    yield cleared
+    cleared()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Callable[..., None]:
+    """Puts another LiteLLM in the place of the installed one: `services` as its JSON file, `names` as its list."""
+
+    def installed(services: str | None, names: str | None) -> None:
+        files = {"llms/openai_like/providers.json": services, "types/utils.py": names}
+        for path, text in files.items():
+            if text is not None:
+                (tmp_path / "litellm" / path).parent.mkdir(parents=True)
+                (tmp_path / "litellm" / path).write_text(text)
+        (tmp_path / "litellm").mkdir(exist_ok=True)
+        (tmp_path / "litellm" / "__init__.py").write_text("raise ImportError('read, not imported')")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "litellm", raising=False)
+        forget()
+
+    return installed
+
+
+def test_the_names_are_litellms(litellm: Any, from_json: Any) -> None:
+    """Every provider of the installed LiteLLM is known, read from its files without importing it."""
+    theirs = {str(getattr(name, "value", name)) for name in litellm.provider_list} | set(from_json.list_providers())
+    assert sorted(litellm_data.names()) == sorted(theirs)
+    assert {find_provider(name).name for name in theirs} >= theirs - {"ollama_chat", "custom_openai", "cohere_chat"}
+
+
+def test_each_name_is_listed_once() -> None:
+    """What is kept by hand is what LiteLLM keeps as code, where we ask by its name: not in its data, and not gone."""
+    by_hand = [*(row.name for row in ROWS), *BY_OPENAI_CLIENT, *BY_HANDLER]
+    assert len(by_hand) == len(set(by_hand))
+    asked_by_name = {name for name in by_hand if find_provider(name).litellm_prefix != "openai"}
+    assert asked_by_name <= litellm_data.names()
+    assert not set(by_hand) & set(litellm_data.services())
+    assert "embedded" not in litellm_data.names()
+
+
+@pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
+def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default endpoint is the one that LiteLLM would take, so that a key goes to its own provider."""
+    for name in [name for name in os.environ if name.endswith(("_API_BASE", "_BASE_URL"))]:
+        monkeypatch.delenv(name)
+    ours_alone = {"ai21", "lm_studio", "openrouter"}
+    for name in set(KNOWN) - ours_alone:
+        row = default_row(name)
+        if row.default_base is not None:
+            assert (name, row.default_base) == (name, litellm.get_llm_provider(f"{name}/m")[3].rstrip("/"))
+            assert is_own_host(row.default_base, row)
+            assert not is_own_host(f"https://{host_of(row.default_base)}.evil.example/v1", row)
+
+
+def test_the_variables_are_litellms(from_json: Any) -> None:
+    """Where LiteLLM keeps the names of variables as data, they come first."""
+    assert len(litellm_data.services()) == len(from_json.list_providers()) > 20
+    for name in from_json.list_providers():
+        theirs, row = from_json.get(name), default_row(name)
+        assert (name, row.key_variables) == (name, (theirs.api_key_env,))
+        if base := getattr(theirs, "api_base_env", None):
+            assert (name, row.base_variables[0]) == (name, base)
+
+
+NAMES = """
+class LlmProviders(str, Enum):
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"  # a comment
+    OLLAMA = 'ollama'
+    NEWCOMER = "newcomer"
+
+
+class Other(str, Enum):
+    COLOUR = "red"
+"""
+
+
+def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that this package has never heard of has LiteLLM's endpoint, its own host and its variables."""
+    data = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
+    install(json.dumps({"fresh-ai": data}), NAMES)
+    model = ModelConfig(alias="a", model="fresh-ai/x").model_copy(update={"trusted": False})
+    assert readiness(model).missing == "FRESH_KEY is not set"
+    monkeypatch.setenv("FRESH_KEY", "fresh-key-1")
+    assert readiness(model).ready
+    row = find_provider("fresh-ai")
+    assert (row.litellm_prefix, row.client, row.default_base) == ("fresh-ai", "openai", "https://api.fresh.example/v1")
+    assert row.base_variables == ("FRESH_URL", "FRESH_AI_API_BASE")
+
+
+def test_litellms_data_replaces_what_is_kept_by_hand(install: Callable[..., None]) -> None:
+    """When LiteLLM turns a service into data, its endpoint and the client that it takes are those of the data."""
+    data = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
+    install(json.dumps({"xai": data, "cerebras": data}), NAMES)
+    for name in ("xai", "cerebras"):
+        row = find_provider(name)
+        assert (row.default_base, row.client, row.wire) == ("https://new.example/v1", "openai", "openai")
+
+
+@pytest.mark.parametrize("name", ["newcomer", "replicate", "elevenlabs", "github_copilot"])
+def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """LiteLLM's own way may open connections that are not ours, so the OpenAI form is sent where the file says."""
+    install(None, NAMES.replace("newcomer", name))
+    monkeypatch.setenv(f"{name.upper()}_API_KEY", "newcomer-key-1")
+    model = ModelConfig(alias="a", model=f"{name}/x")
+    found = readiness(model)
+    assert (found.missing, found.ready) == (f"{name} needs an endpoint", False)
+    assert "`api_base:`" in found.mend
+    told = model.model_copy(update={"api_base": "https://its.example/v1"})
+    assert readiness(told).ready
+    monkeypatch.setenv(f"{name.upper()}_API_BASE", "https://its.example/v1")
+    untrusted = readiness(model.model_copy(update={"trusted": False}))
+    assert f"since {name} has no fixed host" in untrusted.missing
+    assert (find_provider(name).litellm_prefix, find_provider(name).client) == ("openai", "openai")
+
+
+def test_a_misspelt_name_of_litellms_list_gets_the_closest(install: Callable[..., None]) -> None:
+    """A typo is looked for among the names of the LiteLLM that is installed."""
+    install(None, NAMES)
+    with pytest.raises(ConfigError, match=r"unknown provider 'newcommer': did you mean 'newcomer/\.\.\.'"):
+        find_provider("newcommer")
+
+
+@pytest.mark.parametrize(
+    ("services", "names"),
+    [
+        (None, None),
+        ("", ""),
+        ("[]", "class LlmProviders: ..."),
+        ('"text"', 'class LlmProviders(str, Enum):\n    A = "a"\n'),
+        ('{"a": {}, "b": [], "c": null}', "LlmProviders = frozenset({'openai', 'anthropic', 'ollama'})"),
+    ],
+    ids=["missing", "empty", "list", "partly", "other form"],
+)
+def test_another_layout_of_litellm_accepts_every_name(
+    install: Callable[..., None], services: str | None, names: str | None
+) -> None:
+    """A list that cannot be read calls no name unknown; rows and tables of ours work as before."""
+    install(services, names)
+    assert not litellm_data.names()
+    assert not litellm_data.services()
+    assert find_provider("openai").default_base == "https://api.openai.com/v1"
+    assert find_provider("moonshot").default_base == "https://api.moonshot.ai/v1"
+    assert readiness(ModelConfig(alias="a", model="opnai/x")).missing == "opnai needs an endpoint"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"base_url": "http://plain.example/v1", "api_key_env": "K"},
+        {"base_url": "https://u:p@host.example/v1", "api_key_env": "K"},
+        {"base_url": "https://{region}.host.example:port/v1", "api_key_env": "K"},
+        {"base_url": "https:///v1", "api_key_env": "K"},
+        {"base_url": None, "api_key_env": "K"},
+        {"base_url": "https://host.example/v1", "api_key_env": "no name"},
+        {"base_url": "https://host.example/v1"},
+        {"api_key_env": "K"},
+    ],
+)
+def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None], row: dict[str, Any]) -> None:
+    """A key is sent to an https URL of LiteLLM's data, or nowhere."""
+    install(json.dumps({"odd": row, "good": {"base_url": "https://good.example", "api_key_env": "GOOD"}}), NAMES)
+    assert list(litellm_data.services()) == ["good"]
+    assert "odd" not in litellm_data.names()
+
+
+def test_a_stand_in_for_litellm_is_no_failure(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> None:
+    """A test program that puts a module of its own under LiteLLM's name gets a list that cannot be read."""
+    monkeypatch.setitem(sys.modules, "litellm", ModuleType("litellm"))
+    assert not litellm_data.names()
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    forget()
+    assert not litellm_data.names()
+
+
+# These want a cloud SDK, credentials to sign with, or names of a form of their own before anything is sent.
+NOT_TRIED = {
+    "bedrock", "clarifai", "fal_ai", "gdc", "infinity", "jina_ai", "langflow", "langgraph", "oci", "ragflow",
+    "sagemaker_chat", "sagemaker_nova", "vertex_ai", "vertex_ai_beta", "voyage", "watsonx", "watsonx_text",
+}  # fmt: skip
+
+
+EMBEDDERS = EMBEDS_BY_OPENAI_CLIENT | {
+    "dashscope", "databricks", "gemini", "hosted_vllm", "llamafile", "lm_studio", "openrouter", "ovhcloud",
+    "perplexity", "sambanova", "vercel_ai_gateway", "volcengine", "voyage",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
+@pytest.mark.parametrize("embedding", [False, True], ids=["chat", "embedding"])
+def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: NetworkGuard, embedding: bool) -> None:
+    """Each provider's request leaves through the client it is given, and none opens another connection."""
+    import openai
+
+    requests: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(str(request.url))
+        return httpx.Response(418, json={"error": {"message": "a teapot"}})
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    common = {"api_base": "http://127.0.0.1:9/v1", "api_key": "k", "max_retries": 0, "timeout": 5}
+    clients = {
+        "openai": openai.OpenAI(api_key="k", base_url=common["api_base"], http_client=http, max_retries=0),
+        "handler": importlib.import_module("litellm.llms.custom_httpx.http_handler").HTTPHandler(client=http),
+    }
+    strays = []
+    for name in sorted(EMBEDDERS if embedding else set(KNOWN) - NOT_TRIED):
+        litellm.model_cost.setdefault(f"{name}/m", {"litellm_provider": name, "mode": "chat"})  # or Ollama is asked
+        row = default_row(name)
+        requests.clear()
+        before = len(network.connects) + len(network.blocked)
+        kind = (embedding and row.embedding_client) or row.client
+        ask, question = (
+            (litellm.embedding, {"input": ["hi"]})
+            if embedding
+            else (litellm.completion, {"messages": [{"role": "user", "content": "hi"}]})
+        )
+        with pytest.raises(openai.OpenAIError):
+            ask(model=f"{name}/m", client=clients[kind], **question, **common)
+        if len(requests) != 1 or len(network.connects) + len(network.blocked) != before:
+            strays.append((name, list(requests)))
+    http.close()
+    assert strays == []

@@ -1,0 +1,120 @@
+"""The event loop in a thread on which sync calls send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from testronaut_llm.loop import Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.close()
+
+
+def loop_threads() -> int:
+    """How many such threads there are."""
+    return sum(one.name == "testronaut-llm-loop" for one in threading.enumerate())
+
+
+async def where() -> int:
+    return threading.get_ident()
+
+
+def test_it_starts_with_its_first_work(loop: Loop) -> None:
+    """No thread before; one for all that follows."""
+    assert (loop.is_running, loop_threads()) == (False, 0)
+    idents = {loop.start(where()).result() for _ in range(3)}
+    assert len(idents) == loop_threads() == 1
+    assert idents != {threading.get_ident()}
+
+
+def test_the_callers_context_variables_travel(loop: Loop) -> None:
+    """Work sees the values of the thread that started it, and changes none of them."""
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def read_and_set() -> str:
+        seen = variable.get()
+        variable.set("there")
+        return seen
+
+    variable.set("here")
+    assert loop.start(read_and_set()).result() == "here"
+    assert variable.get() == "here"
+
+
+def test_cancelling_the_future_cancels_the_work(loop: Loop) -> None:
+    """Its `finally` runs on the loop."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    future = loop.start(wait())
+    assert begun.wait(10)
+    future.cancel()
+    assert ended.wait(10)
+
+
+def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
+    """`close` returns when the work has cleaned up; the next work begins anew."""
+    begun, steps = threading.Event(), []
+
+    async def wait() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("ended")
+
+    loop.start(wait())
+    assert begun.wait(10)
+    loop.close()
+    assert steps == ["ended"]
+    assert (loop.is_running, loop_threads()) == (False, 0)
+    assert loop.start(where()).result()
+
+
+def test_it_ends_with_its_owner() -> None:
+    """A manager that was never closed leaves no thread."""
+    loop = Loop()
+    loop.start(where()).result()
+    gone = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert gone() is None
+    assert loop_threads() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_starts_its_own(loop: Loop) -> None:
+    """The thread stays behind in the parent; the child works all the same, and closing there harms nobody."""
+    loop.start(where()).result()
+    reads, writes = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(writes, b"answered" if loop.start(where()).result(10) else b"")
+            loop.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reads, 100) == b"answered"
+    assert loop.start(where()).result(10)
+    os.close(reads)
+    os.close(writes)

