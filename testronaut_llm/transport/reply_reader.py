@@ -26,6 +26,7 @@ from testronaut_llm.errors import (
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.support.http_body import BodyError
 from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
+from testronaut_llm.support.redaction import said
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.finish import failure_of, in_openai_words
@@ -100,10 +101,10 @@ class ReplyReader:
             text=text,
             reasoning=self._thought,
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish_reason(evidence.finish),
+            finish_reason=self._redacted(self._finish_reason(evidence.finish)),
             usage=evidence.usage,
             service=evidence.service,
-            response_model=_well_formed(self._model),
+            response_model=self._redact(_well_formed(self._model)),
             request_id=self._request_id(),
             sent=self.exchange.left,
             vectors=self._vectors,
@@ -111,6 +112,9 @@ class ReplyReader:
             headers=self.exchange.headers,
             num_ctx=request.num_ctx,
         )
+
+    def _redacted(self, text: str | None) -> str | None:
+        return None if text is None else self._redact(text)
 
     def _message(self, message: Any) -> str:
         text = getattr(message, "content", None) or ""
@@ -178,11 +182,11 @@ class ReplyReader:
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
             return proxy_refused(proxy_for(self._request.target.api_base))
         if _is_network(kinds):
-            reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}{self._running()}")
+            reason = next(said(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
+            return ConnectionFailedError(f"{reason}{self._where()}{self._running()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
+        return InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
 
     def _refused(self, evidence: Evidence, text: str) -> LLMError | None:
         """Why a complete response is no answer, or None."""
@@ -236,8 +240,7 @@ class ReplyReader:
         return ""
 
     def _request_id(self) -> str | None:
-        found = next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None)
-        return None if found is None else self._redact(found)
+        return self._redacted(next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None))
 
     def _where(self) -> str:
         base = self._request.target.api_base
@@ -274,7 +277,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_network(kinds: tuple[type[BaseException], ...]) -> bool:
     return any(issubclass(kind, httpx.TransportError | OSError) for kind in kinds)
-
-
-def _first_line(causes: list[BaseException]) -> str:
-    return (str(causes[0]).splitlines() or [type(causes[0]).__name__])[0][:300]
