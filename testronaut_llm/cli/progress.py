@@ -48,12 +48,12 @@ def bar(title: str) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield _lines(title)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Bar(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as shown:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    console = screen.console(sys.stderr)
+    with Bar(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as shown:
         task = shown.add_task(title, total=None)
 
         def report(progress: Progress) -> None:
