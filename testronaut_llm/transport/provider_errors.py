@@ -95,7 +95,7 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], frozenset[int], type[LLMError]], ...] = 
         (r"API key not valid|incorrect API key", (400,), AuthenticationError),
         (
             # Ollama cannot load the model; another try would load it anew.
-            r"requires more system memory|out of memory|timed out waiting for .*runner|runner process has terminated"
+            r"requires more system memory|out of memory|timed out waiting for .*runner"
             r"|(unable to|error) load(ing)? model",
             (500,),
             LocalModelError,
