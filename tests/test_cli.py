@@ -569,7 +569,7 @@ def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
     """A release that came out after the tests may break calls; the warning says how to go back."""
     monkeypatch.setattr(installation, "TESTED_LITELLM", "1.110.2")
     monkeypatch.setattr(installation, "litellm_version", lambda: version)
-    told = [one for one in installation.warnings([]) if "newer than 1.110.2" in one]
+    told = [one for one in installation.warnings() if "newer than 1.110.2" in one]
     assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
         True
     ] * newer
