@@ -184,7 +184,7 @@ class LLMTimeoutError(ProviderError):
 
 
 class ConnectionFailedError(ProviderError):
-    """No connection, or it broke before the answer was whole."""
+    """No connection, or it broke before the answer was whole. NEXT where a variable of this machine rules it out."""
 
     code = "connection_failed"
     verdict = Verdict.RETRY

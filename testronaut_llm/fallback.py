@@ -34,13 +34,17 @@ class Try:
 
     Attributes:
         repair: text of a user's turn that asks to mend the answer before.
+        answered: the text of that answer.
         doubled: ask for twice the tokens, since the answer was cut.
+        without: settings to leave out, since the model has said that it does not take them.
     """
 
     candidate: Candidate
     wait: float = 0.0
     repair: str | None = None
+    answered: str = ""
     doubled: bool = False
+    without: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -54,6 +58,7 @@ class Outcome:
         repair: what to say to the model to have its answer mended, None where that cannot help.
         delivered: has the caller seen a piece of it already?
         may_double: would twice the tokens fit the model and the money?
+        not_taken: settings that the model refused, and that it can be asked without.
     """
 
     error: LLMError
@@ -61,6 +66,7 @@ class Outcome:
     repair: str | None = None
     delivered: bool = False
     may_double: bool = False
+    not_taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +127,9 @@ def _one_model(step: Try, policy: Policy, more: bool) -> Generator[Try, Outcome,
         if isinstance(error, OutputTruncatedError) and may_double and outcome.may_double:
             may_double = False
             step = replace(step, wait=0.0, doubled=True, reason="once more with a doubled cap: its answer was cut")
+        elif outcome.not_taken and not step.without:
+            refused = ", ".join(outcome.not_taken)
+            step = replace(step, wait=0.0, without=outcome.not_taken, reason=f"once more without {refused}")
         elif outcome.repair is not None and may_repair:
             may_repair = False
             step = replace(step, wait=0.0, repair=outcome.repair, reason="asked to mend its answer")
@@ -145,8 +154,8 @@ def _final(outcome: Outcome) -> LLMError | None:
 
 
 def _worth_waiting(error: LLMError, candidate: Candidate, wait: float, remaining: float, more: bool) -> bool:
-    if candidate.local and isinstance(error, LLMTimeoutError):
-        return False  # it would queue behind its own first request
+    if (candidate.local or candidate.provider == "ollama") and isinstance(error, LLMTimeoutError):
+        return False  # it would queue behind its own first request, or begin to load anew
     return wait < remaining and wait <= (LONGEST_WAIT * 4 if more else LONGEST_ASKED_WAIT)
 
 

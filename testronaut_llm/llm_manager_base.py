@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from testronaut_llm.calls.asking import Asking
 from testronaut_llm.calls.builder import Prompt
 from testronaut_llm.calls.engine import Engine
+from testronaut_llm.calls.prepared import options_of
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Route
@@ -94,7 +95,7 @@ class ManagerBase:
         rows = [config.model(name) for name in models]
         self._engine.gateway.load()
         for row in rows:
-            self._engine.load_local(row)
+            self._engine.local.load(row)
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
@@ -148,7 +149,8 @@ class ManagerBase:
         """
         from testronaut_llm.calls.batch import prompt_jobs, run_each
 
-        ask, (jobs, _) = self._asking.each({"task": task, **(options or {})}), prompt_jobs(prompts)
+        given = {"task": task, **options_of({} if options is None else options)}
+        ask, (jobs, _) = self._asking.each(given), prompt_jobs(prompts)
         run_each(ask, jobs, concurrency=concurrency, finished=on_answer)
 
     @property

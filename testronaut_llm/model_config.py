@@ -77,7 +77,7 @@ class ModelConfig(Section):
     max_output: Count | None = None
     """Tokens that an answer may have (default: from the tables)."""
     num_ctx: Count | None = None
-    """Local: context to load the model with, in tokens (default: sized to the prompt)."""
+    """Local: window to load the model with, in tokens (default: what the tasks need, more for a longer prompt)."""
     keep_alive: Annotated[str | int | None, BeforeValidator(checks.keep_alive)] = None
     """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative for ever."""
     digest: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{6,64}$")] | None = None
@@ -93,7 +93,7 @@ class ModelConfig(Section):
     limits: LimitConfig | None = None
     """Requests and tokens per minute, and requests at once, of this model."""
     extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
-    """Body fields passed to the provider untouched; refused: what this package sets itself, or LiteLLM cannot send."""
+    """Body fields for the provider, or options of a local model; what this package sets itself is refused here."""
 
     @cached_property
     def provider(self) -> str:

@@ -71,19 +71,29 @@ class OutputSchema:
     def read(self, text: str, dialect: SchemaDialect) -> Any:
         """The value of an answer: what the pydantic type makes of it, or plain JSON.
 
-        Prose and code fences around the JSON are taken only where the wire was given no schema.
+        Prose and code fences around the JSON are taken only where the wire was given no schema. There, a text may
+        hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
 
         Raises:
-            OutputInvalidError: the answer does not obey the caller's schema; `text` holds it as it came.
+            OutputInvalidError: no value obeys the caller's schema, or values that differ; `text` holds the answer.
         """
         made = self._plan(dialect)
-        value = schema_answer.parse(text, lenient=made.wire.schema is None)
-        try:
-            return self._judged(made.decode(value), text)
-        except (RecursionError, OverflowError):
-            raise OutputInvalidError(
-                "The answer is nested too deeply, or holds too large a number.", text=text
-            ) from None
+        obeys: dict[str, Any] = {}
+        refused: OutputInvalidError | None = None
+        for value in schema_answer.parse(text, lenient=made.wire.schema is None):
+            try:
+                decoded = made.decode(value)
+                obeys[json.dumps(decoded, sort_keys=True)] = self._judged(decoded, text)
+            except (RecursionError, OverflowError):
+                refused = OutputInvalidError("The answer is nested too deeply, or holds too large a number.", text=text)
+            except OutputInvalidError as error:
+                refused = error
+        if refused is not None and not obeys:
+            raise refused
+        if len(obeys) > 1:
+            found = f"{len(obeys)} different JSON values that obey the schema `{self.name}`"
+            raise OutputInvalidError(f"The answer holds {found}; expected one.", text=text)
+        return obeys.popitem()[1]
 
     def repair_request(self, error: OutputInvalidError) -> str:
         """The text of the user's turn that asks the model to mend its last answer."""

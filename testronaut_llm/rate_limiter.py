@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 
-from testronaut_llm.errors import LLMError, Verdict
+from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
 from testronaut_llm.limits.headers import pause_of
 from testronaut_llm.limits.windows import Gate, Rule, Taken, Window
 
@@ -149,6 +149,8 @@ class RateLimiter:
         """What a reply says of the model: it is there or not, and wants to be asked less often."""
         gate, now = ticket.model, self._clock()
         passing = error if error is not None and type(error).verdict is Verdict.RETRY else None
+        if isinstance(error, ConnectionFailedError) and error.verdict is Verdict.NEXT:
+            passing = None  # this machine's settings rule the connection out: no rest helps
         asked = (passing.retry_after or 0.0) if passing else 0.0
         pause = min(LONGEST_PAUSE, max(asked, pause_of(headers or {}, ticket.tokens, time.time())))
         if pause > 0:

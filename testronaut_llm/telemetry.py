@@ -143,6 +143,12 @@ class Telemetry:
         self._emit("llm_call", call, fields, words={"llm.prompt": _prompt(call)})
         self._trace(call, "chat", (), seconds, LEFT, fields)
 
+    @_harmless
+    def happened(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Something has happened that no single call is the reason of, such as a pull that several wait for."""
+        if self.is_heard:
+            self._emit(event, None, fields)
+
     def close(self) -> None:
         """Lets the file go."""
         if "_file" in self.__dict__:
@@ -154,14 +160,13 @@ class Telemetry:
         return is_heard() or _is_traced() or self._config().log is not None
 
     def _emit(
-        self, event: str, call: Call, fields: Mapping[str, Any], *, words: Mapping[str, str | None] | None = None
+        self, event: str, call: Call | None, fields: Mapping[str, Any], *, words: Mapping[str, str | None] | None = None
     ) -> None:
         shown = {name: self._shown(value) for name, value in fields.items() if value is not None}
         whole = {
-            "llm.task": call.task,
-            "llm.call_id": call.id,
+            **({"llm.task": call.task, "llm.call_id": call.id} if call else {}),
             **shown,
-            **self._metadata(call),
+            **(self._metadata(call) if call else {}),
             **_active_ids(),
         }
         if is_heard():

@@ -144,15 +144,15 @@ def stalled_stream(exchange: Exchange) -> None:
     exchange.wait()
 
 
-def error_in_stream(case: str = "overloaded", *, after: int = 0) -> Reply:
-    """Status 200, `after` pieces of text, then the provider's error as an event (P33)."""
+def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = None) -> Reply:
+    """Status 200, `after` pieces of text, then the provider's error (or this body) as an event (P33)."""
 
     def reply(exchange: Exchange) -> None:
         wire = exchange.request.wire
         kind, pieces = _answer(exchange, Good(pieces=after + 2))
         known = ERRORS[wire].get(case) or ERRORS[wire]["server_error"]
         _stream(exchange, kind, _until_text(pieces, after))
-        exchange.chunk(_error_event(wire, known[1]))
+        exchange.chunk(_error_event(wire, body or known[1]))
         exchange.chunk(b"")
 
     return reply

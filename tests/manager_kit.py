@@ -49,6 +49,9 @@ class Api:
         return [one.body for one in self.asked]
 
     def _reply(self, exchange: Exchange) -> None:
+        if exchange.request.path.endswith("/api/ps"):
+            exchange.respond(200, "application/json", b'{"models": []}')
+            return
         if exchange.request.method == "GET":
             row = {
                 "name": "qwen3:8b",

@@ -1,4 +1,4 @@
-"""A server that behaves like Ollama where a test needs to say how: what it has, shows and answers.
+"""A server that behaves like Ollama where a test needs to say how: what it has, shows, loads and answers.
 
 No recording of it exists or is made: it stands for no provider, it is told what to do.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,17 +21,30 @@ CHAT = {"model": "small:1b", "message": {"role": "assistant", "content": "Hello.
         "prompt_eval_count": 12, "eval_count": 3}  # fmt: skip
 
 
+_RUNNER = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+"""Options with which a model is loaded: a request that has others loads it anew."""
+
+UNLOADED: dict[str, Any] = {}
+"""Among its loads."""
+
+
 class Ollama:
-    """A server that has a model or gets it, and says what it was made for where it is asked."""
+    """A server that has a model or gets it, loads it as it is asked, and says what it was made for."""
 
     def __init__(self, server: HTTPServer) -> None:
         self.url = server.url_for("").rstrip("/")
         self.asked: list[tuple[str, bytes]] = []
+        self.name = "small:1b"
         self.has, self.listed, self.shown, self.pace = True, None, 8192, 0.0
         self.digest = os.urandom(32).hex()
         self.template, self.capabilities = "{{ .System }}{{ .Prompt }}", ["completion"]
         self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
-        for path in ("tags", "show", "pull", "ps", "delete", "generate", "chat"):
+        self.tagged: list[str] | None = None  # what its list says that the model can do; an older server says nothing
+        self.size, self.remote_host = 1, ""
+        self.loads: list[dict[str, Any]] = []
+        self.holds_pull = threading.Event()
+        self.holds_pull.set()
+        for path in ("tags", "show", "pull", "ps", "delete", "generate", "chat", "embed"):
             server.expect_request(f"/api/{path}").respond_with_handler(partial(self._noted, getattr(self, f"_{path}")))
 
     @property
@@ -42,9 +56,13 @@ class Ollama:
         """Its row in `llm.yaml`."""
         return {"model": "ollama/small:1b", "api_base": self.url, **fields}
 
-    def bodies(self) -> list[dict[str, Any]]:
-        """Of the chats."""
-        return [json.loads(body) for path, body in self.asked if path == "/api/chat"]
+    def bodies(self, path: str = "/api/chat") -> list[dict[str, Any]]:
+        """Of the chats, or of other requests."""
+        return [json.loads(body) for asked, body in self.asked if asked == path]
+
+    def load(self, **options: Any) -> None:
+        """Has the model in memory, as somebody else loaded it; not counted as a load."""
+        self.loads = [options]
 
     def _noted(self, answer: Callable[[Request], Response], request: Request) -> Response:
         self.asked.append((request.path, request.get_data()))
@@ -52,7 +70,9 @@ class Ollama:
 
     def _tags(self, _: Request) -> Response:
         details = {"context_length": self.listed} if self.listed else {}
-        model = {"name": "small:1b", "model": "small:1b", "digest": self.digest, "size": 1, "details": details}
+        model = {"name": self.name, "model": self.name, "digest": self.digest, "size": self.size, "details": details}
+        model |= {"capabilities": self.tagged} if self.tagged else {}
+        model |= {"remote_host": self.remote_host} if self.remote_host else {}
         return _json({"models": [model] if self.has else []})
 
     def _show(self, _: Request) -> Response:
@@ -62,8 +82,13 @@ class Ollama:
         return _json({"model_info": info, "template": self.template, "capabilities": self.capabilities})
 
     def _ps(self, _: Request) -> Response:
-        row = {"name": "small:1b", "model": "small:1b", "size": 1, "expires_at": "2026-11-23T05:14:24.88Z"}
-        return _json({"models": [row] if self.has else []})
+        row = {"name": self.name, "model": self.name, "size": 1, "expires_at": "2026-11-23T05:14:24.88Z"}
+        row |= {
+            "digest": self.digest,
+            **({"context_length": self.loads[-1].get("num_ctx", 4096)} if self.loads else {}),
+        }
+        unloaded = bool(self.loads) and self.loads[-1] == UNLOADED
+        return _json({"models": [row] if self.has and not unloaded else []})
 
     def _delete(self, _: Request) -> Response:
         there, self.has = self.has, False
@@ -72,6 +97,7 @@ class Ollama:
     def _pull(self, _: Request) -> Response:
         def lines() -> Iterator[str]:
             for done in range(1, 31):
+                self.holds_pull.wait(20)
                 yield json.dumps({"status": "pulling", "total": 30, "completed": done}) + "\n"
                 time.sleep(self.pace)
             self.has = True
@@ -83,14 +109,38 @@ class Ollama:
         if not self.has:
             return Response(json.dumps({"error": "model 'small:1b' not found"}), 404, content_type="application/json")
         body = json.loads(request.get_data())
+        if body.get("think") and "thinking" not in self.capabilities:
+            return Response(
+                json.dumps({"error": '"small:1b" does not support thinking'}), 400, content_type="application/json"
+            )
+        self._loaded(body)
         said = {key: value for key, value in (CHAT | self.answer(body)).items() if value is not None}
         if not body.get("stream"):
             return _json(said)
         return Response(json.dumps(said) + "\n", content_type="application/x-ndjson")
 
     def _generate(self, request: Request) -> Response:
-        load = {"model": "small:1b", "response": "", "done": True, "done_reason": "load"}
-        return _json(load) if self.has else Response(json.dumps({"error": "model 'small:1b' not found"}), 404)
+        body = json.loads(request.get_data())
+        if not self.has:
+            return Response(json.dumps({"error": "model 'small:1b' not found"}), 404)
+        if body.get("keep_alive") == 0:
+            self.loads.append(UNLOADED)
+        elif "completion" not in self.capabilities:
+            return Response(json.dumps({"error": '"small:1b" does not support generate'}), 400)
+        else:
+            self._loaded(body)
+        return _json({"model": "small:1b", "response": "", "done": True, "done_reason": "load"})
+
+    def _embed(self, request: Request) -> Response:
+        body = json.loads(request.get_data())
+        self._loaded(body)
+        vectors = [[float(len(text)), 1.0] for text in body["input"]]
+        return _json({"model": "small:1b", "embeddings": vectors, "prompt_eval_count": 3 * len(vectors)})
+
+    def _loaded(self, body: dict[str, Any]) -> None:
+        wanted = {name: value for name, value in body.get("options", {}).items() if name in _RUNNER}
+        if not self.loads or self.loads[-1] != wanted:
+            self.loads.append(wanted)
 
 
 def _json(value: Any) -> Response:

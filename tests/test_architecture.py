@@ -54,7 +54,6 @@ LATE = (
     "azure",
     "vcr",
     "xllamacpp",
-    "ollama",
     "typer",
     "rich",
 )

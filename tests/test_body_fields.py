@@ -19,8 +19,7 @@ from testronaut_llm.gateway import load_litellm
 from testronaut_llm.model_config import LLMConfig, ModelConfig
 from testronaut_llm.provider_registry import find_provider, readiness
 from testronaut_llm.providers.body_fields import refused
-from testronaut_llm.providers.litellm_names import HANDLER_CLIENT
-from testronaut_llm.providers.rows import ANTHROPIC_FIELDS
+from testronaut_llm.providers.rows import ANTHROPIC_FIELDS, BY_HANDLER
 from testronaut_llm.support.owned_fields import OWNED
 from testronaut_llm.transport.model_request import EmbedRequest, chat_arguments, embed_arguments
 
@@ -188,7 +187,7 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-CHATS = sorted(HANDLER_CLIENT - {*NOT_TRIED} - {"anthropic", "ollama", "groq"})
+CHATS = sorted(BY_HANDLER - {*NOT_TRIED} - {"anthropic", "ollama", "groq"})
 EMBEDS = ("bedrock", "cometapi", "databricks", "edenai", "gemini", "hosted_vllm", "infinity", "jina_ai", "openrouter",
           "ovhcloud", "snowflake", "voyage")  # fmt: skip
 MODELS = {
@@ -201,6 +200,7 @@ MODELS = {
 @pytest.mark.parametrize(
     ("name", "embedding"), [*((name, False) for name in CHATS), *((name, True) for name in EMBEDS)], ids=str
 )
+@pytest.mark.filterwarnings("ignore")  # LiteLLM is asked as it is, without the gateway
 def test_extra_arrives_or_is_refused(name: str, embedding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each provider that LiteLLM reaches by its handler, its row says whether `extra_body` becomes body fields."""
     litellm = load_litellm()

@@ -111,6 +111,9 @@ def test_a_wrong_argument_is_named(name: str, given: dict[str, Any], shown: str)
         ([{"role": "user", "content": None}], "message 0"),
         ([{"role": "user", "content": b"hi"}], "message 0"),
         ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
+        ([{"role": "user", "content": "hi", "name": "ann"}], "message 0 holds 'name'"),
+        ([TURN, {"role": "user", "content": "hi", 3: 4}], "message 1 holds 3"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a", "weight": 2}]}], "part 0 holds 'weight'"),
         ([{"role": "user", "content": ""}], "empty"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
         ([{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}], "message 0, part 1"),
@@ -133,9 +136,9 @@ def test_odd_text_is_text(text: str) -> None:
 
 
 def test_text_parts_become_one_text() -> None:
-    """Parts of text are joined, in a list or a tuple; `name` is let through."""
+    """Parts of text are joined, in a list or a tuple."""
     parts = ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
-    call = build_call(PLAIN, [{"role": "system", "content": "s", "name": "n"}, {"role": "user", "content": parts}])
+    call = build_call(PLAIN, [{"role": "system", "content": "s"}, {"role": "user", "content": parts}])
     assert [m.content for m in call.messages] == ["s", "ab"]
 
 

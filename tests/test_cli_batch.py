@@ -190,7 +190,7 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
         ('"a"\nnot json\n', [], "in.jsonl:2 is no JSON"),
         ('"a"\n', ["--stream"], "go together, without"),
         ('"a"\n', ["--concurrency", "0"], "concurrency is 0"),
-        ("\udcff", [], "cannot be run"),
+        ("\n\udcff", [], "in.jsonl:2: is not UTF-8 text"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(server: Api, lines: str, words: list[str], message: str) -> None:
@@ -278,3 +278,22 @@ def test_answer_each_keeps_no_result() -> None:
     assert threads == {threading.get_ident()}
     with pytest.raises(InvalidRequestError):
         llm.answer_each("t", ["x"], take, options={"temperature": -1})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temprature": 1}, "'temprature'.*did you mean `temperature`"),
+        ({"task": "other"}, "'task'"),
+        ({"prompt": "other"}, "'prompt'"),
+        ({"concurrency": 2}, "'concurrency'"),
+        ({3: 4}, "holds 3"),
+        (["temperature"], "expected a mapping"),
+    ],
+)
+def test_answer_each_takes_no_option_that_no_call_takes(options: Any, words: str) -> None:
+    """A misspelled option is an error that names the closest one, before anything is sent."""
+    llm = FakeLLM(tasks=("t",))
+    with pytest.raises(InvalidRequestError, match=words):
+        llm.answer_each("t", ["x"], lambda *_: None, options=options)
+    assert not llm.calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -112,6 +113,20 @@ def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: st
     assert run("cache", "export", str(tmp_path / "no" / "folder"))[0] == 2
 
 
+def test_an_export_is_read_by_its_lines(run: Run, a: Api, tmp_path: Path) -> None:
+    """Characters that some tools take for the end of a line travel in an answer, and lines may end in CR LF."""
+    text, file = "one\x85two\u2028three\u2029four\x0bfive\x1csix", tmp_path / "answers.jsonl"
+    a.plan(faults.good(text))
+    run("run", "t", "hi")
+    run("cache", "export", str(file))
+    assert "\u2028" in file.read_text("utf-8")
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    run("cache", "clear", "--yes")
+    assert run("cache", "import", str(file))[0] == 0
+    code, out, _ = run("run", "t", "hi", "--json", "--cache", "only")
+    assert (code, json.loads(out)["text"]) == (0, text)
+
+
 def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a yes nothing is forgotten; an age that is none is explained."""
     run("run", "t", "one")
@@ -167,6 +182,19 @@ def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Pat
     assert "plan" not in file.read_text()
 
 
+def test_what_an_export_leaves_out_is_named(run: Run, a: Api, tmp_path: Path) -> None:
+    """Which answer of which task, without its secret; with --force it is written."""
+    a.plan(faults.good("Use --password=changeme1234 here."))
+    run("run", "t", "how do I log in?")
+    err = run("cache", "export", str(tmp_path / "f.jsonl"))[2]
+    assert "answers written to" in err
+    assert "held a secret: 1 (--force writes them)" in err
+    assert re.search(r"\n  [0-9a-f]{12}, task t, 20\d\d-.* UTC: Use --password=\[redacted\]", err)
+    assert "changeme1234" not in err
+    assert "left out" not in run("cache", "export", str(tmp_path / "f.jsonl"), "--force")[2]
+    assert "changeme1234" in (tmp_path / "f.jsonl").read_text()
+
+
 def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_path: Path) -> None:
     """It would be asked for anew."""
     run("run", "t", "one")
@@ -175,7 +203,7 @@ def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_
     connection.execute("UPDATE Cache SET expire_time = 1")
     connection.close()
     assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
-    assert store.export(tmp_path / "f.jsonl") == (0, 0)
+    assert store.export(tmp_path / "f.jsonl") == (0, [])
     assert len(a.asked) == 1
 
 

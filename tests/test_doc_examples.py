@@ -13,6 +13,7 @@ import pytest
 import yaml
 from fixtures_local import stored
 from manager_kit import Api
+from ollama_kit import Ollama
 from test_docs import ROOT, Block, blocks
 
 from testronaut_llm.cli import main
@@ -65,11 +66,38 @@ def commands() -> list[str]:
     )
 
 
+LOCAL = ROOT / "docs" / "how-to" / "local-models.md"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_example_for_ollama_runs(
+    number: int, ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with the `llm.yaml` above it: one to chat, one to embed."""
+    settings = blocks("yaml", LOCAL)[2 * number].text
+    (row,) = yaml.safe_load(settings)["models"].values()
+    ollama.name = row["model"].removeprefix("ollama/")
+    ollama.capabilities = ["embedding"] if number else ["completion"]
+    (tmp_path / "llm.yaml").write_text(settings)
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    monkeypatch.setenv("OLLAMA_HOST", ollama.url)
+    exec(compile(blocks("python", LOCAL)[number].text, str(LOCAL), "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out == ("2\n" if number else "Hello.\n")
+    assert len(ollama.loads) == 1
+
+
 @pytest.mark.parametrize("line", commands())
 def test_a_console_example_runs(
-    line: str, folder: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    folder: Path,
+    ollama: Ollama,
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With the exit code 0, and no traceback; a model of random weights may fail the checks of `verify`."""
+    ollama.name = "qwen3:8b"
+    monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     words = shlex.split(line.replace(*TINY))
     if words[1] == "init":
         (folder / "llm.yaml").unlink()

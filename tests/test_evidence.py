@@ -7,6 +7,7 @@ import json
 import pytest
 
 from testronaut_llm.transport.evidence import Evidence, examine
+from testronaut_llm.transport.readable_body import ReadableBody
 
 
 def _sse(*events: object) -> str:
@@ -37,6 +38,14 @@ FINISH = {
     "cut": ('{"choices": [{"finish_reason": "stop"', None),
     "nested too deep": ("[" * 100_000, None),
     "later chunk without one": (_sse({"choices": [{"finish_reason": "stop"}]}, {"choices": []}), "stop"),
+    "lines end at CR and LF alone": (
+        'data: {"choices": [{"delta": {"content": "a\x85b\u2028c\u2029d"}, "finish_reason": "stop"}]}\r\rdata: [DONE]',
+        "stop",
+    ),
+    "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
+    "gemini blocked": (json.dumps({"promptFeedback": {"blockReason": "SAFETY"}}), "blocked"),
+    "no word at all": (json.dumps({"choices": [{"finish_reason": {"type": "eos"}}]}), "{'type': 'eos'}"),
+    "half a character": (json.dumps({"stop_reason": "\ud800" * 99}), "\\ud800" * 10),
     "delta of the wrong kind": (json.dumps({"delta": "x"}), None),
 }  # fmt: skip
 
@@ -46,38 +55,6 @@ def test_a_finish_is_what_was_received(case: str) -> None:
     """A finish reason counts only where the provider's own field holds one."""
     text, finish = FINISH[case]
     assert examine(text).finish == finish
-
-
-USAGE = {
-    "openai": ({"usage": {"prompt_tokens": 1, "completion_tokens": 2}}, True),
-    "openai null": ({"usage": None}, False),
-    "openai empty": ({"usage": {}}, False),
-    "openai nulls": ({"usage": {"prompt_tokens": None}}, False),
-    "openai zero": ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, True),
-    "anthropic": ({"usage": {"input_tokens": 1, "output_tokens": 2}}, True),
-    "gemini": ({"usageMetadata": {"totalTokenCount": 4}}, True),
-    "ollama": ({"prompt_eval_count": 1, "eval_count": 2}, True),
-    "ollama without the prompt": ({"eval_count": 2}, False),
-    "ollama without the answer": ({"prompt_eval_count": 2}, False),
-    "ollama embedding": ({"prompt_eval_count": 2, "embeddings": [[1.0]]}, True),
-    "none": ({"choices": []}, False),
-    "message of the wrong kind": ({"message": "x"}, False),
-}
-
-
-@pytest.mark.parametrize("case", USAGE)
-def test_usage_is_what_was_received(case: str) -> None:
-    """Usage counts as reported only where the provider counted prompt and answer."""
-    document, reported = USAGE[case]
-    assert examine(json.dumps(document)).usage is reported
-
-
-def test_an_anthropic_stream_needs_both_counts() -> None:
-    """`message_start` counts the prompt and `message_delta` the answer; one of them is not enough."""
-    start = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
-    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
-    assert not examine(_sse(start)).usage
-    assert examine(_sse(start, end)).usage
 
 
 ERRORS = {
@@ -108,3 +85,24 @@ def test_documents_are_counted() -> None:
     assert examine(_ndjson({"a": 1}, {"b": 2}, {"c": 3})).documents == 3
     assert examine("[{}, {}, 1]").documents == 2
     assert examine(": comment\n\nretry: 3\n\nnot json") == Evidence()
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}',
+        b'{"content": [{"type": "text", "text": "an Anthropic body"}]}',
+        b'data: {"choices": [{"delta": {"content": [}}]}\r\n\r\ndata: [DONE]\n\n',
+        b"<html>\n",
+        b'{"choices": {"message": {"content": []}}}\r: comment\r',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_what_litellm_can_read_is_not_touched(body: bytes, lines: bool) -> None:
+    """Only the content of an answer that is a list of parts is rewritten; all else is given on byte for byte."""
+    whole = ReadableBody(lines=lines)
+    assert whole.take(body) + whole.end() == body
+    drip = ReadableBody(lines=lines)
+    assert b"".join(drip.take(bytes([byte])) for byte in body) + drip.end() == body

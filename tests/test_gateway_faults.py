@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import faults
@@ -118,6 +119,35 @@ def test_each_fault_is_one_error_and_one_request(
     else:
         assert type(reply.error) is (_AS_STREAM.get(fault, expected) if streaming else expected)
     assert len(api.requests) == 1
+
+
+NUMBERS: dict[int, type[errors.LLMError]] = {
+    400: errors.InvalidRequestError,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExceededError,
+    403: errors.PermissionDeniedError,
+    404: errors.ModelNotFoundError,
+    429: errors.RateLimitError,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("code", NUMBERS)
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_number_inside_a_200_is_that_status(
+    server: FaultServer, attempt: Attempts, wire: str, code: int, mode: str
+) -> None:
+    """An error in place of an answer is judged by the number that it gives; after a piece of text, too."""
+    body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
+    streaming = mode == "stream"
+    alone = faults.error_in_stream(body=body) if streaming else faults.raw(200, json.dumps(body).encode())
+    api = server.plan("a", alone, faults.error_in_stream(body=body, after=1), faults.good())
+    _, reply = attempt(request(target(wire, api.url)), mode)
+    assert (type(reply.error), reply.error.status) == (NUMBERS[code], code)
+    assert len(api.requests) == 1
+    if streaming:
+        _, reply = attempt(request(target(wire, api.url)), mode)
+        assert (type(reply.error), reply.error.status) == (NUMBERS[code], 200)
 
 
 @pytest.mark.parametrize("mode", ["stream"])

@@ -136,15 +136,13 @@ def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
     """A name that this package has never heard of has LiteLLM's endpoint, its own host and its variables."""
     data = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
     install(json.dumps({"fresh-ai": data}), NAMES)
-    model = ModelConfig(alias="a", model="fresh-ai/x")
-    assert readiness(model, trusted=False).missing == "FRESH_KEY is not set"
+    model = ModelConfig(alias="a", model="fresh-ai/x").model_copy(update={"trusted": False})
+    assert readiness(model).missing == "FRESH_KEY is not set"
     monkeypatch.setenv("FRESH_KEY", "fresh-key-1")
-    assert readiness(model, trusted=False).ready
+    assert readiness(model).ready
     row = find_provider("fresh-ai")
     assert (row.litellm_prefix, row.client, row.default_base) == ("fresh-ai", "openai", "https://api.fresh.example/v1")
     assert row.base_variables == ("FRESH_URL", "FRESH_AI_API_BASE")
-    elsewhere = model.model_copy(update={"api_base": "https://other.example/v1"})
-    assert "no server of fresh-ai" in readiness(elsewhere, trusted=False).missing
 
 
 def test_litellms_data_replaces_what_is_kept_by_hand(install: Callable[..., None]) -> None:
@@ -169,7 +167,9 @@ def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
     assert "`api_base:`" in found.mend
     told = model.model_copy(update={"api_base": "https://its.example/v1"})
     assert readiness(told).ready
-    assert "not trusted" in readiness(told, trusted=False).missing
+    monkeypatch.setenv(f"{name.upper()}_API_BASE", "https://its.example/v1")
+    untrusted = readiness(model.model_copy(update={"trusted": False}))
+    assert f"since {name} has no fixed host" in untrusted.missing
     assert (find_provider(name).litellm_prefix, find_provider(name).client) == ("openai", "openai")
 
 

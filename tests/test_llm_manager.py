@@ -189,6 +189,47 @@ async def test_one_repair_is_asked_for_and_counted(api: Make, wire: str, mode: s
     assert "age" in json.dumps(a.bodies[1]["messages"][-1])
 
 
+REFUSED = {
+    "message": "Failed to generate JSON. Please adjust your prompt. See 'failed_generation' for more details.",
+    "type": "invalid_request_error",
+    "code": "json_validate_failed",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("inside_a_200", [False, True])
+async def test_an_answer_that_the_server_refused_is_repaired_once(api: Make, mode: str, *, inside_a_200: bool) -> None:
+    """Groq's `json_validate_failed` is the model's failure: one repair of what it wrote, then the next model."""
+    body = json.dumps({"error": {**REFUSED, "failed_generation": '{"name": "Ada"'}}).encode()
+    wrong = faults.raw(200 if inside_a_200 else 400, body)
+    if inside_a_200 and "stream" in mode:
+        wrong = faults.error_in_stream(body=json.loads(body))
+    a, b = api("a", wrong), api("b", faults.good('{"name": "Ada", "age": 36}'))
+    async with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        answer = await ask(llm, mode, "Who?", schema=Person)
+    assert answer.parsed == Person(name="Ada", age=36)
+    assert [one.model for one in answer.attempts] == ["a", "a", "b"]
+    for failed in answer.attempts[:2]:
+        assert isinstance(failed.error, errors.OutputInvalidError)
+        assert failed.error.text == '{"name": "Ada"'
+        assert inside_a_200 or failed.cost == Decimal(0)
+    assert a.bodies[1]["messages"][-2] == {"role": "assistant", "content": '{"name": "Ada"'}
+    assert a.bodies[1]["messages"][-1]["role"] == "user"
+    assert len(b.bodies[0]["messages"]) == 1
+
+
+def test_a_refused_answer_without_a_text_is_asked_for_anew(api: Make) -> None:
+    """No empty turn is sent where the server kept the answer to itself, and none is repaired without a schema."""
+    body = json.dumps({"error": {**REFUSED, "failed_generation": ""}}).encode()
+    a, b = api("a", faults.raw(400, body), faults.good('{"name": "Ada", "age": 36}')), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        assert llm.complete("t", "Who?", schema=Person).model == "a"
+        assert [one["role"] for one in a.bodies[1]["messages"]] == ["user", "user"]
+        a.plan(faults.raw(400, body))
+        answer = llm.complete("t", "Who?")
+    assert [one.model for one in answer.attempts] == ["a", "b"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_answer_that_stays_wrong_keeps_its_text(api: Make, mode: str) -> None:
     """After one repair the call fails with the text that came; a stream is not repaired after its pieces."""

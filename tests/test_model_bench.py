@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fixtures_local import TINY, stored
-from ollama_kit import Ollama
+from ollama_kit import UNLOADED, Ollama
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cli import main
@@ -70,6 +70,20 @@ def test_ollama_is_taken_at_its_word(ollama: Ollama) -> None:
     assert ollama.paths.count("/api/generate") == 2  # out of memory, and in again
     assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 2
     assert {body["options"]["num_ctx"] for body in ollama.bodies()} == {4096}
+
+
+def test_what_is_measured_of_ollama_is_what_calls_load(ollama: Ollama) -> None:
+    """The window that the tasks of the file need, the options of the row, and no other load in between."""
+    ollama.answer = lambda _: {"eval_count": 9, "eval_duration": 10**9, "prompt_eval_duration": 10**9}
+    row = ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m")
+    config = LLMConfig(models={"m": row}, tasks={"default": {"models": ["m"], "max_tokens": 8000}})  # type: ignore[dict-item]
+    ollama.shown = 32768
+    with LLMManager(config=alone(config, "m")) as llm:
+        bench(llm, rounds=2, told=lambda _: None)
+    with LLMManager(config=config) as llm:
+        llm.complete(None, "Say hello.", cache="off")
+    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]
+    assert all(body["options"]["top_k"] == 1 and body["shift"] is False for body in ollama.bodies())
 
 
 def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:

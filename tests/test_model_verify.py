@@ -180,6 +180,16 @@ def test_a_model_for_vectors_is_known_by_what_it_can_do(ollama: Ollama) -> None:
     assert makes_vectors(row)
 
 
+@pytest.mark.parametrize("tagged", [None, ["embedding"], ["completion"]])
+def test_a_sound_embedding_model_of_ollama_passes(ollama: Ollama, tagged: list[str] | None) -> None:
+    """It is loaded and asked by `/api/embed`; what `show` says goes before what the list says."""
+    ollama.capabilities, ollama.tagged = ["embedding"], tagged
+    findings = found(ollama.row(extra={"num_thread": 2}))
+    assert outcomes(findings) == {check: "skipped" for check in CHECKS if check not in ("digest", "loads", "embeds")}
+    assert {"/api/generate", "/api/chat"}.isdisjoint(ollama.paths)
+    assert ollama.loads == [{"num_ctx": 6144, "num_thread": 2}]  # once, for the load and for the texts
+
+
 def test_a_model_of_the_cloud_is_not_verified() -> None:
     """There is nothing here to look at."""
     with pytest.raises(ConfigError, match="expected a model that runs here"):

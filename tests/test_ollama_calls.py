@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from manager_kit import ask, manager
+from faults import raw, silent
+from manager_kit import Api, ask, manager, model
 from ollama_kit import Ollama
+from pytest_httpserver import HTTPServer
 
-from testronaut_llm import AllModelsFailedError, LocalModelError, NoReadyModelError
+from testronaut_llm import (
+    AllModelsFailedError,
+    LLMTimeoutError,
+    LocalModelError,
+    NoReadyModelError,
+    OutputTruncatedError,
+)
 
 MAIN = "from testronaut_llm.cli import main; main()"
 MODES = ("complete", "acomplete", "stream", "astream")
@@ -77,26 +87,277 @@ async def test_without_leave_nothing_is_pulled(ollama: Ollama, mode: str, auto_p
     assert set(ollama.paths) == {"/api/tags"}
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
-async def test_a_pull_ends_with_the_time_of_its_attempt(ollama: Ollama, mode: str) -> None:
-    """What has come is the server's to keep; the call goes on to its next model, or fails in time."""
-    ollama.has, ollama.pace = False, 0.3
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_time_of_an_attempt_does_not_run_while_its_model_is_pulled(ollama: Ollama, mode: str) -> None:
+    """A pull that takes several time-outs long is waited for, as long as the call's deadline lasts."""
+    ollama.has, ollama.pace = False, 0.05
     async with manager({"m": ollama.row(auto_pull=True)}, retries=0) as llm:
-        with pytest.raises(AllModelsFailedError) as caught:
-            await ask(llm, mode, "Say hello.", timeout=0.8)
-    assert len(caught.value.attempts) == 1
+        llm.warm_up()
+        answer = await ask(llm, mode, "Say hello.", timeout=0.7)
+    assert answer.text == "Hello."
+    assert answer.attempts[0].waited > answer.attempts[0].latency
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: Ollama, mode: str) -> None:
+    """The error says what the call waited for, and how to do it beforehand; no prompt is sent."""
+    ollama.has = False
+    ollama.holds_pull.clear()
+    async with manager({"m": ollama.row(auto_pull=True)}) as llm:
+        with pytest.raises(LLMTimeoutError, match=r"still being pulled.*llm models pull ollama/small:1b") as caught:
+            await ask(llm, mode, "Say hello.", deadline=0.3)
+        ollama.holds_pull.set()
+    assert [attempt.model for attempt in caught.value.attempts] == ["m"]
     assert "/api/chat" not in ollama.paths
 
 
-def test_a_pull_that_takes_too_long_says_how_to_go_on(ollama: Ollama) -> None:
-    """The error holds the command."""
-    from testronaut_llm.local.ollama_pull import pull_in_time
-    from testronaut_llm.model_config import ModelConfig
+async def test_calls_at_once_wait_for_one_pull_and_its_events_are_told(
+    ollama: Ollama, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One request to pull for all of them; its begin and its end are events."""
+    ollama.has, ollama.pace = False, 0.02
+    caplog.set_level("INFO", "testronaut_llm")
+    async with manager({"m": ollama.row(auto_pull=True)}) as llm:
+        answers = await asyncio.gather(*(ask(llm, "acomplete", f"Say {number}.") for number in range(4)))
+    assert [answer.text for answer in answers] == ["Hello."] * 4
+    assert ollama.paths.count("/api/pull") == 1
+    told = [line for line in caplog.messages if "model_pull" in line]
+    assert ["model_pull_ended" in line for line in told] == [False, True]
+    assert "llm.outcome='pulled'" in told[1]
 
-    ollama.pace = 0.2
-    row = ModelConfig(alias="m", model="ollama/small:1b", api_base=ollama.url)
-    with pytest.raises(LocalModelError, match="ollama pull small:1b"):
-        pull_in_time(row, 0.5)
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fault", ["digest", "remote"])
+async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(ollama: Ollama, mode: str, fault: str) -> None:
+    """Another model than the pinned one, or one that another host answers for, gets no prompt, now or later."""
+    ollama.has = False
+    pin = {"digest": "0123456789"} if fault == "digest" else {}
+    ollama.remote_host = "https://ollama.com:443" if fault == "remote" else ""
+    async with manager({"m": ollama.row(auto_pull=True, **pin)}) as llm:
+        with pytest.raises(AllModelsFailedError, match="llm.yaml pins 0123456789" if pin else "does not run here"):
+            await ask(llm, mode, "Say hello.")
+        with pytest.raises(NoReadyModelError):
+            await ask(llm, mode, "Say hello.")
+    assert ollama.paths.count("/api/pull") == 1
+    assert "/api/chat" not in ollama.paths
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_pull_by_run_shows_how_far_it_is(ollama: Ollama, tmp_path: Path, shown: bool) -> None:
+    """On a terminal with a bar, elsewhere with a line now and then; stdout has the answer alone."""
+    ollama.has, ollama.pace = False, 0.02  # a bar is drawn some times a second
+    file = tmp_path / "llm.yaml"
+    file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=True)}, "tasks": {"t": {"models": "m"}}}))
+    outer, inner = pty.openpty()
+    err: Any = inner if shown else subprocess.PIPE
+    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", str(file)]
+    run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=err, stdout=subprocess.PIPE, text=True)
+    os.close(inner)
+    out, said = run.communicate(timeout=100)
+    if shown:
+        said = os.read(outer, 100_000).decode()
+    os.close(outer)
+    assert (run.returncode, out) == (0, "Hello.\n")
+    assert "pulling" in said
+
+
+# Windows
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama, mode: str) -> None:
+    """`warm_up` and the calls use one window: the largest that the file's tasks need."""
+    ollama.listed = 32768
+    async with manager({"m": ollama.row(extra={"num_thread": 2})}) as llm:
+        llm.warm_up("m")
+        for cap in (24, 4096, 24):
+            await ask(llm, mode, "Say hello.", max_tokens=cap)
+    assert ollama.loads == [{"num_ctx": 6144, "num_thread": 2}]
+
+
+async def test_a_window_grows_once_and_never_shrinks(ollama: Ollama) -> None:
+    """A call that needs more than the tasks say loads a larger one, and the next calls keep it."""
+    ollama.listed = 32768
+    async with manager({"m": ollama.row()}, max_tokens=24) as llm:
+        for cap in (24, 12000, 24):
+            await ask(llm, "complete", "Say hello.", max_tokens=cap)
+    assert [load["num_ctx"] for load in ollama.loads] == [4096, 12288]
+
+
+@pytest.mark.parametrize(("loaded", "sent"), [(16384, 16384), (4608, 4608), (2048, 6144)])
+async def test_the_window_of_a_loaded_model_is_kept_when_it_is_enough(ollama: Ollama, loaded: int, sent: int) -> None:
+    """Whoever loaded it."""
+    ollama.listed = 32768
+    ollama.load(num_ctx=loaded)
+    async with manager({"m": ollama.row()}) as llm:
+        for _ in range(2):
+            await ask(llm, "complete", "Say hello.", max_tokens=2048)
+    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == [sent, sent]
+    assert ollama.paths.count("/api/ps") == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode: str) -> None:
+    """`shift: false`: the window is not moved on; the error names it, and no larger cap is tried."""
+    ollama.answer = lambda _: {"done_reason": "length", "prompt_eval_count": 400, "eval_count": 112}
+    async with manager({"m": ollama.row(num_ctx=512)}, max_tokens=200) as llm:
+        with pytest.raises(OutputTruncatedError, match=r"filled its window of 512 tokens; raise `num_ctx`"):
+            await ask(llm, mode, "Say hello.")
+    assert [(body["shift"], body["truncate"]) for body in ollama.bodies()] == [(False, False)]
+
+
+# Thinking
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("listed", [True, False])
+async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: str, listed: bool) -> None:
+    """`reasoning` is left out, by what the list or `/api/show` says; the attempt, `route` and `check` tell."""
+    ollama.tagged = ["completion"] if listed else None
+    async with manager({"m": ollama.row(reasoning="low")}) as llm:
+        answer = await ask(llm, mode, "Say hello.")
+        assert llm.route("t", "hi").candidates[0].dropped_params == ("reasoning",)
+        assert llm.dropped_params("m") == ("reasoning",)
+    assert answer.attempts[0].dropped_params == ("reasoning",)
+    assert [body.get("think") for body in ollama.bodies()] == [None]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_where_only_the_answer_tells_the_next_attempt_asks_without(ollama: Ollama, mode: str) -> None:
+    """A server that says nothing of what its models can do: one refusal, one answer, and it is known from then on."""
+    ollama.shown, ollama.capabilities = None, ["completion"]
+    async with manager({"m": ollama.row(reasoning="high")}, retries=0) as llm:
+        first, second = await ask(llm, mode, "Say hello."), await ask(llm, mode, "Say more.")
+    assert [attempt.dropped_params for attempt in first.attempts] == [(), ("reasoning",)]
+    assert len(second.attempts) == 1
+    assert [body.get("think") for body in ollama.bodies()] == ["high", None, None]
+
+
+@pytest.mark.parametrize(("level", "sent"), [("off", False), ("medium", "medium"), (None, None)])
+async def test_a_model_that_thinks_is_told_how_much(ollama: Ollama, level: str | None, sent: Any) -> None:
+    """Nothing is dropped there."""
+    ollama.tagged = ollama.capabilities = ["completion", "thinking"]
+    async with manager({"m": ollama.row(reasoning=level)}) as llm:
+        answer = await ask(llm, "complete", "Say hello.")
+        assert llm.dropped_params("m") == ()
+    assert answer.attempts[0].dropped_params == ()
+    assert [body.get("think") for body in ollama.bodies()] == [sent]
+
+
+THOUGHTS = {
+    "message": {"role": "assistant", "content": "", "thinking": "Hm."},
+    "done_reason": "length",
+    "eval_count": 64,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("lenient", [True, False])
+@pytest.mark.parametrize("schema", [None, {"type": "integer"}])
+async def test_a_cap_that_went_into_thinking_is_said_first(
+    ollama: Ollama, mode: str, lenient: bool, schema: Any
+) -> None:
+    """How many tokens, and the two settings that help; not that the text is no JSON, nor what is set already."""
+    ollama.answer = lambda body: {**THOUGHTS, "eval_count": body["options"]["num_predict"]}
+    async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=lenient) as llm:
+        with pytest.raises(OutputTruncatedError) as caught:
+            await ask(llm, mode, "Say hello.", schema=schema)
+    wanted = "all 64 tokens went into thinking; set `reasoning: off` for the model, or raise `max_tokens`"
+    assert wanted in str(caught.value)
+    assert "allow_truncated" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("text", ["12", '{"a": 1', '{"a": 1}'])
+async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode: str, text: str) -> None:
+    """A number that was cut in its middle is a number, too. No repair, whatever `allow_truncated` says."""
+    ollama.answer = lambda body: {
+        "message": {"role": "assistant", "content": text}, "done_reason": "length",
+        "eval_count": body["options"]["num_predict"],
+    }  # fmt: skip
+    async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=True) as llm:
+        with pytest.raises(OutputTruncatedError, match="cut at max_tokens") as caught:
+            await ask(llm, mode, "How many?", schema={})
+    assert caught.value.text == text
+    assert "allow_truncated" not in str(caught.value)
+    assert all(len(body["messages"]) == 1 for body in ollama.bodies())
+
+
+# Embedding
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("num_ctx", "sent"), [(8192, 8192), (None, 6144)])
+async def test_an_embedding_model_gets_its_window(
+    ollama: Ollama, asynchronous: bool, num_ctx: int | None, sent: int
+) -> None:
+    """In `options`, as `warm_up` loads it: by `/api/embed`, since `/api/generate` refuses such a model."""
+    ollama.capabilities, ollama.tagged = ["embedding"], ["completion"]
+    async with manager({"m": ollama.row(num_ctx=num_ctx, keep_alive="10m")}) as llm:
+        llm.warm_up("m")
+        result = await llm.aembed("t", ["a", "bb"]) if asynchronous else llm.embed("t", ["a", "bb"])
+    assert [vector[0] for vector in result.vectors] == [1.0, 2.0]
+    assert ollama.loads == [{"num_ctx": sent}]
+    load, call = ollama.bodies("/api/embed")
+    assert load == {"model": "small:1b", "input": [], "keep_alive": "10m", "options": {"num_ctx": sent}}
+    assert call == {**load, "input": ["a", "bb"], "truncate": False}
+
+
+async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
+    """The longest of them counts, not their sum."""
+    ollama.listed = 32768
+    async with manager({"m": ollama.row()}) as llm:
+        llm.embed("t", ["word " * 2000] * 8)
+        llm.embed("t", ["word " * 9000])
+    first, second = (body["options"]["num_ctx"] for body in ollama.bodies("/api/embed"))
+    assert first == 6144
+    assert second > 9000
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("local", [True, False])
+async def test_a_time_out_while_the_model_loads_says_so_and_is_not_tried_again(
+    api: Callable[..., Api], mode: str, local: bool
+) -> None:
+    """Each try would begin to load it anew; on a server of the local network, too."""
+    server = api("loading", silent)
+    async with manager({"m": model("ollama", server, local=local)}) as llm:
+        with pytest.raises(AllModelsFailedError, match=r"may still have been loading.*llm.warm_up\('m'\)"):
+            await ask(llm, mode, "Say hello.", timeout=0.3)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_server_that_ends_between_two_calls_is_named_with_the_command(mode: str) -> None:
+    """Not "Connection refused" alone."""
+    with HTTPServer() as server:
+        ollama = Ollama(server)
+        async with manager({"m": ollama.row()}, retries=0) as llm:
+            await ask(llm, "complete", "Say hello.")
+            server.stop()
+            with pytest.raises(AllModelsFailedError, match=f"is `ollama serve` running at {ollama.url}"):
+                await ask(llm, mode, "Say hello.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "timed out waiting for llama runner to start: progress 0.42",
+        "unable to load model: /root/.ollama/models/blobs/sha256-1",
+        "model requires more system memory (9.0 GiB) than is available (2.0 GiB)",
+    ],
+)
+async def test_a_model_that_cannot_be_loaded_is_not_loaded_three_times(api: Callable[..., Api], words: str) -> None:
+    """The next model is asked."""
+    server = api("fails", raw(500, json.dumps({"error": words}).encode()))
+    async with manager({"m": model("ollama", server)}) as llm:
+        with pytest.raises(AllModelsFailedError, match="1 model failed in 1 attempt") as caught:
+            await ask(llm, "complete", "Say hello.")
+    assert isinstance(caught.value.last, LocalModelError)
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])

@@ -171,7 +171,7 @@ def test_old_servers_leave_fields_out(httpserver: HTTPServer, url: str) -> None:
 def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
     """The warm-up asks for the window and the time that were given."""
     with OllamaServer("http://127.0.0.1:9") as server:
-        server.load("smollm2:135m", keep_alive="10m", num_ctx=2048)
+        server.load("smollm2:135m", keep_alive="10m", options={"num_ctx": 2048})
 
 
 @pytest.mark.cassette("ollama/unload-generate", ignored=("stream",))
@@ -207,7 +207,7 @@ def test_a_model_that_does_not_fit_is_refused_in_the_servers_words(httpserver: H
         (gzip.compress(gzip.compress(b" " * 2**20)), "gzip, gzip", "its content-encoding is 'gzip, gzip'"),
         (gzip.compress(b" " * (2**26 + 1)), "gzip", "the body is larger than 67,108,864 bytes"),
         (b'{"models": [' + b"{}," * 250_000 + b"{}]}", "identity", "more than 250,000 lists and objects"),
-        (b'{"models": ' + b"[" * 200_000, "identity", "like Ollama .status 200"),
+        (b'{"models": ' + b"[" * 200_000, "identity", "/api/tags like Ollama"),
         (gzip.compress(b'{"models": []}'), "gzip", ""),
     ],
 )
@@ -282,3 +282,19 @@ def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServ
     assert "`local: false`" in found.mend
     assert readiness(a_model(local=False)).ready
     tags(httpserver, {**ROW, "name": "g:cloud", "model": "g:cloud", "remote_host": "https://ollama.com:443"})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "no row",
+        {"name": 5, "digest": ["a"], "size": "large", "details": [], "capabilities": "completion"},
+        {"name": "a", "size": True, "details": {"context_length": "8192"}, "capabilities": {"a": 1}},
+    ],
+)
+def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, row: Any) -> None:
+    """They are empty, and never an error."""
+    httpserver.expect_request("/api/tags").respond_with_json({"models": [row]})
+    with OllamaServer(url) as server:
+        for model in server.models():
+            assert (model.size, model.context_length, model.capabilities, model.digest) == (0, None, (), "")

@@ -29,15 +29,15 @@ from testronaut_llm.testing.cassettes import Cassette
 from testronaut_llm.transport.model_request import EmbedRequest, Request, Target
 
 IMAGES = "messages.*.images"  # LiteLLM adds an empty list
-OURS = ("options.num_ctx", "truncate", IMAGES)
-LITELLM = ("options.num_ctx", "truncate")
+OURS = ("options.num_ctx", "truncate", "shift", IMAGES)
+LITELLM = ("options.num_ctx", "truncate", "shift")
 
 THINK = "think"  # recorded as true, where ours says how much
 
 ANSWERS = [
     *(recording(name, None, ignored=LITELLM) for name in ("litellm-chat", "litellm-chat-schema")),
     recording("litellm-think", None, ignored=(*LITELLM, THINK)),
-    recording("litellm-chat-num-ctx", None, ignored=("truncate",)),
+    recording("litellm-chat-num-ctx", None, ignored=("truncate", "shift")),
     *(
         recording(name, None, ignored=OURS)
         for name in (
@@ -56,7 +56,7 @@ ANSWERS = [
     ),
     recording("chat-after-runner-killed", None, ignored=(*OURS, "options")),
     recording("think", None, ignored=(*OURS, THINK)),
-    recording("chat-too-long-shift-false", None, ignored=(*OURS, "shift")),
+    recording("chat-too-long-shift-false", None, ignored=("truncate", IMAGES)),
 ]
 STREAMS = [
     recording("litellm-chat-stream", None, ignored=LITELLM),
@@ -67,7 +67,7 @@ FAILURES = [
     recording("litellm-missing-model", ModelNotFoundError, ignored=(*LITELLM, "options.num_predict")),
     recording("chat-missing-model-404", ModelNotFoundError, ignored=(*OURS, "options")),
     recording("chat-missing-model-404-stream", ModelNotFoundError, ignored=(*OURS, "options")),
-    recording("chat-too-long-truncate-false", ContextWindowError, ignored=(IMAGES,)),
+    recording("chat-too-long-truncate-false", ContextWindowError, ignored=("shift", IMAGES)),
     recording("runner-killed", ServerError, ignored=OURS),
     recording("runner-killed-in-stream", ServerError, ignored=OURS),
     recording("stream-left-early", ConnectionFailedError, ignored=OURS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from error_bodies import ERRORS, error_body
 from test_gateway_faults import BY_CASE
 
 from testronaut_llm import errors
-from testronaut_llm.transport.provider_errors import Complaint, complaint_of, kind_of, redirect, retry_after
+from testronaut_llm.transport.provider_errors import (
+    Complaint,
+    complaint_of,
+    kind_of,
+    redirect,
+    reports_error,
+    retry_after,
+)
 
 BODIES = [(wire, case) for wire in ERRORS for case in ERRORS[wire]]
 
@@ -120,6 +128,105 @@ def test_an_error_in_a_stream_has_no_status(
     assert kind_of(status, complaint_of("", document)) is expected
 
 
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"error": {"message": "x", "code": "N"}},
+        {"error": {"message": "x", "status": "N"}},
+        {"error": {"message": "x", "status_code": "N"}},
+        {"error": {"message": "x", "http_status_code": "N"}},
+        {"error": {"message": "x", "metadata": {"provider_error_code": "N"}}},
+        {"error": {"message": "Provider returned error", "metadata": {"raw": {"error": {"code": "N"}}}}},
+        {"error": {"message": "x"}, "code": "N"},
+        {"error": "x", "status": "N"},
+        {"error": True, "message": "x", "statusCode": "N"},
+        {"error": "N", "message": "x"},
+        {"object": "error", "message": "x", "type": "BadRequestError", "param": None, "code": "N"},
+        {"type": "error", "error": {"type": "api_error", "code": "N"}},
+        {"code": "N", "message": "x", "data": None},
+        {"detail": "x", "status": "N"},
+    ],
+)
+def test_a_number_inside_a_200_is_judged_as_that_status(form: Any, status: int) -> None:
+    """A number or its digits, wherever servers put it, says what the status would have said."""
+    for spelled in (status, str(status), float(status)):
+        document = json.loads(json.dumps(form).replace('"N"', json.dumps(spelled)))
+        assert reports_error(document)
+        complaint = complaint_of(json.dumps(document), document)
+        assert complaint.status == status
+        assert kind_of(200, complaint) is kind_of(None, complaint) is STATUSES[status]
+
+
+@pytest.mark.parametrize("code", [True, False, None, 0, 7, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5])
+def test_what_is_no_status_is_not_read_as_one(code: object) -> None:
+    """A bool is no number, and a code of the server's own is no status."""
+    complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
+    assert complaint.status == 0
+    assert kind_of(200, complaint) is errors.ServerError
+
+
+def test_words_and_codes_say_more_than_a_number() -> None:
+    """Inside a 200 as elsewhere, a code or wording that is known comes before the number."""
+    too_long = {"error": {"code": 400, "message": "maximum context length is 8 tokens"}}
+    unpaid = {"error": {"code": 403, "message": "Your team doesn't have any credits"}}
+    filtered = {"error": {"code": 502, "type": "content_filter", "message": "x"}}
+    busy = {"error": {"code": 429, "message": "prompt is too long for this minute"}}
+    kinds = [kind_of(200, complaint_of("", body)) for body in (too_long, unpaid, filtered, busy)]
+    expected = [errors.ContextWindowError, errors.QuotaExceededError, errors.ContentFilteredError]
+    assert kinds == [*expected, errors.RateLimitError]
+
+
+def test_the_status_of_the_response_comes_before_the_body() -> None:
+    """What the server answered with is believed first."""
+    assert _kind(500, {"error": {"code": 400, "message": "x"}}) is errors.ServerError
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "error": None},
+        {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
+        {"choices": [], "code": 429, "message": "kept by a proxy"},
+        {"type": "message", "content": [], "stop_reason": "end_turn"},
+        {"model": "m", "message": {"role": "assistant", "content": "404"}, "done": True},
+        {"object": "chat.completion.chunk", "choices": [], "status": "completed"},
+        {"message": "hello", "code": 200},
+        {"error": {}},
+        {"error": ""},
+    ],
+)
+def test_an_answer_is_no_error(document: dict[str, Any]) -> None:
+    """Fields that only resemble an error do not make an answer one."""
+    assert not reports_error(document)
+
+
+def test_minimax_says_its_errors_under_another_name() -> None:
+    """`base_resp` with a status code of its own is an error (seen on MiniMax)."""
+    body = {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": None}
+    assert reports_error(body)
+    assert kind_of(200, complaint_of("", body)) is errors.QuotaExceededError
+
+
+def test_what_a_router_quotes_is_read() -> None:
+    """OpenRouter's own words say nothing; those of the provider behind it do, as JSON or as text."""
+    inner = json.dumps({"error": {"code": 400, "message": "User location is not supported for the API use."}})
+    for raw in (inner, "User location is not supported for the API use.", json.loads(inner)):
+        body = {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}}
+        complaint = complaint_of(json.dumps(body))
+        assert kind_of(200, complaint) is kind_of(400, complaint) is errors.PermissionDeniedError
+        assert complaint.words == "User location is not supported for the API use."
+    assert complaint_of('{"error": {"message": "m", "metadata": {"raw": null}}}').words == "m"
+
+
+@pytest.mark.parametrize(("said", "text"), [('{"a": 1', '{"a": 1'), ({"a": 1}, '{"a": 1}'), (None, ""), (3, "3")])
+def test_an_answer_that_the_server_refused_is_kept(said: object, text: str) -> None:
+    """Groq sends the answer that it refused along, and a router passes that on."""
+    own = {"error": {"code": "json_validate_failed", "message": "m", "failed_generation": said}}
+    routed = {"error": {"code": 400, "message": "Provider returned error", "metadata": {"raw": json.dumps(own)}}}
+    assert complaint_of(json.dumps(own)).generated == complaint_of(json.dumps(routed)).generated == text
+
+
 def test_json_inside_a_string_is_unwrapped() -> None:
     """An engine's error inside Ollama's, and one inside a message, gives its own words and codes."""
     inner = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}})
@@ -159,6 +266,10 @@ def test_words_are_short() -> None:
 def test_a_deep_body_is_no_crash() -> None:
     """A body that is nested beyond reason is words, not a recursion error."""
     assert complaint_of('{"error":' * 50_000).codes == ()
+    inner: dict[str, Any] = {"message": "deep"}
+    for _ in range(sys.getrecursionlimit()):
+        inner = {"message": "m", "metadata": {"raw": inner}}
+    assert complaint_of("", inner).words
 
 
 NOW = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT

@@ -13,6 +13,7 @@ import yaml
 from source_tree import ROOT
 
 from testronaut_llm.cli import main
+from testronaut_llm.config.faults import keys_of
 from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.prices import PriceTable
@@ -33,6 +34,16 @@ def exported(model: dict[str, Any], **more: Any) -> ProxyExport:
 def params(made: ProxyExport) -> dict[str, Any]:
     """What the proxy is told of the first model."""
     return dict(made.document["model_list"][0]["litellm_params"])
+
+
+@pytest.mark.parametrize("base", ["ft:gpt-4o-2024-08-06", "azure/ft:gpt-4o-2024-08-06", "openai/ft:gpt-4o-2024-08-06"])
+def test_a_deployment_of_a_model_that_only_openai_lists_has_a_price(base: str) -> None:
+    """The row through the proxy is priced, and so is the deployment in the proxy's own tables."""
+    made = exported({"model": "azure/d", "api_base": "https://x.openai.azure.com", "base_model": base})
+    assert made.rows["m"]["base_model"] == "openai/ft:gpt-4o-2024-08-06"
+    through = ModelConfig(alias="x", model=made.rows["m"]["model"], base_model=made.rows["m"]["base_model"])
+    assert PriceTable.load().price(through) is not None
+    assert made.document["model_list"][0]["model_info"]["base_model"] == base.replace("azure/", "openai/")
 
 
 @pytest.fixture
@@ -155,7 +166,7 @@ SECTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(set(ModelConfig.model_fields) - {"alias", "unset"}))
+@pytest.mark.parametrize("name", sorted(keys_of(ModelConfig)))
 def test_every_field_of_a_model_moves_or_is_said_to_stay(name: str) -> None:
     """A field that is set changes the proxy's file, or has its line, not both."""
     row, value = MODEL_FIELDS[name]

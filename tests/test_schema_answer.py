@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -71,6 +73,162 @@ def test_prose_without_json_is_refused_there_too() -> None:
     for text in ("```json\n{broken\n```", "see [1] and {2}", "no", "[" * 100_000, 'Sure: {"name": 5}'):
         with pytest.raises(OutputInvalidError):
             OBJECT.read(text, "none")
+
+
+VERDICT = OutputSchema.of(
+    {"type": "object", "properties": {"verdict": {"enum": ["pass", "fail"]}}, "required": ["verdict"]}
+)
+OPTIONS = OutputSchema.of(
+    {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"flag": {"type": "string"}, "meaning": {"type": "string"}},
+            "required": ["flag", "meaning"],
+        },
+    }
+)
+TREE = OutputSchema.of(
+    {
+        "$ref": "#/$defs/command",
+        "$defs": {
+            "command": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "children": {"type": "array", "items": {"$ref": "#/$defs/command"}},
+                },
+                "required": ["name", "children"],
+            }
+        },
+    }
+)
+NUMBER, WORD = OutputSchema.of({"type": "integer"}), OutputSchema.of({"type": "string"})
+NUMBERS = OutputSchema.of({"type": "array", "items": {"type": "integer"}})
+PASS, FAIL = '{"verdict": "pass"}', '{"verdict": "fail"}'
+ALL = '[{"flag": "-a", "meaning": "all"}]'
+THE_ALL = [{"flag": "-a", "meaning": "all"}]
+FAILED = {"verdict": "fail"}
+
+READ: dict[str, tuple[OutputSchema, str, Any]] = {
+    "a check box before it": (OPTIONS, f"- [ ] read the help\n- [x] answer\n{ALL}", THE_ALL),
+    "an empty list in prose before it": (OPTIONS, f"Arguments: [] none.\n{ALL}", THE_ALL),
+    "an empty list in prose after it": (OPTIONS, f"{ALL}\nArguments: [] (none)", THE_ALL),
+    "usage in brackets": (OPTIONS, f"Usage: ls [OPTION]... [FILE]...\n\n{ALL}", THE_ALL),
+    "usage of all kinds": (OPTIONS, f"git [-C <path>] [--exec-path[=<path>]] {{a|b}} [1-9] [<n>...]\n{ALL}", THE_ALL),
+    "a foot note": (VERDICT, f"As in [1], the answer is {FAIL}", FAILED),
+    "an index": (NUMBERS, "Since `argv[0]`, argv[ 1 ], a[:2] and m[] are names:\n[4, 5]", [4, 5]),
+    "braces in prose": (VERDICT, f"Set ${{HOME}} and {{name}}, {{}} and {{'x': 1}}: {FAIL}", FAILED),
+    "braces doubled": (VERDICT, f"{{{FAIL}}}", FAILED),
+    "a quotation mark alone": (VERDICT, f'A 6" pipe. {FAIL}', FAILED),
+    "other JSON before it": (VERDICT, f'It printed {{"verdict": "maybe"}} and [1, 2]:\n{FAIL}', FAILED),
+    "other JSON after it": (VERDICT, f'{FAIL}\nIt printed {{"status": "pass"}}.', FAILED),
+    "the same twice": (VERDICT, f"{FAIL}\n```json\n{FAIL}\n```", FAILED),
+    "the same twice, in another order": (
+        OPTIONS,
+        f'{ALL} is {ALL.replace(", ", ",")}, or [{{"meaning": "all", "flag": "-a"}}]',
+        THE_ALL,
+    ),
+    "JSON in a string of it": (OBJECT, f"So: {json.dumps({'name': GOOD})}", {"name": GOOD}),
+    "a fence in a string of it": (
+        OBJECT,
+        f"```json\n{json.dumps({'name': '```json [1] ```'})}\n```",
+        {"name": "```json [1] ```"},
+    ),
+    "a fence that is not closed": (VERDICT, f"```json\n{FAIL}", FAILED),
+    "a fence of tildes": (VERDICT, f"~~~json\n{FAIL}\n~~~", FAILED),
+    "a fence on one line": (VERDICT, f"```json {FAIL}```", FAILED),
+    "a number in a fence": (NUMBER, "The sum of 40 and 2:\n```json\n42\n```\n", 42),
+    "a text in a fence": (WORD, 'It is\n```\n"[a] {b}"\n```', "[a] {b}"),
+    "an empty list in a fence": (OPTIONS, "There are none:\n```json\n[]\n```", []),
+    "an empty list at the end of a sentence": (OPTIONS, "No options, so the list is [].", []),
+    "a quoted list that goes on": (VERDICT, f'It printed {{"items": [1, 2, ... and so on.\n{FAIL}', FAILED),
+    "a quoted object that is none": (VERDICT, f'It printed {{"items": ...}}: {FAIL}', FAILED),
+    "reasoning before it": (VERDICT, f"Is it {PASS}? No.\n</think>\n\n{FAIL}", FAILED),
+    "reasoning and a fence": (VERDICT, f"<think>{PASS}</think>```json\n{FAIL}\n```", FAILED),
+}
+"""The schema, what the model wrote, and what it says."""
+
+
+@pytest.mark.parametrize("case", READ)
+def test_the_answer_is_the_value_that_obeys_the_schema(case: str) -> None:
+    """Brackets of prose, quoted output, fences and reasoning are no answers, wherever they stand."""
+    schema, text, value = READ[case]
+    assert schema.read(text, "none") == value
+
+
+REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
+    "two that differ": (VERDICT, f"```json\n{PASS}\n```\nBut no:\n```json\n{FAIL}\n```", "2 different JSON values"),
+    "two that differ, in prose": (VERDICT, f"It printed {PASS}, so it is {FAIL}.", "different"),
+    "two that differ, in another order": (VERDICT, f"{FAIL}\n(The program says {PASS}.)", "different"),
+    "two lists that differ": (NUMBERS, "As in [1], the answer is [2, 3].", "different"),
+    "two numbers that differ": (NUMBER, "```\n1\n```\n```\n2\n```", "different"),
+    "one and an empty one": (OPTIONS, f"It printed {ALL}, so the list is:\n[]", "different"),
+    "true is not one": (OutputSchema.of({}), "```\n1\n```\n```\ntrue\n```", "different"),
+    "only a check box": (OPTIONS, "- [ ] read the help", "not JSON"),
+    "only an empty list in prose": (OPTIONS, "Arguments: [] none.", "not JSON"),
+    "a part of a broken tree": (
+        TREE,
+        '{"name": "git", "children": [{"name": "add", "children": []} {"name": "rm"}]}',
+        "not JSON",
+    ),
+    "a part of a cut tree": (TREE, 'So: {"name": "git", "children": [{"name": "add", "children": []}, ', "not JSON"),
+    "a part of a value": (OBJECT, 'It is {"answer": {"name": "a"}}.', "required property"),
+    "a comma too many": (VERDICT, 'So: {"verdict": "fail",}', "not JSON"),
+    "a name twice": (VERDICT, 'So: {"verdict": "pass", "verdict": "fail"}', "not JSON"),
+    "more than anybody means": (VERDICT, "".join(f"[{n}]\n" for n in range(1001)), "more than 1,000"),
+}
+"""The schema, what the model wrote, and what is wrong with it."""
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_no_value_is_taken_by_its_place(case: str) -> None:
+    """Values that differ, parts of values and marks of prose are refused: the model is asked once more."""
+    schema, text, words = REFUSED[case]
+    with pytest.raises(OutputInvalidError, match=words) as caught:
+        schema.read(text, "none")
+    assert caught.value.text == text
+
+
+def test_reasoning_is_cut_off_where_the_wire_was_given_the_schema_too() -> None:
+    """A grammar begins after the reasoning; prose is refused there as ever."""
+    assert VERDICT.read(f"hmm\n</think>\n\n{FAIL}", "free") == FAILED
+    with pytest.raises(OutputInvalidError):
+        VERDICT.read(f"hmm\n</think>\n\nSo: {FAIL}", "free")
+    html = OBJECT.read('{"name": "a </think> b"}', "free")
+    assert html == {"name": "a </think> b"}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "[",
+        "{",
+        "[1,",
+        '{"a":',
+        '["',
+        '[1 \\"',
+        '["\\" ',
+        "a[   ",
+        "[]",
+        "{} ",
+        "[{",
+        "```\n",
+        "```json\n1 ",
+        '{"a":"',
+        "</think>",
+    ],
+)
+def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
+    """Ten times the text takes far less than a hundred times the work, whatever a model repeats without end."""
+
+    def work(size: int) -> float:
+        text, began = piece * (size // len(piece)), time.process_time()
+        with contextlib.suppress(OutputInvalidError):
+            VERDICT.read(text, "none")
+        return time.process_time() - began
+
+    assert work(300_000) <= 40 * min(work(30_000) for _ in range(3)) + 0.1
 
 
 def test_deep_and_huge_values_never_break_the_reader() -> None:

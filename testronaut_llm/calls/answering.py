@@ -14,7 +14,7 @@ from testronaut_llm.caching.single_flight import FlightLocks, Flights
 from testronaut_llm.calls.lookup import Lookup, pieces_of
 from testronaut_llm.calls.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import LLMTimeoutError
-from testronaut_llm.records import Answer, Call, Embeddings, Message
+from testronaut_llm.records import Call, Embeddings, Message
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.engine import Engine
@@ -76,8 +76,7 @@ class Answering:
         result: Result = yield from inner
         self._engine.accepted(question.prepared.config, call, result, route)
         if question.parts:
-            store = partial(self._store, question, result, texts)
-            store() if self._lookup.is_quick(question) else (yield Work(store))
+            yield Work(partial(self._store, question, result, texts))  # another process may hold the store
         if isinstance(result, Embeddings) and texts != question.texts:
             model = question.prepared.config.model(result.model)
             result = joined(found, question.texts, result, model=model, task=question.prepared.task.name)
@@ -88,7 +87,7 @@ class Answering:
         return result
 
     def _store(self, question: Question, result: Result, texts: tuple[str, ...]) -> None:
-        """Keeps an accepted answer, unless it was cut, or says a secret that this process knows."""
+        """Keeps an accepted answer, unless it may not be whole, or says a secret that this process knows."""
         cache, frame = self._lookup.cache, question.prepared.frame
         one = next(one for one in question.prepared.candidates if one.model.alias == result.model)
         if cache is None or frame is None:
@@ -101,13 +100,10 @@ class Answering:
             for text, value in zip(texts, vector_values(result, texts), strict=True):
                 key = cache_key.hashed(cache_key.text_part(frame, text), model)
                 cache.write(key, value, settings, task=question.prepared.task.name)
-        elif not self._unfit(question, result):
-            value = answer_value(result, self._engine.dialect(one.model))
+            return
+        value = answer_value(result, self._engine.dialect(one.model))
+        if result.finish_reason == "stop" and not self._engine.redactor.knows(cache_key.canonical(value)):
             cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.prepared.task.name)
-
-    def _unfit(self, question: Question, answer: Answer[Any]) -> bool:
-        cut = question.prepared.task.allow_truncated and answer.finish_reason == "length"
-        return cut or self._engine.redactor.knows(answer.text)
 
     def _no_other_process(self, question: Question, locks: FlightLocks, key: str) -> Generator[Step, Any, None]:
         wait, longest = _LOOKS

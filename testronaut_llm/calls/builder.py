@@ -154,9 +154,7 @@ def _message(number: int, turn: Any) -> Message:
     role = turn.get("role")
     if role not in ROLES:
         raise InvalidRequestError(f"{where} has role {role!r}; expected one of {', '.join(ROLES)}")
-    unknown = sorted(set(turn) - {"role", "content", "name"})
-    if unknown:
-        raise InvalidRequestError(f"{where} holds {unknown[0]!r}; expected `role` and `content` only")
+    _only(where, turn, "role", "content")
     content = turn.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         content = "".join(_part(f"{where}, part {n}", part) for n, part in enumerate(content))
@@ -168,9 +166,15 @@ def _message(number: int, turn: Any) -> Message:
 
 def _part(where: str, part: Any) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        _only(where, part, "type", "text")
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise InvalidRequestError(f"{where} is {kind!r}; only text parts are sent: {{'type': 'text', 'text': ...}}")
+
+
+def _only(where: str, given: Mapping[str, Any], *known: str) -> None:
+    if (name := next((one for one in given if one not in known), None)) is not None:
+        raise InvalidRequestError(f"{where} holds {name!r:.60}, which is not sent; expected {' and '.join(known)} only")
 
 
 def _encodable(text: str, where: str) -> None:

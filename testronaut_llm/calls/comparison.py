@@ -13,6 +13,7 @@ from testronaut_llm.calls.batch import Job, Result
 from testronaut_llm.calls.builder import Prompt
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.records import Answer
+from testronaut_llm.support.money import exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,7 @@ def comparison_jobs(prompts: tuple[Prompt, ...], models: tuple[str, ...]) -> Ite
     return ({"prompt": prompt, "model": model} for prompt in prompts for model in models)
 
 
+@exact
 def comparison_of(
     task: str | None, prompts: tuple[Prompt, ...], models: tuple[str, ...], results: Sequence[Result], *, schema: bool
 ) -> Comparison:

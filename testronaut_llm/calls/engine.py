@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.cache import AnswerCache
 from testronaut_llm.config.secrets import secret_parts
-from testronaut_llm.errors import AuthenticationError, LLMError, PermissionDeniedError
+from testronaut_llm.errors import AuthenticationError, PermissionDeniedError
 from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
 from testronaut_llm.support.lazy import lazy
+from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.redaction import Redactor
 from testronaut_llm.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.budgets import Budgets
-    from testronaut_llm.calls.prompt_cache import PrefixWatch
+    from testronaut_llm.calls.local_models import LocalModels
     from testronaut_llm.calls.spending import Purse
     from testronaut_llm.calls.steps import Flow, Result
     from testronaut_llm.config.source import ConfigSource
     from testronaut_llm.gateway import Gateway
     from testronaut_llm.ledger import Ledger
-    from testronaut_llm.local.local_provider import EmbeddedRunner
     from testronaut_llm.local.speeds import SpeedHistory
     from testronaut_llm.loop import Loop
     from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
@@ -53,8 +53,8 @@ class Engine:
         self.probes = Probes()
         self.answers: AnswerCache | None = AnswerCache()
         self.purse: Purse | None = None
-        self._embedded: dict[str, str] = {}
         self._routed: set[tuple[str, str]] = set()
+        self._doubted: set[str] = set()
 
     @lazy
     def prices(self) -> PriceTable:
@@ -76,13 +76,6 @@ class Engine:
         from testronaut_llm.token_counter import TokenCounter
 
         return TokenCounter()
-
-    @lazy
-    def prefixes(self) -> PrefixWatch:
-        """Sees whether `prompt_cache` does anything."""
-        from testronaut_llm.calls.prompt_cache import PrefixWatch
-
-        return PrefixWatch()
 
     @lazy
     def ledger(self) -> Ledger:
@@ -120,11 +113,11 @@ class Engine:
         return Loop()
 
     @lazy
-    def runner(self) -> EmbeddedRunner:
-        """The embedded models, started at their first use."""
-        from testronaut_llm.local.local_provider import EmbeddedRunner
+    def local(self) -> LocalModels:
+        """The models of this machine, and of Ollama servers."""
+        from testronaut_llm.calls.local_models import LocalModels
 
-        return EmbeddedRunner()
+        return LocalModels(self.source.current, self.probes, self.telemetry.happened)
 
     @lazy
     def speeds(self) -> SpeedHistory:
@@ -152,17 +145,16 @@ class Engine:
     def is_warm(self, candidates: Sequence[Selected], call: Call) -> bool:
         """Does `flow` take a fraction of a millisecond: all is loaded, no server is asked, little is to be counted?"""
         return sum(len(message.content) for message in call.messages) <= _SHORT and all(
-            (one.model.alias, one.model.model) in self._routed and self.probes.remembers(one.model, one.provider)
+            (one.model.alias, one.model.model) in self._routed
+            and self.probes.remembers(one.model, one.provider)
+            and self.local.remembers(one.model)
             for one in candidates
         )
 
     def accepted(self, config: LLMConfig, call: Call, result: Result, route: Route) -> None:
-        """Learns from an accepted result, and books what its route saved."""
+        """Learns from an accepted result."""
         model = config.model(result.model)
         self.learn(call, result, route, model)
-        self.prefixes.answered(call, model, result.usage, self.prices)
-        if self.purse is None:
-            self.budgets.routed(config, self.prices, call.task, result, route)
 
     def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Notes what the answer reported of its tokens."""
@@ -170,17 +162,16 @@ class Engine:
         if len(result.attempts) == 1 and asked.est_tokens is not None:  # a repair's prompt is not the one estimated
             self.counter.observe(call.task, model, asked.est_tokens, result.usage)
 
-    def target(self, model: ModelConfig, embeddings: bool = False, timeout: float = 600.0) -> Target:
-        """Where a model is asked and with which key. May fetch or start a local model, or run a command.
+    def target(self, model: ModelConfig, embeddings: bool = False) -> Target:
+        """Where a model is asked and with which key. May start a local model, or run a command.
 
         Args:
             model: which.
             embeddings: shall it embed?
-            timeout: seconds for a download.
 
         Raises:
             MissingCredentialError: there is no key.
-            LocalModelError: the local model cannot be fetched or served.
+            LocalModelError: the local model cannot be served.
         """
         from pydantic import SecretStr
 
@@ -188,19 +179,10 @@ class Engine:
 
         provider = provider_of(model)
         if provider.name == "embedded":
-            from testronaut_llm.limits.rules import at_once
-
-            slots = at_once(self.source.current(), model)
-            endpoint = self.runner.endpoint(model, embeddings=embeddings, slots=slots)
+            endpoint = self.local.serve(model, embeddings=embeddings)
             self.redactor.add(endpoint.token)
-            self._embedded[model.alias] = endpoint.api_base
             token = SecretStr(endpoint.token)
             return Target(model=model, provider=provider, api_base=endpoint.api_base, key=token)
-        if provider.name == "ollama" and model.auto_pull is True and self.probes.digest(model, provider) is None:
-            from testronaut_llm.local.ollama_pull import pull_in_time
-
-            pull_in_time(model, timeout)
-            self.probes.forget()
         key = self.credentials.key(model, provider)
         if key is not None:
             self.redactor.add(key.get_secret_value())
@@ -213,28 +195,12 @@ class Engine:
             api_version=api_version_of(model, provider),
             key=key,
             token_provider=None if key else self.credentials.token_provider(model, provider),
+            thinks=self.local.thinks(model) if provider.wire == "ollama" else None,
         )
-
-    def load_local(self, model: ModelConfig) -> None:
-        """Brings a local model into memory, so that its first answer does not wait for that. May take minutes.
-
-        Raises:
-            LocalModelError: it is not here, or cannot be loaded.
-        """
-        provider = provider_of(model)
-        if provider.name == "embedded":
-            from testronaut_llm.limits.rules import at_once
-
-            self.runner.load(model, slots=at_once(self.source.current(), model))
-        elif provider.name == "ollama":
-            from testronaut_llm.local.ollama_provider import OllamaServer
-
-            with OllamaServer.of(model) as server:
-                server.load(model.name, keep_alive=model.keep_alive, num_ctx=model.num_ctx)
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("loop", "runner", "ledger", "counter", "credentials"):
+        for name in ("loop", "local", "ledger", "counter", "credentials"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if self.answers is not None:
@@ -249,11 +215,6 @@ class Engine:
             await self.gateway.aclose()
         await asyncio.to_thread(self.close)
 
-    def autopsy(self, alias: str) -> LLMError | None:
-        """Why the embedded model died that was asked last under this name; None where it did not."""
-        base = self._embedded.get(alias)
-        return self.runner.crash(base) if base else None
-
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """Takes note of an attempt that has ended."""
         if isinstance(attempt.error, AuthenticationError | PermissionDeniedError):
@@ -265,7 +226,24 @@ class Engine:
         from testronaut_llm.transport.model_request import Target
 
         params = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
-        return self.gateway.dropped_params(Target(model=model, provider=provider_of(model), api_base=None), params)
+        target = Target(model=model, provider=provider_of(model), api_base=None)
+        return (*self.gateway.dropped_params(target, params), *self.not_thought(model))
+
+    def not_thought(self, model: ModelConfig) -> tuple[str, ...]:
+        """`reasoning`, where the row of an Ollama model asks for it and the model cannot think. May ask its server."""
+        provider = provider_of(model)
+        if provider.wire != "ollama" or model.reasoning in (None, "off"):
+            return ()
+        self.probes.ask(model, provider)
+        return ("reasoning",) if self.local.thinks(model) is False else ()
+
+    def doubted(self, alias: str, counts: tuple[str, ...]) -> None:
+        """Warns once of a model whose server reports counts that cannot be."""
+        if alias not in self._doubted:
+            self._doubted.add(alias)
+            fault = f"{', '.join(counts)} of its answer cannot be right, so its tokens and cost are estimates"
+            mend = "check the server behind `api_base`, and the bill of the provider"
+            logger().warning("usage_impossible", model=alias, fault=fault, mend=mend)
 
     def dialect(self, model: ModelConfig) -> SchemaDialect:
         """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""

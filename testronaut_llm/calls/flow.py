@@ -6,7 +6,6 @@ Closing it in the middle settles what was sent.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,17 +13,24 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.accounting.file import WAIT, LedgerBusyError
 from testronaut_llm.calls.spending import Purse, Slip
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Step
 from testronaut_llm.calls.waiting import no_turn, patience
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
 from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.rate_limiter import Ticket
-from testronaut_llm.records import Attempt, Call, Candidate, Route
+from testronaut_llm.records import Attempt, Call, Candidate, Route, T, Usage
+from testronaut_llm.support.money import exact
+from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.judge import Judge
+    from testronaut_llm.local.on_demand import Fetch
+
+_LOOKS = (0.001, 0.05)
+"""Seconds between two tries of a ledger that another process holds: at first, and at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,7 @@ class Plan:
         judge: says of a reply whether it is an answer, and what it cost.
         purse: whose money it is.
         policy: how to retry and fall back.
+        fetch: by alias, and with the seconds that are left: the model's download, where it has to be waited for.
         ticket: an attempt's place in line for its rate limits.
         rest: by alias, is it left alone because it failed, and for how many seconds more?
         on_attempt: is told of each attempt when it has ended.
@@ -48,6 +55,7 @@ class Plan:
     judge: Judge
     purse: Purse
     policy: Policy
+    fetch: Callable[[str, float], Fetch | None]
     slow: Callable[[str], bool]
     ticket: Callable[[Try], Ticket]
     rest: Callable[[str], tuple[bool, float]]
@@ -59,24 +67,9 @@ class Plan:
 class _Run:
     started: float
     tried: list[Attempt] = field(default_factory=list)
-    last_text: str = ""
+    refused_text: str = ""
     waited: float = 0.0
     sent: bool = False
-
-
-@dataclass(slots=True)
-class _Bill:
-    """The slip of one attempt. Once the true usage is known, what was thought to be the worst counts no more."""
-
-    slip: Slip
-    known: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def settle(self, attempt: Attempt, *, true: bool = False) -> None:
-        with self.lock:
-            if true or not self.known:
-                self.known = self.known or true
-                self.slip.settle(attempt)
 
 
 def flow_of(call: Call, plan: Plan) -> Flow:
@@ -101,6 +94,7 @@ def flow_of(call: Call, plan: Plan) -> Flow:
             raise _ended(call, run, stop.value) from None
 
 
+@exact
 def total(tried: list[Attempt]) -> Decimal | None:
     """USD of all attempts together; None where the price of one is not known."""
     known = [attempt.cost for attempt in tried if attempt.cost is not None]
@@ -111,6 +105,7 @@ def _attempt(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, An
     ticket, began = plan.ticket(step), plan.clock()
     try:
         late = yield from _in_line(call, plan, run, step, ticket)
+        late = late or (yield from _fetched(call, plan, run, step))
         step = replace(step, wait=step.wait + plan.clock() - began)
         return (yield from _sent(call, plan, run, step, ticket)) if late is None else late
     finally:
@@ -123,49 +118,82 @@ def _in_line(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Ge
     while not ticket.turn():
         left = run.started + call.deadline - plan.clock()
         if ticket.at_least >= min(left, patience(plan.route, step.candidate, ticket, plan.rest)):
-            error = no_turn(step.candidate, ticket, left)
-            step = replace(step, wait=step.wait + plan.clock() - began)
-            run.tried.append(plan.judge.attempt(step, Reply(error=error, sent=False), latency=0.0))
-            plan.on_attempt(call, run.tried[-1])
-            return Outcome(error=error, remaining=left)
+            return _not_sent(call, plan, run, step, no_turn(step.candidate, ticket, left), began)
         yield Await(ticket.woken, min(left, ticket.look_in))
     return None
 
 
+def _fetched(call: Call, plan: Plan, run: _Run, step: Try) -> Generator[Step, Any, Outcome | None]:
+    """Waits for a model that has to be fetched first: the attempt's time does not run, the call's deadline does."""
+    began = plan.clock()
+    left = run.started + call.deadline - began
+    fetch = plan.fetch(step.candidate.alias, left)
+    if fetch is None:
+        return None
+    yield Await(fetch.future, max(0.0, left))
+    error = fetch.failure()
+    return None if error is None else _not_sent(call, plan, run, step, error, began)
+
+
+def _not_sent(call: Call, plan: Plan, run: _Run, step: Try, error: LLMError, began: float) -> Outcome:
+    """Notes an attempt that waited in vain."""
+    now = plan.clock()
+    step = replace(step, wait=step.wait + now - began)
+    run.tried.append(plan.judge.attempt(step, Reply(error=error, sent=False), latency=0.0))
+    plan.on_attempt(call, run.tried[-1])
+    return Outcome(error=error, remaining=run.started + call.deadline - now)
+
+
 def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Result | Outcome]:
     candidate = step.candidate
-    remaining = run.started + call.deadline - plan.clock()
-    limit = min(plan.limit[candidate.alias], remaining)
-    if limit <= 0:
+    until = run.started + call.deadline
+    if until <= plan.clock():
         return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
+    step = replace(step, answered=run.refused_text)
     try:
-        bill = _Bill(plan.purse.reserve(call, candidate, plan.judge.worst(step)))
-        bill.slip.sent()
+        reserve = partial(plan.purse.reserve, call, candidate, plan.judge.worst(step))
+        slip = yield from _when_free(reserve, until, plan.clock)
+        yield from _when_free(slip.sent, until, plan.clock)
     except (BudgetExceededError, ConfigError) as error:
         if isinstance(error, BudgetExceededError):
             error.verdict = Verdict.NEXT  # type: ignore[misc]
-        return Outcome(error=error, remaining=remaining)
-    began = plan.clock()
+        return Outcome(error=error, remaining=until - plan.clock())
+    began, exchange = plan.clock(), Exchange()
+    limit = min(plan.limit[candidate.alias], until - began)
     reply, delivered = None, False
-    late = partial(_late, plan, bill, step, began)
     try:
-        reply = yield Ask(plan.ask(step, run.last_text), limit, plan.slow(candidate.alias), late)
+        reply = yield Ask(plan.ask(step, run.refused_text), limit, plan.slow(candidate.alias), exchange)
         while isinstance(reply, str):
             delivered = True
             yield Piece(reply)
             reply = yield More()
     finally:
         if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
-            reply = Reply(error=LLMTimeoutError("the call was left before its answer was complete"))
-            _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=plan.clock() - began))
-            ticket.leave(sent=True)
-    _leave(ticket, reply, cut_short=limit < plan.limit[candidate.alias])
-    return _judged(call, plan, run, bill, step, reply, began=began, delivered=delivered)
+            unread = LLMTimeoutError("the call was left before its answer was complete")
+            reply = Reply(error=unread, sent=exchange.left)
+            _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+            ticket.leave(sent=reply.sent)
+    usage = plan.judge.usage(step, reply) if reply.usage is not None else None
+    _leave(ticket, reply, usage, cut_short=limit < plan.limit[candidate.alias])
+    return _judged(call, plan, run, slip, step, reply, began=began, delivered=delivered)
 
 
-def _leave(ticket: Ticket, reply: Reply, *, cut_short: bool) -> None:
+def _when_free(work: Callable[[], T], until: float, clock: Callable[[], float]) -> Generator[Step, Any, T]:
+    """What `work` returns. While another process holds the ledger it is tried again: nobody waits for the file."""
+    wait, until = _LOOKS[0], min(until, clock() + WAIT)
+    while True:
+        try:
+            return work()
+        except LedgerBusyError:
+            if (left := until - clock()) <= 0:
+                raise
+            yield Pause(min(wait, left))
+            wait = min(2 * wait, _LOOKS[1])
+
+
+def _leave(ticket: Ticket, reply: Reply, usage: Usage | None, *, cut_short: bool) -> None:
     """Before the answer is judged: `accept` may ask the same model. A time-out of the call's making says nothing."""
-    usage, error = reply.usage, reply.error
+    error = reply.error
     used = usage.prompt_tokens + usage.completion_tokens if usage is not None else None
     if usage is None and error is not None and (error.status or 0) >= 400:
         used = 0
@@ -176,23 +204,25 @@ def _leave(ticket: Ticket, reply: Reply, *, cut_short: bool) -> None:
 
 
 def _judged(
-    call: Call, plan: Plan, run: _Run, bill: _Bill, step: Try, reply: Reply, *, began: float, delivered: bool
+    call: Call, plan: Plan, run: _Run, slip: Slip, step: Try, reply: Reply, *, began: float, delivered: bool
 ) -> Result | Outcome:
     now = plan.clock()
     try:
         judged = plan.judge.verdict(step, reply)
     except BaseException:  # a validator of the caller's may raise what is no refusal; the answer was paid all the same
-        _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=now - began))
+        _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=now - began))
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
-    _settle(call, plan, run, bill, attempt)
-    run.last_text, run.sent = reply.text, run.sent or reply.sent
+    _settle(call, plan, run, slip, attempt)
+    run.sent = run.sent or reply.sent
+    if judged.repair is not None:  # of later attempts that fail, none has an answer to repair
+        run.refused_text = getattr(judged.error, "text", reply.text)
     if judged.result is not None:
         refusal = plan.judge.refused(judged.result, tuple(run.tried))
         if refusal is None:
             return judged.result
         run.tried[-1] = replace(attempt, outcome="rejected", error=refusal)
-        bill.settle(run.tried[-1])
+        slip.settle(run.tried[-1])
         judged = replace(judged, error=refusal)
     return Outcome(
         error=judged.error or LLMError("no answer"),
@@ -200,21 +230,14 @@ def _judged(
         repair=judged.repair if not delivered else None,
         delivered=delivered,
         may_double=judged.may_double,
+        not_taken=judged.not_taken if not delivered else (),
     )
 
 
-def _settle(call: Call, plan: Plan, run: _Run, bill: _Bill, attempt: Attempt) -> None:
+def _settle(call: Call, plan: Plan, run: _Run, slip: Slip, attempt: Attempt) -> None:
     run.tried.append(attempt)
-    bill.settle(attempt)
+    slip.settle(attempt)
     plan.on_attempt(call, attempt)
-
-
-def _late(plan: Plan, bill: _Bill, step: Try, began: float, reply: Reply) -> None:
-    """Corrects what was settled at the worst case, where the whole answer came after all."""
-    if reply.error is None and reply.usage is not None:
-        attempt = plan.judge.attempt(step, reply, latency=plan.clock() - began)
-        late = replace(attempt, outcome="error", error=LLMTimeoutError("its answer came too late"))
-        bill.settle(late, true=True)
 
 
 def _ended(call: Call, run: _Run, end: End) -> LLMError:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.calls.flow import Plan, flow_of
 from testronaut_llm.calls.judge import Judge
-from testronaut_llm.calls.request_maker import chat_request
+from testronaut_llm.calls.request_maker import chat_request, longest_answer, prompt_bound
 from testronaut_llm.cost_optimizer import nothing_left, plan
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.limits.rules import key_of, rules_of
+from testronaut_llm.pricing.rows import service_of
 from testronaut_llm.provider_registry import timeout_of
 from testronaut_llm.routing.limits import with_limits
 from testronaut_llm.routing.options import READY, Scale
@@ -57,12 +58,15 @@ def route_of(
         scale.weigh(
             one,
             engine.ready(one.model) if one.excluded is None else READY,
-            schema=_schema_text(engine, call, one.model),
-            context=engine.probes.context(one.model, one.provider),
+            schema=json.dumps(schema.schema) if schema is not None and schema.schema is not None else "",
+            bound=prompt_bound(engine.counter, call, one.model, schema),
+            service=service_of({**one.model.extra, **call.extra}) or "",
+            context=seen.context if (seen := engine.probes.seen(one.model, one.provider)) else None,
             speed=engine.speeds.latest(one.model) if one.provider.local else None,
             dropped_params=_dropped(engine, call, one) if dry else (),
         )
         for one in selected
+        for schema in (call.output.wire(engine.dialect(one.model)) if call.output else None,)
     ]
     most = 0 if embedding else call.max_tokens
     route = plan(
@@ -87,6 +91,8 @@ def flow_along(
     if not route.kept:
         raise nothing_left(route)
     engine.gateway.load()
+    for one in selected:
+        engine.local.look(one.model)
     models = {one.model.alias: one.model for one in selected}
     purse = engine.budgets.purse(config, task, call)
     judge = Judge(
@@ -95,8 +101,9 @@ def flow_along(
         prices=engine.prices,
         counter=engine.counter,
         dialect=engine.dialect,
-        autopsy=engine.autopsy,
+        explain=engine.local.explain,
         affordable=purse.affords,
+        doubt=engine.doubted,
         allow_truncated=task.allow_truncated,
         vectors=bool(texts),
     )
@@ -107,8 +114,9 @@ def flow_along(
         judge=judge,
         purse=engine.purse or purse,
         policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
+        fetch=lambda alias, seconds: engine.local.fetch(models[alias], seconds),
         slow=lambda alias: _is_slow(models[alias]),
-        ticket=lambda step: _ticket(engine, config, models, step, 0 if texts else judge.max_tokens(step)),
+        ticket=lambda step: _ticket(engine, config, models, step, 0 if texts else longest_answer(call, step)),
         rest=lambda alias: engine.limiter.rest(key_of(models[alias])),
         on_attempt=engine.attempted,
     )
@@ -132,27 +140,27 @@ def _ask(
     model = models[step.candidate.alias]
 
     def make(timeout: float) -> Request | EmbedRequest:
-        target = engine.target(model, embeddings=bool(texts), timeout=timeout)
+        if "reasoning" in step.without:
+            engine.local.note_cannot_think(model)
+        target = engine.target(model, embeddings=bool(texts))
+        longest = max((engine.counter.text_length(model, one) for one in texts), default=step.candidate.est_tokens or 0)
+        needed = int(longest * 1.3) + 256 + (0 if texts else longest_answer(call, step))
+        num_ctx = engine.local.window(model, needed=needed, most=step.candidate.context_window)
         if texts:
-            return EmbedRequest(target=target, texts=texts, timeout=timeout, extra=call.extra)
+            return EmbedRequest(target=target, texts=texts, timeout=timeout, num_ctx=num_ctx, extra=call.extra)
         schema = call.output.wire(engine.dialect(model)) if call.output else None
-        return chat_request(call, target, step, schema=schema, timeout=timeout, answered=text)
+        return chat_request(call, target, step, schema=schema, num_ctx=num_ctx, timeout=timeout, answered=text)
 
     return make
 
 
 def _is_slow(model: ModelConfig) -> bool:
-    """May it take a while until a request can be made: a start, a download, a command?"""
-    return model.provider == "embedded" or model.auto_pull is True or model.api_key_command is not None
-
-
-def _schema_text(engine: Engine, call: Call, model: ModelConfig) -> str:
-    schema = call.output.wire(engine.dialect(model)).schema if call.output else None
-    return json.dumps(schema) if schema is not None else ""
+    """May it take a while until a request can be made: a start, a command?"""
+    return model.provider == "embedded" or model.api_key_command is not None
 
 
 def _dropped(engine: Engine, call: Call, one: Selected) -> tuple[str, ...]:
     target = Target(model=one.model, provider=one.provider, api_base=None)
     given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
     params = {name: value for name, value in given.items() if value is not None}
-    return engine.gateway.dropped_params(target, params)
+    return (*engine.gateway.dropped_params(target, params), *engine.not_thought(one.model))

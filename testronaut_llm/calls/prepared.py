@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.caching.key import Frame, frame_of
 from testronaut_llm.calls import builder
+from testronaut_llm.config.faults import did_you_mean
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.records import CacheMode
 from testronaut_llm.task_router import Selected, one_vector_space, select
@@ -62,6 +63,21 @@ class Prepared:
         """What the cache is used for."""
         mode: CacheMode = self.fields["cache"]
         return mode
+
+
+def options_of(options: Any) -> dict[str, Any]:
+    """Returns a copy of the arguments of a call, without its task and prompt, that come in a mapping.
+
+    Raises:
+        InvalidRequestError: it is no mapping, or no call takes such an argument; with the closest one that it takes.
+    """
+    if not isinstance(options, Mapping):
+        raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of arguments of `complete`")
+    known = (*_SHARED, "schema", "accept", "metadata")
+    for name in options:
+        if name not in known:
+            raise InvalidRequestError(f"options holds {name!r:.60}, which no call takes{did_you_mean(name, known)}")
+    return dict(options)
 
 
 class Preparing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,20 @@ if TYPE_CHECKING:
     from testronaut_llm.fallback import Try
     from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import WireSchema
+    from testronaut_llm.token_counter import TokenCounter
 
-_OLLAMA_STEP, _OLLAMA_LEAST = 2048, 4096
-"""Tokens: an Ollama context grows in steps, since every new size loads the model again."""
+_SETTINGS = 200  # characters of `extra` that hold no documents
 
 
 def chat_request(
-    call: Call, target: Target, step: Try, *, schema: WireSchema | None, timeout: float, answered: str
+    call: Call,
+    target: Target,
+    step: Try,
+    *,
+    schema: WireSchema | None,
+    num_ctx: int | None,
+    timeout: float,
+    answered: str,
 ) -> Request:
     """The request of one attempt.
 
@@ -27,24 +35,35 @@ def chat_request(
         target: where it goes.
         step: whether it repairs an answer, or may have twice the tokens.
         schema: what this wire takes of the caller's schema.
+        num_ctx: tokens of window that an Ollama model is asked for.
         timeout: seconds.
         answered: the answer that a repair is about.
     """
-    max_tokens = call.max_tokens * (2 if step.doubled else 1)
     return Request(
         target=target,
         messages=_messages(call, schema.instructions if schema else "", step.repair, answered),
-        max_tokens=max_tokens,
+        max_tokens=longest_answer(call, step),
         timeout=timeout,
         temperature=call.temperature,
         stop=call.stop,
         seed=call.seed,
         schema=schema,
-        num_ctx=_num_ctx(target.model, step, max_tokens) if target.provider.wire == "ollama" else None,
+        num_ctx=num_ctx,
         stream=call.stream,
         prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
         extra=call.extra,
     )
+
+
+def prompt_bound(
+    counter: TokenCounter, call: Call, model: ModelConfig, schema: WireSchema | None, step: Try | None = None
+) -> int:
+    """Tokens that the prompt of such a request has at most: its turns, its schema, and documents in `extra`."""
+    repair, answered = (step.repair, step.answered) if step else (None, "")
+    turns = _messages(call, schema.instructions if schema else "", repair, answered)
+    beside = json.dumps(schema.schema) if schema and schema.schema is not None else ""
+    extra = json.dumps({**model.extra, **call.extra}, default=str)
+    return counter.upper_bound(turns, beside + (extra if len(extra) > _SETTINGS else ""))
 
 
 def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:
@@ -53,13 +72,11 @@ def _messages(call: Call, instructions: str, repair: str | None, answered: str) 
         last = messages[-1]
         messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{instructions}"))
     if repair is not None:
-        turns = (Message(role="assistant", content=answered), Message(role="user", content=repair))
-        messages = (*messages, *turns)
+        said = (Message(role="assistant", content=answered),) if answered.strip() else ()  # an empty turn is refused
+        messages = (*messages, *said, Message(role="user", content=repair))
     return messages
 
 
-def _num_ctx(model: ModelConfig, step: Try, max_tokens: int) -> int:
-    """What `llm.yaml` says, or what the prompt needs; never more than the model was made for, where that is known."""
-    needed = int((step.candidate.est_tokens or 0) * 1.3) + max_tokens + 256
-    size = model.num_ctx or max(_OLLAMA_LEAST, -(-needed // _OLLAMA_STEP) * _OLLAMA_STEP)
-    return min(size, step.candidate.context_window or size)
+def longest_answer(call: Call, step: Try) -> int:
+    """The cap of one attempt, in tokens."""
+    return call.max_tokens * (2 if step.doubled else 1)

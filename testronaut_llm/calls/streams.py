@@ -11,7 +11,10 @@ from testronaut_llm.records import Answer, T
 
 
 class Stream(Generic[T]):
-    """Pieces of one answer, to be iterated once. Close it, or use it in `with`, to leave early."""
+    """Pieces of one answer, to be iterated once. Close it, or use it in `with`, to leave early.
+
+    Pieces may hold reasoning, where a model's template leaves out its opening tag; `answer.text` never does.
+    """
 
     def __init__(self, run: Callable[[], Generator[str, None, Answer[T]]]) -> None:
         self._run = run

@@ -43,7 +43,7 @@ def litellm_proxy(
     What the proxy has no place for stays in llm.yaml, and is said line by line on stderr.
     """
     from testronaut_llm.config.draft import MODEL_VARIABLE
-    from testronaut_llm.config.file import find_config, parse_config, read_text
+    from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_reader import read_yaml
     from testronaut_llm.proxy.export import proxy_export
     from testronaut_llm.support.atomic_file import write_atomically
@@ -52,7 +52,8 @@ def litellm_proxy(
         raise ConfigError(f"{MODEL_VARIABLE} is set, and puts one model into every task; run: unset {MODEL_VARIABLE}")
     found = find_config(config)
     text = read_text(found.path)
-    made = proxy_export(parse_config(text, found), read_yaml(text).data, redis=redis)
+    whole = FoundConfig(path=found.path, how="argument")  # an export sends nothing, so no file has to be trusted first
+    made = proxy_export(parse_config(text, whole), read_yaml(text).data, redis=redis)
     if out is None:
         screen.out(_in_yaml(made).rstrip("\n"))
     else:

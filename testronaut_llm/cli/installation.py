@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from testronaut_llm.providers import litellm_data
+from testronaut_llm.providers import litellm_data, network
 from testronaut_llm.support.installed import version
 
 TESTED_LITELLM = "1.110.2"
@@ -20,7 +20,7 @@ def litellm_version() -> str:
 
 def warnings() -> list[str]:
     """Returns what to look at, a sentence each; nothing on a clean machine."""
-    found = []
+    found = network.faults()
     litellm = litellm_version()
     if litellm in BAD_LITELLM:
         found.append(f"litellm {litellm} sends keys away: pip install 'litellm!={',!='.join(BAD_LITELLM)}', new keys")

@@ -11,36 +11,31 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from testronaut_llm.config.checks import REFERENCE
 from testronaut_llm.config.faults import Fault, Source, Where, closest, did_you_mean, shown
+from testronaut_llm.config.local_options import refused_options
 from testronaut_llm.config.secrets import keys_written_out, texts
 from testronaut_llm.config.variables import Filling
 from testronaut_llm.support.owned_fields import refused_in_extra
 
 MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
+Unfilled = tuple[tuple[Where, str], ...]
+"""Places and the names of variables."""
 
 _KEPT_UNFILLED = ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra")
 _TEXTS_OF_TASKS = ("models", "system", "stop")
 _MOST_LIMITS = 20
 
 
-class Draft(NamedTuple):
-    """The data as the shapes take it (references filled, names in place), and the faults that they cannot find.
+def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Fault], Unfilled]:
+    """Returns the data as the shapes take it (references filled, names in place), and the faults they cannot find.
 
-    `unfilled` are the places and names of variables outside `models`, where the file is not trusted.
+    And, where the file is not trusted, the variables outside `models`, none of which is filled in.
     """
-
-    data: dict[str, Any]
-    faults: list[Fault]
-    unfilled: tuple[tuple[Where, str], ...] = ()
-
-
-def examine(data: Any, source: Source) -> Draft:
-    """Returns what the data says, and what is wrong with it."""
     if not isinstance(data, Mapping):
-        return Draft({}, [Fault((), "expected a mapping with `models:` and `tasks:`")])
+        return {}, [Fault((), "expected a mapping with `models:` and `tasks:`")], ()
     filling = Filling(os.environ if source.trusted else None)
     filled = {key: value for key, value in filling.fill(dict(data)).items() if value is not None}
     inside = [one for one in filling.unset if one[0][0] == "models" and len(one[0]) > 2]
@@ -63,16 +58,16 @@ def examine(data: Any, source: Source) -> Draft:
         filled["log"] = _beside(filled["log"], "file", source.path)
     if tasks:
         filled["tasks"] = {name: _task(name, row, override) for name, row in tasks.items()}
-    return Draft(filled, faults, () if source.trusted else outside)
+    return filled, faults, () if source.trusted else outside
 
 
-def _not_set(unset: tuple[tuple[Where, str], ...]) -> Iterator[Fault]:
+def _not_set(unset: Unfilled) -> Iterator[Fault]:
     """Yields a fault for each place, with the first variable that it lacks."""
     for where, name in dict(reversed(unset)).items():
         yield Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
 
 
-def _leave_out(data: dict[str, Any], unfilled: tuple[tuple[Where, str], ...]) -> None:
+def _leave_out(data: dict[str, Any], unfilled: Unfilled) -> None:
     """A field outside `models` that refers to a variable keeps its text where text may stand, else its default."""
     for where, _ in unfilled:
         if where[0] not in ("models", "tasks"):
@@ -124,12 +119,16 @@ def _misplaced(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]
         for key in ("alias", "unset", "trusted", "withheld"):
             if isinstance(row, dict) and key in row:
                 yield Fault(("models", alias, key), "unknown key")
-        extra = _said(row, "extra")
-        for where, why in refused_in_extra(extra if isinstance(extra, Mapping) else {}):
-            yield Fault(("models", alias, "extra", *where), why)
+        yield from _refused(alias, _said(row, "extra"), str(_said(row, "model")).partition("/")[0])
     for name, row in tasks.items():
         if isinstance(row, dict) and "name" in row:
             yield Fault(("tasks", name, "name"), "unknown key: a task's name is the key of its section")
+
+
+def _refused(alias: str, extra: Any, provider: str) -> Iterator[Fault]:
+    if isinstance(extra, Mapping):
+        for where, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
+            yield Fault(("models", alias, "extra", *where), why)
 
 
 def _said(row: Any, field: str) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.download import pull_again
+from testronaut_llm.providers.network import client_settings
 
 KEPT_LINES, LINE_LENGTH = 40, 1000
 KEPT_VARIABLES = (
@@ -31,7 +32,10 @@ _LOADED: set[str] = set()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the child is told. `context` and `batch` are tokens; `pooling` is llama.cpp's number, None for its mean."""
+    """What the child is told. `context`, `batch` and `draft` are tokens; None leaves a choice to llama.cpp.
+
+    `pooling` is llama.cpp's number, None for its mean.
+    """
 
     model: str
     context: int
@@ -40,6 +44,10 @@ class Settings:
     slots: int = 1
     embeddings: bool = False
     pooling: int | None = None
+    n_gpu_layers: int | None = None
+    main_gpu: int | None = None
+    mmap: bool | None = None
+    draft: int | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
 
@@ -85,7 +93,7 @@ class EmbeddedProcess:
 
         key = {"Authorization": f"Bearer {self.settings.token}"}
         try:
-            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, trust_env=False).json()
+            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
             return any(slot["is_processing"] for slot in slots)
         except (httpx.NetworkError, httpx.RemoteProtocolError):
             return False

@@ -70,8 +70,7 @@ def makes_vectors(model: ModelConfig) -> bool:
     """Is it for embeddings, not for text? Raises LocalModelError: it is not here, or damaged."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
-            capabilities = server.show(model.name).capabilities
-        return "embedding" in capabilities and "completion" not in capabilities
+            return server.makes_vectors(model.name)
     return read_header(ModelStore().path(model.name)).pooling is not None
 
 

@@ -13,6 +13,7 @@ import time
 import weakref
 from dataclasses import dataclass, field, replace
 
+from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
 from testronaut_llm.local.catalogue import catalogue
@@ -30,7 +31,7 @@ INSTALL = 'pip install "testronaut-llm[embedded]"'
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Key = tuple[str, bool, int | None, int]
+Key = tuple[str, bool, int | None, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +90,9 @@ class EmbeddedRunner:
         Raises:
             LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says what mends it.
         """
+        hardware = sorted_options(model.extra)[1]
         with self._seats.lock:
-            seat = self._seats.setdefault((model.name, embeddings, model.num_ctx, slots), _Seat())
+            seat = self._seats.setdefault((model.name, embeddings, model.num_ctx, slots, repr(hardware)), _Seat())
         with seat.lock:
             seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
             if seat.process is None or not seat.process.alive:
@@ -137,12 +139,17 @@ class EmbeddedRunner:
             raise LocalModelError(f"embedded/{model.name} {fault}: {again}", provider="embedded")
         header = read_header(path)
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
+        hardware, batch = sorted_options(model.extra)[1], memory_fit.batch_size(context, embeddings=embeddings)
         return Settings(
             model=str(path),
             context=context * slots,
             slots=slots,
-            batch=memory_fit.batch_size(context, embeddings=embeddings),
-            threads=machine.threads(),
+            batch=batch if embeddings else min(context, hardware.get("num_batch") or batch),
+            n_gpu_layers=hardware.get("num_gpu"),
+            main_gpu=hardware.get("main_gpu"),
+            mmap=hardware.get("use_mmap"),
+            draft=hardware.get("draft_num_predict"),
+            threads=hardware.get("num_thread") or machine.threads(),
             embeddings=embeddings,
             pooling=header.pooling,
         )

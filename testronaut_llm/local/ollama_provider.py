@@ -1,46 +1,45 @@
-"""Ollama's management side: is it up, which models has it, what are they. Chat goes through the gateway.
-
-Reads are plain GETs and POSTs of our own, since the `ollama` client drops what matters here: the
-context length, the capabilities and the remote host of a model that does not run on this machine.
-"""
+"""Ollama's management side: is it up, which models has it, what are they. Chat goes through the gateway."""
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel
+from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel, PullStep
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import api_base_of, provider_of
+from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.providers.endpoint import base_of, fault_of
+from testronaut_llm.providers.network import client_settings
+from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
     import httpx
-    from ollama import ChatResponse, Client
     from pydantic import SecretStr
 
+_Row = TypeVar("_Row", OllamaModel, LoadedModel)
 
-T = TypeVar("T")
-
-_CONNECT = 1.0
-_ANSWER = 10.0
-_LOADING = 600.0
+_CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
+"""Seconds: to connect, for the answer to a question, and for one that may load a model first."""
 
 
 class OllamaServer:
     """One Ollama server. A context manager; opens its connection at the first question.
 
     Each question raises `LocalModelError` where no Ollama answers, or where it has not the model that is asked for; the
-    message names the command that mends it. The `key` is sent as a bearer token, for a server behind a proxy or
-    ollama.com.
+    message names the command that mends it. Where a proxy variable is of no use it is `ConnectionFailedError`. The
+    `key` is sent as a bearer token, for a server behind a proxy or ollama.com.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
         self.url = url
         self._key = key
+        self._redactor = Redactor()
+        if key is not None:
+            self._redactor.add(key.get_secret_value())
         self._http: httpx.Client | None = None
 
     @classmethod
@@ -52,7 +51,12 @@ class OllamaServer:
         """
         model = model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
-        return cls(api_base_of(model, provider) or "", key=resolve_key(model, provider))
+        base = base_of(model, provider)
+        if fault := fault_of(base.url or ""):
+            raise LocalModelError(
+                f"the endpoint of {base.source} {fault}; expected a URL such as http://127.0.0.1:11434"
+            )
+        return cls(base.url or "", key=resolve_key(model, provider))
 
     def __enter__(self) -> OllamaServer:
         return self
@@ -72,16 +76,19 @@ class OllamaServer:
 
     def models(self) -> tuple[OllamaModel, ...]:
         """The models that it has."""
-        return tuple(map(OllamaModel.of, self._ask("GET", "/api/tags").get("models") or ()))
+        return OllamaModel.all(self._ask("GET", "/api/tags").get("models"))
 
     def find(self, name: str) -> OllamaModel | None:
         """The model of that name, `:latest` implied; None where it is not pulled."""
-        wanted = full_name(name).lower()
-        return next((model for model in self.models() if full_name(model.name).lower() == wanted), None)
+        return _named(name, self.models())
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in its memory."""
-        return tuple(map(LoadedModel.of, self._ask("GET", "/api/ps").get("models") or ()))
+        return LoadedModel.all(self._ask("GET", "/api/ps").get("models"))
+
+    def find_loaded(self, name: str) -> LoadedModel | None:
+        """The model of that name, as it is in the server's memory; None where it is not there."""
+        return _named(name, self.loaded())
 
     def show(self, name: str) -> ModelDetails:
         """What a model is and can do."""
@@ -89,83 +96,121 @@ class OllamaServer:
 
     def remove(self, name: str) -> None:
         """Deletes a model."""
-        self._act(name, lambda client: client.delete(name))
+        self._ask("DELETE", "/api/delete", {"model": name})
 
-    def load(self, name: str, *, keep_alive: str | int | None = None, num_ctx: int | None = None) -> None:
+    def makes_vectors(self, name: str) -> bool:
+        """True if a model is for embeddings. Its list of models may call it one for chat, and `show` tell the truth."""
+        found = self.find(name)
+        if found is None:
+            raise LocalModelError(not_pulled(name), status=404)
+        said = found.capabilities
+        with suppress(LocalModelError):  # an older server shows nothing
+            said += self.show(name).capabilities
+        return "embedding" in said
+
+    def load(
+        self,
+        name: str,
+        *,
+        vectors: bool = False,
+        keep_alive: str | int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Brings a model into memory, so that the first answer does not wait for it. May take minutes.
 
-        `keep_alive` is how long it stays (`10m`, seconds, negative for ever), `num_ctx` its context in tokens; without
-        them the server decides.
+        Args:
+            name: of a model.
+            vectors: is it for embeddings?
+            keep_alive: how long it stays: `10m`, seconds, negative for ever; None leaves that to the server.
+            options: what it is loaded with, as calls send it: for other ones Ollama loads it again.
         """
-        options = None if num_ctx is None else {"num_ctx": num_ctx}
-        self._act(name, lambda client: client.generate(name, keep_alive=keep_alive, options=options))
-
-    def timed_chat(self, name: str, prompt: str, *, answer_tokens: int, num_ctx: int | None = None) -> ChatResponse:
-        """One answer at temperature 0, with the server's own counts and durations (nanoseconds)."""
-        options = {"num_predict": answer_tokens, "temperature": 0, **({"num_ctx": num_ctx} if num_ctx else {})}
-        messages = [{"role": "user", "content": prompt}]
-        return self._act(name, lambda client: client.chat(name, messages=messages, options=options))
+        body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
+        body |= {} if keep_alive is None else {"keep_alive": keep_alive}
+        body |= {"options": dict(options)} if options else {}
+        self._ask("POST", "/api/embed" if vectors else "/api/generate", body, silence=_LOADING)
 
     def unload(self, name: str) -> None:
         """Takes a model out of memory."""
         self.load(name, keep_alive=0)
 
-    def client(self, *, silence: float | None = None) -> Client:
-        """The `ollama` library's client with the same care: no redirects, no proxy on loopback, our key only.
+    def chat(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the answer to a body of `/api/chat`, with the server's own counts and durations (nanoseconds)."""
+        return self._ask("POST", "/api/chat", {**body, "stream": False}, silence=_LOADING)
 
-        It gives up after `silence` seconds without a byte; None waits for ever.
+    def pulling(self, name: str, *, silence: float, insecure: bool = False) -> Generator[PullStep]:
+        """Yields how far the pull of a model is, as long as it lasts; a failure is a step with `error`.
+
+        Raises:
+            httpx.HTTPError: the server cannot be reached, or the connection broke.
+            ValueError: it said something that is no step of a pull.
         """
-        from ollama import Client
+        body = {"model": name, "stream": True, **({"insecure": True} if insecure else {})}
+        redact = self._redactor.redact  # the server may repeat the key
+        with self._sent("POST", "/api/pull", body, silence) as response:
+            for line in filter(str.strip, response.iter_lines()):
+                row = _mapping(json.loads(line)).items()
+                yield PullStep.of({name: redact(part) if isinstance(part, str) else part for name, part in row})
 
-        return Client(self.url, **self._options(silence))
-
-    def _act(self, name: str, action: Callable[[Client], T]) -> T:
-        import httpx
-        from ollama import ResponseError
-
-        try:
-            with self.client(silence=_LOADING) as client:
-                return action(client)
-        except ResponseError as error:
-            said = not_pulled(name) if error.status_code == 404 else f"Ollama refused {name!r}: {error.error}"
-            raise LocalModelError(said, status=error.status_code) from None
-        except (ConnectionError, httpx.HTTPError) as error:
-            raise unreachable(self.url, error) from None
-
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, silence: float = _ANSWER
+    ) -> Mapping[str, Any]:
         import httpx
 
-        if self._http is None:
-            self._http = httpx.Client(base_url=self.url, **self._options(_ANSWER))
         try:
-            response = self._http.request(method, path, json=body)
-            answer = response.json()
+            with self._sent(method, path, body, silence) as response:
+                status = response.status_code
+                answer = _mapping(json.loads(response.read() or b"{}"))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self.url, error) from None
         except (ValueError, RecursionError):
             answer = None
-        if response.status_code == 404 and body:
+        if status == 200 and answer is not None:
+            return answer
+        said = self._redactor.redact(str((answer or {}).get("error", "")))[:200]
+        if body and status == 404:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
-        if response.status_code != 200 or not isinstance(answer, dict):
-            said = answer.get("error", "") if isinstance(answer, dict) else ""
-            raise LocalModelError(
-                f"the server at {self.url} does not answer {path} like Ollama (status {response.status_code}"
-                f"{': ' + str(said)[:200] if said else ''}); check api_base, or update Ollama",
-                status=response.status_code,
-            )
-        return answer
+        if body and status != 200:
+            raise LocalModelError(f"Ollama refused {body['model']!r}: {said or f'status {status}'}", status=status)
+        raise LocalModelError(
+            f"the server at {self.url} does not answer {path} like Ollama (status {status}"
+            f"{': ' + said if said else ''}); check api_base, or update Ollama",
+            status=status,
+        )
 
-    def _options(self, silence: float | None) -> dict[str, Any]:
+    @contextmanager
+    def _sent(self, method: str, path: str, body: Mapping[str, Any] | None, silence: float) -> Iterator[httpx.Response]:
+        """The response to one request; it fails after `silence` seconds without a byte."""
         import httpx
 
-        from testronaut_llm.support.http_body import bounded
+        if self._http is None:
+            self._http = _client(self.url, self._key)
+        timeout = httpx.Timeout(silence, connect=_CONNECT)
+        with self._http.stream(method, path, json=body, timeout=timeout) as response:
+            yield response
 
-        options: dict[str, Any] = {"timeout": httpx.Timeout(silence, connect=_CONNECT), "auth": _bearer(self._key)}
-        options |= {"event_hooks": {"response": [bounded]}, "headers": {"accept-encoding": "identity"}}
-        options |= {"follow_redirects": False, "trust_env": not is_loopback(self.url)}
-        if self.url.startswith("http:"):
-            options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: saves reading the CA file
-        return options
+
+def _client(url: str, key: SecretStr | None) -> httpx.Client:
+    """No redirects, no proxy on loopback, our key only, and no body without a bound."""
+    import httpx
+
+    from testronaut_llm.support.http_body import bounded
+
+    headers = {"accept-encoding": "identity"}
+    if key is not None:
+        headers["authorization"] = f"Bearer {key.get_secret_value()}"
+    hooks = {"response": [bounded]}
+    return httpx.Client(base_url=url, headers=headers, event_hooks=hooks, **client_settings(url))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
+
+
+def _named(name: str, rows: tuple[_Row, ...]) -> _Row | None:
+    wanted = full_name(name).lower()
+    return next((row for row in rows if full_name(row.name).lower() == wanted), None)
 
 
 def full_name(name: str) -> str:
@@ -188,15 +233,3 @@ def unreachable(url: str, error: Exception) -> LocalModelError:
         f"no Ollama answers at {url} ({type(error).__name__}); is `ollama serve` running? "
         f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
     )
-
-
-def _bearer(key: SecretStr | None) -> Callable[[httpx.Request], httpx.Request]:
-    """Sets our key and no other: the `ollama` client would send OLLAMA_API_KEY to any host."""
-
-    def authorise(request: httpx.Request) -> httpx.Request:
-        request.headers.pop("authorization", None)
-        if key is not None:
-            request.headers["authorization"] = f"Bearer {key.get_secret_value()}"
-        return request
-
-    return authorise

@@ -12,20 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import Progress, Report, held
 from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
+from testronaut_llm.local.ollama_models import PullStep
 from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
-from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.support.hosts import is_loopback
-from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
-
-if TYPE_CHECKING:
-    from ollama import ProgressResponse
 
 _TRIES = 3
 _HOPELESS = {
@@ -36,33 +31,25 @@ _HOPELESS = {
         "check its name and tag at https://ollama.com/library",
     ),
 }
-"""Words of errors that no other try mends, and what does."""
+"""Words of errors that no other try fixes, and what does."""
 
 
 class _BrokenError(Exception):
     """This try came to nothing, and another may go on where it ended."""
 
 
-def pull(
-    server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0, wait: float = -1.0
-) -> None:
+def pull(server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0) -> None:
     """Fetches a model, or what is missing of it. One pull of a model at a time on this machine.
 
-    After `patience` seconds without progress it is begun anew; another process that pulls the same is waited for
-    `wait` seconds, or as long as it takes where that is negative.
+    After `patience` seconds without progress it is begun anew.
 
     Raises:
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
     """
-    from filelock import Timeout
-
     tell, waiting = report or (lambda _: None), Progress(note="another process pulls it; waiting")
     lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
-    try:
-        with held(data_dir() / "locks" / lock, lambda: tell(waiting), timeout=wait):
-            _some_tries(server, name, tell, patience)
-    except Timeout:
-        raise LocalModelError(f"another process still pulls {name!r} after {wait:.0f} s; try again later") from None
+    with held(data_dir() / "locks" / lock, lambda: tell(waiting)):
+        _some_tries(server, name, tell, patience)
 
 
 def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) -> None:
@@ -80,53 +67,34 @@ def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) 
             return
 
 
-def pull_in_time(model: ModelConfig, seconds: float) -> None:
-    """Fetches a model that a call waits for (`auto_pull: true`).
-
-    Raises:
-        LocalModelError: as `pull`, or it was not there in time; what has come is kept.
-    """
-    until = time.monotonic() + seconds
-
-    def report(_: Progress) -> None:
-        if time.monotonic() > until:
-            raise LocalModelError(
-                f"{model.alias}: {model.name!r} was not pulled within the {seconds:.0f} s of this attempt; "
-                f"what has come is kept, so go on with: ollama pull {model.name}"
-            )
-
-    logger().info("model_pull", model=model.name)
-    with OllamaServer.of(model) as server:
-        pull(server, model.name, report=report, patience=min(120.0, seconds), wait=seconds)
-
-
 def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
     import httpx
-    from ollama import ResponseError
 
     status = ""
     try:
-        with server.client(silence=patience) as client, closing(client.pull(name, stream=True)) as steps:
+        with closing(server.pulling(name, silence=patience)) as steps:
             for step in _moving(steps, patience):
-                status = step.status or ""
+                if step.error:
+                    raise _failed(name, step.error)
+                status = step.status
                 _check_room(server, name, step)
-                report(Progress(note=status, done=step.completed or 0, total=step.total))
-    except ResponseError as error:
-        mend = next((mend for words, mend in _HOPELESS.items() if words in error.error), None)
-        if mend:
-            raise LocalModelError(f"Ollama cannot pull {name!r}: {error.error}; {mend}") from None
-        raise _BrokenError(error.error) from None
+                report(Progress(note=status, done=step.completed, total=step.total))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise unreachable(server.url, error) from None
     except httpx.TimeoutException:
         raise _BrokenError(f"nothing came for {patience:g} seconds") from None
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, ValueError, RecursionError) as error:
         raise _BrokenError(f"the connection to Ollama broke ({type(error).__name__})") from None
     if status != "success":
         raise _BrokenError("Ollama stopped before it was done")
 
 
-def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[ProgressResponse]:
+def _failed(name: str, words: str) -> Exception:
+    fix = next((fix for hopeless, fix in _HOPELESS.items() if hopeless in words), None)
+    return LocalModelError(f"Ollama cannot pull {name!r}: {words}; {fix}") if fix else _BrokenError(words)
+
+
+def _moving(steps: Iterator[PullStep], patience: float) -> Iterator[PullStep]:
     """The steps, as long as they get somewhere: a stuck download goes on reporting the same number."""
     last, since = None, time.monotonic()
     for step in steps:
@@ -138,14 +106,14 @@ def _moving(steps: Iterator[ProgressResponse], patience: float) -> Iterator[Prog
         yield step
 
 
-def _check_room(server: OllamaServer, name: str, step: ProgressResponse) -> None:
+def _check_room(server: OllamaServer, name: str, step: PullStep) -> None:
     """Raises LocalModelError: the server is on this machine, whose memory or disk is too small for this layer."""
     if step.total is None or not is_loopback(server.url):
         return
     check_memory(f"{name!r} (to have it all the same: ollama pull {name})", step.total, memory_of_servers())
     if (folder := _models_folder()) is None:
         return
-    missing, free = step.total - (step.completed or 0), shutil.disk_usage(folder).free
+    missing, free = step.total - step.completed, shutil.disk_usage(folder).free
     if missing > free:
         raise LocalModelError(
             f"no room: {missing / 1e9:.1f} GB are missing of the model, and {folder} has {free / 1e9:.1f} GB free; "
@@ -156,5 +124,5 @@ def _check_room(server: OllamaServer, name: str, step: ProgressResponse) -> None
 def _models_folder() -> Path | None:
     """Where a server on this machine most likely keeps its models; None where it cannot be seen."""
     named = os.environ.get("OLLAMA_MODELS")
-    places = map(Path, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
-    return next((place.expanduser() for place in places if place.expanduser().is_dir()), None)
+    places = map(os.path.expanduser, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
+    return next((folder for folder in map(Path, places) if folder.is_dir()), None)

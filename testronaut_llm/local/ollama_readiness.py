@@ -8,15 +8,15 @@ from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local.download import is_pinned
 from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
-from testronaut_llm.local.ollama_models import OllamaModel
+from testronaut_llm.local.ollama_models import ModelDetails, OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import is_local
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.hosts import is_loopback
 
-_CONTEXTS: dict[str, int | None] = {}
-"""Tokens, by digest."""
+_SHOWN: dict[str, ModelDetails] = {}
+"""What `/api/show` says, by digest: it never changes."""
 
 
 def ollama_missing(model: ModelConfig) -> Missing | Present | None:
@@ -24,7 +24,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
     try:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
-            context = _context(server, found) if found else None
+            details = _details(server, model, found) if found else ModelDetails()
     except CassetteMissError:
         raise  # a fault of the test, not of the server
     except LLMError as error:
@@ -34,16 +34,21 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         if model.auto_pull is True:
             return None
         return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
-    return _not_the_one(model, found, server) or Present(found.digest, context)
+    thinks = "thinking" in details.capabilities if details.capabilities else None
+    return _not_the_one(model, found, server) or Present(found.digest, details.context_length, thinks)
 
 
-def _context(server: OllamaServer, found: OllamaModel) -> int | None:
-    """What a model was made for never changes: an older server, whose list does not say it, is asked once."""
-    if found.context_length is None and found.digest not in _CONTEXTS:
-        _CONTEXTS[found.digest] = None
+def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> ModelDetails:
+    """What its list says of a model; an older server, whose list does not say what is wanted, is asked once."""
+    listed = ModelDetails(context_length=found.context_length, capabilities=found.capabilities)
+    wants_to_know = model.reasoning not in (None, "off") and not listed.capabilities
+    if listed.context_length is not None and not wants_to_know:
+        return listed
+    if found.digest not in _SHOWN:
+        _SHOWN[found.digest] = listed
         with suppress(LLMError):
-            _CONTEXTS[found.digest] = server.show(found.name).context_length
-    return found.context_length or _CONTEXTS.get(found.digest)
+            _SHOWN[found.digest] = server.show(found.name)
+    return _SHOWN[found.digest]
 
 
 def _not_the_one(model: ModelConfig, found: OllamaModel, server: OllamaServer) -> Missing | None:

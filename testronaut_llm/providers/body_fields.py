@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.config.faults import did_you_mean, shown
+from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
 
 if TYPE_CHECKING:
     from testronaut_llm.providers.row import Provider
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
 def refused(extra: Mapping[str, Any], provider: Provider, *, embedding: bool = False) -> str | None:
     """Returns what is wrong with the first field that cannot be sent to this provider; None if all can be."""
+    if provider.name in OTHER_FIELDS:
+        faults = (
+            f"extra holds {shown('.'.join(place))}: {why}" for place, why in refused_options(provider.name, extra)
+        )
+        return next(faults, None)
     known = provider.embedding_extra if embedding else provider.extra
     unknown = next((name for name in extra if known is not None and name not in known), None)
     if unknown is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TRUST = "read it, then run: testronaut-llm trust"
 _OLLAMA_PORT = 11434
+_HOST = re.compile(r"[\w.:%-]*")
 _SPARE_TAIL = {
     # What people paste from a portal or an SDK, and LiteLLM would append a second time.
     "azure": re.compile(r"/openai(/(deployments|v1)(/.*)?)?$"),
@@ -98,9 +99,13 @@ def fault_of(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises for a port that is none
+        host = parts.hostname or ""
+        host.encode("idna")  # raises for a label that is empty or too long
     except ValueError:
         return "is no URL"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not (_HOST.fullmatch(host) and url.isprintable()):
+        return "is no URL"
+    if parts.scheme not in ("http", "https") or not host:
         return "is no http or https URL"
     if "@" in parts.netloc:
         return "holds a user name or password"
@@ -118,8 +123,8 @@ def runs_here(model: ModelConfig, provider: Provider) -> bool:
 
 
 def leaves_by_name(model: ModelConfig, provider: Provider) -> bool:
-    """Is it an Ollama model that ollama.com answers for, through the port of this machine?"""
-    return provider.wire == "ollama" and model.name.lower().endswith("cloud")
+    """True for an Ollama model that ollama.com answers for, through the port of this machine."""
+    return provider.wire == "ollama" and model.name.lower().endswith(("-cloud", ":cloud"))
 
 
 @lru_cache(maxsize=256)

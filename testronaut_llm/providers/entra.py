@@ -55,7 +55,7 @@ class TokenSource:
 
         try:
             return self._provider()
-        except AzureError as error:
+        except (AzureError, OSError, ValueError) as error:  # the latter of a certificate file or proxy of no use
             raise MissingCredentialError(
                 f"Entra ID gave no token ({type(error).__name__}); try: az login, "
                 f"or check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"

@@ -52,15 +52,19 @@ class Probes:
         """Would `ask` ask nobody?"""
         return self._clock() < self._last(model, provider)[0]
 
-    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
+    def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
         """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
         _, seen = self._last(model, provider)
-        return seen.digest if isinstance(seen, Present) else None
+        return seen if isinstance(seen, Present) else None
 
-    def context(self, model: ModelConfig, provider: Provider) -> int | None:
-        """The tokens of context that a local model was made for; None where nobody has looked, or nobody says."""
-        _, seen = self._last(model, provider)
-        return seen.context if isinstance(seen, Present) else None
+    def is_absent(self, model: ModelConfig, provider: Provider) -> bool:
+        """True if somebody has looked for a local model, and it is not there but may be fetched."""
+        return self._found.get(_key(model, provider), (0.0, Missing("")))[1] is None
+
+    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
+        """The digest of that model."""
+        seen = self.seen(model, provider)
+        return seen.digest if seen else None
 
     def forget(self) -> None:
         """Asks anew next time, as after a pull."""

@@ -22,10 +22,11 @@ class Missing(NamedTuple):
 
 
 class Present(NamedTuple):
-    """A local model that is there, which one it is, and the tokens of context that it was made for."""
+    """A local model that is there: which one it is, the tokens of context it was made for, and whether it can think."""
 
     digest: str
     context: int | None = None
+    thinks: bool | None = None
 
 
 Probe = Callable[["ModelConfig"], Missing | Present | None]

@@ -63,7 +63,6 @@ ROWS = (
         base_variables=("OLLAMA_API_BASE", "OLLAMA_HOST"),
         default_base="http://127.0.0.1:11434",
         hosts=("ollama.com",),
-        embedding_extra=_names("options"),
         key_required=False,
         local=True,
         probe=probes.ollama,
@@ -220,7 +219,7 @@ def default_row(name: str) -> Provider:
         hosts=_HOSTS.get(name, ()),
         extra=frozenset() if name in _NO_EXTRA_BODY else None,
         embedding_extra=frozenset() if name in _NO_EMBEDDING_EXTRA_BODY else None,
-        required=("api_base",) if name in _NEED_BASE else (),
+        required=("api_base",) if name in _NEED_BASE or not known else (),
         key_required=name not in _KEYLESS,
         probe=_PROBES.get(name),
     )

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from testronaut_llm.config.faults import few
 from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import ModelConfig
@@ -21,6 +20,7 @@ from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.key_source import key_source
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.money import exact
 
 _WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _MILLION = Decimal(1_000_000)
@@ -84,8 +84,6 @@ def _cannot_go(model: ModelConfig) -> str | None:
         return "runs inside each process; serve its file with llama.cpp and give it an api_base to share it"
     if model.provider == "litellm_proxy":
         return "points at a proxy already"
-    if model.withheld:
-        return f"llm.yaml is not trusted, and this has no effect until then: {few(model.withheld)}"
     if "${" in model.model:
         return f"{', '.join(model.unset)} is not set, so nobody can say which model it is"
     try:
@@ -179,6 +177,7 @@ def _limits(model: ModelConfig, provider: Provider, limits: Mapping[str, LimitCo
     return {_LIMITS[ours]: min(numbers) for ours, numbers in given.items() if numbers}
 
 
+@exact
 def _price(price: PriceConfig) -> dict[str, float]:
     """USD a token; what is not given costs what `input` does, as in llm.yaml."""
     rates = {

@@ -4,33 +4,56 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from testronaut_llm.errors import OutputInvalidError
 from testronaut_llm.support import strict_json
+from testronaut_llm.support.reasoning import split
 
-_FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"(?:```|~~~)[\w-]*+[ \t]*+\n")
+_SCALAR = r"\"(?:[^\"\\\x00-\x1f]|\\.)*+\"|-?\d[\d.eE+-]*+|true|false|null"
+_START = re.compile(
+    rf"(?:```|~~~)[\w-]*+[ \t]*+\n\s*+(?P<fenced>{_SCALAR})\s*+(?:```|~~~)"
+    r"|\{(?=\s*+[\"}])|(?:(?<!\w)\[|\[(?!\s*+[-\d:]*+\s*+\]))(?=\s*+[\[\]{\"tfn\d-])"
+)
+"""Where a value may begin: at a bracket, but for an index as in `argv[0]`; or all of one, alone in a code fence."""
+_LEXEME = re.compile(rf"\s*+(?P<mark>[\[\]{{}},:]|{_SCALAR})")
+_TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*+\"?|[\[\]{}]")
+_LINE_END = re.compile(r"[ \t.`*]*+(?:\r?\n|\Z)")
+_PAIRS = {"[": "]", "{": "}"}
 _MANY_SPACES = 500
 _MOST_FAULTS = 10
+_MOST_VALUES = 1000
 
 
-def parse(text: str, *, lenient: bool) -> Any:
-    """The JSON value of an answer. With `lenient`, one value inside prose or a code fence will do.
+def parse(text: str, *, lenient: bool) -> list[Any]:
+    """Returns the JSON values that may be the answer: that of the whole text, else (with `lenient`) those within it.
+
+    Reasoning in front of the answer is left out. No value is returned twice.
 
     Raises:
         OutputInvalidError: there is none; `text` holds the answer.
     """
-    try:
-        return strict_json.loads(text.strip().removeprefix("\ufeff"))
-    except ValueError as error:
-        for candidate in _inside(text) if lenient else ():
-            try:
-                return strict_json.loads(candidate)
-            except ValueError:
-                continue
-        raise OutputInvalidError(_what_is_wrong(text, error), text=text) from None
+    for whole in dict.fromkeys((text, split(text)[1])):
+        try:
+            return [strict_json.loads(whole.strip().removeprefix("\ufeff"))]
+        except ValueError as error:
+            problem = error
+    values: dict[str, Any] = {}
+    for extent in _extents(whole) if lenient else ():
+        with suppress(ValueError):
+            value = strict_json.loads(extent)
+            values[json.dumps(value, sort_keys=True)] = value
+        if len(values) > _MOST_VALUES:
+            raise OutputInvalidError(
+                f"The answer holds more than {_MOST_VALUES:,} JSON values; expected one.", text=text
+            )
+    if not values:
+        raise OutputInvalidError(_what_is_wrong(whole, problem), text=text)
+    return list(values.values())
 
 
 def is_runaway_whitespace(text: str) -> bool:
@@ -48,14 +71,58 @@ def _what_is_wrong(text: str, error: ValueError) -> str:
     return f"The answer is not JSON: {error}. It begins {text.strip()[:60]!r}."
 
 
-def _inside(text: str) -> Iterable[str]:
-    yield from (match.group(1) for match in _FENCE.finditer(text))
-    for start in sorted(position for position in (text.find("{"), text.find("[")) if position >= 0):
-        try:
-            _, end = json.JSONDecoder().raw_decode(text, start)
-        except (ValueError, RecursionError):
+def _extents(text: str) -> Iterator[str]:
+    """The values that stand by themselves in a text, from left to right, in time in proportion to the text.
+
+    A bracket with no JSON behind it is prose. What began as JSON and broke is passed over as a whole, so that no part
+    of it is taken for the answer. An empty list or object is a mark, as in `- [ ] to do`, unless it ends its line.
+    """
+    at = 0
+    closings: dict[int, int] | None = None
+    while start := _START.search(text, at):
+        begin, at = start.span()
+        if start["fenced"]:
+            yield start["fenced"]
             continue
-        yield text[start:end]
+        end, closed = _end(text, begin)
+        if not closed:
+            closings = _closings(text) if closings is None else closings
+            end = max(end, closings.get(begin, 0))
+        elif text[at : end - 1].strip() or _LINE_END.match(text, end):
+            yield text[begin:end]
+        at = end
+
+
+def _end(text: str, begin: int) -> tuple[int, bool]:
+    """Where the value that begins at a bracket ends, and whether it does so with its own bracket."""
+    opened: list[str] = []
+    at, complete = begin, False  # is the place behind a value?
+    while lexeme := _LEXEME.match(text, at):
+        mark = lexeme["mark"]
+        if mark in "]}":
+            if _PAIRS[opened.pop()] != mark:
+                return at, False
+            if not opened:
+                return lexeme.end(), True
+        elif mark not in ",:" and complete:
+            return at, False
+        elif mark in _PAIRS:
+            opened.append(mark)
+        complete = mark not in "[{,:"
+        at = lexeme.end()
+    return at, False
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Where each bracket that is closed ends; brackets in strings do not count."""
+    opened: list[int] = []
+    found = {}
+    for token in _TOKEN.finditer(text):
+        if token[0] in _PAIRS:
+            opened.append(token.start())
+        elif opened and token[0] == _PAIRS[text[opened[-1]]]:
+            found[opened.pop()] = token.end()
+    return found
 
 
 def check(document: Mapping[str, Any], value: Any) -> list[str]:

@@ -82,13 +82,21 @@ class Unpacker:
         return self._unpacked(self._inflate, chunk)
 
 
-def bound(response: httpx.Response, take: Take, broke: Callable[[Exception], None] = lambda _: None) -> None:
-    """Sends the body of a response that is not read yet through `take`, piece by piece; `broke` hears what ends it."""
+def bound(
+    response: httpx.Response,
+    take: Take,
+    broke: Callable[[Exception], None] = lambda _: None,
+    end: Callable[[], bytes] = bytes,
+) -> None:
+    """Sends the body of a response that is not read yet through `take`, piece by piece.
+
+    `broke` is called with the error that ends it; `end` returns what follows the last piece of a whole body.
+    """
     response.headers.pop("content-encoding", None)
     if isinstance(response.stream, httpx.SyncByteStream):
-        response.stream = _Stream(response.stream, take, broke)
+        response.stream = _Stream(response.stream, take, broke, end)
     elif isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = _AsyncStream(response.stream, take, broke)
+        response.stream = _AsyncStream(response.stream, take, broke, end)
 
 
 def bounded(response: httpx.Response) -> None:
@@ -104,13 +112,14 @@ def unpacker(response: httpx.Response, *, most: int = MOST_BYTES, streams: bool 
 
 
 class _Stream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, take: Take, broke: Callable[[Exception], None]) -> None:
-        self._stream, self._take, self._broke = stream, take, broke
+    def __init__(self, stream: httpx.SyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
+        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._stream:
                 yield from filter(None, self._take(chunk))
+            yield self._end()
         except Exception as error:
             self._broke(error)
             raise
@@ -120,8 +129,8 @@ class _Stream(httpx.SyncByteStream):
 
 
 class _AsyncStream(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, take: Take, broke: Callable[[Exception], None]) -> None:
-        self._stream, self._take, self._broke = stream, take, broke
+    def __init__(self, stream: httpx.AsyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
+        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -130,6 +139,7 @@ class _AsyncStream(httpx.AsyncByteStream):
                     yield piece
                     if len(chunk) < len(piece):
                         await asyncio.sleep(0)  # one packed chunk can hold work for minutes: the deadline comes first
+            yield self._end()
         except Exception as error:
             self._broke(error)
             raise

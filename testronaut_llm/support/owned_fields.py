@@ -27,7 +27,8 @@ OWNED: Mapping[str, str] = {
     **dict.fromkeys(("cache", "caching"), "the task's `cache`"),
     "cache_control": "the task's `prompt_cache`",
     **dict.fromkeys(("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"), ""),
-    **dict.fromkeys(("truncate", "encoding_format", "mock_response", "extra_body", "extra_headers", "headers"), ""),
+    **dict.fromkeys(("truncate", "shift", "encoding_format", "mock_response", "extra_body"), ""),
+    **dict.fromkeys(("extra_headers", "headers"), ""),
     "azure_ad_token": "`api_key_env` of the model's row",  # LiteLLM takes it out of the body, for a credential
 }
 """The field, and what to set instead; empty where there is nothing to set."""

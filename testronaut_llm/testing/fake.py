@@ -23,12 +23,13 @@ from typing import Any
 
 from testronaut_llm.calls.steps import Ask, Flow, Result, Step
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import BadResponseError, ContentFilteredError, LLMError
+from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.model_config import LLMConfig, TaskConfig
 from testronaut_llm.records import Call, Route, Usage
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
 from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
 from testronaut_llm.transport.exchange import Exchange
+from testronaut_llm.transport.finish import failure_of
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
 Asked = Request | EmbedRequest
@@ -119,8 +120,9 @@ class _FakeGateway:
         """A fake takes every setting."""
         return ()
 
-    async def send(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def send(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """Pieces if it is a stream, then the Reply."""
+        exchange.requests += 1
         for delay, part in self._parts(request):
             if delay:
                 await asyncio.sleep(delay)
@@ -161,8 +163,8 @@ def _ended(said: FakeAnswer | LLMError, vectors: Vectors, asked: int, model: str
 
 def _refused(said: FakeAnswer) -> LLMError | None:
     """The failures that the gateway sees in a complete response."""
-    if said.finish_reason == "content_filter":
-        return ContentFilteredError("the answer was withheld: finish reason content_filter")
+    if failure := failure_of(said.finish_reason):
+        return failure
     if said.finish_reason != "length" and not said.text.strip():
         return BadResponseError(f"the answer is empty (finish reason {said.finish_reason})")
     return None

@@ -40,6 +40,7 @@ class OfflineEngine(Engine):
         super().__init__(source)
         self.answers = None
         self.limiter = NoLimits()
+        self.local.repeatable = True
         # In memory: budgets hold, and the user's own books stay as they are.
         self.ledger = Ledger(None, scope=lambda: scope_of(self.source.current()))
 
@@ -47,7 +48,7 @@ class OfflineEngine(Engine):
         """Always."""
         return Readiness(ready=True)
 
-    def target(self, model: ModelConfig, embeddings: bool = False, timeout: float = 600.0) -> Target:  # noqa: ARG002 - as above
+    def target(self, model: ModelConfig, embeddings: bool = False) -> Target:  # noqa: ARG002 - as above
         """The model's own address, or a stand-in where its address is not known here."""
         provider = provider_of(model)
         base = api_base_of(model, provider)
@@ -78,4 +79,5 @@ class RecordedLLM(LLMManager):
     def __init__(self, path: str | Path | None = None, *, budget: SessionBudget) -> None:
         super().__init__(path)
         self._engine.purse = budget
+        self._engine.local.repeatable = True
         self._engine.answers = None  # each request of a test is recorded, and replayed

@@ -8,18 +8,16 @@ no redirect (the prompt and the key would go along) and never use a proxy for lo
 from __future__ import annotations
 
 import json
-import os
-import ssl
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import httpx
 
-from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, bounded, unpacker
+from testronaut_llm.transport.readable_body import ReadableBody
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
@@ -31,6 +29,8 @@ _CHATS = ("messages", "contents")
 """What the body of a request for a chat has, and of one for vectors has not."""
 _EVENTS = (b"\ndata:", b"\n{")
 """How an event begins: a server-sent one, a line of NDJSON."""
+
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 
 current: ContextVar[Exchange | None] = ContextVar("testronaut_llm_exchange", default=None)
 """The attempt that requests of this thread or task belong to."""
@@ -50,9 +50,22 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
+    traced: bool = False
+    body_begun: bool = False
     _event: int = 0
     _unpacker: Unpacker = field(default_factory=Unpacker)
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
+
+    @property
+    def left(self) -> bool:
+        """True if the request may have left this machine; no part of its body has, where no connection was made."""
+        return self.requests > 0 and (self.body_begun or self.status is not None or not self.traced)
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Takes note of how far httpx is; a proxy that is asked for a tunnel has not been sent the request yet."""
+        self.traced = True
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":
+            self.body_begun = True
 
     async def aclose(self) -> None:
         """Ends the response, read to its end or not."""
@@ -76,7 +89,8 @@ class Exchange:
         whole_chat = not self.streams and any(name in (self.sent or ()) for name in _CHATS)
         most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
         self._unpacker = unpacker(response, most=most, streams=self.streams)
-        bound(response, self.take, self._broken)
+        readable = ReadableBody(lines=self.streams)
+        bound(response, lambda chunk: map(readable.take, self.take(chunk)), self._broken, readable.end)
         self._stream = response.stream
 
     def take(self, chunk: bytes) -> Iterator[bytes]:
@@ -106,7 +120,11 @@ def async_client(url: str | None) -> httpx.AsyncClient:
     async def on_response(response: httpx.Response) -> None:
         _on_response(response)
 
-    return httpx.AsyncClient(event_hooks={"request": [on_request], "response": [on_response]}, **_settings(url))
+    return httpx.AsyncClient(
+        event_hooks={"request": [on_request], "response": [on_response]},
+        headers={"accept-encoding": "gzip"},
+        **client_settings(url, asynchronous=True, limits=_LIMITS),
+    )
 
 
 def _on_request(request: httpx.Request) -> None:
@@ -115,6 +133,7 @@ def _on_request(request: httpx.Request) -> None:
     if exchange.requests:
         raise SecondRequestError("one attempt is one request")
     exchange.requests += 1
+    request.extensions["trace"] = exchange.trace
     try:
         exchange.sent = json.loads(request.content)
     except ValueError:
@@ -126,20 +145,3 @@ def _on_response(response: httpx.Response) -> None:
         bounded(response)
     else:
         exchange.begin(response)
-
-
-def _settings(url: str | None) -> dict[str, Any]:
-    plain_loopback = url is not None and is_loopback(url) and url.startswith("http:")
-    return {
-        "follow_redirects": False,
-        "trust_env": url is None or not is_loopback(url),
-        "headers": {"accept-encoding": "gzip"},
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-        "verify": False if plain_loopback else _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
-    }
-
-
-@lru_cache(maxsize=4)
-def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """What trusts servers, for all clients: reading the certificate store takes tens of milliseconds."""
-    return httpx.create_ssl_context(trust_env=bool(file or folder))

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.config.local_options import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
+from testronaut_llm.local.ollama_body import chat_body, embed_body
 from testronaut_llm.provider_registry import Provider
 from testronaut_llm.providers import body_fields
 from testronaut_llm.records import Message, Usage
+from testronaut_llm.transport.usage import Counts
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where one request goes, and with which key."""
+    """Where one request goes, and with which key. `thinks`: can the model do so? None where nobody knows."""
 
     model: ModelConfig
     provider: Provider
@@ -28,6 +31,7 @@ class Target:
     api_version: str | None = None
     key: SecretStr | None = None
     token_provider: Callable[[], str] | None = None
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +57,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
-    """One request for vectors. `timeout` is seconds."""
+    """One request for vectors. `timeout` is seconds, `num_ctx` as of a `Request`."""
 
     target: Target
     texts: tuple[str, ...]
     timeout: float
+    num_ctx: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -66,26 +71,32 @@ class Reply:
     """How one attempt ended.
 
     Attributes:
-        text: the answer, or the part of it that came.
+        text: the answer, or the part of it that came, without the reasoning.
+        reasoning: what the model thought first, as far as it was sent.
         error: why it is no answer, None where it is one.
-        finish_reason: in OpenAI's words, only where one was received.
-        usage: as the provider counted, None where it did not.
-        sent: did a request leave? Then it may have to be paid.
+        finish_reason: in OpenAI's words, or as it came where nobody knows it; only where one was received.
+        usage: as the provider counted, to be proven; a `Usage` is taken as it is. None where nothing was counted.
+        service: the service tier that answered: empty for the standard one, None where it is not said.
+        sent: did a request leave this machine? Then it may have to be paid.
         vectors: of an embedding.
         dropped_params: settings that this model does not take and that were left out.
         headers: of the response, names in lower case.
+        num_ctx: tokens of window that an Ollama model was asked for.
     """
 
     text: str = ""
+    reasoning: str = ""
     error: LLMError | None = None
     finish_reason: str | None = None
-    usage: Usage | None = None
+    usage: Usage | Counts | None = None
+    service: str | None = None
     response_model: str = ""
     request_id: str | None = None
     sent: bool = True
     vectors: tuple[tuple[float, ...], ...] = ()
     dropped_params: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    num_ctx: int | None = None
 
 
 def litellm_name(target: Target, *, embedding: bool = False) -> str:
@@ -120,23 +131,34 @@ def chat_arguments(request: Request) -> dict[str, Any]:
                 **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
             },
         }
-    body = {**_extra(request), **_reasoning(target, arguments)}
+    body = _extra(request)
     if target.provider.wire == "ollama":
-        body = {"truncate": False, **body}
-        arguments["num_ctx"] = request.num_ctx
-        if target.model.keep_alive is not None:
-            body["keep_alive"] = target.model.keep_alive
+        own = {"num_predict": request.max_tokens, **{name: arguments[name] for name in ("temperature", "stop", "seed")}}
+        given = {name: value for name, value in own.items() if value is not None}
+        body = chat_body(target.model, given, num_ctx=request.num_ctx, extra=request.extra, thinks=target.thinks)
+    elif target.model.reasoning is not None:
+        arguments["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
     arguments.update(body_fields.arguments(body, target.provider))
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _extra(request: Request | EmbedRequest) -> dict[str, Any]:
-    """The body fields of the model's row and of the call. Raises InvalidRequestError: the provider takes no such."""
-    provider = request.target.provider
-    fields = {**request.target.model.extra, **request.extra}
-    if wrong := body_fields.refused(fields, provider, embedding=isinstance(request, EmbedRequest)):
-        raise InvalidRequestError(wrong, model=request.target.model.alias, provider=provider.name)
-    return fields
+    """The body fields of the model's row and of the call; an embedded model's options in llama.cpp's words.
+
+    Raises:
+        InvalidRequestError: the provider takes no such, or not with a single call.
+    """
+    model, provider = request.target.model, request.target.provider
+    fields = {**model.extra, **request.extra}
+    wrong = body_fields.refused(fields, provider, embedding=isinstance(request, EmbedRequest))
+    if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
+        wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
+    if wrong:
+        raise InvalidRequestError(wrong, model=model.alias, provider=provider.name)
+    if provider.name != "embedded":
+        return fields
+    sampling, _, others = sorted_options(model.extra, request.extra)
+    return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}
 
 
 def _turns(request: Request) -> list[dict[str, Any]]:
@@ -157,11 +179,12 @@ def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
         "input": list(request.texts),
         "dimensions": target.model.dimensions,
     }
-    arguments.update(body_fields.arguments(_extra(request), target.provider, embedding=True))
+    body = _extra(request)
     if target.provider.wire == "ollama":
-        arguments.update(truncate=False, keep_alive=target.model.keep_alive)
+        body = embed_body(target.model, num_ctx=request.num_ctx, extra=request.extra)
     else:
         arguments["encoding_format"] = "float"
+    arguments.update(body_fields.arguments(body, target.provider, embedding=True))
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -200,13 +223,3 @@ def _common(target: Target, timeout: float) -> dict[str, Any]:
         "drop_params": True,
         "no-log": True,
     }
-
-
-def _reasoning(target: Target, arguments: dict[str, Any]) -> dict[str, Any]:
-    level = target.model.reasoning
-    if level is None:
-        return {}
-    if target.provider.wire == "ollama":
-        return {"think": False if level == "off" else level}
-    arguments["reasoning_effort"] = "none" if level == "off" else level
-    return {}

@@ -1,24 +1,25 @@
 """How fast is a local model on this machine? Loads it, asks it some rounds, alone and several at once.
 
-An embedded model is asked through the same door as any call. Ollama is asked by its own client, for the durations that
-it reports and LiteLLM drops.
+An embedded model is asked through the same door as any call. Ollama is asked without LiteLLM, for the durations that it
+reports and LiteLLM drops; what it is asked and loaded with is what calls send.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.inspection import makes_vectors
-from testronaut_llm.local.ollama_provider import OllamaServer, full_name
+from testronaut_llm.local.ollama_body import chat_body, usual_window, window
+from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.local.speeds import Speed
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
@@ -26,6 +27,7 @@ from testronaut_llm.trials.verify import WORDS, seconds_to_load
 
 PROMPT_WORDS, ANSWER_TOKENS = 300, 96
 NANO = 1e9
+COUNTS = ("prompt_eval_count", "eval_count", "prompt_eval_duration", "eval_duration")
 
 
 class Round(NamedTuple):
@@ -51,7 +53,7 @@ def bench(llm: LLMManager, *, rounds: int = 3, at_once: int = 1, told: Callable[
         raise LocalModelError(f"{model.model} makes vectors, no text: there are no tokens a second to measure")
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
-            return _measure(_Ollama(server, model), model, rounds, at_once, told)
+            return _measure(_Ollama(server, llm), model, rounds, at_once, told)
     return _measure(_Embedded(llm), model, rounds, at_once, told)
 
 
@@ -131,29 +133,30 @@ class _Ollama:
 
     source = "ollama"
 
-    def __init__(self, server: OllamaServer, model: ModelConfig) -> None:
-        self._server, self._model = server, model
+    def __init__(self, server: OllamaServer, llm: LLMManager) -> None:
+        self._server, self._llm, self._model = server, llm, llm.config.model("it")
+        most = llm.route(None, "?").candidates[0].context_window
+        self._window = window(self._model, usual_window(llm.config, self._model), most=most)
 
     def load(self) -> float:
         self._server.unload(self._model.name)
-        began = time.perf_counter()
-        self._server.load(self._model.name, keep_alive=self._model.keep_alive, num_ctx=self._model.num_ctx)
-        return time.perf_counter() - began
+        return seconds_to_load(self._llm)
 
     def ask(self, prompt: str) -> Round:
-        said = self._server.timed_chat(
-            self._model.name, prompt, answer_tokens=ANSWER_TOKENS, num_ctx=self._model.num_ctx or 2048
-        )
-        return Round(
-            said.prompt_eval_count or 0,
-            said.eval_count or 0,
-            first=(said.prompt_eval_duration or 0) / NANO,
-            rest=(said.eval_duration or 0) / NANO,
-        )
+        own = {"num_predict": ANSWER_TOKENS, "temperature": 0}
+        body = chat_body(self._model, own, num_ctx=self._window, extra={}, thinks=False)
+        said = self._server.chat({**body, "model": self._model.name, "messages": [{"role": "user", "content": prompt}]})
+        read, wrote, first, rest = (_number(said, name) for name in COUNTS)
+        return Round(int(read), int(wrote), first=first / NANO, rest=rest / NANO)
 
     def memory(self) -> int | None:
-        name = full_name(self._model.name)
-        return next((one.size for one in self._server.loaded() if full_name(one.name) == name), None)
+        loaded = self._server.find_loaded(self._model.name)
+        return loaded.size if loaded else None
+
+
+def _number(said: Mapping[str, Any], name: str) -> float:
+    value = said.get(name)
+    return value if isinstance(value, int | float) else 0
 
 
 def _memory_of_children() -> int:

@@ -61,9 +61,14 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
             "or a name of llm.yaml that stands for one"
         )
     task = {"models": ["it"], "cache": "off", "retries": 0, "max_tokens": 256, "seed": 1}
+    longest = max((one.max_tokens for one in config.tasks.values() if model.alias in one.models), default=256)
     made = LLMConfig(
         models={"it": {"model": model.model}},  # type: ignore[dict-item]
-        tasks={"default": task, "lenient": {**task, "allow_truncated": True}},  # type: ignore[dict-item]
+        tasks={
+            "default": task,  # type: ignore[dict-item]
+            "lenient": {**task, "allow_truncated": True},  # type: ignore[dict-item]
+            "usual": {**task, "max_tokens": longest},  # type: ignore[dict-item] # never asked: it sets the window
+        },
     )
     return made.model_copy(update={"models": {"it": model.model_copy(update={"alias": "it"})}})
 

@@ -1,0 +1,83 @@
+"""The options of local models in `extra`: one list of words, Ollama's own, for `ollama` and `embedded` rows alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from testronaut_llm.config.faults import did_you_mean, shown
+from testronaut_llm.config.values import native
+from testronaut_llm.support.owned_fields import OWNED
+
+SAMPLING: Mapping[str, tuple[type, str]] = {
+    "num_keep": (int, "n_keep"),
+    "top_k": (int, "top_k"),
+    "top_p": (float, "top_p"),
+    "min_p": (float, "min_p"),
+    "typical_p": (float, "typical_p"),
+    "repeat_last_n": (int, "repeat_last_n"),
+    "repeat_penalty": (float, "repeat_penalty"),
+    "presence_penalty": (float, "presence_penalty"),
+    "frequency_penalty": (float, "frequency_penalty"),
+}
+"""How the next token is chosen: the kind of the value, and llama.cpp's word for it."""
+HARDWARE: Mapping[str, type] = {
+    **dict.fromkeys(("num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"), int),
+    "use_mmap": bool,
+}
+"""What a model is loaded with; another value loads it again."""
+OTHER_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "ollama": ("logprobs", "top_logprobs"),
+    "embedded": (
+        *("adaptive_decay", "adaptive_target", "cache_prompt", "chat_template_kwargs", "dry_allowed_length"),
+        *("dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers", "dynatemp_exponent"),
+        *("dynatemp_range", "grammar", "grammar_lazy", "ignore_eos", "logit_bias", "logprobs", "min_keep", "mirostat"),
+        *("mirostat_eta", "mirostat_tau", "n_indent", "n_keep", "n_probs", "samplers", "t_max_predict_ms"),
+        *("top_logprobs", "top_n_sigma", "xtc_probability", "xtc_threshold"),
+    ),
+}
+"""What else of a request's body a server takes that runs models on this machine."""
+
+_KINDS: Mapping[type, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+}
+
+
+def refused_options(provider: str, extra: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yields the place and the reason of each field of an `extra` mapping that a local model's server does not take."""
+    others = OTHER_FIELDS.get("ollama" if provider == "ollama_chat" else provider)
+    if others is None:
+        return
+    if not isinstance(extra.get("options", {}), Mapping):
+        yield ("options",), "expected a mapping, such as {top_k: 20}"
+        return
+    known: dict[str, type] = {**{word: kind for word, (kind, _) in SAMPLING.items()}, **HARDWARE}
+    for place, value in _fields(extra):
+        word = place[-1]
+        if word in OWNED:
+            continue  # refused for that already
+        if word not in known and (len(place) > 1 or word not in others):
+            near = did_you_mean(word, (*known, *others) if len(place) == 1 else known)
+            yield place, f"`{word}` is no option of {provider} models{near}"
+        elif word in known and "${" not in str(value):  # a variable that is not set is not a fault of the file
+            wanted, kinds = _KINDS[known[word]]
+            if type(native(value)) not in kinds:
+                yield place, f"`{word}` is {shown(value)}; expected {wanted}"
+
+
+def sorted_options(*extras: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Returns what `extra` mappings say, the later ones before the earlier: sampling, hardware, other fields."""
+    merged = {place[-1]: native(value) for extra in extras for place, value in _fields(extra)}
+    sampling = {word: value for word, value in merged.items() if word in SAMPLING}
+    hardware = {word: value for word, value in merged.items() if word in HARDWARE}
+    return sampling, hardware, {word: value for word, value in merged.items() if word not in (*SAMPLING, *HARDWARE)}
+
+
+def _fields(extra: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each field with its place; those of `options` last."""
+    options = extra.get("options")
+    yield from (((word,), value) for word, value in extra.items() if word != "options")
+    if isinstance(options, Mapping):
+        yield from ((("options", word), value) for word, value in options.items())

@@ -1,0 +1,84 @@
+"""Takes the reasoning off a text that a model's chat template left in front of the answer.
+
+A server that does not know the template hands it out as text. Some templates put the opening tag into the prompt, so
+that the text begins inside the reasoning and only the closing tag comes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+TAGS = {
+    "<think>": "</think>",  # DeepSeek, Qwen, GLM, MiniMax, Hunyuan, Phi, Nemotron, Granite, ERNIE, Olmo
+    "<thinking>": "</thinking>",  # Apriel
+    "<thought>": "</thought>",  # EXAONE
+    "<reasoning>": "</reasoning>",  # Reka
+    "<seed:think>": "</seed:think>",  # Seed-OSS
+    "<longcat_think>": "</longcat_think>",  # LongCat
+    "[THINK]": "[/THINK]",  # Magistral
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A and R
+    "<|inner_prefix|>": "<|inner_suffix|>",  # Apertus
+    "<|channel>thought": "<channel|>",  # Gemma
+    "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",  # gpt-oss
+    "◁think▷": "◁/think▷",  # Kimi
+}
+"""Opening and closing tag."""
+
+
+class ReasoningFilter:
+    """Holds back the reasoning of one answer that comes in pieces.
+
+    Reasoning without an opening tag passes: it is known for what it is when its end comes, and then it is out.
+    """
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self._tags = tags
+        self._held = ""
+        self._closing: str | None = None
+        self._through = self._found = False
+
+    def take(self, piece: str) -> str:
+        """Returns what can be handed out now."""
+        if self._through:
+            return piece
+        self._held += piece
+        while True:
+            if self._closing is not None:
+                reasoning, closed, rest = self._held.partition(self._closing)
+                if not closed:
+                    self._held = reasoning[-len(self._closing) :]
+                    return ""
+                self._held, self._closing = rest, None
+            start = self._held.lstrip()
+            opening = next((tag for tag in self._tags if start.startswith(tag)), None)
+            if opening is None:
+                return "" if any(tag.startswith(start) for tag in self._tags) else self.end()
+            self._held, self._closing, self._found = start.removeprefix(opening), self._tags[opening], True
+
+    def end(self) -> str:
+        """Returns what was held back, unless it is reasoning that has no end."""
+        held, self._held, self._through = self._held, "", True
+        if self._closing is not None:
+            return ""
+        return held.lstrip() if self._found else held
+
+
+def tags_for(prompts: Iterable[str]) -> dict[str, str]:
+    """Returns the tags that no prompt speaks of: the answer may be about those, or was asked to hold them."""
+    spoken = "\n".join(prompts)
+    return {opening: closing for opening, closing in TAGS.items() if closing not in spoken}
+
+
+def split(text: str, tags: Mapping[str, str] = TAGS) -> tuple[str, str]:
+    """Returns the reasoning in front of an answer, with its tags, and the answer."""
+    pieces = ReasoningFilter(tags)
+    answer = pieces.take(text) + pieces.end()
+    parts = [(opening, *answer.partition(closing)) for opening, closing in tags.items() if closing in answer]
+    after = [rest for opening, before, _, rest in parts if opening not in before]
+    if after:
+        try:
+            json.loads(answer)  # which may hold a tag in a string
+        except (ValueError, RecursionError):
+            answer = max(after, key=len).lstrip()
+    return text[: len(text) - len(answer)], answer

@@ -1,0 +1,172 @@
+"""Options of local models in `extra`: the same words for Ollama and embedded models, and where they go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_local import TINY, stored
+from manager_kit import ask, manager
+from ollama_kit import Ollama
+
+from testronaut_llm import ConfigError, InvalidRequestError
+from testronaut_llm.config.local_options import HARDWARE, SAMPLING
+from testronaut_llm.local import embedded_child
+from testronaut_llm.local.local_provider import EmbeddedRunner
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.model_config import LLMConfig, ModelConfig
+
+MODES = ("complete", "acomplete", "stream", "astream")
+VALUES: dict[str, Any] = {
+    **{word: 3 if kind is int else 0.5 for word, (kind, _) in SAMPLING.items()},
+    **{word: True if kind is bool else 2 for word, kind in HARDWARE.items()},
+}
+"""One of each."""
+
+
+def a_file(provider: str, extra: Any) -> LLMConfig:
+    return LLMConfig(models={"m": {"model": f"{provider}/x", "extra": extra}}, tasks={"default": {"models": "m"}})  # type: ignore[dict-item]
+
+
+@pytest.fixture
+def home(tiny_gguf: Path) -> ModelStore:
+    """The user's own store, with the tiny model."""
+    store = ModelStore()
+    store.folder.parent.mkdir(parents=True)
+    return stored(store, tiny_gguf)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("of_the_call", [True, False])
+async def test_options_of_an_ollama_model_are_merged_below_ours(
+    ollama: Ollama, mode: str, nested: bool, of_the_call: bool
+) -> None:
+    """Written flat or under `options`, in the row or in the call; cap, window, temperature, seed and stop stay ours."""
+    extra = {"options": VALUES} if nested else VALUES
+    async with manager({"m": ollama.row(extra={} if of_the_call else extra)}, seed=7, stop=["END"]) as llm:
+        await ask(llm, mode, "Say hello.", max_tokens=4, **({"extra": extra} if of_the_call else {}))
+    (body,) = ollama.bodies()
+    ours = {"num_predict": 4, "num_ctx": 6144, "temperature": 0, "seed": 7, "stop": ["END"]}
+    assert body["options"] == VALUES | ours
+    assert set(body) == {"model", "messages", "options", "stream", "truncate", "shift"}
+
+
+async def test_what_a_call_says_counts_more_than_what_its_row_says(ollama: Ollama) -> None:
+    """Word by word."""
+    async with manager({"m": ollama.row(extra={"top_k": 1, "options": {"min_p": 0.1}})}) as llm:
+        await ask(llm, "complete", "Say hello.", extra={"top_k": 2})
+    (body,) = ollama.bodies()
+    assert (body["options"]["top_k"], body["options"]["min_p"]) == (2, 0.1)
+
+
+@pytest.mark.parametrize("provider", ["ollama", "ollama_chat", "embedded"])
+@pytest.mark.parametrize(
+    ("extra", "where", "why"),
+    [
+        ({"top_kk": 1}, "extra.top_kk", "did you mean `top_k`?"),
+        ({"options": {"repeat_penlty": 1.1}}, "extra.options.repeat_penlty", "did you mean `repeat_penalty`?"),
+        ({"num_threads": 4}, "extra.num_threads", "did you mean `num_thread`?"),
+        ({"options": {"temperature": 1}}, "extra.options.temperature", "the task's `temperature`"),
+        ({"num_predict": 5}, "extra.num_predict", "the task's `max_tokens`"),
+        ({"num_ctx": 512}, "extra.num_ctx", "`num_ctx` of the model's row"),
+        ({"options": {"seed": 1}}, "extra.options.seed", "the task's `seed`"),
+        ({"shift": True}, "extra.shift", "cannot be changed"),
+        ({"options": [1]}, "extra.options", "expected a mapping"),
+        ({"top_k": "many"}, "extra.top_k", "expected a whole number"),
+        ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
+        ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),
+    ],
+)
+def test_an_option_that_is_none_is_refused_with_the_closest(
+    provider: str, extra: dict[str, Any], where: str, why: str
+) -> None:
+    """When the file is read, with its place; once each."""
+    with pytest.raises(ConfigError) as caught:
+        a_file(provider, extra)
+    (line,) = [line for line in str(caught.value).splitlines() if "extra" in line]
+    assert where in line
+    assert why in line
+
+
+@pytest.mark.parametrize("provider", ["ollama", "embedded"])
+def test_every_word_is_good_for_both(provider: str) -> None:
+    """So that one row can be switched for the other; a variable that is not set is not the file's fault."""
+    a_file(provider, VALUES)
+    a_file(provider, {"options": VALUES})
+    a_file(provider, {"num_thread": "${NOT_SET_ANYWHERE}"})
+
+
+def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`num_thread: ${THREADS}`."""
+    monkeypatch.setenv("THREADS", "4")
+    assert a_file("ollama", {"num_thread": "${THREADS}"}).models["m"].extra == {"num_thread": "4"}
+    monkeypatch.setenv("THREADS", "four")
+    with pytest.raises(ConfigError, match="expected a whole number"):
+        a_file("ollama", {"num_thread": "${THREADS}"})
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: Ollama, mode: str) -> None:
+    """The same words."""
+    async with manager({"m": ollama.row()}) as llm:
+        with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
+            await ask(llm, mode, "Say hello.", extra={"top_kk": 1})
+    assert ollama.bodies() == []
+
+
+async def test_other_providers_keep_their_own_fields(ollama: Ollama) -> None:
+    """Nothing is refused there by this list."""
+    a_file("openai", {"top_kk": 1, "options": {"anything": True}})
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_embedded_model_samples_as_it_is_told(home: ModelStore, mode: str) -> None:
+    """Random weights at temperature 1: with `top_k: 1` they say the same whatever the seed, without they do not."""
+    words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
+    rows = {
+        name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": {**words, **more}}
+        for name, more in (("one", {"options": {"top_k": 1}}), ("many", {"top_k": 50}))
+    }
+    async with manager(rows, temperature=1.0, max_tokens=12, allow_truncated=True) as llm:
+        said = {
+            name: {(await ask(llm, mode, "Say hello.", model=name, seed=seed)).text for seed in (1, 2, 3)}
+            for name in rows
+        }
+    assert len(said["one"]) == 1
+    assert len(said["many"]) > 1
+
+
+def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_with(
+    home: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other ones start another server, since a model is loaded with them; it serves with all of them set."""
+    extra = {"num_thread": 1, "num_batch": 64, "use_mmap": False, "num_gpu": 0, "main_gpu": 0, "draft_num_predict": 4}
+    rows = [ModelConfig(alias="m", model=f"embedded/{TINY}", num_ctx=512, extra=one) for one in (extra, {})]
+    runner = EmbeddedRunner()
+    try:
+        first, second = (runner.endpoint(row) for row in rows)
+        assert first != second
+        assert runner.endpoint(rows[0]) == first
+        settings = {seat.process.settings for seat in runner._seats.all() if seat.process}
+        told = next(one for one in settings if one.threads == 1 and one.batch == 64)
+        assert (told.n_gpu_layers, told.main_gpu, told.mmap, told.draft) == (0, 0, False, 4)
+    finally:
+        runner.close()
+
+
+async def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
+    """They belong to the row; the message says so."""
+    async with manager({"m": {"model": f"embedded/{TINY}"}}) as llm:
+        with pytest.raises(InvalidRequestError, match="`extra` of its row"):
+            await ask(llm, "complete", "Say hello.", extra={"num_thread": 2})
+
+
+def test_the_child_takes_what_this_list_says() -> None:
+    """llama.cpp's settings have the names that the child sets."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    assert {"n_gpu_layers", "main_gpu", "load_mode"} <= set(dir(params))
+    assert hasattr(params.speculative.draft, "n_max")
+    assert embedded_child.READY

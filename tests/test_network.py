@@ -1,0 +1,383 @@
+"""Proxies and certificates of the environment: what they steer, and what a value of no use does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import faults
+import httpx
+import pytest
+from fault_server import Endpoint, FaultServer
+from gateway_kit import MODES as GATEWAY_MODES
+from gateway_kit import Attempts, request, target
+from manager_kit import KEY, Api, ask, manager, model
+
+from testronaut_llm import LLMManager, errors
+from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.model_config import LLMConfig
+from testronaut_llm.providers import network
+from testronaut_llm.providers.network import client_settings, importable, proxy_for
+from testronaut_llm.providers.network import faults as environment_faults
+from testronaut_llm.testing.network import NetworkGuard
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+Make = Callable[..., Api]
+MODES = ("complete", "acomplete", "stream", "astream")
+ELSEWHERE = "https://models.example.com"
+WIRES = ("openai", "azure", "azure v1", "anthropic")
+
+BROKEN: dict[str, tuple[str, str]] = {
+    "certificates missing": ("SSL_CERT_FILE", "/no/such/file.pem"),
+    "no certificates": ("SSL_CERT_FILE", __file__),
+    "a folder for a file": ("SSL_CERT_FILE", "/"),
+    "folder missing": ("SSL_CERT_DIR", "/no/such/folder"),
+    "key log nowhere": ("SSLKEYLOGFILE", "/no/such/folder/keys"),
+    "socks": ("ALL_PROXY", "socks://user:hunter2@proxy:1080"),
+    "socks in small letters": ("all_proxy", "socks://proxy:1080"),
+    "ftp": ("HTTPS_PROXY", "ftp://user:hunter2@proxy"),
+    "no port": ("HTTPS_PROXY", "http://user:hunter2@proxy:80a"),
+    "no port, small letters": ("https_proxy", "user:hunter2@proxy:80a"),
+    "password with a slash": ("HTTPS_PROXY", "http://user:hunter2/x@proxy:80"),
+    "half an address": ("HTTPS_PROXY", "http://[::1"),
+    "no host": ("HTTP_PROXY", "http://"),
+    "control character": ("HTTPS_PROXY", "http://pro\x01xy:80"),
+    "socks without its package": ("ALL_PROXY", "socks5h://user:hunter2@proxy:1080"),
+}
+FINE_FOR_US_ALONE = {
+    "IPv6 in brackets": ("NO_PROXY", "[::1]"),
+    "IPv6 as a range": ("NO_PROXY", "::1/128"),
+    "IPv6 range": ("no_proxy", "localhost,fd00::/8"),
+    "nonsense": ("NO_PROXY", "host:80a"),
+}
+broken = pytest.mark.parametrize(("variable", "value"), BROKEN.values(), ids=BROKEN)
+
+
+@pytest.fixture(autouse=True)
+def _no_socksio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where `httpx[socks]` is not installed."""
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    find = network.importlib.util.find_spec
+    monkeypatch.setattr(network.importlib.util, "find_spec", lambda name: None if name == "socksio" else find(name))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture
+def trap(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """A proxy that answers each request by itself, named by HTTP_PROXY."""
+    proxy = server.plan("proxy", faults.raw(200, b"{}"))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    return proxy
+
+
+@broken
+def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """One typed error says which variable, what to do, and never the value's password; it is not tried again."""
+    monkeypatch.setenv(variable, value)
+    for url in (ELSEWHERE, None):
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            client_settings(url)
+        assert variable in str(caught.value)
+        assert "; " in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.verdict is errors.Verdict.NEXT
+    assert [fault for fault in environment_faults() if variable in fault]
+
+
+@broken
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_next_model_is_asked_and_nothing_is_paid(
+    api: Make, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mode: str
+) -> None:
+    """A cloud model that cannot be reached from here costs nothing, and a model on loopback answers."""
+    here = api("here", faults.good())
+    clouds = {wire.replace(" ", "-"): model(wire, ELSEWHERE) for wire in WIRES}
+    monkeypatch.setenv(variable, value)
+    async with manager({**clouds, "here": model("openai", here)}) as llm:
+        answer = await ask(llm, mode)
+    assert [one.model for one in answer.attempts] == [*clouds, "here"]
+    for failed in answer.attempts[:-1]:
+        assert isinstance(failed.error, errors.ConnectionFailedError)
+        assert variable in str(failed.error)
+        assert failed.cost == Decimal(0)
+    assert answer.cost == answer.attempts[-1].cost
+    assert network.blocked == []
+
+
+@broken
+def test_alone_it_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """With no other model the call fails as any route that ends does, after one attempt, in each form of a call."""
+    monkeypatch.setenv(variable, value)
+    with manager({"cloud": model("openai", ELSEWHERE)}) as llm:
+        calls: list[Callable[[], Any]] = [
+            lambda: llm.complete("t", "hi"),
+            lambda: list(llm.stream("t", "hi")),
+            lambda: llm.embed("t", ["hi"]),
+            lambda: asyncio.run(llm.acomplete("t", "hi")),
+        ]
+        for call in calls:
+            with pytest.raises(errors.AllModelsFailedError, match=variable) as caught:
+                call()
+            assert isinstance(caught.value.last, errors.ConnectionFailedError)
+            assert [one.cost for one in caught.value.attempts] == [Decimal(0)]
+        results = [*llm.batch("t", ["a", "b"]), *asyncio.run(llm.abatch("t", ["a", "b"]))]
+    assert [type(one) for one in results] == [errors.AllModelsFailedError] * 4
+
+
+def test_nothing_is_used_up_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never left this machine leaves the budget as it was, and lets no model rest: a rest would not help."""
+    monkeypatch.setenv("ALL_PROXY", "socks://proxy:1")
+    row = model("openai", ELSEWHERE)
+    settings = {"models": {"cloud": row}, "tasks": {"t": {"models": ["cloud"]}}, "budget": {"per_day": 1, "scope": "x"}}
+    with LLMManager(config=LLMConfig.model_validate(settings)) as llm:
+        for _ in range(6):
+            with pytest.raises(errors.AllModelsFailedError):
+                llm.complete("t", "hi", max_tokens=1000)
+        assert llm.spend().total.cost == Decimal(0)
+        assert llm._engine.limiter.rest("cloud (openai/gpt-4o-mini)") == (False, 0.0)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost:9/v1", "http://[::1]:9"])
+@broken
+def test_loopback_needs_nothing_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str
+) -> None:
+    """A model server on this machine is reached whatever the environment holds, in both kinds of client."""
+    monkeypatch.setenv(variable, value)
+    httpx.Client(**client_settings(url)).close()
+    asyncio.run(httpx.AsyncClient(**client_settings(url, asynchronous=True)).aclose())
+
+
+ROUTES = [
+    ("", "http://api.corp/", False),
+    ("*", "http://api.corp/", True),
+    ("x, * ", "http://api.corp/", True),
+    ("api.corp", "http://api.corp/", True),
+    ("API.Corp", "http://api.corp/", True),
+    ("api.corp", "http://notapi.corp/", False),
+    ("corp", "http://api.corp/", True),
+    (".corp", "http://api.corp/", True),
+    ("*.corp", "http://api.corp/", True),
+    ("*.corp", "http://api.corp.example/", False),
+    ("other api.corp", "http://api.corp/", True),
+    ("api.corp:8080", "http://api.corp:8080/", True),
+    ("api.corp:8080", "http://api.corp/", False),
+    ("http://api.corp", "http://api.corp/", True),
+    ("10.1.2.3", "http://10.1.2.3/", True),
+    ("10.0.0.0/8", "http://10.1.2.3/", True),
+    ("10.0.0.0/8", "http://11.1.2.3/", False),
+    ("10.0.0.0/8", "http://api.corp/", False),
+    ("fd00::5", "http://[fd00::5]/", True),
+    ("[fd00::5]", "http://[fd00::5]/", True),
+    ("fd00::5/128", "http://[fd00::5]:81/", True),
+    ("fd00::/8", "http://[fd12::5]/", True),
+    ("[fd00::]/8", "http://[fd12::5]/", True),
+    ("fd00::/8", "http://[fe80::5]/", False),
+    ("[fd00::5]:81", "http://[fd00::5]:81/", True),
+    ("[fd00::5]:81", "http://[fd00::5]/", False),
+    ("[::1]", "http://api.corp/", False),
+    ("::1/128", "http://api.corp/", False),
+    ("host:80a,[::1,http://[::1,:,xn--,/,api.corp", "http://api.corp/", True),
+    ("host:80a,[::1,http://[::1", "http://api.corp/", False),
+]
+
+
+@pytest.mark.parametrize(("no_proxy", "url", "direct"), ROUTES)
+def test_each_form_of_no_proxy(
+    trap: Endpoint, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
+) -> None:
+    """Names, their domains, ports, addresses and ranges, IPv6 too, go past the proxy; all else goes to it."""
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    with httpx.Client(**client_settings(url)) as client:
+        if direct:
+            with pytest.raises(httpx.ConnectError):
+                client.get(url)  # there is no network to go to
+        else:
+            assert client.get(url).status_code == 200
+
+    async def again() -> None:
+        async with httpx.AsyncClient(**client_settings(url, asynchronous=True)) as client:
+            await client.get(url)
+
+    if direct:
+        with pytest.raises(httpx.ConnectError):
+            asyncio.run(again())
+    else:
+        asyncio.run(again())
+    assert len(trap.requests) == (0 if direct else 2)
+    assert bool(network.blocked) is direct
+    network.blocked.clear()
+
+
+def test_a_redirect_to_loopback_takes_no_proxy(trap: Endpoint, server: FaultServer) -> None:
+    """A download that is sent on to this machine does not show it to the proxy."""
+    here = server.plan("here", faults.raw(200, b"here"))
+    for host in ("127.0.0.1", "localhost"):
+        url = here.url.replace("127.0.0.1", host)
+        with httpx.Client(**client_settings("http://api.corp", redirects=True)) as client:
+            assert client.get(url).content == b"here"
+    assert trap.requests == []
+
+
+PROXIES = [
+    ({"HTTPS_PROXY": "http://a:1"}, "https://x", "http://a:1 (HTTPS_PROXY)"),
+    ({"HTTPS_PROXY": "a:1"}, "https://x", "http://a:1 (HTTPS_PROXY)"),
+    ({"HTTPS_PROXY": " http://a:1 "}, "https://x", "http://a:1 (HTTPS_PROXY)"),
+    ({"HTTPS_PROXY": "http://user:hunter2@a:1"}, None, "http://a:1 (HTTPS_PROXY)"),
+    ({"HTTPS_PROXY": "http://a:1", "https_proxy": "http://b:1"}, "https://x", "http://b:1 (https_proxy)"),
+    ({"HTTPS_PROXY": "http://a:1", "https_proxy": ""}, "https://x", "None"),
+    ({"HTTPS_PROXY": "http://a:1"}, "http://x", "None"),
+    ({"ALL_PROXY": "http://c:1", "HTTPS_PROXY": "http://a:1"}, "http://x", "http://c:1 (ALL_PROXY)"),
+    ({"ALL_PROXY": "socks://c:1", "HTTP_PROXY": "http://d:1", "HTTPS_PROXY": "http://a:1"}, "https://x",
+     "http://a:1 (HTTPS_PROXY)"),
+    ({"HTTPS_PROXY": "http://a:1"}, "https://127.0.0.1", "None"),
+    ({"HTTPS_PROXY": "socks://a:1"}, "https://x", "None"),
+    ({}, "https://x", "None"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "url", "expected"), PROXIES)
+def test_which_proxy_serves_a_url(
+    monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], url: str | None, expected: str
+) -> None:
+    """The variable of the scheme, then ALL_PROXY, small letters first; its password is not shown."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert str(proxy_for(url)) == expected
+
+
+@pytest.mark.parametrize("mode", GATEWAY_MODES)
+@pytest.mark.parametrize("url", ["http://models.example.com", ELSEWHERE])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_proxy_that_wants_a_password_is_named(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str, url: str, mode: str
+) -> None:
+    """A 407 is the proxy's: the message names it and its variable, not its password; the next model is asked."""
+    proxy = server.plan("proxy", faults.raw(407, b"<html>no</html>", "text/html"))
+    variable = "HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY"
+    monkeypatch.setenv(variable, proxy.url.replace("://", "://user:hunter2@"))
+    attempt = Attempts()
+    _, reply = attempt(request(target(wire, url)), mode)
+    attempt.close()
+    assert isinstance(reply.error, errors.ConnectionFailedError)
+    assert f"the proxy {proxy.url} ({variable})" in str(reply.error)
+    assert "hunter2" not in str(reply.error)
+    assert (reply.error.status, reply.error.verdict) == (407, errors.Verdict.NEXT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [*BROKEN.values(), *FINE_FOR_US_ALONE.values()], ids=[*BROKEN, *FINE_FOR_US_ALONE]
+)
+def test_a_library_that_makes_clients_is_imported_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """What would break the import is hidden while it lasts, and there again when it has ended."""
+    (tmp_path / "makes_clients.py").write_text("import httpx\nhttpx.Client().close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("SSL_SECURITY_LEVEL", "junk")
+    before = dict(os.environ)
+    assert _imported("makes_clients").httpx is httpx
+    assert _imported("makes_clients").httpx is httpx
+    assert dict(os.environ) == before
+
+
+def _imported(name: str) -> Any:
+    try:
+        with importable(name):
+            return importlib.import_module(name)
+    finally:
+        sys.modules.pop(name, None)
+
+
+def test_a_failing_import_leaves_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables come back, too, where the library cannot be imported for another reason."""
+    (tmp_path / "fails.py").write_text("raise ImportError('no')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ALL_PROXY", "socks://h:1")
+    with pytest.raises(ImportError, match="no"):
+        _imported("fails")
+    assert os.environ["ALL_PROXY"] == "socks://h:1"
+
+
+def test_sound_variables_are_seen_by_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is hidden that breaks nothing."""
+    (tmp_path / "looks.py").write_text("import os\nseen = dict(os.environ)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HTTPS_PROXY", "http://a:1")
+    assert _imported("looks").seen["HTTPS_PROXY"] == "http://a:1"
+
+
+_PROGRAM = """
+import sys
+from testronaut_llm import LLMManager
+with LLMManager(sys.argv[1]) as llm:
+    print(llm.complete("t", "hi", cache="off").text, llm.embed("e", ["hi"]).model)
+"""
+
+
+def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path) -> None:
+    """With every variable broken that breaks `import litellm`, a model on loopback answers."""
+    here = api("here", faults.good())
+    row = f'{{model: openai/gpt-4o-mini, api_base: "{here.url}/v1", api_key_env: MY_KEY}}'
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"models: {{here: {row}}}\ntasks: {{t: {{models: [here]}}, e: {{models: [here]}}}}\n")
+    worst = {variable: value for variable, value in BROKEN.values() if "\x01" not in value}
+    worst |= {"NO_PROXY": "[::1]", "SSL_CERTIFICATE": "/no/such", "SSL_SECURITY_LEVEL": "junk"}
+    worst |= {"OLLAMA_HOST": "http://[x", "MY_KEY": KEY}
+    ran = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(file)],
+        env={**os.environ, **worst},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (ran.stdout, ran.returncode) == ("Hello from the fault server. here\n", 0), ran.stderr
+
+
+@broken
+def test_ollama_elsewhere_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """The management side says the same."""
+    monkeypatch.setenv(variable, value)
+    with OllamaServer(ELSEWHERE) as ollama:
+        with pytest.raises(errors.ConnectionFailedError, match=variable):
+            ollama.models()
+        with pytest.raises(errors.ConnectionFailedError, match=variable):
+            ollama.remove("qwen3")
+
+
+JUNK = ["http://[x", "h:80a", "http://a b", "ftp://box", "http://" + "a" * 64, "http://bo\x01x", "a..b"]
+
+
+@pytest.mark.parametrize("value", JUNK)
+async def test_an_ollama_host_that_is_no_url_names_itself(
+    api: Make, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """The model is not ready and says why; the other models of the file answer."""
+    monkeypatch.setenv("OLLAMA_HOST", value)
+    here = api("here", faults.good())
+    rows = {"qwen": {"model": "ollama/qwen3:8b", "price": {"input": "0", "output": "0"}}}
+    async with manager({**rows, "here": model("openai", here)}) as llm:
+        for mode in MODES:
+            assert (await ask(llm, mode)).model == "here"
+        refused = next(one for one in llm.route("t", "hi").candidates if one.alias == "qwen")
+        assert "OLLAMA_HOST" in refused.reason
+        with pytest.raises(errors.NoReadyModelError, match="OLLAMA_HOST"):
+            llm.complete("t", "hi", model="qwen")
+    with pytest.raises(errors.LocalModelError, match="OLLAMA_HOST"):
+        OllamaServer.of()

@@ -1,0 +1,339 @@
+"""An answer is what the provider sent: its finish word, its text in whatever form, without the reasoning before it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import faults
+import pytest
+from fault_server import Exchange, FaultServer, Reply
+from gateway_kit import MODES, WIRES, Attempts, request, target
+from good_answers import Good, answer, sse
+from manager_kit import Api, ask, manager, model
+
+from testronaut_llm import Answer, errors
+from testronaut_llm.records import Message
+from testronaut_llm.transport.finish import failure_of, in_openai_words
+
+Make = Callable[..., Api]
+OPENAI_LIKE = {
+    "openai": "openai/gpt-4o-mini",
+    "azure": "azure/d",
+    "azure v1": "azure/d",
+    "deepseek": "deepseek/deepseek-chat",
+    "groq": "groq/m",
+    "mistral": "mistral/mistral-large-latest",
+    "moonshot": "moonshot/m",
+    "openrouter": "openrouter/a/b",
+    "together": "together_ai/m",
+    "hosted_vllm": "hosted_vllm/m",
+    "huggingface": "huggingface/m",
+    "databricks": "databricks/m",
+}
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_wire = pytest.mark.parametrize("wire", WIRES)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def attempt() -> Iterator[Attempts]:
+    made = Attempts()
+    yield made
+    made.close()
+
+
+FINISHES: dict[str, type[errors.LLMError]] = {
+    "error": errors.ServerError,
+    "network_error": errors.ServerError,
+    "abort": errors.ServerError,
+    "insufficient_system_resource": errors.OverloadedError,
+    "model_context_window_exceeded": errors.ContextWindowError,
+    "model_length": errors.ContextWindowError,
+    "sensitive": errors.ContentFilteredError,
+    "refusal": errors.ContentFilteredError,
+    "SAFETY": errors.ContentFilteredError,
+    "MALFORMED_FUNCTION_CALL": errors.BadResponseError,
+    "pause_turn": errors.BadResponseError,
+    "load": errors.BadResponseError,
+    "unload": errors.BadResponseError,
+}
+
+
+@pytest.mark.parametrize("word", FINISHES)
+@each_mode
+@each_wire
+def test_the_finish_word_that_came_decides(
+    server: FaultServer, attempt: Attempts, wire: str, mode: str, word: str
+) -> None:
+    """A generation that failed, was withheld or ran out of context is that error, whatever text came, and is paid."""
+    api = server.plan("a", faults.good("Half an ans", finish=word))
+    _, reply = attempt(request(target(wire, api.url)), mode)
+    assert type(reply.error) is FINISHES[word]
+    assert word in str(reply.error)
+    assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
+    assert reply.usage is not None or mode == "stream"  # which LiteLLM leaves at such a word
+
+
+@each_mode
+@each_wire
+def test_a_finish_word_that_nobody_knows_is_handed_on(
+    server: FaultServer, attempt: Attempts, wire: str, mode: str
+) -> None:
+    """Whether such an answer is whole nobody can say, so the word is on it as it came."""
+    api = server.plan("a", faults.good("An answer.", finish="tired"))
+    _, reply = attempt(request(target(wire, api.url)), mode)
+    assert (reply.error, reply.text, reply.finish_reason) == (None, "An answer.", "tired")
+
+
+@pytest.mark.parametrize(
+    ("word", "openai"),
+    [
+        ("end_turn", "stop"),
+        ("COMPLETE", "stop"),
+        ("eos", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("tool_use", "tool_calls"),
+        ("x", "x"),
+    ],
+)
+def test_words_of_all_wires_have_openais_name(word: str, openai: str) -> None:
+    """Callers see one word for one thing."""
+    assert in_openai_words(word) == openai
+    assert failure_of(word) is None
+
+
+def _choice(kind: str, **facts: Any) -> dict[str, Any]:
+    choice = {"index": 0, kind: {"role": "assistant", "content": "Half an ans"}, "finish_reason": "stop", **facts}
+    return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def _body(mode: str, whole: dict[str, Any], chunks: list[dict[str, Any]]) -> Reply:
+    if mode == "whole":
+        return faults.raw(200, json.dumps(whole, ensure_ascii=False).encode())
+    return faults.raw(200, b"".join(map(sse, [*chunks, "[DONE]"])), "text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
+        ({"code": 429, "message": "slow down"}, errors.RateLimitError),
+        ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
+        ({"message": "Upstream error from a provider"}, errors.ServerError),
+        ("it broke", errors.ServerError),
+    ],
+)
+@each_mode
+@pytest.mark.parametrize("wire", ["openai", "openrouter"])
+def test_an_error_in_the_choice_is_a_failure(
+    server: FaultServer, attempt: Attempts, wire: str, mode: str, error: Any, kind: type[errors.LLMError]
+) -> None:
+    """A choice that carries an error is judged by it, whatever its finish word says."""
+    api = server.plan("a", _body(mode, _choice("message", error=error), [_choice("delta", error=error)]))
+    to = target("openai", api.url, model=OPENAI_LIKE[wire])
+    assert type(attempt(request(to), mode)[1].error) is kind
+
+
+PARTS: dict[str, list[Any]] = {
+    "texts": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
+    "one text": [{"type": "text", "text": "Hello"}],
+    "output texts": [{"type": "output_text", "text": "Hel", "annotations": []}, {"text": "lo"}],
+    "plain strings": ["Hel", "lo"],
+    "thinking": [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "reasoning", "text": "Hm."},
+        {"type": "text", "text": "Hello"},
+    ],
+    "what is no text": [{"type": "image_url", "image_url": {"url": "x"}}, 3, {"type": "text", "text": "Hello"}],
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("case", PARTS)
+@each_mode
+@pytest.mark.parametrize("wire", OPENAI_LIKE)
+def test_a_content_of_parts_is_one_text(
+    server: FaultServer, attempt: Attempts, wire: str, mode: str, case: str
+) -> None:
+    """Where `content` is a list of parts, their texts are joined, with the usage and the model that came."""
+    parts = PARTS[case]
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    whole = _choice("message") | {"usage": usage}
+    whole["choices"][0]["message"]["content"] = parts
+    chunks = [_choice("delta", delta={"content": [part]}, finish_reason=None) for part in parts]
+    chunks += [_choice("delta", delta={}), {**_choice("delta"), "choices": [], "usage": usage}]
+    api = server.plan("a", _body(mode, whole, chunks))
+    to = target(wire if wire in WIRES else "openai", api.url, model=OPENAI_LIKE[wire])
+    pieces, reply = attempt(request(to), mode)
+    assert (reply.error, reply.text) == (None, "Hello")
+    assert pieces == ("Hello" if mode == "stream" else "")
+    assert reply.usage is not None
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 2)
+    assert len(api.requests) == 1
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+async def test_a_stream_of_parts_is_one_attempt(api: Make, mode: str) -> None:
+    """One request is one attempt, settled once."""
+    parts = [{"type": "text", "text": "Hello"}]
+    whole = _choice("message")
+    whole["choices"][0]["message"]["content"] = parts
+    chunks = [_choice("delta", delta={"content": parts}, finish_reason=None), _choice("delta", delta={})]
+    body = _body("stream" if "stream" in mode else "whole", whole, chunks)
+    a = api("a", body)
+    async with manager({"m": model("openai", a)}) as llm:
+        given = await ask(llm, mode)
+    assert (given.text, len(given.attempts), len(a.asked)) == ("Hello", 1, 1)
+
+
+def _unescaped(good: Good) -> Reply:
+    """The answer with its characters as they are: JSON needs no escapes for them."""
+
+    def reply(exchange: Exchange) -> None:
+        kind, pieces = answer(exchange.request.wire, exchange.request.path, exchange.request.body, good)
+        body = b"".join(pieces)
+        for character in BREAKS:
+            body = body.replace(json.dumps(character)[1:-1].encode(), character.encode())
+        exchange.respond(200, kind, body)
+
+    return reply
+
+
+BREAKS = "\x85\u2028\u2029"
+
+
+@each_mode
+@each_wire
+def test_a_line_ends_at_cr_and_lf_alone(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
+    """U+0085, U+2028 and U+2029 are text, in the first piece and in the last."""
+    text = f"{BREAKS}one{BREAKS} two{BREAKS}"
+    api = server.plan("a", _unescaped(Good(text=text, pieces=3)))
+    pieces, reply = attempt(request(target(wire, api.url)), mode)
+    assert (reply.error, reply.text, reply.finish_reason) == (None, text, "stop")
+    assert pieces == (text if mode == "stream" else "")
+    assert reply.usage is not None
+
+
+REASONED = {
+    "no opening tag": "hmm\n</think>\n\nHello",
+    "no line of its own": "hmm</think>Hello",
+    "both tags": "<think>\nhmm\n</think>\n\nHello",
+    "twice": "<think>hm</think>\n<think>hmm</think>\nHello",
+    "Seed": "hmm</seed:think>Hello",
+    "Magistral": "[THINK]hmm[/THINK]Hello",
+    "Command": "<|START_THINKING|>hmm<|END_THINKING|>Hello",
+    "Kimi": "◁think▷hmm◁/think▷Hello",
+    "EXAONE": "hmm\n</thought>\n\nHello",
+    "gpt-oss": "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>Hello",
+}
+
+
+@pytest.mark.parametrize("case", REASONED)
+@each_mode
+@each_wire
+def test_the_reasoning_is_no_part_of_the_text(
+    server: FaultServer, attempt: Attempts, wire: str, mode: str, case: str
+) -> None:
+    """What a template left in front of the answer is cut off, and counts as reasoning."""
+    raw = REASONED[case]
+    api = server.plan("a", faults.good(raw, pieces=7))
+    pieces, reply = attempt(request(target(wire, api.url)), mode)
+    assert (reply.error, reply.text) == (None, "Hello")
+    assert "hm" in reply.reasoning
+    if mode == "stream":
+        opened = raw.startswith(("<", "[", "◁"))
+        assert pieces == ("Hello" if opened else raw)  # without an opening tag, nobody knows until the end
+
+
+@each_mode
+@each_wire
+def test_reasoning_without_an_answer_is_no_answer(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
+    """A model that thought and said nothing has not answered."""
+    api = server.plan("a", faults.good("hmm\n</think>\n\n"))
+    _, reply = attempt(request(target(wire, api.url)), mode)
+    assert isinstance(reply.error, errors.BadResponseError)
+    assert "thought" in str(reply.error)
+
+
+@each_mode
+def test_a_tag_that_the_prompt_speaks_of_is_text(server: FaultServer, attempt: Attempts, mode: str) -> None:
+    """An answer about `</think>`, or one that was asked for its reasoning, stays whole."""
+    text = "The tag </think> ends the reasoning."
+    api = server.plan("a", faults.good(text))
+    asked = request(target("ollama", api.url), messages=(Message(role="user", content="What is </think>?"),))
+    assert attempt(asked, mode)[1].text == text
+
+
+@each_mode
+@each_wire
+def test_text_is_valid_unicode(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
+    """Half a character is spelled out; two halves that come in two pieces are one character."""
+    text = "a\ud83d\ude00b\ud83dc\ude00"
+    api = server.plan("a", faults.good(text, pieces=len(text)))
+    pieces, reply = attempt(request(target(wire, api.url)), mode)
+    assert (reply.error, reply.text) == (None, r"a😀b\ud83dc\ude00")
+    assert pieces == (reply.text if mode == "stream" else "")
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@pytest.mark.parametrize(
+    ("good", "kept"),
+    [
+        (Good(text="An answer.", finish="tired"), False),
+        (Good(text="An answer.", finish="tool_calls"), True),
+        (Good(text="An answer.", finish="eos"), True),
+        (Good(text="<think>hmm</think>An answer."), True),
+    ],
+)
+async def test_only_what_is_known_to_be_whole_is_kept(api: Make, mode: str, good: Good, kept: bool) -> None:
+    """An answer with a finish word that nobody knows is asked for again; what is kept holds no reasoning."""
+    a = api("a", faults.good(good.text, finish=good.finish))
+    async with manager({"m": model("openai", a)}, cache="use") as llm:
+        first, second = await ask(llm, mode), await ask(llm, mode)
+    assert first.text == second.text == "An answer."
+    assert (second.cached, len(a.asked)) == (kept, 1 if kept else 2)
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+@pytest.mark.parametrize("wire", ["openai", "ollama"])
+async def test_what_follows_a_finish_word(api: Make, wire: str, mode: str) -> None:
+    """A failed generation is asked for again; one that ran out of context goes to a larger window."""
+    a = api("a", faults.good("Half", finish="error"), faults.good("Half", finish="model_context_window_exceeded"))
+    b = api("b", faults.good("An answer."))
+    small, large = model(wire, a), model("openai", b, context_window=64_000)
+    async with manager({"small": small, "large": large}, retries=1) as llm:
+        given: Answer[Any] = await ask(llm, mode)
+    assert [type(one.error) for one in given.attempts] == [errors.ServerError, errors.ContextWindowError, type(None)]
+    assert (len(a.asked), len(b.asked)) == (2, 1)
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+@pytest.mark.parametrize("between", ["unavailable", "rate_limit", "server_error"])
+async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make, mode: str, between: str) -> None:
+    """A failure between the answer and its repair does not change what is repaired."""
+    wrong = "<think>hmm</think>no JSON"
+    later = {"retry-after": "0"}
+    a = api("a", faults.good(wrong), faults.error(between, headers=later), faults.good('{"n": 1}'))
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    async with manager({"m": model("openai", a)}) as llm:
+        given = await ask(llm, mode, schema=schema)
+    assert given.parsed == {"n": 1}
+    turns = [body["messages"][-2:] for body in a.bodies]
+    assert turns[1] == turns[2]
+    assert (turns[2][0]["role"], turns[2][0]["content"]) == ("assistant", "no JSON")
