@@ -569,7 +569,7 @@ def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
     """A release that came out after the tests may break calls; the warning says how to go back."""
     monkeypatch.setattr(installation, "TESTED_LITELLM", "1.110.2")
     monkeypatch.setattr(installation, "litellm_version", lambda: version)
-    told = [one for one in installation.warnings([]) if "newer than 1.110.2" in one]
+    told = [one for one in installation.warnings() if "newer than 1.110.2" in one]
     assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
         True
     ] * newer
@@ -670,11 +670,12 @@ def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server:
     """As `verify` and `bench` do: an embedded model, and one of the server that its row names."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
     text = (folder / "llm.yaml").read_text()
-    rows = f"  tiny: {{model: embedded/tiny-random}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
+    rows = f"  tiny: {{model: embedded/not-there}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
     (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
-    assert run("models", "pull", "tiny")[0] == 0
-    assert run("models", "remove", "tiny")[::2] == (0, "removed tiny\n")
-    assert run("models", "pull", "q")[0] == 0
+    assert "there is no 'not-there' in the catalogue" in run("models", "pull", "tiny")[2]
+    assert "embedded/not-there is not stored" in run("models", "remove", "tiny")[2]
+    code, _, err = run("models", "pull", "q")
+    assert code == 0, err
     assert run("models", "remove", "q")[0] == 0
     assert [one.path.rpartition("/")[2] for one in asked.requests if one.method != "GET"][::2] == ["pull", "delete"]
     code, _, err = run("models", "remove", "unknown")

@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.download import Progress, Report
-from testronaut_llm.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
 
 EVERY_SECONDS = 5.0
 
