@@ -116,8 +116,8 @@ def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
 @exact
 def dollars(amount: int) -> Decimal:
     """USD of picodollars, without zeros at the end."""
-    exact = Decimal(amount).scaleb(-12).normalize()
-    return exact if exact.as_tuple().exponent <= 0 else exact.quantize(Decimal(1))  # type: ignore[operator] # never NaN
+    found = Decimal(amount).scaleb(-12).normalize()
+    return found if found.as_tuple().exponent <= 0 else found.quantize(Decimal(1))  # type: ignore[operator] # never NaN
 
 
 def day_of(now: float) -> str:
