@@ -100,8 +100,9 @@ class Answering:
             for text, value in zip(texts, vector_values(result, texts), strict=True):
                 key = cache_key.hashed(cache_key.text_part(frame, text), model)
                 cache.write(key, value, settings, task=question.prepared.task.name)
-        elif result.finish_reason == "stop" and not self._engine.redactor.knows(result.text):
-            value = answer_value(result, self._engine.dialect(one.model))
+            return
+        value = answer_value(result, self._engine.dialect(one.model))
+        if result.finish_reason == "stop" and not self._engine.redactor.knows(cache_key.canonical(value)):
             cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.prepared.task.name)
 
     def _no_other_process(self, question: Question, locks: FlightLocks, key: str) -> Generator[Step, Any, None]:

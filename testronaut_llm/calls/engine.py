@@ -18,7 +18,6 @@ from testronaut_llm.telemetry import Telemetry
 if TYPE_CHECKING:
     from testronaut_llm.calls.budgets import Budgets
     from testronaut_llm.calls.local_models import LocalModels
-    from testronaut_llm.calls.prompt_cache import PrefixWatch
     from testronaut_llm.calls.spending import Purse
     from testronaut_llm.calls.steps import Flow, Result
     from testronaut_llm.config.source import ConfigSource
@@ -77,13 +76,6 @@ class Engine:
         from testronaut_llm.token_counter import TokenCounter
 
         return TokenCounter()
-
-    @lazy
-    def prefixes(self) -> PrefixWatch:
-        """Sees whether `prompt_cache` does anything."""
-        from testronaut_llm.calls.prompt_cache import PrefixWatch
-
-        return PrefixWatch()
 
     @lazy
     def ledger(self) -> Ledger:
@@ -163,7 +155,6 @@ class Engine:
         """Learns from an accepted result."""
         model = config.model(result.model)
         self.learn(call, result, route, model)
-        self.prefixes.answered(call, model, result.usage, self.prices)
 
     def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Notes what the answer reported of its tokens."""

@@ -25,7 +25,8 @@ from testronaut_llm.errors import (
 )
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.support.http_body import BodyError
-from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
+from testronaut_llm.support.redaction import said
+from testronaut_llm.transport.answer_text import AnswerText, well_formed
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.finish import failure_of, in_openai_words
@@ -46,12 +47,8 @@ class ReplyReader:
         self._request = request
         self.exchange = exchange
         self._redact = redact
-        self._tags = tags_for(m.content for m in getattr(request, "messages", ()) if m.role != "assistant")
-        if request.target.provider.wire == "anthropic":
-            self._tags.pop("<thinking>", None)  # Claude writes that into its text
-        self._filter = ReasoningFilter(self._tags)
-        self._pieces: list[str] = []
-        self._half = self._thought = self._refusal = ""
+        self._text = AnswerText(request)
+        self._thought = self._refusal = ""
         self._called = False
         self._model = ""
         self._vectors: tuple[tuple[float, ...], ...] = ()
@@ -62,17 +59,16 @@ class ReplyReader:
         self._model = response.model or ""
         text = self._message(response.choices[0].message)
         if self._thought and not any(name in self.exchange.text for name in _REASONING):
-            self._pieces = [text.lstrip()]  # LiteLLM has split it, and leaves the empty lines between
+            text = text.lstrip()  # LiteLLM has split it, and leaves the empty lines between
+        self._text.take(text)
 
     def take(self, chunk: Any) -> str:
         """Takes a chunk of a stream, and returns the text that can be handed out by now."""
         self._model = chunk.model or self._model
         if not chunk.choices:
             return ""
-        text, ended = self._half + self._message(chunk.choices[0].delta), bool(chunk.choices[0].finish_reason)
-        half = 0 if ended or not "\ud800" <= text[-1:] <= "\udbff" else 1  # its other half is in the next chunk
-        text, self._half = text[: len(text) - half], text[len(text) - half :]
-        return self._filter.take(_well_formed(text)) + (self._filter.end() if ended else "")
+        choice = chunk.choices[0]
+        return self._text.take(self._message(choice.delta), last=bool(choice.finish_reason))
 
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
@@ -88,7 +84,7 @@ class ReplyReader:
     def reply(self) -> Reply:
         """The attempt as a value."""
         evidence = examine(self.exchange.text)
-        reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
+        reasoning, text = self._text.parts()
         self._thought += reasoning
         error = self._failure(evidence)
         if error is None and isinstance(self._request, Request):
@@ -100,10 +96,10 @@ class ReplyReader:
             text=text,
             reasoning=self._thought,
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish_reason(evidence.finish),
+            finish_reason=self._redacted(self._finish_reason(evidence.finish)),
             usage=evidence.usage,
             service=evidence.service,
-            response_model=_well_formed(self._model),
+            response_model=self._redact(well_formed(self._model)),
             request_id=self._request_id(),
             sent=self.exchange.left,
             vectors=self._vectors,
@@ -112,13 +108,14 @@ class ReplyReader:
             num_ctx=request.num_ctx,
         )
 
+    def _redacted(self, text: str | None) -> str | None:
+        return None if text is None else self._redact(text)
+
     def _message(self, message: Any) -> str:
-        text = getattr(message, "content", None) or ""
-        self._pieces.append(text)
         self._thought += getattr(message, "reasoning_content", None) or ""
         self._called = self._called or bool(getattr(message, "tool_calls", None))
         self._refusal += getattr(message, "refusal", None) or ""
-        return str(text)
+        return str(getattr(message, "content", None) or "")
 
     def _finish_reason(self, word: str | None) -> str | None:
         """The word that was received, in OpenAI's words where it is known."""
@@ -178,11 +175,11 @@ class ReplyReader:
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
             return proxy_refused(proxy_for(self._request.target.api_base))
         if _is_network(kinds):
-            reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}{self._running()}")
+            reason = next(said(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
+            return ConnectionFailedError(f"{reason}{self._where()}{self._running()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
+        return InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
 
     def _refused(self, evidence: Evidence, text: str) -> LLMError | None:
         """Why a complete response is no answer, or None."""
@@ -236,8 +233,7 @@ class ReplyReader:
         return ""
 
     def _request_id(self) -> str | None:
-        found = next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None)
-        return None if found is None else self._redact(found)
+        return self._redacted(next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None))
 
     def _where(self) -> str:
         base = self._request.target.api_base
@@ -254,16 +250,6 @@ class ReplyReader:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
 
 
-def _well_formed(text: str) -> str:
-    """The text as Unicode has it: two halves of a character are joined, a half alone (a lone surrogate) is spelled."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-        return joined.encode("utf-8", "backslashreplace").decode()
-    return text
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -274,7 +260,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_network(kinds: tuple[type[BaseException], ...]) -> bool:
     return any(issubclass(kind, httpx.TransportError | OSError) for kind in kinds)
-
-
-def _first_line(causes: list[BaseException]) -> str:
-    return (str(causes[0]).splitlines() or [type(causes[0]).__name__])[0][:300]
