@@ -114,7 +114,8 @@ class Ollama:
                 json.dumps({"error": '"small:1b" does not support thinking'}), 400, content_type="application/json"
             )
         self._loaded(body)
-        said = {key: value for key, value in (CHAT | self.answer(body)).items() if value is not None}
+        most = {"eval_count": min(CHAT["eval_count"], body.get("options", {}).get("num_predict", 3))}
+        said = {key: value for key, value in (CHAT | most | self.answer(body)).items() if value is not None}
         if not body.get("stream"):
             return _json(said)
         return Response(json.dumps(said) + "\n", content_type="application/x-ndjson")
