@@ -666,6 +666,7 @@ def test_the_files_budget_holds_for_check_live(run: Run, folder: Path, api: Endp
     assert api.requests == []
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
     """As `verify` and `bench` do: an embedded model, and one of the server that its row names."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
