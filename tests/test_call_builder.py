@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from manager_kit import build_call
 
-from testronaut_llm.calls.builder import texts_to_embed
+from testronaut_llm.calls.question import texts_to_embed
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.model_config import TaskConfig
 
