@@ -34,6 +34,7 @@ class Try:
 
     Attributes:
         repair: text of a user's turn that asks to mend the answer before.
+        answered: the text of that answer.
         doubled: ask for twice the tokens, since the answer was cut.
         without: settings to leave out, since the model has said that it does not take them.
     """
@@ -41,6 +42,7 @@ class Try:
     candidate: Candidate
     wait: float = 0.0
     repair: str | None = None
+    answered: str = ""
     doubled: bool = False
     without: tuple[str, ...] = ()
     reason: str = ""

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
-from testronaut_llm.providers.network import imported
+from testronaut_llm.providers.network import importable
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.host_warnings import silenced
 from testronaut_llm.transport.http_clients import Clients
@@ -49,8 +49,9 @@ def load_litellm() -> Any:
     import logging
 
     os.environ.update(_SWITCHES)
-    with silenced():
-        litellm = imported("litellm")
+    with silenced(), importable("litellm"):
+        import litellm
+
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True

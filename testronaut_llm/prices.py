@@ -6,7 +6,7 @@ A price that nobody states is None, not zero: a budget that counts unknown as fr
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,15 +33,23 @@ class _Listing:
     table: Table
     key: str
     row: Row
+    prices: dict[str, Price] = field(default_factory=dict)
 
     @functools.cached_property
     def facts(self) -> ModelFacts:
         return read_facts(self.row)
 
-    @functools.cached_property
-    def price(self) -> Price | None:
-        tiers = read_price(self.row)
-        return Price(tiers=tiers, source=f"{self.table.name}: {self.key}") if tiers else None
+    def price(self, service: str) -> Price | None:
+        """The price in a service tier; `auto` leaves that to the provider, which may use the most expensive one."""
+        if service == "auto":
+            return self.price("priority") or self.price("")
+        if service not in self.prices:
+            tiers = read_price(self.row, service)
+            source = f"{self.table.name}: {self.key}" + (f" ({service})" if service else "")
+            if tiers is None:
+                return None
+            self.prices[service] = Price(tiers=tiers, source=source)
+        return self.prices[service]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,25 +72,25 @@ class PriceTable:
         """The table of this machine, with what `prices update` wrote to `user_file`. Reads nothing yet."""
         return cls(PriceTables(user_file))
 
-    def price(self, model: ModelConfig) -> Price | None:
-        """What the model costs; None where neither `llm.yaml` nor a table says."""
+    def price(self, model: ModelConfig, service: str = "") -> Price | None:
+        """What the model costs in a service tier; None where neither `llm.yaml` nor a table says."""
         if model.price is not None:
             return _configured(model.price)
         if _runs_on_own_machine(model):
             return Price(tiers=((0, FREE),), source="local: free")
         found = self._row(model.provider, model.name, model.base_model)
-        listed = found.price if found else None
+        listed = found.price(service) if found else None
         if listed is None and model.local:
             return Price(tiers=((0, FREE),), source="llm.yaml: declared local")
         return listed
 
-    def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None) -> Cost:
-        """What a call cost.
+    def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None, *, service: str = "") -> Cost:
+        """What a call cost in the service tier that answered.
 
         The name in the response settles which snapshot of the configured model answered, or which model
         an Azure deployment without `base_model` runs.
         """
-        price = self._price_of_answer(model, response_model) or self.price(model)
+        price = self._price_of_answer(model, response_model, service) or self.price(model, service)
         return Cost(amount=price.cost(usage) if price else None, source=price.source if price else None)
 
     def facts(self, model: ModelConfig) -> ModelFacts:
@@ -115,7 +123,7 @@ class PriceTable:
             self._found[key] = _Listing(*found) if found else None
         return self._found[key]
 
-    def _price_of_answer(self, model: ModelConfig, response_model: str | None) -> Price | None:
+    def _price_of_answer(self, model: ModelConfig, response_model: str | None, service: str) -> Price | None:
         """The price of the snapshot that answered, where the response names one of the configured model."""
         if not response_model or model.price is not None or _runs_on_own_machine(model):
             return None
@@ -125,7 +133,7 @@ class PriceTable:
         if not snapshot and not deployed:
             return None
         found = self._row(model.provider, response_model, response_model if model.provider == "azure" else None)
-        return found.price if found else None
+        return found.price(service) if found else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -35,7 +35,7 @@ PLAIN = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-it
 def write_all(home: Path, start: int) -> Iterator[str]:
     """Writes for ever; says what is finished, each with the number of its round trip."""
     ledger, cache, log = Ledger(home / "ledger.sqlite3", scope=lambda: "s"), AnswerCache(home / "cache"), EventFile()
-    settings = LogConfig(file=str(home / "log" / "events.jsonl"), max_bytes=3000, backups=50)
+    settings = LogConfig(file=str(home / "log" / "events.jsonl"))
     entry = Entry(scope="s", task="t", model="m", provider_model="openai/m", worst=COST * 2, estimate=COST)
     answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
     number = start
@@ -112,10 +112,9 @@ def files(home: Path, done: Done) -> Iterator[str]:
     value = load_config(home / "llm.yaml").tasks["t"].max_tokens
     if edits and value < edits[-1]:
         yield f"llm.yaml says {value}, and {edits[-1]} was saved"
-    events = [json.loads(line) for one in home.glob("log/events.jsonl*") for line in one.read_text().splitlines()]
-    oldest = min((event["n"] for event in events), default=0)
-    logged = {number for what, number in done if what == "logged" and number > oldest}
-    if lost := logged - {event["n"] for event in events}:
+    log = home / "log" / "events.jsonl"
+    events = [json.loads(line) for line in (log.read_text() if log.exists() else "").splitlines()]
+    if lost := {number for what, number in done if what == "logged"} - {event["n"] for event in events}:
         yield f"events {sorted(lost)[:5]} were logged, and are not in the file"
     ModelStore(home / "models").list()
 

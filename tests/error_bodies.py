@@ -163,7 +163,7 @@ _OLLAMA: dict[str, Row] = {
     "permission": (403, {"error": "forbidden"}),
     "not_found": (404, {"error": "model 'no-such' not found"}),
     "rate_limit": (429, {"error": "too many requests"}),
-    "server_error": (500, {"error": "llama runner process has terminated: exit status 2"}),
+    "server_error": (500, {"error": "unexpected server status: llm server error"}),
     "no_memory": (500, {"error": "model requires more system memory (5.6 GiB) than is available (2.1 GiB)"}),
     "unavailable": (503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
 }

@@ -9,8 +9,8 @@ import hashlib
 import json
 import shutil
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class LocalModel:
     keep_alive: str | int | None = None
     digest: str | None = None
     auto_pull: bool | str = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,13 @@ class Module:
         return tuple(_public(self.tree, ""))
 
 
+def pin(package: str) -> str:
+    """The version of a package in the lock file."""
+    found = re.search(rf"^{package}==([^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text("utf-8"), re.MULTILINE)
+    assert found, package
+    return found[1]
+
+
 def modules() -> list[Module]:
     """Every file of the package."""
     return [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]

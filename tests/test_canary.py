@@ -15,7 +15,12 @@ from urllib.parse import quote
 import pytest
 from fault_server import Reply
 from faults import error, good, raw
-from manager_kit import Api
+from manager_kit import Api, model
+
+from testronaut_llm import LLMManager
+from testronaut_llm.caching.files import CacheFiles
+from testronaut_llm.config.sections import CacheConfig
+from testronaut_llm.support.redaction import MASK
 
 PROGRAM = Path(__file__).with_name("canary_program.py")
 KEYS = {
@@ -34,6 +39,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "in hex": lambda key: key.encode().hex(),
     "base64": lambda key: base64.b64encode(key.encode()).decode().rstrip("="),
     "base64 with a user": lambda key: base64.b64encode(b"u:" + key.encode()).decode(),
+    "in JSON's escapes": lambda key: "".join(f"\\u{ord(one):04x}" for one in key),
+    "base64 in lines": lambda key: base64.encodebytes(3 * b"filling " + key.encode()).decode(),
     "base64 for URLs": lambda key: base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
 }
 
@@ -109,6 +116,35 @@ def test_no_key_comes_out_anywhere(folder: Path) -> None:
     }
     open_to_others = [one for one in home.rglob("*") if one.stat().st_mode & 0o077 and one.suffix != ".lock"]
     assert open_to_others == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", ["openai", "anthropic", "ollama"])
+def test_a_server_that_puts_the_key_into_each_field_gets_it_nowhere(
+    tmp_path: Path, api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, wire: str, stream: bool
+) -> None:
+    """The model that answered, the request's id: all that is handed out, stored or logged goes without the key."""
+    key = KEYS["OPENAI_API_KEY"]
+    monkeypatch.setenv("MY_KEY", key)
+    row = model(wire, api("a", good("fine", model=key, headers={"x-request-id": f"id {key}"})), api_key_env="MY_KEY")
+    log = {"file": str(tmp_path / "events.jsonl"), "content": True}
+    (tmp_path / "llm.yaml").write_text(
+        json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"]}}, "log": log})
+    )
+    with LLMManager(tmp_path / "llm.yaml") as llm:
+        for _ in range(2):  # the second comes from the cache
+            if stream:
+                with llm.stream("t", "hi") as pieces:
+                    assert "".join(pieces) == "fine"
+                answer = pieces.answer
+            else:
+                answer = llm.complete("t", "hi")
+            assert found(repr(answer)) == []
+    assert answer.cached
+    assert MASK in repr(answer)
+    kept = [one.value for one in CacheFiles(CacheConfig()).kept()]
+    assert "fine" in str(kept)
+    assert found(json.dumps(kept) + (tmp_path / "events.jsonl").read_text()) == []
 
 
 def test_the_search_finds_what_is_there() -> None:

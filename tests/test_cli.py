@@ -62,7 +62,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         if stdin is not None:
             import io
 
-            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         code = _code(main)
         out, err = capsys.readouterr()
         assert "Traceback" not in err
@@ -435,20 +435,21 @@ def test_a_terminal_gets_tables_and_bars(run: Run, monkeypatch: pytest.MonkeyPat
     assert run("models", "pull", "embedded/tiny-random")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("raised", "code"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 0), (UnicodeError("bad"), 2)]
-)
-def test_interrupts_end_quietly(run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int) -> None:
-    """Ctrl-C, a closed pipe and input that is no text are no crashes."""
-    application = sys.modules["testronaut_llm.cli.app"]
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (ValueError(f"a bug and {KEY}"), 1)])
+def test_nothing_ends_in_a_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
+) -> None:
+    """Ctrl-C is no crash; an error that nobody expected is one line with its place, and without a key."""
 
     def broken() -> None:
         raise raised
 
-    monkeypatch.setattr(application, "app", broken)
-    if isinstance(raised, BrokenPipeError):
-        monkeypatch.setattr(sys, "stderr", type("Closable", (), {"close": lambda _: None, "write": lambda *_: None})())
-    assert _code(main) == code
+    monkeypatch.setattr(sys.modules["testronaut_llm.cli.app"], "app", broken)
+    ended, out, err = run("check")
+    assert (ended, out) == (code, "")
+    assert err.count("\n") == (code == 1)
+    assert ("ValueError in " in err and "test_cli.py:" in err) is (code == 1)
+    assert KEY not in err
 
 
 def test_ollama_models_are_pulled_through_their_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,7 +569,7 @@ def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
     """A release that came out after the tests may break calls; the warning says how to go back."""
     monkeypatch.setattr(installation, "TESTED_LITELLM", "1.110.2")
     monkeypatch.setattr(installation, "litellm_version", lambda: version)
-    told = [one for one in installation.warnings([]) if "newer than 1.110.2" in one]
+    told = [one for one in installation.warnings() if "newer than 1.110.2" in one]
     assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
         True
     ] * newer
@@ -605,13 +606,109 @@ def test_init_says_where_it_cannot_write(run: Run) -> None:
     assert "cannot write no/such/folder/llm.yaml" in err
 
 
-def test_a_closed_pipe_is_no_crash(folder: Path) -> None:
-    """`| head -1` ends the command without a traceback."""
-    line = f"{sys.executable} -c 'from testronaut_llm.cli import main; main()' config show | head -1"
-    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.stdout.count("\n") == 1
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
+def test_a_name_with_a_dot_is_shown_as_it_is_set(run: Run, folder: Path) -> None:
+    """`config show` reads a key as `config set` does; values that are null are shown."""
+    text = (folder / "llm.yaml").read_text()
+    (folder / "llm.yaml").write_text(text.replace("models:\n", "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n", 1))
+    assert run("config", "set", "models.gpt-5.6.quality", "8")[0] == 0
+    assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
+    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
+    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
+    run("config", "set", "cache.ttl", "null")
+    assert "ttl: null\n" in run("config", "show", "cache")[1]
+    code, _, err = run("config", "show", "models.gpt-5.quality")
+    assert code == 2
+    assert "there is: gpt-5.6, good, keyless" in err
+
+
+def test_route_reads_the_prompt_as_run_does(run: Run, folder: Path) -> None:
+    """An argument, `-` or --file; without any, an empty prompt."""
+    (folder / "prompt.txt").write_text("word " * 500)
+
+    def tokens(*words: str, stdin: str | None = None) -> int:
+        rows = json.loads(run("route", "cli_analysis", *words, "--json", stdin=stdin)[1])["candidates"]
+        return int(rows[0]["est_tokens"])
+
+    long = tokens("word " * 500)
+    assert tokens("-", stdin="word " * 500) == tokens("--file", "prompt.txt") == long > tokens() + 400
+    assert run("route", "cli_analysis", "hi", "--file", "prompt.txt")[0] == 2
+
+
+def test_prices_update_says_what_it_did(run: Run, folder: Path) -> None:
+    """A sentence: where, how many, and what became of the table before it."""
+    (folder / "prices.json").write_text('{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, '
+                                        '"output_cost_per_token": 2e-6}}')  # fmt: skip
+    for times in range(2):
+        code, out, err = run("prices", "update", "prices.json")
+        assert (code, out) == (0, "")
+        assert "prices.json: 1 models, 1 of them with a price" in err
+        assert ("is kept as" in err) is (times == 1)
+        assert "PriceUpdate(" not in err
+
+
+def test_check_live_goes_through_no_task(run: Run, folder: Path, api: Endpoint) -> None:
+    """Each model is asked under a task of its own: a private one, or one without money, stops nothing."""
+    text = (folder / "llm.yaml").read_text()
+    strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"
+    (folder / "llm.yaml").write_text(text.replace("tasks:\n", strict, 1))
+    rows = {one["alias"]: one for one in json.loads(run("check", "--live", "--json")[1])["models"]}
+    assert rows["good"]["live"] == "answers"
+    assert len(api.requests) == 1
+    assert api.requests[0].body["max_tokens"] == 1
+
+
+def test_the_files_budget_holds_for_check_live(run: Run, folder: Path, api: Endpoint) -> None:
+    """It is money all the same."""
+    with (folder / "llm.yaml").open("a") as file:
+        file.write("budget: {per_day: 0.0000001}\n")
+    rows = {one["alias"]: one for one in json.loads(run("check", "--live", "--json")[1])["models"]}
+    assert rows["good"]["live"].startswith("budget_exceeded")
+    assert api.requests == []
+
+
+def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
+    """As `verify` and `bench` do: an embedded model, and one of the server that its row names."""
+    asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
+    text = (folder / "llm.yaml").read_text()
+    rows = f"  tiny: {{model: embedded/tiny-random}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
+    (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
+    assert run("models", "pull", "tiny")[0] == 0
+    assert run("models", "remove", "tiny")[::2] == (0, "removed tiny\n")
+    assert run("models", "pull", "q")[0] == 0
+    assert run("models", "remove", "q")[0] == 0
+    assert [one.path.rpartition("/")[2] for one in asked.requests if one.method != "GET"][::2] == ["pull", "delete"]
+    code, _, err = run("models", "remove", "unknown")
+    assert code == 1
+    assert "unknown is not stored" in err
+
+
+def test_a_strangers_row_is_pulled_from_nowhere(
+    run: Run, folder: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the file is trusted, its name for a server elsewhere sends nothing there."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    rows = "  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n"
+    text = (folder / "llm.yaml").read_text()
+    (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
+    for command in ("pull", "remove"):
+        code, _, err = run("models", command, "q")
+        assert code == 2
+        assert "testronaut-llm trust" in err
+
+
+def test_init_writes_nothing_of_this_machine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is meant for git: the schema lies beside it, and no path leads out."""
+    new = tmp_path / "new"
+    new.mkdir()
+    monkeypatch.chdir(new)
+    run("init")
+    text = (new / "llm.yaml").read_text()
+    first = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert json.loads((new / first).read_text())["title"] == "llm.yaml of testronaut-llm"
+    for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/"):
+        assert path not in text
+    assert "Not yet" not in text
+    assert text.rstrip().splitlines()[-2].startswith("# Uncomment to ")
 
 
 def test_help_loads_no_heavy_library(folder: Path) -> None:

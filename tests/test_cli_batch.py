@@ -190,7 +190,7 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
         ('"a"\nnot json\n', [], "in.jsonl:2 is no JSON"),
         ('"a"\n', ["--stream"], "go together, without"),
         ('"a"\n', ["--concurrency", "0"], "concurrency is 0"),
-        ("\udcff", [], "cannot be run"),
+        ("\n\udcff", [], "in.jsonl:2: is not UTF-8 text"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(server: Api, lines: str, words: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -181,6 +182,19 @@ def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Pat
     assert "plan" not in file.read_text()
 
 
+def test_what_an_export_leaves_out_is_named(run: Run, a: Api, tmp_path: Path) -> None:
+    """Which answer of which task, without its secret; with --force it is written."""
+    a.plan(faults.good("Use --password=changeme1234 here."))
+    run("run", "t", "how do I log in?")
+    err = run("cache", "export", str(tmp_path / "f.jsonl"))[2]
+    assert "answers written to" in err
+    assert "held a secret: 1 (--force writes them)" in err
+    assert re.search(r"\n  [0-9a-f]{12}, task t, 20\d\d-.* UTC: Use --password=\[redacted\]", err)
+    assert "changeme1234" not in err
+    assert "left out" not in run("cache", "export", str(tmp_path / "f.jsonl"), "--force")[2]
+    assert "changeme1234" in (tmp_path / "f.jsonl").read_text()
+
+
 def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_path: Path) -> None:
     """It would be asked for anew."""
     run("run", "t", "one")
@@ -189,7 +203,7 @@ def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_
     connection.execute("UPDATE Cache SET expire_time = 1")
     connection.close()
     assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
-    assert store.export(tmp_path / "f.jsonl") == (0, 0)
+    assert store.export(tmp_path / "f.jsonl") == (0, [])
     assert len(a.asked) == 1
 
 

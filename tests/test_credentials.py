@@ -274,6 +274,19 @@ def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None
 # Where keys may go
 
 
+@pytest.mark.parametrize("base", ["http://192.168.1.20:11434", "https://box.example", "http://127.0.0.1:11434", None])
+@pytest.mark.parametrize("by", ["llm.yaml", "OLLAMA_HOST", "OLLAMA_API_BASE"])
+def test_the_key_of_ollamas_cloud_stays_with_it(monkeypatch: pytest.MonkeyPatch, base: str | None, by: str) -> None:
+    """A server of one's own works without it, wherever it is named; `api_key_env` sends it where that is meant."""
+    monkeypatch.setenv("OLLAMA_API_KEY", CANARY)
+    if base is not None and by != "llm.yaml":
+        monkeypatch.setenv(by, base)
+    fields = {"api_base": base} if by == "llm.yaml" else {}
+    assert key_of(a_model("ollama/x", **fields)) is None
+    assert key_of(a_model("ollama/x", api_base="https://ollama.com")) == CANARY
+    assert key_of(a_model("ollama/x", api_base="https://box.example", api_key_env="OLLAMA_API_KEY")) == CANARY
+
+
 def test_openais_key_is_not_sent_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that only speaks OpenAI's wire gets no key, however much the file is trusted."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)

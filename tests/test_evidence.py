@@ -57,38 +57,6 @@ def test_a_finish_is_what_was_received(case: str) -> None:
     assert examine(text).finish == finish
 
 
-USAGE = {
-    "openai": ({"usage": {"prompt_tokens": 1, "completion_tokens": 2}}, True),
-    "openai null": ({"usage": None}, False),
-    "openai empty": ({"usage": {}}, False),
-    "openai nulls": ({"usage": {"prompt_tokens": None}}, False),
-    "openai zero": ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, True),
-    "anthropic": ({"usage": {"input_tokens": 1, "output_tokens": 2}}, True),
-    "gemini": ({"usageMetadata": {"totalTokenCount": 4}}, True),
-    "ollama": ({"prompt_eval_count": 1, "eval_count": 2}, True),
-    "ollama without the prompt": ({"eval_count": 2}, False),
-    "ollama without the answer": ({"prompt_eval_count": 2}, False),
-    "ollama embedding": ({"prompt_eval_count": 2, "embeddings": [[1.0]]}, True),
-    "none": ({"choices": []}, False),
-    "message of the wrong kind": ({"message": "x"}, False),
-}
-
-
-@pytest.mark.parametrize("case", USAGE)
-def test_usage_is_what_was_received(case: str) -> None:
-    """Usage counts as reported only where the provider counted prompt and answer."""
-    document, reported = USAGE[case]
-    assert examine(json.dumps(document)).usage is reported
-
-
-def test_an_anthropic_stream_needs_both_counts() -> None:
-    """`message_start` counts the prompt and `message_delta` the answer; one of them is not enough."""
-    start = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
-    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
-    assert not examine(_sse(start)).usage
-    assert examine(_sse(start, end)).usage
-
-
 ERRORS = {
     "openai": _sse({"choices": []}, {"error": {"message": "no"}}),
     "anthropic": 'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n',

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from testronaut_llm.errors import LocalModelError
@@ -341,6 +342,49 @@ def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site) -> None:
     assert path == "/owner/repo/resolve/abc123/sub/Model-Q4.gguf"
     assert headers["Authorization"] == "Bearer hf_sentinel"
     assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}\r\n", "\ufeff{}", "{}\n\n"])
+def test_a_token_with_a_line_end_is_stripped(
+    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    """As every other key: `kubectl create secret --from-file` keeps the line end."""
+    monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
+    fetch("hf://owner/repo/m.gguf", store=empty)
+    assert hub.requests[0][1]["Authorization"] == "Bearer hf_sentinel"
+
+
+@pytest.mark.parametrize(
+    "token", ["hf_senti\nnel", "hf_senti\x07nel", "hf_senti nel", "hf_sentinel\u00e9", "hf_\udcff"]
+)
+def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
+    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """It names the variable; nothing is sent, and nothing is tried again."""
+    monkeypatch.setenv("HF_TOKEN", token)
+    seen: list[Progress] = []
+    with pytest.raises(LocalModelError, match="the variable HF_TOKEN holds more than a key") as caught:
+        fetch("hf://owner/repo/m.gguf", store=empty, progress=seen.append)
+    said = f"{caught.value!r} {caught.value.__cause__} {seen}"
+    assert "hf_" not in said
+    assert "senti" not in said
+    assert hub.requests == []
+    assert len(seen) <= 1
+
+
+def test_a_clients_words_about_a_header_are_not_repeated(
+    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They quote its value; what a server says goes without the token."""
+
+    def refuse(client: httpx.Client, *_: object) -> bool:
+        raise httpx.LocalProtocolError(f"Illegal header value b'{client.headers['authorization']}\\n'")
+
+    monkeypatch.setattr(http_download, "_continued", refuse)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(LocalModelError, match="could not be fetched: LocalProtocolError") as caught:
+        fetch("hf://owner/repo/m.gguf", store=empty)
+    assert "sentinel" not in str(caught.value)
 
 
 def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, serve: Callable[[bytes], Site]) -> None:

@@ -345,6 +345,16 @@ def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(ro
         assert secret not in words
 
 
+def test_words_about_passwords_in_prose_are_no_key() -> None:
+    """A system text may explain an option; what can only be a key is refused there too."""
+    prose = "Say what --password=changeme1234 and `Authorization: Bearer abc12345` do, and https://me:pass123@host."
+    LLMConfig(tasks={"t": {"models": "openai/x", "system": prose}})  # type: ignore[dict-item]
+    assert "looks like a key" in refusal(tasks={"t": {"models": "openai/x", "system": f"{prose} {SECRET}"}})
+    assert "looks like a key" in refusal(
+        models={"a": {"model": "openai/x", "extra": {"user": "password=changeme1234"}}}
+    )
+
+
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
 @pytest.mark.parametrize(
     ("place", "sections"),

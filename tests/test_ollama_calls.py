@@ -346,7 +346,7 @@ async def test_a_server_that_ends_between_two_calls_is_named_with_the_command(mo
     "words",
     [
         "timed out waiting for llama runner to start: progress 0.42",
-        "llama runner process has terminated: signal: killed",
+        "unable to load model: /root/.ollama/models/blobs/sha256-1",
         "model requires more system memory (9.0 GiB) than is available (2.0 GiB)",
     ],
 )

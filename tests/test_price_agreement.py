@@ -11,11 +11,19 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from source_tree import pin
 
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.prices import PriceTable
 from testronaut_llm.pricing.tables import PriceTables, Table
 from testronaut_llm.records import Usage
+from testronaut_llm.support.installed import version
+
+# The lists below are of the locked releases; others differ in a few rows each, and nobody has looked them up.
+pytestmark = pytest.mark.skipif(
+    any(pin(name) != version(name) for name in ("litellm", "tokencost", "genai-prices")),
+    reason="compares the locked price tables",
+)
 
 GENAI_NAMES = {
     "openai": "openai",
@@ -48,8 +56,6 @@ DIFFERS_FROM_GENAI = {
     "mistral/magistral-small-latest": "LiteLLM: the name moved on",
     "mistral/mistral-large-latest": "LiteLLM: Large 3 costs $0.50 and $1.50",
     "mistral/mistral-medium": "LiteLLM: the name moved on",
-    "mistral/mistral-large-4": "open: they round differently (1 % apart)",
-    "mistral/mistral-large-4-0": "open: as above",
     "mistral/open-mistral-nemo": "genai-prices: cut to $0.15 and $0.15",
     "xai/grok-code-fast": "open: LiteLLM prices the name as its successor",
     "xai/grok-code-fast-1": "open: as above",

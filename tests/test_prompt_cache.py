@@ -1,4 +1,4 @@
-"""`prompt_cache` marks what never changes, for Anthropic alone, and says when that does nothing."""
+"""`prompt_cache` marks what never changes, for Anthropic alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import faults
 import pytest
-import structlog
 from manager_kit import Api, manager, model
 
 from testronaut_llm.records import Usage
@@ -66,31 +65,12 @@ def fake(usage: Usage, **task: Any) -> FakeLLM:
     return llm
 
 
-def warnings(llm: FakeLLM, calls: int) -> list[Any]:
-    with structlog.testing.capture_logs() as logs, llm:
-        for _ in range(calls):
+@pytest.mark.parametrize("kept", [{}, {"cached_tokens": 90}, {"cache_write_tokens": 90}])
+def test_what_is_kept_has_a_price_of_its_own(kept: dict[str, int]) -> None:
+    """What was read from the provider's cache costs less; nothing else changes."""
+    llm = fake(Usage(prompt_tokens=100, completion_tokens=0, **kept))
+    with llm:
+        for _ in range(3):
             llm.complete("t", "hi")
-    return [log for log in logs if log["event"] == "prompt_not_cached"]
-
-
-def test_a_prefix_that_is_not_kept_is_told_once() -> None:
-    """The second answer of the same prefix shows it; the warning says why and what mends it."""
-    usage = Usage(prompt_tokens=100, completion_tokens=5)
-    assert warnings(fake(usage), 1) == []
-    (told,) = warnings(fake(usage), 4)
-    assert (told["model"], told["cause"]) == ("m", "the system text is too short for this model")
-    assert told["least_tokens"] is None or told["least_tokens"] >= 1024
-    assert "tasks.t.prompt_cache" in told["mend"]
-    (told,) = warnings(fake(usage, system=None), 2)
-    assert told["cause"] == "there is no system text"
-    assert warnings(fake(usage, prompt_cache=False), 3) == []
-
-
-@pytest.mark.parametrize("kept", [{"cached_tokens": 90}, {"cache_write_tokens": 90}])
-def test_a_prefix_that_is_kept_is_no_news(kept: dict[str, int]) -> None:
-    """And it is counted at its own price."""
-    usage = Usage(prompt_tokens=100, completion_tokens=0, **kept)
-    llm = fake(usage)
-    assert warnings(llm, 3) == []
     price = Decimal("0.1") if "cached_tokens" in kept else Decimal(1)
     assert llm.session.cost == 3 * (10 + 90 * price) / 10**6

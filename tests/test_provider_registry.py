@@ -327,6 +327,9 @@ def test_a_providers_own_hosts_are_told_from_lookalikes(reference: str, url: str
         ("ollama/gpt-oss:120b-cloud", {}, False),
         ("ollama/gpt-oss:120b-cloud", {"local": True}, False),
         ("ollama/kimi:cloud", {}, False),
+        ("ollama/soundcloud", {}, True),
+        ("ollama/soundcloud:7b", {}, True),
+        ("ollama/x:mycloud", {}, True),
         ("ollama/cloud-expert:7b", {}, True),
         ("embedded/smollm2-135m", {}, True),
         ("embedded/smollm2-135m", {"local": False}, False),
@@ -503,6 +506,8 @@ def test_aws_and_google_say_what_they_sign_with(monkeypatch: pytest.MonkeyPatch)
     """No key of ours: botocore's and Google's own variables decide."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "VERTEXAI_PROJECT"):
         monkeypatch.delenv(name, raising=False)
+    assert readiness(a_model("bedrock/anthropic.claude")).ready, "only the network knows of an instance's role"
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert readiness(a_model("bedrock/anthropic.claude")).missing == "no AWS credentials"
     assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing
     monkeypatch.setenv("VERTEXAI_PROJECT", "p")
@@ -512,6 +517,17 @@ def test_aws_and_google_say_what_they_sign_with(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("AWS_PROFILE")
     (Path.home() / ".aws").mkdir()
     (Path.home() / ".aws" / "config").write_text("")
+    assert readiness(a_model("bedrock/anthropic.claude")).ready
+
+
+@pytest.mark.parametrize("variable", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"])
+def test_files_that_variables_name_are_aws_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    """Also where no instance can have a role."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
     assert readiness(a_model("bedrock/anthropic.claude")).ready
 
 

@@ -36,6 +36,16 @@ def params(made: ProxyExport) -> dict[str, Any]:
     return dict(made.document["model_list"][0]["litellm_params"])
 
 
+@pytest.mark.parametrize("base", ["ft:gpt-4o-2024-08-06", "azure/ft:gpt-4o-2024-08-06", "openai/ft:gpt-4o-2024-08-06"])
+def test_a_deployment_of_a_model_that_only_openai_lists_has_a_price(base: str) -> None:
+    """The row through the proxy is priced, and so is the deployment in the proxy's own tables."""
+    made = exported({"model": "azure/d", "api_base": "https://x.openai.azure.com", "base_model": base})
+    assert made.rows["m"]["base_model"] == "openai/ft:gpt-4o-2024-08-06"
+    through = ModelConfig(alias="x", model=made.rows["m"]["model"], base_model=made.rows["m"]["base_model"])
+    assert PriceTable.load().price(through) is not None
+    assert made.document["model_list"][0]["model_info"]["base_model"] == base.replace("azure/", "openai/")
+
+
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
     """Runs the command; its exit code, stdout and stderr."""

@@ -124,6 +124,8 @@ def _body(mode: str, whole: dict[str, Any], chunks: list[dict[str, Any]]) -> Rep
     ("error", "kind"),
     [
         ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
+        ({"code": 429, "message": "slow down"}, errors.RateLimitError),
+        ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
         ({"message": "Upstream error from a provider"}, errors.ServerError),
         ("it broke", errors.ServerError),
     ],

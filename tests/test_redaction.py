@@ -19,6 +19,11 @@ from testronaut_llm.support.redaction import MASK, Redactor
 SECRET = "canary/+Key=Value\"x\\y&z'9é"
 PLAIN = "canaryABCdef123456"
 
+
+def _lines(text: str, end: str) -> str:
+    return end.join(text[at : at + 7] for at in range(0, len(text), 7))
+
+
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "raw": str,
     "lower case": str.lower,
@@ -44,6 +49,23 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "basic, user of 2": lambda s: base64.b64encode(f"us:{s}".encode()).decode(),
     "basic, user of 3": lambda s: base64.b64encode(f"usr:{s}".encode()).decode(),
     "base64 in the middle": lambda s: base64.b64encode(f"from {s} to".encode()).decode(),
+    "every character in JSON's escapes": lambda s: "".join(f"\\u{ord(one):04x}" for one in s),
+    "every other character in JSON's escapes": lambda s: "".join(
+        f"\\u{ord(one):04X}" if n % 2 else json.dumps(one)[1:-1] for n, one in enumerate(s)
+    ),
+    "JSON's escapes in JSON": lambda s: json.dumps("".join(f"\\u{ord(one):04x}" for one in s)),
+    "JSON's escapes in a URL": lambda s: quote("".join(f"\\u{ord(one):04x}" for one in s)),
+    "every octet for a URL": lambda s: "".join(f"%{octet:02X}" for octet in s.encode()),
+    "every octet of repr": lambda s: "".join(f"\\x{octet:02x}" for octet in s.encode()),
+    "every character for HTML": lambda s: "".join(f"&#{ord(one)};" for one in s),
+    "every character for HTML, in hex": lambda s: "".join(f"&#x{ord(one):X};" for one in s),
+    "html twice": lambda s: html.escape(html.escape(s)),
+    "base64 in lines": lambda s: _lines(base64.b64encode(s.encode()).decode(), "\n"),
+    "base64 in lines of mail": lambda s: _lines(base64.b64encode(s.encode()).decode(), "\r\n "),
+    "base64 in lines, in JSON": lambda s: json.dumps(_lines(base64.b64encode(s.encode()).decode(), "\r\n")),
+    "hex in lines": lambda s: _lines(s.encode().hex(), "\n"),
+    "base64 in JSON's escapes": lambda s: "".join(f"\\u{octet:04x}" for octet in base64.b64encode(s.encode())),
+    "after a backslash": lambda s: "\\" + s,
     "base64 in a url": lambda s: quote(base64.b64encode(s.encode()).decode().rstrip("="), safe="+/"),
 }
 

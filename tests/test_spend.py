@@ -23,6 +23,7 @@ from testronaut_llm.cli.spend_page import page
 from testronaut_llm.ledger import Ledger, Limit
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
+from testronaut_llm.support.text import visible
 
 Run = Callable[..., tuple[int, str, str]]
 NOON = 20_000 * 86_400.0 + 43_200
@@ -179,6 +180,26 @@ class Page(HTMLParser):
 
 def _spend(*spent: tuple[float, str, str, str | None], limits: tuple[tuple[str, Limit], ...] = ()) -> Spend:
     return report(book(None, *spent), "mine", since=None, limits=limits)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\uff1d1", "\x1b[2J", "a,\u202eb", 'x"=1'])
+def test_no_cell_is_a_formula(run: Run, name: str) -> None:
+    """Names of tasks and models come from files of others; numbers stay numbers, below zero too."""
+    book(data_dir() / "ledger.sqlite3", (0, name, name, "1"))
+    (row,) = csv.DictReader(io.StringIO(run("spend", "--csv")[1]))
+    for cell in (row["task"], row["model"]):
+        assert cell == visible(f"'{name}" if name[0] in "=+-@\t\uff1d" else name)
+    assert float(row["cost"]) == 1
+
+
+def test_the_page_keeps_no_control_character(run: Run, tmp_path: Path) -> None:
+    """Names are shown escaped, as on a terminal."""
+    nasty = "a\x00\x1b]0;x\x07\x9b\u202e\u2066<b>"
+    book(data_dir() / "ledger.sqlite3", (0, nasty, nasty, "1"))
+    assert run("spend", "--html", str(tmp_path / "page.html"))[0] == 0
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert not re.search("[\\0-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066]", text)
+    assert "\\u001b" in text
 
 
 @pytest.mark.parametrize("days", [0, 40, 400, 3000])

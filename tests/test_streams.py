@@ -1,126 +1,253 @@
-"""A stream begins at its first piece, ends once, and has an answer only then."""
+"""The standard streams: UTF-8 in and out, nothing that a terminal would obey, and an end that says what happened."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
-from typing import Any
+import json
+import os
+import pty
+import shlex
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import faults
 import pytest
+from fault_server import Endpoint, FaultServer
 
-from testronaut_llm.calls.streams import AsyncStream, Stream
-from testronaut_llm.errors import LLMError
-from testronaut_llm.records import Answer, Usage
+from testronaut_llm import LLMManager
+from testronaut_llm.support.text import visible
 
-ANSWER: Answer[Any] = Answer(
-    text="ab", model="m", provider_model="p/m", response_model="m", task="t", usage=Usage(), attempts=()
+NASTY = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x08\x7f\r\u202eevil\u2066\u200f\u061c\u2028\ud800"
+"""OSC, CSI, C1, NUL, BS, DEL, CR, bidirectional controls, a separator and half a character."""
+ANSWER = f"a \u2713 mark, tab\tand {NASTY[:-1]} end"
+PROGRAM = "from testronaut_llm.cli import main; main()"
+Shell = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def controls(text: str) -> set[str]:
+    """What a terminal may obey: all control characters but newline and tab, and those that change directions."""
+    kinds = {one: unicodedata.category(one) for one in set(text) - set("\n\t")}
+    return {one for one, kind in kinds.items() if kind in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an llm.yaml, and a home in which two questions are answered already: a hit loads no LiteLLM."""
+    folder = tmp_path_factory.mktemp("streams")
+    url = server.plan("a", faults.good(ANSWER)).url
+    row = {"model": "openai/m", "api_base": f"{url}/v1", "price": {"input": 1, "output": 1}, "context_window": 8192}
+    text = {"models": {"good": row}, "tasks": {"t": {"models": ["good"], "retries": 0}}}
+    (folder / "llm.yaml").write_text(json.dumps(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTRONAUT_LLM_HOME", str(folder / "home"))
+        with LLMManager(folder / "llm.yaml") as llm:
+            assert [llm.complete("t", prompt).text for prompt in ("hi", "caf\u00e9?")] == [ANSWER] * 2
+    return folder
+
+
+@pytest.fixture
+def api(server: FaultServer, folder: Path) -> Endpoint:
+    return server.plan("a", faults.good(ANSWER))
+
+
+@pytest.fixture
+def shell(folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs `testronaut-llm WORDS` with whatever bash makes of its streams."""
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(folder / "llm.yaml"))
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(folder / "home"))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.chdir(folder)
+
+    def running(words: str, *, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+        line = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)} {words}"
+        given = {**os.environ, **environment}
+        return subprocess.run(
+            ["bash", "-c", line], input=stdin, capture_output=True, env=given, timeout=90, check=False
+        )
+
+    return running
+
+
+LOCALES = (
+    {},
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "ascii:strict"},
+    {"PYTHONUNBUFFERED": "1"},
 )
 
 
-class Source:
-    """Two pieces and an answer, or an error after the first; notes when it begins and ends."""
+@pytest.mark.parametrize("locale", LOCALES, ids=str)
+def test_an_answer_goes_into_a_pipe_as_it_is(shell: Shell, locale: dict[str, str]) -> None:
+    """Byte for byte, in UTF-8 whatever the locale says; and so does the prompt come in, without its mark."""
+    done = shell("run t - --cache only", stdin="\ufeffcaf\u00e9?".encode(), **locale)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{ANSWER}\n".encode()
+    assert controls(done.stderr.decode()) == set()
 
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.notes: list[str] = []
-        self._error = error
 
-    def run(self) -> Generator[str, None, Answer[Any]]:
-        self.notes.append("begun")
+def test_a_lone_surrogate_is_shown_escaped(shell: Shell, api: Endpoint) -> None:
+    """Half a character has no bytes of its own; the answer comes all the same."""
+    api.plan(faults.good("half \ud83d of one"))
+    done = shell("run t half --no-cache")
+    assert (done.returncode, done.stdout) == (0, b"half \\ud83d of one\n")
+
+
+def test_json_says_the_same_and_holds_no_control_character(shell: Shell) -> None:
+    """Escapes of JSON stand for what would be escaped, in a pipe as on a terminal."""
+    done = shell("run t hi --json")
+    assert json.loads(done.stdout)["text"] == ANSWER
+    assert controls(done.stdout.decode()) == set()
+
+
+FULL, CLOSED = b"No space left on device", b"Bad file descriptor"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("run t hi > /dev/full", 1, FULL),
+        ("run t hi --json > /dev/full", 1, FULL),
+        ("run t hi --stream > /dev/full", 1, FULL),
+        ("run t hi >&-", 1, CLOSED),
+        ("run t hi --stream >&-", 1, CLOSED),
+        ("models list > /dev/full", 1, FULL),
+        ("config show > /dev/full", 1, FULL),
+        ("--help > /dev/full", 1, FULL),
+        ("--version >&-", 1, CLOSED),
+        ("run t hi | true", 0, b""),
+        ("run t hi --stream | head -c 1", 0, b""),
+        ("config show | head -1", 0, b""),
+        ("--help | true", 0, b""),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_one_line(
+    shell: Shell, words: str, code: int, says: bytes, unbuffered: str
+) -> None:
+    """A reader that has gone is no failure and no word; a full disk or a closed stream is one line and exit code 1."""
+    done = shell(words, PYTHONUNBUFFERED=unbuffered)
+    told = [line for line in done.stderr.splitlines() if b"Ollama" not in line and not line.startswith(b"from ")]
+    assert done.returncode == code, done.stderr
+    assert len(told) == code, done.stderr
+    assert not code or b"cannot write to stdout: " + says in told[0]
+
+
+def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
+    """The line says where the answer is; the same command prints it, and asks nobody."""
+    done = shell("run t new > /dev/full")
+    assert b"the answer is kept in the cache" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    asked = len(api.requests)
+    assert asked == 1
+    assert shell("run t new").stdout == f"{ANSWER}\n".encode()
+    assert len(api.requests) == asked
+
+
+@pytest.mark.parametrize("to", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> None:
+    """What is no result is dropped."""
+    done = shell(f"run t hi {to}")
+    assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "says"),
+    [
+        ("run t - <&-", b"", "cannot read stdin: it is closed"),
+        ("run t -", b"one\ncaf\xe9", "stdin:2: is not UTF-8 text: save it as UTF-8 (byte 4 of the line is 0xe9)"),
+        ("route t -", b"\xff\xfeh\0i\0", "stdin:1: is not UTF-8 text"),
+    ],
+)
+def test_a_stdin_that_gives_no_text_is_told(shell: Shell, words: str, stdin: bytes, says: str) -> None:
+    """By its name, with the line and the byte."""
+    done = shell(words, stdin=stdin)
+    assert done.returncode == 2
+    assert says in done.stderr.decode()
+
+
+def on_terminal(command: list[str]) -> str:
+    """What a command writes to a terminal that is its stdin, stdout and stderr."""
+    main, side = pty.openpty()
+    given = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=given)
+    os.close(side)
+    shown = b""
+    while True:
         try:
-            yield "a"
-            if self._error is not None:
-                raise self._error
-            yield "b"
-            return ANSWER
-        finally:
-            self.notes.append("ended")
-
-    async def arun(self) -> AsyncIterator[Any]:
-        self.notes.append("begun")
-        try:
-            yield "a"
-            if self._error is not None:
-                raise self._error
-            yield "b"
-            yield ANSWER
-        finally:
-            self.notes.append("ended")
+            piece = os.read(main, 65536)
+        except OSError:  # its end, on Linux
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(main)
+    process.wait(60)
+    return shown.decode().replace("\r\n", "\n")
 
 
-def test_nothing_is_sent_before_the_first_piece() -> None:
-    """Making a stream is free; there is no answer yet, and closing it unread is no request."""
-    source = Source()
-    with Stream(source.run) as stream, pytest.raises(LLMError, match="read it to its end"):
-        _ = stream.answer
-    assert list(stream) == []
-    assert source.notes == []
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "t", "hi"],
+        ["run", "t", "hi", "--stream"],
+        ["run", "t", "hi", "--json"],
+        ["run", "t", "hi", "--schema", f"{NASTY[3:8]}.json"],
+        ["run", f"t{NASTY[1:-1]}".replace("\0", ""), "hi"],
+        ["run", "t", "hi", "--model", "\x1b]8;;http://evil\x07good"],
+        ["run", "t", "hi", "--\x1b[31mred"],
+        ["\x1b[31mred"],
+        ["compare", "hi", "--models", "good"],
+        ["config", "show"],
+        ["config", "show", "\x9b2J"],
+        ["prices", "update", "/\x1b[2J"],
+        ["--help"],
+    ],
+    ids=lambda words: " ".join(map(visible, words)),
+)
+def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> None:
+    """Answers, tables, errors of ours and of the parser, names that were given: all is shown escaped."""
+    shown = on_terminal([sys.executable, "-c", PROGRAM, *words])
+    assert "Traceback" not in shown
+    assert shown.strip()
+    assert controls(shown) == set()
 
 
-def test_a_stream_has_its_answer_at_its_end() -> None:
-    """The pieces come once; after them the answer stays."""
-    source = Source()
-    stream = Stream(source.run)
-    assert list(stream) == ["a", "b"]
-    assert stream.answer is ANSWER
-    assert list(stream) == []
-    stream.close()
-    assert stream.answer is ANSWER
-    assert source.notes == ["begun", "ended"]
+def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
+    shell: Shell, api: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a pipe, since only an answer is worth its bytes there."""
+    body = json.dumps({"error": {"message": f"no {NASTY} and [bold red]markup[/]", "type": "x"}}).encode()
+    api.plan(faults.raw(400, body))
+    name = "\x1b[2Jm\u202e"
+    row = {"model": "openai/\x9bm", "api_base": f"{api.url}/v1", "price": {"input": 1, "output": 1}}
+    text = {"models": {name: row}, "tasks": {f"t{name}": {"models": [name]}, "t": {"models": [name]}}}
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    (tmp_path / "llm.yaml").write_text(json.dumps(text))
+    done = shell("run t hi")
+    assert b"[bold red]markup[/]" in done.stderr
+    assert controls(done.stderr.decode()) == set()
+    for words in ("check", "config show", "spend"):
+        assert controls(on_terminal([sys.executable, "-c", PROGRAM, *words.split()])) == set(), words
+    text["models"]["x"] = {"model": "openai/x", f"api{name}": 1}
+    (tmp_path / "llm.yaml").write_text(json.dumps(text))
+    assert controls(shell("config show").stderr.decode()) == set()
 
 
-def test_leaving_a_stream_ends_its_source() -> None:
-    """Closing in the middle ends what runs behind it, and nothing more comes."""
-    source = Source()
-    with Stream(source.run) as stream:
-        assert next(stream) == "a"
-    assert source.notes == ["begun", "ended"]
-    assert list(stream) == []
-    with pytest.raises(LLMError):
-        _ = stream.answer
-
-
-@pytest.mark.parametrize("error", [LLMError("no"), KeyboardInterrupt()])
-def test_an_error_ends_a_stream(error: BaseException) -> None:
-    """After an error the stream is over; asking on does not ask the provider anew."""
-    source = Source(error)
-    stream = Stream(source.run)
-    assert next(stream) == "a"
-    with pytest.raises(type(error)):
-        next(stream)
-    assert list(stream) == []
-    assert source.notes == ["begun", "ended"]
-
-
-async def test_an_async_stream_does_the_same() -> None:
-    """No request before the first piece, one answer at the end, nothing after it."""
-    source = Source()
-    stream = AsyncStream(source.arun)
-    with pytest.raises(LLMError, match="read it to its end"):
-        _ = stream.answer
-    assert source.notes == []
-    assert [piece async for piece in stream] == ["a", "b"]
-    assert stream.answer is ANSWER
-    assert [piece async for piece in stream] == []
-    assert source.notes == ["begun", "ended"]
-
-
-async def test_leaving_an_async_stream_ends_its_source() -> None:
-    """Closing in the middle, or unread, ends what runs behind it."""
-    source, unread = Source(), Source()
-    async with AsyncStream(source.arun) as stream:
-        assert await anext(stream) == "a"
-    async with AsyncStream(unread.arun):
-        pass
-    assert source.notes == ["begun", "ended"]
-    assert unread.notes == []
-    assert [piece async for piece in stream] == []
-
-
-async def test_an_error_ends_an_async_stream() -> None:
-    """The same as without an event loop."""
-    source = Source(LLMError("no"))
-    stream = AsyncStream(source.arun)
-    assert await anext(stream) == "a"
-    with pytest.raises(LLMError):
-        await anext(stream)
-    assert [piece async for piece in stream] == []
-    assert source.notes == ["begun", "ended"]
+def test_visible_leaves_text_alone() -> None:
+    """Letters of every script, emoji that are joined, newline and tab stay; what is escaped reads as JSON."""
+    plain = "a\tb\n\u00e9\u4e2d\u05d0\U0001f468\u200d\U0001f469"
+    assert visible(plain) == plain
+    assert json.loads(f'"{visible(NASTY)}"') == NASTY
+    assert controls(visible(NASTY)) == set()
+    assert visible(visible(NASTY)) == visible(NASTY)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.records import Attempt, Usage
+from testronaut_llm.support.money import MOST_TOKENS, MOST_USD, exact
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,7 +28,7 @@ SPANS: tuple[Span, ...] = tuple((period, own) for period in PERIODS for own in (
 RESERVED, SENT = 0, 1  # and 2, settled
 
 _PICO = Decimal(10**12)
-_MOST = 10**18  # a million dollars for one attempt is a fault of a price, and sums must not overflow
+_MOST = MOST_USD * 10**12
 _ABROAD = 253_000_000_000.0  # seconds; the last year that datetime knows, however wrong the clock is
 
 _INSERT = """INSERT INTO attempts (state, scope, day, at, lease, task, model, provider_model, amount, estimate)
@@ -45,8 +46,9 @@ def _sums(column: str, *conditions: str) -> str:
 
 _SPENT = f"""SELECT {_sums("spent", _DAYS, _MONTHS, "period = 'T'")} FROM balances
              WHERE scope = ?1 AND period >= 'D' || ?2 AND ({_DAYS} OR period >= 'M' || substr(?2, 1, 7))"""  # noqa: S608 - constants
-_OPEN = f"""SELECT {_sums("amount", "day >= ?2", "day >= substr(?2, 1, 7)", "true")}, min(lease)
-            FROM attempts WHERE state < 2 AND scope = ?1"""  # noqa: S608 - constants
+_OPEN = f"""SELECT {_sums("amount", "day >= ?2", "day >= substr(?2, 1, 7)", "true")}
+            FROM attempts WHERE state < 2 AND scope = ?1 AND """  # noqa: S608 - constants
+_ASIDE, _LOST = f"{_OPEN} lease >= ?4", f"{_OPEN} state = 1 AND lease < ?4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +73,15 @@ def insert(db: sqlite3.Connection, entry: Entry, state: int, now: float, lease: 
     return db.execute(_INSERT, (*values, pico(entry.worst), pico(entry.estimate))).lastrowid or 0
 
 
-def settle(db: sqlite3.Connection, entry: Entry, row: int, attempt: Attempt, now: float) -> None:
+def settle(db: sqlite3.Connection, booked: tuple[Entry, int, Attempt], now: float) -> None:
     """Books what an attempt cost, once more if need be; one whose row was never written (0), or is gone, gets one."""
-    usage = attempt.usage or Usage(estimated=True)
+    (entry, row, attempt), usage = booked, booked[2].usage or Usage(estimated=True)
+    counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cache_write_tokens)
     values = (
         pico(attempt.cost if attempt.cost is not None else entry.worst),
         *(attempt.outcome, attempt.error.code if attempt.error else None),
-        *(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cache_write_tokens),
-        *(usage.reasoning_tokens, usage.estimated, attempt.latency),
+        *(max(0, min(count, MOST_TOKENS)) for count in (*counts, usage.reasoning_tokens)),
+        *(usage.estimated, attempt.latency),
     )
     if row and db.execute(_SETTLE, (*values, row)).rowcount:
         return
@@ -88,13 +91,10 @@ def settle(db: sqlite3.Connection, entry: Entry, row: int, attempt: Attempt, now
 
 
 def standing(db: sqlite3.Connection, scope: str, task: str, now: float) -> Standing:
-    """What is spent and set aside, after what was left behind has been dealt with."""
+    """What is spent and set aside. Nothing is written: what was sent and whose lease is over counts as spent."""
     values = (scope, day_of(now), task)
-    *aside, first = db.execute(_OPEN, values).fetchone()
-    if first is not None and first < now:
-        reap(db, now)
-        *aside, _ = db.execute(_OPEN, values).fetchone()
-    spent = db.execute(_SPENT, values).fetchone()
+    aside, lost = (db.execute(ask, (*values, now)).fetchone() for ask in (_ASIDE, _LOST))
+    spent = map(sum, zip(db.execute(_SPENT, values).fetchone(), lost, strict=True))
     return dict(zip(SPANS, zip(spent, aside, strict=True), strict=True))
 
 
@@ -104,14 +104,16 @@ def reap(db: sqlite3.Connection, now: float) -> None:
     db.execute("UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?", (now,))
 
 
+@exact
 def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
     """Picodollars of USD, rounded up unless told otherwise."""
     if amount is None:
         return None
     whole = int((amount * _PICO).to_integral_value(ROUND_FLOOR if down else ROUND_CEILING))
-    return max(-_MOST, min(whole, _MOST))
+    return max(0, min(whole, _MOST))
 
 
+@exact
 def dollars(amount: int) -> Decimal:
     """USD of picodollars, without zeros at the end."""
     exact = Decimal(amount).scaleb(-12).normalize()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +22,14 @@ T = TypeVar("T")
 
 WAIT = 5.0
 """Seconds to wait for another process that writes; each holds the file for less than a millisecond."""
+_LOOKS = (0.001, 0.05)  # seconds between two tries: at first, and at most
 
 _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few waits for the disk
 
 # Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. What is settled is
 # booked into `balances` by the trigger, in the same transaction, whoever settles it and however often it is corrected.
 # An id is never used twice: whoever still holds that of a row that is gone must not settle another's.
-# `daily` holds what is counted without a row of its own: cache hits, what routing saved, and attempts that were pruned.
+# `daily` holds what is counted without a row of its own: cache hits, and attempts that were pruned.
 _VERSIONS = (
     """
     CREATE TABLE attempts (
@@ -59,6 +61,10 @@ _VERSIONS = (
 )
 
 
+class LedgerBusyError(ConfigError):
+    """Another process holds the file just now."""
+
+
 class LedgerFile:
     """One connection, used by one thread at a time; None in place of a path keeps the ledger in memory."""
 
@@ -74,7 +80,7 @@ class LedgerFile:
         """Has anything been written yet?"""
         return self._connection is not None or (self.path is not None and self.path.exists())
 
-    def run_whole(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def run_whole(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
         """As `run`, but all of the work or nothing, and nobody else's in between."""
 
         def whole(connection: sqlite3.Connection) -> T:
@@ -83,14 +89,30 @@ class LedgerFile:
             connection.execute("COMMIT")
             return done
 
-        return self.run(whole)
+        return self.run(whole, wait)
 
-    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def run(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
         """Does some work on the connection; what it began and did not commit is undone when it fails.
 
+        Args:
+            work: what to do; it is begun anew while another process holds the file.
+            wait: seconds for which that is tried; 0 on an event loop.
+
         Raises:
+            LedgerBusyError: another process held the file all the time.
             ConfigError: the file cannot be used; with what mends it.
         """
+        until, pause = time.monotonic() + wait, _LOOKS[0]
+        while True:
+            try:
+                return self._tried(work)
+            except LedgerBusyError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LOOKS[1])
+
+    def _tried(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
             try:
                 connection = self._connection = self._connection or self._opened()
@@ -120,7 +142,7 @@ class LedgerFile:
         self._guard_forks()
         connection = sqlite3.connect(
             ":memory:" if self.path is None else self.path,
-            timeout=WAIT,
+            timeout=0,
             isolation_level=None,
             check_same_thread=False,
             factory=Connection,
@@ -145,7 +167,7 @@ class LedgerFile:
             return
         import filelock
 
-        with filelock.FileLock(self.path.with_suffix(".lock"), timeout=WAIT, mode=0o600):
+        with filelock.FileLock(self.path.with_suffix(".lock"), timeout=0, mode=0o600):
             connection.execute("PRAGMA journal_mode = WAL")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found > len(_VERSIONS):
@@ -173,14 +195,15 @@ class LedgerFile:
         os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
 
     def _fault(self, error: Exception) -> ConfigError:
-        return ConfigError(
+        kind = LedgerBusyError if _is_busy(error) else ConfigError
+        return kind(
             f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {self._mend(error)}",
             file=str(self.path),
         )
 
     def _mend(self, error: Exception) -> str:
         name = getattr(error, "sqlite_errorname", "")
-        if isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if _is_busy(error):
             return f"another process holds it: `fuser -v {self.path}` names that one"
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return f"restore it, or begin anew without what it knew: `mv {self.path} {self.path}.broken`"
@@ -189,3 +212,8 @@ class LedgerFile:
         if isinstance(error, sqlite3.NotSupportedError):
             return "`pip install --upgrade testronaut-llm`"
         return f"make it yours to write: `chmod u+rwX {self.path and self.path.parent} {self.path}`"
+
+
+def _is_busy(error: Exception) -> bool:
+    busy = ("SQLITE_BUSY", "SQLITE_LOCKED")
+    return isinstance(error, TimeoutError) or getattr(error, "sqlite_errorname", "").startswith(busy)

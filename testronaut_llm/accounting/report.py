@@ -15,19 +15,20 @@ from testronaut_llm.accounting.entries import day_of, dollars, seconds_left
 from testronaut_llm.config.values import seconds
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.ledger import Ledger, Limit
+from testronaut_llm.support.money import exact
 
 DEAREST = 10
 """How many of the dearest requests a report names."""
 
 _NAMES = (
     *("calls", "unpriced", "prompt_tokens", "completion_tokens"),
-    *("cost", "hits", "saved_by_cache", "saved_by_routing"),
+    *("cost", "hits", "saved_by_cache"),
 )
-_MONEY = {"cost", "saved_by_cache", "saved_by_routing"}
+_MONEY = {"cost", "saved_by_cache"}
 _SUMS = ", ".join(_NAMES)
 _ATTEMPTS = """SELECT scope, day, task, model, count(*) AS calls, sum(amount IS NULL) AS unpriced,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens, ifnull(sum(amount), 0) AS cost,
-    0 AS hits, 0 AS saved_by_cache, 0 AS saved_by_routing
+    0 AS hits, 0 AS saved_by_cache
     FROM attempts WHERE state = 2 AND {which} GROUP BY scope, day, task, model"""
 _ROWS = f"""SELECT day, task, model, {", ".join(f"sum({name})" for name in _NAMES)}
     FROM (SELECT scope, day, task, model, {_SUMS} FROM daily
@@ -49,7 +50,6 @@ class Totals:
         cost: of all requests whose price is known.
         unpriced: requests whose price is not.
         saved_by_cache: what the hits did not cost.
-        saved_by_routing: what the same answers would have cost more from the best model of each route.
     """
 
     calls: int = 0
@@ -59,7 +59,6 @@ class Totals:
     cost: Decimal = Decimal(0)
     hits: int = 0
     saved_by_cache: Decimal = Decimal(0)
-    saved_by_routing: Decimal = Decimal(0)
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
@@ -125,6 +124,7 @@ class Spend:
     dearest: tuple[DearCall, ...]
 
 
+@exact
 def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tuple[str, Limit]]) -> Spend:
     """Sums what the ledger holds under one scope.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import time
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.row import SchemaDialect
 from testronaut_llm.records import Answer, Embeddings, Usage
+from testronaut_llm.support.money import exact, is_amount, is_count
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import OutputSchema
 
-_COUNTS, _TINY = {int, bool}, Decimal("1e-12")
+_TINY = Decimal("1e-12")
 _DIALECTS = get_args(SchemaDialect)
 
 
@@ -53,24 +55,24 @@ def answer_of(
         OutputInvalidError: it does not obey the call's schema.
     """
     try:
-        cost, dialect, usage = value["cost"], value["dialect"], value["usage"]
+        dialect, usage = value["dialect"], dict(value["usage"])
         if dialect not in _DIALECTS:
             raise TypeError(f"dialect {dialect!r:.40}")
-        if not _COUNTS.issuperset(map(type, usage.values())):
-            raise TypeError(f"usage {usage!r:.80}")
+        if type(usage.pop("estimated")) is not bool or not all(map(is_count, usage.values())):
+            raise TypeError(f"usage {value['usage']!r:.80}")
         answer: Answer[Any] = Answer(
             text=_text(value["text"]),
             model=model.alias if model else "",
             provider_model=model.model if model else "",
             response_model=_text(value["response_model"]),
             task=task,
-            usage=Usage(**usage),
+            usage=Usage(**value["usage"]),
             cost=Decimal(0),
-            cost_source=value["cost_source"],
-            saved=None if cost is None else Decimal(_text(cost)),
+            cost_source=_text_or_none(value["cost_source"]),
+            saved=_usd(value["cost"]),
             cached=True,
             finish_reason=_text(value["finish_reason"]),
-            request_id=value["request_id"],
+            request_id=_text_or_none(value["request_id"]),
             latency=0.0 if started is None else time.monotonic() - started,
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
@@ -92,6 +94,7 @@ def check(value: Any) -> None:
         answer_of("", None, None, None, value)
 
 
+@exact
 def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, Any]]:
     """Each vector with its share, by the length of its text."""
     whole = sum(map(len, texts))
@@ -113,16 +116,15 @@ def vector_of(value: Any) -> Vector:
     """
     try:
         raw = base64.b64decode(_text(value["vector"]), validate=True)
-        cost = value["cost"]
-        return Vector(
-            vector=struct.unpack(f"<{len(raw) // 8}d", raw),
-            tokens=int(value["tokens"]),
-            cost=None if cost is None else Decimal(_text(cost)),
-        )
+        vector, tokens = struct.unpack(f"<{len(raw) // 8}d", raw), value["tokens"]
+        if not is_count(tokens) or not all(map(math.isfinite, vector)):
+            raise TypeError(f"tokens {tokens!r:.40}, or a number of the vector that is none")
+        return Vector(vector=vector, tokens=tokens, cost=_usd(value["cost"]))
     except (KeyError, TypeError, ValueError, ArithmeticError, struct.error) as error:
         raise ValueError(f"a row that is no vector ({error!r})") from None
 
 
+@exact
 def joined(
     found: dict[str, Vector], texts: tuple[str, ...], asked: Embeddings | None, *, model: ModelConfig, task: str
 ) -> Embeddings:
@@ -143,6 +145,17 @@ def joined(
         saved=saved,
         cached=True,
     )
+
+
+def _usd(value: Any) -> Decimal | None:
+    cost = None if value is None else Decimal(_text(value))
+    if not (cost is None or is_amount(cost)):
+        raise TypeError(f"a cost of {value!r:.40}")
+    return cost
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -21,6 +21,7 @@ from testronaut_llm.caching.key import FORMAT
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.support.text import read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.config.sections import CacheConfig
@@ -92,25 +93,28 @@ class CacheFiles:
                 return int(store.clear())
             return sum(store.delete(key) for key in keys)
 
-    def export(self, file: Path, *, task: str | None = None) -> tuple[int, int]:
+    def export(self, file: Path, *, task: str | None = None, force: bool = False) -> tuple[int, list[Kept]]:
         """Writes what is kept, one a line and sorted, so that a new one is one more line in a diff.
 
-        Returns how many lines were written, and how many were left out since they look as if they held a secret.
+        Returns how many lines were written, and what was left out, since it looks as if it held a secret; with `force`
+        nothing is.
 
         Raises:
             ConfigError: the store cannot be read, or the file not be written.
         """
-        lines = sorted(
-            json.dumps({"key": one.key, "format": FORMAT, "task": one.task, "value": one.value}, ensure_ascii=False)
-            for one in self.kept(task=task, digests=True)
-        )
-        redact = Redactor().redact
-        clean = [line for line in lines if redact(line) == line]
+        redact, clean, left_out = Redactor().redact, [], []
+        for one in sorted(self.kept(task=task, digests=True), key=lambda one: one.key):
+            row = {"key": one.key, "format": FORMAT, "task": one.task, "value": one.value}
+            line = json.dumps(row, ensure_ascii=False)
+            if force or redact(line) == line:
+                clean.append(line)
+            else:
+                left_out.append(one)
         try:
             write_atomically(file, "".join(f"{line}\n" for line in clean), mode=0o644)
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error.strerror}") from None
-        return len(clean), len(lines) - len(clean)
+        return len(clean), left_out
 
     def load(self, file: Path) -> int:
         """Takes what such a file holds, all of it or nothing; what is there already is replaced. Returns how many.
@@ -118,12 +122,8 @@ class CacheFiles:
         Raises:
             ConfigError: the file or its lines are wrong, each named; or the store cannot be written.
         """
-        try:
-            lines = file.read_text("utf-8").split("\n")  # JSON allows more ends of lines inside a text
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from None
         rows, faults = [], []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_utf8(file).split("\n"), 1):
             if line.strip():
                 row, fault = _row(line)
                 rows.append(row)

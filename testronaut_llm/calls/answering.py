@@ -75,8 +75,7 @@ class Answering:
         result: Result = yield from inner
         self._engine.accepted(question.config, call, result, route)
         if keeps:
-            store = partial(self._store, question, result, texts)
-            store() if self._lookup.is_quick(question) else (yield Work(store))
+            yield Work(partial(self._store, question, result, texts))  # another process may hold the store
         if isinstance(result, Embeddings) and texts != question.texts:
             model = question.config.model(result.model)
             result = joined(found, question.texts, result, model=model, task=question.task.name)
@@ -98,8 +97,9 @@ class Answering:
             for text, value in zip(texts, vector_values(result, texts), strict=True):
                 key = cache_key.hashed(cache_key.text_part(question.call, text), model)
                 cache.write(key, value, settings, task=question.task.name)
-        elif result.finish_reason == "stop" and not self._engine.redactor.knows(result.text):
-            value = answer_value(result, self._engine.dialect(one.model))
+            return
+        value = answer_value(result, self._engine.dialect(one.model))
+        if result.finish_reason == "stop" and not self._engine.redactor.knows(cache_key.canonical(value)):
             cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.task.name)
 
     def _no_other_process(self, question: Question, locks: FlightLocks, key: str) -> Generator[Step, Any, None]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from testronaut_llm.accounting.entries import PERIODS, Entry, seconds_left
+from testronaut_llm.accounting.file import LedgerBusyError
 from testronaut_llm.errors import BudgetExceededError, ConfigError
 from testronaut_llm.routing.pacing import Allowance, Money, OnExceeded, money_of
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.spending import Slip
     from testronaut_llm.config.sections import BudgetConfig
     from testronaut_llm.ledger import Ledger, Limit
     from testronaut_llm.model_config import LLMConfig, TaskConfig
-    from testronaut_llm.prices import PriceTable
-    from testronaut_llm.records import Answer, Attempt, Call, Candidate, Embeddings, Route
+    from testronaut_llm.records import Attempt, Call, Candidate
 
 _FIELDS = dict(zip(PERIODS, ("per_day", "per_month", "total"), strict=True))
 _SPARE = 60.0  # seconds after its deadline in which a call still settles by itself
@@ -68,6 +69,7 @@ class Budgets:
         self.ledger = ledger
         self._rates: dict[str, tuple[float, float]] = {}
 
+    @exact
     def money(self, config: LLMConfig, task: TaskConfig, call: Call) -> Money | None:
         """What one call may cost now; None without a limit.
 
@@ -99,17 +101,6 @@ class Budgets:
         """The purse of one call."""
         return CallPurse(self.ledger, scope_of(config), limits_of(config, task), _of_one_call(config, task, call))
 
-    def routed(
-        self, config: LLMConfig, prices: PriceTable, task: str, result: Answer[Any] | Embeddings, route: Route
-    ) -> None:
-        """Books what the best model of the route would have cost more for the same tokens."""
-        best = max(route.kept, key=lambda one: one.quality)
-        if result.cached or result.cost is None or best.alias == result.model:
-            return
-        cost = prices.cost(config.model(best.alias), result.usage).amount
-        if cost is not None and cost != result.cost:
-            self.ledger.routed(task, result.model, cost - result.cost)
-
     def _calls_per_day(self, scope: str) -> float:
         rate, until = self._rates.get(scope, (0.0, 0.0))
         if time.monotonic() > until:
@@ -140,15 +131,18 @@ class CallPurse:
         self._scope, self._limits = scope, tuple(limits)
         self._own = tuple(allowance for allowance in own if allowance.on_exceeded != "warn")
 
+    @exact
     def affords(self, cost: Decimal | None) -> bool:
         """May that many USD still be spent on this call, as far as its own limits say?"""
         return not self._own or (cost is not None and all(self.spent + cost <= one.left for one in self._own))
 
+    @exact
     def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None) -> Slip:
         """Sets the worst case of an attempt aside.
 
         Raises:
             BudgetExceededError: a limit leaves less.
+            LedgerBusyError: another process holds the ledger, and a limit has to hold.
             ConfigError: the ledger cannot be used, and a limit has to hold.
         """
         for one in self._own:
@@ -186,7 +180,7 @@ class _Slip:
     def reserve(self) -> None:
         """Takes the money out."""
         try:
-            self._row = self._purse.ledger.reserve(self._entry, self._limits)
+            self._row = self._purse.ledger.reserve(self._entry, self._limits, wait=0)
         except ConfigError as error:
             self._failed(error)
 
@@ -195,12 +189,13 @@ class _Slip:
         if not self._row:
             return
         try:
-            if not self._purse.ledger.sent(self._row, self._entry.lease):
+            if not self._purse.ledger.sent(self._row, self._entry.lease, wait=0):
                 self.reserve()
-                self._purse.ledger.sent(self._row, self._entry.lease)
+                self._purse.ledger.sent(self._row, self._entry.lease, wait=0)
         except ConfigError as error:
             self._failed(error)
 
+    @exact
     def settle(self, attempt: Attempt) -> None:
         """Books what it cost; a second time it corrects the first."""
         before, self._settled = self._settled, attempt
@@ -216,4 +211,5 @@ class _Slip:
     def _failed(self, error: ConfigError) -> None:
         if self._must:
             raise error
-        self._purse.ledger.warn(error)
+        if not isinstance(error, LedgerBusyError):  # what it costs is booked later
+            self._purse.ledger.warn(error)

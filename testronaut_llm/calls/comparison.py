@@ -15,6 +15,7 @@ from testronaut_llm.calls.options import AllOptions
 from testronaut_llm.calls.question import Prompt
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.records import Answer
+from testronaut_llm.support.money import exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,7 @@ def comparing(
     return lambda pair: ask[pair[1]](pair[0]), product(prompts, names), compared
 
 
+@exact
 def comparison_of(
     task: str | None, prompts: tuple[Prompt, ...], models: tuple[str, ...], results: Sequence[Result], *, schema: bool
 ) -> Comparison:

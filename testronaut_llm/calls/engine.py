@@ -10,6 +10,7 @@ from testronaut_llm.config.secrets import secret_parts
 from testronaut_llm.errors import AuthenticationError, PermissionDeniedError
 from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
 from testronaut_llm.support.lazy import lazy
+from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.redaction import Redactor
 from testronaut_llm.telemetry import Telemetry
@@ -17,7 +18,6 @@ from testronaut_llm.telemetry import Telemetry
 if TYPE_CHECKING:
     from testronaut_llm.calls.budgets import Budgets
     from testronaut_llm.calls.local_models import LocalModels
-    from testronaut_llm.calls.prompt_cache import PrefixWatch
     from testronaut_llm.calls.spending import Purse
     from testronaut_llm.calls.steps import Flow, Result
     from testronaut_llm.config.source import ConfigSource
@@ -54,6 +54,7 @@ class Engine:
         self.answers: AnswerCache | None = AnswerCache()
         self.purse: Purse | None = None
         self._routed: set[tuple[str, str]] = set()
+        self._doubted: set[str] = set()
 
     @lazy
     def prices(self) -> PriceTable:
@@ -75,13 +76,6 @@ class Engine:
         from testronaut_llm.token_counter import TokenCounter
 
         return TokenCounter()
-
-    @lazy
-    def prefixes(self) -> PrefixWatch:
-        """Sees whether `prompt_cache` does anything."""
-        from testronaut_llm.calls.prompt_cache import PrefixWatch
-
-        return PrefixWatch()
 
     @lazy
     def ledger(self) -> Ledger:
@@ -158,12 +152,9 @@ class Engine:
         )
 
     def accepted(self, config: LLMConfig, call: Call, result: Result, route: Route) -> None:
-        """Learns from an accepted result, and books what its route saved."""
+        """Learns from an accepted result."""
         model = config.model(result.model)
         self.learn(call, result, route, model)
-        self.prefixes.answered(call, model, result.usage, self.prices)
-        if self.purse is None:
-            self.budgets.routed(config, self.prices, call.task, result, route)
 
     def learn(self, call: Call, result: Result, route: Route, model: ModelConfig) -> None:
         """Notes what the answer reported of its tokens."""
@@ -245,6 +236,14 @@ class Engine:
             return ()
         self.probes.ask(model, provider)
         return ("reasoning",) if self.local.thinks(model) is False else ()
+
+    def doubted(self, alias: str, counts: tuple[str, ...]) -> None:
+        """Warns once of a model whose server reports counts that cannot be."""
+        if alias not in self._doubted:
+            self._doubted.add(alias)
+            fault = f"{', '.join(counts)} of its answer cannot be right, so its tokens and cost are estimates"
+            mend = "check the server behind `api_base`, and the bill of the provider"
+            logger().warning("usage_impossible", model=alias, fault=fault, mend=mend)
 
     def dialect(self, model: ModelConfig) -> SchemaDialect:
         """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""

@@ -6,7 +6,6 @@ Closing it in the middle settles what was sent.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,18 +13,24 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.accounting.file import WAIT, LedgerBusyError
 from testronaut_llm.calls.spending import Purse, Slip
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Step
 from testronaut_llm.calls.waiting import no_turn, patience
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
 from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.rate_limiter import Ticket
-from testronaut_llm.records import Attempt, Call, Candidate, Route
+from testronaut_llm.records import Attempt, Call, Candidate, Route, T, Usage
+from testronaut_llm.support.money import exact
+from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.judge import Judge
     from testronaut_llm.local.on_demand import Fetch
+
+_LOOKS = (0.001, 0.05)
+"""Seconds between two tries of a ledger that another process holds: at first, and at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +72,6 @@ class _Run:
     sent: bool = False
 
 
-@dataclass(slots=True)
-class _Bill:
-    """The slip of one attempt. Once the true usage is known, what was thought to be the worst counts no more."""
-
-    slip: Slip
-    known: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def settle(self, attempt: Attempt, *, true: bool = False) -> None:
-        with self.lock:
-            if true or not self.known:
-                self.known = self.known or true
-                self.slip.settle(attempt)
-
-
 def flow_of(call: Call, plan: Plan) -> Flow:
     """Asks along the route until an answer is accepted.
 
@@ -104,6 +94,7 @@ def flow_of(call: Call, plan: Plan) -> Flow:
             raise _ended(call, run, stop.value) from None
 
 
+@exact
 def total(tried: list[Attempt]) -> Decimal | None:
     """USD of all attempts together; None where the price of one is not known."""
     known = [attempt.cost for attempt in tried if attempt.cost is not None]
@@ -155,38 +146,54 @@ def _not_sent(call: Call, plan: Plan, run: _Run, step: Try, error: LLMError, beg
 
 def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Generator[Step, Any, Result | Outcome]:
     candidate = step.candidate
-    remaining = run.started + call.deadline - plan.clock()
-    limit = min(plan.limit[candidate.alias], remaining)
-    if limit <= 0:
+    until = run.started + call.deadline
+    if until <= plan.clock():
         return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
+    step = replace(step, answered=run.refused_text)
     try:
-        bill = _Bill(plan.purse.reserve(call, candidate, plan.judge.worst(step)))
-        bill.slip.sent()
+        reserve = partial(plan.purse.reserve, call, candidate, plan.judge.worst(step))
+        slip = yield from _when_free(reserve, until, plan.clock)
+        yield from _when_free(slip.sent, until, plan.clock)
     except (BudgetExceededError, ConfigError) as error:
         if isinstance(error, BudgetExceededError):
             error.verdict = Verdict.NEXT  # type: ignore[misc]
-        return Outcome(error=error, remaining=remaining)
-    began = plan.clock()
+        return Outcome(error=error, remaining=until - plan.clock())
+    began, exchange = plan.clock(), Exchange()
+    limit = min(plan.limit[candidate.alias], until - began)
     reply, delivered = None, False
-    late = partial(_late, plan, bill, step, began)
     try:
-        reply = yield Ask(plan.ask(step, run.refused_text), limit, plan.slow(candidate.alias), late)
+        reply = yield Ask(plan.ask(step, run.refused_text), limit, plan.slow(candidate.alias), exchange)
         while isinstance(reply, str):
             delivered = True
             yield Piece(reply)
             reply = yield More()
     finally:
         if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
-            reply = Reply(error=LLMTimeoutError("the call was left before its answer was complete"))
-            _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=plan.clock() - began))
-            ticket.leave(sent=True)
-    _leave(ticket, reply, cut_short=limit < plan.limit[candidate.alias])
-    return _judged(call, plan, run, bill, step, reply, began=began, delivered=delivered)
+            unread = LLMTimeoutError("the call was left before its answer was complete")
+            reply = Reply(error=unread, sent=exchange.left)
+            _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+            ticket.leave(sent=reply.sent)
+    usage = plan.judge.usage(step, reply) if reply.usage is not None else None
+    _leave(ticket, reply, usage, cut_short=limit < plan.limit[candidate.alias])
+    return _judged(call, plan, run, slip, step, reply, began=began, delivered=delivered)
 
 
-def _leave(ticket: Ticket, reply: Reply, *, cut_short: bool) -> None:
+def _when_free(work: Callable[[], T], until: float, clock: Callable[[], float]) -> Generator[Step, Any, T]:
+    """What `work` returns. While another process holds the ledger it is tried again: nobody waits for the file."""
+    wait, until = _LOOKS[0], min(until, clock() + WAIT)
+    while True:
+        try:
+            return work()
+        except LedgerBusyError:
+            if (left := until - clock()) <= 0:
+                raise
+            yield Pause(min(wait, left))
+            wait = min(2 * wait, _LOOKS[1])
+
+
+def _leave(ticket: Ticket, reply: Reply, usage: Usage | None, *, cut_short: bool) -> None:
     """Before the answer is judged: `accept` may ask the same model. A time-out of the call's making says nothing."""
-    usage, error = reply.usage, reply.error
+    error = reply.error
     used = usage.prompt_tokens + usage.completion_tokens if usage is not None else None
     if usage is None and error is not None and (error.status or 0) >= 400:
         used = 0
@@ -197,16 +204,16 @@ def _leave(ticket: Ticket, reply: Reply, *, cut_short: bool) -> None:
 
 
 def _judged(
-    call: Call, plan: Plan, run: _Run, bill: _Bill, step: Try, reply: Reply, *, began: float, delivered: bool
+    call: Call, plan: Plan, run: _Run, slip: Slip, step: Try, reply: Reply, *, began: float, delivered: bool
 ) -> Result | Outcome:
     now = plan.clock()
     try:
         judged = plan.judge.verdict(step, reply)
     except BaseException:  # a validator of the caller's may raise what is no refusal; the answer was paid all the same
-        _settle(call, plan, run, bill, plan.judge.attempt(step, reply, latency=now - began))
+        _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=now - began))
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
-    _settle(call, plan, run, bill, attempt)
+    _settle(call, plan, run, slip, attempt)
     run.sent = run.sent or reply.sent
     if judged.repair is not None:  # of later attempts that fail, none has an answer to repair
         run.refused_text = getattr(judged.error, "text", reply.text)
@@ -215,7 +222,7 @@ def _judged(
         if refusal is None:
             return judged.result
         run.tried[-1] = replace(attempt, outcome="rejected", error=refusal)
-        bill.settle(run.tried[-1])
+        slip.settle(run.tried[-1])
         judged = replace(judged, error=refusal)
     return Outcome(
         error=judged.error or LLMError("no answer"),
@@ -227,18 +234,10 @@ def _judged(
     )
 
 
-def _settle(call: Call, plan: Plan, run: _Run, bill: _Bill, attempt: Attempt) -> None:
+def _settle(call: Call, plan: Plan, run: _Run, slip: Slip, attempt: Attempt) -> None:
     run.tried.append(attempt)
-    bill.settle(attempt)
+    slip.settle(attempt)
     plan.on_attempt(call, attempt)
-
-
-def _late(plan: Plan, bill: _Bill, step: Try, began: float, reply: Reply) -> None:
-    """Corrects what was settled at the worst case, where the whole answer came after all."""
-    if reply.error is None and reply.usage is not None:
-        attempt = plan.judge.attempt(step, reply, latency=plan.clock() - began)
-        late = replace(attempt, outcome="error", error=LLMTimeoutError("its answer came too late"))
-        bill.settle(late, true=True)
 
 
 def _ended(call: Call, run: _Run, end: End) -> LLMError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
-from testronaut_llm.calls.request_maker import longest_answer
+from testronaut_llm.calls.request_maker import longest_answer, prompt_bound
 from testronaut_llm.errors import (
     ContextWindowError,
     LLMError,
@@ -17,13 +18,15 @@ from testronaut_llm.errors import (
 from testronaut_llm.fallback import Try
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.output_schema import SchemaDialect
-from testronaut_llm.prices import PriceTable
+from testronaut_llm.prices import Cost, PriceTable
+from testronaut_llm.pricing.rows import service_of
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
 from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.support.amounts import tokens
 from testronaut_llm.token_counter import TokenCounter
 from testronaut_llm.transport.model_request import Reply
 from testronaut_llm.transport.provider_errors import refused_settings
+from testronaut_llm.transport.usage import Counts
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
 """From how many tokens on, and below which share of the estimate, a prompt counts as cut."""
@@ -54,6 +57,7 @@ class Judge:
         dialect: which JSON Schema a model was given.
         explain: a better word for a failure of a local model, None where there is none.
         affordable: may that many USD still be spent on this call?
+        doubt: is told which counts of an alias cannot be.
     """
 
     call: Call
@@ -63,13 +67,25 @@ class Judge:
     dialect: Callable[[ModelConfig], SchemaDialect]
     explain: Callable[[ModelConfig, LLMError], LLMError | None]
     affordable: Callable[[Decimal | None], bool]
+    doubt: Callable[[str, tuple[str, ...]], None]
     allow_truncated: bool = False
     vectors: bool = False
 
     def worst(self, step: Try) -> Decimal | None:
         """The most an attempt may cost, in USD; None where no price is known."""
-        worst = step.candidate.worst_cost
-        return worst * 2 if worst is not None and (step.doubled or step.repair) else worst
+        model = self.models[step.candidate.alias]
+        price = self.prices.price(model, self._service_asked(model))
+        return price.worst(*self._most(step)) if price else None
+
+    def _most(self, step: Try) -> tuple[int, int]:
+        """The most tokens that prompt and answer of an attempt may have."""
+        model, output = self.models[step.candidate.alias], self.call.output
+        schema = output.wire(self.dialect(model)) if output else None
+        bound = prompt_bound(self.counter, self.call, model, schema, step)
+        return bound, 0 if self.vectors else longest_answer(self.call, step)
+
+    def _service_asked(self, model: ModelConfig) -> str:
+        return service_of({**model.extra, **self.call.extra}) or ""
 
     def verdict(self, step: Try, reply: Reply) -> Judged:
         """Is it an answer?"""
@@ -111,7 +127,7 @@ class Judge:
     def attempt(self, step: Try, reply: Reply, *, latency: float, error: LLMError | None = None) -> Attempt:
         """The attempt as a record, with what it cost."""
         model = self.models[step.candidate.alias]
-        usage = self._usage(step, reply)
+        usage = self.usage(step, reply)
         failure = error or reply.error
         return Attempt(
             model=model.alias,
@@ -128,18 +144,23 @@ class Judge:
             dropped_params=reply.dropped_params,
         )
 
-    def _usage(self, step: Try, reply: Reply) -> Usage | None:
-        if reply.usage is not None:
+    def usage(self, step: Try, reply: Reply) -> Usage | None:
+        """The tokens of an attempt: as reported where that can be, else estimated; None where nobody knows."""
+        if isinstance(reply.usage, Usage):
             return reply.usage
-        if reply.error is not None and not reply.text:
+        if reply.usage is None and reply.error is not None and not reply.text:
             return None
-        model = self.models[step.candidate.alias]
-        prompt = step.candidate.est_tokens or 0
-        return Usage(
-            prompt_tokens=prompt,
-            completion_tokens=self.counter.text_length(model, reply.reasoning + reply.text),
-            estimated=True,
-        )
+        counts = reply.usage or Counts()
+        if self.vectors and reply.usage is not None:
+            counts = replace(counts, completion_tokens=0)
+        length = partial(self.counter.text_length, self.models[step.candidate.alias])
+        prompt = (step.candidate.est_tokens or 1) + (length(step.answered + step.repair) if step.repair else 0)
+        said, cut = reply.reasoning + reply.text, reply.finish_reason == "length"
+        answer = partial(longest_answer, self.call, step) if cut else partial(length, said)
+        usage, doubts = counts.proven(most=self._most(step), guess=(prompt, answer), least_answer=int(bool(said)))
+        if doubts:
+            self.doubt(step.candidate.alias, doubts)
+        return usage
 
     def _cost(self, step: Try, reply: Reply, usage: Usage | None) -> Decimal | None:
         refused = reply.error is not None and (reply.error.status or 0) >= 400
@@ -148,7 +169,14 @@ class Judge:
         whole = reply.error is None or reply.finish_reason is not None or self.vectors
         if usage is None or not whole:
             return self.worst(step)  # it broke off, and nobody knows what was billed
-        return self.prices.cost(self.models[step.candidate.alias], usage, reply.response_model or None).amount
+        return self._priced(step, reply, usage).amount
+
+    def _priced(self, step: Try, reply: Reply, usage: Usage) -> Cost:
+        """By the service tier that answered; where the answer names none, by the one that was asked for."""
+        model = self.models[step.candidate.alias]
+        service = self._service_asked(model) if reply.service is None else reply.service
+        service = "" if service == "auto" else service
+        return self.prices.cost(model, usage, reply.response_model or None, service=service)
 
     def _repair(self, error: LLMError) -> str | None:
         """What to say to a model whose server itself refused its answer."""
@@ -165,12 +193,11 @@ class Judge:
             return False
         if facts.context_window is not None and (step.candidate.est_tokens or 0) + wanted > facts.context_window:
             return False
-        worst = step.candidate.worst_cost
-        return self.affordable(None if worst is None else 2 * worst)
+        return self.affordable(self.worst(replace(step, doubled=True)))
 
     def _filled(self, step: Try, reply: Reply) -> int | None:
         """Tokens of a local model's window that was full before the answer had all that it may have."""
-        usage, window = reply.usage, reply.num_ctx
+        usage, window = self.usage(step, reply), reply.num_ctx
         if usage is None or window is None or usage.completion_tokens >= longest_answer(self.call, step):
             return None
         return window if usage.prompt_tokens + usage.completion_tokens >= window * _ALMOST else None
@@ -178,8 +205,8 @@ class Judge:
     def _truncated(self, step: Try, reply: Reply) -> OutputTruncatedError:
         """Says what used the tokens up, and which setting gives more of them."""
         model, cap = self.models[step.candidate.alias], longest_answer(self.call, step)
-        spent = reply.usage.completion_tokens if reply.usage else cap
-        thought = reply.usage.reasoning_tokens if reply.usage else 0
+        usage = self.usage(step, reply) or Usage(completion_tokens=cap)
+        spent, thought = usage.completion_tokens, usage.reasoning_tokens
         if (window := self._filled(step, reply)) is not None:
             what = f"prompt and answer filled its window of {tokens(window)}"
             fix = "raise `num_ctx` of the model, or shorten the prompt"
@@ -200,7 +227,7 @@ class Judge:
         )
 
     def _answer(self, step: Try, model: ModelConfig, reply: Reply, parsed: Any) -> Answer[Any]:
-        usage = self._usage(step, reply) or Usage(estimated=True)
+        usage = self.usage(step, reply) or Usage(estimated=True)
         return Answer(
             text=reply.text,
             parsed=parsed,
@@ -209,20 +236,20 @@ class Judge:
             response_model=reply.response_model,
             task=self.call.task,
             usage=usage,
-            cost_source=self.prices.cost(model, usage, reply.response_model or None).source,
+            cost_source=self._priced(step, reply, usage).source,
             finish_reason=reply.finish_reason or "",
             request_id=reply.request_id,
         )
 
     def _embeddings(self, step: Try, model: ModelConfig, reply: Reply) -> Embeddings:
-        usage = self._usage(step, reply) or Usage(estimated=True)
+        usage = self.usage(step, reply) or Usage(estimated=True)
         return Embeddings(
             vectors=reply.vectors,
             model=model.alias,
             provider_model=model.model,
             task=self.call.task,
             usage=usage,
-            cost_source=self.prices.cost(model, usage, reply.response_model or None).source,
+            cost_source=self._priced(step, reply, usage).source,
             request_id=reply.request_id,
         )
 

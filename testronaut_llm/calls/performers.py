@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
 from testronaut_llm.errors import LLMError, LLMTimeoutError
-from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import Reply
 
 if TYPE_CHECKING:
@@ -142,9 +141,9 @@ async def _ado(step: Pause | Work | Await) -> Any:
     return None
 
 
-def _overrun(ask: Ask, exchange: Exchange) -> Reply:
+def _overrun(ask: Ask) -> Reply:
     message = f"no complete answer within {ask.limit:.3g} s; raise `timeout` or `deadline` if it needs longer"
-    return Reply(error=LLMTimeoutError(message), sent=exchange.requests > 0)
+    return Reply(error=LLMTimeoutError(message), sent=ask.exchange.left)
 
 
 class _LoopAttempt:
@@ -152,7 +151,6 @@ class _LoopAttempt:
 
     def __init__(self, gateway: Gateway, loop: Loop, ask: Ask) -> None:
         self._ask = ask
-        self._exchange = Exchange()
         self._until = time.monotonic() + ask.limit
         self._results: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
         self._future = loop.start(self._work(gateway))
@@ -162,7 +160,7 @@ class _LoopAttempt:
         try:
             result = self._results.get(timeout=max(0.0, self._until - time.monotonic()) + _SLACK)
         except queue.Empty:
-            return _overrun(self._ask, self._exchange)
+            return _overrun(self._ask)
         if isinstance(result, BaseException):
             raise result
         return result
@@ -172,7 +170,7 @@ class _LoopAttempt:
         self._future.cancel()
 
     async def _work(self, gateway: Gateway) -> None:
-        attempt = _TaskAttempt(gateway, self._ask, self._exchange)
+        attempt = _TaskAttempt(gateway, self._ask)
         try:
             while True:
                 result = await attempt.take()
@@ -180,7 +178,7 @@ class _LoopAttempt:
                 if isinstance(result, Reply):
                     return
         except asyncio.CancelledError:
-            self._results.put(Reply(error=LLMTimeoutError("the call was cancelled"), sent=self._exchange.requests > 0))
+            self._results.put(Reply(error=LLMTimeoutError("the call was cancelled"), sent=self._ask.exchange.left))
             raise
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self._results.put(error)
@@ -191,9 +189,8 @@ class _LoopAttempt:
 class _TaskAttempt:
     """One attempt inside the task that runs."""
 
-    def __init__(self, gateway: Gateway, ask: Ask, exchange: Exchange | None = None) -> None:
+    def __init__(self, gateway: Gateway, ask: Ask) -> None:
         self._gateway, self._ask = gateway, ask
-        self._exchange = exchange or Exchange()
         self._until = asyncio.get_running_loop().time() + ask.limit
         self._results: AsyncIterator[str | Reply] | None = None
 
@@ -205,7 +202,7 @@ class _TaskAttempt:
                     self._results = await self._begin()
                 return await anext(self._results)
         except TimeoutError:
-            return _overrun(self._ask, self._exchange)
+            return _overrun(self._ask)
         except LLMError as error:
             return Reply(error=error, sent=False)
 
@@ -218,4 +215,4 @@ class _TaskAttempt:
         left = max(0.001, self._until - asyncio.get_running_loop().time())
         make = self._ask.make
         request = await asyncio.to_thread(make, left) if self._ask.slow else make(left)
-        return self._gateway.send(request, self._exchange)
+        return self._gateway.send(request, self._ask.exchange)

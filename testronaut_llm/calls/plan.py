@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.calls.flow import Plan, flow_of
 from testronaut_llm.calls.judge import Judge
-from testronaut_llm.calls.request_maker import chat_request, longest_answer
+from testronaut_llm.calls.request_maker import chat_request, longest_answer, prompt_bound
 from testronaut_llm.cost_optimizer import nothing_left, plan
 from testronaut_llm.fallback import Policy, Try
 from testronaut_llm.limits.rules import key_of, rules_of
+from testronaut_llm.pricing.rows import service_of
 from testronaut_llm.provider_registry import timeout_of
 from testronaut_llm.routing.limits import with_limits
 from testronaut_llm.routing.options import READY, Scale
@@ -57,12 +58,15 @@ def route_of(
         scale.weigh(
             one,
             engine.ready(one.model) if one.excluded is None else READY,
-            schema=_schema_text(engine, call, one.model),
+            schema=json.dumps(schema.schema) if schema is not None and schema.schema is not None else "",
+            bound=prompt_bound(engine.counter, call, one.model, schema),
+            service=service_of({**one.model.extra, **call.extra}) or "",
             context=seen.context if (seen := engine.probes.seen(one.model, one.provider)) else None,
             speed=engine.speeds.latest(one.model) if one.provider.local else None,
             dropped_params=_dropped(engine, call, one) if dry else (),
         )
         for one in selected
+        for schema in (call.output.wire(engine.dialect(one.model)) if call.output else None,)
     ]
     most = 0 if embedding else call.max_tokens
     route = plan(
@@ -99,6 +103,7 @@ def flow_along(
         dialect=engine.dialect,
         explain=engine.local.explain,
         affordable=purse.affords,
+        doubt=engine.doubted,
         allow_truncated=task.allow_truncated,
         vectors=bool(texts),
     )
@@ -152,11 +157,6 @@ def _ask(
 def _is_slow(model: ModelConfig) -> bool:
     """May it take a while until a request can be made: a start, a command?"""
     return model.provider == "embedded" or model.api_key_command is not None
-
-
-def _schema_text(engine: Engine, call: Call, model: ModelConfig) -> str:
-    schema = call.output.wire(engine.dialect(model)).schema if call.output else None
-    return json.dumps(schema) if schema is not None else ""
 
 
 def _dropped(engine: Engine, call: Call, one: Selected) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,11 @@ from testronaut_llm.transport.model_request import Request, Target
 
 if TYPE_CHECKING:
     from testronaut_llm.fallback import Try
+    from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import WireSchema
+    from testronaut_llm.token_counter import TokenCounter
+
+_SETTINGS = 200  # characters of `extra` that hold no documents
 
 
 def chat_request(
@@ -48,6 +53,17 @@ def chat_request(
         prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
         extra=call.extra,
     )
+
+
+def prompt_bound(
+    counter: TokenCounter, call: Call, model: ModelConfig, schema: WireSchema | None, step: Try | None = None
+) -> int:
+    """Tokens that the prompt of such a request has at most: its turns, its schema, and documents in `extra`."""
+    repair, answered = (step.repair, step.answered) if step else (None, "")
+    turns = _messages(call, schema.instructions if schema else "", repair, answered)
+    beside = json.dumps(schema.schema) if schema and schema.schema is not None else ""
+    extra = json.dumps({**model.extra, **call.extra}, default=str)
+    return counter.upper_bound(turns, beside + (extra if len(extra) > _SETTINGS else ""))
 
 
 def _messages(call: Call, instructions: str, repair: str | None, answered: str) -> tuple[Message, ...]:

@@ -35,5 +35,6 @@ class Purse(Protocol):
 
         Raises:
             BudgetExceededError: the limits do not leave that much.
+            LedgerBusyError: nobody can say just now what they leave; to be tried again.
             ConfigError: nobody can say what they leave.
         """

@@ -11,20 +11,18 @@ from testronaut_llm.records import Answer, Embeddings
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request
+    from testronaut_llm.transport.exchange import Exchange
+    from testronaut_llm.transport.model_request import EmbedRequest, Request
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send one request. `limit` is seconds for all of it; `make` may start a local model or fetch a key.
-
-    `late` is told a reply that came after the attempt was given up, from whichever thread.
-    """
+    """Send one request. `limit` is seconds for all of it; `make` may start a local model or fetch a key."""
 
     make: Callable[[float], Request | EmbedRequest]
     limit: float
     slow: bool
-    late: Callable[[Reply], None]
+    exchange: Exchange
 
 
 @dataclass(frozen=True, slots=True)

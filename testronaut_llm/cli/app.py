@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -11,9 +12,11 @@ import typer
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, spend
 from testronaut_llm.cli.progress import bar
-from testronaut_llm.cli.screen import USAGE, exit_code, out, out_json, say_error
+from testronaut_llm.cli.screen import FAILED, exit_code, note, out, out_json, say_error
+from testronaut_llm.cli.streams import CannotPrintError, standard_streams
 from testronaut_llm.errors import LLMError
 from testronaut_llm.local.on_demand import shown
+from testronaut_llm.support.redaction import Redactor
 
 EPILOG = (
     "Exit codes: 0 answer, 1 models failed, 2 wrong usage or configuration, 3 budget.  "
@@ -25,6 +28,7 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would write its colours, and what a wrong option holds, past our streams
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -51,7 +55,17 @@ for module in (models, spend, config, prices, cache, export):
 
 
 def main() -> None:
-    """Runs the command line; every error of ours is one message and an exit code."""
+    """Runs the command line; every error is one message and an exit code."""
+    with standard_streams():
+        try:
+            sys.exit(_ended())
+        except CannotPrintError as error:
+            if not error.reader_left:
+                note(f"error: {'; '.join((str(error), *getattr(error, '__notes__', ())))}")
+            sys.exit(0 if error.reader_left else FAILED)
+
+
+def _ended() -> int:
     context = contextvars.copy_context()
     context.run(shown.set, bar)  # for calls that wait for a model to be pulled
     try:
@@ -60,12 +74,16 @@ def main() -> None:
         if "--json" in sys.argv:
             out_json({"error": error})
         say_error(error)
-        sys.exit(exit_code(error))
+        return exit_code(error)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    except UnicodeError as error:
-        say_error(LLMError(f"the input is no UTF-8 text: {error}"))
-        sys.exit(USAGE)
+        return 130
+    except CannotPrintError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
+        *_, last = traceback.extract_tb(error.__traceback__)
+        where = f"{type(error).__name__} in {last.filename}:{last.lineno}"
+        note(f"error (internal): {Redactor().redact(str(error))} ({where}); this is a bug of testronaut-llm")
+        for line in getattr(error, "__notes__", ()):
+            note(line)
+        return FAILED
+    return 0

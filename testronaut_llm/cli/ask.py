@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,9 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.models import offer
-from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
+from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, PromptFile, read_prompt, read_schema
 from testronaut_llm.cli.spend import bill, billed
+from testronaut_llm.cli.streams import CannotPrintError
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.records import Answer
 
@@ -20,7 +20,7 @@ from testronaut_llm.records import Answer
 def run(
     task: Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")],
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")] = None,
+    file: PromptFile = None,
     schema: Annotated[Path | None, typer.Option(help="JSON Schema file that the answer has to obey.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model, whatever the route.")] = None,
     system: Annotated[str | None, typer.Option(help="System text, in place of the task's.")] = None,
@@ -48,7 +48,7 @@ def run(
         "cache": "off" if no_cache else cache,
     }
     if batch is None and out is None:
-        _one(task, _prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
+        _one(task, read_prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
         return
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
@@ -67,10 +67,14 @@ def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json
             answer = _streamed(llm.stream(task, text, **options), silent=as_json)
         else:
             answer = llm.complete(task, text, **options)
-    if as_json:
-        screen.out_json(answer)
-    elif not stream:
-        screen.out(answer.text)
+    try:
+        if as_json:
+            screen.out_json(answer)
+        elif not stream:
+            screen.answer(answer.text)
+    except CannotPrintError as error:
+        error.add_note("the answer is kept in the cache, unless that is off: run the command again")
+        raise
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
     source = "from the cache, " if answer.cached else ""
     screen.note(f"{answer.model} ({answer.provider_model}): {source}{tokens}, {bill(llm)}, {answer.latency:.1f} s")
@@ -84,16 +88,8 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
             for one in pieces:
                 if not silent:
                     begun = True
-                    screen.out(one, end="")
+                    screen.answer(one, end="")
         finally:
             if begun:
                 screen.out("")
         return pieces.answer
-
-
-def _prompt(prompt: str | None, file: Path | None) -> str:
-    if (prompt is None) == (file is None):
-        raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
-    if file is not None:
-        return read_text(file)
-    return sys.stdin.read() if prompt == "-" else str(prompt)

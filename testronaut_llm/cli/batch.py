@@ -84,11 +84,11 @@ def _shown(llm: testronaut_llm.LLMManager, batch: BatchFile) -> Iterator[Callabl
 
 @contextmanager
 def _bar(llm: testronaut_llm.LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as drawn:
+    words = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), words)
+    with Progress(*columns, console=screen.console(sys.stderr)) as drawn:
         bar = drawn.add_task("", total=batch.total, completed=batch.answered)
 
         def show() -> None:

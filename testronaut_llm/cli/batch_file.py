@@ -11,6 +11,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from testronaut_llm.calls.question import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer
+from testronaut_llm.support.text import decoded
 
 _TOLD = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
 
@@ -60,7 +62,7 @@ class BatchFile:
                 self._marks.append(self._mark(line))
             self._at: array[int] = array("q", [-1]) * len(self._marks)
             self._file = os.fdopen(os.open(out, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise ConfigError(f"the batch cannot be run: {error}") from None
         try:
             self._read()
@@ -85,14 +87,15 @@ class BatchFile:
         else:
             row["error"] = screen.plain(result)
             self.failed += 1
-        self._at[number] = self._file.tell()
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        with self._writing():
+            self._at[number] = self._file.tell()
+            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            self._file.flush()
 
     def finish(self) -> None:
         """Puts the lines into the order of the prompts, in one step."""
         part = self.out.with_name(f".{self.out.name}.part")
-        with part.open("wb") as ordered:
+        with self._writing(), part.open("wb") as ordered:
             for at in self._at:
                 if at >= 0:
                     self._file.seek(at)
@@ -103,11 +106,21 @@ class BatchFile:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # each line was flushed; what failed then fails again
+            self._file.close()
 
     def _lines(self) -> Iterator[str]:
-        with self.prompts.open(encoding="utf-8") as lines:
-            yield from lines
+        with self.prompts.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                yield decoded(line, str(self.prompts), first_line=number)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            again = "answers that were paid are in the cache: make room, and run the same command"
+            raise ConfigError(f"cannot write {self.out}: {error.strerror}; {again}", file=str(self.out)) from None
 
     def _mark(self, line: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self._shared}\n{line.strip()}".encode()).digest()[:8])

@@ -13,6 +13,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
     from testronaut_llm.caching.files import CacheFiles
@@ -71,13 +72,19 @@ def clear(
 def export(
     file: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
     task: Task = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also write those that look as if they held a secret.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Write kept answers into a file that can be committed, so that a run in CI costs nothing."""
-    written, left_out = _files(config).export(file, task=task)
+    written, left_out = _files(config).export(file, task=task, force=force)
     screen.note(f"answers written to {file}: {written:,}")
     if left_out:
-        screen.note(f"left out, since they look as if they held a secret: {left_out:,}")
+        screen.note(f"left out, since they look as if they held a secret: {len(left_out):,} (--force writes them)")
+    for one in left_out:
+        begins = Redactor().redact(" ".join(str(one.value.get("text", "")).split()))[:60]
+        screen.note(f"  {one.key[:12]}, task {one.task}, {_day(one.stored)}: {begins}")
 
 
 @group.command("import")

@@ -113,18 +113,24 @@ def _report(
         note=found.missing or found.note,
         mend=found.mend,
         dropped_params=llm.dropped_params(alias) if found.ready else (),
-        live=_ask(llm, alias) if live and found.ready else None,
+        live=_ask(settings, alias, embedding=llm.is_embedding(alias)) if live and found.ready else None,
     )
 
 
-def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
-    task = next(iter(llm.config.tasks))
+def _ask(settings: testronaut_llm.LLMConfig, alias: str, *, embedding: bool) -> str:
+    """Asks one model under a task of its own: no task's privacy or budget holds, the file's budget does."""
+    from testronaut_llm.model_config import TaskConfig
+
+    task = TaskConfig.model_validate({"name": "check", "models": alias, "min_quality": 1, "cache": "off", "retries": 0})
     try:
-        with suppress(OutputTruncatedError):  # it was asked for one token
-            if llm.is_embedding(alias):
-                llm.embed(task, "hi", model=alias, cache="off")
+        with (
+            testronaut_llm.LLMManager(config=settings.model_copy(update={"tasks": {"check": task}})) as llm,
+            suppress(OutputTruncatedError),  # it was asked for one token
+        ):
+            if embedding:
+                llm.embed("check", "hi")
             else:
-                llm.complete(task, "Say hi.", model=alias, max_tokens=1, cache="off", deadline=60)
+                llm.complete("check", "Say hi.", max_tokens=1, deadline=60)
     except LLMError as error:
         return f"{error.code}: {error}"
     return "answers"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema, read_text
+from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, read_schema
 from testronaut_llm.cli.route import money
 from testronaut_llm.cli.spend import bill, billed
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.records import Answer, CacheMode
+from testronaut_llm.support.text import read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.comparison import ComparedPrompt, Comparison, ModelTotals
@@ -65,7 +66,7 @@ def compare(
 def _prompts(file: Path | None) -> list[Prompt]:
     from testronaut_llm.cli.batch_file import prompt_of
 
-    lines = read_text(file).split("\n") if file is not None else []
+    lines = read_utf8(file).split("\n") if file is not None else []
     prompts = [prompt_of(f"{file}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))

@@ -10,6 +10,7 @@ import typer
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.support.text import visible
 
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 
@@ -20,7 +21,7 @@ def init(
 ) -> None:
     """Write a commented llm.yaml, and say which of its models are ready on this machine."""
     from testronaut_llm.config.file import PACKAGED, load_config
-    from testronaut_llm.config.schema import schema_line
+    from testronaut_llm.config.schema import SCHEMA_FILE
     from testronaut_llm.config.trust import trust
     from testronaut_llm.provider_registry import readiness
     from testronaut_llm.support.atomic_file import write_atomically
@@ -33,10 +34,12 @@ def init(
         for found in (readiness(model),)
     ]
     _, _, rest = PACKAGED.read_text("utf-8").partition("\n")
-    here = "".join(f"#   {line}\n" for line in (*states, *_of_ollama()))
+    here = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in (*states, *_of_ollama()))
     machine = f"# On this machine, when this file was written (`testronaut-llm check` says how it is now):\n{here}"
     try:
-        write_atomically(file, f"{schema_line()}\n#\n{machine}{rest}", mode=0o644)
+        # Beside it, since no path of this machine belongs into a file that is committed.
+        write_atomically(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"), mode=0o644)
+        write_atomically(file, f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n{machine}{rest}", mode=0o644)
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}", file=str(file)) from None
     load_config(file)
@@ -68,14 +71,10 @@ def show(
     import yaml
 
     from testronaut_llm.config.source import ConfigSource
+    from testronaut_llm.config.splice import value_at
 
     source = ConfigSource.find(config)
-    value: Any = source.current().model_dump(mode="json", exclude_none=True)
-    for part in key.split(".") if key else ():
-        if not isinstance(value, dict) or part not in value:
-            known = ", ".join(value) if isinstance(value, dict) else "nothing below it"
-            raise ConfigError(f"no {part!r} in {key}; there is: {known}")
-        value = value[part]
+    value: Any = value_at(source.current().model_dump(mode="json"), key or "")
     screen.note(f"from {source.path or 'the packaged default'}")
     if as_json:
         screen.out_json(value)

@@ -110,8 +110,8 @@ def _help_text() -> tuple[str, str]:
 
 
 def _says(tool: str, flag: str) -> str:
-    done = subprocess.run([tool, flag], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
-    return (done.stdout or done.stderr).strip()
+    done = subprocess.run([tool, flag], capture_output=True, timeout=20, check=False)  # noqa: S603
+    return (done.stdout or done.stderr).decode("utf-8", "replace").strip()
 
 
 def _free_model() -> ModelConfig:
@@ -169,4 +169,4 @@ def _closing(model: ModelConfig | None) -> None:
 
 
 def _heading(text: str) -> None:
-    typer.secho(f"\n{text}\n", bold=True)
+    screen.out(f"\n{text}\n")

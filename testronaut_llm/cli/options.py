@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.cli.streams import read_stdin
+from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.support.text import read_utf8
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ConfigFile = Annotated[
@@ -20,6 +22,7 @@ ConfigFile = Annotated[
         "--config", "-c", help="The llm.yaml to use (default: TESTRONAUT_LLM_CONFIG, the nearest upwards, the user's)."
     ),
 ]
+PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")]
 CacheModeOption = Annotated[
     str | None,
     typer.Option("--cache", help="Answers that are kept: `use`, `refresh` (ask anew), `off`, or `only` (never ask)."),
@@ -41,7 +44,7 @@ def read_schema(file: Path | None) -> Any:
     if file is None:
         return None
     try:
-        schema = json.loads(read_text(file))
+        schema = json.loads(read_utf8(file))
     except ValueError as error:
         raise ConfigError(f"{file} is no JSON: {error}", file=str(file)) from None
     if not isinstance(schema, dict):
@@ -49,12 +52,18 @@ def read_schema(file: Path | None) -> Any:
     return schema
 
 
-def read_text(file: Path) -> str:
-    """The text of a file. Raises ConfigError: it cannot be read."""
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}", file=str(file)) from None
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """Returns the prompt: the argument, stdin for `-`, or the file's text.
+
+    Raises:
+        InvalidRequestError: none of them was given, or two.
+        ConfigError: it cannot be read.
+    """
+    if (prompt is None) == (file is None):
+        raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
+    if file is not None:
+        return read_utf8(file)
+    return read_stdin() if prompt == "-" else str(prompt)
 
 
 @contextmanager

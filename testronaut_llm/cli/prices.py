@@ -44,4 +44,6 @@ def update(source: Annotated[str, typer.Argument(help="A file or an https URL in
     """Take a newer price table; the one before is kept beside it."""
     from testronaut_llm.pricing.update import update_prices
 
-    screen.note(str(update_prices(source)))
+    done = update_prices(source)
+    kept = f"; the table before it is kept as {done.previous}" if done.previous else ""
+    screen.note(f"wrote {done.path}: {done.models:,} models, {done.priced:,} of them with a price{kept}")

@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.download import Progress, Report
-from testronaut_llm.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
 
 EVERY_SECONDS = 5.0
 
@@ -48,12 +51,12 @@ def bar(title: str) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield _lines(title)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Bar(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as shown:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    console = screen.console(sys.stderr)
+    with Bar(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as shown:
         task = shown.add_task(title, total=None)
 
         def report(progress: Progress) -> None:

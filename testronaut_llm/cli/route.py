@@ -9,7 +9,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, ConfigFile, PromptFile, read_prompt
 from testronaut_llm.records import Candidate, Route
 from testronaut_llm.support.amounts import usd
 
@@ -20,14 +20,16 @@ SECONDS = "seconds"
 
 def route(
     task: Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")],
-    prompt: Annotated[str, typer.Argument(help="The prompt to estimate for.")] = "",
+    prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
+    file: PromptFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="As if this model had been named.")] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Asks nobody."""
+    text = "" if prompt is None and file is None else read_prompt(prompt, file)
     with testronaut_llm.LLMManager(config) as llm:
-        found = llm.route(task, prompt, model=model)
+        found = llm.route(task, text, model=model)
     if as_json:
         screen.out_json(found)
     else:

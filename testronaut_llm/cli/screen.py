@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
+from testronaut_llm.support.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILED, USAGE, BUDGET = 1, 2, 3
 PIPE_COLUMNS = 120
@@ -25,6 +29,17 @@ def out(text: str, end: str = "\n") -> None:
     """Prints a result at once: a closed pipe is then met here, and a reader need not wait for the end."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
+
+
+def answer(text: str, end: str = "\n") -> None:
+    """Prints an answer: a pipe gets its very bytes, a terminal no control characters."""
+    stream = sys.stdout if sys.stdout.isatty() else _unescaped(sys.stdout)
+    stream.write(text + end)
+    stream.flush()
+
+
+def _unescaped(stream: TextIO) -> TextIO:
+    return getattr(stream, "unescaped", stream)
 
 
 def note(text: str) -> None:
@@ -79,13 +94,26 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
         for row in rows:
             out("\t".join(" ".join(cell.split()) for cell in row))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    picture = Table(title=title or None, title_justify="left")
+    picture = Table(title=visible(title) or None, title_justify="left")
     for column in columns:
         picture.add_column(column, overflow="fold")
     for row in rows:
-        picture.add_row(*row)
-    Console(highlight=False, markup=False, width=None if on_terminal else PIPE_COLUMNS).print(picture)
+        picture.add_row(*map(visible, row))
+    console(sys.stdout, width=None if on_terminal else PIPE_COLUMNS).print(picture)
     sys.stdout.flush()
+
+
+def console(stream: TextIO, width: int | None = None) -> Console:
+    """Returns a console of rich's that draws on a stream, and shows no text's own markup and control characters."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Escaping(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+            for one in super().render(renderable, options):
+                yield one if one.control else Segment(visible(one.text), one.style)
+
+    file = _unescaped(stream)
+    return Escaping(file=file, width=width, highlight=False, markup=False, emoji=False, color_system=None)

@@ -15,12 +15,14 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, writing
-from testronaut_llm.errors import InvalidRequestError, LLMError
+from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
+from testronaut_llm.support.text import visible
 
 if TYPE_CHECKING:
     from testronaut_llm.accounting.report import LimitState, Spend, Totals
-COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache", "saved by routing")
+COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache")
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20
 
@@ -54,7 +56,7 @@ def spend(
         from testronaut_llm.cli.spend_page import page
 
         with writing(html):
-            html.write_text(page(found), "utf-8")
+            html.write_text(visible(page(found)), "utf-8")
     else:
         _show(found)
 
@@ -86,7 +88,8 @@ def billed(llm: testronaut_llm.LLMManager) -> Iterator[None]:
         yield
     except BaseException as error:
         if llm.session.cost or llm.session.unpriced:
-            say = error.add_note if isinstance(error, LLMError) else screen.note  # ctrl-C has nobody to print its notes
+            # Nobody prints the notes of ctrl-C.
+            say = screen.note if isinstance(error, KeyboardInterrupt) else error.add_note
             say(f"this run cost {bill(llm)}")
         raise
 
@@ -106,10 +109,10 @@ def _show(found: Spend) -> None:
 def _cells(totals: Totals) -> tuple[str, ...]:
     unpriced = f" + {totals.unpriced} of unknown price" if totals.unpriced else ""
     counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
-    saved = usd(totals.saved_by_cache), usd(totals.saved_by_routing)
-    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, *saved
+    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, usd(totals.saved_by_cache)
 
 
+@exact
 def _limit(state: LimitState) -> tuple[str, ...]:
     full = min(_BAR, int(_BAR * (state.spent + state.reserved) / state.limit))
     bar = "#" * full + "." * (_BAR - full)
@@ -124,9 +127,14 @@ def _hours(seconds: float | None) -> str:
     return f"{days} d {hours} h" if days else f"{hours} h {int(seconds // 60) % 60} min"
 
 
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return visible(f"'{text}" if text.startswith(tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")) else text)
+
+
 def _csv(found: Spend) -> str:
     text = io.StringIO()
-    rows = [{"day": r.day, "task": r.task, "model": r.model, **asdict(r.totals)} for r in found.rows]
+    rows = [{"day": r.day, "task": _cell(r.task), "model": _cell(r.model), **asdict(r.totals)} for r in found.rows]
     writer = csv.DictWriter(text, ("day", "task", "model", *asdict(found.total)), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: f"{v:f}" if hasattr(v, "scaleb") else v for name, v in row.items()} for row in rows)

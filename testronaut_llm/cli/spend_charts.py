@@ -20,7 +20,7 @@ _LINES = 4
 
 def series_of(found: Spend) -> list[str]:
     """The models in the order of their colours, the dearest first."""
-    dearest = sorted(found.by_model, key=lambda name: -found.by_model[name].cost)
+    dearest = sorted(found.by_model, key=lambda name: found.by_model[name].cost, reverse=True)
     return dearest if len(dearest) <= SERIES else [*dearest[: SERIES - 1], ""]
 
 

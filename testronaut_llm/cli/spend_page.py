@@ -9,6 +9,7 @@ from html import escape
 from testronaut_llm.accounting.report import DearCall, LimitState, Spend
 from testronaut_llm.cli.spend_charts import SERIES, days_chart, legend, row_of_bars, series_of
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 _STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--panel:#f6f6f4;--ink:#1b1b1a;--soft:#62625e;--line:#dededa;--over:#c62f2f;
@@ -40,6 +41,7 @@ th{color:var(--soft);font-weight:500;border:0}.n{text-align:right;font-variant-n
 """ + "".join(f".s{number}{{fill:var(--s{number})}}" for number in range(SERIES + 1))
 
 
+@exact
 def page(found: Spend) -> str:
     """The whole page, as HTML."""
     since = f"since {found.since}" if found.since else "all that is known"
@@ -64,7 +66,6 @@ def _tiles(found: Spend) -> str:
         (_short(total.prompt_tokens + total.completion_tokens), "tokens"),
         (f"{total.hits:,}", "answers from the cache"),
         (usd(total.saved_by_cache), "saved by the cache"),
-        (usd(total.saved_by_routing), "saved by routing"),
     )
     shown = "".join(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles)
     return f'<div class="tiles">{shown}</div>'
@@ -86,7 +87,6 @@ def _sections(found: Spend) -> Iterable[str]:
     saved = [
         ("spent", total.cost),
         ("saved by the cache", total.saved_by_cache),
-        ("saved by routing", total.saved_by_routing),
     ]
     yield _section("Spent and saved", _bars(saved))
     if found.limits:

@@ -15,7 +15,8 @@ from testronaut_llm.config.faults import Fault, Source, error_of
 from testronaut_llm.config.trust import is_trusted
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.support.paths import config_dir
+from testronaut_llm.support.paths import config_dir, user_path
+from testronaut_llm.support.text import read_utf8
 
 FILE_NAME = "llm.yaml"
 PATH_VARIABLE = "TESTRONAUT_LLM_CONFIG"
@@ -60,17 +61,7 @@ def read_text(path: Path) -> str:
     """Returns a configuration file's text. Raises ConfigError: it cannot be read, is far too large, or is not UTF-8."""
     from testronaut_llm.config.yaml_reader import MAX_BYTES
 
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise error_of([Fault((), f"is larger than {MAX_BYTES:,} bytes: no {FILE_NAME} needs that")], str(path))
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise error_of([Fault((), "is not UTF-8 text: save it as UTF-8", line)], str(path)) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", file=str(path)) from None
+    return read_utf8(path, most=MAX_BYTES)
 
 
 def parse_config(text: str, found: FoundConfig) -> LLMConfig:
@@ -92,7 +83,7 @@ def parse_config(text: str, found: FoundConfig) -> LLMConfig:
 
 
 def _given(text: str | Path, by: str) -> Path:
-    path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - leaves alone what names nobody's home
+    path = user_path(text).absolute()
     if path.is_file():
         return path
     what = "is a folder" if path.is_dir() else "is no file"

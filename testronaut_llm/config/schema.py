@@ -25,11 +25,6 @@ SECTIONS = (LLMConfig, ModelConfig, TaskConfig, PriceConfig, LimitConfig, Budget
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 
 
-def schema_line() -> str:
-    """Returns the first line of an `llm.yaml`, which tells editors where the installed schema is."""
-    return f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}"
-
-
 def schema_text() -> str:
     """Returns the JSON Schema as it is shipped."""
     schema = LLMConfig.model_json_schema()

@@ -9,7 +9,7 @@ from typing import Any
 
 from testronaut_llm.config.faults import Fault, Where
 from testronaut_llm.config.values import FromEnvironment
-from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.support.redaction import Redactor, looks_like_key
 
 LONG = 16
 _SECRET_NAMES = {
@@ -24,7 +24,7 @@ def keys_written_out(data: Mapping[str, Any]) -> Iterator[Fault]:
         in_row = len(where) == 3 and where[0] == "models" and isinstance(data["models"][where[1]], Mapping)
         names = [re.sub(r"[-_ ]", "", part).lower() for part in where if isinstance(part, str)]
         stands_for_key = bool(names) and names[-1] in _SECRET_NAMES and (in_row or "${" not in text)
-        if stands_for_key or Redactor().redact(text) != text:
+        if stands_for_key or (looks_like_key(text) if names[-1:] == ["system"] else Redactor().redact(text) != text):
             yield Fault(where, _mend(text, data["models"][where[1]] if in_row else None))
 
 

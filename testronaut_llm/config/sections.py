@@ -76,13 +76,13 @@ class CacheConfig(Section):
 
 
 class LogConfig(Section):
-    """A file of JSON lines: one for each call and one for each attempt. Processes may share it."""
+    """A file of JSON lines, only appended to: one for each call and one for each attempt. Processes may share it."""
 
     file: str
     """Path of the file; a relative one starts at the folder of this file. `~` is your home."""
     content: Flag = False
     """Also write prompts and answers, with known secrets blotted out (default: their length and hash only)."""
     max_bytes: Bytes = 10 * 1024**2
-    """Size at which a new file is begun, such as `10MiB` (the default)."""
+    """Without effect, and kept so that older files load: rotation is left to the system's tools, such as logrotate."""
     backups: Annotated[int, Field(ge=0, le=1000), Native] = 3
-    """How many full files are kept (default: 3)."""
+    """Without effect, as `max_bytes`."""

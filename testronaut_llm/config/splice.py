@@ -34,6 +34,19 @@ def where_of(document: Document, dotted_key: str, file: str) -> Where:
     return where
 
 
+def value_at(data: Any, dotted_key: str) -> Any:
+    """Returns the value at `tasks.x.models`; names may hold dots. Raises ConfigError: nothing is there."""
+    rest = dotted_key.strip()
+    while rest:
+        head, rest = _first_key(data, rest)
+        items = dict(enumerate(data)) if isinstance(data, list) else data if isinstance(data, dict) else {}
+        found = {str(key): value for key, value in items.items()}
+        if head not in found:
+            raise ConfigError(f"no {head!r} in {dotted_key}; there is: {', '.join(found) or 'nothing below it'}")
+        data = found[head]
+    return data
+
+
 def _first_key(data: Any, rest: str) -> tuple[str, str]:
     if quoted := re.match(r'"([^"]+)"(?:\.|$)', rest):
         return quoted[1], rest[quoted.end() :]

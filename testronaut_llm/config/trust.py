@@ -20,7 +20,8 @@ from testronaut_llm.config.secrets import public
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.hosts import is_loopback
-from testronaut_llm.support.paths import data_dir, made
+from testronaut_llm.support.paths import data_dir, made, user_path
+from testronaut_llm.support.text import read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import LLMConfig, ModelConfig
@@ -129,13 +130,13 @@ def is_trusted(path: Path, text: str) -> bool:
 
 def trust(path: str | Path) -> Path:
     """Records the file as it is now; returns its resolved path. Raises ConfigError: it cannot be read or recorded."""
-    real = Path(path).expanduser().resolve()
+    real = user_path(path).resolve()
     record = record_of(real)
     try:
-        text = real.read_bytes().decode("utf-8")
+        text = read_utf8(real)
         made(record.parent)
         write_atomically(record, json.dumps(_record(real, text)), mode=0o600)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot trust {real}: {error}", file=str(real)) from None
     return real
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from testronaut_llm.support.money import exact
+
 _INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,9})?")
 _WORDS: dict[str, bool | float | None] = {
@@ -64,6 +66,7 @@ def _usd(value: Any) -> Any:
     raise ValueError(f"expected an amount of money: {mend}")
 
 
+@exact
 def _measured(value: Any, units: dict[str, Any], example: str) -> float:
     value = native(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

@@ -57,13 +57,13 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.offline = True
     params.fit_params = False  # the context was chosen by the parent, which can say why
     params.cache_ram_mib = 0  # llama.cpp would keep up to 8 GiB of old prompts
-    for name, value in (("n_gpu_layers", settings["gpu_layers"]), ("main_gpu", settings["main_gpu"])):
-        if value is not None:
-            setattr(params, name, value)
-    if settings["mmap"] is not None:
+    for name in ("n_gpu_layers", "main_gpu"):
+        if settings.get(name) is not None:
+            setattr(params, name, settings[name])
+    if settings.get("mmap") is not None:
         modes = xllamacpp.llama_load_mode
         params.load_mode = modes.LLAMA_LOAD_MODE_MMAP if settings["mmap"] else modes.LLAMA_LOAD_MODE_NONE
-    if settings["draft"] is not None:
+    if settings.get("draft") is not None:
         params.speculative.draft.n_max = settings["draft"]
     if settings["embeddings"]:
         params.embedding = True

@@ -44,7 +44,7 @@ class Settings:
     slots: int = 1
     embeddings: bool = False
     pooling: int | None = None
-    gpu_layers: int | None = None
+    n_gpu_layers: int | None = None
     main_gpu: int | None = None
     mmap: bool | None = None
     draft: int | None = None

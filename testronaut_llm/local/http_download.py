@@ -18,6 +18,8 @@ from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.providers.endpoint import fault_of
 from testronaut_llm.providers.network import client_settings
+from testronaut_llm.providers.secret_readers import UnreadableError, one_word
+from testronaut_llm.support.redaction import Redactor, said
 
 if TYPE_CHECKING:
     import httpx
@@ -52,7 +54,8 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
     import httpx
 
     url, part = url or wanted.source, folder / "model.part"
-    token = os.environ.get("HF_TOKEN") if wanted.scheme == "hf" else None
+    token, redactor = _token() if wanted.scheme == "hf" else "", Redactor()
+    redactor.add(token)
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # httpx drops Authorization when a redirect leads to another host, as the hub's do.
     with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
@@ -66,7 +69,7 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
             except httpx.HTTPStatusError as error:
                 reason = f"status {error.response.status_code}"
             except httpx.HTTPError as error:
-                reason = str(error) or type(error).__name__
+                reason = redactor.redact(said(error))
             failures = 1 if size_of(part) > before else failures + 1
             if failures >= TRIES:
                 raise LocalModelError(
@@ -76,6 +79,15 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
                 )
             report(Progress(note=f"again, after: {reason}", done=size_of(part), total=wanted.size))
             time.sleep(min(2.0**failures / 4, 10))
+
+
+def _token() -> str:
+    """Returns the value of HF_TOKEN, empty where it is not set. Raises LocalModelError: it can be no token."""
+    raw = os.environ.get("HF_TOKEN", "").encode("utf-8", "surrogateescape")
+    try:
+        return one_word(raw, "the variable HF_TOKEN") if raw.strip() else ""
+    except UnreadableError as error:
+        raise LocalModelError(f"{error}; {error.missing.mend}") from None
 
 
 def _continued(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:

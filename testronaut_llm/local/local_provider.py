@@ -145,7 +145,7 @@ class EmbeddedRunner:
             context=context * slots,
             slots=slots,
             batch=batch if embeddings else min(context, hardware.get("num_batch") or batch),
-            gpu_layers=hardware.get("num_gpu"),
+            n_gpu_layers=hardware.get("num_gpu"),
             main_gpu=hardware.get("main_gpu"),
             mmap=hardware.get("use_mmap"),
             draft=hardware.get("draft_num_predict"),

@@ -14,6 +14,7 @@ from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.network import client_settings
+from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
     import httpx
@@ -36,6 +37,9 @@ class OllamaServer:
     def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
         self.url = url
         self._key = key
+        self._redactor = Redactor()
+        if key is not None:
+            self._redactor.add(key.get_secret_value())
         self._http: httpx.Client | None = None
 
     @classmethod
@@ -141,9 +145,11 @@ class OllamaServer:
             ValueError: it said something that is no step of a pull.
         """
         body = {"model": name, "stream": True, **({"insecure": True} if insecure else {})}
+        redact = self._redactor.redact  # the server may repeat the key
         with self._sent("POST", "/api/pull", body, silence) as response:
             for line in filter(str.strip, response.iter_lines()):
-                yield PullStep.of(_mapping(json.loads(line)))
+                row = _mapping(json.loads(line)).items()
+                yield PullStep.of({name: redact(part) if isinstance(part, str) else part for name, part in row})
 
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, silence: float = _ANSWER
@@ -160,7 +166,7 @@ class OllamaServer:
             answer = None
         if status == 200 and answer is not None:
             return answer
-        said = str((answer or {}).get("error", ""))[:200]
+        said = self._redactor.redact(str((answer or {}).get("error", "")))[:200]
         if body and status == 404:
             raise LocalModelError(not_pulled(str(body["model"])), status=404)
         if body and status != 200:

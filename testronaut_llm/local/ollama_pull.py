@@ -124,5 +124,5 @@ def _check_room(server: OllamaServer, name: str, step: PullStep) -> None:
 def _models_folder() -> Path | None:
     """Where a server on this machine most likely keeps its models; None where it cannot be seen."""
     named = os.environ.get("OLLAMA_MODELS")
-    places = map(Path, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
-    return next((place.expanduser() for place in places if place.expanduser().is_dir()), None)
+    places = map(os.path.expanduser, [named] if named else ["/usr/share/ollama/.ollama/models", "~/.ollama/models"])
+    return next((folder for folder in map(Path, places) if folder.is_dir()), None)

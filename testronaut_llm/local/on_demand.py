@@ -10,11 +10,13 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.download import Progress, Report
-from testronaut_llm.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from testronaut_llm.model_config import ModelConfig
 
 
 @contextmanager

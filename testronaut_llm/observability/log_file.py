@@ -1,12 +1,10 @@
-"""Events as a file of JSON lines, begun anew when it is full. Threads and processes may share it.
+"""Events appended to a file of JSON lines. Threads and processes may share it; rotation is left to the system's tools.
 
-A line is one write at the end of the file, which no other tears. Python's own rotating handler is for one process: of
-two, each would move the other's file away.
+A line is one write at the end of the file, which no other tears. A file that was moved away is made anew.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import threading
@@ -16,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.config.sections import LogConfig
+from testronaut_llm.errors import ConfigError
 from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support.log import logger
-from testronaut_llm.support.paths import made
+from testronaut_llm.support.paths import made, user_path
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 """A pipe that nobody reads is a fault, not a wait."""
@@ -40,13 +39,11 @@ class EventFile:
         path = Path(settings.file)
         try:
             folder = config.path.parent if config.path else Path()
-            path = (folder / Path(settings.file).expanduser()).resolve()
+            path = (folder / user_path(settings.file)).resolve()
             with self._lock:
                 self._opened(path)
                 self._append(line)
-                if os.fstat(self._handle).st_size >= settings.max_bytes:
-                    self._rotate(path, settings)
-        except (OSError, ValueError, RuntimeError) as error:  # the latter for paths that no system takes, and no user
+        except (OSError, ValueError, ConfigError) as error:  # the latter two: a path that no system takes, no home
             self._warn("log_not_written", str(path), str(error))
 
     def close(self) -> None:
@@ -69,19 +66,6 @@ class EventFile:
                 left = left[os.write(self._handle, left) :]
         finally:
             self._torn = (self._torn and left == whole) or (bool(left) and left != whole)
-
-    def _rotate(self, path: Path, settings: LogConfig) -> None:
-        import filelock
-
-        with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=5):
-            if _same(self._handle, path):  # or another process was faster
-                names = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, settings.backups + 1))]
-                for newer, older in reversed([*itertools.pairwise(names)]):
-                    if newer.exists():
-                        newer.replace(older)
-                if settings.backups == 0:
-                    path.unlink()
-        self._shut()
 
     def _shut(self) -> None:
         if self._handle >= 0:

@@ -161,8 +161,10 @@ def _instruments() -> tuple[Any, Any]:
 
 def _known(fields: Mapping[str, Any], redact: Callable[[str], str]) -> dict[str, Any]:
     """What is known, in the kinds that an attribute may have."""
-    return {
-        name: value if isinstance(value, bool | int | float | tuple) else redact(str(value))
-        for name, value in fields.items()
-        if value is not None
-    }
+    return {name: _attribute(value, redact) for name, value in fields.items() if value is not None}
+
+
+def _attribute(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(redact(str(one)) for one in value)
+    return value if isinstance(value, bool | int | float) else redact(str(value))

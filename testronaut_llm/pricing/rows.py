@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from testronaut_llm.pricing.tables import Row
 from testronaut_llm.records import Usage
+from testronaut_llm.support.money import MOST_TOKENS, exact, is_amount
 
 MILLION = Decimal(1_000_000)
 
@@ -20,7 +21,9 @@ _FIELDS = {
     "cache_write": "cache_creation_input_token_cost",
     "reasoning": "output_cost_per_reasoning_token",
 }
-_TIER = re.compile(r"_above_(\d+)k_tokens$")
+_BAND = re.compile(r"_above_(\d{1,6})k_tokens$")
+SERVICES = ("service_tier", "serviceTier", "speed")  # of OpenAI and most others, Gemini, and Anthropic's fast mode
+_STANDARD = ("", "default", "standard", "standard_only", "on_demand", "normal")
 _NO_ANSWER_PRICE = ("embedding", "rerank", "moderation")  # modes that produce no tokens to pay for
 
 
@@ -40,6 +43,7 @@ class Rates:
         paid_as = {"cache_read": known["input"], "cache_write": known["input"], "reasoning": known["output"]}
         return cls(**{**paid_as, **known})
 
+    @exact
     def cost(self, usage: Usage) -> Decimal:
         """USD of these tokens."""
         reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
@@ -70,6 +74,7 @@ class Price:
         """USD of one call, exactly."""
         return self.rates(usage.prompt_tokens).cost(usage)
 
+    @exact
     def worst(self, prompt_bound: int, max_tokens: int) -> Decimal:
         """USD that a call can cost at most, however its tokens are split and whichever tier it falls into."""
         possible = [rates for above, rates in self.tiers if above == 0 or prompt_bound > above]
@@ -106,13 +111,17 @@ class ModelFacts:
     """The day (YYYY-MM-DD) on which its provider withdraws it."""
 
 
-def read_price(row: Row) -> tuple[tuple[int, Rates], ...] | None:
+def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | None:
     """The tiers of a row, or None where it has no price that can be relied on.
 
     Tables write zero for what they do not know, so a row whose price is zero is unknown; what is
-    free is declared in `llm.yaml`. Batch, priority and regional prices are not ours to use.
+    free is declared in `llm.yaml`.
+
+    Args:
+        row: of a table.
+        service: the service tier, such as `priority`; empty for the standard one.
     """
-    tiers = dict(_tiers(row))
+    tiers = dict(_tiers(row, f"_{service}" if service else ""))
     base = tiers.get(0, {})
     answers = row.get("mode") not in _NO_ANSWER_PRICE
     if not base.get("input") or (answers and not base.get("output")):
@@ -139,35 +148,42 @@ def read_facts(row: Row) -> ModelFacts:
     )
 
 
-def is_money(value: Any) -> bool:
-    """Is it a finite amount that is not negative?"""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return False
-    return Decimal(value).is_finite() and value >= 0
+def service_of(said: Mapping[str, Any]) -> str | None:
+    """The service tier that a body asks for or was answered with: empty for the standard one, None without a word."""
+    words = [str(said[name]).lower() for name in SERVICES if said.get(name) is not None]
+    special = [word for word in words if word not in _STANDARD]
+    return special[0] if special else "" if words else None
 
 
 def starts_at(band: Any) -> Decimal | None:
     """The prompt length at which a band of `tiered_pricing` starts; None where it is no band of tokens."""
     span = band.get("range") if isinstance(band, Mapping) else None
-    return Decimal(span[0]) if isinstance(span, list) and span and is_money(span[0]) else None
+    return Decimal(span[0]) if isinstance(span, list) and span and _is_length(span[0]) else None
 
 
-def _tiers(row: Row) -> Iterator[tuple[int, dict[str, Decimal]]]:
+def _tiers(row: Row, service: str) -> Iterator[tuple[int, dict[str, Decimal]]]:
     if "tiered_pricing" in row:
         for band in row["tiered_pricing"] or ():
             if (start := starts_at(band)) is not None:
-                yield int(start), _rates(band, "")
+                yield int(start), _rates(band, service)
     else:
-        yield 0, _rates(row, "")
-        for suffix, thousands in {found.group(0, 1) for key in row if (found := _TIER.search(key))}:
-            yield int(thousands) * 1000, _rates(row, suffix)
+        yield 0, _rates(row, service)
+        for suffix, thousands in {found.group(0, 1) for key in row if (found := _BAND.search(key))}:
+            yield int(thousands) * 1000, _rates(row, suffix + service) or _rates(row, suffix)
 
 
+@exact
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
-    given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_money(row.get(key + suffix))}
+    given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_amount(row.get(key + suffix))}
     return {ours: value * MILLION for ours, value in given.items() if value > 0 or ours in ("input", "output")}
 
 
 def _count(row: Row, key: str) -> int | None:
     value = row.get(key)
-    return int(value) if isinstance(value, int | Decimal) and value > 0 else None
+    return int(value) if _is_length(value) and value > 0 else None
+
+
+def _is_length(value: Any) -> TypeGuard[int | Decimal]:
+    """True for a number of tokens; tables write some of them as 1e6."""
+    number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    return number and Decimal(value).is_finite() and 0 <= value <= MOST_TOKENS

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
-from testronaut_llm.pricing.rows import is_money, read_price, starts_at
+from testronaut_llm.pricing.rows import read_price, starts_at
 from testronaut_llm.pricing.tables import Row, decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.hosts import is_loopback
-from testronaut_llm.support.paths import made
+from testronaut_llm.support.money import is_amount
+from testronaut_llm.support.paths import made, user_path
+from testronaut_llm.support.redaction import Redactor, said
+from testronaut_llm.support.text import decoded, read_utf8
 
 LARGEST = 16 * 1024 * 1024
 _DEAREST = 1  # USD for one token: anything above it is a slip of units
@@ -48,8 +51,8 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     """
     import filelock
 
-    text = _fetch(source) if "://" in source else _read(Path(source).expanduser())
-    rows = _checked(source, text)
+    text = _fetch(source) if "://" in source else read_utf8(user_path(source), most=LARGEST)
+    rows = _checked(Redactor().redact(source), text)
     path = path or user_table_path()
     written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
     try:
@@ -65,25 +68,14 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     return PriceUpdate(path=path, models=len(rows), priced=priced, previous=previous)
 
 
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{str(path)!r} is larger than {LARGEST:,} bytes; expected {_EXPECTED}", file=str(path))
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read prices from {str(path)!r}: {error}; expected {_EXPECTED}", file=str(path)
-        ) from None
-
-
 def _fetch(url: str) -> str:
     import httpx
 
     from testronaut_llm.support.http_body import bounded
 
-    scheme = url.partition("://")[0].lower()
+    scheme, shown = url.partition("://")[0].lower(), Redactor().redact(url)
     if scheme != "https" and not (scheme == "http" and is_loopback(url)):
-        raise ConfigError(f"cannot take prices from {url!r}: expected a file or an https:// address")
+        raise ConfigError(f"cannot take prices from {shown!r}: expected a file or an https:// address")
     body = bytearray()
     try:
         settings = {"event_hooks": {"response": [bounded]}, **client_settings(url, redirects=True)}
@@ -92,10 +84,11 @@ def _fetch(url: str) -> str:
             for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > LARGEST:
-                    raise ConfigError(f"{url!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
-        return body.decode("utf-8")
+                    raise ConfigError(f"{shown!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
     except (ConnectionFailedError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"cannot fetch prices from {url!r}: {error}; expected {_EXPECTED}") from None
+        why = Redactor().redact(said(error))
+        raise ConfigError(f"cannot fetch prices from {shown!r}: {why}; expected {_EXPECTED}") from None
+    return decoded(bytes(body), shown)
 
 
 def _checked(source: str, text: str) -> Mapping[str, Row]:
@@ -125,7 +118,7 @@ def _faults(row: Row) -> Iterator[str]:
 def _fault(value: Any) -> str | None:
     if value is None:
         return None
-    if not is_money(value):
+    if not is_amount(value):
         return "expected a plain number of USD, zero or more"
     return f"expected USD for one token, at most {_DEAREST}" if value > _DEAREST else None
 

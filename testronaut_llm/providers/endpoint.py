@@ -123,8 +123,8 @@ def runs_here(model: ModelConfig, provider: Provider) -> bool:
 
 
 def leaves_by_name(model: ModelConfig, provider: Provider) -> bool:
-    """Is it an Ollama model that ollama.com answers for, through the port of this machine?"""
-    return provider.wire == "ollama" and model.name.lower().endswith("cloud")
+    """True for an Ollama model that ollama.com answers for, through the port of this machine."""
+    return provider.wire == "ollama" and model.name.lower().endswith(("-cloud", ":cloud"))
 
 
 @lru_cache(maxsize=256)

@@ -65,7 +65,9 @@ def _usual(model: ModelConfig, provider: Provider) -> KeySource:
     elsewhere = base.url is not None and not endpoint.is_own_host(base.url, provider)
     loopback = base.url is not None and is_loopback(base.url)
     found = next((name for name in provider.key_variables if os.environ.get(name, "").strip()), None)
-    if provider.generic and elsewhere and not loopback and base.from_file:
+    if (provider.local and (elsewhere or loopback)) or (
+        provider.generic and elsewhere and not loopback and base.from_file
+    ):
         withheld = f"{found} is not sent there unless `api_key_env: {found}` says so" if found else "no key"
         return KeySource(kind="none", note=withheld)
     if found and base.from_file and not model.trusted:  # a server on loopback that a stranger chose

@@ -6,7 +6,6 @@ value that cannot be used is one typed error, which names the variable and never
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import ipaddress
 import os
@@ -15,13 +14,12 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import getproxies
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
-from testronaut_llm.providers.endpoint import fault_of, ollama_url
 from testronaut_llm.support.hosts import host_of, is_loopback
 
 if TYPE_CHECKING:
@@ -92,16 +90,19 @@ def faults() -> list[str]:
     return found
 
 
-def imported(name: str) -> Any:
-    """Imports a library that makes HTTP clients while it is imported, whatever the environment holds.
+@contextmanager
+def importable(name: str) -> Iterator[None]:
+    """Lets a library be imported that makes HTTP clients while it is imported, whatever the environment holds.
 
     Variables that would make the import raise are out of the environment, for all threads, until it has ended.
     """
+    if name in sys.modules:
+        yield
+        return
     with _IMPORTING:
-        spoiling = () if name in sys.modules else tuple(_spoiling(os.environ))
-        hidden = {variable: os.environ.pop(variable) for variable in spoiling}
+        hidden = {variable: os.environ.pop(variable) for variable in tuple(_spoiling(os.environ))}
         try:
-            return importlib.import_module(name)
+            yield
         finally:
             os.environ.update(hidden)
 
@@ -110,8 +111,6 @@ def _spoiling(environ: Mapping[str, str]) -> Iterator[str]:
     import httpx
 
     yield from (name for name in _OF_LITELLM if name in environ)
-    if fault_of(ollama_url(environ.get("OLLAMA_HOST", ""))):
-        yield "OLLAMA_HOST"
     try:
         httpx.Client().close()
     except Exception:  # noqa: BLE001 - InvalidURL, ValueError, ImportError, OSError, ...: each value has its own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.providers import endpoint
@@ -12,6 +11,7 @@ from testronaut_llm.providers.row import Missing, Present
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
 
+_AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _AWS_SIGNS = (
     "AWS_BEARER_TOKEN_BEDROCK",
     "AWS_ACCESS_KEY_ID",
@@ -59,9 +59,11 @@ def ollama_behind_openai(model: ModelConfig) -> Missing | None:
 
 
 def aws_credentials(model: ModelConfig) -> Missing | None:  # noqa: ARG001 - every probe is asked with its model
-    """Is there anything that botocore could sign with?"""
-    files = (Path("~/.aws/credentials").expanduser(), Path("~/.aws/config").expanduser())
-    if any(os.environ.get(name) for name in _AWS_SIGNS) or any(file.exists() for file in files):
+    """None unless botocore can find nothing to sign with; only the network knows of an instance's role."""
+    files = (os.environ.get(name) or default for name, default in _AWS_FILES.items())
+    if any(os.environ.get(name) for name in _AWS_SIGNS) or any(map(os.path.exists, map(os.path.expanduser, files))):
+        return None
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
         return None
     return Missing("no AWS credentials", "aws configure, or export AWS_BEARER_TOKEN_BEDROCK=<your key>")
 

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from testronaut_llm.providers.row import Missing
+from testronaut_llm.support.paths import user_path
 
 _LARGEST = 64 * 1024
 
@@ -23,7 +24,7 @@ class UnreadableError(Exception):
 
 def check_file(name: str) -> None:
     """Looks at a key file before anyone reads it. Raises UnreadableError: not there, no file, or open to others."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         _check(path, path.stat())
     except OSError as error:
@@ -32,7 +33,7 @@ def check_file(name: str) -> None:
 
 def read_file(name: str) -> str:
     """The key in a file. Raises UnreadableError: not there, open to others, or not one word of text."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         with path.open("rb") as file:
             # The open file is checked, not its name: it cannot be swapped in between.
@@ -65,7 +66,7 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
 
 def one_word(raw: bytes, origin: str) -> str:
     """The bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError: it is none."""
-    text = raw.decode("utf-8", errors="replace").strip()
+    text = raw.decode("utf-8-sig", errors="replace").strip()
     if not text:
         raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")
     if not all("!" <= char <= "~" for char in text):

@@ -66,6 +66,9 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
     found = {name: deployment_of(model, rows.get(name) or {}, config.limits) for name, model in models.items()}
     there = {name: one for name, one in found.items() if one.params is not None}
     prices = PriceTable.load()
+    for name, one in there.items():
+        if str(models[name].base_model).startswith("azure/"):
+            one.info["base_model"] = _priced_base(models[name], prices) or models[name].base_model
     router, tasks_stay = _router(config, there, prices)
     litellm, budget_stays = _money(config.budget)
     if redis:
@@ -194,8 +197,8 @@ def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
 def _priced_base(model: ModelConfig, prices: PriceTable) -> str | None:
     """The name under which the proxy's row has a price."""
     base = model.base_model or model.model
-    for name in (base,) if "/" in base else (f"azure/{base}", f"openai/{base}"):
-        asked = model.model_copy(update={"model": f"{PROXY}/{model.alias}", "base_model": name})
-        if prices.price(asked) is not None:
+    bare = base.removeprefix("azure/")
+    for name in (base,) if "/" in bare else (f"azure/{bare}", f"openai/{bare}"):
+        if prices.price(ModelConfig(alias="row", model=f"{PROXY}/row", base_model=name)) is not None:
             return name
     return None

@@ -20,6 +20,7 @@ from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.key_source import key_source
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.money import exact
 
 _WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _MILLION = Decimal(1_000_000)
@@ -176,6 +177,7 @@ def _limits(model: ModelConfig, provider: Provider, limits: Mapping[str, LimitCo
     return {_LIMITS[ours]: min(numbers) for ours, numbers in given.items() if numbers}
 
 
+@exact
 def _price(price: PriceConfig) -> dict[str, float]:
     """USD a token; what is not given costs what `input` does, as in llm.yaml."""
     rates = {

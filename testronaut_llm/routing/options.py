@@ -103,11 +103,24 @@ class Scale:
         ready: Readiness = READY,
         *,
         schema: str = "",
+        bound: int | None = None,
+        service: str = "",
         context: int | None = None,
         speed: Speed | None = None,
         dropped_params: tuple[str, ...] = (),
     ) -> Option:
-        """Looks one model up; `context` is what its server says it was made for, `schema` as it goes on its wire."""
+        """Looks one model up.
+
+        Args:
+            one: which.
+            ready: can it be asked now?
+            schema: as it goes on its wire.
+            bound: the most tokens that the prompt may have, where that is more than the messages and the schema.
+            service: the service tier that is asked for.
+            context: what its server says it was made for.
+            speed: how fast it was when it was measured.
+            dropped_params: settings that it does not take.
+        """
         model, counter = one.model, self.counter
         tokens, longest, answer = None, 0, 0
         if self.count_all or (one.excluded is None and ready.ready):
@@ -121,12 +134,12 @@ class Scale:
             local=is_local(model),
             ready=ready,
             facts=_within(self.prices.facts(model), context),
-            price=self.prices.price(model),
+            price=self.prices.price(model, service),
             price_mend=self.prices.mend(model),
             tokens=tokens,
             cautious=counter.cautious(model, longest),
             answer=answer,
-            bound=counter.upper_bound(self.messages, schema),
+            bound=counter.upper_bound(self.messages, schema) if bound is None else bound,
             dropped_params=dropped_params,
             speed=speed,
         )

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Literal
 
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 OnExceeded = Literal["stop", "local", "warn"]
 
@@ -54,6 +55,7 @@ class Money:
         return f"{usd(max(self.left, Decimal(0)))} is left of {self.limit}"
 
 
+@exact
 def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Money | None:
     """The money of one call under all its limits; None without a limit.
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.records import Candidate
@@ -126,6 +127,7 @@ def _by_cost(candidates: Sequence[Candidate]) -> Callable[[Candidate], tuple[boo
     return key
 
 
+@exact
 def _worth(candidate: Candidate) -> float:
     if candidate.est_cost is None:
         return -math.inf

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
+from testronaut_llm.support.money import exact
+
 _TWO_DIGITS = Context(prec=2, rounding=ROUND_HALF_EVEN)
 _CENT = Decimal("0.01")
 
 
+@exact
 def usd(amount: Decimal) -> str:
     """`$1.25`, `$0.0012`: cents, or two digits of what is less than ten cents."""
     if amount == 0:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from testronaut_llm.errors import ConfigError
+
 APP = "testronaut-llm"
+_NO_HOME = (
+    "HOME is not set to a folder, and this user is not in the passwd file; "
+    "set HOME, or TESTRONAUT_LLM_HOME to a folder that you may write"
+)
 
 
 def config_dir() -> Path:
@@ -32,11 +38,21 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def user_path(text: str | Path) -> Path:
+    """Returns a path with `~` filled in; `~nobody` stays as it is. Raises ConfigError: this user has no home folder."""
+    path = os.path.expanduser(text)  # noqa: PTH111 - which raises RuntimeError in pathlib
+    if path == "~" or path.startswith(("~/", "~\\")):
+        raise ConfigError(f"no home folder for {text}: {_NO_HOME}")
+    return Path(path)
+
+
 def _folder(kind: str) -> Path:
     home = os.environ.get("TESTRONAUT_LLM_HOME")
     if home:
-        return Path(home).expanduser() / kind
+        return user_path(home) / kind
     import platformdirs
 
-    folder: Path = getattr(platformdirs, f"user_{kind}_path")(APP, appauthor=False)
-    return folder
+    try:
+        return user_path(getattr(platformdirs, f"user_{kind}_dir")(APP, appauthor=False))
+    except RuntimeError:  # of platformdirs, for the same reason
+        raise ConfigError(f"no home folder for {kind}: {_NO_HOME}") from None

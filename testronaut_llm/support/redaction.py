@@ -1,21 +1,28 @@
 """Secrets are taken out of every text that leaves: by value, in whatever encoding, and by their shape.
 
 By value is the promise: a secret that was resolved is added once, and no text that passes here
-shows it again, plain, quoted for a URL, JSON or `repr`, in hex, or inside base64. The shapes are a
-second net for keys that nobody told us about; they leave prose alone.
+shows it again: plain, with any of its characters escaped for a URL, JSON, HTML or `repr`, in hex, or
+inside base64, also broken over lines. The shapes are a second net for keys that nobody told us about;
+they leave prose alone.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import re
+import sys
+from collections.abc import Iterator
 
 MASK = "[redacted]"
 
 _SHORT = 8
+_ROUNDS = 4  # escapes inside escapes
 _RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # words of prose rarely hold a digit, keys always do
 
-_SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
+_Shapes = tuple[tuple[tuple[str, ...], str], ...]
+
+_KEYS: _Shapes = (
     (("sk-",), rf"\b(?P<keep>)sk-{_RANDOM}[\w-]{{20,}}"),
     (
         ("gsk_", "hf_", "xai-", "pplx-", "nvapi-", "r8_"),
@@ -31,6 +38,8 @@ _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
         ("private key-----",),
         r"(?P<keep>)-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
     ),
+)
+_NAMED: _Shapes = (
     (("bearer",), rf"(?P<keep>\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
     (("basic",), r"(?P<keep>\bauthorization\W{1,5}basic\s+)[\w+/=-]{6,}"),
     (
@@ -44,7 +53,17 @@ _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("://",), r"(?P<keep>://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
 )
-"""What a text in small letters has to hold, and the pattern, compiled when such a text comes."""
+"""What a text in small letters has to hold, and the pattern, compiled when such a text comes.
+
+`_KEYS` show by themselves what they are, `_NAMED` by the word before them, which prose may hold as well.
+"""
+
+_ESCAPED = re.compile(
+    rb"(?<!\\)\\++(?:u(?P<code>[0-9a-f]{4})|x(?P<octet>[0-9a-f]{2})|(?P<sign>[^\\]))|%(?:25)*(?P<url>[0-9a-f]{2})"
+    rb"|&(?:amp;)*(?:#0{0,9}(?P<number>[0-9]{1,7})|#x0{0,9}(?P<hex>[0-9a-f]{1,6})|(?P<name>amp|lt|gt|quot|apos));",
+    re.IGNORECASE,
+)
+_SIGNS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
 
 class Redactor:
@@ -63,69 +82,111 @@ class Redactor:
             self._secrets = {**self._secrets, secret: _Secret(secret)}
 
     def knows(self, text: str) -> bool:
-        """Does the text hold a secret that was added?"""
-        lowered = text.lower()
-        return any(one.may_be_in(lowered) and one.pattern.search(text) for one in self._secrets.values())
+        """True if the text holds a secret that was added."""
+        return any(self._held(_bytes(text)))
 
     def redact(self, text: str) -> str:
-        """The text with every known secret, and whatever looks like one, replaced by `[redacted]`."""
-        lowered = text.lower()
-        for secret in self._secrets.values():
-            if secret.may_be_in(lowered):
-                text = secret.pattern.sub(MASK, text)
-        for hints, pattern in _SHAPES:
-            if any(hint in lowered for hint in hints):
-                text = re.sub(pattern, rf"\g<keep>{MASK}", text, flags=re.IGNORECASE)
-        return text
+        """Returns the text with every known secret, and whatever looks like one, replaced by `[redacted]`.
+
+        A text that hides a known secret behind escapes comes back without its escapes.
+        """
+        held = self._held(raw := _bytes(text))
+        while held and not held[-1]:
+            held.pop()
+        found = {secret for view in held for secret in view}
+        for depth, _ in enumerate(held):
+            raw = _ESCAPED.sub(_meant, raw) if depth else raw
+            for secret in found:
+                raw = secret.pattern.sub(MASK.encode(), raw)
+        return _masked(raw.decode("utf-8", "replace") if held else text, (*_KEYS, *_NAMED))
+
+    def _held(self, raw: bytes) -> list[list[_Secret]]:
+        """Returns the secrets in each view of a text."""
+        secrets = self._secrets.values()
+        views = [(plain, b"".join(plain.lower().split())) for plain in _views(raw)] if secrets else []
+        return [[one for one in secrets if one.may_be_in(all_) and one.pattern.search(plain)] for plain, all_ in views]
+
+
+def looks_like_key(text: str) -> bool:
+    """True if a text holds what can only be a key; `password=...` in prose is none."""
+    return _masked(text, _KEYS) != text
+
+
+def said(error: BaseException) -> str:
+    """Returns the first line of what a library's exception says, or its name: words about a header may quote a key."""
+    words = str(error).partition("\n")[0]
+    return type(error).__name__ if not words or "header" in words.lower() else words
+
+
+def _masked(text: str, shapes: _Shapes) -> str:
+    lowered = text.lower()
+    for hints, pattern in shapes:
+        if any(hint in lowered for hint in hints):
+            text = re.sub(pattern, rf"\g<keep>{MASK}", text, flags=re.IGNORECASE)
+    return text
 
 
 class _Secret:
-    """A pattern for every form of one secret, and the parts of them that no encoder touches.
-
-    The parts are looked for first: a plain search is hundreds of times faster than the pattern.
-    """
+    """A pattern for every form of one secret in an unescaped text, and the forms to look for first, which is faster."""
 
     def __init__(self, secret: str) -> None:
-        if len(secret) < _SHORT:
-            self.pattern = re.compile(rf"(?<![\w-]){re.escape(secret)}(?![\w-])")
-            self.traces = [secret.lower()]
+        raw = _bytes(secret)
+        self._whole, self._packed = {raw, *_views(raw)}, []
+        if len(secret) >= _SHORT:
+            cores = (core for offset in range(3) for core in _base64_core(raw, offset))
+            self._packed = [raw.hex().encode(), *cores]
+        spaced = (form.replace(b" ", sign) for form in self._whole for sign in (b"", b"+"))
+        self._forms = [b"".join(form.lower().split()) for form in (*spaced, *self._packed)]
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[bytes]:
+        """Matches each form; made late, since that takes milliseconds."""
+        if not self._packed:
+            return re.compile(rb"(?<![\w-])(?:%b)(?![\w-])" % b"|".join(map(re.escape, self._whole)))
+        runs = (rb"(?<![\w+/-])[\w+/-]*%b[\w+/-]*={0,2}" % _in_lines(form) for form in self._packed)
+        return re.compile(b"|".join((*map(_in_lines, self._whole), *runs)), re.IGNORECASE)
+
+    def may_be_in(self, joined: bytes) -> bool:
+        """True if one of the forms is in a text in lower case without white space."""
+        return any(form in joined for form in self._forms)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _in_lines(form: bytes) -> bytes:
+    """Returns a pattern of a form that line ends may break anywhere, and whose blanks a URL may have replaced."""
+    signs = (bytes([octet]) for octet in form)
+    return rb"\s*".join(rb"[\s+]*" if sign.isspace() else re.escape(sign) for sign in signs)
+
+
+def _views(raw: bytes) -> Iterator[bytes]:
+    """Yields a text as it came, and what it is once the escapes of URLs, JSON, HTML and `repr` are undone, again."""
+    for _ in range(_ROUNDS):
+        yield raw
+        before, raw = raw, _ESCAPED.sub(_meant, raw) if any(map(raw.__contains__, (b"\\", b"%", b"&"))) else raw
+        if raw == before:
             return
-        raw = secret.encode(errors="surrogateescape")
-        cores = [core for offset in range(3) for core in _base64_core(raw, offset)]
-        quoted = "".join(map(_in_any_quoting, secret))
-        forms = [quoted, raw.hex(), *(rf"(?<![\w+/-])[\w+/-]*{re.escape(core)}[\w+/-]*={{0,2}}" for core in cores)]
-        self.pattern = re.compile("|".join(forms), re.IGNORECASE)
-        self.traces = [max(re.findall(r"[a-z0-9]*", form.lower()), key=len) for form in (secret, raw.hex(), *cores)]
-
-    def may_be_in(self, lowered: str) -> bool:
-        """Is any of those parts in a text of small letters?"""
-        return any(trace in lowered for trace in self.traces)
 
 
-def _in_any_quoting(char: str) -> str:
-    """One character as a URL, JSON, HTML or `repr` (of text or bytes) writes it, once or twice over."""
-    if char.isascii() and char.isalnum():
-        return char
-    octets = char.encode(errors="surrogateescape")
-    in_url = "".join(f"%(?:25)*{octet:02x}" for octet in octets)
-    in_bytes = "".join(rf"\\+x{octet:02x}" for octet in octets)
-    plain = r"[ +]" if char == " " else re.escape(char)
-    in_html = rf"&#(?:0*{ord(char)}|x0*{ord(char):x});|{re.escape(_html_of(char))}"
-    return rf"(?:\\*{plain}|{in_url}|{in_bytes}|\\+u{ord(char):04x}|{in_html})"
+def _meant(found: re.Match[bytes]) -> bytes:
+    """Returns what an escape stands for."""
+    kind, value = str(found.lastgroup), found[str(found.lastgroup)].lower()
+    if kind in ("octet", "url"):
+        return bytes.fromhex(value.decode())
+    if kind in ("sign", "name"):
+        return _SIGNS.get(value, found[kind])
+    code = int(value, 10 if kind == "number" else 16)
+    return _bytes(chr(code)) if code <= sys.maxunicode else found[0]
 
 
-def _html_of(char: str) -> str:
-    import html  # a table of thousands of names
-
-    return html.escape(char)
-
-
-def _base64_core(raw: bytes, offset: int) -> set[str]:
+def _base64_core(raw: bytes, offset: int) -> set[bytes]:
     """What base64, in either alphabet, makes of the bytes wherever `offset` (mod 3) others stand before them.
 
     Only the characters that depend on nothing around them; so `Basic` headers, with any user name,
     need no rule of their own.
     """
-    encoded = base64.b64encode(b"\0" * offset + raw).decode()
+    encoded = base64.b64encode(b"\0" * offset + raw)
     core = encoded[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]
-    return {core, core.replace("+", "-").replace("/", "_")}
+    return {core, core.replace(b"+", b"-").replace(b"/", b"_")}

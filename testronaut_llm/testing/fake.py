@@ -120,8 +120,9 @@ class _FakeGateway:
         """A fake takes every setting."""
         return ()
 
-    async def send(self, request: Asked, _exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def send(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """Pieces if it is a stream, then the Reply."""
+        exchange.requests += 1
         for delay, part in self._parts(request):
             if delay:
                 await asyncio.sleep(delay)

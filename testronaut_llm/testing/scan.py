@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from testronaut_llm.support.text import read_utf8
 from testronaut_llm.testing import scrub
 from testronaut_llm.testing.cassette_format import from_yaml
 
@@ -64,7 +65,7 @@ class AllowedName:
 
 def read_allow_list(file: Path) -> tuple[AllowedName, ...]:
     """The entries of a YAML list of `{name: ..., reason: ...}`; each needs both."""
-    return tuple(AllowedName(name=entry["name"], reason=entry["reason"]) for entry in from_yaml(file.read_text()))
+    return tuple(AllowedName(name=entry["name"], reason=entry["reason"]) for entry in from_yaml(read_utf8(file)))
 
 
 def scan_text(

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.records import Attempt, Call, Candidate
+from testronaut_llm.support.money import exact
 
 
 class SessionBudget:
@@ -22,6 +23,7 @@ class SessionBudget:
         self._reserved = Decimal(0)
         self._lock = threading.Lock()
 
+    @exact
     def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None) -> _Slip:
         """Set the worst case of an attempt aside.
 
@@ -40,6 +42,7 @@ class SessionBudget:
             self._reserved += worst
         return _Slip(self, worst)
 
+    @exact
     def settle(self, reserved: Decimal, cost: Decimal) -> None:
         """Replace what was set aside by what it cost."""
         with self._lock:

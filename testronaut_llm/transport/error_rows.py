@@ -141,7 +141,7 @@ WORDS = (
     Row("incorrect API key", AuthenticationError, "xAI", (400,)),
     Row("^login fail", AuthenticationError, "MiniMax", (400,)),
     Row("requires more system memory|out of memory", LocalModelError, "Ollama", (500,)),
-    Row("timed out waiting for .*runner|runner process has terminated", LocalModelError, "Ollama", (500,)),
+    Row("timed out waiting for .*runner", LocalModelError, "Ollama", (500,)),
     Row("(unable to|error) load(ing)? model", LocalModelError, "Ollama", (500,)),
     Row(r"^invalid format:|^option \S+ must be|does not support embeddings", InvalidRequestError, "Ollama", (500,)),
 )

@@ -1,4 +1,4 @@
-"""What a raw body proves: was a finish reason received, was usage reported, is there an error in it?
+"""What a raw body proves: which finish reason and usage were received, and is there an error in it?
 
 One reading serves JSON, server-sent events and NDJSON. The fields are those of the OpenAI, Anthropic,
 Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from testronaut_llm.pricing.rows import service_of
 from testronaut_llm.transport.provider_errors import parsed, reports_error
+from testronaut_llm.transport.usage import Counts, counts_of, merge
 
 _LINE = re.compile(r"\r\n|\r|\n")
 """Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
-_USAGE = (
-    ("usage", ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens")),
-    ("usageMetadata", ("promptTokenCount", "totalTokenCount")),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +26,15 @@ class Evidence:
     Attributes:
         documents: how many JSON documents the body holds.
         finish: finish reason as the provider spelled it, None where none was received.
-        usage: did the provider count both prompt and answer?
+        usage: the tokens that were counted, None where none were.
+        service: the service tier that answered: empty for the standard one, None where it is not said.
         error: the document that reports an error under a success status.
     """
 
     documents: int = 0
     finish: str | None = None
-    usage: bool = False
+    usage: Counts | None = None
+    service: str | None = None
     error: dict[str, Any] | None = None
 
 
@@ -44,16 +44,16 @@ def examine(text: str) -> Evidence:
     Args:
         text: the body, unpacked.
     """
-    count, finish, prompt, answer = 0, None, False, False
+    count, finish = 0, None
+    said: dict[str, Any] = {}
     error: dict[str, Any] | None = None
     for document in _documents(text):
         count += 1
         finish = _finish(document) or finish
-        seen = _usage(document)
-        prompt, answer = prompt or seen[0], answer or seen[1]
+        merge(said, document)
         error = error or _error(document)
     finish = finish.strip("'")[:60] if finish else None
-    return Evidence(documents=count, finish=finish, usage=prompt and answer, error=error)
+    return Evidence(documents=count, finish=finish, usage=counts_of(said), service=service_of(said), error=error)
 
 
 def _documents(text: str) -> Iterator[dict[str, Any]]:
@@ -86,19 +86,6 @@ def _finish(document: dict[str, Any]) -> str | None:
     if reason or document.get("done_reason"):
         return ascii(reason or document["done_reason"])
     return "stop" if document.get("done") is True else None
-
-
-def _usage(document: dict[str, Any]) -> tuple[bool, bool]:
-    if "prompt_eval_count" in document or "eval_count" in document:
-        # An embedding has no answer to count; a chat that omits one of the two has not told all.
-        return "prompt_eval_count" in document, "eval_count" in document or "embeddings" in document
-    message = document.get("message")
-    for holder in (document, message if isinstance(message, dict) else {}):
-        for name, fields in _USAGE:
-            usage = holder.get(name)
-            if isinstance(usage, dict) and any(usage.get(field) is not None for field in fields):
-                return True, holder is not message
-    return False, False
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

@@ -50,9 +50,22 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
+    traced: bool = False
+    body_begun: bool = False
     _event: int = 0
     _unpacker: Unpacker = field(default_factory=Unpacker)
     _stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None
+
+    @property
+    def left(self) -> bool:
+        """True if the request may have left this machine; no part of its body has, where no connection was made."""
+        return self.requests > 0 and (self.body_begun or self.status is not None or not self.traced)
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Takes note of how far httpx is; a proxy that is asked for a tunnel has not been sent the request yet."""
+        self.traced = True
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":
+            self.body_begun = True
 
     async def aclose(self) -> None:
         """Ends the response, read to its end or not."""
@@ -120,6 +133,7 @@ def _on_request(request: httpx.Request) -> None:
     if exchange.requests:
         raise SecondRequestError("one attempt is one request")
     exchange.requests += 1
+    request.extensions["trace"] = exchange.trace
     try:
         exchange.sent = json.loads(request.content)
     except ValueError:

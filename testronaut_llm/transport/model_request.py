@@ -12,6 +12,7 @@ from testronaut_llm.local.ollama_body import chat_body, embed_body
 from testronaut_llm.provider_registry import Provider
 from testronaut_llm.providers import body_fields
 from testronaut_llm.records import Message, Usage
+from testronaut_llm.transport.usage import Counts
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -74,8 +75,9 @@ class Reply:
         reasoning: what the model thought first, as far as it was sent.
         error: why it is no answer, None where it is one.
         finish_reason: in OpenAI's words, or as it came where nobody knows it; only where one was received.
-        usage: as the provider counted, None where it did not.
-        sent: did a request leave? Then it may have to be paid.
+        usage: as the provider counted, to be proven; a `Usage` is taken as it is. None where nothing was counted.
+        service: the service tier that answered: empty for the standard one, None where it is not said.
+        sent: did a request leave this machine? Then it may have to be paid.
         vectors: of an embedding.
         dropped_params: settings that this model does not take and that were left out.
         headers: of the response, names in lower case.
@@ -86,7 +88,8 @@ class Reply:
     reasoning: str = ""
     error: LLMError | None = None
     finish_reason: str | None = None
-    usage: Usage | None = None
+    usage: Usage | Counts | None = None
+    service: str | None = None
     response_model: str = ""
     request_id: str | None = None
     sent: bool = True

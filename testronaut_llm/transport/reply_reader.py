@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -25,9 +24,9 @@ from testronaut_llm.errors import (
     Verdict,
 )
 from testronaut_llm.providers.network import proxy_for
-from testronaut_llm.records import Usage
 from testronaut_llm.support.http_body import BodyError
-from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
+from testronaut_llm.support.redaction import said
+from testronaut_llm.transport.answer_text import AnswerText, well_formed
 from testronaut_llm.transport.evidence import Evidence, examine
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.finish import failure_of, in_openai_words
@@ -37,7 +36,6 @@ from testronaut_llm.transport.provider_errors import complaint_of, kind_of, prox
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _CUT = "the answer broke off: the stream ended without a finish reason"
-_THINKING_COUNTS = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens")
 _REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # where servers put it that know the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -49,14 +47,9 @@ class ReplyReader:
         self._request = request
         self.exchange = exchange
         self._redact = redact
-        self._tags = tags_for(m.content for m in getattr(request, "messages", ()) if m.role != "assistant")
-        if request.target.provider.wire == "anthropic":
-            self._tags.pop("<thinking>", None)  # Claude writes that into its text
-        self._filter = ReasoningFilter(self._tags)
-        self._pieces: list[str] = []
-        self._half = self._thought = self._refusal = ""
+        self._text = AnswerText(request)
+        self._thought = self._refusal = ""
         self._called = False
-        self._usage: Usage | None = None
         self._model = ""
         self._vectors: tuple[tuple[float, ...], ...] = ()
         self._error: Exception | None = None
@@ -64,26 +57,22 @@ class ReplyReader:
     def whole(self, response: Any) -> None:
         """Takes a response that is not a stream."""
         self._model = response.model or ""
-        self._usage = _usage_of(getattr(response, "usage", None))
         text = self._message(response.choices[0].message)
         if self._thought and not any(name in self.exchange.text for name in _REASONING):
-            self._pieces = [text.lstrip()]  # LiteLLM has split it, and leaves the empty lines between
+            text = text.lstrip()  # LiteLLM has split it, and leaves the empty lines between
+        self._text.take(text)
 
     def take(self, chunk: Any) -> str:
         """Takes a chunk of a stream, and returns the text that can be handed out by now."""
         self._model = chunk.model or self._model
-        self._usage = _usage_of(getattr(chunk, "usage", None)) or self._usage
         if not chunk.choices:
             return ""
-        text, ended = self._half + self._message(chunk.choices[0].delta), bool(chunk.choices[0].finish_reason)
-        half = 0 if ended or not "\ud800" <= text[-1:] <= "\udbff" else 1  # its other half is in the next chunk
-        text, self._half = text[: len(text) - half], text[len(text) - half :]
-        return self._filter.take(_well_formed(text)) + (self._filter.end() if ended else "")
+        choice = chunk.choices[0]
+        return self._text.take(self._message(choice.delta), last=bool(choice.finish_reason))
 
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
         self._model = response.model or ""
-        self._usage = _usage_of(getattr(response, "usage", None))
         rows = (row if isinstance(row, dict) else row.model_dump() for row in response.data or ())
         ordered = sorted(rows, key=lambda row: row.get("index", 0))
         self._vectors = tuple(tuple(float(x) for x in row["embedding"]) for row in ordered)
@@ -95,7 +84,7 @@ class ReplyReader:
     def reply(self) -> Reply:
         """The attempt as a value."""
         evidence = examine(self.exchange.text)
-        reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
+        reasoning, text = self._text.parts()
         self._thought += reasoning
         error = self._failure(evidence)
         if error is None and isinstance(self._request, Request):
@@ -107,31 +96,26 @@ class ReplyReader:
             text=text,
             reasoning=self._thought,
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish_reason(evidence.finish),
-            usage=self._received_usage() if evidence.usage else None,
-            response_model=_well_formed(self._model),
+            finish_reason=self._redacted(self._finish_reason(evidence.finish)),
+            usage=evidence.usage,
+            service=evidence.service,
+            response_model=self._redact(well_formed(self._model)),
             request_id=self._request_id(),
-            sent=self.exchange.requests > 0,
+            sent=self.exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
             headers=self.exchange.headers,
             num_ctx=request.num_ctx,
         )
 
-    def _received_usage(self) -> Usage | None:
-        """The usage without the count of thinking that LiteLLM makes up where the wire carries none."""
-        usage = self._usage
-        if usage is None or any(name in self.exchange.text for name in _THINKING_COUNTS):
-            return usage
-        return replace(usage, reasoning_tokens=0)
+    def _redacted(self, text: str | None) -> str | None:
+        return None if text is None else self._redact(text)
 
     def _message(self, message: Any) -> str:
-        text = getattr(message, "content", None) or ""
-        self._pieces.append(text)
         self._thought += getattr(message, "reasoning_content", None) or ""
         self._called = self._called or bool(getattr(message, "tool_calls", None))
         self._refusal += getattr(message, "refusal", None) or ""
-        return str(text)
+        return str(getattr(message, "content", None) or "")
 
     def _finish_reason(self, word: str | None) -> str | None:
         """The word that was received, in OpenAI's words where it is known."""
@@ -191,11 +175,11 @@ class ReplyReader:
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
             return proxy_refused(proxy_for(self._request.target.api_base))
         if _is_network(kinds):
-            reason = next(str(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason or 'the connection broke'}{self._where()}{self._running()}")
+            reason = next(said(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
+            return ConnectionFailedError(f"{reason}{self._where()}{self._running()}")
         if self.exchange.requests:
             return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        return InvalidRequestError(f"could not be asked: {_first_line(causes)}")
+        return InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
 
     def _refused(self, evidence: Evidence, text: str) -> LLMError | None:
         """Why a complete response is no answer, or None."""
@@ -249,8 +233,7 @@ class ReplyReader:
         return ""
 
     def _request_id(self) -> str | None:
-        found = next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None)
-        return None if found is None else self._redact(found)
+        return self._redacted(next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None))
 
     def _where(self) -> str:
         base = self._request.target.api_base
@@ -267,34 +250,6 @@ class ReplyReader:
         return repr(" ".join(self.exchange.text[:200].split())[:120])
 
 
-def _well_formed(text: str) -> str:
-    """The text as Unicode has it: two halves of a character are joined, a half alone (a lone surrogate) is spelled."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-        return joined.encode("utf-8", "backslashreplace").decode()
-    return text
-
-
-def _usage_of(usage: Any) -> Usage | None:
-    if usage is None:
-        return None
-    prompt = getattr(usage, "prompt_tokens_details", None)
-    answer = getattr(usage, "completion_tokens_details", None)
-    names = ("cache_creation_tokens", "cache_write_tokens")
-    written = getattr(usage, "cache_creation_input_tokens", None) or next(
-        filter(None, (getattr(prompt, name, None) for name in names)), 0
-    )
-    return Usage(
-        prompt_tokens=usage.prompt_tokens or 0,
-        completion_tokens=usage.completion_tokens or 0,
-        cached_tokens=getattr(prompt, "cached_tokens", None) or 0,
-        cache_write_tokens=written,
-        reasoning_tokens=getattr(answer, "reasoning_tokens", None) or 0,
-    )
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -305,7 +260,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_network(kinds: tuple[type[BaseException], ...]) -> bool:
     return any(issubclass(kind, httpx.TransportError | OSError) for kind in kinds)
-
-
-def _first_line(causes: list[BaseException]) -> str:
-    return (str(causes[0]).splitlines() or [type(causes[0]).__name__])[0][:300]

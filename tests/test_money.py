@@ -1,0 +1,271 @@
+"""What a call costs, and may cost at most: by service tier and by what is sent, whatever the host's decimals are."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+import json
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from fault_server import Exchange, Reply
+from manager_kit import Api, ask, manager, model, prices
+
+from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm.cli.spend_page import page
+from testronaut_llm.model_config import ModelConfig
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+Make = Callable[..., Api]
+MODES = ("complete", "acomplete", "stream", "astream")
+WIRES = ("openai", "azure", "azure v1", "anthropic")
+MILLION = 1_000_000
+
+
+def _chat(usage: Any, *, text: str = "hello", finish: str = "stop", **top: Any) -> Reply:
+    """An answer on the OpenAI wire, whole or streamed as it was asked for."""
+
+    def reply(exchange: Exchange) -> None:
+        common = {"id": "c", "created": 1, "model": "x", **top}
+        if not exchange.request.body.get("stream"):
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+            body = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
+            exchange.respond(200, "application/json", json.dumps(body).encode())
+            return
+        choices: list[list[dict[str, Any]]] = [
+            [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}],
+            [{"index": 0, "delta": {}, "finish_reason": finish}],
+        ]
+        events: list[dict[str, Any]] = [{"choices": one} for one in choices] + [{"choices": [], "usage": usage}]
+        lines = (f"data: {json.dumps({**common, 'object': 'chat.completion.chunk', **one})}\n\n" for one in events)
+        exchange.respond(200, "text/event-stream", ("".join(lines) + "data: [DONE]\n\n").encode())
+
+    return reply
+
+
+def _run(llm: LLMManager, mode: str, *args: Any, **given: Any) -> Any:
+    return asyncio.run(ask(llm, mode, *args, **given))
+
+
+GOOD = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+TOO_MUCH: dict[str, dict[str, Any]] = {
+    "negative": {**GOOD, "completion_tokens": -50_000},
+    "larger than SQLite's": {**GOOD, "completion_tokens": 2**63},
+    "31 digits": {**GOOD, "prompt_tokens": 10**30},
+    "text": {**GOOD, "completion_tokens": "5"},
+    "more than max_tokens": {**GOOD, "completion_tokens": 50_000_000},
+    "more cached than sent": {**GOOD, "prompt_tokens_details": {"cached_tokens": 10**9}},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_no_answer_costs_more_than_was_reserved_or_less_than_nothing(api: Make, case: str, mode: str) -> None:
+    """Counts that cannot be are estimated, with one warning a model, and the answer is handed out."""
+    with (
+        manager({"a": model("openai", api("a", _chat(TOO_MUCH[case])))}) as llm,
+        structlog.testing.capture_logs() as logs,
+    ):
+        answers = [_run(llm, mode) for _ in range(2)]
+        assert all(answer.usage.estimated and answer.text == "hello" for answer in answers)
+        assert all(0 < answer.cost < Decimal("0.001") for answer in answers)
+        assert llm.spend().total.cost == llm.session.cost == sum(answer.cost for answer in answers)
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["usage_impossible"]
+
+
+def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
+    """Zeros beside a text, or a total alone, are no free answers."""
+    a = api("a", _chat({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}), _chat({"total_tokens": 15}))
+    tasks = {"t": {"models": ["a"], "max_tokens": 100, "cache": "off"}}
+    budget = {"total": "0.0006", "scope": "ends"}
+    made = {"version": 1, "models": {"a": model("openai", a)}, "tasks": tasks, "budget": budget}
+    with LLMManager(config=LLMConfig.model_validate(made)) as llm, pytest.raises(errors.BudgetExceededError):
+        [llm.complete("t", "hi") for _ in range(100)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["openai/grok-4", "openrouter/x-ai/grok-4", "litellm_proxy/grok"])
+def test_reasoning_beside_the_answer_is_paid(api: Make, name: str, mode: str) -> None:
+    """Grok counts 32 + 9 + 94 = 135: what it thought is no part of its completion."""
+    usage = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}
+    a = api("a", _chat({**usage, "completion_tokens_details": {"reasoning_tokens": 94}}))
+    with manager({"a": model("openai", a, model=name)}) as llm:
+        answer = _run(llm, mode)
+        assert (answer.usage.completion_tokens, answer.usage.reasoning_tokens) == (103, 94)
+        assert answer.cost == Decimal(32 + 2 * 103) / MILLION
+        assert not answer.usage.estimated
+
+
+TIERS = {  # what is asked, what is answered, USD a million tokens of gpt-5's prompt and answer
+    "nothing said": (None, None, 1.25, 10),
+    "standard asked": ("default", None, 1.25, 10),
+    "asked": ("priority", None, 2.5, 20),
+    "asked and answered": ("priority", "priority", 2.5, 20),
+    "asked, and refused": ("priority", "default", 1.25, 10),
+    "answered": (None, "priority", 2.5, 20),
+    "flex": ("flex", "flex", 0.625, 5),
+    "chosen by the provider": ("auto", "default", 1.25, 10),
+    "chosen by the provider, for more": ("auto", "priority", 2.5, 20),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("place", ["model", "call"])
+@pytest.mark.parametrize("case", TIERS)
+def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str, mode: str) -> None:
+    """Where the answer names none, the one that was asked for does."""
+    asked, answered, prompt, answer_price = TIERS[case]
+    extra = {"service_tier": asked} if asked else {}
+    a = api("a", _chat(GOOD, **({"service_tier": answered} if answered else {})))
+    row = model("openai", a, model="openai/gpt-5", price=None, extra=extra if place == "model" else {})
+    with manager({"a": row}) as llm:
+        answer = _run(llm, mode, extra=extra if place == "call" else {})
+    assert answer.cost == (10 * Decimal(str(prompt)) + 5 * Decimal(answer_price)) / MILLION
+    assert str(answer.cost_source).endswith("(priority)") is (prompt == 2.5)
+    assert a.bodies[0].get("service_tier") == asked
+
+
+@pytest.mark.parametrize(("asked", "times"), [(None, 1), ("default", 1), ("priority", 2), ("auto", 2), ("flex", 0.5)])
+def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: float) -> None:
+    """`auto` may be answered by the most expensive one."""
+    row = {"model": "openai/gpt-5", "extra": {"service_tier": asked} if asked else {}}
+    plain = {"model": "openai/gpt-5"}
+    with manager({"a": row, "b": plain}) as llm:
+        bounds = {one.alias: one.worst_cost for one in llm.route("t", "hi").candidates}
+    assert bounds["b"]
+    assert bounds["a"] == bounds["b"] * Decimal(str(times))
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("openai/gpt-5", {"service_tier": "scale"}),
+        ("openai/gpt-4o", {"service_tier": "flex"}),
+        ("groq/openai/gpt-oss-120b", {"service_tier": "flex"}),
+        ("anthropic/claude-opus-4-6", {"service_tier": "priority"}),
+        ("anthropic/claude-opus-4-6", {"speed": "fast"}),
+        ("openai/gpt-5", {"service_tier": "above_272k_tokens"}),
+        ("openai/gpt-5", {"service_tier": ["priority"]}),
+    ],
+)
+def test_a_tier_without_a_price_is_unknown(name: str, extra: dict[str, Any]) -> None:
+    """And not the standard price: a budget refuses it, and `price:` gives it one."""
+    with manager(
+        {"a": {"model": name, "extra": extra}, "b": {"model": name, "extra": extra, "price": {"input": 1, "output": 2}}}
+    ) as llm:
+        listed, priced = llm.route("t", "hi").candidates
+    assert (listed.worst_cost, listed.est_cost) == (None, None)
+    assert priced.worst_cost
+
+
+def test_an_answer_of_a_tier_without_a_price_has_no_known_cost(api: Make) -> None:
+    """It is booked as unpriced, at its worst case."""
+    a = api("a", _chat(GOOD, service_tier="scale"))
+    with manager({"a": model("openai", a, model="openai/gpt-5", price=None)}) as llm:
+        answer = llm.complete("t", "hi")
+        assert (answer.cost, llm.session.unpriced) == (None, 1)
+        assert llm.session.cost > 0
+
+
+def test_batch_prices_of_long_prompts_are_of_their_tier() -> None:
+    """Above a length a tier has its own price, or that of the standard one."""
+    table, row = prices(), ModelConfig(alias="m", model="gemini/gemini-2.5-pro")
+    standard, priority = table.price(row), table.price(row, "priority")
+    assert standard
+    assert priority
+    assert priority.rates(300_000).input > standard.rates(300_000).input > standard.rates(1000).input
+
+
+LONG = "word " * 2000
+BAD = '{"count": "many"' + " " * 10
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+@pytest.mark.parametrize("limit", ["0.69", "0.72", "0.8"])
+def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, mode: str, limit: str) -> None:
+    """Each attempt is reserved by the request that is sent: a doubled cap, an invalid answer in its prompt, both."""
+    cut = _chat({"prompt_tokens": 100, "completion_tokens": 1000, "total_tokens": 1100}, text=LONG, finish="length")
+    invalid = _chat({"prompt_tokens": 100, "completion_tokens": 2000, "total_tokens": 2100}, text=LONG)
+    repaired = _chat({"prompt_tokens": 9000, "completion_tokens": 2000, "total_tokens": 11000}, text='{"count": 1}')
+    a = api("a", cut, invalid, repaired)
+    price = {"input": "40", "output": "60"}
+    with manager({"a": model("openai", a, price=price, context_window=100_000)}, max_tokens=1000) as llm:
+        schema = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+        try:
+            spent = _run(llm, mode, schema=schema, max_cost=limit).cost
+        except errors.LLMError as error:
+            spent = sum(attempt.cost or 0 for attempt in error.attempts)
+        assert 0 < spent <= Decimal(limit)
+        assert llm.session.cost == spent
+
+
+def test_what_extra_brings_into_the_prompt_is_part_of_its_bound() -> None:
+    """Documents are read by the model; a number or a name is not."""
+
+    def bound(**extra: Any) -> Decimal:
+        with manager({"a": model("openai", "http://127.0.0.1:9", extra=extra)}) as llm:
+            return llm.route("t", "hi").candidates[0].worst_cost or Decimal(0)
+
+    assert bound() == bound(top_p=0.5, user="me")
+    assert bound(documents=["word " * 200]) > bound() + Decimal("0.001")
+
+
+@pytest.fixture
+def hostile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The decimals of a host program, in this thread and in every later one."""
+    before = decimal.getcontext().copy(), decimal.DefaultContext.copy()
+    for context in (decimal.getcontext(), decimal.DefaultContext):
+        context.prec = 2
+        context.rounding = decimal.ROUND_UP
+        context.capitals = 0
+        for signal in request.param:
+            context.traps[signal] = True
+    yield
+    decimal.setcontext(before[0])
+    decimal.DefaultContext.prec, decimal.DefaultContext.rounding = before[1].prec, before[1].rounding
+    decimal.DefaultContext.capitals, decimal.DefaultContext.traps = before[1].capitals, before[1].traps
+
+
+EVERY = [
+    decimal.Inexact,
+    decimal.Rounded,
+    decimal.Clamped,
+    decimal.FloatOperation,
+    decimal.Subnormal,
+    decimal.Underflow,
+]
+
+
+@pytest.mark.parametrize("hostile", [[], EVERY], ids=["two digits", "every trap"], indirect=True)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None, tmp_path: Path) -> None:
+    """Precision, rounding and traps of the host reach no price, budget, sum or report."""
+    price = {"input": "1.2345678", "output": "3.4567891"}
+    a = api("a", _chat({"prompt_tokens": 111, "completion_tokens": 77, "total_tokens": 188}))
+    budget = {"per_day": "98.7654321", "per_call": "1.23456789", "scope": "hostile"}
+    tasks = {"t": {"models": ["a", "b"], "max_tokens": 1234, "strategy": "balanced"}}
+    models = {
+        "a": model("openai", a, price=price, quality=9),
+        "b": model("openai", a, price=None, model="openai/gpt-5"),
+    }
+    made = LLMConfig.model_validate({"version": 1, "models": models, "tasks": tasks, "budget": budget})
+    cost = Decimal("0.0004032097865")  # (111 * 1.2345678 + 77 * 3.4567891) / 1,000,000
+    with LLMManager(config=made) as llm:
+        llm._engine.__dict__["prices"] = prices()
+        answers = [_run(llm, mode, f"number {n}", max_cost=0.1234567) for n in range(3)]
+        assert str(answers[0].cost) == str(cost)
+        assert _run(llm, mode, "number 1").saved == cost
+        spend = llm.spend()
+        assert str(llm.session.cost) == "0.0012096293595"
+        assert str(spend.total.cost) == "0.001209629361"  # whole picodollars, rounded up
+        assert str(spend.limits[0].left) == "98.764222470639"
+        assert llm.session.saved == cost
+        assert llm.route("t", "hi").candidates
+        assert str(llm.compare("t", ["hi", "ho"], models=["a", "b"]).totals[0].cost) == "0.0008064195730"
+        assert "$98.76" in page(llm.spend())
+    assert decimal.getcontext().prec == 2

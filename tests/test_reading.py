@@ -1,0 +1,156 @@
+"""One way to read text: UTF-8, with or without its mark, and errors that name the file, the line and the byte."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testronaut_llm import LLMManager, cli
+from testronaut_llm.caching.files import CacheFiles
+from testronaut_llm.cli.batch_file import BatchFile
+from testronaut_llm.cli.compare import _prompts
+from testronaut_llm.cli.options import read_prompt, read_schema
+from testronaut_llm.config.edit import set_value
+from testronaut_llm.config.file import load_config
+from testronaut_llm.config.sections import CacheConfig
+from testronaut_llm.config.trust import is_trusted, trust
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.pricing.update import update_prices
+from testronaut_llm.providers.secret_readers import read_file
+from testronaut_llm.support.paths import cache_dir, config_dir, data_dir, user_path
+from testronaut_llm.testing.scan import read_allow_list
+
+MARK = b"\xef\xbb\xbf"
+YAML = b"version: 1\ntasks:\n  t: {models: [openai/gpt-x]}\n"
+PRICES = b'{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}}'
+
+
+def _batch(file: Path) -> object:
+    with BatchFile(file, file.with_name("out.jsonl"), {}) as batch:
+        return list(batch.missing())
+
+
+def _key(file: Path) -> object:
+    file.chmod(0o600)
+    return read_file(str(file))
+
+
+READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
+    "llm.yaml": (lambda file: load_config(file).model_dump(), YAML),
+    "--schema": (read_schema, b'{"type": "object"}'),
+    "--file": (lambda file: read_prompt(None, file), "caf\u00e9".encode()),
+    "--batch": (_batch, b'"one"\n"two"\n'),
+    "compare --file": (_prompts, b'"one"\n'),
+    "a key file": (_key, b"sk-0123456789\n"),
+    "cache import": (lambda file: CacheFiles(CacheConfig()).load(file), b""),
+    "prices update": (lambda file: update_prices(str(file)).models, PRICES),
+    "an allow list": (read_allow_list, b"- {name: n, reason: r}\n"),
+}
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_a_byte_order_mark_is_dropped(tmp_path: Path, what: str) -> None:
+    """A file that Windows wrote says what the same file without the mark says."""
+    read, content = READERS[what]
+    (tmp_path / "plain").write_bytes(content)
+    plain = read(tmp_path / "plain")
+    (tmp_path / "out.jsonl").unlink(missing_ok=True)
+    (tmp_path / "marked").write_bytes(MARK + content)
+    assert read(tmp_path / "marked") == plain
+
+
+@pytest.mark.parametrize("what", [name for name in READERS if name != "a key file"])
+def test_bytes_that_are_no_text_are_named(tmp_path: Path, what: str) -> None:
+    """The file, the line, the byte; of a key nothing is told but its source."""
+    (tmp_path / "bad").write_bytes(b"\n\n  \xff")
+    with pytest.raises(ConfigError, match=r"bad:3: is not UTF-8 text: .*\(byte 3 of the line is 0xff\)"):
+        READERS[what][0](tmp_path / "bad")
+
+
+def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest is of what the file says."""
+    file = tmp_path / "llm.yaml"
+    file.write_bytes(MARK + YAML)
+    trust(file)
+    monkeypatch.chdir(tmp_path)
+    assert load_config().trusted
+    set_value(file, "tasks.t.retries", "1")
+    assert load_config().trusted
+    assert not is_trusted(file, YAML.decode())
+
+
+HOMELESS = """
+import os, pwd, sys
+def nobody(_): raise KeyError("getpwuid(): uid not found")
+pwd.getpwuid = nobody
+"""
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container with an arbitrary user id: no HOME, and no entry in the passwd file."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "TESTRONAUT_LLM_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize(
+    "use",
+    [
+        config_dir,
+        data_dir,
+        cache_dir,
+        lambda: user_path("~/x"),
+        lambda: LLMManager("llm.yaml").complete("t", "hi"),
+        lambda: LLMManager(),
+        lambda: trust("llm.yaml"),
+        lambda: update_prices("~/prices.json"),
+    ],
+)
+def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], object], tmp_path: Path) -> None:
+    """HOME, or TESTRONAUT_LLM_HOME; and no folder is called `~`."""
+    Path("llm.yaml").write_bytes(YAML)
+    with pytest.raises(ConfigError, match=r"set HOME, or TESTRONAUT_LLM_HOME"):
+        use()
+    assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_one_that_is_named_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """TESTRONAUT_LLM_HOME alone is enough; a path that names nobody's home stays as it is."""
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
+    assert (config_dir(), data_dir()) == (tmp_path / "config", tmp_path / "data")
+    assert user_path("~nobody-here/x") == Path("~nobody-here/x")
+    monkeypatch.setattr(sys, "argv", ["testronaut-llm", "config", "show", "version"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+
+
+def test_a_command_without_a_home_folder_is_one_line(tmp_path: Path) -> None:
+    """And exit code 2, as for any configuration that a person has to change."""
+    for words in ("run t hi", "models list", "models pull embedded/tiny-random", "cache stats", "trust llm.yaml"):
+        (tmp_path / "llm.yaml").write_bytes(YAML)
+        code = f"{HOMELESS}\nsys.argv[1:] = {words.split()!r}; from testronaut_llm.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={"PATH": "/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "set HOME, or TESTRONAUT_LLM_HOME" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
