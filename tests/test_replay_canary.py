@@ -101,7 +101,7 @@ async def test_nothing_follows_a_replay(network: NetworkGuard) -> None:
     """No thread of LiteLLM asks a server anything after the cassette has closed (P49)."""
     where = target("ollama/smollm2:135m", key=None)
     asked = chat(where, "What does `ls -la` do? Answer in one sentence.", temperature=0, seed=7, num_ctx=2048)
-    with use_cassette(CASSETTES / "ollama" / "litellm-chat.yaml", ignored=("options.num_ctx", "truncate")):
+    with use_cassette(CASSETTES / "ollama" / "litellm-chat.yaml", ignored=("options.num_ctx", "truncate", "shift")):
         _, reply = await attempt(asked)
     assert reply.error is None
     await asyncio.sleep(0.5)
