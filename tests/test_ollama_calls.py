@@ -82,7 +82,7 @@ async def test_without_leave_nothing_is_pulled(ollama: Ollama, mode: str, auto_p
     """A program cannot be asked, so `ask` is `false` there; the error names the command."""
     ollama.has = False
     async with manager({"m": ollama.row(auto_pull=auto_pull)}) as llm:
-        with pytest.raises(NoReadyModelError, match="ollama pull small:1b"):
+        with pytest.raises(NoReadyModelError, match="testronaut-llm models pull m"):
             await ask(llm, mode, "Say hello.")
     assert set(ollama.paths) == {"/api/tags"}
 
