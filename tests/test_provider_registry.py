@@ -459,7 +459,7 @@ def test_a_row_may_need_other_fields(own_table: dict[str, Provider]) -> None:
     [
         ("ftp://h.example", "is no http or https URL"),
         ("h.example/v1", "is no http or https URL"),
-        ("http://h.example:port", "is no URL"),
+        ("http://h.example:port", "has a port that is no number from 0 to 65535"),
         ("http://h example", "is no URL"),
         ("http://h..example", "is no URL"),
         ("http://h.example/\x01", "is no URL"),

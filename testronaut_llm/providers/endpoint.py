@@ -157,7 +157,7 @@ def ollama_url(address: str) -> str:
         return f"{scheme}://{rest}"
     split = _HOST_AND_PORT.fullmatch(place)
     host, port = split.groups() if split else (place, "")
-    host = host.strip("[]") or "127.0.0.1"
+    host = (host.strip("[]") if ":" in host else host) or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what a server binds, not us
     port = port or str(_PORTS.get(scheme if mark else "", _OLLAMA_PORT))
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{path}".rstrip("/")
