@@ -18,7 +18,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from importlib import resources
@@ -31,12 +31,13 @@ from testronaut_llm.gateway import Gateway
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.prices import Cost, PriceTable
 from testronaut_llm.provider_registry import provider_of
-from testronaut_llm.records import Message
+from testronaut_llm.records import Message, Usage
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
 NAMES = {"ollama_openai": "ollama", "local_openai": "openai"}
 BASES = {"openai": "/v1", "groq": "/v1", "mistral": "/v1", "deepseek": "/v1", "gemini": "/v1beta"}
+COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 SAME = Decimal("1e-12")
 
 
@@ -71,7 +72,9 @@ def answers(folder: Path) -> Iterator[tuple[dict[str, Any], ModelConfig, Reply]]
 async def _reply(gateway: Gateway, request: Request | EmbedRequest) -> Reply:
     *_, reply = [part async for part in gateway.send(request, Exchange())]
     assert isinstance(reply, Reply)
-    return reply
+    if reply.usage is None:
+        return reply
+    return replace(reply, usage=Usage(**{name: getattr(reply.usage, name) or 0 for name in COUNTS}))
 
 
 def _model(row: dict[str, Any]) -> ModelConfig:
@@ -132,10 +135,10 @@ def independent(row: dict[str, Any], source: str, known: dict[str, Any]) -> Frac
 
 def by_genai_prices(row: dict[str, Any], reply: Reply) -> Decimal | None:
     """USD by another's tables; None where they do not know the model."""
-    from genai_prices import Usage, calc_price
+    import genai_prices
 
     assert reply.usage
-    usage = Usage(
+    usage = genai_prices.Usage(
         input_tokens=reply.usage.prompt_tokens,
         output_tokens=reply.usage.completion_tokens,
         cache_read_tokens=reply.usage.cached_tokens or None,
@@ -143,7 +146,7 @@ def by_genai_prices(row: dict[str, Any], reply: Reply) -> Decimal | None:
     )
     provider = {"gemini": "google"}.get(row["provider"], row["provider"])
     try:
-        found = calc_price(usage, model_ref=row["response_model"] or row["model"], provider_id=provider)
+        found = genai_prices.calc_price(usage, model_ref=row["response_model"] or row["model"], provider_id=provider)
     except LookupError:
         return None
     return Decimal(found.total_price)
@@ -154,7 +157,7 @@ def measured(folder: Path) -> tuple[list[Priced], Counter[str]]:
     prices, known = PriceTable.load(), tables()
     priced, others = [], Counter[str]()
     for row, model, reply in answers(folder):
-        if reply.usage is None or reply.usage.estimated:
+        if not isinstance(reply.usage, Usage):
             others["not read: " + (type(reply.error).__name__ if reply.error else "no usage")] += 1
             continue
         cost = prices.cost(model, reply.usage, reply.response_model)

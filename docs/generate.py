@@ -27,6 +27,7 @@ MADE = "<!-- Made by docs/generate.py; `make docs` writes it anew. -->\n"
 
 PUBLIC_MODULES = {
     "llm_manager": "The manager",
+    "calls.options": "Options of a call",
     "records": "Values",
     "calls.streams": "Streams",
     "calls.comparison": "Comparisons",

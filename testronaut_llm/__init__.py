@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.comparison import Comparison
+    from testronaut_llm.calls.options import CallOptions, EmbedOptions
     from testronaut_llm.calls.streams import AsyncStream, Stream
     from testronaut_llm.errors import (
         AllModelsFailedError,
@@ -54,6 +55,7 @@ __all__ = [
     "BadResponseError",
     "BudgetExceededError",
     "CacheMissError",
+    "CallOptions",
     "Candidate",
     "CassetteMissError",
     "Comparison",
@@ -61,6 +63,7 @@ __all__ = [
     "ConnectionFailedError",
     "ContentFilteredError",
     "ContextWindowError",
+    "EmbedOptions",
     "Embeddings",
     "InvalidRequestError",
     "LLMConfig",
@@ -92,8 +95,10 @@ _HOMES = {
     "Answer": "records",
     "AsyncStream": "calls.streams",
     "Attempt": "records",
+    "CallOptions": "calls.options",
     "Candidate": "records",
     "Comparison": "calls.comparison",
+    "EmbedOptions": "calls.options",
     "Embeddings": "records",
     "LLMConfig": "model_config",
     "LLMManager": "llm_manager",

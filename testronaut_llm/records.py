@@ -19,6 +19,8 @@ T = TypeVar("T", default=Any)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
 Accept = Callable[["Answer[Any]"], bool]
+Schema = type[T] | Mapping[str, Any] | None
+"""What an answer has to obey: a pydantic class or another type, or a JSON Schema."""
 Role = Literal["system", "user", "assistant"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import SecretStr
@@ -9,7 +10,7 @@ from pydantic import SecretStr
 from testronaut_llm.gateway import Gateway
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import api_base_of, api_version_of, provider_of
-from testronaut_llm.records import Message
+from testronaut_llm.records import Message, Usage
 from testronaut_llm.transport.exchange import Exchange
 from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
@@ -37,9 +38,17 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
     return Request(target=where, messages=messages, **{"max_tokens": 80, "timeout": 10.0, **fields})
 
 
+def as_reported(reply: Reply) -> Reply:
+    """The reply with its counts as the provider reports them, those that it leaves out as 0."""
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+    if reply.usage is None:
+        return reply
+    return replace(reply, usage=Usage(**{name: getattr(reply.usage, name) or 0 for name in names}))
+
+
 async def attempt(request: Request | EmbedRequest) -> tuple[list[str], Reply]:
     """The pieces of a stream, and the reply."""
     gateway = Gateway(lambda text: text)
     parts: list[Any] = [part async for part in gateway.send(request, Exchange())]
     await gateway.aclose()
-    return parts[:-1], parts[-1]
+    return parts[:-1], as_reported(parts[-1])

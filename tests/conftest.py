@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.util
 import os
 import re
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -77,21 +74,6 @@ def _clients_are_let_go() -> Iterator[None]:
     before = _sends()
     yield
     assert before in (None, _sends()), "a cassette was left open"
-
-
-@pytest.fixture(autouse=True)
-def _loops_end_with_their_test() -> Iterator[None]:
-    """The event loop of a manager that was not closed ends with the manager."""
-    yield
-    until = time.monotonic() + 10
-    while (left := _loops()) and time.monotonic() < until:
-        gc.collect()
-        time.sleep(0.01)
-    assert left == []
-
-
-def _loops() -> list[str]:
-    return [one.name for one in threading.enumerate() if one.name == "testronaut-llm-loop"]
 
 
 def _sends() -> object:

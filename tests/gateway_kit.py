@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from attempts import as_reported
 from pydantic import SecretStr
 
 from testronaut_llm.gateway import Gateway
@@ -62,7 +63,7 @@ class Attempts:
         if isinstance(asked, Request):
             asked = replace(asked, stream=mode == "stream")
         results = self._runner.run(self._collected(asked))
-        return "".join(results[:-1]), results[-1]
+        return "".join(results[:-1]), as_reported(results[-1])
 
     def close(self) -> None:
         """Closes connections and loop."""

@@ -15,7 +15,7 @@ from fault_server import Exchange, FaultServer, Received, Reply
 from gateway_kit import MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
-from testronaut_llm.calls.builder import Prompt, checked, messages_of, system_of
+from testronaut_llm.calls import question
 from testronaut_llm.calls.question import Question
 from testronaut_llm.gateway import load_litellm
 from testronaut_llm.loop import Loop
@@ -158,12 +158,10 @@ def prices() -> PriceTable:
 
 
 def question_of(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Question:
-    """What `llm` would look up, with what its answers are known by."""
-    question = llm._asking.question({"task": task, "prompt": prompt, **given})
-    llm._asking._lookup.identify(question)
-    return question
+    """What `llm` would look up."""
+    return question.question_of(llm.config, task, prompt, given)  # type: ignore[arg-type]
 
 
-def build_call(task: TaskConfig, prompt: Prompt, *, system: str | None = None, **options: Any) -> Call:
-    """A call that shares nothing with any other."""
-    return Call(messages=messages_of(prompt, system_of(task, system)), **checked(task, **options))
+def build_call(task: TaskConfig, prompt: Any, *, stream: bool = False, **options: Any) -> Call:
+    """A call of a task, without a manager."""
+    return question.call_of(task, prompt, options, stream=stream)

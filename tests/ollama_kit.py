@@ -42,7 +42,7 @@ class Ollama:
         self.tagged: list[str] | None = None  # what its list says that the model can do; an older server says nothing
         self.size, self.remote_host = 1, ""
         self.loads: list[dict[str, Any]] = []
-        self.holds_pull = threading.Event()
+        self.holds_pull, self.pulled = threading.Event(), 0
         self.holds_pull.set()
         for path in ("tags", "show", "pull", "ps", "delete", "generate", "chat", "embed"):
             server.expect_request(f"/api/{path}").respond_with_handler(partial(self._noted, getattr(self, f"_{path}")))
@@ -98,6 +98,7 @@ class Ollama:
         def lines() -> Iterator[str]:
             for done in range(1, 31):
                 self.holds_pull.wait(20)
+                self.pulled = done
                 yield json.dumps({"status": "pulling", "total": 30, "completed": done}) + "\n"
                 time.sleep(self.pace)
             self.has = True
@@ -114,7 +115,8 @@ class Ollama:
                 json.dumps({"error": '"small:1b" does not support thinking'}), 400, content_type="application/json"
             )
         self._loaded(body)
-        said = {key: value for key, value in (CHAT | self.answer(body)).items() if value is not None}
+        most = {"eval_count": min(CHAT["eval_count"], body.get("options", {}).get("num_predict", 3))}
+        said = {key: value for key, value in (CHAT | most | self.answer(body)).items() if value is not None}
         if not body.get("stream"):
             return _json(said)
         return Response(json.dumps(said) + "\n", content_type="application/x-ndjson")

@@ -39,7 +39,7 @@ LADDER = (
     ("task_router", "cost_optimizer", "fallback", "routing", "routing.*", "proxy", "proxy.*"),
     ("gateway", "transport", "transport.*"),
     ("calls", "calls.*"),
-    ("llm_manager*", "trials", "trials.*", ""),
+    ("llm_manager", "trials", "trials.*", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
 DOOR = "gateway"
@@ -211,8 +211,14 @@ def test_only_the_command_line_prints(module: Module) -> None:
 
 @every_module
 def test_public_functions_name_their_arguments(module: Module) -> None:
-    """A misspelt argument is an error: no public function swallows `**kwargs`."""
-    swallow = [name for name, function in module.public_functions if function.args.kwarg and name not in HANDS_ON]
+    """A misspelt argument is an error: no public function swallows `**kwargs`, whose names no type says."""
+    swallow = [
+        name
+        for name, function in module.public_functions
+        if (kwarg := function.args.kwarg) is not None
+        and name not in HANDS_ON
+        and not ast.unparse(kwarg.annotation or kwarg).startswith("Unpack[")
+    ]
     assert not swallow
 
 

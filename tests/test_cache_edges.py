@@ -148,8 +148,8 @@ def test_what_may_change_is_not_kept(api: Make) -> None:
 def test_a_call_without_cache_has_no_key(api: Make) -> None:
     """Not even a part of one is made."""
     with manager({"m": model("openai", api("a", faults.good()))}) as llm:
-        assert question_of(llm, cache="off").prepared.frame is None
-        assert question_of(llm, cache="use").prepared.frame is not None
+        assert question_of(llm, cache="off").parts == ()
+        assert question_of(llm, cache="use").parts
 
 
 def test_a_task_that_is_no_name_is_said_so(api: Make) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from manager_kit import build_call
 
-from testronaut_llm.calls.builder import texts_to_embed
+from testronaut_llm import CallOptions, EmbedOptions, LLMManager
+from testronaut_llm.calls.question import texts_to_embed
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.model_config import TaskConfig
+from testronaut_llm.testing.fake import FakeLLM
 
 TASK = TaskConfig(name="t", models=("openai/x",), max_tokens=77, temperature=0.5, stop=("END",), seed=3,
                   system="Be brief.", timeout=9.0, deadline=99.0, retries=4, cache="off")  # fmt: skip
@@ -37,6 +41,84 @@ def test_the_caller_overrides_the_task() -> None:
     assert (call.max_tokens, call.temperature, call.stop, call.seed) == (5, 0, (), 0)
     assert (call.cache, call.sample, call.max_cost, call.timeout, call.deadline) == ("refresh", 2, Decimal(0), 1.0, 2.0)
     assert (call.model, call.extra, call.metadata, call.stream) == ("m", {"top_k": 1}, {"run": 1}, True)
+
+
+LISTED = (
+    "complete",
+    "acomplete",
+    "stream",
+    "astream",
+    "batch",
+    "abatch",
+    "answer_each",
+    "compare",
+    "acompare",
+    "route",
+)
+EMBED = ("embed", "aembed")
+
+
+async def called(llm: LLMManager, name: str, **options: Any) -> None:
+    """Calls a method of the manager, and reads what it returns."""
+    positional = {"answer_each": (["hi"], lambda *_: None), "batch": (["hi"],), "abatch": (["hi"],)}
+    more = {"models": ["fake"]} if "compare" in name else {}
+    result = getattr(llm, name)("t", *positional.get(name, ("hi",)), **more, **options)
+    if inspect.isawaitable(result):
+        await result
+    elif name == "stream":
+        list(result)
+    elif name == "astream":
+        [piece async for piece in result]
+
+
+@pytest.mark.parametrize("name", [*LISTED, *EMBED])
+def test_a_signature_lists_every_option(name: str) -> None:
+    """`help()` and editors show what a method takes, with its type and default, as if it were written out."""
+    options = EmbedOptions if name in EMBED else CallOptions
+    parameters = inspect.signature(getattr(FakeLLM(), name)).parameters
+    wanted = [*options.__annotations__, *(() if name in EMBED else ("schema",))]
+    assert all(parameters[one].kind is inspect.Parameter.KEYWORD_ONLY for one in wanted)
+    assert parameters["max_cost"].annotation == "Decimal | float | str | None"
+    assert {parameters[one].default for one in wanted} == ({None} if name in EMBED else {None, 0})
+    assert "self" not in parameters
+    assert not [one for one in parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    assert "max_cost" in pydoc.render_doc(getattr(LLMManager, name))
+
+
+@pytest.mark.parametrize("name", [*LISTED, *EMBED])
+async def test_an_unknown_option_is_refused(name: str) -> None:
+    """Every method names the option and the closest one that it takes, and sends nothing."""
+    llm = FakeLLM(tasks=("t",))
+    with pytest.raises(InvalidRequestError, match=r"'max_costs', which no call takes; did you mean `max_cost`\?"):
+        await called(llm, name, max_costs=1)
+    assert not llm.calls
+
+
+@pytest.mark.parametrize("name", EMBED)
+async def test_an_embedding_takes_no_option_of_a_text(name: str) -> None:
+    """It would change nothing."""
+    with pytest.raises(InvalidRequestError, match="'temperature'"):
+        await called(FakeLLM(tasks=("t",)), name, temperature=1)
+
+
+@pytest.mark.parametrize("name", LISTED)
+async def test_the_methods_take_the_same_options(name: str) -> None:
+    """What one call was asked with can be given to a dry run, a comparison or a batch as it is."""
+    llm = FakeLLM(tasks=("t",))
+    llm.reply('"yes"')
+    options = {"system": "s", "max_tokens": 9, "temperature": 1, "stop": ".", "seed": 1, "cache": "off", "sample": 1,
+               "max_cost": 1, "timeout": 5, "deadline": 60, "extra": {"top_k": 1}, "metadata": {"a": 1},
+               "schema": {"type": "string"}, "accept": lambda _: True}  # fmt: skip
+    assert {*options, "model"} == {*CallOptions.__annotations__, "schema"}
+    await called(llm, name, **options)
+    assert [call.max_tokens for call in llm.calls] == ([] if name == "route" else [9])
+
+
+@pytest.mark.parametrize("name", ["compare", "acompare"])
+async def test_a_comparison_takes_no_single_model(name: str) -> None:
+    """It names its models already."""
+    with pytest.raises(InvalidRequestError, match="model is 'fake'; `compare` asks each of `models`"):
+        await called(FakeLLM(tasks=("t",)), name, model="fake")
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [

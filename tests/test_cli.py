@@ -794,15 +794,17 @@ def test_the_files_budget_holds_for_check_live(run: Run, folder: Path, api: Endp
     assert api.requests == []
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
     """As `verify` and `bench` do: an embedded model, and one of the server that its row names."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
     text = (folder / "llm.yaml").read_text()
-    rows = f"  tiny: {{model: embedded/tiny-random}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
+    rows = f"  tiny: {{model: embedded/not-there}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
     (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
-    assert run("models", "pull", "tiny")[0] == 0
-    assert run("models", "remove", "tiny")[::2] == (0, "removed tiny\n")
-    assert run("models", "pull", "q")[0] == 0
+    assert "there is no 'not-there' in the catalogue" in run("models", "pull", "tiny")[2]
+    assert "embedded/not-there is not stored" in run("models", "remove", "tiny")[2]
+    code, _, err = run("models", "pull", "q")
+    assert code == 0, err
     assert run("models", "remove", "q")[0] == 0
     assert [one.path.rpartition("/")[2] for one in asked.requests if one.method != "GET"][::2] == ["pull", "delete"]
     code, _, err = run("models", "remove", "unknown")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import sqlite3
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import faults
 import pytest
@@ -15,6 +19,8 @@ import yaml
 from manager_kit import KEY, Api, apis, model, prices
 
 from testronaut_llm import LLMManager
+from testronaut_llm.cache import default_folder
+from testronaut_llm.caching.entry import vector_of
 from testronaut_llm.caching.files import CacheFiles
 from testronaut_llm.cli import main
 from testronaut_llm.config.sections import CacheConfig
@@ -217,3 +223,53 @@ def test_a_store_that_cannot_be_used_is_an_error_here(run: Run, a: Api) -> None:
     assert "cannot be used" in err
     assert f"mv {file.parent} " in err
     assert len(a.asked) == 1
+
+
+HUGE = "1" + "0" * 30
+HOSTILE = [
+    *[("cost", cost) for cost in ("NaN", "sNaN", "-sNaN7", "Infinity", "-Infinity", "-1000000", "1e40", "a lot", "")],
+    *[("cost", cost) for cost in (1.5, 0, True, [], {}, float("nan"), float("inf"))],
+    *[(f"usage.{name}", int(HUGE)) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")],
+    *[("usage.reasoning_tokens", count) for count in (-1, True, "5", 5.0, None, 2**63, float("nan"))],
+    *[("usage.estimated", said) for said in (1, "yes", None)],
+    *[("usage", usage) for usage in (None, [], "all", {}, {"prompt_tokens": 1})],
+    *[("cost_source", 5), ("request_id", ["x"]), ("finish_reason", None), ("response_model", 1), ("text", None)],
+]
+
+
+@pytest.mark.parametrize(("field", "wrong"), HOSTILE, ids=lambda value: f"{value!r:.30}")
+def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api, tmp_path: Path, field: str, wrong: Any) -> None:
+    """No import takes it, and one that stands in the store all the same is asked anew: no sum and no end breaks."""
+    file = tmp_path / "answers.jsonl"
+    run("run", "t", "one")
+    run("cache", "export", str(file))
+    row = json.loads(file.read_text())
+    place, _, name = field.rpartition(".")
+    (row["value"][place] if place else row["value"])[name] = wrong
+    file.write_text(json.dumps(row))
+    code, _, err = run("cache", "import", str(file))
+    assert (code, "no answer" in err) == (2, True)
+    text = json.dumps(row["value"])
+    stored = hashlib.sha256(f"{row['key']}\n{text}".encode()).hexdigest()[:16] + text
+    rows = sqlite3.connect(default_folder() / "cache.db", isolation_level=None)
+    assert rows.execute("UPDATE Cache SET value = ?", (stored,)).rowcount == 1
+    rows.close()
+    with LLMManager() as llm:
+        answer = llm.complete("t", "one")
+        assert (answer.text, answer.cached) == ("kept", False)
+        assert llm.session.saved == 0
+        assert llm.spend().total.hits == 0
+    assert len(a.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("cost", "NaN"), ("cost", "-1"), ("tokens", int(HUGE)), ("tokens", -1), ("tokens", "5"), ("tokens", 1.0),
+     ("vector", base64.b64encode(struct.pack("<d", float("nan"))).decode())],
+)  # fmt: skip
+def test_an_impossible_vector_is_none(field: str, wrong: Any) -> None:
+    """The same of what is stored for a text that was embedded."""
+    good = {"vector": base64.b64encode(struct.pack("<d", 1.0)).decode(), "tokens": 1, "cost": "0.1"}
+    assert vector_of(good).vector == (1.0,)
+    with pytest.raises(ValueError, match="no vector"):
+        vector_of({**good, field: wrong})

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm.calls.builder import checked
+from testronaut_llm.calls.options import checked
 from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
 from testronaut_llm.config.variables import Filling
 from testronaut_llm.errors import ConfigError
@@ -94,7 +94,7 @@ def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, mo
     def seen() -> tuple[object, ...]:
         config = load_config()
         row = config.models["luna"].model_copy(update={"api_base": "http://far.example"})
-        cache = checked(config.task(None))["cache"]
+        cache = checked(config.task(None), {})["cache"]
         return find_config(), config.model_dump(), cache, readiness(row), data_dir().name, config_dir().name
 
     monkeypatch.setenv("OPENAI_API_KEY", "k")

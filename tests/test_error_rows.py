@@ -229,7 +229,6 @@ OTHERS: list[tuple[str, int, str, type[errors.LLMError]]] = [
     ("Gemini", 400, "User location is not supported for the API use.", errors.PermissionDeniedError),
     ("Gemini", 400, "API key not valid. Please pass a valid API key.", errors.AuthenticationError),
     ("xAI", 400, "Incorrect API key provided: xa***yz.", errors.AuthenticationError),
-    ("Ollama", 500, "llama runner process has terminated: exit status 2", errors.LocalModelError),
     ("Ollama", 500, "timed out waiting for llama runner to start - progress 0.00 - ", errors.LocalModelError),
     ("Ollama", 500, "unable to load model: /models/blobs/sha256-abc", errors.LocalModelError),
     ("Ollama", 500, "model requires more system memory (5.6 GiB) than is available (2.1 GiB)", errors.LocalModelError),

@@ -101,7 +101,7 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
     made = LLMManager(config=settings.model_copy(update={"budget": budget}))
     made._engine.__dict__["prices"] = prices()
     if wire == "embedded":
-        made._engine.__dict__["runner"] = _Served(url)
+        made._engine.local.__dict__["runner"] = _Served(url)
     return made, a, b, elsewhere
 
 

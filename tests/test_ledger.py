@@ -323,6 +323,19 @@ def test_a_locked_ledger_is_waited_for_and_then_an_error(
     assert money(ledger) == ("0.7", "0")
 
 
+@pytest.mark.parametrize("wrong", ["NaN", "Infinity", float("inf"), 2**62, "x", b"x", 1.5], ids=repr)
+def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path, wrong: object) -> None:
+    """Somebody wrote into the ledger: reports say so, in words of this package, and closing works."""
+    for _ in range(3):
+        spend(ledger, "0.1")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE attempts SET amount = ?", (wrong,))
+    db.close()
+    with pytest.raises(ConfigError, match=r"the ledger .*(in place of an amount|integer overflow)"):
+        report(ledger, SCOPE, since=None, limits=())
+    ledger.close()
+
+
 def test_a_corrupt_ledger_is_not_replaced_behind_ones_back(ledger: Ledger, path: Path) -> None:
     """What it knew is money: only a person may give that up, and is told how."""
     path.parent.mkdir()

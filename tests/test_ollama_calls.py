@@ -106,6 +106,7 @@ async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: O
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
         with pytest.raises(LLMTimeoutError, match=r"still being pulled.*llm models pull m;") as caught:
             await ask(llm, mode, "Say hello.", deadline=0.3)
+        assert ollama.pulled == 0  # the call ended while the server still said nothing
         ollama.holds_pull.set()
     assert [attempt.model for attempt in caught.value.attempts] == ["m"]
     assert "/api/chat" not in ollama.paths

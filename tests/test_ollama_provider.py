@@ -222,6 +222,7 @@ def test_a_model_that_does_not_fit_is_refused_in_the_servers_words(httpserver: H
         (b'{"models": ' + b"[" * 200_000, "identity", "/api/tags like Ollama"),
         (gzip.compress(b'{"models": []}'), "gzip", ""),
     ],
+    ids=["twice", "large", "many parts", "deep", "fine"],
 )
 def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str, body: bytes, encoding: str, said: str) -> None:
     """A body that unpacks without end, or into too many parts, is refused with the server's address."""

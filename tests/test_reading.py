@@ -139,7 +139,7 @@ def test_without_a_home_folder_one_that_is_named_does(monkeypatch: pytest.Monkey
 
 def test_a_command_without_a_home_folder_is_one_line(tmp_path: Path) -> None:
     """And exit code 2, as for any configuration that a person has to change."""
-    for words in ("run t hi", "models list", "models pull embedded/tiny-random", "cache stats", "trust llm.yaml"):
+    for words in ("run t hi", "models list", "models pull embedded/smollm2-135m", "cache stats", "trust llm.yaml"):
         (tmp_path / "llm.yaml").write_bytes(YAML)
         code = f"{HOMELESS}\nsys.argv[1:] = {words.split()!r}; from testronaut_llm.cli import main; main()"
         done = subprocess.run(

@@ -85,7 +85,7 @@ async def test_a_fault_of_ours_reaches_the_caller_as_it_is(
     def broken(self: Gateway, *_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Gateway, "asend" if asynchronous else "send", broken)
+    monkeypatch.setattr(Gateway, "send", broken)
     a = api("a", faults.good())
     async with manager({"a": model("openai", a)}) as llm:
         with pytest.raises(ZeroDivisionError):

@@ -150,9 +150,9 @@ def ready(made: subprocess.Popen[str]) -> None:
 @contextmanager
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
     """Another process that asks what `llm` is about to ask, and does not end by itself."""
-    question = question_of(llm)
+    flight = llm._asking._lookup.flight(question_of(llm))
     llm._engine.answers.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
-    holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), question.flight)
+    holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
     try:
         yield holder
     finally:

@@ -38,6 +38,7 @@ budget: {scope: mine, per_month: 4, total: 100}
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command line in a folder with an `llm.yaml`; its exit code, stdout and stderr."""
     (tmp_path / "llm.yaml").write_text(CONFIG)
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     monkeypatch.chdir(tmp_path)
 
     def running(*arguments: str) -> tuple[int, str, str]:
@@ -95,9 +96,9 @@ def test_tables(run: Run) -> None:
     """By day, task and model, each with its sum, and the budgets with their bars."""
     code, out, _ = run("spend")
     assert code == 0
-    assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\t$0" in out
-    assert "u\t2\t0\t2,000\t20\t$1.50 + 1 of unknown price\t$0\t$0" in out
-    assert out.count("all\t4\t1\t4,000\t40\t$2.25 + 1 of unknown price\t$0.12\t$0") == 3
+    assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\n" in out
+    assert "u\t2\t0\t2,000\t20\t$1.50 + 1 of unknown price\t$0\n" in out
+    assert out.count("all\t4\t1\t4,000\t40\t$2.25 + 1 of unknown price\t$0.12\n") == 3
     assert re.search(
         r"budget\.per_month\t########\.{12}\t\$1\.75\t\$0\t\$2\.25\t\$4\.00\t\d+ (d \d+ h|h \d+ min)\n", out
     )

@@ -207,7 +207,8 @@ def on_terminal(command: list[str]) -> str:
         ["run", "t", "hi", "--model", "\x1b]8;;http://evil\x07good"],
         ["run", "t", "hi", "--\x1b[31mred"],
         ["\x1b[31mred"],
-        ["compare", "hi", "--models", "good"],
+        ["compare", "hi", "--models", "good", "--task", "t"],
+        ["cache", "stats"],
         ["config", "show"],
         ["config", "show", "\x9b2J"],
         ["prices", "update", "/\x1b[2J"],
@@ -220,6 +221,7 @@ def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> No
     shown = on_terminal([sys.executable, "-c", PROGRAM, *words])
     assert "Traceback" not in shown
     assert shown.strip()
+    assert words != ["--help"] or visible("\x1b") not in shown, "nor does it say so of what is ours"
     assert controls(shown) == set()
 
 

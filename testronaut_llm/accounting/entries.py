@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from testronaut_llm.errors import ConfigError
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.money import MOST_TOKENS, MOST_USD, exact
 
@@ -115,9 +116,15 @@ def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
 
 @exact
 def dollars(amount: int) -> Decimal:
-    """USD of picodollars, without zeros at the end."""
-    exact = Decimal(amount).scaleb(-12).normalize()
-    return exact if exact.as_tuple().exponent <= 0 else exact.quantize(Decimal(1))  # type: ignore[operator] # never NaN
+    """USD of picodollars, without zeros at the end.
+
+    Raises:
+        ConfigError: the ledger holds what is no amount.
+    """
+    if type(amount) is not int:
+        raise ConfigError(f"the ledger holds {amount!r:.40} in place of an amount; restore it, or move it away")
+    found = Decimal(amount).scaleb(-12).normalize()
+    return found if found.as_tuple().exponent <= 0 else found.quantize(Decimal(1))  # type: ignore[operator] # never NaN
 
 
 def day_of(now: float) -> str:

@@ -20,10 +20,7 @@ from testronaut_llm.support.money import exact
 DEAREST = 10
 """How many of the dearest requests a report names."""
 
-_NAMES = (
-    *("calls", "unpriced", "prompt_tokens", "completion_tokens"),
-    *("cost", "hits", "saved_by_cache"),
-)
+_NAMES = ("calls", "unpriced", "prompt_tokens", "completion_tokens", "cost", "hits", "saved_by_cache")
 _MONEY = {"cost", "saved_by_cache"}
 _SUMS = ", ".join(_NAMES)
 _ATTEMPTS = """SELECT scope, day, task, model, count(*) AS calls, sum(amount IS NULL) AS unpriced,

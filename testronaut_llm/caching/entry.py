@@ -55,7 +55,7 @@ def answer_of(
         OutputInvalidError: it does not obey the call's schema.
     """
     try:
-        dialect, usage = value["dialect"], dict(value["usage"])
+        dialect, usage = value["dialect"], {**value["usage"]}
         if dialect not in _DIALECTS:
             raise TypeError(f"dialect {dialect!r:.40}")
         if type(usage.pop("estimated")) is not bool or not all(map(is_count, usage.values())):

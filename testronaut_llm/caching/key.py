@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.provider_registry import api_base_of, api_version_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
     from testronaut_llm.output_schema import OutputSchema
     from testronaut_llm.providers.row import Provider
-    from testronaut_llm.records import Message
+    from testronaut_llm.records import Call
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -26,45 +26,36 @@ FORMAT = 1
 """Raised whenever this package asks the same question in other words, or stores its answers in another form."""
 
 
-class Frame(NamedTuple):
-    """The question of a call as canonical JSON, but for its prompt; in two parts, since keys are sorted."""
+def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
+    """What a call asks, whoever answers it: one part, or one for each text that it embeds.
 
-    before: str
-    after: str
-    extra: str
-
-
-def frame_of(fields: Mapping[str, Any]) -> Frame:
-    """What stands around the prompt, from the fields of a Call.
-
-    Raises:
-        ValueError, TypeError: `extra` holds something that is no JSON; such a call cannot be stored.
+    None where `extra` holds something that is no JSON; such a call cannot be stored.
     """
-    output, temperature = fields["output"], fields["temperature"]
-    after = {
-        "sample": fields["sample"],
-        "schema": _schema(output) if output else None,
-        "seed": fields["seed"],
-        "stop": fields["stop"],
-        "temperature": None if temperature is None else float(temperature),
-    }
-    extra = canonical(fields["extra"])
-    return Frame(
-        before=f'{{"extra":{extra},"max_tokens":{fields["max_tokens"]},"messages":[',
-        after=f"],{canonical(after)[1:]}",
-        extra=extra,
+    try:
+        return tuple([text_part(call, text) for text in texts]) or (chat_part(call),)
+    except (TypeError, ValueError, RecursionError):
+        return ()
+
+
+def chat_part(call: Call) -> str:
+    """What a call asks, as canonical JSON."""
+    return canonical(
+        {
+            "messages": [(one.role, one.content) for one in call.messages],
+            "schema": _schema(call.output) if call.output else None,
+            "max_tokens": call.max_tokens,
+            "temperature": None if call.temperature is None else float(call.temperature),
+            "stop": call.stop,
+            "seed": call.seed,
+            "sample": call.sample,
+            "extra": call.extra,
+        }
     )
 
 
-def chat_part(frame: Frame, messages: Iterable[Message]) -> str:
-    """What a question is, whoever answers it."""
-    turns = ",".join([f'["{one.role}",{canonical(one.content)}]' for one in messages])
-    return f"{frame.before}{turns}{frame.after}"
-
-
-def text_part(frame: Frame, text: str) -> str:
+def text_part(call: Call, text: str) -> str:
     """The same for one text to embed."""
-    return f'{{"embed":{canonical(text)},"extra":{frame.extra}}}'
+    return canonical({"embed": text, "extra": call.extra})
 
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:

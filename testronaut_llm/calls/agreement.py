@@ -67,10 +67,15 @@ def normalised(text: str) -> str:
 
 
 def _fields(answer: Answer[Any]) -> dict[str, str] | None:
-    """The values of an answer by their paths, as text that tells 1 from true and "1", and not 1 from 1.0."""
+    """The values of an answer by their paths, as text that tells 1 from true and "1", and not 1 from 1.0.
+
+    None where it holds no JSON, or several values of which none is the answer.
+    """
     try:
-        value = schema_answer.parse(answer.text, lenient=True)
+        value, *others = schema_answer.parse(answer.text, lenient=True)
     except OutputInvalidError:
+        return None
+    if others:  # nobody knows which one is the answer
         return None
     return {json_path(path): text for path, text in _leaves(value, ())}
 

@@ -37,9 +37,9 @@ class Answering:
         Raises:
             LLMError: no answer was accepted, or another call's did not come in time.
         """
-        if not question.parts or question.prepared.mode != "use" or self._locks is None:
+        if not question.parts or question.call.cache != "use" or self._locks is None:
             return (yield from self._asked(question))
-        key = question.flight
+        key = self._lookup.flight(question)
         seat = self._flights.take(key, alone=question.call.stream)
         landed = False
         try:
@@ -67,19 +67,18 @@ class Answering:
             self._locks.close()
 
     def _asked(self, question: Question) -> Generator[Step, Any, Result]:
-        found = self._lookup.vectors(question) if question.parts and question.texts else {}
-        texts = tuple(text for text in dict.fromkeys(question.texts) if text not in found)
-        texts = texts if question.parts else question.texts
+        keeps, found = self._lookup.keeps(question), self._lookup.vectors(question)
+        texts = tuple(text for text in dict.fromkeys(question.texts) if text not in found) if keeps else question.texts
         call = _shortened(question, texts)
-        begin = partial(self._engine.flow, question.prepared.config, question.prepared.task, call, texts)
-        route, inner = begin() if self._engine.is_warm(question.prepared.candidates, call) else (yield Work(begin))
+        begin = partial(self._engine.flow, question.config, question.task, call, texts)
+        route, inner = begin() if self._engine.is_warm(question.candidates, call) else (yield Work(begin))
         result: Result = yield from inner
-        self._engine.accepted(question.prepared.config, call, result, route)
-        if question.parts:
+        self._engine.accepted(question.config, call, result, route)
+        if keeps:
             yield Work(partial(self._store, question, result, texts))  # another process may hold the store
         if isinstance(result, Embeddings) and texts != question.texts:
-            model = question.prepared.config.model(result.model)
-            result = joined(found, question.texts, result, model=model, task=question.prepared.task.name)
+            model = question.config.model(result.model)
+            result = joined(found, question.texts, result, model=model, task=question.task.name)
             if found:
                 self._engine.ledger.hit(result.task, result.model, result.saved)
         result = replace(result, latency=time.monotonic() - question.started)
@@ -88,22 +87,20 @@ class Answering:
 
     def _store(self, question: Question, result: Result, texts: tuple[str, ...]) -> None:
         """Keeps an accepted answer, unless it may not be whole, or says a secret that this process knows."""
-        cache, frame = self._lookup.cache, question.prepared.frame
-        one = next(one for one in question.prepared.candidates if one.model.alias == result.model)
-        if cache is None or frame is None:
+        cache = self._lookup.cache
+        one = next(one for one in question.candidates if one.model.alias == result.model)
+        if cache is None:
             return
-        settings = question.prepared.config.cache
-        model = self._lookup.model_part(
-            question.prepared.config, one, seen=self._engine.probes.digest(one.model, one.provider)
-        )
+        settings = question.config.cache
+        model = self._lookup.model_part(question, one, seen=self._engine.probes.digest(one.model, one.provider))
         if isinstance(result, Embeddings):
             for text, value in zip(texts, vector_values(result, texts), strict=True):
-                key = cache_key.hashed(cache_key.text_part(frame, text), model)
-                cache.write(key, value, settings, task=question.prepared.task.name)
+                key = cache_key.hashed(cache_key.text_part(question.call, text), model)
+                cache.write(key, value, settings, task=question.task.name)
             return
         value = answer_value(result, self._engine.dialect(one.model))
         if result.finish_reason == "stop" and not self._engine.redactor.knows(cache_key.canonical(value)):
-            cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.prepared.task.name)
+            cache.write(cache_key.hashed(question.parts[0], model), value, settings, task=question.task.name)
 
     def _no_other_process(self, question: Question, locks: FlightLocks, key: str) -> Generator[Step, Any, None]:
         wait, longest = _LOOKS

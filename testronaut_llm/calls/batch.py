@@ -11,23 +11,24 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.records import Answer
 
 Result = Answer[Any] | LLMError
 Progress = Callable[[int, int | None, Result], object]
-Job = Mapping[str, Any]
-"""Arguments of one call that differ from those that all share."""
+Job = TypeVar("Job")
+"""What differs between the calls: a prompt, or a prompt and a model."""
 
 
 class _Record:
     """The results so far, in the order of the jobs."""
 
-    def __init__(self, total: int | None, on_progress: Progress | None) -> None:
+    def __init__(self, jobs: Any, on_progress: Progress | None) -> None:
         self.results: list[Any] = []
-        self._done, self._total, self._on_progress = 0, total, on_progress
+        self._done, self._on_progress = 0, on_progress
+        self._total = len(jobs) if isinstance(jobs, Sized) else None
 
     def finished(self, place: int, result: Result) -> None:
         self.results += [None] * (place + 1 - len(self.results))
@@ -42,15 +43,14 @@ def run_all(
     jobs: Iterable[Job],
     *,
     concurrency: int,
-    total: int | None = None,
     on_progress: Progress | None = None,
 ) -> list[Result]:
     """Asks every job, at most `concurrency` at once; jobs and progress stay in the caller's thread.
 
     Raises:
-        InvalidRequestError: `concurrency` is no whole number of at least 1.
+        InvalidRequestError: `jobs` is one prompt or cannot be iterated, or `concurrency` is no whole number above 0.
     """
-    record = _Record(total, on_progress)
+    record = _Record(jobs, on_progress)
     run_each(ask, jobs, concurrency=concurrency, finished=record.finished)
     return record.results
 
@@ -65,9 +65,9 @@ def run_each(
     """Hands over each result with the place of its job, as soon as it is there, and keeps none.
 
     Raises:
-        InvalidRequestError: `concurrency` is no whole number of at least 1.
+        InvalidRequestError: as `run_all` does.
     """
-    _check(concurrency)
+    _check(jobs, concurrency)
     pending = dict[Future[Result], int]()
 
     def collect() -> None:
@@ -88,16 +88,15 @@ async def arun_all(
     jobs: Iterable[Job],
     *,
     concurrency: int,
-    total: int | None = None,
     on_progress: Progress | None = None,
 ) -> list[Result]:
     """`run_all` on the caller's event loop.
 
     Raises:
-        InvalidRequestError: `concurrency` is no whole number of at least 1.
+        InvalidRequestError: as `run_all` does.
     """
-    _check(concurrency)
-    record, pending = _Record(total, on_progress), dict[asyncio.Task[Result], int]()
+    _check(jobs, concurrency)
+    record, pending = _Record(jobs, on_progress), dict[asyncio.Task[Result], int]()
 
     async def collect() -> None:
         finished, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -118,17 +117,6 @@ async def arun_all(
     return record.results
 
 
-def prompt_jobs(prompts: Any) -> tuple[Iterator[Job], int | None]:
-    """A job for each prompt, and how many there are where that is known.
-
-    Raises:
-        InvalidRequestError: it is one prompt, or nothing that can be iterated.
-    """
-    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-        raise InvalidRequestError(f"prompts is {prompts!r:.40}; expected a list or another iterable of prompts")
-    return ({"prompt": prompt} for prompt in prompts), len(prompts) if isinstance(prompts, Sized) else None
-
-
 async def _outcome(ask: Callable[[Job], Awaitable[Answer[Any]]], job: Job) -> Result:
     try:
         return await ask(job)
@@ -136,7 +124,9 @@ async def _outcome(ask: Callable[[Job], Awaitable[Answer[Any]]], job: Job) -> Re
         return error.with_traceback(None)  # its frames would keep every call of the batch alive
 
 
-def _check(concurrency: Any) -> None:
+def _check(jobs: Any, concurrency: Any) -> None:
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
+        raise InvalidRequestError(f"prompts is {jobs!r:.40}; expected a list or another iterable of prompts")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
 from typing import Any
 
 from testronaut_llm.calls.agreement import Agreement, agreement_of
-from testronaut_llm.calls.batch import Job, Result
-from testronaut_llm.calls.builder import Prompt
+from testronaut_llm.calls.batch import Result
+from testronaut_llm.calls.options import AllOptions
+from testronaut_llm.calls.question import Prompt
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.records import Answer
 from testronaut_llm.support.money import exact
@@ -118,16 +120,37 @@ def models_of(given: Any) -> tuple[str, ...]:
     return models
 
 
-def comparison_jobs(prompts: tuple[Prompt, ...], models: tuple[str, ...]) -> Iterator[Job]:
-    """Each prompt for each model."""
-    return ({"prompt": prompt, "model": model} for prompt in prompts for model in models)
+def comparing(
+    each: Callable[[str | None, AllOptions], Callable[[Prompt], Awaitable[Answer[Any]]]],
+    task: str | None,
+    prompt: Any,
+    models: Any,
+    options: AllOptions,
+) -> tuple[
+    Callable[[tuple[Prompt, str]], Awaitable[Answer[Any]]],
+    Iterator[tuple[Prompt, str]],
+    Callable[[Sequence[Result]], Comparison],
+]:
+    """Returns what asks one prompt of one model, all pairs of these, and what puts their results side by side.
+
+    Raises:
+        LLMError: a model is unknown, or another argument is wrong.
+    """
+    prompts, names = prompts_of(prompt), models_of(models)
+    if options.get("model") is not None:
+        raise InvalidRequestError(
+            f"model is {options['model']!r:.60}; `compare` asks each of `models`, so leave it out"
+        )
+    ask = {name: each(task, {**options, "model": name}) for name in names}
+    compared = partial(comparison_of, task, prompts, names, schema=options.get("schema") is not None)
+    return lambda pair: ask[pair[1]](pair[0]), product(prompts, names), compared
 
 
 @exact
 def comparison_of(
     task: str | None, prompts: tuple[Prompt, ...], models: tuple[str, ...], results: Sequence[Result], *, schema: bool
 ) -> Comparison:
-    """Puts the results of `comparison_jobs` side by side."""
+    """Puts results side by side: of each prompt, one a model."""
     width = len(models)
     rows = [dict(zip(models, results[at : at + width], strict=True)) for at in range(0, len(results), width)]
     compared = tuple(_compared(prompt, row) for prompt, row in zip(prompts, rows, strict=True))

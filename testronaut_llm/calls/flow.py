@@ -159,7 +159,7 @@ def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Gener
             error.verdict = Verdict.NEXT  # type: ignore[misc]
         return Outcome(error=error, remaining=until - plan.clock())
     began, exchange = plan.clock(), Exchange()
-    limit = min(plan.limit[candidate.alias], until - began)
+    limit = min(plan.limit[candidate.alias], max(0.0, until - began))
     reply, delivered = None, False
     try:
         reply = yield Ask(plan.ask(step, run.refused_text), limit, plan.slow(candidate.alias), exchange)

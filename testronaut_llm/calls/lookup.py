@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from testronaut_llm.cache import AnswerCache
     from testronaut_llm.calls.engine import Engine
     from testronaut_llm.calls.question import Question
-    from testronaut_llm.model_config import LLMConfig
     from testronaut_llm.task_router import Selected
 
 _FEW = 20  # texts to embed
@@ -36,22 +35,13 @@ class Lookup:
         """The store; None where nothing is to be kept."""
         return self._engine.answers
 
-    def is_quick(self, question: Question) -> bool:
-        """Does it cost microseconds to look for an answer, or to store it, so that an event loop can do it?"""
-        if self.cache is None or question.prepared.mode == "off":
-            return True
-        return self.cache.is_open and len(question.texts) <= _FEW
+    def keeps(self, question: Question) -> bool:
+        """True if its answer is looked up and stored."""
+        return self.cache is not None and bool(question.parts)
 
-    def identify(self, question: Question) -> None:
-        """Notes what its answers are known by, unless they are not to be stored."""
-        prepared, frame = question.prepared, question.prepared.frame
-        if self.cache is None or prepared.mode == "off" or frame is None:
-            return
-        if question.texts:
-            question.parts = tuple(cache_key.text_part(frame, text) for text in question.texts)
-        else:
-            question.parts = (cache_key.chat_part(frame, question.messages),)
-        question.models = tuple([self.model_part(prepared.config, one) for one in prepared.candidates])
+    def is_quick(self, question: Question) -> bool:
+        """True if it costs microseconds to look for an answer, or to store it, so that an event loop can do it."""
+        return self.cache is None or not question.parts or (self.cache.is_open and len(question.texts) <= _FEW)
 
     def stored(self, question: Question) -> Answer[Any] | Embeddings | None:
         """What is stored, told and booked as a hit; None where a model has to be asked.
@@ -59,39 +49,39 @@ class Lookup:
         Raises:
             CacheMissError: nothing is, and the call says `only`.
         """
-        self.identify(question)
-        prepared, mode = question.prepared, question.prepared.mode
+        mode = question.call.cache
         if mode == "refresh" and self.cache is not None:
-            keys = (key for part in question.parts for key in question.keys(part))
-            self.cache.drop(keys, prepared.config.cache)
+            models = self._models(question)
+            keys = (cache_key.hashed(part, model) for part in question.parts for model in models)
+            self.cache.drop(keys, question.config.cache)
             return None
         result = self.found(question)
         if result is None and mode == "only":
-            names = ", ".join(one.model.alias for one in prepared.candidates) or "its models"
+            names = ", ".join(one.model.alias for one in question.candidates) or "its models"
             what = f"vectors of all {len(question.texts)} texts" if question.texts else "answer to this prompt"
             raise CacheMissError(
-                f"{prepared.task.name}: cache is `only`, and no {what} of {names} with these settings is stored; "
+                f"{question.task.name}: cache is `only`, and no {what} of {names} with these settings is stored; "
                 "ask once with cache `use`, or import a file that holds it: testronaut-llm cache import FILE"
             )
         return result
 
     def found(self, question: Question) -> Answer[Any] | Embeddings | None:
         """The same whatever the mode."""
-        if not question.parts:
-            return None
         result = self._vectors_found(question) if question.texts else self._answer_found(question)
         if result is None:
             return None
         self._engine.ledger.hit(result.task, result.model, result.saved)
-        if self._engine.telemetry.is_heard:
-            self._engine.telemetry.answered(question.call, result)
+        self._engine.telemetry.answered(question.call, result)
         return result
 
     def _answer_found(self, question: Question) -> Answer[Any] | None:
-        cache, prepared, accept = self.cache, question.prepared, question.accept
-        for one, key in zip(prepared.candidates, question.keys(question.parts[0]), strict=True):
-            decode = partial(answer_of, prepared.task.name, prepared.output, one.model, question.started)
-            answer = cache.read(key, decode, prepared.config.cache) if cache else None
+        accept, output, cache = question.call.accept, question.call.output, self.cache
+        if cache is None or not question.parts:
+            return None
+        for one, model in zip(question.candidates, self._models(question), strict=True):
+            key = cache_key.hashed(question.parts[0], model)
+            decode = partial(answer_of, question.task.name, output, one.model, question.started)
+            answer = cache.read(key, decode, question.config.cache)
             if answer is not None and (accept is None or accept(answer)):
                 return answer
         return None
@@ -100,31 +90,40 @@ class Lookup:
         found = self.vectors(question)
         if len(found) < len(set(question.texts)):
             return None
-        model = question.prepared.candidates[0].model
-        result = joined(found, question.texts, None, model=model, task=question.prepared.task.name)
+        result = joined(found, question.texts, None, model=question.candidates[0].model, task=question.task.name)
         return replace(result, latency=time.monotonic() - question.started)
 
     def vectors(self, question: Question) -> dict[str, Vector]:
         """The vectors that are stored, by their texts."""
         found: dict[str, Vector] = {}
-        if (cache := self.cache) is None:
+        if (cache := self.cache) is None or not (question.texts and question.parts):
             return found
+        models = self._models(question)
         for text, part in zip(question.texts, question.parts, strict=True):
-            read = (cache.read(key, vector_of, question.prepared.config.cache) for key in question.keys(part))
+            keys = (cache_key.hashed(part, model) for model in models)
+            read = (cache.read(key, vector_of, question.config.cache) for key in keys)
             vector = next(filter(None, read), None)
             if vector is not None:
                 found[text] = vector
         return found
 
-    def model_part(self, config: LLMConfig, one: Selected, *, seen: str | None = None) -> str:
+    def flight(self, question: Question) -> str:
+        """What it has in common with every call that asks the same of the same models."""
+        return cache_key.hashed(*question.parts, *self._models(question))
+
+    def model_part(self, question: Question, one: Selected, *, seen: str | None = None) -> str:
         """With the digest that a local model was last seen with, which is kept beside the answers."""
         if not one.provider.local or one.model.digest or self.cache is None:
             return cache_key.model_part(one.model, one.provider, None)
-        key = cache_key.digest_key(one.model, one.provider)
-        noted = self.cache.read(key, str, config.cache)
+        key, settings = cache_key.digest_key(one.model, one.provider), question.config.cache
+        noted = self.cache.read(key, str, settings)
         if seen is not None and noted != seen:
-            self.cache.write(key, seen, config.cache, task=None)
+            self.cache.write(key, seen, settings, task=None)
         return cache_key.model_part(one.model, one.provider, seen or noted)
+
+    def _models(self, question: Question) -> list[str]:
+        """Each candidate, as the keys say it."""
+        return [self.model_part(question, one) for one in question.candidates]
 
 
 def pieces_of(result: Answer[Any] | Embeddings) -> Iterator[str]:

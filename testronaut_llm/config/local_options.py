@@ -45,11 +45,17 @@ _KINDS: Mapping[type, tuple[str, tuple[type, ...]]] = {
 }
 
 
-def refused_options(provider: str, extra: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yields the place and the reason of each field of an `extra` mapping that a local model's server does not take."""
+def refused_options(
+    provider: str, extra: Mapping[str, Any], *, embedding: bool = False
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yields the place and the reason of each field of an `extra` mapping that a local model's server does not take.
+
+    An embedding takes options alone.
+    """
     others = OTHER_FIELDS.get("ollama" if provider == "ollama_chat" else provider)
     if others is None:
         return
+    others = () if embedding else others
     if not isinstance(extra.get("options", {}), Mapping):
         yield ("options",), "expected a mapping, such as {top_k: 20}"
         return

@@ -60,6 +60,11 @@ class BudgetConfig(Section):
     scope: str | None = None
     """Whose money it is: files with the same scope share a budget (default: the path of this file)."""
 
+    @property
+    def spans_calls(self) -> bool:
+        """True if it limits what several calls spend together."""
+        return any(limit is not None for limit in (self.per_day, self.per_month, self.total))
+
 
 class CacheConfig(Section):
     """How long answers are kept, and how many; the store is shared by all files of a user."""

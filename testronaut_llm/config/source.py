@@ -50,7 +50,16 @@ class ConfigSource:
 
     @classmethod
     def of(cls, config: LLMConfig) -> ConfigSource:
-        """Returns a source of a configuration made in Python; it never changes."""
+        """Returns a source of a configuration made in Python; it never changes.
+
+        Raises:
+            ConfigError: it has a budget, and nothing says whose money that is.
+        """
+        own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
+        if (config.budget is not None or own) and config.budget_scope() is None:
+            raise ConfigError(
+                "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
+            )
         return cls(config)
 
     @property

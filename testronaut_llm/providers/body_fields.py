@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.config.faults import did_you_mean, shown
 from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
+from testronaut_llm.support.owned_fields import refused_in_extra
 
 if TYPE_CHECKING:
     from testronaut_llm.providers.row import Provider
@@ -15,10 +17,8 @@ if TYPE_CHECKING:
 def refused(extra: Mapping[str, Any], provider: Provider, *, embedding: bool = False) -> str | None:
     """Returns what is wrong with the first field that cannot be sent to this provider; None if all can be."""
     if provider.name in OTHER_FIELDS:
-        faults = (
-            f"extra holds {shown('.'.join(place))}: {why}" for place, why in refused_options(provider.name, extra)
-        )
-        return next(faults, None)
+        wrong = chain(refused_in_extra(extra), refused_options(provider.name, extra, embedding=embedding))
+        return next((f"extra holds {shown('.'.join(place))}: {why}" for place, why in wrong), None)
     known = provider.embedding_extra if embedding else provider.extra
     unknown = next((name for name in extra if known is not None and name not in known), None)
     if unknown is None:

@@ -90,7 +90,8 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
 
 def _has_fixed_host(model: ModelConfig, provider: Provider) -> bool:
     """True if its host is the provider's own, this machine, or `api_base` on loopback; Azure's anybody can rent."""
-    if "api_base" in provider.required and provider.key_required:
+    finds_credentials = provider.probe is not None and not provider.default_base  # AWS and Google sign with the user's
+    if ("api_base" in provider.required and provider.key_required) or (finds_credentials and not provider.local):
         return False
     return provider.local or bool(model.api_base or provider.default_base or provider.hosts)
 

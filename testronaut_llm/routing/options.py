@@ -109,17 +109,9 @@ class Scale:
         speed: Speed | None = None,
         dropped_params: tuple[str, ...] = (),
     ) -> Option:
-        """Looks one model up.
+        """Looks one model up; `context` is what its server says it was made for, `schema` as it goes on its wire.
 
-        Args:
-            one: which.
-            ready: can it be asked now?
-            schema: as it goes on its wire.
-            bound: the most tokens that the prompt may have, where that is more than the messages and the schema.
-            service: the service tier that is asked for.
-            context: what its server says it was made for.
-            speed: how fast it was when it was measured.
-            dropped_params: settings that it does not take.
+        `bound` is the most tokens that its prompt may have, `service` the service tier that is asked for.
         """
         model, counter = one.model, self.counter
         tokens, longest, answer = None, 0, 0

@@ -56,13 +56,13 @@ class TokenMemory:
                 self._remember(*one)
             self._pending = [*self._pending, *new][-2 * KEPT :]
             if time.monotonic() - self._saved >= _SAVE_SECONDS:
-                self._save()
+                self._save(wait=0)
 
     def save(self) -> None:
         """Writes what was not written yet."""
         with self._lock:
             if self._pending:
-                self._save()
+                self._save(wait=_LOCK_SECONDS)
 
     def _loaded(self) -> dict[str, dict[str, list[Any]]]:
         if self._kept is None:
@@ -86,14 +86,14 @@ class TokenMemory:
             self._warn("token_memory_unreadable", error)
         return {"prompts": {}, "answers": {}}
 
-    def _save(self) -> None:
+    def _save(self, wait: float) -> None:
         """Adds what is pending to what other processes wrote since; a busy file is tried again next time."""
         import filelock
 
         self._saved = time.monotonic()
         try:
             made(self._path.parent)
-            with filelock.FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+            with filelock.FileLock(self._path.with_suffix(".lock"), timeout=wait):
                 self._kept = self._read()
                 for one in self._pending:
                     self._remember(*one)

@@ -1,4 +1,4 @@
-"""What calls share is made once, and never shared by calls that differ."""
+"""A question is made of one call's arguments, the file and the environment as they are now, and of no other call's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from testronaut_llm import InvalidRequestError, LLMManager
 from testronaut_llm.caching import key
-from testronaut_llm.calls.builder import CACHE_VARIABLE
+from testronaut_llm.calls.options import CACHE_VARIABLE
 from testronaut_llm.model_config import TaskConfig
 
 Make = Callable[..., Api]
@@ -54,19 +54,9 @@ OPTIONS = [
 ]
 
 
-def test_the_same_arguments_are_prepared_once() -> None:
-    """Whatever the prompt; others are prepared by themselves."""
-    with manager(MODEL) as llm:
-        made = [[question_of(llm, prompt=prompt, **options).prepared for prompt in ("a", "b")] for options in OPTIONS]
-        no_hash = [n for n, options in enumerate(OPTIONS) if options.get("stop") == ["END", "."] or "extra" in options]
-        for number, (first, second) in enumerate(made):
-            assert (first is second) == (number not in no_hash)
-        assert len({id(one) for one, _ in made}) == len(OPTIONS)
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=repr)
 def test_a_call_is_the_same_as_one_made_alone(options: dict[str, Any]) -> None:
-    """What was prepared for others leaves no trace in it."""
+    """What others were asked with leaves no trace in it."""
     with manager(MODEL) as llm:
         for others in OPTIONS:
             question_of(llm, **others)
@@ -117,30 +107,21 @@ def test_an_edit_and_the_environment_show_at_the_next_call(
 def test_a_private_task_asks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment may move an Ollama from this machine to another."""
     with manager({"m": {"model": "ollama/qwen3:8b"}}, private=True) as llm:
-        assert len(question_of(llm).prepared.candidates) == 1
+        assert len(question_of(llm).candidates) == 1
         monkeypatch.setenv("OLLAMA_API_BASE", "http://203.0.113.9:11434")
-        assert question_of(llm).prepared.candidates == ()
+        assert question_of(llm).candidates == ()
 
 
 def test_accept_and_metadata_belong_to_one_call() -> None:
-    """They are never among what is shared."""
+    """They do not show in another."""
     with manager(MODEL) as llm:
         first = question_of(llm, accept=lambda _: True, metadata={"run": "1"})
         second = question_of(llm)
-        assert first.prepared is second.prepared
         assert first.call.metadata == {"run": "1"}
         assert (second.call.accept, second.call.metadata) == (None, {})
         for wrong in ({"accept": 1}, {"metadata": 1}):
             with pytest.raises(InvalidRequestError):
                 question_of(llm, **wrong)
-
-
-def test_little_is_kept() -> None:
-    """A program that asks each prompt in a way of its own does not fill the memory."""
-    with manager(MODEL) as llm:
-        for seed in range(200):
-            question_of(llm, seed=seed)
-        assert len(llm._asking._preparing._kept) <= 64
 
 
 @given(st.text(min_size=1).filter(str.strip), st.text(), st.dictionaries(st.text(), st.integers() | st.text()))
@@ -152,8 +133,7 @@ def test_the_key_is_canonical_json(prompt: str, system: str, extra: dict[str, An
         call = build_call(task, prompt, system=system, extra=extra, **given)
     except InvalidRequestError:
         return  # a lone surrogate, or a field of ours
-    fields = {name: getattr(call, name) for name in type(call).__slots__}
-    said = key.chat_part(key.frame_of(fields), call.messages)
+    said = key.chat_part(call)
     assert said == key.canonical(
         {
             "messages": [[message.role, message.content] for message in call.messages],
@@ -166,7 +146,7 @@ def test_the_key_is_canonical_json(prompt: str, system: str, extra: dict[str, An
             "extra": extra,
         }
     )
-    assert key.text_part(key.frame_of(fields), prompt) == key.canonical({"embed": prompt, "extra": extra})
+    assert key.text_part(call, prompt) == key.canonical({"embed": prompt, "extra": extra})
 
 
 def test_a_known_question_has_a_known_key() -> None:
@@ -174,4 +154,5 @@ def test_a_known_question_has_a_known_key() -> None:
     with manager({"m": {"model": "openai/gpt-6-luna", "api_base": "https://api.openai.com/v1"}}) as llm:
         given = {"system": "Be brief.", "max_tokens": 100, "temperature": 0.0, "cache": "use"}
         question = question_of(llm, prompt="Explain ls.", **given)
-    assert next(question.keys(question.parts[0])) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
+        model = key.model_part(question.candidates[0].model, question.candidates[0].provider, None)
+    assert key.hashed(question.parts[0], model) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
