@@ -613,6 +613,7 @@ SHOWN = {
     "best:8b": ("completion tools", 2 * GB),
     "nomic-embed-text:latest": ("embedding", 3 * GB),
     "far:cloud": ("completion", 0),
+    "old:7b-cloud": ("completion", 0),
 }
 
 
@@ -622,7 +623,7 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
 ) -> None:
     """The largest chat model that fits is in the tasks, models for vectors in theirs; each has a name of its own."""
     tags = [
-        {"model": name, "size": size, **({"remote_host": "https://ollama.com"} if "cloud" in name else {})}
+        {"model": name, "size": size, **({"remote_host": "https://ollama.com"} if name == "far:cloud" else {})}
         for name, (_, size) in SHOWN.items()
     ]
 

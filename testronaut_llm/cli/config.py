@@ -7,7 +7,7 @@ import math
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from testronaut_llm.support.text import visible
 
 _ASK = "run cli_analysis"
 _ASK_EMBEDDED = "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded"
+if TYPE_CHECKING:
+    from testronaut_llm.local.ollama_models import OllamaModel
+
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 
 
@@ -58,6 +61,11 @@ def init(
     screen.note(f'next: testronaut-llm check, then testronaut-llm {_ASK if able else _ASK_EMBEDDED} "Explain `ls -la`"')
 
 
+def _is_remote(model: OllamaModel) -> bool:
+    """True if another host answers for it; an older server says so by the name alone."""
+    return bool(model.remote_host) or model.name.endswith(("-cloud", ":cloud"))
+
+
 def _with_ollama(text: str) -> str:
     """Returns the packaged file with a row for each model of a running Ollama; its tasks name the best of them."""
     chat, vectors = _of_ollama()
@@ -83,7 +91,7 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     vectors: dict[str, str] = {}
     with suppress(LLMError), OllamaServer.of() as server:
         most = memory() - OVERHEAD if is_loopback(server.url) else math.inf
-        fitting = [one for one in server.models() if one.size <= most and not one.remote_host]
+        fitting = [one for one in server.models() if one.size <= most and not _is_remote(one)]
         for one in sorted(fitting, key=lambda model: -model.size):
             said = server.abilities(one)
             alias = "ollama-" + re.sub(r"[^a-z0-9.]+", "-", full_name(one.name).rpartition("/")[2])
