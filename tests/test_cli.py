@@ -18,8 +18,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from testronaut_llm.cli import demo, installation, main
+from testronaut_llm.cli.progress import bar
 from testronaut_llm.config.file import load_config
 from testronaut_llm.local import machine
+from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import litellm_data
 
@@ -656,6 +658,15 @@ def test_init_proposes_what_can_be_run(run: Run, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     _, _, err = run("init", "new.yaml")
     assert "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded" in err
+
+
+def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, too, though other lines come only every few seconds."""
+    with bar("a model") as report:
+        report(Progress(note="pulling"))
+        report(Progress(note="warning: the disk looks small"))
+        report(Progress(note="success"))
+    assert capsys.readouterr().err == "a model: pulling 0 bytes\nwarning: the disk looks small\n"
 
 
 def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:

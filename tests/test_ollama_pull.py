@@ -233,7 +233,8 @@ def test_a_disk_that_looks_too_small_is_a_warning(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Only the server knows where it keeps its models: the reader is told once, and the pull goes on."""
-    answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
+    large = DONE.replace('"total": 100', '"total": 9000000000')
+    answers(httpserver, large.partition("\n")[2].partition("\n")[0] + "\n" + large)
     monkeypatch.setattr(ollama_pull, "memory_of_servers", lambda: math.inf)
     pull(server, "qwen3")
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
