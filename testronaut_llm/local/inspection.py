@@ -17,7 +17,8 @@ Found = tuple[Outcome, str]
 
 NO_TEMPLATE = (
     "{what}: it gets its prompts without the marks it was trained on, and talks nonsense; take one that was packed "
-    "with its template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or give it one in a Modelfile"
+    "with its template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or give it one "
+    "in a Modelfile"
 )
 
 

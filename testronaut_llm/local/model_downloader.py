@@ -117,10 +117,11 @@ def _wanted(reference: str, name: str | None) -> Wanted:
         )
     if not wanted.path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
+    path = wanted.path
     if wanted.scheme == "file":
-        file = _on_disk(wanted)
+        file, path = _on_disk(wanted), unquote(path)
         wanted = replace(wanted, sha256=wanted.sha256 or sha256_of(file), size=file.stat().st_size)
-    return replace(wanted, name=checked_name(name or _name_of(unquote(wanted.path))))
+    return replace(wanted, name=checked_name(name or _name_of(path)))
 
 
 def _from_catalogue(name: str, alias: str | None) -> Wanted:
