@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.download import Progress, Report
-from testronaut_llm.provider_registry import pull_command
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
@@ -46,6 +45,8 @@ class Fetch:
         raise error
 
     def _late(self) -> LocalModelError:
+        from testronaut_llm.provider_registry import pull_command
+
         done, total = self.progress.done, self.progress.total
         how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""
         return LocalModelError(
