@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testronaut_llm.providers.endpoint import api_base_of, api_version_of, leaves_by_name, runs_here
+from testronaut_llm.providers.endpoint import api_base_of, api_version_of, leaves_by_name, pull_command, runs_here
 from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import Missing, Provider
 from testronaut_llm.providers.table import ENTRY_POINTS, find_provider, register_provider
@@ -26,6 +26,7 @@ __all__ = [
     "api_version_of",
     "is_local",
     "provider_of",
+    "pull_command",
     "readiness",
     "register_provider",
     "timeout_of",

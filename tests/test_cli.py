@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,14 @@ import faults
 import pytest
 from fault_server import Endpoint, FaultServer
 from fixtures_local import TINY as _TINY
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from testronaut_llm.cli import demo, installation, main
+from testronaut_llm.cli.progress import bar
+from testronaut_llm.config.file import load_config
+from testronaut_llm.local import machine
+from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import litellm_data
 
@@ -588,15 +595,148 @@ def test_check_tells_of_a_litellm_that_is_missing_or_cannot_be_read(run: Run, mo
 def test_init_says_in_the_file_what_this_machine_has(
     run: Run, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head of the new file names each model's state, and a row for each model that Ollama has."""
+    """The head of the new file names each model's state, also of the model that Ollama has."""
     tags = faults.raw(200, json.dumps({"models": [{"model": "llama3.2:3b"}]}).encode())
     monkeypatch.setenv("OLLAMA_HOST", server.plan("ollama", tags).url)
     code, _, err = run("init", "new.yaml")
     text = Path("new.yaml").read_text()
     assert code == 0
     assert "#   luna (openai/gpt-6-luna): OPENAI_API_KEY is not set; export OPENAI_API_KEY=<your key>\n" in text
-    assert "my_model: {model: 'ollama/llama3.2:3b', quality: 5}" in text
-    assert "Ollama has llama3.2:3b" in err
+    assert '\n  ollama-llama3.2-3b: {model: "ollama/llama3.2:3b", quality: 5}\n' in text
+    assert "ollama-llama3.2-3b (ollama/llama3.2:3b): ready" in err
+    assert 'then testronaut-llm run cli_analysis "' in err
+
+
+GB = 10**9
+SHOWN = {
+    "big:70b": ("completion", 400_000 * GB),
+    "me/small:1b": ("completion", 1 * GB),
+    "small:1b": ("completion", 1 * GB),
+    "best:8b": ("completion tools", 2 * GB),
+    "nomic-embed-text:latest": ("embedding", 3 * GB),
+    "far:cloud": ("completion", 0),
+    "old:7b-cloud": ("completion", 0),
+}
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_init_makes_rows_and_tasks_of_what_ollama_has(
+    run: Run, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """The largest chat model that fits is in the tasks, models for vectors in theirs; each has a name of its own."""
+    tags = [
+        {"model": name, "size": size, **({"remote_host": "https://ollama.com"} if name == "far:cloud" else {})}
+        for name, (_, size) in SHOWN.items()
+    ]
+
+    def show(request: Request) -> Response:
+        said = {} if older else {"capabilities": SHOWN[json.loads(request.get_data())["model"]][0].split()}
+        return Response(json.dumps(said), content_type="application/json")
+
+    httpserver.expect_request("/api/tags").respond_with_json({"models": tags})
+    httpserver.expect_request("/api/show").respond_with_handler(show)
+    monkeypatch.setattr(machine, "memory", lambda: 16 * GB)
+    monkeypatch.setenv("OLLAMA_HOST", httpserver.url_for(""))
+    assert run("init", "new.yaml")[0] == 0
+    made = load_config("new.yaml")
+    rows = {alias: row.model for alias, row in made.models.items() if alias.startswith("ollama-")}
+    assert rows == {
+        "ollama-best-8b": "ollama/best:8b",
+        "ollama-small-1b": "ollama/me/small:1b",
+        "ollama-small-1b-2": "ollama/small:1b",
+        "ollama-nomic-embed-text-latest": "ollama/nomic-embed-text:latest",
+    }
+    assert "qwen" not in made.models
+    assert made.tasks["default"].models == ("luna", "ollama-best-8b", "embedded")
+    assert made.tasks["embedding"].models == ("ollama-nomic-embed-text-latest", "openai/text-embedding-3-small")
+
+
+def test_init_proposes_what_can_be_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no model of the task is ready, the small one is shown the way to."""
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    _, _, err = run("init", "new.yaml")
+    assert "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded" in err
+
+
+def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, too, though other lines come only every few seconds."""
+    with bar("a model") as report:
+        report(Progress(note="pulling"))
+        report(Progress(note="warning: the disk looks small"))
+        report(Progress(note="success"))
+    assert capsys.readouterr().err == "a model: pulling 0 bytes\nwarning: the disk looks small\n"
+
+
+def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
+    """Once each, with its address; a server that does not answer is a note."""
+    tags = faults.raw(200, json.dumps({"models": [{"model": "far:1b", "size": 5}]}).encode())
+    there = server.plan("there", tags).url
+    rows = "".join(f"  {alias}: {{model: 'ollama/far:1b', api_base: '{there}'}}\n" for alias in ("one", "two"))
+    rows += "  gone: {model: 'ollama/far:1b', api_base: 'http://127.0.0.1:9'}\n"
+    other = folder / "other.yaml"
+    other.write_text((folder / "llm.yaml").read_text().replace("models:\n", f"models:\n{rows}", 1))
+    code, out, err = run("models", "list", "--config", str(other))
+    assert code == 0
+    assert out.count("ollama/far:1b\t5\t") == 1
+    assert "no Ollama answers at http://127.0.0.1:9" in err
+    said = json.loads(run("models", "list", "--config", str(other), "--json")[1])
+    assert [(one["server"], one["name"]) for one in said["ollama"]] == [(there, "far:1b")]
+    assert "far:1b" not in run("models", "list")[1]
+
+
+def test_a_file_of_this_disk_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
+    """Under its own name or another, with its digest; the file stays where it was, also when it is removed again."""
+    mine = tmp_path / "My Model #1.GGUF"
+    shutil.copy(tiny_gguf, mine)
+    code, _, err = run("models", "add", str(mine))
+    assert code == 0
+    assert "embedded/my-model-1: 340,352 bytes, sha256 " in err
+    assert run("models", "add", str(mine), "--name", "other")[0] == 0
+    stored = ModelStore().list()
+    assert [one.name for one in stored] == ["my-model-1", "other"]
+    assert len({one.sha256 for one in stored}) == 1
+    assert run("models", "remove", "embedded/other")[0] == 0
+    assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model-1").read_bytes()
+
+
+def test_a_file_that_has_changed_is_not_taken_for_the_stored_one(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
+    """Its digest is another; neither is lost."""
+    mine = tmp_path / "m.gguf"
+    shutil.copy(tiny_gguf, mine)
+    assert run("models", "add", str(mine))[0] == 0
+    mine.unlink()
+    mine.write_bytes(tiny_gguf.read_bytes() + b"more")
+    code, _, err = run("models", "add", str(mine))
+    assert code == 1
+    assert "is stored from" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"<html>"])
+def test_a_file_that_is_no_model_is_not_added(run: Run, tmp_path: Path, content: bytes) -> None:
+    """Checked as a download is; but a file of the user is never deleted."""
+    mine = tmp_path / "m.gguf"
+    mine.write_bytes(content)
+    assert run("models", "add", str(mine))[0] == 1
+    assert run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
+    assert mine.read_bytes() == content
+    assert ModelStore().list() == ()
+
+
+def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
+    """As LM Studio keeps them; what is no model is named and left out, and a folder without one is an error."""
+    for name in ("owner/repo/one.gguf", "owner/repo/two.gguf", "owner/other/README.md"):
+        (tmp_path / "lm" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_gguf, tmp_path / "lm" / name)
+    (tmp_path / "lm/owner/broken.gguf").write_bytes(b"GGUF")
+    code, _, err = run("models", "add", str(tmp_path / "lm"))
+    assert code == 0
+    assert err.count("left out: ") == 1
+    assert [one.name for one in ModelStore().list()] == ["one", "two"]
+    assert run("models", "add", str(tmp_path / "lm"), "--name", "x")[0] == 2
+    (tmp_path / "empty").mkdir()
+    assert run("models", "add", str(tmp_path / "empty"))[0] == 1
 
 
 def test_init_says_where_it_cannot_write(run: Run) -> None:

@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
         with pytest.raises(LocalModelError, match="makes vectors"):
             bench(llm, rounds=1, told=lambda _: None)
         ollama.has = False
-        with pytest.raises(LocalModelError, match="ollama pull"):
+        with pytest.raises(LocalModelError, match="testronaut-llm models pull ollama/small:1b"):
             bench(llm, rounds=1, told=lambda _: None)
 
 

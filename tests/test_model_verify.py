@@ -159,7 +159,7 @@ def test_an_ollama_model_without_a_template_is_told(ollama: Ollama, template: st
     ollama.answer, ollama.template = good, template
     outcome, why = found(ollama.row())["chat template"]
     assert outcome == "fail"
-    assert "ollama pull hf.co/" in why
+    assert "testronaut-llm models pull ollama/hf.co/" in why
 
 
 def test_a_pinned_digest_that_is_another_is_found(ollama: Ollama) -> None:

@@ -82,7 +82,7 @@ async def test_without_leave_nothing_is_pulled(ollama: Ollama, mode: str, auto_p
     """A program cannot be asked, so `ask` is `false` there; the error names the command."""
     ollama.has = False
     async with manager({"m": ollama.row(auto_pull=auto_pull)}) as llm:
-        with pytest.raises(NoReadyModelError, match="ollama pull small:1b"):
+        with pytest.raises(NoReadyModelError, match="testronaut-llm models pull m"):
             await ask(llm, mode, "Say hello.")
     assert set(ollama.paths) == {"/api/tags"}
 
@@ -104,7 +104,7 @@ async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: O
     ollama.has = False
     ollama.holds_pull.clear()
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
-        with pytest.raises(LLMTimeoutError, match=r"still being pulled.*llm models pull ollama/small:1b") as caught:
+        with pytest.raises(LLMTimeoutError, match=r"still being pulled.*llm models pull m;") as caught:
             await ask(llm, mode, "Say hello.", deadline=0.3)
         assert ollama.pulled == 0  # the call ended while the server still said nothing
         ollama.holds_pull.set()

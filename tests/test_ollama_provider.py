@@ -52,10 +52,22 @@ def tags(httpserver: HTTPServer, *rows: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "full"),
-    [("qwen3", "qwen3:latest"), ("qwen3:8b", "qwen3:8b"), ("localhost:5000/a/b", "localhost:5000/a/b:latest")],
+    [
+        ("qwen3", "qwen3:latest"),
+        ("Qwen3:8B", "qwen3:8b"),
+        ("library/qwen3", "qwen3:latest"),
+        ("Library/qwen3:8b", "qwen3:8b"),
+        ("registry.ollama.ai/library/qwen3:8b", "qwen3:8b"),
+        ("https://registry.ollama.ai/library/qwen3", "qwen3:latest"),
+        ("registry.ollama.ai/me/qwen3", "me/qwen3:latest"),
+        ("me/library", "me/library:latest"),
+        ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+        ("localhost:5000/library/b", "localhost:5000/library/b:latest"),
+        ("hf.co/library/b:Q4_K_M", "hf.co/library/b:q4_k_m"),
+    ],
 )
-def test_latest_is_implied(name: str, full: str) -> None:
-    """A tag is what stands after the last slash's colon; a port is none."""
+def test_a_name_is_read_as_ollama_reads_it(name: str, full: str) -> None:
+    """The default registry and its library are implied, and `latest`; a port is no tag."""
     assert full_name(name) == full
 
 
@@ -250,9 +262,33 @@ def test_a_model_that_is_not_pulled_names_the_command(httpserver: HTTPServer, ur
     """Unless the row says that it may be fetched when it is needed."""
     tags(httpserver, ROW)
     found = readiness(a_model("qwen3:8b"))
-    assert (found.missing, found.mend) == ("Ollama has no model 'qwen3:8b'", "ollama pull qwen3:8b")
+    assert found.missing == "Ollama has no model 'qwen3:8b' (did you mean 'qwen3:latest'?)"
+    assert found.mend == "testronaut-llm models pull ollama/qwen3:8b"
+    assert readiness(a_model("qwen3:8b", api_base=url)).mend == "testronaut-llm models pull mine"
     assert readiness(a_model("qwen3:8b", auto_pull=True)).ready
     assert not readiness(a_model("qwen3:8b", auto_pull="ask")).ready
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "near"),
+    [
+        ("x", ["abc:1b", "x:70b-instruct-q4_K_M"], "x:70b-instruct-q4_K_M"),
+        ("library/qwen3", ["qwen2:8b", "qwen3:8b"], "qwen3:8b"),
+        ("lama3.2:3b", ["llama3.2:3b", "qwen3:8b"], "llama3.2:3b"),
+        ("lama3.2", ["qwen3:8b"], None),
+    ],
+)
+def test_the_closest_model_that_is_there_is_named(
+    httpserver: HTTPServer, url: str, wanted: str, there: list[str], near: str | None
+) -> None:
+    """Another tag of the same model first, then what is spelt alike; by readiness and by the server's own errors."""
+    tags(httpserver, *({"model": name} for name in there))
+    httpserver.expect_request("/api/delete").respond_with_json({"error": "not found"}, status=404)
+    said = f"Ollama has no model {wanted!r}" + (f" (did you mean {near!r}?)" if near else "")
+    assert readiness(a_model(wanted)).missing == said
+    with OllamaServer.of() as server, pytest.raises(LocalModelError) as error:
+        server.remove(wanted)
+    assert str(error.value) == f"{said}; run: testronaut-llm models pull ollama/{wanted}"
 
 
 def test_a_server_that_is_down_makes_not_ready(dead: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_show(server: OllamaServer, name: str, window: int, dimensions: int, cap
 @pytest.mark.cassette("ollama/show-missing-model-404")
 def test_show_of_a_missing_model_names_the_command(server: OllamaServer) -> None:
     """A model that is not there is an error with the command that brings it."""
-    with pytest.raises(LocalModelError, match="ollama pull qwen3:8b"):
+    with pytest.raises(LocalModelError, match="models pull ollama/qwen3:8b"):
         server.show("qwen3:8b")
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.errors import ConfigError, LocalModelError
+from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import (
     Missing,
@@ -228,13 +229,49 @@ def test_an_endpoint_is_taken_as_people_paste_it(reference: str, written: str, u
         ("[::1]", "http://[::1]:11434"),
         ('"127.0.0.1"', "http://127.0.0.1:11434"),
         ("  ", "http://127.0.0.1:11434"),
-        ("box:port", "box:port"),
+        ("ollama.com", "https://ollama.com:443"),
+        ("https://ollama.com", "https://ollama.com:443"),
+        ("http://ollama.com", "http://ollama.com:80"),
+        ("::1", "http://[::1]:11434"),
+        ("::", "http://[::1]:11434"),
+        ("fe80::1%eth0", "http://[fe80::1%eth0]:11434"),
+        ("[fe80::1]:8080", "http://[fe80::1]:8080"),
+        ("https://::1", "https://[::1]:443"),
+        ("box:", "http://box:11434"),
+        ("https://", "https://127.0.0.1:443"),
+        (":0", "http://127.0.0.1:0"),
+        ("' box '", "http://box:11434"),
+        ("http://box/a/b/", "http://box:80/a/b"),
+        ("tcp://box", "tcp://box:11434"),
+        ("box:port", "http://box:port"),
     ],
 )
 def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch, host: str, url: str) -> None:
     """Every form that the server takes leads the client to it."""
     monkeypatch.setenv("OLLAMA_HOST", host)
     assert base("ollama/x") == url
+
+
+@pytest.mark.parametrize(
+    ("host", "fault"),
+    [
+        ("127.0.0.1:66000", "has a port that is no number from 0 to 65535"),
+        ("http://127.0.0.1:-1", "has a port that is no number from 0 to 65535"),
+        ("box:port", "has a port that is no number from 0 to 65535"),
+        ("http://user:canary@127.0.0.1", "holds a user name or password"),
+        ("user:canary@127.0.0.1:11434", "holds a user name or password"),
+        ("https://canary@box/path", "holds a user name or password"),
+        ("tcp://box", "is no http or https URL"),
+    ],
+)
+def test_an_ollama_host_of_no_use_is_named(monkeypatch: pytest.MonkeyPatch, host: str, fault: str) -> None:
+    """Neither a port is guessed nor a login lost in silence; the message does not repeat it."""
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    found = readiness(a_model("ollama/x"))
+    assert found.missing == f"the endpoint of OLLAMA_HOST {fault}"
+    with pytest.raises(LocalModelError, match=f"OLLAMA_HOST {fault}; expected a URL such as") as error:
+        OllamaServer.of()
+    assert "canary" not in str(error.value)
 
 
 def test_the_file_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +459,7 @@ def test_a_row_may_need_other_fields(own_table: dict[str, Provider]) -> None:
     [
         ("ftp://h.example", "is no http or https URL"),
         ("h.example/v1", "is no http or https URL"),
-        ("http://h.example:port", "is no URL"),
+        ("http://h.example:port", "has a port that is no number from 0 to 65535"),
         ("http://h example", "is no URL"),
         ("http://h..example", "is no URL"),
         ("http://h.example/\x01", "is no URL"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +15,11 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.support.text import visible
+
+_ASK = "run cli_analysis"
+_ASK_EMBEDDED = "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded"
+if TYPE_CHECKING:
+    from testronaut_llm.local.ollama_models import OllamaModel
 
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 
@@ -20,7 +29,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a commented llm.yaml, and say which of its models are ready on this machine."""
-    from testronaut_llm.config.file import PACKAGED, load_config
+    from testronaut_llm.config.file import PACKAGED, FoundConfig, load_config, parse_config
     from testronaut_llm.config.schema import SCHEMA_FILE
     from testronaut_llm.config.trust import trust
     from testronaut_llm.provider_registry import readiness
@@ -28,13 +37,14 @@ def init(
 
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already; edit it, or replace it with --force", file=str(file))
+    rest = _with_ollama(PACKAGED.read_text("utf-8").partition("\n")[2])
+    config = parse_config(rest, FoundConfig(path=PACKAGED, how="argument"))
+    found = {alias: readiness(model) for alias, model in config.models.items()}
     states = [
-        f"{alias} ({model.model}): {'ready' if found.ready else f'{found.missing}; {found.mend}'}"
-        for alias, model in load_config(PACKAGED).models.items()
-        for found in (readiness(model),)
+        f"{alias} ({config.models[alias].model}): {'ready' if one.ready else f'{one.missing}; {one.mend}'}"
+        for alias, one in found.items()
     ]
-    _, _, rest = PACKAGED.read_text("utf-8").partition("\n")
-    here = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in (*states, *_of_ollama()))
+    here = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in states)
     machine = f"# On this machine, when this file was written (`testronaut-llm check` says how it is now):\n{here}"
     try:
         # Beside it, since no path of this machine belongs into a file that is committed.
@@ -46,19 +56,52 @@ def init(
     trust(file)
     screen.note(f"wrote {file}; on this machine:")
     screen.note(here.replace("#", " ").rstrip())
-    screen.note('next: testronaut-llm check, then testronaut-llm run cli_analysis "Explain `ls -la`"')
+    task = config.tasks["cli_analysis"]
+    able = any(found[name].ready and config.models[name].quality >= task.min_quality for name in task.models)
+    screen.note(f'next: testronaut-llm check, then testronaut-llm {_ASK if able else _ASK_EMBEDDED} "Explain `ls -la`"')
 
 
-def _of_ollama() -> list[str]:
-    """The models that a running Ollama has, each as the row that a file would name it by."""
-    from testronaut_llm.local.ollama_provider import OllamaServer
+def _is_remote(model: OllamaModel) -> bool:
+    """True if another host answers for it; an older server says so by the name alone."""
+    return bool(model.remote_host) or model.name.endswith(("-cloud", ":cloud"))
 
-    try:
-        with OllamaServer.of() as server:
-            names = [one.name for one in server.models()]
-    except LLMError:
-        return []
-    return [f"Ollama has {name}; a row for it: my_model: {{model: 'ollama/{name}', quality: 5}}" for name in names]
+
+def _with_ollama(text: str) -> str:
+    """Returns the packaged file with a row for each model of a running Ollama; its tasks name the best of them."""
+    chat, vectors = _of_ollama()
+    rows = "".join(
+        f"  {alias}: {{model: {json.dumps(name)}, quality: 5}}\n" for alias, name in (chat | vectors).items()
+    )
+    if chat:
+        text = re.sub(r"(?m)^  qwen: .*\n", "", text)
+        text = re.sub(r"\bqwen\b(?=[,\]])", next(iter(chat)), text)
+    if vectors:
+        text = text.replace("[openai/text-embedding", f"[{', '.join(vectors)}, openai/text-embedding")
+    return text.replace("models:\n", f"models:\n{rows}", 1)
+
+
+def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the chat models that run on the usual server and fit, by alias, and those for vectors; largest first."""
+    from testronaut_llm.local.machine import memory
+    from testronaut_llm.local.memory_fit import OVERHEAD
+    from testronaut_llm.local.ollama_provider import OllamaServer, full_name
+    from testronaut_llm.support.hosts import is_loopback
+
+    chat: dict[str, str] = {}
+    vectors: dict[str, str] = {}
+    with suppress(LLMError), OllamaServer.of() as server:
+        most = memory() - OVERHEAD if is_loopback(server.url) else math.inf
+        fitting = [one for one in server.models() if one.size <= most and not _is_remote(one)]
+        for one in sorted(fitting, key=lambda model: -model.size):
+            said = server.abilities(one)
+            alias = "ollama-" + re.sub(r"[^a-z0-9.]+", "-", full_name(one.name).rpartition("/")[2])
+            while alias in chat or alias in vectors:
+                alias += "-2"
+            if "embedding" in said or (not said and "embed" in one.name):
+                vectors[alias] = f"ollama/{one.name}"
+            elif not said or "completion" in said:
+                chat[alias] = f"ollama/{one.name}"
+    return chat, vectors
 
 
 @group.command("show")

@@ -1,10 +1,12 @@
-"""`models`: the local ones; listed, fetched, checked, measured and removed."""
+"""`models`: the local ones; listed, fetched, added, checked, measured and removed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,8 +17,6 @@ from testronaut_llm.cli.options import AsJson, ConfigFile, age
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
     from testronaut_llm.local.speeds import Speed
     from testronaut_llm.model_config import ModelConfig
@@ -29,19 +29,25 @@ _COLUMNS = ("when", "load", "first token", "prompt", "reads", "writes", "at once
 
 
 @group.command("list")
-def list_(as_json: AsJson = False) -> None:
-    """List what an Ollama server on this machine has, the embedded models that are stored, and the catalogue's."""
+def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """List what the Ollama servers of llm.yaml and the usual one have, the stored embedded models, the catalogue's."""
     from testronaut_llm.local.catalogue import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
     stored = {one.name: one for one in ModelStore().list()}
-    pulled, loaded = _of_ollama()
+    servers = list(_of_ollama(config))
     if as_json:
+        pulled = [{"server": url, **asdict(one)} for url, has, _ in servers for one in has]
+        loaded = [{"server": url, **asdict(one)} for url, _, holds in servers for one in holds]
         mine = list(stored.values())
         screen.out_json({"ollama": pulled, "loaded": loaded, "stored": mine, "catalogue": catalogue()})
         return
-    until = {one.name: f"loaded until {one.until:.16}" for one in loaded}
-    rows = [(f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), _words(one)) for one in pulled]
+    rows = []
+    for url, has, holds in servers:
+        until = {one.name: f"loaded until {one.until:.16}" for one in holds}
+        for one in has:
+            about = _words(one, f"at {url}" if len(servers) > 1 else "")
+            rows.append((f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), about))
     rows += [(f"embedded/{one.name}", f"{one.size:,}", "stored", one.source) for one in stored.values()]
     rows += [
         (f"embedded/{name}", f"{entry.size or 0:,}", "not stored", entry.source)
@@ -51,22 +57,31 @@ def list_(as_json: AsJson = False) -> None:
     screen.table("local models", ("model", "bytes", "state", "source"), rows)
 
 
-def _of_ollama() -> tuple[tuple[OllamaModel, ...], tuple[LoadedModel, ...]]:
-    """What the usual server has, and what of it is in memory; a note says where none answers."""
+def _of_ollama(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[LoadedModel, ...]]]:
+    """Yields each server's URL, what it has, and what of it is in memory; a note says where none answers."""
+    from testronaut_llm.config.source import ConfigSource
     from testronaut_llm.local.ollama_provider import OllamaServer
 
+    models: Mapping[str, ModelConfig] = {}
     try:
-        with OllamaServer.of() as server:
-            return server.models(), server.loaded()
-    except LLMError as error:
+        models = ConfigSource.find(file).current().models
+    except ConfigError as error:
         screen.note(str(error))
-        return (), ()
+    seen: set[str] = set()
+    for name in (None, *(alias for alias, row in models.items() if row.provider == "ollama" and row.api_base)):
+        try:
+            with OllamaServer.of(_named(name, file) if name else None) as server:
+                if server.url not in seen:
+                    seen.add(server.url)
+                    yield server.url, server.models(), server.loaded()
+        except LLMError as error:
+            screen.note(str(error))
 
 
-def _words(model: OllamaModel) -> str:
+def _words(model: OllamaModel, where: str) -> str:
     context = f"{model.context_length:,} tokens" if model.context_length else ""
     remote = f"answered by {model.remote_host}" if model.remote_host else ""
-    said = (model.digest[:12], model.parameter_size, model.quantization, context, *model.capabilities, remote)
+    said = (model.digest[:12], model.parameter_size, model.quantization, context, *model.capabilities, remote, where)
     return ", ".join(filter(None, said))
 
 
@@ -87,6 +102,33 @@ def pull(
 
     row = _named(model, config)
     fetching(row.model if row else model, row, name=name)
+
+
+@group.command("add")
+def add(
+    path: Annotated[Path, typer.Argument(help="A GGUF file, or a folder: every GGUF in it, as LM Studio keeps them.")],
+    name: Annotated[str | None, typer.Option(help="What to call it (default: its file's name).")] = None,
+) -> None:
+    """Add a GGUF file of this disk to the embedded models: linked, or copied from another disk, and checked.
+
+    Example: testronaut-llm models add ~/.lmstudio/models
+    """
+    from testronaut_llm.cli.progress import fetching
+
+    if not path.is_dir():
+        fetching(path.absolute().as_uri(), name=name)
+        return
+    if name is not None:
+        raise ConfigError(f"--name {name} is for one file; {path} is a folder")
+    added = 0
+    for file in sorted(one for one in path.rglob("*") if one.suffix.lower() == ".gguf" and one.is_file()):
+        try:
+            fetching(file.absolute().as_uri())
+            added += 1
+        except LocalModelError as error:
+            screen.note(f"left out: {error}")
+    if not added:
+        raise LocalModelError(f"{path} holds no GGUF file that can be used; name a folder or a file that does")
 
 
 @group.command("remove")

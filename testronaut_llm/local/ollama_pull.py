@@ -6,25 +6,28 @@ The server keeps what it has, so a pull that broke off, hung or was killed goes 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from time import sleep
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import Progress, Report, held
+from testronaut_llm.local.download import WARNING, Progress, Report, held
 from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_models import PullStep
-from testronaut_llm.local.ollama_provider import OllamaServer, unreachable
+from testronaut_llm.local.ollama_provider import OllamaServer, full_name, unreachable
 from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.paths import data_dir
 
-_TRIES = 3
+_WAITS = (2.0, 8.0)
+"""Seconds before the second try and the third, or what is left of the caller's patience."""
 _HOPELESS = {
-    "no space left": "make room on the disk of the Ollama server, or remove a model: ollama rm NAME",
+    "no space left": "make room on the disk of the Ollama server, or remove a model: testronaut-llm models list",
     "newer version": "update Ollama: https://ollama.com/download",
     **dict.fromkeys(
         ("file does not exist", "invalid model name", "not found", "unauthorized"),
@@ -47,40 +50,43 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
         LocalModelError: there is no such model, no room, or no progress after three tries; the message says which.
     """
     tell, waiting = report or (lambda _: None), Progress(note="another process pulls it; waiting")
-    lock = f"pull-{hashlib.sha256(f'{server.url} {name}'.encode()).hexdigest()[:16]}.lock"
+    lock = f"pull-{hashlib.sha256(f'{server.url} {full_name(name)}'.encode()).hexdigest()[:16]}.lock"
     with held(data_dir() / "locks" / lock, lambda: tell(waiting)):
         _some_tries(server, name, tell, patience)
 
 
 def _some_tries(server: OllamaServer, name: str, tell: Report, patience: float) -> None:
-    for tries_left in reversed(range(_TRIES)):
+    for wait in (*_WAITS, None):
         try:
-            _once(server, name, tell, patience)
+            _once(server, name, tell, patience, again=wait is not _WAITS[0])
         except _BrokenError as broken:
-            if not tries_left:
+            if wait is None:
                 raise LocalModelError(
-                    f"Ollama did not get {name!r} in {_TRIES} tries: {broken}; what it has is kept, "
-                    f"so try again later: ollama pull {name}"
+                    f"Ollama did not get {name!r} in {len(_WAITS) + 1} tries: {broken}; what it has is kept, "
+                    f"so try again later: {server.pull_command(name)}"
                 ) from None
-            tell(Progress(note=f"{broken}; going on where it was"))
+            tell(Progress(note=f"{broken}; going on where it was in {min(wait, patience):g} seconds"))
+            sleep(min(wait, patience))
         else:
             return
 
 
-def _once(server: OllamaServer, name: str, report: Report, patience: float) -> None:
+def _once(server: OllamaServer, name: str, report: Report, patience: float, *, again: bool) -> None:
     import httpx
 
-    status = ""
+    status, room = "", ""
     try:
         with closing(server.pulling(name, silence=patience)) as steps:
             for step in _moving(steps, patience):
                 if step.error:
                     raise _failed(name, step.error)
                 status = step.status
-                _check_room(server, name, step)
+                _check_memory(server, name, step)
+                if not room and (room := _no_room(server, step)):
+                    report(Progress(note=room))
                 report(Progress(note=status, done=step.completed, total=step.total))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise unreachable(server.url, error) from None
+        raise _BrokenError("it cannot be reached any more") if again else unreachable(server.url, error) from None
     except httpx.TimeoutException:
         raise _BrokenError(f"nothing came for {patience:g} seconds") from None
     except (httpx.HTTPError, ValueError, RecursionError) as error:
@@ -106,19 +112,22 @@ def _moving(steps: Iterator[PullStep], patience: float) -> Iterator[PullStep]:
         yield step
 
 
-def _check_room(server: OllamaServer, name: str, step: PullStep) -> None:
-    """Raises LocalModelError: the server is on this machine, whose memory or disk is too small for this layer."""
-    if step.total is None or not is_loopback(server.url):
-        return
-    check_memory(f"{name!r} (to have it all the same: ollama pull {name})", step.total, memory_of_servers())
-    if (folder := _models_folder()) is None:
-        return
-    missing, free = step.total - step.completed, shutil.disk_usage(folder).free
-    if missing > free:
-        raise LocalModelError(
-            f"no room: {missing / 1e9:.1f} GB are missing of the model, and {folder} has {free / 1e9:.1f} GB free; "
-            f"remove a model (ollama rm NAME), or move the folder (OLLAMA_MODELS)"
-        )
+def _check_memory(server: OllamaServer, name: str, step: PullStep) -> None:
+    """Raises LocalModelError: the server is on this machine, whose memory is too small for this layer."""
+    if step.total is not None and is_loopback(server.url):
+        check_memory(f"{name!r} (to have it all the same: ollama pull {name})", step.total, memory_of_servers())
+
+
+def _no_room(server: OllamaServer, step: PullStep) -> str:
+    """Returns a warning where the disk looks too small; no more than that, since only the server knows its folder."""
+    folder = _models_folder() if step.total is not None and is_loopback(server.url) else None
+    missing, free = (step.total or 0) - step.completed, shutil.disk_usage(folder).free if folder else math.inf
+    if missing <= free:
+        return ""
+    return (
+        f"{WARNING}{missing / 1e9:.1f} GB are missing of the model, and {folder} has {free / 1e9:.1f} GB free; if "
+        "Ollama keeps its models there, remove one (testronaut-llm models list), or move the folder (OLLAMA_MODELS)"
+    )
 
 
 def _models_folder() -> Path | None:

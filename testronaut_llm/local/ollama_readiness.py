@@ -24,6 +24,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
     try:
         with OllamaServer.of(model) as server:
             found = server.find(model.name)
+            absent = None if found or model.auto_pull is True else server.missing(model.name)
             details = _details(server, model, found) if found else ModelDetails()
     except CassetteMissError:
         raise  # a fault of the test, not of the server
@@ -31,9 +32,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         what, _, mend = str(error).partition("; ")
         return Missing(what, mend)
     if found is None:
-        if model.auto_pull is True:
-            return None
-        return Missing(f"Ollama has no model {model.name!r}", f"ollama pull {model.name}")
+        return absent
     thinks = "thinking" in details.capabilities if details.capabilities else None
     return _not_the_one(model, found, server) or Present(found.digest, details.context_length, thinks)
 
@@ -56,7 +55,7 @@ def _not_the_one(model: ModelConfig, found: OllamaModel, server: OllamaServer) -
         pinned = str(model.digest).removeprefix("sha256:")
         return Missing(
             f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins {pinned[:12]}",
-            f"ollama pull {model.name}, or correct `digest:`",
+            f"{server.pull_command(model.name)}, or correct `digest:`",
         )
     if found.remote_host and is_local(model):
         # By its name and address it looked local; only the server knows that it is not.

@@ -45,12 +45,13 @@ class Fetch:
         raise error
 
     def _late(self) -> LocalModelError:
+        from testronaut_llm.provider_registry import pull_command
+
         done, total = self.progress.done, self.progress.total
         how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""
-        name = self.model.model
         return LocalModelError(
-            f"{self.model.alias}: {name} was still being pulled{how_far} when the time of the call was over; what has "
-            f"come is kept. Pull it beforehand: testronaut-llm models pull {name}"
+            f"{self.model.alias}: {self.model.model} was still being pulled{how_far} when the time of the call was "
+            f"over; what has come is kept. Pull it beforehand: {pull_command(self.model)}"
         )
 
     def run(self, fetch: Callable[[Report], None]) -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from testronaut_llm.config.faults import few
 from testronaut_llm.providers.row import Missing
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from testronaut_llm.providers.row import Provider
 
 TRUST = "read it, then run: testronaut-llm trust"
-_OLLAMA_PORT = 11434
+_OLLAMA_PORT, _PORTS = 11434, {"http": 80, "https": 443}
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*):([^:]*)")
 _HOST = re.compile(r"[\w.:%-]*")
 _SPARE_TAIL = {
     # What people paste from a portal or an SDK, and LiteLLM would append a second time.
@@ -99,7 +100,6 @@ def fault_of(url: str) -> str | None:
     """What is wrong with a URL that a client is about to be given, in words that do not repeat it."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for a port that is none
         host = parts.hostname or ""
         host.encode("idna")  # raises for a label that is empty or too long
     except ValueError:
@@ -110,7 +110,17 @@ def fault_of(url: str) -> str | None:
         return "is no http or https URL"
     if "@" in parts.netloc:
         return "holds a user name or password"
+    try:
+        parts.port  # noqa: B018 - raises for a port that is none
+    except ValueError:
+        return "has a port that is no number from 0 to 65535"
     return None
+
+
+def pull_command(model: ModelConfig) -> str:
+    """Returns the command that fetches a local model; by the name of its row where that says which server."""
+    named = model.api_base and model.alias != "it"  # which is what a trial calls the model that it looks at
+    return f"testronaut-llm models pull {model.alias if named else model.model}"
 
 
 def runs_here(model: ModelConfig, provider: Provider) -> bool:
@@ -130,30 +140,26 @@ def leaves_by_name(model: ModelConfig, provider: Provider) -> bool:
 
 @lru_cache(maxsize=256)
 def _tidy(url: str, wire: str) -> str:
-    url = url.strip().strip("\"'")
-    if wire == "ollama":
-        url = ollama_url(url)
-    url = url.split("?", 1)[0].rstrip("/")
+    url = url.strip().strip("\"'").strip().split("?", 1)[0]
+    url = ollama_url(url) if wire == "ollama" else url.rstrip("/")
     tail = _SPARE_TAIL.get(wire)
     return tail.sub("", url) if tail else url
 
 
 def ollama_url(address: str) -> str:
-    """A URL from what `OLLAMA_HOST` may hold: `0.0.0.0`, `:11435`, `box`, `https://box/path`, ...
+    """Returns the URL that `OLLAMA_HOST` stands for: `0.0.0.0`, `:11435`, `::1`, `box`, `https://box/path`, ...
 
-    The rules are Ollama's own, but for the address that means "every interface" to a server: a
-    client asks loopback there.
+    It is read as Ollama's own client reads it, but for a port that is none and a login: these stay, for `fault_of`.
     """
     scheme, mark, rest = address.partition("://")
     if not mark:
-        scheme, rest = "http", address
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname or "127.0.0.1", parts.port
-    except ValueError:
-        return address
-    if port is None:
-        port = {"": _OLLAMA_PORT, "http": 80, "https": 443}.get(scheme if mark else "", _OLLAMA_PORT)
+        scheme, rest = ("https", "ollama.com:443") if address == "ollama.com" else ("http", address)
+    place, _, path = rest.partition("/")
+    if "@" in place:
+        return f"{scheme}://{rest}"
+    split = _HOST_AND_PORT.fullmatch(place)
+    host, port = split.groups() if split else (place, "")
+    host = (host.strip("[]") if ":" in host else host) or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what a server binds, not us
-    shown = f"[{host}]" if ":" in host else host
-    return urlunsplit((scheme, f"{shown}:{port}", parts.path.rstrip("/"), "", ""))
+    port = port or str(_PORTS.get(scheme if mark else "", _OLLAMA_PORT))
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{path}".rstrip("/")

@@ -23,6 +23,7 @@ from testronaut_llm.errors import (
     OutputInvalidError,
     Verdict,
 )
+from testronaut_llm.provider_registry import pull_command
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.support.http_body import BodyError
 from testronaut_llm.support.redaction import said
@@ -220,7 +221,7 @@ class ReplyReader:
     def _advice(self, kind: type[LLMError], codes: tuple[str, ...]) -> str:
         target = self._request.target
         if kind.code == "model_not_found" and target.provider.wire == "ollama":
-            return f"; try: testronaut-llm models pull {target.model.model}"
+            return f"; run: {pull_command(target.model)}"
         if kind.code == "model_not_found" and target.provider.wire == "azure":
             if "deploymentnotfound" in codes:
                 return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
