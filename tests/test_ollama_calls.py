@@ -203,7 +203,7 @@ async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode
     ollama.answer = lambda _: {"done_reason": "length", "prompt_eval_count": 400, "eval_count": 112}
     async with manager({"m": ollama.row(num_ctx=512)}, max_tokens=200) as llm:
         with pytest.raises(OutputTruncatedError, match=r"filled its window of 512 tokens; raise `num_ctx`"):
-            await ask(llm, mode, "Say hello.")
+            await ask(llm, mode, "Say hello. " * 40)
     assert [(body["shift"], body["truncate"]) for body in ollama.bodies()] == [(False, False)]
 
 

@@ -61,7 +61,7 @@ def test_nothing_is_lost_but_what_cannot_be_written(api: Callable[..., Api], tmp
     home, before, place = (tmp_path / name for name in ("home", "before", "place"))
     for folder in (home, before, place):
         folder.mkdir()
-        text = json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"], "max_tokens": 5}}})
+        text = json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"], "max_tokens": 10}}})
         (folder / "llm.yaml").write_text(text)
         facts = {
             "litellm_provider": "openai",
