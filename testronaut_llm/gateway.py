@@ -111,6 +111,8 @@ class Gateway:
     def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
         """Which of these settings the model does not take. Loads LiteLLM; sends nothing."""
         litellm = load_litellm()
+        if target.provider.wire == "ollama":
+            litellm.model_cost.setdefault(litellm_name(target), _KNOWN)
         try:
             taken = litellm.utils.get_optional_params(
                 model=target.model.base_model or target.model.name,
