@@ -67,6 +67,23 @@ def _class_of(kind: type[Any]) -> Any:
 def lend_module_client(litellm: Any) -> None:
     """Makes LiteLLM's module-level client use ours during our calls: its Ollama embeddings take no other."""
     litellm.module_level_aclient = _Lent(litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler)
+    litellm.module_level_client = _Incurious(litellm.module_level_client)
+
+
+class _Incurious:
+    """Stands in for a handler that LiteLLM asks an Ollama server with, about a model named in an answer."""
+
+    def __init__(self, theirs: Any) -> None:
+        self._theirs = theirs
+
+    def post(self, url: str, **arguments: Any) -> Any:
+        """Posts, but for that question: one attempt is one request."""
+        if url.endswith("/api/show"):
+            raise ConnectionRefusedError("not asked: one attempt is one request")
+        return self._theirs.post(url=url, **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._theirs, name)
 
 
 class _Lent:
