@@ -52,6 +52,7 @@ def load_litellm() -> Any:
     with silenced(), importable("litellm"):
         import litellm
 
+        lend_module_client(litellm)
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True
@@ -59,7 +60,6 @@ def load_litellm() -> Any:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.setLevel(logging.CRITICAL)
-    lend_module_client(litellm)
     return litellm
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.machinery
 import json
 import os
 import re
@@ -216,7 +216,7 @@ def library_fault() -> str:
 def _environment() -> dict[str, str]:
     """What the child needs and nothing else: it has no use for the user's keys."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    spec = importlib.util.find_spec("xllamacpp")
+    spec = importlib.machinery.PathFinder.find_spec("xllamacpp")
     return kept | {"PYTHONPATH": str(Path(spec.origin).parents[1]) if spec and spec.origin else ""}
 
 
