@@ -157,7 +157,7 @@ def pull(url: str) -> object:
 
 def prices(url: str) -> object:
     """A newer price table."""
-    from testronaut_llm.pricing.update import update_prices
+    from testronaut_llm.money.price_update import update_prices
 
     return update_prices(url)
 

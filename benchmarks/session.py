@@ -22,10 +22,10 @@ from functools import cache
 from pathlib import Path
 
 from testronaut_llm import Answer, LLMConfig
-from testronaut_llm.cache import AnswerCache
+from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.errors import AllModelsFailedError, BudgetExceededError
-from testronaut_llm.ledger import Ledger
-from testronaut_llm.prices import PriceTable
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall

@@ -29,10 +29,10 @@ from functools import cache
 
 from testronaut_llm import Answer, LLMConfig
 from testronaut_llm.errors import BudgetExceededError
-from testronaut_llm.ledger import Ledger
-from testronaut_llm.prices import PriceTable
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.pacing import CALLS_A_DAY
+from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Candidate, Usage
-from testronaut_llm.routing.pacing import CALLS_A_DAY
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall
 

@@ -25,11 +25,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.money.calibration_file import KEPT
+from testronaut_llm.money.token_counter import TokenCounter
+from testronaut_llm.money.token_families import family_of, memory_key
 from testronaut_llm.records import Message, Usage
-from testronaut_llm.token_counter import TokenCounter
-from testronaut_llm.tokens.families import family_of, memory_key
-from testronaut_llm.tokens.memory import KEPT
 
 PROVIDERS = {"ollama_openai": "ollama", "local_openai": "openai"}
 ROLES = {"model": "assistant", "developer": "system", "input": "user"}

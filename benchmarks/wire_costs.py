@@ -27,13 +27,13 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from testronaut_llm.gateway import Gateway
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.prices import Cost, PriceTable
-from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.gateway import Gateway
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.money.prices import Cost, PriceTable
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Message, Usage
-from testronaut_llm.transport.exchange import Exchange
-from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
 NAMES = {"ollama_openai": "ollama", "local_openai": "openai"}
 BASES = {"openai": "/v1", "groq": "/v1", "mistral": "/v1", "deepseek": "/v1", "gemini": "/v1beta"}

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testronaut_llm.calls.comparison import Comparison
     from testronaut_llm.calls.options import CallOptions, EmbedOptions
-    from testronaut_llm.calls.streams import AsyncStream, Stream
+    from testronaut_llm.compare import Comparison
+    from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.errors import (
         AllModelsFailedError,
         AuthenticationError,
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
         UnknownTaskError,
     )
     from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.model_config import LLMConfig
-    from testronaut_llm.provider_registry import Provider, register_provider
+    from testronaut_llm.providers.provider_registry import Provider, register_provider
     from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
+    from testronaut_llm.streams import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
@@ -93,21 +93,21 @@ __all__ = [
 
 _HOMES = {
     "Answer": "records",
-    "AsyncStream": "calls.streams",
+    "AsyncStream": "streams",
     "Attempt": "records",
     "CallOptions": "calls.options",
     "Candidate": "records",
-    "Comparison": "calls.comparison",
+    "Comparison": "compare",
     "EmbedOptions": "calls.options",
     "Embeddings": "records",
-    "LLMConfig": "model_config",
+    "LLMConfig": "config.model_config",
     "LLMManager": "llm_manager",
     "Message": "records",
-    "Provider": "provider_registry",
+    "Provider": "providers.provider_registry",
     "Route": "records",
-    "Stream": "calls.streams",
+    "Stream": "streams",
     "Usage": "records",
-    "register_provider": "provider_registry",
+    "register_provider": "providers.provider_registry",
 }
 """The module of each public name that is no error."""
 

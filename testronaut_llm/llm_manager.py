@@ -11,19 +11,19 @@ from testronaut_llm.calls.asking import Asking
 from testronaut_llm.calls.engine import Engine
 from testronaut_llm.calls.options import AllOptions, CallOptions, EmbedOptions, options_of, takes
 from testronaut_llm.calls.question import Prompt, embedding_of, question_of
-from testronaut_llm.calls.streams import AsyncStream, Stream
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer, Embeddings, Route, Schema, T
+from testronaut_llm.routing.task_router import select
+from testronaut_llm.streams import AsyncStream, Stream
 from testronaut_llm.support.lazy import lazy
-from testronaut_llm.task_router import select
 
 if TYPE_CHECKING:
-    from testronaut_llm.accounting.report import Spend
-    from testronaut_llm.calls.batch import Progress
-    from testronaut_llm.calls.comparison import Comparison
-    from testronaut_llm.ledger import Session
-    from testronaut_llm.model_config import LLMConfig
+    from testronaut_llm.batch import Progress
+    from testronaut_llm.compare import Comparison
+    from testronaut_llm.config.model_config import LLMConfig
+    from testronaut_llm.money.ledger import Session
+    from testronaut_llm.money.report import Spend
 
 
 class LLMManager:
@@ -119,7 +119,7 @@ class LLMManager:
 
         Raises LLMError: an argument that all calls share is wrong.
         """
-        from testronaut_llm.calls.batch import run_all
+        from testronaut_llm.batch import run_all
 
         ask = self._each(task, {**options, "schema": schema})
         return run_all(ask, prompts, concurrency=concurrency, on_progress=on_progress)
@@ -136,7 +136,7 @@ class LLMManager:
         **options: Unpack[CallOptions],
     ) -> list[Answer[T] | LLMError]:
         """`batch` on the caller's event loop."""
-        from testronaut_llm.calls.batch import arun_all
+        from testronaut_llm.batch import arun_all
 
         ask = self._each(task, {**options, "schema": schema})
         return await arun_all(ask, prompts, concurrency=concurrency, on_progress=on_progress)
@@ -159,7 +159,7 @@ class LLMManager:
 
         Raises LLMError: an argument that all calls share is wrong.
         """
-        from testronaut_llm.calls.batch import run_each
+        from testronaut_llm.batch import run_each
 
         ask = self._each(task, {**options_of(options), **more})
         run_each(ask, prompts, concurrency=concurrency, finished=on_answer)
@@ -178,8 +178,8 @@ class LLMManager:
 
         Raises LLMError: a model is unknown, or another argument is wrong.
         """
-        from testronaut_llm.calls.batch import run_all
-        from testronaut_llm.calls.comparison import comparing
+        from testronaut_llm.batch import run_all
+        from testronaut_llm.compare import comparing
 
         ask, jobs, compared = comparing(self._each, task, prompt, models, options)
         return compared(run_all(ask, jobs, concurrency=concurrency))
@@ -195,8 +195,8 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """`compare` on the caller's event loop."""
-        from testronaut_llm.calls.batch import arun_all
-        from testronaut_llm.calls.comparison import comparing
+        from testronaut_llm.batch import arun_all
+        from testronaut_llm.compare import comparing
 
         ask, jobs, compared = comparing(self._each, task, prompt, models, options)
         return compared(await arun_all(ask, jobs, concurrency=concurrency))
@@ -251,8 +251,8 @@ class LLMManager:
         `since` is the first UTC day to count, or a time that has passed, such as `7d`; all if not given.
         Raises ConfigError: it is no such thing, or the ledger cannot be used.
         """
-        from testronaut_llm.accounting.report import first_day, report
-        from testronaut_llm.calls.budgets import all_limits, scope_of
+        from testronaut_llm.money.budgets import all_limits, scope_of
+        from testronaut_llm.money.report import first_day, report
 
         config, ledger = self.config, self._engine.ledger
         first = first_day(since, ledger.clock())
@@ -263,7 +263,7 @@ class LLMManager:
 
         Returns how many went, of all scopes. Raises ConfigError: it is no such thing, or the ledger cannot be used.
         """
-        from testronaut_llm.accounting.report import first_day, prune
+        from testronaut_llm.money.report import first_day, prune
 
         ledger = self._engine.ledger
         return prune(ledger, first_day(older_than, ledger.clock()) or "")

@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from testronaut_llm.errors import LLMError
 
 if TYPE_CHECKING:
-    from testronaut_llm.output_schema import OutputSchema
+    from testronaut_llm.schema.output_schema import OutputSchema
 
 T = TypeVar("T", default=Any)
 

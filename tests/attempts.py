@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from testronaut_llm.gateway import Gateway
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import api_base_of, api_version_of, provider_of
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.gateway import Gateway
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.providers.provider_registry import api_base_of, api_version_of, provider_of
 from testronaut_llm.records import Message, Usage
-from testronaut_llm.transport.exchange import Exchange
-from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
 DEAD = "http://127.0.0.1:9"
 """Nothing listens there: an answer can only come out of a cassette."""

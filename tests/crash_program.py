@@ -17,16 +17,16 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from testronaut_llm.accounting.entries import Entry
-from testronaut_llm.cache import AnswerCache
+from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.file import load_config
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.sections import CacheConfig, LogConfig
-from testronaut_llm.ledger import Ledger
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.observability.log_file import EventFile
+from testronaut_llm.money.entries import Entry
+from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.records import Attempt, Usage
+from testronaut_llm.telemetry.log_file import EventFile
 
 COST, SETTINGS = Decimal("0.001"), CacheConfig()
 PLAIN = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-item]

@@ -15,7 +15,7 @@ import tiny_model
 
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.config.edit import set_value
-from testronaut_llm.gateway import load_litellm
+from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 

@@ -9,12 +9,12 @@ from typing import Any
 from attempts import as_reported
 from pydantic import SecretStr
 
-from testronaut_llm.gateway import Gateway
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import provider_of
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.gateway import Gateway
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Message
-from testronaut_llm.transport.exchange import Exchange
-from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request, Target
 
 KEY = "sk-canary-0123456789abcdefghijklmn"
 WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama")

@@ -25,9 +25,9 @@ from typing import Any
 
 from testronaut_llm import LLMConfig, LLMManager
 from testronaut_llm.errors import AllModelsFailedError, BudgetExceededError
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.model_request import Reply, Request
 from testronaut_llm.records import Usage
-from testronaut_llm.transport.exchange import Exchange
-from testronaut_llm.transport.model_request import Reply, Request
 
 ROOM = 50
 """Calls that the budget holds: each costs its worst case, 100 tokens at 1 USD a million."""

@@ -17,10 +17,10 @@ from gateway_kit import MODELS, VERSIONS
 from testronaut_llm import Answer, LLMManager
 from testronaut_llm.calls import question
 from testronaut_llm.calls.question import Question
-from testronaut_llm.gateway import load_litellm
+from testronaut_llm.config.model_config import LLMConfig, TaskConfig
+from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.loop import Loop
-from testronaut_llm.model_config import LLMConfig, TaskConfig
-from testronaut_llm.prices import PriceTable
+from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Call
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")

@@ -10,8 +10,8 @@ from contextvars import Context
 from dataclasses import dataclass, field
 
 from testronaut_llm.errors import LLMError
+from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.windows import Rule
-from testronaut_llm.rate_limiter import RateLimiter, Ticket
 
 
 class Still:

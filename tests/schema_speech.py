@@ -7,8 +7,8 @@ from functools import singledispatch
 from itertools import chain, repeat
 from typing import Any
 
-from testronaut_llm.output_schema import OutputSchema
 from testronaut_llm.schema.nodes import Choice, Entries, Items, Link, Node, Record, Text
+from testronaut_llm.schema.output_schema import OutputSchema
 
 
 def said(schema: OutputSchema, value: Any, dialect: str) -> str:

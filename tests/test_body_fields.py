@@ -14,14 +14,14 @@ from fault_server import FaultServer
 from faults import good
 from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
 
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.gateway import load_litellm
-from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.provider_registry import find_provider, readiness
+from testronaut_llm.gateway.gateway import load_litellm
+from testronaut_llm.gateway.model_request import EmbedRequest, chat_arguments, embed_arguments
 from testronaut_llm.providers.body_fields import refused
+from testronaut_llm.providers.provider_registry import find_provider, readiness
 from testronaut_llm.providers.rows import ANTHROPIC_FIELDS, BY_HANDLER
 from testronaut_llm.support.owned_fields import OWNED
-from testronaut_llm.transport.model_request import EmbedRequest, chat_arguments, embed_arguments
 
 EMBEDDING = ("openai", "azure", "azure v1", "ollama")
 

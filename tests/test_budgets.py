@@ -14,8 +14,8 @@ import structlog
 from manager_kit import Api, config, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
-from testronaut_llm.accounting.file import LedgerFile
-from testronaut_llm.ledger import Ledger
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.ledger_file import LedgerFile
 from testronaut_llm.records import Call, Candidate, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeLLM

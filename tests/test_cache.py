@@ -20,7 +20,7 @@ import diskcache
 import pytest
 from structlog.testing import capture_logs
 
-from testronaut_llm.cache import AnswerCache, sealed
+from testronaut_llm.cache.answer_cache import AnswerCache, sealed
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.support.sqlite import Connection
 
@@ -241,7 +241,7 @@ def test_each_fault_of_the_disk_is_a_miss(cache: AnswerCache, monkeypatch: pytes
 def test_a_store_that_was_down_is_tried_again(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """It rests for some seconds, and no longer."""
     now = [100.0]
-    monkeypatch.setattr("testronaut_llm.cache.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("testronaut_llm.cache.answer_cache.time.monotonic", lambda: now[0])
     cache.folder.write_text("in the way")
     with capture_logs():
         cache.write(KEY, 1, SETTINGS, task="t")
@@ -293,7 +293,7 @@ def test_the_oldest_leave_when_the_store_is_full(cache: AnswerCache) -> None:
 
 def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait for the one that opens it, and all find it open."""
-    from testronaut_llm.caching import disk as cache_disk
+    from testronaut_llm.cache import disk as cache_disk
 
     opened: list[Path] = []
     real = cache_disk.open_cache
@@ -346,7 +346,7 @@ def test_every_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_lock_that_a_fork_left_behind_is_no_deadlock(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody will ever release it: that is a miss."""
-    monkeypatch.setattr("testronaut_llm.cache._REST", 0.01)
+    monkeypatch.setattr("testronaut_llm.cache.answer_cache._REST", 0.01)
     cache._opening.acquire()
     with capture_logs() as logs:
         assert cache.read(KEY, same, SETTINGS) is None

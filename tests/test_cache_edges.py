@@ -15,9 +15,9 @@ import pytest
 from manager_kit import Api, ask, manager, model, question_of
 from pydantic import BaseModel, field_validator
 
-from testronaut_llm.caching.files import CacheFiles
+from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.ledger import Ledger
+from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.support.lazy import lazy
 
 Make = Callable[..., Api]

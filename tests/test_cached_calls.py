@@ -84,8 +84,8 @@ from testronaut_llm import LLMManager
 with LLMManager({str(file)!r}) as llm:
     answer = llm.complete("t", "hi")
 assert answer.cached
-heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsonschema", "testronaut_llm.gateway",
-         "testronaut_llm.calls.performers")
+heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsonschema",
+         "testronaut_llm.gateway.gateway", "testronaut_llm.calls.performers")
 print(answer.text, [name for name in heavy if name in sys.modules], "prices" in llm._engine.__dict__)
 """
     a.plan(faults.error("server_error"))

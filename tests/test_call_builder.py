@@ -12,8 +12,8 @@ from manager_kit import build_call
 
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager
 from testronaut_llm.calls.question import texts_to_embed
+from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.model_config import TaskConfig
 from testronaut_llm.testing.fake import FakeLLM
 
 TASK = TaskConfig(name="t", models=("openai/x",), max_tokens=77, temperature=0.5, stop=("END",), seed=3,

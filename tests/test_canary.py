@@ -18,9 +18,9 @@ from faults import error, good, raw
 from manager_kit import Api, model
 
 from testronaut_llm import LLMManager
-from testronaut_llm.caching.files import CacheFiles
+from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.support.redaction import MASK
+from testronaut_llm.telemetry.redaction import MASK
 
 PROGRAM = Path(__file__).with_name("canary_program.py")
 KEYS = {

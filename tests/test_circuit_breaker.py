@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.cli.app import app
 from testronaut_llm.limits import circuit_breaker
-from testronaut_llm.rate_limiter import RateLimiter
+from testronaut_llm.limits.rate_limiter import RateLimiter
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

@@ -471,7 +471,7 @@ def test_the_demo_never_spends_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every key in the environment, no model that costs money is kept for any task."""
     from testronaut_llm import LLMManager
     from testronaut_llm.cli.demo import _demo_config
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)

@@ -25,7 +25,7 @@ from testronaut_llm import Answer, ConfigError, InvalidRequestError, RateLimitEr
 from testronaut_llm.cli import batch as batch_command
 from testronaut_llm.cli.app import app
 from testronaut_llm.cli.batch_file import BatchFile
-from testronaut_llm.prices import PriceTable
+from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.testing.fake import FakeLLM
 
 Run = Callable[..., Result]

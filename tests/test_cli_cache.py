@@ -19,12 +19,12 @@ import yaml
 from manager_kit import KEY, Api, apis, model, prices
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cache import default_folder
-from testronaut_llm.caching.entry import vector_of
-from testronaut_llm.caching.files import CacheFiles
+from testronaut_llm.cache.answer_cache import default_folder
+from testronaut_llm.cache.entry import vector_of
+from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cli import main
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.prices import PriceTable
+from testronaut_llm.money.prices import PriceTable
 
 Run = Callable[..., tuple[int, str, str]]
 

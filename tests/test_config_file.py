@@ -17,7 +17,7 @@ from testronaut_llm.calls.options import checked
 from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
 from testronaut_llm.config.variables import Filling
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.provider_registry import readiness
+from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.support.paths import config_dir, data_dir
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ import pytest
 import structlog
 
 from testronaut_llm.config import source as config_source
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.config.trust import trust
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.model_config import LLMConfig
 
 GOOD = "models: {a: {model: openai/x, quality: 3}, b: {model: openai/y}}\ntasks: {default: {models: [a]}}\n"
 OTHER = GOOD.replace("[a]", "[b]")

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testronaut_llm.cost_optimizer import nothing_left, plan
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
-from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
-from testronaut_llm.prices import PriceTable
-from testronaut_llm.pricing.rows import ModelFacts, Price, Rates
-from testronaut_llm.provider_registry import Readiness, provider_of
+from testronaut_llm.money.pacing import CALLS_A_DAY, Allowance, Money, money_of
+from testronaut_llm.money.price_rows import ModelFacts, Price, Rates
+from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.money.token_counter import TokenCounter
+from testronaut_llm.providers.provider_registry import Readiness, provider_of
 from testronaut_llm.records import Candidate, Message, Route
+from testronaut_llm.routing.cost_optimizer import nothing_left, plan
 from testronaut_llm.routing.options import READY, Option, Scale
-from testronaut_llm.routing.pacing import CALLS_A_DAY, Allowance, Money, money_of
 from testronaut_llm.routing.strategies import better_than, larger_than
+from testronaut_llm.routing.task_router import Selected, select
 from testronaut_llm.support.amounts import tokens, usd
-from testronaut_llm.task_router import Selected, select
-from testronaut_llm.token_counter import TokenCounter
 
 
 def task(strategy: str = "cheapest", **fields: Any) -> TaskConfig:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import provider_of, readiness
 from testronaut_llm.providers import secret_readers
 from testronaut_llm.providers.credentials import Credentials, resolve_key
+from testronaut_llm.providers.provider_registry import provider_of, readiness
 
 CANARY = "canary-key-0123456789"
 
@@ -106,7 +106,7 @@ def test_a_missing_key_names_the_variable() -> None:
 
 def test_a_row_without_variables_asks_for_one() -> None:
     """Nothing usual to set: the field that names a variable is the mend."""
-    from testronaut_llm.provider_registry import Provider
+    from testronaut_llm.providers.provider_registry import Provider
 
     row = Provider(name="bare", default_base="https://bare.example")
     with pytest.raises(MissingCredentialError, match="no key for bare; name its variable"):

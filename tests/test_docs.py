@@ -64,7 +64,7 @@ def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
 
 WORKED_EXAMPLE = """
 from testronaut_llm.config.file import load_config
-from testronaut_llm.provider_registry import api_base_of, provider_of, readiness
+from testronaut_llm.providers.provider_registry import api_base_of, provider_of, readiness
 model = load_config("llm.yaml").model("acme")
 state = readiness(model)
 print(state.ready, state.missing, state.mend, api_base_of(model, provider_of(model)), sep="|")

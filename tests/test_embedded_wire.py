@@ -11,9 +11,9 @@ from fixtures_local import TINY, stored
 from pydantic import BaseModel
 
 from testronaut_llm import Answer, LLMManager
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import AllModelsFailedError, LocalModelError
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.model_config import LLMConfig
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 SERVER = "real server: llama.cpp, started by the call, serving tiny random weights"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from testronaut_llm import errors
-from testronaut_llm.transport.error_rows import CODES, VAGUE_CODES, WORDS
-from testronaut_llm.transport.provider_errors import complaint_of, kind_of
+from testronaut_llm.gateway.error_rows import CODES, VAGUE_CODES, WORDS
+from testronaut_llm.gateway.provider_errors import complaint_of, kind_of
 
 LONG, REFUSED, UNPAID = errors.ContextWindowError, errors.ContentFilteredError, errors.QuotaExceededError
 

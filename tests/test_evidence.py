@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from testronaut_llm.transport.evidence import Evidence, examine
-from testronaut_llm.transport.readable_body import ReadableBody
+from testronaut_llm.gateway.evidence import Evidence, examine
+from testronaut_llm.gateway.readable_body import ReadableBody
 
 
 def _sse(*events: object) -> str:

@@ -13,13 +13,13 @@ import httpx
 import pytest
 from fault_server import FaultServer
 
-from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError, bounded
-from testronaut_llm.transport.exchange import (
+from testronaut_llm.gateway.exchange import (
     Exchange,
     SecondRequestError,
     async_client,
     current,
 )
+from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError, bounded
 
 
 @pytest.fixture(scope="module")

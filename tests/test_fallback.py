@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from testronaut_llm import errors
-from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.records import Attempt, Candidate
+from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts
 
 LONG = 900.0
 

@@ -22,11 +22,12 @@ import pytest
 from fault_table import FAULTS, STREAMS, Fault, cells, classes
 from manager_kit import Api, config, model, prices
 
-from testronaut_llm import LLMManager, errors, fallback
+from testronaut_llm import LLMManager, errors
 from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.errors import Verdict
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.records import Attempt
+from testronaut_llm.routing import retry as fallback
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

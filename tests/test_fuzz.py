@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from manager_kit import Api, manager, model
 
 from testronaut_llm import Answer, LLMError
-from testronaut_llm.cache import AnswerCache
+from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.cli import main
 from testronaut_llm.cli.batch_file import prompt_of
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
-from testronaut_llm.ledger import Ledger
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
+from testronaut_llm.money.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import structlog
 
-from testronaut_llm.accounting import file as ledger_file
-from testronaut_llm.accounting.entries import Entry, Period, day_of, dollars, pico, seconds_left
-from testronaut_llm.accounting.report import prune, report
 from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitError
-from testronaut_llm.ledger import Ledger, Limit
+from testronaut_llm.money import ledger_file
+from testronaut_llm.money.entries import Entry, Period, day_of, dollars, pico, seconds_left
+from testronaut_llm.money.ledger import Ledger, Limit
+from testronaut_llm.money.report import prune, report
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200

@@ -16,7 +16,7 @@ from faults import good
 from ledger_storm import ROOM
 from manager_kit import KEY
 
-from testronaut_llm.ledger import Ledger
+from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.support.paths import data_dir
 
 STORM = Path(__file__).with_name("ledger_storm.py")

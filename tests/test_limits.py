@@ -18,8 +18,8 @@ from manager_kit import Api, ask, config, manager, model
 
 from testronaut_llm import Answer, LLMManager, errors
 from testronaut_llm.limits import windows as rate_windows
+from testronaut_llm.limits.rate_limiter import RateLimiter
 from testronaut_llm.limits.rules import rules_of
-from testronaut_llm.rate_limiter import RateLimiter
 from testronaut_llm.testing.offline import OfflineLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")

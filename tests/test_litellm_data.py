@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.gateway import load_litellm
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import readiness
+from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.providers import litellm_data
 from testronaut_llm.providers.endpoint import host_of, is_own_host
+from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.providers.rows import (
     BY_HANDLER,
     BY_OPENAI_CLIENT,

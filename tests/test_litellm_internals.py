@@ -1,6 +1,6 @@
 """What this package leans on inside LiteLLM and the SDKs beyond what they document: each has one test here.
 
-`transport/sdk_clients.py` is the one module that may know of them.
+`gateway/sdk_clients.py` is the one module that may know of them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gateway_kit import request, target
 from manager_kit import Api, ask, manager, model
 from source_tree import Module, modules
 
-from testronaut_llm.gateway import Gateway, load_litellm
-from testronaut_llm.transport import exchange as exchanges
-from testronaut_llm.transport.host_warnings import silenced
-from testronaut_llm.transport.model_request import EmbedRequest
-from testronaut_llm.transport.sdk_clients import key_of, sdk_client
+from testronaut_llm.gateway import exchange as exchanges
+from testronaut_llm.gateway.gateway import Gateway, load_litellm
+from testronaut_llm.gateway.host_warnings import silenced
+from testronaut_llm.gateway.model_request import EmbedRequest
+from testronaut_llm.gateway.sdk_clients import key_of, sdk_client
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

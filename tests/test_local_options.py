@@ -12,10 +12,10 @@ from ollama_kit import Ollama
 
 from testronaut_llm import ConfigError, InvalidRequestError
 from testronaut_llm.config.local_options import HARDWARE, SAMPLING
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.model_config import LLMConfig, ModelConfig
 
 MODES = ("complete", "acomplete", "stream", "astream")
 VALUES: dict[str, Any] = {

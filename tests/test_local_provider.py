@@ -26,13 +26,13 @@ from fixtures_local import TINY, LocalModel, chat, post, stored
 from pytest_httpserver import HTTPServer
 
 from testronaut_llm import LLMManager
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import local_provider, machine, memory_fit
 from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore, StoredModel
-from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support import paths
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")

@@ -17,8 +17,8 @@ import pytest
 from manager_kit import Api, ask, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
-from testronaut_llm.cache import default_folder
-from testronaut_llm.caching import disk
+from testronaut_llm.cache import disk
+from testronaut_llm.cache.answer_cache import default_folder
 from testronaut_llm.support.paths import data_dir
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]

@@ -21,9 +21,9 @@ from manager_kit import KEY, Api, ask, model
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.sections import LogConfig
-from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.observability.log_file import EventFile
+from testronaut_llm.telemetry.log_file import EventFile
 
 MODES = ("complete", "acomplete", "stream", "astream")
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
@@ -145,8 +145,8 @@ def test_a_file_that_a_tool_moved_away_is_made_anew(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from testronaut_llm.config.sections import LogConfig
-from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.observability.log_file import EventFile
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.telemetry.log_file import EventFile
 config, log = LLMConfig(tasks={"t": {"models": ["openai/m"]}}), EventFile()
 settings = LogConfig(file=sys.argv[1])
 for number in range(300):

@@ -13,12 +13,12 @@ from ollama_kit import UNLOADED, Ollama
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cli import main
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.bench import bench
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.speeds import KEPT, Speed, SpeedHistory
-from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.trials.bench import bench
-from testronaut_llm.trials.verify import alone
+from testronaut_llm.local.verify import alone
 
 NANO = 1_000_000_000
 

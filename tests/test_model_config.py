@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.errors import ConfigError, UnknownTaskError
-from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 
 TASKS: dict[str, Any] = {"default": {"models": "a"}}
 

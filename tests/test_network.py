@@ -21,8 +21,8 @@ from gateway_kit import Attempts, request, target
 from manager_kit import KEY, Api, ask, manager, model
 
 from testronaut_llm import LLMManager, errors
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.providers import network
 from testronaut_llm.providers.network import client_settings, importable, proxy_for
 from testronaut_llm.providers.network import faults as environment_faults

@@ -10,10 +10,10 @@ from attempts import DEAD, attempt, chat, target
 from ollama_cassettes import recording
 
 from testronaut_llm.errors import ModelNotFoundError
-from testronaut_llm.output_schema import WireSchema
+from testronaut_llm.gateway.model_request import EmbedRequest, Request
 from testronaut_llm.records import Usage
+from testronaut_llm.schema.output_schema import WireSchema
 from testronaut_llm.testing.cassettes import Cassette
-from testronaut_llm.transport.model_request import EmbedRequest, Request
 
 OPENAI = f"{DEAD}/v1"
 CAP = ("max_tokens",)  # recorded without one; ours always says how much

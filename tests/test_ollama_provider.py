@@ -14,11 +14,11 @@ from pydantic import SecretStr
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import ollama_readiness
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import readiness
+from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.testing.network import NetworkGuard
 
 DIGEST = "de9c34d24a1849c05739cd860fbd0ceef5469a8a8766131fbdb668be0751efb8"

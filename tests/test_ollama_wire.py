@@ -23,10 +23,10 @@ from testronaut_llm.errors import (
     ModelNotFoundError,
     ServerError,
 )
-from testronaut_llm.output_schema import WireSchema
+from testronaut_llm.gateway.model_request import EmbedRequest, Request, Target
 from testronaut_llm.records import Usage
+from testronaut_llm.schema.output_schema import WireSchema
 from testronaut_llm.testing.cassettes import Cassette
-from testronaut_llm.transport.model_request import EmbedRequest, Request, Target
 
 IMAGES = "messages.*.images"  # LiteLLM adds an empty list
 OURS = ("options.num_ctx", "truncate", "shift", IMAGES)

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.observability import otel as telemetry_otel
+from testronaut_llm.telemetry import otel as telemetry_otel
 
 MODES = ("complete", "acomplete", "stream", "astream")
 Make = Callable[..., Api]
@@ -148,7 +148,7 @@ ALONE = """
 import json, sys
 from testronaut_llm import LLMManager
 from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.observability import otel as telemetry_otel
+from testronaut_llm.telemetry import otel as telemetry_otel
 with FakeLLM(tasks=("cli_analysis",)) as llm:
     llm.reply("fine")
     llm.complete("cli_analysis", "hi")

@@ -19,7 +19,7 @@ from wire_rules import faults
 
 from testronaut_llm.errors import ConfigError, OutputInvalidError
 from testronaut_llm.local.local_provider import Endpoint
-from testronaut_llm.output_schema import OutputSchema
+from testronaut_llm.schema.output_schema import OutputSchema
 
 WIRES = ("strict", "anthropic", "free")
 DIALECTS = (*WIRES, "none")

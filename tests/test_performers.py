@@ -18,7 +18,7 @@ from manager_kit import KEY, KEYS, Api, apis, at_rest, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.errors import BudgetExceededError
-from testronaut_llm.gateway import load_litellm
+from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.records import Attempt, Call, Candidate
 
 pytestmark = pytest.mark.usefixtures("provider_keys")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from source_tree import pin
 
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.prices import PriceTable
-from testronaut_llm.pricing.tables import PriceTables, Table
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.money.price_tables import PriceTables, Table
+from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Usage
 from testronaut_llm.support.installed import version
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.prices import PriceTable
-from testronaut_llm.pricing import update as price_update
-from testronaut_llm.pricing.update import update_prices
+from testronaut_llm.money import price_update
+from testronaut_llm.money.price_update import update_prices
+from testronaut_llm.money.prices import PriceTable
 
 GOOD = {
     "sample_spec": {"litellm_provider": "any", "input_cost_per_token": "a number"},

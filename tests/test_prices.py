@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import PriceConfig
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.prices import PriceTable
-from testronaut_llm.pricing import tables as price_tables
-from testronaut_llm.pricing.rows import Price, Rates, read_price
-from testronaut_llm.pricing.tables import PriceTables, Table
+from testronaut_llm.money import price_tables
+from testronaut_llm.money.price_rows import Price, Rates, read_price
+from testronaut_llm.money.price_tables import PriceTables, Table
+from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Usage
 
 
@@ -65,8 +65,8 @@ def test_prices_are_read_without_importing_their_packages() -> None:
     """A price costs no import of LiteLLM, tokencost or an SDK."""
     code = (
         "import sys\n"
-        "from testronaut_llm.model_config import ModelConfig\n"
-        "from testronaut_llm.prices import PriceTable\n"
+        "from testronaut_llm.config.model_config import ModelConfig\n"
+        "from testronaut_llm.money.prices import PriceTable\n"
         "table = PriceTable.load()\n"
         "assert table.price(ModelConfig(alias='a', model='openai/gpt-4o')) is not None\n"
         "assert table.price(ModelConfig(alias='b', model='openai/no-such-model')) is None\n"

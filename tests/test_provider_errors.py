@@ -11,7 +11,7 @@ from error_bodies import ERRORS, error_body
 from test_gateway_faults import BY_CASE
 
 from testronaut_llm import errors
-from testronaut_llm.transport.provider_errors import (
+from testronaut_llm.gateway.provider_errors import (
     Complaint,
     complaint_of,
     kind_of,

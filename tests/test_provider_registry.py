@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import (
+from testronaut_llm.providers import litellm_data, table
+from testronaut_llm.providers.endpoint import fault_of, is_loopback, is_own_host
+from testronaut_llm.providers.provider_registry import (
     Missing,
     Probes,
     Provider,
@@ -26,8 +28,6 @@ from testronaut_llm.provider_registry import (
     register_provider,
     timeout_of,
 )
-from testronaut_llm.providers import litellm_data, table
-from testronaut_llm.providers.endpoint import fault_of, is_loopback, is_own_host
 from testronaut_llm.providers.rows import ALIASES, BY_HANDLER, BY_OPENAI_CLIENT, default_row
 
 
@@ -56,8 +56,8 @@ def test_looking_up_a_provider_loads_no_litellm() -> None:
     """Rows, readiness and the error for a misspelt name need none of the slow libraries."""
     code = """
 import sys
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import readiness
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.providers.provider_registry import readiness
 for name in ("openai/x", "groq/x", "azure/x", "embedded/x", "opnai/x"):
     readiness(ModelConfig(alias="a", model=name))
 print(sorted({"litellm", "openai", "anthropic", "ollama", "httpx", "azure.identity"} & set(sys.modules)))

@@ -14,10 +14,10 @@ from source_tree import ROOT
 
 from testronaut_llm.cli import main
 from testronaut_llm.config.faults import keys_of
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.sections import BudgetConfig
-from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
-from testronaut_llm.prices import PriceTable
-from testronaut_llm.provider_registry import readiness
+from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.proxy.export import ProxyExport, proxy_export
 
 CANARY = "sk-canary-0123456789abcdefghijklmn"

@@ -15,9 +15,9 @@ from manager_kit import Api, build_call, manager, model, question_of
 from pydantic import BaseModel
 
 from testronaut_llm import InvalidRequestError, LLMManager
-from testronaut_llm.caching import key
+from testronaut_llm.cache import key
 from testronaut_llm.calls.options import CACHE_VARIABLE
-from testronaut_llm.model_config import TaskConfig
+from testronaut_llm.config.model_config import TaskConfig
 
 Make = Callable[..., Api]
 MODEL = {"m": {"model": "openai/gpt-6-luna"}, "n": {"model": "openai/gpt-6-sol"}}

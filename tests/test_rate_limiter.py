@@ -19,8 +19,8 @@ from testronaut_llm.errors import (
     RateLimitError,
     ServerError,
 )
+from testronaut_llm.limits.rate_limiter import LONGEST_PAUSE, RateLimiter
 from testronaut_llm.limits.windows import Rule
-from testronaut_llm.rate_limiter import LONGEST_PAUSE, RateLimiter
 
 RPM = Rule(name="limits.p", rpm=3)
 TPM = Rule(name="limits.p", tpm=100)

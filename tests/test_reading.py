@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testronaut_llm import LLMManager, cli
-from testronaut_llm.caching.files import CacheFiles
+from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cli.batch_file import BatchFile
 from testronaut_llm.cli.compare import _prompts
 from testronaut_llm.cli.options import read_prompt, read_schema
@@ -19,7 +19,7 @@ from testronaut_llm.config.file import load_config
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.pricing.update import update_prices
+from testronaut_llm.money.price_update import update_prices
 from testronaut_llm.providers.secret_readers import read_file
 from testronaut_llm.support.paths import cache_dir, config_dir, data_dir, user_path
 from testronaut_llm.testing.scan import read_allow_list

@@ -14,8 +14,8 @@ from good_answers import Good, answer, sse
 from manager_kit import Api, ask, manager, model
 
 from testronaut_llm import Answer, errors
+from testronaut_llm.gateway.finish import failure_of, in_openai_words
 from testronaut_llm.records import Message
-from testronaut_llm.transport.finish import failure_of, in_openai_words
 
 Make = Callable[..., Api]
 OPENAI_LIKE = {

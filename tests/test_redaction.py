@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testronaut_llm.support.redaction import MASK, Redactor
+from testronaut_llm.telemetry.redaction import MASK, Redactor
 
 SECRET = "canary/+Key=Value\"x\\y&z'9é"
 PLAIN = "canaryABCdef123456"

@@ -14,8 +14,8 @@ from attempts import attempt, chat, target
 from fault_server import Endpoint, FaultServer
 
 from testronaut_llm import LLMManager
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import CassetteMissError
-from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.testing.cassettes import use_cassette
 from testronaut_llm.testing.network import NetworkGuard
 

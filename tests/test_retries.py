@@ -12,7 +12,7 @@ from gateway_kit import WIRES
 from manager_kit import Api, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.gateway import Gateway
+from testronaut_llm.gateway.gateway import Gateway
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from testronaut_llm.errors import OutputInvalidError
-from testronaut_llm.output_schema import OutputSchema
 from testronaut_llm.schema.answer import is_runaway_whitespace
+from testronaut_llm.schema.output_schema import OutputSchema
 
 OBJECT = OutputSchema.of({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
 GOOD = '{"name": "a"}'

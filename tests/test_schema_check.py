@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from schema_speech import said
 
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.output_schema import OutputSchema
+from testronaut_llm.schema.output_schema import OutputSchema
 
 LOOP: dict[str, Any] = {"type": "array"}
 LOOP["items"] = LOOP

@@ -21,7 +21,7 @@ from fault_server import Exchange
 from manager_kit import Api, manager, model, question_of
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
-from testronaut_llm.caching.single_flight import FlightLocks, Flights, Seat
+from testronaut_llm.cache.single_flight import FlightLocks, Flights, Seat
 from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -126,7 +126,7 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
 HOLDS = """
 import sys
 from pathlib import Path
-from testronaut_llm.caching.single_flight import FlightLocks
+from testronaut_llm.cache.single_flight import FlightLocks
 locks = FlightLocks(Path(sys.argv[1]))
 assert locks.acquire(sys.argv[2])
 print("ready", flush=True)

@@ -21,8 +21,8 @@ from fault_server import Exchange, Reply
 from manager_kit import Api, config, model, prices
 
 from testronaut_llm import Answer, LLMError, LLMManager
-from testronaut_llm import fallback as fallback_module
 from testronaut_llm.config.sections import BudgetConfig
+from testronaut_llm.routing import retry as fallback_module
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

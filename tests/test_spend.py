@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from testronaut_llm.accounting.entries import Entry
-from testronaut_llm.accounting.report import Spend, report
 from testronaut_llm.cli import main
 from testronaut_llm.cli.spend_charts import days_chart, series_of
 from testronaut_llm.cli.spend_page import page
-from testronaut_llm.ledger import Ledger, Limit
+from testronaut_llm.money.entries import Entry
+from testronaut_llm.money.ledger import Ledger, Limit
+from testronaut_llm.money.report import Spend, report
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.text import visible

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.cli.app import app
 from testronaut_llm.config.file import load_config
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.config.schema import SECTIONS
 from testronaut_llm.config.trust import ALLOWED, trust
-from testronaut_llm.gateway import load_litellm
+from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.provider_registry import readiness
 from testronaut_llm.providers.credentials import resolve_key
+from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.providers.table import find_provider
 
 SECRET = "canary-of-the-user-0123456789"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.task_router import select
+from testronaut_llm.routing.task_router import select
 
 
 def config(**task: Any) -> LLMConfig:

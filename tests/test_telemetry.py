@@ -14,8 +14,8 @@ import structlog
 from manager_kit import KEY, Api, apis, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.gateway import load_litellm
-from testronaut_llm.support.log import is_heard
+from testronaut_llm.gateway.gateway import load_litellm
+from testronaut_llm.telemetry.log import is_heard
 
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
 

@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm import token_counter
-from testronaut_llm.model_config import ModelConfig
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.money import calibration_file as token_memory
+from testronaut_llm.money import encodings as token_encodings
+from testronaut_llm.money import token_counter
+from testronaut_llm.money.calibration import Line, Prior, fit
+from testronaut_llm.money.calibration_file import KEPT, TokenMemory
+from testronaut_llm.money.encodings import Tokenizer
+from testronaut_llm.money.token_counter import TokenCounter
+from testronaut_llm.money.token_families import family_of, memory_key
 from testronaut_llm.records import Message, Usage
-from testronaut_llm.token_counter import TokenCounter
-from testronaut_llm.tokens import encodings as token_encodings
-from testronaut_llm.tokens import memory as token_memory
-from testronaut_llm.tokens.calibration import Line, Prior, fit
-from testronaut_llm.tokens.encodings import Tokenizer
-from testronaut_llm.tokens.families import family_of, memory_key
-from testronaut_llm.tokens.memory import KEPT, TokenMemory
 
 FRANCE = "What is the capital of France?"
 LISTING = "total 8\ndrwxr-xr-x 2 root root 4096 Jan  1 00:00 bin\n-rw-r--r-- 1 root root  220 Jan  1 00:00 .profile\n"
@@ -143,9 +143,9 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
         "import requests\n"
         "def refuse(*a, **k): raise SystemExit('network')\n"
         "requests.get = refuse\n"
-        "from testronaut_llm.model_config import ModelConfig\n"
+        "from testronaut_llm.config.model_config import ModelConfig\n"
         "from testronaut_llm.records import Message\n"
-        "from testronaut_llm.token_counter import TokenCounter\n"
+        "from testronaut_llm.money.token_counter import TokenCounter\n"
         "counter = TokenCounter(pathlib.Path(sys.argv[1]) / 'tokens.json')\n"
         "for name in ('openai/gpt-6-luna', 'openai/gpt-4', 'anthropic/claude-haiku-5-5', 'ollama/llama3.2'):\n"
         "    counter.estimate(ModelConfig(alias='a', model=name), [Message(role='user', content='hello')])\n"
@@ -163,7 +163,7 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
 
 def test_importing_the_counter_loads_no_tokenizer() -> None:
     """The tokenizer and its files are loaded when something is counted."""
-    code = "import sys, testronaut_llm.token_counter as t; t.TokenCounter(); print('tiktoken' in sys.modules)"
+    code = "import sys, testronaut_llm.money.token_counter as t; t.TokenCounter(); print('tiktoken' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from testronaut_llm.transport.evidence import examine
-from testronaut_llm.transport.usage import Counts
+from testronaut_llm.gateway.evidence import examine
+from testronaut_llm.gateway.usage import Counts
 
 
 def _sse(*events: object) -> str:

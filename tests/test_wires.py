@@ -17,6 +17,7 @@ from wire_servers import Servers
 from wires import MODES, WIRES, Wire, cases
 
 from testronaut_llm import Answer, LLMError, LLMManager
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import (
     AllModelsFailedError,
     AuthenticationError,
@@ -24,7 +25,6 @@ from testronaut_llm.errors import (
     ModelNotFoundError,
     OutputTruncatedError,
 )
-from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.testing.cassettes import Cassette
 from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.caching import key as cache_key
-from testronaut_llm.caching.entry import answer_value, joined, vector_values
-from testronaut_llm.caching.single_flight import FlightLocks, Flights
+from testronaut_llm.cache import key as cache_key
+from testronaut_llm.cache.entry import answer_value, joined, vector_values
+from testronaut_llm.cache.single_flight import FlightLocks, Flights
 from testronaut_llm.calls.lookup import Lookup, pieces_of
 from testronaut_llm.calls.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import LLMTimeoutError

@@ -5,35 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from testronaut_llm.cache import AnswerCache
+from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.secrets import secret_parts
 from testronaut_llm.errors import AuthenticationError, PermissionDeniedError
-from testronaut_llm.provider_registry import Probes, Readiness, api_base_of, api_version_of, provider_of, readiness
+from testronaut_llm.providers.provider_registry import (
+    Probes,
+    Readiness,
+    api_base_of,
+    api_version_of,
+    provider_of,
+    readiness,
+)
 from testronaut_llm.support.lazy import lazy
-from testronaut_llm.support.log import logger
 from testronaut_llm.support.paths import data_dir
-from testronaut_llm.support.redaction import Redactor
-from testronaut_llm.telemetry import Telemetry
+from testronaut_llm.telemetry.log import logger
+from testronaut_llm.telemetry.redaction import Redactor
+from testronaut_llm.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from testronaut_llm.calls.budgets import Budgets
-    from testronaut_llm.calls.local_models import LocalModels
-    from testronaut_llm.calls.spending import Purse
     from testronaut_llm.calls.steps import Flow, Result
+    from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.gateway import Gateway
-    from testronaut_llm.ledger import Ledger
+    from testronaut_llm.gateway.gateway import Gateway
+    from testronaut_llm.gateway.model_request import Target
+    from testronaut_llm.limits.rate_limiter import RateLimiter
+    from testronaut_llm.local.local_models import LocalModels
     from testronaut_llm.local.speeds import SpeedHistory
     from testronaut_llm.loop import Loop
-    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
-    from testronaut_llm.output_schema import SchemaDialect
-    from testronaut_llm.prices import PriceTable
+    from testronaut_llm.money.budgets import Budgets
+    from testronaut_llm.money.ledger import Ledger
+    from testronaut_llm.money.prices import PriceTable
+    from testronaut_llm.money.spending import Purse
+    from testronaut_llm.money.token_counter import TokenCounter
     from testronaut_llm.providers.credentials import Credentials
-    from testronaut_llm.rate_limiter import RateLimiter
     from testronaut_llm.records import Attempt, Call, Route
-    from testronaut_llm.task_router import Selected
-    from testronaut_llm.token_counter import TokenCounter
-    from testronaut_llm.transport.model_request import Target
+    from testronaut_llm.routing.task_router import Selected
+    from testronaut_llm.schema.output_schema import SchemaDialect
 
 _SHORT = 8000  # characters whose tokens are counted within a millisecond or two
 
@@ -59,7 +66,7 @@ class Engine:
     @lazy
     def prices(self) -> PriceTable:
         """The price table, read at its first use."""
-        from testronaut_llm.prices import PriceTable
+        from testronaut_llm.money.prices import PriceTable
 
         return PriceTable.load()
 
@@ -73,35 +80,35 @@ class Engine:
     @lazy
     def counter(self) -> TokenCounter:
         """Counts tokens, and learns from answers."""
-        from testronaut_llm.token_counter import TokenCounter
+        from testronaut_llm.money.token_counter import TokenCounter
 
         return TokenCounter()
 
     @lazy
     def ledger(self) -> Ledger:
         """The books, opened at their first use."""
-        from testronaut_llm.ledger import Ledger
+        from testronaut_llm.money.ledger import Ledger
 
         return Ledger(data_dir() / "ledger.sqlite3", scope=lambda: self.source.current().budget_scope() or "")
 
     @lazy
     def budgets(self) -> Budgets:
         """What may be spent."""
-        from testronaut_llm.calls.budgets import Budgets
+        from testronaut_llm.money.budgets import Budgets
 
         return Budgets(self.ledger)
 
     @lazy
     def limiter(self) -> RateLimiter:
         """Who may send now."""
-        from testronaut_llm.rate_limiter import RateLimiter
+        from testronaut_llm.limits.rate_limiter import RateLimiter
 
         return RateLimiter()
 
     @lazy
     def gateway(self) -> Gateway:
         """The door to LiteLLM, which is loaded by the first attempt."""
-        from testronaut_llm.gateway import Gateway
+        from testronaut_llm.gateway.gateway import Gateway
 
         return Gateway(self.redactor.redact)
 
@@ -115,7 +122,7 @@ class Engine:
     @lazy
     def local(self) -> LocalModels:
         """The models of this machine, and of Ollama servers."""
-        from testronaut_llm.calls.local_models import LocalModels
+        from testronaut_llm.local.local_models import LocalModels
 
         return LocalModels(self.source.current, self.probes, self.telemetry.happened)
 
@@ -175,7 +182,7 @@ class Engine:
         """
         from pydantic import SecretStr
 
-        from testronaut_llm.transport.model_request import Target
+        from testronaut_llm.gateway.model_request import Target
 
         provider = provider_of(model)
         if provider.name == "embedded":
@@ -223,7 +230,7 @@ class Engine:
 
     def not_taken(self, model: ModelConfig) -> tuple[str, ...]:
         """Which settings a model does not take at all."""
-        from testronaut_llm.transport.model_request import Target
+        from testronaut_llm.gateway.model_request import Target
 
         params = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
         target = Target(model=model, provider=provider_of(model), api_base=None)

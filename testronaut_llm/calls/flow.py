@@ -13,17 +13,17 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.accounting.file import WAIT, LedgerBusyError
-from testronaut_llm.calls.spending import Purse, Slip
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Step
 from testronaut_llm.calls.waiting import no_turn, patience
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
-from testronaut_llm.fallback import End, Outcome, Policy, Try, all_failed, attempts
-from testronaut_llm.rate_limiter import Ticket
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
+from testronaut_llm.limits.rate_limiter import Ticket
+from testronaut_llm.money.ledger_file import WAIT, LedgerBusyError
+from testronaut_llm.money.spending import Purse, Slip
 from testronaut_llm.records import Attempt, Call, Candidate, Route, T, Usage
+from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.support.money import exact
-from testronaut_llm.transport.exchange import Exchange
-from testronaut_llm.transport.model_request import EmbedRequest, Reply, Request
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.judge import Judge

@@ -9,24 +9,24 @@ from functools import partial
 from typing import Any
 
 from testronaut_llm.calls.request_maker import longest_answer, prompt_bound
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import (
     ContextWindowError,
     LLMError,
     OutputInvalidError,
     OutputTruncatedError,
 )
-from testronaut_llm.fallback import Try
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.output_schema import SchemaDialect
-from testronaut_llm.prices import Cost, PriceTable
-from testronaut_llm.pricing.rows import service_of
+from testronaut_llm.gateway.model_request import Reply
+from testronaut_llm.gateway.provider_errors import refused_settings
+from testronaut_llm.gateway.usage import Counts
+from testronaut_llm.money.price_rows import service_of
+from testronaut_llm.money.prices import Cost, PriceTable
+from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
+from testronaut_llm.routing.retry import Try
 from testronaut_llm.schema.answer import is_runaway_whitespace
+from testronaut_llm.schema.output_schema import SchemaDialect
 from testronaut_llm.support.amounts import tokens
-from testronaut_llm.token_counter import TokenCounter
-from testronaut_llm.transport.model_request import Reply
-from testronaut_llm.transport.provider_errors import refused_settings
-from testronaut_llm.transport.usage import Counts
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
 """From how many tokens on, and below which share of the estimate, a prompt counts as cut."""

@@ -9,16 +9,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.caching import key as cache_key
-from testronaut_llm.caching.entry import Vector, answer_of, joined, vector_of
+from testronaut_llm.cache import key as cache_key
+from testronaut_llm.cache.entry import Vector, answer_of, joined, vector_of
 from testronaut_llm.errors import CacheMissError
 from testronaut_llm.records import Answer, Embeddings
 
 if TYPE_CHECKING:
-    from testronaut_llm.cache import AnswerCache
+    from testronaut_llm.cache.answer_cache import AnswerCache
     from testronaut_llm.calls.engine import Engine
     from testronaut_llm.calls.question import Question
-    from testronaut_llm.task_router import Selected
+    from testronaut_llm.routing.task_router import Selected
 
 _FEW = 20  # texts to embed
 _PIECE = r"\s*\S+\s*"

@@ -19,8 +19,8 @@ from testronaut_llm.records import Accept, CacheMode, Schema
 from testronaut_llm.support.owned_fields import refused_in_extra
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import TaskConfig
-    from testronaut_llm.output_schema import OutputSchema
+    from testronaut_llm.config.model_config import TaskConfig
+    from testronaut_llm.schema.output_schema import OutputSchema
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -218,7 +218,7 @@ def _extra(name: str, value: Any) -> dict[str, Any]:
 
 
 def _schema(_name: str, value: Any) -> OutputSchema:
-    from testronaut_llm.output_schema import OutputSchema
+    from testronaut_llm.schema.output_schema import OutputSchema
 
     return OutputSchema.of(value)
 

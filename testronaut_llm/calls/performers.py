@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.steps import Ask, Await, Flow, More, Pause, Piece, Result, Work
 from testronaut_llm.errors import LLMError, LLMTimeoutError
-from testronaut_llm.transport.model_request import Reply
+from testronaut_llm.gateway.model_request import Reply
 
 if TYPE_CHECKING:
-    from testronaut_llm.gateway import Gateway
+    from testronaut_llm.gateway.gateway import Gateway
     from testronaut_llm.loop import Loop
 
 _SLACK = 0.25  # seconds that a busy event loop gets to say that an attempt has overrun

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 from testronaut_llm.calls.flow import Plan, flow_of
 from testronaut_llm.calls.judge import Judge
 from testronaut_llm.calls.request_maker import chat_request, longest_answer, prompt_bound
-from testronaut_llm.cost_optimizer import nothing_left, plan
-from testronaut_llm.fallback import Policy, Try
+from testronaut_llm.gateway.model_request import EmbedRequest, Request, Target
 from testronaut_llm.limits.rules import key_of, rules_of
-from testronaut_llm.pricing.rows import service_of
-from testronaut_llm.provider_registry import timeout_of
+from testronaut_llm.money.price_rows import service_of
+from testronaut_llm.providers.provider_registry import timeout_of
+from testronaut_llm.routing.cost_optimizer import nothing_left, plan
 from testronaut_llm.routing.limits import with_limits
 from testronaut_llm.routing.options import READY, Scale
-from testronaut_llm.task_router import Selected, one_vector_space, select
-from testronaut_llm.transport.model_request import EmbedRequest, Request, Target
+from testronaut_llm.routing.retry import Policy, Try
+from testronaut_llm.routing.task_router import Selected, one_vector_space, select
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.engine import Engine
     from testronaut_llm.calls.steps import Flow
-    from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
-    from testronaut_llm.rate_limiter import Ticket
+    from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.records import Call, Route
 
 

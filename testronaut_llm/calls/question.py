@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
-from testronaut_llm.caching import key as cache_key
+from testronaut_llm.cache import key as cache_key
 from testronaut_llm.calls.options import AllOptions, EmbedOptions, checked, encodable, refuse_unknown
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.records import Call, Message, Role
-from testronaut_llm.task_router import Selected, one_vector_space, select
+from testronaut_llm.routing.task_router import Selected, one_vector_space, select
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import LLMConfig, TaskConfig
+    from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 
 ROLES: tuple[Role, ...] = get_args(Role)
 

@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from testronaut_llm.gateway.model_request import Request, Target
 from testronaut_llm.records import Call, Message
-from testronaut_llm.transport.model_request import Request, Target
 
 if TYPE_CHECKING:
-    from testronaut_llm.fallback import Try
-    from testronaut_llm.model_config import ModelConfig
-    from testronaut_llm.output_schema import WireSchema
-    from testronaut_llm.token_counter import TokenCounter
+    from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.money.token_counter import TokenCounter
+    from testronaut_llm.routing.retry import Try
+    from testronaut_llm.schema.output_schema import WireSchema
 
 _SETTINGS = 200  # characters of `extra` that hold no documents
 

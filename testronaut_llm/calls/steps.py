@@ -11,8 +11,8 @@ from testronaut_llm.records import Answer, Embeddings
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from testronaut_llm.transport.exchange import Exchange
-    from testronaut_llm.transport.model_request import EmbedRequest, Request
+    from testronaut_llm.gateway.exchange import Exchange
+    from testronaut_llm.gateway.model_request import EmbedRequest, Request
 
 
 @dataclass(frozen=True, slots=True)

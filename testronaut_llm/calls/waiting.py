@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 from testronaut_llm.errors import LLMError, OverloadedError, RateLimitError, Verdict
-from testronaut_llm.fallback import LONGEST_WAIT
-from testronaut_llm.rate_limiter import Ticket
+from testronaut_llm.limits.rate_limiter import Ticket
 from testronaut_llm.records import Candidate, Route
+from testronaut_llm.routing.retry import LONGEST_WAIT
 
 
 def patience(route: Route, candidate: Candidate, ticket: Ticket, rest: Callable[[str], tuple[bool, float]]) -> float:

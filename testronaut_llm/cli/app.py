@@ -16,7 +16,7 @@ from testronaut_llm.cli.screen import FAILED, exit_code, note, out, out_json, sa
 from testronaut_llm.cli.streams import CannotPrintError, standard_streams
 from testronaut_llm.errors import LLMError
 from testronaut_llm.local.on_demand import shown
-from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (
     "Exit codes: 0 answer, 1 models failed, 2 wrong usage or configuration, 3 budget.  "

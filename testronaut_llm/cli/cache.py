@@ -13,10 +13,10 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, age
 from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
-    from testronaut_llm.caching.files import CacheFiles
+    from testronaut_llm.cache.files import CacheFiles
 
 group = typer.Typer(
     name="cache", no_args_is_help=True, help="Look at the kept answers, forget them, carry them elsewhere."
@@ -27,7 +27,7 @@ Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")
 @group.command("stats")
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Show how many answers are kept, of which tasks, how large the store is, and what it saved this llm.yaml."""
-    from testronaut_llm.caching.files import CacheFiles
+    from testronaut_llm.cache.files import CacheFiles
 
     with testronaut_llm.LLMManager(config) as llm:
         files, total = CacheFiles(llm.config.cache), llm.spend().total
@@ -96,7 +96,7 @@ def import_(
 
 
 def _files(config: Path | None) -> CacheFiles:
-    from testronaut_llm.caching.files import CacheFiles
+    from testronaut_llm.cache.files import CacheFiles
     from testronaut_llm.config.source import ConfigSource
 
     return CacheFiles(ConfigSource.find(config).current().cache)

@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Check llm.yaml: is it valid, which keys are there, which servers answer. Sends no prompt without --live."""
     from testronaut_llm.cli import installation
-    from testronaut_llm.task_router import select
+    from testronaut_llm.routing.task_router import select
 
     with testronaut_llm.LLMManager(config) as llm:
         settings = llm.config
@@ -80,7 +80,7 @@ def _show(
 
 def _prices() -> str:
     """The table that counts first, and how new it is at least."""
-    from testronaut_llm.prices import PriceTable
+    from testronaut_llm.money.prices import PriceTable
 
     table = next(iter(PriceTable.load().tables()), None)
     if table is None:
@@ -96,7 +96,7 @@ def _aliases(settings: testronaut_llm.LLMConfig) -> list[str]:
 def _report(
     llm: testronaut_llm.LLMManager, settings: testronaut_llm.LLMConfig, alias: str, *, live: bool
 ) -> ModelReport:
-    from testronaut_llm.provider_registry import is_local, readiness
+    from testronaut_llm.providers.provider_registry import is_local, readiness
 
     model = settings.model(alias)
     found = readiness(model)
@@ -119,7 +119,7 @@ def _report(
 
 def _ask(settings: testronaut_llm.LLMConfig, alias: str, *, embedding: bool) -> str:
     """Asks one model under a task of its own: no task's privacy or budget holds, the file's budget does."""
-    from testronaut_llm.model_config import TaskConfig
+    from testronaut_llm.config.model_config import TaskConfig
 
     task = TaskConfig.model_validate({"name": "check", "models": alias, "min_quality": 1, "cache": "off", "retries": 0})
     try:

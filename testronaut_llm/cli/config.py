@@ -32,7 +32,7 @@ def init(
     from testronaut_llm.config.file import PACKAGED, FoundConfig, load_config, parse_config
     from testronaut_llm.config.schema import SCHEMA_FILE
     from testronaut_llm.config.trust import trust
-    from testronaut_llm.provider_registry import readiness
+    from testronaut_llm.providers.provider_registry import readiness
     from testronaut_llm.support.atomic_file import write_atomically
 
     if file.exists() and not force:

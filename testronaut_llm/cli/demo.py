@@ -17,7 +17,7 @@ from testronaut_llm.records import Attempt, Candidate
 from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
 HELP_CHARACTERS = 900  # a small model on a small machine reads some 50 tokens a second
@@ -117,9 +117,9 @@ def _says(tool: str, flag: str) -> str:
 def _free_model() -> ModelConfig:
     """Returns a local model that is ready, else the small one of the catalogue, which is fetched."""
     from testronaut_llm.cli.progress import bar
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.local.local_provider import INSTALL
     from testronaut_llm.local.model_downloader import fetch
-    from testronaut_llm.model_config import ModelConfig
 
     if (own := _local_model()) is not None:
         return own
@@ -134,7 +134,7 @@ def _free_model() -> ModelConfig:
 def _local_model() -> ModelConfig | None:
     """The first model of the user's file that runs here and is ready; a broken file has none."""
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.provider_registry import is_local, readiness
+    from testronaut_llm.providers.provider_registry import is_local, readiness
 
     try:
         settings = ConfigSource.find().current()

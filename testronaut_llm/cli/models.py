@@ -17,9 +17,9 @@ from testronaut_llm.cli.options import AsJson, ConfigFile, age
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
     from testronaut_llm.local.speeds import Speed
-    from testronaut_llm.model_config import ModelConfig
 
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
 Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollama/qwen3:8b, or a name of llm.yaml.")]
@@ -171,8 +171,8 @@ def prune(
 def _named(reference: str, file: Path | None) -> ModelConfig | None:
     """Returns the row of a name of llm.yaml; None for no such name. Raises ConfigError: its file is to be trusted."""
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.provider_registry import provider_of
     from testronaut_llm.providers.endpoint import not_trusted
+    from testronaut_llm.providers.provider_registry import provider_of
 
     row = None if "/" in reference else ConfigSource.find(file).current().models.get(reference)
     if row and (missing := not_trusted(row, provider_of(row))):
@@ -183,7 +183,7 @@ def _named(reference: str, file: Path | None) -> ModelConfig | None:
 def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     """Asks a person at a terminal about the models that say `auto_pull: ask` and are not there."""
     from testronaut_llm.cli.progress import fetching
-    from testronaut_llm.provider_registry import readiness
+    from testronaut_llm.providers.provider_registry import readiness
 
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return
@@ -203,8 +203,8 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
 
     Example: testronaut-llm models verify embedded/smollm2-135m
     """
-    from testronaut_llm.trials.verify import Finding
-    from testronaut_llm.trials.verify import verify as findings_of
+    from testronaut_llm.local.verify import Finding
+    from testronaut_llm.local.verify import verify as findings_of
 
     found: list[Finding] = []
     with _manager(model, config) as llm:
@@ -231,8 +231,8 @@ def bench(
 
     Example: testronaut-llm models bench embedded/smollm2-135m --at-once 4
     """
+    from testronaut_llm.local.bench import bench as measured
     from testronaut_llm.local.speeds import SpeedHistory
-    from testronaut_llm.trials.bench import bench as measured
 
     kept = SpeedHistory()
     with _manager(model, config) as llm:
@@ -248,7 +248,7 @@ def bench(
 
 @contextmanager
 def _manager(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
-    from testronaut_llm.trials.verify import alone
+    from testronaut_llm.local.verify import alone
 
     with testronaut_llm.LLMManager(file) as whole:
         settings = alone(whole.config, reference)

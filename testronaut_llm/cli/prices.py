@@ -21,7 +21,7 @@ def show(
 ) -> None:
     """Show what a model costs, in USD per million tokens, and where that is from."""
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.prices import PriceTable
+    from testronaut_llm.money.prices import PriceTable
 
     found = ConfigSource.find(config).current().model(model)
     table = PriceTable.load()
@@ -42,7 +42,7 @@ def show(
 @group.command("update")
 def update(source: Annotated[str, typer.Argument(help="A file or an https URL in LiteLLM's format.")]) -> None:
     """Take a newer price table; the one before is kept beside it."""
-    from testronaut_llm.pricing.update import update_prices
+    from testronaut_llm.money.price_update import update_prices
 
     done = update_prices(source)
     kept = f"; the table before it is kept as {done.previous}" if done.previous else ""

@@ -14,7 +14,7 @@ from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.download import WARNING, Progress, Report
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
 
 EVERY_SECONDS = 5.0
 

@@ -21,7 +21,7 @@ from testronaut_llm.support.money import exact
 from testronaut_llm.support.text import visible
 
 if TYPE_CHECKING:
-    from testronaut_llm.accounting.report import LimitState, Spend, Totals
+    from testronaut_llm.money.report import LimitState, Spend, Totals
 COLUMNS = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache")
 _LIMITS = ("limit", "", "spent", "set aside", "left", "of", "renewed in")
 _BAR = 20

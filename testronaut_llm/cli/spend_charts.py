@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
 
-from testronaut_llm.accounting.report import Spend
+from testronaut_llm.money.report import Spend
 from testronaut_llm.support.amounts import usd
 
 SERIES = 7

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
 
-from testronaut_llm.accounting.report import DearCall, LimitState, Spend
 from testronaut_llm.cli.spend_charts import SERIES, days_chart, legend, row_of_bars, series_of
+from testronaut_llm.money.report import DearCall, LimitState, Spend
 from testronaut_llm.support.amounts import usd
 from testronaut_llm.support.money import exact
 

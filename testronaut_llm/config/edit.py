@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.splice import changed, spliced, where_of
 from testronaut_llm.config.trust import is_trusted, record_of, trust
 from testronaut_llm.config.yaml_reader import read_yaml
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support.atomic_file import write_atomically
 from testronaut_llm.support.paths import data_dir, made
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from testronaut_llm.config.values import FromEnvironment
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

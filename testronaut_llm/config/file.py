@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from testronaut_llm.config.faults import Fault, Source, error_of
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.trust import is_trusted
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.model_config import LLMConfig
 from testronaut_llm.support.paths import config_dir, user_path
 from testronaut_llm.support.text import read_utf8
 

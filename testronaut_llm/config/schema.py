@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from testronaut_llm.config.faults import keys_of
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig
-from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.support.atomic_file import write_atomically
 
 SCHEMA_FILE = Path(__file__).parent.with_name("llm.schema.json")

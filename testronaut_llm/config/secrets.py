@@ -9,7 +9,7 @@ from typing import Any
 
 from testronaut_llm.config.faults import Fault, Where
 from testronaut_llm.config.values import FromEnvironment
-from testronaut_llm.support.redaction import Redactor, looks_like_key
+from testronaut_llm.telemetry.redaction import Redactor, looks_like_key
 
 LONG = 16
 _SECRET_NAMES = {

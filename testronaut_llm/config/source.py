@@ -11,11 +11,11 @@ from pathlib import Path
 
 from testronaut_llm.config.draft import MODEL_VARIABLE
 from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.trust import record_of
 from testronaut_llm.config.variables import variables_in
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.model_config import LLMConfig
-from testronaut_llm.support.log import logger
+from testronaut_llm.telemetry.log import logger
 
 _FileStamp = tuple[int, ...] | None
 _Stamp = tuple[_FileStamp, _FileStamp, int]

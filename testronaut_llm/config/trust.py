@@ -24,7 +24,7 @@ from testronaut_llm.support.paths import data_dir, made, user_path
 from testronaut_llm.support.text import read_utf8
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import LLMConfig, ModelConfig
+    from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 
 ALLOWED: Mapping[str, frozenset[str]] = {
     section: frozenset(fields.split())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.config.sections import LimitConfig
 from testronaut_llm.limits.windows import Rule
-from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.provider_registry import api_base_of, is_local, provider_of
+from testronaut_llm.providers.provider_registry import api_base_of, is_local, provider_of
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:

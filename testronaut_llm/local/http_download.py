@@ -19,7 +19,7 @@ from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.providers.endpoint import fault_of
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.secret_readers import UnreadableError, one_word
-from testronaut_llm.support.redaction import Redactor, said
+from testronaut_llm.telemetry.redaction import Redactor, said
 
 if TYPE_CHECKING:
     import httpx

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import provider_of, pull_command
+from testronaut_llm.providers.provider_registry import provider_of, pull_command
 
 Outcome = Literal["pass", "fail", "skipped"]
 Found = tuple[Outcome, str]

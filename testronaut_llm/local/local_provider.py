@@ -14,6 +14,7 @@ import weakref
 from dataclasses import dataclass, field, replace
 
 from testronaut_llm.config.local_options import sorted_options
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, memory_fit
 from testronaut_llm.local.catalogue import catalogue
@@ -22,7 +23,6 @@ from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings, lib
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.model_config import ModelConfig
 
 IDLE_SECONDS = 300.0
 START_SECONDS = 120.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from testronaut_llm.config.local_options import sorted_options
-from testronaut_llm.model_config import LLMConfig, ModelConfig
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 
 _STEP, _LEAST, _MOST = 2048, 4096, 16384
 """Tokens: a window grows in steps, since another size loads the model again; what calls share is from least to most."""

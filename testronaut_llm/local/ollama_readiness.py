@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local.download import is_pinned
 from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_models import ModelDetails, OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import is_local
+from testronaut_llm.providers.provider_registry import is_local
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.hosts import is_loopback
 

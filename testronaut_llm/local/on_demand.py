@@ -16,7 +16,7 @@ from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.download import Progress, Report
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
 
 
 @contextmanager
@@ -45,7 +45,7 @@ class Fetch:
         raise error
 
     def _late(self) -> LocalModelError:
-        from testronaut_llm.provider_registry import pull_command
+        from testronaut_llm.providers.provider_registry import pull_command
 
         done, total = self.progress.done, self.progress.total
         how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""

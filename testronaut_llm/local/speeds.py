@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.local.download import held
-from testronaut_llm.model_config import ModelConfig
-from testronaut_llm.provider_registry import api_base_of, provider_of
+from testronaut_llm.providers.provider_registry import api_base_of, provider_of
 from testronaut_llm.support import paths
 from testronaut_llm.support.atomic_file import write_atomically
 

@@ -20,7 +20,7 @@ from testronaut_llm.providers.entra import TokenSource
 from testronaut_llm.providers.key_source import KeySource, key_source
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.providers.row import Missing, Provider
 
 

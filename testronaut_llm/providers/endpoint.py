@@ -14,7 +14,7 @@ from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.hosts import host_of, is_loopback
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.providers.row import Provider
 
 TRUST = "read it, then run: testronaut-llm trust"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from testronaut_llm.providers import endpoint, entra, secret_readers
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.hosts import host_of, is_loopback
-from testronaut_llm.support.redaction import Redactor
+from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.providers.row import Provider
 
 ALLOW_HTTP = "TESTRONAUT_LLM_ALLOW_HTTP_KEYS"

@@ -9,7 +9,7 @@ from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.row import Missing, Present
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
 
 _AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _AWS_SIGNS = (

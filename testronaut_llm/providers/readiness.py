@@ -16,7 +16,7 @@ from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.providers.table import find_provider
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.providers.row import Provider
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import ModelConfig
+    from testronaut_llm.config.model_config import ModelConfig
 
 Wire = Literal["openai", "azure", "anthropic", "ollama", "other"]
 SchemaDialect = Literal["strict", "anthropic", "free", "none"]

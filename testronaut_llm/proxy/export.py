@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.sections import BudgetConfig, LimitConfig
-from testronaut_llm.model_config import LLMConfig, ModelConfig, TaskConfig
-from testronaut_llm.prices import PriceTable
-from testronaut_llm.provider_registry import is_local, provider_of
+from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.providers.provider_registry import is_local, provider_of
 from testronaut_llm.proxy.models import Deployment, deployment_of, limited_by
-from testronaut_llm.task_router import one_vector_space, select
+from testronaut_llm.routing.task_router import one_vector_space, select
 
 PROXY = "litellm_proxy"
 _LITELLMS_FALLBACKS = 5

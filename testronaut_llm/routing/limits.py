@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from testronaut_llm.cost_optimizer import NOT_READY
 from testronaut_llm.limits.rules import key_of, rules_of
+from testronaut_llm.routing.cost_optimizer import NOT_READY
 
 if TYPE_CHECKING:
-    from testronaut_llm.model_config import LLMConfig
-    from testronaut_llm.rate_limiter import RateLimiter
+    from testronaut_llm.config.model_config import LLMConfig
+    from testronaut_llm.limits.rate_limiter import RateLimiter
     from testronaut_llm.records import Candidate, Route
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from testronaut_llm.pricing.rows import ModelFacts, Price
-from testronaut_llm.provider_registry import Readiness, is_local
+from testronaut_llm.money.price_rows import ModelFacts, Price
+from testronaut_llm.providers.provider_registry import Readiness, is_local
 from testronaut_llm.records import Candidate, Message, Usage
 
 if TYPE_CHECKING:
     from testronaut_llm.local.speeds import Speed
-    from testronaut_llm.prices import PriceTable
-    from testronaut_llm.task_router import Selected
-    from testronaut_llm.token_counter import TokenCounter
+    from testronaut_llm.money.prices import PriceTable
+    from testronaut_llm.money.token_counter import TokenCounter
+    from testronaut_llm.routing.task_router import Selected
 
 READY = Readiness(ready=True)
 

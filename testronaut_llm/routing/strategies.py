@@ -12,8 +12,8 @@ from testronaut_llm.support.amounts import usd
 from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
+    from testronaut_llm.money.pacing import Money
     from testronaut_llm.records import Candidate
-    from testronaut_llm.routing.pacing import Money
 
 SMALL_CHANGE = Decimal("0.001")
 """USD below which `balanced` does not weigh one price against another."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from testronaut_llm.calls.budgets import scope_of
 from testronaut_llm.calls.engine import Engine
 from testronaut_llm.calls.steps import Result
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.ledger import Ledger
+from testronaut_llm.gateway.model_request import Target
+from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.windows import Rule
 from testronaut_llm.llm_manager import LLMManager
-from testronaut_llm.model_config import LLMConfig, ModelConfig
-from testronaut_llm.provider_registry import Readiness, api_base_of, api_version_of, provider_of
-from testronaut_llm.rate_limiter import RateLimiter, Ticket
+from testronaut_llm.money.budgets import scope_of
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.providers.provider_registry import Readiness, api_base_of, api_version_of, provider_of
 from testronaut_llm.records import Call, Route
 from testronaut_llm.testing.session_budget import SessionBudget
-from testronaut_llm.transport.model_request import Target
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there. Cassettes know loopback without its port, so replays match all the same."""

@@ -1,0 +1,164 @@
+"""Answers and vectors in the form in which they are stored: JSON values that hold no prompt, no alias and no task."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import time
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, get_args
+
+from testronaut_llm.providers.row import SchemaDialect
+from testronaut_llm.records import Answer, Embeddings, Usage
+from testronaut_llm.support.money import exact, is_amount, is_count
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.schema.output_schema import OutputSchema
+
+_TINY = Decimal("1e-12")
+_DIALECTS = get_args(SchemaDialect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """One embedded text: its share of the tokens and of the cost (USD) of the request that brought it."""
+
+    vector: tuple[float, ...]
+    tokens: int
+    cost: Decimal | None
+
+
+def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
+    """An answer, and the dialect in which its text obeys the schema."""
+    return {
+        "text": answer.text,
+        "response_model": answer.response_model,
+        "usage": {name: getattr(answer.usage, name) for name in Usage.__slots__},
+        "cost": None if answer.cost is None else str(answer.cost),
+        "cost_source": answer.cost_source,
+        "finish_reason": answer.finish_reason,
+        "request_id": answer.request_id,
+        "dialect": dialect,
+    }
+
+
+def answer_of(
+    task: str, output: OutputSchema | None, model: ModelConfig | None, started: float | None, value: Any
+) -> Answer[Any]:
+    """A stored answer, given to a call of that task that started then (on the clock that never goes back).
+
+    Raises:
+        ValueError: the value is none of ours.
+        OutputInvalidError: it does not obey the call's schema.
+    """
+    try:
+        dialect, usage = value["dialect"], {**value["usage"]}
+        if dialect not in _DIALECTS:
+            raise TypeError(f"dialect {dialect!r:.40}")
+        if type(usage.pop("estimated")) is not bool or not all(map(is_count, usage.values())):
+            raise TypeError(f"usage {value['usage']!r:.80}")
+        answer: Answer[Any] = Answer(
+            text=_text(value["text"]),
+            model=model.alias if model else "",
+            provider_model=model.model if model else "",
+            response_model=_text(value["response_model"]),
+            task=task,
+            usage=Usage(**value["usage"]),
+            cost=Decimal(0),
+            cost_source=_text_or_none(value["cost_source"]),
+            saved=_usd(value["cost"]),
+            cached=True,
+            finish_reason=_text(value["finish_reason"]),
+            request_id=_text_or_none(value["request_id"]),
+            latency=0.0 if started is None else time.monotonic() - started,
+        )
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"a row that is no answer ({error!r})") from None
+    if output is None:
+        return answer
+    return replace(answer, parsed=output.read(answer.text, dialect))
+
+
+def check(value: Any) -> None:
+    """Is it one of the two?
+
+    Raises:
+        ValueError: the value is none of ours.
+    """
+    if isinstance(value, dict) and "vector" in value:
+        vector_of(value)
+    else:
+        answer_of("", None, None, None, value)
+
+
+@exact
+def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each vector with its share, by the length of its text."""
+    whole = sum(map(len, texts))
+    return [
+        {
+            "vector": base64.b64encode(struct.pack(f"<{len(vector)}d", *vector)).decode(),
+            "tokens": round(found.usage.prompt_tokens * len(text) / whole),
+            "cost": None if found.cost is None else str((found.cost * len(text) / whole).quantize(_TINY)),
+        }
+        for vector, text in zip(found.vectors, texts, strict=True)
+    ]
+
+
+def vector_of(value: Any) -> Vector:
+    """The vector.
+
+    Raises:
+        ValueError: the value is none of ours.
+    """
+    try:
+        raw = base64.b64decode(_text(value["vector"]), validate=True)
+        vector, tokens = struct.unpack(f"<{len(raw) // 8}d", raw), value["tokens"]
+        if not is_count(tokens) or not all(map(math.isfinite, vector)):
+            raise TypeError(f"tokens {tokens!r:.40}, or a number of the vector that is none")
+        return Vector(vector=vector, tokens=tokens, cost=_usd(value["cost"]))
+    except (KeyError, TypeError, ValueError, ArithmeticError, struct.error) as error:
+        raise ValueError(f"a row that is no vector ({error!r})") from None
+
+
+@exact
+def joined(
+    found: dict[str, Vector], texts: tuple[str, ...], asked: Embeddings | None, *, model: ModelConfig, task: str
+) -> Embeddings:
+    """All vectors in the order of their texts: the stored ones, and those that were `asked` for the rest."""
+    costs = [vector.cost for vector in found.values()]
+    saved = sum(filter(None, costs), Decimal(0)) if found and None not in costs else None
+    if asked is not None:
+        fresh = [text for text in dict.fromkeys(texts) if text not in found]
+        vectors = {text: one.vector for text, one in found.items()} | dict(zip(fresh, asked.vectors, strict=True))
+        return replace(asked, vectors=tuple(vectors[text] for text in texts), saved=saved)
+    return Embeddings(
+        vectors=tuple(found[text].vector for text in texts),
+        model=model.alias,
+        provider_model=model.model,
+        task=task,
+        usage=Usage(prompt_tokens=sum(vector.tokens for vector in found.values())),
+        cost=Decimal(0),
+        saved=saved,
+        cached=True,
+    )
+
+
+def _usd(value: Any) -> Decimal | None:
+    cost = None if value is None else Decimal(_text(value))
+    if not (cost is None or is_amount(cost)):
+        raise TypeError(f"a cost of {value!r:.40}")
+    return cost
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.40} in place of text")
+    return value

@@ -1,0 +1,111 @@
+"""What a stored answer is known by: a hash of all that can change it, of nothing that cannot, and of no secret.
+
+It is made of what is configured, so that it is known without keys, servers or LiteLLM: a variable that is not set
+stands for itself, a context that is sized to the prompt is `auto`, a local model has the digest it was last seen with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.providers.provider_registry import api_base_of, api_version_of
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.providers.row import Provider
+    from testronaut_llm.records import Call
+    from testronaut_llm.schema.output_schema import OutputSchema
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+FORMAT = 1
+"""Raised whenever this package asks the same question in other words, or stores its answers in another form."""
+
+
+def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
+    """What a call asks, whoever answers it: one part, or one for each text that it embeds.
+
+    None where `extra` holds something that is no JSON; such a call cannot be stored.
+    """
+    try:
+        return tuple([text_part(call, text) for text in texts]) or (chat_part(call),)
+    except (TypeError, ValueError, RecursionError):
+        return ()
+
+
+def chat_part(call: Call) -> str:
+    """What a call asks, as canonical JSON."""
+    return canonical(
+        {
+            "messages": [(one.role, one.content) for one in call.messages],
+            "schema": _schema(call.output) if call.output else None,
+            "max_tokens": call.max_tokens,
+            "temperature": None if call.temperature is None else float(call.temperature),
+            "stop": call.stop,
+            "seed": call.seed,
+            "sample": call.sample,
+            "extra": call.extra,
+        }
+    )
+
+
+def text_part(call: Call, text: str) -> str:
+    """The same for one text to embed."""
+    return canonical({"embed": text, "extra": call.extra})
+
+
+def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:
+    """What a model is: where it is asked, as what, and with which settings of its own."""
+    return _joined(
+        format=FORMAT,
+        model=model.model,
+        base=api_base_of(model, provider),
+        version=api_version_of(model, provider),
+        base_model=model.base_model,
+        num_ctx=model.num_ctx or "auto",
+        digest=model.digest or digest,
+        reasoning=model.reasoning,
+        dimensions=model.dimensions,
+        extra=canonical(model.extra) if model.extra else "",
+        **({"withheld": canonical(model.withheld)} if model.withheld else {}),
+    )
+
+
+def digest_key(model: ModelConfig, provider: Provider) -> str:
+    """Where the digest is kept that a local model was last seen with."""
+    return "digest:" + hashed(canonical([model.model, api_base_of(model, provider)]))
+
+
+def hashed(*parts: str) -> str:
+    """One name for several texts, none of which holds a line break outside a JSON string."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same for equal values."""
+    return _CANONICAL.encode(value)
+
+
+@lru_cache(maxsize=128)
+def _joined(**settings: str | int | None) -> str:
+    return canonical(settings)
+
+
+@lru_cache(maxsize=128)
+def _schema(output: OutputSchema) -> str:
+    return canonical([output.name, _with_order(output.json_schema)])
+
+
+def _with_order(schema: Any) -> Any:
+    """The schema with its properties as pairs: a model answers in their order, and so thinks before it judges."""
+    if isinstance(schema, list):
+        return [_with_order(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    walked = {key: _with_order(value) for key, value in schema.items()}
+    listed = walked.get("properties")
+    return {**walked, "properties": list(listed.items())} if isinstance(listed, dict) else walked

@@ -1,0 +1,93 @@
+"""What a raw body proves: which finish reason and usage were received, and is there an error in it?
+
+One reading serves JSON, server-sent events and NDJSON. The fields are those of the OpenAI, Anthropic,
+Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from testronaut_llm.gateway.provider_errors import parsed, reports_error
+from testronaut_llm.gateway.usage import Counts, counts_of, merge
+from testronaut_llm.money.price_rows import service_of
+
+_LINE = re.compile(r"\r\n|\r|\n")
+"""Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one body proves.
+
+    Attributes:
+        documents: how many JSON documents the body holds.
+        finish: finish reason as the provider spelled it, None where none was received.
+        usage: the tokens that were counted, None where none were.
+        service: the service tier that answered: empty for the standard one, None where it is not said.
+        error: the document that reports an error under a success status.
+    """
+
+    documents: int = 0
+    finish: str | None = None
+    usage: Counts | None = None
+    service: str | None = None
+    error: dict[str, Any] | None = None
+
+
+def examine(text: str) -> Evidence:
+    """Reads a whole or broken body.
+
+    Args:
+        text: the body, unpacked.
+    """
+    count, finish = 0, None
+    said: dict[str, Any] = {}
+    error: dict[str, Any] | None = None
+    for document in _documents(text):
+        count += 1
+        finish = _finish(document) or finish
+        merge(said, document)
+        error = error or _error(document)
+    finish = finish.strip("'")[:60] if finish else None
+    return Evidence(documents=count, finish=finish, usage=counts_of(said), service=service_of(said), error=error)
+
+
+def _documents(text: str) -> Iterator[dict[str, Any]]:
+    whole = parsed(text)
+    if whole is not None:
+        yield from (one for one in (whole if isinstance(whole, list) else [whole]) if isinstance(one, dict))
+        return
+    for line in _LINE.split(text):
+        document = parsed(line.removeprefix("data:").strip())
+        if isinstance(document, dict):
+            yield document
+
+
+def _error(document: dict[str, Any]) -> dict[str, Any] | None:
+    for choice in _dicts(document.get("choices")):
+        if choice.get("error"):  # OpenRouter, where the model's own provider failed
+            return {"error": choice["error"]}
+    return document if reports_error(document) else None
+
+
+def _finish(document: dict[str, Any]) -> str | None:
+    for choices, name in (("choices", "finish_reason"), ("candidates", "finishReason")):
+        for choice in _dicts(document.get(choices)):
+            if choice.get(name) and choice[name] != "null":  # so says DashScope until the last chunk
+                return ascii(choice[name])
+    if isinstance(blocked := document.get("promptFeedback"), dict) and blocked.get("blockReason"):
+        return "blocked"
+    delta = document.get("delta")
+    reason = document.get("stop_reason") or (delta.get("stop_reason") if isinstance(delta, dict) else None)
+    if reason or document.get("done_reason"):
+        return ascii(reason or document["done_reason"])
+    return "stop" if document.get("done") is True else None
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        yield from (one for one in value if isinstance(one, dict))

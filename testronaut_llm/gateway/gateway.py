@@ -1,0 +1,150 @@
+"""The only door to LiteLLM: one attempt, sent, streamed or embedded, comes back as a Reply.
+
+LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
+changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
+`disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
+there and on those of the libraries below, see `telemetry/log_guard.py`), a row in `model_cost` for each Ollama
+model that is asked, and its module-level async client: during our calls it is ours, since its Ollama embeddings
+take no other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from typing import Any
+
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.host_warnings import silenced
+from testronaut_llm.gateway.http_clients import Clients
+from testronaut_llm.gateway.model_request import (
+    EmbedRequest,
+    Reply,
+    Request,
+    Target,
+    chat_arguments,
+    embed_arguments,
+    litellm_name,
+)
+from testronaut_llm.gateway.reply_reader import ReplyReader
+from testronaut_llm.gateway.sdk_clients import lend_module_client
+from testronaut_llm.providers.network import importable
+from testronaut_llm.telemetry.log_guard import guard
+
+_SWITCHES = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_MODE": "PRODUCTION",
+    "DISABLE_AIOHTTP_TRANSPORT": "True",
+}
+
+_KNOWN = {"litellm_provider": "ollama", "mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 0}
+"""LiteLLM asks the server on localhost about an Ollama model that its table lacks, before and after each call."""
+
+
+@cache
+def load_litellm() -> Any:
+    """Imports LiteLLM, quiet and offline. Takes seconds the first time."""
+    import logging
+
+    os.environ.update(_SWITCHES)
+    with silenced(), importable("litellm"):
+        import litellm
+
+        lend_module_client(litellm)
+    litellm.suppress_debug_info = True
+    litellm.disable_aiohttp_transport = True
+    litellm.disable_hf_tokenizer_download = True
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.CRITICAL)
+    return litellm
+
+
+class Gateway:
+    """Sends attempts. Holds the connections of one manager.
+
+    Args:
+        redact: takes secrets out of a text.
+    """
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+        guard(redact)
+        self._clients = Clients()
+
+    def load(self) -> None:
+        """Loads LiteLLM, so that no attempt's time goes into it."""
+        load_litellm()
+
+    async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """One attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
+
+        Closing the iterator early, or cancelling the task, closes the connection.
+
+        Args:
+            request: what to ask: a chat, or texts to embed.
+            exchange: a new one, for this attempt alone.
+        """
+        litellm, embedding = load_litellm(), isinstance(request, EmbedRequest)
+        reader = ReplyReader(request, exchange, self._redact)
+        async with self._clients.lend(litellm, request.target, exchange, embedding=embedding) as client:
+            try:
+                with silenced():
+                    response = await _asked(litellm, request, client)
+                if isinstance(request, EmbedRequest):
+                    reader.vectors(response)
+                elif not request.stream:
+                    reader.whole(response)
+                else:
+                    async for chunk in _quietly(response):
+                        if piece := reader.take(chunk):
+                            yield piece
+            except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
+                reader.failed(error)
+            finally:
+                await exchange.aclose()
+        yield reader.reply()
+
+    def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
+        """Which of these settings the model does not take. Loads LiteLLM; sends nothing."""
+        litellm = load_litellm()
+        if target.provider.wire == "ollama":
+            litellm.model_cost.setdefault(litellm_name(target), _KNOWN)
+        try:
+            taken = litellm.utils.get_optional_params(
+                model=target.model.base_model or target.model.name,
+                custom_llm_provider=target.provider.litellm_prefix,
+                drop_params=True,
+                **params,
+            )
+        except Exception:  # noqa: BLE001 - a model that LiteLLM does not know takes what it is given
+            return ()
+        known_as = {"stop": {"stop", "stop_sequences"}}
+        return tuple(name for name in params if not known_as.get(name, {name}) & set(taken))
+
+    async def aclose(self) -> None:
+        """Closes the connections of the running event loop; those of other loops close with their loop."""
+        await self._clients.close()
+
+
+async def _asked(litellm: Any, request: Request | EmbedRequest, client: Any) -> Any:
+    embedding = isinstance(request, EmbedRequest)
+    if request.target.provider.wire == "ollama":
+        litellm.model_cost.setdefault(litellm_name(request.target, embedding=embedding), _KNOWN)
+    if isinstance(request, EmbedRequest):
+        return await litellm.aembedding(**embed_arguments(request), client=client)
+    return await litellm.acompletion(**chat_arguments(request), client=client)
+
+
+async def _quietly(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The chunks of a stream; LiteLLM's warnings are silenced while it makes one, not while the caller reads it."""
+    iterator = aiter(chunks)
+    while True:
+        with silenced():
+            chunk = await anext(iterator, None)
+        if chunk is None:
+            return
+        yield chunk

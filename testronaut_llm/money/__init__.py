@@ -1,0 +1,1 @@
+"""What calls cost: prices, tokens, budgets, the ledger, and the report of what was spent."""

@@ -1,0 +1,130 @@
+"""`prices update`: a newer table from a file or URL, taken over whole or not at all.
+
+This is the only price code that may open a connection, and only when asked to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from testronaut_llm.errors import ConfigError, ConnectionFailedError
+from testronaut_llm.money.price_rows import read_price, starts_at
+from testronaut_llm.money.price_tables import Row, decode, model_rows, user_table_path
+from testronaut_llm.providers.network import client_settings
+from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.money import is_amount
+from testronaut_llm.support.paths import made, user_path
+from testronaut_llm.support.text import decoded, read_utf8
+from testronaut_llm.telemetry.redaction import Redactor, said
+
+LARGEST = 16 * 1024 * 1024
+_DEAREST = 1  # USD for one token: anything above it is a slip of units
+_FETCH_SECONDS = 30
+_EXPECTED = "a JSON object of models, as LiteLLM's model_prices_and_context_window.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceUpdate:
+    """What an update did. `previous` is where the table before it was kept, if there was one."""
+
+    path: Path
+    models: int
+    priced: int
+    previous: Path | None
+
+
+def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
+    """Replaces the user's price table; the previous one is kept beside it as `prices.previous.json`.
+
+    Args:
+        source: a file, or an https URL (http on loopback), in the format of LiteLLM's map.
+        path: the table to write, where it is not the one in the data folder.
+
+    Raises:
+        ConfigError: the source cannot be read or holds a price that can't be meant; nothing has changed.
+    """
+    import filelock
+
+    text = _fetch(source) if "://" in source else read_utf8(user_path(source), most=LARGEST)
+    rows = _checked(Redactor().redact(source), text)
+    path = path or user_table_path()
+    written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
+    try:
+        made(path.parent)
+        with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
+            previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
+            if previous is not None:
+                shutil.copyfile(path, previous)
+            write_atomically(path, written, mode=0o644)
+    except (OSError, filelock.Timeout) as error:
+        raise ConfigError(f"cannot write the price table {str(path)!r}: {error}", file=str(path)) from None
+    priced = sum(read_price(row) is not None for row in rows.values())
+    return PriceUpdate(path=path, models=len(rows), priced=priced, previous=previous)
+
+
+def _fetch(url: str) -> str:
+    import httpx
+
+    from testronaut_llm.support.http_body import bounded
+
+    scheme, shown = url.partition("://")[0].lower(), Redactor().redact(url)
+    if scheme != "https" and not (scheme == "http" and is_loopback(url)):
+        raise ConfigError(f"cannot take prices from {shown!r}: expected a file or an https:// address")
+    body = bytearray()
+    try:
+        settings = {"event_hooks": {"response": [bounded]}, **client_settings(url, redirects=True)}
+        with httpx.Client(timeout=_FETCH_SECONDS, **settings) as client, client.stream("GET", url) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > LARGEST:
+                    raise ConfigError(f"{shown!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
+    except (ConnectionFailedError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        why = Redactor().redact(said(error))
+        raise ConfigError(f"cannot fetch prices from {shown!r}: {why}; expected {_EXPECTED}") from None
+    return decoded(bytes(body), shown)
+
+
+def _checked(source: str, text: str) -> Mapping[str, Row]:
+    try:
+        decoded = decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source!r} is not JSON ({error}); expected {_EXPECTED}") from None
+    rows = model_rows(decoded) if isinstance(decoded, dict) else {}
+    if not any(read_price(row) for row in rows.values() if not list(_faults(row))):
+        raise ConfigError(f"{source!r} prices no model; expected {_EXPECTED}")
+    faults = [f"{name}.{fault}" for name, row in rows.items() for fault in _faults(row)]
+    if faults:
+        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise ConfigError(f"{source!r} holds prices that cannot be meant, so nothing was changed: {shown}")
+    return rows
+
+
+def _faults(row: Row) -> Iterator[str]:
+    for key, value in row.items():
+        if ("_cost_per_token" in key or "token_cost" in key) and (fault := _fault(value)):
+            yield f"{key} is {value!s:.40} ({fault})"
+    bands = row.get("tiered_pricing", [])
+    if not isinstance(bands, list) or not all(_is_band(band) for band in bands):
+        yield "tiered_pricing is no list of {range: [from, to], ...}"
+
+
+def _fault(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not is_amount(value):
+        return "expected a plain number of USD, zero or more"
+    return f"expected USD for one token, at most {_DEAREST}" if value > _DEAREST else None
+
+
+def _is_band(band: Any) -> bool:
+    """Is it well formed? Bands by something else than tokens, such as results of a search, are left alone."""
+    if not isinstance(band, Mapping):
+        return False
+    return ("range" not in band or starts_at(band) is not None) and not any(_faults(band))

@@ -1,1 +1,0 @@
-"""Where telemetry goes: JSON lines in a file, and OpenTelemetry."""

@@ -1,0 +1,1 @@
+"""What happened, told: events, OpenTelemetry, and texts without secrets."""

@@ -1,1 +1,0 @@
-"""The parts of a token estimate: encodings, families of tokenizers, calibration, memory of counts."""
