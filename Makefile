@@ -47,7 +47,7 @@ check: $(READY) ## lint, format, types, generated pages, documentation
 	@echo "check: mypy"
 	@$(PY) -m mypy --no-error-summary
 	@echo "check: generated pages"
-	@$(PY) docs/generate.py --check
+	@$(PY) scripts/generate_docs.py --check
 	@echo "check: documentation"
 	@$(PY) -m mkdocs build -q --strict
 	@echo "check: all good"
@@ -57,7 +57,7 @@ format: $(READY) ## let ruff mend what it can
 	@$(PY) -m ruff format -q .
 
 docs: $(READY) ## write the generated pages, build the site into site/
-	@$(PY) docs/generate.py
+	@$(PY) scripts/generate_docs.py
 	@$(PY) -m mkdocs build -q --strict
 	@echo "docs: open site/index.html"
 
@@ -65,7 +65,7 @@ docs-serve: $(READY) ## show the site while you write it
 	@$(PY) -m mkdocs serve
 
 record: $(READY) ## record the cassettes of one PROVIDER anew (PROVIDER=embedded needs no key)
-	@$(PY) tests/record.py $(PROVIDER)
+	@$(PY) scripts/record.py $(PROVIDER)
 
 soak: $(READY) ## the long rounds: crashes, load, faults; SOAK_ROUNDS=200 of each
 	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) $(PY) -m pytest -q -m soak --timeout=0

@@ -17,7 +17,7 @@ from pytest_httpserver import HTTPServer
 
 from testronaut_llm.testing.network import NetworkGuard
 
-pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "proofs", "manager_kit", "ollama_kit"]
+pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "manager_kit", "ollama_kit"]
 if importlib.util.find_spec("fixtures_local"):
     pytest_plugins.append("fixtures_local")
 

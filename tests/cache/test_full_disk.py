@@ -1,0 +1,48 @@
+"""A disk that fills up, at each of the package's writes: answers still come, and every failure says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import faults
+import pytest
+from manager_kit import KEY, Api, model
+
+PROGRAM = Path(__file__).parents[1] / "support" / "disk_program.py"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files stands for the disk")
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_a_full_disk_costs_no_answer_and_breaks_no_file(api: Callable[..., Api], tmp_path: Path, size: int) -> None:
+    """Cache, ledger, events, what was learned: one warning each. Downloads and edits: an error, the old file stays."""
+    home = tmp_path / "home"
+    row = model("openai", api("a", faults.good("fine")))
+    task = {"models": ["m"], "max_tokens": 5}
+    text = {"models": {"m": row}, "log": {"file": str(home / "events.jsonl")}}
+    (tmp_path / "llm.yaml").write_text(json.dumps(text)[:-1] + ', "tasks": {"t": ' + json.dumps(task) + "}}")
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(tmp_path / "llm.yaml"), str(size)],
+        # A limited write would leave modules cut in half behind, for whoever imports them next.
+        env={**os.environ, "OPENAI_API_KEY": KEY, "TESTRONAUT_LLM_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert [found[name] for name in ("first", "second", "paid", "stream")] == ["ok"] * 4
+    assert found["whole"] == "True"
+    assert "make room" in found["pull"].lower()
+    assert found["spend"] == "ok" or "make room" in found["spend"]
+    assert found["set"] == "ok" or "cannot write" in found["set"]
+    assert (found["set"] == "ok") is (size > 0)
+    warned = [line.partition("event=")[2].split()[0] for line in done.stderr.splitlines() if "event=" in line]
+    assert len(warned) == len(set(warned))
+    assert "'cache_trouble'" in warned
+    assert "'ledger_unavailable'" in warned

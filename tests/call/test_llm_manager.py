@@ -1,0 +1,478 @@
+"""The surface, over each wire: what goes out, what comes back, and what the answer says about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ProcessPoolExecutor
+from decimal import Decimal
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+import pytest_asyncio
+from gateway_kit import WIRES
+from manager_kit import KEY, Api, ask, config, manager, model
+from pydantic import BaseModel
+
+from testronaut_llm import LLMManager, errors
+from testronaut_llm.config.sections import BudgetConfig
+from testronaut_llm.records import Usage
+from testronaut_llm.testing.network import NetworkGuard
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+Make = Callable[..., Api]
+MODES = ("complete", "acomplete", "stream", "astream")
+TEXT = "Hello from the fault server."
+EMBEDS = [wire for wire in WIRES if wire != "anthropic"]
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _loop() -> AsyncIterator[None]:
+    yield
+
+
+PATHS = {
+    "openai": "/v1/chat/completions",
+    "azure": "/openai/deployments/my-deployment/chat/completions",
+    "azure v1": "/openai/v1/chat/completions",
+    "anthropic": "/v1/messages",
+    "ollama": "/api/chat",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wire", WIRES)
+async def test_an_answer_says_all_about_itself(api: Make, network: NetworkGuard, wire: str, mode: str) -> None:
+    """Text, usage, cost, finish and request id arrive the same over each wire, for one request on one connection."""
+    a = api("a", faults.good())
+    async with manager({"m": model(wire, a)}) as llm:
+        answer = await ask(llm, mode, "Say hello.")
+    assert (answer.text, answer.model, answer.task, answer.finish_reason) == (TEXT, "m", "t", "stop")
+    assert answer.usage == Usage(prompt_tokens=12, completion_tokens=6)
+    assert answer.cost == (Decimal(0) if wire == "ollama" else Decimal("0.000024"))
+    assert answer.cost_source
+    assert answer.request_id == "req-fault-1"
+    assert [(one.model, one.outcome, one.error) for one in answer.attempts] == [("m", "answer", None)]
+    assert not answer.cached
+    assert [one.path for one in a.asked] == [PATHS[wire]]
+    readiness = 2 if wire == "ollama" else 0  # which models there are, and which one is loaded
+    assert len(network.connects) == 1 + readiness
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wire", WIRES)
+async def test_the_request_is_the_callers(api: Make, wire: str, mode: str) -> None:
+    """Turns, cap, temperature, stops, seed and extra reach each wire in its own words, and the key its own header."""
+    a = api("a", faults.good())
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
+             {"role": "user", "content": "three"}]  # fmt: skip
+    async with manager({"m": model(wire, a)}, max_tokens=321, stop=["END"], seed=7, system="Be brief.") as llm:
+        answer = await ask(llm, mode, turns, temperature=0.25, extra={"top_p": 0.5})
+    (body,) = a.bodies
+    options = body.get("options", {})
+    stream = mode in ("stream", "astream")
+    said = json.dumps(body)
+    assert [word for word in ("Be brief.", "one", "two", "three") if word not in said] == []
+    assert options.get("num_predict", body.get("max_tokens")) == 321
+    assert options.get("temperature", body.get("temperature")) == 0.25
+    assert options.get("stop", body.get("stop_sequences", body.get("stop"))) == ["END"]
+    assert options.get("top_p", body.get("top_p")) == 0.5
+    assert bool(body.get("stream", False)) is stream
+    header = {"openai": "authorization", "azure": "api-key", "azure v1": "authorization", "anthropic": "x-api-key"}
+    assert wire == "ollama" or a.asked[0].has_key(header[wire], KEY)
+    assert sum(name in a.asked[0].headers for name in ("authorization", "api-key", "x-api-key")) == 1
+    assert "extra_body" not in body
+    assert answer.attempts[0].dropped_params == (("seed",) if wire == "anthropic" else ())
+    if wire == "ollama":
+        assert body["truncate"] is False
+        assert options["num_ctx"] >= 4096
+        assert "truncate" not in options
+    if wire == "anthropic":
+        assert a.asked[0].headers["anthropic-version"] == "2023-06-01"
+    if wire == "azure":
+        assert a.asked[0].query == {"api-version": "2024-10-21"}
+    if stream and wire in ("openai", "azure", "azure v1"):
+        assert body["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(("wire", "mode"), [(wire, mode) for wire in WIRES for mode in MODES
+                                            if wire != "anthropic" or "stream" in mode])  # fmt: skip
+async def test_usage_that_was_not_reported_is_marked(api: Make, wire: str, mode: str) -> None:
+    """Where the wire counts nothing the numbers are ours and say so; LiteLLM's made-up ones never show."""
+    a = api("a", faults.good(usage=None))
+    async with manager({"m": model(wire, a)}) as llm:
+        answer = await ask(llm, mode, "Say hello.")
+    assert answer.usage.estimated
+    assert answer.attempts[0].usage == answer.usage
+    assert answer.usage.prompt_tokens > 0
+    assert answer.usage.completion_tokens > 0
+
+
+USAGES: dict[str, tuple[dict[str, Any], Usage]] = {
+    "openai": (
+        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
+         "prompt_tokens_details": {"cached_tokens": 40}, "completion_tokens_details": {"reasoning_tokens": 8}},
+        Usage(prompt_tokens=100, completion_tokens=20, cached_tokens=40, reasoning_tokens=8),
+    ),
+    "anthropic": (
+        {"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": 40, "cache_creation_input_tokens": 30},
+        Usage(prompt_tokens=100, completion_tokens=20, cached_tokens=40, cache_write_tokens=30),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wire", USAGES)
+def test_cached_written_and_reasoning_tokens_are_told_apart(api: Make, wire: str) -> None:
+    """Each kind of token is counted once, and priced as its kind (P11)."""
+    reported, expected = USAGES[wire]
+    if wire == "openai":
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    else:
+        content = [{"type": "text", "text": "x"}]
+        body = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": content,
+                "stop_reason": "end_turn"}  # fmt: skip
+    a = api("a", faults.raw(200, json.dumps({**body, "usage": reported}).encode()))
+    with manager({"m": model(wire, a)}) as llm:
+        answer = llm.complete("t", "hi")
+    assert answer.usage == expected
+    full = expected.uncached_tokens
+    cost = Decimal(full) + Decimal("0.1") * 40 + Decimal("1.25") * expected.cache_write_tokens + 2 * 20
+    assert answer.cost == cost / 1_000_000
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_schema_gives_the_same_value_over_each_wire(api: Make, wire: str) -> None:
+    """The schema goes out in the wire's own form, and `.parsed` is an instance."""
+    a = api("a", faults.good('{"name": "Ada", "age": 36}'))
+    async with manager({"m": model(wire, a)}) as llm:
+        answers = [await ask(llm, mode, "Who?", schema=Person) for mode in MODES]
+    assert [answer.parsed for answer in answers] == [Person(name="Ada", age=36)] * 4
+    for body in a.bodies:
+        if wire == "ollama":
+            schema = body["format"]
+        elif wire == "anthropic":
+            schema = (
+                body["output_config"]["format"]["schema"]
+                if "output_config" in body
+                else body["output_format"]["schema"]
+            )
+        else:
+            assert body["response_format"]["json_schema"]["strict"] is True
+            schema = body["response_format"]["json_schema"]["schema"]
+        assert set(schema["properties"]) == {"name", "age"}
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_one_repair_is_asked_for_and_counted(api: Make, wire: str, mode: str) -> None:
+    """An answer that fails its schema is shown to the model once, and both attempts are paid and told."""
+    a = api("a", faults.good('{"name": "Ada"}'), faults.good('{"name": "Ada", "age": 36}'))
+    async with manager({"m": model(wire, a)}) as llm:
+        answer = await ask(llm, mode, "Who?", schema=Person)
+    assert answer.parsed == Person(name="Ada", age=36)
+    assert [one.outcome for one in answer.attempts] == ["rejected", "answer"]
+    assert isinstance(answer.attempts[0].error, errors.OutputInvalidError)
+    assert answer.cost == (Decimal(0) if wire == "ollama" else Decimal("0.000048"))
+    assert len(a.asked) == 2
+    assert "age" in json.dumps(a.bodies[1]["messages"][-1])
+
+
+REFUSED = {
+    "message": "Failed to generate JSON. Please adjust your prompt. See 'failed_generation' for more details.",
+    "type": "invalid_request_error",
+    "code": "json_validate_failed",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("inside_a_200", [False, True])
+async def test_an_answer_that_the_server_refused_is_repaired_once(api: Make, mode: str, *, inside_a_200: bool) -> None:
+    """Groq's `json_validate_failed` is the model's failure: one repair of what it wrote, then the next model."""
+    body = json.dumps({"error": {**REFUSED, "failed_generation": '{"name": "Ada"'}}).encode()
+    wrong = faults.raw(200 if inside_a_200 else 400, body)
+    if inside_a_200 and "stream" in mode:
+        wrong = faults.error_in_stream(body=json.loads(body))
+    a, b = api("a", wrong), api("b", faults.good('{"name": "Ada", "age": 36}'))
+    async with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        answer = await ask(llm, mode, "Who?", schema=Person)
+    assert answer.parsed == Person(name="Ada", age=36)
+    assert [one.model for one in answer.attempts] == ["a", "a", "b"]
+    for failed in answer.attempts[:2]:
+        assert isinstance(failed.error, errors.OutputInvalidError)
+        assert failed.error.text == '{"name": "Ada"'
+        assert inside_a_200 or failed.cost == Decimal(0)
+    assert a.bodies[1]["messages"][-2] == {"role": "assistant", "content": '{"name": "Ada"'}
+    assert a.bodies[1]["messages"][-1]["role"] == "user"
+    assert len(b.bodies[0]["messages"]) == 1
+
+
+def test_a_refused_answer_without_a_text_is_asked_for_anew(api: Make) -> None:
+    """No empty turn is sent where the server kept the answer to itself, and none is repaired without a schema."""
+    body = json.dumps({"error": {**REFUSED, "failed_generation": ""}}).encode()
+    a, b = api("a", faults.raw(400, body), faults.good('{"name": "Ada", "age": 36}')), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        assert llm.complete("t", "Who?", schema=Person).model == "a"
+        assert [one["role"] for one in a.bodies[1]["messages"]] == ["user", "user"]
+        a.plan(faults.raw(400, body))
+        answer = llm.complete("t", "Who?")
+    assert [one.model for one in answer.attempts] == ["a", "b"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_stays_wrong_keeps_its_text(api: Make, mode: str) -> None:
+    """After one repair the call fails with the text that came; a stream is not repaired after its pieces."""
+    a = api("a", faults.good("no json"))
+    with manager({"m": model("openai", a)}) as llm:
+        if mode in ("stream", "astream"):
+            with pytest.raises(errors.OutputInvalidError) as caught:
+                list(llm.stream("t", "Who?", schema=Person))
+            assert caught.value.text == "no json"
+            assert len(a.asked) == 1
+            return
+        with pytest.raises(errors.AllModelsFailedError) as failed:
+            llm.complete("t", "Who?", schema=Person)
+    assert isinstance(failed.value.last, errors.OutputInvalidError)
+    assert failed.value.last.text == "no json"
+    assert len(a.asked) == len(failed.value.attempts) == 2
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_cut_answer_is_asked_for_with_a_doubled_cap(api: Make, wire: str) -> None:
+    """`length` is no success: once more with twice the tokens, both attempts told (P12)."""
+    a = api("a", faults.good("Hel", finish="length"), faults.good())
+    with manager({"m": model(wire, a)}, max_tokens=50) as llm:
+        answer = llm.complete("t", "hi")
+    caps = [body.get("options", {}).get("num_predict", body.get("max_tokens")) for body in a.bodies]
+    assert caps == [50, 100]
+    assert [one.finish_reason for one in answer.attempts] == ["length", "stop"]
+    assert isinstance(answer.attempts[0].error, errors.OutputTruncatedError)
+
+
+def test_an_answer_that_stays_cut_is_an_error_with_its_text(api: Make) -> None:
+    """The call stops as itself, and no other model is asked."""
+    a, b = api("a", faults.good("Hel", finish="length")), api("b", faults.good())
+    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
+        with pytest.raises(errors.OutputTruncatedError) as caught:
+            llm.complete("t", "hi", max_tokens=10)
+        assert (caught.value.text, len(a.asked), len(b.asked)) == ("Hel", 2, 0)
+        assert len(caught.value.attempts) == 2
+        a.plan(faults.good("Hel", finish="length"))
+        with pytest.raises(errors.OutputTruncatedError):  # a doubled cap is beyond max_output
+            llm.complete("t", "hi", max_tokens=4000)
+        assert len(a.asked) == 1
+        with pytest.raises(errors.OutputTruncatedError):
+            list(llm.stream("t", "hi", max_tokens=10))
+        assert len(a.asked) == 2
+
+
+def test_a_doubled_cap_must_be_affordable(api: Make) -> None:
+    """What `max_cost` does not leave is not spent on a longer answer."""
+    a = api("a", faults.good("Hel", finish="length"))
+    with manager({"a": model("openai", a)}) as llm, pytest.raises(errors.OutputTruncatedError):
+        llm.complete("t", "hi", max_tokens=1000, max_cost="0.0025")
+    assert len(a.asked) == 1
+
+
+def test_a_cut_answer_is_good_where_the_task_says_so(api: Make) -> None:
+    """`allow_truncated` takes it as it came, but never an empty one."""
+    a = api("a", faults.good("Hel", finish="length"))
+    with manager({"a": model("openai", a)}, allow_truncated=True) as llm:
+        answer = llm.complete("t", "hi")
+        assert (answer.text, answer.finish_reason, len(a.asked)) == ("Hel", "length", 1)
+        a.plan(faults.good("", finish="length"))
+        with pytest.raises(errors.OutputTruncatedError):
+            llm.complete("t", "hi")
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+async def test_accept_has_the_last_word(api: Make, mode: str) -> None:
+    """An answer that `accept` refuses is kept in the trace, paid, not repaired, and the next model is asked."""
+    a, b = api("a", faults.good("bad")), api("b", faults.good("fine"))
+    async with manager({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
+        answer = await ask(llm, mode, "hi", accept=lambda one: one.text == "fine")
+    assert (answer.text, answer.model, len(a.asked), len(b.asked)) == ("fine", "b", 1, 1)
+    assert [(one.model, one.outcome) for one in answer.attempts] == [("a", "rejected"), ("b", "answer")]
+    assert answer.cost == Decimal("0.000048")
+
+
+@pytest.mark.parametrize("wire", EMBEDS)
+async def test_vectors_come_in_order(api: Make, wire: str) -> None:
+    """One vector a text, sync and async the same, in one request."""
+    a = api("a", faults.good())
+    async with manager({"m": model(wire, a)}) as llm:
+        here, there = llm.embed("t", ["one", "two"]), await llm.aembed("t", ["one", "two"])
+    assert here.vectors == there.vectors == ((1.0, 0.5, -0.25), (2.0, 0.5, -0.25))
+    assert (here.model, here.usage.prompt_tokens, here.usage.estimated) == ("m", 12, False)
+    assert len(a.asked) == 2
+    if wire == "ollama":
+        assert a.bodies[0]["truncate"] is False
+        assert a.asked[0].path == "/api/embed"
+
+
+@pytest.mark.parametrize("wire", [wire for wire in EMBEDS if wire != "ollama"])
+def test_embedding_usage_that_was_not_reported_is_marked(api: Make, wire: str) -> None:
+    """An estimate is marked, and is no zero."""
+    a = api("a", faults.good(usage=None))
+    with manager({"m": model(wire, a)}) as llm:
+        answer = llm.embed("t", ["one", "two"])
+    assert answer.usage.estimated
+    assert answer.usage.prompt_tokens > 0
+
+
+def test_usage_that_litellm_cannot_do_without_is_not_made_up(api: Make) -> None:
+    """LiteLLM reads neither a message of Anthropic's nor vectors of Ollama's that count nothing: no answer then."""
+    a = api("a", faults.good(usage=None))
+    with manager({"m": model("anthropic", a), "n": model("ollama", a)}) as llm:
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.complete("t", "hi", model="m")
+        assert isinstance(caught.value.last, errors.BadResponseError)
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.embed("t", "hi", model="n")
+        assert isinstance(caught.value.last, errors.BadResponseError)
+
+
+@pytest.mark.parametrize("vectors", [(), ((1.0,),), ((1.0,), ()), ((1.0,), (2.0,), (3.0,))])
+@pytest.mark.parametrize("wire", EMBEDS)
+def test_a_missing_vector_is_no_answer(api: Make, wire: str, vectors: tuple[tuple[float, ...], ...]) -> None:
+    """Two texts want two vectors that hold something."""
+    a = api("a", faults.good(vectors=vectors))
+    with manager({"m": model(wire, a)}) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
+        llm.embed("t", ["one", "two"])
+    assert isinstance(caught.value.last, errors.BadResponseError)
+    assert len(a.asked) == 1
+
+
+def test_vectors_never_change_their_space(api: Make) -> None:
+    """A fallback is taken only for the same model and dimensions."""
+    a, b, c = api("a", faults.error("authentication")), api("b", faults.good()), api("c", faults.good())
+    models = {
+        "a": model("openai", a, dimensions=3),
+        "b": model("openai", b),
+        "c": model("azure", c, base_model="gpt-4o-mini", dimensions=3),
+    }
+    with manager(models) as llm:
+        assert llm.embed("t", "x").model == "c"
+    assert not b.asked
+
+
+def test_a_config_edit_holds_from_the_next_call(api: Make, tmp_path: Path) -> None:
+    """Switching a model is one line; a broken edit keeps the last good file."""
+    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
+    file = tmp_path / "llm.yaml"
+    rows = f"models:\n  a: {json.dumps(model('openai', a))}\n  b: {json.dumps(model('openai', b))}\n"
+    file.write_text(f"{rows}tasks: {{t: {{models: a, cache: 'off'}}}}\n")
+    with LLMManager(file) as llm:
+        assert llm.complete("t", "hi").text == "from a"
+        file.write_text(f"{rows}tasks: {{t: {{models: [b], cache: 'off'}}}}\n")
+        assert llm.complete("t", "hi").text == "from b"
+        file.write_text("tasks: [broken")
+        assert llm.complete("t", "hi").text == "from b"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_only_the_cache_means_nobody_is_asked(api: Make, mode: str) -> None:
+    """`cache="only"` sends nothing and spends nothing, whatever is stored."""
+    a = api("a", faults.good())
+    async with manager({"m": model("openai", a)}) as llm:
+        with pytest.raises(errors.CacheMissError, match="t: cache is `only`"):
+            await ask(llm, mode, "Say hello.", cache="only")
+    assert not a.asked
+
+
+def test_model_overrides_the_route(api: Make) -> None:
+    """An alias, or provider/model, wins over the task's list and its quality; an unknown one is named."""
+    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
+    models = {"a": model("openai", a), "b": model("openai", b, quality=1)}
+    with manager(models, {"t": {"models": "a", "min_quality": 5, "cache": "off"}}) as llm:
+        assert llm.complete("t", "hi").text == "from a"
+        assert llm.complete("t", "hi", model="b").text == "from b"
+        with pytest.raises(errors.ConfigError, match="bb"):
+            llm.complete("t", "hi", model="bb")
+
+
+def test_an_unknown_task_names_the_closest(api: Make) -> None:
+    """A typo is told from a task, and `None` is `default`."""
+    a = api("a", faults.good())
+    with manager({"a": model("openai", a)}, {"default": {"models": "a", "cache": "off"}}) as llm:
+        with pytest.raises(errors.UnknownTaskError, match="default"):
+            llm.complete("defualt", "hi")
+        assert llm.complete(None, "hi").task == "default"
+
+
+def test_nothing_ready_lists_each_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each candidate says what it lacks and the command that mends it; nothing is sent."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    with manager({"a": {"model": "openai/gpt-4o"}, "b": {"model": "anthropic/claude-haiku-4-5"}}) as llm:
+        with pytest.raises(errors.NoReadyModelError) as caught:
+            llm.complete("t", "hi")
+        assert "export OPENAI_API_KEY" in str(caught.value)
+        assert "export ANTHROPIC_API_KEY" in str(caught.value)
+        with pytest.raises(errors.NoReadyModelError):
+            llm.complete("t", "hi", model="b")
+
+
+def test_a_private_task_stays_here(api: Make) -> None:
+    """A model elsewhere is never asked, not even by name; one that the row calls local is."""
+    a, here = api("a", faults.error("server_error")), api("here", faults.error("authentication"))
+    models = {"here": model("ollama", here), "away": model("openai", a)}
+    with manager(models, private=True) as llm:
+        with pytest.raises(errors.AllModelsFailedError):
+            llm.complete("t", "hi")
+        with pytest.raises(errors.LLMError):
+            llm.complete("t", "hi", model="away")
+    assert len(here.asked) == 1
+    assert not a.asked
+
+
+def test_a_budget_needs_a_scope() -> None:
+    """Whose money it is must be said where there is no file."""
+    made = config({"a": model("openai", "http://127.0.0.1:9")}).model_copy(update={"budget": BudgetConfig(per_day=1)})
+    with pytest.raises(errors.ConfigError, match="scope"):
+        LLMManager(config=made)
+
+
+def test_a_path_and_a_config_are_one_too_many() -> None:
+    """One of them rules."""
+    with pytest.raises(errors.ConfigError, match="one of them"):
+        LLMManager("llm.yaml", config=config({"a": model("openai", "http://127.0.0.1:9")}))
+
+
+def _fail(url: str) -> None:
+    with manager({"a": model("openai", url)}, retries=0) as llm:
+        llm.complete("t", "hi")
+
+
+def test_an_error_crosses_a_process_pool(api: Make) -> None:
+    """The error of another process arrives whole, with its attempts (P25)."""
+    a = api("a", faults.error("rate_limit", retry_after="2"))
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(errors.AllModelsFailedError) as caught,
+    ):
+        pool.submit(_fail, a.url).result()
+    assert caught.value.status == 429
+    assert caught.value.attempts[0].error.retry_after == 2.0  # type: ignore[union-attr]
+    assert isinstance(caught.value.last, errors.RateLimitError)
+
+
+def test_a_dry_run_sends_nothing(api: Make) -> None:
+    """`route` prices and orders the candidates, without a request."""
+    a = api("a", faults.good())
+    with manager({"a": model("openai", a), "b": model("anthropic", a)}) as llm:
+        route = llm.route("t", "Say hello.", schema=Person)
+        assert [one.alias for one in route.kept] == ["a", "b"]
+        assert all(one.est_cost for one in route.kept)
+        assert llm.dropped_params("b") == ("seed",)
+        assert not llm.is_embedding("a")
+    assert not a.asked

@@ -1,0 +1,111 @@
+"""`embedded/` through the surface, sync and async: a real llama.cpp server of the tiny model, started by the call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_local import TINY, stored
+from pydantic import BaseModel
+
+from testronaut_llm import Answer, LLMManager
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.errors import AllModelsFailedError, LocalModelError
+from testronaut_llm.local.model_store import ModelStore
+
+both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+SERVER = "real server: llama.cpp, started by the call, serving tiny random weights"
+
+
+class Verdict(BaseModel):
+    passed: bool
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture(scope="module")
+def one_manager(home: Path, tiny_gguf: Path) -> Iterator[LLMManager]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTRONAUT_LLM_HOME", str(home))
+        store = ModelStore()
+        store.folder.parent.mkdir(parents=True, exist_ok=True)
+        stored(store, tiny_gguf)
+        task = {"models": ["m"], "max_tokens": 400, "temperature": 0, "cache": "off", "retries": 0}
+        config = {"version": 1, "models": {"m": {"model": f"embedded/{TINY}"}}, "tasks": {"t": task}}
+        with LLMManager(config=LLMConfig.model_validate(config)) as llm:
+            yield llm
+
+
+@pytest.fixture
+def llm(one_manager: LLMManager, home: Path, monkeypatch: pytest.MonkeyPatch) -> LLMManager:
+    """One manager for all these tests, with its own folders, since starting a server takes a moment."""
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home))
+    return one_manager
+
+
+async def _ask(llm: LLMManager, asynchronous: bool, prompt: str, **options: Any) -> Answer[Any]:
+    answer: Answer[Any] = (
+        await llm.acomplete("t", prompt, **options) if asynchronous else llm.complete("t", prompt, **options)
+    )
+    return answer
+
+
+@both
+async def test_text(llm: LLMManager, asynchronous: bool) -> None:
+    """An answer has text, the usage that the server counted, a finish, and costs nothing."""
+    answer = await _ask(llm, asynchronous, "list files")
+    assert answer.text.strip()
+    assert (answer.finish_reason, answer.cost, answer.usage.estimated) == ("stop", 0, False)
+    assert answer.usage.prompt_tokens > 0
+    assert answer.usage.completion_tokens > 0
+
+
+@both
+async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
+    """A stream hands out the same text in pieces."""
+    if asynchronous:
+        async with llm.astream("t", "list files") as later:
+            pieces, answer = [piece async for piece in later], later.answer
+    else:
+        with llm.stream("t", "list files") as stream:
+            pieces, answer = list(stream), stream.answer
+    assert len(pieces) > 1
+    assert "".join(pieces) == answer.text == llm.complete("t", "list files").text
+
+
+@both
+async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
+    """The server's grammar makes even random weights obey a schema."""
+    answer = await _ask(llm, asynchronous, "Did it pass?", schema=Verdict)
+    assert isinstance(answer.parsed, Verdict)
+    assert len(answer.attempts) == 1
+
+
+@both
+async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
+    """Each text has a vector of its own, of one length."""
+    texts = ["list files", "remove files"]
+    result = await llm.aembed("t", texts) if asynchronous else llm.embed("t", texts)
+    first, second = result.vectors
+    assert len(first) == len(second) > 10
+    assert first != second
+
+
+@both
+async def test_error(tiny_gguf: Path, asynchronous: bool) -> None:
+    """A file that llama.cpp refuses is our error in its words, with the command that mends it."""
+    store = ModelStore()
+    store.folder.parent.mkdir(parents=True)
+    stored(store, tiny_gguf)
+    (model,) = store.folder.rglob("*.gguf")
+    model.write_bytes(model.read_bytes().replace(b"blk.0.attn_q.weight", b"blk.0.attn_z.weight"))
+    config = {"version": 1, "models": {"m": {"model": f"embedded/{TINY}"}}, "tasks": {"t": {"models": ["m"]}}}
+    with LLMManager(config=LLMConfig.model_validate(config)) as llm, pytest.raises(AllModelsFailedError) as failed:
+        await _ask(llm, asynchronous, "list files")
+    assert isinstance(failed.value.last, LocalModelError)
+    assert f"models pull embedded/{TINY}" in str(failed.value.last)

@@ -1,0 +1,321 @@
+"""Each error body of each provider is one of our errors, by status and code before words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from error_bodies import BY_CASE, ERRORS, error_body
+
+from testronaut_llm import errors
+from testronaut_llm.gateway.provider_errors import (
+    Complaint,
+    complaint_of,
+    kind_of,
+    redirect,
+    reports_error,
+    retry_after,
+)
+
+BODIES = [(wire, case) for wire in ERRORS for case in ERRORS[wire]]
+
+
+def _kind(status: int | None, body: Any) -> type[errors.LLMError]:
+    return kind_of(status, complaint_of(body if isinstance(body, str) else json.dumps(body)))
+
+
+@pytest.mark.parametrize(("wire", "case"), BODIES)
+def test_each_body_is_its_error(wire: str, case: str) -> None:
+    """Every wire's body of one failure is the same error, and its words survive."""
+    status, kind, body = error_body(wire, case)
+    complaint = complaint_of(body.decode())
+    expected = BY_CASE[case]
+    if (wire, case) == ("gemini", "quota"):
+        expected = errors.RateLimitError  # Google says the same of a minute's quota and of none left
+    assert kind_of(status, complaint) is expected
+    assert complaint.words
+    assert ("<" in complaint.words) is False or kind == "application/json"
+
+
+STATUSES: dict[int, type[errors.LLMError]] = {
+    400: errors.InvalidRequestError,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExceededError,
+    403: errors.PermissionDeniedError,
+    404: errors.ModelNotFoundError,
+    405: errors.InvalidRequestError,
+    408: errors.LLMTimeoutError,
+    409: errors.ServerError,
+    413: errors.ContextWindowError,
+    422: errors.InvalidRequestError,
+    429: errors.RateLimitError,
+    500: errors.ServerError,
+    501: errors.InvalidRequestError,
+    502: errors.ServerError,
+    503: errors.OverloadedError,
+    504: errors.LLMTimeoutError,
+    529: errors.OverloadedError,
+    599: errors.ServerError,
+}
+
+
+@pytest.mark.parametrize("body", ["", "null", "[]", "[1]", "{}", "<html><b>oops</b></html>", '{"error": 3}', "{cut"])
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_body_that_says_nothing_leaves_the_status(status: int, body: str) -> None:
+    """Where no code is understood, the status decides."""
+    assert _kind(status, body) is STATUSES[status]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (400, "timeout must be a number", errors.InvalidRequestError),
+        (400, "connection: unknown field", errors.InvalidRequestError),
+        (401, "rate limit of the connection: timeout", errors.AuthenticationError),
+        (402, "Overloaded with unpaid bills", errors.QuotaExceededError),
+        (429, "maximum context length exceeded for this minute", errors.RateLimitError),
+        (404, "prompt is too long", errors.ModelNotFoundError),
+        (503, "API key not valid yet", errors.OverloadedError),
+    ],
+)
+def test_status_comes_before_words(status: int, message: str, expected: type[errors.LLMError]) -> None:
+    """A word in the text never overrules a status that says what happened (P19)."""
+    assert _kind(status, {"error": {"message": message}}) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [
+        (403, {"code": "model_not_found"}, errors.PermissionDeniedError),
+        (400, {"code": "model_not_found"}, errors.ModelNotFoundError),
+        (429, {"code": "insufficient_quota"}, errors.QuotaExceededError),
+        (429, {"type": "org_spend_limit_reached"}, errors.QuotaExceededError),
+        (500, {"type": "org_spend_limit_reached"}, errors.ServerError),
+        (500, {"type": "overloaded_error"}, errors.OverloadedError),
+        (400, {"details": [{"reason": "API_KEY_INVALID"}, 3]}, errors.AuthenticationError),
+        (400, {"code": 7, "innererror": {"code": "ResponsibleAIPolicyViolation"}}, errors.ContentFilteredError),
+        (400, {"innererror": "x", "details": "y"}, errors.InvalidRequestError),
+    ],
+)
+def test_codes_come_before_the_status(status: int, error: dict[str, Any], expected: type[errors.LLMError]) -> None:
+    """The body's own code says more than the status, wherever in the body it stands."""
+    assert _kind(status, {"error": error}) is expected
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"type": "error", "error": {"type": "overloaded_error"}}, errors.OverloadedError),
+        ({"error": {"type": "rate_limit_error"}}, errors.RateLimitError),
+        ({"error": {"code": "rate_limit_exceeded"}}, errors.RateLimitError),
+        ({"error": {"code": "429"}}, errors.RateLimitError),
+        ({"error": {"type": "invalid_request_error"}}, errors.InvalidRequestError),
+        ({"error": {"type": "timeout_error"}}, errors.LLMTimeoutError),
+        ({"error": {"type": "not_found_error"}}, errors.ModelNotFoundError),
+        ({"error": "prompt is too long: 9 tokens > 8 maximum"}, errors.ContextWindowError),
+        ({"error": "something broke"}, errors.ServerError),
+        ({"error": {"message": "x", "type": "api_error"}}, errors.ServerError),
+    ],
+)
+@pytest.mark.parametrize("status", [None, 200])
+def test_an_error_in_a_stream_has_no_status(
+    status: int | None, document: dict[str, Any], expected: type[errors.LLMError]
+) -> None:
+    """In the middle of a stream only the body can say what happened (P33)."""
+    assert kind_of(status, complaint_of("", document)) is expected
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"error": {"message": "x", "code": "N"}},
+        {"error": {"message": "x", "status": "N"}},
+        {"error": {"message": "x", "status_code": "N"}},
+        {"error": {"message": "x", "http_status_code": "N"}},
+        {"error": {"message": "x", "metadata": {"provider_error_code": "N"}}},
+        {"error": {"message": "Provider returned error", "metadata": {"raw": {"error": {"code": "N"}}}}},
+        {"error": {"message": "x"}, "code": "N"},
+        {"error": "x", "status": "N"},
+        {"error": True, "message": "x", "statusCode": "N"},
+        {"error": "N", "message": "x"},
+        {"object": "error", "message": "x", "type": "BadRequestError", "param": None, "code": "N"},
+        {"type": "error", "error": {"type": "api_error", "code": "N"}},
+        {"code": "N", "message": "x", "data": None},
+        {"detail": "x", "status": "N"},
+    ],
+)
+def test_a_number_inside_a_200_is_judged_as_that_status(form: Any, status: int) -> None:
+    """A number or its digits, wherever servers put it, says what the status would have said."""
+    for spelled in (status, str(status), float(status)):
+        document = json.loads(json.dumps(form).replace('"N"', json.dumps(spelled)))
+        assert reports_error(document)
+        complaint = complaint_of(json.dumps(document), document)
+        assert complaint.status == status
+        assert kind_of(200, complaint) is kind_of(None, complaint) is STATUSES[status]
+
+
+@pytest.mark.parametrize("code", [True, False, None, 0, 7, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5])
+def test_what_is_no_status_is_not_read_as_one(code: object) -> None:
+    """A bool is no number, and a code of the server's own is no status."""
+    complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
+    assert complaint.status == 0
+    assert kind_of(200, complaint) is errors.ServerError
+
+
+def test_words_and_codes_say_more_than_a_number() -> None:
+    """Inside a 200 as elsewhere, a code or wording that is known comes before the number."""
+    too_long = {"error": {"code": 400, "message": "maximum context length is 8 tokens"}}
+    unpaid = {"error": {"code": 403, "message": "Your team doesn't have any credits"}}
+    filtered = {"error": {"code": 502, "type": "content_filter", "message": "x"}}
+    busy = {"error": {"code": 429, "message": "prompt is too long for this minute"}}
+    kinds = [kind_of(200, complaint_of("", body)) for body in (too_long, unpaid, filtered, busy)]
+    expected = [errors.ContextWindowError, errors.QuotaExceededError, errors.ContentFilteredError]
+    assert kinds == [*expected, errors.RateLimitError]
+
+
+def test_the_status_of_the_response_comes_before_the_body() -> None:
+    """What the server answered with is believed first."""
+    assert _kind(500, {"error": {"code": 400, "message": "x"}}) is errors.ServerError
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "error": None},
+        {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
+        {"choices": [], "code": 429, "message": "kept by a proxy"},
+        {"type": "message", "content": [], "stop_reason": "end_turn"},
+        {"model": "m", "message": {"role": "assistant", "content": "404"}, "done": True},
+        {"object": "chat.completion.chunk", "choices": [], "status": "completed"},
+        {"message": "hello", "code": 200},
+        {"error": {}},
+        {"error": ""},
+    ],
+)
+def test_an_answer_is_no_error(document: dict[str, Any]) -> None:
+    """Fields that only resemble an error do not make an answer one."""
+    assert not reports_error(document)
+
+
+def test_minimax_says_its_errors_under_another_name() -> None:
+    """`base_resp` with a status code of its own is an error (seen on MiniMax)."""
+    body = {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": None}
+    assert reports_error(body)
+    assert kind_of(200, complaint_of("", body)) is errors.QuotaExceededError
+
+
+def test_what_a_router_quotes_is_read() -> None:
+    """OpenRouter's own words say nothing; those of the provider behind it do, as JSON or as text."""
+    inner = json.dumps({"error": {"code": 400, "message": "User location is not supported for the API use."}})
+    for raw in (inner, "User location is not supported for the API use.", json.loads(inner)):
+        body = {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}}
+        complaint = complaint_of(json.dumps(body))
+        assert kind_of(200, complaint) is kind_of(400, complaint) is errors.PermissionDeniedError
+        assert complaint.words == "User location is not supported for the API use."
+    assert complaint_of('{"error": {"message": "m", "metadata": {"raw": null}}}').words == "m"
+
+
+@pytest.mark.parametrize(("said", "text"), [('{"a": 1', '{"a": 1'), ({"a": 1}, '{"a": 1}'), (None, ""), (3, "3")])
+def test_an_answer_that_the_server_refused_is_kept(said: object, text: str) -> None:
+    """Groq sends the answer that it refused along, and a router passes that on."""
+    own = {"error": {"code": "json_validate_failed", "message": "m", "failed_generation": said}}
+    routed = {"error": {"code": 400, "message": "Provider returned error", "metadata": {"raw": json.dumps(own)}}}
+    assert complaint_of(json.dumps(own)).generated == complaint_of(json.dumps(routed)).generated == text
+
+
+def test_json_inside_a_string_is_unwrapped() -> None:
+    """An engine's error inside Ollama's, and one inside a message, gives its own words and codes."""
+    inner = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}})
+    as_error = complaint_of(json.dumps({"error": inner}))
+    as_message = complaint_of(json.dumps({"error": {"type": "outer", "message": inner}}))
+    assert (as_error.words, as_error.codes) == ("too long", ("context_length_exceeded",))
+    assert (as_message.words, as_message.codes) == ("too long", ("outer", "context_length_exceeded"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"error": {"message": "in a list"}}]', "in a list"),
+        ('{"message": "no error field"}', "no error field"),
+        ('{"detail": "a detail"}', "a detail"),
+        ('{"error": {"msg": "a msg"}}', "a msg"),
+        ('{"error": {"detail": [{"loc": ["body"]}]}}', '[{"loc": ["body"]}]'),
+        ('{"error": "[not json"}', "[not json"),
+        ('{"error": "[1]"}', "[1]"),
+        ("<html><body>  <h1>502</h1>\n Bad   Gateway</body></html>", "502 Bad Gateway"),
+        ("plain words", "plain words"),
+        ("", ""),
+    ],
+)
+def test_words_are_found(text: str, words: str) -> None:
+    """The message is found in each form that servers use, and markup is left out."""
+    assert complaint_of(text).words == words
+
+
+def test_words_are_short() -> None:
+    """An endless message does not flood a log."""
+    assert len(complaint_of(json.dumps({"error": {"message": "x" * 9999}})).words) == 1000
+    assert len(complaint_of(json.dumps({"error": "x" * 9999})).words) == 1000
+    assert len(complaint_of("x" * 9999).words) == 300
+
+
+def test_a_deep_body_is_no_crash() -> None:
+    """A body that is nested beyond reason is words, not a recursion error."""
+    assert complaint_of('{"error":' * 50_000).codes == ()
+    inner: dict[str, Any] = {"message": "deep"}
+    for _ in range(sys.getrecursionlimit()):
+        inner = {"message": "m", "metadata": {"raw": inner}}
+    assert complaint_of("", inner).words
+
+
+NOW = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "300"}, 0.3),
+        ({"retry-after-ms": "300", "retry-after": "9"}, 0.3),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": " 2.5 "}, 2.5),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "86400"}, 86400.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 10.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:27:00 GMT"}, 0.0),
+        ({"retry-after": "Wed, 99 Oct 2015 07:27:00 GMT"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "abc"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": ""}, None),
+        ({}, None),
+    ],
+)
+def test_each_form_of_waiting_is_seconds(headers: dict[str, str], seconds: float | None) -> None:
+    """Milliseconds before seconds before a date; what is none of these asks for nothing (P04)."""
+    assert retry_after(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize(("delay", "seconds"), [("26s", 26.0), ("0.5s", 0.5), ("soon", None), (3, None), (None, None)])
+def test_google_asks_for_a_wait_in_the_body(delay: object, seconds: float | None) -> None:
+    """Google's `retryDelay` is read where there is one."""
+    body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
+    assert complaint_of(json.dumps(body)).wait == seconds
+
+
+def test_a_redirect_says_where_to_and_what_to_do() -> None:
+    """The target is named without its query, which may hold a key."""
+    error = redirect(307, "http://elsewhere.example/v1?api-key=secret")
+    assert "elsewhere.example/v1" in str(error)
+    assert "api_base" in str(error)
+    assert "secret" not in str(error)
+    assert error.status == 307
+
+
+def test_nothing_known_is_a_server_error() -> None:
+    """An empty complaint without a status stays retryable."""
+    assert kind_of(None, Complaint()) is errors.ServerError

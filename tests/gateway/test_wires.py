@@ -1,0 +1,242 @@
+"""Every wire in every mode, sync and async: recorded from real servers, replayed without them.
+
+`record.py` records them anew. What a wire has no recording of, and why, is in `wires.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from wire_servers import Servers
+from wires import MODES, WIRES, Wire, cases
+
+from testronaut_llm import Answer, LLMError, LLMManager
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.errors import (
+    AllModelsFailedError,
+    AuthenticationError,
+    ContextWindowError,
+    ModelNotFoundError,
+    OutputTruncatedError,
+)
+from testronaut_llm.testing.cassettes import Cassette
+from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
+
+PROMPT = "What does `ls -la` do? Answer in one sentence."
+JUDGE = (
+    "Expected: exit code 0 and the text 'hello'. Actual: exit code 1, output 'command not found'. "
+    "Did the test pass or fail? Answer in JSON."
+)
+TEXTS = ["list files", "remove files"]
+LONG = "The quick brown fox jumps over the lazy dog. " * 1200
+
+both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+
+
+class Verdict(BaseModel):
+    verdict: str
+    reason: str
+
+
+@dataclass
+class Asker:
+    """A manager whose one model is behind the wire, asked sync or async."""
+
+    llm: LLMManager
+    asynchronous: bool
+
+    async def ask(self, prompt: str, **options: Any) -> Answer[Any]:
+        if self.asynchronous:
+            answer: Answer[Any] = await self.llm.acomplete("task", prompt, **options)
+            return answer
+        return self.llm.complete("task", prompt, **options)
+
+    async def stream(self, prompt: str) -> tuple[list[str], Answer[Any]]:
+        if self.asynchronous:
+            async with self.llm.astream("task", prompt) as pieces:
+                return [piece async for piece in pieces], pieces.answer
+        with self.llm.stream("task", prompt) as stream:
+            return list(stream), stream.answer
+
+
+@pytest.fixture(scope="session")
+def wire_servers(pytestconfig: pytest.Config) -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack, recording=pytestconfig.getoption("--llm-record") != "none")
+
+
+@pytest.fixture
+def wire(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+async def asker(
+    request: pytest.FixtureRequest,
+    wire: Wire,
+    asynchronous: bool,
+    wire_servers: Servers,
+    cassette: Cassette,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """Ask the wire. What was recorded sync is replayed async too, so only the sync half records."""
+    if wire_servers.recording and asynchronous:
+        pytest.skip("recorded by the sync test")
+    mode = request.node.originalname.removeprefix("test_")
+    base, key = wire_servers.reach(wire, embeddings=mode == "embeddings")
+    cassette.note("recorded_from", wire_servers.described(wire)) if wire_servers.recording else None
+    name = cassette.note("model", wire_servers.model(wire, embeddings=mode == "embeddings"))
+    version = cassette.note("api_version", wire.api_version or wire_servers.settings.api_version) or None
+    monkeypatch.setenv("WIRE_KEY", "wrong-key" if mode == "wrong_key" else key)
+    model = {"model": f"{wire.provider}/{'no-such-model' if mode == 'missing_model' else name}", "api_base": base}
+    model |= {"api_version": version, "api_key_env": "WIRE_KEY"}
+    cap = 120 if wire.embedded else 1000  # a model that thinks first needs more
+    task = {"models": ["m"], "max_tokens": cap, "retries": 0, "cache": "off", "seed": 7}
+    config = LLMConfig.model_validate({"version": 1, "models": {"m": model}, "tasks": {"task": task}})
+    cassette.pass_by(*RecordedLLM.ASIDE)
+    manager = OfflineLLM if wire.name == "ollama" and not wire_servers.recording else LLMManager
+    async with manager(config=config) as llm:
+        yield Asker(llm, asynchronous)
+
+
+def _check_usage(answer: Answer[Any]) -> None:
+    assert answer.usage.prompt_tokens > 5
+    assert answer.usage.completion_tokens > 3
+    assert not answer.usage.estimated
+    assert len(answer.attempts) == 1
+
+
+@both
+@pytest.mark.parametrize("wire", cases("text"), indirect=True)
+async def test_text(asker: Asker) -> None:
+    """A question is answered with text, the usage that the server counted, and one request."""
+    answer = await asker.ask(PROMPT)
+    assert len(answer.text.split()) > 4
+    assert answer.finish_reason == "stop"
+    _check_usage(answer)
+
+
+@both
+@pytest.mark.parametrize("wire", cases("stream"), indirect=True)
+async def test_stream(asker: Asker) -> None:
+    """A stream comes in pieces that make up the answer, with its usage at the end."""
+    pieces, answer = await asker.stream(PROMPT)
+    assert len(pieces) > 3
+    assert "".join(pieces) == answer.text
+    assert answer.finish_reason == "stop"
+    _check_usage(answer)
+
+
+@both
+@pytest.mark.parametrize("wire", cases("schema"), indirect=True)
+async def test_schema(asker: Asker) -> None:
+    """An answer with a schema is an instance of it."""
+    answer = await asker.ask(JUDGE, schema=Verdict)
+    assert isinstance(answer.parsed, Verdict)
+    assert answer.parsed == Verdict.model_validate_json(answer.text)
+    _check_usage(answer)
+
+
+@both
+@pytest.mark.parametrize("wire", cases("embeddings"), indirect=True)
+async def test_embeddings(asker: Asker) -> None:
+    """Each text has a vector of its own, of the same length."""
+    embed = asker.llm.aembed("task", TEXTS) if asker.asynchronous else None
+    result = await embed if embed else asker.llm.embed("task", TEXTS)
+    first, second = result.vectors
+    assert len(first) == len(second) > 10
+    assert first != second
+    assert result.usage.prompt_tokens > 0
+
+
+@both
+@pytest.mark.parametrize("wire", cases("truncated"), indirect=True)
+async def test_truncated(asker: Asker, wire: Wire) -> None:
+    """An answer that the cap cuts, twice, is an error that holds what came."""
+    with pytest.raises(OutputTruncatedError) as cut:
+        await asker.ask(PROMPT, max_tokens=4)
+    assert cut.value.text or not wire.embedded  # others may have spent it on thinking
+    assert len(cut.value.attempts) == 2
+
+
+async def _failure(asker: Asker, prompt: str) -> LLMError:
+    with pytest.raises(AllModelsFailedError) as failed:
+        await asker.ask(prompt)
+    assert len(failed.value.attempts) == 1
+    assert failed.value.last is not None
+    return failed.value.last
+
+
+@both
+@pytest.mark.parametrize("wire", cases("too_long"), indirect=True)
+async def test_too_long(asker: Asker) -> None:
+    """A prompt that does not fit is the window's error, whatever the server calls it."""
+    assert isinstance(await _failure(asker, LONG), ContextWindowError)
+
+
+@both
+@pytest.mark.parametrize("wire", cases("wrong_key"), indirect=True)
+async def test_wrong_key(asker: Asker) -> None:
+    """A key that the server refuses is an authentication error with its status, and is not repeated in it."""
+    error = await _failure(asker, PROMPT)
+    assert isinstance(error, AuthenticationError)
+    assert error.status == 401
+    assert "wrong-key" not in str(error)
+
+
+@both
+@pytest.mark.parametrize("wire", cases("missing_model"), indirect=True)
+async def test_missing_model(asker: Asker) -> None:
+    """A model that the server does not have is not found."""
+    assert isinstance(await _failure(asker, PROMPT), ModelNotFoundError)
+
+
+def test_every_cell_is_proved_or_says_why() -> None:
+    """Each mode of the server that comes with this package has a recording, or a reason why there is none."""
+    for wire in WIRES:
+        proved = {case.values[0].name for mode in MODES for case in cases(mode)}
+        if wire.embedded:
+            assert wire.name in proved
+            missing = {mode for mode in MODES if wire.name not in {case.values[0].name for case in cases(mode)}}
+            assert missing == set(wire.gaps)
+
+
+SAME = ("Say hello.", PROMPT, "What is a test plan? Answer in one sentence.")
+
+
+@pytest.fixture
+def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLMManager]:
+    """A manager with one model a wire, all of them the same weights on one server."""
+    models: dict[str, Any] = {}
+    for number, wire in enumerate(one for one in WIRES if one.embedded):
+        base, key = wire_servers.reach(wire)
+        monkeypatch.setenv(f"WIRE_KEY_{number}", key)
+        models[wire.name] = {
+            "model": f"{wire.provider}/smollm2-135m",
+            "api_base": base,
+            "api_version": wire.api_version,
+        }
+        models[wire.name]["api_key_env"] = f"WIRE_KEY_{number}"
+    if wire_servers.recording:
+        cassette.note("recorded_from", wire_servers.described(WIRES[0]) + "; and the same server over its other wires")
+    task = {"models": list(models), "max_tokens": 120, "cache": "off"}
+    with LLMManager(config=LLMConfig.model_validate({"version": 1, "models": models, "tasks": {"task": task}})) as llm:
+        yield llm
+
+
+@pytest.mark.cassette("wires/same-weights")
+def test_same_weights_same_text(all_wires: LLMManager, cassette: Cassette) -> None:
+    """One server's weights give the same text and the same counts behind each of its wires."""
+    for prompt in SAME:
+        answers = [all_wires.complete("task", prompt, model=wire.name) for wire in WIRES if wire.embedded]
+        assert len({answer.text for answer in answers}) == 1
+        assert len({(answer.usage.prompt_tokens, answer.usage.completion_tokens) for answer in answers}) == 1
+        assert answers[0].text
+    assert len(cassette) == len(SAME) * 4
+    assert len({json.dumps(response["body"], default=str) for response in cassette.responses}) == len(cassette)

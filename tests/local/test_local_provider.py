@@ -1,0 +1,674 @@
+"""Embedded models: real llama.cpp processes, started, shared, idle, killed and orphaned."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from fixtures_local import TINY, LocalModel, chat, post, stored
+from pytest_httpserver import HTTPServer
+
+from testronaut_llm import LLMManager
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import local_provider, machine, memory_fit
+from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings
+from testronaut_llm.local.gguf_header import read_header
+from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_missing
+from testronaut_llm.local.model_store import ModelStore, StoredModel
+from testronaut_llm.support import paths
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")
+
+MODEL = LocalModel()
+
+
+@pytest.fixture
+def runner(store: ModelStore) -> Iterator[EmbeddedRunner]:
+    """A runner of this test's own."""
+    runner = EmbeddedRunner(store)
+    yield runner
+    runner.close()
+
+
+def pid_of(runner: EmbeddedRunner) -> int:
+    """The process of the runner's only server."""
+    (process,) = [seat.process for seat in runner._seats.values() if seat.process]
+    assert process._process is not None
+    return process._process.pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within half a minute; nothing here takes long."""
+    end = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+SCRIPT = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from fixtures_local import LocalModel, chat
+from testronaut_llm.local.local_provider import EmbeddedRunner
+from testronaut_llm.local.model_store import ModelStore
+
+runner = EmbeddedRunner(ModelStore(Path(sys.argv[1])))
+def start():
+    endpoint = runner.endpoint(LocalModel())
+    (process,) = [seat.process for seat in runner._seats.values()]
+    return endpoint, process._process.pid
+"""
+
+
+def script(store: ModelStore, body: str) -> subprocess.Popen[str]:
+    """Another Python process that runs `body` after SCRIPT."""
+    folders = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT + body, str(store.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+    )
+
+
+# What it serves
+
+
+def test_chat_answers_with_usage(embedded_server: Endpoint) -> None:
+    """The server speaks the OpenAI wire and counts tokens."""
+    answer = chat(embedded_server, "Say hello.")
+    assert answer["choices"][0]["message"]["content"].strip()
+    assert answer["usage"]["prompt_tokens"] > 5
+
+
+def test_nobody_without_the_token_is_answered(embedded_server: Endpoint) -> None:
+    """Other users of the machine can reach the port; only the token opens it, and it is not shown."""
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        chat(Endpoint(api_base=embedded_server.api_base, token="guess"), "Say hello.")
+    assert embedded_server.token not in repr(embedded_server)
+    assert embedded_server.api_base.startswith("http://127.0.0.1:")
+
+
+def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, embedded_server: Endpoint) -> None:
+    """Texts become vectors of one length, and the same text the same vector."""
+    endpoint = embedded_runner.endpoint(MODEL, embeddings=True)
+    vectors = [row["embedding"] for row in post(endpoint, "/embeddings", {"input": ["a b", "c", "a b"]})["data"]]
+    assert endpoint.api_base != embedded_server.api_base
+    assert [len(vector) for vector in vectors] == [64, 64, 64]
+    assert vectors[0] == vectors[2] != vectors[1]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_not_cut(runner: EmbeddedRunner) -> None:
+    """`num_ctx` is what the server gets, and it says so instead of dropping the front."""
+    endpoint = runner.endpoint(LocalModel(num_ctx=512))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        chat(endpoint, "word " * 600)
+    error = json.loads(caught.value.read())["error"]
+    assert (caught.value.code, error["type"], error["n_ctx"]) == (400, "exceed_context_size_error", 512)
+
+
+# One server for all
+
+
+def test_each_slot_has_the_whole_context(runner: EmbeddedRunner) -> None:
+    """Three requests at the same time, each with as many tokens as one alone would have."""
+    endpoint = runner.endpoint(LocalModel(num_ctx=512), slots=3)
+    request = urllib.request.Request(
+        endpoint.api_base.removesuffix("/v1") + "/slots", headers={"Authorization": f"Bearer {endpoint.token}"}
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as response:
+        assert [slot["n_ctx"] for slot in json.loads(response.read())] == [512] * 3
+
+
+@pytest.mark.parametrize("where", ["model", "provider", "nowhere"])
+def test_there_are_as_many_slots_as_the_limits_let_through(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """One without any; the model would read one after the other what it is sent at once."""
+    monkeypatch.setattr(paths, "data_dir", lambda: store.folder.parent)
+    row = {"model": f"embedded/{TINY}", **({"limits": {"concurrency": 2}} if where == "model" else {})}
+    limits = {"embedded": {"concurrency": 2}} if where == "provider" else {}
+    config = LLMConfig(models={"m": row}, limits=limits, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
+    started: list[int] = []
+    start = EmbeddedProcess.start
+    monkeypatch.setattr(
+        EmbeddedProcess, "start", lambda self, limit: (started.append(self.settings.slots), start(self, limit))[1]
+    )
+    with LLMManager(config=config) as llm:
+        llm.warm_up("m")
+        assert llm.complete(None, "hi", max_tokens=200).text
+    assert started == [1 if where == "nowhere" else 2]
+
+
+def test_threads_and_tasks_share_one_server(runner: EmbeddedRunner) -> None:
+    """Many first callers at once start one process."""
+    with ThreadPoolExecutor(8) as pool:
+        endpoints = list(pool.map(lambda _: runner.endpoint(MODEL), range(16)))
+
+    async def tasks() -> list[Endpoint]:
+        return await asyncio.gather(*(asyncio.to_thread(runner.endpoint, MODEL) for _ in range(8)))
+
+    assert {e.token for e in [*endpoints, *asyncio.run(tasks())]} == {endpoints[0].token}
+    pid_of(runner)
+
+
+def test_the_server_outlives_the_thread_that_started_it(runner: EmbeddedRunner) -> None:
+    """The kernel's parent-death signal is bound to a thread; the right one stays."""
+    thread = threading.Thread(target=runner.endpoint, args=(MODEL,))
+    thread.start()
+    thread.join()
+    pid = pid_of(runner)
+    time.sleep(0.3)
+    assert alive(pid)
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
+    assert pid_of(runner) == pid
+
+
+def test_two_processes_have_a_server_each(store: ModelStore, runner: EmbeddedRunner) -> None:
+    """Nothing is shared between processes but the file."""
+    other = script(store, "print(start()[1], flush=True); sys.stdin.read()")
+    assert other.stdout is not None
+    theirs = int(other.stdout.readline())
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
+    assert theirs != pid_of(runner)
+    other.kill()
+    other.communicate()
+
+
+@linux_only
+def test_the_child_knows_no_secret_and_shows_none(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's keys are not in the child's environment, the token is not on its command line."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-sentinel")
+    endpoint = runner.endpoint(MODEL)
+    folder = Path(f"/proc/{pid_of(runner)}")
+    assert b"sentinel" not in (folder / "environ").read_bytes()
+    assert endpoint.token.encode() not in (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+    assert (folder / "oom_score_adj").read_text().strip() == "1000"
+
+
+@posix_only
+def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> None:
+    """The child is in a process group of its own, and ignores an interrupt that reaches it all the same."""
+    runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    assert os.getpgid(pid) != os.getpgid(0)
+    os.kill(pid, signal.SIGINT)
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
+    assert pid_of(runner) == pid
+
+
+# How it ends
+
+
+def test_an_idle_server_ends_and_the_next_call_starts_another(store: ModelStore) -> None:
+    """Memory is given back after the idle time."""
+    runner = EmbeddedRunner(store, idle_seconds=0.2)
+    first = runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    assert eventually(lambda: not alive(pid))
+    second = runner.endpoint(MODEL)
+    assert second.token != first.token
+    assert chat(second, "Say hello.")["choices"]
+    runner.close()
+
+
+def test_a_server_that_computes_is_not_idle(store: ModelStore) -> None:
+    """An answer that takes longer than the idle time is not cut."""
+    runner = EmbeddedRunner(store, idle_seconds=0.05)
+    answer = chat(runner.endpoint(MODEL), "Go on.", ignore_eos=True, max_tokens=600)
+    assert answer["usage"]["completion_tokens"] == 600
+    runner.close()
+
+
+def test_a_server_in_use_again_gets_its_whole_idle_time(store: ModelStore) -> None:
+    """Each call begins the idle time anew."""
+    runner = EmbeddedRunner(store, idle_seconds=1.0)
+    runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    for _ in range(8):
+        time.sleep(0.2)
+        runner.endpoint(MODEL)
+    assert pid_of(runner) == pid
+    assert eventually(lambda: not alive(pid))
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"),
+    [
+        (None, 300),
+        (0, 0),
+        (90, 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        (-1, math.inf),
+        ("-1m", math.inf),
+    ],
+)
+def test_keep_alive_is_read_as_ollama_does(keep_alive: str | int | None, seconds: float) -> None:
+    """Seconds, or a time with its unit; negative means for ever."""
+    assert local_provider._idle_seconds(keep_alive, 300) == seconds
+
+
+def test_a_server_that_is_kept_for_ever_has_no_timer(runner: EmbeddedRunner) -> None:
+    """`keep_alive: -1` ends with the program alone."""
+    runner.endpoint(LocalModel(keep_alive=-1))
+    (seat,) = runner._seats.values()
+    assert seat.timer is None
+
+
+def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner) -> None:
+    """Closing is not final: a manager that is used again starts again."""
+    runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    runner.close()
+    runner.close()
+    assert not alive(pid)
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]
+
+
+def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore) -> None:
+    """Nobody has to call close()."""
+    runner = EmbeddedRunner(store)
+    runner.endpoint(LocalModel(keep_alive=-1))
+    pid = pid_of(runner)
+    del runner
+    gc.collect()
+    assert not alive(pid)
+
+
+@posix_only
+@pytest.mark.parametrize("death", ["normal", "exception", "os._exit", "SIGTERM", "SIGKILL"])
+def test_however_the_parent_dies_there_is_no_orphan(store: ModelStore, death: str) -> None:
+    """The server ends with its parent, and a normal end is a quiet one."""
+    ends = {"normal": "", "exception": "raise SystemExit(3)", "os._exit": "os._exit(0)"}
+    parent = script(store, f"print(start()[1], flush=True)\n{ends.get(death, 'sys.stdin.read(); time.sleep(600)')}")
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    if death.startswith("SIG"):
+        parent.send_signal(signal.Signals[death])
+    _, errors = parent.communicate(timeout=60)
+    assert eventually(lambda: not alive(pid))
+    assert errors == ""
+
+
+@linux_only
+def test_a_child_that_cannot_look_ends_with_its_parent_too(store: ModelStore) -> None:
+    """While llama.cpp loads, no Python runs in the child: the kernel ends it. Here it is stopped instead."""
+    parent = script(store, "print(start()[1], flush=True); time.sleep(600)")
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    os.kill(pid, signal.SIGSTOP)
+    parent.kill()
+    parent.communicate()
+    assert eventually(lambda: not alive(pid))
+
+
+@posix_only
+def test_a_forked_child_has_servers_of_its_own(store: ModelStore) -> None:
+    """After a fork both sides work, and the end of one does not end the other's server."""
+    body = """
+endpoint, pid = start()
+child = os.fork()
+if child == 0:
+    other, other_pid = start()
+    good = other.token != endpoint.token and other_pid != pid and chat(other, "Say hello.")["choices"]
+    runner.close()
+    os._exit(0 if good else 1)
+_, status = os.waitpid(child, 0)
+assert start() == (endpoint, pid)
+assert chat(endpoint, "Say hello.")["choices"]
+print("status", status)
+"""
+    parent = script(store, body)
+    out, errors = parent.communicate(timeout=60)
+    assert (out, errors) == ("status 0\n", "")
+
+
+@posix_only
+def test_a_fork_that_lives_on_does_not_keep_the_server(store: ModelStore) -> None:
+    """A sibling process that inherited everything does not hold the server when the parent is killed."""
+    body = """
+_, pid = start()
+sibling = os.fork()
+if sibling:
+    print(pid, sibling, flush=True)
+time.sleep(600)
+"""
+    parent = script(store, body)
+    assert parent.stdout is not None
+    server, sibling = map(int, parent.stdout.readline().split())
+    os.kill(parent.pid, signal.SIGKILL)
+    try:
+        assert eventually(lambda: not alive(server))
+        assert alive(sibling)
+    finally:
+        os.kill(sibling, signal.SIGKILL)
+        parent.communicate()
+
+
+# What goes wrong
+
+
+@posix_only
+def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: EmbeddedRunner) -> None:
+    """Out of memory, as the system does it: the caller's process lives, hears why, and goes on."""
+    endpoint = runner.endpoint(MODEL)
+    assert runner.crash(endpoint.api_base) is None
+    os.kill(pid_of(runner), signal.SIGKILL)
+    error = runner.crash(endpoint.api_base)
+    assert error is not None
+    assert "killed by the system (signal 9), most often for want of memory" in str(error)
+    assert error.provider == "embedded"
+    again = runner.endpoint(MODEL)
+    assert again.token != endpoint.token
+    assert chat(again, "Say hello.")["choices"]
+    assert runner.crash(endpoint.api_base) is None
+
+
+@posix_only
+def test_a_crash_in_the_middle_of_an_answer_is_explained(runner: EmbeddedRunner) -> None:
+    """The broken connection has a reason that can be asked for."""
+    endpoint = runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    threading.Timer(0.2, os.kill, (pid, signal.SIGSEGV)).start()
+    with pytest.raises((OSError, urllib.error.URLError)):
+        chat(endpoint, "Go on.", ignore_eos=True, max_tokens=100_000)
+    error = runner.crash(endpoint.api_base)
+    assert error is not None
+    assert "it crashed (SIGSEGV)" in str(error)
+
+
+def test_a_truncated_file_names_the_commands_that_mend_it(runner: EmbeddedRunner, store: ModelStore) -> None:
+    """The size on disk is compared with what was stored, before anything is started."""
+    store.path(TINY).write_bytes(store.path(TINY).read_bytes()[:200_000])
+    with pytest.raises(LocalModelError, match=r"has 200,000 bytes on disk and had 340,352.*models pull embedded/tiny-"):
+        runner.endpoint(MODEL)
+
+
+def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
+    runner: EmbeddedRunner, store: ModelStore, tmp_path: Path
+) -> None:
+    """A header that looks right, of a kind that the engine does not know: its reason is in the message."""
+    short = tmp_path / "short.gguf"
+    short.write_bytes(store.path(TINY).read_bytes().replace(b"llama", b"lxama"))
+    stored(store, short, "short")
+    with pytest.raises(LocalModelError, match=r"could not be started: it gave up.*unknown model architecture"):
+        runner.endpoint(LocalModel(name="short"))
+
+
+def test_a_file_that_is_no_model_is_refused(runner: EmbeddedRunner, store: ModelStore) -> None:
+    """A corrupt header is found before a process is started."""
+    store.path(TINY).write_bytes(b"\0" * store.path(TINY).stat().st_size)
+    with pytest.raises(LocalModelError, match="does not begin with the letters GGUF"):
+        runner.endpoint(MODEL)
+
+
+def test_a_pinned_digest_is_checked(runner: EmbeddedRunner, store: ModelStore) -> None:
+    """`digest` in llm.yaml refuses other bytes under the same name; a beginning of the digest is enough."""
+    digest = str(store.digest(TINY))
+    with pytest.raises(LocalModelError, match=r"llm.yaml wants digest: sha256:00000000"):
+        runner.endpoint(LocalModel(digest="sha256:00000000"))
+    assert runner.endpoint(LocalModel(digest=f"sha256:{digest[:10]}"))
+
+
+def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not come up in time is ended, not left behind."""
+    monkeypatch.setattr(local_provider, "START_SECONDS", 0.0)
+    before = set(psutil.Process().children())
+    with pytest.raises(LocalModelError, match="not ready after 0 s"):
+        runner.endpoint(MODEL)
+    assert eventually(lambda: set(psutil.Process().children()) <= before)
+
+
+def test_no_memory_is_said_before_the_load(
+    runner: EmbeddedRunner, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest context that fits is in the message, and works when it is written down."""
+    header = read_header(store.path(TINY))
+    room = memory_fit.needed_memory(header, 2048) + memory_fit.RESERVE
+    monkeypatch.setattr(machine, "available_memory", lambda: room)
+    with pytest.raises(LocalModelError, match=r"write num_ctx: 2048 in llm.yaml"):
+        runner.endpoint(LocalModel(num_ctx=8192))
+    assert runner.endpoint(LocalModel(num_ctx=2048))
+
+
+def test_an_idle_model_makes_room_for_another(
+    runner: EmbeddedRunner, store: ModelStore, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Switching models on a small machine works: the one that nobody uses is unloaded first."""
+    stored(store, tiny_gguf, "other")
+    runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    monkeypatch.setattr(machine, "available_memory", lambda: 0 if alive(pid) else 8 << 30)
+    assert chat(runner.endpoint(LocalModel(name="other")), "Say hello.")["choices"]
+    assert not alive(pid)
+
+
+def package(folder: Path, code: str) -> str:
+    """A package called xllamacpp with this code."""
+    (folder / "xllamacpp").mkdir(parents=True)
+    (folder / "xllamacpp" / "__init__.py").write_text(code)
+    return str(folder)
+
+
+def absent(library: str) -> str:
+    return f"raise ImportError('{library}: cannot open shared object file: No such file or directory')"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (absent("libgomp.so.1"), "library libgomp.so.1 is missing: apt-get install libgomp1 (Debian"),
+        (absent("libgcc_s.so.1"), "library libgcc_s.so.1 is missing: apt-get install libgcc-s1 (Debian"),
+        (absent("libblas3.so.3"), "library libblas3.so.3 is missing: apt-get install libblas3-3 (Debian"),
+        ("raise ImportError('no GLIBC_2.99')", "loaded (ImportError: no GLIBC_2.99): pip install "),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "(SIGILL, is it made for this processor?): pip "),
+    ],
+)
+def test_a_library_that_is_missing_is_named_before_a_call(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    """The model is not ready, the message says which package has the library, and nobody is told to pull it again."""
+    monkeypatch.syspath_prepend(package(tmp_path / "broken", code))
+    found = embedded_missing(LocalModel(), store=store)
+    assert found is not None
+    assert found.startswith("llama.cpp cannot be loaded")
+    assert said in found
+    with pytest.raises(LocalModelError, match=r"llama\.cpp cannot be loaded") as caught:
+        EmbeddedRunner(store).endpoint(LocalModel())
+    assert " pull " not in str(caught.value)
+
+
+def test_that_the_library_can_be_loaded_is_looked_up_once(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A success is remembered while the process lives; a failure may be over at the next look."""
+    counter = tmp_path / "loads"
+    place = package(tmp_path / "counts", f"open({str(counter)!r}, 'a').write('x'); raise ImportError('not yet')")
+    monkeypatch.syspath_prepend(place)
+    assert [embedded_missing(LocalModel(), store=store) is None for _ in range(2)] == [False, False]
+    (tmp_path / "counts" / "xllamacpp" / "__init__.py").write_text(f"open({str(counter)!r}, 'a').write('x') and 1")
+    assert [embedded_missing(LocalModel(), store=store) is None for _ in range(3)] == [True] * 3
+    assert counter.read_text() == "xxx"
+
+
+@linux_only
+def test_a_limit_that_only_the_child_meets_is_our_error(store: ModelStore) -> None:
+    """When the system refuses memory during the load, the caller gets an error and lives."""
+    body = """
+import resource
+from testronaut_llm.errors import LocalModelError
+resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+try:
+    start()
+except LocalModelError as error:
+    print(str(error)[:45])
+"""
+    parent = script(store, body)
+    out, errors = parent.communicate(timeout=60)
+    assert (out, errors) == ("embedded/tiny-random could not be started: it\n", "")
+
+
+def test_a_process_that_cannot_be_started_is_our_error(
+    runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No interpreter, no process: the system's reason is in the message."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(LocalModelError, match=r"could not be started: .*No such file or directory"):
+        runner.endpoint(MODEL)
+
+
+@posix_only
+def test_a_server_that_hangs_is_ended_all_the_same(runner: EmbeddedRunner) -> None:
+    """Closing does not wait for a process that does not listen."""
+    runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    os.kill(pid, signal.SIGSTOP)
+    runner.close()
+    assert not alive(pid)
+
+
+@posix_only
+def test_a_server_that_died_while_idle_is_left_alone(store: ModelStore) -> None:
+    """The end of the idle time finds nothing to end, and a model that died is not asked to make room."""
+    runner = EmbeddedRunner(store)
+    runner.endpoint(MODEL)
+    (seat,) = runner._seats.values()
+    assert seat.process
+    os.kill(pid_of(runner), signal.SIGKILL)
+    assert seat.process.crash()
+    local_provider._retire(seat)
+    assert not local_provider._stop_if_idle(seat)
+    assert seat.process
+    runner.close()
+
+
+def test_a_model_that_someone_starts_or_uses_is_not_unloaded(runner: EmbeddedRunner) -> None:
+    """Room is made by idle models only."""
+    endpoint = runner.endpoint(MODEL)
+    (seat,) = runner._seats.values()
+    with seat.lock:
+        assert not local_provider._stop_if_idle(seat)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(chat, endpoint, "Go on.", ignore_eos=True, max_tokens=600)
+        assert eventually(lambda: seat.process is not None and seat.process.busy())
+        assert not local_provider._stop_if_idle(seat)
+        assert answer.result()["usage"]["completion_tokens"] == 600
+    assert eventually(lambda: local_provider._stop_if_idle(seat))
+
+
+def test_only_a_server_that_says_so_is_idle(httpserver: HTTPServer) -> None:
+    """An answer that cannot be understood counts as busy; nobody listening does not."""
+    process = EmbeddedProcess("m", Settings(model="", context=1, batch=1, threads=1))
+    httpserver.expect_request("/slots").respond_with_data("not JSON")
+    process.address = httpserver.url_for("")
+    assert process.busy()
+    httpserver.clear()
+    httpserver.expect_request("/slots").respond_with_json([{"is_processing": False}])
+    assert not process.busy()
+    httpserver.stop()
+    assert not process.busy()
+
+
+@posix_only
+def test_what_a_fork_inherits_is_let_go(runner: EmbeddedRunner) -> None:
+    """In the forked child nothing of the parent's servers is held, and no lock of the parent's threads either."""
+    runner.endpoint(MODEL)
+    pid = pid_of(runner)
+    lock = runner._seats.lock
+    with lock:
+        local_provider._disown(weakref.ref(runner._seats))
+    assert (dict(runner._seats), runner._seats.lock is lock) == ({}, False)
+    assert eventually(lambda: not alive(pid))  # its stdin is closed; in a real fork the parent still holds it open
+
+
+# Is it ready?
+
+
+def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thing that keeps a model from being used is one line that mends it."""
+    assert embedded_missing(MODEL, store=store) is None
+    missing = embedded_missing(LocalModel(name="smollm2-135m"), store=store)
+    assert missing == "the model is not on this machine: testronaut-llm models pull embedded/smollm2-135m"
+    assert "cannot be the name" in str(embedded_missing(LocalModel(name="../x"), store=store))
+    assert embedded_missing(MODEL)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    missing = embedded_missing(MODEL, store=store)
+    assert missing == 'the package xllamacpp is not installed: pip install "testronaut-llm[embedded]"'
+
+
+def test_a_model_that_is_not_there_is_our_error_with_the_command(runner: EmbeddedRunner) -> None:
+    """Asking for its endpoint says the same as the probe."""
+    with pytest.raises(LocalModelError, match=r"embedded/qwen3-4b: .* testronaut-llm models pull embedded/qwen3-4b"):
+        runner.endpoint(LocalModel(name="qwen3-4b"))
+
+
+@pytest.mark.usefixtures("tiny_offered")
+def test_auto_pull_fetches_what_is_missing(tmp_path: Path) -> None:
+    """`auto_pull: true` makes a model of the catalogue ready; `ask` leaves it to the command line."""
+    store = ModelStore(tmp_path / "empty")
+    assert embedded_missing(LocalModel(auto_pull=True), store=store) is None
+    assert embedded_missing(LocalModel(auto_pull="ask"), store=store)
+    assert embedded_missing(LocalModel(name="own", auto_pull=True), store=store)
+    runner = EmbeddedRunner(store)
+    assert chat(runner.endpoint(LocalModel(auto_pull=True)), "Say hello.")["choices"]
+    (model,) = store.list()
+    assert model.last_used
+    runner.close()
+
+
+def test_nothing_is_started_or_written_before_the_first_use(tmp_path: Path) -> None:
+    """Making a runner and asking what is missing leaves no trace."""
+    runner = EmbeddedRunner(ModelStore(tmp_path / "models"))
+    embedded_missing(MODEL, store=ModelStore(tmp_path / "models"))
+    runner.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_runner_is_light() -> None:
+    """Neither llama.cpp nor an HTTP library is loaded by an import."""
+    code = """
+import sys, testronaut_llm.local.local_provider
+print([name for name in ("xllamacpp", "httpx", "psutil", "filelock") if name in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_index_of_another_file_does_not_hide_it(store: ModelStore, runner: EmbeddedRunner) -> None:
+    """A model that was replaced through the store is served as it is now."""
+    copy = store.folder.parent / "copy"
+    copy.write_bytes(store.path(TINY).read_bytes() + b"\0" * 32)
+    store.add(copy, StoredModel(name=TINY, source="new", sha256="x", size=copy.stat().st_size))
+    assert chat(runner.endpoint(MODEL), "Say hello.")["choices"]

@@ -1,0 +1,171 @@
+"""One attempt at an Ollama model, replayed from what a real server answered, sync and async.
+
+The requests were recorded before this package existed, so each case names the fields in which ours differs.
+All others must be the same: the match of the cassette sees to it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from attempts import attempt, chat, target
+from ollama_cassettes import recording
+
+from testronaut_llm.errors import (
+    BadResponseError,
+    ConnectionFailedError,
+    ContextWindowError,
+    InvalidRequestError,
+    LLMError,
+    ModelNotFoundError,
+    ServerError,
+)
+from testronaut_llm.gateway.model_request import EmbedRequest, Request, Target
+from testronaut_llm.records import Usage
+from testronaut_llm.schema.output_schema import WireSchema
+from testronaut_llm.testing.cassettes import Cassette
+
+IMAGES = "messages.*.images"  # LiteLLM adds an empty list
+OURS = ("options.num_ctx", "truncate", "shift", IMAGES)
+LITELLM = ("options.num_ctx", "truncate", "shift")
+
+THINK = "think"  # recorded as true, where ours says how much
+
+ANSWERS = [
+    *(recording(name, None, ignored=LITELLM) for name in ("litellm-chat", "litellm-chat-schema")),
+    recording("litellm-think", None, ignored=(*LITELLM, THINK)),
+    recording("litellm-chat-num-ctx", None, ignored=("truncate", "shift")),
+    *(
+        recording(name, None, ignored=OURS)
+        for name in (
+            "chat",
+            "chat-warm",
+            "chat-length",
+            "chat-non-ascii",
+            "chat-pulled-model",
+            "chat-schema",
+            "chat-schema-length",
+            "chat-stop-sequence",
+            "chat-system",
+            "chat-turns",
+            "think-off",
+        )
+    ),
+    recording("chat-after-runner-killed", None, ignored=(*OURS, "options")),
+    recording("think", None, ignored=(*OURS, THINK)),
+    recording("chat-too-long-shift-false", None, ignored=("truncate", IMAGES)),
+]
+STREAMS = [
+    recording("litellm-chat-stream", None, ignored=LITELLM),
+    *(recording(name, None, ignored=OURS) for name in ("chat-stream", "chat-stream-length", "chat-schema-stream")),
+    recording("think-stream", None, ignored=(*OURS, THINK)),
+]
+FAILURES = [
+    recording("litellm-missing-model", ModelNotFoundError, ignored=(*LITELLM, "options.num_predict")),
+    recording("chat-missing-model-404", ModelNotFoundError, ignored=(*OURS, "options")),
+    recording("chat-missing-model-404-stream", ModelNotFoundError, ignored=(*OURS, "options")),
+    recording("chat-too-long-truncate-false", ContextWindowError, ignored=("shift", IMAGES)),
+    recording("runner-killed", ServerError, ignored=OURS),
+    recording("runner-killed-in-stream", ServerError, ignored=OURS),
+    recording("stream-left-early", ConnectionFailedError, ignored=OURS),
+    recording("think-not-supported-400", InvalidRequestError, ignored=(*OURS, THINK, "options")),
+]
+
+
+def _recorded(cassette: Cassette) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The request and the lines of the response."""
+    request, response = cassette.data[0]
+    lines = response["body"]["string"].decode().splitlines()
+    return json.loads(request.body), [json.loads(line) for line in lines]
+
+
+def _ours(body: dict[str, Any]) -> Request:
+    """The request that asks for the same."""
+    options, schema = body.get("options", {}), body.get("format")
+    return chat(
+        _where(body),
+        *((turn["role"], turn["content"]) for turn in body["messages"]),
+        max_tokens=options.get("num_predict", 80),
+        temperature=options.get("temperature"),
+        seed=options.get("seed"),
+        stop=tuple(options.get("stop", ())),
+        schema=schema and WireSchema(schema=schema, name="answer", instructions="", wrapped=False),
+        num_ctx=options.get("num_ctx", 2048),
+        stream=body["stream"],
+    )
+
+
+def _where(body: dict[str, Any]) -> Target:
+    level = {None: None, False: "off", True: "high"}[body.get("think")]
+    return target(f"ollama/{body['model']}", key=None, reasoning=level, dimensions=body.get("dimensions"))
+
+
+@pytest.mark.parametrize("_", ANSWERS + STREAMS)
+async def test_a_recorded_answer_is_ours(cassette: Cassette, _: None) -> None:
+    """Text, finish and usage are those of the wire; a stream hands out the same text in pieces."""
+    body, lines = _recorded(cassette)
+    pieces, reply = await attempt(_ours(body))
+    assert reply.error is None
+    said = "".join(line["message"]["content"] for line in lines)
+    assert reply.text.strip() == re.sub("<think>.*?</think>", "", said, flags=re.DOTALL).strip()
+    assert reply.finish_reason == lines[-1]["done_reason"]
+    counts = (lines[-1]["prompt_eval_count"], lines[-1]["eval_count"])
+    assert reply.usage == Usage(prompt_tokens=counts[0], completion_tokens=counts[1])
+    assert (len(pieces) > 1, "".join(pieces) == reply.text) == ((True, True) if body["stream"] else (False, False))
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMError]) -> None:
+    """Each failure of the real server has its class; text that came before it is kept, and no finish is made up."""
+    body, lines = _recorded(cassette)
+    _, reply = await attempt(_ours(body))
+    assert type(reply.error) is kind
+    assert reply.finish_reason is None
+    assert reply.text == "".join(line["message"]["content"] for line in lines if "message" in line)
+
+
+@pytest.mark.cassette("ollama/think-length-no-content", ignored=(*OURS, THINK))
+async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> None:
+    """When the whole cap went into thinking the finish says so, and there is no text to mistake for an answer."""
+    body, _ = _recorded(cassette)
+    _, reply = await attempt(_ours(body))
+    assert (reply.text, reply.finish_reason) == ("", "length")
+
+
+@pytest.mark.cassette("ollama/chat-too-long-cut-silently", ignored=OURS)
+async def test_a_prompt_that_was_cut_shows_in_the_usage(cassette: Cassette) -> None:
+    """A server that cuts the prompt says 200; the prompt tokens that it read give it away."""
+    body, _ = _recorded(cassette)
+    _, reply = await attempt(_ours(body))
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == 258
+    assert len(body["messages"][0]["content"]) > 10_000
+
+
+EMBEDDINGS = [
+    recording("litellm-embed", None, ignored=("truncate",)),
+    recording("embed", None, ignored=("truncate", "input")),
+    recording("embed-batch", None, ignored=("truncate",)),
+    recording("embed-dimensions", None, ignored=("truncate", "input")),
+    recording("embed-too-long", None, ignored=("truncate", "input")),
+    recording("embed-empty-string", BadResponseError, ignored=("truncate", "input")),
+    recording("embed-missing-model-404", ModelNotFoundError, ignored=("truncate", "input")),
+    recording("embed-too-long-truncate-false", ContextWindowError, ignored=("input",)),
+    recording("embed-chat-model-error", InvalidRequestError, ignored=("truncate", "input")),
+]
+
+
+@pytest.mark.parametrize("kind", EMBEDDINGS)
+async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMError] | None) -> None:
+    """One vector a text with the prompt's tokens, or the failure; a text without a vector is a failure too."""
+    body, lines = _recorded(cassette)
+    texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    request = EmbedRequest(target=_where(body), texts=tuple(texts), timeout=10)
+    _, reply = await attempt(request)
+    assert type(reply.error) is (kind or type(None))
+    if kind is None:
+        assert [list(vector) for vector in reply.vectors] == lines[0]["embeddings"]
+        assert reply.usage == Usage(prompt_tokens=lines[0]["prompt_eval_count"])

@@ -1,0 +1,89 @@
+"""Many processes of many threads spend at once, and the budget holds to the call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from fault_server import Exchange, FaultServer, Reply
+from faults import good
+from ledger_storm import ROOM
+from manager_kit import KEY
+
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.support.paths import data_dir
+
+STORM = Path(__file__).parents[1] / "support" / "ledger_storm.py"
+CALL = Decimal("0.0001")
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as made:
+        yield made
+
+
+def slowly(reply: Reply) -> Reply:
+    def wait(exchange: Exchange) -> None:
+        time.sleep(0.1)
+        reply(exchange)
+
+    return wait
+
+
+def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> int:
+    """Runs it; returns how many requests arrived."""
+    api = server.plan("api", slowly(good(usage=(10, 100))))
+    numbers = (str(number) for number in (processes, threads, kills))
+    done = subprocess.run(
+        [sys.executable, str(STORM), api.url, *numbers],
+        env={**os.environ, "OPENAI_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return len([one for one in api.requests if one.method == "POST"])
+
+
+def books(later: float = 0.0) -> tuple[Decimal, Decimal]:
+    """What is spent and what is set aside, some seconds later."""
+    ledger = Ledger(data_dir() / "ledger.sqlite3", clock=lambda: time.time() + later)
+    try:
+        return ledger.standing("storm")["total", False]
+    finally:
+        ledger.close()
+
+
+def test_a_storm_spends_what_the_budget_holds(server: FaultServer) -> None:
+    """Room for 50 calls and 64 threads in 8 processes: 50 requests arrive, and nothing is left reserved."""
+    assert storm(server, processes=8, threads=8, kills=0) == ROOM
+    assert books() == (ROOM * CALL, 0)
+
+
+def test_a_storm_with_processes_killed_forgets_nothing(server: FaultServer) -> None:
+    """Whatever a dead process had sent is paid when its lease ends; never more than the budget."""
+    arrived = storm(server, processes=8, threads=8, kills=4)
+    assert arrived <= ROOM
+    spent, aside = books()
+    assert spent + aside <= ROOM * CALL
+    spent, aside = books(later=10_000)
+    assert aside == 0
+    assert arrived * CALL <= spent <= ROOM * CALL
+
+
+@pytest.mark.soak
+def test_many_storms(server: FaultServer) -> None:
+    """Again and again, with other processes killed."""
+    for round_ in range(int(os.environ.get("SOAK_ROUNDS", "1"))):
+        storm(server, processes=8, threads=8, kills=round_ % 8)
+        spent, aside = books(later=10_000)
+        assert aside == 0
+        assert spent <= ROOM * CALL

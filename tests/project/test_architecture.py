@@ -1,0 +1,354 @@
+"""What keeps the package easy to hold in one head.
+
+Imports go one way, LiteLLM has one door, rooms are small, importing is light, and the lock file is what it should be.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from source_tree import PACKAGE, ROOT, Module, modules
+
+import testronaut_llm
+from testronaut_llm.cli import installation
+
+# From the ground up. A module may import from its own rung and from those below, never from above, not even late.
+LADDER = (
+    ("errors", "loop", "support", "support.*", "telemetry", "telemetry.log", "telemetry.redaction"),
+    ("records",),
+    ("config", "config.*"),
+    ("providers", "providers.*", "local", "local.*", "limits", "limits.*", "telemetry.*"),
+    ("schema", "schema.*", "money", "money.*", "cache", "cache.*"),
+    ("routing", "routing.*", "proxy", "proxy.*"),
+    ("gateway", "gateway.*"),
+    ("calls", "calls.*", "batch", "compare", "agreement", "streams"),
+    ("llm_manager", ""),
+    ("cli", "cli.*", "testing", "testing.*"),
+)
+DOOR = "gateway.gateway"
+
+# Slow, or with side effects: never at a module's top, but for the places that are nothing without them.
+LATE = (
+    "litellm",
+    "tokencost",
+    "tiktoken",
+    "openai",
+    "anthropic",
+    "azure",
+    "vcr",
+    "xllamacpp",
+    "typer",
+    "rich",
+)
+AT_HOME = {"typer": ("cli",), "rich": ("cli",), "vcr": ("testing",)}
+
+# Neither these nor what they bring may be loaded by `import testronaut_llm` and touching each public name.
+HEAVY = (
+    *(name for name in LATE if name != "rich"),  # structlog imports rich where it is installed
+    *("httpx", "httpx2", "aiohttp", "requests", "diskcache", "filelock", "jsonschema", "psutil", "pytest"),
+)
+
+# These hand on what they do not name: the facts of LLMError, and the settings of vcrpy's own class.
+HANDS_ON = {
+    "AllModelsFailedError.__init__",
+    "Cassette.__init__",
+    "ConfigError.__init__",
+    "OutputInvalidError.__init__",
+    "OutputTruncatedError.__init__",
+}
+SPEAKS = ("cli", "cli.*", "local.embedded_child")
+"""The command line, and a child process whose stdout is a pipe to its parent."""
+
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 24_040
+
+
+def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
+    """Makes one test of a check that holds for each module."""
+
+    def test() -> None:
+        faults = []
+        for module in modules():
+            try:
+                check(module)
+            except AssertionError as error:
+                faults.append(f"{module.name or '__init__'}: {error}")
+        assert not faults, "\n".join(faults)
+
+    test.__name__, test.__doc__ = check.__name__, check.__doc__
+    return test
+
+
+def rung(name: str) -> int:
+    """The rung a module stands on."""
+    for number, patterns in enumerate(LADDER):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            return number
+    raise AssertionError(f"{name} stands on no rung: add it to LADDER in tests/project/test_architecture.py")
+
+
+def own(name: str) -> str | None:
+    """The module's name without the package's, or None for another package's module."""
+    head, _, rest = name.partition(".")
+    return rest if head == PACKAGE.name else None
+
+
+@every_module
+def test_imports_go_one_way(module: Module) -> None:
+    """No module imports one that stands above it."""
+    mine = rung(module.name)
+    upwards = [
+        f"line {found.line}: {found.name}"
+        for found in module.imports
+        if (name := own(found.name)) is not None and rung(name) > mine
+    ]
+    assert not upwards
+
+
+def test_no_two_modules_need_each_other() -> None:
+    """The imports at the top of the files form no ring."""
+    needs = {
+        module.name: {name for found in module.imports if found.at_top and (name := own(found.name)) is not None}
+        for module in modules()
+    }
+    graphlib.TopologicalSorter(needs).prepare()
+
+
+@every_module
+def test_only_the_gateway_opens_the_door_to_litellm_and_late(module: Module) -> None:
+    """LiteLLM is imported in one module, inside functions, and nowhere by its name in a string."""
+    doors = [found for found in module.imports if found.name.split(".")[0] == "litellm"]
+    if module.name == DOOR:
+        assert not [f"line {door.line}" for door in doors if door.at_top]
+    else:
+        assert not [f"line {door.line}" for door in doors]
+        assert not re.search(r"import(_module|__)\(\s*[\"']litellm", module.text)
+
+
+@every_module
+def test_slow_packages_are_imported_late(module: Module) -> None:
+    """What takes long to load or acts on import is imported where it is used."""
+    early = [
+        f"line {found.line}: {found.name}"
+        for found in module.imports
+        if found.at_top
+        and (head := found.name.split(".")[0]) in LATE
+        and module.name.split(".")[0] not in AT_HOME.get(head, ())
+    ]
+    assert not early
+
+
+WATCH = """
+import os, sys
+seen = []
+def watch(event, args):
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    if event.startswith(("socket.", "subprocess.", "os.mkdir", "os.rename", "_thread.start")):
+        seen.append(event)
+    elif event == "open" and isinstance(args[2], int) and args[2] & writes:
+        seen.append(f"open {args[0]}")
+sys.addaudithook(watch)
+before = dict(os.environ)
+import testronaut_llm
+for name in getattr(testronaut_llm, "__all__", ()):
+    getattr(testronaut_llm, name)
+seen.append("environment" if dict(os.environ) != before else "")
+heavy = sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[1:]))
+sys.stderr.write(" ".join(filter(None, seen)) + "|" + " ".join(heavy))
+"""
+
+
+def test_importing_is_light(tmp_path: Path) -> None:
+    """Importing the package, each public name of it, loads nothing slow, opens and writes nothing, says nothing."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", WATCH, *HEAVY],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    acts, _, heavy = done.stderr.partition("|")
+    assert (acts, heavy, done.stdout, done.returncode) == ("", "", "", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_module
+def test_rooms_stay_small(module: Module) -> None:
+    """A file and a function hold one idea each, and fit a screen or two."""
+    assert module.text.count("\n") <= LINES_OF_A_FILE
+    long = {f.name: length for f in module.functions if (length := _length(f)) > LINES_OF_A_FUNCTION}
+    assert not long
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of what it does: neither its signature nor its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (function.end_lineno or function.lineno) - body[0].lineno + 1 if body else 0
+
+
+def test_the_package_stays_small() -> None:
+    """The number follows the package down: it is far above what a thin layer should need."""
+    lines = sum(module.text.count("\n") for module in modules())
+    assert LINES_OF_THE_PACKAGE - 100 <= lines <= LINES_OF_THE_PACKAGE
+
+
+@every_module
+def test_every_module_says_why_it_exists(module: Module) -> None:
+    """Each file begins with a docstring (an empty `__init__.py` has nothing to say)."""
+    assert not module.text.strip() or ast.get_docstring(module.tree)
+
+
+@every_module
+def test_only_the_command_line_prints(module: Module) -> None:
+    """Whatever reaches stdout of a program that uses the package, the program wrote."""
+    if any(fnmatch.fnmatchcase(module.name, pattern) for pattern in SPEAKS):
+        return
+    calls = (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+    assert not [f"line {call.lineno}" for call in calls if ast.unparse(call.func) in ("print", "sys.stdout.write")]
+
+
+@every_module
+def test_public_functions_name_their_arguments(module: Module) -> None:
+    """A misspelt argument is an error: no public function swallows `**kwargs`, whose names no type says."""
+    swallow = [
+        name
+        for name, function in module.public_functions
+        if (kwarg := function.args.kwarg) is not None
+        and name not in HANDS_ON
+        and not ast.unparse(kwarg.annotation or kwarg).startswith("Unpack[")
+    ]
+    assert not swallow
+
+
+def pins(lock: str) -> list[Requirement]:
+    """The pinned packages of a lock file; one may be there twice, for different Pythons."""
+    lines = (ROOT / "requirements" / lock).read_text("utf-8").splitlines()
+    return [Requirement(line.rstrip("\\ ")) for line in lines if line and line[0] not in " #"]
+
+
+def requirements(lock: str) -> dict[str, Requirement]:
+    """The pinned packages of a lock file that are for this Python."""
+    return {canonicalize_name(pin.name): pin for pin in pins(lock) if pin.marker is None or pin.marker.evaluate()}
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LOCKS = pytest.mark.parametrize("lock", ["dev.txt", "pip.txt"])
+
+
+@LOCKS
+def test_a_lock_names_no_host(lock: str) -> None:
+    """The user's own pip settings choose where packages come from: a lock file names no index, host or folder."""
+    text = (ROOT / "requirements" / lock).read_text("utf-8")
+    assert not re.search(r"://|--(?!hash=)|\.(com|org|io|net)\b|/(home|root|tmp|work|Users)\b", text)
+
+
+@LOCKS
+def test_every_locked_package_has_a_hash(lock: str) -> None:
+    """Each entry is pinned to one version, and a file of it is known by its hash."""
+    text = (ROOT / "requirements" / lock).read_text("utf-8")
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert len(entries) == len(pins(lock)) > 0
+    assert not [entry[:40] for entry in entries if "==" not in entry or "--hash=sha256:" not in entry]
+
+
+def test_the_lock_holds_all_that_the_project_asks_for() -> None:
+    """Each dependency, of the extras too, is locked to a version that `pyproject.toml` allows."""
+    locked = requirements("dev.txt")
+    asked = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    wrong = []
+    for wanted in map(Requirement, asked):
+        pin = locked.get(canonicalize_name(wanted.name))
+        if pin is None or not wanted.specifier.contains(next(iter(pin.specifier)).version):
+            wrong.append(str(wanted))
+    assert not wrong, "run `make lock`"
+
+
+@pytest.mark.parametrize("version", ["1.82.7", "1.82.8"])
+def test_the_poisoned_releases_of_litellm_are_excluded(version: str) -> None:
+    """Neither our metadata nor the lock file lets in the releases that sent keys away."""
+    litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
+    assert f"!={version}" in str(litellm.specifier)
+    assert version not in requirements("dev.txt")["litellm"].specifier
+
+
+def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
+    """Whoever reads the metadata finds the versions that the workflow runs, the lowest of them as `requires-python`."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    tested = re.search(r"^ +python: \[(.+)\]$", workflow, flags=re.MULTILINE)
+    assert tested
+    versions = re.findall(r"[\d.]+", tested[1])
+    named = [line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if ":: Python :: 3." in line]
+    assert named == versions
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert f"ON={versions[-1]}" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_the_newest_tested_litellm_is_the_locked_one() -> None:
+    """`check` warns of a release that is newer than the one that these tests are locked to."""
+    (pin,) = requirements("dev.txt")["litellm"].specifier
+    assert pin.version == installation.TESTED_LITELLM
+
+
+# Which extra brings what a room needs beyond the dependencies; only `testing/` may import it at a module's top.
+EXTRAS = {"testing": ("testing",), "otel": ("telemetry",), "azure": ("providers",), "embedded": ("local",)}
+READ_AS_DATA = {"tokencost"}
+
+
+def brought_by(name: str) -> set[str]:
+    """The packages that bring a module: one, or more for a namespace such as `azure`."""
+    return {canonicalize_name(package) for package in PACKAGES_OF.get(name, [name])}
+
+
+PACKAGES_OF = packages_distributions()
+CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+
+
+@every_module
+def test_each_import_is_a_declared_dependency(module: Module) -> None:
+    """No module relies on a package that only another package brings; what an extra brings is imported late."""
+    undeclared = []
+    for found in module.imports:
+        head = found.name.split(".")[0]
+        if head in sys.stdlib_module_names or head == PACKAGE.name or brought_by(head) & CORE:
+            continue
+        room = module.name.split(".")[0]
+        extra = next((extra for extra, rooms in EXTRAS.items() if room in rooms), "")
+        lines = PROJECT["optional-dependencies"].get(extra, [])
+        declared = brought_by(head) & {canonicalize_name(Requirement(line).name) for line in lines}
+        if not declared or (found.at_top and room != "testing"):
+            undeclared.append(f"line {found.line}: {found.name}")
+    assert not undeclared
+
+
+def test_each_declared_dependency_is_used() -> None:
+    """Nobody installs a package that no module imports."""
+    imported = {found.name.split(".")[0] for module in modules() for found in module.imports}
+    assert set().union(*map(brought_by, imported)) >= CORE - READ_AS_DATA
+
+
+def test_the_wheel_carries_the_data_files() -> None:
+    """What is installed has the default configuration, its schema, the catalogue and the marker of its types."""
+    carried = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    data = ("llm.yaml", "llm.schema.json", "py.typed", "local/catalogue.json")
+    assert {f"testronaut_llm/{name}" for name in data} <= carried
+    assert not [path for path in carried if not path.startswith("testronaut_llm/")]
+
+
+def test_version_and_changelog_agree() -> None:
+    """The newest heading of the changelog, the package and its metadata name the same version."""
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert newest
+    assert newest.group(1) == PROJECT["version"] == testronaut_llm.__version__

@@ -1,0 +1,130 @@
+"""The documentation says what is true: examples load and run, generated pages are current, nothing is left out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from doc_blocks import PAGES, Block, blocks
+from source_tree import ROOT, modules
+from typer.main import get_command
+
+import testronaut_llm
+from testronaut_llm.cli import app
+from testronaut_llm.config.file import load_config
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_a_python_example_is_python(block: Block) -> None:
+    """Every Python example compiles."""
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("yaml") if "version:" in b.text], ids=str)
+def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
+    """Every `llm.yaml` in the documentation is valid, and its tasks name models that it has."""
+    path = tmp_path / "llm.yaml"
+    path.write_text(block.text, "utf-8")
+    config = load_config(path)
+    assert set(yaml.safe_load(block.text)["tasks"]) == set(config.tasks)
+
+
+WORKED_EXAMPLE = """
+from testronaut_llm.config.file import load_config
+from testronaut_llm.providers.provider_registry import api_base_of, provider_of, readiness
+model = load_config("llm.yaml").model("acme")
+state = readiness(model)
+print(state.ready, state.missing, state.mend, api_base_of(model, provider_of(model)), sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ({}, "False|ACME_API_KEY is not set|export ACME_API_KEY=<your key>|https://models.acme.example/v1"),
+        ({"ACME_API_KEY": "k"}, "True|||https://models.acme.example/v1"),
+    ],
+)
+def test_the_worked_provider_example_works(key: dict[str, str], says: str, tmp_path: Path) -> None:
+    """The page on adding a provider adds one: its row is found, and is ready once its key is there."""
+    page = ROOT / "docs" / "how-to" / "add-a-provider.md"
+    (example,) = blocks("python", page)
+    (config,) = (block for block in blocks("yaml", page) if "acme" in block.text)
+    (tmp_path / "llm.yaml").write_text(config.text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", example.text + WORKED_EXAMPLE],
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "TESTRONAUT_LLM_HOME": str(tmp_path), **key},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == (says, 0), done.stderr
+
+
+def shown_commands() -> set[tuple[str, str]]:
+    """Each use of the command line in the pages that people write, with the page's name."""
+    usage = re.compile(r"(?:^\$ (?:\S*/)?|`(?:\w+=\S+ )?)testronaut-llm ([^`\n]+)", re.MULTILINE)
+    return {
+        (page.name, found)
+        for page in PAGES
+        if page.name != "cli.md"
+        for found in usage.findall(page.read_text("utf-8"))
+    }
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(shown_commands()))
+def test_a_shown_command_exists(page: str, line: str) -> None:
+    """Each command that the pages show is one, and so are its options."""
+    command = get_command(app)
+    words = shlex.split(line.replace("...", ""))
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    alone = getattr(command, "invoke_without_command", True)
+    assert alone, f"{page}: no such command: testronaut-llm {line}"
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-") and word != "-"} <= options
+
+
+def test_the_generated_pages_are_current() -> None:
+    """Reference pages say what the code says; `make docs` writes them anew."""
+    generate = [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"]
+    done = subprocess.run(generate, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_variable_of_ours_is_documented() -> None:
+    """Each `TESTRONAUT_LLM_...` that the code reads is on the page of environment variables, and no other is."""
+    named = re.compile(r"TESTRONAUT_LLM_[A-Z_]+")
+    read = {name for module in modules() for name in named.findall(module.text)}
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
+    assert set(named.findall(page)) == read
+
+
+def test_the_public_names_are_documented() -> None:
+    """Each name that the package offers stands in the reference or on a page, with its right name."""
+    text = " ".join(page.read_text("utf-8") for page in PAGES)
+    documented = {module.name for module in modules() if f"::: testronaut_llm.{module.name}\n" in text}
+    homes = {name: getattr(testronaut_llm, name).__module__.partition(".")[2] for name in testronaut_llm.__all__}
+    assert not [name for name, home in homes.items() if home not in documented and f"`{name}`" not in text]
+
+
+def test_every_link_to_a_file_leads_to_one() -> None:
+    """A link of the pages outside the site (README and its like, which MkDocs does not check) leads to a file."""
+    dead = [
+        f"{page.name}: {target}"
+        for page in ROOT.glob("*.md")
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8"))
+        if not (ROOT / target).exists()
+    ]
+    assert not dead
+
+
+def test_the_readme_fits_two_screens() -> None:
+    """What a newcomer reads first is short."""
+    assert (ROOT / "README.md").read_text("utf-8").count("\n") <= 100

@@ -1,0 +1,154 @@
+"""A key in every place that a key can be, and every place that it could come out: it is in none of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fault_server import Reply
+from faults import error, good, raw
+from manager_kit import Api, model
+
+from testronaut_llm import LLMManager
+from testronaut_llm.cache.files import CacheFiles
+from testronaut_llm.config.sections import CacheConfig
+from testronaut_llm.telemetry.redaction import MASK
+
+PROGRAM = Path(__file__).parents[1] / "support" / "canary_program.py"
+KEYS = {
+    "OPENAI_API_KEY": "sk-proj-Zq7/canary+One==x9Kd",
+    "ANTHROPIC_API_KEY": "sk-ant-Wm4/canary+Two==v2Lp",
+    "FILE_KEY": "sk-Bt8/canary+Three==u5Rn",
+    "COMMAND_KEY": "sk-Hx3/canary+Four==e7Sy",
+    "URL_KEY": "Nd9-canary-Six-u4Bq-not-shaped-like-a-key",
+    "HEADER_KEY": "Jc6/canary+Five==o1Tf-not-shaped-like-a-key",
+}
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "in a URL": lambda key: quote(key, safe=""),
+    "in a path": quote,
+    "in JSON": lambda key: json.dumps(key)[1:-1],
+    "in hex": lambda key: key.encode().hex(),
+    "base64": lambda key: base64.b64encode(key.encode()).decode().rstrip("="),
+    "base64 with a user": lambda key: base64.b64encode(b"u:" + key.encode()).decode(),
+    "in JSON's escapes": lambda key: "".join(f"\\u{ord(one):04x}" for one in key),
+    "base64 in lines": lambda key: base64.encodebytes(3 * b"filling " + key.encode()).decode(),
+    "base64 for URLs": lambda key: base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
+}
+
+
+def echo(*names: str) -> Reply:
+    """Refuses, and repeats the keys that it is sent, in every form: in the body, in a header and in an id."""
+    words = [form(KEYS[name]) for name in names for form in FORMS.values()]
+    body = json.dumps({"error": {"message": "bad key " + ", ".join(words), "type": "x", "param": words[0]}}).encode()
+    headers = {"x-request-id": f"req {words[0]}", "x-echo": words[1]}
+    return lambda exchange: exchange.respond(401, "application/json", body, headers)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, api: Callable[..., Api]) -> Path:
+    """An llm.yaml whose models take keys from everywhere, and whose servers tell all they know."""
+    (tmp_path / "key").write_text(KEYS["FILE_KEY"])
+    (tmp_path / "key").chmod(0o600)
+    own = ("OPENAI_API_KEY", "HEADER_KEY")
+    urls = {
+        "echo": api("echo", echo("OPENAI_API_KEY")).url,
+        "good": api("good", good(f"Your key is {KEYS['OPENAI_API_KEY']}")).url,
+        "page": api("page", raw(200, f"<html>{KEYS['OPENAI_API_KEY']}</html>".encode(), "text/html")).url,
+        "broken": api("broken", error("server_error", headers={"retry-after-ms": "1", "x-key": KEYS[own[0]]})).url,
+        "file": api("file", echo("FILE_KEY")).url,
+        "command": api("command", echo("COMMAND_KEY")).url,
+        "header": api("header", echo(*own)).url,
+        "url": f"{api('url', echo('OPENAI_API_KEY', 'URL_KEY')).url}/${{URL_KEY}}",
+    }
+    models: dict[str, dict[str, Any]] = {
+        name: {"model": "openai/m", "api_base": f"{url}/v1"} for name, url in urls.items()
+    }
+    models["claude"] = {"model": "anthropic/m", "api_base": api("claude", echo("ANTHROPIC_API_KEY")).url}
+    models["file"]["api_key_file"] = str(tmp_path / "key")
+    models["command"]["api_key_command"] = f"{sys.executable} -c \"print('{KEYS['COMMAND_KEY']}')\""
+    models["header"]["extra"] = {"user": "${HEADER_KEY}", "metadata": {"token": "${HEADER_KEY}"}}
+    price = {"input": 1, "output": 1}
+    for row in models.values():
+        row |= {"price": price, "context_window": 8192}
+    task = {"models": list(models), "retries": 0, "fallback_on": ["invalid_request"]}
+    log = {"file": str(tmp_path / "home" / "events.jsonl"), "content": True}
+    text = {"models": models, "tasks": {"t": task, "default": task}, "log": log, "budget": {"per_day": 5}}
+    (tmp_path / "llm.yaml").write_text(json.dumps(text))
+    return tmp_path
+
+
+def found(text: str) -> list[str]:
+    """Which key is in a text, and in which form."""
+    low = text.lower()
+    return [f"{name} {how}" for name, key in KEYS.items() for how, form in FORMS.items() if form(key).lower() in low]
+
+
+def test_no_key_comes_out_anywhere(folder: Path) -> None:
+    """Output, logs at DEBUG, errors in every shape, cache, ledger, event file, exports: searched byte by byte."""
+    home = folder / "home"
+    environment = {**os.environ, **KEYS, "TESTRONAUT_LLM_HOME": str(home), "HOME": str(folder / "elsewhere")}
+    run = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder / "llm.yaml")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "all_models_failed" in run.stdout
+    assert "llm_attempt" in run.stdout
+    assert found(run.stdout) == []
+    assert found(run.stderr) == []
+    files = [one for one in home.rglob("*") if one.is_file()] + [folder / "export.jsonl"]
+    assert {"events.jsonl", "ledger.sqlite3", "cache.db", "export.jsonl"} <= {one.name for one in files}
+    assert {one.name: found(one.read_bytes().decode("latin-1")) for one in files if one.suffix != ".lock"} == {
+        one.name: [] for one in files if one.suffix != ".lock"
+    }
+    open_to_others = [one for one in home.rglob("*") if one.stat().st_mode & 0o077 and one.suffix != ".lock"]
+    assert open_to_others == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", ["openai", "anthropic", "ollama"])
+def test_a_server_that_puts_the_key_into_each_field_gets_it_nowhere(
+    tmp_path: Path, api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, wire: str, stream: bool
+) -> None:
+    """The model that answered, the request's id: all that is handed out, stored or logged goes without the key."""
+    key = KEYS["OPENAI_API_KEY"]
+    monkeypatch.setenv("MY_KEY", key)
+    row = model(wire, api("a", good("fine", model=key, headers={"x-request-id": f"id {key}"})), api_key_env="MY_KEY")
+    log = {"file": str(tmp_path / "events.jsonl"), "content": True}
+    (tmp_path / "llm.yaml").write_text(
+        json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"]}}, "log": log})
+    )
+    with LLMManager(tmp_path / "llm.yaml") as llm:
+        for _ in range(2):  # the second comes from the cache
+            if stream:
+                with llm.stream("t", "hi") as pieces:
+                    assert "".join(pieces) == "fine"
+                answer = pieces.answer
+            else:
+                answer = llm.complete("t", "hi")
+            assert found(repr(answer)) == []
+    assert answer.cached
+    assert MASK in repr(answer)
+    kept = [one.value for one in CacheFiles(CacheConfig()).kept()]
+    assert "fine" in str(kept)
+    assert found(json.dumps(kept) + (tmp_path / "events.jsonl").read_text()) == []
+
+
+def test_the_search_finds_what_is_there() -> None:
+    """Each key in each form, or the test above would prove nothing."""
+    for name, key in KEYS.items():
+        for how, form in FORMS.items():
+            assert f"{name} {how}" in found(f"before {form(key)} after")

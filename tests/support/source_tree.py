@@ -1,0 +1,97 @@
+"""The package as text, for tests that hold its architecture: modules, their imports, their functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "testronaut_llm"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, where it is imported, and whether importing the file imports it too."""
+
+    name: str
+    line: int
+    at_top: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file of the package; `name` is dotted and without the package's own name."""
+
+    path: Path
+
+    @cached_property
+    def name(self) -> str:
+        parts = self.path.relative_to(PACKAGE).with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    @cached_property
+    def text(self) -> str:
+        return self.path.read_text("utf-8")
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        return tuple(_imports(self.tree, at_top=True))
+
+    @cached_property
+    def functions(self) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
+        return tuple(n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    @cached_property
+    def public_functions(self) -> tuple[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef], ...]:
+        """Functions, and methods of classes, that others may call; constructors among them."""
+        return tuple(_public(self.tree, ""))
+
+
+def pin(package: str) -> str:
+    """The version of a package in the lock file."""
+    found = re.search(rf"^{package}==([^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text("utf-8"), re.MULTILINE)
+    assert found, package
+    return found[1]
+
+
+def modules() -> list[Module]:
+    """Every file of the package."""
+    return [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def _imports(node: ast.AST, *, at_top: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, at_top) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            # `from package import name`: the name may be a module, and counts as one where it is.
+            names = (f"{child.module}.{alias.name}" for alias in child.names)
+            yield from (Import(_existing(name, child.module or ""), child.lineno, at_top) for name in names)
+        else:
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports(child, at_top=at_top and not inside)
+
+
+def _existing(name: str, parent: str) -> str:
+    path = ROOT.joinpath(*name.split("."))
+    return name if path.is_dir() or path.with_suffix(".py").is_file() else parent
+
+
+def _public(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from _public(child, f"{owner}{child.name}.")
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not re.match(
+            r"_(?!_init|_call)", child.name
+        ):
+            yield f"{owner}{child.name}", child

@@ -1,0 +1,133 @@
+"""The wires that cassettes are recorded over: which servers, which modes, and why a mode has no recording.
+
+Replays need none of the servers. `record.py` starts or finds them; see there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "cassettes" / "wires"
+DEAD = "http://127.0.0.1:9"
+"""Nothing listens there: in a replay, an answer can only come out of the cassette."""
+
+MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wrong_key", "missing_model")
+_ANY_MODEL = "llama.cpp answers any model name with its one model"
+_PAID = "a prompt that fills a paid model's window is not worth its price; the fault server has the body"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """A server seen over one wire. `gaps` says for a mode without a recording why there is none.
+
+    `path` follows the server's URL in `api_base`.
+    """
+
+    name: str
+    provider: str
+    server: str
+    path: str = ""
+    api_version: str | None = None
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> bool:
+        """Is it the llama.cpp server that this package brings along?"""
+        return self.name.startswith("llama.cpp")
+
+    def case(self, mode: str) -> Any:
+        """This wire in this mode, as a test case with its cassette."""
+        return pytest.param(self, id=self.name, marks=pytest.mark.cassette(f"wires/{self.name}/{mode}"))
+
+
+WIRES = (
+    Wire(
+        name="llama.cpp-openai",
+        provider="openai",
+        server="llama.cpp, its OpenAI wire",
+        path="/v1",
+        gaps={"missing_model": _ANY_MODEL},
+    ),
+    Wire(
+        name="llama.cpp-anthropic",
+        provider="anthropic",
+        server="llama.cpp, its Anthropic wire",
+        gaps={
+            "schema": "llama.cpp's Anthropic wire takes no schema",
+            "embeddings": "the Anthropic wire has no embeddings",
+            "missing_model": _ANY_MODEL,
+        },
+    ),
+    Wire(
+        name="llama.cpp-azure-classic",
+        provider="azure",
+        server="llama.cpp behind a proxy that gives it Azure's classic URLs",
+        api_version="2024-10-21",
+        gaps={"missing_model": _ANY_MODEL},
+    ),
+    Wire(
+        name="llama.cpp-azure-v1",
+        provider="azure",
+        server="llama.cpp behind a proxy that gives it Azure's v1 URLs",
+        api_version="v1",
+        gaps={"missing_model": _ANY_MODEL},
+    ),
+    Wire(
+        name="ollama",
+        provider="ollama",
+        server="Ollama",
+        gaps={
+            "wrong_key": "Ollama checks no key",
+            "too_long": "our check of the window stops it before it is sent",
+            "missing_model": "our check of what is pulled stops it before it is sent",
+        },
+    ),
+    Wire(name="openai", provider="openai", server="OpenAI", path="/v1", gaps={"too_long": _PAID}),
+    Wire(
+        name="anthropic",
+        provider="anthropic",
+        server="Anthropic",
+        gaps={"embeddings": "the Anthropic wire has no embeddings", "too_long": _PAID},
+    ),
+    Wire(name="azure", provider="azure", server="Azure OpenAI", gaps={"too_long": _PAID}),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What `record.py` hands over in the environment: where to record from."""
+
+    wires: tuple[str, ...]
+    url: str
+    key: str
+    model: str
+    embedding_model: str
+    api_version: str
+    server: str
+
+    @classmethod
+    def wanted(cls) -> Recording:
+        """The settings of this run; empty in a replay."""
+        names = ("url", "key", "model", "embedding_model", "api_version", "server")
+        values = {name: os.environ.get(f"RECORD_{name.upper()}", "") for name in names}
+        return cls(wires=tuple(os.environ.get("RECORD_WIRES", "").split()), **values)
+
+
+def cases(mode: str) -> list[Any]:
+    """The wires to test in this mode: those with a recording, or those that are to be recorded now."""
+    wanted = Recording.wanted()
+    if wanted.wires:
+        return [wire.case(mode) for wire in WIRES if wire.name in wanted.wires and _recordable(wire, mode, wanted)]
+    return [wire.case(mode) for wire in WIRES if (FOLDER / wire.name / f"{mode}.yaml").exists()]
+
+
+def _recordable(wire: Wire, mode: str, wanted: Recording) -> bool:
+    nothing_to_embed_with = mode == "embeddings" and not wire.embedded and not wanted.embedding_model
+    return mode not in wire.gaps and not nothing_to_embed_with
