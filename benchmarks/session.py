@@ -116,7 +116,7 @@ def manager(strategy: str, *, length: float, seed: int, budget: Decimal | None) 
         "budget": {"scope": "benchmark", **({"per_day": budget} if budget is not None else {})},
     }
     with FakeLLM(config=LLMConfig.model_validate(config)) as llm:
-        llm._engine.__dict__["prices"] = prices()
+        llm._caller.services.prices = prices()
 
         def answer(asked: FakeCall) -> FakeAnswer:
             tokens = ANSWERS[asked.task] * length * random.Random(f"{seed} {asked.prompt}").uniform(0.5, 1.5)
@@ -141,7 +141,7 @@ def run(
 ) -> tuple[Decimal, float]:
     """USD of a session, and the mean quality of its calls (0 without an answer); of a second run with `again`."""
     with tempfile.TemporaryDirectory() as folder, manager(strategy, length=length, seed=seed, budget=budget) as llm:
-        llm._engine.answers = AnswerCache(Path(folder)) if again else None
+        llm._lookup.cache = AnswerCache(Path(folder)) if again else None
 
         def fits(answer: Answer, prompt: str) -> bool:
             quality = int(MODELS[answer.model]["quality"])
@@ -149,13 +149,13 @@ def run(
             return random.Random(f"{seed} {prompt} {answer.model}").random() >= refusal
 
         clock, costs = [MORNING], []
-        llm._engine.__dict__["ledger"] = Ledger(None, clock=lambda: clock[0])
+        llm._ledger = Ledger(None, clock=lambda: clock[0])
         for _ in range(2 if again else 1):
             qualities = []
             before = llm.session.cost
             for number, (task, prompt) in enumerate(asked):
                 clock[0] = MORNING + number * DAY / len(asked)
-                llm._engine.budgets._rates.clear()  # kept for a minute, which is over in this day
+                llm._caller.services.budgets._rates.clear()  # kept for a minute, which is over in this day
                 try:
                     answer = llm.complete(task, prompt, accept=lambda a, p=prompt: fits(a, p))
                 except (AllModelsFailedError, BudgetExceededError):  # what was left did not allow a better model

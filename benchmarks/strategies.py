@@ -128,7 +128,7 @@ def manager(made: Instance, strategy: str, *, limited: bool = True) -> Iterator[
         "budget": {"scope": "benchmark", **({"per_day": made.budget} if limited else {})},
     }
     with FakeLLM(config=LLMConfig.model_validate(config)) as llm:
-        llm._engine.__dict__["prices"] = prices()
+        llm._caller.services.prices = prices()
         yield llm
 
 
@@ -150,7 +150,7 @@ def run(made: Instance, strategy: str, *, limited: bool = True) -> list[Answer |
     clock = [EVENING]
     answers: list[Answer | None] = []
     with manager(made, strategy, limited=limited) as llm:
-        llm._engine.__dict__["ledger"] = Ledger(None, clock=lambda: clock[0])
+        llm._ledger = Ledger(None, clock=lambda: clock[0])
         llm.reply(answer)
         for place, call in enumerate(made.calls):
             clock[0] = EVENING - (CALLS - 1 - place) * DAY / CALLS_A_DAY

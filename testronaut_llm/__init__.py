@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testronaut_llm.calls.options import CallOptions, EmbedOptions
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.errors import (
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
         UnknownTaskError,
     )
     from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.options import CallOptions, EmbedOptions
     from testronaut_llm.providers.provider_registry import Provider, register_provider
     from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
     from testronaut_llm.streams import AsyncStream, Stream
@@ -95,10 +95,10 @@ _HOMES = {
     "Answer": "records",
     "AsyncStream": "streams",
     "Attempt": "records",
-    "CallOptions": "calls.options",
+    "CallOptions": "options",
     "Candidate": "records",
     "Comparison": "compare",
-    "EmbedOptions": "calls.options",
+    "EmbedOptions": "options",
     "Embeddings": "records",
     "LLMConfig": "config.model_config",
     "LLMManager": "llm_manager",

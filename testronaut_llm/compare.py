@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from itertools import combinations, product
 from typing import Any
 
 from testronaut_llm.agreement import Agreement, agreement_of
-from testronaut_llm.batch import Result
-from testronaut_llm.calls.options import AllOptions
-from testronaut_llm.calls.question import Prompt
+from testronaut_llm.batch import Outcome
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
-from testronaut_llm.records import Answer
+from testronaut_llm.loop import Running
+from testronaut_llm.options import AllOptions
+from testronaut_llm.prompts import Prompt
+from testronaut_llm.records import Answer, total_cost
 from testronaut_llm.support.money import exact
 
 
@@ -37,7 +37,7 @@ class ComparedPrompt:
     """
 
     prompt: Prompt
-    results: Mapping[str, Result]
+    results: Mapping[str, Outcome]
     agreement: Agreement | None
     pairs: tuple[Pair, ...]
 
@@ -83,7 +83,7 @@ class Comparison:
     json: bool
 
     @property
-    def results(self) -> Mapping[str, Result]:
+    def results(self) -> Mapping[str, Outcome]:
         """By alias, the results for the prompt where there is only one.
 
         Raises:
@@ -121,17 +121,13 @@ def models_of(given: Any) -> tuple[str, ...]:
 
 
 def comparing(
-    each: Callable[[str | None, AllOptions], Callable[[Prompt], Awaitable[Answer[Any]]]],
+    each: Callable[[str | None, AllOptions], Callable[[Prompt], Running[Outcome]]],
     task: str | None,
     prompt: Any,
     models: Any,
     options: AllOptions,
-) -> tuple[
-    Callable[[tuple[Prompt, str]], Awaitable[Answer[Any]]],
-    Iterator[tuple[Prompt, str]],
-    Callable[[Sequence[Result]], Comparison],
-]:
-    """Returns what asks one prompt of one model, all pairs of these, and what puts their results side by side.
+) -> tuple[Callable[[tuple[Prompt, str]], Running[Outcome]], list[tuple[Prompt, str]]]:
+    """Returns what asks one prompt of one model, and all pairs of these.
 
     Raises:
         LLMError: a model is unknown, or another argument is wrong.
@@ -141,17 +137,16 @@ def comparing(
         raise InvalidRequestError(
             f"model is {options['model']!r:.60}; `compare` asks each of `models`, so leave it out"
         )
-    ask = {name: each(task, {**options, "model": name}) for name in names}
-    compared = partial(comparison_of, task, prompts, names, schema=options.get("schema") is not None)
-    return lambda pair: ask[pair[1]](pair[0]), product(prompts, names), compared
+    start = {name: each(task, {**options, "model": name}) for name in names}
+    return lambda pair: start[pair[1]](pair[0]), list(product(prompts, names))
 
 
 @exact
 def comparison_of(
-    task: str | None, prompts: tuple[Prompt, ...], models: tuple[str, ...], results: Sequence[Result], *, schema: bool
+    task: str | None, prompt: Any, models: Any, results: Sequence[Outcome], *, schema: bool
 ) -> Comparison:
-    """Puts results side by side: of each prompt, one a model."""
-    width = len(models)
+    """Returns results side by side: of each prompt, one a model."""
+    prompts, models, width = prompts_of(prompt), models_of(models), len(models)
     rows = [dict(zip(models, results[at : at + width], strict=True)) for at in range(0, len(results), width)]
     compared = tuple(_compared(prompt, row) for prompt, row in zip(prompts, rows, strict=True))
     whole = [agreement_of(answers) for row in rows if len(answers := _answers(row.values())) == width]
@@ -167,7 +162,7 @@ def comparison_of(
     )
 
 
-def _compared(prompt: Prompt, row: Mapping[str, Result]) -> ComparedPrompt:
+def _compared(prompt: Prompt, row: Mapping[str, Outcome]) -> ComparedPrompt:
     answers = _answers(row.values())
     return ComparedPrompt(
         prompt=prompt,
@@ -177,7 +172,7 @@ def _compared(prompt: Prompt, row: Mapping[str, Result]) -> ComparedPrompt:
     )
 
 
-def _between(*results: Result) -> Agreement | None:
+def _between(*results: Outcome) -> Agreement | None:
     answers = _answers(results)
     return agreement_of(answers) if len(answers) == len(results) else None
 
@@ -186,7 +181,7 @@ def _answers(results: Any) -> list[Answer[Any]]:
     return [result for result in results if isinstance(result, Answer)]
 
 
-def _totals(model: str, results: Sequence[Result], *, schema: bool) -> ModelTotals:
+def _totals(model: str, results: Sequence[Outcome], *, schema: bool) -> ModelTotals:
     answers = _answers(results)
     invalid = sum(_is_invalid(result) for result in results)
     judged = len(answers) + invalid
@@ -202,19 +197,16 @@ def _totals(model: str, results: Sequence[Result], *, schema: bool) -> ModelTota
     )
 
 
-def _is_invalid(result: Result) -> bool:
+def _is_invalid(result: Outcome) -> bool:
     last = result.last if isinstance(result, AllModelsFailedError) else result
     return isinstance(last, OutputInvalidError)
 
 
-def _cost(result: Result) -> Decimal | None:
-    if isinstance(result, Answer):
-        return result.cost
-    known = [attempt.cost for attempt in result.attempts if attempt.cost is not None]
-    return sum(known, Decimal(0)) if len(known) == len(result.attempts) else None
+def _cost(result: Outcome) -> Decimal | None:
+    return result.cost if isinstance(result, Answer) else total_cost(result.attempts)
 
 
-def _latency(result: Result) -> float:
+def _latency(result: Outcome) -> float:
     if isinstance(result, Answer):
         return result.latency
     return sum(attempt.waited + attempt.latency for attempt in result.attempts)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
-from testronaut_llm.calls.asking import Asking
-from testronaut_llm.calls.engine import Engine
-from testronaut_llm.calls.options import AllOptions, CallOptions, EmbedOptions, options_of, takes
-from testronaut_llm.calls.question import Prompt, embedding_of, question_of
+from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import ConfigError, LLMError
-from testronaut_llm.records import Answer, Embeddings, Route, Schema, T
-from testronaut_llm.routing.task_router import select
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.lookup import Lookup
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, takes
+from testronaut_llm.prompts import Prompt
+from testronaut_llm.providers.provider_registry import Probes
+from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
 from testronaut_llm.streams import AsyncStream, Stream
-from testronaut_llm.support.lazy import lazy
+from testronaut_llm.support.paths import data_dir
+from testronaut_llm.telemetry.redaction import Redactor
+from testronaut_llm.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from testronaut_llm.batch import Progress
+    from testronaut_llm.batch import Outcome, Progress
+    from testronaut_llm.call import Caller
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
+    from testronaut_llm.loop import Running
     from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
 
@@ -36,42 +43,55 @@ class LLMManager:
     Args:
         path: the file; found as documented if not given.
         config: made in Python, in place of a file.
+        gateway: sends the requests in place of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
+        offline: for tests whose answers come from elsewhere: every model is ready without server and key, nothing is
+            cached, nothing waits, and the ledger is in memory.
 
     Raises:
-        ConfigError: the configuration is wrong; with every fault, and its line.
+        ConfigError: the configuration is wrong; with every error, and its line.
     """
 
-    def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        config: LLMConfig | None = None,
+        gateway: Any = None,
+        offline: bool = False,
+    ) -> None:
         if path is not None and config is not None:
             raise ConfigError("both a path and config= were given; expected one of them")
-        self._engine = Engine(ConfigSource.of(config) if config is not None else ConfigSource.find(path))
-
-    @lazy
-    def _asking(self) -> Asking:
-        return Asking(self._engine)
+        self._source = source = ConfigSource.of(config) if config is not None else ConfigSource.find(path)
+        self._redactor, self._probes = Redactor(), Probes()
+        self._telemetry = Telemetry(self._redactor.redact, lambda: source.last)
+        books = None if offline else data_dir() / "ledger.sqlite3"
+        self._ledger = Ledger(books, scope=lambda: source.current().budget_scope() or "")
+        cache = None if offline else AnswerCache()
+        self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
+        self._gateway, self._offline = gateway, offline
+        self._made: Caller | None = None
+        self._making = threading.Lock()
 
     @property
     def config(self) -> LLMConfig:
         """The configuration as it is now; edits of the file show up here."""
-        return self._engine.source.current()
+        return self._source.current()
 
     @takes(CallOptions)
     def complete(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
         """Asks until an answer is accepted. Raises LLMError: see `testronaut_llm.errors` for the tree."""
-        question = question_of(self.config, task, prompt, {**options, "schema": schema})
-        answer: Answer[T] = self._asking.result(question)
-        return answer
+        call = call_of(self.config, task, prompt, {**options, "schema": schema})
+        return cast("Answer[T]", self._result(call))
 
     @takes(CallOptions)
     async def acomplete(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
-        """`complete` on the caller's event loop."""
-        question = question_of(self.config, task, prompt, {**options, "schema": schema})
-        answer: Answer[T] = await self._asking.aresult(question)
-        return answer
+        """`complete` for the caller's event loop."""
+        call = call_of(self.config, task, prompt, {**options, "schema": schema})
+        return cast("Answer[T]", await self._aresult(call))
 
     @takes(CallOptions)
     def stream(
@@ -79,7 +99,7 @@ class LLMManager:
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
         given: AllOptions = {**options, "schema": schema}
-        return Stream(lambda: self._asking.pieces(question_of(self.config, task, prompt, given, stream=True)))
+        return Stream(lambda put: self._caller.start(call_of(self.config, task, prompt, given, stream=True), put))
 
     @takes(CallOptions)
     def astream(
@@ -87,21 +107,21 @@ class LLMManager:
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
         given: AllOptions = {**options, "schema": schema}
-        return AsyncStream(lambda: self._asking.apieces(question_of(self.config, task, prompt, given, stream=True)))
+        return AsyncStream(
+            lambda emit: self._caller.start(call_of(self.config, task, prompt, given, stream=True), emit)
+        )
 
     @takes(EmbedOptions)
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """One vector a text. Raises LLMError: see `testronaut_llm.errors` for the tree."""
-        embeddings: Embeddings = self._asking.result(embedding_of(self.config, task, texts, options))
-        return embeddings
+        return cast("Embeddings", self._result(embed_call_of(self.config, task, texts, options)))
 
     @takes(EmbedOptions)
     async def aembed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
-        """`embed` on the caller's event loop."""
-        embeddings: Embeddings = await self._asking.aresult(embedding_of(self.config, task, texts, options))
-        return embeddings
+        """`embed` for the caller's event loop."""
+        return cast("Embeddings", await self._aresult(embed_call_of(self.config, task, texts, options)))
 
-    @takes(CallOptions)
+    @takes(AllOptions)
     def batch(
         self,
         task: str | None,
@@ -109,9 +129,8 @@ class LLMManager:
         *,
         concurrency: int = 8,
         on_progress: Progress | None = None,
-        schema: Schema[T] = None,
-        **options: Unpack[CallOptions],
-    ) -> list[Answer[T] | LLMError]:
+        **options: Unpack[AllOptions],
+    ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
 
         `prompts` may be a generator: it is read as far as the calls have come. `on_progress(done, total, result)`
@@ -119,12 +138,13 @@ class LLMManager:
 
         Raises LLMError: an argument that all calls share is wrong.
         """
-        from testronaut_llm.batch import run_all
+        from testronaut_llm.batch import Record, run_each
 
-        ask = self._each(task, {**options, "schema": schema})
-        return run_all(ask, prompts, concurrency=concurrency, on_progress=on_progress)
+        record = Record(prompts, on_progress)
+        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
+        return record.results
 
-    @takes(CallOptions)
+    @takes(AllOptions)
     async def abatch(
         self,
         task: str | None,
@@ -132,37 +152,34 @@ class LLMManager:
         *,
         concurrency: int = 8,
         on_progress: Progress | None = None,
-        schema: Schema[T] = None,
-        **options: Unpack[CallOptions],
-    ) -> list[Answer[T] | LLMError]:
-        """`batch` on the caller's event loop."""
-        from testronaut_llm.batch import arun_all
+        **options: Unpack[AllOptions],
+    ) -> list[Outcome]:
+        """`batch` for the caller's event loop."""
+        from testronaut_llm.batch import Record, arun_each
 
-        ask = self._each(task, {**options, "schema": schema})
-        return await arun_all(ask, prompts, concurrency=concurrency, on_progress=on_progress)
+        record = Record(prompts, on_progress)
+        await arun_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
+        return record.results
 
     @takes(AllOptions)
     def answer_each(
         self,
         task: str | None,
         prompts: Iterable[Prompt],
-        on_answer: Callable[[int, Answer[Any] | LLMError], object],
+        on_answer: Callable[[int, Outcome], object],
         *,
         concurrency: int = 8,
-        options: Mapping[str, Any] | None = None,
-        **more: Unpack[AllOptions],
+        **options: Unpack[AllOptions],
     ) -> None:
         """`batch` for more prompts than fit into memory: no result is kept.
 
-        `on_answer` is given the place of a prompt and its result, in this thread, as soon as it is there. `options`
-        may hold arguments of `complete` as a mapping.
+        `on_answer` gets the place of a prompt and its result, in this thread, as soon as it is there.
 
         Raises LLMError: an argument that all calls share is wrong.
         """
         from testronaut_llm.batch import run_each
 
-        ask = self._each(task, {**options_of(options), **more})
-        run_each(ask, prompts, concurrency=concurrency, finished=on_answer)
+        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=on_answer)
 
     @takes(AllOptions)
     def compare(
@@ -178,11 +195,12 @@ class LLMManager:
 
         Raises LLMError: a model is unknown, or another argument is wrong.
         """
-        from testronaut_llm.batch import run_all
-        from testronaut_llm.compare import comparing
+        from testronaut_llm.batch import Record, run_each
+        from testronaut_llm.compare import comparing, comparison_of
 
-        ask, jobs, compared = comparing(self._each, task, prompt, models, options)
-        return compared(run_all(ask, jobs, concurrency=concurrency))
+        (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
+        run_each(start, jobs, concurrency=concurrency, finished=record.add)
+        return comparison_of(task, prompt, models, record.results, schema=options.get("schema") is not None)
 
     @takes(AllOptions)
     async def acompare(
@@ -194,22 +212,13 @@ class LLMManager:
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """`compare` on the caller's event loop."""
-        from testronaut_llm.batch import arun_all
-        from testronaut_llm.compare import comparing
+        """`compare` for the caller's event loop."""
+        from testronaut_llm.batch import Record, arun_each
+        from testronaut_llm.compare import comparing, comparison_of
 
-        ask, jobs, compared = comparing(self._each, task, prompt, models, options)
-        return compared(await arun_all(ask, jobs, concurrency=concurrency))
-
-    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Awaitable[Answer[Any]]]:
-        """Checks what many calls share, and returns what asks one prompt."""
-        question_of(self.config, task, "?", options)
-
-        async def ask(prompt: Prompt) -> Answer[Any]:
-            answer: Answer[Any] = await self._asking.aresult(question_of(self.config, task, prompt, options))
-            return answer
-
-        return ask
+        (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
+        await arun_each(start, jobs, concurrency=concurrency, finished=record.add)
+        return comparison_of(task, prompt, models, record.results, schema=options.get("schema") is not None)
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
@@ -217,22 +226,19 @@ class LLMManager:
 
         Raises LLMError: the task or the model is unknown, or another argument is wrong.
         """
-        from testronaut_llm.calls.plan import route_of
-
-        asked = question_of(self.config, task, prompt or "?", options)
-        selected = select(asked.config, asked.call.model, asked.task)
-        return route_of(self._engine, asked.config, asked.task, asked.call, selected, dry=True)
+        return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Settings of tasks (`temperature`, `seed`, `stop`) that a model is asked without, since it does not take them.
 
         Raises ConfigError: the model is unknown.
         """
-        return self._engine.not_taken(self.config.model(model))
+        given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
+        return self._caller.services.dropped_params(self.config.model(model), given)
 
     def is_embedding(self, model: str) -> bool:
         """True if the model makes vectors, as far as the tables know. Raises ConfigError: it is unknown."""
-        return self._engine.prices.facts(self.config.model(model)).mode == "embedding"
+        return self._caller.services.prices.facts(self.config.model(model)).mode == "embedding"
 
     def warm_up(self, *models: str) -> None:
         """Does now what the first call would wait for: loads LiteLLM, and these local models into memory.
@@ -240,10 +246,7 @@ class LLMManager:
         `models` are names of `llm.yaml`, or `provider/name`; a model of the cloud needs no warming.
         Raises ConfigError: a model is unknown. Raises LocalModelError: it is not here, or cannot be loaded.
         """
-        rows = [self.config.model(name) for name in models]
-        self._engine.gateway.load()
-        for row in rows:
-            self._engine.local.load(row)
+        self._caller.services.warm_up([self.config.model(name) for name in models])
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
@@ -252,36 +255,36 @@ class LLMManager:
         Raises ConfigError: it is no such thing, or the ledger cannot be used.
         """
         from testronaut_llm.money.budgets import all_limits, scope_of
-        from testronaut_llm.money.report import first_day, report
+        from testronaut_llm.money.report import report
 
-        config, ledger = self.config, self._engine.ledger
-        first = first_day(since, ledger.clock())
-        return report(ledger, scope_of(config), since=first, limits=all_limits(config))
+        return report(self._ledger, scope_of(self.config), since=since, limits=all_limits(self.config))
 
     def prune_history(self, older_than: str | date) -> int:
         """Forgets the single requests before a UTC day, or older than a time such as `90d`; every sum stays.
 
         Returns how many went, of all scopes. Raises ConfigError: it is no such thing, or the ledger cannot be used.
         """
-        from testronaut_llm.money.report import first_day, prune
+        from testronaut_llm.money.report import prune
 
-        ledger = self._engine.ledger
-        return prune(ledger, first_day(older_than, ledger.clock()) or "")
+        return prune(self._ledger, older_than)
 
     @property
     def session(self) -> Session:
         """What this manager's own calls cost and saved so far, in USD."""
-        return self._engine.ledger.session
+        return self._ledger.session
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        self._asking.close()
-        self._engine.close()
+        if self._made is not None:
+            self._made.close()
+        self._ledger.close()
+        if self._lookup.cache is not None:
+            self._lookup.cache.close()
+        self._telemetry.close()
 
     async def aclose(self) -> None:
-        """The same from an event loop, with its connections."""
-        self._asking.close()
-        await self._engine.aclose()
+        """The same for an event loop."""
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -294,3 +297,33 @@ class LLMManager:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @property
+    def _caller(self) -> Caller:
+        """Asks models. Made at the first cache miss, since it loads much."""
+        with self._making:
+            if self._made is None:
+                from testronaut_llm.call import Caller
+                from testronaut_llm.services import Services
+
+                rooms = self._redactor, self._telemetry, self._probes, self._ledger
+                services = Services(self._source.current, *rooms, self._gateway, offline=self._offline)
+                self._made = Caller(services, self._lookup)
+            return self._made
+
+    def _result(self, call: Call) -> Result:
+        """Looks into the cache in this thread; on a miss, the call runs on the manager's event loop."""
+        with self._telemetry.watch(call):
+            found = self._lookup.find(call)
+            return found if found is not None else self._caller.start_missed(call).result()
+
+    async def _aresult(self, call: Call) -> Result:
+        with self._telemetry.watch(call):
+            found = await self._lookup.afind(call)
+            return found if found is not None else await self._caller.start_missed(call).aresult()
+
+    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
+        """Checks what many calls share, and returns what starts one of them."""
+        call_of(self.config, task, "?", options)
+        caller = self._caller
+        return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))

@@ -1,16 +1,99 @@
-"""The event loop on which sync calls send, in one thread that starts with the first of them."""
+"""The event loop on which calls run, in one thread that starts with the first cache miss."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextvars
+import math
 import os
 import threading
 import weakref
-from collections.abc import Coroutine
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
+
+MOST_THREADS = 256
+"""Of the loop's pool, where validators and `accept` run: one that asks the manager again needs a second thread."""
+
+
+class Running(Generic[_T]):
+    """A coroutine on the loop. It runs with the context variables of whoever started it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _T]) -> None:
+        self.done: Future[_T] = Future()
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        loop.call_soon_threadsafe(self._begin, work, context=contextvars.copy_context())
+
+    def result(self) -> _T:
+        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end."""
+        try:
+            return self.done.result()
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None
+        except BaseException:
+            self.end()
+            raise
+
+    async def aresult(self) -> _T:
+        """Waits on the caller's event loop. Cancelling the caller cancels the coroutine and waits for its end."""
+        try:
+            await wait_for(self.done)
+        except asyncio.CancelledError:
+            await self.aend()
+            raise
+        return self.result()
+
+    def cancel(self) -> None:
+        """Cancels the coroutine, unless it has ended."""
+        with suppress(RuntimeError):  # the loop is closed, so nothing runs
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def end(self) -> None:
+        """Cancels it, and waits in this thread until it has ended."""
+        if not self.done.done():
+            self.cancel()
+            concurrent.futures.wait((self.done,))
+
+    async def aend(self) -> None:
+        """Cancels it, and waits on the caller's event loop until it has ended."""
+        if not self.done.done():
+            self.cancel()
+            await wait_for(self.done)
+
+    def _begin(self, work: Coroutine[Any, Any, _T]) -> None:
+        self._task = self._loop.create_task(self._run(work))
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, work: Coroutine[Any, Any, _T]) -> None:
+        """Keeps what the coroutine ends in. A `SystemExit` of a validator is for the caller, not for the loop."""
+        try:
+            self.done.set_result(await work)
+        except asyncio.CancelledError:
+            self.done.cancel()
+            self.done.set_running_or_notify_cancel()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self.done.set_exception(error)
+
+
+async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
+    """Waits until a future of a thread is done, at most so long; the future itself goes on."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    future.add_done_callback(tell)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(done.wait(), None if seconds == math.inf else max(0.0, seconds))
 
 
 class Loop:
@@ -27,36 +110,39 @@ class Loop:
         """True between the first `start` and `close`."""
         return self._loop is not None and self._pid == os.getpid()
 
-    def start(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Returns the future of a coroutine that runs on the loop, with the caller's context variables.
-
-        Cancelling the future cancels the coroutine.
-        """
-        return asyncio.run_coroutine_threadsafe(work, self._running())
+    def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Running[_T]:
+        """Starts a coroutine on the loop."""
+        with self._lock_of_this_process():
+            return Running(self._running(), work())
 
     def close(self) -> None:
         """Cancels what runs, waits until it has ended, and ends the thread. The next `start` begins anew."""
-        with self._lock:
+        with self._lock_of_this_process():
             stop, self._loop, self._stop = self._stop, None, None
-        if stop is not None and self._pid == os.getpid():
+        if stop is not None:
             stop()
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _lock_of_this_process(self) -> threading.Lock:
         if self._pid != os.getpid():  # a fork has left the thread behind, and maybe a lock that is held
             self._lock, self._pid, self._loop = threading.Lock(), os.getpid(), None
             if self._stop is not None:
                 self._stop.detach()
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_live, args=(self._loop,), name="testronaut-llm-loop", daemon=True)
-                thread.start()
-                self._stop = weakref.finalize(self, _end, self._loop, thread)
-            return self._loop
+                self._stop = None
+        return self._lock
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            pool = ThreadPoolExecutor(MOST_THREADS, "testronaut-llm")
+            thread = threading.Thread(target=_live, args=(self._loop, pool), name="testronaut-llm-loop", daemon=True)
+            thread.start()
+            self._stop = weakref.finalize(self, _end, self._loop, thread)
+        return self._loop
 
 
-def _live(loop: asyncio.AbstractEventLoop) -> None:
+def _live(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
     asyncio.set_event_loop(loop)
+    loop.set_default_executor(pool)
     try:
         loop.run_forever()
         tasks = asyncio.all_tasks(loop)
@@ -64,8 +150,8 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # `accept` may be what closes the manager
         loop.close()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 from typing_extensions import TypeVar
 
 from testronaut_llm.errors import LLMError
+from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import LLMConfig, TaskConfig
+    from testronaut_llm.routing.task_router import Selected
     from testronaut_llm.schema.output_schema import OutputSchema
 
 T = TypeVar("T", default=Any)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
-Accept = Callable[["Answer[Any]"], bool]
 Schema = type[T] | Mapping[str, Any] | None
 """What an answer has to obey: a pydantic class or another type, or a JSON Schema."""
 Role = Literal["system", "user", "assistant"]
@@ -32,18 +35,29 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
-    """One validated question, with the task's settings already filled in.
+    """One checked call, with the settings of its task filled in.
 
-    `timeout` is seconds for one attempt (None: the model's default), `deadline` seconds for
-    everything, `max_cost` USD for all attempts together. Its events have the `id` in common.
+    Attributes:
+        settings: the task's, as the file said when the call began; `config` is that whole file.
+        selected: the models of the task in their listed order, each with the rule that excludes it, if one does.
+        texts: what to embed; empty for a chat.
+        timeout: seconds for one attempt; None is the model's default.
+        deadline: seconds for everything, from `started` on.
+        max_cost: USD for all attempts together.
+        started: seconds on the monotonic clock.
+        id: what the events of the call have in common.
     """
 
     task: str
+    settings: TaskConfig
+    config: LLMConfig
+    selected: tuple[Selected, ...]
     messages: tuple[Message, ...]
     max_tokens: int
     deadline: float
+    texts: tuple[str, ...] = ()
     output: OutputSchema | None = None
     accept: Accept | None = None
     model: str | None = None
@@ -54,12 +68,21 @@ class Call:
     sample: int = 0
     max_cost: Decimal | None = None
     timeout: float | None = None
-    retries: int = 2
     stream: bool = False
-    prompt_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    id: str = field(default_factory=lambda: os.urandom(8).hex(), compare=False)
+    started: float = field(default_factory=time.monotonic)
+    id: str = field(default_factory=lambda: os.urandom(8).hex())
+
+    @property
+    def candidates(self) -> tuple[Selected, ...]:
+        """The models that may answer, in the listed order."""
+        return tuple([one for one in self.selected if one.excluded is None])
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.started + self.deadline - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,3 +212,18 @@ class Embeddings:
     attempts: tuple[Attempt, ...] = ()
     latency: float = 0.0
     request_id: str | None = None
+
+
+Result = Answer[Any] | Embeddings
+Accept = Callable[[Answer[Any]], bool]
+
+
+@exact
+def known_cost(attempts: Iterable[Attempt]) -> Decimal:
+    """Returns the USD of all attempts whose price is known."""
+    return sum((one.cost for one in attempts if one.cost is not None), Decimal(0))
+
+
+def total_cost(attempts: Sequence[Attempt]) -> Decimal | None:
+    """Returns the USD of all attempts together; None if the price of one is unknown."""
+    return None if any(one.cost is None for one in attempts) else known_cost(attempts)

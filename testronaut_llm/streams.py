@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+import asyncio
+import queue
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic
 
 from testronaut_llm.errors import LLMError
+from testronaut_llm.loop import Running
 from testronaut_llm.records import Answer, T
 
+Begin = Callable[[Callable[[str], None]], Running[Any]]
+"""Starts a call, which hands each piece to the function."""
 
-class Stream(Generic[T]):
-    """Pieces of one answer, to be iterated once. Close it, or use it in `with`, to leave early.
 
-    Pieces may hold reasoning, where a model's template leaves out its opening tag; `answer.text` never does.
-    """
+class _Pieces(Generic[T]):
+    """What both kinds of streams know of their call."""
 
-    def __init__(self, run: Callable[[], Generator[str, None, Answer[T]]]) -> None:
-        self._run = run
-        self._pieces: Generator[str, None, Answer[T]] | None = None
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self._running: Running[Any] | None = None
         self._answer: Answer[T] | None = None
         self._closed = False
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if self._closed:
-            raise StopIteration
-        if self._pieces is None:
-            self._pieces = self._run()
-        try:
-            return next(self._pieces)
-        except StopIteration as stop:
-            self._answer, self._closed = stop.value, True
-            raise StopIteration from None
-        except BaseException:
-            self._closed = True
-            raise
 
     @property
     def answer(self) -> Answer[T]:
@@ -46,13 +33,50 @@ class Stream(Generic[T]):
         Raises:
             LLMError: the stream has not been read to its end.
         """
-        return _whole(self._answer)
+        if self._answer is None:
+            raise LLMError("the stream has no answer yet: read it to its end first")
+        return self._answer
+
+    def __del__(self) -> None:
+        if self._running is not None:
+            self._running.cancel()  # nobody reads it any more
+
+
+class Stream(_Pieces[T]):
+    """Pieces of one answer, to be iterated once. Close it, or use it in `with`, to leave early.
+
+    Pieces may hold reasoning, where a model's template leaves out its opening tag; `answer.text` never does.
+    """
+
+    def __init__(self, begin: Begin) -> None:
+        super().__init__(begin)
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> str:
+        if self._closed:
+            raise StopIteration
+        try:
+            if self._running is None:
+                self._running = self._begin(self._queue.put)
+                self._running.done.add_done_callback(lambda _: self._queue.put(None))
+            piece = self._queue.get()
+            if piece is None:
+                self._closed = True
+                self._answer = self._running.result()
+                raise StopIteration
+        except BaseException:
+            self.close()
+            raise
+        return piece
 
     def close(self) -> None:
         """Ends the request; what was sent is settled at its estimate."""
         self._closed = True
-        if self._pieces is not None:
-            self._pieces.close()
+        if self._running is not None:
+            self._running.end()
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -61,48 +85,49 @@ class Stream(Generic[T]):
         self.close()
 
 
-class AsyncStream(Generic[T]):
+class AsyncStream(_Pieces[T]):
     """The same for `async for` and `async with`."""
 
-    def __init__(self, run: Callable[[], AsyncIterator[Any]]) -> None:
-        self._run = run
-        self._pieces: AsyncIterator[Any] | None = None
-        self._answer: Answer[T] | None = None
-        self._closed = False
+    def __init__(self, begin: Begin) -> None:
+        super().__init__(begin)
+        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
 
-    def __aiter__(self) -> AsyncIterator[str]:
+    def __aiter__(self) -> AsyncStream[T]:
         return self
 
     async def __anext__(self) -> str:
         if self._closed:
             raise StopAsyncIteration
-        if self._pieces is None:
-            self._pieces = self._run()
         try:
-            piece = await anext(self._pieces)
+            if self._running is None:
+                put = self._putter()
+                self._running = self._begin(put)
+                self._running.done.add_done_callback(lambda _: put(None))
+            piece = await self._queue.get()
+            if piece is None:
+                self._closed = True
+                self._answer = await self._running.aresult()
+                raise StopAsyncIteration
         except BaseException:
-            self._closed = True
+            await self.close()
             raise
-        if isinstance(piece, str):
-            return piece
-        self._answer = piece
-        await self.close()
-        raise StopAsyncIteration
+        return piece
 
-    @property
-    def answer(self) -> Answer[T]:
-        """The whole answer.
+    def _putter(self) -> Callable[[str | None], None]:
+        """Returns what hands a piece over to the caller's event loop."""
+        loop, queue_ = asyncio.get_running_loop(), self._queue
 
-        Raises:
-            LLMError: the stream has not been read to its end.
-        """
-        return _whole(self._answer)
+        def put(piece: str | None) -> None:
+            with suppress(RuntimeError):  # the caller's loop is closed, so nobody reads
+                loop.call_soon_threadsafe(queue_.put_nowait, piece)
+
+        return put
 
     async def close(self) -> None:
         """Ends the request; what was sent is settled at its estimate."""
         self._closed = True
-        if self._pieces is not None:
-            await self._pieces.aclose()  # type: ignore[attr-defined]
+        if self._running is not None:
+            await self._running.aend()
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -111,9 +136,3 @@ class AsyncStream(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _whole(answer: Answer[T] | None) -> Answer[T]:
-    if answer is None:
-        raise LLMError("the stream has no answer yet: read it to its end first")
-    return answer

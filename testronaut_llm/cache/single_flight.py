@@ -1,83 +1,83 @@
 """Identical calls at the same time become one: the first asks, the others wait until its answer is stored.
 
-Within a manager they meet here, from threads and from any event loop. Managers and processes meet at a lock in a file,
-which the system frees at once when its holder dies, however it dies.
+The calls of a manager meet on its event loop. Managers and processes meet at a lock in a file, which the system frees
+at once when its holder dies, however it dies.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import struct
 import sys
 import threading
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+_LOOKS = (0.005, 0.05)
+"""Seconds between two looks for the end of another process: at first, and at most."""
 
-@dataclass(slots=True, eq=False)
-class Seat:
-    """One call's place in a flight. Its `future` ends when it need not wait any longer.
 
-    Attributes:
-        leads: does it ask for all? It may become the leader while it waits.
-        alone: it never leads, since nobody should have to wait for it.
-    """
-
-    key: str
-    leads: bool = False
-    alone: bool = False
-    future: Future[None] = field(default_factory=Future)
+class FlightTimeoutError(Exception):
+    """An identical call did not end within the time that this one has."""
 
 
 class Flights:
-    """The flights of one manager."""
+    """The identical calls of one manager. All of them run on one event loop.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        self._seats: dict[str, list[Seat]] = {}
+    Args:
+        locks: what other managers and processes see; None where they are not asked.
+    """
 
-    def take(self, key: str, *, alone: bool) -> Seat:
-        """A place among the calls that ask the same; the first of them leads. Every seat has to be left."""
-        if self._process != os.getpid():
-            self.__init__()  # type: ignore[misc]  # a fork has left the others behind, and maybe a lock that is held
-        seat = Seat(key, alone=alone)
-        seat.future.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
-        with self._lock:
-            seats = self._seats.setdefault(key, [])
-            seats.append(seat)
-            if len(seats) == 1:
-                self._next(key)
-        return seat
+    def __init__(self, locks: FlightLocks | None) -> None:
+        self._locks = locks
+        self._leaders: dict[str, asyncio.Future[bool]] = {}
 
-    def leave(self, seat: Seat, *, landed: bool) -> None:
-        """Gives the seat up. When a leader has landed, nobody waits any longer; otherwise the next in line leads."""
-        with self._lock:
-            seats = self._seats.get(seat.key, [])
-            if seat not in seats:
+    @asynccontextmanager
+    async def join(self, key: str, left: Callable[[], float], *, leads: bool) -> AsyncIterator[None]:
+        """Enters when nobody else asks the same: look into the cache then.
+
+        Args:
+            key: what identical calls have in common.
+            left: returns the seconds that this call can still wait.
+            leads: False if others shall not wait for this call: they would wait for the reader of a stream.
+
+        Raises:
+            FlightTimeoutError: an identical call did not end in time.
+        """
+        loop = asyncio.get_running_loop()
+        while (leader := self._leaders.get(key)) is not None and leader.get_loop() is loop:  # not of a forked parent
+            await asyncio.wait((leader,), timeout=max(0.0, left()))
+            if not leader.done():
+                raise FlightTimeoutError
+            if leader.result():  # its answer is stored
+                yield
                 return
-            seats.remove(seat)
-            if seat.leads and landed:
-                _wake(self._seats.pop(seat.key))
-            elif seat.leads or not seats:
-                self._next(seat.key)
-
-    def _next(self, key: str) -> None:
-        seats = self._seats[key]
-        leader = next((seat for seat in seats if not seat.alone), None)
-        if leader is not None:
-            leader.leads = True
-            leader.future.set_result(None)
+        if not leads:
+            yield
             return
-        _wake(self._seats.pop(key))
+        landed, leader = False, loop.create_future()
+        self._leaders[key] = leader
+        try:
+            await self._alone(key, left)
+            yield
+            landed = True
+        finally:
+            if self._locks is not None:
+                self._locks.release(key)
+            self._leaders.pop(key, None)
+            leader.set_result(landed)
 
-
-def _wake(seats: list[Seat]) -> None:
-    for seat in seats:
-        seat.future.set_result(None)
+    async def _alone(self, key: str, left: Callable[[], float]) -> None:
+        """Waits until no other manager or process asks the same."""
+        wait, longest = _LOOKS
+        while self._locks is not None and not self._locks.acquire(key):
+            if left() <= 0:
+                raise FlightTimeoutError
+            await asyncio.sleep(min(wait, max(0.0, left())))
+            wait = min(wait * 1.5, longest)
 
 
 class FlightLocks:

@@ -43,7 +43,7 @@ def run_batch(
                     batch.write(place, result)
                     show()
 
-                llm.answer_each(task, batch.missing(), answered, concurrency=concurrency, options=options)
+                llm.answer_each(task, batch.missing(), answered, concurrency=concurrency, **options)
         except KeyboardInterrupt:
             screen.note(f"stopped with {_state(llm, batch)}; the same command goes on from here")
             raise

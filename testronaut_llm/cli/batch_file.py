@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from testronaut_llm.calls.question import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Answer
 from testronaut_llm.support.text import decoded
 

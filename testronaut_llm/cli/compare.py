@@ -17,8 +17,8 @@ from testronaut_llm.records import Answer, CacheMode
 from testronaut_llm.support.text import read_utf8
 
 if TYPE_CHECKING:
-    from testronaut_llm.calls.question import Prompt
     from testronaut_llm.compare import ComparedPrompt, Comparison, ModelTotals
+    from testronaut_llm.prompts import Prompt
 
 COLUMNS = ("model", "answer")
 TOTALS = ("model", "answered", "failed", "obey the schema", "cost", "seconds")

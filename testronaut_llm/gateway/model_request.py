@@ -53,6 +53,7 @@ class Request:
     stream: bool = False
     prompt_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class EmbedRequest:
     timeout: float
     num_ctx: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,17 @@ class Budgets:
         ]
         return money_of(allowances, calls_per_day=rate)
 
+    def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:
+        return self._purse(call, spent).affords(cost)
+
+    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Slip:
+        return self._purse(call, spent).reserve(call, candidate, worst)
+
+    def _purse(self, call: Call, spent: Decimal) -> CallPurse:
+        purse = self.purse(call.config, call.settings, call)
+        purse.spent = spent
+        return purse
+
     def purse(self, config: LLMConfig, task: TaskConfig, call: Call) -> CallPurse:
         """The purse of one call."""
         return CallPurse(self.ledger, scope_of(config), limits_of(config, task), _of_one_call(config, task, call))

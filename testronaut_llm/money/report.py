@@ -122,27 +122,28 @@ class Spend:
 
 
 @exact
-def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tuple[str, Limit]]) -> Spend:
+def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[tuple[str, Limit]]) -> Spend:
     """Sums what the ledger holds under one scope.
 
     Args:
         ledger: what was kept back is written first.
         scope: whose money.
-        since: first day to count.
+        since: first day (UTC) to count, or a time that has passed, such as `7d`.
         limits: each with the task whose it is.
 
     Raises:
         ConfigError: the ledger cannot be used.
     """
+    first = first_day(since, ledger.clock())
     ledger.flush()
-    values = (scope, since or "")
+    values = (scope, first or "")
     rows, dearest = [], []
     if ledger.file.exists:
         rows = ledger.file.run(lambda db: [_row(*found) for found in db.execute(_ROWS, values)])
         dearest = ledger.file.run(lambda db: [_dear(*found) for found in db.execute(_DEAREST, values)])
     return Spend(
         scope=scope,
-        since=since,
+        since=first,
         total=reduce(Totals.__add__, (row.totals for row in rows), Totals()),
         by_day=_by(rows, lambda row: row.day),
         by_task=_by(rows, lambda row: row.task),
@@ -153,12 +154,13 @@ def report(ledger: Ledger, scope: str, *, since: str | None, limits: Sequence[tu
     )
 
 
-def prune(ledger: Ledger, before: str) -> int:
-    """Forgets the single requests before a day (YYYY-MM-DD) and keeps their sums; returns how many went.
+def prune(ledger: Ledger, older_than: str | date) -> int:
+    """Forgets the single requests before a day, or older than `90d`, and keeps their sums; returns how many went.
 
     Raises:
         ConfigError: the ledger cannot be used.
     """
+    before = first_day(older_than, ledger.clock()) or ""
     if not ledger.file.exists:
         return 0
     ledger.flush()

@@ -177,6 +177,15 @@ def _too_late(error: LLMError) -> LLMTimeoutError:
     )
 
 
+def out_of_time(task: str, candidate: Candidate, deadline: float) -> LLMTimeoutError:
+    """Returns the error of a call whose deadline (seconds) passed before a request could be sent."""
+    return LLMTimeoutError(
+        f"{task}: the deadline of {deadline:g} s has passed; raise `deadline` if it needs longer",
+        model=candidate.alias,
+        provider=candidate.provider,
+    )
+
+
 def all_failed(task: str, last: LLMError, tried: tuple[Attempt, ...]) -> AllModelsFailedError:
     """The error that holds every failure, in order."""
     lines = "".join(f"\n  {one.model}: {one.error}" for one in tried if one.error is not None)

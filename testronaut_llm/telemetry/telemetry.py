@@ -9,8 +9,9 @@ import functools
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from testronaut_llm.errors import LLMError
@@ -61,6 +62,20 @@ class Telemetry:
         from testronaut_llm.telemetry.log_file import EventFile
 
         return EventFile()
+
+    @contextmanager
+    def watch(self, call: Call) -> Iterator[None]:
+        """Tells of a call that does not end in a result: it failed, or it was left."""
+        try:
+            yield
+        except LLMError as error:
+            self.failed(call, error, embedding=bool(call.texts))
+            raise
+        except Exception:
+            raise
+        except BaseException:  # closed early, ctrl-C, cancelled
+            self.left(call, time.monotonic() - call.started)
+            raise
 
     @_harmless
     def attempt(self, call: Call, attempt: Attempt) -> None:

@@ -14,32 +14,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.calls.steps import Ask, Flow, Result, Step
-from testronaut_llm.config.model_config import LLMConfig, TaskConfig
-from testronaut_llm.config.source import ConfigSource
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.finish import failure_of
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
-from testronaut_llm.records import Call, Route, Usage
+from testronaut_llm.llm_manager import LLMManager
+from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
-from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
 
 Asked = Request | EmbedRequest
 
-_TASK = "task of the call"
 _DIMENSIONS = 8
 _PIECE = re.compile(r"\S*\s*")
 
 
-class FakeLLM(OfflineLLM):
+class FakeLLM(LLMManager):
     """An `LLMManager` for tests. It sends nothing, needs no key and writes nothing.
 
     Args:
@@ -52,9 +47,9 @@ class FakeLLM(OfflineLLM):
     def __init__(
         self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(path, config=config if config or path else _one_free_model(tasks))
         self._rules = Rules()
-        self._engine = _FakeEngine(self._engine.source, self._rules)
+        made = config if config or path else _one_free_model(tasks)
+        super().__init__(path, config=made, gateway=_FakeGateway(self._rules), offline=True)
 
     @property
     def calls(self) -> list[FakeCall]:
@@ -76,35 +71,6 @@ class FakeLLM(OfflineLLM):
         """
         pattern = re.compile(prompt) if prompt is not None else None
         self._rules.add(Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern))
-
-
-class _FakeEngine(OfflineEngine):
-    def __init__(self, source: ConfigSource, rules: Rules) -> None:
-        super().__init__(source)
-        self.gateway: Any = _FakeGateway(rules)  # in place of the door to LiteLLM
-
-    def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
-        """The real flow, whose requests are noted with the call that they belong to."""
-        route, flow = super().flow(config, task, call, texts)
-        return route, self._noting(flow, call)
-
-    def _noting(self, flow: Flow, call: Call) -> Generator[Step, Any, Result]:
-        answer: Any = None
-        with closing(flow):
-            while True:
-                try:
-                    step = flow.send(answer)
-                except StopIteration as stop:
-                    result: Result = stop.value
-                    return result
-                if isinstance(step, Ask):
-                    step = replace(step, make=partial(_noted, step.make, call.task))
-                answer = yield step
-
-
-def _noted(make: Callable[[float], Asked], task: str, timeout: float) -> Asked:
-    request = make(timeout)
-    return replace(request, extra={**request.extra, _TASK: task})
 
 
 class _FakeGateway:
@@ -132,7 +98,7 @@ class _FakeGateway:
         """Nothing is open."""
 
     def _parts(self, request: Asked) -> Iterator[tuple[float, str | Reply]]:
-        model, task = request.target.model, request.extra[_TASK]
+        model, task = request.target.model, request.task
         if isinstance(request, EmbedRequest):
             call = FakeCall(task=task, model=model.alias, texts=request.texts)
             said = self._rules.answer(call, wrapped=False)

@@ -24,7 +24,7 @@ class SessionBudget:
         self._lock = threading.Lock()
 
     @exact
-    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None) -> _Slip:
+    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> _Slip:  # noqa: ARG002
         """Set the worst case of an attempt aside.
 
         Raises:

@@ -12,10 +12,11 @@ from typing import Any
 
 import faults
 import pytest
-from manager_kit import Api, ask, manager, model, question_of
+from manager_kit import Api, ask, looked_up, manager, model
 from pydantic import BaseModel, field_validator
 
 from testronaut_llm.cache.files import CacheFiles
+from testronaut_llm.cache.key import parts_of
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.support.lazy import lazy
@@ -44,7 +45,7 @@ def test_the_order_of_properties_is_another_question(api: Make) -> None:
     second = {"required": ["passed", "why"], "properties": {"passed": text, "why": text}, "type": "object"}
     third = {**second, "properties": dict(reversed(second["properties"].items()))}  # type: ignore[union-attr]
     with cached(model("openai", api("a", faults.good()))) as llm:
-        parts = [question_of(llm, schema={"type": "array", "items": one}).parts for one in (first, second, third)]
+        parts = [parts_of(looked_up(llm, schema={"type": "array", "items": one})) for one in (first, second, third)]
     assert parts[0] == parts[2] != parts[1]
 
 
@@ -91,7 +92,7 @@ async def test_what_was_paid_is_settled_though_a_validator_raises(api: Make, mod
                 await ask(llm, mode, schema=Moody)
         finally:
             MOOD.clear()
-        aside = [set_aside for _, set_aside in llm._engine.ledger.standing("").values()]
+        aside = [set_aside for _, set_aside in llm._ledger.standing("").values()]
         assert aside == [0] * len(aside)
         assert 0 < llm.session.cost < Decimal("0.001")
         assert llm.spend().total.calls == 1
@@ -140,16 +141,9 @@ def test_what_may_change_is_not_kept(api: Make) -> None:
     """A view of a mapping has a hash, and shows tomorrow what the mapping holds then."""
     stops = {"first": "END"}
     with manager({"m": model("openai", api("a", faults.good()))}) as llm:
-        assert question_of(llm, stop=stops.values()).call.stop == ("END",)
+        assert looked_up(llm, stop=stops.values()).stop == ("END",)
         stops["first"] = "STOP"
-        assert question_of(llm, stop=stops.values()).call.stop == ("STOP",)
-
-
-def test_a_call_without_cache_has_no_key(api: Make) -> None:
-    """Not even a part of one is made."""
-    with manager({"m": model("openai", api("a", faults.good()))}) as llm:
-        assert question_of(llm, cache="off").parts == ()
-        assert question_of(llm, cache="use").parts
+        assert looked_up(llm, stop=stops.values()).stop == ("STOP",)
 
 
 def test_a_task_that_is_no_name_is_said_so(api: Make) -> None:

@@ -16,11 +16,12 @@ import faults
 import pytest
 import pytest_asyncio
 from error_bodies import ERRORS
-from manager_kit import KEY, Api, ask, manager, model, question_of
+from manager_kit import KEY, Api, ask, looked_up, manager, model
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from testronaut_llm import Answer, LLMError, LLMManager, errors
+from testronaut_llm.cache.key import parts_of
 from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -85,8 +86,8 @@ with LLMManager({str(file)!r}) as llm:
     answer = llm.complete("t", "hi")
 assert answer.cached
 heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsonschema",
-         "testronaut_llm.gateway.gateway", "testronaut_llm.calls.performers")
-print(answer.text, [name for name in heavy if name in sys.modules], "prices" in llm._engine.__dict__)
+         "testronaut_llm.gateway.gateway", "testronaut_llm.call")
+print(answer.text, [name for name in heavy if name in sys.modules], llm._made is not None)
 """
     a.plan(faults.error("server_error"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -173,7 +174,7 @@ def test_a_rotated_key_still_hits(api: Make, monkeypatch: pytest.MonkeyPatch) ->
 
 def models_of(llm: LLMManager) -> str:
     """How the keys of a call of `t` say its models."""
-    return "".join(llm._asking._lookup._models(question_of(llm)))
+    return "".join(llm._lookup._models(looked_up(llm)))
 
 
 def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, m
     with cached({"m": model("ollama", a)}) as llm:
         assert llm.complete("t", "hi", cache="only").text == "of the first build"
         seen[0] = "b" * 64
-        llm._engine.probes.forget()
+        llm._probes.forget()
         a.plan(faults.good("of the second build"))
         llm.complete("t", "another prompt")  # the server is looked at, and its model is another one
         with pytest.raises(errors.CacheMissError):
@@ -461,7 +462,7 @@ def test_a_hit_is_booked_and_told(api: Make) -> None:
         with capture_logs() as logs:
             llm.complete("t", "hi")
         assert llm.session.saved == Decimal("0.000024")
-        llm._engine.ledger.flush()
+        llm._ledger.flush()
         assert llm.spend().total.hits == 1
     (event,) = logs
     assert (event["event"], event["llm.cached"], event["llm.attempts"]) == ("llm_call", True, 0)
@@ -498,8 +499,8 @@ def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
     with cached({"m": model("openai", a)}) as llm:
         with pytest.raises(errors.CacheMissError):
             llm.complete("t", "hi", extra={"x": {1, 2}}, cache="only")
-        assert question_of(llm).parts
-        assert not question_of(llm, extra={"x": {1, 2}}).parts
+        assert parts_of(looked_up(llm))
+        assert not parts_of(looked_up(llm, extra={"x": {1, 2}}))
 
 
 def test_two_files_in_one_process(api: Make, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Api, manager, model, question_of
+from manager_kit import Api, looked_up, manager, model, under_way
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
-from testronaut_llm.cache.single_flight import FlightLocks, Flights, Seat
+from testronaut_llm.cache.single_flight import FlightLocks
 from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -61,18 +61,13 @@ async def until(full: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def seated(llm: LLMManager) -> int:
-    """How many calls are in a flight."""
-    return sum(map(len, llm._asking._answering._flights._seats.values()))
-
-
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
     """From threads: one asks, the others are hits that saved what it cost."""
     gate = Gate()
     a = api("a", gate)
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(CALLS) as pool:
         calls = [pool.submit(llm.complete, "t", "hi") for _ in range(CALLS)]
-        gate.when(lambda: seated(llm) == CALLS)
+        gate.when(lambda: under_way(llm) == CALLS)
         answers = [call.result() for call in calls]
     assert len(a.asked) == 1
     assert {answer.text for answer in answers} == {"one answer"}
@@ -87,7 +82,7 @@ def test_a_hundred_identical_tasks_are_one_request(api: Make) -> None:
 
     async def many(llm: LLMManager) -> list[Answer[Any]]:
         calls = [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(CALLS)]
-        await until(lambda: seated(llm) == CALLS)
+        await until(lambda: under_way(llm) == CALLS)
         gate.open.set()
         answers = await asyncio.gather(*calls)
         await llm.aclose()
@@ -106,7 +101,7 @@ def test_several_loops_and_threads_share_one_request(api: Make) -> None:
         calls: list[Any] = [pool.submit(lambda: asyncio.run(llm.acomplete("t", "hi"))) for _ in range(3)]
         calls += [pool.submit(llm.complete, "t", "hi") for _ in range(2)]
         calls.append(pool.submit(llm.batch, "t", ["hi"] * 5, concurrency=5))
-        gate.when(lambda: seated(llm) == 10)
+        gate.when(lambda: under_way(llm) == 10)
         results = [call.result() for call in calls]
     assert len(a.asked) == 1
     assert all(isinstance(result, Answer) for result in [*results[:-1], *results[-1]])
@@ -150,8 +145,8 @@ def ready(made: subprocess.Popen[str]) -> None:
 @contextmanager
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
     """Another process that asks what `llm` is about to ask, and does not end by itself."""
-    flight = llm._asking._lookup.flight(question_of(llm))
-    llm._engine.answers.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
+    flight = llm._lookup.flight(looked_up(llm))
+    llm._lookup.cache.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
     holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
     try:
         yield holder
@@ -189,7 +184,7 @@ def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
     a = api("a", faults.good("second"))
     with cached(model("openai", a)) as llm, leader_elsewhere(llm) as leader, ThreadPoolExecutor(1) as pool:
         follower = pool.submit(_ask, llm, mode)
-        while not seated(llm):
+        while not under_way(llm):
             threading.Event().wait(0.005)
         assert not wait((follower,), timeout=0.1).done
         leader.kill()
@@ -248,7 +243,7 @@ def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
     a = api("a", gate, second)
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(10) as pool:
         calls = [pool.submit(llm.complete, "t", "hi") for _ in range(10)]
-        gate.when(lambda: seated(llm) == 10)
+        gate.when(lambda: under_way(llm) == 10)
         errors = [call.exception() for call in calls]
     assert len(a.asked) == 4
     assert sum(error is not None for error in errors) == 3
@@ -264,7 +259,7 @@ def test_a_cancelled_leader_hands_over(api: Make) -> None:
         leader = asyncio.create_task(llm.acomplete("t", "hi"))
         await asyncio.to_thread(gate.reached.wait)
         follower = asyncio.create_task(llm.acomplete("t", "hi"))
-        await until(lambda: seated(llm) == 2)
+        await until(lambda: under_way(llm) == 2)
         leader.cancel()
         await asyncio.gather(leader, return_exceptions=True)
         answer = await follower
@@ -286,7 +281,7 @@ def test_a_cancelled_follower_leaves_the_rest_alone(api: Make) -> None:
         calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
         await asyncio.to_thread(gate.reached.wait)
         calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
-        await until(lambda: seated(llm) == 3)
+        await until(lambda: under_way(llm) == 3)
         calls[1].cancel()
         await asyncio.sleep(0.01)
         gate.open.set()
@@ -308,7 +303,7 @@ def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make) -> None:
         leader = pool.submit(llm.complete, "t", "hi")
         assert gate.reached.wait(60)
         stream = pool.submit(lambda: list(llm.stream("t", "hi")))
-        gate.when(lambda: seated(llm) == 2)
+        gate.when(lambda: under_way(llm) == 2)
         assert stream.result() == ["one ", "answer"]
         assert not leader.result().cached
     assert len(a.asked) == 1
@@ -331,7 +326,7 @@ def test_streams_that_waited_in_vain_ask_for_themselves(api: Make) -> None:
         leader = pool.submit(llm.complete, "t", "hi")
         assert gate.reached.wait(60)
         streams = [pool.submit(lambda: "".join(llm.stream("t", "hi"))) for _ in range(2)]
-        gate.when(lambda: seated(llm) == 3)
+        gate.when(lambda: under_way(llm) == 3)
         assert isinstance(leader.exception(), LLMError)
         assert [stream.result() for stream in streams] == ["for itself"] * 2
 
@@ -358,7 +353,7 @@ def test_a_broken_store_holds_up_nobody(api: Make) -> None:
     a = api("a", gate, faults.good("for itself"))
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(llm.complete, "t", "hi") for _ in range(5)]
-        gate.when(lambda: seated(llm) == 5)
+        gate.when(lambda: under_way(llm) == 5)
         assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
 
 
@@ -368,37 +363,9 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
     a = api("a", gate)
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(llm.embed, "t", ["a", "b"]) for _ in range(5)]
-        gate.when(lambda: seated(llm) == 5)
+        gate.when(lambda: under_way(llm) == 5)
         assert len({call.result().vectors for call in calls}) == 1
     assert len(a.asked) == 1
-
-
-def test_a_fork_begins_without_its_parents_flights() -> None:
-    """Whoever leads in the parent does not land in the child."""
-    flights = Flights()
-    flights.take("k", alone=False)
-    flights._lock.acquire()
-    read, write = os.pipe()
-    if os.fork() == 0:
-        os.write(write, b"leads" if flights.take("k", alone=False).leads else b"waits")
-        os._exit(0)
-    os.wait()
-    assert os.read(read, 5) == b"leads"
-    os.close(read)
-    os.close(write)
-
-
-def test_a_seat_is_left_once() -> None:
-    """Leaving twice, or after the flight has landed, moves nobody."""
-    flights = Flights()
-    first, second = flights.take("k", alone=False), flights.take("k", alone=False)
-    flights.leave(first, landed=True)
-    flights.leave(second, landed=False)
-    flights.leave(first, landed=False)
-    assert second.future.done()
-    assert not second.leads
-    assert flights._seats == {}
-    assert isinstance(first, Seat)
 
 
 def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

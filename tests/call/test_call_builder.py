@@ -11,9 +11,9 @@ import pytest
 from manager_kit import build_call
 
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager
-from testronaut_llm.calls.question import texts_to_embed
 from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.prompts import texts_of
 from testronaut_llm.testing.fake import FakeLLM
 
 TASK = TaskConfig(name="t", models=("openai/x",), max_tokens=77, temperature=0.5, stop=("END",), seed=3,
@@ -27,7 +27,7 @@ def test_the_task_fills_in_what_the_caller_left_out() -> None:
     call = build_call(TASK, "hi")
     assert [(m.role, m.content) for m in call.messages] == [("system", "Be brief."), ("user", "hi")]
     assert (call.task, call.max_tokens, call.temperature, call.stop, call.seed) == ("t", 77, 0.5, ("END",), 3)
-    assert (call.timeout, call.deadline, call.retries, call.cache) == (9.0, 99.0, 4, "off")
+    assert (call.timeout, call.deadline, call.settings.retries, call.cache) == (9.0, 99.0, 4, "off")
     assert (call.output, call.accept, call.model, call.max_cost, call.stream) == (None, None, None, None, False)
 
 
@@ -89,7 +89,7 @@ def test_a_signature_lists_every_option(name: str) -> None:
 async def test_an_unknown_option_is_refused(name: str) -> None:
     """Every method names the option and the closest one that it takes, and sends nothing."""
     llm = FakeLLM(tasks=("t",))
-    with pytest.raises(InvalidRequestError, match=r"'max_costs', which no call takes; did you mean `max_cost`\?"):
+    with pytest.raises(InvalidRequestError, match=r"unknown option 'max_costs'; did you mean `max_cost`\?"):
         await called(llm, name, max_costs=1)
     assert not llm.calls
 
@@ -245,8 +245,8 @@ def test_what_the_caller_changes_later_does_not_change_the_call() -> None:
 
 def test_texts_to_embed() -> None:
     """One text needs no list, and any iterable of texts will do."""
-    assert texts_to_embed("a") == ("a",)
-    assert texts_to_embed(iter(["a", "b\x00"])) == ("a", "b\x00")
+    assert texts_of("a") == ("a",)
+    assert texts_of(iter(["a", "b\x00"])) == ("a", "b\x00")
 
 
 @pytest.mark.parametrize(
@@ -257,5 +257,5 @@ def test_texts_to_embed() -> None:
 def test_wrong_texts_are_named(texts: Any, named: str) -> None:
     """The error says which text cannot be embedded."""
     with pytest.raises(InvalidRequestError) as caught:
-        texts_to_embed(texts)
+        texts_of(texts)
     assert named in str(caught.value)

@@ -100,9 +100,9 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
     settings = config(models, cache="use", retries=RETRIES, timeout=limit, deadline=DEADLINE, max_tokens=50)
     budget = BudgetConfig(scope=f"matrix {next(_BUDGETS)}", per_call=Decimal(1), per_day=Decimal(5))
     made = LLMManager(config=settings.model_copy(update={"budget": budget}))
-    made._engine.__dict__["prices"] = prices()
+    made._caller.services.prices = prices()
     if wire == "embedded":
-        made._engine.local.__dict__["runner"] = _Served(url)
+        made._caller.services.local.__dict__["runner"] = _Served(url)
     return made, a, b, elsewhere
 
 
@@ -179,7 +179,7 @@ def _settled(llm: LLMManager, attempts: Sequence[Attempt]) -> None:
     """No reservation is left, and the books say what the attempts say."""
     booked = "SELECT total(state < 2), total(amount) FROM attempts WHERE scope = ?"
     scope = llm.config.budget_scope()
-    unsettled, spent = llm._engine.ledger.file.run(lambda db: db.execute(booked, (scope,)).fetchone())
+    unsettled, spent = llm._ledger.file.run(lambda db: db.execute(booked, (scope,)).fetchone())
     assert unsettled == 0
     assert Decimal(spent).scaleb(-12) == sum((one.cost or Decimal(0) for one in attempts), Decimal(0))
 

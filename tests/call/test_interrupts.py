@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,13 +13,12 @@ import faults
 import pytest
 from manager_kit import Api, at_rest, manager, model
 
-from testronaut_llm import LLMManager
-from testronaut_llm.calls import performers
+from testronaut_llm import LLMManager, call
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
-STEPS = range(7)
+STEPS = range(13)
 
 
 @pytest.fixture
@@ -30,55 +31,35 @@ def llm(api: Make) -> Iterator[LLMManager]:
         yield made
 
 
-class Broken:
-    """Raises at one step, counting from the first."""
+class Halt:
+    """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
-    def __init__(self, at: int, error: type[BaseException]) -> None:
-        self.left, self.error, self.happened = at, error, False
+    STEPS = ("_turn", "_downloaded", "_when_free", "_reply", "_judged")
 
-    def __call__(self) -> None:
-        if self.left == 0:
-            self.happened = True
-            self.left = -1
-            raise self.error
-        self.left -= 1
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, interrupt: Callable[[], object]) -> None:
+        self.left, self.interrupt, self.happened = at, interrupt, False
+        for name in self.STEPS:
+            monkeypatch.setattr(call._Conversation, name, self._before(getattr(call._Conversation, name)))
 
-
-def interrupted(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
-    """Every step that a sync caller takes may be the one."""
-
-    def before(done: Callable[..., Any]) -> Callable[..., Any]:
-        def do(*arguments: Any) -> Any:
-            broken()
-            return done(*arguments)
-
-        return do
-
-    monkeypatch.setattr(performers, "_do", before(performers._do))
-    monkeypatch.setattr(performers._LoopAttempt, "take", before(performers._LoopAttempt.take))
-
-
-def cancelled(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
-    """The same for a task."""
-
-    def before(done: Callable[..., Any]) -> Callable[..., Any]:
+    def _before(self, step: Callable[..., Any]) -> Callable[..., Any]:
         async def do(*arguments: Any) -> Any:
-            broken()
-            return await done(*arguments)
+            self.left -= 1
+            if self.left == -1:
+                self.happened = True
+                self.interrupt()
+                await asyncio.sleep(60)
+            return await step(*arguments)
 
         return do
-
-    monkeypatch.setattr(performers, "_ado", before(performers._ado))
-    monkeypatch.setattr(performers._TaskAttempt, "take", before(performers._TaskAttempt.take))
 
 
 def check(llm: LLMManager) -> None:
     """Nothing is reserved, in line, in flight or running; the next call goes through at once."""
-    unsettled = llm._engine.ledger.file.run(
+    unsettled = llm._ledger.file.run(
         lambda db: db.execute("SELECT count(*) FROM attempts WHERE state < 2").fetchone()[0]
     )
     assert unsettled == 0
-    limiter = llm._engine.limiter
+    limiter = llm._caller.services.limiter
     assert not limiter._line
     assert not any(gate.running for gate in limiter._gates.values())
     began = time.monotonic()
@@ -91,47 +72,49 @@ def check(llm: LLMManager) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_ctrl_c_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, stream: bool) -> None:
     """A sync call; past its last step it is simply answered."""
-    broken = Broken(step, KeyboardInterrupt)
+    main = threading.get_ident()
     with monkeypatch.context() as patch:
-        interrupted(patch, broken)
+        halt = Halt(patch, step, lambda: signal.pthread_kill(main, signal.SIGINT))
         try:
             list(llm.stream("t", "hi")) if stream else llm.complete("t", "hi")
         except KeyboardInterrupt:
-            assert broken.happened
+            assert halt.happened
         else:
-            assert not broken.happened
+            assert not halt.happened
     check(llm)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("step", STEPS)
 def test_cancelling_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, stream: bool) -> None:
-    """A task on an event loop."""
-    broken = Broken(step, asyncio.CancelledError)
+    """A task on an event loop of the caller's."""
 
     async def ask() -> None:
+        if not stream:
+            await llm.acomplete("t", "hi")
+            return
+        async with llm.astream("t", "hi") as pieces:
+            async for _ in pieces:
+                pass
+
+    async def cancelled() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(ask())
+        halt = Halt(patch, step, lambda: loop.call_soon_threadsafe(task.cancel))
         try:
-            if stream:
-                async with llm.astream("t", "hi") as pieces:
-                    async for _ in pieces:
-                        pass
-            else:
-                await llm.acomplete("t", "hi")
+            await task
         except asyncio.CancelledError:
-            assert broken.happened
+            assert halt.happened
         else:
-            assert not broken.happened
+            assert not halt.happened
 
     with monkeypatch.context() as patch:
-        cancelled(patch, broken)
-        asyncio.run(ask())
+        asyncio.run(cancelled())
     check(llm)
 
 
 def test_some_steps_are_met(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the tests above would prove nothing."""
-    broken = Broken(10_000, KeyboardInterrupt)
     with monkeypatch.context() as patch:
-        interrupted(patch, broken)
+        halt = Halt(patch, 10_000, lambda: None)
         llm.complete("t", "hi")
-    assert 10_000 - broken.left >= 4
+    assert 10_000 - halt.left == len(STEPS) - 1

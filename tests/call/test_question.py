@@ -11,13 +11,13 @@ import faults
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manager_kit import Api, build_call, manager, model, question_of
+from manager_kit import Api, build_call, looked_up, manager, model
 from pydantic import BaseModel
 
 from testronaut_llm import InvalidRequestError, LLMManager
 from testronaut_llm.cache import key
-from testronaut_llm.calls.options import CACHE_VARIABLE
 from testronaut_llm.config.model_config import TaskConfig
+from testronaut_llm.options import CACHE_VARIABLE
 
 Make = Callable[..., Api]
 MODEL = {"m": {"model": "openai/gpt-6-luna"}, "n": {"model": "openai/gpt-6-sol"}}
@@ -59,12 +59,12 @@ def test_a_call_is_the_same_as_one_made_alone(options: dict[str, Any]) -> None:
     """What others were asked with leaves no trace in it."""
     with manager(MODEL) as llm:
         for others in OPTIONS:
-            question_of(llm, **others)
-        call = question_of(llm, prompt="x", **options).call
+            looked_up(llm, **others)
+        call = looked_up(llm, prompt="x", **options)
         alone = build_call(llm.config.task("t"), "x", **options)
     alone_output, output = alone.output, call.output
     assert (alone_output and alone_output.json_schema) == (output and output.json_schema)
-    fields = set(type(call).__slots__) - {"output", "id"}
+    fields = set(type(call).__slots__) - {"output", "id", "started", "config", "settings", "selected"}
     assert {name: getattr(call, name) for name in fields} == {name: getattr(alone, name) for name in fields}
 
 
@@ -81,9 +81,9 @@ def test_a_call_is_the_same_as_one_made_alone(options: dict[str, Any]) -> None:
 def test_what_is_equal_but_wrong_is_still_refused(good: dict[str, Any], bad: dict[str, Any]) -> None:
     """True equals 1, and was never meant."""
     with manager(MODEL) as llm:
-        question_of(llm, **good)
+        looked_up(llm, **good)
         with pytest.raises(InvalidRequestError):
-            question_of(llm, **bad)
+            looked_up(llm, **bad)
 
 
 def test_an_edit_and_the_environment_show_at_the_next_call(
@@ -94,34 +94,34 @@ def test_an_edit_and_the_environment_show_at_the_next_call(
     row = json.dumps(model("openai", api("a", faults.good())))
     file.write_text(f"models: {{m: {row}}}\ntasks: {{t: {{models: m, max_tokens: 5}}}}\n")
     with LLMManager(file) as llm:
-        assert question_of(llm).call.max_tokens == 5
+        assert looked_up(llm).max_tokens == 5
         file.write_text(f"models: {{m: {row}}}\ntasks: {{t: {{models: m, max_tokens: 50}}}}\n")
-        assert question_of(llm).call.max_tokens == 50
+        assert looked_up(llm).max_tokens == 50
         monkeypatch.setenv(CACHE_VARIABLE, "off")
-        assert question_of(llm).call.cache == "off"
+        assert looked_up(llm).cache == "off"
         monkeypatch.setenv(CACHE_VARIABLE, "sometimes")
         with pytest.raises(InvalidRequestError, match=CACHE_VARIABLE):
-            question_of(llm)
+            looked_up(llm)
 
 
 def test_a_private_task_asks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment may move an Ollama from this machine to another."""
     with manager({"m": {"model": "ollama/qwen3:8b"}}, private=True) as llm:
-        assert len(question_of(llm).candidates) == 1
+        assert len(looked_up(llm).candidates) == 1
         monkeypatch.setenv("OLLAMA_API_BASE", "http://203.0.113.9:11434")
-        assert question_of(llm).candidates == ()
+        assert looked_up(llm).candidates == ()
 
 
 def test_accept_and_metadata_belong_to_one_call() -> None:
     """They do not show in another."""
     with manager(MODEL) as llm:
-        first = question_of(llm, accept=lambda _: True, metadata={"run": "1"})
-        second = question_of(llm)
-        assert first.call.metadata == {"run": "1"}
-        assert (second.call.accept, second.call.metadata) == (None, {})
+        first = looked_up(llm, accept=lambda _: True, metadata={"run": "1"})
+        second = looked_up(llm)
+        assert first.metadata == {"run": "1"}
+        assert (second.accept, second.metadata) == (None, {})
         for wrong in ({"accept": 1}, {"metadata": 1}):
             with pytest.raises(InvalidRequestError):
-                question_of(llm, **wrong)
+                looked_up(llm, **wrong)
 
 
 @given(st.text(min_size=1).filter(str.strip), st.text(), st.dictionaries(st.text(), st.integers() | st.text()))
@@ -153,6 +153,6 @@ def test_a_known_question_has_a_known_key() -> None:
     """Keys stay as they are from one version to the next, or what users have stored and committed is lost."""
     with manager({"m": {"model": "openai/gpt-6-luna", "api_base": "https://api.openai.com/v1"}}) as llm:
         given = {"system": "Be brief.", "max_tokens": 100, "temperature": 0.0, "cache": "use"}
-        question = question_of(llm, prompt="Explain ls.", **given)
-        model = key.model_part(question.candidates[0].model, question.candidates[0].provider, None)
-    assert key.hashed(question.parts[0], model) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
+        call = looked_up(llm, prompt="Explain ls.", **given)
+        model = key.model_part(call.candidates[0].model, call.candidates[0].provider, None)
+    assert key.hashed(key.chat_part(call), model) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"

@@ -53,7 +53,7 @@ def managed(api: Make, share: float = 0.2) -> LLMManager:
     rows = {wire: model(wire, api(wire, moody(share, n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
     settings = config(rows, retries=2, timeout=30)
     made = LLMManager(config=settings.model_copy(update={"budget": BudgetConfig(scope="soak", per_day=Decimal(1000))}))
-    made._engine.__dict__["prices"] = prices()
+    made._caller.services.prices = prices()
     return made
 
 
@@ -72,7 +72,7 @@ def check(llm: LLMManager, results: list[Answer | LLMError], calls: int) -> None
     assert {type(one) for one in results} <= {Answer, *_errors(LLMError)}
     assert all(isinstance(one, LLMError) or one.text == "fine" for one in results)
     assert sum(isinstance(one, Answer) for one in results) > 0.8 * calls
-    unsettled, booked = llm._engine.ledger.file.run(
+    unsettled, booked = llm._ledger.file.run(
         lambda db: db.execute("SELECT total(state < 2), total(amount) FROM attempts").fetchone()
     )
     assert unsettled == 0

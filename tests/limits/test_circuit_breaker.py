@@ -27,7 +27,7 @@ class Clock:
 
     def __init__(self, llm: LLMManager) -> None:
         self.now = 1000.0
-        llm._engine.__dict__["limiter"] = RateLimiter(lambda: self.now)
+        llm._caller.services.limiter = RateLimiter(lambda: self.now)
 
 
 def fail(llm: LLMManager, alias: str = "a", times: int = 5) -> None:
@@ -80,7 +80,7 @@ def test_what_counts_as_a_failure(api: Make, reply: Callable[..., None] | str, c
     timeout = 0.5 if reply is faults.silent else 30
     with manager({"a": model("openai", a)}, retries=0, timeout=timeout) as llm:
         fail(llm)
-        assert llm._engine.limiter.rest("a (openai/gpt-4o-mini)")[0] is counts
+        assert llm._caller.services.limiter.rest("a (openai/gpt-4o-mini)")[0] is counts
 
 
 def test_a_deadline_that_is_too_short_says_nothing_of_the_model(api: Make) -> None:
@@ -90,7 +90,7 @@ def test_a_deadline_that_is_too_short_says_nothing_of_the_model(api: Make) -> No
         for _ in range(5):
             with pytest.raises(errors.LLMTimeoutError):
                 llm.complete("t", "hi", deadline=0.05)
-        assert llm._engine.limiter.rest("a (openai/gpt-4o-mini)") == (False, 0.0)
+        assert llm._caller.services.limiter.rest("a (openai/gpt-4o-mini)") == (False, 0.0)
 
 
 def test_a_limited_model_beside_a_healthy_one(api: Make) -> None:

@@ -95,7 +95,7 @@ async def test_limits_of_a_provider_or_an_endpoint_hold_for_all_its_models(api: 
     llm = manager(rows, retries=0, deadline=10)
     name = "openai" if where == "provider" else f"{a.url}/v1"
     config = llm.config.model_copy(update={"limits": {name: _limit(rpm=1)}})
-    llm._engine.source._config = config
+    llm._source._config = config
     async with llm:
         await ask(llm, "complete", "one", model="a")
         with pytest.raises(AllModelsFailedError, match="limits"):

@@ -160,7 +160,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
     """A day's money is shared among the calls that its rest will bring, so the best model is for rich days."""
     for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
         with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
-            llm._engine.__dict__["ledger"] = Ledger(None, clock=lambda: 20_000 * 86_400.0)
+            llm._ledger = Ledger(None, clock=lambda: 20_000 * 86_400.0)
             first = llm.route("t", "hi").kept[0]
             assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
 
@@ -209,7 +209,7 @@ def test_another_purse_leaves_the_books_alone(api: Make) -> None:
     a, b = api("a", faults.good()), api("b", faults.good())
     models = {"a": model("openai", a, quality=5), "b": model("openai", b, quality=9, price={"input": 9, "output": 9})}
     with manager(models, strategy="cheapest") as llm:
-        llm._engine.purse = SessionBudget(Decimal(1))
+        llm._caller.services.payer = SessionBudget(Decimal(1))
         assert llm.complete("t", "hi").model == "a"
     assert not (data_dir() / "ledger.sqlite3").exists()
 
@@ -226,7 +226,7 @@ def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
     with sqlite3.connect(data_dir() / "ledger.sqlite3") as db:
         found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
     db.close()
-    llm._engine.ledger.close()
+    llm._ledger.close()
     return found
 
 
@@ -301,7 +301,7 @@ def test_a_process_that_slept_asks_for_its_money_again() -> None:
     now = [1_800_000_000.0]
     ledger = Ledger(None, clock=lambda: now[0])
     with fake("cheap", budget={"total": "0.0015"}) as llm:
-        llm._engine.__dict__["ledger"] = ledger
+        llm._ledger = ledger
         sent = ledger.sent
 
         def slept(row: int, lease: float, **given: float) -> bool:
@@ -319,11 +319,11 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
     with fake("dear", budget={"total": "0.01"}) as llm:
         made, task = llm.config, llm.config.task("t")
         call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
-        purse = llm._engine.budgets.purse(made, task, call)
+        purse = llm._caller.services.budgets.purse(made, task, call)
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
         slip = purse.reserve(call, dear, Decimal("0.01"))
         broken = errors.ConfigError("the disk is full")
-        monkeypatch.setattr(llm._engine.ledger, "sent", lambda *_, **__: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr(llm._ledger, "sent", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
             slip.sent()
         purse.reserve(call, dear, Decimal(0)).sent()  # what is free needs no budget
@@ -332,10 +332,10 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
 def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:
     """What the route saw is gone when it reserves: the next candidate is asked, or the budget's error comes."""
     with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
-        money = llm._engine.budgets.money
-        llm._engine.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
+        money = llm._caller.services.budgets.money
+        llm._caller.services.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
         assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")
         assert len(llm.calls) == 2
-        llm._engine.budgets.money = money  # type: ignore[method-assign]
+        llm._caller.services.budgets.money = money  # type: ignore[method-assign]

@@ -148,7 +148,7 @@ def test_nothing_is_used_up_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(errors.AllModelsFailedError):
                 llm.complete("t", "hi", max_tokens=1000)
         assert llm.spend().total.cost == Decimal(0)
-        assert llm._engine.limiter.rest("cloud (openai/gpt-4o-mini)") == (False, 0.0)
+        assert llm._caller.services.limiter.rest("cloud (openai/gpt-4o-mini)") == (False, 0.0)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost:9/v1", "http://[::1]:9"])

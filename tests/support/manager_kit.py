@@ -15,12 +15,11 @@ from fault_server import Exchange, FaultServer, Received, Reply
 from gateway_kit import MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
-from testronaut_llm.calls import question
-from testronaut_llm.calls.question import Question
 from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.loop import Loop
 from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.options import call_of
 from testronaut_llm.records import Call
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
@@ -97,15 +96,21 @@ def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def at_rest(llm: LLMManager, seconds: float = 20.0) -> bool:
     """True once no attempt runs on the manager's event loop."""
-    loop, until = llm._engine.loop, time.monotonic() + seconds
-    while (busy := loop.is_running and _attempts(loop)) and time.monotonic() < until:
+    loop, until = llm._caller.services.loop, time.monotonic() + seconds
+    while (busy := loop.is_running and _calls(loop)) and time.monotonic() < until:
         time.sleep(0.005)
     return not busy
 
 
-def _attempts(loop: Loop) -> list[Any]:
-    tasks = asyncio.all_tasks(loop._loop)  # LiteLLM has one of its own there
-    return [one for one in tasks if "_LoopAttempt" in getattr(one.get_coro(), "__qualname__", "")]
+def under_way(llm: LLMManager) -> int:
+    """How many calls run on the manager's event loop."""
+    loop = llm._caller.services.loop
+    return len(_calls(loop)) if loop.is_running else 0
+
+
+def _calls(loop: Loop) -> list[Any]:
+    tasks = asyncio.all_tasks(loop._loop)  # type: ignore[arg-type]  # LiteLLM has one of its own there
+    return [one for one in tasks if "Running._run" in getattr(one.get_coro(), "__qualname__", "")]
 
 
 async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:
@@ -147,7 +152,7 @@ def config(
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
     """A manager of such a configuration, with prices that are read once for all tests."""
     made = LLMManager(config=config(models, tasks, **task))
-    made._engine.__dict__["prices"] = prices()
+    made._caller.services.prices = prices()
     return made
 
 
@@ -157,11 +162,13 @@ def prices() -> PriceTable:
     return PriceTable.load()
 
 
-def question_of(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Question:
-    """What `llm` would look up."""
-    return question.question_of(llm.config, task, prompt, given)  # type: ignore[arg-type]
+def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Call:
+    """The call that `llm` would look up."""
+    return call_of(llm.config, task, prompt, given)  # type: ignore[arg-type]
 
 
 def build_call(task: TaskConfig, prompt: Any, *, stream: bool = False, **options: Any) -> Call:
-    """A call of a task, without a manager."""
-    return question.call_of(task, prompt, options, stream=stream)
+    """A call of a task, whatever models it has."""
+    rows = {name: {"model": name} for name in task.models if "/" not in name} | {"m": {"model": "openai/x"}}
+    made = LLMConfig(models=rows, tasks={task.name: task.model_dump(exclude={"name"}, exclude_unset=True)})
+    return call_of(made, task.name, prompt, options, stream=stream)  # type: ignore[arg-type]

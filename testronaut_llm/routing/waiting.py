@@ -1,14 +1,18 @@
-"""How long an attempt waits in line before another model is the better choice, and what it says then."""
+"""How long an attempt waits for its turn, what it says when it gives up, and what the limiter learns from a reply."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from testronaut_llm.errors import LLMError, OverloadedError, RateLimitError, Verdict
+from testronaut_llm.errors import LLMError, LLMTimeoutError, OverloadedError, RateLimitError, Verdict
 from testronaut_llm.limits.rate_limiter import Ticket
-from testronaut_llm.records import Candidate, Route
+from testronaut_llm.records import Attempt, Candidate, Route
 from testronaut_llm.routing.retry import LONGEST_WAIT
+
+if TYPE_CHECKING:
+    from testronaut_llm.gateway.model_request import Reply
 
 
 def patience(route: Route, candidate: Candidate, ticket: Ticket, rest: Callable[[str], tuple[bool, float]]) -> float:
@@ -43,3 +47,15 @@ def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
     )
     error.verdict = Verdict.NEXT  # type: ignore[misc]
     return error
+
+
+def leave(ticket: Ticket, attempt: Attempt, reply: Reply, *, cut_short: bool) -> None:
+    """Frees the slot of an attempt, and tells the limiter what its reply says of the model."""
+    error, usage = reply.error, attempt.usage if reply.usage is not None else None
+    used = usage.prompt_tokens + usage.completion_tokens if usage is not None else None
+    if usage is None and error is not None and (error.status or 0) >= 400:
+        used = 0
+    if cut_short and isinstance(error, LLMTimeoutError):  # the caller's deadline says nothing of the model
+        ticket.leave(sent=reply.sent)
+    else:
+        ticket.leave(sent=reply.sent, tokens=used, error=error, headers=reply.headers)

@@ -55,7 +55,7 @@ class Books:
         self.settled: list[Attempt] = []
         self._refuse = refuse or set()
 
-    def reserve(self, _call: Call, candidate: Candidate, _worst: Decimal | None) -> Books:
+    def reserve(self, _call: Call, candidate: Candidate, _worst: Decimal | None, *, spent: Decimal) -> Books:
         if candidate.alias in self._refuse:
             raise BudgetExceededError(f"nothing left for {candidate.alias}")
         self.notes.append("reserved")
@@ -84,7 +84,7 @@ def api() -> Iterator[Make]:
 
 def _with_books(llm: LLMManager) -> Books:
     books = Books()
-    llm._engine.__dict__["purse"] = books
+    llm._caller.services.payer = books
     return books
 
 
@@ -271,9 +271,9 @@ def test_money_that_runs_out_goes_to_the_next_model(api: Make) -> None:
     """A reservation that fails in a route tries the next; if nothing was sent it is the budget's error."""
     a, b = api("a", faults.good()), api("b", faults.good())
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
-        llm._engine.__dict__["purse"] = Books(refuse={"a"})
+        llm._caller.services.payer = Books(refuse={"a"})
         assert llm.complete("t", "hi").model == "b"
-        llm._engine.__dict__["purse"] = Books(refuse={"a", "b"})
+        llm._caller.services.payer = Books(refuse={"a", "b"})
         with pytest.raises(errors.BudgetExceededError, match="nothing left"):
             llm.complete("t", "hi")
     assert not a.asked

@@ -1,0 +1,92 @@
+"""The prompt of a call: a text, or messages in OpenAI's form, checked before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.records import Message, Role
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+def messages_of(prompt: Any, system: str | None) -> tuple[Message, ...]:
+    """Returns the prompt's messages, after the system text if there is one.
+
+    Raises:
+        InvalidRequestError: the prompt is empty, or neither a text nor messages.
+    """
+    if isinstance(prompt, str):
+        messages = [Message(role="user", content=encodable("the prompt", prompt))]
+    elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray) or not prompt:
+        raise InvalidRequestError(f"the prompt is {prompt!r:.40}; expected a str, or messages with role and content")
+    else:
+        messages = [_message(f"message {number}", turn) for number, turn in enumerate(prompt)]
+    if not any(message.content.strip() for message in messages):
+        raise InvalidRequestError("the prompt is empty; expected some text")
+    if system:
+        messages.insert(0, Message(role="system", content=system))
+    return tuple(messages)
+
+
+def texts_of(texts: Any) -> tuple[str, ...]:
+    """Returns the texts of an embedding call.
+
+    Raises:
+        InvalidRequestError: there is none, or one is empty or not a str.
+    """
+    given = (texts,) if isinstance(texts, str) else tuple(texts) if isinstance(texts, Iterable) else ()
+    if not given:
+        raise InvalidRequestError(f"no text was given to embed, but {texts!r:.40}; expected a str or a list of them")
+    for number, text in enumerate(given):
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidRequestError(f"text {number} to embed is {text!r:.40}; expected a str that is not empty")
+        encodable(f"text {number}", text)
+    return given
+
+
+def encodable(name: str, text: str) -> str:
+    """Returns the text.
+
+    Raises:
+        InvalidRequestError: it holds a lone surrogate, so it cannot be sent.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"{name} is not valid Unicode (lone surrogate at character {error.start}); "
+            "read the input with errors='replace'"
+        ) from None
+    return text
+
+
+def _message(where: str, turn: Any) -> Message:
+    if not isinstance(turn, Mapping):
+        raise InvalidRequestError(f"{where} is {turn!r:.40}; expected a mapping with `role` and `content`")
+    role = turn.get("role")
+    if role not in ROLES:
+        raise InvalidRequestError(f"{where} has role {role!r}; expected one of {', '.join(ROLES)}")
+    _only(where, turn, "role", "content")
+    content = turn.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        content = "".join([_part(f"{where}, part {n}", part) for n, part in enumerate(content)])
+    if not isinstance(content, str):
+        raise InvalidRequestError(f"{where} has content {content!r:.40}; expected text")
+    return Message(role=role, content=encodable(where, content))
+
+
+def _part(where: str, part: Any) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        _only(where, part, "type", "text")
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise InvalidRequestError(f"{where} is {kind!r}; only text parts are sent: {{'type': 'text', 'text': ...}}")
+
+
+def _only(where: str, given: Mapping[str, Any], *known: str) -> None:
+    if (name := next((one for one in given if one not in known), None)) is not None:
+        raise InvalidRequestError(f"{where} holds {name!r:.60}, which is not sent; expected {' and '.join(known)} only")
