@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
@@ -220,18 +220,17 @@ class _Conversation:
         )
         try:
             reservation = await self._when_free(reserve)
-            await self._when_free(reservation.sent)
         except (BudgetExceededError, ConfigError) as error:
-            if isinstance(error, BudgetExceededError):
-                error.verdict = Verdict.NEXT  # type: ignore[misc]
-            return Outcome(error=error, remaining=call.left)
+            return Outcome(error=_next(error), remaining=call.left)
 
-        began, exchange = time.monotonic(), Exchange()
+        began, exchange, reply = time.monotonic(), Exchange(), None
         limit = call.timeout or timeout_of(requests.model(step))
         seconds = min(limit, max(0.0, call.left))
-        reply = None
         try:
+            await self._when_free(reservation.sent)
             reply = await self._reply(step, requests, exchange, seconds)
+        except (BudgetExceededError, ConfigError) as error:
+            reply = Reply(error=_next(error), sent=False)
         finally:
             received = reply if reply is not None else _cancelled(exchange)
             self.tried.append(judge.attempt(step, received, latency=time.monotonic() - began))
@@ -275,8 +274,9 @@ class _Conversation:
         try:
             judged: Judgement = await asyncio.to_thread(decide) if callers_code else decide()
             if judged.error is not None:
-                outcome: Literal["rejected", "error"] = "rejected" if reply.error is None else "error"
-                self.tried[-1] = replace(attempt, outcome=outcome, error=judged.error)
+                self.tried[-1] = replace(attempt, error=judged.error)
+            if judged.error is not None and reply.error is None:
+                self.tried[-1] = replace(self.tried[-1], outcome="rejected")
                 reservation.settle(self.tried[-1])
         finally:
             self.services.attempted(call, self.tried[-1])
@@ -320,3 +320,10 @@ def _cancelled(exchange: Exchange) -> Reply:
 def _emit_stored(result: Result, emit: Emit | None) -> None:
     for piece in pieces_of(result) if emit is not None else ():
         emit(piece)  # type: ignore[misc]  # there is one
+
+
+def _next(error: LLMError) -> LLMError:
+    """A model that the money does not reach is passed over."""
+    if isinstance(error, BudgetExceededError):
+        error.verdict = Verdict.NEXT  # type: ignore[misc]
+    return error

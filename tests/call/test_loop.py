@@ -34,7 +34,7 @@ async def where() -> int:
 def test_it_starts_with_its_first_work(loop: Loop) -> None:
     """No thread before; one for all that follows."""
     assert (loop.is_running, loop_threads()) == (False, 0)
-    idents = {loop.start(where()).result() for _ in range(3)}
+    idents = {loop.start(where).result() for _ in range(3)}
     assert len(idents) == loop_threads() == 1
     assert idents != {threading.get_ident()}
 
@@ -49,11 +49,11 @@ def test_the_callers_context_variables_travel(loop: Loop) -> None:
         return seen
 
     variable.set("here")
-    assert loop.start(read_and_set()).result() == "here"
+    assert loop.start(read_and_set).result() == "here"
     assert variable.get() == "here"
 
 
-def test_cancelling_the_future_cancels_the_work(loop: Loop) -> None:
+def test_ending_cancels_the_work_and_waits_for_its_end(loop: Loop) -> None:
     """Its `finally` runs on the loop."""
     begun, ended = threading.Event(), threading.Event()
 
@@ -64,10 +64,12 @@ def test_cancelling_the_future_cancels_the_work(loop: Loop) -> None:
         finally:
             ended.set()
 
-    future = loop.start(wait())
+    running = loop.start(wait)
     assert begun.wait(10)
-    future.cancel()
-    assert ended.wait(10)
+    running.end()
+    assert ended.is_set()
+    with pytest.raises(asyncio.CancelledError):
+        running.result()
 
 
 def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
@@ -82,18 +84,18 @@ def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
             await asyncio.sleep(0)
             steps.append("ended")
 
-    loop.start(wait())
+    loop.start(wait)
     assert begun.wait(10)
     loop.close()
     assert steps == ["ended"]
     assert (loop.is_running, loop_threads()) == (False, 0)
-    assert loop.start(where()).result()
+    assert loop.start(where).result()
 
 
 def test_it_ends_with_its_owner() -> None:
     """A manager that was never closed leaves no thread."""
     loop = Loop()
-    loop.start(where()).result()
+    loop.start(where).result()
     gone = weakref.ref(loop)
     del loop
     gc.collect()
@@ -105,16 +107,27 @@ def test_it_ends_with_its_owner() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_its_own(loop: Loop) -> None:
     """The thread stays behind in the parent; the child works all the same, and closing there harms nobody."""
-    loop.start(where()).result()
+    loop.start(where).result()
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            os.write(writes, b"answered" if loop.start(where()).result(10) else b"")
+            os.write(writes, b"answered" if loop.start(where).result() else b"")
             loop.close()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reads, 100) == b"answered"
-    assert loop.start(where()).result(10)
+    assert loop.start(where).result()
     os.close(reads)
     os.close(writes)
+
+
+def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
+    """`SystemExit` does not end the event loop, which the next call needs."""
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        loop.start(leave).result()
+    assert loop.start(where).result()

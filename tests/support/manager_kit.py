@@ -169,6 +169,6 @@ def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any
 
 def build_call(task: TaskConfig, prompt: Any, *, stream: bool = False, **options: Any) -> Call:
     """A call of a task, whatever models it has."""
-    rows = {name: {"model": name} for name in task.models if "/" not in name} | {"m": {"model": "openai/x"}}
+    rows = {name: {"model": "openai/x"} for name in (*task.models, "m", "n") if "/" not in name}
     made = LLMConfig(models=rows, tasks={task.name: task.model_dump(exclude={"name"}, exclude_unset=True)})
     return call_of(made, task.name, prompt, options, stream=stream)  # type: ignore[arg-type]
