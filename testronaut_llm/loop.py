@@ -67,6 +67,7 @@ class Running(Generic[_T]):
 
     def _begin(self, work: Coroutine[Any, Any, _T]) -> None:
         self._task = self._loop.create_task(self._run(work))
+        self._task.add_done_callback(lambda _: self._ended(work))
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -77,10 +78,15 @@ class Running(Generic[_T]):
         try:
             self.done.set_result(await work)
         except asyncio.CancelledError:
-            self.done.cancel()
-            self.done.set_running_or_notify_cancel()
+            raise
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self.done.set_exception(error)
+
+    def _ended(self, work: Coroutine[Any, Any, _T]) -> None:
+        if not self.done.done():  # cancelled, maybe before its first step
+            work.close()
+            self.done.cancel()
+            self.done.set_running_or_notify_cancel()
 
 
 async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:

@@ -184,10 +184,10 @@ def test_a_real_ctrl_c_in_the_middle_of_a_thousand() -> None:
 
 async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
     """Cancelling the task of a batch leaves no task of it behind."""
-    under_way = asyncio.Event()
+    under_way, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def answer(_call: FakeCall) -> FakeAnswer:
-        under_way.set()
+        loop.call_soon_threadsafe(under_way.set)
         return FakeAnswer(text="never", delay=600)
 
     llm.reply(answer)

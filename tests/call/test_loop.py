@@ -131,3 +131,19 @@ def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
     with pytest.raises(SystemExit):
         loop.start(leave).result()
     assert loop.start(where).result()
+
+
+def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
+    """Whoever waits for it is told."""
+    loop.start(where).result()
+    blocked = threading.Event()
+
+    async def block() -> None:
+        blocked.wait(10)
+
+    loop.start(block)
+    running = loop.start(where)
+    running.cancel()
+    blocked.set()
+    with pytest.raises(asyncio.CancelledError):
+        running.result()
