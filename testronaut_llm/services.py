@@ -159,8 +159,9 @@ class Services:
         """Returns an attempt's place in line for the rate limits of its model."""
         model = call.config.model(candidate.alias)
         tokens = (candidate.est_tokens or 0) + answer_tokens
-        rules = () if self._offline else rules_of(call.config, model)
-        return self.limiter.ticket(rules, key_of(model), tokens)
+        if self._offline:
+            return Ticket(self.limiter, (), tokens)  # its turn comes at once
+        return self.limiter.ticket(rules_of(call.config, model), key_of(model), tokens)
 
     def target(self, model: ModelConfig, *, embeddings: bool = False) -> Target:
         """Returns where a model is asked and with which key. May start a local model, or run a command.

@@ -14,7 +14,7 @@ import faults
 import pytest
 import structlog
 from fault_server import Exchange
-from manager_kit import Api, ask, config, manager, model
+from manager_kit import Api, ask, config, looked_up, manager, model
 
 from testronaut_llm import Answer, LLMManager, errors
 from testronaut_llm.limits import windows as rate_windows
@@ -357,20 +357,6 @@ async def test_a_local_model_may_be_asked_while_its_stream_is_read(api: Make, ou
         assert is_free(llm)
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
-async def test_a_written_limit_is_kept_even_then_and_says_so_at_once(api: Make, mode: str) -> None:
-    """It cannot be met before the stream ends, which waits for this very call: the next model, or an error."""
-    a, b = api("a", faults.good("one two three")), api("b", faults.good())
-    async with manager({"a": model("ollama", a, limits=ONE), "b": model("openai", b)}) as llm:
-        with llm.stream("t", "hi", model="a") as stream:
-            next(stream)
-            answer = await ask(llm, mode)
-            with pytest.raises(errors.AllModelsFailedError, match="read it to its end or close it first") as caught:
-                await ask(llm, mode, model="a")
-    assert (answer.model, len(a.asked)) == ("b", 1)
-    assert "models.a.limits (concurrency: 1) has no room" in str(caught.value)
-
-
 def test_another_thread_waits_for_the_stream(api: Make) -> None:
     """The local default holds for everyone else."""
     a = api("a", faults.good("one two three"))
@@ -430,12 +416,13 @@ def test_a_cassette_is_replayed_without_limits(api: Make) -> None:
     """Nothing is sent, so nothing waits: neither for `limits` nor for what a recorded answer asks."""
     made = config({"a": model("openai", api("a"), limits={"rpm": 1})})
     with OfflineLLM(config=made) as llm:
+        call, services = looked_up(llm), llm._caller.services
+        candidate = services.route(call).kept[0]
         for _ in range(3):
-            ticket = limiter_of(llm).ticket(rules_of(made, made.model("a")), "a", 1)
+            ticket = services.ticket(call, candidate, 1)
             assert ticket.turn()
             ticket.leave(sent=True, error=errors.RateLimitError("slow", retry_after=50.0))
             assert not ticket.is_resting
-            assert not ticket.is_in_vain
 
 
 def test_managers_do_not_share_their_limits(api: Make) -> None:
