@@ -24,7 +24,6 @@ from pathlib import Path
 from testronaut_llm import Answer, LLMConfig
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.errors import AllModelsFailedError, BudgetExceededError
-from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
@@ -149,7 +148,7 @@ def run(
             return random.Random(f"{seed} {prompt} {answer.model}").random() >= refusal
 
         clock, costs = [MORNING], []
-        llm._ledger = Ledger(None, clock=lambda: clock[0])
+        llm._ledger.clock = lambda: clock[0]
         for _ in range(2 if again else 1):
             qualities = []
             before = llm.session.cost

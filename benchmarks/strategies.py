@@ -29,7 +29,6 @@ from functools import cache
 
 from testronaut_llm import Answer, LLMConfig
 from testronaut_llm.errors import BudgetExceededError
-from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.pacing import CALLS_A_DAY
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Candidate, Usage
@@ -150,7 +149,7 @@ def run(made: Instance, strategy: str, *, limited: bool = True) -> list[Answer |
     clock = [EVENING]
     answers: list[Answer | None] = []
     with manager(made, strategy, limited=limited) as llm:
-        llm._ledger = Ledger(None, clock=lambda: clock[0])
+        llm._ledger.clock = lambda: clock[0]
         llm.reply(answer)
         for place, call in enumerate(made.calls):
             clock[0] = EVENING - (CALLS - 1 - place) * DAY / CALLS_A_DAY

@@ -11,12 +11,11 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import Api, config, manager, model
+from manager_kit import Api, config, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
-from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile
-from testronaut_llm.records import Call, Candidate, Usage
+from testronaut_llm.records import Candidate, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
@@ -160,7 +159,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
     """A day's money is shared among the calls that its rest will bring, so the best model is for rich days."""
     for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
         with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
-            llm._ledger = Ledger(None, clock=lambda: 20_000 * 86_400.0)
+            llm._ledger.clock = lambda: 20_000 * 86_400.0
             first = llm.route("t", "hi").kept[0]
             assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
 
@@ -299,9 +298,9 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
 def test_a_process_that_slept_asks_for_its_money_again() -> None:
     """Between reserving and sending the lease ended: what others spent meanwhile is seen."""
     now = [1_800_000_000.0]
-    ledger = Ledger(None, clock=lambda: now[0])
     with fake("cheap", budget={"total": "0.0015"}) as llm:
-        llm._ledger = ledger
+        ledger = llm._ledger
+        ledger.clock = lambda: now[0]
         sent = ledger.sent
 
         def slept(row: int, lease: float, **given: float) -> bool:
@@ -317,16 +316,14 @@ def test_a_process_that_slept_asks_for_its_money_again() -> None:
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slip that the ledger cannot mark `sent` stops what a limit holds for, and nothing that is free."""
     with fake("dear", budget={"total": "0.01"}) as llm:
-        made, task = llm.config, llm.config.task("t")
-        call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
-        purse = llm._caller.services.budgets.purse(made, task, call)
+        call, budgets = looked_up(llm), llm._caller.services.budgets
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
-        slip = purse.reserve(call, dear, Decimal("0.01"))
+        slip = budgets.reserve(call, dear, Decimal("0.01"), spent=Decimal(0))
         broken = errors.ConfigError("the disk is full")
         monkeypatch.setattr(llm._ledger, "sent", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
             slip.sent()
-        purse.reserve(call, dear, Decimal(0)).sent()  # what is free needs no budget
+        budgets.reserve(call, dear, Decimal(0), spent=Decimal(0)).sent()  # what is free needs no budget
 
 
 def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:

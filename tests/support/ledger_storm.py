@@ -38,6 +38,8 @@ class Post:
 
     def load(self) -> None: ...
 
+    async def aclose(self) -> None: ...
+
     async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[Reply]:
         exchange.requests += 1
         answer = await asyncio.to_thread(self._post, f"{request.target.api_base}/chat/completions")
