@@ -25,7 +25,7 @@ MADE = "<!-- Made by scripts/generate_docs.py; `make docs` writes it anew. -->\n
 
 PUBLIC_MODULES = {
     "llm_manager": "The manager",
-    "calls.options": "Options of a call",
+    "options": "Options of a call",
     "records": "Values",
     "streams": "Streams",
     "compare": "Comparisons",

@@ -14,33 +14,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
-from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
+from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply
 from testronaut_llm.judge import Judge, Judgement
 from testronaut_llm.limits.rules import key_of
-from testronaut_llm.lookup import Lookup, pieces_of
+from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
-from testronaut_llm.money.ledger_file import LedgerBusyError
+from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
-from testronaut_llm.records import Attempt, Call, Result, Route, T, known_cost, total_cost
+from testronaut_llm.records import Attempt, Call, Result, Route, known_cost, total_cost
 from testronaut_llm.requests import Requests
 from testronaut_llm.routing.cost_optimizer import nothing_left
-from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts, out_of_time
+from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts, out_of_time, passed_over
 from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
     from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.money.spending import Slip
     from testronaut_llm.services import Services
-
-Emit = Callable[[str], None]
-"""Takes a piece of a stream. It must not wait."""
-
-_LOOKS = (0.001, 0.05)
-"""Seconds between two tries of a ledger that another process holds: at first, and at most."""
-_LEDGER_WAIT = 5.0
-"""Seconds for which such a ledger is tried."""
 
 
 class Caller:
@@ -80,7 +72,7 @@ class Caller:
             found = await self._lookup.afind(call)
             if found is None:
                 return await self.answer(call, emit)
-        _emit_stored(found, emit)
+        emit_stored(found, emit)
         return found
 
     async def answer(self, call: Call, emit: Emit | None = None) -> Result:
@@ -102,14 +94,16 @@ class Caller:
                 f"{call.task}: an identical call did not end within the deadline of {call.deadline:g} s; "
                 "raise `deadline`, or ask for yourself with cache `off`"
             ) from None
-        _emit_stored(result, emit)
+        emit_stored(result, emit)
         return result
 
     async def _stored(self, call: Call) -> Result | None:
         """What an identical call has stored since the lookup of this one."""
         if self._lookup.is_quick(call):
             return self._lookup.find_stored(call)
-        return await asyncio.to_thread(self._lookup.find_stored, call)
+        if call.accept is not None:
+            return await asyncio.to_thread(self._lookup.find_stored, call)
+        return await self.services.loop.on_file(self._lookup.find_stored, call)
 
     async def _asked(self, whole: Call, emit: Emit | None) -> Result:
         """Asks the models, stores what they answer, and returns it."""
@@ -125,7 +119,7 @@ class Caller:
         services.learn(call, result, route)
         if self._lookup.keeps(call):
             dialect = services.dialect(call.config.model(result.model))
-            await asyncio.to_thread(self._lookup.keep, call, result, dialect)
+            await services.loop.on_file(self._lookup.keep, call, result, dialect)
         result = self._lookup.joined(whole, found, result)
         result = replace(result, latency=time.monotonic() - call.started)
         services.telemetry.answered(call, result)
@@ -219,18 +213,18 @@ class _Conversation:
             self.services.payer.reserve, call, step.candidate, requests.worst(step), spent=known_cost(self.tried)
         )
         try:
-            reservation = await self._when_free(reserve)
+            reservation = await when_free(reserve, call.left)
         except (BudgetExceededError, ConfigError) as error:
-            return Outcome(error=_next(error), remaining=call.left)
+            return Outcome(error=passed_over(error), remaining=call.left)
 
         began, exchange, reply = time.monotonic(), Exchange(), None
         limit = call.timeout or timeout_of(requests.model(step))
         seconds = min(limit, max(0.0, call.left))
         try:
-            await self._when_free(reservation.sent)
+            await when_free(reservation.sent, call.left)
             reply = await self._reply(step, requests, exchange, seconds)
         except (BudgetExceededError, ConfigError) as error:
-            reply = Reply(error=_next(error), sent=False)
+            reply = Reply(error=passed_over(error), sent=False)
         finally:
             received = reply if reply is not None else _cancelled(exchange)
             self.tried.append(judge.attempt(step, received, latency=time.monotonic() - began))
@@ -293,18 +287,6 @@ class _Conversation:
             not_taken=() if self.delivered else judged.not_taken,
         )
 
-    async def _when_free(self, work: Callable[[], T]) -> T:
-        """Returns what `work` does. While another process holds the ledger it is tried again, not waited for."""
-        wait, until = _LOOKS[0], time.monotonic() + min(self.call.left, _LEDGER_WAIT)
-        while True:
-            try:
-                return work()
-            except LedgerBusyError:
-                if (left := until - time.monotonic()) <= 0:
-                    raise
-                await asyncio.sleep(min(wait, left))
-                wait = min(2 * wait, _LOOKS[1])
-
     def _ended(self, end: End) -> LLMError:
         unsent_budget = isinstance(end.last, BudgetExceededError) and not self.sent
         stopped = end.stopped or unsent_budget
@@ -315,15 +297,3 @@ class _Conversation:
 
 def _cancelled(exchange: Exchange) -> Reply:
     return Reply(error=LLMTimeoutError("the call was cancelled before its answer was complete"), sent=exchange.left)
-
-
-def _emit_stored(result: Result, emit: Emit | None) -> None:
-    for piece in pieces_of(result) if emit is not None else ():
-        emit(piece)  # type: ignore[misc]  # there is one
-
-
-def _next(error: LLMError) -> LLMError:
-    """A model that the money does not reach is passed over."""
-    if isinstance(error, BudgetExceededError):
-        error.verdict = Verdict.NEXT  # type: ignore[misc]
-    return error

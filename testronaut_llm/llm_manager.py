@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
+from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError
@@ -24,7 +25,6 @@ from testronaut_llm.telemetry.redaction import Redactor
 from testronaut_llm.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from testronaut_llm.batch import Outcome, Progress
     from testronaut_llm.call import Caller
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
@@ -133,15 +133,11 @@ class LLMManager:
     ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
 
-        `prompts` may be a generator: it is read as far as the calls have come. `on_progress(done, total, result)`
-        is called in this thread; `total` is None where `prompts` has no length.
-
-        Raises LLMError: an argument that all calls share is wrong.
+        `prompts` may be a generator: it is read as far as the calls have come. `on_progress(done, total, result)` is
+        called in this thread; `total` is None for a generator. Raises LLMError: an argument of all calls is wrong.
         """
-        from testronaut_llm.batch import Record, run_each
-
         record = Record(prompts, on_progress)
-        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
+        self.answer_each(task, prompts, record.add, concurrency=concurrency, **options)
         return record.results
 
     @takes(AllOptions)
@@ -155,8 +151,6 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
         """`batch` for the caller's event loop."""
-        from testronaut_llm.batch import Record, arun_each
-
         record = Record(prompts, on_progress)
         await arun_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
@@ -171,14 +165,7 @@ class LLMManager:
         concurrency: int = 8,
         **options: Unpack[AllOptions],
     ) -> None:
-        """`batch` for more prompts than fit into memory: no result is kept.
-
-        `on_answer` gets the place of a prompt and its result, in this thread, as soon as it is there.
-
-        Raises LLMError: an argument that all calls share is wrong.
-        """
-        from testronaut_llm.batch import run_each
-
+        """`batch` without keeping results: `on_answer` gets each with its prompt's place, in this thread."""
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=on_answer)
 
     @takes(AllOptions)
@@ -191,11 +178,7 @@ class LLMManager:
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """Asks one prompt, or several, of each model; a model that fails does not stop the others.
-
-        Raises LLMError: a model is unknown, or another argument is wrong.
-        """
-        from testronaut_llm.batch import Record, run_each
+        """Asks one prompt, or several, of each model; a model that fails does not stop the others."""
         from testronaut_llm.compare import comparing, comparison_of
 
         (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
@@ -213,7 +196,6 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """`compare` for the caller's event loop."""
-        from testronaut_llm.batch import Record, arun_each
         from testronaut_llm.compare import comparing, comparison_of
 
         (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
@@ -222,37 +204,26 @@ class LLMManager:
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing.
-
-        Raises LLMError: the task or the model is unknown, or another argument is wrong.
-        """
+        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
-        """Settings of tasks (`temperature`, `seed`, `stop`) that a model is asked without, since it does not take them.
-
-        Raises ConfigError: the model is unknown.
-        """
+        """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take, so is asked without."""
         given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
         return self._caller.services.dropped_params(self.config.model(model), given)
 
     def is_embedding(self, model: str) -> bool:
-        """True if the model makes vectors, as far as the tables know. Raises ConfigError: it is unknown."""
+        """True if the model makes vectors, as far as the tables know."""
         return self._caller.services.prices.facts(self.config.model(model)).mode == "embedding"
 
     def warm_up(self, *models: str) -> None:
-        """Does now what the first call would wait for: loads LiteLLM, and these local models into memory.
-
-        `models` are names of `llm.yaml`, or `provider/name`; a model of the cloud needs no warming.
-        Raises ConfigError: a model is unknown. Raises LocalModelError: it is not here, or cannot be loaded.
-        """
+        """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
         self._caller.services.warm_up([self.config.model(name) for name in models])
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
 
-        `since` is the first UTC day to count, or a time that has passed, such as `7d`; all if not given.
-        Raises ConfigError: it is no such thing, or the ledger cannot be used.
+        `since` is the first UTC day to count, or a time that has passed, such as `7d`; everything if not given.
         """
         from testronaut_llm.money.budgets import all_limits, scope_of
         from testronaut_llm.money.report import report
@@ -260,10 +231,7 @@ class LLMManager:
         return report(self._ledger, scope_of(self.config), since=since, limits=all_limits(self.config))
 
     def prune_history(self, older_than: str | date) -> int:
-        """Forgets the single requests before a UTC day, or older than a time such as `90d`; every sum stays.
-
-        Returns how many went, of all scopes. Raises ConfigError: it is no such thing, or the ledger cannot be used.
-        """
+        """Forgets the single requests before a UTC day, or older than `90d`; sums stay. Returns how many went."""
         from testronaut_llm.money.report import prune
 
         return prune(self._ledger, older_than)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from testronaut_llm.schema.output_schema import SchemaDialect
     from testronaut_llm.telemetry.redaction import Redactor
     from testronaut_llm.telemetry.telemetry import Telemetry
+
+Emit = Callable[[str], None]
+"""Takes a piece of a stream. It must not wait."""
 
 _FEW = 20  # texts to embed
 _PIECE = re.compile(r"\s*\S+\s*")
@@ -182,7 +185,12 @@ class Lookup:
         return cache_key.model_part(one.model, one.provider, seen or noted)
 
 
-def pieces_of(result: Result) -> list[str]:
-    """Returns the words of a stored answer, as a stream would bring them."""
+def _pieces_of(result: Result) -> list[str]:
     text = result.text if isinstance(result, Answer) else ""
     return _PIECE.findall(text) if text.strip() else [text] if text else []
+
+
+def emit_stored(result: Result, emit: Emit | None) -> None:
+    """Hands over the words of a stored answer, if somebody wants them."""
+    for piece in _pieces_of(result) if emit is not None else ():
+        emit(piece)  # type: ignore[misc]  # there is one

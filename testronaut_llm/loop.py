@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -110,6 +111,7 @@ class Loop:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: weakref.finalize[Any, Any] | None = None
+        self._files: ThreadPoolExecutor | None = None
 
     @property
     def is_running(self) -> bool:
@@ -120,6 +122,14 @@ class Loop:
         """Starts a coroutine on the loop."""
         with self._lock_of_this_process():
             return Running(self._running(), work())
+
+    async def on_file(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Returns what `work` does with a file, in the one thread for that: each thread would open it anew.
+
+        To be called on the loop.
+        """
+        done = partial(contextvars.copy_context().run, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._files, done)
 
     def close(self) -> None:
         """Cancels what runs, waits until it has ended, and ends the thread. The next `start` begins anew."""
@@ -139,14 +149,15 @@ class Loop:
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            pool = ThreadPoolExecutor(MOST_THREADS, "testronaut-llm")
-            thread = threading.Thread(target=_live, args=(self._loop, pool), name="testronaut-llm-loop", daemon=True)
+            pools = (ThreadPoolExecutor(MOST_THREADS, "testronaut-llm"), ThreadPoolExecutor(1, "testronaut-llm-files"))
+            self._files = pools[1]
+            thread = threading.Thread(target=_live, args=(self._loop, *pools), name="testronaut-llm-loop", daemon=True)
             thread.start()
             self._stop = weakref.finalize(self, _end, self._loop, thread)
         return self._loop
 
 
-def _live(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
+def _live(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, files: ThreadPoolExecutor) -> None:
     asyncio.set_event_loop(loop)
     loop.set_default_executor(pool)
     try:
@@ -158,6 +169,7 @@ def _live(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # `accept` may be what closes the manager
+        files.shutdown()
         loop.close()
 
 

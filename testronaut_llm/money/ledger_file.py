@@ -5,6 +5,7 @@ WAL with `synchronous=NORMAL`: what was written survives kill -9 of any process,
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
@@ -63,6 +64,23 @@ _VERSIONS = (
 
 class LedgerBusyError(ConfigError):
     """Another process holds the file just now."""
+
+
+async def when_free(work: Callable[[], T], seconds: float) -> T:
+    """Returns what `work` does, on an event loop. While another process holds the file it is tried again.
+
+    Raises:
+        LedgerBusyError: that took so many seconds, or `WAIT`.
+    """
+    until, pause = time.monotonic() + min(seconds, WAIT), _LOOKS[0]
+    while True:
+        try:
+            return work()
+        except LedgerBusyError:
+            if (left := until - time.monotonic()) <= 0:
+                raise
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, _LOOKS[1])
 
 
 class LedgerFile:

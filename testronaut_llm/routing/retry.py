@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from testronaut_llm.errors import (
     AllModelsFailedError,
+    BudgetExceededError,
     CassetteMissError,
     ContextWindowError,
     LLMError,
@@ -175,6 +176,13 @@ def _too_late(error: LLMError) -> LLMTimeoutError:
         model=error.model,
         provider=error.provider,
     )
+
+
+def passed_over(error: LLMError) -> LLMError:
+    """Returns the error of a model that was not asked; one that the money does not reach is followed by the next."""
+    if isinstance(error, BudgetExceededError):
+        error.verdict = Verdict.NEXT  # type: ignore[misc]
+    return error
 
 
 def out_of_time(task: str, candidate: Candidate, deadline: float) -> LLMTimeoutError:

@@ -34,12 +34,13 @@ def llm(api: Make) -> Iterator[LLMManager]:
 class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
-    STEPS = ("_turn", "_downloaded", "_when_free", "_reply", "_judged")
+    STEPS = ("_turn", "_downloaded", "_reply", "_judged")
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, interrupt: Callable[[], object]) -> None:
         self.left, self.interrupt, self.happened = at, interrupt, False
         for name in self.STEPS:
             monkeypatch.setattr(call._Conversation, name, self._before(getattr(call._Conversation, name)))
+        monkeypatch.setattr(call, "when_free", self._before(call.when_free))
 
     def _before(self, step: Callable[..., Any]) -> Callable[..., Any]:
         async def do(*arguments: Any) -> Any:

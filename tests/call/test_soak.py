@@ -112,7 +112,7 @@ def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
         warnings.simplefilter("error", ResourceWarning)
         with managed(api, share=0.1) as llm:
             few, many = 20, 200
-            _ask(llm, few, loops=5)
+            _ask(llm, few, loops=20)
             before = held()
             _ask(llm, many, loops=50)
             after = held()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
 from testronaut_llm.config.variables import Filling
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.options import checked
+from testronaut_llm.options import call_of
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.support.paths import config_dir, data_dir
 
@@ -94,7 +94,7 @@ def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, mo
     def seen() -> tuple[object, ...]:
         config = load_config()
         row = config.models["luna"].model_copy(update={"api_base": "http://far.example"})
-        cache = checked(config.task(None), {})["cache"]
+        cache = call_of(config, None, "hi", {}).cache
         return find_config(), config.model_dump(), cache, readiness(row), data_dir().name, config_dir().name
 
     monkeypatch.setenv("OPENAI_API_KEY", "k")

@@ -34,7 +34,8 @@ LADDER = (
     ("schema", "schema.*", "money", "money.*", "cache", "cache.*"),
     ("routing", "routing.*", "proxy", "proxy.*"),
     ("gateway", "gateway.*"),
-    ("calls", "calls.*", "batch", "compare", "agreement", "streams"),
+    ("prompts", "options", "lookup", "batch", "compare", "agreement", "streams"),
+    ("services", "requests", "judge", "call"),
     ("llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
@@ -72,7 +73,7 @@ HANDS_ON = {
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 24_040
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 23_560
 
 
 def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
