@@ -13,7 +13,6 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
-from testronaut_llm.providers import litellm_data, network
 from testronaut_llm.support.installed import version
 
 TESTED_LITELLM = "1.110.2"
@@ -145,6 +144,8 @@ def litellm_version() -> str:
 
 def warnings() -> Iterator[str]:
     """Yields what is wrong with the installation, one sentence each."""
+    from testronaut_llm.providers import litellm_data, network
+
     yield from network.faults()
     litellm = litellm_version()
     if litellm in BAD_LITELLM:

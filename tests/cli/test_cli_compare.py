@@ -13,7 +13,7 @@ import yaml
 from manager_kit import KEY, Api, apis, model
 from typer.testing import CliRunner, Result
 
-from testronaut_llm.cli.app import app
+from testronaut_llm.cli import app
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 
 Run = Callable[..., Result]
@@ -48,7 +48,7 @@ def test_answers_stand_side_by_side(run: Run, api: Callable[..., Api]) -> None:
         "model\tanswer",
         "a\tYes.",
         "b\tyes",
-        "agreement: but for white space, case and punctuation",
+        "agreement: all but white space, case and punctuation",
     ]
     assert [line.split("\t")[:5] for line in lines[-2:]] == [
         ["a", "1", "0", "-", "$0.000024"],
@@ -121,7 +121,7 @@ WRONG: list[tuple[tuple[str, ...], str | None, type[LLMError], str]] = [
     (("?", "-m", "a,nobody"), None, ConfigError, "nobody"),
     (("-f", "p.jsonl", "-m", "a"), None, ConfigError, "cannot read p.jsonl"),
     (("-f", "p.jsonl", "-m", "a"), "\n\n", ConfigError, "no prompt"),
-    (("-f", "p.jsonl", "-m", "a"), '"x"\n{', ConfigError, "p.jsonl:2 is no JSON"),
+    (("-f", "p.jsonl", "-m", "a"), '"x"\n{', ConfigError, "p.jsonl:2 is not JSON"),
     (("-f", "p.jsonl", "-m", "a"), '{"text": "x"}', ConfigError, "p.jsonl:1 holds no prompt"),
     (("-f", "p.jsonl", "-m", "a"), "[1]", ConfigError, "p.jsonl:1 holds no prompt"),
 ]

@@ -147,7 +147,7 @@ def test_a_stdout_that_takes_nothing_is_one_line(
 def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
     """The line says where the answer is; the same command prints it, and asks nobody."""
     done = shell("run t new > /dev/full")
-    assert b"the answer is kept in the cache" in done.stderr
+    assert b"the answer is in the cache" in done.stderr
     assert done.stderr.count(b"\n") == 1
     asked = len(api.requests)
     assert asked == 1
