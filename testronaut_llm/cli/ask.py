@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -25,11 +25,10 @@ from testronaut_llm.cli.options import (
 )
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.records import Answer, CacheMode, Candidate, Route
-from testronaut_llm.support.amounts import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.question import Prompt
-    from testronaut_llm.compare import ComparedPrompt, Comparison, ModelTotals
+    from testronaut_llm.compare import ComparedPrompt, Comparison
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
 _PATHS_SHOWN = 10
@@ -129,8 +128,8 @@ def route(
         found = llm.route(task, text, model=model)
     if as_json:
         screen.out_json(found)
-        return
-    show_route(found)
+    else:
+        show_route(found)
 
 
 def show_route(found: Route, *, drawn: bool | None = None) -> None:
@@ -140,22 +139,18 @@ def show_route(found: Route, *, drawn: bool | None = None) -> None:
     if any(one.est_seconds is not None for one in found.candidates):
         columns.insert(-2, "seconds")
         for row, one in zip(rows, found.candidates, strict=True):
-            row.insert(-2, "?" if one.est_seconds is None else f"{one.est_seconds:.2g}")
+            row.insert(-2, one.est_seconds and f"{one.est_seconds:.2g}")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
 
 
-def _candidate(one: Candidate) -> list[str]:
+def _candidate(one: Candidate) -> list[object]:
     why = one.reason
     if one.dropped_params:
         why += f"; does not take {', '.join(one.dropped_params)}"
     if one.limits:
         why += f"; under {', '.join(one.limits)}"
-    counts = ("?" if count is None else f"{count:,}" for count in (one.est_tokens, one.est_completion_tokens))
-    return [one.alias, one.model, *counts, _usd(one.est_cost), _usd(one.worst_cost), "yes" if one.kept else "no", why]
-
-
-def _usd(amount: Decimal | None) -> str:
-    return "?" if amount is None else usd(amount)
+    estimates = one.est_tokens, one.est_completion_tokens, one.est_cost, one.worst_cost
+    return [one.alias, one.model, *estimates, one.kept, why]
 
 
 def compare(
@@ -198,21 +193,25 @@ def compare(
 def _show_comparison(found: Comparison) -> None:
     for number, one in enumerate(found.prompts, 1):
         text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
-        short = " ".join(text.split())
-        title = f"{number}. {short[:77] + '...' if len(short) > 80 else short}"
+        title = f"{number}. {textwrap.shorten(text, 80, placeholder='...')}"
         texts = {
             model: result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}"
             for model, result in one.results.items()
         }
         screen.table(title, ("model", "answer"), texts.items())
         screen.out(f"agreement: {_agreement(one)}\n")
-    columns = ("model", "answered", "failed", "valid", "cost", "seconds")
-    screen.table("all prompts", columns, map(_totals, found.totals))
-
-
-def _totals(one: ModelTotals) -> tuple[str, ...]:
-    valid = "-" if one.valid is None else f"{one.valid:.0%}"
-    return one.model, f"{one.answered}", f"{one.failed}", valid, _usd(one.cost), f"{one.latency:.1f}"
+    totals = [
+        (
+            one.model,
+            one.answered,
+            one.failed,
+            "-" if one.valid is None else f"{one.valid:.0%}",
+            one.cost,
+            f"{one.latency:.1f}",
+        )
+        for one in found.totals
+    ]
+    screen.table("all prompts", ("model", "answered", "failed", "valid", "cost", "seconds"), totals)
 
 
 def _agreement(one: ComparedPrompt) -> str:

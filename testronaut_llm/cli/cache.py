@@ -40,8 +40,7 @@ def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
         "saved": usd(total.saved_by_cache),
     }
     rows = [*found.items(), *((f"task {name}", count) for name, count in tasks.items())]
-    shown = [(name, str(value)) for name, value in rows]
-    screen.show({**found, "tasks": tasks}, "cache", ("what", "value"), shown, as_json=as_json)
+    screen.show({**found, "tasks": tasks}, "cache", ("what", "value"), rows, as_json=as_json)
 
 
 @group.command("clear")

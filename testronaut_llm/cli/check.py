@@ -88,20 +88,13 @@ def _show(found: dict[str, Any]) -> None:
     screen.note(f"{found['file'] or 'the packaged default'}: valid{'' if found['trusted'] else ', not trusted'}")
     if found["ignored"]:
         screen.note(f"ignored until the file is trusted: {', '.join(found['ignored'])}; {TRUST}")
-    rows = [
-        (
-            one["alias"],
-            one["model"],
-            "yes" if one["ready"] else "no",
-            "; ".join(filter(None, (one["note"], one["mend"]))),
-            ", ".join(one["dropped_params"]) or "-",
-            one["live"] or "-",
+    rows = []
+    for one in found["models"]:
+        about = filter(None, (one["note"], one["mend"], one["live"]))
+        rows.append(
+            (one["alias"], one["model"], one["ready"], ", ".join(one["dropped_params"]) or "-", "; ".join(about))
         )
-        for one in found["models"]
-    ]
-    shown = 6 if any(one["live"] for one in found["models"]) else 5
-    columns = ("model", "is", "ready", "note", "does not take", "live")
-    screen.table("models", columns[:shown], [row[:shown] for row in rows])
+    screen.table("models", ("model", "is", "ready", "does not take", "note"), rows)
     for name, can_run in found["tasks"].items():
         if not can_run:
             screen.note(f"task {name}: none of its models is ready; for the reasons, run: testronaut-llm route {name}")

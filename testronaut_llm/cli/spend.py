@@ -27,7 +27,7 @@ group = typer.Typer(name="spend", invoke_without_command=True)
 prices = typer.Typer(name="prices", no_args_is_help=True, help="Show prices and update the table.")
 
 _FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
-_SERIES, _MOST_DAYS, _BAR = 7, 62, 20
+_SERIES, _MOST_DAYS, _BAR = 7, 62, 10
 
 
 @group.callback()
@@ -77,7 +77,7 @@ def _show(found: Spend) -> None:
     columns = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache")
     for title, sums in (("day", found.by_day), ("task", found.by_task), ("model", found.by_model)):
         if sums:
-            rows = [(name, *_cells(totals)) for name, totals in (*sums.items(), ("all", found.total))]
+            rows = [(name, *_sums(totals)) for name, totals in (*sums.items(), ("all", found.total))]
             screen.table(f"by {title}: {found.scope}", (title, *columns), rows)
             screen.out("")
     if found.limits:
@@ -85,22 +85,21 @@ def _show(found: Spend) -> None:
         screen.table("budgets", heads, map(_limit, found.limits))
 
 
-def _cells(totals: Totals) -> tuple[str, ...]:
-    unpriced = f" + {totals.unpriced} of unknown price" if totals.unpriced else ""
+def _sums(totals: Totals) -> tuple[object, ...]:
+    cost = usd(totals.cost) + (f" + {totals.unpriced} of unknown price" if totals.unpriced else "")
     counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
-    return *(f"{count:,}" for count in counts), usd(totals.cost) + unpriced, usd(totals.saved_by_cache)
+    return *counts, cost, totals.saved_by_cache
 
 
 @exact
-def _limit(state: LimitState) -> tuple[str, ...]:
+def _limit(state: LimitState) -> tuple[object, ...]:
     full = min(_BAR, int(_BAR * (state.spent + state.reserved) / state.limit))
-    money = map(usd, (state.spent, state.reserved, state.left, state.limit))
-    if state.renewed_in is None:
-        renewed = "never"
-    else:
+    renewed = "never"
+    if state.renewed_in is not None:
         days, hours = divmod(int(state.renewed_in // 3600), 24)
         renewed = f"{days} d {hours} h" if days else f"{hours} h {int(state.renewed_in // 60) % 60} min"
-    return state.name, "#" * full + "." * (_BAR - full), *money, renewed
+    bar = "#" * full + "." * (_BAR - full)
+    return state.name, bar, state.spent, state.reserved, state.left, state.limit, renewed
 
 
 def _csv(found: Spend) -> str:
@@ -178,11 +177,11 @@ def show_prices(
     price, facts = table.price(found), table.facts(found)
     if price is None:
         raise ConfigError(f"{found.model} has no known price; add to its row in llm.yaml: {table.mend(found)}")
-    rows = [("source", price.source)]
+    rows: list[tuple[str, object]] = [("source", price.source)]
     for start, rates in screen.plain(price.tiers):
         beyond = f" beyond {start:,} prompt tokens" if start else ""
         rows += [(f"{name}{beyond}", f"${rate}") for name, rate in rates.items() if rate is not None]
-    rows += [(name, str(value)) for name, value in screen.plain(facts).items() if value is not None]
+    rows += [(name, value) for name, value in screen.plain(facts).items() if value is not None]
     value = {"model": found.model, "price": price, "facts": facts}
     screen.show(value, found.model, ("what", "value"), rows, as_json=as_json)
 

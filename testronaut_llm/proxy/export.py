@@ -171,7 +171,7 @@ def _grouped(stays: Stays, section: str) -> Iterable[str]:
 
 def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
     """Returns the row that reaches a model through the proxy, with the same quality, price and window."""
-    row = {"model": f"{PROXY}/{model.alias}", "price": None, "base_model": None}
+    row: dict[str, Any] = {"model": f"{PROXY}/{model.alias}"}
     if model.price is not None:
         row["price"] = {name: float(rate) for name, rate in model.price.model_dump(exclude_none=True).items()}
     elif is_local(model):

@@ -18,6 +18,7 @@ from fixtures_local import TINY as _TINY
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from testronaut_llm import LLMManager
 from testronaut_llm.cli import check, demo, main, screen
 from testronaut_llm.config.file import load_config
 from testronaut_llm.errors import LocalModelError
@@ -379,12 +380,15 @@ def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, fol
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_a_terminal_gets_tables_and_bars(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drawn on a terminal says the same as what goes into a pipe."""
+    """What is shown on a terminal says the same as what goes into a pipe; a long reason stands below its row."""
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    _, out, _ = run("route", "cli_analysis", "hi")
-    assert "cli_analysis: cheapest" in out
-    assert "\t" not in out
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("route", "cli_analysis", "hi")[1].splitlines()
+    assert lines[0] == "cli_analysis: cheapest"
+    assert lines[1].startswith("model    is                          tokens")
+    assert lines[2].startswith("good     openai/gpt-4o-mini")
+    assert lines[3].startswith("    ")
+    assert max(map(len, lines[2:])) <= 80
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
     assert run("models", "pull", "embedded/tiny-random")[0] == 0
 
@@ -408,19 +412,17 @@ def test_nothing_ends_in_a_traceback(
 
 def test_the_demo_never_spends_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every key in the environment, no model that costs money is kept for any task."""
-    from testronaut_llm import LLMManager
-    from testronaut_llm.cli.demo import _config
-    from testronaut_llm.config.model_config import ModelConfig
-
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    with LLMManager(config=_config(ModelConfig(alias="luna2", model=TINY))) as llm:
+    with LLMManager(config=demo.private_config()) as llm:
         for task in llm.config.tasks:
             dropped = {one.alias: one.reason for one in llm.route(task).candidates if not one.kept}
             assert "not private" in dropped["luna"]
             assert "not private" in dropped["sonnet"]
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_the_demo_runs_no_command_of_a_strangers_file(
     run: Run, folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,14 +430,12 @@ def test_the_demo_runs_no_command_of_a_strangers_file(
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     monkeypatch.setattr(demo, "SMALL", TINY)
     key = 'api_key_command: "touch ran; echo k"'
-    models = f'models: {{m: {{model: openai/x, local: true, api_base: "{api.url}", {key}}}}}'
-    (folder / "llm.yaml").write_text(f"version: 1\n{models}\ntasks: {{default: {{models: [m]}}}}\n")
-    assert demo.local_model() is None
+    row = f'{{model: openai/x, local: true, api_base: "{api.url}", {key}}}'
+    (folder / "llm.yaml").write_text(f"version: 1\nmodels: {{m: {row}}}\ntasks: {{default: {{models: [m]}}}}\n")
+    _, out, _ = run("demo")
+    assert "this llm.yaml is not trusted" in " ".join(out.split())
     assert not (folder / "ran").exists()
-    run("trust")
-    found = demo.local_model()
-    assert found is not None
-    assert found.alias == "m"
+    assert api.requests == []
 
 
 @pytest.mark.parametrize("options", [(), ("--stream",), ("--json",)])
@@ -649,14 +649,12 @@ def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder
     long = "word " * 500
     (folder / "prompt.txt").write_text(long)
     ways: list[tuple[tuple[str, ...], str | None]] = [((long,), None), (("-",), long), (("--file", "prompt.txt"), None)]
-    tokens = set()
+    found = [run("route", "cli_analysis", *words, "--json", stdin=stdin)[1] for words, stdin in [*ways, ((), None)]]
+    *tokens, empty = (json.loads(out)["candidates"][0]["est_tokens"] for out in found)
+    assert min(tokens) == max(tokens) > empty + 400
     for words, stdin in ways:
         run("run", "cli_analysis", *words, "--no-cache", stdin=stdin)
-        rows = json.loads(run("route", "cli_analysis", *words, "--json", stdin=stdin)[1])["candidates"]
-        tokens.add(rows[0]["est_tokens"])
     assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
-    empty = json.loads(run("route", "cli_analysis", "--json")[1])["candidates"][0]["est_tokens"]
-    assert [one > empty + 400 for one in tokens] == [True]
 
 
 def test_prices_update_says_what_it_did(run: Run, folder: Path) -> None:

@@ -109,9 +109,7 @@ def test_the_packaged_file(environment: dict[str, str], export: Export, monkeypa
 def test_the_head_has_the_rows_that_go_through_the_proxy(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of llm.yaml: of the same price and quality, ready once the two variables are set; no second hop."""
     _, out, _ = export("--config", str(PACKAGED))
-    rows = yaml.safe_load(
-        "\n".join(line[3:] for line in out.partition("go through it:")[2].splitlines() if line[:1] == "#")
-    )
+    rows = yaml.safe_load("\n".join(line[3:] for line in out.splitlines() if "{model: litellm_proxy/" in line))
     moved = LLMConfig(models=rows, tasks={"default": {"models": list(rows)}})  # type: ignore[dict-item]
     assert set(rows) == {"sonnet", "luna", "azure", "qwen", "text-embedding-3-small"}
     assert not readiness(moved.models["luna"]).ready
