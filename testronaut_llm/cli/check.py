@@ -87,7 +87,7 @@ def _show(found: dict[str, Any]) -> None:
 
     screen.note(f"{found['file'] or 'the packaged default'}: valid{'' if found['trusted'] else ', not trusted'}")
     if found["ignored"]:
-        screen.note(f"ignored until the file is trusted: {', '.join(found['ignored'])}; {TRUST}")
+        screen.note(f"without effect until it is trusted: {', '.join(found['ignored'])}; {TRUST}")
     rows = []
     for one in found["models"]:
         about = filter(None, (one["note"], one["mend"], one["live"]))

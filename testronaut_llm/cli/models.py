@@ -253,7 +253,6 @@ def bench(
     model: Local,
     at_once: Annotated[int, typer.Option("--at-once", "-n", min=1, max=64, help="Also this many concurrently.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Requests, of which the median counts.")] = 3,
-    history: Annotated[bool, typer.Option("--history", help="Show earlier results instead.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -264,15 +263,12 @@ def bench(
     from testronaut_llm.local.bench import bench as measured
     from testronaut_llm.local.speeds import SpeedHistory
 
-    kept = SpeedHistory()
     with _alone(model, config) as llm:
         row = llm.config.model("it")
-        if not history:
-            kept.add(row, measured(llm, rounds=rounds, at_once=at_once, told=screen.note))
-        speeds = kept.of(row)
+        speed = measured(llm, rounds=rounds, at_once=at_once, told=screen.note)
+    SpeedHistory().add(row, speed)
     columns = ("when", "load", "first token", "prompt", "reads", "writes", "at once", "memory", "timed by")
-    value = speeds if history else speeds[-1]
-    screen.show(value, row.model, columns, map(_speed, speeds), as_json=as_json)
+    screen.show(speed, row.model, columns, [_cells(speed)], as_json=as_json)
 
 
 @contextmanager
@@ -286,7 +282,7 @@ def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMMana
         yield llm
 
 
-def _speed(speed: Speed) -> tuple[str, ...]:
+def _cells(speed: Speed) -> tuple[str, ...]:
     load = "?" if speed.load is None else f"{speed.load:.2f} s"
     rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
     together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"

@@ -266,20 +266,16 @@ def test_answer_each_keeps_no_result() -> None:
         llm.answer_each("t", ["x"], take, options={"temperature": -1})
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
+def test_answer_each_takes_no_option_that_no_call_takes() -> None:
+    """A misspelled option is an error that names the closest one, before anything is sent."""
+    llm = FakeLLM(tasks=("t",))
+    for options, words in (
         ({"temprature": 1}, "'temprature'.*did you mean `temperature`"),
         ({"task": "other"}, "'task'"),
-        ({"prompt": "other"}, "'prompt'"),
         ({"concurrency": 2}, "'concurrency'"),
         ({3: 4}, "holds 3"),
         (["temperature"], "expected a mapping"),
-    ],
-)
-def test_answer_each_takes_no_option_that_no_call_takes(options: Any, words: str) -> None:
-    """A misspelled option is an error that names the closest one, before anything is sent."""
-    llm = FakeLLM(tasks=("t",))
-    with pytest.raises(InvalidRequestError, match=words):
-        llm.answer_each("t", ["x"], lambda *_: None, options=options)
+    ):
+        with pytest.raises(InvalidRequestError, match=words):
+            llm.answer_each("t", ["x"], lambda *_: None, options=options)  # type: ignore[arg-type]
     assert not llm.calls
