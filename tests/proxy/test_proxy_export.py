@@ -315,9 +315,9 @@ def test_a_model_forced_into_every_task_is_refused(export: Export, monkeypatch: 
 
 
 def test_a_strangers_file_runs_nothing(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export reads the file and no more: no command is run, none is shown, no name escapes from its line."""
+    """An export reads the file and no more: no command is run, none is shown, and names hold no control character."""
     flag = tmp_path / "ran"
-    nasty = '"x\\u202e\\u001b[2J\\nmodel_list: []": {model: openai/x}\n  '
+    nasty = '"caf\\u00e9\\u202e": {model: "openai/x\\u202e"}\n  '
     text = PACKAGED.read_text().replace("quality: 9}", f"quality: 9, api_key_command: touch {flag}}}", 1)
     (tmp_path / "llm.yaml").write_text(text.replace("models:\n  ", f"models:\n  {nasty}", 1))
     monkeypatch.chdir(tmp_path)
