@@ -19,7 +19,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cli import check, demo, main, screen
+from testronaut_llm.cli import check, demo, screen
 from testronaut_llm.config.file import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
@@ -28,6 +28,7 @@ from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import litellm_data
 
 Run = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
 TINY = f"embedded/{_TINY}"
 
@@ -60,32 +61,6 @@ tasks:
     )
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     return tmp_path
-
-
-@pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line; its exit code, stdout and stderr."""
-
-    def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        if stdin is not None:
-            import io
-
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = _code(main)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return running
-
-
-def _code(command: Callable[[], None]) -> int:
-    try:
-        command()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
-    return 0
 
 
 @pytest.mark.parametrize("words", [(), ("--stream",)])

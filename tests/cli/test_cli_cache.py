@@ -22,25 +22,10 @@ from testronaut_llm import LLMManager
 from testronaut_llm.cache.answer_cache import default_folder
 from testronaut_llm.cache.entry import vector_of
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cli import main
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.money.prices import PriceTable
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
