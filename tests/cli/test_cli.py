@@ -124,14 +124,6 @@ def test_an_ollama_host_of_no_use_is_named_and_stops_no_command(run: Run, monkey
         assert "the endpoint of OLLAMA_HOST is no URL" in err
 
 
-def test_a_run_that_fails_says_what_it_cost(run: Run, api: Endpoint) -> None:
-    """An answer that was refused is paid all the same."""
-    api.plan(faults.good(""))
-    code, out, err = run("run", "cli_analysis", "hi")
-    assert (code, out) == (1, "")
-    assert "this run cost $0.000024\n" in err
-
-
 @pytest.mark.parametrize("words", [("--json",), ("--json", "--stream")])
 def test_run_as_json_is_one_document(run: Run, words: tuple[str, ...]) -> None:
     """With text, usage, cost and attempts; of a stream, too, whose pieces are held back."""
@@ -183,13 +175,16 @@ def test_a_mistake_is_one_message_and_a_code(run: Run, arguments: tuple[str, ...
 
 
 def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
-    """The provider's refusal is told in its words, without the key."""
+    """The provider's refusal is told in its words, without the key; an answer that was refused is paid all the same."""
     api.plan(faults.error("authentication"))
     code, out, err = run("run", "cli_analysis", "hi", "--json")
-    assert code == 1
-    assert json.loads(out)["error"]["code"] == "all_models_failed"
+    assert (code, json.loads(out)["error"]["code"]) == (1, "all_models_failed")
     assert "error (all_models_failed)" in err
     assert KEY not in out + err
+    api.plan(faults.good(""))
+    code, out, err = run("run", "cli_analysis", "hi")
+    assert (code, out) == (1, "")
+    assert "this run cost $0.000024\n" in err
 
 
 def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
@@ -205,8 +200,8 @@ def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
     assert [one["kept"] for one in candidates] == [True, False]
 
 
-def test_check_says_what_is_missing(run: Run, api: Endpoint) -> None:
-    """Each model is ready or says what mends it; without --live nothing is sent."""
+def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> None:
+    """Each model is ready or says what to do, without sending anything; a misspelt provider is a mistake."""
     code, out, err = run("check")
     assert code == 0
     assert "llm.yaml: valid" in err
@@ -215,6 +210,12 @@ def test_check_says_what_is_missing(run: Run, api: Endpoint) -> None:
     assert not api.requests
     report = json.loads(run("check", "--json")[1])
     assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}
+    text = (folder / "llm.yaml").read_text().replace("tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:")
+    (folder / "llm.yaml").write_text(text)
+    code, out, _ = run("check")
+    assert code == 2
+    assert "did you mean 'openai/...'" in out
+    assert "good\topenai/gpt-4o-mini\tyes" in out
 
 
 def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
@@ -231,16 +232,23 @@ def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
 
 
 def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
-    """One value changes, the rest of the file stays as it is."""
-    before = (folder / "llm.yaml").read_text()
-    (folder / "llm.yaml").write_text("# mine\n" + before)
+    """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
+    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n"
+    before = "# mine\n" + (folder / "llm.yaml").read_text().replace("models:\n", models, 1)
+    (folder / "llm.yaml").write_text(before)
     code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
-    after = (folder / "llm.yaml").read_text()
-    assert code == 0
-    assert "tasks.cli_analysis.retries is 1" in err
-    assert after == "# mine\n" + before.replace("retries: 0", "retries: 1")
+    assert (code, "tasks.cli_analysis.retries is 1" in err) == (0, True)
+    assert (folder / "llm.yaml").read_text() == before.replace("retries: 0", "retries: 1")
     assert run("config", "show", "tasks.cli_analysis.retries")[1] == "1\n"
     assert json.loads(run("config", "show", "tasks.cli_analysis", "--json")[1])["retries"] == 1
+    assert run("config", "set", "models.gpt-5.6.quality", "8")[0] == 0
+    assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
+    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
+    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
+    run("config", "set", "cache.ttl", "null")
+    assert "ttl: null\n" in run("config", "show", "cache")[1]
+    code, _, err = run("config", "show", "models.gpt-5.quality")
+    assert (code, "there is: gpt-5.6, good, keyless" in err) == (2, True)
 
 
 def test_init_writes_a_file_that_is_valid_and_trusted(
@@ -269,13 +277,6 @@ def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch:
     (folder / "llm.yaml").unlink()
     code, _, err = run("config", "set", "version", "1")
     assert (code, "testronaut-llm init" in err) == (2, True)
-
-
-def test_prices_show_their_source(run: Run) -> None:
-    """What a model costs, and who says so."""
-    _, out, _ = run("prices", "show", "openai/gpt-4o-mini")
-    assert "source\tlitellm" in out
-    assert json.loads(run("prices", "show", "good", "--json")[1])["price"]["source"] == "llm.yaml"
 
 
 @pytest.mark.usefixtures("tiny_offered")
@@ -432,50 +433,29 @@ def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
     assert err.startswith("error (truncated)")
 
 
-def test_check_names_an_unknown_provider_and_goes_on(run: Run, folder: Path) -> None:
-    """A misspelt provider is a mistake of the file: exit code 2, its closest name, and the others are still told."""
-    text = (folder / "llm.yaml").read_text().replace("tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:")
-    (folder / "llm.yaml").write_text(text)
-    code, out, _ = run("check")
-    assert code == 2
-    assert "did you mean 'openai/...'" in out
-    assert "good\topenai/gpt-4o-mini\tyes" in out
-
-
 def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteLLM's version, the age of the prices, and a version of LiteLLM that sent keys away."""
+    """LiteLLM's version, the age of the prices; a LiteLLM that sent keys away, is missing, or cannot be read."""
     monkeypatch.setattr(check, "BAD_LITELLM", (check.litellm_version(),))
     _, _, err = run("check")
     assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest dated model of 20\d\d-", err)
     assert re.search(r"warning: litellm \S+ sends keys to a stranger", err)
     (warning,) = json.loads(run("check", "--json")[1])["warnings"]
     assert "sends keys to a stranger" in warning
-
-
-@pytest.mark.parametrize(
-    ("version", "newer"),
-    [("1.110.2", False), ("1.106.2", False), ("1.110.3", True), ("1.111.0rc1", True), ("2.0", True), ("1.99.9", False)],
-)
-def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
-    monkeypatch: pytest.MonkeyPatch, version: str, newer: bool
-) -> None:
-    """A release that came out after the tests may break calls; the warning says how to go back."""
-    monkeypatch.setattr(check, "TESTED_LITELLM", "1.110.2")
-    monkeypatch.setattr(check, "litellm_version", lambda: version)
-    told = [one for one in check.warnings() if "newer than 1.110.2" in one]
-    assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
-        True
-    ] * newer
-
-
-def test_check_tells_of_a_litellm_that_is_missing_or_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without LiteLLM's list of names no provider is called unknown, and `check` says why."""
     monkeypatch.setattr(litellm_data, "names", frozenset)
     monkeypatch.setattr(check, "version", lambda _: None)
     code, _, err = run("check")
     assert code != 2
     assert "litellm not installed" in err
     assert "a misspelt provider is not reported" in err
+
+
+def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that came out after the tests may break calls; the warning says how to go back."""
+    monkeypatch.setattr(check, "TESTED_LITELLM", "1.110.2")
+    for version, newer in (("1.110.2", 0), ("1.99.9", 0), ("1.110.3", 1), ("1.111.0rc1", 1), ("2.0", 1)):
+        monkeypatch.setattr(check, "litellm_version", lambda version=version: version)
+        told = [one for one in check.warnings() if f"litellm {version} is newer than 1.110.2" in one]
+        assert ["pip install 'litellm==1.110.2'" in one for one in told] == [True] * newer
 
 
 def test_init_says_in_the_file_what_this_machine_has(
@@ -566,28 +546,20 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
 
 
 def test_a_file_of_this_disk_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """Under its own name or another, with its digest; the file stays where it was, also when it is removed again."""
-    mine = tmp_path / "My Model #1.GGUF"
+    """Under its own name or another; the file stays where it was. What is no model is not added, and not deleted."""
+    mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
     shutil.copy(tiny_gguf, mine)
     code, _, err = run("models", "add", str(mine))
     assert code == 0
     assert "embedded/my-model-1: 340,352 bytes, sha256 " in err
     assert run("models", "add", str(mine), "--name", "other")[0] == 0
-    stored = ModelStore().list()
-    assert [one.name for one in stored] == ["my-model-1", "other"]
-    assert len({one.sha256 for one in stored}) == 1
+    assert [one.name for one in ModelStore().list()] == ["my-model-1", "other"]
     assert run("models", "remove", "embedded/other")[0] == 0
     assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model-1").read_bytes()
-
-
-def test_a_file_that_is_no_model_is_not_added(run: Run, tmp_path: Path) -> None:
-    """Checked as a download is; but a file of the user is never deleted."""
-    mine = tmp_path / "m.gguf"
-    mine.write_bytes(b"<html>")
-    assert run("models", "add", str(mine))[0] == 1
-    assert run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
-    assert mine.read_bytes() == b"<html>"
-    assert ModelStore().list() == ()
+    other.write_bytes(b"<html>")
+    assert run("models", "add", str(other))[0] == run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
+    assert other.read_bytes() == b"<html>"
+    assert [one.name for one in ModelStore().list()] == ["my-model-1"]
 
 
 def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
@@ -604,21 +576,6 @@ def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Pa
     assert run("models", "add", str(tmp_path / "empty"))[0] == 1
 
 
-def test_a_name_with_a_dot_is_shown_as_it_is_set(run: Run, folder: Path) -> None:
-    """`config show` reads a key as `config set` does; values that are null are shown."""
-    text = (folder / "llm.yaml").read_text()
-    (folder / "llm.yaml").write_text(text.replace("models:\n", "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n", 1))
-    assert run("config", "set", "models.gpt-5.6.quality", "8")[0] == 0
-    assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
-    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
-    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
-    run("config", "set", "cache.ttl", "null")
-    assert "ttl: null\n" in run("config", "show", "cache")[1]
-    code, _, err = run("config", "show", "models.gpt-5.quality")
-    assert code == 2
-    assert "there is: gpt-5.6, good, keyless" in err
-
-
 def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder: Path) -> None:
     """The same for `run` and `route`; `route` without any estimates for an empty prompt."""
     long = "word " * 500
@@ -632,16 +589,17 @@ def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder
     assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
 
 
-def test_prices_update_says_what_it_did(run: Run, folder: Path) -> None:
-    """A sentence: where, how many, and what became of the table before it."""
-    (folder / "prices.json").write_text('{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, '
-                                        '"output_cost_per_token": 2e-6}}')  # fmt: skip
+def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> None:
+    """What a model costs and who says so; where the new table is, how many prices, what became of the old one."""
+    assert "source\tlitellm" in run("prices", "show", "openai/gpt-4o-mini")[1]
+    assert json.loads(run("prices", "show", "good", "--json")[1])["price"]["source"] == "llm.yaml"
+    row = {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    (folder / "prices.json").write_text(json.dumps({"gpt-x": row}))
     for times in range(2):
         code, out, err = run("prices", "update", "prices.json")
         assert (code, out) == (0, "")
         assert "prices.json: 1 models, 1 of them with a price" in err
         assert ("is kept as" in err) is (times == 1)
-        assert "PriceUpdate(" not in err
 
 
 def test_check_live_asks_outside_of_tasks_and_within_the_budget(run: Run, folder: Path, api: Endpoint) -> None:
@@ -675,9 +633,7 @@ def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server:
     assert "unknown is not stored" in err
 
 
-def test_a_strangers_row_is_pulled_from_nowhere(
-    run: Run, folder: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_strangers_row_is_pulled_from_nowhere(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the file is trusted, its name for a server elsewhere sends nothing there."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     rows = "  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n"
@@ -685,8 +641,7 @@ def test_a_strangers_row_is_pulled_from_nowhere(
     (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "q")
-        assert code == 2
-        assert "testronaut-llm trust" in err
+        assert (code, "testronaut-llm trust" in err) == (2, True)
 
 
 def test_help_loads_no_heavy_library(folder: Path) -> None:

@@ -125,15 +125,6 @@ def test_what_was_changed_is_asked_again(server: Api) -> None:
     assert len(server.asked) == 3
 
 
-def test_a_schema_gives_values(server: Api) -> None:
-    """`--schema` holds for each line."""
-    server.plan(faults.good('{"n": 1}'))
-    Path("s.json").write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
-    ask("one")
-    assert run("--schema", "s.json").exit_code == 0
-    assert answers()[0]["parsed"] == {"n": 1}
-
-
 BREAKS = """
 import time
 from pathlib import Path
@@ -174,37 +165,34 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
     ]
 
 
-@pytest.mark.usefixtures("server")
+BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
+
+
 @pytest.mark.parametrize(
     ("lines", "words", "message"),
     [
-        ('"a"\n{"x": 1}\n', [], "in.jsonl:2 holds no prompt"),
-        ('"a"\nnot json\n', [], "in.jsonl:2 is not JSON"),
-        ('"a"\n', ["--stream"], "go together, without"),
-        ('"a"\n', ["--concurrency", "0"], "concurrency is 0"),
-        ("\n\udcff", [], "in.jsonl:2: is not UTF-8 text"),
+        ('"a"\n{"x": 1}\n', (*BATCH, *OUT), "in.jsonl:2 holds no prompt"),
+        ('"a"\nnot json\n', (*BATCH, *OUT), "in.jsonl:2 is not JSON"),
+        ('"a"\n', (*BATCH, *OUT, "--stream"), "go together, without"),
+        ('"a"\n', BATCH, "go together, without"),
+        ('"a"\n', OUT, "go together, without"),
+        ('"a"\n', (*BATCH, *OUT, "--concurrency", "0"), "concurrency is 0"),
+        ("\n\udcff", (*BATCH, *OUT), "in.jsonl:2: is not UTF-8 text"),
+        ('"a"\n', (*BATCH, "--out", "notes"), "notes is not a file of answers"),
+        ('"a"\n', (*BATCH, "--out", "no/out.jsonl"), "cannot use no/out.jsonl"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_sent(server: Api, lines: str, words: list[str], message: str) -> None:
-    """A line that holds no prompt is named with its number; options that do not go together are refused."""
+def test_what_is_wrong_is_said_before_anything_is_sent(
+    server: Api, lines: str, words: tuple[str, ...], message: str
+) -> None:
+    """A line that holds no prompt is named with its number; a file that is something else stays as it is."""
     Path("in.jsonl").write_text(lines, errors="surrogateescape")
-    error = run(*words).exception
+    Path("notes").write_text("my notes\n")
+    error = CliRunner().invoke(app, ["run", "t", "-c", "llm.yaml", *words]).exception
     assert isinstance(error, ConfigError | InvalidRequestError)
     assert message in str(error)
     assert not server.asked
-
-
-@pytest.mark.usefixtures("server")
-def test_the_two_files_go_together() -> None:
-    """One without the other is refused, and so is a file of answers that is none."""
-    ask("one")
-    for words in (["--batch", "in.jsonl"], ["--out", "out.jsonl"]):
-        assert isinstance(CliRunner().invoke(app, ["run", "t", *words]).exception, InvalidRequestError)
-    Path("out.jsonl").write_text("my notes\n")
-    error = run().exception
-    assert isinstance(error, ConfigError)
-    assert "is not a file of answers" in str(error)
-    assert Path("out.jsonl").read_text() == "my notes\n"
+    assert Path("notes").read_text() == "my notes\n"
 
 
 @pytest.mark.usefixtures("server")

@@ -168,8 +168,8 @@ def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Pat
     assert "changeme1234" in file.read_text()
 
 
-def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_path: Path) -> None:
-    """It would be asked for anew."""
+def test_what_has_expired_is_not_counted_and_a_broken_store_is_an_error(run: Run, a: Api, tmp_path: Path) -> None:
+    """It would be asked for anew; a command about the cache says what is wrong with it, and how to fix it."""
     run("run", "t", "one")
     store = CacheFiles(CacheConfig())
     connection = sqlite3.connect(store.folder / "cache.db", isolation_level=None)
@@ -177,19 +177,9 @@ def test_what_has_expired_is_neither_counted_nor_exported(run: Run, a: Api, tmp_
     connection.close()
     assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
     assert store.export(tmp_path / "f.jsonl") == (0, [])
-    assert len(a.asked) == 1
-
-
-def test_a_store_that_cannot_be_used_is_an_error_here(run: Run, a: Api) -> None:
-    """A command about the cache says what is wrong with it, and how to mend it."""
-    run("run", "t", "one")
-    file = CacheFiles(CacheConfig()).folder / "cache.db"
-    file.write_bytes(b"This is no database. " * 400)
+    (store.folder / "cache.db").write_bytes(b"This is no database. " * 400)
     code, _, err = run("cache", "stats")
-    assert code == 2
-    assert "cannot be used" in err
-    assert f"mv {file.parent} " in err
-    assert len(a.asked) == 1
+    assert (code, "cannot be used" in err, f"mv {store.folder} " in err) == (2, True, True)
 
 
 HUGE = "1" + "0" * 30
