@@ -69,7 +69,7 @@ class BatchFile:
         self.total = self.answered = self.failed = 0
         self._end, self._done = 0, set[str]()
         try:
-            if out.exists():
+            if out.is_file():
                 self._read()
             for key, _ in self._keys():
                 self.total += 1

@@ -409,7 +409,7 @@ def test_the_demo_runs_no_command_of_a_strangers_file(
     row = f'{{model: openai/x, local: true, api_base: "{api.url}", {key}}}'
     (folder / "llm.yaml").write_text(f"version: 1\nmodels: {{m: {row}}}\ntasks: {{default: {{models: [m]}}}}\n")
     _, out, _ = run("demo")
-    assert "testronaut-llm trust" in out
+    assert "m answered" not in out
     assert not (folder / "ran").exists()
     assert api.requests == []
 
