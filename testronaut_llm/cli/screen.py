@@ -21,7 +21,7 @@ from testronaut_llm.support.text import visible
 
 FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
 PIPE_COLUMNS = 120
-_INDENT = "    "
+_INDENT, _SHORT = "    ", 30
 EVERY_SECONDS = 5.0
 """Time between two lines of progress where there is no terminal."""
 
@@ -163,11 +163,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def _aligned(rows: list[list[str]], width: int) -> Iterator[str]:
-    """Yields the lines of a table. The last column is below its row if it does not fit beside it."""
+    """Yields the lines of a table. A long last column is below its row if it does not fit beside it."""
     from rich.cells import cell_len, set_cell_size
 
     sizes = [max(map(cell_len, column)) + 2 for column in zip(*(row[:-1] for row in rows), strict=True)]
-    below = any("\n" in row[-1] or sum(sizes) + cell_len(row[-1]) > width for row in rows)
+    longest = max(cell_len(row[-1]) for row in rows)
+    below = any("\n" in row[-1] for row in rows) or (longest > _SHORT and sum(sizes) + longest > width)
     for number, (*cells, last) in enumerate(rows):
         start = "".join(set_cell_size(cell, size) for cell, size in zip(cells, sizes, strict=True))
         if number == 0 or not below:

@@ -386,9 +386,10 @@ def test_nothing_ends_in_a_traceback(
     assert KEY not in err
 
 
-def test_the_demo_never_spends_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_never_spends_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every key in the environment, no model that costs money is kept for any task."""
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG", raising=False)
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    (folder / "llm.yaml").unlink()
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     with LLMManager(config=demo.private_config()) as llm:
