@@ -1,4 +1,4 @@
-"""The application: its commands in the order that a newcomer needs them, and how errors leave it."""
+"""The application: its commands, in the order in which a newcomer needs them, and how errors end it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Annotated
 import typer
 
 from testronaut_llm import __version__
-from testronaut_llm.cli import ask, cache, check, compare, config, demo, export, models, prices, route, spend
-from testronaut_llm.cli.progress import bar
-from testronaut_llm.cli.screen import FAILED, exit_code, note, out, out_json, say_error
-from testronaut_llm.cli.streams import CannotPrintError, standard_streams
-from testronaut_llm.errors import LLMError
+from testronaut_llm.cli import ask, cache, check, config, demo, models, screen, spend
+from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
 from testronaut_llm.local.on_demand import shown
 from testronaut_llm.telemetry.redaction import Redactor
 
@@ -28,14 +25,14 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich would write its colours, and what a wrong option holds, past our streams
+    rich_markup_mode=None,  # rich would bypass our streams and print a wrong option unescaped
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        out(__version__)
+        screen.out(__version__)
         raise typer.Exit
 
 
@@ -48,42 +45,59 @@ def every_command(
     """Ask language models by task. One file, llm.yaml, says which model does which task."""
 
 
-for command in (config.init, ask.run, route.route, compare.compare, check.check, demo.demo, config.trust):
+for command in (config.init, ask.run, ask.route, ask.compare, check.check, demo.demo, config.trust):
     app.command()(command)
-for module in (models, spend, config, prices, cache, export):
-    app.add_typer(module.group)
+for group in (models.group, spend.group, config.group, spend.prices, cache.group, config.export):
+    app.add_typer(group)
 
 
 def main() -> None:
-    """Runs the command line; every error is one message and an exit code."""
-    with standard_streams():
+    """Runs the command line. Every error is a message and an exit code, never a traceback."""
+    with screen.standard_streams():
         try:
-            sys.exit(_ended())
-        except CannotPrintError as error:
+            sys.exit(_run())
+        except screen.CannotPrintError as error:
             if not error.reader_left:
-                note(f"error: {'; '.join((str(error), *getattr(error, '__notes__', ())))}")
-            sys.exit(0 if error.reader_left else FAILED)
+                screen.note("; ".join((f"error: {error}", *getattr(error, "__notes__", ()))))
+            sys.exit(0 if error.reader_left else screen.FAILED)
 
 
-def _ended() -> int:
+def _run() -> int:
     context = contextvars.copy_context()
-    context.run(shown.set, bar)  # for calls that wait for a model to be pulled
+    context.run(shown.set, screen.downloading)  # for calls that wait until a model is pulled
     try:
         context.run(app)
+    except KeyboardInterrupt:
+        return screen.INTERRUPTED
+    except screen.CannotPrintError:
+        raise
     except LLMError as error:
         if "--json" in sys.argv:
-            out_json({"error": error})
-        say_error(error)
-        return exit_code(error)
-    except KeyboardInterrupt:
-        return 130
-    except CannotPrintError:
-        raise
+            screen.out_json({"error": error})
+        _say(f"error ({error.code}): {error}", error)
+        return code_of(error)
     except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
         *_, last = traceback.extract_tb(error.__traceback__)
         where = f"{type(error).__name__} in {last.filename}:{last.lineno}"
-        note(f"error (internal): {Redactor().redact(str(error))} ({where}); this is a bug of testronaut-llm")
-        for line in getattr(error, "__notes__", ()):
-            note(line)
-        return FAILED
+        _say(f"error (internal): {Redactor().redact(str(error))} ({where}); this is a bug in testronaut-llm", error)
+        return screen.FAILED
     return 0
+
+
+def code_of(error: LLMError) -> int:
+    """Returns the exit code: 1 if models failed, 2 for wrong usage or configuration, 3 for a budget."""
+    if isinstance(error, BudgetExceededError):
+        return screen.BUDGET
+    never_sent = isinstance(error, InvalidRequestError) and error.model is None
+    return screen.USAGE if never_sent or isinstance(error, ConfigError | NoReadyModelError) else screen.FAILED
+
+
+def _say(text: str, error: Exception) -> None:
+    screen.note("\n".join((text, *getattr(error, "__notes__", ()))))
+    if isinstance(error, NoReadyModelError):
+        from testronaut_llm.local.catalogue import DEFAULT
+        from testronaut_llm.local.model_store import ModelStore
+
+        small = f"embedded/{DEFAULT}"
+        pull = "" if ModelStore().get(DEFAULT) else f"testronaut-llm models pull {small}\n  then "
+        screen.note(f"  without any key: {pull}the same command with --model {small} --max-tokens 200 (a weak model)")

@@ -1,45 +1,62 @@
-"""`run`: a task and a prompt in, the answer out."""
+"""`run`, `route` and `compare`: ask a task, show which models it would ask, ask several models the same."""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.models import offer
-from testronaut_llm.cli.options import AsJson, CacheModeOption, ConfigFile, PromptFile, read_prompt, read_schema
-from testronaut_llm.cli.spend import bill, billed
-from testronaut_llm.cli.streams import CannotPrintError
-from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.records import Answer
+from testronaut_llm.cli.options import (
+    AsJson,
+    CacheOption,
+    ConfigFile,
+    NoCache,
+    PromptFile,
+    SchemaFile,
+    asking,
+    bill,
+    prompts_of,
+    read_prompt,
+    read_schema,
+)
+from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.records import Answer, CacheMode, Candidate, Route
+
+if TYPE_CHECKING:
+    from testronaut_llm.prompts import Prompt
+    from testronaut_llm.compare import ComparedPrompt, Comparison
+
+TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
+_PATHS_SHOWN = 10
 
 
 def run(
-    task: Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")],
+    task: TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
     file: PromptFile = None,
-    schema: Annotated[Path | None, typer.Option(help="JSON Schema file that the answer has to obey.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model, whatever the route.")] = None,
+    schema: SchemaFile = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model instead of the task's.")] = None,
     system: Annotated[str | None, typer.Option(help="System text, in place of the task's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     max_cost: Annotated[str | None, typer.Option(help="Most that the call may cost, in USD.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it comes.")] = False,
-    cache: CacheModeOption = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="The same as --cache off.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it arrives.")] = False,
+    cache: CacheOption = None,
+    no_cache: NoCache = False,
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
-    out: Annotated[Path | None, typer.Option(help="Where --batch writes; the same command goes on with it.")] = None,
-    concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at once.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; what is there is not asked.")] = None,
+    concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at the same time.")] = 8,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask a task, and print the answer; or ask a file of prompts, and write a file of answers.
+    """Ask a task and print the answer; or ask a file of prompts and write a file of answers.
 
     Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
     """
-    options: dict[str, Any] = {
+    options = {
         "system": system,
         "schema": read_schema(schema),
         "model": model,
@@ -54,14 +71,16 @@ def run(
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     from testronaut_llm.cli.batch import run_batch
 
-    with testronaut_llm.LLMManager(config) as llm, billed(llm):
+    with asking(config) as llm:
         failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=options)
     if failed:
         raise typer.Exit(screen.FAILED)
 
 
 def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
-    with testronaut_llm.LLMManager(config) as llm, billed(llm):
+    from testronaut_llm.cli.models import offer
+
+    with asking(config) as llm:
         offer(llm, task, options["model"])
         if stream:
             answer = _streamed(llm.stream(task, text, **options), silent=as_json)
@@ -72,24 +91,139 @@ def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json
             screen.out_json(answer)
         elif not stream:
             screen.answer(answer.text)
-    except CannotPrintError as error:
-        error.add_note("the answer is kept in the cache, unless that is off: run the command again")
+    except screen.CannotPrintError as error:
+        error.add_note("the answer is in the cache, unless the cache is off: run the command again")
         raise
-    tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
     source = "from the cache, " if answer.cached else ""
+    tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
     screen.note(f"{answer.model} ({answer.provider_model}): {source}{tokens}, {bill(llm)}, {answer.latency:.1f} s")
 
 
 def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any]:
-    """Prints the pieces; a message about a stream that broke starts on a line of its own."""
+    """Prints the pieces and ends the line, also if the stream breaks."""
     begun = False
     with stream as pieces:
         try:
-            for one in pieces:
+            for piece in pieces:
                 if not silent:
                     begun = True
-                    screen.answer(one, end="")
+                    screen.answer(piece, end="")
         finally:
             if begun:
                 screen.out("")
         return pieces.answer
+
+
+def route(
+    task: TaskName,
+    prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
+    file: PromptFile = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Estimate for this model, as `run -m`.")] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show which models a task would ask, in which order, at what cost, and why. Sends nothing."""
+    text = "" if prompt is None and file is None else read_prompt(prompt, file)
+    with testronaut_llm.LLMManager(config) as llm:
+        found = llm.route(task, text, model=model)
+    if as_json:
+        screen.out_json(found)
+    else:
+        show_route(found)
+
+
+def show_route(found: Route, *, drawn: bool | None = None) -> None:
+    """Prints the candidates as a table, with seconds if a local model was measured by `models bench`."""
+    columns = ["model", "is", "tokens", "answer", "cost", "at most", "kept", "why"]
+    rows = [_candidate(one) for one in found.candidates]
+    if any(one.est_seconds is not None for one in found.candidates):
+        columns.insert(-2, "seconds")
+        for row, one in zip(rows, found.candidates, strict=True):
+            row.insert(-2, one.est_seconds and f"{one.est_seconds:.2g}")
+    screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
+
+
+def _candidate(one: Candidate) -> list[object]:
+    why = one.reason
+    if one.dropped_params:
+        why += f"; does not take {', '.join(one.dropped_params)}"
+    if one.limits:
+        why += f"; under {', '.join(one.limits)}"
+    estimates = one.est_tokens, one.est_completion_tokens, one.est_cost, one.worst_cost
+    return [one.alias, one.model, *estimates, one.kept, why]
+
+
+def compare(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt.")] = None,
+    models: Annotated[str, typer.Option("--models", "-m", help="The models to ask, separated by commas.")] = "",
+    task: Annotated[str | None, typer.Option(help="The task whose settings are used (default: `default`).")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help='Prompts, one JSON a line: a string, or {"prompt": ...}.')
+    ] = None,
+    schema: SchemaFile = None,
+    cache: CacheOption = None,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Ask several models the same, and show the answers, how far they agree, cost and time.
+
+    Example: testronaut-llm compare "What does ls do?" --models sonnet,qwen
+    """
+    if (prompt is None) == (file is None):
+        raise InvalidRequestError("give the prompt as an argument, or a file of prompts with --file; one of them")
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if not names:
+        raise InvalidRequestError("give the models to ask, such as --models sonnet,qwen")
+    prompts: list[Prompt] = [one for *_, one in prompts_of(file)] if file else [str(prompt)]
+    if not prompts:
+        raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
+    wanted, mode = read_schema(schema), cast("CacheMode | None", "off" if no_cache else cache)
+    with asking(config) as llm:
+        found = llm.compare(task, prompts, models=names, schema=wanted, cache=mode)
+    if as_json:
+        screen.out_json(found)
+    else:
+        _show_comparison(found)
+    screen.note(f"this run cost {bill(llm)}")
+    if not any(totals.answered for totals in found.totals):
+        raise typer.Exit(screen.FAILED)
+
+
+def _show_comparison(found: Comparison) -> None:
+    for number, one in enumerate(found.prompts, 1):
+        text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
+        title = f"{number}. {textwrap.shorten(text, 80, placeholder='...')}"
+        texts = {
+            model: result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}"
+            for model, result in one.results.items()
+        }
+        screen.table(title, ("model", "answer"), texts.items())
+        screen.out(f"agreement: {_agreement(one)}\n")
+    totals = [
+        (
+            one.model,
+            one.answered,
+            one.failed,
+            "-" if one.valid is None else f"{one.valid:.0%}",
+            one.cost,
+            f"{one.latency:.1f}",
+        )
+        for one in found.totals
+    ]
+    screen.table("all prompts", ("model", "answered", "failed", "valid", "cost", "seconds"), totals)
+
+
+def _agreement(one: ComparedPrompt) -> str:
+    found = one.agreement
+    if found is None:
+        return "fewer than two answers"
+    if found.different:
+        more = len(found.different) - _PATHS_SHOWN
+        paths = ", ".join(found.different[:_PATHS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return f"{len(found.same)} of {len(found.same) + len(found.different)} values, not {paths}"
+    if found.exact:
+        return "exact"
+    if found.json:
+        return "the same JSON values"
+    return "all but white space, case and punctuation" if found.normalised else "none"

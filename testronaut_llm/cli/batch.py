@@ -1,111 +1,138 @@
-"""`run --batch`: a file of prompts in, a file of answers out, with a bar, the time and the money that are left."""
+"""`run --batch`: a file of prompts in, a file of answers out; the same command again asks only what is missing."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import testronaut_llm
+from testronaut_llm.prompts import Prompt
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.batch_file import BatchFile
-from testronaut_llm.cli.progress import EVERY_SECONDS
-from testronaut_llm.cli.spend import bill
+from testronaut_llm.cli.options import bill, prompts_of
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer
-from testronaut_llm.support.amounts import usd
 
-_STEERING = ("cache", "max_cost")
-"""Options that make no other answer."""
+_WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
+_SAME_ANSWER = ("cache", "max_cost")
+"""Options that do not change the answer."""
 
 
 def run_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
 ) -> int:
-    """Asks what has no answer in `out` yet, and returns how many failed.
+    """Asks each prompt that has no answer in `out` yet, and returns how many failed.
 
     Raises:
         LLMError: the files or the options are wrong.
     """
-    shared = {"task": task, **{name: value for name, value in options.items() if name not in _STEERING}}
+    shared = {"task": task, **{name: value for name, value in options.items() if name not in _SAME_ANSWER}}
     with BatchFile(prompts, out, shared) as batch:
-        if batch.stale:
-            screen.note(f"{out}: {batch.stale:,} lines answer other prompts or options; they go at the end of this run")
         if batch.answered:
             screen.note(f"{out}: {batch.answered:,} of {batch.total:,} are answered already")
         try:
-            with _shown(llm, batch) as show:
+            with screen.progress(str(out), "prompts") as show:
 
-                def answered(place: int, result: Answer[Any] | LLMError) -> None:
+                def take(place: int, result: Answer[Any] | LLMError) -> None:
                     batch.write(place, result)
-                    show()
+                    failed = f"{batch.failed:,} failed, " if batch.failed else ""
+                    show(batch.answered + batch.failed, batch.total, failed + bill(llm))
 
-                llm.answer_each(task, batch.missing(), answered, concurrency=concurrency, **options)
+                llm.answer_each(task, batch.missing(), take, concurrency=concurrency, **options)
         except KeyboardInterrupt:
-            screen.note(f"stopped with {_state(llm, batch)}; the same command goes on from here")
+            screen.note(f"stopped with {batch.state}; {bill(llm)}; run the same command again to continue")
             raise
-        batch.finish()
-        screen.note(f"{out}: {_state(llm, batch)}")
+        screen.note(f"{out}: {batch.state}; {bill(llm)}")
         if batch.failed:
-            screen.note("the same command asks those that failed once more")
+            screen.note("run the same command again to ask those that failed")
         return batch.failed
 
 
-def _state(llm: testronaut_llm.LLMManager, batch: BatchFile) -> str:
-    failed = f", {batch.failed:,} failed" if batch.failed else ""
-    return f"{batch.answered:,} of {batch.total:,} answered{failed}; {bill(llm)}"
+class BatchFile:
+    """The prompts of one file, one JSON a line, and the file to which a line is added for each answer.
 
+    A line of `out` has the prompt's line number, and a mark of the prompt and of `shared`, which holds whatever else
+    changes an answer. Where a prompt was asked twice, the last line counts.
 
-@contextmanager
-def _shown(llm: testronaut_llm.LLMManager, batch: BatchFile) -> Iterator[Callable[[], None]]:
-    """A function to be called after each answer."""
-    left = _left(llm)
-    if sys.stderr.isatty():
-        with _bar(llm, batch, left) as drawn:
-            yield drawn
-        return
-    before, began = batch.answered, time.monotonic()
-    last = began
+    Raises:
+        ConfigError: a line holds no prompt, or a file cannot be used.
+    """
 
-    def show() -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= EVERY_SECONDS:
-            last = now
-            ended = batch.answered + batch.failed
-            rest = (batch.total - ended) * (now - began) / max(1, ended - before)
-            screen.note(f"{_state(llm, batch)}{next(left)}; about {rest:.0f} s to go")
+    def __init__(self, prompts: Path, out: Path, shared: Mapping[str, Any]) -> None:
+        self._prompts, self._out = prompts, out
+        self._shared = json.dumps(shared, sort_keys=True, default=str)
+        self._asked: dict[int, str] = {}
+        self.total = self.answered = self.failed = 0
+        self._end, self._done = 0, set[str]()
+        try:
+            if out.is_file():
+                self._read()
+            for key, _ in self._keys():
+                self.total += 1
+                self.answered += key in self._done
+            self._file = os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
+            self._file.truncate(self._end)  # a crash may have cut the last line
+            self._file.seek(self._end)
+        except OSError as error:
+            raise ConfigError(f"cannot use {out}: {error.strerror}", file=str(out)) from None
 
-    yield show
+    @property
+    def state(self) -> str:
+        """`2 of 3 answered, 1 failed`."""
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        return f"{self.answered:,} of {self.total:,} answered{failed}"
 
+    def missing(self) -> Iterator[Prompt]:
+        """Yields the prompts that have no answer yet."""
+        missing = ((key, prompt) for key, prompt in self._keys() if key not in self._done)
+        for place, (key, prompt) in enumerate(missing):
+            self._asked[place] = key
+            yield prompt
 
-@contextmanager
-def _bar(llm: testronaut_llm.LLMManager, batch: BatchFile, left: Iterator[str]) -> Iterator[Callable[[], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def write(self, place: int, result: Answer[Any] | LLMError) -> None:
+        """Adds the result of the prompt that `missing` yielded at this place. Raises ConfigError: it cannot."""
+        number, mark = self._asked.pop(place).split(":")
+        row: dict[str, Any] = {"line": int(number), "mark": mark}
+        if isinstance(result, Answer):
+            row |= {name: screen.plain(getattr(result, name)) for name in _WRITTEN}
+            self.answered += 1
+        else:
+            row["error"] = screen.plain(result)
+            self.failed += 1
+        try:
+            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            self._file.flush()
+        except OSError as error:
+            again = "answers that were paid are in the cache: free some space, and run the same command again"
+            raise ConfigError(f"cannot write {self._out}: {error.strerror}; {again}", file=str(self._out)) from None
 
-    words = TextColumn("{task.description}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), words)
-    with Progress(*columns, console=screen.console(sys.stderr)) as drawn:
-        bar = drawn.add_task("", total=batch.total, completed=batch.answered)
+    def __enter__(self) -> Self:
+        return self
 
-        def show() -> None:
-            failed = f"{batch.failed:,} failed, " if batch.failed else ""
-            said = f"{failed}{bill(llm)}{next(left)}"
-            drawn.update(bar, completed=batch.answered + batch.failed, description=said)
+    def __exit__(self, *failure: object) -> None:
+        with suppress(OSError):  # each line was flushed; what failed then fails again
+            self._file.close()
 
-        yield show
+    def _keys(self) -> Iterator[tuple[str, Prompt]]:
+        for number, line, prompt in prompts_of(self._prompts):
+            digest = hashlib.sha256(f"{self._shared}\n{line}".encode()).hexdigest()
+            yield f"{number}:{digest[:16]}", prompt
 
-
-def _left(llm: testronaut_llm.LLMManager) -> Iterator[str]:
-    """`, $1.20 left of budget.per_day`, the tightest one, again and again; looked up every few seconds."""
-    until, said = 0.0, ""
-    while True:
-        if time.monotonic() >= until:
-            until, said = time.monotonic() + EVERY_SECONDS, ""
-            with suppress(ConfigError):
-                tightest = min(llm.spend(since="1d").limits, key=lambda limit: limit.left, default=None)
-                said = f", {usd(tightest.left)} left of {tightest.name}" if tightest else ""
-        yield said
+    def _read(self) -> None:
+        """Notes what earlier runs answered."""
+        with self._out.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    row = json.loads(line)
+                    key = f"{int(row['line'])}:{row['mark']}"
+                except (ValueError, TypeError, KeyError):
+                    raise ConfigError(f"{self._out} is not a file of answers; name another one with --out") from None
+                self._end += len(line)
+                if "error" not in row:
+                    self._done.add(key)

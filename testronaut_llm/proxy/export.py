@@ -1,17 +1,16 @@
-"""The same `llm.yaml` as a configuration of the LiteLLM proxy, for a team that has outgrown one machine each.
+"""The same `llm.yaml` as a configuration of the LiteLLM proxy, and what of it the proxy has no setting for.
 
-A model keeps its name there, a task becomes a name with fallbacks. What the proxy has no place for is said, field by
-field: silence would read as "it is enforced there".
+A model keeps its name, a task becomes a name with fallbacks. Each field that stays behind is listed: without its line a
+reader would think that the proxy enforces it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
-from testronaut_llm.config.sections import BudgetConfig, LimitConfig
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.providers.provider_registry import is_local, provider_of
 from testronaut_llm.proxy.models import Deployment, deployment_of, limited_by
@@ -19,62 +18,61 @@ from testronaut_llm.routing.task_router import one_vector_space, select
 
 PROXY = "litellm_proxy"
 _LITELLMS_FALLBACKS = 5
-_SENT = "llm.yaml goes on sending it with each request"
-_OURS = "stays with the caller"
-
-TASK_STAYS = {
+_SENT, _OURS = "llm.yaml still sends it with each request", "stays with the caller"
+_TASK_STAYS = {
     "strategy": "the proxy tries a task's models in the listed order",
-    "min_quality": "models below it are left out of the task's fallbacks, and that is all the proxy knows of it",
+    "min_quality": "weaker models are left out of the task's fallbacks; the proxy knows no more of it",
     **dict.fromkeys(("max_tokens", "temperature", "stop", "seed", "system", "prompt_cache"), _SENT),
     **dict.fromkeys(("timeout", "deadline", "allow_truncated"), _OURS),
-    "retries": "stay with the caller; the proxy is told to retry nothing, or both would",
+    "retries": "stay with the caller; the proxy is told not to retry, or both would",
     "fallback_on": "stays with the caller; the proxy falls back after any error",
-    "private": "its text may not leave this machine, so the proxy is not told of the task",
-    "cache": "stays with the caller, and says nothing to a cache of the proxy",
-    "budget": "the proxy knows no tasks' budgets; this one stays with the caller",
+    "private": "its text may not leave this machine, so the proxy does not have the task",
+    "cache": "stays with the caller, and does not affect a cache of the proxy",
+    "budget": "stays with the caller; the proxy has no budget for a task",
 }
-"""Fields of a task that the proxy has no place for, and why that is so."""
-
 _BUDGET_STAYS = {
     "per_call": _OURS,
-    "total": "a budget of the proxy needs a period; this one stays with the caller",
+    "total": "stays with the caller; a budget of the proxy needs a period",
     "on_exceeded": "stays with the caller; the proxy refuses",
     "scope": "the proxy's budget is for all who use it",
 }
+_PERIODS = {"per_month": "1mo", "per_day": "1d"}
+
+Stays = dict[str, list[tuple[str, str]]]
+"""(field, reason) pairs by the name of a model or of a task."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ProxyExport:
-    """What goes to the proxy (its configuration, as plain data), and what `stays`, a line each.
+    """The proxy's configuration as plain data, a line for each field that `stays`, and the new `rows` of llm.yaml.
 
-    The `rows`, by name, are for llm.yaml: each reaches a model through the proxy.
+    The rows, by name, reach each model through the proxy.
     """
 
     document: dict[str, Any]
-    rows: dict[str, dict[str, Any]]
-    stays: list[str]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stays: list[str] = field(default_factory=list)
 
 
 def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *, redis: bool = False) -> ProxyExport:
-    """Returns the configuration in the proxy's words; with `redis`, answers and counters are shared at REDIS_URL.
+    """Returns the configuration for the proxy. With `redis`, answers and counters are shared at REDIS_URL.
 
-    `written` is the same as plain data, `${VAR}` not filled; without it no value from a variable is known as one.
+    `written` is the file as plain data with `${VAR}` unfilled. Without it, values that come from variables are written.
     """
     rows = (written or {}).get("models") or {}
-    listed = (name for task in config.tasks.values() for name in task.models)  # some as `provider/model`
+    listed = (name for task in config.tasks.values() for name in task.models)  # some are `provider/model`
     models = {name: config.model(name) for name in dict.fromkeys([*config.models, *listed])}
     found = {name: deployment_of(model, rows.get(name) or {}, config.limits) for name, model in models.items()}
-    there = {name: one for name, one in found.items() if one.params is not None}
+    there = {name: one for name, one in found.items() if one.params}
     prices = PriceTable.load()
     for name, one in there.items():
         if str(models[name].base_model).startswith("azure/"):
             one.info["base_model"] = _priced_base(models[name], prices) or models[name].base_model
-    router, tasks_stay = _router(config, there, prices)
-    litellm, budget_stays = _money(config.budget)
+    router, task_stays = _router(config, there, prices)
+    settings, other_stays = _settings(config, redis=redis)
     if redis:
         router["redis_url"] = "os.environ/REDIS_URL"
-        params = {"type": "redis", "url": "os.environ/REDIS_URL", "ttl": config.cache.ttl}
-        litellm |= {"cache": True, "cache_params": {name: value for name, value in params.items() if value is not None}}
+    moved = {name: models[name] for name in there}
     return ProxyExport(
         document={
             "model_list": [
@@ -82,120 +80,111 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
                 for name, one in there.items()
             ],
             "router_settings": router,
-            "litellm_settings": litellm,
+            "litellm_settings": settings,
             "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
         },
-        rows={name.rpartition("/")[2]: _row(models[name], prices) for name in there},
+        rows={name.rpartition("/")[2]: _row(model, prices) for name, model in moved.items()},
         stays=[
             *_grouped({name: one.stays for name, one in found.items()}, "models"),
-            *_grouped(tasks_stay, "tasks"),
-            *budget_stays,
-            *_rest(config, {name: models[name] for name in there}, redis=redis),
+            *_grouped(task_stays, "tasks"),
+            *other_stays,
+            *_shared_limits(config, moved),
         ],
     )
 
 
-def _router(
-    config: LLMConfig, there: Mapping[str, Deployment], prices: PriceTable
-) -> tuple[dict[str, Any], dict[str, list[tuple[str, str]]]]:
-    """Tasks as names of their first model, so that a model's limits are counted once, with the others as fallbacks."""
+def _router(config: LLMConfig, there: Mapping[str, Deployment], prices: PriceTable) -> tuple[dict[str, Any], Stays]:
+    """Returns each task as an alias of its first model, so that its limits are counted once, and the fallbacks."""
     aliases: dict[str, str] = {}
     fallbacks: list[dict[str, list[str]]] = []
-    stays: dict[str, list[tuple[str, str]]] = {}
+    stays: Stays = {}
     for name, task in config.tasks.items():
-        stays[name] = [(key, why) for key, why in TASK_STAYS.items() if key in task.model_fields_set]
-        listed, left_out = _candidates(config, task, there, prices)
-        stays[name] += left_out
-        if task.private:
-            continue
-        if name in there:
-            stays[name].append(("name", "is a model's name too, and the proxy has one list of names: rename the task"))
-        elif listed:
+        fates = _fates(config, task, there, prices)
+        listed = [model for model, why in fates.items() if why is None]
+        stays[name] = [(key, why) for key, why in _TASK_STAYS.items() if key in task.model_fields_set]
+        stays[name] += [(f"models: {model}", why) for model, why in fates.items() if why is not None]
+        if name in there and not task.private:
+            stays[name].append(("name", "is also the name of a model, and the proxy has one list: rename the task"))
+        elif listed and not task.private:
             aliases[name] = listed[0]
             fallbacks += [{name: listed[1:]}] if listed[1:] else []
     most = max((len(names) for one in fallbacks for names in one.values()), default=0)
     settings: dict[str, Any] = {"model_group_alias": aliases, "fallbacks": fallbacks, "num_retries": 0}
     if most > _LITELLMS_FALLBACKS:
         settings["max_fallbacks"] = most
-    if any({"rpm", "tpm"} & set(one.params or ()) for one in there.values()):
-        settings["optional_pre_call_checks"] = ["enforce_model_rate_limits"]  # they only weigh choices without it
+    if any({"rpm", "tpm"} & set(one.params) for one in there.values()):
+        settings["optional_pre_call_checks"] = ["enforce_model_rate_limits"]  # without it limits only guide the choice
     return settings, stays
 
 
-def _candidates(
+def _fates(
     config: LLMConfig, task: TaskConfig, there: Mapping[str, Deployment], prices: PriceTable
-) -> tuple[list[str], list[tuple[str, str]]]:
+) -> dict[str, str | None]:
+    """Returns why a model may not do the task, None if it may, for each of its models that the proxy has."""
     selected = select(config, None, task)
     if prices.facts(selected[0].model).dimensions is not None:
         selected = one_vector_space(selected)
-    names = dict(zip(task.models, selected, strict=True))
-    listed = [name for name, one in names.items() if name in there and one.excluded is None]
-    out = [(f"models: {name}", one.excluded) for name, one in names.items() if name in there and one.excluded]
-    return listed, out
+    return {name: one.excluded for name, one in zip(task.models, selected, strict=True) if name in there}
 
 
-def _money(budget: BudgetConfig | None) -> tuple[dict[str, Any], list[str]]:
-    """The proxy has one budget and one period; a month's caps the bill. Drops what a model does not take, as we do."""
-    settings: dict[str, Any] = {"drop_params": True}
-    if budget is None:
-        return settings, []
-    stays = [f"budget.{key}: {why}" for key, why in _BUDGET_STAYS.items() if key in budget.model_fields_set]
-    periods = {"per_month": "1mo", "per_day": "1d"}
-    given = [key for key in periods if getattr(budget, key) is not None]
-    if given:
-        settings |= {"max_budget": float(getattr(budget, given[0])), "budget_duration": periods[given[0]]}
-        stays.append(f"budget.{given[0]}: moves, but holds only where DATABASE_URL gives the proxy a Postgres")
-    stays += [f"budget.{key}: the proxy has one period; this one stays with the caller" for key in given[1:]]
+def _settings(config: LLMConfig, *, redis: bool) -> tuple[dict[str, Any], list[str]]:
+    """Returns the proxy's budget and cache. It has one budget with one period: that of a month limits the bill."""
+    settings: dict[str, Any] = {"drop_params": True}  # as here, a model is not sent what it does not take
+    stays = []
+    if (budget := config.budget) is not None:
+        stays += [f"budget.{key}: {why}" for key, why in _BUDGET_STAYS.items() if key in budget.model_fields_set]
+        given = [key for key in _PERIODS if getattr(budget, key) is not None]
+        for key in given[:1]:
+            settings |= {"max_budget": float(getattr(budget, key)), "budget_duration": _PERIODS[key]}
+            stays.append(f"budget.{key}: moves, but works only if DATABASE_URL gives the proxy a Postgres database")
+        stays += [f"budget.{key}: stays with the caller; the proxy has one period" for key in given[1:]]
+    if redis:
+        cache = {"type": "redis", "url": "os.environ/REDIS_URL", "ttl": config.cache.ttl}
+        settings |= {"cache": True, "cache_params": {name: value for name, value in cache.items() if value is not None}}
+    elif "ttl" in config.cache.model_fields_set:
+        stays.append("cache.ttl: stays with the caller; --redis gives the proxy a cache")
+    if "size_limit" in config.cache.model_fields_set:
+        stays.append("cache.size_limit: stays with the caller; Redis has its own limit (maxmemory)")
+    if config.log is not None:
+        stays.append("log: stays with the caller; the proxy has its own")
     return settings, stays
 
 
-def _rest(config: LLMConfig, there: Mapping[str, ModelConfig], *, redis: bool) -> Iterator[str]:
-    yield from _shared_limits(config.limits, there)
-    cache = config.cache.model_fields_set
-    if "ttl" in cache and not redis:
-        yield "cache.ttl: stays with the caller; --redis gives the proxy a cache of its own"
-    if "size_limit" in cache:
-        yield "cache.size_limit: stays with the caller; Redis has a limit of its own (maxmemory)"
-    if config.log is not None:
-        yield "log: stays with the caller; the proxy keeps its own"
-
-
-def _shared_limits(limits: Mapping[str, LimitConfig], there: Mapping[str, ModelConfig]) -> Iterator[str]:
-    for key in limits:
-        names = [name for name, m in there.items() if key in limited_by(m, provider_of(m), limits)]
+def _shared_limits(config: LLMConfig, moved: Mapping[str, ModelConfig]) -> Iterator[str]:
+    for key in config.limits:
+        names = [name for name, one in moved.items() if key in limited_by(one, provider_of(one), config.limits)]
         if not names:
-            yield f"limits.{key}: no model that moves is reached there"
+            yield f"limits.{key}: applies to no model of the proxy"
         elif len(names) > 1:
-            yield f"limits.{key}: counts {', '.join(names)} together here; the proxy allows that much to each of them"
+            yield f"limits.{key}: is shared by {', '.join(names)} here; the proxy allows as much to each of them"
 
 
-def _grouped(stays: Mapping[str, list[tuple[str, str]]], section: str) -> Iterator[str]:
-    """A line for each field and reason, with the names that it is about."""
-    about: dict[tuple[str, str], list[str]] = {}
-    for name, lines in stays.items():
-        for line in lines:
-            about.setdefault(line, []).append(name)
-    for (key, why), names in about.items():
-        yield f"{section}.{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}.{key}: {why}"
+def _grouped(stays: Stays, section: str) -> Iterable[str]:
+    """Yields a line for each field and reason, with the names that it is about."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, pairs in stays.items():
+        for pair in pairs:
+            names.setdefault(pair, []).append(name)
+    for (key, why), about in names.items():
+        yield f"{section}.{about[0] if len(about) == 1 else '{' + ','.join(about) + '}'}.{key}: {why}"
 
 
 def _row(model: ModelConfig, prices: PriceTable) -> dict[str, Any]:
-    """The row that reaches a model through the proxy: same quality, same price, as large a window."""
+    """Returns the row that reaches a model through the proxy, with the same quality, price and window."""
     row: dict[str, Any] = {"model": f"{PROXY}/{model.alias}"}
     if model.price is not None:
         row["price"] = {name: float(rate) for name, rate in model.price.model_dump(exclude_none=True).items()}
     elif is_local(model):
         row["price"] = {"input": 0, "output": 0}
-    elif base := _priced_base(model, prices):
-        row["base_model"] = base
-    window = model.num_ctx or model.context_window
-    kept = {"quality": model.quality, "context_window": window}
-    kept |= {"max_output": model.max_output, "dimensions": model.dimensions}
-    return row | {name: value for name, value in kept.items() if value is not None}
+    else:
+        row["base_model"] = _priced_base(model, prices)
+    row |= {"quality": model.quality, "context_window": model.num_ctx or model.context_window}
+    row |= {"max_output": model.max_output, "dimensions": model.dimensions}
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _priced_base(model: ModelConfig, prices: PriceTable) -> str | None:
-    """The name under which the proxy's row has a price."""
+    """Returns the name under which the model has a price behind the proxy."""
     base = model.base_model or model.model
     bare = base.removeprefix("azure/")
     for name in (base,) if "/" in bare else (f"azure/{bare}", f"openai/{bare}"):

@@ -1,14 +1,13 @@
-"""One model row in the words of the LiteLLM proxy: how to reach it there, and what the proxy has no place for.
+"""One model as a deployment of the LiteLLM proxy, and what of it the proxy has no setting for.
 
-No key and no value of a variable is ever written, only `os.environ/NAME`, which the proxy fills on its own machine.
+No key and no value of a variable is written, only `os.environ/NAME`, which the proxy fills on its own machine.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from testronaut_llm.config.model_config import ModelConfig
@@ -22,168 +21,160 @@ from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.money import exact
 
-_WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
-_MILLION = Decimal(1_000_000)
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "concurrency": "max_parallel_requests"}
-
-Stays = list[tuple[str, str]]
-
-STAYS = {
-    "quality": "llm.yaml goes on choosing by it",
-    "local": "llm.yaml goes on saying where private text may go",
+_STAYS = {
+    "quality": "llm.yaml still chooses by it",
+    "local": "llm.yaml still says where private text may go",
     "digest": "the proxy does not check which model a server holds",
     "auto_pull": "the proxy fetches no models: pull it on the server",
 }
-"""Fields of a model that the proxy has no place for, and why that is so."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Deployment:
-    """A model as the proxy is told of it. `params` is None where it cannot go there; `stays` are (field, why)."""
+    """A model for the proxy: `params` is empty if it cannot go there, `stays` has (field, reason) pairs."""
 
-    params: dict[str, Any] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
-    stays: Stays = field(default_factory=list)
+    stays: list[tuple[str, str]] = field(default_factory=list)
 
 
 def deployment_of(model: ModelConfig, written: Mapping[str, Any], limits: Mapping[str, LimitConfig]) -> Deployment:
-    """Returns a model in the proxy's words, under the limits of the whole file.
+    """Returns a model as the proxy's settings, under the limits of the whole file.
 
-    `written` is its section as the file has it, `${VAR}` not filled; empty for `provider/model` in a task.
+    `written` is the row as the file has it, with `${VAR}` unfilled; empty for a `provider/model` of a task.
     """
-    stays = [(name, why) for name, why in STAYS.items() if name in model.model_fields_set]
+    made = Deployment(stays=[(name, why) for name, why in _STAYS.items() if name in model.model_fields_set])
     if why := _cannot_go(model):
-        return Deployment(stays=[("model", why), *stays])
+        made.stays.insert(0, ("model", why))
+        return made
     provider = provider_of(model)
-    params = {
-        "model": f"{provider.litellm_prefix}/{model.name}",
-        **dict(_endpoint(model, provider, written, stays)),
-        **dict(_key(model, provider, stays)),
-        **dict(_settings(model, provider, stays)),
-        **dict(_extra(model, provider, written, stays)),
-        **_limits(model, provider, limits),
-        **(_price(model.price) if model.price else {}),
-    }
-    told = {"base_model": model.base_model, "max_input_tokens": model.context_window}
-    told |= {"max_output_tokens": model.max_output, "mode": "embedding" if model.dimensions else None}
-    if lost := [name for name in model.unset if f"os.environ/{name}'" not in str(params)]:
-        stays.append(("unset", f"{', '.join(lost)} is not set here, so what it fills is left out"))
-    return Deployment(
-        params=params, info={name: value for name, value in told.items() if value is not None}, stays=stays
-    )
+    made.params["model"] = f"{provider.litellm_prefix}/{model.name}"
+    _set_endpoint(made, model, provider, str(written.get("api_base") or ""))
+    _set_key(made, model, provider)
+    _set_options(made, model, provider)
+    _set_extra(made, provider, written.get("extra") if written else model.extra)
+    made.params |= _limits(model, provider, limits) | (_price(model.price) if model.price else {})
+    info = {"base_model": model.base_model, "max_input_tokens": model.context_window}
+    info |= {"max_output_tokens": model.max_output, "mode": "embedding" if model.dimensions else None}
+    made.info = {name: value for name, value in info.items() if value is not None}
+    if lost := [name for name in model.unset if f"os.environ/{name}'" not in str(made.params)]:
+        made.stays.append(("unset", f"{', '.join(lost)} is not set here, so what it fills is left out"))
+    return made
 
 
 def limited_by(model: ModelConfig, provider: Provider, limits: Mapping[str, LimitConfig]) -> list[str]:
-    """The keys of `limits` (a provider, or an endpoint's URL) that hold for a model."""
+    """Returns the keys of `limits` (a provider, or the URL of an endpoint) that apply to a model."""
     url = (base_of(model, provider).url or "").rstrip("/")
     return [key for key in limits if key == model.provider or (url and key.rstrip("/") == url)]
 
 
-def _cannot_go(model: ModelConfig) -> str | None:
+def _cannot_go(model: ModelConfig) -> str:
     if model.provider == "embedded":
         return "runs inside each process; serve its file with llama.cpp and give it an api_base to share it"
     if model.provider == "litellm_proxy":
         return "points at a proxy already"
     if "${" in model.model:
-        return f"{', '.join(model.unset)} is not set, so nobody can say which model it is"
+        return f"{', '.join(model.unset)} is not set, so the model is unknown"
     try:
         provider_of(model)
     except ConfigError as error:
         return str(error)
-    return None
+    return ""
 
 
-def _endpoint(
-    model: ModelConfig, provider: Provider, written: Mapping[str, Any], stays: Stays
-) -> Iterable[tuple[str, str]]:
-    base, text = base_of(model, provider), str(written.get("api_base") or "")
-    if "${" in text:
-        if whole := _WHOLE.fullmatch(text):
-            yield "api_base", f"os.environ/{whole[1]}"
-        else:
-            stays.append(("api_base", "the proxy fills whole values only: make one variable of it"))
+def _set_endpoint(made: Deployment, model: ModelConfig, provider: Provider, written: str) -> None:
+    base, value = base_of(model, provider), None
+    if "${" in written:
+        if (value := _reference(written)) is None:
+            made.stays.append(("api_base", "the proxy fills whole values only: use one variable for all of it"))
     elif base.source not in ("", "llm.yaml", "default"):
-        yield "api_base", f"os.environ/{base.source}"
-    elif base.url and fault_of(base.url):
-        stays.append(("api_base", f"{fault_of(base.url)}, so it is not written"))
-    elif base.url and (base.from_file or provider.litellm_prefix != provider.name):
-        yield "api_base", base.url
+        value = f"os.environ/{base.source}"
+    elif base.url and (fault := fault_of(base.url)):
+        made.stays.append(("api_base", f"{fault}, so it is not written"))
+    elif base.from_file or provider.litellm_prefix != provider.name:
+        value = base.url
     if base.url and is_loopback(base.url):
-        stays.append(("api_base", "is a server on this machine: the proxy must reach it by that address too"))
-    if version := api_version_of(model, provider):
-        yield "api_version", version
+        made.stays.append(("api_base", "is a server on this machine: the proxy must reach it by that address too"))
+    settings = {"api_base": value, "api_version": api_version_of(model, provider)}
+    made.params |= {name: given for name, given in settings.items() if given}
 
 
-def _key(model: ModelConfig, provider: Provider, stays: Stays) -> Iterable[tuple[str, str]]:
-    elsewhere = [name for name in ("api_key_file", "api_key_command") if getattr(model, name) is not None]
-    source = key_source(model, provider)
-    if elsewhere:
+def _set_key(made: Deployment, model: ModelConfig, provider: Provider) -> None:
+    source, key = key_source(model, provider), ""
+    if model.api_key_file is not None or model.api_key_command is not None:
+        name = "api_key_command" if model.api_key_file is None else "api_key_file"
         variable = re.sub(r"\W", "_", model.alias).upper() + "_API_KEY"
-        yield "api_key", f"os.environ/{variable}"
-        stays.append((elsewhere[0], f"the proxy reads keys from variables: give it this one as {variable}"))
+        key = f"os.environ/{variable}"
+        made.stays.append((name, f"the proxy reads keys from variables: give it this one as {variable}"))
     elif source.kind == "entra":
-        stays.append(("api_key_env", "none here, Entra ID is used: give the proxy's machine an identity"))
+        made.stays.append(("api_key_env", "is not needed with Entra ID: give the proxy's machine an identity"))
     elif source.kind == "variable" or source.missing:
-        if name := source.name or next(iter(provider.key_variables), ""):
-            yield "api_key", f"os.environ/{name}"
+        variable = source.name or next(iter(provider.key_variables), "")
+        key = f"os.environ/{variable}" if variable else ""
     elif provider.client == "openai":
-        yield "api_key", "none"  # or LiteLLM would send it OPENAI_API_KEY
+        key = "none"  # otherwise LiteLLM would send OPENAI_API_KEY
+    if key:
+        made.params["api_key"] = key
 
 
-def _settings(model: ModelConfig, provider: Provider, stays: Stays) -> Iterable[tuple[str, Any]]:
+def _set_options(made: Deployment, model: ModelConfig, provider: Provider) -> None:
     if model.reasoning and not (model.reasoning == "off" and provider.wire == "anthropic"):  # off is its default
-        yield "reasoning_effort", "none" if model.reasoning == "off" else model.reasoning
-    for name in ("num_ctx", "keep_alive"):
-        if (value := getattr(model, name)) is not None and provider.wire == "ollama":
-            yield name, value
+        made.params["reasoning_effort"] = "none" if model.reasoning == "off" else model.reasoning
+    for name in ("num_ctx", "keep_alive", "dimensions"):
+        value = getattr(model, name)
+        if value is not None and name != "dimensions" and provider.wire != "ollama":
+            made.stays.append((name, "has a meaning for Ollama only"))
         elif value is not None:
-            stays.append((name, "means something to Ollama only"))
-    if model.dimensions is not None:
-        yield "dimensions", model.dimensions
+            made.params[name] = value
 
 
-def _extra(
-    model: ModelConfig, provider: Provider, written: Mapping[str, Any], stays: Stays
-) -> Iterable[tuple[str, Any]]:
-    raw = written.get("extra") if written else model.extra
-    body = dict(_referring(raw if isinstance(raw, Mapping) else {}, ("extra",), stays))
+def _set_extra(made: Deployment, provider: Provider, extra: Any) -> None:
+    body = _with_references(extra if isinstance(extra, Mapping) else {}, "extra", made)
     if wrong := body_fields.refused(body, provider):
-        stays.append(("extra", wrong))
+        made.stays.append(("extra", wrong))
         body = {}
     if provider.wire == "ollama":
-        body = {"truncate": False, **body}  # a prompt that does not fit is an error, not cut in silence
-    return body_fields.arguments(body, provider).items()
+        body = {"truncate": False, **body}  # a prompt that does not fit is an error
+    made.params |= body_fields.arguments(body, provider)
 
 
-def _referring(values: Mapping[str, Any], where: tuple[str, ...], stays: Stays) -> Iterator[tuple[str, Any]]:
-    """The values with `${VAR}` in the proxy's spelling, without those that it could not fill."""
+def _with_references(values: Mapping[str, Any], where: str, made: Deployment) -> dict[str, Any]:
+    """Returns the values with `${VAR}` as the proxy spells it, without those that it could not fill."""
+    filled: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield key, dict(_referring(value, (*where, key), stays))
-        elif isinstance(value, str) and (whole := _WHOLE.fullmatch(value)):
-            yield key, f"os.environ/{whole[1]}"
-        elif "${" in str(value):
-            stays.append((".".join((*where, key)), "the proxy fills whole values of a mapping only, so it is left out"))
+            filled[key] = _with_references(value, f"{where}.{key}", made)
+        elif "${" not in str(value):
+            filled[key] = value
+        elif (reference := _reference(value)) is not None:
+            filled[key] = reference
         else:
-            yield key, value
+            made.stays.append((f"{where}.{key}", "is left out: the proxy fills whole values of a mapping only"))
+    return filled
+
+
+def _reference(value: object) -> str | None:
+    """Returns `os.environ/NAME` for a text that is one `${NAME}`, None for any other value."""
+    found = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+    return f"os.environ/{found[1]}" if found else None
 
 
 def _limits(model: ModelConfig, provider: Provider, limits: Mapping[str, LimitConfig]) -> dict[str, int]:
-    """The lowest that hold for the model."""
-    holding = [limits[key] for key in limited_by(model, provider, limits)]
-    if model.limits:
-        holding.append(model.limits)
-    given = {ours: [n for one in holding if (n := getattr(one, ours)) is not None] for ours in _LIMITS}
-    return {_LIMITS[ours]: min(numbers) for ours, numbers in given.items() if numbers}
+    """Returns the lowest limits that apply to the model."""
+    applied = [*(limits[key] for key in limited_by(model, provider, limits)), *([model.limits] if model.limits else [])]
+    given = {name: [n for one in applied if (n := getattr(one, name)) is not None] for name in _LIMITS}
+    return {_LIMITS[name]: min(numbers) for name, numbers in given.items() if numbers}
 
 
 @exact
 def _price(price: PriceConfig) -> dict[str, float]:
-    """USD a token; what is not given costs what `input` does, as in llm.yaml."""
+    """Returns USD per token; what is not given costs as much as `input`, as in llm.yaml."""
     rates = {
         "input_cost_per_token": price.input,
         "output_cost_per_token": price.output,
         "cache_read_input_token_cost": price.input if price.cache_read is None else price.cache_read,
         "cache_creation_input_token_cost": price.input if price.cache_write is None else price.cache_write,
     }
-    return {name: float(rate / _MILLION) for name, rate in rates.items()}
+    return {name: float(rate / 1_000_000) for name, rate in rates.items()}

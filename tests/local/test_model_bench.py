@@ -164,15 +164,13 @@ def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
 def test_the_command_measures_keeps_and_shows(
     home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table, JSON, the history; and `route` has a column of seconds then."""
+    """A table, JSON; and `route` has a column of seconds then."""
     assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "-n", "2")
     out, err = capsys.readouterr()
     assert "tokens/s" in out
     assert "2 at once" in err
     assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "--json")
     assert json.loads(capsys.readouterr().out)["model"] == f"embedded/{TINY}"
-    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--history", "--json")
-    assert len(json.loads(capsys.readouterr().out)) == 2
     Path("llm.yaml").write_text(f"version: 1\ntasks:\n  default: {{models: [embedded/{TINY}, openai/gpt-4o-mini]}}\n")
     assert not _run(monkeypatch, "route", "default", "hi", "-c", "llm.yaml")
     head, first, *_ = (line.split("\t") for line in capsys.readouterr().out.splitlines())

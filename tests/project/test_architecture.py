@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from source_tree import PACKAGE, ROOT, Module, modules
 
 import testronaut_llm
-from testronaut_llm.cli import installation
+from testronaut_llm.cli import check
 
 # From the ground up. A module may import from its own rung and from those below, never from above, not even late.
 LADDER = (
@@ -300,7 +300,7 @@ def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
 def test_the_newest_tested_litellm_is_the_locked_one() -> None:
     """`check` warns of a release that is newer than the one that these tests are locked to."""
     (pin,) = requirements("dev.txt")["litellm"].specifier
-    assert pin.version == installation.TESTED_LITELLM
+    assert pin.version == check.TESTED_LITELLM
 
 
 # Which extra brings what a room needs beyond the dependencies; only `testing/` may import it at a module's top.
