@@ -27,8 +27,8 @@ from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.records import Answer, CacheMode, Candidate, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.prompts import Prompt
     from testronaut_llm.compare import ComparedPrompt, Comparison
+    from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
 _PATHS_SHOWN = 10

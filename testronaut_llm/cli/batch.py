@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import testronaut_llm
-from testronaut_llm.prompts import Prompt
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import bill, prompts_of
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Answer
 
 _WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
