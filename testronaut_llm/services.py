@@ -245,12 +245,13 @@ class Services:
         return [self._weighed(call, scale, one, dry=dry) for one in call.selected]
 
     def _weighed(self, call: Call, scale: Scale, one: Selected, *, dry: bool) -> Option:
+        ready = self.ready(one.model) if one.excluded is None else READY  # asks the server, and so goes first
         schema, seen = self.wire_schema(call, one.model), self.probes.seen(one.model, one.provider)
         given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
         params = {name: value for name, value in given.items() if value is not None}
         return scale.weigh(
             one,
-            self.ready(one.model) if one.excluded is None else READY,
+            ready,
             schema=json.dumps(schema.schema) if schema is not None and schema.schema is not None else "",
             bound=self.prompt_bound(call, one.model, call.messages),
             service=service_of({**one.model.extra, **call.extra}) or "",
