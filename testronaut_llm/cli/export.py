@@ -43,7 +43,7 @@ def litellm_proxy(
     What the proxy has no place for stays in llm.yaml, and is said line by line on stderr.
     """
     from testronaut_llm.config.draft import MODEL_VARIABLE
-    from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
+    from testronaut_llm.config.source import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_reader import read_yaml
     from testronaut_llm.proxy.export import proxy_export
     from testronaut_llm.support.atomic_file import write_atomically

@@ -19,7 +19,7 @@ from werkzeug import Request, Response
 
 from testronaut_llm.cli import demo, installation, main
 from testronaut_llm.cli.progress import bar
-from testronaut_llm.config.file import load_config
+from testronaut_llm.config.source import load_config
 from testronaut_llm.local import machine
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from testronaut_llm.calls.options import checked
-from testronaut_llm.config.file import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
-from testronaut_llm.config.variables import Filling
+from testronaut_llm.config.secrets import Filling
+from testronaut_llm.config.source import PACKAGED, FoundConfig, find_config, load_config, parse_config, read_text
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.support.paths import config_dir, data_dir

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from testronaut_llm.config.values import FromEnvironment, Limit, Names, Usd, Whole, scalar, seconds, size_in_bytes
+from testronaut_llm.config.faults import FromEnvironment
+from testronaut_llm.config.values import Limit, Names, Usd, Whole, scalar, seconds, size_in_bytes
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_schema import SECTIONS
 from fault_server import Endpoint, FaultServer
 from faults import good
 from typer.testing import CliRunner
 
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.cli.app import app
-from testronaut_llm.config.file import load_config
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.config.schema import SECTIONS
+from testronaut_llm.config.source import load_config
 from testronaut_llm.config.trust import ALLOWED, trust
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.ollama_provider import OllamaServer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from testronaut_llm.config.file import load_config
+from testronaut_llm.config.source import load_config
 from testronaut_llm.config.trust import is_trusted, record_of, trust
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import data_dir
