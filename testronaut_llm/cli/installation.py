@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from testronaut_llm.providers import litellm_data, network
+from testronaut_llm.providers import network, table
 from testronaut_llm.support.installed import version
 
 TESTED_LITELLM = "1.110.2"
@@ -29,7 +29,7 @@ def warnings() -> list[str]:
             f"litellm {litellm} is newer than {TESTED_LITELLM}, the newest release that was tested; "
             f"if calls fail, run: pip install 'litellm=={TESTED_LITELLM}'"
         )
-    if not litellm_data.names():
+    if not table.litellm_names():
         found.append("the provider names of litellm cannot be read, so a misspelt provider is not reported")
     return found
 

@@ -15,8 +15,8 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import body_fields
+from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import base_of, fault_of
-from testronaut_llm.providers.key_source import key_source
 from testronaut_llm.providers.provider_registry import api_version_of, provider_of
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.hosts import is_loopback

@@ -23,7 +23,7 @@ from testronaut_llm.config.source import load_config
 from testronaut_llm.local import machine
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.providers import litellm_data
+from testronaut_llm.providers import table
 
 Run = Callable[..., tuple[int, str, str]]
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -584,7 +584,7 @@ def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(
 
 def test_check_tells_of_a_litellm_that_is_missing_or_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without LiteLLM's list of names no provider is called unknown, and `check` says why."""
-    monkeypatch.setattr(litellm_data, "names", frozenset)
+    monkeypatch.setattr(table, "litellm_names", frozenset)
     monkeypatch.setattr(installation, "version", lambda _: None)
     code, _, err = run("check")
     assert code != 2

@@ -19,8 +19,8 @@ from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.gateway.model_request import EmbedRequest, chat_arguments, embed_arguments
 from testronaut_llm.providers.body_fields import refused
-from testronaut_llm.providers.provider_registry import find_provider, readiness
-from testronaut_llm.providers.rows import ANTHROPIC_FIELDS, BY_HANDLER
+from testronaut_llm.providers.provider_registry import readiness
+from testronaut_llm.providers.table import ANTHROPIC_FIELDS, find_provider, listed
 from testronaut_llm.support.owned_fields import OWNED
 
 EMBEDDING = ("openai", "azure", "azure v1", "ollama")
@@ -187,7 +187,7 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-CHATS = sorted(BY_HANDLER - {*NOT_TRIED} - {"anthropic", "ollama", "groq"})
+CHATS = sorted({name for name, row in listed().items() if row.get("client") == "handler"} - {*NOT_TRIED})
 EMBEDS = ("bedrock", "cometapi", "databricks", "edenai", "gemini", "hosted_vllm", "infinity", "jina_ai", "openrouter",
           "ovhcloud", "snowflake", "voyage")  # fmt: skip
 MODELS = {

@@ -159,7 +159,6 @@ def test_a_file_that_others_can_read_is_refused_with_the_mend(key_file: Path, mo
 def test_a_key_file_is_checked_again_when_it_is_read(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read is the file that was opened, not one swapped in after the look at its name."""
     key_file.chmod(0o644)
-    monkeypatch.setattr("testronaut_llm.providers.secret_readers.check_file", lambda name: None)
     assert "can be read by others" in str(refusal(a_model(api_key_file=str(key_file))))
     key_file.unlink()
     assert "cannot be read (No such file" in str(refusal(a_model(api_key_file=str(key_file))))

@@ -14,7 +14,7 @@ import pytest
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.providers import litellm_data, table
+from testronaut_llm.providers import table
 from testronaut_llm.providers.endpoint import fault_of, is_loopback, is_own_host
 from testronaut_llm.providers.provider_registry import (
     Missing,
@@ -28,7 +28,7 @@ from testronaut_llm.providers.provider_registry import (
     register_provider,
     timeout_of,
 )
-from testronaut_llm.providers.rows import ALIASES, BY_HANDLER, BY_OPENAI_CLIENT, default_row
+from testronaut_llm.providers.table import ALIASES, default_row, listed, litellm_services
 
 
 def a_model(reference: str, **fields: Any) -> ModelConfig:
@@ -155,8 +155,7 @@ def test_a_plugin_goes_before_litellms_data(own_table: dict[str, Provider], monk
     """A newer LiteLLM that learns a plugin's name does not send its key elsewhere."""
     row = Provider(name="plugged", default_base="https://plugged.example")
     plugin(monkeypatch, row)
-    service = litellm_data.Service("https://elsewhere.example", "PLUGGED_API_KEY", None)
-    monkeypatch.setattr(litellm_data, "services", lambda: {"plugged": service})
+    monkeypatch.setattr(table, "litellm_services", lambda: {"plugged": {"default_base": "https://elsewhere.example"}})
     assert provider_of(a_model("plugged/x")) is row
 
 
@@ -594,7 +593,7 @@ def test_probes_are_remembered_for_some_seconds(own_table: dict[str, Provider]) 
 
 def test_each_row_is_whole() -> None:
     """Every usable name makes a row; one that takes an OpenAI client has an endpoint or asks for one."""
-    for name in [*BY_OPENAI_CLIENT, *BY_HANDLER, *litellm_data.services()]:
+    for name in [*listed(), *litellm_services()]:
         row = default_row(name)
         assert row.name == name
         assert row.key_variables
