@@ -116,32 +116,37 @@ def _spliced(text: str, document: Document, where: Where, raw: str) -> str | Non
     node: Any = document.nodes[where[:size]]
     for part in reversed(where[size + 1 :]):
         raw = f"{{{_key(part)}: {raw}}}"
-    entry = f"{_key(where[size])}: {raw}" if size < len(where) else None
-    if isinstance(node, yaml.MappingNode) and entry and node.value:
-        return _with_entry(text, node, entry)
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
-        return None
-    if entry:
+    if size < len(where):
+        entry = f"{_key(where[size])}: {raw}"
+        if isinstance(node, yaml.MappingNode) and node.value:
+            return _with_entry(text, node, entry)
         raw = f"{{{entry}}}"
-    start, end = node.start_mark.index, node.end_mark.index
+    elif isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        return None
+    start, end = node.start_mark.index, _end_of(text, node)
     if start == end:  # nothing stands there: it goes to the colon or dash before it
         start = end = len(text[:start].rstrip())
         raw = f" {raw}"
-    return text[:start] + raw + text[start + len(text[start:end].rstrip()) :]
+    return text[:start] + raw + text[end:]
 
 
 def _with_entry(text: str, node: Any, entry: str) -> str:
     """Adds a key behind the last one of a mapping: on its line in flow style, else on a line of its own."""
     last = node.value[-1][1]
-    while not (node.flow_style or isinstance(last, yaml.ScalarNode) or last.flow_style):
-        last = last.value[-1] if isinstance(last, yaml.SequenceNode) else last.value[-1][1]
-    end = last.start_mark.index + len(text[last.start_mark.index : last.end_mark.index].rstrip())
     if node.flow_style:
+        end = _end_of(text, last)
         return f"{text[:end]}, {entry}{text[end:]}"
-    line_end = text.find("\n", end) if "\n" in text[end:] else len(text)
-    newline = "\r\n" if text[:line_end].endswith("\r") else "\n"
-    head = text[:line_end].removesuffix("\r")
+    while isinstance(last, yaml.CollectionNode) and not last.flow_style:
+        last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
+    head = text[: _end_of(text, last)] + text[_end_of(text, last) :].partition("\n")[0].removesuffix("\r")
+    newline = "\r\n" if "\r\n" in text else "\n"
     return f"{head}{newline}{' ' * node.start_mark.column}{entry}{text[len(head) :]}"
+
+
+def _end_of(text: str, node: Any) -> int:
+    """Returns where a value ends; PyYAML counts the blank lines below a literal text in."""
+    start = node.start_mark.index
+    return int(start + len(text[start : node.end_mark.index].rstrip()))
 
 
 def _key(part: str | int) -> str:

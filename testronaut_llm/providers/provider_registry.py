@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.config.faults import few
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import body_fields, endpoint
+from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.credentials import KeySource, key_source
 from testronaut_llm.providers.endpoint import api_base_of, api_version_of, leaves_by_name, pull_command, runs_here
 from testronaut_llm.providers.row import Missing, Present, Provider
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def provider_of(model: ModelConfig) -> Provider:
-    """The row of a model's provider.
+    """Returns the row of a model's provider.
 
     Raises:
         ConfigError: the provider is unknown; the message names the closest one.
@@ -49,7 +49,7 @@ def provider_of(model: ModelConfig) -> Provider:
 
 
 def is_local(model: ModelConfig) -> bool:
-    """May `private` tasks use it? A model server on loopback, or where `local: true` says so; never a `-cloud` tag.
+    """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag.
 
     Raises:
         ConfigError: the provider is unknown.
@@ -58,7 +58,7 @@ def is_local(model: ModelConfig) -> bool:
 
 
 def timeout_of(model: ModelConfig) -> float:
-    """Seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120.
+    """Returns seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120.
 
     Raises:
         ConfigError: the provider is unknown.
@@ -78,6 +78,9 @@ class Readiness:
     note: str = ""
 
 
+_UNKNOWN = Missing("not looked at")
+
+
 class Probes:
     """Remembers for some seconds what the rows' probes found, so that a busy manager does not ask at each call."""
 
@@ -87,30 +90,28 @@ class Probes:
         self._found: dict[tuple[object, ...], tuple[float, Missing | Present | None]] = {}
 
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
-        """What the row's probe says of the model, now or some seconds ago."""
-        if provider.probe is None:
-            return None
-        until, found = self._last(model, provider)
-        if self._clock() >= until:
+        """Returns what the row's probe misses, now or some seconds ago."""
+        expires, found = self._last(model, provider)
+        if provider.probe and self._clock() >= expires:
             found = provider.probe(model)
             self._found[_key(model, provider)] = (self._clock() + self._remember, found)
-        return found if isinstance(found, Missing) else None
+        return found if isinstance(found, Missing) and found is not _UNKNOWN else None
 
     def remembers(self, model: ModelConfig, provider: Provider) -> bool:
-        """Would `ask` ask nobody?"""
+        """True if `ask` would ask nobody."""
         return self._clock() < self._last(model, provider)[0]
 
     def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
-        """Which local model was seen behind this name; None where nobody has looked, or nobody can say."""
-        _, seen = self._last(model, provider)
+        """Returns the local model that was seen behind this name; None where nobody has looked, or nobody can say."""
+        seen = self._last(model, provider)[1]
         return seen if isinstance(seen, Present) else None
 
     def is_absent(self, model: ModelConfig, provider: Provider) -> bool:
         """True if somebody has looked for a local model, and it is not there but may be fetched."""
-        return self._found.get(_key(model, provider), (0.0, Missing("")))[1] is None
+        return self._last(model, provider)[1] is None
 
     def digest(self, model: ModelConfig, provider: Provider) -> str | None:
-        """The digest of that model."""
+        """Returns the digest of the model that was seen."""
         seen = self.seen(model, provider)
         return seen.digest if seen else None
 
@@ -119,19 +120,19 @@ class Probes:
         self._found = {key: (0.0, found) for key, (_, found) in self._found.copy().items()}
 
     def _last(self, model: ModelConfig, provider: Provider) -> tuple[float, Missing | Present | None]:
-        """Until when it holds, and what was found; for ever nothing, where the row has no probe."""
+        """Returns when the last result expires, and the result. Rows without a probe never expire."""
         if provider.probe is None:
-            return math.inf, None
-        return self._found.get(_key(model, provider), (0.0, None))
+            return math.inf, _UNKNOWN
+        return self._found.get(_key(model, provider), (0.0, _UNKNOWN))
 
 
 def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
-    """All that a probe may look at; `extra` is none of its business."""
+    """Returns all that a probe may look at, which `extra` is not."""
     return (provider.name, endpoint.api_base_of(model, provider), model.settings)
 
 
 def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
-    """Looks for the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
+    """Returns the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
 
     Without `probes`, which remember, servers are asked now.
     """
@@ -168,7 +169,7 @@ def _fields(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Miss
     if base.url is None and (must_be_told or "api_base" in provider.required):
         also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
         return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
-    chat, embedding = (body_fields.refused(model.extra, provider, embedding=which) for which in (False, True))
+    chat, embedding = (provider.refused(model.extra, embedding=which) for which in (False, True))
     if chat and embedding:
         return Missing(chat, "correct `extra:` in llm.yaml")
     for field in provider.required:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import endpoint, probes
+from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.installed import data_file
 
@@ -32,7 +32,7 @@ ROWS = (
         base_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
         default_base="https://api.openai.com/v1",
         generic=True,
-        probe=probes.ollama_behind_openai,
+        probe=endpoint.ollama_behind_openai,
     ),
     Provider(
         name="anthropic",
@@ -70,16 +70,16 @@ ROWS = (
         hosts=("ollama.com",),
         key_required=False,
         local=True,
-        probe=probes.ollama,
+        probe=endpoint.ollama_probe,
     ),
-    Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=probes.embedded),
+    Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=endpoint.embedded_probe),
 )
 
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
 
 _PROBES = {
-    **dict.fromkeys(("bedrock", "sagemaker_chat", "sagemaker_nova"), probes.aws_credentials),
-    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), probes.google_cloud),
+    **dict.fromkeys(("bedrock", "sagemaker_chat", "sagemaker_nova"), endpoint.aws_credentials),
+    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), endpoint.google_cloud),
 }
 
 _table: dict[str, Provider] = {row.name: row for row in ROWS}

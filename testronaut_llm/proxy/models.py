@@ -14,7 +14,6 @@ from typing import Any
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import body_fields
 from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.provider_registry import api_version_of, provider_of
@@ -147,12 +146,12 @@ def _extra(
 ) -> Iterable[tuple[str, Any]]:
     raw = written.get("extra") if written else model.extra
     body = dict(_referring(raw if isinstance(raw, Mapping) else {}, ("extra",), stays))
-    if wrong := body_fields.refused(body, provider):
+    if wrong := provider.refused(body):
         stays.append(("extra", wrong))
         body = {}
     if provider.wire == "ollama":
         body = {"truncate": False, **body}  # a prompt that does not fit is an error, not cut in silence
-    return body_fields.arguments(body, provider).items()
+    return provider.body_arguments(body).items()
 
 
 def _referring(values: Mapping[str, Any], where: tuple[str, ...], stays: Stays) -> Iterator[tuple[str, Any]]:

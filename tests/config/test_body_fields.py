@@ -18,7 +18,6 @@ from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.gateway.model_request import EmbedRequest, chat_arguments, embed_arguments
-from testronaut_llm.providers.body_fields import refused
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.providers.table import ANTHROPIC_FIELDS, find_provider, listed
 from testronaut_llm.support.owned_fields import OWNED
@@ -229,4 +228,4 @@ def test_extra_arrives_or_is_refused(name: str, embedding: bool, monkeypatch: py
             **asked,
         )
     arrives = bodies[0].get("zzz") == 1
-    assert (refused({"zzz": 1}, find_provider(name), embedding=embedding) is None) == arrives
+    assert (find_provider(name).refused({"zzz": 1}, embedding=embedding) is None) == arrives
