@@ -51,8 +51,10 @@ def read_yaml(text: str, file: str | None = None) -> Document:
         data = reader.value(root, (), None) if root else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        words = f"is not valid YAML: {error.problem or error.context}"
-        raise error_of([Fault((), words, mark.line + 1 if mark else None)], file) from None
+        words = error.problem or error.context or ""
+        if words.startswith("but "):  # of a second document, whose sentence PyYAML cuts in two
+            words = f"{error.context}, {words}"
+        raise error_of([Fault((), f"is not valid YAML: {words}", mark.line + 1 if mark else None)], file) from None
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         position = getattr(error, "position", None) or getattr(error, "start", 0)
         line = text.count("\n", 0, position) + 1

@@ -29,17 +29,6 @@ _SPARE_TAIL = {
     "openai": re.compile(r"/(chat/completions|completions|embeddings|responses)$"),
 }
 
-_AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
-_AWS_SIGNS = (
-    "AWS_BEARER_TOKEN_BEDROCK",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_PROFILE",
-    "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
@@ -92,19 +81,12 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
     if model.trusted:
         return None
     withheld = list(model.withheld)
-    if provider and not _has_fixed_host(model, provider):
+    fixed = provider and (provider.local or model.api_base or provider.default_base or provider.hosts)
+    if provider and (provider.rented or not fixed):  # `api_base` is on loopback, or withheld
         withheld.append(f"model ({model.model!r}, since {provider.name} has no fixed host)")
     if not withheld:
         return None
     return Missing(f"this llm.yaml is not trusted; without effect until then: {few(withheld)}", TRUST)
-
-
-def _has_fixed_host(model: ModelConfig, provider: Provider) -> bool:
-    """True if its host is the provider's own, this machine, or `api_base` on loopback; Azure's anybody can rent."""
-    finds_credentials = provider.probe is not None and not provider.default_base  # AWS and Google sign with the user's
-    if ("api_base" in provider.required and provider.key_required) or (finds_credentials and not provider.local):
-        return False
-    return provider.local or bool(model.api_base or provider.default_base or provider.hosts)
 
 
 def fault_of(url: str) -> str | None:
@@ -209,16 +191,6 @@ def ollama_behind_openai(model: ModelConfig) -> Missing | None:
         f"write `model: ollama/{model.name}` without api_base, "
         f"or `context_window:` with the tokens that the server really takes",
     )
-
-
-def aws_credentials(model: ModelConfig) -> Missing | None:  # noqa: ARG001 - every probe is asked with its model
-    """None unless botocore can find nothing to sign with; only the network knows of an instance's role."""
-    files = (os.environ.get(name) or default for name, default in _AWS_FILES.items())
-    if any(os.environ.get(name) for name in _AWS_SIGNS) or any(map(os.path.exists, map(os.path.expanduser, files))):
-        return None
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
-        return None
-    return Missing("no AWS credentials", "aws configure, or export AWS_BEARER_TOKEN_BEDROCK=<your key>")
 
 
 def google_cloud(model: ModelConfig) -> Missing | None:  # noqa: ARG001 - every probe is asked with its model

@@ -60,6 +60,8 @@ class Provider:
         key_required: is it never asked without a key?
         generic: does its name also stand for other people's servers that speak its wire? They get
             its usual key only when `api_key_env` says so.
+        rented: can anybody rent a host of it, or does it sign with credentials that it finds? An untrusted file may
+            not name it.
         local: does it run models on the host that its endpoint names?
         probe: a further look at the world (never a paid call): what is missing, which model is there, or None.
     """
@@ -80,6 +82,7 @@ class Provider:
     required: tuple[str, ...] = ()
     key_required: bool = True
     generic: bool = False
+    rented: bool = False
     local: bool = False
     probe: Probe | None = None
 

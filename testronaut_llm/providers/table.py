@@ -56,6 +56,7 @@ ROWS = (
         version_variables=("AZURE_API_VERSION", "AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION"),
         hosts=("openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com"),
         required=("api_base",),
+        rented=True,
     ),
     Provider(
         name="ollama",
@@ -77,10 +78,7 @@ ROWS = (
 
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
 
-_PROBES = {
-    **dict.fromkeys(("bedrock", "sagemaker_chat", "sagemaker_nova"), endpoint.aws_credentials),
-    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), endpoint.google_cloud),
-}
+_PROBES = dict.fromkeys(("vertex_ai", "vertex_ai_beta"), endpoint.google_cloud)
 
 _table: dict[str, Provider] = {row.name: row for row in ROWS}
 
@@ -143,7 +141,7 @@ def default_row(name: str) -> Provider:
     row = replace(usual, **listed().get(name, {}))
     if service := litellm_services().get(name):
         return replace(row, client="openai", wire="openai", **service)
-    return row if name in listed() else replace(usual, litellm_prefix="openai", required=("api_base",))
+    return row if name in listed() else replace(usual, litellm_prefix="openai", required=("api_base",), rented=True)
 
 
 @cache

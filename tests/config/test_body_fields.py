@@ -129,20 +129,6 @@ def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) 
             assert "x-evil" not in received.headers
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("wire", EMBEDDING)
-def test_hostile_keys_of_embeddings_go_nowhere_else(wire: str, mode: str, attempts: Attempts) -> None:
-    """The same for vectors."""
-    hostile = ("custom_llm_provider", "api_base", "base_url", "api_key", "headers", "mock_response", "client", "proxy")
-    with FaultServer() as server:
-        ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
-        for name in hostile:
-            _, reply = attempts(asked_of(wire, ours.url, {name: f"{evil.url}/v1"}, embedding=True), mode)
-            assert bool(reply.error) == (wire == "ollama"), (name, reply.error)
-        assert evil.requests == []
-        assert len(ours.requests) == (0 if wire == "ollama" else len(hostile))
-
-
 @pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"])
 @pytest.mark.parametrize("name", sorted(ANTHROPIC_FIELDS))
 def test_each_field_of_anthropic_arrives(name: str, model: str, attempts: Attempts) -> None:

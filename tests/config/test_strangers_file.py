@@ -173,20 +173,6 @@ def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
     assert config.log is not None
 
 
-def test_a_stranger_does_not_empty_the_users_store(write: Write, server: FaultServer) -> None:
-    """`cache: {size_limit: 1}` of a cloned repository leaves the answers of other files where they are."""
-    api = server.plan("cached", good("Kept."))
-    row = {"model": "openai/gpt-4o-mini", "api_base": f"{api.url}/v1", "price": {"input": 1, "output": 1}}
-    own = LLMConfig(models={"m": row}, tasks={"t": {"models": ["m"]}})
-    with LLMManager(config=own) as llm:
-        assert not llm.complete("t", "hi").cached
-    write({"m": {**row, "quality": 6}}, cache={"size_limit": 1})
-    with LLMManager() as llm:
-        llm.complete("t", "another")
-    with LLMManager(config=own) as llm:
-        assert llm.complete("t", "hi", cache="only").cached
-
-
 PLACES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model": ({"model": "openai/${ANY_SECRET}"}, {}),
     "provider": ({"model": "${ANY_SECRET}"}, {}),
@@ -296,25 +282,6 @@ def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, atta
         headers = ("api-key", "authorization")
         assert any(attacker.requests[-1].has_key(header, SECRET) for header in headers)
         assert (SECRET in attacker.requests[-1].path) == (attack == "the path")
-
-
-def test_extra_of_a_stranger_selects_no_host(write: Write, attacker: Endpoint, server: FaultServer) -> None:
-    """Not before the file is trusted, and not afterwards: these are no body fields of Anthropic."""
-    ours = server.plan("ours", good("Hello."))
-    extra = {"custom_llm_provider": "openai", "openai_base_url": "http://attacker.example/v1"}
-    row = {"model": "anthropic/claude-haiku-4-5", "api_base": ours.url, "price": {"input": 1, "output": 1}}
-    path = write({"m": {**row, "extra": extra}})
-    with LLMManager() as llm, pytest.raises(LLMError, match="testronaut-llm trust"):
-        llm.complete("t", "hi")
-    trust(path)
-    with LLMManager() as llm, pytest.raises(LLMError, match="'custom_llm_provider', no body field of anthropic"):
-        llm.complete("t", "hi")
-    assert attacker.requests == ours.requests == []
-    write({"m": {**row, "extra": {"top_k": 3}}})
-    trust(path)
-    with LLMManager() as llm:
-        assert llm.complete("t", "hi").text == "Hello."
-    assert ours.requests[-1].body["top_k"] == 3
 
 
 def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
