@@ -81,12 +81,18 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
     if model.trusted:
         return None
     withheld = list(model.withheld)
-    fixed = provider and (provider.local or model.api_base or provider.default_base or provider.hosts)
-    if provider and (provider.rented or not fixed):  # `api_base` is on loopback, or withheld
+    if provider and not _has_fixed_host(model, provider):
         withheld.append(f"model ({model.model!r}, since {provider.name} has no fixed host)")
     if not withheld:
         return None
     return Missing(f"this llm.yaml is not trusted; without effect until then: {few(withheld)}", TRUST)
+
+
+def _has_fixed_host(model: ModelConfig, provider: Provider) -> bool:
+    """True if its host is the provider's own or this machine; `api_base` is on loopback, or was withheld."""
+    if provider.rented or ("api_base" in provider.required and provider.key_required):
+        return False
+    return provider.local or bool(model.api_base or provider.default_base or provider.hosts)
 
 
 def fault_of(url: str) -> str | None:
