@@ -1,4 +1,4 @@
-"""The table of providers: rows of our own, LiteLLM's data, the lines of `services.json`, plugins, and registered rows.
+"""The table of providers: registered rows, the lines of `providers.json`, plugins, and LiteLLM's own data.
 
 It is the one piece of state that the process shares. LiteLLM's files are read: importing it takes seconds.
 """
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,65 +22,16 @@ from testronaut_llm.support.installed import data_file
 
 ENTRY_POINTS = "testronaut_llm.providers"
 
-ANTHROPIC_FIELDS = frozenset(("top_k", "top_p", "service_tier", "inference_geo", "context_management", "container"))
-"""Of Anthropic's Messages API, less what this package sets itself. `metadata` is an argument of LiteLLM's own."""
-
-ROWS = (
-    Provider(
-        name="openai",
-        key_variables=("OPENAI_API_KEY",),
-        base_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
-        default_base="https://api.openai.com/v1",
-        generic=True,
-        probe=endpoint.ollama_behind_openai,
-    ),
-    Provider(
-        name="anthropic",
-        litellm_prefix="anthropic",
-        wire="anthropic",
-        schema_dialect="anthropic",
-        client="handler",
-        key_variables=("ANTHROPIC_API_KEY",),
-        base_variables=("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"),
-        default_base="https://api.anthropic.com",
-        extra=ANTHROPIC_FIELDS,
-        embedding_extra=frozenset(),
-    ),
-    Provider(
-        name="azure",
-        litellm_prefix="azure",
-        wire="azure",
-        client="azure",
-        key_variables=("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"),
-        base_variables=("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_BASE"),
-        version_variables=("AZURE_API_VERSION", "AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION"),
-        hosts=("openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com"),
-        required=("api_base",),
-        rented=True,
-    ),
-    Provider(
-        name="ollama",
-        litellm_prefix="ollama_chat",  # `ollama/` is /api/generate with a prompt made by hand
-        wire="ollama",
-        schema_dialect="free",
-        client="handler",
-        embedding_client="none",
-        key_variables=("OLLAMA_API_KEY",),
-        base_variables=("OLLAMA_API_BASE", "OLLAMA_HOST"),
-        default_base="http://127.0.0.1:11434",
-        hosts=("ollama.com",),
-        key_required=False,
-        local=True,
-        probe=endpoint.ollama_probe,
-    ),
-    Provider(name="embedded", schema_dialect="free", key_required=False, local=True, probe=endpoint.embedded_probe),
-)
-
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
 
-_PROBES = dict.fromkeys(("vertex_ai", "vertex_ai_beta"), endpoint.google_cloud)
+_PROBES = {
+    "openai": endpoint.ollama_behind_openai,
+    "ollama": endpoint.ollama_probe,
+    "embedded": endpoint.embedded_probe,
+    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), endpoint.google_cloud),
+}
 
-_table: dict[str, Provider] = {row.name: row for row in ROWS}
+_table: dict[str, Provider] = {}
 
 
 def register_provider(provider: Provider) -> None:
@@ -89,7 +40,7 @@ def register_provider(provider: Provider) -> None:
     Raises:
         ConfigError: a different row of that name is there.
     """
-    there = _table.get(provider.name)
+    there = default_row(provider.name) if provider.name in listed() else _table.get(provider.name)
     if there is not None and there != provider:
         raise ConfigError(
             f"a provider named {provider.name!r} is registered already, and differs: "
@@ -122,8 +73,9 @@ def find_provider(name: str) -> Provider:
     raise ConfigError(_unknown(name))
 
 
+@lru_cache(maxsize=512)
 def default_row(name: str) -> Provider:
-    """Returns the row of a name without one of its own: by LiteLLM's data, by `services.json`, else the OpenAI form.
+    """Returns the row of a name that nobody registered: by LiteLLM's data, by `providers.json`, else the OpenAI form.
 
     Where nothing is known but the name, no endpoint is: the file must give it, and LiteLLM's own way is not taken,
     since it might open a connection that is not ours.
@@ -138,20 +90,22 @@ def default_row(name: str) -> Provider:
         base_variables=(f"{variable}_API_BASE",),
         probe=_PROBES.get(name),
     )
-    row = replace(usual, **listed().get(name, {}))
-    if service := litellm_services().get(name):
+    line = listed().get(name, {})
+    row, service = replace(usual, **line), litellm_services().get(name)
+    if service and "litellm_prefix" not in line:
         return replace(row, client="openai", wire="openai", **service)
     return row if name in listed() else replace(usual, litellm_prefix="openai", required=("api_base",), rented=True)
 
 
 @cache
 def listed() -> Mapping[str, Mapping[str, Any]]:
-    """Returns what `services.json` says of further providers, as fields of their rows, by name.
+    """Returns what `providers.json` says of providers, as fields of their rows, by name.
 
-    LiteLLM knows these by its code: the client that it takes must be told their endpoint. Where their prefix is
-    `openai`, LiteLLM takes a client of its own or breaks on the answers.
+    Where it names no prefix, LiteLLM knows the provider by its code, and the client that it takes must be told the
+    endpoint. Where the prefix is `openai`, LiteLLM knows none, takes a client of its own, or breaks on the answers.
+    `ollama/` as LiteLLM means it is /api/generate with a prompt made by hand, so its prefix is `ollama_chat`.
     """
-    lines = json.loads(Path(__file__).with_name("services.json").read_text("utf-8"))
+    lines = json.loads(Path(__file__).with_name("providers.json").read_text("utf-8"))
     return {name: {field: _fixed(field, value) for field, value in line.items()} for name, line in lines.items()}
 
 

@@ -84,7 +84,7 @@ def test_names_lead_to_rows() -> None:
     row = provider_of(a_model("hyperbolic/x"))
     assert (row.key_variables, row.base_variables) == (("HYPERBOLIC_API_KEY",), ("HYPERBOLIC_API_BASE",))
     assert (row.litellm_prefix, row.key_required, row.local) == ("hyperbolic", True, False)
-    for name in (*listed(), *litellm_services()):
+    for name in {*listed(), *litellm_services()} - {"embedded", "azure"}:
         row = default_row(name)
         assert row.name == name
         assert row.key_variables
