@@ -38,8 +38,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented llm.yaml, and say which of its models are ready on this machine."""
-    from testronaut_llm.config.file import PACKAGED, FoundConfig, load_config, parse_config
-    from testronaut_llm.config.schema import SCHEMA_FILE
+    from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.provider_registry import readiness
     from testronaut_llm.support.atomic_file import write_atomically
@@ -116,8 +115,8 @@ def show(
     """Show the configuration with its defaults, without secrets."""
     import yaml
 
+    from testronaut_llm.config.edit import value_at
     from testronaut_llm.config.source import ConfigSource
-    from testronaut_llm.config.splice import value_at
 
     source = ConfigSource.find(config)
     value: Any = value_at(source.current().model_dump(mode="json"), key or "")
@@ -136,7 +135,7 @@ def set_(
 ) -> None:
     """Set one value. Comments and order stay; a wrong value changes nothing."""
     from testronaut_llm.config.edit import set_value
-    from testronaut_llm.config.file import PACKAGED, find_config
+    from testronaut_llm.config.source import PACKAGED, find_config
 
     found = find_config(config)
     if found.path == PACKAGED:
@@ -152,7 +151,7 @@ def trust(
 ) -> None:
     """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
     from testronaut_llm.config import trust as trusted
-    from testronaut_llm.config.file import find_config, load_config
+    from testronaut_llm.config.source import find_config, load_config
 
     file = file or find_config().path
     load_config(file)
@@ -177,7 +176,7 @@ def litellm_proxy(
     import yaml
 
     from testronaut_llm.config.draft import MODEL_VARIABLE
-    from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
+    from testronaut_llm.config.source import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_reader import read_yaml
     from testronaut_llm.proxy.export import proxy_export
     from testronaut_llm.support.atomic_file import write_atomically

@@ -1,7 +1,7 @@
-"""From plain data to what the shapes of `model_config` take, and the faults that they cannot find.
+"""From plain data to what the shapes of `model_config` take, and the problems that the shapes cannot find.
 
 Names that refer to each other, keys written out, the environment: looked at before the shapes, so
-that all faults come out together.
+that all problems come out together.
 """
 
 from __future__ import annotations
@@ -13,47 +13,46 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.config.checks import REFERENCE
 from testronaut_llm.config.faults import Fault, Source, Where, closest, did_you_mean, shown
 from testronaut_llm.config.local_options import refused_options
-from testronaut_llm.config.secrets import keys_written_out, texts
-from testronaut_llm.config.variables import Filling
+from testronaut_llm.config.secrets import Filling, keys_written_out, texts
+from testronaut_llm.config.values import REFERENCE
 from testronaut_llm.support.owned_fields import refused_in_extra
 
 MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
 Unfilled = tuple[tuple[Where, str], ...]
 """Places and the names of variables."""
+_Unset = dict[str | int, dict[str, None]]
+"""The names of variables that are not set, by alias, in their order."""
 
-_KEPT_UNFILLED = ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra")
-_TEXTS_OF_TASKS = ("models", "system", "stop")
+_MAY_BE_UNFILLED = {
+    "models": ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra"),
+    "tasks": ("models", "system", "stop"),
+}
+"""Fields that keep their text where a variable is not set; others have their default until it is."""
 _MOST_LIMITS = 20
 
 
 def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Fault], Unfilled]:
-    """Returns the data as the shapes take it (references filled, names in place), and the faults they cannot find.
+    """Returns the data as the shapes take it (references filled, names in place), and the problems they cannot find.
 
     And, where the file is not trusted, the variables outside `models`, none of which is filled in.
     """
     if not isinstance(data, Mapping):
         return {}, [Fault((), "expected a mapping with `models:` and `tasks:`")], ()
     filling = Filling(os.environ if source.trusted else None)
-    filled = {key: value for key, value in filling.fill(dict(data)).items() if value is not None}
-    inside = [one for one in filling.unset if one[0][0] == "models" and len(one[0]) > 2]
-    outside = tuple(one for one in filling.unset if one[0][0] != "models" or len(one[0]) <= 2)
-    if not source.trusted:
-        _leave_out(filled, outside)
+    filled, outside, unset = _filled(data, filling)
     models, tasks = _mapping(filled, "models"), _mapping(filled, "tasks")
     override = os.environ.get(MODEL_VARIABLE) or None
-    keys = {fault.where: fault for fault in keys_written_out(data)}
-    known = keys | {fault.where: fault for fault in filling.faults if fault.where not in keys}
-    found = [*(_not_set(outside) if source.trusted else ()), *_misplaced(models, tasks), *_limits(filled)]
-    if "models" in filled or closest("models", filled) is None:  # misspelt, it is one fault and not one a reference
+    known = {fault.where: fault for fault in (*filling.faults, *keys_written_out(data))}
+    found = [*(_not_set(outside) if source.trusted else ()), *_reserved(filled), *_rows(models), *_limits(filled)]
+    if "models" in filled or closest("models", filled) is None:  # misspelt, it is one problem and not one a reference
         found += _references(models, tasks)
     if tasks and override:
         found += _unknown((), override, models, f"{MODEL_VARIABLE} names an ")
     faults = [*source.faults, *known.values(), *(fault for fault in found if fault.where not in known)]
     if isinstance(filled.get("models", {}), dict):
-        filled["models"] = {alias: _model(alias, row, inside, source.path) for alias, row in models.items()}
+        filled["models"] = {alias: _model(alias, row, unset, source.path) for alias, row in models.items()}
     if isinstance(filled.get("log"), dict):
         filled["log"] = _beside(filled["log"], "file", source.path)
     if tasks:
@@ -61,38 +60,46 @@ def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Fault], Unf
     return filled, faults, () if source.trusted else outside
 
 
-def _not_set(unset: Unfilled) -> Iterator[Fault]:
-    """Yields a fault for each place, with the first variable that it lacks."""
-    for where, name in dict(reversed(unset)).items():
-        yield Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
+def _filled(data: Mapping[str, Any], filling: Filling) -> tuple[dict[str, Any], Unfilled, _Unset]:
+    """Returns the data with `${VAR}` filled in, what is not set outside `models`, and what is not set by alias."""
+    filled = {key: value for key, value in filling.fill(data).items() if value is not None}
+    outside: list[tuple[Where, str]] = []
+    rows: _Unset = {}
+    for where, name in filling.unset:
+        in_row = _in_a_row(where, "models")
+        if in_row:
+            rows.setdefault(where[1], {})[name] = None
+        else:
+            outside.append((where, name))
+        if in_row or filling.environment is None:
+            _leave_out(filled, where)
+    return filled, tuple(outside), rows
 
 
-def _leave_out(data: dict[str, Any], unfilled: Unfilled) -> None:
-    """A field outside `models` that refers to a variable keeps its text where text may stand, else its default."""
-    for where, _ in unfilled:
-        if where[0] not in ("models", "tasks"):
-            data.pop(str(where[0]), None)
-        elif len(where) > 2 and where[2] not in _TEXTS_OF_TASKS and isinstance(row := data["tasks"][where[1]], dict):
+def _in_a_row(where: Where, section: str) -> bool:
+    return where[0] == section and len(where) > 2
+
+
+def _leave_out(data: dict[str, Any], where: Where) -> None:
+    """Takes out the field around an unfilled reference, unless its text may stand there."""
+    section = str(where[0])
+    if section not in _MAY_BE_UNFILLED:
+        data.pop(section, None)
+    elif _in_a_row(where, section) and where[2] not in _MAY_BE_UNFILLED[section]:
+        row = data[section][where[1]]
+        if isinstance(row, dict):
             row.pop(where[2], None)
 
 
-def _mapping(data: Any, key: str) -> dict[str, Any]:
-    value = data.get(key) if isinstance(data, dict) else None
+def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _model(alias: str, row: Any, unset: list[tuple[Where, str]], path: Path | None) -> Any:
-    """A field whose variable is not set keeps its text where text may stand, and its default elsewhere."""
+def _model(alias: str, row: Any, unset: _Unset, path: Path | None) -> Any:
     if not isinstance(row, dict):
         return row.model_copy(update={"alias": alias}) if hasattr(row, "model_copy") else row
-    mine = [(where[2], name) for where, name in unset if where[1] == alias]
-    left_out = {key for key, _ in mine if key not in _KEPT_UNFILLED}
-    kept = {key: value for key, value in row.items() if key not in left_out}
-    return {
-        **_beside(kept, "api_key_file", path),
-        "alias": alias,
-        "unset": tuple(dict.fromkeys(name for _, name in mine)),
-    }
+    return {**_beside(row, "api_key_file", path), "alias": alias, "unset": tuple(unset.get(alias, ()))}
 
 
 def _beside(row: dict[str, Any], key: str, path: Path | None) -> dict[str, Any]:
@@ -111,49 +118,53 @@ def _task(name: str, row: Any, override: str | None) -> Any:
     return row.model_copy(update={"name": name, **forced}) if hasattr(row, "model_copy") else row
 
 
-def _misplaced(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
-    """Names that are none, keys that the shapes take and the file must not hold, and what is ours in `extra`."""
+def _not_set(unset: Unfilled) -> Iterator[Fault]:
+    """Yields a problem for each place, with the first variable that it lacks."""
+    for where, name in dict(reversed(unset)).items():
+        yield Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
+
+
+def _reserved(data: dict[str, Any]) -> Iterator[Fault]:
+    """Yields keys that the shapes take and the file must not hold."""
+    for section, keys in (("models", ("alias", "unset", "trusted", "withheld")), ("tasks", ("name",))):
+        for name, row in _mapping(data, section).items():
+            found = (key for key in keys if isinstance(row, dict) and key in row)
+            yield from (Fault((section, name, key), "unknown key") for key in found)
+
+
+def _rows(models: dict[str, Any]) -> Iterator[Fault]:
+    """Yields names that are none, and what `extra` must not hold."""
     for alias, row in models.items():
         if not re.fullmatch(r"[^\s/]+", str(alias)):
             yield Fault(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
-        for key in ("alias", "unset", "trusted", "withheld"):
-            if isinstance(row, dict) and key in row:
-                yield Fault(("models", alias, key), "unknown key")
-        yield from _refused(alias, _said(row, "extra"), str(_said(row, "model")).partition("/")[0])
-    for name, row in tasks.items():
-        if isinstance(row, dict) and "name" in row:
-            yield Fault(("tasks", name, "name"), "unknown key: a task's name is the key of its section")
+        extra, provider = _field(row, "extra"), str(_field(row, "model")).partition("/")[0]
+        if isinstance(extra, Mapping):
+            for where, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
+                yield Fault(("models", alias, "extra", *where), why)
 
 
-def _refused(alias: str, extra: Any, provider: str) -> Iterator[Fault]:
-    if isinstance(extra, Mapping):
-        for where, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
-            yield Fault(("models", alias, "extra", *where), why)
-
-
-def _said(row: Any, field: str) -> Any:
-    return row.get(field) if isinstance(row, dict) else getattr(row, field, None)
+def _field(row: Any, name: str) -> Any:
+    return row.get(name) if isinstance(row, dict) else getattr(row, name, None)
 
 
 def _references(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
     for name, row in tasks.items():
         where: Where = ("tasks", name, "models")
-        listed = _said(row, "models")
+        listed = _field(row, "models")
         if isinstance(listed, str):
             yield from _unknown(where, listed, models)
-        seen: set[str] = set()
-        for index, model in enumerate(listed if isinstance(listed, list | tuple) else ()):
-            if not isinstance(model, str):
-                continue
-            if model in seen:
-                yield Fault((*where, index), f"lists {shown(model)} twice")
-            else:
-                yield from _unknown((*where, index), model, models)
-            seen.add(model)
+        elif isinstance(listed, list | tuple):
+            seen: set[str] = set()
+            for index, model in enumerate(listed):
+                if isinstance(model, str) and model in seen:
+                    yield Fault((*where, index), f"lists {shown(model)} twice")
+                elif isinstance(model, str):
+                    yield from _unknown((*where, index), model, models)
+                    seen.add(model)
 
 
 def _unknown(where: Where, model: str, models: dict[str, Any], before: str = "") -> Iterator[Fault]:
-    """A fault where there is no such model; a variable that is not filled in may be any."""
+    """Yields a problem where there is no such model; a variable that is not filled in may be any."""
     if model not in models and not REFERENCE.fullmatch(model) and "${" not in model:
         message = f"{before}unknown model {shown(model)}"
         yield Fault(where, message, hint=lambda: f"{did_you_mean(model, models)} (or write provider/model)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from testronaut_llm.config.values import FromEnvironment
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+class FromEnvironment(str):
+    """Text that a `${VAR}` gave. It may stand for a number, and is never shown."""
+
+    __slots__ = ()
+
 
 Where = tuple[str | int, ...]
 """Keys and indexes that lead to a value: `("tasks", "cli_analysis", "models", 0)`."""
@@ -116,15 +122,16 @@ def in_words(error: ErrorDetails, root: type[BaseModel]) -> Fault:
     where: Where = tuple(part for part in error["loc"] if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
-        section = _section(root, where[:-1])
-        return Fault(where, "unknown key", hint=lambda: did_you_mean(where[-1], keys_of(section)) if section else "")
+        return Fault(where, "unknown key", hint=lambda: did_you_mean(where[-1], keys_of(_section_at(root, where[:-1]))))
     if kind == "missing":
         return Fault(where, "is missing" + (": write  model: provider/name" if where[-1] == "model" else ""))
     if kind == "too_short":
         return Fault(where, "is empty: name at least one")
     choices = re.findall(r"'([^']+)'", error["msg"])
     cause = error["ctx"]["error"] if kind == "value_error" else None
-    message = str(cause) if cause else _PYDANTIC.sub(_ours, error["msg"])
+    message = (
+        str(cause) if cause else _PYDANTIC.sub(lambda found: _OURS[found[0].removeprefix("a valid ")[0]], error["msg"])
+    )
     near = cause.hint if isinstance(cause, UnknownNameError) else str
     return Fault(where, message, hint=lambda: near() + _given(error["input"], where, choices))
 
@@ -133,12 +140,12 @@ _PYDANTIC = re.compile(r"Input should be|a valid (?:dictionary( or instance of \
 _OURS = {"I": "expected", "d": "a mapping", "s": "text", "b": "true or false", "i": "a whole number"}
 
 
-def _ours(found: re.Match[str]) -> str:
+def _in_our_words(found: re.Match[str]) -> str:
     return _OURS[found[0].removeprefix("a valid ")[0]]
 
 
 def _given(value: object, where: Where, choices: list[str]) -> str:
-    """A section of its own is too long to show, and what stands where a key belongs may be one."""
+    """Returns the end of a message; a section is too long to show, and what stands where a key belongs may be one."""
     if isinstance(value, Mapping) or str(where[-1]).startswith("api_key"):
         return ""
     near = closest(value, choices) if isinstance(value, str) and not isinstance(value, FromEnvironment) else None
@@ -150,17 +157,15 @@ def keys_of(section: type[BaseModel]) -> list[str]:
     return [name for name, field in section.model_fields.items() if not field.exclude]
 
 
-def _section(section: type[BaseModel] | None, where: Where) -> type[BaseModel] | None:
-    """Walks down the shapes: a field that maps names to sections takes one more step for the name."""
-    while where and section:
-        field = section.model_fields.get(str(where[0]))
-        inner = list(_models_in(field.annotation)) if field else []
-        named = field is not None and "Mapping" in str(field.annotation)
-        section, where = (inner[0] if inner else None), where[2 if named else 1 :]
+def _section_at(section: type[BaseModel], where: Where) -> type[BaseModel]:
+    """Returns the shape of the section at a place; names that the user gave are passed over."""
+    for part in where:
+        if field := section.model_fields.get(str(part)):
+            section = next(_models_in(field.annotation), section)
     return section
 
 
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

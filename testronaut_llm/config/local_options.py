@@ -38,11 +38,8 @@ OTHER_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """What else of a request's body a server takes that runs models on this machine."""
 
-_KINDS: Mapping[type, tuple[str, tuple[type, ...]]] = {
-    int: ("a whole number", (int,)),
-    float: ("a number", (int, float)),
-    bool: ("true or false", (bool,)),
-}
+_OPTIONS: Mapping[str, type] = {**{word: kind for word, (kind, _) in SAMPLING.items()}, **HARDWARE}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def refused_options(
@@ -55,22 +52,18 @@ def refused_options(
     others = OTHER_FIELDS.get("ollama" if provider == "ollama_chat" else provider)
     if others is None:
         return
-    others = () if embedding else others
     if not isinstance(extra.get("options", {}), Mapping):
         yield ("options",), "expected a mapping, such as {top_k: 20}"
         return
-    known: dict[str, type] = {**{word: kind for word, (kind, _) in SAMPLING.items()}, **HARDWARE}
     for place, value in _fields(extra):
-        word = place[-1]
+        word, kind, given = place[-1], _OPTIONS.get(place[-1]), type(native(value))
+        known = (*_OPTIONS, *(() if embedding or len(place) > 1 else others))
         if word in OWNED:
             continue  # refused for that already
-        if word not in known and (len(place) > 1 or word not in others):
-            near = did_you_mean(word, (*known, *others) if len(place) == 1 else known)
-            yield place, f"`{word}` is no option of {provider} models{near}"
-        elif word in known and "${" not in str(value):  # a variable that is not set is not a fault of the file
-            wanted, kinds = _KINDS[known[word]]
-            if type(native(value)) not in kinds:
-                yield place, f"`{word}` is {shown(value)}; expected {wanted}"
+        if word not in known:
+            yield place, f"`{word}` is no option of {provider} models{did_you_mean(word, known)}"
+        elif kind and "${" not in str(value) and given is not kind and (kind, given) != (float, int):
+            yield place, f"`{word}` is {shown(value)}; expected {_KINDS[kind]}"
 
 
 def sorted_options(*extras: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

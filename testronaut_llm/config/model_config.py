@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     FieldSerializationInfo,
     ModelWrapValidatorHandler,
@@ -25,21 +23,31 @@ from pydantic import (
     model_validator,
 )
 
-from testronaut_llm.config import checks
 from testronaut_llm.config.draft import examine
-from testronaut_llm.config.faults import Source, did_you_mean, error_of, in_words, shown
+from testronaut_llm.config.faults import FromEnvironment, Source, did_you_mean, error_of, in_words, shown
 from testronaut_llm.config.secrets import public, texts
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
 from testronaut_llm.config.trust import Untrusted, limited
-from testronaut_llm.config.values import Count, Flag, FromEnvironment, Grade, Names, Native, Seconds, Whole
+from testronaut_llm.config.values import (
+    REFERENCE,
+    Count,
+    ErrorCodes,
+    Flag,
+    Grade,
+    KeepAlive,
+    Names,
+    Native,
+    PlainJson,
+    Reference,
+    Seconds,
+    VariableName,
+    Whole,
+)
 from testronaut_llm.errors import ConfigError, UnknownTaskError
 from testronaut_llm.records import CacheMode
 
 Strategy = Literal["cheapest", "as_listed", "local_first", "balanced", "cascade"]
 Reasoning = Literal["off", "low", "medium", "high"]
-
-Reference = Annotated[str, AfterValidator(checks.reference)]
-VariableName = Annotated[str, AfterValidator(checks.variable_name)]
 
 
 class ModelConfig(Section):
@@ -78,7 +86,7 @@ class ModelConfig(Section):
     """Tokens that an answer may have (default: from the tables)."""
     num_ctx: Count | None = None
     """Local: window to load the model with, in tokens (default: what the tasks need, more for a longer prompt)."""
-    keep_alive: Annotated[str | int | None, BeforeValidator(checks.keep_alive)] = None
+    keep_alive: KeepAlive = None
     """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative for ever."""
     digest: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{6,64}$")] | None = None
     """Local: sha256 that the model must have, or the first six or more digits of it."""
@@ -92,7 +100,7 @@ class ModelConfig(Section):
     """Embeddings: length of the vectors."""
     limits: LimitConfig | None = None
     """Requests and tokens per minute, and requests at once, of this model."""
-    extra: Annotated[Mapping[str, Any], AfterValidator(checks.plain_json)] = Field(default_factory=dict)
+    extra: PlainJson = Field(default_factory=dict)
     """Body fields for the provider, or options of a local model; what this package sets itself is refused here."""
 
     @cached_property
@@ -161,7 +169,7 @@ class TaskConfig(Section):
     """Seconds for the whole call: waits, retries and fallbacks included (default: 900)."""
     retries: Annotated[int, Field(ge=0, le=20), Native] = 2
     """How often one model is asked again after a failure that may pass (default: 2)."""
-    fallback_on: Annotated[Names, AfterValidator(checks.error_codes)] = ()
+    fallback_on: ErrorCodes = ()
     """Error codes, such as `content_filter`, that go on to the next model though they would stop the call."""
     allow_truncated: Flag = False
     """Is an answer that `max_tokens` cut good enough? (default: no)"""
@@ -236,7 +244,7 @@ class LLMConfig(Section):
         """
         if reference in self.models:
             return self.models[reference]
-        if checks.REFERENCE.fullmatch(reference) or (self._untrusted and "${" in reference):
+        if REFERENCE.fullmatch(reference) or (self._untrusted and "${" in reference):
             model = ModelConfig(alias=reference, model=reference)
             return self._untrusted.row(model) if self._untrusted else model
         raise ConfigError(f"unknown model {shown(reference)}{did_you_mean(reference, self.models)}")

@@ -75,7 +75,8 @@ def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[L
 
     `unfilled` are the variables that it refers to outside `models`, each with its place.
     """
-    config, withheld = _allowed(config, ())
+    withheld: list[tuple[Where, str]] = []
+    config = _allowed(config, (), withheld)
     of_rows: dict[str | int, list[str]] = {alias: [] for alias in config.models}
     ignored: list[str] = []
     concerns_all: list[str] = []
@@ -88,10 +89,9 @@ def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[L
     return config.model_copy(update={"models": rows}), untrusted
 
 
-def _allowed(section: Section, where: Where) -> tuple[Section, list[tuple[Where, str]]]:
-    """Returns a section without what is not allowed, and the place and the words of what was taken out."""
+def _allowed(section: Section, where: Where, withheld: list[tuple[Where, str]]) -> Section:
+    """Returns a section without what is not allowed, and notes the place and the words of what was taken out."""
     kept: dict[str, Any] = {}
-    withheld: list[tuple[Where, str]] = []
     for name, field in type(section).model_fields.items():
         value, default = getattr(section, name), field.get_default(call_default_factory=True)
         if field.exclude or value == default:
@@ -101,13 +101,10 @@ def _allowed(section: Section, where: Where) -> tuple[Section, list[tuple[Where,
             kept[name] = default
             withheld.append((at, _said(at, value)))
         elif isinstance(value, BaseModel):
-            kept[name], found = _allowed(value, at)
-            withheld += found
+            kept[name] = _allowed(value, at, withheld)
         elif isinstance(value, Mapping):
-            parts = {key: _allowed(part, (*at, key)) for key, part in value.items()}
-            kept[name] = {key: part for key, (part, _) in parts.items()}
-            withheld += [one for _, found in parts.values() for one in found]
-    return section.model_copy(update=kept), withheld
+            kept[name] = {key: _allowed(part, (*at, key), withheld) for key, part in value.items()}
+    return section.model_copy(update=kept)
 
 
 def _said(where: Where, value: Any) -> str:

@@ -1,15 +1,23 @@
-"""The kinds of values in `llm.yaml`: money, times, sizes, counts, names, and how text becomes one."""
+"""The kinds of values in `llm.yaml`: money, times, sizes, counts, names, references, and how text becomes one."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from testronaut_llm import errors
+from testronaut_llm.config.faults import FromEnvironment, UnknownNameError, did_you_mean, shown
 from testronaut_llm.support.money import exact
+
+REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
+"""`provider/model`: the model's name may hold more slashes, colons, and whatever its server allows."""
 
 _INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,9})?")
@@ -30,12 +38,6 @@ _BYTES = (
     | {f"{prefix}b": 1000**power for power, prefix in enumerate(("", "k", "m", "g", "t"))}
     | {f"{prefix}ib": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)}
 )
-
-
-class FromEnvironment(str):
-    """Text that a `${VAR}` gave. It may stand for a number, and is never shown."""
-
-    __slots__ = ()
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -96,6 +98,42 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _reference(value: str) -> str:
+    if REFERENCE.fullmatch(value) or "${" in value:
+        return value
+    raise ValueError("expected provider/model, such as openai/gpt-6-luna or ollama/qwen3:8b")
+
+
+def _variable_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and not re.fullmatch(r"[0-9a-fA-F]{32,}", value):
+        return value
+    raise ValueError("expected the name of an environment variable, such as OPENAI_API_KEY, not the key itself")
+
+
+def _keep_alive(value: Any) -> Any:
+    value = native(value)
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9.]+(ns|us|ms|s|m|h)([0-9.]+(ns|us|ms|s|m|h))*", value):
+        raise ValueError("expected seconds, or a time such as 10m; -1 for ever, 0 to unload at once")
+    return value
+
+
+def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("expected plain JSON values: text, numbers, true, false, null, lists, mappings") from None
+    return value
+
+
+def _error_codes(value: tuple[str, ...]) -> tuple[str, ...]:
+    known = {kind.code for kind in errors.ProviderError.__subclasses__()}
+    known |= {errors.OutputInvalidError.code, errors.OutputTruncatedError.code, errors.LocalModelError.code}
+    for code in value:
+        if code not in known:
+            raise UnknownNameError(f"unknown error code {shown(code)}", partial(did_you_mean, code, known))
+    return value
+
+
 _NUMBER_OR_TEXT = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^[0-9]"}]}
 
 Native = BeforeValidator(native)
@@ -121,3 +159,13 @@ Names = Annotated[
     BeforeValidator(_listed),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
+Reference = Annotated[str, AfterValidator(_reference)]
+"""`provider/model`; a variable that is not set may stand for any part of it."""
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+"""The name of an environment variable; 32 hex digits are a key that was put in its place."""
+KeepAlive = Annotated[str | int | None, BeforeValidator(_keep_alive)]
+"""What Ollama takes: seconds as a whole number, or a time with its unit."""
+PlainJson = Annotated[Mapping[str, Any], AfterValidator(_plain_json)]
+"""A mapping that a JSON body can carry."""
+ErrorCodes = Annotated[Names, AfterValidator(_error_codes)]
+"""The codes of failures that may go on to the next model."""

@@ -10,7 +10,6 @@ from testronaut_llm.config.local_options import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.local.ollama_body import chat_body, embed_body
-from testronaut_llm.providers import body_fields
 from testronaut_llm.providers.provider_registry import Provider
 from testronaut_llm.records import Message, Usage
 
@@ -140,7 +139,7 @@ def chat_arguments(request: Request) -> dict[str, Any]:
         body = chat_body(target.model, given, num_ctx=request.num_ctx, extra=request.extra, thinks=target.thinks)
     elif target.model.reasoning is not None:
         arguments["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
-    arguments.update(body_fields.arguments(body, target.provider))
+    arguments.update(target.provider.body_arguments(body))
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -152,7 +151,7 @@ def _extra(request: Request | EmbedRequest) -> dict[str, Any]:
     """
     model, provider = request.target.model, request.target.provider
     fields = {**model.extra, **request.extra}
-    wrong = body_fields.refused(fields, provider, embedding=isinstance(request, EmbedRequest))
+    wrong = provider.refused(fields, embedding=isinstance(request, EmbedRequest))
     if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
         wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
     if wrong:
@@ -186,7 +185,7 @@ def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
         body = embed_body(target.model, num_ctx=request.num_ctx, extra=request.extra)
     else:
         arguments["encoding_format"] = "float"
-    arguments.update(body_fields.arguments(body, target.provider, embedding=True))
+    arguments.update(target.provider.body_arguments(body, embedding=True))
     return {name: value for name, value in arguments.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Where a model is reached: its URL, whose host that is, and whether it is this machine."""
+"""Where a model is reached: its URL, whose host that is, whether it is this machine, and what a quick look finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from testronaut_llm.config.faults import few
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.hosts import host_of, is_loopback
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Base:
 
     @property
     def from_file(self) -> bool:
-        """Was it written in the file, which may be a stranger's?"""
+        """True if it was written in the file, which may be a stranger's."""
         return self.source == "llm.yaml"
 
 
 def base_of(model: ModelConfig, provider: Provider) -> Base:
-    """The endpoint with its source: `api_base`, then the provider's variables, then its default."""
+    """Returns the endpoint with its source: `api_base`, then the provider's variables, then its default."""
     if model.api_base:
         return Base(url=_tidy(model.api_base, provider.wire), source="llm.yaml")
     for name in provider.base_variables:
@@ -54,12 +54,12 @@ def base_of(model: ModelConfig, provider: Provider) -> Base:
 
 
 def api_base_of(model: ModelConfig, provider: Provider) -> str | None:
-    """The endpoint as LiteLLM wants it, or None where LiteLLM knows it better."""
+    """Returns the endpoint as LiteLLM wants it, or None where LiteLLM knows it better."""
     return base_of(model, provider).url
 
 
 def api_version_of(model: ModelConfig, provider: Provider) -> str | None:
-    """The API version of an Azure resource: `api_version`, then the variables, then `v1`; None elsewhere."""
+    """Returns the API version of an Azure resource: `api_version`, then the variables, then `v1`; None elsewhere."""
     if not provider.version_variables:
         return model.api_version
     found = (os.environ.get(variable) for variable in provider.version_variables)
@@ -67,7 +67,7 @@ def api_version_of(model: ModelConfig, provider: Provider) -> str | None:
 
 
 def is_own_host(url: str, provider: Provider) -> bool:
-    """Does the URL name a server of the provider itself (not merely one that speaks like it)?"""
+    """True if the URL names a server of the provider itself, not merely one that speaks like it."""
     host = host_of(url)
     own = [*provider.hosts, host_of(provider.default_base or "")]
     return any(name and (host == name or host.endswith("." + name)) for name in own)
@@ -89,15 +89,14 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
 
 
 def _has_fixed_host(model: ModelConfig, provider: Provider) -> bool:
-    """True if its host is the provider's own, this machine, or `api_base` on loopback; Azure's anybody can rent."""
-    finds_credentials = provider.probe is not None and not provider.default_base  # AWS and Google sign with the user's
-    if ("api_base" in provider.required and provider.key_required) or (finds_credentials and not provider.local):
+    """True if its host is the provider's own or this machine; `api_base` is on loopback, or was withheld."""
+    if provider.rented or ("api_base" in provider.required and provider.key_required):
         return False
     return provider.local or bool(model.api_base or provider.default_base or provider.hosts)
 
 
 def fault_of(url: str) -> str | None:
-    """What is wrong with a URL that a client is about to be given, in words that do not repeat it."""
+    """Returns what is wrong with a URL, in words that do not repeat it; None if a client can use it."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -124,7 +123,7 @@ def pull_command(model: ModelConfig) -> str:
 
 
 def runs_here(model: ModelConfig, provider: Provider) -> bool:
-    """May `private` tasks use it? A model server on loopback, or where `local: true` says so; never a `-cloud` tag."""
+    """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag."""
     if leaves_by_name(model, provider):
         return False
     if model.local is not None:
@@ -163,3 +162,45 @@ def ollama_url(address: str) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what a server binds, not us
     port = port or str(_PORTS.get(scheme if mark else "", _OLLAMA_PORT))
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{path}".rstrip("/")
+
+
+def ollama_probe(model: ModelConfig) -> Missing | Present | None:
+    """Looks whether the server answers and has the model."""
+    from testronaut_llm.local.ollama_readiness import ollama_missing
+
+    return ollama_missing(model)
+
+
+def embedded_probe(model: ModelConfig) -> Missing | Present | None:
+    """Looks whether the runner is installed and the model in the store."""
+    from testronaut_llm.local.local_provider import embedded_missing
+    from testronaut_llm.local.model_store import ModelStore
+
+    missing = embedded_missing(model)
+    if missing is None:
+        digest = ModelStore().digest(model.name)
+        return Present(digest) if digest else None  # none yet where it is fetched on demand
+    what, _, mend = missing.partition(": ")
+    return Missing(what, mend)
+
+
+def ollama_behind_openai(model: ModelConfig) -> Missing | None:
+    """Ollama's OpenAI form cannot set the context length, and cuts longer prompts without a word."""
+    if not model.api_base or model.num_ctx or model.context_window:
+        return None
+    ours = {ollama_url(os.environ.get("OLLAMA_HOST", "").strip()), "http://127.0.0.1:11434"}
+    asked = ollama_url(model.api_base.replace("//localhost", "//127.0.0.1"))
+    if "/".join(asked.split("/")[:3]) not in ours:
+        return None
+    return Missing(
+        "its api_base is Ollama's OpenAI form, which cannot set the context length and cuts longer prompts silently",
+        f"write `model: ollama/{model.name}` without api_base, "
+        f"or `context_window:` with the tokens that the server really takes",
+    )
+
+
+def google_cloud(model: ModelConfig) -> Missing | None:  # noqa: ARG001 - every probe is asked with its model
+    """Looks whether a project is named."""
+    if os.environ.get("VERTEXAI_PROJECT"):
+        return None
+    return Missing("VERTEXAI_PROJECT is not set", "export VERTEXAI_PROJECT=<project> VERTEXAI_LOCATION=<region>")

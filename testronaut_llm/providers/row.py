@@ -1,10 +1,15 @@
-"""The shape of one row of the provider table: how to reach a provider and what it needs."""
+"""The shape of one row of the provider table: how to reach a provider, what it needs, what `extra` may hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from testronaut_llm.config.faults import did_you_mean, shown
+from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
+from testronaut_llm.support.owned_fields import refused_in_extra
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
@@ -55,6 +60,8 @@ class Provider:
         key_required: is it never asked without a key?
         generic: does its name also stand for other people's servers that speak its wire? They get
             its usual key only when `api_key_env` says so.
+        rented: can anybody rent a host of it, or does it sign with credentials that it finds? An untrusted file may
+            not name it.
         local: does it run models on the host that its endpoint names?
         probe: a further look at the world (never a paid call): what is missing, which model is there, or None.
     """
@@ -75,5 +82,29 @@ class Provider:
     required: tuple[str, ...] = ()
     key_required: bool = True
     generic: bool = False
+    rented: bool = False
     local: bool = False
     probe: Probe | None = None
+
+    def refused(self, extra: Mapping[str, Any], *, embedding: bool = False) -> str | None:
+        """Returns what is wrong with the first field of `extra` that cannot be sent; None if all can be."""
+        if self.name in OTHER_FIELDS:
+            wrong = chain(refused_in_extra(extra), refused_options(self.name, extra, embedding=embedding))
+            return next((f"extra holds {shown('.'.join(place))}: {why}" for place, why in wrong), None)
+        known = self.embedding_extra if embedding else self.extra
+        unknown = next((name for name in extra if known is not None and name not in known), None)
+        if unknown is None:
+            return None
+        if not known:
+            return f"extra holds {shown(unknown)}, and LiteLLM has no way to send further body fields to {self.name}"
+        return f"extra holds {shown(unknown)}, no body field of {self.name}{did_you_mean(unknown, known)}"
+
+    def body_arguments(self, body: Mapping[str, Any], *, embedding: bool = False) -> dict[str, Any]:
+        """Returns the arguments with which LiteLLM puts these fields into the body, and does not act upon them.
+
+        That is `extra_body`. Anthropic, and Ollama for embeddings, would be sent a field of that name. There each field
+        is an argument of its own, of a list that LiteLLM hands on.
+        """
+        if not body or self.wire not in (("ollama",) if embedding else ("anthropic",)):
+            return {"extra_body": dict(body)} if body else {}
+        return dict(body) if embedding else {**body, "allowed_openai_params": list(body)}

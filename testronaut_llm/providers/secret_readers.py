@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import stat
-from pathlib import Path
 
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.paths import user_path
@@ -22,30 +21,34 @@ class UnreadableError(Exception):
         self.missing = Missing(what, mend)
 
 
-def check_file(name: str) -> None:
-    """Looks at a key file before anyone reads it. Raises UnreadableError: not there, no file, or open to others."""
-    path = user_path(name)
-    try:
-        _check(path, path.stat())
-    except OSError as error:
-        raise _no_file(path, error) from None
-
-
 def read_file(name: str) -> str:
-    """The key in a file. Raises UnreadableError: not there, open to others, or not one word of text."""
+    """Returns the key in a file. Raises UnreadableError: not there, open to others, or not one word of text."""
     path = user_path(name)
+    shown = f"api_key_file {str(path)!r}"
     try:
-        with path.open("rb") as file:
-            # The open file is checked, not its name: it cannot be swapped in between.
-            _check(path, os.fstat(file.fileno()))
-            raw = file.read(_LARGEST)
+        with open(path, "rb", opener=_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode  # of the open file, which cannot be swapped as its name can
+            raw = file.read(_LARGEST) if stat.S_ISREG(mode) else b""
+    except IsADirectoryError:
+        mode, raw = stat.S_IFDIR, b""
     except OSError as error:
-        raise _no_file(path, error) from None
-    return one_word(raw, f"api_key_file {str(path)!r}")
+        reason = error.strerror or type(error).__name__
+        raise UnreadableError(f"{shown} cannot be read ({reason})", "correct its path in llm.yaml") from None
+    if not stat.S_ISREG(mode):
+        raise UnreadableError(f"{shown} is not a file", "name a file that holds the key and nothing else")
+    if os.name == "posix" and mode & 0o077:
+        words = f"{shown} can be read by others (mode {stat.S_IMODE(mode):04o})"
+        raise UnreadableError(words, f"chmod 600 {shlex.quote(str(path))}")
+    return one_word(raw, shown)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; a named pipe, too, without waiting for its writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def run_command(command: str, *, timeout: float = 30.0) -> str:
-    """The key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
+    """Returns the key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
     import subprocess  # and with it much that only a command needs
     from subprocess import DEVNULL, PIPE
 
@@ -65,7 +68,7 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
 
 
 def one_word(raw: bytes, origin: str) -> str:
-    """The bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError: it is none."""
+    """Returns bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError: it is none."""
     text = raw.decode("utf-8-sig", errors="replace").strip()
     if not text:
         raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")
@@ -74,22 +77,8 @@ def one_word(raw: bytes, origin: str) -> str:
     return text
 
 
-def _check(path: Path, found: os.stat_result) -> None:
-    shown = f"api_key_file {str(path)!r}"
-    if not stat.S_ISREG(found.st_mode):
-        raise UnreadableError(f"{shown} is not a file", "name a file that holds the key and nothing else")
-    if os.name == "posix" and found.st_mode & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
-        raise UnreadableError(f"{shown} can be read by others (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")
-
-
-def _no_file(path: Path, error: OSError) -> UnreadableError:
-    reason = error.strerror or type(error).__name__
-    return UnreadableError(f"api_key_file {str(path)!r} cannot be read ({reason})", "correct its path in llm.yaml")
-
-
 def words_of(command: str) -> list[str]:
-    """The words of a command that can be run at all; it is not run to find out. Raises UnreadableError: it cannot."""
+    """Returns the words of a command that can be run at all, without running it. Raises UnreadableError."""
     try:
         words = shlex.split(command)
     except ValueError as error:

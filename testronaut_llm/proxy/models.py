@@ -13,9 +13,8 @@ from typing import Any
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import LimitConfig, PriceConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import body_fields
+from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import base_of, fault_of
-from testronaut_llm.providers.key_source import key_source
 from testronaut_llm.providers.provider_registry import api_version_of, provider_of
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.hosts import is_loopback
@@ -132,12 +131,12 @@ def _set_options(made: Deployment, model: ModelConfig, provider: Provider) -> No
 
 def _set_extra(made: Deployment, provider: Provider, extra: Any) -> None:
     body = _with_references(extra if isinstance(extra, Mapping) else {}, "extra", made)
-    if wrong := body_fields.refused(body, provider):
+    if wrong := provider.refused(body):
         made.stays.append(("extra", wrong))
         body = {}
     if provider.wire == "ollama":
         body = {"truncate": False, **body}  # a prompt that does not fit is an error
-    made.params |= body_fields.arguments(body, provider)
+    made.params |= provider.body_arguments(body)
 
 
 def _with_references(values: Mapping[str, Any], where: str, made: Deployment) -> dict[str, Any]:

@@ -257,6 +257,6 @@ def test_answer_each_keeps_no_result() -> None:
 def test_answer_each_takes_no_option_that_no_call_takes() -> None:
     """A misspelled option is an error that names the closest one, before anything is sent."""
     llm = FakeLLM(tasks=("t",))
-    with pytest.raises(InvalidRequestError, match="'temprature'.*did you mean `temperature`"):
+    with pytest.raises(InvalidRequestError, match=r"'temprature'.*did you mean `temperature`"):
         llm.answer_each("t", ["x"], lambda *_: None, temprature=1)  # type: ignore[call-arg]
     assert not llm.calls

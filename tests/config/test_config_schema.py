@@ -9,11 +9,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from config_schema import SECTIONS, descriptions, schema_text
 from pydantic import BaseModel
 
 from testronaut_llm.config.faults import keys_of
-from testronaut_llm.config.file import PACKAGED, FoundConfig, parse_config
-from testronaut_llm.config.schema import SCHEMA_FILE, SECTIONS, descriptions, schema_text
+from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, parse_config
 from testronaut_llm.config.yaml_reader import read_yaml
 from testronaut_llm.errors import ConfigError
 
@@ -29,7 +29,7 @@ def validator() -> jsonschema.Draft7Validator:
 
 
 def test_the_shipped_schema_is_fresh() -> None:
-    """After a change of the shapes: `python -m testronaut_llm.config.schema`."""
+    """After a change of the shapes: `python scripts/config_schema.py`."""
     assert SCHEMA_FILE.read_text("utf-8") == schema_text()
 
 

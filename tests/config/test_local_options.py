@@ -13,7 +13,6 @@ from ollama_kit import Ollama
 from testronaut_llm import ConfigError, InvalidRequestError
 from testronaut_llm.config.local_options import HARDWARE, SAMPLING
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.local import embedded_child
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore
 
@@ -61,41 +60,33 @@ async def test_what_a_call_says_counts_more_than_what_its_row_says(ollama: Ollam
     assert (body["options"]["top_k"], body["options"]["min_p"]) == (2, 0.1)
 
 
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"top_kk": 1}, "extra.top_kk", "did you mean `top_k`?"),
+    ({"options": {"repeat_penlty": 1.1}}, "extra.options.repeat_penlty", "did you mean `repeat_penalty`?"),
+    ({"options": {"temperature": 1}}, "extra.options.temperature", "the task's `temperature`"),
+    ({"num_predict": 5}, "extra.num_predict", "the task's `max_tokens`"),
+    ({"num_ctx": 512}, "extra.num_ctx", "`num_ctx` of the model's row"),
+    ({"shift": True}, "extra.shift", "cannot be changed"),
+    ({"options": [1]}, "extra.options", "expected a mapping"),
+    ({"top_k": "many"}, "extra.top_k", "expected a whole number"),
+    ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
+    ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),
+    ({"top_p": "x"}, "extra.top_p", "expected a number"),
+]
+
+
 @pytest.mark.parametrize("provider", ["ollama", "ollama_chat", "embedded"])
-@pytest.mark.parametrize(
-    ("extra", "where", "why"),
-    [
-        ({"top_kk": 1}, "extra.top_kk", "did you mean `top_k`?"),
-        ({"options": {"repeat_penlty": 1.1}}, "extra.options.repeat_penlty", "did you mean `repeat_penalty`?"),
-        ({"num_threads": 4}, "extra.num_threads", "did you mean `num_thread`?"),
-        ({"options": {"temperature": 1}}, "extra.options.temperature", "the task's `temperature`"),
-        ({"num_predict": 5}, "extra.num_predict", "the task's `max_tokens`"),
-        ({"num_ctx": 512}, "extra.num_ctx", "`num_ctx` of the model's row"),
-        ({"options": {"seed": 1}}, "extra.options.seed", "the task's `seed`"),
-        ({"shift": True}, "extra.shift", "cannot be changed"),
-        ({"options": [1]}, "extra.options", "expected a mapping"),
-        ({"top_k": "many"}, "extra.top_k", "expected a whole number"),
-        ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
-        ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),
-    ],
-)
-def test_an_option_that_is_none_is_refused_with_the_closest(
-    provider: str, extra: dict[str, Any], where: str, why: str
-) -> None:
-    """When the file is read, with its place; once each."""
-    with pytest.raises(ConfigError) as caught:
-        a_file(provider, extra)
-    (line,) = [line for line in str(caught.value).splitlines() if "extra" in line]
-    assert where in line
-    assert why in line
-
-
-@pytest.mark.parametrize("provider", ["ollama", "embedded"])
-def test_every_word_is_good_for_both(provider: str) -> None:
-    """So that one row can be switched for the other; a variable that is not set is not the file's fault."""
-    a_file(provider, VALUES)
-    a_file(provider, {"options": VALUES})
-    a_file(provider, {"num_thread": "${NOT_SET_ANYWHERE}"})
+def test_an_option_that_is_none_is_refused_with_the_closest(provider: str) -> None:
+    """When the file is read, with its place; once each. Every word is good for both, so that rows can be switched."""
+    for extra, where, why in REFUSED:
+        with pytest.raises(ConfigError) as caught:
+            a_file(provider, extra)
+        (line,) = [line for line in str(caught.value).splitlines() if "extra" in line]
+        assert where in line
+        assert why in line
+    for good in (VALUES, {"options": VALUES}, {"num_thread": "${NOT_SET_ANYWHERE}"}):
+        a_file(provider, good)
+    a_file("openai", {"top_kk": 1, "options": {"anything": True}})
 
 
 def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +105,6 @@ async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: 
         with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
             await ask(llm, mode, "Say hello.", extra={"top_kk": 1})
     assert ollama.bodies() == []
-
-
-async def test_other_providers_keep_their_own_fields(ollama: Ollama) -> None:
-    """Nothing is refused there by this list."""
-    a_file("openai", {"top_kk": 1, "options": {"anything": True}})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -161,12 +147,3 @@ async def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_mod
     async with manager({"m": {"model": f"embedded/{TINY}"}}) as llm:
         with pytest.raises(InvalidRequestError, match="`extra` of its row"):
             await ask(llm, "complete", "Say hello.", extra={"num_thread": 2})
-
-
-def test_the_child_takes_what_this_list_says() -> None:
-    """llama.cpp's settings have the names that the child sets."""
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    assert {"n_gpu_layers", "main_gpu", "load_mode"} <= set(dir(params))
-    assert hasattr(params.speculative.draft, "n_max")
-    assert embedded_child.READY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import threading
 from decimal import Decimal
@@ -49,18 +48,14 @@ def test_shapes_may_be_given_instead_of_mappings() -> None:
     assert LLMConfig.model_validate(config) is config
 
 
-def test_a_configuration_is_frozen() -> None:
+def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
     """Nothing changes it after it was made."""
+    config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
+    assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValidationError, match="frozen"):
         LLMConfig(tasks={}).version = 1
     with pytest.raises(ValidationError, match="frozen"):
         one_model().quality = 9
-
-
-def test_a_configuration_survives_pickling() -> None:
-    """It crosses process borders."""
-    config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
-    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_a_model_is_found_by_alias_or_written_out() -> None:
@@ -134,13 +129,10 @@ def test_every_field_takes_its_documented_forms() -> None:
         ({"model": 5}, "expected text (given: 5)"),
         ({"quality": 0}, "greater than or equal to 1"),
         ({"quality": "9"}, "expected a whole number (given: '9')"),
-        ({"quality": True}, "expected a whole number (given: True)"),
         ({"local": "yes"}, "expected true or false"),
-        ({"num_ctx": 1.5}, "expected a whole number"),
         ({"num_ctx": -1}, "greater than 0"),
         ({"price": {"input": 1}}, "models.a.price.output: is missing"),
         ({"price": {"input": float("nan"), "output": 1}}, "models.a.price.input: expected an amount of money"),
-        ({"price": {"input": 1, "output": -1}}, "greater than or equal to 0 (given: -1)"),
         ({"price": 3}, "models.a.price: expected a mapping (given: 3)"),
         ({"reasoning": "hihg"}, "did you mean `high`?"),
         ({"auto_pull": "maybe"}, "expected True, False or 'ask'"),
@@ -150,15 +142,12 @@ def test_every_field_takes_its_documented_forms() -> None:
         ({"api_key_env": "A", "api_key_file": "b"}, "takes its key from api_key_env and api_key_file: keep one"),
         ({"limits": {"rpm": 0}}, "models.a.limits.rpm: expected greater than 0"),
         ({"limits": {"rps": 1}}, "models.a.limits.rps: unknown key; did you mean `rpm`?"),
-        ({"price": {"inptu": 1}}, "models.a.price.inptu: unknown key; did you mean `input`?"),
         ({"qualty": 1}, "models.a.qualty: unknown key; did you mean `quality`?"),
         ({"zzzzz": 1}, "unknown key; known: api_base, "),
         ({"alias": "b"}, "models.a.alias: unknown key"),
-        ({"unset": ()}, "models.a.unset: unknown key"),
         ({"extra": {"n": 2}}, "models.a.extra.n: is set by this package: use `sample=` of the call"),
         ({"extra": {"options": {"num_predict": 2}}}, "models.a.extra.options.num_predict: is set by this package"),
         ({"extra": {"x": float("inf")}}, "models.a.extra: expected plain JSON values"),
-        ({"extra": {"x": {1, 2}}}, "models.a.extra: expected plain JSON values"),
     ],
 )
 def test_a_wrong_model_row_says_what_is_expected(row: dict[str, Any], words: str) -> None:
@@ -166,16 +155,12 @@ def test_a_wrong_model_row_says_what_is_expected(row: dict[str, Any], words: str
     assert words in refusal(models={"a": {"model": "openai/x", **row}})
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["n", "stream", "max_tokens", "messages", "model", "temperature", "stop", "seed", "response_format", "format",
-     "tools", "tool_choice", "num_ctx", "keep_alive", "reasoning_effort", "think"],
-)  # fmt: skip
-def test_extra_refuses_what_this_package_sets(name: str) -> None:
+def test_extra_refuses_what_this_package_sets() -> None:
     """What we own cannot be passed behind our back, and the message says where it is set."""
-    assert f"models.a.extra.{name}: is set by this package" in refusal(
-        models={"a": {"model": "openai/x", "extra": {name: 1}}}
-    )
+    names = ("n", "stream", "max_tokens", "messages", "model", "temperature", "stop", "seed", "response_format")
+    more = ("format", "tools", "tool_choice", "num_ctx", "keep_alive", "reasoning_effort", "think")
+    words = refusal(models={"a": {"model": "openai/x", "extra": dict.fromkeys((*names, *more), 1)}})
+    assert all(f"models.a.extra.{name}: is set by this package" in words for name in (*names, *more))
 
 
 @pytest.mark.parametrize(
@@ -184,24 +169,19 @@ def test_extra_refuses_what_this_package_sets(name: str) -> None:
         ({}, "tasks.t.models: is missing"),
         ({"models": []}, "tasks.t.models: is empty: name at least one"),
         ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`?"),
-        ({"models": "b"}, "tasks.t.models: unknown model 'b'; known: a"),
         ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
         ({"models": ["a", 5]}, "tasks.t.models[1]: expected text (given: 5)"),
         ({"models": {"a": 1}}, "tasks.t.models: expected a valid tuple"),
-        ({"models": "a", "strategy": "cheapst"}, "did you mean `cheapest`?"),
         ({"models": "a", "temperature": 3}, "less than or equal to 2"),
         ({"models": "a", "temperature": float("nan")}, "expected a finite number"),
-        ({"models": "a", "max_tokens": 0}, "greater than 0"),
         ({"models": "a", "deadline": "forever"}, "tasks.t.deadline: expected a time"),
         ({"models": "a", "retries": 21}, "less than or equal to 20"),
-        ({"models": "a", "cache": "of"}, "did you mean `off`?"),
         ({"models": "a", "cache": False}, "expected 'use', 'refresh', 'off' or 'only' (given: False)"),
         ({"models": "a", "fallback_on": ["content_filtr"]}, "unknown error code 'content_filtr'; did you mean"),
         ({"models": "a", "fallback_on": "config"}, "unknown error code 'config'"),
         ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
         ({"models": "a", "budget": {"per_day": "$5"}}, "tasks.t.budget.per_day: expected an amount of money"),
         ({"models": "a", "name": "t"}, "tasks.t.name: unknown key"),
-        ({"models": "a", "max_token": 5}, "did you mean `max_tokens`?"),
         ("a", "tasks.t: expected a mapping (given: 'a')"),
     ],
 )
@@ -215,21 +195,21 @@ def test_a_wrong_task_row_says_what_is_expected(row: Any, words: str) -> None:
     [
         ({"version": 2}, "version: expected 1 (given: 2)"),
         ({"budget": {"per_day": 0}}, "budget.per_day: expected greater than 0"),
-        ({"budget": {"on_exceeded": "stopp"}}, "did you mean `stop`?"),
         ({"budget": {"per_year": 5}}, "budget.per_year: unknown key; did you mean `per_"),
         ({"cache": {"ttl": "30x"}}, "cache.ttl: expected a time"),
         ({"cache": {"size_limit": 0}}, "cache.size_limit: expected greater than 0"),
         ({"log": {}}, "log.file: is missing"),
         ({"log": {"file": "x", "backups": -1}}, "log.backups: expected greater"),
         ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
-        ({"limits": {"openai": {"rpmm": 1}}}, "limits.openai.rpmm: unknown key; did you mean `rpm`?"),
-        ({"modles": {}}, "modles: unknown key; did you mean `models`?"),
         ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is no name for a model"),
-        ({"models": {"a/b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a/b' is no name for a model"),
         ({"models": [1]}, "models: expected a"),
         ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
         ({"tasks": None}, "tasks: is missing"),
         ({"tasks": "x"}, "tasks: expected a"),
+        (
+            {"budget": {"per_day": "${T_DAY}"}},
+            "budget.per_day: ${T_DAY} is not set: export T_DAY=..., or write ${T_DAY:-default}",
+        ),
     ],
 )
 def test_a_wrong_section_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
@@ -237,18 +217,15 @@ def test_a_wrong_section_says_what_is_expected(sections: dict[str, Any], words: 
     assert words in refusal(**sections)
 
 
-def test_limits_on_a_provider_that_is_not_used_are_fine() -> None:
-    """Only what is nearly the name of a used provider is taken for a typo."""
+def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -> None:
+    """A limit on a provider that nothing uses does no harm; pydantic's own error never comes out."""
     config = LLMConfig(
         models={"a": {"model": "openai/x"}},
         tasks={"t": {"models": "azure/y"}},
         limits={"anthropic": {"rpm": 1}, "azure_ai": {"tpm": 2}, "http://127.0.0.1:1/v1": {"concurrency": 1}},
+        budget={"scope": "team", "total": 5},
     )
-    assert config.limits["azure_ai"].tpm == 2
-
-
-def test_what_is_no_mapping_is_a_config_error() -> None:
-    """Pydantic's own error never comes out."""
+    assert (config.limits["azure_ai"].tpm, config.budget_scope()) == (2, "team")
     with pytest.raises(ConfigError, match="expected a mapping with `models:`"):
         LLMConfig.model_validate([1])
 
@@ -282,12 +259,6 @@ def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.M
     assert (model.num_ctx, model.price, model.digest, model.reasoning, model.api_key_env) == (None,) * 5
     assert model.unset == ("T_NAME", "T_BASE", "T_CTX", "T_PRICE", "T_DIGEST", "T_KEY", "T_EMPTY")
     assert one_model(model="${T_WHICH}").unset == ("T_WHICH",)
-
-
-def test_an_unset_variable_outside_models_is_a_fault() -> None:
-    """Nothing else can be left out of a run."""
-    words = refusal(budget={"per_day": "${T_DAY}"})
-    assert "budget.per_day: ${T_DAY} is not set: export T_DAY=..., or write ${T_DAY:-default}" in words
 
 
 @pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}"])
@@ -356,25 +327,27 @@ def test_words_about_passwords_in_prose_are_no_key() -> None:
 
 
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
-@pytest.mark.parametrize(
-    ("place", "sections"),
-    [
-        ("models.a.model", {"models": {"a": {"model": "{}"}}}),
-        ("models.a.api_base", {"models": {"a": {"model": "openai/x", "api_base": "{}"}}}),
-        ("models.a.num_ctx", {"models": {"a": {"model": "openai/x", "num_ctx": "{}"}}}),
-        ("models.a.price.input", {"models": {"a": {"model": "openai/x", "price": {"input": "{}", "output": 1}}}}),
-        ("models.a.extra.user", {"models": {"a": {"model": "openai/x", "extra": {"user": "{}"}}}}),
-        ("tasks.t.models", {"tasks": {"t": {"models": "{}"}}}),
-        ("tasks.t.models[0]", {"tasks": {"t": {"models": ["{}"]}}}),
-        ("tasks.t.strategy", {"tasks": {"t": {"models": "a", "strategy": "{}"}}}),
-        ("budget.per_day", {"budget": {"per_day": "{}"}}),
-        ("log.file", {"log": {"file": "{}"}}),
-    ],
-)  # fmt: skip
-def test_a_variable_in_another_spelling_gets_the_right_one(place: str, sections: Any, spelling: str) -> None:
-    """Shells write `$NAME` and LiteLLM's proxy `os.environ/NAME`: one error, at its place, with what to write."""
-    words = refusal(**json.loads(json.dumps(sections).replace("{}", spelling)))
-    assert words == f"{place}: {spelling} is not filled in: write  ${{T_NAME}}"
+def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> None:
+    """Shells write `$NAME` and LiteLLM's proxy `os.environ/NAME`: one error for each place, with what to write."""
+    row = {
+        "model": spelling,
+        "num_ctx": spelling,
+        "price": {"input": spelling, "output": 1},
+        "extra": {"user": spelling},
+    }
+    words = refusal(
+        models={"a": row},
+        tasks={"t": {"models": [spelling], "strategy": spelling}, "u": {"models": spelling}},
+        budget={"per_day": spelling},
+        log={"file": spelling},
+    )
+    places = (
+        *("budget.per_day", "log.file", "models.a.extra.user", "models.a.model", "models.a.num_ctx"),
+        *("models.a.price.input", "tasks.t.models[0]", "tasks.t.strategy", "tasks.u.models"),
+    )
+    assert [line.strip() for line in words.splitlines()[1:]] == [
+        f"{place}: {spelling} is not filled in: write  ${{T_NAME}}" for place in places
+    ]
 
 
 def test_a_variable_in_another_spelling_where_a_name_belongs() -> None:
@@ -417,12 +390,6 @@ def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None
     assert model.environment_texts == ("Bearer canary-token",)
     assert model.api_base == "https://user:canary-pass@host/v1?sig=canary-sig"
     assert repr(one_model(quality=3)) == "ModelConfig(alias='a', unset=(), model='openai/x', quality=3)"
-
-
-def test_a_budgets_scope_may_be_given() -> None:
-    """Its name, or the resolved path of the file; without either there is none."""
-    assert LLMConfig(tasks={}, budget={"scope": "team", "total": 5}).budget_scope() == "team"
-    assert LLMConfig(tasks={}, budget={"total": 5}).budget_scope() is None
 
 
 def test_threads_may_make_the_first_configuration_together() -> None:

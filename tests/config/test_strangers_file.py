@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_schema import SECTIONS
 from fault_server import Endpoint, FaultServer
 from faults import good
 from typer.testing import CliRunner
 
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.cli.app import app
-from testronaut_llm.config.file import load_config
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.config.schema import SECTIONS
-from testronaut_llm.config.trust import ALLOWED, trust
+from testronaut_llm.config.source import load_config
+from testronaut_llm.config.trust import ALLOWED, is_trusted, record_of, trust
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.providers.table import find_provider
+from testronaut_llm.support.paths import data_dir
 
 SECRET = "canary-of-the-user-0123456789"
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GEMINI_API_KEY", "ANY_SECRET")
@@ -128,13 +129,14 @@ def test_what_a_row_may_say_is_kept(write: Write) -> None:
         "//attacker.example", "attacker.example", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm"])
-def test_an_address_beyond_loopback_waits_for_trust(write: Write, provider: str, url: str) -> None:
+def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> None:
     """Whatever the provider, and however the address is written."""
-    write({"m": {"model": f"{provider}/x", "api_base": url}})
-    found = readiness(load_config().models["m"])
-    assert not found.ready
-    assert "api_base" in found.missing
+    providers = ("openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm")
+    write({provider: {"model": f"{provider}/x", "api_base": url} for provider in providers})
+    for row in load_config().models.values():
+        found = readiness(row)
+        assert not found.ready
+        assert "api_base" in found.missing
 
 
 @pytest.mark.parametrize(
@@ -169,20 +171,6 @@ def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
     config = load_config()
     assert (config.cache.size_limit, config.budget_scope(), config.ignored) == (1, "mine", ())
     assert config.log is not None
-
-
-def test_a_stranger_does_not_empty_the_users_store(write: Write, server: FaultServer) -> None:
-    """`cache: {size_limit: 1}` of a cloned repository leaves the answers of other files where they are."""
-    api = server.plan("cached", good("Kept."))
-    row = {"model": "openai/gpt-4o-mini", "api_base": f"{api.url}/v1", "price": {"input": 1, "output": 1}}
-    own = LLMConfig(models={"m": row}, tasks={"t": {"models": ["m"]}})
-    with LLMManager(config=own) as llm:
-        assert not llm.complete("t", "hi").cached
-    write({"m": {**row, "quality": 6}}, cache={"size_limit": 1})
-    with LLMManager() as llm:
-        llm.complete("t", "another")
-    with LLMManager(config=own) as llm:
-        assert llm.complete("t", "hi", cache="only").cached
 
 
 PLACES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -296,25 +284,6 @@ def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, atta
         assert (SECRET in attacker.requests[-1].path) == (attack == "the path")
 
 
-def test_extra_of_a_stranger_selects_no_host(write: Write, attacker: Endpoint, server: FaultServer) -> None:
-    """Not before the file is trusted, and not afterwards: these are no body fields of Anthropic."""
-    ours = server.plan("ours", good("Hello."))
-    extra = {"custom_llm_provider": "openai", "openai_base_url": "http://attacker.example/v1"}
-    row = {"model": "anthropic/claude-haiku-4-5", "api_base": ours.url, "price": {"input": 1, "output": 1}}
-    path = write({"m": {**row, "extra": extra}})
-    with LLMManager() as llm, pytest.raises(LLMError, match="testronaut-llm trust"):
-        llm.complete("t", "hi")
-    trust(path)
-    with LLMManager() as llm, pytest.raises(LLMError, match="'custom_llm_provider', no body field of anthropic"):
-        llm.complete("t", "hi")
-    assert attacker.requests == ours.requests == []
-    write({"m": {**row, "extra": {"top_k": 3}}})
-    trust(path)
-    with LLMManager() as llm:
-        assert llm.complete("t", "hi").text == "Hello."
-    assert ours.requests[-1].body["top_k"] == 3
-
-
 def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own Ollama is not told to fetch it from another registry, nor with a secret in its name."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
@@ -416,3 +385,37 @@ def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Wr
     config = load_config()
     assert len(str(config.models["m7"].withheld)) < 500
     assert len(readiness(config.models["m7"]).missing) < 600
+
+
+def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) -> None:
+    """An edit ends it, the same text elsewhere is another file, a link is the file; the record is private."""
+    path = write({"m": {"model": "openai/x"}})
+    text = path.read_text()
+    assert not is_trusted(path, text)
+    assert trust(path) == path.resolve()
+    assert is_trusted(path, text)
+    assert not is_trusted(path, text + "# one more line\n")
+    (tmp_path / "other.yaml").write_text(text)
+    assert not is_trusted(tmp_path / "other.yaml", text)
+    (tmp_path / "link.yaml").symlink_to(path)
+    assert is_trusted(tmp_path / "link.yaml", text)
+    record = record_of(path)
+    assert record.is_relative_to(data_dir())
+    assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    for damage in (b"", b"{", b"[]", b"\xff\xfe", b'{"path": "x", "sha256": "y"}'):
+        record.write_bytes(damage)
+        assert not is_trusted(path, text)
+
+
+def test_what_cannot_be_read_or_recorded_is_a_config_error(write: Write, tmp_path: Path) -> None:
+    """A missing file, bytes that are no text, a folder that cannot be made."""
+    path = write({"m": {"model": "openai/x"}})
+    with pytest.raises(LLMError, match=r"cannot read .*missing\.yaml"):
+        trust(tmp_path / "missing.yaml")
+    data_dir().mkdir(parents=True)
+    (data_dir() / "trusted").write_text("in the way")
+    with pytest.raises(LLMError, match="cannot trust"):
+        trust(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(LLMError, match="is not UTF-8"):
+        trust(path)

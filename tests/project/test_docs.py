@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import testronaut_llm
 from testronaut_llm.cli import app
-from testronaut_llm.config.file import load_config
+from testronaut_llm.config.source import load_config
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
@@ -35,7 +35,7 @@ def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
 
 
 WORKED_EXAMPLE = """
-from testronaut_llm.config.file import load_config
+from testronaut_llm.config.source import load_config
 from testronaut_llm.providers.provider_registry import api_base_of, provider_of, readiness
 model = load_config("llm.yaml").model("acme")
 state = readiness(model)

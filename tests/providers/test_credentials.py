@@ -18,7 +18,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers import secret_readers
 from testronaut_llm.providers.credentials import Credentials, resolve_key
-from testronaut_llm.providers.provider_registry import provider_of, readiness
+from testronaut_llm.providers.provider_registry import Provider, provider_of, readiness
 
 CANARY = "canary-key-0123456789"
 
@@ -59,29 +59,21 @@ def command_that(tmp_path: Path, code: str) -> str:
 
 
 def test_the_usual_variable_holds_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of the usual names that is set wins; blanks around a key are not part of it."""
+    """The first of the usual names that is set wins; blanks around a key are not part of it; each call looks anew."""
+    assert str(refusal(a_model())) == "mine: OPENAI_API_KEY is not set; export OPENAI_API_KEY=<your key>"
     monkeypatch.setenv("OPENAI_API_KEY", f" {CANARY}\n")
     assert key_of(a_model()) == CANARY
+    assert CANARY not in f"{resolve_key(a_model(), provider_of(a_model()))!r}"
+    monkeypatch.setenv("OPENAI_API_KEY", "new-key")
+    assert key_of(a_model()) == "new-key"
     monkeypatch.setenv("GOOGLE_API_KEY", "second")
     assert key_of(a_model("gemini/x")) == "second"
     monkeypatch.setenv("GEMINI_API_KEY", "first")
     assert key_of(a_model("gemini/x")) == "first"
 
 
-def test_a_key_is_looked_up_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that changes while the process runs is the new one at the next call."""
-    credentials = Credentials()
-    provider = provider_of(a_model())
-    for key in ("old-key", "new-key"):
-        monkeypatch.setenv("OPENAI_API_KEY", key)
-        found = credentials.key(a_model(), provider)
-        assert found is not None
-        assert found.get_secret_value() == key
-        assert key not in f"{found} {found!r}"
-
-
 def test_another_variable_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`api_key_env` replaces the usual one, which is then not used even when it is set."""
+    """`api_key_env` replaces the usual one; whoever pastes the key itself there does not find it in a log."""
     monkeypatch.setenv("OPENAI_API_KEY", "usual")
     model = a_model(api_key_env="MY_KEY")
     error = refusal(model)
@@ -90,46 +82,24 @@ def test_another_variable_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert readiness(model).missing == "MY_KEY is not set"
     monkeypatch.setenv("MY_KEY", CANARY)
     assert key_of(model) == CANARY
-
-
-def test_a_key_in_place_of_a_name_is_not_repeated() -> None:
-    """Whoever pastes the key itself into `api_key_env` does not find it in a log."""
-    pasted = "gsk_" + "a1B2c3D4" * 6
-    assert pasted not in str(refusal(a_model().model_copy(update={"api_key_env": pasted})))
-    assert "sk-not a name" not in str(refusal(a_model().model_copy(update={"api_key_env": "sk-not a name"})))
-
-
-def test_a_missing_key_names_the_variable() -> None:
-    """The error and readiness speak with one voice."""
-    assert str(refusal(a_model())) == "mine: OPENAI_API_KEY is not set; export OPENAI_API_KEY=<your key>"
+    for pasted in ("gsk_" + "a1B2c3D4" * 6, "sk-not a name"):
+        assert pasted not in str(refusal(a_model().model_copy(update={"api_key_env": pasted})))
 
 
 def test_a_row_without_variables_asks_for_one() -> None:
-    """Nothing usual to set: the field that names a variable is the mend."""
-    from testronaut_llm.providers.provider_registry import Provider
-
+    """Nothing usual to set: the field that names a variable is what to write."""
     row = Provider(name="bare", default_base="https://bare.example")
     with pytest.raises(MissingCredentialError, match="no key for bare; name its variable"):
         resolve_key(a_model("bare/x"), row)
 
 
-@pytest.mark.parametrize("value", [f"{CANARY}\nsecond line", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é"])
-def test_what_is_no_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_what_is_no_key_is_refused_unseen() -> None:
     """A line break in a header is an attack or an accident; the value stays out of the message."""
-    error = refusal_of_raw(value)
-    assert CANARY not in error
-    assert "holds more than a key" in error
-
-
-def refusal_of_raw(value: str) -> str:
-    with pytest.raises(secret_readers.UnreadableError) as caught:
-        secret_readers.one_word(value.encode(), "it")
-    return str(caught.value)
-
-
-def test_an_empty_source_is_named() -> None:
-    """Nothing came out."""
-    assert refusal_of_raw(" \n") == "it holds no key"
+    for value in (f"{CANARY}\nsecond line", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é", " \n"):
+        with pytest.raises(secret_readers.UnreadableError) as caught:
+            secret_readers.one_word(value.encode(), "it")
+        assert CANARY not in str(caught.value)
+        assert str(caught.value) == ("it holds more than a key" if value.strip() else "it holds no key")
 
 
 # Files
@@ -139,7 +109,6 @@ def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.M
     """Mode 0600 or stricter; `~` is the home."""
     assert key_of(a_model(api_key_file=str(key_file))) == CANARY
     key_file.chmod(0o400)
-    assert key_of(a_model(api_key_file=str(key_file))) == CANARY
     monkeypatch.setenv("HOME", str(key_file.parent))
     model = a_model(api_key_file="~/a key")
     assert key_of(model) == CANARY
@@ -147,8 +116,8 @@ def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_a_file_that_others_can_read_is_refused_with_the_mend(key_file: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> None:
     """The message is the command, quoted for a shell."""
     key_file.chmod(mode)
     model = a_model(api_key_file=str(key_file))
@@ -156,19 +125,12 @@ def test_a_file_that_others_can_read_is_refused_with_the_mend(key_file: Path, mo
     assert readiness(model).mend == f"chmod 600 '{key_file}'"
 
 
-def test_a_key_file_is_checked_again_when_it_is_read(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read is the file that was opened, not one swapped in after the look at its name."""
-    key_file.chmod(0o644)
-    monkeypatch.setattr("testronaut_llm.providers.secret_readers.check_file", lambda name: None)
-    assert "can be read by others" in str(refusal(a_model(api_key_file=str(key_file))))
-    key_file.unlink()
-    assert "cannot be read (No such file" in str(refusal(a_model(api_key_file=str(key_file))))
-
-
 def test_a_file_that_is_none_is_named(tmp_path: Path, key_file: Path) -> None:
-    """Missing, a folder, empty, more than a key."""
+    """Missing, a folder, a pipe that nobody writes to, empty, more than a key."""
     assert "cannot be read (No such file" in str(refusal(a_model(api_key_file=str(tmp_path / "none"))))
-    assert "is not a file" in str(refusal(a_model(api_key_file=str(tmp_path))))
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in (tmp_path, tmp_path / "pipe"):
+        assert "is not a file" in str(refusal(a_model(api_key_file=str(name))))
     key_file.write_text("")
     assert "holds no key; put the key there" in str(refusal(a_model(api_key_file=str(key_file))))
     key_file.write_text(f"{CANARY} {CANARY}")
@@ -179,29 +141,17 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, key_file: Path) -> None:
 
 
 def test_a_command_prints_the_key(tmp_path: Path) -> None:
-    """Split like a shell's line, and run without one."""
-    model = a_model(api_key_command=command_that(tmp_path, f"print({CANARY!r})"))
-    assert key_of(model) == CANARY
+    """Split like a shell's line, and run without one; what it says on its error output is no part of the key."""
+    code = f"import sys; print('a warning', file=sys.stderr); print('+'.join([{CANARY!r}, *sys.argv[1:]]))"
+    model = a_model(api_key_command=f"{command_that(tmp_path, code)} $HOME;id")
+    assert key_of(model) == f"{CANARY}+$HOME;id"
     assert readiness(model).note == "key from api_key_command"
-
-
-def test_what_a_command_says_aside_is_no_part_of_the_key(tmp_path: Path) -> None:
-    """A warning on its error output does not spoil the key."""
-    code = f"import sys; print('a warning', file=sys.stderr); print({CANARY!r})"
-    assert key_of(a_model(api_key_command=command_that(tmp_path, code))) == CANARY
-
-
-def test_a_command_is_no_shell_line(tmp_path: Path) -> None:
-    """What a shell would expand is passed on as it is."""
-    echo = command_that(tmp_path, "import sys; print('+'.join(sys.argv[1:]))")
-    assert key_of(a_model(api_key_command=f"{echo} $HOME;id")) == "$HOME;id"
 
 
 @pytest.mark.parametrize(
     ("code", "said"),
     [
         (f"import sys; sys.stderr.write({CANARY!r}); sys.exit(3)", "ended with status 3; run the command by hand"),
-        (f"print({CANARY!r}); raise SystemExit(1)", "ended with status 1"),
         ("pass", "holds no key"),
         (f"print({CANARY!r}, 'and more')", "holds more than a key"),
     ],
@@ -222,23 +172,16 @@ def test_a_command_that_hangs_is_given_up(tmp_path: Path) -> None:
         secret_readers.run_command(hang, timeout=0.2)
 
 
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        ("no-such-program-anywhere x", "'no-such-program-anywhere' is not on PATH"),
-        ("pass 'show", "is not a command line (No closing quotation); mend its quotes"),
-        ("  ", "api_key_command is empty"),
-    ],
-)
-def test_a_command_that_cannot_be_run_is_known_before(command: str, said: str) -> None:
-    """`check` finds it without running anything."""
-    model = a_model(api_key_command=command)
-    assert said in str(refusal(model))
-    assert not readiness(model).ready
-
-
-def test_a_program_that_does_not_start_is_named(tmp_path: Path) -> None:
-    """Executable, but not for this machine."""
+def test_a_command_that_cannot_be_run_is_known_before(tmp_path: Path) -> None:
+    """`check` finds it without running anything, but for a program that is not for this machine."""
+    for command, said in {
+        "no-such-program-anywhere x": "'no-such-program-anywhere' is not on PATH",
+        "pass 'show": "is not a command line (No closing quotation); mend its quotes",
+        "  ": "api_key_command is empty",
+    }.items():
+        model = a_model(api_key_command=command)
+        assert said in str(refusal(model))
+        assert not readiness(model).ready
     program = tmp_path / "broken"
     program.write_bytes(b"\x7fELF")
     program.chmod(0o700)

@@ -17,21 +17,14 @@ import pytest
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.providers import litellm_data
 from testronaut_llm.providers.endpoint import host_of, is_own_host
 from testronaut_llm.providers.provider_registry import readiness
-from testronaut_llm.providers.rows import (
-    BY_HANDLER,
-    BY_OPENAI_CLIENT,
-    EMBEDS_BY_OPENAI_CLIENT,
-    ROWS,
-    default_row,
-)
-from testronaut_llm.providers.table import find_provider
+from testronaut_llm.providers.table import default_row, find_provider, listed, litellm_names, litellm_services
 from testronaut_llm.testing.network import NetworkGuard
 
-LISTED = {*BY_OPENAI_CLIENT, *BY_HANDLER}
-KNOWN = sorted({*LISTED, *litellm_data.services()})
+OWN_FORM = {name for name, fields in listed().items() if "litellm_prefix" in fields}
+LISTED = {*listed()} - OWN_FORM
+KNOWN = sorted(LISTED | {*litellm_services()})
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +42,9 @@ def forget() -> Iterator[Callable[[], None]]:
     """Lets the files be read anew, now and after the test."""
 
     def cleared() -> None:
-        litellm_data.names.cache_clear()
-        litellm_data.services.cache_clear()
+        litellm_names.cache_clear()
+        litellm_services.cache_clear()
+        default_row.cache_clear()
 
     cleared()
     yield cleared
@@ -79,18 +73,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[]
 def test_the_names_are_litellms(litellm: Any, from_json: Any) -> None:
     """Every provider of the installed LiteLLM is known, read from its files without importing it."""
     theirs = {str(getattr(name, "value", name)) for name in litellm.provider_list} | set(from_json.list_providers())
-    assert sorted(litellm_data.names()) == sorted(theirs)
+    assert sorted(litellm_names()) == sorted(theirs)
     assert {find_provider(name).name for name in theirs} >= theirs - {"ollama_chat", "custom_openai", "cohere_chat"}
 
 
 def test_each_name_is_listed_once() -> None:
     """What is kept by hand is what LiteLLM keeps as code, where we ask by its name: not in its data, and not gone."""
-    by_hand = [*(row.name for row in ROWS), *BY_OPENAI_CLIENT, *BY_HANDLER]
-    assert len(by_hand) == len(set(by_hand))
-    asked_by_name = {name for name in by_hand if find_provider(name).litellm_prefix != "openai"}
-    assert asked_by_name <= litellm_data.names()
-    assert not set(by_hand) & set(litellm_data.services())
-    assert "embedded" not in litellm_data.names()
+    asked_by_name = {name for name in listed() if find_provider(name).litellm_prefix != "openai"}
+    assert asked_by_name <= litellm_names()
+    assert not set(listed()) & set(litellm_services())
+    assert "embedded" not in litellm_names()
 
 
 @pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
@@ -109,7 +101,7 @@ def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_the_variables_are_litellms(from_json: Any) -> None:
     """Where LiteLLM keeps the names of variables as data, they come first."""
-    assert len(litellm_data.services()) == len(from_json.list_providers()) > 20
+    assert len(litellm_services()) == len(from_json.list_providers()) > 20
     for name in from_json.list_providers():
         theirs, row = from_json.get(name), default_row(name)
         assert (name, row.key_variables) == (name, (theirs.api_key_env,))
@@ -196,40 +188,31 @@ def test_another_layout_of_litellm_accepts_every_name(
 ) -> None:
     """A list that cannot be read calls no name unknown; rows and tables of ours work as before."""
     install(services, names)
-    assert not litellm_data.names()
-    assert not litellm_data.services()
+    assert not litellm_names()
+    assert not litellm_services()
     assert find_provider("openai").default_base == "https://api.openai.com/v1"
     assert find_provider("moonshot").default_base == "https://api.moonshot.ai/v1"
     assert readiness(ModelConfig(alias="a", model="opnai/x")).missing == "opnai needs an endpoint"
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"base_url": "http://plain.example/v1", "api_key_env": "K"},
-        {"base_url": "https://u:p@host.example/v1", "api_key_env": "K"},
-        {"base_url": "https://{region}.host.example:port/v1", "api_key_env": "K"},
-        {"base_url": "https:///v1", "api_key_env": "K"},
-        {"base_url": None, "api_key_env": "K"},
-        {"base_url": "https://host.example/v1", "api_key_env": "no name"},
-        {"base_url": "https://host.example/v1"},
-        {"api_key_env": "K"},
-    ],
-)
-def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None], row: dict[str, Any]) -> None:
+def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> None:
     """A key is sent to an https URL of LiteLLM's data, or nowhere."""
-    install(json.dumps({"odd": row, "good": {"base_url": "https://good.example", "api_key_env": "GOOD"}}), NAMES)
-    assert list(litellm_data.services()) == ["good"]
-    assert "odd" not in litellm_data.names()
+    urls = ("http://plain.example/v1", "https://u:p@host.example/v1", "https://{region}.host.example:port/v1", None)
+    odd = [{"base_url": url, "api_key_env": "K"} for url in (*urls, "https:///v1")]
+    odd += [{"base_url": "https://host.example/v1", "api_key_env": "no name"}, {"base_url": "https://host.example/v1"}]
+    rows = {f"odd{number}": row for number, row in enumerate([*odd, {"api_key_env": "K"}])}
+    install(json.dumps({**rows, "good": {"base_url": "https://good.example", "api_key_env": "GOOD"}}), NAMES)
+    assert list(litellm_services()) == ["good"]
+    assert not litellm_names() & {*rows}
 
 
 def test_a_stand_in_for_litellm_is_no_failure(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> None:
     """A test program that puts a module of its own under LiteLLM's name gets a list that cannot be read."""
     monkeypatch.setitem(sys.modules, "litellm", ModuleType("litellm"))
-    assert not litellm_data.names()
+    assert not litellm_names()
     monkeypatch.setitem(sys.modules, "litellm", None)
     forget()
-    assert not litellm_data.names()
+    assert not litellm_names()
 
 
 # These want a cloud SDK, credentials to sign with, or names of a form of their own before anything is sent.
@@ -239,7 +222,7 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-EMBEDDERS = EMBEDS_BY_OPENAI_CLIENT | {
+EMBEDDERS = {name for name in LISTED if default_row(name).embedding_client == "openai"} | {
     "dashscope", "databricks", "gemini", "hosted_vllm", "llamafile", "lm_studio", "openrouter", "ovhcloud",
     "perplexity", "sambanova", "vercel_ai_gateway", "volcengine", "voyage",
 }  # fmt: skip

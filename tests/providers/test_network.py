@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import subprocess
@@ -163,37 +164,22 @@ def test_loopback_needs_nothing_of_the_environment(
 
 
 ROUTES = [
-    ("", "http://api.corp/", False),
-    ("*", "http://api.corp/", True),
-    ("x, * ", "http://api.corp/", True),
-    ("api.corp", "http://api.corp/", True),
-    ("API.Corp", "http://api.corp/", True),
-    ("api.corp", "http://notapi.corp/", False),
-    ("corp", "http://api.corp/", True),
-    (".corp", "http://api.corp/", True),
-    ("*.corp", "http://api.corp/", True),
-    ("*.corp", "http://api.corp.example/", False),
-    ("other api.corp", "http://api.corp/", True),
-    ("api.corp:8080", "http://api.corp:8080/", True),
-    ("api.corp:8080", "http://api.corp/", False),
-    ("http://api.corp", "http://api.corp/", True),
-    ("10.1.2.3", "http://10.1.2.3/", True),
-    ("10.0.0.0/8", "http://10.1.2.3/", True),
-    ("10.0.0.0/8", "http://11.1.2.3/", False),
-    ("10.0.0.0/8", "http://api.corp/", False),
-    ("fd00::5", "http://[fd00::5]/", True),
-    ("[fd00::5]", "http://[fd00::5]/", True),
-    ("fd00::5/128", "http://[fd00::5]:81/", True),
-    ("fd00::/8", "http://[fd12::5]/", True),
-    ("[fd00::]/8", "http://[fd12::5]/", True),
-    ("fd00::/8", "http://[fe80::5]/", False),
-    ("[fd00::5]:81", "http://[fd00::5]:81/", True),
-    ("[fd00::5]:81", "http://[fd00::5]/", False),
-    ("[::1]", "http://api.corp/", False),
-    ("::1/128", "http://api.corp/", False),
-    ("host:80a,[::1,http://[::1,:,xn--,/,api.corp", "http://api.corp/", True),
+    ("", "http://api.corp/", False), ("*", "http://api.corp/", True), ("x, * ", "http://api.corp/", True),
+    ("api.corp", "http://api.corp/", True), ("API.Corp", "http://api.corp/", True),
+    ("api.corp", "http://notapi.corp/", False), ("corp", "http://api.corp/", True),
+    (".corp", "http://api.corp/", True), ("*.corp", "http://api.corp/", True),
+    ("*.corp", "http://api.corp.example/", False), ("other api.corp", "http://api.corp/", True),
+    ("api.corp:8080", "http://api.corp:8080/", True), ("api.corp:8080", "http://api.corp/", False),
+    ("http://api.corp", "http://api.corp/", True), ("10.1.2.3", "http://10.1.2.3/", True),
+    ("10.0.0.0/8", "http://10.1.2.3/", True), ("10.0.0.0/8", "http://11.1.2.3/", False),
+    ("10.0.0.0/8", "http://api.corp/", False), ("fd00::5", "http://[fd00::5]/", True),
+    ("[fd00::5]", "http://[fd00::5]/", True), ("fd00::5/128", "http://[fd00::5]:81/", True),
+    ("fd00::/8", "http://[fd12::5]/", True), ("[fd00::]/8", "http://[fd12::5]/", True),
+    ("fd00::/8", "http://[fe80::5]/", False), ("[fd00::5]:81", "http://[fd00::5]:81/", True),
+    ("[fd00::5]:81", "http://[fd00::5]/", False), ("[::1]", "http://api.corp/", False),
+    ("::1/128", "http://api.corp/", False), ("host:80a,[::1,http://[::1,:,xn--,/,api.corp", "http://api.corp/", True),
     ("host:80a,[::1,http://[::1", "http://api.corp/", False),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("no_proxy", "url", "direct"), ROUTES)
@@ -202,21 +188,16 @@ def test_each_form_of_no_proxy(
 ) -> None:
     """Names, their domains, ports, addresses and ranges, IPv6 too, go past the proxy; all else goes to it."""
     monkeypatch.setenv("NO_PROXY", no_proxy)
-    with httpx.Client(**client_settings(url)) as client:
-        if direct:
-            with pytest.raises(httpx.ConnectError):
-                client.get(url)  # there is no network to go to
-        else:
-            assert client.get(url).status_code == 200
 
     async def again() -> None:
         async with httpx.AsyncClient(**client_settings(url, asynchronous=True)) as client:
             await client.get(url)
 
-    if direct:
-        with pytest.raises(httpx.ConnectError):
-            asyncio.run(again())
-    else:
+    expected = pytest.raises(httpx.ConnectError) if direct else contextlib.nullcontext()  # there is no network to go to
+    with expected, httpx.Client(**client_settings(url)) as client:
+        client.get(url)
+    expected = pytest.raises(httpx.ConnectError) if direct else contextlib.nullcontext()
+    with expected:
         asyncio.run(again())
     assert len(trap.requests) == (0 if direct else 2)
     assert bool(network.blocked) is direct
@@ -314,14 +295,6 @@ def test_a_failing_import_leaves_the_environment(tmp_path: Path, monkeypatch: py
     assert os.environ["ALL_PROXY"] == "socks://h:1"
 
 
-def test_sound_variables_are_seen_by_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is hidden that breaks nothing."""
-    (tmp_path / "looks.py").write_text("import os\nseen = dict(os.environ)\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("HTTPS_PROXY", "http://a:1")
-    assert _imported("looks").seen["HTTPS_PROXY"] == "http://a:1"
-
-
 _PROGRAM = """
 import sys
 from testronaut_llm import LLMManager
@@ -348,17 +321,6 @@ def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path)
         check=False,
     )
     assert (ran.stdout, ran.returncode) == ("Hello from the fault server. here\n", 0), ran.stderr
-
-
-@broken
-def test_ollama_elsewhere_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """The management side says the same."""
-    monkeypatch.setenv(variable, value)
-    with OllamaServer(ELSEWHERE) as ollama:
-        with pytest.raises(errors.ConnectionFailedError, match=variable):
-            ollama.models()
-        with pytest.raises(errors.ConnectionFailedError, match=variable):
-            ollama.remove("qwen3")
 
 
 JUNK = ["http://[x", "h:80a", "http://a b", "ftp://box", "http://" + "a" * 64, "http://bo\x01x", "a..b"]

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.edit import set_value
-from testronaut_llm.config.file import load_config
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.sections import CacheConfig, LogConfig
+from testronaut_llm.config.source import load_config
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.money.entries import Entry
 from testronaut_llm.money.ledger import Ledger

@@ -1,6 +1,6 @@
-"""The JSON Schema of `llm.yaml`, made from the shapes: editors complete, explain and check with it.
+"""Writes the JSON Schema of `llm.yaml` from the shapes: editors complete, explain and check with it.
 
-`python -m testronaut_llm.config.schema` writes it anew after a change of the shapes.
+python scripts/config_schema.py            after a change of the shapes
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import ast
 import inspect
 import json
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,9 +16,9 @@ from pydantic import BaseModel
 from testronaut_llm.config.faults import keys_of
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig
+from testronaut_llm.config.source import SCHEMA_FILE
 from testronaut_llm.support.atomic_file import write_atomically
 
-SCHEMA_FILE = Path(__file__).parent.with_name("llm.schema.json")
 SECTIONS = (LLMConfig, ModelConfig, TaskConfig, PriceConfig, LimitConfig, BudgetConfig, CacheConfig, LogConfig)
 
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
