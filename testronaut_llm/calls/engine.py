@@ -16,6 +16,7 @@ from testronaut_llm.providers.provider_registry import (
     provider_of,
     readiness,
 )
+from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.support.lazy import lazy
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.telemetry.log import logger
@@ -255,4 +256,7 @@ class Engine:
     def dialect(self, model: ModelConfig) -> SchemaDialect:
         """Which JSON Schema the model takes: what its provider takes, unless the tables know it for too old."""
         dialect, facts = provider_of(model).schema_dialect, self.prices.facts(model)
-        return "none" if dialect == "strict" and facts.known and not facts.supports_schema else dialect
+        if dialect in STRICT_DIALECTS and facts.known and not facts.supports_schema:
+            return "none"
+        # OpenAI takes no bounds for fine-tuned models.
+        return "strict" if dialect == "openai" and model.name.startswith("ft:") else dialect

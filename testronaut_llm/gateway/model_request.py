@@ -12,6 +12,7 @@ from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.local.ollama_body import chat_body, embed_body
 from testronaut_llm.providers import body_fields
 from testronaut_llm.providers.provider_registry import Provider
+from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.records import Message, Usage
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def chat_arguments(request: Request) -> dict[str, Any]:
             "json_schema": {
                 "name": request.schema.name,
                 "schema": request.schema.schema,
-                **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
+                **({"strict": True} if target.provider.schema_dialect in STRICT_DIALECTS else {}),
             },
         }
     body = _extra(request)

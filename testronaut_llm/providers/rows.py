@@ -23,6 +23,7 @@ ANTHROPIC_FIELDS = _names("top_k top_p service_tier inference_geo context_manage
 ROWS = (
     Provider(
         name="openai",
+        schema_dialect="openai",
         key_variables=("OPENAI_API_KEY",),
         base_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
         default_base="https://api.openai.com/v1",
@@ -45,6 +46,7 @@ ROWS = (
         name="azure",
         litellm_prefix="azure",
         wire="azure",
+        schema_dialect="azure",
         client="azure",
         key_variables=("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"),
         base_variables=("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_BASE"),
