@@ -1,29 +1,116 @@
-"""Identical calls at the same time become one: the first asks, the others wait until its answer is stored.
+"""Identical concurrent calls share one request: the first leads and asks, the others wait until its answer is stored.
 
-Within a manager they meet here, from threads and from any event loop. Managers and processes meet at a lock in a file,
-which the system frees at once when its holder dies, however it dies.
+Within a manager they meet on its event loop. Managers and processes meet at a lock in a file, which the system frees
+at once when its holder dies, however it dies.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import struct
 import sys
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.005, 0.05  # seconds between two tries to get another process's lock
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    stream: bool
+    leads: bool = False
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Flights:
+    """The concurrent calls of one manager. All of them run on one event loop.
+
+    Args:
+        locks: shared with other managers and processes; None if nothing is stored, and so nothing can be shared.
+    """
+
+    def __init__(self, locks: FlightLocks | None) -> None:
+        self._locks = locks
+        self._process = os.getpid()
+        self._waiters: dict[str, list[_Waiter]] = {}
+
+    @asynccontextmanager
+    async def join(self, key: str, *, deadline: float, stream: bool = False) -> AsyncIterator[bool]:
+        """Waits until no identical call is under way, and yields True if this call leads.
+
+        Look into the cache once more in both cases, since another process may have stored the answer. A call that
+        leads ends in two ways: without an error its answer is stored, and all others go on. With one, the next leads.
+
+        Args:
+            key: what identical calls have in common.
+            deadline: the seconds that waiting may take.
+            stream: streams never lead, since other calls would wait for their reader.
+
+        Raises:
+            TimeoutError: an identical call did not end in time.
+        """
+        if self._process != os.getpid():  # the calls of the parent of a fork do not run here
+            self._process, self._waiters = os.getpid(), {}
+        mine = _Waiter(stream)
+        waiters = self._waiters.setdefault(key, [])
+        waiters.append(mine)
+        if len(waiters) == 1:
+            self._wake_next(key)
+        stored = False
+        try:
+            async with asyncio.timeout(deadline):
+                await mine.woken.wait()
+                if mine.leads:
+                    await self._locked(key)
+            yield mine.leads
+            stored = True
+        finally:
+            self._leave(key, mine, stored=stored)
+
+    async def _locked(self, key: str) -> None:
+        wait = _FIRST_WAIT
+        while self._locks is not None and not self._locks.acquire(key):
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, _LONGEST_WAIT)
+
+    def _leave(self, key: str, mine: _Waiter, *, stored: bool) -> None:
+        waiters = self._waiters.get(key, [])
+        if mine not in waiters:  # it was woken when its leader had stored the answer
+            return
+        waiters.remove(mine)
+        if mine.leads and self._locks is not None:
+            self._locks.release(key)
+        if mine.leads and stored:
+            self._wake_all(key)
+        elif mine.leads or not waiters:
+            self._wake_next(key)
+
+    def _wake_next(self, key: str) -> None:
+        leader = next((one for one in self._waiters[key] if not one.stream), None)
+        if leader is None:
+            self._wake_all(key)
+        else:
+            leader.leads = True
+            leader.woken.set()
+
+    def _wake_all(self, key: str) -> None:
+        for one in self._waiters.pop(key):
+            one.woken.set()
 
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """One call's place in a flight. Its `future` ends when it need not wait any longer.
+    """One call among identical ones in several threads. Its `future` ends when it need not wait any longer.
 
     Attributes:
-        leads: does it ask for all? It may become the leader while it waits.
-        alone: it never leads, since nobody should have to wait for it.
+        leads: True if it asks for all. It may become the leader while it waits.
+        alone: streams never lead, since other calls would wait for their reader.
     """
 
     key: str
@@ -32,8 +119,8 @@ class Seat:
     future: Future[None] = field(default_factory=Future)
 
 
-class Flights:
-    """The flights of one manager."""
+class ThreadFlights:
+    """The concurrent calls of one manager, from threads and from any event loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

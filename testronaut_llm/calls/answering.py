@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cache import key as cache_key
 from testronaut_llm.cache.entry import answer_value, joined, vector_values
-from testronaut_llm.cache.single_flight import FlightLocks, Flights
+from testronaut_llm.cache.single_flight import FlightLocks, ThreadFlights
 from testronaut_llm.calls.lookup import Lookup, pieces_of
 from testronaut_llm.calls.steps import Await, Flow, Pause, Piece, Result, Step, Work
 from testronaut_llm.errors import LLMTimeoutError
@@ -28,7 +28,7 @@ class Answering:
 
     def __init__(self, engine: Engine, lookup: Lookup) -> None:
         self._engine, self._lookup = engine, lookup
-        self._flights = Flights()
+        self._flights = ThreadFlights()
         self._locks = FlightLocks(lookup.cache.folder / "flights.lock") if lookup.cache else None
 
     def flow(self, question: Question) -> Flow:

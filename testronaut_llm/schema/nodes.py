@@ -22,6 +22,8 @@ BOUNDS = frozenset(
         *("dependentRequired", "unevaluatedProperties"),
     }
 )
+KEYWORDS = _STRUCTURE | BOUNDS | COMBINATORS
+"""What a schema can say about a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def core_of(node: Any) -> tuple[Json, Json]:
     if not isinstance(node, dict):
         return {}, {}
     notes = {key: node[key] for key in NOTES if key in node}
-    core = {key: value for key, value in node.items() if key in _STRUCTURE | BOUNDS | COMBINATORS}
+    core = {key: value for key, value in node.items() if key in KEYWORDS}
     if COMBINATORS & core.keys():
         (key, value), *others = core.items()
         if others or key not in ("$ref", "allOf", "anyOf", "oneOf") or (key == "allOf" and len(value) > 1):
@@ -95,10 +97,20 @@ def kind_of(value: Any) -> str:
 
 
 def from_text(value: Any) -> Any:
+    """Returns the value of a JSON text; anything else is unchanged."""
     try:
         return strict_json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return value
+
+
+def without_nulls(value: Any) -> Any:
+    """Returns a value without the nulls by which a model leaves properties out."""
+    if isinstance(value, list):
+        return [without_nulls(one) for one in value]
+    if isinstance(value, dict):
+        return {name: without_nulls(one) for name, one in value.items() if one is not None}
+    return value
 
 
 def words_of(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.schema.document import Json, resolve
 from testronaut_llm.schema.nodes import (
     BOUNDS,
-    NOTES,
+    KEYWORDS,
     OBJECT,
     Place,
     core_of,
@@ -22,6 +22,7 @@ from testronaut_llm.schema.nodes import (
     either,
     from_text,
     kind_of,
+    without_nulls,
     words_of,
 )
 
@@ -85,9 +86,14 @@ class Places:
         """Returns a place of any JSON value: on a wire of closed objects it is JSON text in a string."""
         if not self._dialect.closed:
             return Place({})
-        words = self._words({key: value for key, value in schema.items() if key not in NOTES} if schema else {})
+        words = self._words({key: value for key, value in schema.items() if key in KEYWORDS} if schema else {})
         what = "any JSON value" if words == "{}" else f"a JSON value that obeys {words}"
-        return Place({"type": "string", "description": f"(JSON text of {what})"}, from_text, encodes=True)
+
+        def decode(value: Any) -> Any:
+            meant = from_text(value)
+            return meant if _obeys(self._validators[0], schema, meant) else without_nulls(meant)
+
+        return Place({"type": "string", "description": f"(JSON text of {what})"}, decode, encodes=True)
 
     def _link(self, reference: str, path: str) -> Place:
         target = resolve(self._document, reference)

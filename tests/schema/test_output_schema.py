@@ -222,13 +222,6 @@ def test_odd_names_of_properties_travel() -> None:
         survives(schema, {"--all": "x", "exit code": 1, "": None}, dialect)
 
 
-def test_no_option_of_a_union_fits() -> None:
-    """A value that is none of the options is refused as it came."""
-    schema = OutputSchema.of(obj(a={"anyOf": [{"type": "string", "maxLength": 2}, INTEGER]}))
-    with pytest.raises(OutputInvalidError, match=r"too long|not valid under any"):
-        schema.read('{"a": "long"}', "strict")
-
-
 def test_anything_may_be_a_string_that_looks_like_json() -> None:
     """On a wire of closed objects anything travels as JSON text, so that `"5"` and 5 stay apart."""
     schema = OutputSchema.of({})
@@ -267,12 +260,6 @@ def test_a_model_that_does_not_see_the_schema_is_told(dialect: str) -> None:
     assert "JSON" in words
     assert '"expected_exit":{"' in words
     assert '"title":"Case"' not in words
-
-
-def test_a_wire_without_schemas_gets_words_only() -> None:
-    """Nothing is sent as a schema, and nothing is wrapped."""
-    wire = OutputSchema.of(list[Case]).wire("none")
-    assert (wire.schema, wire.wrapped) == (None, False)
 
 
 @pytest.mark.parametrize(
