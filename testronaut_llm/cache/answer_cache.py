@@ -116,7 +116,7 @@ class AnswerCache:
             if not self._opening.acquire(timeout=_COOLDOWN):  # after a fork, its holder may be gone
                 raise TimeoutError("another thread does not get it open")
             try:
-                if self._cache is None and time.monotonic() >= self._closed_until:
+                if not self.is_open and time.monotonic() >= self._closed_until:
                     self._closed_until = time.monotonic() + _COOLDOWN
                     self._size_limit = settings.size_limit
                     self._cache = open_cache(self.folder, self._size_limit, suspect=self._suspect)

@@ -1,4 +1,4 @@
-"""A caller's schema as one value: what each wire takes of it, and the answer back in the caller's form.
+"""Holds a caller's schema as one value: what each wire takes of it, and the answer back in the caller's form.
 
 The same pydantic class or JSON Schema gives the same kind of value behind every wire. Whatever a wire made of
 the schema, the answer is judged by the caller's own.
@@ -29,10 +29,10 @@ _SPELLED = re.compile(r"\b\w+\.")
 
 
 class _QuietJsonSchema(GenerateJsonSchema):
-    """A default that JSON cannot hold is no reason to warn: the model never sees defaults."""
+    """Ignores defaults that JSON cannot hold, since the model never sees defaults."""
 
     def emit_warning(self, kind: Any, detail: str) -> None:
-        """Says nothing."""
+        """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +64,11 @@ class OutputSchema:
             return _of_type.__wrapped__(schema, repr(schema))
 
     def wire(self, dialect: SchemaDialect) -> WireSchema:
-        """What a wire of that dialect takes of this schema."""
+        """Returns what a wire of that dialect takes of this schema."""
         return self._plan(dialect)[0]
 
     def read(self, text: str, dialect: SchemaDialect) -> Any:
-        """The value of an answer: what the pydantic type makes of it, or plain JSON.
+        """Returns the value of an answer: an instance of the pydantic type, or plain JSON.
 
         Prose and code fences around the JSON are taken only where the wire was given no schema. There, a text may
         hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
@@ -95,7 +95,7 @@ class OutputSchema:
         return obeys.popitem()[1]
 
     def repair_request(self, error: OutputInvalidError) -> str:
-        """The text of the user's turn that asks the model to mend its last answer."""
+        """Returns the text of the user's turn that asks the model to fix its last answer."""
         return (
             f"Your last answer was refused. {error} Answer once more, whole, in the form that was asked for: "
             "the JSON value alone, with no explanation and no code fence."

@@ -147,7 +147,8 @@ class Places:
             kinds.setdefault("number" if kind_of(value) == "integer" else kind_of(value), []).append(value)
         if kinds.keys() & {"object", "array"}:
             return None
-        return Place(either([{"type": kind, "enum": some} for kind, some in kinds.items()]))
+        enums = [{"type": kind, **({} if kind == "null" else {"enum": some})} for kind, some in kinds.items()]
+        return Place(either(enums))
 
     def _array(self, core: Json, path: str) -> Place:
         first = [self.place(sub, f"{path}[{i}]") for i, sub in enumerate(core.get("prefixItems", ()))]
@@ -199,8 +200,9 @@ class Places:
             kept = {name: sub for name, sub in value.items() if name not in left_out}
             return {name: places[name].decode(sub) if name in places else sub for name, sub in kept.items()}
 
+        schema = {**self._says("object", core, path), "properties": properties}
         needed = [name for name in places if self._dialect.all_required or name not in optional]
-        return Place({**self._says("object", core, path), "properties": properties, "required": needed}, decode)
+        return Place({**schema, "required": needed} if needed or self._dialect.all_required else schema, decode)
 
     def _entries(self, core: Json, schema: Json, path: str) -> Place:
         """Returns the place of an object with free keys, as a list of `key` and `value`."""

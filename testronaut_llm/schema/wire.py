@@ -202,7 +202,7 @@ def _sizes(schema: Json) -> dict[str, int]:
         "properties": len(properties),
         "enum values": len(values),
         "characters": sum(map(len, [*properties, *values, *definitions])),
-        "optional properties": sum(len(node["properties"]) - len(node["required"]) for node in objects),
+        "optional properties": sum(len(node["properties"]) - len(node.get("required", ())) for node in objects),
         "unions": sum("anyOf" in node for node in nodes),
         "depth": max(map(_depth, [{**schema, "$defs": {}}, *definitions.values()])),
     }

@@ -212,31 +212,6 @@ def _ask(llm: LLMManager, mode: str, **given: Any) -> Answer[Any]:
     return asyncio.run(llm.acomplete("t", "hi", **given))
 
 
-def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
-    """Each failure lets the next in line ask; the first that is answered answers the rest."""
-    gate = Gate(faults.error("server_error"))
-    at_once, most, lock = 0, 0, threading.Lock()
-
-    def second(exchange: Exchange) -> None:
-        nonlocal at_once, most
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
-        exchange.wait(0.02)
-        with lock:
-            at_once -= 1
-        (faults.error("server_error") if len(a.asked) < 4 else faults.good("at last"))(exchange)
-
-    a = api("a", gate, second)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(10) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(10)]
-        gate.when(lambda: seated(llm) == 10)
-        errors = [call.exception() for call in calls]
-    assert len(a.asked) == 4
-    assert sum(error is not None for error in errors) == 3
-    assert most == 1
-
-
 def test_a_cancelled_leader_hands_over(api: Make) -> None:
     """The task that asked is cancelled; another one asks, and nobody hangs."""
     gate = Gate()
@@ -257,29 +232,6 @@ def test_a_cancelled_leader_hands_over(api: Make) -> None:
     gate.open.set()
     assert answer.text == "second"
     assert not answer.cached
-
-
-def test_a_cancelled_follower_leaves_the_rest_alone(api: Make) -> None:
-    """Its wait ends; those of the others do not."""
-    gate = Gate()
-    a = api("a", gate)
-
-    async def three(llm: LLMManager) -> list[Any]:
-        calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
-        await asyncio.to_thread(gate.reached.wait)
-        calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
-        await until(lambda: seated(llm) == 3)
-        calls[1].cancel()
-        await asyncio.sleep(0.01)
-        gate.open.set()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        await llm.aclose()
-        return results
-
-    first, second, third = asyncio.run(three(cached(model("openai", a))))
-    assert isinstance(second, asyncio.CancelledError)
-    assert first.text == third.text == "one answer"
-    assert len(a.asked) == 1
 
 
 def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make) -> None:
@@ -303,19 +255,6 @@ def test_nobody_waits_for_a_stream(api: Make) -> None:
         next(paused)
         assert llm.complete("t", "hi", deadline=20).text == "one two three"
     assert len(a.asked) == 2
-
-
-def test_streams_that_waited_in_vain_ask_for_themselves(api: Make) -> None:
-    """The leader fails; both streams go on, and neither waits for the other."""
-    gate = Gate(faults.error("server_error"))
-    a = api("a", gate, faults.good("for itself"))
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
-        leader = pool.submit(llm.complete, "t", "hi")
-        assert gate.reached.wait(60)
-        streams = [pool.submit(lambda: "".join(llm.stream("t", "hi"))) for _ in range(2)]
-        gate.when(lambda: seated(llm) == 3)
-        assert isinstance(leader.exception(), LLMError)
-        assert [stream.result() for stream in streams] == ["for itself"] * 2
 
 
 @pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])

@@ -470,3 +470,5 @@ def test_answers_stored_by_older_versions_are_read() -> None:
     text = json.dumps({"result": [{**case, "stdin": None}]})
     read = [schema.read(text, dialect) for dialect in ("strict", "openai", "azure")]
     assert read == [[Case(title="t", argv=[], env={"A": "1"}, expected_exit=0)]] * 3
+    parts = OutputSchema.of({"allOf": [obj(a=STRING), obj(b=INTEGER, c_=STRING)]})  # went as an object, now as text
+    assert parts.read('{"b": 1, "c": null, "a": "x"}', "strict") == {"a": "x", "b": 1}
