@@ -12,7 +12,7 @@ from typing import Any
 from testronaut_llm.errors import OutputInvalidError
 from testronaut_llm.records import Answer
 from testronaut_llm.schema import answer as schema_answer
-from testronaut_llm.schema.check import json_path
+from testronaut_llm.schema.document import json_path
 
 _NUMBER = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*")
 

@@ -30,6 +30,7 @@ from testronaut_llm.providers.provider_registry import (
     provider_of,
     readiness,
 )
+from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.routing.cost_optimizer import plan
 from testronaut_llm.routing.limits import with_limits
 from testronaut_llm.routing.options import READY, Option, Scale
@@ -99,7 +100,10 @@ class Services:
     def dialect(self, model: ModelConfig) -> SchemaDialect:
         """Returns which JSON Schema the model takes: its provider's, or none where the tables know it for too old."""
         dialect, facts = provider_of(model).schema_dialect, self.prices.facts(model)
-        return "none" if dialect == "strict" and facts.known and not facts.supports_schema else dialect
+        if dialect in STRICT_DIALECTS and facts.known and not facts.supports_schema:
+            return "none"
+        # OpenAI takes no bounds for fine-tuned models.
+        return "strict" if dialect == "openai" and model.name.startswith("ft:") else dialect
 
     def wire_schema(self, call: Call, model: ModelConfig) -> WireSchema | None:
         """Returns the schema of a call as the model takes it; None without a schema."""

@@ -1,7 +1,7 @@
-"""diskcache, held to text: what CVE-2025-69872 needs cannot get in, and is refused where somebody put it.
+"""Limits diskcache to text, so that CVE-2025-69872 does not apply: pickles are neither written nor read.
 
 diskcache unpickles rows whose mode says so, pickled keys too, and reads and deletes whatever path a row names. Here
-all values stand in the SQLite file as text, so a row of any other kind is none of ours.
+all values stand in the SQLite file as text, so this package wrote no row of any other kind.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ class CorruptFileError(sqlite3.DatabaseError):
 
 
 class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Keys and values are text, and nothing else goes in or comes out."""
+    """Keys and values are text. Anything else is refused."""
 
     def put(self, key: Any) -> tuple[str, bool]:
-        """Takes a key."""
+        """Returns the database form of a key."""
         return _text(key), True
 
     def get(self, key: Any, raw: bool) -> str:
-        """Gives a key back."""
+        """Returns the key of a database form."""
         if not raw:
             raise RefusedRowError("a pickled key")
         return _text(key)
 
     def store(self, value: Any, read: Any, key: Any = None) -> tuple[int, int, None, str]:  # noqa: ARG002 - as above
-        """Takes a value."""
+        """Returns the columns of a value."""
         return 0, MODE_RAW, None, _text(value)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: Any) -> str:  # noqa: ARG002 - as above
-        """Gives a value back."""
+        """Returns the value of a row."""
         if mode != MODE_RAW or filename is not None:
             raise RefusedRowError("a pickle, or a file outside the store")
         return _text(value)
 
     def remove(self, file_path: str) -> None:
-        """Deletes nothing: no row of ours has a file, and another's may name any path."""
+        """Deletes nothing: this package's rows have no file, and a foreign row may name any path."""
 
 
 class _Store(diskcache.Cache):  # type: ignore[misc]  # as above
-    """diskcache with connections of ours: it has one for each thread, and closes that of one thread only."""
+    """diskcache with connections that close themselves: its own `close` closes that of one thread only."""
 
     @property
     def _con(self) -> sqlite3.Connection:
@@ -83,12 +83,12 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # as above
 
 
 def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
-    """Opens the store, made where there is none; a file that is no sound database is moved aside.
+    """Opens the store, or makes it. A file that is not a sound database is moved aside.
 
     Args:
         folder: where it is.
         size_limit: bytes.
-        suspect: was it found to be corrupt? Then all of it is looked at.
+        suspect: True if it was found to be corrupt, so that all of it is checked.
 
     Raises:
         OSError, sqlite3.Error: it cannot be used.
@@ -111,12 +111,12 @@ def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
 
 
 def _cache(folder: Path, size_limit: int) -> Any:
-    """No value ever goes to a file, however long."""
+    """Returns the open store. No value goes to a file of its own, however long."""
     return _Store(folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit)
 
 
 def _is_ready(file: Path) -> bool:
-    """Is it whole, so that nobody is about to make it or to move it aside?"""
+    """True if the store can be used without the lock."""
     try:
         return file.exists() and _probe(file, whole=False)
     except sqlite3.DatabaseError as error:
@@ -126,12 +126,12 @@ def _is_ready(file: Path) -> bool:
 
 
 def is_corrupt(error: BaseException) -> bool:
-    """Does only a new file help?"""
+    """True if only a new file helps."""
     return isinstance(error, CorruptFileError) or getattr(error, "sqlite_errorname", "").startswith(_CORRUPT)
 
 
 def mend_of(error: BaseException, folder: Path) -> str:
-    """What helps against this trouble with a store: rights, room, or a fresh beginning."""
+    """Returns the command that fixes this problem of a store."""
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return f"make it yours to write: chmod -R u+rwX {folder}"
@@ -143,7 +143,7 @@ def mend_of(error: BaseException, folder: Path) -> str:
 
 
 def _probe(file: Path, *, whole: bool) -> bool:
-    """Has diskcache made all that it makes? Diskcache itself would wait a minute for a locked file."""
+    """True if diskcache has made all its tables. Diskcache itself would wait a minute for a locked file."""
     connection = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")

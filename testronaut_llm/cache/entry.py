@@ -1,4 +1,4 @@
-"""Answers and vectors in the form in which they are stored: JSON values that hold no prompt, no alias and no task."""
+"""Converts answers and vectors to the JSON values that are stored. They hold no prompt, no alias and no task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Vector:
 
 
 def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
-    """An answer, and the dialect in which its text obeys the schema."""
+    """Returns the stored form of an answer, with the dialect in which its text obeys the schema."""
     return {
         "text": answer.text,
         "response_model": answer.response_model,
@@ -48,7 +48,7 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
 def answer_of(
     task: str, output: OutputSchema | None, model: ModelConfig | None, started: float | None, value: Any
 ) -> Answer[Any]:
-    """A stored answer, given to a call of that task that started then (on the clock that never goes back).
+    """Returns a stored answer for a call of that task that started then (by the monotonic clock).
 
     Raises:
         ValueError: the value is none of ours.
@@ -83,10 +83,10 @@ def answer_of(
 
 
 def check(value: Any) -> None:
-    """Is it one of the two?
+    """Checks that a value is a stored answer or vector.
 
     Raises:
-        ValueError: the value is none of ours.
+        ValueError: it is neither.
     """
     if isinstance(value, dict) and "vector" in value:
         vector_of(value)
@@ -96,7 +96,7 @@ def check(value: Any) -> None:
 
 @exact
 def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Each vector with its share, by the length of its text."""
+    """Returns the stored form of each vector, with its share of tokens and cost by the length of its text."""
     whole = sum(map(len, texts))
     return [
         {
@@ -109,7 +109,7 @@ def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, A
 
 
 def vector_of(value: Any) -> Vector:
-    """The vector.
+    """Returns a stored vector.
 
     Raises:
         ValueError: the value is none of ours.
@@ -128,7 +128,7 @@ def vector_of(value: Any) -> Vector:
 def joined(
     found: dict[str, Vector], texts: tuple[str, ...], asked: Embeddings | None, *, model: ModelConfig, task: str
 ) -> Embeddings:
-    """All vectors in the order of their texts: the stored ones, and those that were `asked` for the rest."""
+    """Returns all vectors in the order of their texts: the stored ones, and those that were `asked` for the rest."""
     costs = [vector.cost for vector in found.values()]
     saved = sum(filter(None, costs), Decimal(0)) if found and None not in costs else None
     if asked is not None:

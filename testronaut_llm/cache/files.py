@@ -1,6 +1,6 @@
-"""What is kept, looked at from outside a call: counted, forgotten, written to a file of JSON lines and read from one.
+"""Counts, deletes, exports and imports stored answers, for the commands of `cache`.
 
-Such a file may be committed: a run elsewhere then needs neither keys nor money.
+An exported file of JSON lines may be committed: a run elsewhere then needs neither keys nor money.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ROWS = """SELECT key, value, tag, store_time FROM Cache
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One kept answer or vector; `stored` is seconds since 1970. Without a task: the digest of a local model."""
+    """One stored answer or vector; `stored` is seconds since 1970. Without a task it is the digest of a local model."""
 
     key: str
     task: str | None
@@ -42,7 +42,7 @@ class Kept:
 
 
 class CacheFiles:
-    """The store of the user's answers, as the commands see it.
+    """The store of the user's answers.
 
     Args:
         settings: of `cache:` in llm.yaml.
@@ -57,7 +57,7 @@ class CacheFiles:
         return sum(file.stat().st_size for file in self.folder.glob("cache.db*"))
 
     def kept(self, *, task: str | None = None, before: float | None = None, digests: bool = False) -> Iterator[Kept]:
-        """What is kept, the oldest first; rows that this package has not written are left out.
+        """Yields what is stored, the oldest first. Rows that this package has not written are left out.
 
         Args:
             task: only of this one.
@@ -80,7 +80,7 @@ class CacheFiles:
                         continue
 
     def clear(self, *, task: str | None = None, before: float | None = None) -> int:
-        """Forgets all, or what is of that task and was stored before that time; returns how many.
+        """Deletes all, or what is of that task and was stored before that time. Returns how many.
 
         Raises:
             ConfigError: the store cannot be changed.
@@ -94,7 +94,7 @@ class CacheFiles:
             return sum(store.delete(key) for key in keys)
 
     def export(self, file: Path, *, task: str | None = None, force: bool = False) -> tuple[int, list[Kept]]:
-        """Writes what is kept, one a line and sorted, so that a new one is one more line in a diff.
+        """Writes what is stored, one a line and sorted, so that a new one is one more line in a diff.
 
         Returns how many lines were written, and what was left out, since it looks as if it held a secret; with `force`
         nothing is.
@@ -117,7 +117,7 @@ class CacheFiles:
         return len(clean), left_out
 
     def load(self, file: Path) -> int:
-        """Takes what such a file holds, all of it or nothing; what is there already is replaced. Returns how many.
+        """Imports what such a file holds, all of it or nothing; what is stored already is replaced. Returns how many.
 
         Raises:
             ConfigError: the file or its lines are wrong, each named; or the store cannot be written.

@@ -1,4 +1,4 @@
-"""What a stored answer is known by: a hash of all that can change it, of nothing that cannot, and of no secret.
+"""Makes the keys of stored answers: a hash of all that can change an answer, of nothing that cannot, and of no secret.
 
 It is made of what is configured, so that it is known without keys, servers or LiteLLM: a variable that is not set
 stands for itself, a context that is sized to the prompt is `auto`, a local model has the digest it was last seen with.
@@ -27,9 +27,9 @@ FORMAT = 1
 
 
 def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
-    """What a call asks, whoever answers it: one part, or one for each text that it embeds.
+    """Returns what a call asks, whoever answers it: one part, or one for each text that it embeds.
 
-    None where `extra` holds something that is no JSON; such a call cannot be stored.
+    Nothing where `extra` holds something that is not JSON; such a call cannot be stored.
     """
     try:
         return tuple([text_part(call, text) for text in texts]) or (chat_part(call),)
@@ -38,7 +38,7 @@ def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def chat_part(call: Call) -> str:
-    """What a call asks, as canonical JSON."""
+    """Returns what a call asks, as canonical JSON."""
     return canonical(
         {
             "messages": [(one.role, one.content) for one in call.messages],
@@ -54,12 +54,12 @@ def chat_part(call: Call) -> str:
 
 
 def text_part(call: Call, text: str) -> str:
-    """The same for one text to embed."""
+    """Returns the same for one text to embed."""
     return canonical({"embed": text, "extra": call.extra})
 
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:
-    """What a model is: where it is asked, as what, and with which settings of its own."""
+    """Returns what a model is: its endpoint, its name there, and its settings."""
     return _joined(
         format=FORMAT,
         model=model.model,
@@ -76,17 +76,17 @@ def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> st
 
 
 def digest_key(model: ModelConfig, provider: Provider) -> str:
-    """Where the digest is kept that a local model was last seen with."""
+    """Returns the key of the digest that a local model was last seen with."""
     return "digest:" + hashed(canonical([model.model, api_base_of(model, provider)]))
 
 
 def hashed(*parts: str) -> str:
-    """One name for several texts, none of which holds a line break outside a JSON string."""
+    """Returns one hash of several texts, none of which holds a line break outside a JSON string."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
-    """JSON that is the same for equal values."""
+    """Returns JSON that is the same for equal values."""
     return _CANONICAL.encode(value)
 
 
@@ -101,7 +101,7 @@ def _schema(output: OutputSchema) -> str:
 
 
 def _with_order(schema: Any) -> Any:
-    """The schema with its properties as pairs: a model answers in their order, and so thinks before it judges."""
+    """Returns the schema with its properties as pairs: their order counts, since a model answers in it."""
     if isinstance(schema, list):
         return [_with_order(one) for one in schema]
     if not isinstance(schema, dict):

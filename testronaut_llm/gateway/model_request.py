@@ -11,6 +11,7 @@ from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.local.ollama_body import chat_body, embed_body
 from testronaut_llm.providers.provider_registry import Provider
+from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.records import Message, Usage
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def chat_arguments(request: Request) -> dict[str, Any]:
             "json_schema": {
                 "name": request.schema.name,
                 "schema": request.schema.schema,
-                **({"strict": True} if target.provider.schema_dialect == "strict" else {}),
+                **({"strict": True} if target.provider.schema_dialect in STRICT_DIALECTS else {}),
             },
         }
     body = _extra(request)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
 
 Wire = Literal["openai", "azure", "anthropic", "ollama", "other"]
-SchemaDialect = Literal["strict", "anthropic", "free", "none"]
+SchemaDialect = Literal["openai", "azure", "strict", "anthropic", "free", "none"]
+STRICT_DIALECTS: frozenset[SchemaDialect] = frozenset({"openai", "azure", "strict"})
+"""OpenAI's strict mode: with the bounds that OpenAI takes, with Azure's limits, and with neither."""
 ClientKind = Literal["openai", "azure", "handler", "none"]
 
 

@@ -1,4 +1,4 @@
-"""Reads the text of an answer as JSON, and names what is wrong with it."""
+"""Reads the text of an answer as JSON, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_VALUES = 1000
 
 
 def parse(text: str, *, lenient: bool) -> list[Any]:
-    """Returns the JSON values that may be the answer: that of the whole text, else (with `lenient`) those within it.
+    """Returns the JSON values that may be the answer: the whole text, or else (with `lenient`) those within it.
 
     Reasoning in front of the answer is left out. No value is returned twice.
 
@@ -57,7 +57,7 @@ def parse(text: str, *, lenient: bool) -> list[Any]:
 
 
 def is_runaway_whitespace(text: str) -> bool:
-    """Did constrained decoding fall into writing blanks without end?"""
+    """True if the model wrote blanks without end, as constrained decoding can make it do."""
     return len(text) >= _MANY_SPACES and 2 * sum(map(len, text.split())) < len(text)
 
 
@@ -72,7 +72,7 @@ def _what_is_wrong(text: str, error: ValueError) -> str:
 
 
 def _extents(text: str) -> Iterator[str]:
-    """The values that stand by themselves in a text, from left to right, in time in proportion to the text.
+    """Yields the JSON texts that stand by themselves in a text, in time in proportion to its length.
 
     A bracket with no JSON behind it is prose. What began as JSON and broke is passed over as a whole, so that no part
     of it is taken for the answer. An empty list or object is a mark, as in `- [ ] to do`, unless it ends its line.
@@ -94,7 +94,7 @@ def _extents(text: str) -> Iterator[str]:
 
 
 def _end(text: str, begin: int) -> tuple[int, bool]:
-    """Where the value that begins at a bracket ends, and whether it does so with its own bracket."""
+    """Returns where the value that begins at a bracket ends, and True if it ends with its own bracket."""
     opened: list[str] = []
     at, complete = begin, False  # is the place behind a value?
     while lexeme := _LEXEME.match(text, at):
@@ -114,7 +114,7 @@ def _end(text: str, begin: int) -> tuple[int, bool]:
 
 
 def _closings(text: str) -> dict[int, int]:
-    """Where each bracket that is closed ends; brackets in strings do not count."""
+    """Returns where each closed bracket ends. Brackets in strings do not count."""
     opened: list[int] = []
     found = {}
     for token in _TOKEN.finditer(text):
@@ -126,7 +126,7 @@ def _closings(text: str) -> dict[int, int]:
 
 
 def check(document: Mapping[str, Any], value: Any) -> list[str]:
-    """The faults of `value` by a canonical schema, the first ones, in order; `format` is not asserted."""
+    """Returns the first errors of `value` by a canonical schema, in order. `format` is not checked."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
@@ -136,5 +136,5 @@ def check(document: Mapping[str, Any], value: Any) -> list[str]:
 
 
 def line(path: str, message: str) -> str:
-    """One fault, short enough to be read."""
+    """Returns one error, short enough to be read."""
     return f"{path}: {message if len(message) <= 200 else message[:200] + '...'}"

@@ -1,32 +1,101 @@
-"""One JSON Schema document in one form: where its schemas are, what its references mean.
+"""Reads a caller's JSON Schema: rewrites older forms to draft 2020-12 and finds errors before any money is spent.
 
-Draft 7 and OpenAPI forms (tuples in `items`, `dependencies`, `nullable`, ...) are rewritten to draft 2020-12,
-so that the rest of the package knows one form. `$id` is taken off: every `$ref` points into the document itself.
+Draft 7 and OpenAPI forms (tuples in `items`, `dependencies`, `nullable`, ...) are rewritten, so that the rest of the
+package knows one form. `$id` is removed: every `$ref` points into the document itself.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-Path = tuple[str | int, ...]
+from testronaut_llm.errors import InvalidRequestError
 
-_ONE = (
-    *("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"),
-    *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
+if TYPE_CHECKING:
+    from jsonschema.exceptions import SchemaError
+
+Path = tuple[str | int, ...]
+Json = dict[str, Any]
+
+TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+COMBINATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
+"""Keywords whose schemas check the same value as the schema that holds them."""
+_ONE = frozenset(
+    {
+        *("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"),
+        *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
+    }
 )
-_MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-SAME_PLACE = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
-"""Keywords whose schemas judge the same value as the schema that holds them."""
+_MANY = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _NOTES = frozenset({"title", "description", "examples", "default", "$defs", "definitions", "components"})
+_MAX_DEPTH = 100
+
+
+def canonical(schema: Json) -> Json:
+    """Returns the caller's schema as one draft 2020-12 document.
+
+    Raises:
+        InvalidRequestError: the schema cannot be used; the message holds the path of the error.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    document = with_references(schema)
+    for path, part in _roots(document):
+        try:
+            Draft202012Validator.check_schema(part)
+        except SchemaError as error:
+            raise _unusable((*path, *error.absolute_path), _explained(error)) from None
+    for path, node in walk(document):
+        if node.get("enum") == []:
+            raise _unusable((*path, "enum"), "an empty `enum` admits no answer")
+    return document
+
+
+def with_references(schema: Json) -> Json:
+    """Returns a JSON Schema in the forms of 2020-12. Raises InvalidRequestError for a reference that leads nowhere."""
+    declared = schema.get("$schema")
+    # Up to draft 7, keywords beside a `$ref` do not count.
+    lonely_refs = isinstance(declared, str) and re.search(r"draft-0[3-7]", declared) is not None
+    named = {path[-1]: _rewritten(sub, lonely_refs) for path, sub in _roots(schema)[1:]}
+    document: Json = {**_rewritten(schema, lonely_refs), **({"components": {"schemas": named}} if named else {})}
+    try:
+        _check_references(document)
+    except RecursionError:
+        raise _too_deep() from None
+    return document
+
+
+def plain(value: Any, path: Path = ()) -> Any:
+    """Returns a copy of the caller's schema. Raises InvalidRequestError with the path of a value that is not JSON."""
+    if len(path) > _MAX_DEPTH:
+        raise _too_deep()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise _unusable(path, f"the key {key!r} is not a string")
+        return {key: plain(sub, (*path, key)) for key, sub in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(sub, (*path, i)) for i, sub in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise _unusable(path, f"{value!r} is not a JSON value")
+
+
+def json_path(path: Iterable[str | int]) -> str:
+    """Returns `$.steps[0].name` for the keys that lead there."""
+    steps = (f"[{p}]" if isinstance(p, int) else f".{p}" if re.fullmatch(r"[\w$]+", p) else f"[{p!r}]" for p in path)
+    return "$" + "".join(steps)
 
 
 def subschemas(node: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Each schema directly below `node`, with the keys that lead to it."""
+    """Yields each schema directly below `node`, with the keys that lead to it."""
     for key, value in node.items():
         if key in _ONE:
             yield (key,), value
@@ -36,8 +105,8 @@ def subschemas(node: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
             yield from (((key, name), sub) for name, sub in value.items())
 
 
-def map_subschemas(node: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    """`node` with each schema directly below it changed."""
+def map_subschemas(node: Mapping[str, Any], change: Callable[[Any], Any]) -> Json:
+    """Returns `node` with each schema directly below it changed."""
     out: dict[Any, Any] = {key: copy(value) for key, value in node.items()}
     for steps, sub in subschemas(node):
         holder = out if len(steps) == 1 else out[steps[0]]
@@ -45,22 +114,9 @@ def map_subschemas(node: Mapping[str, Any], change: Callable[[Any], Any]) -> dic
     return out
 
 
-def components(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """OpenAPI's named schemas."""
-    outer = document.get("components")
-    inner = outer.get("schemas") if isinstance(outer, dict) else None
-    return inner if isinstance(inner, dict) else {}
-
-
-def roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
-    """The document and OpenAPI's named schemas: what stands below no other schema."""
-    named = [(("components", "schemas", name), sub) for name, sub in components(document).items()]
-    return [((), document), *named]
-
-
-def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Each schema object of the document with its path."""
-    stack = roots(document)
+def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, Json]]:
+    """Yields each schema object of the document with its path."""
+    stack = _roots(document)
     while stack:
         path, node = stack.pop()
         if isinstance(node, dict):
@@ -69,7 +125,7 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """What a `$ref` into the document points at. Raises LookupError: nothing is there."""
+    """Returns what a `$ref` into the document points to. Raises LookupError if nothing is there."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         for _, node in walk(document):
@@ -88,14 +144,12 @@ def resolve(document: Mapping[str, Any], reference: str) -> Any:
     return here
 
 
-def modern(document: dict[str, Any]) -> dict[str, Any]:
-    """The document in the forms of draft 2020-12."""
-    declared = document.get("$schema")
-    # Up to draft 7, whatever stands beside a `$ref` does not count.
-    lonely_refs = isinstance(declared, str) and re.search(r"draft-0[3-7]", declared) is not None
-    named = {name: _rewritten(sub, lonely_refs) for name, sub in components(document).items()}
-    out: dict[str, Any] = _rewritten(document, lonely_refs)
-    return {**out, "components": {"schemas": named}} if named else out
+def _roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    """Returns the document and OpenAPI's named schemas, which stand below no other schema."""
+    components = document.get("components")
+    named = components.get("schemas") if isinstance(components, dict) else None
+    listed = named.items() if isinstance(named, dict) else ()
+    return [((), document), *((("components", "schemas", name), sub) for name, sub in listed)]
 
 
 def _rewritten(node: Any, lonely_refs: bool) -> Any:
@@ -112,29 +166,28 @@ def _rewritten(node: Any, lonely_refs: bool) -> Any:
     return _without_nullable(map_subschemas(node, lambda sub: _rewritten(sub, lonely_refs)))
 
 
-def _modernise(node: dict[str, Any]) -> None:
+def _modernise(node: Json) -> None:
     rest = node.pop("additionalItems", None)
     if isinstance(node.get("items"), list):
         node["prefixItems"] = node.pop("items")
         if rest is not None:
             node["items"] = rest
-    for exclusive, plain in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        if isinstance(node.get(exclusive), bool) and node.pop(exclusive) and plain in node:
-            node[exclusive] = node.pop(plain)
+    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(node.get(exclusive), bool) and node.pop(exclusive) and bound in node:
+            node[exclusive] = node.pop(bound)
     dependencies = node.pop("dependencies", None)
-    if isinstance(dependencies, dict):
-        for name, needs in dependencies.items():
-            kind = "dependentRequired" if isinstance(needs, list) else "dependentSchemas"
-            node[kind] = {**node.get(kind, {}), name: needs}
+    for name, needs in dependencies.items() if isinstance(dependencies, dict) else ():
+        kind = "dependentRequired" if isinstance(needs, list) else "dependentSchemas"
+        node[kind] = {**node.get(kind, {}), name: needs}
 
 
-def _without_nullable(node: dict[str, Any]) -> dict[str, Any]:
+def _without_nullable(node: Json) -> Json:
     if node.pop("nullable", None) is not True:
         return node
     notes = {key: node.pop(key) for key in sorted(_NOTES & node.keys())}
     if not node:
         return notes
-    if "type" not in node or SAME_PLACE & node.keys():
+    if "type" not in node or COMBINATORS & node.keys():
         return {"anyOf": [node, {"type": "null"}], **notes}
     types = node["type"] if isinstance(node["type"], list) else [node["type"]]
     node["type"] = [*types, *(["null"] if "null" not in types else [])]
@@ -142,3 +195,61 @@ def _without_nullable(node: dict[str, Any]) -> dict[str, Any]:
     if isinstance(values, list):
         node["enum"] = [*values, *([None] if None not in values else [])]
     return {**node, **notes}
+
+
+def _check_references(document: Json) -> None:
+    places = {id(node) for _, node in walk(document)}
+    for path, node in walk(document):
+        for key in {"$dynamicRef", "$recursiveRef"} & node.keys():
+            raise _unusable((*path, key), f"`{key}` is not supported, use `$ref`")
+        if "$ref" in node:
+            _check_reference(document, node["$ref"], (*path, "$ref"), places)
+    finished: set[int] = set()
+    for path, node in walk(document):
+        _check_loops(document, node, path, finished, frozenset())
+
+
+def _check_reference(document: Json, reference: Any, path: Path, places: set[int]) -> None:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        raise _unusable(path, f"`$ref` {reference!r} points out of the schema, copy its target into `$defs`")
+    try:
+        target = resolve(document, reference)
+    except LookupError:
+        raise _unusable(path, f"`$ref` {reference!r} leads nowhere") from None
+    if not isinstance(target, bool) and id(target) not in places:
+        raise _unusable(path, f"`$ref` {reference!r} leads to no schema, put its target into `$defs`")
+
+
+def _check_loops(document: Json, node: Any, path: Path, finished: set[int], above: frozenset[int]) -> None:
+    """Raises for a schema that checks a value by checking the same value again, which would never end."""
+    if not isinstance(node, dict) or id(node) in finished:
+        return
+    if id(node) in above:
+        raise _unusable(path, "it leads back to itself with nothing in between")
+    below = [((*path, *steps), sub) for steps, sub in subschemas(node) if steps[0] in COMBINATORS]
+    if "$ref" in node:
+        below.append(((*path, "$ref"), resolve(document, node["$ref"])))
+    for place, sub in below:
+        _check_loops(document, sub, place, finished, above | {id(node)})
+    finished.add(id(node))
+
+
+def _explained(error: SchemaError) -> str:
+    given, message = error.instance, str(error.message)
+    if isinstance(given, str) and [*error.absolute_path, ""][-2:][0] == "type":
+        if given == "json_schema":
+            return "this is a response format, pass the schema inside it"
+        close = difflib.get_close_matches(given, TYPES, n=1, cutoff=0.4)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        return f"unknown type {given!r} (known: {', '.join(TYPES)}){hint}"
+    if isinstance(given, str) and "regex" in message:
+        return f"{given!r} is not a regular expression that Python's `re` takes"
+    return message if len(message) <= 200 else message[:200] + "..."
+
+
+def _too_deep() -> InvalidRequestError:
+    return _unusable((), f"it is nested deeper than {_MAX_DEPTH} levels, or its references form too long a chain")
+
+
+def _unusable(path: Iterable[str | int], what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"The output schema cannot be used: {what}, at `{json_path(path)}`.")

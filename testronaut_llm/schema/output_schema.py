@@ -1,4 +1,4 @@
-"""A caller's schema as one value: what each wire takes of it, and the answer back in the caller's form.
+"""Holds a caller's schema as one value: what each wire takes of it, and the answer back in the caller's form.
 
 The same pydantic class or JSON Schema gives the same kind of value behind every wire. Whatever a wire made of
 the schema, the answer is judged by the caller's own.
@@ -19,9 +19,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
 from testronaut_llm.providers.row import SchemaDialect
 from testronaut_llm.schema import answer as schema_answer
-from testronaut_llm.schema import check as schema_check
-from testronaut_llm.schema.dialects import dialect_named
-from testronaut_llm.schema.wire import Plan, WireSchema, plan
+from testronaut_llm.schema import document as schema_document
+from testronaut_llm.schema.wire import Decode, WireSchema, planned
 
 __all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
 
@@ -30,10 +29,10 @@ _SPELLED = re.compile(r"\b\w+\.")
 
 
 class _QuietJsonSchema(GenerateJsonSchema):
-    """A default that JSON cannot hold is no reason to warn: the model never sees defaults."""
+    """Ignores defaults that JSON cannot hold, since the model never sees defaults."""
 
     def emit_warning(self, kind: Any, detail: str) -> None:
-        """Says nothing."""
+        """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +47,7 @@ class OutputSchema:
     json_schema: dict[str, Any]
     name: str
     _adapter: TypeAdapter[Any] | None = None
-    _plans: dict[str, Plan] = field(default_factory=dict, repr=False)
+    _plans: dict[str, tuple[WireSchema, Decode]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, schema: Any) -> OutputSchema:
@@ -58,18 +57,18 @@ class OutputSchema:
             InvalidRequestError: the schema cannot be used; the message holds the path of the fault.
         """
         if isinstance(schema, Mapping):
-            return _of_document(json.dumps(schema_check.plain(schema)))
+            return _of_document(json.dumps(schema_document.plain(schema)))
         try:
             return _of_type(schema, repr(schema))
         except TypeError:  # it cannot be hashed
             return _of_type.__wrapped__(schema, repr(schema))
 
     def wire(self, dialect: SchemaDialect) -> WireSchema:
-        """What a wire of that dialect takes of this schema."""
-        return self._plan(dialect).wire
+        """Returns what a wire of that dialect takes of this schema."""
+        return self._plan(dialect)[0]
 
     def read(self, text: str, dialect: SchemaDialect) -> Any:
-        """The value of an answer: what the pydantic type makes of it, or plain JSON.
+        """Returns the value of an answer: an instance of the pydantic type, or plain JSON.
 
         Prose and code fences around the JSON are taken only where the wire was given no schema. There, a text may
         hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
@@ -77,12 +76,12 @@ class OutputSchema:
         Raises:
             OutputInvalidError: no value obeys the caller's schema, or values that differ; `text` holds the answer.
         """
-        made = self._plan(dialect)
+        wire, decode = self._plan(dialect)
         obeys: dict[str, Any] = {}
         refused: OutputInvalidError | None = None
-        for value in schema_answer.parse(text, lenient=made.wire.schema is None):
+        for value in schema_answer.parse(text, lenient=wire.schema is None):
             try:
-                decoded = made.decode(value)
+                decoded = decode(value)
                 obeys[json.dumps(decoded, sort_keys=True)] = self._judged(decoded, text)
             except (RecursionError, OverflowError):
                 refused = OutputInvalidError("The answer is nested too deeply, or holds too large a number.", text=text)
@@ -96,15 +95,15 @@ class OutputSchema:
         return obeys.popitem()[1]
 
     def repair_request(self, error: OutputInvalidError) -> str:
-        """The text of the user's turn that asks the model to mend its last answer."""
+        """Returns the text of the user's turn that asks the model to fix its last answer."""
         return (
             f"Your last answer was refused. {error} Answer once more, whole, in the form that was asked for: "
             "the JSON value alone, with no explanation and no code fence."
         )
 
-    def _plan(self, dialect: SchemaDialect) -> Plan:
+    def _plan(self, dialect: SchemaDialect) -> tuple[WireSchema, Decode]:
         if dialect not in self._plans:
-            self._plans[dialect] = plan(self.json_schema, self.name, dialect_named(dialect))
+            self._plans[dialect] = planned(self.json_schema, self.name, dialect)
         return self._plans[dialect]
 
     def _judged(self, value: Any, text: str) -> Any:
@@ -117,7 +116,7 @@ class OutputSchema:
                 return self._adapter.validate_json(json.dumps(value))
             except ValidationError as error:
                 shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
-                faults = [schema_answer.line(schema_check.json_path(fault["loc"]), fault["msg"]) for fault in shown]
+                faults = [schema_answer.line(schema_document.json_path(fault["loc"]), fault["msg"]) for fault in shown]
         raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(faults)}.", text=text)
 
 
@@ -128,7 +127,7 @@ def _name(wanted: object) -> str:
 # Checking a schema takes longer than a cached answer does, so what came out is kept: the same schema comes again.
 @lru_cache(maxsize=128)
 def _of_document(text: str) -> OutputSchema:
-    document = schema_check.canonical(json.loads(text))
+    document = schema_document.canonical(json.loads(text))
     return OutputSchema(document, _name(document.get("title")))
 
 
@@ -147,4 +146,4 @@ def _of_type(schema: Any, spelled: str) -> OutputSchema:
             "a type that pydantic can turn into a JSON Schema, or a JSON Schema as a dict."
         ) from None
     name = schema.__name__ if isinstance(schema, type) else _SPELLED.sub("", spelled)
-    return OutputSchema(schema_check.with_references(document), _name(name), adapter)
+    return OutputSchema(schema_document.with_references(document), _name(name), adapter)

@@ -1,21 +1,110 @@
-"""Turns the caller's schema into what a wire takes; what the wire cannot say is left off, and said in words."""
+"""What each wire takes of a JSON Schema: one row a dialect, and the form of one schema there.
+
+What does not fit a wire is said in words. A schema that the wire is known to refuse for its size goes in words only.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-from testronaut_llm.schema.dialects import DIALECTS, Dialect, exceeds
-from testronaut_llm.schema.document import map_subschemas, walk
-from testronaut_llm.schema.nodes import Link, Node, Record
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.schema.document import Json, map_subschemas, subschemas, walk
+from testronaut_llm.schema.nodes import Place
 from testronaut_llm.schema.places import Places, TooLarge
 
-WRAP = "result"
+_WRAP = "result"
 _MISREAD = "values"
 """LiteLLM takes a root property of this name for the whole answer of a forced tool call."""
-_ONLY_JSON = "Answer with one JSON value and nothing else: no explanation, no code fence. It obeys this JSON Schema:\n"
+_ONLY_JSON = "Answer with one JSON value and nothing else: no explanation, no code fence. "
+
+_NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_ITEMS = frozenset({"minItems", "maxItems"})
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
+_CHARACTER = r"(?:[\w ,:;@#%&=!~/<>'-]|\\[dw./+-]|\[(?!\^)(?:[\w ,:;@#%&=!~/.+-]|\\[dw./-])+\])"
+_PIECES = rf"(?:{_CHARACTER}(?:[*+?]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?)*"
+_SIMPLE_PATTERN = re.compile(rf"\^(?:{_PIECES}|\({_PIECES}(?:\|{_PIECES})*\)[*+?]?)*\$", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One wire's rules.
+
+    Attributes:
+        constrains: the wire takes a schema at all.
+        closed: the root and every object are closed objects; what is open travels encoded.
+        all_required: an optional property is required, and null where it is left off.
+        references: `$ref` into `$defs`, so that a schema may recurse.
+        in_prompt: the wire does not show the schema to the model, so the prompt holds it.
+        keeps: bounds of a value that the wire takes, by JSON type.
+        formats: values of `format` that the wire takes.
+        names: what a property may be called.
+        limits: the sizes above which the wire is known to refuse a schema, by the names of `_sizes`.
+    """
+
+    constrains: bool = True
+    closed: bool = True
+    all_required: bool = False
+    references: bool = True
+    in_prompt: bool = False
+    keeps: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    formats: frozenset[str] = _FORMATS
+    names: re.Pattern[str] = re.compile(r".*", re.DOTALL)
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def may_keep(self, kind: str, keyword: str, value: Any) -> bool:
+        """True if this bound may travel. A grammar explodes on large counts, and misreads all but simple patterns."""
+        if keyword not in self.keeps.get(kind, ()):
+            return False
+        if keyword == "format":
+            return value in self.formats
+        if keyword == "pattern":
+            return len(value) <= 200 and _SIMPLE_PATTERN.fullmatch(value) is not None
+        return bool(abs(value) < 2**53) if kind in ("integer", "number") else bool(value <= 1000)
+
+
+_OPENAI_SIZES = {"properties": 5000, "depth": 10, "characters": 120_000, "enum values": 1000}
+
+DIALECTS: Mapping[str, Dialect] = {
+    # OpenAI's documented strict mode: https://platform.openai.com/docs/guides/structured-outputs
+    "openai": Dialect(
+        all_required=True,
+        keeps={
+            "string": frozenset({"pattern", "format"}),
+            **dict.fromkeys(("number", "integer"), _NUMBERS | {"multipleOf"}),
+            "array": _ITEMS,
+        },
+        limits=_OPENAI_SIZES,
+    ),
+    # Azure documents smaller sizes, and refuses every bound.
+    "azure": Dialect(all_required=True, limits={**_OPENAI_SIZES, "properties": 100, "depth": 5}),
+    # Other servers that follow OpenAI's strict mode: nobody documents which bounds they take.
+    "strict": Dialect(all_required=True, limits=_OPENAI_SIZES),
+    # Anthropic refuses references to oneself, and LiteLLM inlines the others by their last segment: none is sent.
+    "anthropic": Dialect(
+        references=False,
+        keeps={"string": frozenset({"format"})},
+        formats=_FORMATS | {"uri"},
+        names=re.compile(r"[a-zA-Z0-9_.-]{1,64}"),
+        limits={"optional properties": 24, "unions": 16},
+    ),
+    # Ollama and llama.cpp turn the schema into a grammar and do not show it to the model.
+    "free": Dialect(
+        closed=False,
+        in_prompt=True,
+        keeps={
+            "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
+            "integer": _NUMBERS,
+            "array": _ITEMS,
+        },
+        formats=frozenset({"date", "time", "date-time", "uuid"}),
+    ),
+    "none": Dialect(constrains=False),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,73 +121,105 @@ class WireSchema:
     wrapped: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One schema on one wire: its form there, and the way back of a value."""
-
-    wire: WireSchema
-    root: Node
-
-    def decode(self, value: Any) -> Any:
-        if self.wire.wrapped and isinstance(value, dict) and value.keys() == {WRAP}:
-            value = value[WRAP]
-        return self.root.decode(value)
+Decode = Callable[[Any], Any]
+"""Turns a value of the wire into the caller's form."""
 
 
-def plan(document: Mapping[str, Any], name: str, dialect: Dialect) -> Plan:
-    """The plan of a canonical document for a dialect.
+def planned(document: Json, name: str, dialect_name: str) -> tuple[WireSchema, Decode]:
+    """Returns what a wire takes of a canonical document, and the way back of a value.
 
-    A schema that the wire is known to refuse for its size is sent in words only.
+    Raises:
+        ConfigError: the dialect is unknown.
     """
-    for unroll in (1, 0) if dialect.constrains and not dialect.references else (0,) * dialect.constrains:
-        try:
-            made = _constrained(document, name, dialect, unroll)
-        except TooLarge:
-            continue
-        if not exceeds(dialect, made.wire.schema or {}):
-            return made
-    wire = WireSchema(schema=None, name=name, instructions=_ONLY_JSON + _words(document), wrapped=False)
-    # Nothing is encoded without a wire that asks for it; only a stray null is taken out.
-    return Plan(wire=wire, root=Places(document, DIALECTS["none"], unroll=0).place(document, ""))
+    if dialect_name not in DIALECTS:
+        known = ", ".join(DIALECTS)
+        raise ConfigError(f"Unknown schema dialect {dialect_name!r}: a provider's `schema_dialect` is {known}.")
+    dialect = DIALECTS[dialect_name]
+    for unroll in () if not dialect.constrains else (0,) if dialect.references else (1, 0):
+        with suppress(TooLarge):
+            wire, decode = _constrained(document, name, dialect, unroll)
+            sizes = _sizes(wire.schema or {})
+            if all(sizes[what] <= limit for what, limit in dialect.limits.items()):
+                return wire, decode
+    root = Place({})
+    with suppress(TooLarge):  # without a schema on the wire nothing is encoded; only a stray null is taken out
+        root = Places(document, DIALECTS["free"], unroll=0).place(document, "")
+    return WireSchema(schema=None, name=name, instructions=_in_words(document), wrapped=False), root.decode
 
 
-def _constrained(document: Mapping[str, Any], name: str, dialect: Dialect, unroll: int) -> Plan:
+def _constrained(document: Json, name: str, dialect: Dialect, unroll: int) -> tuple[WireSchema, Decode]:
     places = Places(document, dialect, unroll=unroll)
     root = places.place(document, "")
-    while isinstance(root, Link):
-        root = places.table[root.name]
-    wrapped = _needs_wrap(root, dialect)
-    top = Record(properties={WRAP: root}, required=frozenset({WRAP}), others=False) if wrapped else root
-    schema = _with_definitions(top.schema(), places.table)
-    lines = [_ONLY_JSON + _words(schema)] if dialect.in_prompt else []
-    if places.rules:
-        rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
-        lines.append("\n".join(["The answer also obeys:", *rules]))
+    while "$ref" in root.schema:
+        root = places.table[root.schema["$ref"].rsplit("/", 1)[-1]]
+    top = root.schema
+    # LiteLLM drops an empty schema.
+    wrapped = not top if not dialect.closed else top.get("type") != "object" or _MISREAD in top["properties"]
+    if wrapped:
+        top = {"type": "object", "properties": {_WRAP: top}, "required": [_WRAP], "additionalProperties": False}
+    schema = _with_definitions(top, places.table)
+    wire = WireSchema(
+        schema=schema, name=name, instructions=_instructions(document, dialect, places, wrapped), wrapped=wrapped
+    )
+
+    def decode(value: Any) -> Any:
+        if wrapped and isinstance(value, dict) and value.keys() == {_WRAP}:
+            value = value[_WRAP]
+        return root.decode(value)
+
+    return wire, decode
+
+
+def _instructions(document: Json, dialect: Dialect, places: Places, wrapped: bool) -> str:
+    if dialect.in_prompt:
+        return _in_words(document) + (f'\nThe value stands in an object: {{"{_WRAP}": ...}}' if wrapped else "")
+    rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
+    lines = ["\n".join(["The answer also obeys:", *rules])] if rules else []
     if places.refers:
         lines.append("The schema that `$ref` points into:\n" + _words(document))
-    wire = WireSchema(schema=schema, name=name, instructions="\n\n".join(lines), wrapped=wrapped)
-    return Plan(wire=wire, root=root)
+    return "\n\n".join(lines)
 
 
-def _needs_wrap(root: Node, dialect: Dialect) -> bool:
-    if not dialect.closed:
-        return not root.schema()  # LiteLLM drops an empty schema
-    return not isinstance(root, Record) or _MISREAD in root.properties
-
-
-def _with_definitions(schema: dict[str, Any], table: Mapping[str, Node]) -> dict[str, Any]:
-    definitions: dict[str, Any] = {}
+def _with_definitions(schema: Json, table: Mapping[str, Place]) -> Json:
+    definitions: Json = {}
     unread = [schema]
     while unread:
         for _, node in walk(unread.pop()):
             name = node.get("$ref", "").rsplit("/", 1)[-1]
             if name and name not in definitions:
-                definitions[name] = table[name].schema()
+                definitions[name] = table[name].schema
                 unread.append(definitions[name])
     return {**schema, "$defs": definitions} if definitions else schema
 
 
-def _words(schema: Mapping[str, Any]) -> str:
+def _sizes(schema: Json) -> dict[str, int]:
+    nodes = [node for _, node in walk(schema)]
+    definitions = schema.get("$defs", {})
+    properties = [name for node in nodes for name in node.get("properties", ())]
+    values = [str(value) for node in nodes for value in node.get("enum", ())]
+    objects = [node for node in nodes if "properties" in node]
+    return {
+        "properties": len(properties),
+        "enum values": len(values),
+        "characters": sum(map(len, [*properties, *values, *definitions])),
+        "optional properties": sum(len(node["properties"]) - len(node.get("required", ())) for node in objects),
+        "unions": sum("anyOf" in node for node in nodes),
+        "depth": max(map(_depth, [{**schema, "$defs": {}}, *definitions.values()])),
+    }
+
+
+def _depth(node: Any) -> int:
+    """Returns the levels of objects with properties in a wire's schema."""
+    if not isinstance(node, dict):
+        return 0
+    return bool(node.get("properties")) + max((_depth(sub) for _, sub in subschemas(node)), default=0)
+
+
+def _in_words(document: Json) -> str:
+    return f"{_ONLY_JSON}It obeys this JSON Schema:\n{_words(document)}"
+
+
+def _words(schema: Json) -> str:
     return json.dumps(_untitled(schema), ensure_ascii=False, separators=(",", ":"))
 
 

@@ -346,7 +346,7 @@ def test_every_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_lock_that_a_fork_left_behind_is_no_deadlock(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody will ever release it: that is a miss."""
-    monkeypatch.setattr("testronaut_llm.cache.answer_cache._REST", 0.01)
+    monkeypatch.setattr("testronaut_llm.cache.answer_cache._COOLDOWN", 0.01)
     cache._opening.acquire()
     with capture_logs() as logs:
         assert cache.read(KEY, same, SETTINGS) is None

@@ -1,11 +1,8 @@
-"""The store at its edges: rows that go, schemas that differ in little, validators that raise, forks, many texts."""
+"""The store at its edges: rows that go, schemas that differ in little, validators that raise, forks."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -17,9 +14,7 @@ from pydantic import BaseModel, field_validator
 
 from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cache.key import parts_of
-from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.support.lazy import lazy
 
 Make = Callable[..., Api]
 
@@ -116,63 +111,3 @@ def test_a_forked_child_books_nothing_of_its_parents(tmp_path: Any) -> None:
     booked = ledger.file.run(lambda db: db.execute("SELECT sum(hits), sum(saved_by_cache) FROM daily").fetchone())
     assert booked == (13, 13 * 5 * 10**11)
     ledger.close()
-
-
-async def test_many_texts_are_looked_up_away_from_the_event_loop(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few cost microseconds; thousands would hold everybody else up."""
-    texts = [f"text {number}" for number in range(300)]
-    a = api("a", faults.good())
-    with manager({"m": {**model("openai", a), "model": "openai/text-embedding-3-small"}}, cache="use") as llm:
-        await llm.aembed("t", texts)
-        real, hops = asyncio.to_thread, []
-
-        async def hop(*given: Any) -> Any:
-            hops.append(given)
-            return await real(*given)
-
-        monkeypatch.setattr(asyncio, "to_thread", hop)
-        assert (await llm.aembed("t", texts)).cached
-        assert len(hops) == 1
-        assert (await llm.aembed("t", texts[:5])).cached
-        assert len(hops) == 1
-
-
-def test_what_may_change_is_not_kept(api: Make) -> None:
-    """A view of a mapping has a hash, and shows tomorrow what the mapping holds then."""
-    stops = {"first": "END"}
-    with manager({"m": model("openai", api("a", faults.good()))}) as llm:
-        assert looked_up(llm, stop=stops.values()).stop == ("END",)
-        stops["first"] = "STOP"
-        assert looked_up(llm, stop=stops.values()).stop == ("STOP",)
-
-
-def test_a_task_that_is_no_name_is_said_so(api: Make) -> None:
-    """Nothing of Python's own is raised."""
-    with (
-        manager({"m": model("openai", api("a", faults.good()))}) as llm,
-        pytest.raises(InvalidRequestError, match=r"task is \[1\]; expected a name"),
-    ):
-        llm.complete([1], "hi")  # type: ignore[arg-type]
-
-
-def test_what_is_lazy_is_made_once() -> None:
-    """Whichever threads ask for it first."""
-
-    class Holder:
-        made = 0
-
-        @lazy
-        def slow(self) -> object:
-            """Takes its time."""
-            Holder.made += 1
-            time.sleep(0.02)
-            return object()
-
-    holder, got = Holder(), []
-    threads = [threading.Thread(target=lambda: got.append(holder.slow)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (Holder.made, len(set(got))) == (1, 1)
-    assert isinstance(Holder.slow, lazy)

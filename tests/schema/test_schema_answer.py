@@ -119,8 +119,6 @@ READ: dict[str, tuple[OutputSchema, str, Any]] = {
     "a foot note": (VERDICT, f"As in [1], the answer is {FAIL}", FAILED),
     "an index": (NUMBERS, "Since `argv[0]`, argv[ 1 ], a[:2] and m[] are names:\n[4, 5]", [4, 5]),
     "braces in prose": (VERDICT, f"Set ${{HOME}} and {{name}}, {{}} and {{'x': 1}}: {FAIL}", FAILED),
-    "braces doubled": (VERDICT, f"{{{FAIL}}}", FAILED),
-    "a quotation mark alone": (VERDICT, f'A 6" pipe. {FAIL}', FAILED),
     "other JSON before it": (VERDICT, f'It printed {{"verdict": "maybe"}} and [1, 2]:\n{FAIL}', FAILED),
     "other JSON after it": (VERDICT, f'{FAIL}\nIt printed {{"status": "pass"}}.', FAILED),
     "the same twice": (VERDICT, f"{FAIL}\n```json\n{FAIL}\n```", FAILED),
@@ -136,8 +134,6 @@ READ: dict[str, tuple[OutputSchema, str, Any]] = {
         {"name": "```json [1] ```"},
     ),
     "a fence that is not closed": (VERDICT, f"```json\n{FAIL}", FAILED),
-    "a fence of tildes": (VERDICT, f"~~~json\n{FAIL}\n~~~", FAILED),
-    "a fence on one line": (VERDICT, f"```json {FAIL}```", FAILED),
     "a number in a fence": (NUMBER, "The sum of 40 and 2:\n```json\n42\n```\n", 42),
     "a text in a fence": (WORD, 'It is\n```\n"[a] {b}"\n```', "[a] {b}"),
     "an empty list in a fence": (OPTIONS, "There are none:\n```json\n[]\n```", []),
@@ -160,8 +156,6 @@ def test_the_answer_is_the_value_that_obeys_the_schema(case: str) -> None:
 REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
     "two that differ": (VERDICT, f"```json\n{PASS}\n```\nBut no:\n```json\n{FAIL}\n```", "2 different JSON values"),
     "two that differ, in prose": (VERDICT, f"It printed {PASS}, so it is {FAIL}.", "different"),
-    "two that differ, in another order": (VERDICT, f"{FAIL}\n(The program says {PASS}.)", "different"),
-    "two lists that differ": (NUMBERS, "As in [1], the answer is [2, 3].", "different"),
     "two numbers that differ": (NUMBER, "```\n1\n```\n```\n2\n```", "different"),
     "one and an empty one": (OPTIONS, f"It printed {ALL}, so the list is:\n[]", "different"),
     "true is not one": (OutputSchema.of({}), "```\n1\n```\n```\ntrue\n```", "different"),
@@ -174,8 +168,6 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
     ),
     "a part of a cut tree": (TREE, 'So: {"name": "git", "children": [{"name": "add", "children": []}, ', "not JSON"),
     "a part of a value": (OBJECT, 'It is {"answer": {"name": "a"}}.', "required property"),
-    "a comma too many": (VERDICT, 'So: {"verdict": "fail",}', "not JSON"),
-    "a name twice": (VERDICT, 'So: {"verdict": "pass", "verdict": "fail"}', "not JSON"),
     "more than anybody means": (VERDICT, "".join(f"[{n}]\n" for n in range(1001)), "more than 1,000"),
 }
 """The schema, what the model wrote, and what is wrong with it."""

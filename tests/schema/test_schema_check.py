@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from schema_speech import said
 
-from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
 from testronaut_llm.schema.output_schema import OutputSchema
 
 LOOP: dict[str, Any] = {"type": "array"}
@@ -55,10 +55,10 @@ def prop(schema: Any) -> dict[str, Any]:
         ({"multipleOf": 0}, "$.multipleOf", "0"),
         ({"items": {"enum": []}}, "$.items.enum", "no answer"),
         ({"required": ["a", "a"]}, "$.required", "unique"),
-        ({"const": {1, 2}}, "$.const", "no JSON value"),
+        ({"const": {1, 2}}, "$.const", "not a JSON value"),
         ({"default": float("nan")}, "$.default", "nan"),
         ({"enum": [float("inf")]}, "$.enum[0]", "inf"),
-        ({"properties": {1: {}}}, "$.properties", "the key 1 is no string"),
+        ({"properties": {1: {}}}, "$.properties", "the key 1 is not a string"),
         ({"components": {"schemas": {"A": {"type": "x"}}}}, "$.components.schemas.A.type", "unknown type"),
         ({"$defs": 5}, "$.$defs", "object"),
         ({"enum": "x" * 300}, "$.enum", "..."),
@@ -88,14 +88,6 @@ def test_a_long_chain_of_references_is_no_crash() -> None:
     assert long.read("null", "strict") is None
     with pytest.raises(InvalidRequestError, match="too long a chain"):
         OutputSchema.of(chain(5000))
-
-
-def test_parts_that_melt_without_end_go_in_words() -> None:
-    """Two recursive schemas that must both hold have no end of common places."""
-    tree = {"type": "object", "additionalProperties": {"allOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/x"}]}}
-    schema = OutputSchema.of({"$ref": "#/$defs/x", "$defs": {"x": tree}})
-    assert schema.wire("strict").schema is None
-    assert schema.read('{"a": {"b": {}}}', "strict") == {"a": {"b": {}}}
 
 
 class HoldsLock(BaseModel, arbitrary_types_allowed=True):
@@ -179,4 +171,5 @@ def test_beside_a_reference_draft_7_sees_nothing() -> None:
     }
     old = OutputSchema.of({"$schema": "http://json-schema.org/draft-07/schema#", **schema})
     assert old.read('{"a": "xy"}', "free") == {"a": "xy"}
-    assert "maxLength" in str(OutputSchema.of(schema).wire("free").schema)
+    with pytest.raises(OutputInvalidError):
+        OutputSchema.of(schema).read('{"a": "xy"}', "free")

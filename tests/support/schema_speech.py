@@ -1,61 +1,52 @@
-"""What a model behind a wire would say: a value in the form that its wire makes of the caller's schema."""
+"""What a model behind a wire would say: a value in the form that the wire's schema asks for."""
 
 from __future__ import annotations
 
 import json
-from functools import singledispatch
-from itertools import chain, repeat
 from typing import Any
 
-from testronaut_llm.schema.nodes import Choice, Entries, Items, Link, Node, Record, Text
+from jsonschema import Draft202012Validator
+
 from testronaut_llm.schema.output_schema import OutputSchema
 
 
 def said(schema: OutputSchema, value: Any, dialect: str) -> str:
-    """The text by which a model behind that wire would say `value` (an instance, or plain JSON)."""
-    plan, adapter = schema._plan(dialect), schema._adapter
-    out = _encoded(plan.root, value if adapter is None else adapter.dump_python(value, mode="json", by_alias=True))
-    return json.dumps({"result": out} if plan.wire.wrapped else out, ensure_ascii=False)
+    """Returns the text by which a model behind that wire would say `value` (an instance, or plain JSON)."""
+    wire = schema.wire(dialect)  # type: ignore[arg-type]  # a name of the table
+    adapter = schema._adapter
+    out = value if adapter is None else adapter.dump_python(value, mode="json", by_alias=True)
+    out = {"result": out} if wire.wrapped else out
+    return json.dumps(out if wire.schema is None else _encoded(wire.schema, wire.schema, out), ensure_ascii=False)
 
 
-@singledispatch
-def _encoded(node: Node, value: Any) -> Any:
+def _encoded(root: dict[str, Any], node: dict[str, Any], value: Any) -> Any:
+    """The value in the form of this node; as it is where it has no such form."""
+    about = node.get("description", "")
+    if "$ref" in node:
+        return _encoded(root, root["$defs"][node["$ref"].rsplit("/", 1)[-1]], value)
+    if "(JSON text of " in about:
+        return json.dumps(value, ensure_ascii=False)
+    if about.endswith("(an object, as the list of its entries)") and isinstance(value, dict):
+        inner = node["items"]["properties"]["value"]
+        return [{"key": key, "value": _encoded(root, inner, sub)} for key, sub in value.items()]
+    if "anyOf" in node:
+        options = sorted(node["anyOf"], key=lambda option: _comes_late(option, value))
+        forms = ((option, _encoded(root, option, value)) for option in options)
+        return next((form for option, form in forms if _obeys(root, option, form)), value)
+    if node.get("type") == "object" and isinstance(value, dict):
+        properties = node.get("properties", {})
+        out = {name: _encoded(root, properties.get(name, {}), sub) for name, sub in value.items()}
+        return {**dict.fromkeys(node.get("required", ())), **out}
+    if node.get("type") == "array" and isinstance(value, list):
+        return [_encoded(root, node["items"], sub) for sub in value]
     return value
 
 
-@_encoded.register
-def _(node: Text, value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False)
+def _comes_late(option: dict[str, Any], value: Any) -> bool:
+    """True for JSON text that may hold less than any value; a null that may be anything is text."""
+    words = json.dumps(option)
+    return ("(JSON text of" in words) != (value is None and "any JSON value)" in words)
 
 
-@_encoded.register
-def _(node: Record, value: Any) -> Any:
-    out = {name: _encoded(sub, value[name]) for name, sub in node.properties.items() if name in value}
-    if node.all_required:
-        out = {name: out.get(name) for name in node.properties}
-    elif node.others is not False:
-        out |= {name: sub for name, sub in value.items() if name not in out}
-    return out
-
-
-@_encoded.register
-def _(node: Entries, value: Any) -> Any:
-    return [{"key": key, "value": _encoded(node.value, sub)} for key, sub in value.items()]
-
-
-@_encoded.register
-def _(node: Items, value: Any) -> Any:
-    places = chain(node.first, repeat(node.rest))
-    return [_encoded(place, sub) if place else sub for place, sub in zip(places, value, strict=False)]
-
-
-@_encoded.register
-def _(node: Choice, value: Any) -> Any:
-    right = [option for option, accepts in node.options if accepts(value)] or [node.options[0][0]]
-    forms = ((option, _encoded(option, value)) for option in right if option.fits(value) or option.encodes())
-    return next((out for option, out in forms if option.decode(out) == value), _encoded(right[0], value))
-
-
-@_encoded.register
-def _(node: Link, value: Any) -> Any:
-    return _encoded(node.table[node.name], value)
+def _obeys(root: dict[str, Any], node: dict[str, Any], value: Any) -> bool:
+    return bool(Draft202012Validator({**node, "$defs": root.get("$defs", {})}).is_valid(value))

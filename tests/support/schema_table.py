@@ -156,7 +156,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     ),
     "typed dict": (Run, [{"argv": ["ls"], "code": 0}], [{"argv": ["ls"]}]),
     "dataclass": (Span, [{"first": 1, "last": 2, "pair": [1, "x"]}], [{"first": 1, "last": 2, "pair": [1]}]),
-    "literal": (Literal["yes", "no", 3], ["yes", 3], ["maybe", 4]),
     "optional union of anything": (
         list[int | str | dict[str, bool] | None],
         [[1, "1", None, {"a": True}, '{"a": true}', {}]],
@@ -167,7 +166,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "scalar": ({"type": "integer", "minimum": 1, "maximum": 5}, [1, 5], [0, 6, "1", True]),
     "bounded text": ({"type": "string", "minLength": 2, "pattern": "^[a-z]+$"}, ["ab"], ["a", "AB", 1]),
     "anything": ({}, [None, 1, "x", [1], {"a": {"b": [None]}}, {"result": 1}], []),
-    "anything described": ({"description": "whatever you like"}, [None, "x", {"a": 1}], []),
     "enum": ({"enum": ["a", 1, None, 2.5, True]}, ["a", 1, None, 2.5, True], ["b", False, 2]),
     "enum of values": ({"enum": [{"a": 1}, [1], "x"]}, [{"a": 1}, [1], "x"], [{"a": 2}, []]),
     "const": (obj(kind={"const": "x"}, n={"const": 3}), [{"kind": "x", "n": 3}], [{"kind": "y", "n": 3}]),
@@ -176,7 +174,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [{"a": "x"}, {"b": 1}, None],
         [{"a": 1}, "x"],
     ),
-    "one of": ({"oneOf": [STRING, {"type": "array", "items": STRING}]}, ["a", ["a"]], [1, [1]]),
     "all of": (
         {"allOf": [{"$ref": "#/$defs/base"}, obj(b=INTEGER, c_=STRING)], "$defs": {"base": obj(a=STRING)}},
         [{"a": "x", "b": 1}, {"a": "x", "b": 1, "c": "y"}],
@@ -275,7 +272,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [{"id": 1, "x": 1}],
     ),
     "closed and empty": ({"type": "object", "properties": {}, "additionalProperties": False}, [{}], [{"a": 1}]),
-    "undeclared but required": ({"type": "object", "required": ["a"]}, [{"a": 1}, {"a": {"b": "c"}}], [{}]),
     "property of that name": (
         obj(values={"type": "array", "items": INTEGER}, result_=STRING),
         [{"values": [1]}, {"values": [], "result": "x"}],
@@ -291,7 +287,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [[], [1], [1, "a", "b"]],
         [["a"], [1, 2]],
     ),
-    "list of anything": ({"type": "array"}, [[], [1, "x", None, {"a": [1]}]], [{}]),
     "array bounds": (
         {"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 2, "uniqueItems": True},
         [[1], [1, 2]],
@@ -313,11 +308,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         obj(v=STRING, kids_={"type": "array", "items": {"$ref": "#"}}),
         [{"v": "a"}, {"v": "a", "kids": [{"v": "b", "kids": [{"v": "c", "kids": [{"v": "d"}]}]}]}],
         [{"v": "a", "kids": [{}]}],
-    ),
-    "reference into a place": (
-        obj(a={"type": "string", "maxLength": 3}, b={"$ref": "#/properties/a"}),
-        [{"a": "x", "b": "y"}],
-        [{"a": "x", "b": "long"}],
     ),
     "mutual recursion": (
         {
@@ -352,12 +342,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         ["a", 1, None, {"a": 1}],
         [1.5, [], {"a": "x"}],
     ),
-    "false property": (
-        {**obj(a=STRING), "properties": {"a": STRING, "never": False}},
-        [{"a": "x"}],
-        [{"a": "x", "never": 1}],
-    ),
-    "no type said": ({"properties": {"a": {"items": INTEGER}}, "required": ["a"]}, [{"a": [1]}], [{}, {"a": ["x"]}]),
     "numbers": (
         obj(
             a={"type": "number", "multipleOf": 0.5}, b={"enum": [1.5, 2]}, c={"type": "integer", "exclusiveMinimum": 0}

@@ -20,6 +20,13 @@ _GRAMMAR_BOUNDS = {
     *("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     *("pattern", "format"),
 }
+_OPENAI_NUMBERS = {"multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_OPENAI_BOUNDS = {
+    "string": {"pattern", "format"},
+    "number": _OPENAI_NUMBERS,
+    "integer": _OPENAI_NUMBERS,
+    "array": {"minItems", "maxItems"},
+}
 SCALARS = ("string", "integer", "number", "boolean", "null")
 
 
@@ -125,5 +132,18 @@ def _some_root(schema: dict[str, Any]) -> Iterator[str]:
         yield "LiteLLM would drop an empty schema"
 
 
-_RULES = {"strict": _strict, "anthropic": _anthropic, "free": _free}
-_ROOTS = {"strict": _object_root, "anthropic": _object_root, "free": _some_root}
+def _openai(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        bounds = _OPENAI_BOUNDS.get(node.get("type", ""), set())
+        node = {key: value for key, value in node.items() if key not in bounds}
+    yield from _strict(node)
+
+
+_RULES = {"openai": _openai, "azure": _strict, "strict": _strict, "anthropic": _anthropic, "free": _free}
+_ROOTS = {
+    "openai": _object_root,
+    "azure": _object_root,
+    "strict": _object_root,
+    "anthropic": _object_root,
+    "free": _some_root,
+}
