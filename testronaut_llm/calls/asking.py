@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.calls.lookup import Lookup, pieces_of
@@ -33,52 +33,55 @@ class Asking:
 
     def result(self, question: Question) -> Any:
         """Returns the answer, or the embeddings, of one call."""
-        result = self._look(question)
-        if result is not None:
-            return result
-        pieces = self._driven(question)
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as stop:
-                return stop.value
+        with self._started(question):
+            result = self._look(question)
+            if result is not None:
+                return result
+            pieces = self._driven(question)
+            while True:
+                try:
+                    next(pieces)
+                except StopIteration as stop:
+                    return stop.value
 
     async def aresult(self, question: Question) -> Any:
         """The same on an event loop."""
-        result = await self._alook(question)
-        if result is not None:
-            return result
-        from testronaut_llm.calls.performers import arun
+        with self._started(question):
+            result = await self._alook(question)
+            if result is not None:
+                return result
+            from testronaut_llm.calls.performers import arun
 
-        with self._telling(question):
-            return await arun(self._answering.flow(question), self._engine.gateway)
+            with self._telling(question):
+                return await arun(self._answering.flow(question), self._engine.gateway)
 
     def pieces(self, question: Question) -> Generator[str, None, Any]:
         """Yields the pieces of a stream, and returns the result."""
-        result = self._look(question)
-        if result is not None:
-            yield from pieces_of(result)
-            return result
-        return (yield from self._driven(question))
+        with self._started(question):
+            result = self._look(question)
+            if result is not None:
+                yield from pieces_of(result)
+                return result
+            return (yield from self._driven(question))
 
     async def apieces(self, question: Question) -> AsyncIterator[Any]:
         """The same on an event loop; the result is the last thing it yields."""
-        result = await self._alook(question)
-        if result is not None:
-            for word in pieces_of(result):
-                yield word
-            yield result
-            return
-        from testronaut_llm.calls.performers import adrive
+        with self._started(question):
+            result = await self._alook(question)
+            if result is not None:
+                for word in pieces_of(result):
+                    yield word
+            else:
+                from testronaut_llm.calls.performers import adrive
 
-        with self._telling(question):
-            # Left early, a generator does not close the one it reads from: the call would be settled some time later.
-            async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, str):
-                        yield piece
-                    else:
-                        result = piece
+                with self._telling(question):
+                    # Left early, a generator does not close the one it reads from: it would be settled later.
+                    async with aclosing(adrive(self._answering.flow(question), self._engine.gateway)) as pieces:
+                        async for piece in pieces:
+                            if isinstance(piece, str):
+                                yield piece
+                            else:
+                                result = piece
         yield result  # where being left is no longer the call's affair
 
     def close(self) -> None:
@@ -104,13 +107,16 @@ class Asking:
         with self._telling(question):
             return (yield from drive(self._answering.flow(question), self._engine.gateway, self._engine.loop))
 
+    def _started(self, question: Question) -> AbstractContextManager[None]:
+        return self._engine.telemetry.started(question.call, embedding=bool(question.texts))
+
     @contextmanager
     def _telling(self, question: Question) -> Iterator[None]:
         """Tells telemetry of a call that does not end in a result."""
         try:
             yield
         except LLMError as error:
-            self._engine.telemetry.failed(question.call, error, embedding=bool(question.texts))
+            self._engine.telemetry.failed(question.call, error)
             raise
         except Exception:
             raise

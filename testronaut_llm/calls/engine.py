@@ -212,7 +212,6 @@ class Engine:
                 self.__dict__[name].close()
         if self.answers is not None:
             self.answers.close()
-        self.telemetry.close()
 
     async def aclose(self) -> None:
         """The same, with the connections of the running event loop."""

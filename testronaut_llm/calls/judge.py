@@ -26,7 +26,7 @@ from testronaut_llm.records import Answer, Attempt, Call, Embeddings, Usage
 from testronaut_llm.routing.retry import Try
 from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.schema.output_schema import SchemaDialect
-from testronaut_llm.support.amounts import tokens
+from testronaut_llm.support.money import tokens
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
 """From how many tokens on, and below which share of the estimate, a prompt counts as cut."""

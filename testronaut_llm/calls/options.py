@@ -13,10 +13,10 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, get_args
 
-from testronaut_llm.config.faults import did_you_mean
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.records import Accept, CacheMode, Schema
 from testronaut_llm.support.owned_fields import refused_in_extra
+from testronaut_llm.support.text import did_you_mean
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import TaskConfig

@@ -16,7 +16,7 @@ from testronaut_llm.cli.progress import EVERY_SECONDS
 from testronaut_llm.cli.spend import bill
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.records import Answer
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 
 _STEERING = ("cache", "max_cost")
 """Options that make no other answer."""

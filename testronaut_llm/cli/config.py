@@ -33,7 +33,7 @@ def init(
     from testronaut_llm.config.schema import SCHEMA_FILE
     from testronaut_llm.config.trust import trust
     from testronaut_llm.providers.provider_registry import readiness
-    from testronaut_llm.support.atomic_file import write_atomically
+    from testronaut_llm.support.paths import write_atomically
 
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already; edit it, or replace it with --force", file=str(file))
@@ -85,7 +85,7 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     from testronaut_llm.local.machine import memory
     from testronaut_llm.local.memory_fit import OVERHEAD
     from testronaut_llm.local.ollama_provider import OllamaServer, full_name
-    from testronaut_llm.support.hosts import is_loopback
+    from testronaut_llm.support.text import is_loopback
 
     chat: dict[str, str] = {}
     vectors: dict[str, str] = {}

@@ -14,7 +14,7 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.route import count, money
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 from testronaut_llm.records import Attempt, Candidate
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig

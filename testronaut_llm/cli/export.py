@@ -46,7 +46,7 @@ def litellm_proxy(
     from testronaut_llm.config.file import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_reader import read_yaml
     from testronaut_llm.proxy.export import proxy_export
-    from testronaut_llm.support.atomic_file import write_atomically
+    from testronaut_llm.support.paths import write_atomically
 
     if os.environ.get(MODEL_VARIABLE):
         raise ConfigError(f"{MODEL_VARIABLE} is set, and puts one model into every task; run: unset {MODEL_VARIABLE}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from testronaut_llm.providers import litellm_data, network
-from testronaut_llm.support.installed import version
+from testronaut_llm.support.paths import version
 
 TESTED_LITELLM = "1.110.2"
 """The newest release that the tests have passed with: the locked one."""

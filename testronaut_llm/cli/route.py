@@ -11,7 +11,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, PromptFile, read_prompt
 from testronaut_llm.records import Candidate, Route
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 
 COLUMNS = ("model", "is", "tokens", "answer", "cost", "at most", "kept", "why")
 SECONDS = "seconds"

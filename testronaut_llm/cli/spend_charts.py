@@ -8,7 +8,7 @@ from decimal import Decimal
 from html import escape
 
 from testronaut_llm.money.report import Spend
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 
 SERIES = 7
 """Models with a colour of their own; the others share one."""

@@ -8,8 +8,7 @@ from html import escape
 
 from testronaut_llm.cli.spend_charts import SERIES, days_chart, legend, row_of_bars, series_of
 from testronaut_llm.money.report import DearCall, LimitState, Spend
-from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.money import exact, usd
 
 _STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--panel:#f6f6f4;--ink:#1b1b1a;--soft:#62625e;--line:#dededa;--over:#c62f2f;

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from testronaut_llm import errors
-from testronaut_llm.config.faults import UnknownNameError, did_you_mean, shown
+from testronaut_llm.config.faults import UnknownNameError, shown
 from testronaut_llm.config.values import native
+from testronaut_llm.support.text import did_you_mean
 
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
 """`provider/model`: the model's name may hold more slashes, colons, and whatever its server allows."""

@@ -19,8 +19,7 @@ from testronaut_llm.config.splice import changed, spliced, where_of
 from testronaut_llm.config.trust import is_trusted, record_of, trust
 from testronaut_llm.config.yaml_reader import read_yaml
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.atomic_file import write_atomically
-from testronaut_llm.support.paths import data_dir, made
+from testronaut_llm.support.paths import data_dir, made, write_atomically
 
 _PATIENCE_SECONDS = 30
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.providers import endpoint, entra, secret_readers
 from testronaut_llm.providers.row import Missing
-from testronaut_llm.support.hosts import host_of, is_loopback
+from testronaut_llm.support.text import host_of, is_loopback
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from testronaut_llm.providers import endpoint
-from testronaut_llm.support.installed import data_file
+from testronaut_llm.support.paths import data_file
 
 
 class Service(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from importlib import metadata
 
@@ -10,6 +9,7 @@ from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import litellm_data
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.providers.rows import ALIASES, BY_HANDLER, BY_OPENAI_CLIENT, ROWS, default_row
+from testronaut_llm.support.text import closest
 
 ENTRY_POINTS = "testronaut_llm.providers"
 
@@ -80,8 +80,8 @@ def _loaded(point: metadata.EntryPoint) -> Provider:
 
 def _unknown(name: str) -> str:
     usable = {*_table, *ALIASES, *BY_OPENAI_CLIENT, *BY_HANDLER, *_plugins(), *litellm_data.names()}
-    close = difflib.get_close_matches(name, sorted(usable), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0] + '/...'!r}? " if close else ""
+    close = closest(name, sorted(usable), cutoff=0.5)
+    hint = f"did you mean {close + '/...'!r}? " if close else ""
     return (
         f"unknown provider {name!r}: {hint}An OpenAI-compatible server is `model: openai/<name>` "
         f"with its `api_base:`; `register_provider()` adds any other"

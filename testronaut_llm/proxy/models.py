@@ -19,8 +19,8 @@ from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.key_source import key_source
 from testronaut_llm.providers.provider_registry import api_version_of, provider_of
 from testronaut_llm.providers.row import Provider
-from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.money import exact
+from testronaut_llm.support.text import is_loopback
 
 _WHOLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _MILLION = Decimal(1_000_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.schema.document import SAME_PLACE, Path, modern, resolve, roots, subschemas, walk
+from testronaut_llm.support.text import closest
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
@@ -120,8 +120,8 @@ def _in_words(error: SchemaError) -> str:
     if isinstance(given, str) and [*error.absolute_path, ""][-2:][0] == "type":
         if given == "json_schema":
             return "this is a response format, pass the schema inside it"
-        close = difflib.get_close_matches(given, TYPES, n=1, cutoff=0.4)
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        close = closest(given, TYPES, cutoff=0.4)
+        hint = f", did you mean {close!r}?" if close else ""
         return f"unknown type {given!r} (known: {', '.join(TYPES)}){hint}"
     if isinstance(given, str) and "regex" in message:
         return f"{given!r} is no regular expression that Python's `re` takes"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, ClassVar
 
-from testronaut_llm.support import strict_json
+from testronaut_llm.support.text import parse_json
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Text(Node):
         if not isinstance(value, str):
             return value
         try:
-            return strict_json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
 

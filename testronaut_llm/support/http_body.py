@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -93,10 +94,8 @@ def bound(
     `broke` is called with the error that ends it; `end` returns what follows the last piece of a whole body.
     """
     response.headers.pop("content-encoding", None)
-    if isinstance(response.stream, httpx.SyncByteStream):
+    if isinstance(response.stream, httpx.SyncByteStream | httpx.AsyncByteStream):
         response.stream = _Stream(response.stream, take, broke, end)
-    elif isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = _AsyncStream(response.stream, take, broke, end)
 
 
 def bounded(response: httpx.Response) -> None:
@@ -105,44 +104,43 @@ def bounded(response: httpx.Response) -> None:
 
 
 def unpacker(response: httpx.Response, *, most: int = MOST_BYTES, streams: bool = False) -> Unpacker:
-    """What undoes the packing of this response."""
+    """Returns what unpacks the body of this response."""
     kind = response.headers.get("content-type", "")
     streams = streams or "event-stream" in kind or "ndjson" in kind
     return Unpacker(response.headers.get("content-encoding", ""), most=most, streams=streams)
 
 
-class _Stream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
-        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
+class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The body of a response, for sync and async clients; `stream` is of the kind that its client reads."""
+
+    def __init__(self, stream: Any, take: Take, broke: Callable[[Exception], None], end: Callable[[], bytes]) -> None:
+        self._stream, self._take, self._broke, self._end = stream, take, broke, end
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
+        with self._watched():
             for chunk in self._stream:
                 yield from filter(None, self._take(chunk))
             yield self._end()
-        except Exception as error:
-            self._broke(error)
-            raise
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncStream(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
-        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
+        with self._watched():
             async for chunk in self._stream:
                 for piece in filter(None, self._take(chunk)):
                     yield piece
                     if len(chunk) < len(piece):
                         await asyncio.sleep(0)  # one packed chunk can hold work for minutes: the deadline comes first
             yield self._end()
-        except Exception as error:
-            self._broke(error)
-            raise
+
+    def close(self) -> None:
+        self._stream.close()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._broke(error)
+            raise

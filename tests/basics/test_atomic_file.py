@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 
 
 def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
