@@ -21,6 +21,7 @@ MOST_PARTS = 250_000
 PIECE = 64 * 1024
 """Bytes that are unpacked at a time."""
 _PACKED = ("gzip", "x-gzip", "deflate")
+_ZLIB, _GZIP_OR_ZLIB = 0x78, 47  # first byte of a zlib header; zlib's `wbits` that reads both headers
 
 Take = Callable[[bytes], Iterator[bytes]]
 
@@ -39,10 +40,10 @@ class Unpacker:
         self._encoding = encoding.strip().lower()
         self._most, self._streams = most, streams
         self._came = self._became = self._parts = 0
-        self._inflate = zlib.decompressobj(wbits=47) if self._encoding in _PACKED else None
+        self._inflate: Any = None
 
     def take(self, chunk: bytes) -> Iterator[bytes]:
-        """The chunk, unpacked, in pieces; the last one before an error is cut at the bound.
+        """Yields the chunk, unpacked, in pieces; the last one before an error is cut at the bound.
 
         Raises:
             BodyError: the body is too large, damaged, or packed otherwise than once with gzip or deflate.
@@ -65,22 +66,18 @@ class Unpacker:
     def _pieces(self, chunk: bytes) -> Iterator[bytes]:
         if self._encoding in ("", "identity"):
             yield chunk
-        elif self._inflate is None:
+            return
+        if self._encoding not in _PACKED:
             raise BodyError(f"its content-encoding is {self._encoding[:60]!r}; expected none, gzip or deflate")
-        else:
-            while chunk and not self._inflate.eof:  # what follows the end is dropped
-                yield self._unpacked(self._inflate, chunk)
-                chunk = self._inflate.unconsumed_tail
-
-    def _unpacked(self, inflate: Any, chunk: bytes) -> bytes:
+        if self._inflate is None and chunk:
+            is_raw = self._encoding == "deflate" and chunk[0] != _ZLIB  # some servers leave out the header
+            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB)
         try:
-            return bytes(inflate.decompress(chunk, PIECE))
+            while chunk and not self._inflate.eof:  # what follows the end is dropped
+                yield self._inflate.decompress(chunk, PIECE)
+                chunk = self._inflate.unconsumed_tail
         except zlib.error as error:
-            if self._encoding != "deflate" or self._came > len(chunk):
-                raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
-        # Some servers leave out the two bytes in front.
-        self._encoding, self._inflate = "raw deflate", zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-        return self._unpacked(self._inflate, chunk)
+            raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
 
 
 def bound(

@@ -92,7 +92,8 @@ class Spans:
         from opentelemetry import trace
 
         call, _, operation = self._running.get(call_id, (trace.get_current_span(), None, "chat"))
-        provider, _, model = fields["gen_ai.request.model"].partition("/")
+        name = fields["gen_ai.request.model"]
+        provider, _, model = name.partition("/")
         names = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": PROVIDERS.get(provider, provider),
@@ -100,7 +101,7 @@ class Spans:
         }
         end = time.time_ns()
         span = trace.get_tracer(NAME).start_span(
-            f"{operation} {fields['gen_ai.request.model']}",
+            f"{operation} {name}",
             context=trace.set_span_in_context(call),
             kind=trace.SpanKind.CLIENT,
             start_time=end - int(attempt.latency * 1e9),
@@ -120,23 +121,14 @@ def _set(span: Span, fields: Mapping[str, Any]) -> None:
 
 
 def _measure(attempt: Attempt, names: Mapping[str, str]) -> None:
+    """Records the seconds and, if the provider reported them, the tokens of an attempt."""
     from opentelemetry import metrics
 
-    meter = metrics.get_meter(NAME)  # which returns the same histogram for the same name
-    duration = meter.create_histogram(
-        "gen_ai.client.operation.duration",
-        unit="s",
-        description="Time of one request.",
-        explicit_bucket_boundaries_advisory=_SECONDS,
-    )
-    duration.record(attempt.latency, {**names, **({"error.type": attempt.error.code} if attempt.error else {})})
-    if attempt.usage is None or attempt.usage.estimated:
-        return
-    tokens = meter.create_histogram(
-        "gen_ai.client.token.usage",
-        unit="{token}",
-        description="Tokens read and written.",
-        explicit_bucket_boundaries_advisory=_TOKENS,
-    )
-    tokens.record(attempt.usage.prompt_tokens, {**names, "gen_ai.token.type": "input"})
-    tokens.record(attempt.usage.completion_tokens, {**names, "gen_ai.token.type": "output"})
+    create = metrics.get_meter(NAME).create_histogram  # which returns the same one for the same name
+    error = {"error.type": attempt.error.code} if attempt.error else {}
+    seconds = create("gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=_SECONDS)
+    seconds.record(attempt.latency, {**names, **error})
+    if attempt.usage is not None and not attempt.usage.estimated:
+        tokens = create("gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS)
+        tokens.record(attempt.usage.prompt_tokens, {**names, "gen_ai.token.type": "input"})
+        tokens.record(attempt.usage.completion_tokens, {**names, "gen_ai.token.type": "output"})

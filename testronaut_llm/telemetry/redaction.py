@@ -56,6 +56,7 @@ _ESCAPED = re.compile(
     rb"|&(?:amp;)*(?:#0{0,9}(?P<number>[0-9]{1,7})|#x0{0,9}(?P<hex>[0-9a-f]{1,6})|(?P<name>amp|lt|gt|quot|apos));",
     re.IGNORECASE,
 )
+_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _SIGNS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
 
@@ -188,7 +189,14 @@ def _views(raw: bytes) -> Iterator[bytes]:
 
 def _unescaped(raw: bytes) -> bytes:
     """Undoes the escapes of URLs, JSON, HTML and `repr`, once."""
-    return _ESCAPED.sub(_meant, raw) if any(map(raw.__contains__, (b"\\", b"%", b"&"))) else raw
+    if not any(sign in raw for sign in (b"\\", b"%", b"&")):
+        return raw
+    return _SURROGATES.sub(_character, _ESCAPED.sub(_meant, raw))
+
+
+def _character(pair: re.Match[bytes]) -> bytes:
+    """Returns the character that JSON writes as two escapes, each for a surrogate."""
+    return pair[0].decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass").decode("utf-16").encode()
 
 
 def _meant(found: re.Match[bytes]) -> bytes:

@@ -65,8 +65,6 @@ class Telemetry:
     @_harmless()
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """Reports an attempt that has just ended."""
-        if not self.is_active:
-            return
         usage = attempt.usage
         fields = {
             "gen_ai.request.model": attempt.provider_model,
@@ -84,9 +82,9 @@ class Telemetry:
             "llm.dropped_params": list(attempt.dropped_params),
             "error.type": attempt.error.code if attempt.error else None,
         }
-        written = self._emit("llm_attempt", fields, call)
+        plain = self._emit("llm_attempt", fields, call)
         if otel.is_set_up():
-            self._spans.attempt(call.id, attempt, written)
+            self._spans.attempt(call.id, attempt, plain)
 
     @_harmless()
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
@@ -128,8 +126,7 @@ class Telemetry:
     @_harmless()
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Reports an event that belongs to no single call, such as a download that several wait for."""
-        if self.is_active:
-            self._emit(event, fields)
+        self._emit(event, fields)
 
     @contextmanager
     def _spanned(self, call: Call, operation: str) -> Iterator[None]:
@@ -149,14 +146,14 @@ class Telemetry:
         if answer is not None:
             words["answer"] = answer
         outlines = {name: value for word, text in words.items() for name, value in _outline(word, text)}
-        written = self._emit("llm_call", {**fields, **outlines}, call, words)
-        if otel.is_set_up():
-            self._spans.describe(call.id, written)
+        self._spans.describe(call.id, self._emit("llm_call", {**fields, **outlines}, call, words))
 
     def _emit(
         self, event: str, fields: Mapping[str, Any], call: Call | None = None, words: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Writes an event to the log and to the file, which alone may get the `words`. Returns its plain fields."""
+        if not self.is_active:
+            return {}
         if call is not None:
             metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
             fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faults
-import pytest
-from manager_kit import KEY, Api, apis, model
+from manager_kit import KEY, apis, model
 
 DOCUMENTED = {
     "LITELLM_LOCAL_MODEL_COST_MAP",
@@ -49,37 +47,28 @@ print(json.dumps(sorted(changed)), file=sys.stderr)
 """
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Callable[..., Api]]:
-    with apis() as make:
-        yield make
-
-
-def test_a_host_program_stays_as_it_was(api: Callable[..., Api], tmp_path: Path) -> None:
-    """Its stdout stays empty, `.env` unread, the environment as it was but for the documented switches (P16, P17)."""
-    good, bad = api("good", faults.good("fine")), api("bad", faults.error("server_error"))
-    models = {
-        "good": model("openai", good),
-        "bad": model("anthropic", bad),
-        "gone": model("ollama", good, model="ollama/no-such"),
-    }
-    tasks = {"t": {"models": ["good"], "cache": "off", "retries": 0}}
-    (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": tasks}))
-    (tmp_path / ".env").write_text("LEAKED_FROM_DOTENV=yes\nOPENAI_BASE_URL=http://192.0.2.1\n")
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", HOST],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program in a folder, with keys in its environment."""
+    keys = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), KEY)
+    environment = {**os.environ, **keys, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-B", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == ""
-    said = run.stderr.splitlines()
+
+
+def test_a_host_program_stays_as_it_was(tmp_path: Path) -> None:
+    """Its stdout stays empty, `.env` unread, the environment as it was but for the documented switches (P16, P17)."""
+    (tmp_path / ".env").write_text("LEAKED_FROM_DOTENV=yes\nOPENAI_BASE_URL=http://192.0.2.1\n")
+    with apis() as api:
+        good, bad = api("good", faults.good("fine")), api("bad", faults.error("server_error"))
+        gone = model("ollama", good, model="ollama/no-such")
+        models = {"good": model("openai", good), "bad": model("anthropic", bad), "gone": gone}
+        tasks = {"t": {"models": ["good"], "cache": "off", "retries": 0}}
+        (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": tasks}))
+        done = run(tmp_path, "-W", "error::ResourceWarning", "-c", HOST)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    said = done.stderr.splitlines()
     assert said[:3] == ["fine", "AllModelsFailedError", "NoReadyModelError"]
     assert set(json.loads(said[3])) <= DOCUMENTED
     assert len(said) == 4
@@ -105,9 +94,6 @@ raise SystemExit(repr(found) if found else 0)
 
 def test_importing_loads_and_opens_nothing(tmp_path: Path) -> None:
     """`import testronaut_llm` loads no LiteLLM, opens no socket and no file but modules, and prints nothing (P01)."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    run = subprocess.run(
-        [sys.executable, "-B", "-c", IMPORT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    done = run(tmp_path, "-c", IMPORT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
