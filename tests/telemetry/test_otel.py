@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
+from testronaut_llm.telemetry import otel
 
 MODES = ("complete", "acomplete", "stream", "astream")
 Make = Callable[..., Api]
@@ -165,22 +164,11 @@ def test_a_tracer_that_raises_fails_no_call(
     assert "an event was lost: ZeroDivisionError" in caplog.text
 
 
-ALONE = """
-import json, sys
-from testronaut_llm import LLMManager
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.telemetry import otel
-with FakeLLM(tasks=("cli_analysis",)) as llm:
-    llm.reply("fine")
-    llm.complete("cli_analysis", "hi")
-before = "opentelemetry" in sys.modules, otel.is_set_up()
-import opentelemetry.trace
-print(json.dumps([*before, otel.is_set_up()]))
-"""
-
-
-def test_nothing_is_loaded_or_made_where_nobody_set_it_up() -> None:
-    """Neither without the package's being imported nor with its stand-ins."""
-    run = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=100, check=False)
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.splitlines()[-1]) == [False, False, False]
+def test_nothing_is_made_where_nobody_set_it_up(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither if the package is not loaded nor with its stand-ins."""
+    assert not otel.is_set_up()
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace")
+    assert not otel.is_set_up()
+    assert otel.active_ids() == {}
+    assert llm.complete("t", "hi").text == "fine"
+    assert "opentelemetry.trace" not in sys.modules

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import random
 import string
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
@@ -122,30 +121,17 @@ def test_several_secrets_are_all_masked() -> None:
     assert repr(redactor) == "Redactor(3 secrets)"
 
 
-def _random(length: int, alphabet: str = string.ascii_letters + string.digits) -> str:
-    return "a1Z" + "".join(random.Random(length).choices(alphabet, k=length - 3))
+K = "a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi0ArE"
+
+SHAPES = (
+    *(f"sk-{K}", f"sk-proj-{K}-{K}_x", f"sk-ant-api03-{K}-AA", f"AIza{K[:35]}", f"gsk_{K}", f"hf_{K}", f"xai-{K}"),
+    *(f"ghp_{K}", f"github_pat_{K}_{K}", f"xoxb-{K}", f"AKIA{K[:16].upper()}", f"eyJ{K}.eyJ{K}.{K}", f"pk-{K}"),
+)
 
 
-SHAPES = {
-    "openai": f"sk-{_random(48)}",
-    "openai project": f"sk-proj-{_random(20)}-{_random(20)}_x",
-    "anthropic": f"sk-ant-api03-{_random(40)}-AA",
-    "google": f"AIza{_random(35)}",
-    "groq": f"gsk_{_random(52)}",
-    "hugging face": f"hf_{_random(34)}",
-    "xai": f"xai-{_random(40)}",
-    "github": f"ghp_{_random(36)}",
-    "github fine": f"github_pat_{_random(22)}_{_random(30)}",
-    "slack": f"xoxb-{_random(24)}",
-    "aws": "AKIA" + _random(16).upper(),
-    "jwt": f"eyJ{_random(20)}.eyJ{_random(40)}.{_random(20)}",
-}
-
-
-@pytest.mark.parametrize("kind", SHAPES)
-def test_a_key_that_nobody_added_is_known_by_its_shape(kind: str) -> None:
+@pytest.mark.parametrize("key", SHAPES)
+def test_a_key_that_nobody_added_is_known_by_its_shape(key: str) -> None:
     """An error body that echoes somebody's key does not carry it on."""
-    key = SHAPES[kind]
     assert Redactor().redact(f"Incorrect API key provided: {key}.") == f"Incorrect API key provided: {MASK}."
 
 
@@ -155,21 +141,20 @@ def test_a_key_that_nobody_added_is_known_by_its_shape(kind: str) -> None:
         ("Authorization: Bearer abc.def-123456", f"Authorization: Bearer {MASK}"),
         ("{'authorization': 'Bearer abc-123456'}", f"{{'authorization': 'Bearer {MASK}'}}"),
         ("Authorization: Basic dXNlcjpwYXNz", f"Authorization: Basic {MASK}"),
+        (f"Basic {K}==", f"Basic {MASK}"),
         ("api-key: 0123456789abcdef", f"api-key: {MASK}"),
         ('"x-api-key": "0123456789abcdef"', f'"x-api-key": "{MASK}"'),
         ("client_secret=abc123def456", f"client_secret={MASK}"),
         ("https://host.example/v1?key=short&x=1", f"https://host.example/v1?key={MASK}&x=1"),
         ("https://host.example/?a=1&api-key=zz&sig=q%2F", f"https://host.example/?a=1&api-key={MASK}&sig={MASK}"),
         ("https://user:hunter2@host.example/", f"https://user:{MASK}@host.example/"),
-        (
-            "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest",
-            f"{MASK}\nrest",
-        ),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest", f"{MASK}\nrest"),
     ],
 )
 def test_a_value_is_known_by_what_stands_before_it(text: str, masked: str) -> None:
-    """Headers, query strings and key files name their secrets; the value goes, the name stays."""
+    """Headers, query strings and key files name their secrets; the value goes, the name stays, also if done twice."""
     assert Redactor().redact(text) == masked
+    assert Redactor().redact(masked) == masked
 
 
 PROSE = [
@@ -191,21 +176,6 @@ def test_prose_is_left_alone(text: str) -> None:
     redactor = Redactor()
     redactor.add("canarySecretValue")
     assert redactor.redact(text) == text
-
-
-def test_redacting_twice_changes_nothing_more() -> None:
-    """What was redacted once may pass here again."""
-    redactor = Redactor()
-    redactor.add(SECRETS["plain"])
-    texts = [
-        *SHAPES.values(),
-        "https://h.example/?key=abc",
-        "api-key: 0123456789abcdef",
-        SECRETS["plain"],
-        "https://u:p@h.example",
-    ]
-    once = redactor.redact("\n".join(texts))
-    assert redactor.redact(once) == once
 
 
 @pytest.mark.parametrize("piece", ["sk-", "bearer ", "key: ", "eyJ-", "://", "?akey", "x", "a.b-c/", "://a:"])
