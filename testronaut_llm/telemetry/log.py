@@ -62,13 +62,12 @@ class EventFile:
     """
 
     def __init__(self) -> None:
-        self._is_torn = False
         self._warned: set[str] = set()
 
     def write(self, name: str, folder: Path, event: Mapping[str, Any]) -> None:
         """Appends one event, with the time in UTC. A relative `name` starts at `folder`."""
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
-        line = json.dumps(stamped, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
+        line = json.dumps(stamped, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
             self._append(folder / user_path(name), line)
         except (OSError, ValueError, ConfigError) as error:  # the latter two: a NUL in the path, no home folder
@@ -80,12 +79,10 @@ class EventFile:
         made(path.parent)
         handle = os.open(path, _FLAGS, 0o600)
         try:
-            line = b"\n" + line if self._is_torn else line
             written = os.write(handle, line)
         finally:
             os.close(handle)
-        self._is_torn = written < len(line)  # by a full disk; the next line must not continue this one
-        if self._is_torn:
+        if written < len(line):
             raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written")
 
 

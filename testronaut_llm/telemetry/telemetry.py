@@ -6,12 +6,13 @@ their fields are named.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
@@ -20,6 +21,8 @@ from testronaut_llm.telemetry.log import NAME, EventFile, has_listener, logger
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
+
+P = ParamSpec("P")
 
 CANCELLED = "left"
 """In place of an error's code, of a call that was cancelled or whose stream was closed early."""
@@ -35,6 +38,18 @@ def _harmless() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         with suppress(Exception):
             logging.getLogger(NAME).warning("an event was lost: %s", type(error).__name__)
+
+
+def _event(report: Callable[Concatenate[Telemetry, P], None]) -> Callable[Concatenate[Telemetry, P], None]:
+    """Skips a method whose event nobody would get, and keeps its exceptions from the call."""
+
+    @functools.wraps(report)
+    def reported(self: Telemetry, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.is_active:
+            with _harmless():
+                report(self, *args, **kwargs)
+
+    return reported
 
 
 class Telemetry:
@@ -62,7 +77,7 @@ class Telemetry:
         """
         return self._spanned(call, "embeddings" if embedding else "chat") if otel.is_set_up() else _NOTHING
 
-    @_harmless()
+    @_event
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """Reports an attempt that has just ended."""
         usage = attempt.usage
@@ -86,7 +101,7 @@ class Telemetry:
         if otel.is_set_up():
             self._spans.attempt(call.id, attempt, plain)
 
-    @_harmless()
+    @_event
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """Reports a call that was answered."""
         fields = {
@@ -103,7 +118,7 @@ class Telemetry:
         }
         self._ended(call, fields, answer=result.text if isinstance(result, Answer) else None)
 
-    @_harmless()
+    @_event
     def failed(self, call: Call, error: LLMError) -> None:
         """Reports a call that ended in an error.
 
@@ -118,12 +133,12 @@ class Telemetry:
         }
         self._ended(call, fields)
 
-    @_harmless()
+    @_event
     def left(self, call: Call, seconds: float) -> None:
         """Reports a call that was cancelled after so many seconds, or whose stream was closed early."""
         self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(seconds, 4)})
 
-    @_harmless()
+    @_event
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Reports an event that belongs to no single call, such as a download that several wait for."""
         self._emit(event, fields)
@@ -140,8 +155,6 @@ class Telemetry:
 
     def _ended(self, call: Call, fields: Mapping[str, Any], *, answer: str | None = None) -> None:
         """Writes the event of a call, and describes its span."""
-        if not self.is_active:
-            return
         words = {"prompt": "\n".join(f"{message.role}: {message.content}" for message in call.messages)}
         if answer is not None:
             words["answer"] = answer
@@ -152,8 +165,6 @@ class Telemetry:
         self, event: str, fields: Mapping[str, Any], call: Call | None = None, words: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Writes an event to the log and to the file, which alone may get the `words`. Returns its plain fields."""
-        if not self.is_active:
-            return {}
         if call is not None:
             metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
             fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}

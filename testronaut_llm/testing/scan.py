@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from testronaut_llm.support.text import read_utf8
-from testronaut_llm.telemetry.redaction import find_keys
+from testronaut_llm.telemetry.redaction import Redactor, find_keys
 from testronaut_llm.testing import scrub
 from testronaut_llm.testing.cassette_format import from_yaml
 
@@ -66,8 +65,7 @@ def scan_text(
 ) -> list[Finding]:
     """Everything in `text` that looks private, but for the `allowed` names.
 
-    With `environ`, the values of its variables named like keys are looked for as well, plain,
-    URL-quoted and in base64.
+    With `environ`, the values of its variables named like keys are looked for as well, in any encoding.
     """
     found = [*_by_shape(text), *_by_value(text, environ or {})]
     for block in _BASE64.finditer(text):
@@ -107,10 +105,20 @@ def _by_shape(text: str) -> Iterator[Finding]:
 
 def _by_value(text: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     secrets = scrub.secrets_in(environ)
-    for name, value in environ.items():
-        forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
-        if value in secrets and (there := [text.find(form) for form in forms if form in text]):
-            yield Finding(kind="value of a variable", text=name, line=_line(text, there[0]))
+    if not _redactor(*secrets).knows(text):
+        return
+    for name in (name for name, value in environ.items() if value in secrets):
+        redactor = _redactor(environ[name])
+        if redactor.knows(text):
+            lines = (number for number, line in enumerate(text.split("\n"), start=1) if redactor.knows(line))
+            yield Finding(kind="value of a variable", text=name, line=next(lines, 1))
+
+
+def _redactor(*secrets: str) -> Redactor:
+    made = Redactor()
+    for secret in secrets:
+        made.add(secret)
+    return made
 
 
 def _by_header(file: Path, text: str) -> Iterator[Finding]:

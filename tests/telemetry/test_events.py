@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
 import logging
@@ -237,26 +236,15 @@ def test_a_listener_that_raises_fails_no_call(file: Path, caplog: pytest.LogCapt
     assert PROMPT not in caplog.text
 
 
-def test_what_a_full_disk_tears_off_spoils_no_other_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The torn line ends where it was torn, and the next one is whole."""
-    log, room, really = EventFile(), [20], os.write
-
-    def full(handle: int, data: bytes) -> int:
-        if not room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return really(handle, data[: room.pop()])
-
-    log.write("a.jsonl", tmp_path, {"event": "before"})
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        for _ in range(2):
-            log.write("a.jsonl", tmp_path, {"event": "torn"})
-        patch.setattr(os.path, "expanduser", str)
-        log.write("~/no-home.jsonl", tmp_path, {"event": "nowhere"})
-    log.write("a.jsonl", tmp_path, {"event": "after"})
-    first, torn, last = (tmp_path / "a.jsonl").read_text().splitlines()
-    assert (json.loads(first)["event"], json.loads(last)["event"]) == ("before", "after")
-    assert len(torn) == 20
+def test_a_line_that_was_cut_is_a_warning(tmp_path: Path, events: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a full disk; and where the user has no home folder, `~` names no file."""
+    monkeypatch.setattr(os, "write", lambda _handle, data: len(data) - 1)
+    EventFile().write("a.jsonl", tmp_path, {"event": "x"})
+    monkeypatch.setattr(os.path, "expanduser", str)
+    EventFile().write("~/a.jsonl", tmp_path, {"event": "x"})
+    cut, homeless = events
+    assert "bytes were written" in cut["fault"]
+    assert "HOME" in homeless["fault"]
 
 
 def test_without_structlog_it_is_pythons_logging(
