@@ -17,7 +17,7 @@ from testronaut_llm.config.faults import keys_of
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig
 from testronaut_llm.config.source import SCHEMA_FILE
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 
 SECTIONS = (LLMConfig, ModelConfig, TaskConfig, PriceConfig, LimitConfig, BudgetConfig, CacheConfig, LogConfig)
 

@@ -13,7 +13,7 @@ from testronaut_llm.gateway.provider_errors import refused_settings
 from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.records import Answer, Attempt, Embeddings, Result, Usage
 from testronaut_llm.schema.answer import is_runaway_whitespace
-from testronaut_llm.support.amounts import tokens
+from testronaut_llm.support.money import tokens
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig

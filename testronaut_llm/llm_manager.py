@@ -248,7 +248,6 @@ class LLMManager:
         self._ledger.close()
         if self._lookup.cache is not None:
             self._lookup.cache.close()
-        self._telemetry.close()
 
     async def aclose(self) -> None:
         """The same for an event loop."""

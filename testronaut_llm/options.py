@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args,
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from testronaut_llm.config.faults import did_you_mean
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.prompts import Prompt, encodable, messages_of, texts_of
 from testronaut_llm.records import Accept, CacheMode, Call, Message, Schema
 from testronaut_llm.routing.task_router import one_vector_space, select
 from testronaut_llm.support.owned_fields import refused_in_extra
+from testronaut_llm.support.text import did_you_mean
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, TaskConfig

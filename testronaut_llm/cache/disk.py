@@ -16,8 +16,7 @@ from typing import Any, cast
 import diskcache
 from diskcache.core import MODE_RAW
 
-from testronaut_llm.support.paths import made
-from testronaut_llm.support.sqlite import Connection
+from testronaut_llm.support.paths import Connection, made
 
 FILE = "cache.db"
 _TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store

@@ -19,7 +19,7 @@ from testronaut_llm.cache.answer_cache import default_folder, sealed, unsealed
 from testronaut_llm.cache.entry import check
 from testronaut_llm.cache.key import FORMAT
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.support.text import read_utf8
 from testronaut_llm.telemetry.redaction import Redactor
 

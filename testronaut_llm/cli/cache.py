@@ -12,7 +12,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
-from testronaut_llm.support.installed import version
+from testronaut_llm.support.paths import version
 
 TESTED_LITELLM = "1.110.2"
 """The newest release that passed the tests: the locked one."""

@@ -41,7 +41,7 @@ def init(
     from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.provider_registry import readiness
-    from testronaut_llm.support.atomic_file import write_atomically
+    from testronaut_llm.support.paths import write_atomically
 
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))
@@ -85,7 +85,7 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     from testronaut_llm.local.machine import memory
     from testronaut_llm.local.memory_fit import OVERHEAD
     from testronaut_llm.local.ollama_provider import OllamaServer, full_name
-    from testronaut_llm.support.hosts import is_loopback
+    from testronaut_llm.support.text import is_loopback
 
     chat: dict[str, str] = {}
     vectors: dict[str, str] = {}
@@ -179,7 +179,7 @@ def litellm_proxy(
     from testronaut_llm.config.source import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_reader import read_yaml
     from testronaut_llm.proxy.export import proxy_export
-    from testronaut_llm.support.atomic_file import write_atomically
+    from testronaut_llm.support.paths import write_atomically
 
     if os.environ.get(MODEL_VARIABLE):
         raise ConfigError(f"{MODEL_VARIABLE} puts one model into every task; run: unset {MODEL_VARIABLE}")

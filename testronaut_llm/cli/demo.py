@@ -15,7 +15,7 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import show_route
 from testronaut_llm.cli.options import settings_of
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig

@@ -14,7 +14,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 from testronaut_llm.support.text import decoded, read_utf8
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.local.download import WARNING, Progress, Report
-from testronaut_llm.support.amounts import usd
+from testronaut_llm.support.money import usd
 from testronaut_llm.support.text import visible
 
 FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130

@@ -16,8 +16,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, settings_of, writing
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.money import exact, usd
 from testronaut_llm.support.text import visible
 
 if TYPE_CHECKING:

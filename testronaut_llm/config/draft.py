@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.config.faults import Fault, Source, Where, closest, did_you_mean, shown
+from testronaut_llm.config.faults import Fault, Source, Where, shown
 from testronaut_llm.config.local_options import refused_options
 from testronaut_llm.config.secrets import Filling, keys_written_out, texts
 from testronaut_llm.config.values import REFERENCE
 from testronaut_llm.support.owned_fields import refused_in_extra
+from testronaut_llm.support.text import closest, did_you_mean
 
 MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
 Unfilled = tuple[tuple[Where, str], ...]

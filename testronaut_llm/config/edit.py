@@ -20,7 +20,7 @@ from testronaut_llm.config.source import find_config, parse_config, read_text
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.config.yaml_reader import Document, read_yaml
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 
 
 def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:

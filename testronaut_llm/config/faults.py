@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.text import closest, did_you_mean
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ Where = tuple[str | int, ...]
 
 _MOST_SHOWN = 100
 _MOST_HINTS = 10
-_MOST_COMPARED = 200
-_MOST_LISTED = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +61,6 @@ class Source:
     trusted: bool = True
     line_of: Callable[[Where], int | None] = lambda _where: None
     faults: tuple[Fault, ...] = ()
-
-
-def closest(name: object, known: Iterable[object]) -> str | None:
-    """Returns the known name that is most like the given one, if any is like it."""
-    from difflib import get_close_matches
-
-    found = get_close_matches(str(name)[:80], [str(one)[:80] for one in islice(known, _MOST_COMPARED)], n=1)
-    return found[0] if found else None
-
-
-def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """Returns the end of a message about an unknown name: the closest one, or all of them."""
-    names = sorted(str(one) for one in known)
-    if best := closest(name, names):
-        return f"; did you mean `{best}`?"
-    more = ", ..." if len(names) > _MOST_LISTED else ""
-    return f"; known: {', '.join(names[:_MOST_LISTED])}{more}" if names else ""
 
 
 def few(names: Sequence[str]) -> str:

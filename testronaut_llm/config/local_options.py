@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from testronaut_llm.config.faults import did_you_mean, shown
+from testronaut_llm.config.faults import shown
 from testronaut_llm.config.values import native
 from testronaut_llm.support.owned_fields import OWNED
+from testronaut_llm.support.text import did_you_mean
 
 SAMPLING: Mapping[str, tuple[type, str]] = {
     "num_keep": (int, "n_keep"),

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from testronaut_llm.config.draft import examine
-from testronaut_llm.config.faults import FromEnvironment, Source, did_you_mean, error_of, in_words, shown
+from testronaut_llm.config.faults import FromEnvironment, Source, error_of, in_words, shown
 from testronaut_llm.config.secrets import public, texts
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
 from testronaut_llm.config.trust import Untrusted, limited
@@ -45,6 +45,7 @@ from testronaut_llm.config.values import (
 )
 from testronaut_llm.errors import ConfigError, UnknownTaskError
 from testronaut_llm.records import CacheMode
+from testronaut_llm.support.text import did_you_mean
 
 Strategy = Literal["cheapest", "as_listed", "local_first", "balanced", "cascade"]
 Reasoning = Literal["off", "low", "medium", "high"]

@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testronaut_llm.config.faults import Fault, FromEnvironment, Where
-from testronaut_llm.telemetry.redaction import Redactor, looks_like_key
+from testronaut_llm.telemetry.redaction import Redactor, is_secret_name, looks_like_key
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
 _FOREIGN = re.compile(r"(?:\$|os\.environ/)([A-Za-z_][A-Za-z0-9_]*)")
 """A variable as a shell or LiteLLM's proxy writes it."""
 _FREE_TEXT = ("system", "stop")
 _LONG = 16
-_SECRET_NAMES = {
-    "apikey", "xapikey", "key", "token", "accesstoken", "authtoken", "bearertoken", "azureadtoken", "secret",
-    "clientsecret", "awssecretaccesskey", "password", "authorization", "proxyauthorization",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -77,9 +73,9 @@ def keys_written_out(data: Mapping[str, Any]) -> Iterator[Fault]:
     """Yields a problem, with the line to write instead, for each value that is a key or stands where keys stand."""
     for where, text in _placed_texts(data, ()):
         in_row = len(where) == 3 and where[0] == "models" and isinstance(data["models"][where[1]], Mapping)
-        names = [re.sub(r"[-_ ]", "", part).lower() for part in where if isinstance(part, str)]
-        stands_for_key = bool(names) and names[-1] in _SECRET_NAMES and (in_row or "${" not in text)
-        if stands_for_key or (looks_like_key(text) if names[-1:] == ["system"] else Redactor().redact(text) != text):
+        name = next((part for part in reversed(where) if isinstance(part, str)), "")
+        stands_for_key = is_secret_name(name) and (in_row or "${" not in text)
+        if stands_for_key or (looks_like_key(text) if name == "system" else Redactor().redact(text) != text):
             yield Fault(where, _instead(text, data["models"][where[1]] if in_row else None))
 
 

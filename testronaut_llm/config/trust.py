@@ -18,10 +18,8 @@ from pydantic import BaseModel
 from testronaut_llm.config.faults import Where, few, path_of, shown
 from testronaut_llm.config.secrets import public
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.atomic_file import write_atomically
-from testronaut_llm.support.hosts import is_loopback
-from testronaut_llm.support.paths import data_dir, made, user_path
-from testronaut_llm.support.text import read_utf8
+from testronaut_llm.support.paths import data_dir, made, user_path, write_atomically
+from testronaut_llm.support.text import is_loopback, read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig

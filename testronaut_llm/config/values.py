@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any
@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from testronaut_llm import errors
-from testronaut_llm.config.faults import FromEnvironment, UnknownNameError, did_you_mean, shown
+from testronaut_llm.config.faults import FromEnvironment, UnknownNameError, shown
 from testronaut_llm.support.money import exact
+from testronaut_llm.support.text import did_you_mean, seconds_of
 
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
 """`provider/model`: the model's name may hold more slashes, colons, and whatever its server allows."""
@@ -31,8 +32,7 @@ _WORDS: dict[str, bool | float | None] = {
 }
 
 _AMOUNT = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?")
-_MEASURE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)")
-_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)")
 _BYTES = (
     {"": 1}
     | {f"{prefix}b": 1000**power for power, prefix in enumerate(("", "k", "m", "g", "t"))}
@@ -68,27 +68,30 @@ def _usd(value: Any) -> Any:
     raise ValueError(f"expected an amount of money: {mend}")
 
 
-@exact
-def _measured(value: Any, units: dict[str, Any], example: str) -> float:
+def _measured(value: Any, read: Callable[[str], float | None], example: str) -> float:
     value = native(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return value
-    if isinstance(value, str) and (found := _MEASURE.fullmatch(value)):
-        number, unit = found[1], found[2]
-        factor = units.get(unit, units.get(unit.lower()))
-        if factor is not None:
-            return float(Decimal(number) * Decimal(str(factor)))
+    if isinstance(value, str) and (found := read(value)) is not None:
+        return found
     raise ValueError(f"expected {example}")
+
+
+@exact
+def _bytes_of(text: str) -> float | None:
+    found = _SIZE.fullmatch(text)
+    factor = _BYTES.get(found[2].lower()) if found else None
+    return float(Decimal(found[1]) * factor) if found and factor else None
 
 
 def seconds(value: Any) -> float:
     """Returns the seconds of a number or of text such as `90s`, `10m`, `2w`. Raises ValueError: it is neither."""
-    return float(_measured(value, _SECONDS, "a time: seconds, or a number with ms, s, m, h, d or w, such as 30d"))
+    return float(_measured(value, seconds_of, "a time: seconds, or a number with ms, s, m, h, d or w, such as 30d"))
 
 
 def size_in_bytes(value: Any) -> int:
     """Returns the bytes of a number, of `500MB` (1000s) or of `1GiB` (1024s). Raises ValueError: it is neither."""
-    return int(_measured(value, _BYTES, "a size: bytes, or a number with kB, MB, GB, KiB, MiB or GiB, such as 1GiB"))
+    return int(_measured(value, _bytes_of, "a size: bytes, or a number with kB, MB, GB, KiB, MiB or GiB, such as 1GiB"))
 
 
 def _listed(value: Any) -> Any:

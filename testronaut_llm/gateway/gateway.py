@@ -3,7 +3,7 @@
 LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
 changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
 `disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
-there and on those of the libraries below, see `telemetry/log_guard.py`), a row in `model_cost` for each Ollama
+there and on those of the libraries below, see `telemetry/log.py`), a row in `model_cost` for each Ollama
 model that is asked, and its module-level async client: during our calls it is ours, since its Ollama embeddings
 take no other.
 """
@@ -30,7 +30,7 @@ from testronaut_llm.gateway.model_request import (
 from testronaut_llm.gateway.reply_reader import ReplyReader
 from testronaut_llm.gateway.sdk_clients import lend_module_client
 from testronaut_llm.providers.network import importable
-from testronaut_llm.telemetry.log_guard import guard
+from testronaut_llm.telemetry.log import guard_logs
 
 _SWITCHES = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -72,7 +72,7 @@ class Gateway:
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
-        guard(redact)
+        guard_logs(redact)
         self._clients = Clients()
 
     def load(self) -> None:

@@ -22,6 +22,7 @@ from testronaut_llm.errors import (
 )
 from testronaut_llm.gateway.error_rows import BY_STATUS, CODES, VAGUE_CODES, WORDS
 from testronaut_llm.providers.network import Proxy
+from testronaut_llm.support.text import seconds_of
 
 _NUMBERED = (
     *("code", "status", "status_code", "statusCode", "http_status", "http_status_code", "http_code"),
@@ -191,8 +192,8 @@ def _google_wait(error: dict[str, Any]) -> float | None:
     details = error.get("details")
     for detail in details if isinstance(details, list) else []:
         delay = detail.get("retryDelay") if isinstance(detail, dict) else None
-        if isinstance(delay, str) and re.fullmatch(r"\d+(\.\d+)?s", delay):
-            return float(delay[:-1])
+        if isinstance(delay, str) and (lasts := seconds_of(delay)) is not None:
+            return lasts
     return None
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from testronaut_llm.support.text import seconds_of
+
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 _FORMS = ("x-ratelimit-{what}-{kind}", "anthropic-ratelimit-{kind}-{what}")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
 def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
@@ -47,11 +45,11 @@ def _number(text: str) -> float | None:
 
 def _seconds(text: str, now: float) -> float:
     """From `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 where it is none of these."""
-    text = text.strip().lower()
-    if _DURATION.fullmatch(text):
-        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    text = text.strip()
     if (number := _number(text)) is not None:
         return max(0.0, number - now if number > now / 2 else number)
+    if (lasts := seconds_of(text)) is not None:
+        return lasts
     try:
         date = datetime.fromisoformat(text.upper())
     except ValueError:

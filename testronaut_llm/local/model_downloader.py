@@ -5,7 +5,6 @@ Where it comes from is the scheme of its source; each scheme is one function in 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from testronaut_llm.local.gguf_header import read_header
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
 from testronaut_llm.support.paths import made
+from testronaut_llm.support.text import closest
 
 Scheme = Callable[[Wanted, Path, Report], Path]
 
@@ -128,9 +128,9 @@ def _from_catalogue(name: str, alias: str | None) -> Wanted:
     entries = catalogue()
     entry = entries.get(name)
     if entry is None:
-        close = difflib.get_close_matches(name, entries, n=1)
+        close = closest(name, entries)
         raise LocalModelError(
-            f"there is no {name!r} in the catalogue{f', did you mean {close[0]!r}?' if close else '.'} "
+            f"there is no {name!r} in the catalogue{f', did you mean {close!r}?' if close else '.'} "
             f"It holds: {', '.join(entries)}. Anything else by its address: hf://owner/repo/file.gguf"
         )
     return replace(entry, name=checked_name(alias or name))

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import held
 from testronaut_llm.support import paths
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")

@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.config.faults import closest
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel, PullStep
@@ -17,6 +16,7 @@ from testronaut_llm.providers.endpoint import base_of, fault_of, pull_command
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.row import Missing
+from testronaut_llm.support.text import closest
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from testronaut_llm.local.machine import memory_of_servers
 from testronaut_llm.local.memory_fit import check_memory
 from testronaut_llm.local.ollama_models import PullStep
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name, unreachable
-from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.paths import data_dir
+from testronaut_llm.support.text import is_loopback
 
 _WAITS = (2.0, 8.0)
 """Seconds before the second try and the third, or what is left of the caller's patience."""

@@ -13,7 +13,7 @@ from testronaut_llm.local.ollama_models import ModelDetails, OllamaModel
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.provider_registry import is_local
 from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.text import is_loopback
 
 _SHOWN: dict[str, ModelDetails] = {}
 """What `/api/show` says, by digest: it never changes."""

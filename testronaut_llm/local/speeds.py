@@ -13,7 +13,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.local.download import held
 from testronaut_llm.providers.provider_registry import api_base_of, provider_of
 from testronaut_llm.support import paths
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 
 KEPT = 20
 """Measurements kept of each model, the newest last."""

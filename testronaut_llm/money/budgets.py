@@ -11,8 +11,7 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError
 from testronaut_llm.money.entries import PERIODS, Entry, seconds_left
 from testronaut_llm.money.ledger_file import LedgerBusyError
 from testronaut_llm.money.pacing import Allowance, Money, OnExceeded, money_of
-from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.money import exact, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, TaskConfig

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.money.calibration import Point
-from testronaut_llm.support.atomic_file import write_atomically
-from testronaut_llm.support.paths import made
+from testronaut_llm.support.paths import made, write_atomically
 from testronaut_llm.telemetry.log import logger
 
 KEPT = 32

@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from testronaut_llm.support.installed import data_file
+from testronaut_llm.support.paths import data_file
 
 if TYPE_CHECKING:
     from tiktoken import Encoding

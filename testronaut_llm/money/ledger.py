@@ -24,8 +24,7 @@ from testronaut_llm.money import entries
 from testronaut_llm.money.entries import SPANS, Entry, Period, Span, day_of, dollars, pico
 from testronaut_llm.money.ledger_file import WAIT, LedgerBusyError, LedgerFile
 from testronaut_llm.records import Attempt
-from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.money import exact, usd
 from testronaut_llm.telemetry.log import logger
 
 FLUSH = 5.0

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import made
-from testronaut_llm.support.sqlite import Connection
+from testronaut_llm.support.paths import Connection, made
 
 T = TypeVar("T")
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.money import exact, usd
 
 OnExceeded = Literal["stop", "local", "warn"]
 

@@ -16,8 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.support.installed import data_file, version
-from testronaut_llm.support.paths import data_dir
+from testronaut_llm.support.paths import data_dir, data_file, version
 from testronaut_llm.telemetry.log import logger
 
 Row = Mapping[str, Any]

@@ -16,11 +16,9 @@ from testronaut_llm.errors import ConfigError, ConnectionFailedError
 from testronaut_llm.money.price_rows import read_price, starts_at
 from testronaut_llm.money.price_tables import Row, decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
-from testronaut_llm.support.atomic_file import write_atomically
-from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.money import is_amount
-from testronaut_llm.support.paths import made, user_path
-from testronaut_llm.support.text import decoded, read_utf8
+from testronaut_llm.support.paths import made, user_path, write_atomically
+from testronaut_llm.support.text import decoded, is_loopback, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor, said
 
 LARGEST = 16 * 1024 * 1024

@@ -17,7 +17,7 @@ from testronaut_llm.money.price_tables import SNAPSHOT, PriceTables, Row, Table
 from testronaut_llm.providers.endpoint import api_base_of, is_own_host, leaves_by_name
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Usage
-from testronaut_llm.support.hosts import is_loopback
+from testronaut_llm.support.text import is_loopback
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig

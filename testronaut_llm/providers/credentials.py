@@ -23,7 +23,7 @@ from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.providers.secret_readers import UnreadableError, one_word, read_file, run_command, words_of
-from testronaut_llm.support.hosts import host_of, is_loopback
+from testronaut_llm.support.text import host_of, is_loopback
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from testronaut_llm.config.faults import few
 from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.hosts import host_of, is_loopback
+from testronaut_llm.support.text import host_of, is_loopback
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import getproxies
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
-from testronaut_llm.support.hosts import host_of, is_loopback
+from testronaut_llm.support.text import host_of, is_loopback
 
 if TYPE_CHECKING:
     import httpx

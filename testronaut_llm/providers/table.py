@@ -5,7 +5,6 @@ It is the one piece of state that the process shares. LiteLLM's files are read: 
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ from typing import Any
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.row import Provider
-from testronaut_llm.support.installed import data_file
+from testronaut_llm.support.paths import data_file
+from testronaut_llm.support.text import closest
 
 ENTRY_POINTS = "testronaut_llm.providers"
 
@@ -180,8 +180,8 @@ def _loaded(point: metadata.EntryPoint) -> Provider:
 
 def _unknown(name: str) -> str:
     usable = {*_table, *ALIASES, *listed(), *_plugins(), *litellm_names()}
-    close = difflib.get_close_matches(name, sorted(usable), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0] + '/...'!r}? " if close else ""
+    close = closest(name, sorted(usable), cutoff=0.5)
+    hint = f"did you mean {close + '/...'!r}? " if close else ""
     return (
         f"unknown provider {name!r}: {hint}An OpenAI-compatible server is `model: openai/<name>` "
         f"with its `api_base:`; `register_provider()` adds any other"

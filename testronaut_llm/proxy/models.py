@@ -17,8 +17,8 @@ from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import base_of, fault_of
 from testronaut_llm.providers.provider_registry import api_version_of, provider_of
 from testronaut_llm.providers.row import Provider
-from testronaut_llm.support.hosts import is_loopback
 from testronaut_llm.support.money import exact
+from testronaut_llm.support.text import is_loopback
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "concurrency": "max_parallel_requests"}

@@ -14,7 +14,7 @@ from testronaut_llm.errors import BudgetExceededError, ContextWindowError, LLMEr
 from testronaut_llm.money.pacing import Money
 from testronaut_llm.records import Candidate, Route
 from testronaut_llm.routing.strategies import Ranked, rank
-from testronaut_llm.support.amounts import tokens, usd
+from testronaut_llm.support.money import tokens, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import Strategy, TaskConfig

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from testronaut_llm.support.amounts import usd
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.money import exact, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.money.pacing import Money

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any
 
 from testronaut_llm.errors import OutputInvalidError
-from testronaut_llm.support import strict_json
 from testronaut_llm.support.reasoning import split
+from testronaut_llm.support.text import parse_json
 
 _FENCE = re.compile(r"(?:```|~~~)[\w-]*+[ \t]*+\n")
 _SCALAR = r"\"(?:[^\"\\\x00-\x1f]|\\.)*+\"|-?\d[\d.eE+-]*+|true|false|null"
@@ -39,13 +39,13 @@ def parse(text: str, *, lenient: bool) -> list[Any]:
     """
     for whole in dict.fromkeys((text, split(text)[1])):
         try:
-            return [strict_json.loads(whole.strip().removeprefix("\ufeff"))]
+            return [parse_json(whole.strip().removeprefix("\ufeff"))]
         except ValueError as error:
             problem = error
     values: dict[str, Any] = {}
     for extent in _extents(whole) if lenient else ():
         with suppress(ValueError):
-            value = strict_json.loads(extent)
+            value = parse_json(extent)
             values[json.dumps(value, sort_keys=True)] = value
         if len(values) > _MOST_VALUES:
             raise OutputInvalidError(

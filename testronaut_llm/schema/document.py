@@ -6,7 +6,6 @@ package knows one form. `$id` is removed: every `$ref` points into the document 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.support.text import closest
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
@@ -239,8 +239,8 @@ def _explained(error: SchemaError) -> str:
     if isinstance(given, str) and [*error.absolute_path, ""][-2:][0] == "type":
         if given == "json_schema":
             return "this is a response format, pass the schema inside it"
-        close = difflib.get_close_matches(given, TYPES, n=1, cutoff=0.4)
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        close = closest(given, TYPES, cutoff=0.4)
+        hint = f", did you mean {close!r}?" if close else ""
         return f"unknown type {given!r} (known: {', '.join(TYPES)}){hint}"
     if isinstance(given, str) and "regex" in message:
         return f"{given!r} is not a regular expression that Python's `re` takes"

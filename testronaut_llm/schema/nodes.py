@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from testronaut_llm.schema.document import COMBINATORS, Json
-from testronaut_llm.support import strict_json
+from testronaut_llm.support.text import parse_json
 
 NOTES = ("description", "examples")
 OBJECT = ("properties", "required", "additionalProperties", "patternProperties")
@@ -99,7 +99,7 @@ def kind_of(value: Any) -> str:
 def from_text(value: Any) -> Any:
     """Returns the value of a JSON text; anything else is unchanged."""
     try:
-        return strict_json.loads(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     except ValueError:
         return value
 

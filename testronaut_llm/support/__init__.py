@@ -1,1 +1,1 @@
-"""What every room needs: files written whole, folders, secrets taken out of text, numbers read exactly."""
+"""What every room needs: files, text, money, bodies of HTTP responses."""

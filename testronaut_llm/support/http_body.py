@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ MOST_PARTS = 250_000
 PIECE = 64 * 1024
 """Bytes that are unpacked at a time."""
 _PACKED = ("gzip", "x-gzip", "deflate")
+_ZLIB, _GZIP_OR_ZLIB = 0x78, 47  # first byte of a zlib header; zlib's `wbits` that reads both headers
 
 Take = Callable[[bytes], Iterator[bytes]]
 
@@ -38,10 +40,10 @@ class Unpacker:
         self._encoding = encoding.strip().lower()
         self._most, self._streams = most, streams
         self._came = self._became = self._parts = 0
-        self._inflate = zlib.decompressobj(wbits=47) if self._encoding in _PACKED else None
+        self._inflate: Any = None
 
     def take(self, chunk: bytes) -> Iterator[bytes]:
-        """The chunk, unpacked, in pieces; the last one before an error is cut at the bound.
+        """Yields the chunk, unpacked, in pieces; the last one before an error is cut at the bound.
 
         Raises:
             BodyError: the body is too large, damaged, or packed otherwise than once with gzip or deflate.
@@ -64,22 +66,18 @@ class Unpacker:
     def _pieces(self, chunk: bytes) -> Iterator[bytes]:
         if self._encoding in ("", "identity"):
             yield chunk
-        elif self._inflate is None:
+            return
+        if self._encoding not in _PACKED:
             raise BodyError(f"its content-encoding is {self._encoding[:60]!r}; expected none, gzip or deflate")
-        else:
-            while chunk and not self._inflate.eof:  # what follows the end is dropped
-                yield self._unpacked(self._inflate, chunk)
-                chunk = self._inflate.unconsumed_tail
-
-    def _unpacked(self, inflate: Any, chunk: bytes) -> bytes:
+        if self._inflate is None and chunk:
+            is_raw = self._encoding == "deflate" and chunk[0] != _ZLIB  # some servers leave out the header
+            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB)
         try:
-            return bytes(inflate.decompress(chunk, PIECE))
+            while chunk and not self._inflate.eof:  # what follows the end is dropped
+                yield self._inflate.decompress(chunk, PIECE)
+                chunk = self._inflate.unconsumed_tail
         except zlib.error as error:
-            if self._encoding != "deflate" or self._came > len(chunk):
-                raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
-        # Some servers leave out the two bytes in front.
-        self._encoding, self._inflate = "raw deflate", zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-        return self._unpacked(self._inflate, chunk)
+            raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
 
 
 def bound(
@@ -93,10 +91,8 @@ def bound(
     `broke` is called with the error that ends it; `end` returns what follows the last piece of a whole body.
     """
     response.headers.pop("content-encoding", None)
-    if isinstance(response.stream, httpx.SyncByteStream):
+    if isinstance(response.stream, httpx.SyncByteStream | httpx.AsyncByteStream):
         response.stream = _Stream(response.stream, take, broke, end)
-    elif isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = _AsyncStream(response.stream, take, broke, end)
 
 
 def bounded(response: httpx.Response) -> None:
@@ -105,44 +101,43 @@ def bounded(response: httpx.Response) -> None:
 
 
 def unpacker(response: httpx.Response, *, most: int = MOST_BYTES, streams: bool = False) -> Unpacker:
-    """What undoes the packing of this response."""
+    """Returns what unpacks the body of this response."""
     kind = response.headers.get("content-type", "")
     streams = streams or "event-stream" in kind or "ndjson" in kind
     return Unpacker(response.headers.get("content-encoding", ""), most=most, streams=streams)
 
 
-class _Stream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
-        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
+class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The body of a response, for sync and async clients; `stream` is of the kind that its client reads."""
+
+    def __init__(self, stream: Any, take: Take, broke: Callable[[Exception], None], end: Callable[[], bytes]) -> None:
+        self._stream, self._take, self._broke, self._end = stream, take, broke, end
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
+        with self._watched():
             for chunk in self._stream:
                 yield from filter(None, self._take(chunk))
             yield self._end()
-        except Exception as error:
-            self._broke(error)
-            raise
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncStream(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, take: Take, *hooks: Callable[..., Any]) -> None:
-        self._stream, self._take, (self._broke, self._end) = stream, take, hooks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
+        with self._watched():
             async for chunk in self._stream:
                 for piece in filter(None, self._take(chunk)):
                     yield piece
                     if len(chunk) < len(piece):
                         await asyncio.sleep(0)  # one packed chunk can hold work for minutes: the deadline comes first
             yield self._end()
-        except Exception as error:
-            self._broke(error)
-            raise
+
+    def close(self) -> None:
+        self._stream.close()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._broke(error)
+            raise

@@ -1,7 +1,4 @@
-"""Arithmetic with money in a context of its own, and the bounds of an amount and of a count of tokens.
-
-The host program's decimal context (precision, rounding, traps) therefore changes no price, budget or report.
-"""
+"""Money and tokens: exact arithmetic whatever the program's decimal context, bounds, and words for people."""
 
 from __future__ import annotations
 
@@ -18,20 +15,15 @@ MOST_USD = 1_000_000
 MOST_TOKENS = 2**40
 """Tokens that one request has at most, for the same reason."""
 
-_CONTEXT = Context(
-    prec=28,
-    rounding=ROUND_HALF_EVEN,
-    Emin=-999_999,
-    Emax=999_999,
-    capitals=1,
-    clamp=0,
-    flags=[],
-    traps=[DivisionByZero, InvalidOperation, Overflow],
+_CONTEXT = Context(  # names every argument: the program may have changed `decimal.DefaultContext`
+    *(28, ROUND_HALF_EVEN, -999_999, 999_999, 1, 0, []), traps=[DivisionByZero, InvalidOperation, Overflow]
 )
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_HALF_EVEN)
+_CENT = Decimal("0.01")
 
 
 def exact(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, run in the context of this module. It must not be a generator or a coroutine."""
+    """Runs a function in the decimal context of this module. It must not be a generator or a coroutine."""
 
     @wraps(function)
     def inside(*args: P.args, **given: P.kwargs) -> R:
@@ -42,12 +34,27 @@ def exact(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_amount(value: Any) -> bool:
-    """True if it is a finite number of USD, as an int or a Decimal, that is not negative and not absurdly large."""
+    """True if it is a finite number of USD, as an int or a Decimal, from 0 to `MOST_USD`."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return False
     return Decimal(value).is_finite() and 0 <= value <= MOST_USD
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """True if it is a plain int, not negative, and no more tokens than a request can have."""
+    """True if it is a plain int from 0 to `MOST_TOKENS`."""
     return type(value) is int and 0 <= value <= MOST_TOKENS
+
+
+@exact
+def usd(amount: Decimal) -> str:
+    """Returns `$1.25` or `$0.0012`: cents, or two digits of what is less than ten cents."""
+    if amount == 0:
+        return "$0"
+    if abs(amount) >= _CENT * 10:
+        return f"${amount.quantize(_CENT, rounding=ROUND_HALF_EVEN):,f}"
+    return f"${_TWO_DIGITS.plus(amount).normalize():f}"
+
+
+def tokens(count: int) -> str:
+    """Returns `12,345 tokens`."""
+    return f"{count:,} token" + ("" if count == 1 else "s")

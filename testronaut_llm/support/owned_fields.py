@@ -5,41 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-OWNED: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"), "the task's `max_tokens`"
-    ),
-    **dict.fromkeys(("stop", "stop_sequences"), "the task's `stop`"),
-    **{name: f"the task's `{name}`" for name in ("temperature", "seed", "system", "timeout")},
-    **dict.fromkeys(("max_retries", "num_retries"), "the task's `retries`"),
-    **dict.fromkeys(("fallbacks", "context_window_fallback_dict"), "the task's `models`"),
-    **dict.fromkeys(("think", "thinking", "reasoning", "reasoning_effort"), "`reasoning` of the model's row"),
+_INSTEAD = {
+    "the task's `max_tokens`": "max_tokens max_completion_tokens max_output_tokens num_predict",
+    "the task's `stop`": "stop stop_sequences",
+    "the task's `retries`": "max_retries num_retries",
+    "the task's `models`": "fallbacks context_window_fallback_dict",
+    "the task's `cache`": "cache caching",
+    "the task's `prompt_cache`": "cache_control",
+    "`reasoning` of the model's row": "think thinking reasoning reasoning_effort",
+    "`api_base` of the model's row": "api_base base_url",
+    "`api_key_env` of the model's row": "api_key azure_ad_token",  # LiteLLM takes both for credentials
+    "the prompt of the call": "messages prompt input",
+    "`schema=` of the call": "response_format format output_format",
+    "`llm.stream(...)`": "stream stream_options",
+    "`sample=` of the call": "n",
+    "": "tools tool_choice functions function_call parallel_tool_calls truncate shift encoding_format mock_response"
+    " extra_body extra_headers headers",
+    **{f"the task's `{name}`": name for name in ("temperature", "seed", "system", "timeout")},
     **{
-        name: f"`{name}` of the model's row"
-        for name in ("model", "api_base", "api_version", "num_ctx", "keep_alive", "dimensions")
+        f"`{name}` of the model's row": name for name in ("model", "api_version", "num_ctx", "keep_alive", "dimensions")
     },
-    "base_url": "`api_base` of the model's row",
-    "api_key": "`api_key_env` of the model's row",
-    **dict.fromkeys(("messages", "prompt", "input"), "the prompt of the call"),
-    **dict.fromkeys(("response_format", "format", "output_format"), "`schema=` of the call"),
-    **dict.fromkeys(("stream", "stream_options"), "`llm.stream(...)`"),
-    "n": "`sample=` of the call",
-    **dict.fromkeys(("cache", "caching"), "the task's `cache`"),
-    "cache_control": "the task's `prompt_cache`",
-    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"), ""),
-    **dict.fromkeys(("truncate", "shift", "encoding_format", "mock_response", "extra_body"), ""),
-    **dict.fromkeys(("extra_headers", "headers"), ""),
-    "azure_ad_token": "`api_key_env` of the model's row",  # LiteLLM takes it out of the body, for a credential
 }
-"""The field, and what to set instead; empty where there is nothing to set."""
+OWNED: Mapping[str, str] = {name: instead for instead, names in _INSTEAD.items() for name in names.split()}
+"""The field, and what to set instead; empty if there is nothing to set."""
 
 
 def refused_in_extra(extra: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yields the place and the reason of each field of an `extra` mapping that is ours, Ollama's `options` included."""
     options = extra.get("options")
     nested = options if isinstance(options, Mapping) else {}
-    places = [(key,) for key in extra] + [("options", key) for key in nested]
-    for place in places:
+    for place in (*((key,) for key in extra), *(("options", key) for key in nested)):
         if place[-1] in OWNED:
             instead = OWNED[place[-1]]
             yield place, "is set by this package" + (f": use {instead}" if instead else " and cannot be changed")

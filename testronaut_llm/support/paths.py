@@ -1,17 +1,20 @@
-"""Where files of the user live: the platform's folders, or all under `TESTRONAUT_LLM_HOME`."""
+"""Files: the user's folders, text that is replaced whole, SQLite connections, files of installed packages."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import importlib.util
 import os
+import sqlite3
+import time
 from pathlib import Path
 
 from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
-_NO_HOME = (
-    "HOME is not set to a folder, and this user is not in the passwd file; "
-    "set HOME, or TESTRONAUT_LLM_HOME to a folder that you may write"
-)
+STALE_SECONDS = 3600.0
+"""Age after which a temporary file belongs to a process that was killed."""
 
 
 def config_dir() -> Path:
@@ -30,10 +33,9 @@ def cache_dir() -> Path:
 
 
 def made(folder: Path) -> Path:
-    """Makes a folder, and those above it, for its owner's eyes alone (0700). Raises OSError: it cannot be made."""
+    """Creates a folder and its parents, readable by the owner only (0700). Raises OSError: it cannot be created."""
     if not folder.is_dir():
-        if not folder.parent.is_dir():
-            made(folder.parent)
+        made(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -42,8 +44,70 @@ def user_path(text: str | Path) -> Path:
     """Returns a path with `~` filled in; `~nobody` stays as it is. Raises ConfigError: this user has no home folder."""
     path = os.path.expanduser(text)  # noqa: PTH111 - which raises RuntimeError in pathlib
     if path == "~" or path.startswith(("~/", "~\\")):
-        raise ConfigError(f"no home folder for {text}: {_NO_HOME}")
+        raise _no_home(str(text))
     return Path(path)
+
+
+def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Replaces a file's text (UTF-8). A crash leaves the old file or the new one, never half of either.
+
+    A symbolic link stays, and its target is replaced. The folder must exist. Without a `mode` the file keeps its
+    permissions; a new one has 0600.
+
+    Raises:
+        OSError: it could not be written; the old file is unchanged.
+    """
+    import tempfile
+
+    real = path.resolve()
+    if mode is None:
+        mode = real.stat().st_mode & 0o7777 if real.exists() else 0o600
+    handle, name = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name[:40]}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode)
+        Path(name).replace(real)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    for left in real.parent.glob(f".{glob.escape(real.name[:40])}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
+
+
+def data_file(package: str, path: str) -> Path | None:
+    """Returns a file of an installed package, which is not imported; None if the package or the file is missing."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # a stand-in that a test program put into sys.modules
+        return None
+    files = (Path(folder, path) for folder in (spec and spec.submodule_search_locations) or ())
+    return next((file for file in files if file.is_file()), None)
+
+
+def version(package: str) -> str | None:
+    """Returns the version of a package; None if it is not installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class Connection(sqlite3.Connection):
+    """A SQLite connection that closes when its last reference goes; Python 3.13 warns if SQLite does that.
+
+    Create it with `check_same_thread=False`, since any thread may drop the last reference.
+    """
+
+    def __del__(self) -> None:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was never open
+            self.close()
 
 
 def _folder(kind: str) -> Path:
@@ -54,5 +118,12 @@ def _folder(kind: str) -> Path:
 
     try:
         return user_path(getattr(platformdirs, f"user_{kind}_dir")(APP, appauthor=False))
-    except RuntimeError:  # of platformdirs, for the same reason
-        raise ConfigError(f"no home folder for {kind}: {_NO_HOME}") from None
+    except RuntimeError:  # platformdirs finds no home folder
+        raise _no_home(kind) from None
+
+
+def _no_home(wanted: str) -> ConfigError:
+    return ConfigError(
+        f"no home folder for {wanted}: HOME is not set to a folder, and this user is not in the passwd file; "
+        "set HOME, or TESTRONAUT_LLM_HOME to a folder that you may write"
+    )

@@ -1,13 +1,28 @@
-"""Text as it comes in and as it is shown: UTF-8 in, no control characters out."""
+"""Text from outside: files, JSON, durations, URLs and names are read, and shown without control characters."""
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import math
 import re
+from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.money import exact
 
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_PART_OF_DURATION = re.compile(rf"({_NUMBER})\s*(ms|[smhdw])", re.IGNORECASE)
+_SECONDS: dict[str, Decimal | int] = {"ms": Decimal("0.001"), "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_MOST_COMPARED, _MOST_LISTED = 200, 30
 
 
 def visible(text: str) -> str:
@@ -38,3 +53,87 @@ def read_utf8(file: Path, *, most: int | None = None) -> str:
     if most is not None and len(raw) > most:
         raise ConfigError(f"{file} is larger than {most:,} bytes", file=str(file))
     return decoded(raw, str(file))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns the value of a JSON text, by RFC 8259: no NaN, no duplicate names, nothing that Python cannot hold.
+
+    Raises:
+        ValueError: it is not JSON, or JSON that two readers understand differently; the message says what and where.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half a character (a lone surrogate) in a string") from None
+    return value
+
+
+@exact
+def seconds_of(text: str) -> float | None:
+    """Returns the seconds of `90`, `20ms`, `1.5h`, `30d`, `2w` or `6m0s`; None if the text is no duration."""
+    text = text.strip()
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not text or _PART_OF_DURATION.sub("", text):
+        return None
+    return float(sum(Decimal(number) * _SECONDS[unit.lower()] for number, unit in _PART_OF_DURATION.findall(text)))
+
+
+def closest(name: object, known: Iterable[object], *, cutoff: float = 0.6) -> str | None:
+    """Returns the known name that is most like the given one; None if none has a similarity of `cutoff` (0 to 1)."""
+    from difflib import get_close_matches
+
+    names = [str(one)[:80] for one in islice(known, _MOST_COMPARED)]
+    return next(iter(get_close_matches(str(name)[:80], names, n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Returns the end of a message about an unknown name: the closest one, or all of them."""
+    names = sorted(str(one) for one in known)
+    if best := closest(name, names):
+        return f"; did you mean `{best}`?"
+    more = ", ..." if len(names) > _MOST_LISTED else ""
+    return f"; known: {', '.join(names[:_MOST_LISTED])}{more}" if names else ""
+
+
+@lru_cache(maxsize=256)
+def host_of(url: str) -> str:
+    """Returns the host that a client would connect to, in lower case; empty if there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=256)
+def is_loopback(url: str) -> bool:
+    """True if the URL certainly names this machine."""
+    host = host_of(url)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return number
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {twice[:40]!r} stands twice in one object")
+    return out

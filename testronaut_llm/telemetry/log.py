@@ -1,4 +1,4 @@
-"""Where events go: to the application's structlog, and to Python's logging where it has none.
+"""Where events go: the application's structlog, else Python's logging, and a file of JSON lines.
 
 structlog's own default prints to stdout, which would break every program that prints JSON there. A
 library never configures it.
@@ -6,22 +6,42 @@ library never configures it.
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import os
 import sys
+import weakref
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.paths import made, user_path
+
 NAME = "testronaut_llm"
+NOISY_LOGGERS = (
+    *("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
+    *("openai", "openai._base_client", "anthropic", "anthropic._base_client", "LiteLLM", "asyncio"),
+)
+"""Of the libraries below, which log request bodies and response headers at DEBUG; a server may repeat a key in both."""
+
 _STANDARD = logging.getLogger(NAME)
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""A pipe that nobody reads is an error, not a wait."""
+
+Redact = Callable[[str], str]
 
 
-def is_heard() -> bool:
-    """Would anybody get an event of level INFO? Costs next to nothing where nobody would."""
+def has_listener() -> bool:
+    """True if an event of level INFO reaches anybody. Costs next to nothing if not."""
     is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
     return is_configured() or _STANDARD.isEnabledFor(logging.INFO)
 
 
 def logger() -> Any:
-    """The logger of this package, as the application has set it up by now."""
+    """Returns the logger of this package, as the application has configured it by now."""
     import structlog
 
     if structlog.is_configured():
@@ -32,3 +52,70 @@ def logger() -> Any:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+class EventFile:
+    """Appends events to a file of JSON lines. A file that cannot be written is one warning, never a failed call.
+
+    A line is one write at the end of the file, so threads and processes may share it. The file is opened for each line,
+    so it may be moved away at any time: rotation is left to the system's tools.
+    """
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def write(self, name: str, folder: Path, event: Mapping[str, Any]) -> None:
+        """Appends one event, with the time in UTC. A relative `name` starts at `folder`."""
+        stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
+        line = json.dumps(stamped, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            self._append(folder / user_path(name), line)
+        except (OSError, ValueError, ConfigError) as error:  # the latter two: a NUL in the path, no home folder
+            if name not in self._warned:
+                self._warned.add(name)
+                logger().warning("log_not_written", file=str(folder / name), fault=str(error))
+
+    def _append(self, path: Path, line: bytes) -> None:
+        made(path.parent)
+        handle = os.open(path, _FLAGS, 0o600)
+        try:
+            written = os.write(handle, line)
+        finally:
+            os.close(handle)
+        if written < len(line):
+            raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written")
+
+
+class _LogGuard(logging.Filter):
+    """Rewrites each record that one of its redactors changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redactors: set[weakref.ref[Redact]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if (redacted := self._redacted(message)) != message:
+            record.msg, record.args = redacted, None
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            if (redacted := self._redacted(trace)) != trace:
+                record.exc_text, record.exc_info = redacted, None
+        return True
+
+    def _redacted(self, text: str) -> str:
+        for reference in tuple(self.redactors):
+            redact = reference()
+            text = redact(text) if redact is not None else text
+        return text
+
+
+_GUARD = _LogGuard()
+
+
+def guard_logs(redact: Redact) -> None:
+    """Sends the records of `NOISY_LOGGERS` through `redact`, as long as its owner lives."""
+    kind = weakref.WeakMethod if hasattr(redact, "__self__") else weakref.ref
+    _GUARD.redactors.add(kind(redact, _GUARD.redactors.discard))
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).addFilter(_GUARD)

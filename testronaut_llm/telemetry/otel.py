@@ -1,26 +1,26 @@
-"""Events as OpenTelemetry spans and metrics, in the words of its conventions for generative AI.
+"""Calls as OpenTelemetry spans and metrics, named after its conventions for generative AI.
 
-Costs nothing where the application has not loaded OpenTelemetry itself. Spans are made when a call has ended, with the
-times that it took, under whatever span is active then: the caller's own.
+Nothing is loaded or created unless the application has set OpenTelemetry up.
 Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextvars import Token
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.records import Attempt
+from testronaut_llm.telemetry.log import NAME
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-NAME = "testronaut_llm"
-NANO = 1_000_000_000
+    from testronaut_llm.records import Attempt
+
 PROVIDERS = {
     "azure": "azure.ai.openai",
     "bedrock": "aws.bedrock",
@@ -30,38 +30,23 @@ PROVIDERS = {
     "watsonx": "ibm.watsonx.ai",
     "xai": "x_ai",
 }
-"""By the names of the conventions, where they are others."""
-TOKENS, SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
-"""Limits of the buckets, as the conventions want them."""
+"""Names of the conventions, where they differ from LiteLLM's."""
+_TOKENS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
+"""Boundaries of the histograms' buckets, by the conventions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """A call that has ended: its attempts in order (none of a cache hit), all the `seconds` that it took.
-
-    `operation` is `chat` or `embeddings`, `error` a code (None for an answer), `fields` are attributes of its span.
-    """
-
-    task: str
-    operation: str
-    attempts: Sequence[Attempt]
-    seconds: float
-    error: str | None
-    fields: Mapping[str, Any]
-
-
-def is_heard() -> bool:
-    """Has the application set OpenTelemetry up? Costs next to nothing where it has not so much as loaded it."""
+def is_set_up() -> bool:
+    """True if the application has set OpenTelemetry up. Costs next to nothing if it has not loaded it."""
     if "opentelemetry.trace" not in sys.modules:
         return False
     from opentelemetry import metrics, trace
 
     providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
-    return not all("Proxy" in type(one).__name__ for one in providers)  # what stands there until somebody sets one
+    return not all("Proxy" in type(one).__name__ for one in providers)  # the default until one is set
 
 
 def active_ids() -> dict[str, str]:
-    """Trace and span that are active, as logs name them; nothing where there are none."""
+    """Returns the ids of the current trace and span, as logs name them; empty if there are none."""
     if "opentelemetry.trace" not in sys.modules:
         return {}
     from opentelemetry import trace
@@ -72,99 +57,78 @@ def active_ids() -> dict[str, str]:
     return {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
 
 
-def tell(call: Told, redact: Callable[[str], str]) -> None:
-    """A span of the call, one of each attempt under it, and the two metrics of each attempt."""
-    from opentelemetry import trace
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The spans of one manager's calls that are running. Call its methods only if OpenTelemetry `is_set_up`."""
 
-    tracer, end = trace.get_tracer(NAME), time.time_ns()
-    began = end - int(call.seconds * NANO)
-    span = tracer.start_span(f"{NAME} {call.task}", start_time=began, attributes=_known(call.fields, redact))
-    _failed(span, call.error)
-    inside, at = trace.set_span_in_context(span), began
-    for attempt in call.attempts:
-        at += int(attempt.waited * NANO)
-        one = tracer.start_span(
-            f"{call.operation} {attempt.provider_model}",
-            context=inside,
+    _running: dict[str, tuple[Span, Token[Context], str]] = field(default_factory=dict)
+
+    def start(self, call_id: str, task: str, operation: str) -> None:
+        """Starts the span of a call, under the current span, and makes it the current one of this context."""
+        from opentelemetry import context, trace
+
+        span = trace.get_tracer(NAME).start_span(f"{NAME} {task}")
+        self._running[call_id] = span, context.attach(trace.set_span_in_context(span)), operation
+
+    def end(self, call_id: str) -> None:
+        """Ends the span of a call, in the context in which it was started."""
+        from opentelemetry import context
+
+        span, token, _ = self._running.pop(call_id)
+        context.detach(token)
+        span.end()
+
+    def describe(self, call_id: str, fields: Mapping[str, Any]) -> None:
+        """Sets the attributes of a call's span: what its event says, but for the tokens, which its attempts have."""
+        if call_id in self._running:
+            kept = {name: value for name, value in fields.items() if not name.startswith("gen_ai.usage.")}
+            _set(self._running[call_id][0], kept)
+
+    def attempt(self, call_id: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
+        """Adds the span of an attempt that has just ended under that of its call, and measures it.
+
+        The `fields` are those of its event, without secrets.
+        """
+        from opentelemetry import trace
+
+        call, _, operation = self._running.get(call_id, (trace.get_current_span(), None, "chat"))
+        name = fields["gen_ai.request.model"]
+        provider, _, model = name.partition("/")
+        names = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": PROVIDERS.get(provider, provider),
+            "gen_ai.request.model": model,
+        }
+        end = time.time_ns()
+        span = trace.get_tracer(NAME).start_span(
+            f"{operation} {name}",
+            context=trace.set_span_in_context(call),
             kind=trace.SpanKind.CLIENT,
-            start_time=at,
-            attributes=_known(_of(call, attempt), redact),
+            start_time=end - int(attempt.latency * 1e9),
         )
-        _failed(one, attempt.error.code if attempt.error else None)
-        at += int(attempt.latency * NANO)
-        one.end(at)
-        _measure(call, attempt)
-    span.end(end)
+        cost = None if attempt.cost is None else float(attempt.cost)
+        _set(span, {**fields, **names, "gen_ai.response.id": fields.get("llm.request_id"), "llm.cost_usd": cost})
+        span.end(end)
+        _measure(attempt, names)
 
 
-def _of(call: Told, attempt: Attempt) -> dict[str, Any]:
-    usage = attempt.usage
-    return {
-        **_names(call, attempt),
-        "gen_ai.response.id": attempt.request_id,
-        "gen_ai.response.finish_reasons": (attempt.finish_reason,) if attempt.finish_reason else None,
-        "gen_ai.usage.input_tokens": usage.prompt_tokens if usage else None,
-        "gen_ai.usage.output_tokens": usage.completion_tokens if usage else None,
-        "llm.model": attempt.model,
-        "llm.cost_usd": None if attempt.cost is None else float(attempt.cost),
-        "llm.waited_s": attempt.waited,
-    }
+def _set(span: Span, fields: Mapping[str, Any]) -> None:
+    from opentelemetry.trace import StatusCode
 
-
-def _names(call: Told, attempt: Attempt) -> dict[str, str]:
-    """What asked whom for what."""
-    provider, _, model = attempt.provider_model.partition("/")
-    return {
-        "gen_ai.operation.name": call.operation,
-        "gen_ai.provider.name": PROVIDERS.get(provider, provider),
-        "gen_ai.request.model": model,
-    }
-
-
-def _failed(span: Span, code: str | None) -> None:
-    if code is not None:
-        from opentelemetry.trace import StatusCode
-
-        span.set_attribute("error.type", code)
+    span.set_attributes({name: value for name, value in fields.items() if value is not None})
+    if (code := fields.get("error.type")) is not None:
         span.set_status(StatusCode.ERROR, code)
 
 
-def _measure(call: Told, attempt: Attempt) -> None:
-    tokens, duration = _instruments()
-    names = _names(call, attempt)
-    duration.record(attempt.latency, {**names, **({"error.type": attempt.error.code} if attempt.error else {})})
-    if attempt.usage is not None and not attempt.usage.estimated:
-        tokens.record(attempt.usage.prompt_tokens, {**names, "gen_ai.token.type": "input"})
-        tokens.record(attempt.usage.completion_tokens, {**names, "gen_ai.token.type": "output"})
-
-
-@functools.cache
-def _instruments() -> tuple[Any, Any]:
+def _measure(attempt: Attempt, names: Mapping[str, str]) -> None:
+    """Records the seconds and, if the provider reported them, the tokens of an attempt."""
     from opentelemetry import metrics
 
-    meter = metrics.get_meter(NAME)
-    return (
-        meter.create_histogram(
-            "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Tokens read and written.",
-            explicit_bucket_boundaries_advisory=TOKENS,
-        ),
-        meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            unit="s",
-            description="Time of one request.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        ),
-    )
-
-
-def _known(fields: Mapping[str, Any], redact: Callable[[str], str]) -> dict[str, Any]:
-    """What is known, in the kinds that an attribute may have."""
-    return {name: _attribute(value, redact) for name, value in fields.items() if value is not None}
-
-
-def _attribute(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, tuple):
-        return tuple(redact(str(one)) for one in value)
-    return value if isinstance(value, bool | int | float) else redact(str(value))
+    create = metrics.get_meter(NAME).create_histogram  # which returns the same one for the same name
+    error = {"error.type": attempt.error.code} if attempt.error else {}
+    seconds = create("gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=_SECONDS)
+    seconds.record(attempt.latency, {**names, **error})
+    if attempt.usage is not None and not attempt.usage.estimated:
+        tokens = create("gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS)
+        tokens.record(attempt.usage.prompt_tokens, {**names, "gen_ai.token.type": "input"})
+        tokens.record(attempt.usage.completion_tokens, {**names, "gen_ai.token.type": "output"})

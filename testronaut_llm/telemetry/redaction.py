@@ -1,9 +1,7 @@
-"""Secrets are taken out of every text that leaves: by value, in whatever encoding, and by their shape.
+"""Takes secrets out of every text that leaves: those that are known by value, in any encoding, and by their shape.
 
-By value is the promise: a secret that was resolved is added once, and no text that passes here
-shows it again: plain, with any of its characters escaped for a URL, JSON, HTML or `repr`, in hex, or
-inside base64, also broken over lines. The shapes are a second net for keys that nobody told us about;
-they leave prose alone.
+By value is the promise: a secret that was added appears in no text that passes here, be it plain, escaped for a URL,
+JSON, HTML or `repr`, in hex, or inside base64, also broken over lines. Shapes catch keys that were never added.
 """
 
 from __future__ import annotations
@@ -16,58 +14,54 @@ from collections.abc import Iterator
 
 MASK = "[redacted]"
 
-_SHORT = 8
+SHORT = 8
 _ROUNDS = 4  # escapes inside escapes
-_RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # words of prose rarely hold a digit, keys always do
+_RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # keys hold a digit, words of prose rarely do
 
-_Shapes = tuple[tuple[tuple[str, ...], str], ...]
-
-_KEYS: _Shapes = (
-    (("sk-",), rf"\b(?P<keep>)sk-{_RANDOM}[\w-]{{20,}}"),
-    (
-        ("gsk_", "hf_", "xai-", "pplx-", "nvapi-", "r8_"),
-        r"\b(?P<keep>)(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_)[\w-]{20,}",
-    ),
-    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\b(?P<keep>)gh[pousr]_\w{20,}"),
-    (("github_pat_", "glpat-"), r"\b(?P<keep>)(?:github_pat_|glpat-)[\w-]{20,}"),
-    (("xox",), r"\b(?P<keep>)xox[abeoprs]-[\w-]{10,}"),
-    (("aiza",), r"\b(?P<keep>)AIza[\w-]{30,}"),
-    (("akia", "asia"), r"\b(?P<keep>)(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
-    (("eyj",), r"\b(?P<keep>)eyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
-    (
-        ("private key-----",),
-        r"(?P<keep>)-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
-    ),
+_KEYS = (
+    ("sk- pk- rk-", rf"\b[spr]k-{_RANDOM}[\w-]{{20,}}"),
+    ("gsk_ hf_ xai- pplx- nvapi- r8_ ya29.", r"\b(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_|ya29\.)[\w-]{20,}"),
+    ("gh", r"\bgh[pousr]_\w{20,}"),
+    ("github_pat_ glpat-", r"\b(?:github_pat_|glpat-)[\w-]{20,}"),
+    ("xox", r"\bxox[abeoprs]-[\w-]{10,}"),
+    ("aiza", r"\bAIza[\w-]{30,}"),
+    ("akia asia", r"\b(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
+    ("eyj", r"\beyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
+    ("private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"),
 )
-_NAMED: _Shapes = (
-    (("bearer",), rf"(?P<keep>\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
-    (("basic",), r"(?P<keep>\bauthorization\W{1,5}basic\s+)[\w+/=-]{6,}"),
+_NAMED = (
+    ("bearer", rf"(\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
+    ("basic", rf"(\bauthorization\W{{1,5}}basic\s+)[\w+/=-]{{6,}}|(\bbasic +){_RANDOM}[\w+/=-]{{16,}}"),
     (
-        ("key", "token", "secret", "password"),
-        r"(?P<keep>(?:api[-_]?key|subscription[-_]?key|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
+        "key token secret password",
+        r"((?:api[-_]?key|subscription[-_]?key|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
         rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
     ),
     (
-        ("key=", "token=", "sig=", "signature="),
-        r"(?P<keep>[?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature)=)[^&\s\"'#<>\[\]]+",
+        "key= token= sig= signature=",
+        r"([?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature)=)(?!REDACTED)[^&\s\"'#<>\[\]]+",
     ),
-    (("://",), r"(?P<keep>://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
+    ("://", r"(://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
 )
-"""What a text in small letters has to hold, and the pattern, compiled when such a text comes.
+"""Words of which a text in lower case holds one, and the pattern. A group, where there is one, stays.
 
-`_KEYS` show by themselves what they are, `_NAMED` by the word before them, which prose may hold as well.
+`_KEYS` are keys wherever they stand, `_NAMED` only by the word before them, which prose may hold as well.
 """
 
+_SECRET_NAMES = re.compile(
+    r"(x?api|awssecretaccess)?key|(access|auth|bearer|azuread)?token|(client)?secret|password|(proxy)?authorization"
+)
 _ESCAPED = re.compile(
     rb"(?<!\\)\\++(?:u(?P<code>[0-9a-f]{4})|x(?P<octet>[0-9a-f]{2})|(?P<sign>[^\\]))|%(?:25)*(?P<url>[0-9a-f]{2})"
     rb"|&(?:amp;)*(?:#0{0,9}(?P<number>[0-9]{1,7})|#x0{0,9}(?P<hex>[0-9a-f]{1,6})|(?P<name>amp|lt|gt|quot|apos));",
     re.IGNORECASE,
 )
+_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 _SIGNS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
 
 class Redactor:
-    """Knows the secrets of one manager, and masks them; safe for threads."""
+    """Masks the secrets of one manager. Safe for threads."""
 
     def __init__(self) -> None:
         self._secrets: dict[str, _Secret] = {}
@@ -83,33 +77,48 @@ class Redactor:
 
     def knows(self, text: str) -> bool:
         """True if the text holds a secret that was added."""
-        return any(self._held(_bytes(text)))
+        return self._masked(text) is not None
 
     def redact(self, text: str) -> str:
         """Returns the text with every known secret, and whatever looks like one, replaced by `[redacted]`.
 
         A text that hides a known secret behind escapes comes back without its escapes.
         """
-        held = self._held(raw := _bytes(text))
-        while held and not held[-1]:
-            held.pop()
-        found = {secret for view in held for secret in view}
-        for depth, _ in enumerate(held):
-            raw = _ESCAPED.sub(_meant, raw) if depth else raw
-            for secret in found:
-                raw = secret.pattern.sub(MASK.encode(), raw)
-        return _masked(raw.decode("utf-8", "replace") if held else text, (*_KEYS, *_NAMED))
+        masked = self._masked(text)
+        return _without_shapes(text if masked is None else masked, (*_KEYS, *_NAMED))
 
-    def _held(self, raw: bytes) -> list[list[_Secret]]:
-        """Returns the secrets in each view of a text."""
-        secrets = self._secrets.values()
-        views = [(plain, b"".join(plain.lower().split())) for plain in _views(raw)] if secrets else []
-        return [[one for one in secrets if one.may_be_in(all_) and one.pattern.search(plain)] for plain, all_ in views]
+    def _masked(self, text: str) -> str | None:
+        """Returns the text without the secrets that were added; None if it holds none."""
+        if not self._secrets:
+            return None
+        view, masked = _bytes(text), None
+        for _ in range(_ROUNDS):
+            squeezed, before = b"".join(view.lower().split()), view
+            for secret in self._secrets.values():
+                view = secret.masked_in(view, squeezed)
+            if view != before:
+                masked = view
+            before, view = view, _unescaped(view)
+            if view == before:
+                break
+        return None if masked is None else masked.decode("utf-8", "replace")
+
+
+def find_keys(text: str) -> Iterator[re.Match[str]]:
+    """Yields each part of a text that looks like a key, with the word before it that says so."""
+    for hints, pattern in (*_KEYS, *_NAMED):
+        if _may_match(text.lower(), hints):
+            yield from re.finditer(pattern, text, re.IGNORECASE)
 
 
 def looks_like_key(text: str) -> bool:
     """True if a text holds what can only be a key; `password=...` in prose is none."""
-    return _masked(text, _KEYS) != text
+    return _without_shapes(text, _KEYS) != text
+
+
+def is_secret_name(name: str) -> bool:
+    """True if a field, a header or a parameter of this name holds a secret."""
+    return _SECRET_NAMES.fullmatch(re.sub(r"[-_ ]", "", name).lower()) is not None
 
 
 def said(error: BaseException) -> str:
@@ -118,37 +127,47 @@ def said(error: BaseException) -> str:
     return type(error).__name__ if not words or "header" in words.lower() else words
 
 
-def _masked(text: str, shapes: _Shapes) -> str:
-    lowered = text.lower()
-    for hints, pattern in shapes:
-        if any(hint in lowered for hint in hints):
-            text = re.sub(pattern, rf"\g<keep>{MASK}", text, flags=re.IGNORECASE)
-    return text
-
-
 class _Secret:
-    """A pattern for every form of one secret in an unescaped text, and the forms to look for first, which is faster."""
+    """One secret in every form that it has in an unescaped text."""
 
     def __init__(self, secret: str) -> None:
         raw = _bytes(secret)
-        self._whole, self._packed = {raw, *_views(raw)}, []
-        if len(secret) >= _SHORT:
-            cores = (core for offset in range(3) for core in _base64_core(raw, offset))
+        self._whole, self._packed = set(_views(raw)), []
+        if len(secret) >= SHORT:
+            cores = (core for offset in range(3) for core in _base64_cores(raw, offset))
             self._packed = [raw.hex().encode(), *cores]
         spaced = (form.replace(b" ", sign) for form in self._whole for sign in (b"", b"+"))
-        self._forms = [b"".join(form.lower().split()) for form in (*spaced, *self._packed)]
+        self._squeezed = [b"".join(form.lower().split()) for form in (*spaced, *self._packed)]
+
+    def masked_in(self, text: bytes, squeezed: bytes) -> bytes:
+        """Returns the text without this secret. `squeezed` is the text in lower case without white space."""
+        if not any(form in squeezed for form in self._squeezed):  # much faster than the pattern
+            return text
+        return self._pattern.sub(MASK.encode(), text)
 
     @functools.cached_property
-    def pattern(self) -> re.Pattern[bytes]:
-        """Matches each form; made late, since that takes milliseconds."""
+    def _pattern(self) -> re.Pattern[bytes]:
+        """Matches each form; compiled late, since that takes milliseconds."""
         if not self._packed:
             return re.compile(rb"(?<![\w-])(?:%b)(?![\w-])" % b"|".join(map(re.escape, self._whole)))
         runs = (rb"(?<![\w+/-])[\w+/-]*%b[\w+/-]*={0,2}" % _in_lines(form) for form in self._packed)
         return re.compile(b"|".join((*map(_in_lines, self._whole), *runs)), re.IGNORECASE)
 
-    def may_be_in(self, joined: bytes) -> bool:
-        """True if one of the forms is in a text in lower case without white space."""
-        return any(form in joined for form in self._forms)
+
+def _may_match(lowered: str, hints: str) -> bool:
+    return any(hint in lowered for hint in hints.split())
+
+
+def _without_shapes(text: str, shapes: tuple[tuple[str, str], ...]) -> str:
+    lowered = text.lower()
+    for hints, pattern in shapes:
+        if _may_match(lowered, hints):
+            text = re.sub(pattern, _mask, text, flags=re.IGNORECASE)
+    return text
+
+
+def _mask(found: re.Match[str]) -> str:
+    return (found[found.lastindex] if found.lastindex else "") + MASK
 
 
 def _bytes(text: str) -> bytes:
@@ -162,12 +181,22 @@ def _in_lines(form: bytes) -> bytes:
 
 
 def _views(raw: bytes) -> Iterator[bytes]:
-    """Yields a text as it came, and what it is once the escapes of URLs, JSON, HTML and `repr` are undone, again."""
+    """Yields a text as it is, and as it is after its escapes are undone once, twice, ..."""
     for _ in range(_ROUNDS):
         yield raw
-        before, raw = raw, _ESCAPED.sub(_meant, raw) if any(map(raw.__contains__, (b"\\", b"%", b"&"))) else raw
-        if raw == before:
-            return
+        raw = _unescaped(raw)
+
+
+def _unescaped(raw: bytes) -> bytes:
+    """Undoes the escapes of URLs, JSON, HTML and `repr`, once."""
+    if not any(sign in raw for sign in (b"\\", b"%", b"&")):
+        return raw
+    return _SURROGATES.sub(_character, _ESCAPED.sub(_meant, raw))
+
+
+def _character(pair: re.Match[bytes]) -> bytes:
+    """Returns the character that JSON writes as two escapes, each for a surrogate."""
+    return pair[0].decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass").decode("utf-16").encode()
 
 
 def _meant(found: re.Match[bytes]) -> bytes:
@@ -181,11 +210,10 @@ def _meant(found: re.Match[bytes]) -> bytes:
     return _bytes(chr(code)) if code <= sys.maxunicode else found[0]
 
 
-def _base64_core(raw: bytes, offset: int) -> set[bytes]:
-    """What base64, in either alphabet, makes of the bytes wherever `offset` (mod 3) others stand before them.
+def _base64_cores(raw: bytes, offset: int) -> set[bytes]:
+    """Returns what base64, in either alphabet, makes of the bytes if `offset` (mod 3) others stand before them.
 
-    Only the characters that depend on nothing around them; so `Basic` headers, with any user name,
-    need no rule of their own.
+    Only the characters that depend on nothing around them; so `Basic` headers, with any user name, need no rule.
     """
     encoded = base64.b64encode(b"\0" * offset + raw)
     core = encoded[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.text import parse_json as strict_json
 
 VERSION = 1
 _LINE_WIDTH = 120
@@ -54,18 +55,10 @@ def parse_json(body: bytes | str | None) -> Any:
     if not body:
         return None
     try:
-        value = json.loads(body, object_pairs_hook=_no_double_keys)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
+        value = strict_json(body)
+    except ValueError:
         return None
     return value if isinstance(value, (dict, list)) else None
-
-
-def _no_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return result
 
 
 def body_to_field(body: bytes | str | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vcr.record_mode import RecordMode as VcrMode
 from vcr.serialize import deserialize, serialize
 
 from testronaut_llm.errors import CassetteMissError
-from testronaut_llm.support.atomic_file import write_atomically
+from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.testing import matching, scan, scrub
 from testronaut_llm.testing.cassette_format import Serializer
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from testronaut_llm.support.text import read_utf8
+from testronaut_llm.telemetry.redaction import Redactor, find_keys
 from testronaut_llm.testing import scrub
 from testronaut_llm.testing.cassette_format import from_yaml
 
@@ -21,14 +21,6 @@ SECRET_KINDS = frozenset({"secret", "cookie", "account id", "value of a variable
 
 _TOP_LEVEL = "com|net|org|io|ai|dev|app|cloud|info|edu|gov|local|lan|internal|corp|home"
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("secret", re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{12,}")),
-    ("secret", re.compile(r"\b(?:AIza|gsk_|hf_|xai-|nvapi-|r8_|pplx-|ya29\.)[A-Za-z0-9_-]{16,}")),
-    ("secret", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
-    ("secret", re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[A-Za-z0-9_-]{16,}")),
-    ("secret", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
-    ("secret", re.compile(r"(?i)\b(?:bearer|basic) +(?=\S*\d)[A-Za-z0-9._~+/=-]{12,}")),
-    ("secret", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-    ("secret", re.compile(r"(?i)[?&](?:key|api[-_]?key|sig|token|access_token)=(?!REDACTED)[^&\s\"']{6,}")),
     ("cookie", re.compile(r"(?i)\b(?:set-)?cookie\b\"?'? *[:=]")),
     ("account id", re.compile(r"\b(?:org|proj)[-_](?!REDACTED)(?=\w*\d)[A-Za-z0-9]{10,}")),
     ("e-mail address", re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")),
@@ -73,8 +65,7 @@ def scan_text(
 ) -> list[Finding]:
     """Everything in `text` that looks private, but for the `allowed` names.
 
-    With `environ`, the values of its variables named like keys are looked for as well, plain,
-    URL-quoted and in base64.
+    With `environ`, the values of its variables named like keys are looked for as well, in any encoding.
     """
     found = [*_by_shape(text), *_by_value(text, environ or {})]
     for block in _BASE64.finditer(text):
@@ -104,6 +95,8 @@ def _not_allowed(found: Iterable[Finding], allowed: Sequence[AllowedName]) -> li
 
 
 def _by_shape(text: str) -> Iterator[Finding]:
+    for match in find_keys(text):
+        yield Finding(kind="secret", text=match[0], line=_line(text, match.start()))
     for kind, pattern in _PATTERNS:
         for match in pattern.finditer(text):
             found = match[1] if pattern.groups else match[0]
@@ -112,10 +105,20 @@ def _by_shape(text: str) -> Iterator[Finding]:
 
 def _by_value(text: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     secrets = scrub.secrets_in(environ)
-    for name, value in environ.items():
-        forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
-        if value in secrets and (there := [text.find(form) for form in forms if form in text]):
-            yield Finding(kind="value of a variable", text=name, line=_line(text, there[0]))
+    if not _redactor(*secrets).knows(text):
+        return
+    for name in (name for name, value in environ.items() if value in secrets):
+        redactor = _redactor(environ[name])
+        if redactor.knows(text):
+            lines = (number for number, line in enumerate(text.split("\n"), start=1) if redactor.knows(line))
+            yield Finding(kind="value of a variable", text=name, line=next(lines, 1))
+
+
+def _redactor(*secrets: str) -> Redactor:
+    made = Redactor()
+    for secret in secrets:
+        made.add(secret)
+    return made
 
 
 def _by_header(file: Path, text: str) -> Iterator[Finding]:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from testronaut_llm.telemetry.redaction import is_secret_name
+
 REQUEST_HEADERS = frozenset({"content-type", "accept", "anthropic-version", "anthropic-beta"})
 RESPONSE_HEADERS = frozenset(
     {"content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id", "apim-request-id"}
 )
 RESPONSE_HEADER_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
-SECRET_QUERY = frozenset({"key", "api-key", "api_key", "sig", "token", "access_token", "code"})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REDACTED = "REDACTED"
 
@@ -41,7 +42,7 @@ def clean_uri(uri: str) -> str:
     else:
         netloc = _AZURE_HOST.sub(r"resource\1", host) + (f":{parts.port}" if parts.port else "")
     query = [
-        (name, REDACTED if name.lower() in SECRET_QUERY else value)
+        (name, REDACTED if is_secret_name(name) or name.lower() in ("sig", "code") else value)
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     ]
     return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from testronaut_llm.cache.answer_cache import AnswerCache, sealed
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.support.sqlite import Connection
+from testronaut_llm.support.paths import Connection
 
 KEY = "ab" * 32
 SETTINGS = CacheConfig()

@@ -17,7 +17,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.money.price_tables import PriceTables, Table
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Usage
-from testronaut_llm.support.installed import version
+from testronaut_llm.support.paths import version
 
 # The lists below are of the locked releases; others differ in a few rows each, and nobody has looked them up.
 pytestmark = pytest.mark.skipif(

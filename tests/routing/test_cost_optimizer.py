@@ -23,7 +23,7 @@ from testronaut_llm.routing.cost_optimizer import nothing_left, plan
 from testronaut_llm.routing.options import READY, Option, Scale
 from testronaut_llm.routing.strategies import better_than, larger_than
 from testronaut_llm.routing.task_router import Selected, select
-from testronaut_llm.support.amounts import tokens, usd
+from testronaut_llm.support.money import tokens, usd
 
 
 def task(strategy: str = "cheapest", **fields: Any) -> TaskConfig:

@@ -17,25 +17,23 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from testronaut_llm.config.file import load_config
+
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.edit import set_value
-from testronaut_llm.config.model_config import LLMConfig
-from testronaut_llm.config.sections import CacheConfig, LogConfig
-from testronaut_llm.config.source import load_config
+from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.money.entries import Entry
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.records import Attempt, Usage
-from testronaut_llm.telemetry.log_file import EventFile
+from testronaut_llm.telemetry.log import EventFile
 
 COST, SETTINGS = Decimal("0.001"), CacheConfig()
-PLAIN = LLMConfig(tasks={"t": {"models": ["openai/m"]}})  # type: ignore[dict-item]
 
 
 def write_all(home: Path, start: int) -> Iterator[str]:
     """Writes for ever; says what is finished, each with the number of its round trip."""
     ledger, cache, log = Ledger(home / "ledger.sqlite3", scope=lambda: "s"), AnswerCache(home / "cache"), EventFile()
-    settings = LogConfig(file=str(home / "log" / "events.jsonl"))
     entry = Entry(scope="s", task="t", model="m", provider_model="openai/m", worst=COST * 2, estimate=COST)
     answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
     number = start
@@ -49,7 +47,7 @@ def write_all(home: Path, start: int) -> Iterator[str]:
         yield f"cached {number}"
         set_value(home / "llm.yaml", "tasks.t.max_tokens", str(number))
         yield f"edited {number}"
-        log.write(PLAIN, settings, {"event": "x" * 100, "n": number})
+        log.write("log/events.jsonl", home, {"event": "x" * 100, "n": number})
         yield f"logged {number}"
         ModelStore(home / "models").touch("nobody")
 

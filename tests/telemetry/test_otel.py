@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import faults
+import httpx
 import pytest
 from manager_kit import KEY, Api, ask, manager, model
 from opentelemetry import metrics, trace
@@ -21,7 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.telemetry import otel as telemetry_otel
+from testronaut_llm.telemetry import otel
 
 MODES = ("complete", "acomplete", "stream", "astream")
 Make = Callable[..., Api]
@@ -45,9 +44,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
     provider = MeterProvider([reader])
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
     monkeypatch.setattr(metrics, "get_meter", lambda *names: provider.get_meter(*names))
-    telemetry_otel._instruments.cache_clear()
     yield reader
-    telemetry_otel._instruments.cache_clear()
     provider.shutdown()
 
 
@@ -65,11 +62,19 @@ def of(one: ReadableSpan) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
-    llm: LLMManager, spans: InMemorySpanExporter, mode: str
+    llm: LLMManager, spans: InMemorySpanExporter, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Named and attributed as the conventions say, nested, in order, inside the time of the call."""
+    """Named and attributed as the conventions say, nested, in order; HTTP clients have theirs under the call's."""
+    sending, send = [], httpx.AsyncClient.send
+
+    async def instrumented(*args: Any, **given: Any) -> httpx.Response:
+        sending.append(trace.get_current_span().get_span_context().span_id)
+        return await send(*args, **given)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", instrumented)
     with trace.get_tracer("app").start_as_current_span("mine") as mine:
         answer = await ask(llm, mode, "hi", metadata={"run": "r7"})
+        assert trace.get_current_span() is mine
     first, second, call, _ = spans.get_finished_spans()
     assert [one.name for one in (first, second, call)] == [
         "chat openai/gpt-4o-mini".replace("openai/gpt-4o-mini", answer.attempts[0].provider_model),
@@ -79,6 +84,7 @@ async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
     assert call.parent is not None
     assert call.parent.span_id == mine.get_span_context().span_id
     assert all(one.parent is not None and one.parent.span_id == call.context.span_id for one in (first, second))
+    assert sending == [call.context.span_id] * 2
     assert {one.kind for one in (first, second)} == {SpanKind.CLIENT}
     assert (of(first)["error.type"], first.status.status_code) == ("authentication", StatusCode.ERROR)
     assert of(second)["gen_ai.provider.name"] == "anthropic"
@@ -132,34 +138,37 @@ def test_tokens_and_seconds_of_each_attempt_are_measured(llm: LLMManager, measur
     assert sorted(one.get("error.type", "") for one in lasted) == ["", "authentication"]
 
 
-def test_events_name_the_span_that_is_active(llm: LLMManager, spans: InMemorySpanExporter) -> None:
+def test_events_name_the_span_of_their_call(llm: LLMManager, spans: InMemorySpanExporter) -> None:
     """So that logs and traces are found from one another."""
-    with capture_logs() as events, trace.get_tracer("app").start_as_current_span("mine") as mine:
-        llm.complete("t", "hi")
-    context = mine.get_span_context()
-    assert {one["trace_id"] for one in events} == {trace.format_trace_id(context.trace_id)}
-    assert {one["span_id"] for one in events} == {trace.format_span_id(context.span_id)}
     with capture_logs() as events:
         llm.complete("t", "hi")
-    assert not any("trace_id" in one for one in events)
+    *_, call = spans.get_finished_spans()
+    assert {one["trace_id"] for one in events} == {trace.format_trace_id(call.context.trace_id)}
+    assert {one["span_id"] for one in events} == {trace.format_span_id(call.context.span_id)}
 
 
-ALONE = """
-import json, sys
-from testronaut_llm import LLMManager
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.telemetry import otel as telemetry_otel
-with FakeLLM(tasks=("cli_analysis",)) as llm:
-    llm.reply("fine")
-    llm.complete("cli_analysis", "hi")
-before = "opentelemetry" in sys.modules, telemetry_otel.is_heard()
-import opentelemetry.trace
-print(json.dumps([*before, telemetry_otel.is_heard()]))
-"""
+def test_a_cancelled_call_is_a_failed_span(api: Make, provider_keys: None, spans: InMemorySpanExporter) -> None:
+    """It ends where the call was cancelled."""
+    with manager({"m": model("openai", api("slow", faults.stalled_stream))}) as llm, llm.stream("t", "hi") as stream:
+        next(iter(stream))
+    *_, call = spans.get_finished_spans()
+    assert (of(call)["error.type"], call.status.status_code) == ("left", StatusCode.ERROR)
 
 
-def test_nothing_is_loaded_or_made_where_nobody_set_it_up() -> None:
-    """Neither without the package's being imported nor with its stand-ins."""
-    run = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=100, check=False)
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.splitlines()[-1]) == [False, False, False]
+def test_a_tracer_that_raises_fails_no_call(
+    llm: LLMManager, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is worth more than its spans."""
+    monkeypatch.setattr(trace, "get_tracer", lambda *_: 1 / 0)
+    assert llm.complete("t", "hi").text == "fine"
+    assert "an event was lost: ZeroDivisionError" in caplog.text
+
+
+def test_nothing_is_made_where_nobody_set_it_up(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither if the package is not loaded nor with its stand-ins."""
+    assert not otel.is_set_up()
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace")
+    assert not otel.is_set_up()
+    assert otel.active_ids() == {}
+    assert llm.complete("t", "hi").text == "fine"
+    assert "opentelemetry.trace" not in sys.modules

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faults
-import pytest
-from manager_kit import KEY, Api, apis, model
+from manager_kit import KEY, apis, model
 
 DOCUMENTED = {
     "LITELLM_LOCAL_MODEL_COST_MAP",
@@ -22,14 +20,21 @@ DOCUMENTED = {
 }
 
 HOST = """
-import json, os, sys, logging, threading
-before, root = dict(os.environ), list(logging.getLogger().handlers)
-import asyncio
+import asyncio, email.message, importlib.metadata, json, logging, os, socket, sys, threading
+before, root, opened = dict(os.environ), list(logging.getLogger().handlers), []
+def hook(event, args):
+    if event.startswith("socket.") or event in ("subprocess.Popen", "open"):
+        opened.append(event if event != "open" else str(args[0]))
+sys.addaudithook(hook)
+from testronaut_llm import LLMError, LLMManager
+ours = os.path.dirname(sys.modules["testronaut_llm"].__file__)
+theirs = [one for one in opened if "site-packages" not in one and "/lib/python" not in one]
+assert all(one.startswith(ours) and one.endswith((".py", ".pyc")) for one in theirs), theirs
+slow = ("litellm", "openai", "anthropic", "tokencost", "tiktoken", "vcr", "xllamacpp")
+assert not [name for name in slow if name in sys.modules]
 loops = []
 new_loop = asyncio.events.new_event_loop
 asyncio.events.new_event_loop = lambda: loops.append(1) or new_loop()
-from testronaut_llm import LLMError, LLMManager
-assert "litellm" not in sys.modules
 with LLMManager("llm.yaml") as llm:
     assert "litellm" not in sys.modules
     print(llm.complete("t", "hi").text, file=sys.stderr)
@@ -44,70 +49,36 @@ with LLMManager("llm.yaml") as llm:
 assert loops == []  # LiteLLM would make one at each call, for nothing
 assert list(logging.getLogger().handlers) == root
 assert not [thread for thread in threading.enumerate() if thread.name.startswith("litellm")]
+assert "opentelemetry" not in sys.modules
 changed = {name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name)}
 print(json.dumps(sorted(changed)), file=sys.stderr)
 """
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Callable[..., Api]]:
-    with apis() as make:
-        yield make
+def test_a_host_program_stays_as_it_was(tmp_path: Path) -> None:
+    """Its stdout stays empty, `.env` unread, the environment as it was but for the documented switches (P16, P17).
 
-
-def test_a_host_program_stays_as_it_was(api: Callable[..., Api], tmp_path: Path) -> None:
-    """Its stdout stays empty, `.env` unread, the environment as it was but for the documented switches (P16, P17)."""
-    good, bad = api("good", faults.good("fine")), api("bad", faults.error("server_error"))
-    models = {
-        "good": model("openai", good),
-        "bad": model("anthropic", bad),
-        "gone": model("ollama", good, model="ollama/no-such"),
-    }
-    tasks = {"t": {"models": ["good"], "cache": "off", "retries": 0}}
-    (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": tasks}))
+    Importing opens no socket and no file but modules, and loads nothing slow (P01).
+    """
     (tmp_path / ".env").write_text("LEAKED_FROM_DOTENV=yes\nOPENAI_BASE_URL=http://192.0.2.1\n")
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", HOST],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == ""
-    said = run.stderr.splitlines()
+    with apis() as api:
+        good, bad = api("good", faults.good("fine")), api("bad", faults.error("server_error"))
+        gone = model("ollama", good, model="ollama/no-such")
+        models = {"good": model("openai", good), "bad": model("anthropic", bad), "gone": gone}
+        tasks = {"t": {"models": ["good"], "cache": "off", "retries": 0}}
+        (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": tasks}))
+        keys = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), KEY)
+        done = subprocess.run(
+            [sys.executable, "-B", "-W", "error::ResourceWarning", "-c", HOST],
+            cwd=tmp_path,
+            env={**os.environ, **keys, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    said = done.stderr.splitlines()
     assert said[:3] == ["fine", "AllModelsFailedError", "NoReadyModelError"]
     assert set(json.loads(said[3])) <= DOCUMENTED
     assert len(said) == 4
-
-
-IMPORT = """
-import email.message, importlib.metadata, socket, sys
-opened = []
-def hook(event, args):
-    if event.startswith("socket.") or event == "subprocess.Popen":
-        opened.append(event)
-    elif event == "open" and "site-packages" not in str(args[0]) and "/lib/python" not in str(args[0]):
-        opened.append(str(args[0]))
-sys.addaudithook(hook)
-import testronaut_llm
-package = testronaut_llm.__path__[0]
-slow = ("litellm", "openai", "anthropic", "tokencost", "tiktoken", "vcr", "xllamacpp")
-found = [name for name in slow if name in sys.modules]
-found += [one for one in opened if not (one.startswith(package) and one.endswith((".py", ".pyc")))]
-raise SystemExit(repr(found) if found else 0)
-"""
-
-
-def test_importing_loads_and_opens_nothing(tmp_path: Path) -> None:
-    """`import testronaut_llm` loads no LiteLLM, opens no socket and no file but modules, and prints nothing (P01)."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    run = subprocess.run(
-        [sys.executable, "-B", "-c", IMPORT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,9 @@ def test_a_leak_inside_base64_is_found() -> None:
     assert [one.kind for one in scan_text(f"response:\n  base64: {body}\n")] == ["secret"]
 
 
-@pytest.mark.parametrize("form", ["p@ss/word-77", "p%40ss%2Fword-77", base64.b64encode(b"p@ss/word-77").decode()])
+@pytest.mark.parametrize(
+    "form", ["p@ss/word-77", "p%40ss%2Fword-77", base64.b64encode(b"p@ss/word-77").decode(), b"p@ss/word-77".hex()]
+)
 def test_the_value_of_a_key_variable_is_found(form: str) -> None:
     """A key of the environment is found whatever its shape, plain, URL-quoted or in base64, and is not repeated."""
     [found] = scan_text(f"a\nb {form}\n", environ={"ACME_API_KEY": "p@ss/word-77", "PATH": "/bin", "X_TOKEN": "b"})

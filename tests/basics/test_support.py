@@ -1,0 +1,88 @@
+"""Files are replaced whole or not at all; text from outside is read strictly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from testronaut_llm.support.paths import write_atomically
+from testronaut_llm.support.text import closest, is_loopback, parse_json, seconds_of
+
+
+def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    """0600 for a new one; what the user chose stays. Line ends are those of the text, on any platform."""
+    path = tmp_path / "f"
+    write_atomically(path, "a\r\nb\né")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == ("a\r\nb\né".encode(), 0o600)
+    path.chmod(0o644)
+    write_atomically(path, "two")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o644)
+    write_atomically(path, "three", mode=0o640)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    """The file that it leads to is replaced, in its own folder."""
+    real, link = tmp_path / "real" / "f", tmp_path / "link"
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A full disk, or a crash of the step itself; no temporary file stays."""
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync", fail) if step == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_file_of_a_killed_process_goes_when_it_is_old(tmp_path: Path) -> None:
+    """A new one may be another process's that is writing just now."""
+    old, new, other = (tmp_path / name for name in (".a.yaml.x1.tmp", ".a.yaml.x2.tmp", ".b.yaml.x3.tmp"))
+    for one in (old, new, other):
+        one.write_text("half")
+    for one in (old, other):
+        os.utime(one, (1, 1))
+    write_atomically(tmp_path / "a.yaml", "whole")
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".a.yaml.x2.tmp", ".b.yaml.x3.tmp", "a.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[NaN]", "NaN is no JSON number"),
+        ("1e999", "too large a number"),
+        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ('"\\ud800"', "lone surrogate"),
+        ("[" * 200_000, "nested too deeply"),
+        ("{", "Expecting"),
+    ],
+)
+def test_json_that_readers_disagree_about_is_refused(text: str, says: str) -> None:
+    """The message says why."""
+    with pytest.raises(ValueError, match=says):
+        parse_json(text)
+
+
+def test_durations_names_and_hosts() -> None:
+    """As users and servers write them."""
+    written = ("90", "20ms", "1.5h", "6m0s", "1h 30m", "", "soon", "1m30", "1.5.2s", "-1s")
+    assert [*map(seconds_of, written)] == [90, 0.02, 5400, 360, None, None, None, None, None, None]
+    assert closest("cli_analisys", ["default", "cli_analysis"]) == "cli_analysis"
+    assert closest("x", ["default"]) is None
+    urls = ("http://localhost:1", "http://127.0.0.2", "http://[::1]/", "http://localhost.example", "http://[", "")
+    assert [*map(is_loopback, urls)] == [True, True, True, False, False, False]

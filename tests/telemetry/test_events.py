@@ -1,0 +1,295 @@
+"""One event an attempt and one a call, to the application's log and to the file of `log:`; never words or secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import faults
+import pytest
+import structlog
+from manager_kit import KEY, Api, ask, model
+from structlog.testing import capture_logs
+
+from testronaut_llm import LLMManager, errors
+from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs, has_listener
+from testronaut_llm.telemetry.redaction import Redactor
+
+PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
+Make = Callable[..., Api]
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line, parse_constant=pytest.fail) for line in file.read_text("utf-8").splitlines()]
+
+
+def write(path: Path, models: dict[str, Any], log: dict[str, Any] | None) -> None:
+    task = {"models": list(models), "strategy": "as_listed", "cache": "off"}
+    path.write_text(json.dumps({"models": models, "tasks": {"t": task}, **({"log": log} if log else {})}))
+
+
+@pytest.fixture
+def file(tmp_path: Path, api: Make) -> Path:
+    """An llm.yaml that logs beside itself, with a model that fails and echoes the key, and one that answers."""
+    bad = api("bad", faults.raw(401, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()))
+    models = {"bad": model("openai", bad), "good": model("anthropic", api("good", faults.good(ANSWER)))}
+    write(tmp_path / "llm.yaml", models, {"file": "logs/calls.jsonl"})
+    return tmp_path / "llm.yaml"
+
+
+@pytest.fixture
+def good(api: Make) -> dict[str, Any]:
+    return {"good": model("anthropic", api("good", faults.good(f"{ANSWER} {KEY}")))}
+
+
+@pytest.fixture
+def events() -> Iterator[list[Any]]:
+    """What an application sees that has set structlog up."""
+    with capture_logs() as captured:
+        structlog.configure(processors=structlog.get_config()["processors"])
+        yield captured
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+async def test_an_event_an_attempt_and_one_a_call(file: Path, events: list[Any], mode: str) -> None:
+    """However it is asked: the facts in order, none of the words, no key; in a file for the owner's eyes as well."""
+    async with LLMManager(file) as llm:
+        assert not (file.parent / "logs").exists()
+        await ask(llm, mode, PROMPT, metadata={"run": 7, "note": f"key {KEY}"})
+    first, second, call = events
+    assert [one["event"] for one in events] == ["llm_attempt", "llm_attempt", "llm_call"]
+    assert all(one["llm.task"] == "t" and one["metadata.run"] == 7 for one in events)
+    assert len({one["llm.call_id"] for one in events}) == 1
+    assert (first["llm.model"], first["llm.outcome"], first["error.type"]) == ("bad", "error", "authentication")
+    assert (second["llm.model"], second["llm.outcome"]) == ("good", "answer")
+    assert second["gen_ai.request.model"] == "anthropic/claude-haiku-4-5"
+    assert (second["gen_ai.usage.input_tokens"], second["gen_ai.usage.output_tokens"]) == (12, 6)
+    assert second["llm.cost_usd"] == "0.000024"
+    assert second["llm.usage.estimated"] is False
+    assert second["llm.request_id"] == "req-fault-1"
+    assert (call["llm.model"], call["llm.attempts"], call["llm.cached"]) == ("good", 2, False)
+    asked = f"user: {PROMPT}"
+    assert call["llm.prompt.chars"] == len(asked)
+    assert call["llm.prompt.sha256"] == hashlib.sha256(asked.encode()).hexdigest()[:16]
+    assert call["llm.answer.chars"] == len(ANSWER)
+    log = file.parent / "logs" / "calls.jsonl"
+    assert [one["time"][-6:] for one in lines(log)] == ["+00:00"] * 3
+    assert [{**one, "time": 0} for one in lines(log)] == [
+        {name: value for name, value in one.items() if name != "log_level"} | {"time": 0} for one in events
+    ]
+    assert not [word for word in (PROMPT, ANSWER, KEY) if word in repr(events) + log.read_text()]
+    assert (stat.S_IMODE(log.stat().st_mode), stat.S_IMODE(log.parent.stat().st_mode)) == (0o600, 0o700)
+
+
+def test_words_are_written_only_where_the_file_wants_them_and_secrets_never(
+    file: Path, good: dict[str, Any], events: list[Any]
+) -> None:
+    """`content: true`; a key that found its way into a prompt or an answer is masked."""
+    write(file, good, {"file": "calls.jsonl", "content": True})
+    with LLMManager(file) as llm:
+        llm.complete("t", f"{PROMPT} {KEY}")
+    _, call = lines(file.parent / "calls.jsonl")
+    assert call["llm.prompt"].startswith(f"user: {PROMPT} ")
+    assert call["llm.answer"].startswith(ANSWER)
+    assert KEY not in (file.parent / "calls.jsonl").read_text()
+    assert PROMPT not in repr(events)
+
+
+def test_a_failed_call_is_reported(file: Path, events: list[Any]) -> None:
+    """With code and status; with the message only if nothing was sent, since later it may quote."""
+    with LLMManager(file) as llm:
+        for given in ({"model": "bad"}, {"model": "good", "schema": {"type": "object"}}):
+            with pytest.raises(errors.AllModelsFailedError):
+                llm.complete("t", PROMPT, **given)
+        with pytest.raises(errors.ContextWindowError):
+            llm.complete("t", PROMPT * 10_000, model="good")
+        with pytest.raises(errors.CacheMissError):
+            llm.complete("t", PROMPT, cache="only")
+    calls = [one for one in events if one["event"] == "llm_call"]
+    codes = ["all_models_failed", "all_models_failed", "context_window", "cache_miss"]
+    assert [one["error.type"] for one in calls] == codes
+    assert [one["llm.attempts"] for one in calls] == [1, 2, 0, 0]
+    assert calls[0]["http.response.status_code"] == 401
+    assert ["error.message" in one for one in calls] == [False, False, True, True]
+    assert not [word for word in (PROMPT, ANSWER, KEY) if word in repr(events)]
+
+
+def test_a_cancelled_call_is_reported(file: Path, api: Make, events: list[Any]) -> None:
+    """A stream that was closed early, and a cancelled task: one event a call, whatever became of it."""
+    write(file, {"good": model("anthropic", api("good", faults.stalled_stream))}, None)
+
+    async def cancelled(llm: LLMManager) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(llm.acomplete("t", PROMPT), 0.3)
+
+    with LLMManager(file) as llm:
+        with llm.stream("t", PROMPT) as stream:
+            next(iter(stream))
+        asyncio.run(cancelled(llm))
+    calls = [one for one in events if one["event"] == "llm_call"]
+    assert [one["error.type"] for one in calls] == ["left", "left"]
+    assert all(one["llm.prompt.chars"] for one in calls)
+
+
+def test_an_edit_of_the_file_moves_the_log(file: Path, good: dict[str, Any]) -> None:
+    """At the next call; and taken out, it ends."""
+    counts = []
+    with LLMManager(file) as llm:
+        for log in ({"file": "one.jsonl"}, {"file": "two.jsonl"}, None):
+            write(file, good, log)
+            llm.complete("t", PROMPT)
+            counts.append([len(lines(found)) for found in sorted(file.parent.glob("*.jsonl"))])
+    assert counts == [[2], [2, 2], [2, 2]]
+
+
+def test_writers_share_a_file_that_may_be_moved_away(tmp_path: Path) -> None:
+    """Each line is one write to a file opened for it, so none is lost or torn; rotation is for the system's tools."""
+
+    def log(who: int) -> None:
+        own = EventFile()
+        for number in range(200):
+            own.write("a.jsonl", tmp_path, {"event": "x" * 200, "who": who, "n": number})
+            if (who, number) == (1, 100):
+                (tmp_path / "a.jsonl").rename(tmp_path / "a.jsonl.1")
+
+    writers = [threading.Thread(target=log, args=(who,)) for who in range(3)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join(60)
+    found = lines(tmp_path / "a.jsonl.1") + lines(tmp_path / "a.jsonl")
+    assert sorted((one["who"], one["n"]) for one in found) == [(who, n) for who in range(3) for n in range(200)]
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "/proc/nope/calls.jsonl", ".", "a\x00b", "pipe"])
+def test_a_file_that_cannot_be_written_fails_no_call(
+    file: Path, good: dict[str, Any], events: list[Any], where: str
+) -> None:
+    """One warning for all of them; a pipe that nobody reads is not waited for."""
+    os.mkfifo(file.parent / "pipe")
+    write(file, good, {"file": where})
+    with LLMManager(file) as llm:
+        for _ in range(2):
+            assert llm.complete("t", PROMPT).text.startswith(ANSWER)
+    assert [one["event"] for one in events].count("log_not_written") == 1
+
+
+def test_a_strangers_file_has_nothing_written(
+    file: Path, good: dict[str, Any], events: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by walking upwards, it could name any file of the user's: ignored with a warning until `trust`."""
+    write(file, good, {"file": "../stolen.jsonl"})
+    below = tmp_path / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    with LLMManager() as llm:
+        assert not llm.config.trusted
+        for _ in range(2):
+            assert llm.complete("t", PROMPT).text.startswith(ANSWER)
+    assert [one["event"] for one in events].count("log_ignored") == 1
+    assert not (tmp_path.parent / "stolen.jsonl").exists()
+
+
+class Odd:
+    """What an application may put into `metadata`."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_any_metadata_is_written_as_json(file: Path, good: dict[str, Any]) -> None:
+    """As strict readers take it, who know no NaN."""
+    write(file, good, {"file": "calls.jsonl"})
+    odd = {"nan": float("nan"), "inf": float("inf"), "huge": 10**5000, "odd": Odd(), "inside": ["a", Odd(), KEY]}
+    with LLMManager(file) as llm:
+        assert llm.complete("t", PROMPT, metadata=odd).text.startswith(ANSWER)
+    found = lines(file.parent / "calls.jsonl")
+    assert len(found) == 2
+    for one in found:
+        assert [one[f"metadata.{name}"] for name in ("nan", "inf", "odd")] == ["nan", "inf", "<Odd>"]
+        assert "bits" in one["metadata.huge"]
+        assert one["metadata.inside"] == ["a", "<Odd>", "[redacted]"]
+
+
+def test_a_listener_that_raises_fails_no_call(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A processor of the application's; the answer is worth more than its event."""
+
+    def broken(*_: object) -> Any:
+        raise RuntimeError(PROMPT)
+
+    structlog.configure(processors=[broken])
+    with LLMManager(file) as llm:
+        assert llm.complete("t", PROMPT).text == ANSWER
+    assert "an event was lost: RuntimeError" in caplog.text
+    assert PROMPT not in caplog.text
+
+
+def test_a_line_that_was_cut_is_a_warning(tmp_path: Path, events: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a full disk; and where the user has no home folder, `~` names no file."""
+    monkeypatch.setattr(os, "write", lambda _handle, data: len(data) - 1)
+    EventFile().write("a.jsonl", tmp_path, {"event": "x"})
+    monkeypatch.setattr(os.path, "expanduser", str)
+    EventFile().write("~/a.jsonl", tmp_path, {"event": "x"})
+    cut, homeless = events
+    assert "bytes were written" in cut["fault"]
+    assert "HOME" in homeless["fault"]
+
+
+def test_without_structlog_it_is_pythons_logging(
+    file: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application that has not set structlog up gets records of `testronaut_llm`, and a clean stdout."""
+    assert not structlog.is_configured()
+    with LLMManager(file) as llm:
+        llm.complete("t", PROMPT)
+        assert capfd.readouterr() == ("", "")
+        with caplog.at_level(logging.INFO, "testronaut_llm"):
+            llm.complete("t", PROMPT)
+    assert [record.name for record in caplog.records] == ["testronaut_llm"] * 3
+    assert capfd.readouterr().out == ""
+
+
+def test_an_event_without_a_listener_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A level of INFO, or structlog, is a listener; a structlog that another thread is just importing is not yet."""
+    monkeypatch.setitem(sys.modules, "structlog", ModuleType("structlog"))
+    assert not has_listener()
+    with caplog.at_level(logging.INFO, logger="testronaut_llm"):
+        assert has_listener()
+    monkeypatch.setitem(sys.modules, "structlog", structlog)
+    with capture_logs():
+        assert has_listener()
+
+
+@pytest.mark.parametrize("name", NOISY_LOGGERS[::4])
+def test_what_the_libraries_log_holds_no_secret(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In the message, its arguments and a traceback, for as long as the owner of the secret lives."""
+    redactor = Redactor()
+    redactor.add("canarySecretValue")
+    guard_logs(redactor.redact)
+    library = logging.getLogger(name)
+    with caplog.at_level(logging.DEBUG, name):
+        library.debug("headers %s", {"x": "canarySecretValue"})
+        try:
+            raise ValueError("canarySecretValue")
+        except ValueError:
+            library.exception("failed")
+        del redactor
+        library.debug("as it is: %s", "canarySecretValue")
+    guarded, after = caplog.text.split("as it is: ")
+    assert guarded.count("[redacted]") == 3
+    assert "canarySecretValue" not in guarded
+    assert "canarySecretValue" in after
