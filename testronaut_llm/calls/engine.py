@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from testronaut_llm.gateway.gateway import Gateway
     from testronaut_llm.gateway.model_request import Target
     from testronaut_llm.limits.rate_limiter import RateLimiter
+    from testronaut_llm.local.bench import SpeedHistory
     from testronaut_llm.local.local_models import LocalModels
-    from testronaut_llm.local.speeds import SpeedHistory
     from testronaut_llm.loop import Loop
     from testronaut_llm.money.budgets import Budgets
     from testronaut_llm.money.ledger import Ledger
@@ -129,7 +129,7 @@ class Engine:
     @lazy
     def speeds(self) -> SpeedHistory:
         """What was measured of local models on this machine."""
-        from testronaut_llm.local.speeds import SpeedHistory
+        from testronaut_llm.local.bench import SpeedHistory
 
         return SpeedHistory()
 

@@ -27,7 +27,7 @@ from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.judge import Judge
-    from testronaut_llm.local.on_demand import Fetch
+    from testronaut_llm.local.local_models import Fetch
 
 _LOOKS = (0.001, 0.05)
 """Seconds between two tries of a ledger that another process holds: at first, and at most."""

@@ -19,7 +19,7 @@ from testronaut_llm.support.text import visible
 _ASK = "run cli_analysis"
 _ASK_EMBEDDED = "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded"
 if TYPE_CHECKING:
-    from testronaut_llm.local.ollama_models import OllamaModel
+    from testronaut_llm.local.ollama_provider import OllamaModel
 
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 
@@ -82,8 +82,7 @@ def _with_ollama(text: str) -> str:
 
 def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     """Returns the chat models that run on the usual server and fit, by alias, and those for vectors; largest first."""
-    from testronaut_llm.local.machine import memory
-    from testronaut_llm.local.memory_fit import OVERHEAD
+    from testronaut_llm.local.machine import OVERHEAD, memory
     from testronaut_llm.local.ollama_provider import OllamaServer, full_name
     from testronaut_llm.support.hosts import is_loopback
 

@@ -18,8 +18,8 @@ from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
-    from testronaut_llm.local.speeds import Speed
+    from testronaut_llm.local.bench import Speed
+    from testronaut_llm.local.ollama_provider import OllamaModel
 
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
 Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollama/qwen3:8b, or a name of llm.yaml.")]
@@ -31,7 +31,7 @@ _COLUMNS = ("when", "load", "first token", "prompt", "reads", "writes", "at once
 @group.command("list")
 def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """List what the Ollama servers of llm.yaml and the usual one have, the stored embedded models, the catalogue's."""
-    from testronaut_llm.local.catalogue import catalogue
+    from testronaut_llm.local.model_downloader import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
     stored = {one.name: one for one in ModelStore().list()}
@@ -47,17 +47,28 @@ def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
         until = {one.name: f"loaded until {one.until:.16}" for one in holds}
         for one in has:
             about = _words(one, f"at {url}" if len(servers) > 1 else "")
-            rows.append((f"ollama/{one.name}", f"{one.size:,}", until.get(one.name, "pulled"), about))
-    rows += [(f"embedded/{one.name}", f"{one.size:,}", "stored", one.source) for one in stored.values()]
+            name, state = f"ollama/{one.name}", until.get(one.name, "pulled")
+            rows.append((name, f"{one.size:,}", state, _speed(name, url), about))
+    for name, model in stored.items():
+        rows.append((f"embedded/{name}", f"{model.size:,}", "stored", _speed(f"embedded/{name}"), model.source))
     rows += [
-        (f"embedded/{name}", f"{entry.size or 0:,}", "not stored", entry.source)
+        (f"embedded/{name}", f"{entry.size or 0:,}", "not stored", "", entry.source)
         for name, entry in catalogue().items()
         if name not in stored
     ]
-    screen.table("local models", ("model", "bytes", "state", "source"), rows)
+    screen.table("local models", ("model", "bytes", "state", "speed", "source"), rows)
 
 
-def _of_ollama(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[LoadedModel, ...]]]:
+def _speed(name: str, api_base: str | None = None) -> str:
+    """Returns the tokens a second that `models bench` measured; empty where it has not."""
+    from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.local.bench import SpeedHistory
+
+    speed = SpeedHistory().latest(ModelConfig(alias=name, model=name, api_base=api_base))
+    return f"{speed.answer_rate:,.0f} tokens/s" if speed else ""
+
+
+def _of_ollama(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[OllamaModel, ...]]]:
     """Yields each server's URL, what it has, and what of it is in memory; a note says where none answers."""
     from testronaut_llm.config.source import ConfigSource
     from testronaut_llm.local.ollama_provider import OllamaServer
@@ -132,11 +143,23 @@ def add(
 
 
 @group.command("remove")
-def remove(model: Local, config: ConfigFile = None) -> None:
-    """Remove an embedded model from the store, or a model from the Ollama server."""
+def remove(
+    model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Embedded models and leftovers of downloads, unused for this long: 30d.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Remove an embedded model from the store, a model from the Ollama server, or what was not used for long."""
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
+    if (model is None) == (older_than is None):
+        raise ConfigError("expected the name of a model, or --older-than, such as: models remove --older-than 30d")
+    if model is None:
+        _remove_unused(older_than or "", yes)
+        return
     row = _named(model, config)
     what = row.model if row else model
     if what.startswith("ollama/"):
@@ -147,25 +170,23 @@ def remove(model: Local, config: ConfigFile = None) -> None:
     screen.note(f"removed {model}")
 
 
-@group.command("prune")
-def prune(
-    older_than: Annotated[str, typer.Option(help="Only what was not used for this long, such as 30d.")] = "30d",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Remove embedded models that were not used for long, and leftovers of downloads. Ollama's are not touched."""
-    from testronaut_llm.local.model_prune import dispensable, remove
+def _remove_unused(older_than: str, yes: bool) -> None:
     from testronaut_llm.local.model_store import ModelStore
 
     store = ModelStore()
-    found = dispensable(store, age(older_than))
+    found = store.unused(age(older_than))
     if not found:
         screen.note(f"nothing in {store.folder} was left unused for {older_than}")
         return
-    screen.table("not needed", ("name", "bytes", "why"), [(one.name, f"{one.size:,}", one.why) for one in found])
+    screen.table("not used", ("name", "bytes"), [(name, f"{size:,}") for name, size in found.items()])
     if not yes:
         typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
-    gone = [one for one in found if remove(store, one)]
-    screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
+    for name, size in found.items():
+        try:
+            store.remove(name)
+            screen.note(f"removed {name}: {size:,} bytes")
+        except LocalModelError as error:
+            screen.note(f"kept {name}: {error}")
 
 
 def _named(reference: str, file: Path | None) -> ModelConfig | None:
@@ -223,7 +244,6 @@ def bench(
     model: Local,
     at_once: Annotated[int, typer.Option("--at-once", "-n", min=1, max=64, help="Also so many at the same time.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Requests, of which the median counts.")] = 3,
-    history: Annotated[bool, typer.Option("--history", help="Measure nothing; show what was measured before.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -231,19 +251,17 @@ def bench(
 
     Example: testronaut-llm models bench embedded/smollm2-135m --at-once 4
     """
+    from testronaut_llm.local.bench import SpeedHistory
     from testronaut_llm.local.bench import bench as measured
-    from testronaut_llm.local.speeds import SpeedHistory
 
-    kept = SpeedHistory()
     with _manager(model, config) as llm:
         row = llm.config.model("it")
-        if not history:
-            kept.add(row, measured(llm, rounds=rounds, at_once=at_once, told=screen.note))
-        speeds = kept.of(row)
+        speed = measured(llm, rounds=rounds, at_once=at_once, told=screen.note)
+    SpeedHistory().add(row, speed)
     if as_json:
-        screen.out_json(speeds if history else speeds[-1])
+        screen.out_json(speed)
     else:
-        screen.table(row.model, _COLUMNS, map(_row, speeds))
+        screen.table(row.model, _COLUMNS, [_row(speed)])
 
 
 @contextmanager

@@ -87,9 +87,9 @@ def _lines(title: str) -> Report:
 
 
 def _pull_from_ollama(name: str, row: ModelConfig | None, report: Report) -> None:
-    from testronaut_llm.local.inspection import ollama_template
+    from testronaut_llm.local.ollama_models import pull
     from testronaut_llm.local.ollama_provider import OllamaServer
-    from testronaut_llm.local.ollama_pull import pull
+    from testronaut_llm.local.verify import ollama_template
 
     with OllamaServer.of(row) as server:
         pull(server, name, report=report)

@@ -48,7 +48,7 @@ def note(text: str) -> None:
 
 
 def _without_keys() -> str:
-    from testronaut_llm.local.catalogue import DEFAULT
+    from testronaut_llm.local.model_downloader import DEFAULT
     from testronaut_llm.local.model_store import ModelStore
 
     same = f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (free, weak: it shows the way)"

@@ -25,7 +25,7 @@ _AWS_SIGNS = (
 
 def ollama(model: ModelConfig) -> Missing | Present | None:
     """Does the server answer, and does it have the model?"""
-    from testronaut_llm.local.ollama_readiness import ollama_missing
+    from testronaut_llm.local.ollama_models import ollama_missing
 
     return ollama_missing(model)
 
@@ -33,14 +33,8 @@ def ollama(model: ModelConfig) -> Missing | Present | None:
 def embedded(model: ModelConfig) -> Missing | Present | None:
     """Is the runner installed, and the model in the store?"""
     from testronaut_llm.local.local_provider import embedded_missing
-    from testronaut_llm.local.model_store import ModelStore
 
-    missing = embedded_missing(model)
-    if missing is None:
-        digest = ModelStore().digest(model.name)
-        return Present(digest) if digest else None  # none yet where it is fetched on demand
-    what, _, mend = missing.partition(": ")
-    return Missing(what, mend)
+    return embedded_missing(model)
 
 
 def ollama_behind_openai(model: ModelConfig) -> Missing | None:

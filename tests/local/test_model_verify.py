@@ -15,9 +15,8 @@ from testronaut_llm import LLMManager
 from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.local.verify import alone, verify
+from testronaut_llm.local.verify import alone, makes_vectors, verify
 
 CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schema", "reads the whole prompt",
           "repeats itself", "embeds")  # fmt: skip

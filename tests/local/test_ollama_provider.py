@@ -16,7 +16,7 @@ from werkzeug import Request, Response
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import ollama_readiness
+from testronaut_llm.local import ollama_models
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.testing.network import NetworkGuard
@@ -159,8 +159,8 @@ def test_one_connection_serves_many_questions(httpserver: HTTPServer, url: str, 
     first = server._http
     server.models()
     assert server._http is first
-    server.close()
-    server.close()
+    server.__exit__()
+    server.__exit__()
     assert {contact.host for contact in network.connects} == {"127.0.0.1"}
 
 
@@ -241,13 +241,13 @@ def test_a_model_that_cannot_fit_into_memory_is_not_ready(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its size is compared with this machine, if its server is said to be here."""
-    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: 8.0 * 2**30)
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
     tags(httpserver, ROW | {"size": 40 * 2**30})
     found = readiness(a_model())
     assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
     assert found.mend.startswith("name a smaller model")
     assert readiness(a_model(local=False)).ready
-    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: math.inf)
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
     assert readiness(a_model()).ready
 
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import http_download, machine
+from testronaut_llm.local import download, machine
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
@@ -128,7 +128,7 @@ def site(serve: Callable[[bytes], Site], tiny_gguf: Path) -> Site:
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
     """A store without models; nobody sleeps between tries."""
-    monkeypatch.setattr(http_download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
     return ModelStore(tmp_path / "models")
 
 
@@ -380,7 +380,7 @@ def test_a_clients_words_about_a_header_are_not_repeated(
     def refuse(client: httpx.Client, *_: object) -> bool:
         raise httpx.LocalProtocolError(f"Illegal header value b'{client.headers['authorization']}\\n'")
 
-    monkeypatch.setattr(http_download, "_continued", refuse)
+    monkeypatch.setattr(download, "_continued", refuse)
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(LocalModelError, match="could not be fetched: LocalProtocolError") as caught:
         fetch("hf://owner/repo/m.gguf", store=empty)
@@ -396,7 +396,7 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, ser
     fetch("hf://owner/repo/m.gguf", store=empty)
     assert [headers.get("Authorization") for _, headers in store.requests] == [None, None]
     assert store.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
-    assert empty.digest("m") == digest
+    assert [model.sha256 for model in empty.list()] == [digest]
 
 
 def test_the_hub_s_own_digest_is_checked(empty: ModelStore, hub: Site, serve: Callable[[bytes], Site]) -> None:
