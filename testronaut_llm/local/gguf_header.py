@@ -75,16 +75,15 @@ OTHER_FILES = {
     b"\x1f\x8b": "packed with gzip; unpack it first",
 }
 _PROJECTOR = "it is the part of a model that sees or hears (mmproj), without a language model"
-_ADAPTER = "it is an adapter (LoRA), of use only beside its model; merge the two first"
 OTHER_KINDS = {
-    **dict.fromkeys(("mmproj", "clip", "clip.has_vision_encoder", "clip.has_audio_encoder"), _PROJECTOR),
-    **dict.fromkeys(("adapter", "adapter.type"), _ADAPTER),
+    **dict.fromkeys(("mmproj", "clip"), _PROJECTOR),
+    "adapter": "it is an adapter (LoRA), of use only beside its model; merge the two first",
     "imatrix": "it is an importance matrix, which serves to quantise a model",
     "controlvector": "it is a control vector, of use only beside its model",
-    "split": "it is a part of a model that was split; take it in one file, or merge them with llama-gguf-split --merge",
+    "part": "it is a part of a model that was split; take it in one file, or merge them with llama-gguf-split --merge",
     "vocabulary": "it holds a vocabulary and no weights",
 }
-"""Files that are no model of their own, by their type, their architecture or a key that they have."""
+"""Files that are no model of their own, by their type, their architecture or the beginning of a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +212,11 @@ def _check_form(file: _Reader) -> None:
 
 def _check_kind(metadata: dict[str, Any], tensors: int) -> None:
     """Raises _UnusableError if the file is a part of a model, or something that goes beside one."""
-    signs = [metadata.get("general.type"), metadata.get("general.architecture"), *metadata]
-    signs += [] if metadata.get("split.count", 1) in (0, 1) else ["split"]
+    signs = [str(metadata.get(name)) for name in ("general.type", "general.architecture")]
+    signs += [key.partition(".")[0] for key in metadata]
+    signs += [] if metadata.get("split.count", 1) in (0, 1) else ["part"]
     signs += [] if tensors else ["vocabulary"]
-    if what := next((OTHER_KINDS[sign] for sign in signs if isinstance(sign, str) and sign in OTHER_KINDS), ""):
+    if what := next((OTHER_KINDS[sign] for sign in signs if sign in OTHER_KINDS), ""):
         raise _UnusableError(what, again=False)
 
 

@@ -66,7 +66,7 @@ class ModelStore:
     def add(self, file: Path, model: StoredModel) -> StoredModel:
         """Moves a complete and checked `file` of this disk into the store, in one step, under `model.name`."""
         target = self.path(model.name)
-        stored = replace(model, added=_now())
+        stored = replace(model, added=_iso(time.time()))
         with self._changed() as models:
             file.replace(target)
             models[model.name] = stored
@@ -92,14 +92,16 @@ class ModelStore:
 
     def unused(self, age: float) -> dict[str, int]:
         """Returns the bytes of each model and each leftover of a download, by name, not touched for `age` seconds."""
-        known, found = self._read(), {}
+        limit, known, found = max(0.0, time.time() - age), self._read(), {}
         folders = (one.name for one in self._parts.glob("*"))
         for name in sorted({*known, *folders, *(file.stem for file in self.folder.glob("*.gguf"))}):
             if not SAFE_NAME.fullmatch(name):
                 continue
             facts = [file.stat() for file in self._files(name)]
-            used = _time(known[name]) if name in known else max((one.st_mtime for one in facts), default=0.0)
-            if used <= time.time() - age:
+            used = _iso(max((one.st_mtime for one in facts), default=0.0))
+            if name in known:
+                used = known[name].last_used or known[name].added
+            if used <= _iso(limit):
                 found[name] = sum(one.st_size for one in facts)
         return found
 
@@ -111,7 +113,7 @@ class ModelStore:
         """Records that `name` is used now."""
         with self._changed() as models:
             if name in models:
-                models[name] = replace(models[name], last_used=_now())
+                models[name] = replace(models[name], last_used=_iso(time.time()))
 
     def locked(
         self, what: str, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
@@ -154,12 +156,5 @@ def checked_name(name: str) -> str:
     )
 
 
-def _time(model: StoredModel) -> float:
-    try:
-        return datetime.fromisoformat(model.last_used or model.added).timestamp()
-    except ValueError:  # an index that was edited by hand
-        return 0.0
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

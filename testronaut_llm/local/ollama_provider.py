@@ -39,11 +39,9 @@ class OllamaModel:
     name: str = ""
     digest: str = ""
     size: int = 0
-    size_vram: int = 0
     parameter_size: str = ""
     quantization: str = ""
     context_length: int | None = None
-    embedding_length: int | None = None
     capabilities: tuple[str, ...] = ()
     remote_host: str = ""
     template: str = ""

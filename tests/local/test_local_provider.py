@@ -357,19 +357,6 @@ def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: 
     assert runner.crash(endpoint.api_base) is None
 
 
-@posix_only
-def test_a_crash_in_the_middle_of_an_answer_is_explained(runner: EmbeddedRunner) -> None:
-    """The broken connection has a reason that can be asked for."""
-    endpoint = runner.endpoint(MODEL)
-    pid = pid_of(runner)
-    threading.Timer(0.2, os.kill, (pid, signal.SIGSEGV)).start()
-    with pytest.raises((OSError, urllib.error.URLError)):
-        chat(endpoint, "Go on.", ignore_eos=True, max_tokens=100_000)
-    error = runner.crash(endpoint.api_base)
-    assert error is not None
-    assert "it crashed (SIGSEGV)" in str(error)
-
-
 def test_a_truncated_file_names_the_commands_that_mend_it(runner: EmbeddedRunner, store: ModelStore) -> None:
     """The size on disk is compared with what was stored, before anything is started."""
     store.path(TINY).write_bytes(store.path(TINY).read_bytes()[:200_000])
@@ -477,23 +464,6 @@ def test_that_the_library_can_be_loaded_is_looked_up_once(
     assert counter.read_text() == "xxx"
 
 
-@linux_only
-def test_a_limit_that_only_the_child_meets_is_our_error(store: ModelStore) -> None:
-    """When the system refuses memory during the load, the caller gets an error and lives."""
-    body = """
-import resource
-from testronaut_llm.errors import LocalModelError
-resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
-try:
-    start()
-except LocalModelError as error:
-    print(str(error)[:45])
-"""
-    parent = script(store, body)
-    out, errors = parent.communicate(timeout=60)
-    assert (out, errors) == ("embedded/tiny-random could not be started: it\n", "")
-
-
 @posix_only
 def test_a_server_that_hangs_is_ended_all_the_same(runner: EmbeddedRunner) -> None:
     """Closing does not wait for a process that does not listen."""
@@ -574,14 +544,3 @@ def test_auto_pull_fetches_what_is_missing(tmp_path: Path) -> None:
     (model,) = store.list()
     assert model.last_used
     runner.close()
-
-
-def test_importing_the_runner_is_light() -> None:
-    """Neither llama.cpp nor an HTTP library is loaded by an import."""
-    code = """
-import sys, testronaut_llm.local.local_provider
-print([name for name in ("xllamacpp", "httpx", "psutil", "filelock") if name in sys.modules])
-"""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
