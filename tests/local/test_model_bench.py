@@ -105,15 +105,14 @@ def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None
     history, other = SpeedHistory(tmp_path / "deep" / "speeds.json"), SpeedHistory(tmp_path / "deep" / "speeds.json")
     assert other.latest(row()) is None
     here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
-    history.path.parent.mkdir()
-    history.path.write_text(
-        json.dumps({"models": {"ollama/q@http://127.0.0.1:11434": [_as_row(speed()), _as_row(speed(first=7))]}})
-    )
-    assert getattr(other.latest(here), "first", None) == 7
     history.add(here, speed("ollama/q", first=3))
     history.add(there, speed("ollama/q", first=9))
     assert [getattr(other.latest(one), "first", None) for one in (here, there)] == [3, 9]
     assert stat.S_IMODE(history.path.stat().st_mode) == 0o600
+    rows = json.loads(history.path.read_text())
+    rows["models"]["ollama/q@http://127.0.0.1:9"].append(_as_row(speed("ollama/q", first=7)))
+    history.path.write_text(json.dumps(rows))
+    assert getattr(other.latest(there), "first", None) == 7
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}'])
