@@ -15,7 +15,7 @@ from testronaut_llm.cli.progress import bar
 from testronaut_llm.cli.screen import FAILED, exit_code, note, out, out_json, say_error
 from testronaut_llm.cli.streams import CannotPrintError, standard_streams
 from testronaut_llm.errors import LLMError
-from testronaut_llm.local.local_models import shown
+from testronaut_llm.local.download import shown
 from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (

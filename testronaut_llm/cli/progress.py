@@ -42,7 +42,7 @@ def fetching(reference: str, row: ModelConfig | None = None, *, name: str | None
         stored = fetch(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
     if importlib.util.find_spec("xllamacpp") and (fault := library_fault()):
-        screen.note(f"warning: {fault}")
+        screen.note(f"warning: {fault.what}: {fault.mend}")
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,6 @@ from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.machine import check_memory
-from testronaut_llm.providers.endpoint import fault_of
-from testronaut_llm.providers.network import client_settings
-from testronaut_llm.providers.secret_readers import UnreadableError, one_word
 from testronaut_llm.support.paths import made
 from testronaut_llm.telemetry.redaction import Redactor, said
 
@@ -76,6 +74,15 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+@contextmanager
+def _unseen(_: str) -> Iterator[Report]:
+    yield lambda _: None
+
+
+shown: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("testronaut_llm_shown", default=_unseen)
+"""Shows a person the progress of a fetch that a call waits for; the command line sets it."""
 
 
 def public(url: str) -> str:
@@ -142,6 +149,8 @@ def checked_room(folder: Path, needed: int) -> None:
 
 def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     """Downloads `hf://owner/repo[@revision]/file.gguf` from Hugging Face, or from the mirror that HF_ENDPOINT names."""
+    from testronaut_llm.providers.endpoint import fault_of
+
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", wanted.path)
     if match is None:
         raise LocalModelError(f"{wanted.source!r} is not the address of a model: expected hf://owner/repo/file.gguf")
@@ -162,6 +171,8 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
 def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None = None) -> Path:
     """Downloads `https://...`; `url` replaces the source. Raises LocalModelError: it cannot be fetched."""
     import httpx
+
+    from testronaut_llm.providers.network import client_settings
 
     url, part = url or wanted.source, folder / "model.part"
     token, redactor = _token() if wanted.scheme == "hf" else "", Redactor()
@@ -192,6 +203,8 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
 
 
 def _token() -> str:
+    from testronaut_llm.providers.secret_readers import UnreadableError, one_word
+
     raw = os.environ.get("HF_TOKEN", "").encode("utf-8", "surrogateescape")
     try:
         return one_word(raw, "the variable HF_TOKEN") if raw.strip() else ""

@@ -21,6 +21,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.download import pull_again
 from testronaut_llm.providers.network import client_settings
+from testronaut_llm.providers.row import Missing
 
 KEPT_LINES, LINE_LENGTH = 40, 1000
 KEPT_VARIABLES = (
@@ -176,29 +177,29 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(Path(spec.origin).parents[1]) if spec and spec.origin else ""}
 
 
-def library_fault() -> str:
-    """Returns why llama.cpp cannot be loaded, then a colon and how to fix it; empty where it can be.
+def library_fault() -> Missing | None:
+    """Returns why llama.cpp cannot be loaded and how to fix it; None where it can be.
 
     It is loaded in a process of its own; success is remembered.
     """
     environment = _environment()
     if (place := environment["PYTHONPATH"]) in _LOADED:
-        return ""
+        return None
     command = [sys.executable, "-P", "-c", "import xllamacpp"]
     try:
         tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
     except OSError:  # a start will say why no process can be had
-        return ""
+        return None
     if tried.returncode == 0:
         _LOADED.add(place)
-        return ""
+        return None
     said = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200] or f"status {tried.returncode}"
     if missing := re.search(r"(lib[^\s/:]+)\.so\.(\d+): cannot open shared object", said):
         name, number = missing[1].replace("_", "-"), missing[2]
         package = f"{name}-{number}" if name[-1].isdigit() else f"{name}{number}"  # as Debian names them all
-        return (
-            f"llama.cpp cannot be loaded, since the library {missing[1]}.so.{number} is missing: "
-            f"apt-get install {package} (Debian, Ubuntu; elsewhere the package that holds it)"
+        return Missing(
+            f"llama.cpp cannot be loaded, since the library {missing[1]}.so.{number} is missing",
+            f"apt-get install {package} (Debian, Ubuntu; elsewhere the package that holds it)",
         )
     how = f"{signal.Signals(-tried.returncode).name}, is it made for this processor?" if tried.returncode < 0 else said
-    return f"llama.cpp cannot be loaded ({how}): pip install --force-reinstall xllamacpp, or use Ollama"
+    return Missing(f"llama.cpp cannot be loaded ({how})", "pip install --force-reinstall xllamacpp, or use Ollama")

@@ -27,43 +27,12 @@ MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_CONTEXT, MOST_POOLING = 1024, 2**16, 2
 PER_LAYER = (".attention.head_count", ".attention.head_count_kv")
 """The only lists whose numbers are needed."""
 
-BYTES = {
-    0: 1024,
-    1: 512,
-    24: 256,
-    25: 512,
-    26: 1024,
-    27: 2048,
-    28: 2048,
-    30: 512,
-    2: 144,
-    3: 160,
-    6: 176,
-    7: 192,
-    8: 272,
-    9: 320,
-    20: 144,
-    39: 136,
-    40: 144,
-    41: 36,
-    10: 84,
-    11: 110,
-    12: 144,
-    13: 176,
-    14: 210,
-    15: 292,
-    16: 66,
-    17: 74,
-    18: 98,
-    19: 50,
-    21: 110,
-    22: 82,
-    23: 136,
-    29: 56,
-    34: 54,
-    35: 66,
-}
-"""Bytes of 256 weights of each ggml type: plain numbers, small blocks, blocks of 256."""
+_PLAIN = {0: 1024, 1: 512, 24: 256, 25: 512, 26: 1024, 27: 2048, 28: 2048, 30: 512}
+_SMALL_BLOCKS = {2: 144, 3: 160, 6: 176, 7: 192, 8: 272, 9: 320, 20: 144, 39: 136, 40: 144, 41: 36}
+_K_BLOCKS = {10: 84, 11: 110, 12: 144, 13: 176, 14: 210, 15: 292}
+_I_BLOCKS = {16: 66, 17: 74, 18: 98, 19: 50, 21: 110, 22: 82, 23: 136, 29: 56, 34: 54, 35: 66}
+BYTES = _PLAIN | _SMALL_BLOCKS | _K_BLOCKS | _I_BLOCKS
+"""Bytes of 256 weights of each ggml type."""
 LEAST_BYTES = 32
 """The same of a type that is not known."""
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
-from testronaut_llm.local.download import Progress, Report
+from testronaut_llm.local.download import Progress, Report, shown
 from testronaut_llm.local.ollama_body import load_options, usual_window, window
 from testronaut_llm.providers.provider_registry import Probes, api_base_of, provider_of, pull_command
 from testronaut_llm.support.lazy import lazy
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 5.0
 """Seconds that an answer of `/api/ps` counts, so that a busy manager does not ask at each call."""
-
-
-@contextmanager
-def _unseen(_: str) -> Iterator[Report]:
-    yield lambda _: None
-
-
-shown: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("testronaut_llm_shown", default=_unseen)
-"""Shows a person the progress of a fetch; the command line sets it."""
 
 
 @dataclass(slots=True)

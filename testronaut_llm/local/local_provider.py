@@ -206,8 +206,7 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
             return Missing("the model is not on this machine", pull)
     except LocalModelError as error:
         return Missing(str(error))
-    what, _, fix = library_fault().partition(": ")
-    return Missing(what, fix) if what else Present(stored.sha256) if stored else None
+    return library_fault() or (Present(stored.sha256) if stored else None)
 
 
 def _idle_seconds(keep_alive: object, default: float) -> float:

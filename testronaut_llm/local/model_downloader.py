@@ -77,7 +77,7 @@ def fetch(
             ) from None
     if known.sha256 != wanted.sha256 and (wanted.sha256 or known.source != wanted.shown):
         raise LocalModelError(
-            f"there is another model called {wanted.name!r}, from {known.source} with the sha256 {known.sha256}; "
+            f"another model called {wanted.name!r} is stored from {known.source} with the sha256 {known.sha256}; "
             f"expected {wanted.sha256 or wanted.shown}. Give this one another name (--name), or replace the other: "
             f"{pull_again(wanted.name)}"
         )

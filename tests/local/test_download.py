@@ -273,23 +273,17 @@ def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Sit
     assert empty.path("m").read_bytes() == site.data
 
 
-def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site) -> None:
+@pytest.mark.parametrize("around", ["{}", " {}\r\n", "\ufeff{}\n"])
+def test_the_hub_gets_revision_and_token_without_its_line_end(
+    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
     """HF_ENDPOINT says where, `@` pins the revision, HF_TOKEN opens gated models."""
+    monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
     fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
     path, headers = hub.requests[0]
     assert path == "/owner/repo/resolve/abc123/sub/Model-Q4.gguf"
     assert headers["Authorization"] == "Bearer hf_sentinel"
     assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
-
-
-@pytest.mark.parametrize("around", ["{}\n", " {}\r\n", "\ufeff{}", "{}\n\n"])
-def test_a_token_with_a_line_end_is_stripped(
-    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
-) -> None:
-    """As every other key: `kubectl create secret --from-file` keeps the line end."""
-    monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
-    fetch("hf://owner/repo/m.gguf", store=empty)
-    assert hub.requests[0][1]["Authorization"] == "Bearer hf_sentinel"
 
 
 @pytest.mark.parametrize(
@@ -367,27 +361,6 @@ def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: i
     assert "hf_sentinel" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_means_no_request(empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The hub's own switch is honoured."""
-    monkeypatch.setenv(name, "1")
-    with pytest.raises(LocalModelError, match=f"{name} is set"):
-        fetch("hf://owner/repo/m.gguf", store=empty)
-    assert hub.requests == []
-
-
-def test_an_incomplete_hub_address_is_explained(empty: ModelStore) -> None:
-    """The message shows the form."""
-    with pytest.raises(LocalModelError, match=r"expected hf://owner/repo/file\.gguf"):
-        fetch("hf://owner/m.gguf", store=empty)
-
-
-def test_another_length_than_the_catalogue_s_is_refused_before_the_download(empty: ModelStore, hub: Site) -> None:
-    """Gigabytes are not fetched to find out that they are the wrong ones."""
-    with pytest.raises(LocalModelError, match=rf"has {len(hub.data):,} bytes, expected 2,497,280,256"):
-        fetch("embedded/qwen3-4b", store=empty)
-
-
 def test_a_pull_that_was_killed_goes_on_where_it_was(
     serve: Callable[[bytes], Site], tiny_gguf: Path, tmp_path: Path
 ) -> None:
@@ -421,3 +394,30 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(
     stored = ModelStore(tmp_path / "data" / "models").get("mine")
     assert stored is not None
     assert stored.sha256 == digest
+
+
+@pytest.mark.parametrize(
+    ("variables", "reference", "message", "requests"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "hf://owner/repo/m.gguf", "HF_HUB_OFFLINE is set", 0),
+        ({"TRANSFORMERS_OFFLINE": "on"}, "hf://owner/repo/m.gguf", "TRANSFORMERS_OFFLINE is set", 0),
+        ({"HF_ENDPOINT": "nowhere"}, "hf://owner/repo/m.gguf", "HF_ENDPOINT .*; expected a URL such as", 0),
+        ({}, "hf://owner/m.gguf", r"expected hf://owner/repo/file\.gguf", 0),
+        ({}, "embedded/qwen3-4b", "bytes, expected 2,497,280,256: it is another file now", 1),
+    ],
+)
+def test_what_is_not_fetched_from_the_hub(
+    empty: ModelStore,
+    hub: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    reference: str,
+    message: str,
+    requests: int,
+) -> None:
+    """The hub's own switches are honoured, addresses are whole, and gigabytes of another file are not fetched."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LocalModelError, match=message):
+        fetch(reference, store=empty)
+    assert len(hub.requests) == requests

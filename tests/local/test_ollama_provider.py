@@ -150,18 +150,6 @@ def test_only_our_key_is_sent(
     assert sent == [f"Bearer {key}" if key else None] * 2
 
 
-def test_old_servers_leave_fields_out(httpserver: HTTPServer, url: str) -> None:
-    """What is missing is empty, never an error."""
-    httpserver.expect_request("/api/tags").respond_with_json({"models": [{"name": "a:b"}]})
-    httpserver.expect_request("/api/show").respond_with_json({})
-    httpserver.expect_request("/api/ps").respond_with_json({"models": None})
-    with OllamaServer(url) as server:
-        (model,) = server.models()
-        assert (model.name, model.digest, model.size, model.context_length) == ("a:b", "", 0, None)
-        assert server.show("a:b").context_length is None
-        assert server.loaded() == ()
-
-
 # Loading, unloading, removing
 
 
