@@ -45,7 +45,6 @@ class Wanted:
     sha256: str | None = None
     size: int | None = None
     license: str = ""
-    wheel_sha256: str | None = None
     wheel_size: int | None = None
 
     @property

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -140,8 +141,11 @@ class EmbeddedRunner:
         """Returns the bytes of memory that the running servers take."""
         import psutil
 
-        processes = [process for one in _mine(self._servers) if (process := one.running)]
-        return sum(psutil.Process(process.pid).memory_info().rss for process in processes)
+        found = 0
+        for one in _mine(self._servers):
+            with suppress(psutil.Error):
+                found += psutil.Process(one.running.pid).memory_info().rss if one.running else 0
+        return found
 
     def close(self) -> None:
         """Ends all servers. The runner can be used again."""

