@@ -55,6 +55,7 @@ def answers(httpserver: HTTPServer, *bodies: str) -> None:
     left = list(bodies)
 
     def answer(request: Request) -> Response:
+        request.get_data()  # a connection that is closed with a body unread may be reset
         return Response(left.pop(0) if len(left) > 1 else left[0], content_type="application/x-ndjson")
 
     httpserver.expect_request("/api/pull").respond_with_handler(answer)
