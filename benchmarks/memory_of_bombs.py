@@ -148,8 +148,8 @@ def tags(url: str) -> object:
 
 def pull(url: str) -> object:
     """A pull by an Ollama server."""
+    from testronaut_llm.local.ollama_models import pull as pulled
     from testronaut_llm.local.ollama_provider import OllamaServer
-    from testronaut_llm.local.ollama_pull import pull as pulled
 
     with OllamaServer(url) as server:
         return pulled(server, "m")

@@ -14,8 +14,8 @@ from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.rules import key_of, rules_of
+from testronaut_llm.local.bench import SpeedHistory
 from testronaut_llm.local.local_models import LocalModels
-from testronaut_llm.local.speeds import SpeedHistory
 from testronaut_llm.loop import Loop
 from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.price_rows import service_of

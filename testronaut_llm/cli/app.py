@@ -12,7 +12,7 @@ import typer
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, cache, check, config, demo, models, screen, spend
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
-from testronaut_llm.local.on_demand import shown
+from testronaut_llm.local.download import shown
 from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (
@@ -95,7 +95,7 @@ def code_of(error: LLMError) -> int:
 def _say(text: str, error: Exception) -> None:
     screen.note("\n".join((text, *getattr(error, "__notes__", ()))))
     if isinstance(error, NoReadyModelError):
-        from testronaut_llm.local.catalogue import DEFAULT
+        from testronaut_llm.local.model_downloader import DEFAULT
         from testronaut_llm.local.model_store import ModelStore
 
         small = f"embedded/{DEFAULT}"

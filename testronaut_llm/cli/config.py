@@ -82,8 +82,7 @@ def _with_ollama(text: str) -> str:
 
 def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     """Returns the chat and the embedding models of the usual server that fit into memory, by alias, largest first."""
-    from testronaut_llm.local.machine import memory
-    from testronaut_llm.local.memory_fit import OVERHEAD
+    from testronaut_llm.local.machine import OVERHEAD, memory
     from testronaut_llm.local.ollama_provider import OllamaServer, full_name
     from testronaut_llm.support.text import is_loopback
 

@@ -19,8 +19,8 @@ from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.local.ollama_models import LoadedModel, OllamaModel
-    from testronaut_llm.local.speeds import Speed
+    from testronaut_llm.local.bench import Speed
+    from testronaut_llm.local.ollama_provider import OllamaModel
 
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
 Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollama/qwen3:8b, or a name of llm.yaml.")]
@@ -29,7 +29,7 @@ Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollam
 @group.command("list")
 def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """List the models of the Ollama servers, the stored embedded models, and those of the catalogue."""
-    from testronaut_llm.local.catalogue import catalogue
+    from testronaut_llm.local.model_downloader import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
     stored = {one.name: one for one in ModelStore().list()}
@@ -38,20 +38,24 @@ def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
     for url, models, running in servers:
         until = {one.name: f"loaded until {one.until:.16}" for one in running}
         where = f"at {url}" if len(servers) > 1 else ""
-        rows += [(f"ollama/{one.name}", one.size, until.get(one.name, "pulled"), _facts(one, where)) for one in models]
-    rows += [(f"embedded/{one.name}", one.size, "stored", one.source) for one in stored.values()]
+        for one in models:
+            name = f"ollama/{one.name}"
+            rows.append((name, one.size, until.get(one.name, "pulled"), _speed(name, url), _facts(one, where)))
+    for model in stored.values():
+        name = f"embedded/{model.name}"
+        rows.append((name, model.size, "stored", _speed(name), model.source))
     offered = [entry for name, entry in catalogue().items() if name not in stored]
-    rows += [(f"embedded/{one.name}", one.size or 0, "not stored", one.source) for one in offered]
+    rows += [(f"embedded/{one.name}", one.size or 0, "not stored", "", one.source) for one in offered]
     value = {
         "ollama": [{"server": url, **asdict(one)} for url, models, _ in servers for one in models],
         "loaded": [{"server": url, **asdict(one)} for url, _, running in servers for one in running],
         "stored": list(stored.values()),
         "catalogue": catalogue(),
     }
-    screen.show(value, "local models", ("model", "bytes", "state", "source"), rows, as_json=as_json)
+    screen.show(value, "local models", ("model", "bytes", "state", "speed", "source"), rows, as_json=as_json)
 
 
-def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[LoadedModel, ...]]]:
+def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[OllamaModel, ...]]]:
     """Yields the URL of each Ollama server, its models and those in its memory; notes which do not answer."""
     from testronaut_llm.local.ollama_provider import OllamaServer
 
@@ -66,6 +70,15 @@ def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], 
                     yield server.url, server.models(), server.loaded()
         except LLMError as error:
             screen.note(str(error))
+
+
+def _speed(name: str, api_base: str | None = None) -> str:
+    """Returns the tokens a second that `models bench` measured last; empty if it has not."""
+    from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.local.bench import SpeedHistory
+
+    speed = SpeedHistory().latest(ModelConfig(alias=name, model=name, api_base=api_base))
+    return f"{speed.answer_rate:,.0f} tokens/s" if speed else ""
 
 
 def _facts(model: OllamaModel, where: str) -> str:
@@ -123,9 +136,9 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
 
 
 def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
-    from testronaut_llm.local.inspection import ollama_template
+    from testronaut_llm.local.ollama_models import pull as pull_from
     from testronaut_llm.local.ollama_provider import OllamaServer
-    from testronaut_llm.local.ollama_pull import pull as pull_from
+    from testronaut_llm.local.verify import ollama_template
 
     name = reference.removeprefix("ollama/")
     with OllamaServer.of(row) as server:
@@ -177,11 +190,23 @@ def add(
 
 
 @group.command("remove")
-def remove(model: Local, config: ConfigFile = None) -> None:
-    """Remove an embedded model from the store, or a model from its Ollama server."""
+def remove(
+    model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Embedded models and downloads unused for this long: 30d.")
+    ] = None,
+    yes: Yes = False,
+    config: ConfigFile = None,
+) -> None:
+    """Remove an embedded model from the store, a model from its Ollama server, or what was not used for long."""
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
+    if (model is None) == (older_than is None):
+        raise ConfigError("give the name of a model, or --older-than, such as: models remove --older-than 30d")
+    if model is None:
+        _remove_unused(older_than or "", yes=yes)
+        return
     row = _row_of(model, config)
     reference = row.model if row else model
     if reference.startswith("ollama/"):
@@ -192,26 +217,23 @@ def remove(model: Local, config: ConfigFile = None) -> None:
     screen.note(f"removed {model}")
 
 
-@group.command("prune")
-def prune(
-    older_than: Annotated[str, typer.Option(help="Only what was not used for this long, such as 30d.")] = "30d",
-    yes: Yes = False,
-) -> None:
-    """Remove embedded models that were not used for long, and leftovers of downloads. Ollama's are not touched."""
-    from testronaut_llm.local.model_prune import dispensable
-    from testronaut_llm.local.model_prune import remove as removed
+def _remove_unused(older_than: str, *, yes: bool) -> None:
     from testronaut_llm.local.model_store import ModelStore
 
     store = ModelStore()
-    found = dispensable(store, age(older_than))
+    found = store.unused(age(older_than))
     if not found:
         screen.note(f"nothing in {store.folder} was left unused for {older_than}")
         return
-    screen.table("not needed", ("name", "bytes", "why"), [(one.name, one.size, one.why) for one in found])
+    screen.table("not used", ("name", "bytes"), list(found.items()))
     if not yes:
         typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
-    gone = [one for one in found if removed(store, one)]
-    screen.note(f"removed: {len(gone)}, {sum(one.size for one in gone):,} bytes")
+    for name, size in found.items():
+        try:
+            store.remove(name)
+            screen.note(f"removed {name}: {size:,} bytes")
+        except LocalModelError as error:
+            screen.note(f"kept {name}: {error}")
 
 
 @group.command()
@@ -248,8 +270,8 @@ def bench(
 
     Example: testronaut-llm models bench embedded/smollm2-135m --at-once 4
     """
+    from testronaut_llm.local.bench import SpeedHistory
     from testronaut_llm.local.bench import bench as measured
-    from testronaut_llm.local.speeds import SpeedHistory
 
     with _alone(model, config) as llm:
         row = llm.config.model("it")

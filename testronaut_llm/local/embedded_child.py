@@ -1,9 +1,8 @@
 """The child process that serves one model: a crash or an out-of-memory of llama.cpp ends this one, not the user's.
 
 `embedded_process` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
-JSON on stdin, serves on loopback, says so in one line on stdout, and ends when stdin does: the parent closed it, or
-died. While llama.cpp loads a model no Python runs, so on Linux the kernel is asked to end it as well; elsewhere it
-notices when the load is over.
+JSON on stdin, serves on loopback, prints its address in one line, and ends when stdin does: the parent closed it, or
+died. While llama.cpp loads a model no Python runs, so Linux is asked to end it as well.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ LOG_ERRORS = 1
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
+    """Serves until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = json.loads(sys.stdin.buffer.readline())
     _end_with(settings["parent"])
@@ -57,14 +56,14 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.offline = True
     params.fit_params = False  # the context was chosen by the parent, which can say why
     params.cache_ram_mib = 0  # llama.cpp would keep up to 8 GiB of old prompts
-    for name in ("n_gpu_layers", "main_gpu"):
-        if settings.get(name) is not None:
-            setattr(params, name, settings[name])
-    if settings.get("mmap") is not None:
+    hardware = settings["hardware"]  # Ollama's words
+    params.n_gpu_layers = hardware.get("num_gpu", params.n_gpu_layers)
+    params.main_gpu = hardware.get("main_gpu", params.main_gpu)
+    if "use_mmap" in hardware:
         modes = xllamacpp.llama_load_mode
-        params.load_mode = modes.LLAMA_LOAD_MODE_MMAP if settings["mmap"] else modes.LLAMA_LOAD_MODE_NONE
-    if settings.get("draft") is not None:
-        params.speculative.draft.n_max = settings["draft"]
+        params.load_mode = modes.LLAMA_LOAD_MODE_MMAP if hardware["use_mmap"] else modes.LLAMA_LOAD_MODE_NONE
+    if "draft_num_predict" in hardware:
+        params.speculative.draft.n_max = hardware["draft_num_predict"]
     if settings["embeddings"]:
         params.embedding = True
         kinds = xllamacpp.llama_pooling_type

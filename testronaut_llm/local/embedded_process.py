@@ -13,13 +13,15 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child
 from testronaut_llm.local.download import pull_again
 from testronaut_llm.providers.network import client_settings
+from testronaut_llm.providers.row import Missing
 
 KEPT_LINES, LINE_LENGTH = 40, 1000
 KEPT_VARIABLES = (
@@ -27,48 +29,29 @@ KEPT_VARIABLES = (
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
 )
 _LOADED: set[str] = set()
-"""Where llama.cpp could be loaded from: that does not change while this process lives."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the child is told. `context`, `batch` and `draft` are tokens; None leaves a choice to llama.cpp.
-
-    `pooling` is llama.cpp's number, None for its mean.
-    """
-
-    model: str
-    context: int
-    batch: int
-    threads: int
-    slots: int = 1
-    embeddings: bool = False
-    pooling: int | None = None
-    n_gpu_layers: int | None = None
-    main_gpu: int | None = None
-    mmap: bool | None = None
-    draft: int | None = None
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+"""Places that llama.cpp could be loaded from: that does not change while this process lives."""
 
 
 class EmbeddedProcess:
-    """A running child. Not thread-safe in starting and stopping: its owner holds a lock."""
+    """A running child. Not thread-safe in starting and stopping: its owner holds a lock.
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    `settings` are what `embedded_child` reads. Nobody without `token` gets an answer at `address`.
+    """
+
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self.name, self.settings = name, settings
-        self.address = ""
+        self.token, self.address = secrets.token_urlsafe(24), ""
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
         self._settled = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = os.getpid()
         self._unwanted = False
         self._supervisor = threading.Thread(target=self._supervise, name=f"embedded-{name}", daemon=True)
 
     def start(self, timeout: float) -> None:
-        """Return when the model is loaded and serves.
+        """Returns when the model is loaded and serves.
 
         Raises:
-            LocalModelError: it did not come up within `timeout` seconds, or said why it cannot.
+            LocalModelError: it did not start within `timeout` seconds, or said why it cannot.
         """
         self._supervisor.start()
         in_time = self._settled.wait(timeout)
@@ -77,21 +60,26 @@ class EmbeddedProcess:
         reason = self._death(slice(2)) if in_time else f"it was not ready after {timeout:g} s"
         self.stop()
         raise LocalModelError(
-            f"embedded/{self.name} could not be started: {reason}. The file: {self.settings.model}. If it is damaged: "
-            f"{pull_again(self.name)}",
+            f"embedded/{self.name} could not be started: {reason}. The file: {self.settings['model']}. "
+            f"If it is damaged: {pull_again(self.name)}",
             provider="embedded",
         )
 
     @property
+    def pid(self) -> int:
+        """The number of the process; 0 before it was started."""
+        return self._process.pid if self._process else 0
+
+    @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """True if the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def busy(self) -> bool:
-        """Whether a request is being computed; a server that does not answer at once is."""
+        """True if a request is being computed, or if the server does not answer at once."""
         import httpx
 
-        key = {"Authorization": f"Bearer {self.settings.token}"}
+        key = {"Authorization": f"Bearer {self.token}"}
         try:
             slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
             return any(slot["is_processing"] for slot in slots)
@@ -101,7 +89,7 @@ class EmbeddedProcess:
             return True
 
     def crash(self, patience: float = 1.0) -> LocalModelError | None:
-        """Why the process died, or None if it lives; a death is waited for as long as `patience` seconds."""
+        """Returns why the process died, or None if it lives; waits up to `patience` seconds for its death."""
         self._supervisor.join(patience)
         if self.alive:
             return None
@@ -112,9 +100,7 @@ class EmbeddedProcess:
         )
 
     def stop(self) -> None:
-        """End the process; whatever it was computing is lost."""
-        if self._owner != os.getpid():
-            return
+        """Ends the process; whatever it was computing is lost."""
         self._unwanted = True  # a process that is being started at this moment is ended by its supervisor
         if self._process is not None:
             _close(self._process)
@@ -124,17 +110,11 @@ class EmbeddedProcess:
                 self._process.kill()
         self._supervisor.join(timeout=5)
 
-    def disown(self) -> None:
-        """Let go of it in a forked child: the process belongs to the one who started it."""
-        if self._process is not None:
-            _close(self._process)
-            self._process.returncode = 0  # or its destructor would wait for a child that is not ours
-
     def _supervise(self) -> None:
         # The thread that starts the child must live as long as the child: Linux ends it with the thread, not only
         # with the process (PR_SET_PDEATHSIG).
         try:
-            self._process = process = _spawn(self.settings)
+            self._process = process = self._spawn()
         except OSError as error:
             self._said.append(str(error))
             self._settled.set()
@@ -145,7 +125,7 @@ class EmbeddedProcess:
         assert output is not None  # noqa: S101 - a pipe was asked for
         with output:
             while line := output.readline(LINE_LENGTH):
-                text = line.decode("utf-8", "replace").rstrip().replace(self.settings.token, "***")
+                text = line.decode("utf-8", "replace").rstrip().replace(self.token, "***")
                 if text.startswith(embedded_child.READY):
                     self.address = text.removeprefix(embedded_child.READY)
                     self._settled.set()
@@ -155,8 +135,24 @@ class EmbeddedProcess:
         _close(process)
         self._settled.set()
 
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+            [sys.executable, "-P", embedded_child.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,  # a ctrl-C in the terminal is for the parent, which may want to go on
+        )
+        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        told = {**self.settings, "token": self.token, "parent": os.getpid()}
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(told).encode() + b"\n")
+            process.stdin.flush()
+        return process
+
     def _death(self, lines: slice) -> str:
-        """How the process ended, and those lines of what it said: of a failing start the first ones tell why."""
+        """Returns how the process ended, with some lines of its output: the first ones explain a failed start."""
         status = self._process.returncode if self._process else None
         if status == -9:
             how = "killed by the system (signal 9), most often for want of memory"
@@ -168,59 +164,42 @@ class EmbeddedProcess:
         return f"{how}; it said: {' | '.join(said)}" if said else how
 
 
-def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-        [sys.executable, "-P", embedded_child.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_environment(),
-        start_new_session=True,  # a ctrl-C in the terminal is for the parent, which may want to go on
-    )
-    assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-    told = asdict(settings) | {"parent": os.getpid()}
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(told).encode() + b"\n")
-        process.stdin.flush()
-    return process
-
-
-def library_fault() -> str:
-    """Why llama.cpp cannot be loaded, then a colon and how to fix it; empty where it can be.
-
-    It is loaded in a process of its own; that it could be is remembered.
-    """
-    environment = _environment()
-    if (place := environment["PYTHONPATH"]) in _LOADED:
-        return ""
-    command = [sys.executable, "-P", "-c", "import xllamacpp"]
-    try:
-        tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
-    except OSError:  # a start will say why no process can be had
-        return ""
-    if tried.returncode == 0:
-        _LOADED.add(place)
-        return ""
-    said = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200] or f"status {tried.returncode}"
-    if missing := re.search(r"(lib[^\s/:]+)\.so\.(\d+): cannot open shared object", said):
-        name, number = missing[1].replace("_", "-"), missing[2]
-        package = f"{name}-{number}" if name[-1].isdigit() else f"{name}{number}"  # as Debian names them all
-        return (
-            f"llama.cpp cannot be loaded, since the library {missing[1]}.so.{number} is missing: "
-            f"apt-get install {package} (Debian, Ubuntu; elsewhere the package that holds it)"
-        )
-    how = f"{signal.Signals(-tried.returncode).name}, is it made for this processor?" if tried.returncode < 0 else said
-    return f"llama.cpp cannot be loaded ({how}): pip install --force-reinstall xllamacpp, or use Ollama"
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
 
 
 def _environment() -> dict[str, str]:
-    """What the child needs and nothing else: it has no use for the user's keys."""
+    """Returns what the child needs and nothing else: it has no use for the user's keys."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     spec = importlib.machinery.PathFinder.find_spec("xllamacpp")
     return kept | {"PYTHONPATH": str(Path(spec.origin).parents[1]) if spec and spec.origin else ""}
 
 
-def _close(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
+def library_fault() -> Missing | None:
+    """Returns why llama.cpp cannot be loaded and how to fix it; None where it can be.
+
+    It is loaded in a process of its own; success is remembered.
+    """
+    environment = _environment()
+    if (place := environment["PYTHONPATH"]) in _LOADED:
+        return None
+    command = [sys.executable, "-P", "-c", "import xllamacpp"]
+    try:
+        tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    except OSError:  # a start will say why no process can be had
+        return None
+    if tried.returncode == 0:
+        _LOADED.add(place)
+        return None
+    said = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200] or f"status {tried.returncode}"
+    if missing := re.search(r"(lib[^\s/:]+)\.so\.(\d+): cannot open shared object", said):
+        name, number = missing[1].replace("_", "-"), missing[2]
+        package = f"{name}-{number}" if name[-1].isdigit() else f"{name}{number}"  # as Debian names them all
+        return Missing(
+            f"llama.cpp cannot be loaded, since the library {missing[1]}.so.{number} is missing",
+            f"apt-get install {package} (Debian, Ubuntu; elsewhere the package that holds it)",
+        )
+    how = f"{signal.Signals(-tried.returncode).name}, is it made for this processor?" if tried.returncode < 0 else said
+    return Missing(f"llama.cpp cannot be loaded ({how})", "pip install --force-reinstall xllamacpp, or use Ollama")

@@ -1,8 +1,7 @@
-"""Reads what a GGUF file says about itself: enough to refuse what cannot be served and to judge what it needs.
+"""Reads the header of a GGUF file: enough to refuse what cannot be served and to know the memory that a model needs.
 
-A header is read as it comes, from a file that anybody may have made: counts are bounded before they are believed,
-lists are passed over, and the tensors must fit into the file. The `gguf` package would do less of it, at the price of
-numpy and of seconds for a large vocabulary.
+Anybody may have made the file: counts are bounded before they are used, lists are skipped, and the tensors must fit
+into the file. The `gguf` package would need numpy, and seconds for a large vocabulary.
 """
 
 from __future__ import annotations
@@ -26,75 +25,42 @@ MOST_LETTERS = 1024
 """Bytes of a name; longer texts are not kept."""
 MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_CONTEXT, MOST_POOLING = 1024, 2**16, 2**20, 2**27, 4
 PER_LAYER = (".attention.head_count", ".attention.head_count_kv")
-"""The only lists whose numbers matter."""
+"""The only lists whose numbers are needed."""
 
-BLOCKS = {
-    0: (1, 4),
-    1: (1, 2),
-    2: (32, 18),
-    3: (32, 20),
-    6: (32, 22),
-    7: (32, 24),
-    8: (32, 34),
-    9: (32, 40),
-    10: (256, 84),
-    11: (256, 110),
-    12: (256, 144),
-    13: (256, 176),
-    14: (256, 210),
-    15: (256, 292),
-    16: (256, 66),
-    17: (256, 74),
-    18: (256, 98),
-    19: (256, 50),
-    20: (32, 18),
-    21: (256, 110),
-    22: (256, 82),
-    23: (256, 136),
-    24: (1, 1),
-    25: (1, 2),
-    26: (1, 4),
-    27: (1, 8),
-    28: (1, 8),
-    29: (256, 56),
-    30: (1, 2),
-    34: (256, 54),
-    35: (256, 66),
-    39: (32, 17),
-    40: (64, 36),
-    41: (128, 18),
-}
-"""Of each ggml type: weights of a block, and its bytes (`GGML_QUANT_SIZES` of the `gguf` package)."""
-SMALLEST_BLOCK = (8, 1)
-"""What a type that is not known takes at the least."""
+_PLAIN = {0: 1024, 1: 512, 24: 256, 25: 512, 26: 1024, 27: 2048, 28: 2048, 30: 512}
+_SMALL_BLOCKS = {2: 144, 3: 160, 6: 176, 7: 192, 8: 272, 9: 320, 20: 144, 39: 136, 40: 144, 41: 36}
+_K_BLOCKS = {10: 84, 11: 110, 12: 144, 13: 176, 14: 210, 15: 292}
+_I_BLOCKS = {16: 66, 17: 74, 18: 98, 19: 50, 21: 110, 22: 82, 23: 136, 29: 56, 34: 54, 35: 66}
+BYTES = _PLAIN | _SMALL_BLOCKS | _K_BLOCKS | _I_BLOCKS
+"""Bytes of 256 weights of each ggml type."""
+LEAST_BYTES = 32
+"""The same of a type that is not known."""
 
+_RESOLVE = "of a model hub, take the address with /resolve/ in place of /blob/, or hf://owner/repo/file.gguf"
 OTHER_FILES = {
-    b"<": "a web page; of a model hub, take the address with /resolve/ in place of /blob/, or hf://owner/repo/file.gguf",
-    b"version https://git-lfs": "a Git LFS pointer; take the file that it stands for (/resolve/ in the address, or hf://)",
+    b"<": f"a web page; {_RESOLVE}",
+    b"version https://git-lfs": f"a Git LFS pointer; {_RESOLVE}",
     b"PK\3\4": "a zip archive; unpack it first",
     b"\x1f\x8b": "packed with gzip; unpack it first",
-    b"{": "JSON",
 }
 _PROJECTOR = "it is the part of a model that sees or hears (mmproj), without a language model"
-_ADAPTER = "it is an adapter (LoRA), of use only beside its model; merge the two first"
 OTHER_KINDS = {
-    **dict.fromkeys(("mmproj", "clip", "clip.has_vision_encoder", "clip.has_audio_encoder"), _PROJECTOR),
-    **dict.fromkeys(("adapter", "adapter.type"), _ADAPTER),
+    **dict.fromkeys(("mmproj", "clip"), _PROJECTOR),
+    "adapter": "it is an adapter (LoRA), of use only beside its model; merge the two first",
     "imatrix": "it is an importance matrix, which serves to quantise a model",
     "controlvector": "it is a control vector, of use only beside its model",
-    "split": "it is a part of a model that was split; take it in one file, or merge them with llama-gguf-split --merge",
+    "part": "it is a part of a model that was split; take it in one file, or merge them with llama-gguf-split --merge",
     "vocabulary": "it holds a vocabulary and no weights",
 }
-"""What is no model of its own, by its type, its architecture or a key that it has."""
+"""Files that are no model of their own, by their type, their architecture or the beginning of a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufHeader:
     """The metadata that matters here. `size` is bytes of the file, `context` the tokens the model was trained for.
 
-    `kv_bytes` is what one token of context takes in memory (0 where the model keeps none, as Mamba and RWKV),
-    `pooling` the kind of embedding it makes (None: a chat model), `has_template` whether it says how a conversation is
-    put to it.
+    `kv_bytes` is the memory of one token of context (0 where the model keeps none, as Mamba and RWKV), `pooling` the
+    kind of embedding (None: a chat model), `has_template` whether there is a chat template.
     """
 
     size: int
@@ -107,7 +73,7 @@ class GgufHeader:
 
 
 class _UnusableError(Exception):
-    """Why, and whether another copy of the same file may be better."""
+    """Why a file cannot be used, and whether another copy of it may be better."""
 
     def __init__(self, why: str, *, again: bool = True) -> None:
         super().__init__(why)
@@ -136,69 +102,58 @@ def read_header(path: Path, *, source: str = "") -> GgufHeader:
 
 
 class _Reader:
-    """A file that is read forward and never beyond its end."""
+    """Reads forward. Beyond the end of the file there are no bytes, which `struct` does not unpack."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.at = file, 0
-        self.size = os.fstat(file.fileno()).st_size
-
-    def take(self, count: int) -> bytes:
-        self._reach(count)
-        return self._file.read(count)
+        self._file, self.size = file, os.fstat(file.fileno()).st_size
+        self.take, self.at = file.read, file.tell
 
     def skip(self, count: int) -> None:
-        self._reach(count)
-        self._file.seek(count, os.SEEK_CUR)
+        self._file.seek(min(count, self.size), os.SEEK_CUR)
 
-    def number(self, form: str) -> Any:
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        return struct.unpack(form, self.take(struct.calcsize(form)))
+
+    def text(self) -> str | None:
+        """Returns a text, or None if it is long."""
+        (length,) = self.numbers("<Q")
+        if length <= MOST_LETTERS:
+            return self.take(length).decode("utf-8", "replace")
+        self.skip(length)
+        return None
 
     def name(self) -> str:
-        if (length := self.number("<Q")) > MOST_LETTERS:
+        if (name := self.text()) is None:
             raise ValueError
-        return self.take(length).decode("utf-8", "replace")
+        return name
 
     def value(self, key: str) -> Any:
-        """The value of a key: a number, a text (None if it is long), a list (a range if only its length matters)."""
-        kind = self.number("<I")
-        if kind == ARRAY:
-            return self._list(key)
-        if kind != STRING:
-            return self.number(FORMATS[kind])
-        if (length := self.number("<Q")) <= MOST_LETTERS:
-            return self.take(length).decode("utf-8", "replace")
-        return self.skip(length)
-
-    def _list(self, key: str) -> Any:
-        kind, length = self.number("<I"), self.number("<Q")
-        if kind != STRING:
-            form = FORMATS[kind]
-            if key.endswith(PER_LAYER) and length <= MOST_LAYERS:
-                return struct.unpack(f"<{length}{form[1]}", self.take(length * struct.calcsize(form)))
-            self.skip(length * struct.calcsize(form))
-        elif length > MOST_TEXTS:
-            raise ValueError
-        else:
+        """Returns the value of a key: a number, a text, a list (a range if only its length matters)."""
+        (kind,) = self.numbers("<I")
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            return self.numbers(FORMATS[kind])[0]
+        kind, length = self.numbers("<IQ")
+        if kind == STRING:
             self._skip_texts(length)
+        elif key.endswith(PER_LAYER) and length <= MOST_LAYERS:
+            return self.numbers(f"<{length}{FORMATS[kind][1]}")
+        else:
+            self.skip(length * struct.calcsize(FORMATS[kind]))
         return range(length)
 
     def _skip_texts(self, count: int) -> None:
-        at, read, seek, number = self.at, self._file.read, self._file.seek, struct.Struct("<Q").unpack
-        for _ in range(count):  # hundreds of thousands, so without a call more than it takes
-            (length,) = number(read(8))
-            at += 8 + length
-            seek(length, os.SEEK_CUR)
-        self._reach(at - self.at)
-
-    def _reach(self, count: int) -> None:
-        self.at += count
-        if self.at > self.size:
+        if count > MOST_TEXTS:
             raise ValueError
+        read, seek, unpack, most = self._file.read, self._file.seek, struct.Struct("<Q").unpack, self.size
+        for _ in range(count):  # hundreds of thousands, so without a call more than necessary
+            seek(min(unpack(read(8))[0], most), os.SEEK_CUR)
 
 
 def _read(file: _Reader) -> GgufHeader:
     _check_form(file)
-    tensors, pairs = file.number("<Q"), file.number("<Q")
+    tensors, pairs = file.numbers("<QQ")
     if tensors > MOST_TENSORS or pairs > MOST_KEYS:
         raise ValueError
     metadata = {(key := file.name()): file.value(key) for _ in range(pairs)}
@@ -211,13 +166,13 @@ def _read(file: _Reader) -> GgufHeader:
 
 
 def _check_form(file: _Reader) -> None:
-    """Raises _UnusableError: the file is no GGUF of a version and byte order that can be read."""
-    start = file.take(min(file.size, 4))
+    """Raises _UnusableError if the file is no GGUF of a version and byte order that can be read."""
+    start = file.take(4)
     if start != b"GGUF":
-        start = (start + file.take(min(file.size - len(start), 60))).lstrip().removeprefix(b"\xef\xbb\xbf")
+        start = (start + file.take(60)).lstrip().removeprefix(b"\xef\xbb\xbf")
         what = next((f": it is {what}" for first, what in OTHER_FILES.items() if start.startswith(first)), "")
         raise _UnusableError(f"it does not begin with the letters GGUF{what}")
-    version = file.number("<I")
+    (version,) = file.numbers("<I")
     if version and version & 0xFFFF == 0:
         raise _UnusableError("it is big-endian, for IBM Z and the like; take the little-endian one", again=False)
     if version not in (2, 3):
@@ -225,26 +180,26 @@ def _check_form(file: _Reader) -> None:
 
 
 def _check_kind(metadata: dict[str, Any], tensors: int) -> None:
-    """Raises _UnusableError: it is a part of a model, or something that goes beside one."""
-    signs = [metadata.get("general.type"), metadata.get("general.architecture"), *metadata]
-    signs += [] if metadata.get("split.count", 1) in (0, 1) else ["split"]
+    """Raises _UnusableError if the file is a part of a model, or something that goes beside one."""
+    signs = [str(metadata.get(name)) for name in ("general.type", "general.architecture")]
+    signs += [key.partition(".")[0] for key in metadata]
+    signs += [] if metadata.get("split.count", 1) in (0, 1) else ["part"]
     signs += [] if tensors else ["vocabulary"]
-    if what := next((OTHER_KINDS[sign] for sign in signs if isinstance(sign, str) and sign in OTHER_KINDS), ""):
+    if what := next((OTHER_KINDS[sign] for sign in signs if sign in OTHER_KINDS), ""):
         raise _UnusableError(what, again=False)
 
 
 def _end_of_tensors(file: _Reader, count: int, alignment: int) -> int:
-    """Where the last weights end, in bytes from the beginning of the file."""
+    """Returns where the last weights end, in bytes from the beginning of the file."""
     end = 0
     for _ in range(count):
         file.name()
-        dimensions = file.number("<I")
+        (dimensions,) = file.numbers("<I")
         if dimensions > 8:
             raise ValueError
-        *shape, kind, offset = struct.unpack(f"<{dimensions}QIQ", file.take(8 * dimensions + 12))
-        weights, size = BLOCKS.get(kind, SMALLEST_BLOCK)
-        end = max(end, offset + math.prod(shape) // weights * size)
-    return -(-file.at // alignment) * alignment + end
+        *shape, kind, offset = file.numbers(f"<{dimensions}QIQ")
+        end = max(end, offset + math.prod(shape) * BYTES.get(kind, LEAST_BYTES) // 256)
+    return -(-file.at() // alignment) * alignment + end
 
 
 def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
@@ -278,7 +233,7 @@ def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
 
 
 def _whole(value: Any, most: int, name: str) -> int:
-    """The number, if it is a whole one that a model can have."""
+    """Returns the number if it is a whole one that a model can have."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         what = "is missing" if value is None else f"is {value!r:.40}, expected at most {most:,}"
         raise _UnusableError(f"its header cannot be that of a language model: {name!r:.80} {what}")

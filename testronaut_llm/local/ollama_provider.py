@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
-from testronaut_llm.local.ollama_models import LoadedModel, ModelDetails, OllamaModel, PullStep
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import base_of, fault_of, pull_command
 from testronaut_llm.providers.network import client_settings
@@ -23,36 +23,69 @@ if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
 
-_Row = TypeVar("_Row", OllamaModel, LoadedModel)
-
 _IMPLIED = re.compile(r"^(\w+://)?(registry\.ollama\.ai/(?=[^/]+/))?(library/(?=[^/]+$))?")
-"""What Ollama takes for granted before a model's name."""
+"""The parts of a model's name that Ollama adds by itself."""
 _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
-"""Seconds: to connect, for the answer to a question, and for one that may load a model first."""
+"""Seconds: to connect, for an answer, and for an answer that may load a model first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OllamaModel:
+    """What a server says of one model; what it does not say is empty. Sizes are bytes, `context_length` is tokens.
+
+    `remote_host` answers for it when it is not this server, `until` is the ISO time when it leaves memory.
+    """
+
+    name: str = ""
+    digest: str = ""
+    size: int = 0
+    parameter_size: str = ""
+    quantization: str = ""
+    context_length: int | None = None
+    capabilities: tuple[str, ...] = ()
+    remote_host: str = ""
+    template: str = ""
+    until: str = ""
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Self:
+        """Reads a row of `/api/tags` or `/api/ps`, or an answer of `/api/show`; leaves out values of a wrong type."""
+        details, info = (one if isinstance(one := said.get(name), dict) else {} for name in ("details", "model_info"))
+        abilities = said.get("capabilities")
+        about = f"{info.get('general.architecture', '')}."
+        known = {
+            **details,
+            **said,
+            **{name.removeprefix(about): value for name, value in info.items()},
+            "name": said.get("model") or said.get("name"),
+            "quantization": details.get("quantization_level"),
+            "capabilities": tuple(map(str, abilities)) if isinstance(abilities, list) else (),
+            "until": said.get("expires_at"),
+        }
+        kinds = {one.name: int if one.default is None else type(one.default) for one in fields(cls)}
+        return cls(**{name: known[name] for name, kind in kinds.items() if type(known.get(name)) is kind})
 
 
 class OllamaServer:
     """One Ollama server. A context manager; opens its connection at the first question.
 
-    Each question raises `LocalModelError` where no Ollama answers, or where it has not the model that is asked for; the
-    message names the command that mends it. Where a proxy variable is of no use it is `ConnectionFailedError`. The
-    `key` is sent as a bearer token, for a server behind a proxy or ollama.com.
+    Each question raises `LocalModelError` where no Ollama answers, or where it does not have the model; the message
+    names the command that fixes it. Where a proxy variable is of no use it is `ConnectionFailedError`. The `key` is
+    sent as a bearer token, for a server behind a proxy or ollama.com.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None, row: ModelConfig | None = None) -> None:
-        self.url, self._row = url, row
-        self._key = key
-        self._redactor = Redactor()
+        self.url, self._row, self._key, self._redactor = url, row, key, Redactor()
         if key is not None:
             self._redactor.add(key.get_secret_value())
         self._http: httpx.Client | None = None
 
     @classmethod
     def of(cls, model: ModelConfig | None = None) -> OllamaServer:
-        """The server that a model's row names; without one, the usual server.
+        """Returns the server that a model's row names; without one, the usual server.
 
         Raises:
-            MissingCredentialError: its key cannot be had, or may not be sent there.
+            MissingCredentialError: its key cannot be read, or may not be sent there.
         """
         row, model = model, model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
@@ -67,68 +100,49 @@ class OllamaServer:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the connection."""
         if self._http:
             self._http.close()
             self._http = None
 
     def version(self) -> str:
-        """What the server calls itself."""
+        """Returns the version that the server reports."""
         return str(self._ask("GET", "/api/version").get("version", ""))
 
     def models(self) -> tuple[OllamaModel, ...]:
-        """The models that it has."""
-        return OllamaModel.all(self._ask("GET", "/api/tags").get("models"))
+        """Returns the models that it has."""
+        return self._rows("/api/tags")
 
     def find(self, name: str) -> OllamaModel | None:
-        """The model of that name, which may be written in any way that Ollama takes; None where it is not pulled."""
+        """Returns a model that it has, by its name in any form that Ollama takes; None if it is not pulled."""
         return _named(name, self.models())
 
-    def pull_command(self, name: str) -> str:
-        """Returns the command that fetches a model to this server."""
-        return pull_command(self._row or ModelConfig(alias="", model=f"ollama/{name}"))
+    def loaded(self) -> tuple[OllamaModel, ...]:
+        """Returns the models in its memory, each with the window it was loaded with."""
+        return self._rows("/api/ps")
 
-    def missing(self, name: str) -> Missing:
-        """Returns what is to be said of a model that it does not have: the closest one that it has, and the fix."""
-        there: list[str] = []
-        with suppress(LLMError):
-            there = [one.name for one in self.models()]
-        kin = [one for one in there if full_name(one).rpartition(":")[0] == full_name(name).rpartition(":")[0]]
-        near = closest(full_name(name), kin) or next(iter(kin), closest(full_name(name), there))
-        hint = f" (did you mean {near!r}?)" if near else ""
-        return Missing(f"Ollama has no model {name!r}{hint}", self.pull_command(name))
-
-    def loaded(self) -> tuple[LoadedModel, ...]:
-        """The models in its memory."""
-        return LoadedModel.all(self._ask("GET", "/api/ps").get("models"))
-
-    def find_loaded(self, name: str) -> LoadedModel | None:
-        """The model of that name, as it is in the server's memory; None where it is not there."""
+    def find_loaded(self, name: str) -> OllamaModel | None:
+        """Returns a model as it is in the server's memory; None if it is not there."""
         return _named(name, self.loaded())
 
-    def show(self, name: str) -> ModelDetails:
-        """What a model is and can do."""
-        return ModelDetails.of(self._ask("POST", "/api/show", {"model": name}))
+    def show(self, name: str) -> OllamaModel:
+        """Returns the details of a model: its template, what it can do, and what it was made for."""
+        return OllamaModel.of(self._ask("POST", "/api/show", {"model": name}))
 
     def remove(self, name: str) -> None:
         """Deletes a model."""
         self._ask("DELETE", "/api/delete", {"model": name})
-
-    def makes_vectors(self, name: str) -> bool:
-        """True if a model is for embeddings. Its list of models may call it one for chat, and `show` tell the truth."""
-        found = self.find(name)
-        if found is None:
-            raise self.not_pulled(name)
-        return "embedding" in self.abilities(found)
 
     def abilities(self, found: OllamaModel) -> tuple[str, ...]:
         """Returns what a model can do, by the list and by `show`; nothing where an older server says nothing."""
         with suppress(LocalModelError):
             return found.capabilities + self.show(found.name).capabilities
         return found.capabilities
+
+    def makes_vectors(self, name: str) -> bool:
+        """True if a model is for embeddings. The list may call it one for chat where `show` tells the truth."""
+        if (found := self.find(name)) is None:
+            raise self.not_pulled(name)
+        return "embedding" in self.abilities(found)
 
     def load(
         self,
@@ -138,13 +152,13 @@ class OllamaServer:
         keep_alive: str | int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Brings a model into memory, so that the first answer does not wait for it. May take minutes.
+        """Loads a model into memory, so that the first answer does not wait for it. May take minutes.
 
         Args:
             name: of a model.
-            vectors: is it for embeddings?
+            vectors: True for an embedding model.
             keep_alive: how long it stays: `10m`, seconds, negative for ever; None leaves that to the server.
-            options: what it is loaded with, as calls send it: for other ones Ollama loads it again.
+            options: as calls send them: for other ones Ollama loads the model again.
         """
         body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
         body |= {} if keep_alive is None else {"keep_alive": keep_alive}
@@ -159,24 +173,41 @@ class OllamaServer:
         """Returns the answer to a body of `/api/chat`, with the server's own counts and durations (nanoseconds)."""
         return self._ask("POST", "/api/chat", {**body, "stream": False}, silence=_LOADING)
 
-    def pulling(self, name: str, *, silence: float, insecure: bool = False) -> Generator[PullStep]:
-        """Yields how far the pull of a model is, as long as it lasts; a failure is a step with `error`.
+    def pulling(self, name: str, *, silence: float) -> Generator[Mapping[str, Any]]:
+        """Yields the steps of a pull as the server reports them; a failure is a step with `error`.
 
         Raises:
             httpx.HTTPError: the server cannot be reached, or the connection broke.
-            ValueError: it said something that is no step of a pull.
+            ValueError: a line is no step of a pull.
         """
-        body = {"model": name, "stream": True, **({"insecure": True} if insecure else {})}
         redact = self._redactor.redact  # the server may repeat the key
-        with self._sent("POST", "/api/pull", body, silence) as response:
+        with self._sent("POST", "/api/pull", {"model": name, "stream": True}, silence) as response:
             for line in filter(str.strip, response.iter_lines()):
                 row = _mapping(json.loads(line)).items()
-                yield PullStep.of({name: redact(part) if isinstance(part, str) else part for name, part in row})
+                yield {name: redact(part) if isinstance(part, str) else part for name, part in row}
+
+    def pull_command(self, name: str) -> str:
+        """Returns the command that fetches a model to this server."""
+        return pull_command(self._row or ModelConfig(alias="", model=f"ollama/{name}"))
+
+    def missing(self, name: str) -> Missing:
+        """Returns why a model is not ready that this server does not have, with the most similar one that it has."""
+        there: list[str] = []
+        with suppress(LLMError):
+            there = [one.name for one in self.models()]
+        kin = [one for one in there if full_name(one).rpartition(":")[0] == full_name(name).rpartition(":")[0]]
+        near = closest(full_name(name), kin) or next(iter(kin), closest(full_name(name), there))
+        hint = f" (did you mean {near!r}?)" if near else ""
+        return Missing(f"Ollama has no model {name!r}{hint}", self.pull_command(name))
 
     def not_pulled(self, name: str) -> LocalModelError:
         """Returns the error for a model that it does not have."""
         missing = self.missing(name)
         return LocalModelError(f"{missing.what}; run: {missing.mend}", status=404)
+
+    def _rows(self, path: str) -> tuple[OllamaModel, ...]:
+        rows = self._ask("GET", path).get("models")
+        return tuple(OllamaModel.of(one) for one in rows if isinstance(one, dict)) if isinstance(rows, list) else ()
 
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, silence: float = _ANSWER
@@ -209,24 +240,19 @@ class OllamaServer:
         """The response to one request; it fails after `silence` seconds without a byte."""
         import httpx
 
-        if self._http is None:
-            self._http = _client(self.url, self._key)
+        from testronaut_llm.support.http_body import bounded
+
+        if self._http is None:  # no redirects, no proxy on loopback, our key only, and no body without a bound
+            headers = {"accept-encoding": "identity"}
+            if self._key is not None:
+                headers["authorization"] = f"Bearer {self._key.get_secret_value()}"
+            hooks = {"response": [bounded]}
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, event_hooks=hooks, **client_settings(self.url)
+            )
         timeout = httpx.Timeout(silence, connect=_CONNECT)
         with self._http.stream(method, path, json=body, timeout=timeout) as response:
             yield response
-
-
-def _client(url: str, key: SecretStr | None) -> httpx.Client:
-    """No redirects, no proxy on loopback, our key only, and no body without a bound."""
-    import httpx
-
-    from testronaut_llm.support.http_body import bounded
-
-    headers = {"accept-encoding": "identity"}
-    if key is not None:
-        headers["authorization"] = f"Bearer {key.get_secret_value()}"
-    hooks = {"response": [bounded]}
-    return httpx.Client(base_url=url, headers=headers, event_hooks=hooks, **client_settings(url))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -235,7 +261,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _named(name: str, rows: tuple[_Row, ...]) -> _Row | None:
+def _named(name: str, rows: tuple[OllamaModel, ...]) -> OllamaModel | None:
     return next((row for row in rows if full_name(row.name) == full_name(name)), None)
 
 
@@ -246,7 +272,7 @@ def full_name(name: str) -> str:
 
 
 def unreachable(url: str, error: Exception) -> LocalModelError:
-    """The error for a server that does not answer at all, or not in words that can be taken in."""
+    """Returns the error for a server that does not answer at all, or with a body that cannot be read."""
     from testronaut_llm.support.http_body import BodyError
 
     if isinstance(error, BodyError):

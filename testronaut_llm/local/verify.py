@@ -1,4 +1,4 @@
-"""Is a local model what it should be, and does it do what the calls rely on? One finding a check.
+"""Checks that a local model is what it should be, and does what calls rely on: one finding a check.
 
 It asks through the same door as any call, so that what passes here works there.
 """
@@ -9,25 +9,28 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, OutputTruncatedError
-from testronaut_llm.local import inspection
-from testronaut_llm.local.inspection import Found, Outcome
-from testronaut_llm.providers.provider_registry import provider_of
+from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, LocalModelError, OutputTruncatedError
+from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
+from testronaut_llm.local.gguf_header import GgufHeader, read_header
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.providers.provider_registry import provider_of, pull_command
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
 
-SKIPPED: Outcome = "skipped"
+Outcome = Literal["pass", "fail", "skipped"]
+Found = tuple[Outcome, str]
 
 WORDS = (
     "about after all answer back before both build case change check close command copy count date default delete "
     "each empty end error example exit fail file find first flag folder format give group hand help home input item "
-    "keep key last level line list long main match mode name new next number only open option order output own page "
-    "part path place point print process query read real remove result right run same save search see set show side "
-    "sort start state step stop string table task test text time tool tree true type unit until use value verbose"
+    "keep key last level line list long main match mode name new next number only open option order other output own "
+    "page part path place point print process query read real remove result right run same save search see set show "
+    "side sort start state step stop string table task test text time tool tree true type unit until use value verbose"
 )
 PROMPT = "Say hello in one short sentence."
 SCHEMA = {
@@ -39,7 +42,14 @@ SCHEMA = {
 LONG = 2000
 """Words of the prompt that has to be read whole, each at least a token; fewer where the window is small."""
 WINDOW_PER_WORD = 4
-"""Tokens of window for each word of it: a word may be two tokens, and the answer wants room."""
+"""Tokens of window for each word of it: a word may be two tokens, and the answer needs some."""
+NO_TEMPLATE = (
+    "{what}: it gets its prompts without the marks it was trained on, and talks nonsense; take one that was packed "
+    "with its template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or give it one "
+    "in a Modelfile"
+)
+SKIPPED: Outcome = "skipped"
+VECTORS: Found = SKIPPED, "it makes vectors, no text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,7 @@ class Finding:
 
 
 def alone(config: LLMConfig, reference: str) -> LLMConfig:
-    """A configuration that has this one model, as `config` describes it, and neither cache nor budget.
+    """Returns a configuration with this one model of `config`, named `it`, and neither cache nor budget.
 
     Raises:
         ConfigError: there is no such model, or it is no local one.
@@ -77,7 +87,7 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
 
 
 def seconds_to_load(llm: LLMManager) -> float:
-    """Loads the model `it`; LiteLLM is there before the clock starts."""
+    """Loads the model `it` and returns the seconds; LiteLLM is loaded before the clock starts."""
     llm.warm_up()
     began = time.perf_counter()
     llm.warm_up("it")
@@ -87,7 +97,7 @@ def seconds_to_load(llm: LLMManager) -> float:
 def verify(llm: LLMManager) -> Iterator[Finding]:
     """Checks the model `it` of a manager that `alone` configured, one thing after the other."""
     model = llm.config.model("it")
-    makes = ""
+    makes, outcome, why = "", SKIPPED, ""
     for check, needs, run in _CHECKS:
         try:
             if needs and not makes:
@@ -97,10 +107,68 @@ def verify(llm: LLMManager) -> Iterator[Finding]:
             else:
                 outcome, why = run(llm, model)
         except LLMError as error:
-            outcome, why = "fail", _reason(error)
+            last = error.last if isinstance(error, AllModelsFailedError) else None
+            outcome, why = "fail", f"{(last or error).code}: {last or error}"
         if run is _loads and outcome == "pass":
-            makes = "vectors" if inspection.makes_vectors(model) else "text"
+            makes = "vectors" if makes_vectors(model) else "text"
         yield Finding(check=check, outcome=outcome, why=why)
+
+
+def makes_vectors(model: ModelConfig) -> bool:
+    """True if a model is for embeddings, not for text. Raises LocalModelError: it is not here, or damaged."""
+    if provider_of(model).name == "ollama":
+        with OllamaServer.of(model) as server:
+            return server.makes_vectors(model.name)
+    return _header(model).pooling is not None
+
+
+def ollama_template(server: OllamaServer, name: str) -> Found:
+    """Checks the chat template of a model. Raises LocalModelError: it is not there, or no Ollama answers."""
+    details = server.show(name)
+    if details.capabilities and "completion" not in details.capabilities:
+        return VECTORS
+    text = "".join(details.template.split())
+    if text in ("", "{{.Prompt}}"):
+        return "fail", NO_TEMPLATE.format(what="its template is empty" if not text else "its template is {{ .Prompt }}")
+    return "pass", f"of {len(details.template):,} characters"
+
+
+def _header(model: ModelConfig) -> GgufHeader:
+    store = ModelStore()
+    if store.get(model.name) is None:
+        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
+    return read_header(store.path(model.name))
+
+
+def _digest(_: LLMManager, model: ModelConfig) -> Found:
+    if provider_of(model).name == "ollama":
+        with OllamaServer.of(model) as server:
+            if (found := server.find(model.name)) is None:
+                raise server.not_pulled(model.name)
+        digest, checked = found.digest, "Ollama has checked it when it was pulled"
+    else:
+        _header(model)
+        stored = ModelStore().get(model.name)
+        digest, checked = sha256_of(ModelStore().path(model.name)), "as it was when it was stored"
+        if stored and digest != stored.sha256:
+            was = f"the file has sha256 {digest[:12]}, and had {stored.sha256[:12]} when it was stored"
+            return "fail", f"{was}; {pull_again(model.name)}"
+    pinned = (model.digest or "").removeprefix("sha256:")
+    if not is_pinned(digest, model.digest):
+        return "fail", f"it has {digest[:12]}, and llm.yaml pins {pinned[:12]}; correct `digest:`, or pull it again"
+    return "pass", f"{digest[:12]}, {'as llm.yaml pins it' if pinned else checked}"
+
+
+def _template(_: LLMManager, model: ModelConfig) -> Found:
+    if provider_of(model).name == "ollama":
+        with OllamaServer.of(model) as server:
+            return ollama_template(server, model.name)
+    header = _header(model)
+    if header.pooling is not None:
+        return VECTORS
+    if header.has_template:
+        return "pass", "in the file"
+    return "fail", "the file has none, and llama.cpp guesses one; look for a GGUF of the same model that has it"
 
 
 def _loads(llm: LLMManager, _: ModelConfig) -> Found:
@@ -108,8 +176,7 @@ def _loads(llm: LLMManager, _: ModelConfig) -> Found:
 
 
 def _answers(llm: LLMManager, _: ModelConfig) -> Found:
-    answer = llm.complete("lenient", PROMPT)
-    return "pass", f"{' '.join(answer.text.split())[:60]!r}"
+    return "pass", f"{' '.join(llm.complete('lenient', PROMPT).text.split())[:60]!r}"
 
 
 def _stops(llm: LLMManager, _: ModelConfig) -> Found:
@@ -132,10 +199,10 @@ def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
     usage = llm.complete("lenient", " ".join(words), max_tokens=1).usage
     if usage.estimated:
         return SKIPPED, "the server does not say how much it read"
-    said = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
+    counted = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
     if usage.prompt_tokens < count:
-        return "fail", f"{said}: it cuts prompts; raise `num_ctx` in llm.yaml"
-    return "pass", said
+        return "fail", f"{counted}: it cuts prompts; raise `num_ctx` in llm.yaml"
+    return "pass", counted
 
 
 def _repeats(llm: LLMManager, _: ModelConfig) -> Found:
@@ -153,8 +220,8 @@ def _embeds(llm: LLMManager, _: ModelConfig) -> Found:
 
 
 _CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...] = (
-    ("digest", "", lambda _, model: inspection.digest(model)),
-    ("chat template", "", lambda _, model: inspection.template(model)),
+    ("digest", "", _digest),
+    ("chat template", "", _template),
     ("loads", "", _loads),
     ("answers", "text", _answers),
     ("stops", "text", _stops),
@@ -164,9 +231,3 @@ _CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...]
     ("embeds", "vectors", _embeds),
 )
 """Each with what a model has to make for it: text or vectors, empty for either."""
-
-
-def _reason(error: LLMError) -> str:
-    """What went wrong with the one model, without the route around it."""
-    last = error.last if isinstance(error, AllModelsFailedError) else None
-    return f"{(last or error).code}: {last or error}"

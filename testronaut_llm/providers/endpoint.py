@@ -166,7 +166,7 @@ def ollama_url(address: str) -> str:
 
 def ollama_probe(model: ModelConfig) -> Missing | Present | None:
     """Looks whether the server answers and has the model."""
-    from testronaut_llm.local.ollama_readiness import ollama_missing
+    from testronaut_llm.local.ollama_models import ollama_missing
 
     return ollama_missing(model)
 
@@ -174,14 +174,8 @@ def ollama_probe(model: ModelConfig) -> Missing | Present | None:
 def embedded_probe(model: ModelConfig) -> Missing | Present | None:
     """Looks whether the runner is installed and the model in the store."""
     from testronaut_llm.local.local_provider import embedded_missing
-    from testronaut_llm.local.model_store import ModelStore
 
-    missing = embedded_missing(model)
-    if missing is None:
-        digest = ModelStore().digest(model.name)
-        return Present(digest) if digest else None  # none yet where it is fetched on demand
-    what, _, mend = missing.partition(": ")
-    return Missing(what, mend)
+    return embedded_missing(model)
 
 
 def ollama_behind_openai(model: ModelConfig) -> Missing | None:

@@ -12,7 +12,7 @@ from testronaut_llm.providers.provider_registry import Readiness, is_local
 from testronaut_llm.records import Candidate, Message, Usage
 
 if TYPE_CHECKING:
-    from testronaut_llm.local.speeds import Speed
+    from testronaut_llm.local.bench import Speed
     from testronaut_llm.money.prices import PriceTable
     from testronaut_llm.money.token_counter import TokenCounter
     from testronaut_llm.routing.task_router import Selected

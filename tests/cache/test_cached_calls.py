@@ -205,7 +205,7 @@ def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, m
     """What another build of the model said is not found; the digest outlives the process, and the server."""
     a = api("a", faults.good("of the first build"))
     seen = ["a" * 64]
-    monkeypatch.setattr("testronaut_llm.local.ollama_readiness.Present", lambda *_: _present(seen[0]))
+    monkeypatch.setattr("testronaut_llm.local.ollama_models.Present", lambda *_: _present(seen[0]))
     with cached({"m": model("ollama", a)}) as llm:
         llm.complete("t", "hi")
     with cached({"m": model("ollama", a)}) as llm:

@@ -45,7 +45,7 @@ def run(place: Path, home: Path) -> tuple[dict[str, tuple[int, str]], str]:
 READS = {
     *("complete", "again", "stream", "paid", "batch", "run t Say hello.", "run t Say hello. --stream --no-cache"),
     *("route t Say hello.", "check", "compare Say hello. --models m --task t"),
-    *("config show", "models list", "models prune --yes", "prices show m"),
+    *("config show", "models list", "models remove --older-than 30d --yes", "prices show m"),
 }
 """What works without writing anything."""
 

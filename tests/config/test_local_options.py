@@ -135,9 +135,9 @@ def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_wi
         first, second = (runner.endpoint(row) for row in rows)
         assert first != second
         assert runner.endpoint(rows[0]) == first
-        settings = {seat.process.settings for seat in runner._seats.all() if seat.process}
-        told = next(one for one in settings if one.threads == 1 and one.batch == 64)
-        assert (told.n_gpu_layers, told.main_gpu, told.mmap, told.draft) == (0, 0, False, 4)
+        settings = [server.process.settings for server in runner._servers.values() if server.process]
+        told = next(one for one in settings if one["threads"] == 1 and one["batch"] == 64)
+        assert told["hardware"] == extra
     finally:
         runner.close()
 

@@ -40,6 +40,7 @@ def settings(file: Path, **changes: object) -> dict[str, object]:
         "slots": 1,
         "embeddings": False,
         "pooling": None,
+        "hardware": {},
         "parent": os.getppid(),
     } | changes
 

@@ -12,7 +12,7 @@ import pytest
 import tiny_model
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.gguf_header import BLOCKS, GgufHeader, read_header
+from testronaut_llm.local.gguf_header import BYTES, GgufHeader, read_header
 
 ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
 LLAMA: dict[str, object] = {
@@ -65,27 +65,12 @@ def test_layers_may_differ_and_an_embedding_model_says_so(tmp_path: Path) -> Non
         },
     )
     assert (header.kv_bytes, header.pooling, header.vocabulary) == (2 * 16 * 12, 2, 2)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "heads"),
-    [
-        ("mamba", {"attention.head_count": 0, "ssm.state_size": 16}),
-        ("rwkv7", {"attention.head_count": 0, "wkv.head_size": 64}),
-        ("mamba2", {"ssm.inner_size": 128}),
-    ],
-)
-def test_a_model_without_attention_is_read(tmp_path: Path, architecture: str, heads: dict[str, object]) -> None:
-    """Mamba and RWKV have no heads, so that their context takes no memory of its own; llama.cpp serves them."""
-    metadata = {key.replace("llama", architecture): value for key, value in LLAMA.items() if "head" not in key}
-    metadata |= {"general.architecture": architecture} | {f"{architecture}.{key}": heads[key] for key in heads}
-    assert header_of(tmp_path / "m.gguf", metadata).kv_bytes == 0
-
-
-def test_a_hybrid_model_counts_the_layers_that_attend(tmp_path: Path) -> None:
-    """Heads may be listed per layer, with none where a layer keeps a state instead."""
-    metadata = LLAMA | {"llama.attention.head_count": [4, 0], "llama.attention.head_count_kv": [2, 0]}
-    assert header_of(tmp_path / "m.gguf", metadata).kv_bytes == 2 * (16 + 16) * 2
+    hybrid = LLAMA | {"llama.attention.head_count": [4, 0], "llama.attention.head_count_kv": [2, 0], "split.count": 1}
+    assert header_of(tmp_path / "m.gguf", hybrid).kv_bytes == 2 * (16 + 16) * 2
+    without_heads = {key.replace("llama", "mamba"): value for key, value in LLAMA.items() if "head" not in key}
+    assert header_of(tmp_path / "m.gguf", without_heads | {"general.architecture": "mamba"}).kv_bytes == 0
+    with pytest.raises(LocalModelError, match=r"nowhere\.gguf.*No such file"):
+        read_header(tmp_path / "nowhere.gguf")
 
 
 SWAPPED = b"GGUF" + struct.pack(">IQQ", 3, 1, 1)
@@ -97,30 +82,22 @@ SWAPPED = b"GGUF" + struct.pack(">IQQ", 3, 1, 1)
         (gguf(LLAMA | {"split.count": 3, "split.no": 0}), "a part of a model that was split; take it in one file"),
         (gguf(LLAMA, {}), "a vocabulary and no weights"),
         (gguf({"general.architecture": "clip", "clip.has_vision_encoder": True}), r"\(mmproj\)"),
-        (gguf({"general.architecture": "llama", "general.type": "mmproj"}), r"\(mmproj\)"),
         (gguf(LLAMA | {"general.type": "adapter", "adapter.type": "lora"}), "an adapter"),
-        (gguf(LLAMA | {"adapter.type": "lora"}), "an adapter"),
         (gguf({"general.type": "imatrix"}), "an importance matrix"),
         (gguf({"general.architecture": "controlvector"}), "a control vector"),
         (SWAPPED, "big-endian"),
-        (b"GGUF" + struct.pack(">IQQ", 2, 0, 0), "big-endian"),
     ],
 )
-@pytest.mark.parametrize("source", ["", "https://h/m.gguf"])
-def test_what_is_no_whole_model_is_called_by_its_name(tmp_path: Path, data: bytes, reason: str, source: str) -> None:
+def test_what_is_no_whole_model_is_called_by_its_name(tmp_path: Path, data: bytes, reason: str) -> None:
     """A part, an accessory or another byte order is named, and nobody is told to fetch the same file again."""
     file = tmp_path / "m.gguf"
     file.write_bytes(data)
-    with pytest.raises(LocalModelError, match=reason) as caught:
-        read_header(file, source=source)
-    assert " pull " not in str(caught.value)
-    assert str(caught.value).startswith(source or "embedded/m")
-    assert bool(source) != (str(tmp_path) in str(caught.value))
-
-
-def test_a_split_of_one(tmp_path: Path) -> None:
-    """A model in one part is whole."""
-    assert header_of(tmp_path / "m.gguf", LLAMA | {"split.count": 1}).embedding == 64
+    for source in ("", "https://h/m.gguf"):
+        with pytest.raises(LocalModelError, match=reason) as caught:
+            read_header(file, source=source)
+        assert " pull " not in str(caught.value)
+        assert str(caught.value).startswith(source or "embedded/m")
+        assert bool(source) != (str(tmp_path) in str(caught.value))
 
 
 def pair(key: str, kind: int, value: bytes) -> bytes:
@@ -150,10 +127,9 @@ BIG = 1 << 62
         (b"\n\n<!doctype html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer"),
         (b"PK\3\4" + b"x" * 99, "a zip archive"),
-        (b'{"error": "no such file"}', "JSON"),
         (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "GGUF version 9"),
-        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "GGUF version 1"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, BIG), "damaged or cut"),
+        (header()[:100], "damaged or cut"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 77), "damaged or cut"),
         (header(count=BIG), "damaged or cut"),
         (header(count=5000), "damaged or cut"),
@@ -218,7 +194,8 @@ def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, p
 def test_the_sizes_of_types_are_those_of_llama_cpp() -> None:
     """Each type that the `gguf` package knows has the same block here."""
     constants = pytest.importorskip("gguf.constants")
-    assert {int(kind): tuple(sizes) for kind, sizes in constants.GGML_QUANT_SIZES.items()} == BLOCKS
+    known = {int(kind): 256 * size // block for kind, (block, size) in constants.GGML_QUANT_SIZES.items()}
+    assert known == BYTES
 
 
 @pytest.mark.parametrize("missing", [1, 100, 200_000])
@@ -230,18 +207,3 @@ def test_a_file_that_is_shorter_than_its_weights_is_cut(tmp_path: Path, tiny_ggu
         read_header(file)
     file.write_bytes(tiny_gguf.read_bytes() + b"more")
     assert read_header(file).context == 8192
-
-
-@pytest.mark.parametrize("cut", [30, 200, 4000])
-def test_a_header_that_was_cut_is_refused(tmp_path: Path, tiny_gguf: Path, cut: int) -> None:
-    """A download that ended inside the header is not taken for a model."""
-    file = tmp_path / "cut.gguf"
-    file.write_bytes(tiny_gguf.read_bytes()[:cut])
-    with pytest.raises(LocalModelError, match="damaged or cut"):
-        read_header(file)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The path is in the message."""
-    with pytest.raises(LocalModelError, match=r"nowhere\.gguf.*No such file"):
-        read_header(tmp_path / "nowhere.gguf")

@@ -1,13 +1,17 @@
-"""Cores and memory as the cgroup allows."""
+"""Cores and memory as the cgroup allows, and the context that fits into them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine
+from testronaut_llm.local.gguf_header import GgufHeader
+from testronaut_llm.local.machine import RESERVE, fitting_context, needed_memory
 
 
 @pytest.fixture
@@ -44,28 +48,13 @@ def test_a_limit_of_version_2_counts_and_page_cache_is_given_back(groups: Path) 
     assert (machine.available_memory(), machine.threads()) == (500_000_000, 2)
 
 
-def test_a_limit_of_version_1_counts(groups: Path) -> None:
-    """Older systems keep one tree a controller; its biggest number means no limit."""
-    write(groups / "membership", "9:name=systemd:/\n4:memory:/docker/abc\n3:cpu,cpuacct:/\n")
-    write(groups / "cgroup/memory/memory.limit_in_bytes", f"{(1 << 63) - 4096}\n")
-    write(groups / "cgroup/memory/docker/abc/memory.limit_in_bytes", "600000000\n")
-    write(groups / "cgroup/memory/docker/abc/memory.usage_in_bytes", "100000000\n")
-    assert machine.available_memory() == 500_000_000
-
-
 def test_in_a_container_the_mounted_root_is_our_group(groups: Path) -> None:
     """The path in /proc may be the host's, which is not there: the limit at the root is used."""
     write(groups / "membership", "0::/host/path/of/container\n")
     write(groups / "cgroup/memory.max", "300000000\n")
     write(groups / "cgroup/cpu.max", "max 100000\n")
     assert (machine.available_memory(), machine.threads()) == (300_000_000, 8)
-
-
-def test_more_used_than_allowed_is_nothing_left(groups: Path) -> None:
-    """Never a negative number of bytes."""
-    write(groups / "membership", "0::/\n")
-    write(groups / "cgroup/memory.max", "100\n")
-    write(groups / "cgroup/memory.current", "300\n")
+    write(groups / "cgroup/memory.current", "400000000\n")
     assert machine.available_memory() == 0
 
 
@@ -74,3 +63,47 @@ def test_busy_cores_are_left_alone(groups: Path, monkeypatch: pytest.MonkeyPatch
     """Threads that share their core with others slow each other down; there is always one."""
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0, 0))
     assert machine.threads() == threads
+
+
+MODEL = GgufHeader(size=1_000_000_000, context=32768, embedding=2048, vocabulary=50_000, kv_bytes=100_000)
+
+
+def room_for(context: int) -> int:
+    return needed_memory(MODEL, context) + RESERVE
+
+
+def test_with_room_enough_the_default_or_the_wanted_context_is_taken() -> None:
+    """8192 tokens unless the config says otherwise, and never more than the model was trained for."""
+    plenty = room_for(100_000)
+    assert fitting_context(MODEL, "m", plenty) == 8192
+    assert fitting_context(MODEL, "m", plenty, wanted=20_000) == 20_000
+    assert fitting_context(MODEL, "m", plenty, wanted=1_000_000) == 32768
+    assert fitting_context(replace(MODEL, context=300), "m", plenty) == 300
+
+
+def test_without_a_wish_the_context_shrinks_to_what_fits() -> None:
+    """A smaller machine gets a smaller context, not an error."""
+    assert fitting_context(MODEL, "m", room_for(3000)) == 2816
+
+
+def test_a_wish_that_does_not_fit_is_refused_with_the_largest_that_does() -> None:
+    """num_ctx is never changed in silence; the message holds the line to write."""
+    with pytest.raises(LocalModelError, match=r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"):
+        fitting_context(MODEL, "m", room_for(3000), wanted=16384)
+
+
+@pytest.mark.parametrize("wanted", [None, 4096])
+def test_a_model_that_cannot_fit_at_all_says_how_much_it_takes(wanted: int | None) -> None:
+    """With too little even for the smallest context, both numbers are named."""
+    with pytest.raises(LocalModelError, match=r"embedded/m needs about 1,.* MiB .* 936 MiB can be spared"):
+        fitting_context(MODEL, "m", 1000 * 2**20, wanted=wanted)
+
+
+def test_embedding_takes_a_text_at_once() -> None:
+    """Buffers grow with the text; a chat model also makes scores it does not need, an embedding model none."""
+    assert fitting_context(MODEL, "m", room_for(100_000), embeddings=True) == 2048
+    chat_model, embedder = (
+        needed_memory(replace(MODEL, pooling=pooling), 2048, embeddings=True) for pooling in (None, 1)
+    )
+    assert chat_model - embedder == 4 * 2048 * 50_000
+    assert embedder > needed_memory(replace(MODEL, pooling=1), 2048)

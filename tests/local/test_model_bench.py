@@ -15,16 +15,15 @@ from testronaut_llm import LLMManager
 from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.bench import bench
+from testronaut_llm.local.bench import Speed, SpeedHistory, bench
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.local.speeds import KEPT, Speed, SpeedHistory
 from testronaut_llm.local.verify import alone
 
 NANO = 1_000_000_000
 
 
 def speed(model: str = "embedded/a", **fields: Any) -> Speed:
-    made = {"at": "2026-11-23T00:00:00+00:00", "source": "measured", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
+    made = {"at": "2026-11-23T00:00:00+00:00", "source": "llama.cpp", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
     return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})
 
 
@@ -45,7 +44,7 @@ def test_an_embedded_model_is_measured(home: ModelStore) -> None:
     config = LLMConfig(models={}, tasks={"default": {"models": [f"embedded/{TINY}"]}})  # type: ignore[dict-item]
     with LLMManager(config=alone(config, f"embedded/{TINY}")) as llm:
         found = bench(llm, rounds=2, at_once=3, told=told.append)
-    assert found.source == "measured"
+    assert found.source == "llama.cpp"
     assert found.load is not None
     assert found.load > 0
     assert found.prompt_tokens > 300
@@ -101,17 +100,19 @@ def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
             bench(llm, rounds=1, told=lambda _: None)
 
 
-def test_the_history_keeps_the_newest_of_each_model_and_server(tmp_path: Path) -> None:
-    """Two servers are two models; another process sees what was added; old ones go."""
+def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
+    """Two servers are two models; another process sees what was added; a file of a version that kept more is read."""
     history, other = SpeedHistory(tmp_path / "deep" / "speeds.json"), SpeedHistory(tmp_path / "deep" / "speeds.json")
     assert other.latest(row()) is None
     here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
-    for number in range(KEPT + 3):
-        history.add(here, speed("ollama/q", first=float(number)))
-    history.add(there, speed("ollama/q", first=99.0))
-    assert [one.first for one in other.of(here)] == [float(n) for n in range(3, KEPT + 3)]
-    assert [one.first for one in other.of(there)] == [99.0]
+    history.add(here, speed("ollama/q", first=3))
+    history.add(there, speed("ollama/q", first=9))
+    assert [getattr(other.latest(one), "first", None) for one in (here, there)] == [3, 9]
     assert stat.S_IMODE(history.path.stat().st_mode) == 0o600
+    rows = json.loads(history.path.read_text())
+    rows["models"]["ollama/q@http://127.0.0.1:9"].append(_as_row(speed("ollama/q", first=7)))
+    history.path.write_text(json.dumps(rows))
+    assert getattr(other.latest(there), "first", None) == 7
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}'])
@@ -164,13 +165,16 @@ def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
 def test_the_command_measures_keeps_and_shows(
     home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table, JSON; and `route` has a column of seconds then."""
+    """A table, JSON; `models list` shows it, and `route` has a column of seconds then."""
     assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "-n", "2")
     out, err = capsys.readouterr()
     assert "tokens/s" in out
     assert "2 at once" in err
     assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "--json")
     assert json.loads(capsys.readouterr().out)["model"] == f"embedded/{TINY}"
+    assert not _run(monkeypatch, "models", "list")
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith(f"embedded/{TINY}\t"))
+    assert "tokens/s" in line
     Path("llm.yaml").write_text(f"version: 1\ntasks:\n  default: {{models: [embedded/{TINY}, openai/gpt-4o-mini]}}\n")
     assert not _run(monkeypatch, "route", "default", "hi", "-c", "llm.yaml")
     head, first, *_ = (line.split("\t") for line in capsys.readouterr().out.splitlines())

@@ -13,10 +13,9 @@ from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
-from testronaut_llm.local.catalogue import DEFAULT, catalogue
 from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
 from testronaut_llm.local.gguf_header import read_header
-from testronaut_llm.local.model_downloader import fetch
+from testronaut_llm.local.model_downloader import DEFAULT, catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, checked_name
 
 
@@ -127,7 +126,9 @@ def test_another_model_of_the_same_name_is_not_mistaken_for_it(empty: ModelStore
     source.file = empty.folder.parent / "changed.gguf"
     source.file.write_bytes(empty.path("model").read_bytes() + b"\0")
     fetch("https://mirror.org/other.gguf", store=empty, name="fourth")
-    with pytest.raises(LocalModelError, match=r"another model called 'fourth', from https://mirror.org/other.gguf"):
+    with pytest.raises(
+        LocalModelError, match=r"another model called 'fourth' is stored from https://mirror.org/other.gguf"
+    ):
         fetch("https://example.org/model.gguf", store=empty, name="fourth")
 
 
@@ -136,7 +137,7 @@ def test_a_digest_that_is_given_always_counts(empty: ModelStore, source: Source,
     """Also where a model of that name is stored, from the same address or another; the right one is no second pull."""
     fetch("https://example.org/m.gguf", store=empty)
     assert fetch(f"{again}#sha256={ROW['sha256']}", store=empty).sha256 == ROW["sha256"]
-    with pytest.raises(LocalModelError, match=r"with the sha256 c4472.* expected 0{64}|another model called 'm'"):
+    with pytest.raises(LocalModelError, match=r"another model called 'm' .* with the sha256 c4472.* expected 0{64}"):
         fetch(f"{again}#sha256={'0' * 64}", store=empty)
     assert source.calls == 1
 
@@ -152,16 +153,6 @@ def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
     ):
         fetch("embedded/qwen3-4b", store=empty)
     assert source.calls == 0
-
-
-def test_messages_about_a_fetched_file_name_its_source(empty: ModelStore, source: Source) -> None:
-    """Not the folder in which its parts lie, nor a model that is not stored."""
-    source.file = empty.folder.parent / "cut.gguf"
-    source.file.write_bytes(b"GGUF" + bytes(20))
-    with pytest.raises(LocalModelError, match=r"^https://example.org/m.gguf is not a usable") as caught:
-        fetch("https://example.org/m.gguf", store=empty)
-    assert ".parts" not in str(caught.value)
-    assert "remove" not in str(caught.value)
 
 
 def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: Source) -> None:

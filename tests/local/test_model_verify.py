@@ -13,9 +13,8 @@ from ollama_kit import Ollama
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cli import main
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.local.inspection import makes_vectors
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.verify import alone, verify
 
@@ -106,12 +105,10 @@ def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def cut(body: dict[str, Any]) -> dict[str, Any]:
-    return {**good(body), "prompt_eval_count": 12}
-
-
-def endless(body: dict[str, Any]) -> dict[str, Any]:
-    return {**good(body), "done_reason": "length"}
+def but(text: str = "", **fields: Any) -> Answer:
+    """A sound model's answer but for this text or these fields."""
+    changed = {"message": {"role": "assistant", "content": text}, **fields} if text or not fields else fields
+    return lambda body: {**good(body), **changed}
 
 
 def moody() -> Answer:
@@ -119,26 +116,14 @@ def moody() -> Answer:
     return lambda body: good(body) | ({} if body.get("format") else {"message": {"content": f"Answer {next(said)}."}})
 
 
-def stubborn(body: dict[str, Any]) -> dict[str, Any]:
-    return {**good(body), "message": {"role": "assistant", "content": "No JSON from me."}}
-
-
-def mute(body: dict[str, Any]) -> dict[str, Any]:
-    return {**good(body), "message": {"role": "assistant", "content": ""}}
-
-
-def uncounted(body: dict[str, Any]) -> dict[str, Any]:
-    return {**good(body), "prompt_eval_count": None}
-
-
 ALL_TEXT = ("answers", "stops", "obeys a schema", "reads the whole prompt", "repeats itself")
 FAULTS: dict[str, tuple[Answer, dict[str, str], str]] = {
-    "cuts prompts": (cut, {"reads the whole prompt": "fail"}, "raise `num_ctx`"),
-    "never ends": (endless, {"stops": "fail", "obeys a schema": "fail"}, ""),
+    "cuts prompts": (but(prompt_eval_count=12), {"reads the whole prompt": "fail"}, "raise `num_ctx`"),
+    "never ends": (but(done_reason="length"), {"stops": "fail", "obeys a schema": "fail"}, ""),
     "says other things": (moody(), {"repeats itself": "fail"}, "at temperature 0 it said"),
-    "no schema": (stubborn, {"obeys a schema": "fail"}, "invalid_output"),
-    "no counts": (uncounted, {"reads the whole prompt": "skipped"}, "does not say"),
-    "says nothing": (mute, dict.fromkeys(ALL_TEXT, "fail"), "bad_response"),
+    "no schema": (but("No JSON from me."), {"obeys a schema": "fail"}, "invalid_output"),
+    "no counts": (but(prompt_eval_count=None), {"reads the whole prompt": "skipped"}, "does not say"),
+    "says nothing": (but(), dict.fromkeys(ALL_TEXT, "fail"), "bad_response"),
 }
 
 
@@ -170,14 +155,6 @@ def test_a_pinned_digest_that_is_another_is_found(ollama: Ollama) -> None:
         f"it has {ollama.digest[:12]}, and llm.yaml pins 0123456789; correct `digest:`, or pull it again",
     )
     assert found(ollama.row(digest=ollama.digest))["digest"][0] == "pass"
-
-
-def test_a_model_for_vectors_is_known_by_what_it_can_do(ollama: Ollama) -> None:
-    """From the server."""
-    row = ModelConfig(alias="m", **ollama.row())
-    assert not makes_vectors(row)
-    ollama.capabilities = ["embedding"]
-    assert makes_vectors(row)
 
 
 @pytest.mark.parametrize("tagged", [None, ["embedding"], ["completion"]])

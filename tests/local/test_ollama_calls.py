@@ -386,7 +386,7 @@ def test_models_of_the_server_are_listed_and_removed(
     ollama.listed = 8192
     assert command("models", "list") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ollama/"))
-    assert line == f"ollama/small:1b\t1\tloaded until 2026-11-23T05:14\t{ollama.digest[:12]}, 8,192 tokens"
+    assert line == f"ollama/small:1b\t1\tloaded until 2026-11-23T05:14\t\t{ollama.digest[:12]}, 8,192 tokens"
     assert command("models", "list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert (listed["ollama"][0]["digest"], listed["loaded"][0]["name"]) == (ollama.digest, "small:1b")

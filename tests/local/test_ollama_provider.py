@@ -16,10 +16,9 @@ from werkzeug import Request, Response
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import ollama_readiness
+from testronaut_llm.local import ollama_models
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.providers.provider_registry import readiness
-from testronaut_llm.testing.network import NetworkGuard
 
 DIGEST = "de9c34d24a1849c05739cd860fbd0ceef5469a8a8766131fbdb668be0751efb8"
 ROW: dict[str, Any] = {"name": "qwen3:latest", "model": "qwen3:latest", "size": 5, "digest": DIGEST}
@@ -151,31 +150,6 @@ def test_only_our_key_is_sent(
     assert sent == [f"Bearer {key}" if key else None] * 2
 
 
-def test_one_connection_serves_many_questions(httpserver: HTTPServer, url: str, network: NetworkGuard) -> None:
-    """A server object keeps its client, and closing it twice does no harm."""
-    tags(httpserver, ROW)
-    server = OllamaServer(url)
-    server.models()
-    first = server._http
-    server.models()
-    assert server._http is first
-    server.close()
-    server.close()
-    assert {contact.host for contact in network.connects} == {"127.0.0.1"}
-
-
-def test_old_servers_leave_fields_out(httpserver: HTTPServer, url: str) -> None:
-    """What is missing is empty, never an error."""
-    httpserver.expect_request("/api/tags").respond_with_json({"models": [{"name": "a:b"}]})
-    httpserver.expect_request("/api/show").respond_with_json({})
-    httpserver.expect_request("/api/ps").respond_with_json({"models": None})
-    with OllamaServer(url) as server:
-        (model,) = server.models()
-        assert (model.name, model.digest, model.size, model.context_length) == ("a:b", "", 0, None)
-        assert server.show("a:b").context_length is None
-        assert server.loaded() == ()
-
-
 # Loading, unloading, removing
 
 
@@ -202,15 +176,6 @@ def test_a_model_is_removed(cassette: object, missing: bool) -> None:
                 server.remove("smollm2-copy:135m")
         else:
             server.remove("smollm2-copy:135m")
-
-
-def test_a_model_that_does_not_fit_is_refused_in_the_servers_words(httpserver: HTTPServer, url: str) -> None:
-    """The server knows its memory; its sentence is the message."""
-    said = "model requires more system memory (9.0 GiB) than is available (2.0 GiB)"
-    httpserver.expect_request("/api/generate").respond_with_json({"error": said}, 500)
-    with pytest.raises(LocalModelError, match=r"requires more system memory \(9") as caught:
-        OllamaServer(url).load("qwen3")
-    assert caught.value.status == 500
 
 
 @pytest.mark.parametrize(
@@ -241,13 +206,13 @@ def test_a_model_that_cannot_fit_into_memory_is_not_ready(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its size is compared with this machine, if its server is said to be here."""
-    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: 8.0 * 2**30)
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
     tags(httpserver, ROW | {"size": 40 * 2**30})
     found = readiness(a_model())
     assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
     assert found.mend.startswith("name a smaller model")
     assert readiness(a_model(local=False)).ready
-    monkeypatch.setattr(ollama_readiness, "memory_of_servers", lambda: math.inf)
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
     assert readiness(a_model()).ready
 
 
@@ -289,14 +254,6 @@ def test_the_closest_model_that_is_there_is_named(
     with OllamaServer.of() as server, pytest.raises(LocalModelError) as error:
         server.remove(wanted)
     assert str(error.value) == f"{said}; run: testronaut-llm models pull ollama/{wanted}"
-
-
-def test_a_server_that_is_down_makes_not_ready(dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing and what mends it, apart."""
-    monkeypatch.setenv("OLLAMA_HOST", dead)
-    found = readiness(a_model())
-    assert found.missing.startswith(f"no Ollama answers at {dead}")
-    assert found.mend.startswith("is `ollama serve` running?")
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import ollama_pull
+from testronaut_llm.local import ollama_models
 from testronaut_llm.local.download import Progress
+from testronaut_llm.local.ollama_models import pull
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.local.ollama_pull import pull
-from testronaut_llm.testing.network import NetworkGuard
 
 MODEL = "127.0.0.1:5001/library/smollm2:135m"
 LAYER = {"status": "pulling 941f309b54ca", "digest": "sha256:941f", "total": 100}
@@ -41,7 +40,7 @@ DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"stat
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited, none of which pass."""
     waited: list[float] = []
-    monkeypatch.setattr(ollama_pull, "sleep", waited.append)
+    monkeypatch.setattr(ollama_models, "sleep", waited.append)
     return waited
 
 
@@ -56,6 +55,7 @@ def answers(httpserver: HTTPServer, *bodies: str) -> None:
     left = list(bodies)
 
     def answer(request: Request) -> Response:
+        request.get_data()  # a connection that is closed with a body unread may be reset
         return Response(left.pop(0) if len(left) > 1 else left[0], content_type="application/x-ndjson")
 
     httpserver.expect_request("/api/pull").respond_with_handler(answer)
@@ -158,21 +158,12 @@ def test_a_server_that_is_gone_for_a_while_ends_no_pull(
         addresses = iter(["http://127.0.0.1:9", alive])
 
         def moved(_: float) -> None:
-            server.close()
+            server.__exit__()
             server.url = next(addresses)
 
-        monkeypatch.setattr(ollama_pull, "sleep", moved)
+        monkeypatch.setattr(ollama_models, "sleep", moved)
         pull(server, "qwen3")
     assert len(httpserver.log) == 2
-
-
-def test_a_connection_that_is_cut_is_no_success(httpserver: HTTPServer, server: OllamaServer) -> None:
-    """A body shorter than announced is tried again."""
-    httpserver.expect_request("/api/pull").respond_with_handler(
-        lambda request: Response(iter([lines({**LAYER, "completed": 40})]), headers={"content-length": "9999"})
-    )
-    with pytest.raises(LocalModelError, match="the connection to Ollama broke"):
-        pull(server, "qwen3")
 
 
 def test_a_silent_server_is_given_up(httpserver: HTTPServer, server: OllamaServer) -> None:
@@ -195,7 +186,7 @@ def test_a_download_that_stands_still_is_begun_anew(
     """The server goes on talking, but the number does not move."""
     answers(httpserver, lines(*[{**LAYER, "completed": 99}] * 5))
     ticks = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(ollama_pull, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(ollama_models, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     with pytest.raises(LocalModelError, match="no progress for 120 seconds"):
         pull(server, "qwen3")
     assert len(httpserver.log) == 3
@@ -212,12 +203,12 @@ def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
 ) -> None:
     """A server on this machine has this machine's memory; one elsewhere may have any."""
     answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
-    monkeypatch.setattr(ollama_pull, "memory_of_servers", lambda: 4.0 * 2**30)
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 4.0 * 2**30)
     said = r"^'qwen3' \(to have it all the same: ollama pull qwen3\) needs at least 8,583 MiB .* has 4,096 MiB"
     with pytest.raises(LocalModelError, match=said):
         pull(server, "qwen3")
     assert len(httpserver.log) == 1
-    monkeypatch.setattr(ollama_pull, "is_loopback", lambda _: False)
+    monkeypatch.setattr(ollama_models, "is_loopback", lambda _: False)
     pull(server, "qwen3")
 
 
@@ -235,7 +226,7 @@ def test_a_disk_that_looks_too_small_is_a_warning(
     """Only the server knows where it keeps its models: the reader is told once, and the pull goes on."""
     large = DONE.replace('"total": 100', '"total": 9000000000')
     answers(httpserver, large.partition("\n")[2].partition("\n")[0] + "\n" + large)
-    monkeypatch.setattr(ollama_pull, "memory_of_servers", lambda: math.inf)
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
     pull(server, "qwen3")
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**10, 9 * 10**9, 10**9))
@@ -252,7 +243,7 @@ def test_two_pulls_of_a_model_take_turns(httpserver: HTTPServer, server: OllamaS
     answers(httpserver, DONE)
     pull(server, "qwen3")
     before = len(httpserver.log)
-    (lock_file,) = (ollama_pull.data_dir() / "locks").glob("pull-*.lock")
+    (lock_file,) = (ollama_models.data_dir() / "locks").glob("pull-*.lock")
     seen: list[str] = []
     waits = threading.Event()
 
@@ -267,10 +258,3 @@ def test_two_pulls_of_a_model_take_turns(httpserver: HTTPServer, server: OllamaS
         assert len(httpserver.log) == before
     thread.join(20)
     assert seen == ["another process pulls it; waiting", "pulling manifest", LAYER["status"], "success"]
-
-
-def test_a_pull_stays_on_loopback(httpserver: HTTPServer, server: OllamaServer, network: NetworkGuard) -> None:
-    """It is the server that goes to the library, never this process."""
-    answers(httpserver, DONE)
-    pull(server, "qwen3")
-    assert {contact.host for contact in network.connects} == {"127.0.0.1"}

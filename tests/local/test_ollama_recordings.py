@@ -9,7 +9,7 @@ import pytest
 from ollama_cassettes import recording
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.ollama_models import PullStep
+from testronaut_llm.local.ollama_models import _Step
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.testing.cassette_format import from_yaml
 
@@ -53,17 +53,17 @@ def test_a_pulled_model_is_found_under_its_full_name(server: OllamaServer) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "window", "dimensions", "capability"),
+    ("name", "window", "capability"),
     [
-        recording("show", "smollm2:135m", 8192, 576, "completion"),
-        recording("show-thinking-model", "smollm2-think:135m", 8192, 576, "thinking"),
-        recording("show-embedding-model", "smollm2-embed:135m", 8192, 576, "embedding"),
+        recording("show", "smollm2:135m", 8192, "completion"),
+        recording("show-thinking-model", "smollm2-think:135m", 8192, "thinking"),
+        recording("show-embedding-model", "smollm2-embed:135m", 8192, "embedding"),
     ],
 )
-def test_show(server: OllamaServer, name: str, window: int, dimensions: int, capability: str) -> None:
-    """What a model is: its window, its vectors, what it can do, and the template that it speaks with."""
+def test_show(server: OllamaServer, name: str, window: int, capability: str) -> None:
+    """What a model is: its window, what it can do, and the template that it speaks with."""
     details = server.show(name)
-    assert (details.context_length, details.embedding_length) == (window, dimensions)
+    assert details.context_length == window
     assert capability in details.capabilities
     assert "Prompt" in details.template or "Messages" in details.template
 
@@ -91,20 +91,23 @@ def test_loaded_models(server: OllamaServer, window: int | None, names: list[str
     assert all(model.size > 100_000_000 for model in loaded)
 
 
-def _pull(server: OllamaServer, name: str, *, insecure: bool) -> list[PullStep]:
-    return list(server.pulling(name, silence=10.0, insecure=insecure))
+OURS = ("stream", "insecure")  # recorded with a registry on loopback, which needs `insecure`
+
+
+def _pull(server: OllamaServer, name: str) -> list[_Step]:
+    return [_Step.of(row) for row in server.pulling(name, silence=10.0)]
 
 
 @pytest.mark.parametrize(
     "first",
     [
-        recording("pull-already-there", 98362432, ignored=("stream",)),
-        recording("pull-resumed", 40894464, ignored=("stream",)),
+        recording("pull-already-there", 98362432, ignored=OURS),
+        recording("pull-resumed", 40894464, ignored=OURS),
     ],
 )
 def test_a_pull_reports_progress_and_ends_in_success(server: OllamaServer, first: int) -> None:
     """Progress counts up from what was there, and only the last line says success."""
-    steps = _pull(server, MODEL, insecure=True)
+    steps = _pull(server, MODEL)
     done = [step.completed for step in steps if step.total == 98362432 and step.completed]
     assert done[0] == first
     assert done == sorted(done)
@@ -112,32 +115,29 @@ def test_a_pull_reports_progress_and_ends_in_success(server: OllamaServer, first
 
 
 @pytest.mark.parametrize(
-    ("name", "insecure", "words"),
+    ("name", "words"),
     [
-        recording("pull-digest-mismatch", MODEL, True, "digest mismatch", ignored=("stream",)),
-        recording(
-            "pull-missing-model", "127.0.0.1:5001/library/nothing:latest", True, "does not exist", ignored=("stream",)
-        ),
+        recording("pull-digest-mismatch", MODEL, "digest mismatch", ignored=OURS),
+        recording("pull-missing-model", "127.0.0.1:5001/library/nothing:latest", "does not exist", ignored=OURS),
         recording(
             "pull-registry-down",
             "127.0.0.1:5999/library/nothing:latest",
-            True,
             "connection refused",
-            ignored=("stream",),
+            ignored=OURS,
         ),
-        recording("pull-http-without-insecure", MODEL, False, "TLS handshake", ignored=("stream", "insecure")),
-        recording("pull-bad-name", "a b//c", False, "invalid model name", ignored=("stream", "insecure")),
+        recording("pull-http-without-insecure", MODEL, "TLS handshake", ignored=OURS),
+        recording("pull-bad-name", "a b//c", "invalid model name", ignored=OURS),
     ],
 )
-def test_a_failed_pull_ends_with_the_servers_words(server: OllamaServer, name: str, insecure: bool, words: str) -> None:
+def test_a_failed_pull_ends_with_the_servers_words(server: OllamaServer, name: str, words: str) -> None:
     """An error is the last step of a pull, whether it comes as a line under status 200 or as the body of another."""
-    assert words in _pull(server, name, insecure=insecure)[-1].error
+    assert words in _pull(server, name)[-1].error
 
 
-@pytest.mark.cassette("ollama/pull-left-at-half", ignored=("stream",))
+@pytest.mark.cassette("ollama/pull-left-at-half", ignored=OURS)
 def test_a_pull_that_breaks_off_never_says_success(server: OllamaServer) -> None:
     """A stream that ends half-way ends without the line that makes a pull a success."""
-    steps = _pull(server, MODEL, insecure=True)
+    steps = _pull(server, MODEL)
     assert steps[-1].completed is not None
     assert steps[-1].completed < 98362432
     assert "success" not in [step.status for step in steps]
@@ -146,15 +146,13 @@ def test_a_pull_that_breaks_off_never_says_success(server: OllamaServer) -> None
 @pytest.mark.parametrize(
     ("name", "success"),
     [
-        recording("pull-not-streamed", MODEL, True, ignored=("stream",)),
-        recording(
-            "pull-missing-model-not-streamed", "127.0.0.1:5001/library/nothing:latest", False, ignored=("stream",)
-        ),
+        recording("pull-not-streamed", MODEL, True, ignored=OURS),
+        recording("pull-missing-model-not-streamed", "127.0.0.1:5001/library/nothing:latest", False, ignored=OURS),
     ],
 )
 def test_a_pull_without_progress(server: OllamaServer, name: str, success: bool) -> None:
     """What answers in one piece is read as well: one status, or one error with status 500."""
-    (step,) = _pull(server, name, insecure=True)
+    (step,) = _pull(server, name)
     assert (step.status, step.error) == (("success", "") if success else ("", step.error))
     assert success or "does not exist" in step.error
 

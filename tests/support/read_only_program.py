@@ -41,7 +41,7 @@ COMMANDS = (
     ("trust",),
     ("models", "list"),
     ("models", "pull", "embedded/tiny-random"),
-    ("models", "prune", "--yes"),
+    ("models", "remove", "--older-than", "30d", "--yes"),
     ("prices", "show", "m"),
     ("prices", "update", "table.json"),
     ("export", "litellm-proxy", "--out", "proxy.yaml"),

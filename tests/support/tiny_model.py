@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.local import catalogue, model_downloader
+from testronaut_llm.local import model_downloader
 
 WIDTH, LAYERS, HEADS, FEED = 64, 2, 4, 128
 HEAD = WIDTH // HEADS
@@ -123,10 +123,10 @@ def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
 
 def offer(folder: Path, patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """Put the tiny model into the catalogue, to be pulled as `embedded/tiny-random`; `folder` holds the file."""
-    rows = json.loads(catalogue.FILE.read_text("utf-8")) | {"tiny-random": ROW}
+    rows = json.loads(model_downloader.FILE.read_text("utf-8")) | {"tiny-random": ROW}
     file = folder / "catalogue.json"
     file.write_text(json.dumps(rows), "utf-8")
-    patch(catalogue, "FILE", file)
+    patch(model_downloader, "FILE", file)
     schemes = {**model_downloader.SCHEMES, "made": lambda _, parts, __: make_tiny_model(parts / "made.gguf")}
     patch(model_downloader, "SCHEMES", schemes)
 

@@ -92,7 +92,7 @@ def test_a_miss_is_a_miss_and_reaches_nobody(
 def test_the_trap_would_have_answered(provider: str, trap: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cassette the same manager does reach the server, or the canary would be dead."""
     with _manager(provider, trap, monkeypatch) as llm:
-        monkeypatch.setattr("testronaut_llm.local.ollama_readiness.ollama_missing", lambda _: None)
+        monkeypatch.setattr("testronaut_llm.local.ollama_models.ollama_missing", lambda _: None)
         assert llm.complete("task", "Hello?").text == '{"a": 1}'
     assert trap.connections >= 1
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import http_download, machine
+from testronaut_llm.local import download
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
@@ -128,7 +128,7 @@ def site(serve: Callable[[bytes], Site], tiny_gguf: Path) -> Site:
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
     """A store without models; nobody sleeps between tries."""
-    monkeypatch.setattr(http_download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
     return ModelStore(tmp_path / "models")
 
 
@@ -140,39 +140,14 @@ def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     return site
 
 
-def test_a_file_is_fetched_with_progress(empty: ModelStore, site: Site) -> None:
-    """One request, the bytes as they are, the numbers growing to the total."""
-    seen: list[Progress] = []
-    fetch(site.url(), store=empty, progress=seen.append)
-    assert empty.path("m").read_bytes() == site.data
-    assert len(site.requests) == 1
-    assert "Authorization" not in site.requests[0][1]
-    done = [progress.done for progress in seen]
-    assert done == sorted(done)
-    assert {progress.total for progress in seen} == {len(site.data)}
-
-
 def test_a_dropped_connection_goes_on_where_it_was(empty: ModelStore, site: Site) -> None:
     """The second request asks for the missing half only, and only if the file is still the same."""
     site.script = [cut_at_half]
-    fetch(site.url(), store=empty)
+    seen: list[Progress] = []
+    fetch(site.url(), store=empty, progress=seen.append)
+    assert {progress.total for progress in seen if not progress.note} == {len(site.data)}
     asked = site.requests[1][1]
     assert (asked["Range"], asked["If-Range"]) == (f"bytes={len(site.data) // 2}-", '"v1"')
-    assert empty.path("m").read_bytes() == site.data
-
-
-def test_a_killed_download_goes_on_in_the_next_process(empty: ModelStore, site: Site) -> None:
-    """What was fetched before the end came is kept and used by the next run."""
-    site.script = [cut_at_half]
-
-    def stop(progress: Progress) -> None:
-        if progress.note.startswith("again"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(site.url(), store=empty, progress=stop)
-    fetch(site.url(), store=ModelStore(empty.folder))
-    assert site.requests[-1][1]["Range"] == f"bytes={len(site.data) // 2}-"
     assert empty.path("m").read_bytes() == site.data
 
 
@@ -195,18 +170,6 @@ def test_without_a_strong_tag_nothing_is_continued(empty: ModelStore, site: Site
     site.tag, site.script = tag, [cut_at_half]
     fetch(site.url(), store=empty)
     assert "Range" not in site.requests[1][1]
-    assert empty.path("m").read_bytes() == site.data
-
-
-def test_a_server_that_ignores_ranges_is_taken_from_the_beginning(empty: ModelStore, site: Site) -> None:
-    """A 200 to a range request means all of it."""
-
-    def all_of_it(handler: Handler, site: Site) -> None:
-        del handler.headers["Range"]
-        well(handler, site)
-
-    site.script = [cut_at_half, all_of_it]
-    fetch(site.url(), store=empty)
     assert empty.path("m").read_bytes() == site.data
 
 
@@ -310,48 +273,17 @@ def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Sit
     assert empty.path("m").read_bytes() == site.data
 
 
-def test_a_model_too_large_for_this_machine_is_not_fetched(
-    empty: ModelStore, site: Site, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("around", ["{}", " {}\r\n", "\ufeff{}\n"])
+def test_the_hub_gets_revision_and_token_without_its_line_end(
+    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
 ) -> None:
-    """The length that the server announces is compared with the memory before the body is read."""
-    monkeypatch.setattr(machine, "memory", lambda: 50_000_000)
-    with pytest.raises(LocalModelError, match=r"needs at least 0 MiB of memory, and this machine has 48 MiB"):
-        fetch(site.url(), store=empty)
-    assert not list(empty.folder.glob(".parts/m/*.part"))
-
-
-def test_a_page_of_the_hub_is_answered_with_the_address_of_the_file(empty: ModelStore, site: Site) -> None:
-    """The page about a file, which a browser shows, is not the file."""
-    site.data = b"<!doctype html><html><title>m.gguf at main</title></html>"
-    with pytest.raises(LocalModelError, match=r"/blob/main/m.gguf is not .* a web page.*/resolve/ in place of"):
-        fetch(site.url("/owner/repo/blob/main/m.gguf"), store=empty)
-
-
-def test_a_missing_file_is_not_asked_for_twice(empty: ModelStore, site: Site) -> None:
-    """404 is final."""
-    site.script = [status(404)]
-    with pytest.raises(LocalModelError, match=r"there is no such file, .* \(status 404\)"):
-        fetch(site.url(), store=empty)
-    assert len(site.requests) == 1
-
-
-def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site) -> None:
     """HF_ENDPOINT says where, `@` pins the revision, HF_TOKEN opens gated models."""
+    monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
     fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
     path, headers = hub.requests[0]
     assert path == "/owner/repo/resolve/abc123/sub/Model-Q4.gguf"
     assert headers["Authorization"] == "Bearer hf_sentinel"
     assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
-
-
-@pytest.mark.parametrize("around", ["{}\n", " {}\r\n", "\ufeff{}", "{}\n\n"])
-def test_a_token_with_a_line_end_is_stripped(
-    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
-) -> None:
-    """As every other key: `kubectl create secret --from-file` keeps the line end."""
-    monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
-    fetch("hf://owner/repo/m.gguf", store=empty)
-    assert hub.requests[0][1]["Authorization"] == "Bearer hf_sentinel"
 
 
 @pytest.mark.parametrize(
@@ -380,7 +312,7 @@ def test_a_clients_words_about_a_header_are_not_repeated(
     def refuse(client: httpx.Client, *_: object) -> bool:
         raise httpx.LocalProtocolError(f"Illegal header value b'{client.headers['authorization']}\\n'")
 
-    monkeypatch.setattr(http_download, "_continued", refuse)
+    monkeypatch.setattr(download, "_continued", refuse)
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(LocalModelError, match="could not be fetched: LocalProtocolError") as caught:
         fetch("hf://owner/repo/m.gguf", store=empty)
@@ -396,7 +328,7 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, ser
     fetch("hf://owner/repo/m.gguf", store=empty)
     assert [headers.get("Authorization") for _, headers in store.requests] == [None, None]
     assert store.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
-    assert empty.digest("m") == digest
+    assert [model.sha256 for model in empty.list()] == [digest]
 
 
 def test_the_hub_s_own_digest_is_checked(empty: ModelStore, hub: Site, serve: Callable[[bytes], Site]) -> None:
@@ -427,27 +359,6 @@ def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: i
     with pytest.raises(LocalModelError, match=message) as caught:
         fetch("hf://owner/repo@main/m.gguf", store=empty)
     assert "hf_sentinel" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_means_no_request(empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The hub's own switch is honoured."""
-    monkeypatch.setenv(name, "1")
-    with pytest.raises(LocalModelError, match=f"{name} is set"):
-        fetch("hf://owner/repo/m.gguf", store=empty)
-    assert hub.requests == []
-
-
-def test_an_incomplete_hub_address_is_explained(empty: ModelStore) -> None:
-    """The message shows the form."""
-    with pytest.raises(LocalModelError, match=r"expected hf://owner/repo/file\.gguf"):
-        fetch("hf://owner/m.gguf", store=empty)
-
-
-def test_another_length_than_the_catalogue_s_is_refused_before_the_download(empty: ModelStore, hub: Site) -> None:
-    """Gigabytes are not fetched to find out that they are the wrong ones."""
-    with pytest.raises(LocalModelError, match=rf"has {len(hub.data):,} bytes, expected 2,497,280,256"):
-        fetch("embedded/qwen3-4b", store=empty)
 
 
 def test_a_pull_that_was_killed_goes_on_where_it_was(
@@ -483,3 +394,30 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(
     stored = ModelStore(tmp_path / "data" / "models").get("mine")
     assert stored is not None
     assert stored.sha256 == digest
+
+
+@pytest.mark.parametrize(
+    ("variables", "reference", "message", "requests"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "hf://owner/repo/m.gguf", "HF_HUB_OFFLINE is set", 0),
+        ({"TRANSFORMERS_OFFLINE": "on"}, "hf://owner/repo/m.gguf", "TRANSFORMERS_OFFLINE is set", 0),
+        ({"HF_ENDPOINT": "nowhere"}, "hf://owner/repo/m.gguf", "HF_ENDPOINT .*; expected a URL such as", 0),
+        ({}, "hf://owner/m.gguf", r"expected hf://owner/repo/file\.gguf", 0),
+        ({}, "embedded/qwen3-4b", "bytes, expected 2,497,280,256: it is another file now", 1),
+    ],
+)
+def test_what_is_not_fetched_from_the_hub(
+    empty: ModelStore,
+    hub: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    reference: str,
+    message: str,
+    requests: int,
+) -> None:
+    """The hub's own switches are honoured, addresses are whole, and gigabytes of another file are not fetched."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LocalModelError, match=message):
+        fetch(reference, store=empty)
+    assert len(hub.requests) == requests
