@@ -26,8 +26,8 @@ from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.finish import failure_of
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.gateway.provider_errors import failure_of
 from testronaut_llm.records import Call, Route, Usage
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
 from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
