@@ -138,8 +138,13 @@ async def _retire(idle: deque[Connection], most: int) -> None:
         await idle.popleft().http.aclose()
 
 
-class ModuleClient:
-    """Stands in for `litellm.module_level_aclient`: inside our calls the attempt's client, else one of LiteLLM's."""
+def lend_module_client(litellm: Any) -> None:
+    """Has LiteLLM use the attempt's client inside our calls where it takes its module-level one: Ollama's embeddings."""
+    litellm.module_level_aclient = _ModuleClient(litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler)
+
+
+class _ModuleClient:
+    """Stands in for a handler of LiteLLM's: inside our calls it is the attempt's, else one of its own."""
 
     def __init__(self, make: Any) -> None:
         self._make = make

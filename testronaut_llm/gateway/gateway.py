@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
-from testronaut_llm.gateway.clients import Clients, ModuleClient, inside
+from testronaut_llm.gateway.clients import Clients, inside, lend_module_client
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target, arguments, litellm_name
 from testronaut_llm.gateway.reply_reader import ReplyReader
@@ -41,7 +41,7 @@ def load_litellm() -> Any:
     with inside(object()), importable("litellm"):
         import litellm
 
-        litellm.module_level_aclient = ModuleClient(litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler)
+        lend_module_client(litellm)
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True

@@ -14,7 +14,6 @@ from testronaut_llm.gateway.provider_errors import (
     Complaint,
     complaint_of,
     kind_of,
-    redirect,
     reports_error,
     retry_after,
 )
@@ -305,15 +304,6 @@ def test_google_asks_for_a_wait_in_the_body(delay: object, seconds: float | None
     """Google's `retryDelay` is read where there is one."""
     body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
     assert complaint_of(json.dumps(body)).wait == seconds
-
-
-def test_a_redirect_says_where_to_and_what_to_do() -> None:
-    """The target is named without its query, which may hold a key."""
-    error = redirect(307, "http://elsewhere.example/v1?api-key=secret")
-    assert "elsewhere.example/v1" in str(error)
-    assert "api_base" in str(error)
-    assert "secret" not in str(error)
-    assert error.status == 307
 
 
 def test_nothing_known_is_a_server_error() -> None:

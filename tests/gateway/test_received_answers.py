@@ -14,7 +14,7 @@ from good_answers import Good, answer, sse
 from manager_kit import Api, ask, manager, model
 
 from testronaut_llm import Answer, errors
-from testronaut_llm.gateway.finish import failure_of, in_openai_words
+from testronaut_llm.gateway.provider_errors import failure_of, in_openai_words
 from testronaut_llm.records import Message
 
 Make = Callable[..., Api]
