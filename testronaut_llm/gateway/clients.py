@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.exchange import Exchange, SecondRequestError
 from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.providers.network import client_settings
 
@@ -30,8 +30,8 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepa
 _V1 = ("v1", "preview", "latest")
 """API versions of Azure that are asked like OpenAI."""
 
-_inside: ContextVar[Any] = ContextVar("testronaut_llm_client", default=None)
-"""The client of the attempt that LiteLLM works on in this thread or task."""
+_inside: ContextVar[object] = ContextVar("testronaut_llm_inside", default=None)
+"""The connection of the attempt that LiteLLM works on in this thread or task."""
 
 
 class Connection:
@@ -42,7 +42,7 @@ class Connection:
 
     def __init__(self, url: str | None) -> None:
         self.url = url
-        self.exchange = Exchange()
+        self.exchange: Exchange | None = None
         self.idle_since = 0.0
         self._handler: Any = None
         self.http = httpx.AsyncClient(
@@ -52,21 +52,28 @@ class Connection:
         )
 
     async def _on_request(self, request: httpx.Request) -> None:
-        await self.exchange.on_request(request)
+        if self.exchange is None:
+            raise SecondRequestError("no attempt is under way")
+        self.exchange.on_request(request)
 
     async def _on_response(self, response: httpx.Response) -> None:
-        await self.exchange.on_response(response)
+        if self.exchange is not None:
+            self.exchange.on_response(response)
+
+    def handler(self, litellm: Any) -> Any:
+        """Returns LiteLLM's own kind of client, which sends with this one."""
+        if self._handler is None:
+            unused = httpx.MockTransport(lambda _: httpx.Response(500))
+            self._handler = litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler(transport=unused)
+            self._handler.client = self.http
+        return self._handler
 
     def client(self, litellm: Any, target: Target, *, embedding: bool = False) -> Any:
         """Returns what LiteLLM takes as `client` for this provider; with another it would open its own connection."""
         provider = target.provider
         kind = (provider.embedding_client if embedding else None) or provider.client
         if kind not in ("openai", "azure"):
-            if self._handler is None:
-                unused = httpx.MockTransport(lambda _: httpx.Response(500))
-                self._handler = litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler(transport=unused)
-                self._handler.client = self.http
-            return self._handler
+            return self.handler(litellm)
         import openai
 
         key: Any = target.key.get_secret_value() if target.key else "none"
@@ -106,6 +113,7 @@ class Clients:
         try:
             yield connection
         finally:
+            connection.exchange = None
             connection.http.cookies.clear()  # they may be of one account
             connection.idle_since = time.monotonic()
             pool.idle.append(connection)
@@ -138,23 +146,32 @@ async def _retire(idle: deque[Connection], most: int) -> None:
         await idle.popleft().http.aclose()
 
 
+def forget(litellm: Any, client: object) -> None:
+    """Has LiteLLM drop a client of an attempt that is over: it keeps those for Azure, and would lend them to others."""
+    kept = litellm.in_memory_llm_clients_cache
+    for key in [key for key, one in list(kept.cache_dict.items()) if one is client]:
+        kept.delete_cache(key)
+
+
 def lend_module_client(litellm: Any) -> None:
-    """Has LiteLLM use the attempt's client inside our calls where it takes its module-level one: Ollama's embeddings."""
-    litellm.module_level_aclient = _ModuleClient(litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler)
+    """Has LiteLLM use the attempt's client inside our calls where it takes no other: for Ollama's embeddings."""
+    litellm.module_level_aclient = _ModuleClient(litellm)
 
 
 class _ModuleClient:
     """Stands in for a handler of LiteLLM's: inside our calls it is the attempt's, else one of its own."""
 
-    def __init__(self, make: Any) -> None:
-        self._make = make
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
         self._theirs: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        client = _inside.get()
-        if client is None:
-            client = self._theirs = self._theirs or self._make()
-        return getattr(client, name)
+        connection = _inside.get()
+        if isinstance(connection, Connection) and connection.exchange is not None:
+            return getattr(connection.handler(self._litellm), name)
+        if self._theirs is None:
+            self._theirs = self._litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler()
+        return getattr(self._theirs, name)
 
 
 class _InsideMeta(type):
@@ -167,15 +184,15 @@ class _AnyInside(Warning, metaclass=_InsideMeta):
 
 
 @contextmanager
-def inside(client: object) -> Iterator[None]:
-    """LiteLLM works in here with this client of an attempt, and warns nobody.
+def inside(connection: object) -> Iterator[None]:
+    """LiteLLM works in here with the connection of an attempt, and warns nobody.
 
     A host that runs with `-W error` would lose a good answer to a warning. Other threads, tasks and the caller's own
     code see their warnings as before, which `warnings.catch_warnings` would change for all.
     """
     if not warnings.filters or warnings.filters[0][2] is not _AnyInside:  # another filter came before it since
         warnings.simplefilter("ignore", _AnyInside)
-    token = _inside.set(client)
+    token = _inside.set(connection)
     try:
         yield
     finally:

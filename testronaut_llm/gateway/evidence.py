@@ -42,11 +42,7 @@ class Evidence:
 
 
 def examine(text: str) -> Evidence:
-    """Reads a whole or broken body.
-
-    Args:
-        text: the body, unpacked.
-    """
+    """Reads a body, whole or broken."""
     count, finish = 0, None
     said: dict[str, Any] = {}
     error: dict[str, Any] | None = None

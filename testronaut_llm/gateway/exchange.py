@@ -59,7 +59,7 @@ class Exchange:
         """The body as text."""
         return self.body.decode("utf-8", errors="replace")
 
-    async def on_request(self, request: httpx.Request) -> None:
+    def on_request(self, request: httpx.Request) -> None:
         """Takes note of the one request of the attempt.
 
         Raises:
@@ -74,7 +74,7 @@ class Exchange:
         except ValueError:
             self.sent = None
 
-    async def on_response(self, response: httpx.Response) -> None:
+    def on_response(self, response: httpx.Response) -> None:
         """Takes the head of the response; its body comes later, unpacked and bounded."""
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
-from testronaut_llm.gateway.clients import Clients, inside, lend_module_client
+from testronaut_llm.gateway.clients import Clients, forget, inside, lend_module_client
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target, arguments, litellm_name
 from testronaut_llm.gateway.reply_reader import ReplyReader
@@ -53,11 +53,7 @@ def load_litellm() -> Any:
 
 
 class Gateway:
-    """Sends attempts. Holds the connections of one manager.
-
-    Args:
-        redact: takes secrets out of a text.
-    """
+    """Sends attempts. Holds the connections of one manager; `redact` takes secrets out of a text."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
@@ -71,19 +67,17 @@ class Gateway:
     async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """One attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
 
-        Closing the iterator early, or cancelling the task, closes the connection.
-
-        Args:
-            request: what to ask: a chat, or texts to embed.
-            exchange: a new one, for this attempt alone.
+        Closing the iterator early, or cancelling the task, closes the connection. `exchange` is a new one, for this
+        attempt alone.
         """
         litellm, embedding = load_litellm(), isinstance(request, EmbedRequest)
         _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
         async with self._clients.lend(request.target.api_base, exchange) as connection:
+            client = None
             try:
                 client = connection.client(litellm, request.target, embedding=embedding)
-                with inside(client):
+                with inside(connection):
                     ask = litellm.aembedding if embedding else litellm.acompletion
                     response = await ask(**arguments(request), client=client)
                 if isinstance(request, EmbedRequest):
@@ -91,12 +85,13 @@ class Gateway:
                 elif not request.stream:
                     reader.take(response)
                 else:
-                    async for chunk in _quietly(response, client):
+                    async for chunk in _quietly(response, connection):
                         if piece := reader.take(chunk):
                             yield piece
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
             finally:
+                forget(litellm, client)
                 await exchange.aclose()
         yield reader.reply()
 
@@ -126,11 +121,11 @@ def _know(litellm: Any, target: Target, *, embedding: bool = False) -> None:
         litellm.model_cost.setdefault(litellm_name(target, embedding=embedding), _KNOWN)
 
 
-async def _quietly(chunks: AsyncIterator[Any], client: object) -> AsyncIterator[Any]:
+async def _quietly(chunks: AsyncIterator[Any], connection: object) -> AsyncIterator[Any]:
     """The chunks of a stream; LiteLLM's warnings are silenced while it makes one, not while the caller reads it."""
     iterator = aiter(chunks)
     while True:
-        with inside(client):
+        with inside(connection):
             chunk = await anext(iterator, None)
         if chunk is None:
             return

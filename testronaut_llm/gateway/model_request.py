@@ -121,15 +121,19 @@ def arguments(request: Request | EmbedRequest) -> dict[str, Any]:
         InvalidRequestError: the provider does not take a field of `extra`, or not with a single call.
     """
     target, embedding = request.target, isinstance(request, EmbedRequest)
-    name = litellm_name(target, embedding=embedding)
-    own = _embedding(request) if isinstance(request, EmbedRequest) else _chat(request)
+    name, ollama = litellm_name(target, embedding=embedding), target.provider.wire == "ollama"
+    if isinstance(request, EmbedRequest):
+        own = {"input": list(request.texts), "dimensions": target.model.dimensions}
+        own["encoding_format"] = None if ollama else "float"
+    else:
+        own = _chat(request)
     given = {
         "model": name,
         "api_base": target.api_base,
         "api_version": target.api_version,
         "api_key": target.key.get_secret_value() if target.key else "none",
         # LiteLLM asks the server on localhost about another Ollama model that an answer names, if this says nothing.
-        "base_model": target.model.base_model or (name if target.provider.wire == "ollama" else None),
+        "base_model": target.model.base_model or (name if ollama else None),
         "timeout": request.timeout,
         "max_retries": _NoRetries(),
         "drop_params": True,
@@ -159,11 +163,6 @@ def _chat(request: Request) -> dict[str, Any]:
     if target.model.reasoning is not None and target.provider.wire != "ollama":
         asked["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
     return asked
-
-
-def _embedding(request: EmbedRequest) -> dict[str, Any]:
-    form = None if request.target.provider.wire == "ollama" else "float"
-    return {"input": list(request.texts), "dimensions": request.target.model.dimensions, "encoding_format": form}
 
 
 def _turns(request: Request) -> list[dict[str, Any]]:

@@ -56,25 +56,24 @@ def error_rows() -> dict[str, Any]:
     return tomllib.loads(resources.files(__package__).joinpath("error_rows.toml").read_text("utf-8"))
 
 
-@cache
-def _finish_words() -> dict[str, str]:
-    return {word: meaning for meaning, words in error_rows()["finish_words"].items() for word in words}
-
-
 def in_openai_words(word: str) -> str:
     """Returns OpenAI's word for a finish word of any wire; the word itself where there is none."""
-    meaning = _finish_words().get(word.lower(), word)
+    meaning = _meaning(word)
     if meaning == "ContentFilteredError":
         return "content_filter"
-    return word if meaning.endswith("Error") else meaning
+    return meaning if meaning and not meaning.endswith("Error") else word
 
 
 def failure_of(word: str) -> LLMError | None:
     """Returns the error that a finish word reports; None where it may end an answer, or nobody knows it."""
-    meaning = _finish_words().get(word.lower(), "")
+    meaning = _meaning(word)
     if not meaning.endswith("Error"):
         return None
     return _error_class(meaning)(f"{_FINISHES.get(meaning, 'the generation failed')}: finish reason {word}")
+
+
+def _meaning(word: str) -> str:
+    return next((name for name, words in error_rows()["finish_words"].items() if word.lower() in words), "")
 
 
 def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
@@ -100,12 +99,7 @@ def _error_class(name: str) -> type[LLMError]:
 
 
 def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint:
-    """Reads an error body of any provider.
-
-    Args:
-        text: the body; used where it is no JSON.
-        document: the part of a stream that reported the error, where there is one.
-    """
+    """Reads an error body of any provider; of a stream, the `document` in it that reported the error."""
     body = document if document is not None else parsed(text)
     if isinstance(body, list):
         body = next((one for one in body if isinstance(one, dict)), None)
@@ -178,9 +172,7 @@ def refused_settings(error: LLMError) -> tuple[str, ...]:
 def retry_after(headers: dict[str, str], now: float) -> float | None:
     """Seconds that the provider asks to wait: `retry-after-ms`, then `retry-after` in seconds or as a date.
 
-    Args:
-        headers: of the response, names in lower case.
-        now: seconds since 1970.
+    The names of the headers are in lower case; `now` is seconds since 1970.
     """
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()

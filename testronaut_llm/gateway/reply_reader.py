@@ -12,17 +12,8 @@ from typing import Any
 
 import httpx
 
-from testronaut_llm.errors import (
-    BadResponseError,
-    CassetteMissError,
-    ConnectionFailedError,
-    ContentFilteredError,
-    InvalidRequestError,
-    LLMError,
-    LLMTimeoutError,
-    OutputInvalidError,
-    Verdict,
-)
+from testronaut_llm import errors
+from testronaut_llm.errors import LLMError, Verdict
 from testronaut_llm.gateway.evidence import Evidence, examine
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, dropped_params
@@ -126,10 +117,10 @@ class ReplyReader:
         causes = [*_causes(self._error), *_causes(broke)]
         miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
         if miss is not None:
-            return CassetteMissError(str(miss))
+            return errors.CassetteMissError(str(miss))
         if status is not None and 300 <= status < 400:
             place = self._exchange.headers.get("location", "").split("?", maxsplit=1)[0]
-            return BadResponseError(
+            return errors.BadResponseError(
                 f"the server redirects (status {status}) to {place!r}, which is not followed; "
                 "set `api_base` to the address that answers"
             )
@@ -152,22 +143,22 @@ class ReplyReader:
         if isinstance(self._request, EmbedRequest):
             wanted, came = len(self._request.texts), len(self._vectors)
             whole = wanted == came and all(self._vectors)
-            return None if whole else BadResponseError(f"{wanted} texts were sent and {came} vectors came back")
+            return None if whole else errors.BadResponseError(f"{wanted} texts were sent and {came} vectors came back")
         if self._refusal:
-            return ContentFilteredError(f"the answer was withheld: {self._refusal}")
+            return errors.ContentFilteredError(f"the answer was withheld: {self._refusal}")
         if not evidence.finish:
-            return ConnectionFailedError(_CUT) if self._was_cut(evidence) else self._no_answer()
+            return errors.ConnectionFailedError(_CUT) if self._was_cut(evidence) else self._no_answer()
         if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
         if self._called:
-            return BadResponseError("the model called a tool instead of answering; no tools were offered to it")
+            return errors.BadResponseError("the model called a tool instead of answering; no tools were offered to it")
         if self._thought:
-            return BadResponseError(_ONLY_THOUGHT)
-        return BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
+            return errors.BadResponseError(_ONLY_THOUGHT)
+        return errors.BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
 
     def _no_answer(self) -> LLMError:
         glimpse = " ".join(self._exchange.text[:200].split())[:120]
-        return BadResponseError(f"status {self._exchange.status}, but no answer of a model: {glimpse!r}")
+        return errors.BadResponseError(f"status {self._exchange.status}, but no answer of a model: {glimpse!r}")
 
     def _complained(self, evidence: Evidence) -> LLMError:
         status = self._exchange.status
@@ -177,7 +168,7 @@ class ReplyReader:
         failure.retry_after = complaint.wait
         if evidence.documents == 1 and complaint.status and status is not None and status < 400:
             failure.status = complaint.status  # nothing but the error came
-        if isinstance(failure, OutputInvalidError):
+        if isinstance(failure, errors.OutputInvalidError):
             failure.text = complaint.generated
         if self._exchange.headers.get("x-should-retry") == "false" and failure.verdict is Verdict.RETRY:
             failure.verdict = Verdict.NEXT  # type: ignore[misc]
@@ -186,9 +177,11 @@ class ReplyReader:
     def _broken(self, causes: list[BaseException]) -> LLMError:
         """Why the connection, or LiteLLM itself, failed."""
         if body := next((cause for cause in causes if isinstance(cause, BodyError)), None):
-            return BadResponseError(str(body))
+            return errors.BadResponseError(str(body))
         if any(isinstance(cause, httpx.TimeoutException | TimeoutError) for cause in causes):
-            return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
+            return errors.LLMTimeoutError(
+                f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer"
+            )
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
             return self._proxy_refused()
         network = next((cause for cause in causes if isinstance(cause, httpx.TransportError | OSError)), None)
@@ -197,16 +190,16 @@ class ReplyReader:
             proxy = proxy_for(base)
             where = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
             place = f" ({', '.join(filter(None, where))})" if any(where) else ""
-            return ConnectionFailedError(f"{said(network)}{place}{self._running()}")
+            return errors.ConnectionFailedError(f"{said(network)}{place}{self._running()}")
         if not self._exchange.requests:
-            return InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
+            return errors.InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
         if self._exchange.status is None:
-            return ConnectionFailedError(f"the connection failed ({type(causes[0]).__name__}){self._running()}")
+            return errors.ConnectionFailedError(f"the connection failed ({type(causes[0]).__name__}){self._running()}")
         return self._no_answer()
 
     def _proxy_refused(self) -> LLMError:
         """The error of a 407, which is the proxy's own; asking again would bring another."""
-        error = ConnectionFailedError(
+        error = errors.ConnectionFailedError(
             f"the proxy {proxy_for(self._target.api_base) or 'in between'} asks for a valid user name and password "
             "(status 407); put them into its URL: http://user:password@host:port",
             status=407,
@@ -239,7 +232,7 @@ class ReplyReader:
         target = self._target
         error.args = (self._redact(f"{target.model.alias} ({target.model.model}): {error.args[0]}"),)
         error.model, error.provider = target.model.alias, target.provider.name
-        if error.status is None and not isinstance(error, ConnectionFailedError):
+        if error.status is None and not isinstance(error, errors.ConnectionFailedError):
             error.status = self._exchange.status
         error.request_id = self._request_id()
         if error.retry_after is None:

@@ -31,7 +31,7 @@ def kind(status: int, body: Any) -> str:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("table", ["words", "similar"])
 def test_words_say_what_the_status_does_not(table: str, shape: str) -> None:
-    """Whichever server says it, in whichever body; messages that only resemble such words are what their status says."""
+    """Whichever server says it, in whichever body; messages that only resemble such words are not judged by them."""
     for server, status, words, expected in SEEN[table]:
         assert kind(status, SHAPES[shape](words)) == expected, (server, words)
 
