@@ -224,9 +224,7 @@ async def test_a_rotated_key_leaves_none_behind(
         to = replace(target(wire, api.url), key=SecretStr(f"sk-rotated-{number}"))
         *_, reply = [part async for part in gateway.send(request(to), Exchange())]
         assert reply.error is None
-    async with asyncio.timeout(
-        10
-    ):  # LiteLLM's own tasks hold one for a moment; for Azure it would keep them for an hour
+    async with asyncio.timeout(10):  # LiteLLM's own tasks hold one for a moment
         while any(one() is not None for one in made):
             await asyncio.sleep(0.05)
             gc.collect()

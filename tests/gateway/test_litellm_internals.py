@@ -81,7 +81,7 @@ async def test_ollama_embeddings_take_no_client(api: Make) -> None:
 
 
 async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
-    """Why `forget` exists: LiteLLM puts a client that it was handed for Azure into its own cache, with the key in it."""
+    """Why `forget` exists: LiteLLM keeps a client that it was handed for Azure in a cache of its own, with the key."""
     litellm, connection = load_litellm(), Connection(None)
     connection.exchange = Exchange()
     to = target("azure", api("a", faults.good()).url)

@@ -55,19 +55,17 @@ FINISHES: dict[str, type[errors.LLMError]] = {
 }
 
 
-@pytest.mark.parametrize("word", FINISHES)
 @each_mode
 @each_wire
-def test_the_finish_word_that_came_decides(
-    server: FaultServer, attempt: Attempts, wire: str, mode: str, word: str
-) -> None:
+def test_the_finish_word_that_came_decides(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
     """A generation that failed, was withheld or ran out of context is that error, whatever text came, and is paid."""
-    api = server.plan("a", faults.good("Half an ans", finish=word))
-    _, reply = attempt(request(target(wire, api.url)), mode)
-    assert type(reply.error) is FINISHES[word]
-    assert word in str(reply.error)
-    assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
-    assert reply.usage is not None or mode == "stream"  # which LiteLLM leaves at such a word
+    for word, kind in FINISHES.items():
+        api = server.plan("a", faults.good("Half an ans", finish=word))
+        _, reply = attempt(request(target(wire, api.url)), mode)
+        assert type(reply.error) is kind
+        assert word in str(reply.error)
+        assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
+        assert reply.usage is not None or mode == "stream"  # which LiteLLM leaves at such a word
 
 
 @each_mode
@@ -110,42 +108,32 @@ def test_an_error_in_the_choice_is_a_failure(server: FaultServer, attempt: Attem
         assert type(attempt(request(to), mode)[1].error) is kind
 
 
-PARTS: dict[str, list[Any]] = {
-    "texts": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
-    "one text": [{"type": "text", "text": "Hello"}],
-    "output texts": [{"type": "output_text", "text": "Hel", "annotations": []}, {"text": "lo"}],
-    "plain strings": ["Hel", "lo"],
-    "thinking": [
-        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
-        {"type": "reasoning", "text": "Hm."},
-        {"type": "text", "text": "Hello"},
-    ],
-    "what is no text": [{"type": "image_url", "image_url": {"url": "x"}}, 3, {"type": "text", "text": "Hello"}],
-}
+PARTS: list[list[Any]] = [
+    [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
+    [{"type": "output_text", "text": "Hel", "annotations": []}, {"text": "lo"}],
+    ["Hel", "lo"],
+    [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "Hello"}],
+    [{"type": "image_url", "image_url": {"url": "x"}}, 3, {"type": "text", "text": "Hello"}],
+]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("case", PARTS)
 @each_mode
 @pytest.mark.parametrize("wire", OPENAI_LIKE)
-def test_a_content_of_parts_is_one_text(
-    server: FaultServer, attempt: Attempts, wire: str, mode: str, case: str
-) -> None:
+def test_a_content_of_parts_is_one_text(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
     """Where `content` is a list of parts, their texts are joined, with the usage and the model that came."""
-    parts = PARTS[case]
-    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-    whole = _choice("message") | {"usage": usage}
-    whole["choices"][0]["message"]["content"] = parts
-    chunks = [_choice("delta", delta={"content": [part]}, finish_reason=None) for part in parts]
-    chunks += [_choice("delta", delta={}), {**_choice("delta"), "choices": [], "usage": usage}]
-    api = server.plan("a", _body(mode, whole, chunks))
-    to = target(wire if wire in WIRES else "openai", api.url, model=OPENAI_LIKE[wire])
-    pieces, reply = attempt(request(to), mode)
-    assert (reply.error, reply.text) == (None, "Hello")
-    assert pieces == ("Hello" if mode == "stream" else "")
-    assert reply.usage is not None
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 2)
-    assert len(api.requests) == 1
+    for parts in PARTS:
+        usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+        whole = _choice("message", message={"role": "assistant", "content": parts}) | {"usage": usage}
+        chunks = [_choice("delta", delta={"content": [part]}, finish_reason=None) for part in parts]
+        chunks += [_choice("delta", delta={}), {**_choice("delta"), "choices": [], "usage": usage}]
+        api = server.plan("a", _body(mode, whole, chunks))
+        to = target(wire if wire in WIRES else "openai", api.url, model=OPENAI_LIKE[wire])
+        pieces, reply = attempt(request(to), mode)
+        assert (reply.error, reply.text, pieces) == (None, "Hello", "Hello" if mode == "stream" else "")
+        assert reply.usage is not None
+        assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 2)
+        assert len(api.requests) == 1
 
 
 def _unescaped(good: Good) -> Reply:
@@ -190,21 +178,17 @@ REASONED = {
 }
 
 
-@pytest.mark.parametrize("case", REASONED)
 @each_mode
 @each_wire
-def test_the_reasoning_is_no_part_of_the_text(
-    server: FaultServer, attempt: Attempts, wire: str, mode: str, case: str
-) -> None:
+def test_the_reasoning_is_no_part_of_the_text(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
     """What a template left in front of the answer is cut off, and counts as reasoning."""
-    raw = REASONED[case]
-    api = server.plan("a", faults.good(raw, pieces=7))
-    pieces, reply = attempt(request(target(wire, api.url)), mode)
-    assert (reply.error, reply.text) == (None, "Hello")
-    assert "hm" in reply.reasoning
-    if mode == "stream":
-        opened = raw.startswith(("<", "[", "◁"))
-        assert pieces == ("Hello" if opened else raw)  # without an opening tag, nobody knows until the end
+    for case, raw in REASONED.items():
+        api = server.plan("a", faults.good(raw, pieces=7))
+        pieces, reply = attempt(request(target(wire, api.url)), mode)
+        assert (reply.error, reply.text) == (None, "Hello"), case
+        assert "hm" in reply.reasoning
+        opened = raw.startswith(("<", "[", "◁"))  # without an opening tag, nobody knows until the end
+        assert pieces == ("" if mode == "whole" else "Hello" if opened else raw)
 
 
 @each_mode

@@ -94,34 +94,24 @@ APART = {"prompt_tokens": 32, "completion_tokens": 9, "completion_tokens_details
 HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n": 20})
 
 
-@pytest.mark.parametrize("wrong", HUGE, ids=repr)
-@pytest.mark.parametrize("name", ["completion_tokens", "output_tokens"])
-def test_an_impossible_answer_is_estimated_alone(name: str, wrong: Any) -> None:
-    """The prompt's count stays as it was reported; one that cannot be is estimated, marked and named."""
-    prompt = "prompt_tokens" if name == "completion_tokens" else "input_tokens"
-    assert _proven({prompt: 30, name: wrong}) == ((30, 22, 0, 0), True, "completion_tokens")
-
-
-@pytest.mark.parametrize("wrong", [*(one for one in HUGE if one != 401), 0, 1001], ids=repr)
-@pytest.mark.parametrize("name", ["prompt_tokens", "input_tokens"])
-def test_an_impossible_prompt_is_estimated_alone(name: str, wrong: Any) -> None:
-    """The same of the prompt, which is never empty."""
-    answer = "completion_tokens" if name == "prompt_tokens" else "output_tokens"
-    assert _proven({name: wrong, answer: 20}) == ((11, 20, 0, 0), True, "prompt_tokens")
+@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
+    """The other count stays as it was reported; one that cannot be is estimated, marked and named."""
+    prompt, answer = names
+    for wrong in HUGE:
+        assert _proven({prompt: 30, answer: wrong}) == ((30, 22, 0, 0), True, "completion_tokens"), wrong
+    for wrong in (*(one for one in HUGE if one != 401), 0, 1001):
+        assert _proven({prompt: wrong, answer: 20}) == ((11, 20, 0, 0), True, "prompt_tokens"), wrong
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True, 31], ids=repr)
 def test_cached_tokens_that_cannot_be_are_paid_in_full(wrong: Any) -> None:
-    """More than the prompt, or no count at all, lowers no price."""
+    """More than the prompt, or no count at all, lowers no price. Anthropic's prompt is a sum: then none is known."""
     used, estimated, doubts = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
     assert (used, estimated, doubts) == ((30, 20, 0, 0), True, "cached_tokens")
-
-
-@pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True], ids=repr)
-def test_an_anthropic_prompt_whose_cache_is_no_count_is_estimated(wrong: Any) -> None:
-    """There the prompt is a sum, and one part of it is unknown."""
-    used, estimated, _ = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
-    assert (used, estimated) == ((11, 20, 0, 0), True)
+    if wrong != 31:
+        used, estimated, _ = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
+        assert (used, estimated) == ((11, 20, 0, 0), True)
 
 
 OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
