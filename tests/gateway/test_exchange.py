@@ -176,26 +176,24 @@ async def test_no_redirect_and_no_proxy_to_loopback(server: FaultServer, monkeyp
 
 async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is used again by the next attempt at its endpoint; those too many, or idle for too long, are closed."""
-    clock = [1000.0]
-    monkeypatch.setattr(clients_module.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
-    clients, urls = Clients(), ("http://a", "http://b", "http://c")
-    used = []
-    for url in (*urls, "http://c"):
+    clients, used = Clients(), []
+    for url in ("http://a", "http://b", "http://c", "http://c"):
         async with clients.lend(url, Exchange()) as connection:
             connection.http.cookies.set("session", "of one account")
-            used.append(connection.http)
-    assert used[2] is used[3]
-    assert not used[3].cookies
-    assert [http.is_closed for http in used[:3]] == [True, False, False]
-    clock[0] += 61
+            used.append(connection)
+    a, b, c, again = used
+    assert c is again
+    assert not c.http.cookies
+    assert [one.http.is_closed for one in (a, b, c)] == [True, False, False]
+    b.idle_since -= 61
     async with clients.lend("http://c", Exchange()) as connection:
-        assert connection.http is used[2]
-    assert [http.is_closed for http in used[:3]] == [True, True, False]
+        assert connection is c
+    assert [one.http.is_closed for one in (b, c)] == [True, False]
     async with clients.lend("http://c", Exchange()):
         await clients.close()
-        assert not used[2].is_closed
-    assert used[2].is_closed
+        assert not c.http.is_closed
+    assert c.http.is_closed
 
 
 def test_clients_close_with_their_event_loop() -> None:

@@ -158,7 +158,7 @@ async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-@MODES
+@pytest.mark.parametrize("mode", ["complete", "astream"])
 @pytest.mark.parametrize("wire", ["openai", "azure", "anthropic", "ollama"])
 async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: str, wire: str) -> None:
     """With `-W error` in the host, LiteLLM's and pydantic's warnings inside a call are silent."""
