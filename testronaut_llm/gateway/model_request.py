@@ -122,9 +122,10 @@ def arguments(request: Request | EmbedRequest) -> dict[str, Any]:
     """
     target, embedding = request.target, isinstance(request, EmbedRequest)
     name, ollama = litellm_name(target, embedding=embedding), target.provider.wire == "ollama"
+    own: dict[str, Any]
     if isinstance(request, EmbedRequest):
-        own = {"input": list(request.texts), "dimensions": target.model.dimensions}
-        own["encoding_format"] = None if ollama else "float"
+        form = None if ollama else "float"
+        own = {"input": list(request.texts), "dimensions": target.model.dimensions, "encoding_format": form}
     else:
         own = _chat(request)
     given = {
