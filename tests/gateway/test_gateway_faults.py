@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import faults
 import pytest
@@ -154,3 +155,17 @@ def test_an_error_that_echoes_the_key_does_not_show_it(
     assert KEY not in repr(reply.error)
     assert "***" in str(reply.error)
     assert reply.error.__cause__ is reply.error.__context__ is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("wire", "version"), [("azure", "2024-10-21"), ("azure v1", "v1"), ("azure v1", "preview")])
+def test_a_token_is_asked_for_at_each_attempt(
+    server: FaultServer, attempt: Attempts, wire: str, version: str, mode: str
+) -> None:
+    """Where a token stands in for a key, in a thread, since it may have to be fetched; `preview` is in the URL."""
+    tokens, api = iter(("first", "second")), server.plan("a", faults.good("fine"))
+    to = replace(target(wire, api.url), key=None, token_provider=lambda: next(tokens), api_version=version)
+    for token in ("first", "second"):
+        assert attempt(request(to), mode)[1].text == "fine"
+        assert api.requests[-1].has_key("authorization", token)
+        assert api.requests[-1].query == ({} if version == "v1" else {"api-version": version})
