@@ -1,4 +1,4 @@
-"""What a raw body proves: which finish reason and usage were received, and is there an error in it?
+"""What a raw body proves: which finish reason and usage were received, and whether it reports an error.
 
 One reading serves JSON, server-sent events and NDJSON. The fields are those of the OpenAI, Anthropic,
 Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
@@ -6,6 +6,7 @@ Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from testronaut_llm.money.price_rows import service_of
 
 _LINE = re.compile(r"\r\n|\r|\n")
 """Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
+_PARTS = re.compile(rb'"content"\s*:\s*\[')
+_TEXTS = (None, "text", "output_text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +42,7 @@ class Evidence:
 
 
 def examine(text: str) -> Evidence:
-    """Reads a whole or broken body.
-
-    Args:
-        text: the body, unpacked.
-    """
+    """Reads a body, whole or broken."""
     count, finish = 0, None
     said: dict[str, Any] = {}
     error: dict[str, Any] | None = None
@@ -59,12 +58,9 @@ def examine(text: str) -> Evidence:
 def _documents(text: str) -> Iterator[dict[str, Any]]:
     whole = parsed(text)
     if whole is not None:
-        yield from (one for one in (whole if isinstance(whole, list) else [whole]) if isinstance(one, dict))
-        return
-    for line in _LINE.split(text):
-        document = parsed(line.removeprefix("data:").strip())
-        if isinstance(document, dict):
-            yield document
+        yield from _dicts(whole if isinstance(whole, list) else [whole])
+    else:
+        yield from _dicts([parsed(line.removeprefix("data:").strip()) for line in _LINE.split(text)])
 
 
 def _error(document: dict[str, Any]) -> dict[str, Any] | None:
@@ -91,3 +87,29 @@ def _finish(document: dict[str, Any]) -> str | None:
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, list):
         yield from (one for one in value if isinstance(one, dict))
+
+
+def readable(text: bytes) -> bytes:
+    """Returns a body, or a line of a stream, with each `content` that is a list of parts as one text.
+
+    LiteLLM refuses or drops such lists.
+    """
+    if not _PARTS.search(text):
+        return text
+    start, end = text.find(b"{"), len(text.rstrip())
+    try:
+        document = json.loads(text[start:end])
+    except (ValueError, RecursionError):
+        return text
+    joined = False
+    for choice in _dicts(document.get("choices") if isinstance(document, dict) else None):
+        for message in _dicts([choice.get("message"), choice.get("delta")]):
+            if isinstance(message.get("content"), list):
+                message["content"], joined = "".join(map(_text, message["content"])), True
+    return text[:start] + json.dumps(document).encode() + text[end:] if joined else text
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, dict):
+        part = part.get("text") if part.get("type") in _TEXTS else None
+    return part if isinstance(part, str) else ""

@@ -10,25 +10,16 @@ take no other.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
+from testronaut_llm.gateway.clients import Clients, forget, inside, lend_module_client
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.host_warnings import silenced
-from testronaut_llm.gateway.http_clients import Clients
-from testronaut_llm.gateway.model_request import (
-    EmbedRequest,
-    Reply,
-    Request,
-    Target,
-    chat_arguments,
-    embed_arguments,
-    litellm_name,
-)
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target, arguments, litellm_name
 from testronaut_llm.gateway.reply_reader import ReplyReader
-from testronaut_llm.gateway.sdk_clients import lend_module_client
 from testronaut_llm.providers.network import importable
 from testronaut_llm.telemetry.log import guard_logs
 
@@ -46,10 +37,8 @@ _KNOWN = {"litellm_provider": "ollama", "mode": "chat", "input_cost_per_token": 
 @cache
 def load_litellm() -> Any:
     """Imports LiteLLM, quiet and offline. Takes seconds the first time."""
-    import logging
-
     os.environ.update(_SWITCHES)
-    with silenced(), importable("litellm"):
+    with inside(object()), importable("litellm"):
         import litellm
 
         lend_module_client(litellm)
@@ -64,11 +53,7 @@ def load_litellm() -> Any:
 
 
 class Gateway:
-    """Sends attempts. Holds the connections of one manager.
-
-    Args:
-        redact: takes secrets out of a text.
-    """
+    """Sends attempts. Holds the connections of one manager; `redact` takes secrets out of a text."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
@@ -82,37 +67,38 @@ class Gateway:
     async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """One attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
 
-        Closing the iterator early, or cancelling the task, closes the connection.
-
-        Args:
-            request: what to ask: a chat, or texts to embed.
-            exchange: a new one, for this attempt alone.
+        Closing the iterator early, or cancelling the task, closes the connection. `exchange` is a new one, for this
+        attempt alone.
         """
         litellm, embedding = load_litellm(), isinstance(request, EmbedRequest)
+        _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
-        async with self._clients.lend(litellm, request.target, exchange, embedding=embedding) as client:
+        async with self._clients.lend(request.target.api_base, exchange) as connection:
+            client = None
             try:
-                with silenced():
-                    response = await _asked(litellm, request, client)
+                client = connection.client(litellm, request.target, embedding=embedding)
+                with inside(connection):
+                    ask = litellm.aembedding if embedding else litellm.acompletion
+                    response = await ask(**arguments(request), client=client)
                 if isinstance(request, EmbedRequest):
                     reader.vectors(response)
                 elif not request.stream:
-                    reader.whole(response)
+                    reader.take(response)
                 else:
-                    async for chunk in _quietly(response):
+                    async for chunk in _quietly(response, connection):
                         if piece := reader.take(chunk):
                             yield piece
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
                 reader.failed(error)
             finally:
+                forget(litellm, client)
                 await exchange.aclose()
         yield reader.reply()
 
     def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
         """Which of these settings the model does not take. Loads LiteLLM; sends nothing."""
         litellm = load_litellm()
-        if target.provider.wire == "ollama":
-            litellm.model_cost.setdefault(litellm_name(target), _KNOWN)
+        _know(litellm, target)
         try:
             taken = litellm.utils.get_optional_params(
                 model=target.model.base_model or target.model.name,
@@ -130,20 +116,16 @@ class Gateway:
         await self._clients.close()
 
 
-async def _asked(litellm: Any, request: Request | EmbedRequest, client: Any) -> Any:
-    embedding = isinstance(request, EmbedRequest)
-    if request.target.provider.wire == "ollama":
-        litellm.model_cost.setdefault(litellm_name(request.target, embedding=embedding), _KNOWN)
-    if isinstance(request, EmbedRequest):
-        return await litellm.aembedding(**embed_arguments(request), client=client)
-    return await litellm.acompletion(**chat_arguments(request), client=client)
+def _know(litellm: Any, target: Target, *, embedding: bool = False) -> None:
+    if target.provider.wire == "ollama":
+        litellm.model_cost.setdefault(litellm_name(target, embedding=embedding), _KNOWN)
 
 
-async def _quietly(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _quietly(chunks: AsyncIterator[Any], connection: object) -> AsyncIterator[Any]:
     """The chunks of a stream; LiteLLM's warnings are silenced while it makes one, not while the caller reads it."""
     iterator = aiter(chunks)
     while True:
-        with silenced():
+        with inside(connection):
             chunk = await anext(iterator, None)
         if chunk is None:
             return

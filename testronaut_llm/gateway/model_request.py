@@ -1,4 +1,4 @@
-"""What the gateway is asked and what it answers: one attempt at one model, as values."""
+"""What the gateway is asked and what it answers: one attempt at one model, as values, and in LiteLLM's words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where one request goes, and with which key. `thinks`: can the model do so? None where nobody knows."""
+    """Where one request goes, and with which key. `thinks`: whether the model can think, None where nobody knows."""
 
     model: ModelConfig
     provider: Provider
@@ -79,7 +79,7 @@ class Reply:
         finish_reason: in OpenAI's words, or as it came where nobody knows it; only where one was received.
         usage: as the provider counted, to be proven; a `Usage` is taken as it is. None where nothing was counted.
         service: the service tier that answered: empty for the standard one, None where it is not said.
-        sent: did a request leave this machine? Then it may have to be paid.
+        sent: True if a request left this machine, so that it may have to be paid.
         vectors: of an embedding.
         dropped_params: settings that this model does not take and that were left out.
         headers: of the response, names in lower case.
@@ -101,6 +101,13 @@ class Reply:
     num_ctx: int | None = None
 
 
+class _NoRetries(int):
+    """0 that counts as given: LiteLLM's embeddings for OpenAI take a plain 0 for their default of 2 retries."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
 def litellm_name(target: Target, *, embedding: bool = False) -> str:
     """The model as LiteLLM spells it."""
     prefix = target.provider.litellm_prefix
@@ -109,12 +116,40 @@ def litellm_name(target: Target, *, embedding: bool = False) -> str:
     return f"{prefix}/{target.model.name}"
 
 
-def chat_arguments(request: Request) -> dict[str, Any]:
-    """The request in LiteLLM's words; the client is added at the door."""
-    target = request.target
-    arguments: dict[str, Any] = {
-        **_common(target, request.timeout),
-        "model": litellm_name(target),
+def arguments(request: Request | EmbedRequest) -> dict[str, Any]:
+    """The request as arguments of `litellm.acompletion` or `litellm.aembedding`; the client is added at the door.
+
+    Raises:
+        InvalidRequestError: the provider does not take a field of `extra`, or not with a single call.
+    """
+    target, embedding = request.target, isinstance(request, EmbedRequest)
+    name, ollama = litellm_name(target, embedding=embedding), target.provider.wire == "ollama"
+    own: dict[str, Any]
+    if isinstance(request, EmbedRequest):
+        form = None if ollama else "float"
+        own = {"input": list(request.texts), "dimensions": target.model.dimensions, "encoding_format": form}
+    else:
+        own = _chat(request)
+    given = {
+        "model": name,
+        "api_base": target.api_base,
+        "api_version": target.api_version,
+        "api_key": target.key.get_secret_value() if target.key else "none",
+        # LiteLLM asks the server on localhost about another Ollama model that an answer names, if this says nothing.
+        "base_model": target.model.base_model or (name if ollama else None),
+        "timeout": request.timeout,
+        "max_retries": _NoRetries(),
+        "drop_params": True,
+        "no-log": True,
+        **own,
+        **target.provider.body_arguments(_body(request, own), embedding=embedding),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _chat(request: Request) -> dict[str, Any]:
+    target, schema = request.target, request.schema
+    asked: dict[str, Any] = {
         "messages": _turns(request),
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -123,44 +158,14 @@ def chat_arguments(request: Request) -> dict[str, Any]:
         "stream": request.stream,
     }
     if request.stream:
-        arguments["stream_options"] = {"include_usage": True}
-    if request.schema is not None and request.schema.schema is not None:
-        arguments["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {
-                "name": request.schema.name,
-                "schema": request.schema.schema,
-                **({"strict": True} if target.provider.schema_dialect in STRICT_DIALECTS else {}),
-            },
-        }
-    body = _extra(request)
-    if target.provider.wire == "ollama":
-        own = {"num_predict": request.max_tokens, **{name: arguments[name] for name in ("temperature", "stop", "seed")}}
-        given = {name: value for name, value in own.items() if value is not None}
-        body = chat_body(target.model, given, num_ctx=request.num_ctx, extra=request.extra, thinks=target.thinks)
-    elif target.model.reasoning is not None:
-        arguments["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
-    arguments.update(target.provider.body_arguments(body))
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _extra(request: Request | EmbedRequest) -> dict[str, Any]:
-    """The body fields of the model's row and of the call; an embedded model's options in llama.cpp's words.
-
-    Raises:
-        InvalidRequestError: the provider takes no such, or not with a single call.
-    """
-    model, provider = request.target.model, request.target.provider
-    fields = {**model.extra, **request.extra}
-    wrong = provider.refused(fields, embedding=isinstance(request, EmbedRequest))
-    if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
-        wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
-    if wrong:
-        raise InvalidRequestError(wrong, model=model.alias, provider=provider.name)
-    if provider.name != "embedded":
-        return fields
-    sampling, _, others = sorted_options(model.extra, request.extra)
-    return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}
+        asked["stream_options"] = {"include_usage": True}
+    if schema is not None and schema.schema is not None:
+        strict = {"strict": True} if target.provider.schema_dialect in STRICT_DIALECTS else {}
+        wanted = {"name": schema.name, "schema": schema.schema, **strict}
+        asked["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    if target.model.reasoning is not None and target.provider.wire != "ollama":
+        asked["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
+    return asked
 
 
 def _turns(request: Request) -> list[dict[str, Any]]:
@@ -172,34 +177,39 @@ def _turns(request: Request) -> list[dict[str, Any]]:
     return turns
 
 
-def embed_arguments(request: EmbedRequest) -> dict[str, Any]:
-    """The same for vectors."""
-    target = request.target
-    arguments: dict[str, Any] = {
-        **_common(target, request.timeout),
-        "model": litellm_name(target, embedding=True),
-        "input": list(request.texts),
-        "dimensions": target.model.dimensions,
-    }
-    body = _extra(request)
-    if target.provider.wire == "ollama":
-        body = embed_body(target.model, num_ctx=request.num_ctx, extra=request.extra)
-    else:
-        arguments["encoding_format"] = "float"
-    arguments.update(target.provider.body_arguments(body, embedding=True))
-    return {name: value for name, value in arguments.items() if value is not None}
+def _body(request: Request | EmbedRequest, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The further fields of the body: of the model's row and of the call, and what an Ollama model is loaded with."""
+    model, provider, embedding = request.target.model, request.target.provider, isinstance(request, EmbedRequest)
+    fields = {**model.extra, **request.extra}
+    wrong = provider.refused(fields, embedding=embedding)
+    if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
+        wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
+    if wrong:
+        raise InvalidRequestError(wrong, model=model.alias, provider=provider.name)
+    if provider.wire == "ollama":
+        if embedding:
+            return embed_body(model, num_ctx=request.num_ctx, extra=request.extra)
+        options = {"num_predict": own["max_tokens"], **{name: own[name] for name in ("temperature", "stop", "seed")}}
+        options = {name: value for name, value in options.items() if value is not None}
+        thinks = request.target.thinks
+        return chat_body(model, options, num_ctx=request.num_ctx, extra=request.extra, thinks=thinks)
+    if provider.name != "embedded":
+        return fields
+    sampling, _, others = sorted_options(model.extra, request.extra)  # in llama.cpp's words
+    return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}
 
 
-def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Which settings of the request are nowhere in the body that was sent."""
-    if sent is None:
+def dropped_params(request: Request | EmbedRequest, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Which settings of a chat request are nowhere in the body that was sent."""
+    if sent is None or isinstance(request, EmbedRequest):
         return ()
+    level, wire = request.target.model.reasoning, request.target.provider.wire
     names = {*sent, *(k for holder in ("options", "generationConfig") for k in sent.get(holder) or ())}
     wanted = {
         "temperature": request.temperature is not None,
         "stop": bool(request.stop),
         "seed": request.seed is not None,
-        "reasoning": _wants_reasoning(request.target),
+        "reasoning": level is not None and (level, wire) != ("off", "anthropic"),  # off is its default
         **dict.fromkeys((*request.target.model.extra, *request.extra), True),
     }
     known_as = {
@@ -207,21 +217,3 @@ def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[st
         "reasoning": {"reasoning_effort", "thinking", "think", "output_config", "thinkingConfig"},
     }
     return tuple(name for name, given in wanted.items() if given and not names & known_as.get(name, {name}))
-
-
-def _wants_reasoning(target: Target) -> bool:
-    level = target.model.reasoning
-    return level is not None and not (level == "off" and target.provider.wire == "anthropic")  # off is its default
-
-
-def _common(target: Target, timeout: float) -> dict[str, Any]:
-    return {
-        "api_base": target.api_base,
-        "api_version": target.api_version,
-        "api_key": target.key.get_secret_value() if target.key else "none",
-        "base_model": target.model.base_model,
-        "timeout": timeout,
-        "max_retries": 0,
-        "drop_params": True,
-        "no-log": True,
-    }

@@ -1,38 +1,34 @@
 """A provider's failure becomes one of ours: status and the body's own codes first, its words last.
 
 LiteLLM's exception class is never asked: it differs by provider for the same failure, loses statuses
-(a 529 arrives as 500) and is chosen by words in the text.
+(a 529 arrives as 500) and is chosen by words in the text. The rows of `error_rows.toml` decide.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
+from functools import cache
+from importlib import resources
 from typing import Any
 
-from testronaut_llm.errors import (
-    BadResponseError,
-    ConnectionFailedError,
-    InvalidRequestError,
-    LLMError,
-    ServerError,
-    Verdict,
-)
-from testronaut_llm.gateway.error_rows import BY_STATUS, CODES, VAGUE_CODES, WORDS
-from testronaut_llm.providers.network import Proxy
-from testronaut_llm.support.text import seconds_of
+from testronaut_llm import errors
+from testronaut_llm.errors import InvalidRequestError, LLMError, ServerError
 
 _NUMBERED = (
     *("code", "status", "status_code", "statusCode", "http_status", "http_status_code", "http_code"),
     *("error_code", "provider_error_code", "error"),
 )
 """Fields in which servers give an HTTP status as a number, or as its digits."""
-_REFUSED_SETTINGS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
-    (re.compile(r"does not support thinking"), ("reasoning",)),  # Ollama, 400
-)
-"""What is said of a setting that the model does not take, and that it can be asked without."""
+_FINISHES = {
+    "BadResponseError": "the model did not answer",
+    "ContentFilteredError": "the answer was withheld",
+    "ContextWindowError": "the context window was full before the answer was complete",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +37,7 @@ class Complaint:
 
     Attributes:
         codes: the provider's codes in lower case, the outermost first.
-        words: what it says to a person.
+        words: the message for a person.
         wait: seconds that it asks to wait.
         status: the HTTP status that the body names, 0 where it names none.
         generated: the answer that the server itself refused.
@@ -54,19 +50,61 @@ class Complaint:
     generated: str = ""
 
 
-def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint:
-    """Reads an error body of any provider.
+@cache
+def error_rows() -> dict[str, Any]:
+    """Returns the tables of `error_rows.toml`."""
+    return tomllib.loads(resources.files(__package__).joinpath("error_rows.toml").read_text("utf-8"))
 
-    Args:
-        text: the body; used where it is no JSON.
-        document: the part of a stream that reported the error, where there is one.
-    """
+
+def in_openai_words(word: str) -> str:
+    """Returns OpenAI's word for a finish word of any wire; the word itself where there is none."""
+    meaning = _meaning(word)
+    if meaning == "ContentFilteredError":
+        return "content_filter"
+    return meaning if meaning and not meaning.endswith("Error") else word
+
+
+def failure_of(word: str) -> LLMError | None:
+    """Returns the error that a finish word reports; None where it may end an answer, or nobody knows it."""
+    meaning = _meaning(word)
+    if not meaning.endswith("Error"):
+        return None
+    return _error_class(meaning)(f"{_FINISHES.get(meaning, 'the generation failed')}: finish reason {word}")
+
+
+def _meaning(word: str) -> str:
+    return next((name for name, words in error_rows()["finish_words"].items() if word.lower() in words), "")
+
+
+def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
+    """Returns the class of the error: by the body's codes, then its words, then the status, its own or the body's."""
+    known = status if status is not None and status >= 400 else complaint.status
+    tables = [("codes", complaint.codes), ("words", (complaint.words,))]
+    tables += [] if known else [("vague_codes", complaint.codes)]
+    for table, texts in tables:
+        matches = re.search if table == "words" else re.fullmatch
+        for text in texts:
+            for group in error_rows()[table]:
+                counts = not known or known in group.get("statuses", (known,))
+                if counts and any(matches(pattern, text, re.IGNORECASE) for pattern in group["seen_on"]):
+                    return _error_class(group["error"])
+    if name := error_rows()["statuses"].get(str(known)):
+        return _error_class(name)
+    return ServerError if known >= 500 or not known else InvalidRequestError
+
+
+def _error_class(name: str) -> type[LLMError]:
+    found: type[LLMError] = getattr(errors, name)
+    return found
+
+
+def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint:
+    """Reads an error body of any provider; of a stream, the `document` in it that reported the error."""
     body = document if document is not None else parsed(text)
     if isinstance(body, list):
         body = next((one for one in body if isinstance(one, dict)), None)
     if not isinstance(body, dict):
-        plain = re.sub(r"<[^>]*>", " ", text)
-        return Complaint(words=" ".join(plain.split())[:300])
+        return Complaint(words=" ".join(re.sub(r"<[^>]*>", " ", text).split())[:300])
     error: Any = body.get("error") or body.get("base_resp") or body
     if isinstance(error, str):
         inner = parsed(error)
@@ -75,23 +113,24 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
         return Complaint(words=error[:1000], codes=_codes(body), status=status_in(body))
     if not isinstance(error, dict):
         error = body
-    message = next(filter(None, (error.get(name) for name in ("message", "detail", "msg", "status_msg"))), "")
+    message = next(filter(None, map(error.get, ("message", "detail", "msg", "status_msg"))), "")
     own = Complaint(
         codes=_codes(error),
-        words=((message if isinstance(message, str) else json.dumps(message)) or text)[:1000],
+        words=(_text(message) or text)[:1000],
         wait=_google_wait(error),
         status=status_in(error) or status_in(body),
         generated=_text(error.get("failed_generation")),
     )
     metadata = error.get("metadata")
-    quoted = metadata.get("raw") if isinstance(metadata, dict) else isinstance(message, str) and parsed(message)
-    return _with_quoted(own, quoted, metadata if isinstance(metadata, dict) else {})
+    if isinstance(metadata, dict):  # OpenRouter
+        return _with_quoted(replace(own, status=own.status or status_in(metadata)), metadata.get("raw"))
+    return _with_quoted(own, parsed(message) if isinstance(message, str) else None)
 
 
-def _with_quoted(own: Complaint, quoted: Any, metadata: dict[str, Any]) -> Complaint:
-    """The same with an error body that it quotes: in its message, or as OpenRouter does in its metadata."""
+def _with_quoted(own: Complaint, quoted: Any) -> Complaint:
+    """The same with the error body that it quotes: in its message, or as OpenRouter does in its metadata."""
     if not isinstance(quoted, dict | str):
-        return replace(own, status=own.status or status_in(metadata))
+        return own
     try:
         nested = complaint_of(_text(quoted), quoted if isinstance(quoted, dict) else None)
     except RecursionError:
@@ -100,20 +139,9 @@ def _with_quoted(own: Complaint, quoted: Any, metadata: dict[str, Any]) -> Compl
         codes=(*own.codes, *nested.codes),
         words=nested.words or own.words,
         wait=own.wait or nested.wait,
-        status=own.status or status_in(metadata) or nested.status,
+        status=own.status or nested.status,
         generated=own.generated or nested.generated,
     )
-
-
-def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
-    """Which of our errors it is: the body's codes, then its words, then the status, its own or the body's."""
-    known = status if status is not None and status >= 400 else complaint.status
-    for rows, texts in ((CODES, complaint.codes), (WORDS, (complaint.words,)), (VAGUE_CODES, complaint.codes)):
-        for text in texts:
-            for row in rows:
-                if row.fits(text, known, whole=rows is not WORDS):
-                    return row.kind
-    return BY_STATUS.get(known) or (ServerError if known >= 500 or not known else InvalidRequestError)
 
 
 def reports_error(document: dict[str, Any]) -> bool:
@@ -134,17 +162,17 @@ def status_in(fields: dict[str, Any]) -> int:
 
 
 def refused_settings(error: LLMError) -> tuple[str, ...]:
-    """Which settings the model can be asked without, by what it said."""
-    refused = (names for words, names in _REFUSED_SETTINGS if words.search(str(error)))
-    return next(refused, ()) if isinstance(error, InvalidRequestError) else ()
+    """Returns the settings that the model can be asked without, by what it said."""
+    if not isinstance(error, InvalidRequestError):
+        return ()
+    words = error_rows()["refused_settings"]
+    return tuple(name for name, patterns in words.items() if any(re.search(one, str(error)) for one in patterns))
 
 
 def retry_after(headers: dict[str, str], now: float) -> float | None:
     """Seconds that the provider asks to wait: `retry-after-ms`, then `retry-after` in seconds or as a date.
 
-    Args:
-        headers: of the response, names in lower case.
-        now: seconds since 1970.
+    The names of the headers are in lower case; `now` is seconds since 1970.
     """
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
@@ -156,47 +184,6 @@ def retry_after(headers: dict[str, str], now: float) -> float | None:
         return None
 
 
-def proxy_refused(proxy: Proxy | None) -> ConnectionFailedError:
-    """The error of a 407, which is the proxy's own; asking again would bring another."""
-    error = ConnectionFailedError(
-        f"the proxy {proxy or 'in between'} asks for a valid user name and password (status 407); "
-        "put them into its URL: http://user:password@host:port",
-        status=407,
-    )
-    error.verdict = Verdict.NEXT  # type: ignore[misc]
-    return error
-
-
-def redirect(status: int, location: str) -> BadResponseError:
-    """The error of a redirect, which is never followed: the prompt and the key would go along."""
-    return BadResponseError(
-        f"the server redirects (status {status}) to {location.split('?', maxsplit=1)[0]!r}, which is not followed; "
-        "set `api_base` to the address that answers",
-        status=status,
-    )
-
-
-def _codes(error: dict[str, Any]) -> tuple[str, ...]:
-    inner = error.get("innererror") if isinstance(error.get("innererror"), dict) else {}
-    details = error.get("details") if isinstance(error.get("details"), list) else []
-    reasons = [d.get("reason") for d in details if isinstance(d, dict)]  # type: ignore[union-attr]
-    found = (error.get("code"), inner.get("code"), error.get("type"), error.get("status"), *reasons)  # type: ignore[union-attr]
-    return tuple(code.lower() for code in found if isinstance(code, str))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
-
-
-def _google_wait(error: dict[str, Any]) -> float | None:
-    details = error.get("details")
-    for detail in details if isinstance(details, list) else []:
-        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
-        if isinstance(delay, str) and (lasts := seconds_of(delay)) is not None:
-            return lasts
-    return None
-
-
 def parsed(text: str) -> Any:
     """The JSON object or list that a text is; None where it is neither."""
     if text.lstrip()[:1] not in ("{", "["):
@@ -205,3 +192,25 @@ def parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _codes(error: dict[str, Any]) -> tuple[str, ...]:
+    inner = error.get("innererror")
+    nested = inner.get("code") if isinstance(inner, dict) else None
+    reasons = (detail.get("reason") for detail in _details(error))
+    found = (error.get("code"), nested, error.get("type"), error.get("status"), *reasons)
+    return tuple(code.lower() for code in found if isinstance(code, str))
+
+
+def _google_wait(error: dict[str, Any]) -> float | None:
+    delays = (re.fullmatch(r"(\d+(\.\d+)?)s", str(detail.get("retryDelay"))) for detail in _details(error))
+    return next((float(delay[1]) for delay in delays if delay), None)
+
+
+def _details(error: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    details = error.get("details")
+    yield from (one for one in details if isinstance(one, dict)) if isinstance(details, list) else ()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)

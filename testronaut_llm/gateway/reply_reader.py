@@ -12,31 +12,22 @@ from typing import Any
 
 import httpx
 
-from testronaut_llm.errors import (
-    BadResponseError,
-    CassetteMissError,
-    ConnectionFailedError,
-    ContentFilteredError,
-    InvalidRequestError,
-    LLMError,
-    LLMTimeoutError,
-    OutputInvalidError,
-    Verdict,
-)
-from testronaut_llm.gateway.answer_text import AnswerText, well_formed
+from testronaut_llm import errors
+from testronaut_llm.errors import LLMError, Verdict
 from testronaut_llm.gateway.evidence import Evidence, examine
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.finish import failure_of, in_openai_words
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, dropped_params
-from testronaut_llm.gateway.provider_errors import complaint_of, kind_of, proxy_refused, redirect, retry_after
+from testronaut_llm.gateway.provider_errors import complaint_of, failure_of, in_openai_words, kind_of, retry_after
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.providers.provider_registry import pull_command
 from testronaut_llm.support.http_body import BodyError
+from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
 from testronaut_llm.telemetry.redaction import said
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
 _CUT = "the answer broke off: the stream ended without a finish reason"
+_ONLY_THOUGHT = "the model thought and then said nothing; raise `max_tokens`, or set `reasoning: off` for the model"
 _REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # where servers put it that know the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -45,31 +36,41 @@ class ReplyReader:
     """Reads one attempt."""
 
     def __init__(self, request: Request | EmbedRequest, exchange: Exchange, redact: Callable[[str], str]) -> None:
-        self._request = request
-        self.exchange = exchange
+        self._request, self._target = request, request.target
+        self._exchange = exchange
         self._redact = redact
-        self._text = AnswerText(request)
-        self._thought = self._refusal = ""
+        self._streams = isinstance(request, Request) and request.stream
+        asked = request.messages if isinstance(request, Request) else ()
+        self._tags = tags_for(message.content for message in asked if message.role != "assistant")
+        if self._target.provider.wire == "anthropic":
+            self._tags.pop("<thinking>", None)  # Claude writes that into its text
+        self._filter = ReasoningFilter(self._tags)
+        self._pieces: list[str] = []
+        self._half = self._thought = self._refusal = self._model = ""
         self._called = False
-        self._model = ""
         self._vectors: tuple[tuple[float, ...], ...] = ()
         self._error: Exception | None = None
 
-    def whole(self, response: Any) -> None:
-        """Takes a response that is not a stream."""
-        self._model = response.model or ""
-        text = self._message(response.choices[0].message)
-        if self._thought and not any(name in self.exchange.text for name in _REASONING):
-            text = text.lstrip()  # LiteLLM has split it, and leaves the empty lines between
-        self._text.take(text)
-
-    def take(self, chunk: Any) -> str:
-        """Takes a chunk of a stream, and returns the text that can be handed out by now."""
-        self._model = chunk.model or self._model
-        if not chunk.choices:
+    def take(self, response: Any) -> str:
+        """Takes a chat response or a chunk of a stream, and returns the text that can be handed out by now."""
+        self._model = response.model or self._model
+        if not response.choices:
             return ""
-        choice = chunk.choices[0]
-        return self._text.take(self._message(choice.delta), last=bool(choice.finish_reason))
+        choice = response.choices[0]
+        message = choice.delta if self._streams else choice.message
+        self._thought += getattr(message, "reasoning_content", None) or ""
+        self._refusal += getattr(message, "refusal", None) or ""
+        self._called = self._called or bool(getattr(message, "tool_calls", None))
+        piece = str(getattr(message, "content", None) or "")
+        if not self._streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
+            piece = piece.lstrip()  # LiteLLM has split it, and leaves the empty lines between
+        self._pieces.append(piece)
+        return self._handed_out(self._half + piece, last=bool(choice.finish_reason))
+
+    def _handed_out(self, text: str, *, last: bool) -> str:
+        end = len(text) - (not last and "\ud800" <= text[-1:] <= "\udbff")  # its other half is in the next piece
+        self._half = text[end:]
+        return self._filter.take(_well_formed(text[:end])) + (self._filter.end() if last else "")
 
     def vectors(self, response: Any) -> None:
         """Takes the vectors of an embedding."""
@@ -84,171 +85,173 @@ class ReplyReader:
 
     def reply(self) -> Reply:
         """The attempt as a value."""
-        evidence = examine(self.exchange.text)
-        reasoning, text = self._text.parts()
+        evidence = examine(self._exchange.text)
+        reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
         self._thought += reasoning
-        error = self._failure(evidence)
-        if error is None and isinstance(self._request, Request):
-            error = self._refused(evidence, text)
-        elif error is None:
-            error = self._too_few()
-        request = self._request
+        error = self._failure(evidence) or self._missing(evidence, text)
         return Reply(
             text=text,
             reasoning=self._thought,
             error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._redacted(self._finish_reason(evidence.finish)),
+            finish_reason=self._finish_reason(evidence.finish),
             usage=evidence.usage,
             service=evidence.service,
-            response_model=self._redact(well_formed(self._model)),
+            response_model=self._redact(_well_formed(self._model)),
             request_id=self._request_id(),
-            sent=self.exchange.left,
+            sent=self._exchange.left,
             vectors=self._vectors,
-            dropped_params=dropped_params(request, self.exchange.sent) if isinstance(request, Request) else (),
-            headers=self.exchange.headers,
-            num_ctx=request.num_ctx,
+            dropped_params=dropped_params(self._request, self._exchange.sent),
+            headers=self._exchange.headers,
+            num_ctx=self._request.num_ctx,
         )
-
-    def _redacted(self, text: str | None) -> str | None:
-        return None if text is None else self._redact(text)
-
-    def _message(self, message: Any) -> str:
-        self._thought += getattr(message, "reasoning_content", None) or ""
-        self._called = self._called or bool(getattr(message, "tool_calls", None))
-        self._refusal += getattr(message, "refusal", None) or ""
-        return str(getattr(message, "content", None) or "")
 
     def _finish_reason(self, word: str | None) -> str | None:
         """The word that was received, in OpenAI's words where it is known."""
-        known = in_openai_words(word) if word else None
+        known = self._redact(in_openai_words(word)) if word else None
         forced = known == "tool_calls" and not self._called  # a call that LiteLLM asked for, and has made the text
         return "stop" if forced else known
 
     def _failure(self, evidence: Evidence) -> LLMError | None:
-        """Why no complete response came, or None."""
-        status, error = self.exchange.status, self._error
-        causes = list(_causes(error)) + list(_causes(self.exchange.broke))
+        """Why no complete response came, or None. What was received decides before what LiteLLM raised."""
+        status, broke = self._exchange.status, self._exchange.broke
+        causes = [*_causes(self._error), *_causes(broke)]
         miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
         if miss is not None:
-            return CassetteMissError(str(miss))
+            return errors.CassetteMissError(str(miss))
         if status is not None and 300 <= status < 400:
-            return redirect(status, self.exchange.headers.get("location", ""))
+            place = self._exchange.headers.get("location", "").split("?", maxsplit=1)[0]
+            return errors.BadResponseError(
+                f"the server redirects (status {status}) to {place!r}, which is not followed; "
+                "set `api_base` to the address that answers"
+            )
+        if status == 407:
+            return self._proxy_refused()
         if evidence.error is not None or (status is not None and status >= 400):
             return self._complained(evidence)
         if failure := failure_of(evidence.finish or ""):
             return failure
-        if error is None and self.exchange.broke is None:
+        if broke is None and (self._error is None or self._was_cut(evidence)):
             return None
-        if self.exchange.broke is None and self._was_cut(evidence):
-            return ConnectionFailedError(_CUT)
         return self._broken(causes)
 
     def _was_cut(self, evidence: Evidence) -> bool:
         """True if a stream began and ended without a finish reason, whatever LiteLLM made of it."""
-        stream = isinstance(self._request, Request) and self._request.stream
-        return stream and evidence.documents > 0 and not evidence.finish
+        return self._streams and evidence.documents > 0 and not evidence.finish
+
+    def _missing(self, evidence: Evidence, text: str) -> LLMError | None:
+        """What a complete response lacks to be an answer, or None."""
+        if isinstance(self._request, EmbedRequest):
+            wanted, came = len(self._request.texts), len(self._vectors)
+            whole = wanted == came and all(self._vectors)
+            return None if whole else errors.BadResponseError(f"{wanted} texts were sent and {came} vectors came back")
+        if self._refusal:
+            return errors.ContentFilteredError(f"the answer was withheld: {self._refusal}")
+        if not evidence.finish:
+            return errors.ConnectionFailedError(_CUT) if self._was_cut(evidence) else self._no_answer()
+        if text.strip() or in_openai_words(evidence.finish) == "length":
+            return None
+        if self._called:
+            return errors.BadResponseError("the model called a tool instead of answering; no tools were offered to it")
+        if self._thought:
+            return errors.BadResponseError(_ONLY_THOUGHT)
+        return errors.BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
+
+    def _no_answer(self) -> LLMError:
+        glimpse = " ".join(self._exchange.text[:200].split())[:120]
+        return errors.BadResponseError(f"status {self._exchange.status}, but no answer of a model: {glimpse!r}")
 
     def _complained(self, evidence: Evidence) -> LLMError:
-        status = self.exchange.status
-        if status == 407:
-            return proxy_refused(proxy_for(self._request.target.api_base))
-        complaint = complaint_of(self.exchange.text, evidence.error)
+        status = self._exchange.status
+        complaint = complaint_of(self._exchange.text, evidence.error)
         kind = kind_of(status, complaint)
-        words = complaint.words or "no reason given"
-        failure = kind(f"{words}{self._advice(kind, complaint.codes)}")
+        failure = kind(f"{complaint.words or 'no reason given'}{self._advice(kind, complaint.codes)}")
         failure.retry_after = complaint.wait
         if evidence.documents == 1 and complaint.status and status is not None and status < 400:
             failure.status = complaint.status  # nothing but the error came
-        if isinstance(failure, OutputInvalidError):
+        if isinstance(failure, errors.OutputInvalidError):
             failure.text = complaint.generated
-        if self.exchange.headers.get("x-should-retry") == "false" and failure.verdict is Verdict.RETRY:
+        if self._exchange.headers.get("x-should-retry") == "false" and failure.verdict is Verdict.RETRY:
             failure.verdict = Verdict.NEXT  # type: ignore[misc]
         return failure
 
     def _broken(self, causes: list[BaseException]) -> LLMError:
-        kinds = tuple(type(cause) for cause in causes)
+        """Why the connection, or LiteLLM itself, failed."""
         if body := next((cause for cause in causes if isinstance(cause, BodyError)), None):
-            return BadResponseError(str(body))
-        if any(issubclass(kind, httpx.TimeoutException | TimeoutError) for kind in kinds):
-            return LLMTimeoutError(f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer")
-        if self.exchange.requests and self.exchange.status is None and not _is_network(kinds):
-            return ConnectionFailedError(f"the connection failed ({kinds[0].__name__}){self._running()}")
-        if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
-            return proxy_refused(proxy_for(self._request.target.api_base))
-        if _is_network(kinds):
-            reason = next(said(cause) for cause in causes if isinstance(cause, httpx.TransportError | OSError))
-            return ConnectionFailedError(f"{reason}{self._where()}{self._running()}")
-        if self.exchange.requests:
-            return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        return InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
-
-    def _refused(self, evidence: Evidence, text: str) -> LLMError | None:
-        """Why a complete response is no answer, or None."""
-        if self._refusal:
-            return ContentFilteredError(f"the answer was withheld: {self._refusal}")
-        if not evidence.finish:
-            if self._was_cut(evidence):
-                return ConnectionFailedError(_CUT)
-            return BadResponseError(f"status {self.exchange.status}, but no answer of a model: {self._glimpse()}")
-        if text.strip() or in_openai_words(evidence.finish) == "length":
-            return None
-        if self._called:
-            return BadResponseError("the model called a tool instead of answering; no tools were offered to it")
-        if self._thought:
-            return BadResponseError(
-                "the model thought and then said nothing; raise `max_tokens`, or set `reasoning: off` for the model"
+            return errors.BadResponseError(str(body))
+        if any(isinstance(cause, httpx.TimeoutException | TimeoutError) for cause in causes):
+            return errors.LLMTimeoutError(
+                f"no answer within {self._request.timeout:g} s; raise `timeout` if it needs longer"
             )
-        return BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
+        if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
+            return self._proxy_refused()
+        network = next((cause for cause in causes if isinstance(cause, httpx.TransportError | OSError)), None)
+        if network is not None:
+            base = self._target.api_base
+            proxy = proxy_for(base)
+            where = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
+            place = f" ({', '.join(filter(None, where))})" if any(where) else ""
+            return errors.ConnectionFailedError(f"{said(network)}{place}{self._running()}")
+        if not self._exchange.requests:
+            return errors.InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
+        if self._exchange.status is None:
+            return errors.ConnectionFailedError(f"the connection failed ({type(causes[0]).__name__}){self._running()}")
+        return self._no_answer()
 
-    def _too_few(self) -> LLMError | None:
-        wanted = len(self._request.texts) if isinstance(self._request, EmbedRequest) else 0
-        if len(self._vectors) == wanted and all(self._vectors):
-            return None
-        return BadResponseError(f"{wanted} texts were sent and {len(self._vectors)} vectors came back")
-
-    def _with_facts(self, error: LLMError) -> LLMError:
-        target = self._request.target
-        name = f"{target.model.alias} ({target.model.model})"
-        error.args = (self._redact(f"{name}: {error.args[0]}"),)
-        error.model, error.provider = target.model.alias, target.provider.name
-        if error.status is None and not isinstance(error, ConnectionFailedError):
-            error.status = self.exchange.status
-        error.request_id = self._request_id()
-        if error.retry_after is None:
-            error.retry_after = retry_after(self.exchange.headers, time.time())
+    def _proxy_refused(self) -> LLMError:
+        """The error of a 407, which is the proxy's own; asking again would bring another."""
+        error = errors.ConnectionFailedError(
+            f"the proxy {proxy_for(self._target.api_base) or 'in between'} asks for a valid user name and password "
+            "(status 407); put them into its URL: http://user:password@host:port",
+            status=407,
+        )
+        error.verdict = Verdict.NEXT  # type: ignore[misc]
         return error
-
-    def _advice(self, kind: type[LLMError], codes: tuple[str, ...]) -> str:
-        target = self._request.target
-        if kind.code == "model_not_found" and target.provider.wire == "ollama":
-            return f"; run: {pull_command(target.model)}"
-        if kind.code == "model_not_found" and target.provider.wire == "azure":
-            if "deploymentnotfound" in codes:
-                return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
-            return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
-        if kind.code == "context_window" and target.provider.wire == "ollama":
-            asked = self._request.num_ctx
-            return f"; raise `num_ctx` of the model{f' ({asked:,} tokens now)' if asked else ''}, or shorten the text"
-        if kind.code == "quota":
-            return f"; this is billing, not speed: add credit at {target.provider.name}"
-        return ""
-
-    def _request_id(self) -> str | None:
-        return self._redacted(next(filter(None, map(self.exchange.headers.get, _REQUEST_IDS)), None))
-
-    def _where(self) -> str:
-        base = self._request.target.api_base
-        proxy = proxy_for(base)
-        parts = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
-        return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
 
     def _running(self) -> str:
         """The question to ask first where the connection to an Ollama server fails."""
-        target = self._request.target
-        return f"; is `ollama serve` running at {target.api_base}?" if target.provider.wire == "ollama" else ""
+        ollama = self._target.provider.wire == "ollama"
+        return f"; is `ollama serve` running at {self._target.api_base}?" if ollama else ""
 
-    def _glimpse(self) -> str:
-        return repr(" ".join(self.exchange.text[:200].split())[:120])
+    def _advice(self, kind: type[LLMError], codes: tuple[str, ...]) -> str:
+        """What to do about an error of this provider."""
+        target, wire = self._target, self._target.provider.wire
+        if kind.code == "quota":
+            return f"; this is billing, not speed: add credit at {target.provider.name}"
+        if (kind.code, wire) == ("model_not_found", "ollama"):
+            return f"; run: {pull_command(target.model)}"
+        if (kind.code, wire) == ("model_not_found", "azure"):
+            if "deploymentnotfound" in codes:
+                return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
+            return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
+        if (kind.code, wire) == ("context_window", "ollama"):
+            now = f" ({self._request.num_ctx:,} tokens now)" if self._request.num_ctx else ""
+            return f"; raise `num_ctx` of the model{now}, or shorten the text"
+        return ""
+
+    def _with_facts(self, error: LLMError) -> LLMError:
+        target = self._target
+        error.args = (self._redact(f"{target.model.alias} ({target.model.model}): {error.args[0]}"),)
+        error.model, error.provider = target.model.alias, target.provider.name
+        if error.status is None and not isinstance(error, errors.ConnectionFailedError):
+            error.status = self._exchange.status
+        error.request_id = self._request_id()
+        if error.retry_after is None:
+            error.retry_after = retry_after(self._exchange.headers, time.time())
+        return error
+
+    def _request_id(self) -> str | None:
+        found = next(filter(None, map(self._exchange.headers.get, _REQUEST_IDS)), None)
+        return found and self._redact(found)
+
+
+def _well_formed(text: str) -> str:
+    """Returns a text as Unicode: two halves of a character joined, a half alone (a lone surrogate) spelled out."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return joined.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -257,7 +260,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_network(kinds: tuple[type[BaseException], ...]) -> bool:
-    return any(issubclass(kind, httpx.TransportError | OSError) for kind in kinds)

@@ -22,9 +22,8 @@ _NAMES = {
         *("cached_tokens", "cache_read_input_tokens", "prompt_cache_hit_tokens", "num_cached_tokens"),
         "cachedContentTokenCount",
     ),
-    "cache_write_tokens": (  # Anthropic, LiteLLM's proxy, OpenRouter
-        *("cache_creation_input_tokens", "cache_creation_tokens", "cache_write_tokens"),
-    ),
+    # Anthropic, LiteLLM's proxy, OpenRouter
+    "cache_write_tokens": ("cache_creation_input_tokens", "cache_creation_tokens", "cache_write_tokens"),
     "reasoning_tokens": ("reasoning_tokens", "thinking_tokens", "thoughtsTokenCount"),
 }
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
@@ -53,12 +52,10 @@ class Counts:
     def proven(
         self, *, most: tuple[int, int], guess: tuple[int, Callable[[], int]], least_answer: int
     ) -> tuple[Usage, tuple[str, ...]]:
-        """The usage, estimated where a count is absent or impossible, and the names of the impossible ones.
+        """Returns the usage, estimated where a count is absent or impossible, and the names of the impossible ones.
 
-        Args:
-            most: tokens that prompt and answer have at most.
-            guess: tokens that they most likely have.
-            least_answer: tokens that the answer has at least.
+        `most` and `guess` are the tokens that prompt and answer have at most and most likely, `least_answer` those that
+        the answer has at least.
         """
         spans = {"prompt_tokens": (1, most[0]), "completion_tokens": (least_answer, most[1])}
         counts = {name: getattr(self, name) for name in spans}

@@ -22,8 +22,8 @@ from typing import Any
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.finish import failure_of
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.gateway.provider_errors import failure_of
 from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors

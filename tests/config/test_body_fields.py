@@ -17,7 +17,7 @@ from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.gateway.model_request import EmbedRequest, chat_arguments, embed_arguments
+from testronaut_llm.gateway.model_request import EmbedRequest, arguments
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.providers.table import find_provider, listed
 from testronaut_llm.support.owned_fields import OWNED
@@ -50,11 +50,6 @@ def own_arguments() -> dict[str, Any]:
     }
     special = {"custom_llm_provider": "openai", "client": None, "mock_response": "mocked", "num_retries": 3}
     return {name: special.get(name, "http://127.0.0.1:9/evil") for name in sorted(named - {"args", "kwargs", "self"})}
-
-
-def arguments(asked: Any) -> dict[str, Any]:
-    """LiteLLM's arguments of a request."""
-    return embed_arguments(asked) if isinstance(asked, EmbedRequest) else chat_arguments(asked)
 
 
 def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) -> Any:
@@ -151,7 +146,7 @@ def test_a_field_that_is_none_names_the_closest() -> None:
     row = ModelConfig(alias="m", model="anthropic/claude-haiku-4-5", extra={"top_kk": 5})
     assert readiness(row).missing == "extra holds 'top_kk', no body field of anthropic; did you mean `top_k`?"
     with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
-        chat_arguments(request(target("anthropic", "http://127.0.0.1:9"), extra={"top_kk": 5}))
+        arguments(request(target("anthropic", "http://127.0.0.1:9"), extra={"top_kk": 5}))
     row = ModelConfig(alias="m", model="bedrock/amazon.nova", extra={"top_k": 5})
     assert "LiteLLM has no way to send further body fields to bedrock" in readiness(row).missing
 

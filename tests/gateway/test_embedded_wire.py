@@ -56,42 +56,25 @@ async def _ask(llm: LLMManager, asynchronous: bool, prompt: str, **options: Any)
 
 
 @both
-async def test_text(llm: LLMManager, asynchronous: bool) -> None:
-    """An answer has text, the usage that the server counted, a finish, and costs nothing."""
+async def test_each_mode(llm: LLMManager, asynchronous: bool) -> None:
+    """Text with the usage that was counted, at no cost; the same in pieces; a schema, by the grammar; and vectors."""
     answer = await _ask(llm, asynchronous, "list files")
     assert answer.text.strip()
     assert (answer.finish_reason, answer.cost, answer.usage.estimated) == ("stop", 0, False)
-    assert answer.usage.prompt_tokens > 0
-    assert answer.usage.completion_tokens > 0
-
-
-@both
-async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
-    """A stream hands out the same text in pieces."""
+    assert min(answer.usage.prompt_tokens, answer.usage.completion_tokens) > 0
     if asynchronous:
         async with llm.astream("t", "list files") as later:
-            pieces, answer = [piece async for piece in later], later.answer
+            pieces = [piece async for piece in later]
     else:
         with llm.stream("t", "list files") as stream:
-            pieces, answer = list(stream), stream.answer
+            pieces = list(stream)
     assert len(pieces) > 1
-    assert "".join(pieces) == answer.text == llm.complete("t", "list files").text
-
-
-@both
-async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
-    """The server's grammar makes even random weights obey a schema."""
-    answer = await _ask(llm, asynchronous, "Did it pass?", schema=Verdict)
-    assert isinstance(answer.parsed, Verdict)
-    assert len(answer.attempts) == 1
-
-
-@both
-async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
-    """Each text has a vector of its own, of one length."""
+    assert "".join(pieces) == answer.text
+    shaped = await _ask(llm, asynchronous, "Did it pass?", schema=Verdict)
+    assert isinstance(shaped.parsed, Verdict)
+    assert len(shaped.attempts) == 1
     texts = ["list files", "remove files"]
-    result = await llm.aembed("t", texts) if asynchronous else llm.embed("t", texts)
-    first, second = result.vectors
+    first, second = (await llm.aembed("t", texts) if asynchronous else llm.embed("t", texts)).vectors
     assert len(first) == len(second) > 10
     assert first != second
 

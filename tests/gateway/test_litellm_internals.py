@@ -1,11 +1,13 @@
 """What this package leans on inside LiteLLM and the SDKs beyond what they document: each has one test here.
 
-`gateway/sdk_clients.py` is the one module that may know of them.
+A test that fails says that the reason is gone: then the code goes, too. `gateway/clients.py` is the one module that may
+know of them; `_NoRetries` stands with the arguments.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import warnings
@@ -17,66 +19,101 @@ import httpx
 import pytest
 from gateway_kit import request, target
 from manager_kit import Api, ask, manager, model
-from source_tree import Module, modules
+from source_tree import modules
 
-from testronaut_llm.gateway import exchange as exchanges
+from testronaut_llm.gateway.clients import Connection, forget, inside
+from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway, load_litellm
-from testronaut_llm.gateway.host_warnings import silenced
-from testronaut_llm.gateway.model_request import EmbedRequest
-from testronaut_llm.gateway.sdk_clients import key_of, sdk_client
+from testronaut_llm.gateway.model_request import EmbedRequest, arguments
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
 MODES = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
-AT_HOME = "transport.sdk_clients"
 
 
-async def _sent(wire: str, api: Api, **fields: Any) -> tuple[exchanges.Exchange, Any]:
-    gateway, exchange = Gateway(lambda text: text), exchanges.Exchange()
-    asked: Any = request(target(wire, api.url), **fields)
-    parts = [part async for part in gateway.send(asked, exchange)]
+async def _sent(asked: Any) -> tuple[Exchange, Any]:
+    gateway, exchange = Gateway(lambda text: text), Exchange()
+    *_, reply = [part async for part in gateway.send(asked, exchange)]
     await gateway.aclose()
-    return exchange, parts[-1]
+    return exchange, reply
 
 
 @pytest.mark.parametrize("wire", ["anthropic", "ollama"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: bool) -> None:
     """Leans on `AsyncHTTPHandler.client`: LiteLLM's handler class sends with the httpx client that stands there."""
-    exchange, reply = await _sent(wire, api("a", faults.good("fine")), stream=stream)
+    exchange, reply = await _sent(request(target(wire, api("a", faults.good("fine")).url), stream=stream))
     assert (exchange.requests, exchange.status, reply.text) == (1, 200, "fine")
 
 
-@pytest.mark.parametrize("wire", ["openai", "azure", "azure v1"])
-async def test_an_sdk_client_never_retries(api: Make, wire: str) -> None:
-    """Leans on `max_retries` of the OpenAI SDK's clients: LiteLLM assigns 2 for embeddings, and it stays 0."""
-    litellm, to = load_litellm(), target(wire, api("a", faults.error("server_error")).url)
-    client = sdk_client(litellm, to, key_of(to), httpx.AsyncClient())
-    client.max_retries = 2
-    assert client.max_retries == 0
-    await client.close()
+async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
+    """How many requests one embedding of LiteLLM's is."""
+    asked = EmbedRequest(target=target(wire, api.url), texts=("one",), timeout=5.0)
+    with contextlib.suppress(Exception):
+        await load_litellm().aembedding(**{**arguments(asked), **changed}, client=client)
+    return len(api.asked)
+
+
+async def test_a_plain_0_is_taken_for_2_retries(api: Make) -> None:
+    """Why `_NoRetries` exists: LiteLLM's embeddings for OpenAI set `client.max_retries` to `max_retries or 2`."""
+    import openai
+
+    refuses = faults.error("server_error", headers={"retry-after-ms": "1"})
+    for given, requests in (({"max_retries": 0}, 3), ({}, 1)):
+        a = api("a", refuses)
+        async with httpx.AsyncClient(verify=False) as http:
+            client = openai.AsyncOpenAI(api_key="k", base_url=f"{a.url}/v1", http_client=http, max_retries=0)
+            assert await _embedded(a, client, **given) == requests
+
+
+async def test_ollama_embeddings_take_no_client(api: Make) -> None:
+    """Why `_ModuleClient` exists: `client=` is not used by LiteLLM's Ollama embeddings, its module-level one is."""
+    a, connection = api("a", faults.good(vectors=((1.0,),))), Connection(None)
+    connection.exchange = Exchange()
+    async with connection.http:
+        client = connection.handler(load_litellm())
+        assert await _embedded(a, client, "ollama") == 1
+        assert connection.exchange.requests == 0
+        with inside(connection):
+            assert await _embedded(a, client, "ollama") == 2
+        assert connection.exchange.requests == 1
+
+
+async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
+    """Why `forget` exists: LiteLLM keeps a client that it was handed for Azure in a cache of its own, with the key."""
+    litellm, connection = load_litellm(), Connection(None)
+    connection.exchange = Exchange()
+    to = target("azure", api("a", faults.good()).url)
+    async with connection.http:
+        client = connection.client(litellm, to)
+        await litellm.acompletion(**arguments(request(to)), client=client)
+    kept = litellm.in_memory_llm_clients_cache.cache_dict
+    assert [one for one in kept.values() if one is client]
+    forget(litellm, client)
+    assert not [one for one in kept.values() if one is client]
 
 
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1", "ollama"])
 async def test_an_embedding_is_sent_once_and_by_our_client(api: Make, wire: str) -> None:
-    """Leans on `litellm.module_level_aclient`: LiteLLM's Ollama embeddings take no `client=` and use that one."""
+    """Whatever the way on which LiteLLM takes it."""
     a = api("a", faults.error("server_error"))
-    gateway, exchange = Gateway(lambda text: text), exchanges.Exchange()
-    asked = EmbedRequest(target=target(wire, a.url), texts=("one",), timeout=5.0)
-    *_, reply = [part async for part in gateway.send(asked, exchange)]
-    await gateway.aclose()
+    exchange, reply = await _sent(EmbedRequest(target=target(wire, a.url), texts=("one",), timeout=5.0))
     assert reply.error is not None
     assert len(a.asked) == exchange.requests == 1
 
 
 @MODES
 async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """Leans on `litellm.model_cost`: LiteLLM sends `/api/show` to localhost for a model that has no row there."""
+    """Leans on `litellm.model_cost` and `base_model=`.
+
+    LiteLLM sends `/api/show` to localhost for a model that has no row there, and for another one that an answer names.
+    """
     show = api("show", faults.good())
     monkeypatch.setenv("OLLAMA_API_BASE", show.url)
     monkeypatch.delitem(load_litellm().model_cost, "ollama_chat/qwen3:8b", raising=False)
-    a = api("a", faults.good("fine"))
+    named = faults.raw(200, json.dumps({**ANSWER, "model": f"other:{mode}"}).encode() + b"\n")
+    a = api("a", named)
     with manager({"m": model("ollama", a)}) as llm:
         assert (await ask(llm, mode)).text == "fine"
     await asyncio.sleep(0.3)  # a thread of LiteLLM's would ask afterwards
@@ -84,12 +121,20 @@ async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pyte
     assert show.asked == []
 
 
-@pytest.mark.parametrize("module", modules(), ids=lambda module: module.name or "__init__")
-def test_nothing_else_reaches_inside(module: Module) -> None:
+ANSWER = {
+    "message": {"role": "assistant", "content": "fine"},
+    "done": True,
+    "done_reason": "stop",
+    "prompt_eval_count": 5,
+    "eval_count": 1,
+}
+
+
+def test_nothing_else_reaches_inside() -> None:
     """No name of LiteLLM or an SDK that starts with an underscore, and no class of theirs is changed or subclassed."""
-    inside = re.findall(r"\b(?:litellm|openai|anthropic|httpx|httpx2|httpcore)(?:\.\w+)*\._\w+", module.text)
-    assert [one for one in inside if not re.fullmatch(r"(openai|anthropic)\._base_client", one)] == []  # logger names
-    if module.name != AT_HOME:
+    for module in modules():
+        inner = re.findall(r"\b(?:litellm|openai|anthropic|httpx|httpx2|httpcore)(?:\.\w+)*\._\w+", module.text)
+        assert not [one for one in inner if not re.fullmatch(r"(openai|anthropic)\._base_client", one)]  # logger names
         assert not re.search(r"\btype\(\s*\w+\.__name__|class \w+\((litellm|openai)\.", module.text)
 
 
@@ -104,17 +149,16 @@ ODD = {
 """An answer whose fields have types that LiteLLM's own classes do not expect."""
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
-async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[str], mode: str) -> None:
+async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[str]) -> None:
     """Pydantic's warnings about what a server made up do not reach stderr."""
     odd = faults.raw(200, json.dumps(ODD).encode())
     with manager({"m": model("openai", api("a", odd))}, retries=0) as llm, warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert (await ask(llm, mode)).text == "fine"
+        assert (await ask(llm, "acomplete")).text == "fine"
     assert capfd.readouterr() == ("", "")
 
 
-@MODES
+@pytest.mark.parametrize("mode", ["complete", "astream"])
 @pytest.mark.parametrize("wire", ["openai", "azure", "anthropic", "ollama"])
 async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: str, wire: str) -> None:
     """With `-W error` in the host, LiteLLM's and pydantic's warnings inside a call are silent."""
@@ -127,7 +171,7 @@ def test_the_hosts_own_warnings_are_heard() -> None:
     """Outside our calls, and in other contexts during them, every warning is what the host makes of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with silenced():
+        with inside(object()):
             warnings.warn("inside", UserWarning, stacklevel=1)
         with pytest.raises(UserWarning, match="outside"):
             warnings.warn("outside", UserWarning, stacklevel=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,22 +51,18 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
 
 
 @pytest.mark.parametrize("what", READERS)
-def test_a_byte_order_mark_is_dropped(tmp_path: Path, what: str) -> None:
-    """A file that Windows wrote says what the same file without the mark says."""
+def test_a_mark_is_dropped_and_bytes_that_are_no_text_are_named(tmp_path: Path, what: str) -> None:
+    """A file that Windows wrote says what the same file says without the mark. Of a bad key only the source is told."""
     read, content = READERS[what]
     (tmp_path / "plain").write_bytes(content)
     plain = read(tmp_path / "plain")
     (tmp_path / "out.jsonl").unlink(missing_ok=True)
     (tmp_path / "marked").write_bytes(MARK + content)
     assert read(tmp_path / "marked") == plain
-
-
-@pytest.mark.parametrize("what", [name for name in READERS if name != "a key file"])
-def test_bytes_that_are_no_text_are_named(tmp_path: Path, what: str) -> None:
-    """The file, the line, the byte; of a key nothing is told but its source."""
-    (tmp_path / "bad").write_bytes(b"\n\n  \xff")
-    with pytest.raises(ConfigError, match=r"bad:3: is not UTF-8 text: .*\(byte 3 of the line is 0xff\)"):
-        READERS[what][0](tmp_path / "bad")
+    if what != "a key file":
+        (tmp_path / "bad").write_bytes(b"\n\n  \xff")
+        with pytest.raises(ConfigError, match=r"bad:3: is not UTF-8 text: .*\(byte 3 of the line is 0xff\)"):
+            read(tmp_path / "bad")
 
 
 def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +77,6 @@ def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: py
     assert not is_trusted(file, YAML.decode())
 
 
-HOMELESS = """
-import os, pwd, sys
-def nobody(_): raise KeyError("getpwuid(): uid not found")
-pwd.getpwuid = nobody
-"""
-
-
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As in a container with an arbitrary user id: no HOME, and no entry in the passwd file."""
@@ -100,28 +88,43 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("HOME", "TESTRONAUT_LLM_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    Path("llm.yaml").write_bytes(YAML)
 
 
 @pytest.mark.usefixtures("homeless")
 @pytest.mark.parametrize(
     "use",
     [
-        config_dir,
-        data_dir,
-        cache_dir,
+        *(config_dir, data_dir, cache_dir, LLMManager),
         lambda: user_path("~/x"),
         lambda: LLMManager("llm.yaml").complete("t", "hi"),
-        lambda: LLMManager(),
         lambda: trust("llm.yaml"),
         lambda: update_prices("~/prices.json"),
     ],
 )
 def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], object], tmp_path: Path) -> None:
     """HOME, or TESTRONAUT_LLM_HOME; and no folder is called `~`."""
-    Path("llm.yaml").write_bytes(YAML)
     with pytest.raises(ConfigError, match=r"set HOME, or TESTRONAUT_LLM_HOME"):
         use()
     assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
+
+
+def _command(words: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(sys, "argv", ["testronaut-llm", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("words", ["run t hi", "models pull embedded/smollm2-135m", "cache stats", "trust llm.yaml"])
+def test_a_command_without_a_home_folder_is_one_line(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And exit code 2, as for any configuration that a person has to change."""
+    code, said = _command(words, monkeypatch), capsys.readouterr()
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1), said.err
+    assert "set HOME, or TESTRONAUT_LLM_HOME" in said.err
 
 
 @pytest.mark.usefixtures("homeless")
@@ -130,26 +133,4 @@ def test_without_a_home_folder_one_that_is_named_does(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
     assert (config_dir(), data_dir()) == (tmp_path / "config", tmp_path / "data")
     assert user_path("~nobody-here/x") == Path("~nobody-here/x")
-    monkeypatch.setattr(sys, "argv", ["testronaut-llm", "config", "show", "version"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-
-
-def test_a_command_without_a_home_folder_is_one_line(tmp_path: Path) -> None:
-    """And exit code 2, as for any configuration that a person has to change."""
-    for words in ("run t hi", "models list", "models pull embedded/smollm2-135m", "cache stats", "trust llm.yaml"):
-        (tmp_path / "llm.yaml").write_bytes(YAML)
-        code = f"{HOMELESS}\nsys.argv[1:] = {words.split()!r}; from testronaut_llm.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env={"PATH": "/bin"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert done.stderr.count("\n") == 1
-        assert "set HOME, or TESTRONAUT_LLM_HOME" in done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
+    assert _command("config show version", monkeypatch) == 0

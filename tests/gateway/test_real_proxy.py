@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -106,57 +106,42 @@ def _running(config: Path, url: str, keys: dict[str, str]) -> Iterator[None]:
     log = config.with_suffix(".log")
     usual = {"PATH": os.environ["PATH"], "HOME": str(config.parent), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     command = [PROXY, "--config", str(config), "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, env=usual | keys, cwd=config.parent, stdout=said, stderr=said)
-    try:
-        until = time.monotonic() + PATIENCE
-        while not _alive(url):
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < until, log.read_text()[-4000:]
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
+    with log.open("wb") as said, subprocess.Popen(command, env=usual | keys, stdout=said, stderr=said) as process:
         try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
+            until = time.monotonic() + PATIENCE
+            while not _alive(url):
+                assert process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < until, log.read_text()[-4000:]
+                time.sleep(0.2)
+            yield
+        finally:
             process.kill()
-            process.wait()
 
 
 def _alive(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError), opener.open(f"{url}/health/liveliness", timeout=5) as response:
-        return bool(response.status == 200)
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/liveliness", trust_env=False).status_code == 200
     return False
 
 
-def test_a_moved_row_gives_the_same_answer(team: Team) -> None:
+def test_a_moved_row_gives_the_same_answer(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line of llm.yaml is changed, and the same weights say the same through the proxy, at the same price."""
+    question, schema = "What does ls do?", {"schema": Option, "max_tokens": 300}
     with LLMManager(team.alone) as alone, LLMManager(team.behind) as behind:
-        here, there = alone.complete(None, "What does ls do?"), behind.complete(None, "What does ls do?")
-        with behind.stream(None, "What does ls do?") as stream:
-            assert "".join(stream) == here.text
-    assert there.text == here.text
-    assert (there.usage.prompt_tokens, there.cost) == (here.usage.prompt_tokens, here.cost)
-    assert there.cost
-
-
-def test_a_schema_passes_through(team: Team) -> None:
-    """An answer with a shape, too."""
-    with LLMManager(team.alone) as alone, LLMManager(team.behind) as behind:
-        here = alone.complete(None, "Name one option of ls.", schema=Option, max_tokens=300)
-        there = behind.complete(None, "Name one option of ls.", schema=Option, max_tokens=300)
-    assert isinstance(there.parsed, Option)
-    assert there.parsed == here.parsed
-
-
-def test_a_tasks_name_falls_back_there(team: Team) -> None:
-    """The first model of the task refuses connections; the proxy asks the second, and the caller sees one attempt."""
-    with LLMManager(team.behind) as behind:
-        answer, direct = behind.complete("unlucky", "What does ls do?"), behind.complete(None, "What does ls do?")
-    (attempt,) = answer.attempts
-    assert (attempt.error, answer.text) == (None, direct.text)
+        here, there = alone.complete(None, question), behind.complete(None, question)
+        with behind.stream(None, question) as stream:
+            assert "".join(stream) == there.text == here.text
+        assert (there.usage.prompt_tokens, there.cost) == (here.usage.prompt_tokens, here.cost)
+        assert there.cost
+        shaped = behind.complete(None, "Name one option of ls.", **schema)
+        assert shaped.parsed == alone.complete(None, "Name one option of ls.", **schema).parsed
+        # The first model of this task refuses connections: the proxy asks the second, and the caller sees one attempt.
+        (attempt,) = (answer := behind.complete("unlucky", question)).attempts
+        assert (attempt.error, answer.text) == (None, there.text)
+    # A stranger on the network spends nothing; without a database the proxy says so with a 400, not a 401.
+    monkeypatch.setenv("LITELLM_PROXY_API_KEY", "sk-wrong-0123456789abcdefghijklm")
+    with LLMManager(team.behind) as behind, pytest.raises(InvalidRequestError, match="No connected db"):
+        behind.complete(None, "hi")
 
 
 def test_a_limit_holds_for_all_callers(team: Team) -> None:
@@ -170,10 +155,3 @@ def test_a_limit_holds_for_all_callers(team: Team) -> None:
                 said.append(refused.last)
     assert isinstance(said[0], str)
     assert [one for one in said if isinstance(one, RateLimitError)]
-
-
-def test_the_master_key_is_asked_for(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stranger on the network spends nothing; without a database the proxy says so with a 400, not a 401."""
-    monkeypatch.setenv("LITELLM_PROXY_API_KEY", "sk-wrong-0123456789abcdefghijklm")
-    with LLMManager(team.behind) as behind, pytest.raises(InvalidRequestError, match="No connected db"):
-        behind.complete(None, "hi")

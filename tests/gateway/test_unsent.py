@@ -22,25 +22,33 @@ Make = Callable[..., Api]
 MODES = ("complete", "acomplete", "stream", "astream", "embed", "aembed")
 PROMPT = Decimal("0.0003425")  # 274 tokens at most, at 1.25 USD a million: they may all be written to a cache
 ANSWER = Decimal("0.0002")  # 100 tokens at 2 USD a million
+ELSEWHERE = "https://api.example.test"
+WANTS_A_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"
 
 
 @contextmanager
-def _server(reply: Callable[[socket.socket], Any]) -> Iterator[str]:
-    """A server that does one thing to each connection; its port on loopback."""
+def _server(words: bytes | None) -> Iterator[str]:
+    """A server that says one thing to each connection, or nothing at all; its port on loopback."""
+    over = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock:
+                if words is None:
+                    over.wait()
+                else:
+                    sock.recv(65536)
+                    sock.sendall(words)
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    sock, _ = listener.accept()
-                except OSError:
-                    return
-                with sock:
-                    reply(sock)
-
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
         thread.start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 
@@ -50,12 +58,32 @@ def _free_port() -> str:
         return f"127.0.0.1:{one.getsockname()[1]}"
 
 
-def _says(words: bytes) -> Callable[[socket.socket], None]:
-    def reply(sock: socket.socket) -> None:
-        sock.recv(65536)
-        sock.sendall(words)
+def _unknown(*_: Any, **__: Any) -> Any:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    return reply
+
+@contextmanager
+def _unreachable(how: str, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a provider to which no request gets."""
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        patch.delenv(name, raising=False)
+        patch.delenv(name.lower(), raising=False)
+    proxies = {"a proxy that wants a password": WANTS_A_PASSWORD, "a proxy that never opens the tunnel": None}
+    if how in proxies:
+        with _server(proxies[how]) as port:
+            patch.setenv("HTTPS_PROXY", f"http://{port}")
+            yield ELSEWHERE
+    elif how == "a proxy that is not there":
+        patch.setenv("HTTPS_PROXY", f"http://{_free_port()}")
+        yield ELSEWHERE
+    elif how == "a server without TLS":
+        with _server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+            yield f"https://{port}"
+    elif how == "a name that is not found":
+        patch.setattr(socket, "getaddrinfo", _unknown)
+        yield "http://models.example.test"
+    else:
+        yield f"http://{_free_port()}"
 
 
 async def _asked(llm: LLMManager, mode: str, **given: Any) -> Any:
@@ -74,82 +102,34 @@ async def _failed(llm: LLMManager, mode: str, **given: Any) -> errors.LLMError:
     return caught.value
 
 
-def _llm(wire: str, url: str, **task: Any) -> LLMManager:
-    given = {"max_tokens": 100, "retries": 0, **task}
-    return manager({"a": model(wire, url)}, {"embedding": {"models": ["a"], "retries": 0, "cache": "off"}}, **given)
-
-
-@pytest.fixture
-def proxied(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Sets the proxy of this process."""
-
-    def use(url: str) -> None:
-        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.setenv("HTTPS_PROXY", url)
-        monkeypatch.setenv("HTTP_PROXY", url)
-
-    return use
+def _llm(wire: str, url: str) -> LLMManager:
+    embedding = {"embedding": {"models": ["a"], "retries": 0, "cache": "off"}}
+    return manager({"a": model(wire, url)}, embedding, max_tokens=100, retries=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("wire", ["openai", "azure", "azure v1", "anthropic"])
-async def test_a_refused_connection_costs_nothing(wire: str, mode: str) -> None:
-    """Nobody listens, so nothing was sent: the attempt, the books and what is left of a budget say so."""
+@pytest.mark.parametrize(
+    ("how", "wire"),
+    [
+        *(("a refused connection", wire) for wire in ("openai", "azure", "azure v1", "anthropic")),
+        ("a proxy that is not there", "openai"),
+        ("a proxy that wants a password", "openai"),
+        ("a proxy that never opens the tunnel", "openai"),
+        ("a name that is not found", "openai"),
+        ("a server without TLS", "openai"),
+    ],
+)
+async def test_what_never_left_costs_nothing(monkeypatch: pytest.MonkeyPatch, how: str, wire: str, mode: str) -> None:
+    """Nothing was sent: the attempt, the books and what is left of a budget say so."""
     if wire == "anthropic" and "embed" in mode:
         pytest.skip("this wire has no embeddings")
-    with _llm(wire, f"http://{_free_port()}") as llm:
-        error = await _failed(llm, mode, max_cost="0.01")
-        assert isinstance(getattr(error, "last", error), errors.ConnectionFailedError)
+    late = how == "a proxy that never opens the tunnel"
+    with _unreachable(how, monkeypatch) as url, _llm(wire, url) as llm:
+        error = await _failed(llm, mode, max_cost="0.01", **({"timeout": 0.3} if late else {}))
+        kind = errors.LLMTimeoutError if late else errors.ConnectionFailedError
+        assert isinstance(getattr(error, "last", error), kind)
         assert [one.cost for one in error.attempts] == [Decimal(0)]
         assert llm.session.cost == llm.spend().total.cost == 0
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_proxy_that_refuses_was_not_sent_the_request(mode: str, proxied: Callable[[str], None]) -> None:
-    """Neither one that is not there, nor one that wants a password before it opens a tunnel."""
-    with _server(_says(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")) as wants_password:
-        for proxy in (_free_port(), wants_password):
-            proxied(f"http://{proxy}")
-            with _llm("openai", "https://api.example.test") as llm:
-                error = await _failed(llm, mode)
-                assert [one.cost for one in error.attempts] == [Decimal(0)], proxy
-                assert llm.session.cost == 0
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_name_that_is_not_found_costs_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No connection was tried."""
-
-    def unknown(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with _llm("openai", "http://models.example.test") as llm:
-        error = await _failed(llm, mode)
-        assert [one.cost for one in error.attempts] == [Decimal(0)]
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_failed_handshake_costs_nothing(mode: str) -> None:
-    """A server that does not speak TLS gets no request."""
-    with _server(_says(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port, _llm("openai", f"https://{port}") as llm:
-        error = await _failed(llm, mode)
-        assert [one.cost for one in error.attempts] == [Decimal(0)]
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_proxy_that_never_opens_the_tunnel_costs_nothing(mode: str, proxied: Callable[[str], None]) -> None:
-    """The time ran out before anything was sent."""
-    over = threading.Event()
-    with _server(lambda _: over.wait()) as proxy, _llm("openai", "https://api.example.test") as llm:
-        proxied(f"http://{proxy}")
-        error = await _failed(llm, mode, timeout=0.3)
-        over.set()
-        assert isinstance(getattr(error, "last", error), errors.LLMTimeoutError)
-        assert [one.cost for one in error.attempts] == [Decimal(0)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -162,23 +142,22 @@ async def test_what_was_sent_and_not_answered_costs_its_worst_case(api: Make, mo
 
     with _llm("openai", api("a", drop)) as llm:
         error = await _failed(llm, mode)
-        assert len(api("a").asked) == 0
         assert llm.session.cost == error.attempts[0].cost == PROMPT + (ANSWER if "embed" not in mode else 0)
 
 
 async def test_dead_calls_leave_a_budget_as_it_was(api: Make) -> None:
     """However many there are: the first call that is answered still fits."""
-    row = model("openai", f"http://{_free_port()}")
-    budget = {"budget": {"total": "0.0006", "scope": "dead"}}
     tasks = {"t": {"models": ["a"], "max_tokens": 100, "retries": 0, "cache": "off"}}
-    made = LLMConfig.model_validate({"version": 1, "models": {"a": row}, "tasks": tasks, **budget})
-    with LLMManager(config=made) as llm:
+
+    def made(url: Any) -> LLMManager:
+        budget = {"budget": {"total": "0.0006", "scope": "dead"}}
+        models = {"a": model("openai", url)}
+        return LLMManager(config=LLMConfig.model_validate({"version": 1, "models": models, "tasks": tasks, **budget}))
+
+    with made(f"http://{_free_port()}") as llm:
         for _ in range(3):
             with pytest.raises(errors.AllModelsFailedError):
                 llm.complete("t", "hi")
         assert llm.spend().limits[0].left == Decimal("0.0006")
-    made = LLMConfig.model_validate(
-        {"version": 1, "models": {"a": model("openai", api("a", faults.good()))}, "tasks": tasks, **budget}
-    )
-    with LLMManager(config=made) as llm:
+    with made(api("a", faults.good())) as llm:
         assert llm.complete("t", "hi").text

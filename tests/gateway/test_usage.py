@@ -15,6 +15,10 @@ def _sse(*events: object) -> str:
     return "".join(f"data: {json.dumps(event)}\n\n" for event in events)
 
 
+def _body(**fields: object) -> str:
+    return json.dumps(fields)
+
+
 def _counts(body: str) -> dict[str, Any]:
     found = examine(body).usage
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -27,93 +31,45 @@ def _is(prompt: int, answer: int, **more: int) -> dict[str, int]:
 
 BEGAN = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
 ENDED = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
+ANTHROPIC, GEMINI = {"input_tokens": 9, "output_tokens": 5}, {"promptTokenCount": 8}
+THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
 OPENAI = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
 
 READ: dict[str, tuple[str, dict[str, int]]] = {
     "openai": (json.dumps({"usage": OPENAI}), _is(30, 20)),
-    "openai details": (
-        json.dumps(
-            {
-                "usage": {
-                    **OPENAI,
-                    "prompt_tokens_details": {"cached_tokens": 10},
-                    "completion_tokens_details": {"reasoning_tokens": 5},
-                }
-            }
-        ),
-        _is(30, 20, cached_tokens=10, reasoning_tokens=5),
-    ),
+    "openai details": (_body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}),
+                       _is(30, 20, cached_tokens=10, reasoning_tokens=5)),
     "openai stream": (_sse({"choices": [{}], "usage": None}, {"choices": [], "usage": OPENAI}), _is(30, 20)),
     "a sum that grows from chunk to chunk": (
-        _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}),
-        _is(30, 20),
-    ),
+        _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), _is(30, 20)),
     "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), _is(30, 20)),
     "moonshot stream": (_sse({"choices": [{"finish_reason": "stop", "usage": OPENAI}]}), _is(30, 20)),
-    "moonshot cache": (json.dumps({"usage": {**OPENAI, "cached_tokens": 8}}), _is(30, 20, cached_tokens=8)),
-    "deepseek": (
-        json.dumps({"usage": {**OPENAI, "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 22}}),
-        _is(30, 20, cached_tokens=8),
-    ),
-    "anthropic": (
-        json.dumps(
-            {
-                "usage": {
-                    "input_tokens": 10,
-                    "output_tokens": 20,
-                    "cache_read_input_tokens": 100,
-                    "cache_creation_input_tokens": 7,
-                }
-            }
-        ),
-        _is(117, 20, cached_tokens=100, cache_write_tokens=7),
-    ),
+    "moonshot cache": (_body(usage={**OPENAI, "cached_tokens": 8}), _is(30, 20, cached_tokens=8)),
+    "deepseek": (_body(usage={**OPENAI, "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 22}),
+                 _is(30, 20, cached_tokens=8)),
+    "anthropic": (_body(usage={**ANTHROPIC, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7}),
+                  _is(116, 5, cached_tokens=100, cache_write_tokens=7)),
     "anthropic stream": (_sse(BEGAN, ENDED), _is(9, 5)),
     "anthropic stream that is cut": (_sse(BEGAN), {"prompt_tokens": 9}),
-    "anthropic iterations": (
-        json.dumps(
-            {
-                "usage": {
-                    "input_tokens": 5,
-                    "output_tokens": 3,
-                    "iterations": [{"input_tokens": 4, "output_tokens": 2}, {"input_tokens": 5, "output_tokens": 3}],
-                }
-            }
-        ),
-        _is(9, 5),
-    ),
-    "anthropic names on the openai wire": (
-        json.dumps({"choices": [{}], "usage": {"input_tokens": 9, "output_tokens": 5}}),
-        _is(9, 5),
-    ),
+    "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), _is(18, 10)),
+    "anthropic names on the openai wire": (_body(choices=[{}], usage=ANTHROPIC), _is(9, 5)),
     "cache counts beside an openai prompt that includes them": (
-        json.dumps({"usage": {**OPENAI, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}}),
-        _is(30, 20, cached_tokens=10, cache_write_tokens=5),
-    ),
+        _body(usage={**OPENAI, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}),
+        _is(30, 20, cached_tokens=10, cache_write_tokens=5)),
     "cache counts that the total shows to be apart": (
-        json.dumps({"usage": {**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}}),
-        _is(45, 20, cached_tokens=15),
-    ),
-    "gemini": (
-        json.dumps({"usageMetadata": {"promptTokenCount": 8, "candidatesTokenCount": 4, "totalTokenCount": 12}}),
-        _is(8, 4),
-    ),
-    "gemini leaves a zero out": (json.dumps({"usageMetadata": {"promptTokenCount": 8}}), {"prompt_tokens": 8}),
+        _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), _is(45, 20, cached_tokens=15)),
+    "gemini": (_body(usageMetadata={**GEMINI, "candidatesTokenCount": 4, "totalTokenCount": 12}), _is(8, 4)),
+    "gemini leaves a zero out": (_body(usageMetadata=GEMINI), {"prompt_tokens": 8}),
     "gemini with the results of tools": (
-        json.dumps({"usageMetadata": {"promptTokenCount": 8, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 4}}),
-        _is(11, 4),
-    ),
-    "ollama": (json.dumps({"prompt_eval_count": 8, "eval_count": 4}), _is(8, 4)),
-    "ollama embedding": (json.dumps({"prompt_eval_count": 8, "embeddings": [[1.0]]}), {"prompt_tokens": 8}),
-    "two names of one count": (
-        json.dumps({"usage": {"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}}),
-        _is(9, 5),
-    ),
-    "null": (json.dumps({"usage": None}), {}),
-    "empty": (json.dumps({"usage": {}}), {}),
-    "of the wrong kind": (json.dumps({"usage": [1], "message": "x", "choices": {}, "x_groq": 1}), {}),
-    "none": (json.dumps({"choices": []}), {}),
-}
+        _body(usageMetadata={**GEMINI, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 4}), _is(11, 4)),
+    "ollama": (_body(prompt_eval_count=8, eval_count=4), _is(8, 4)),
+    "ollama embedding": (_body(prompt_eval_count=8, embeddings=[[1.0]]), {"prompt_tokens": 8}),
+    "two names of one count": (_body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), _is(9, 5)),
+    "null": (_body(usage=None), {}),
+    "empty": (_body(usage={}), {}),
+    "of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), {}),
+    "none": (_body(choices=[]), {}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", READ)
@@ -135,38 +91,27 @@ def _proven(usage: dict[str, Any], *, text: bool = True, wire: str = "usage") ->
 
 GOOD = {"prompt_tokens": 30, "completion_tokens": 20}
 APART = {"prompt_tokens": 32, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 94}}
-THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
-HUGE = (-1, -50_000, 2**63, 10**30, 401, 1.5, 20.0, float("nan"), float("inf"), "20", True, [20], {"n": 20})
+HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n": 20})
 
 
-@pytest.mark.parametrize("wrong", HUGE, ids=repr)
-@pytest.mark.parametrize("name", ["completion_tokens", "output_tokens"])
-def test_an_impossible_answer_is_estimated_alone(name: str, wrong: Any) -> None:
-    """The prompt's count stays as it was reported; one that cannot be is estimated, marked and named."""
-    prompt = "prompt_tokens" if name == "completion_tokens" else "input_tokens"
-    assert _proven({prompt: 30, name: wrong}) == ((30, 22, 0, 0), True, "completion_tokens")
-
-
-@pytest.mark.parametrize("wrong", [*(one for one in HUGE if one != 401), 0, 1001], ids=repr)
-@pytest.mark.parametrize("name", ["prompt_tokens", "input_tokens"])
-def test_an_impossible_prompt_is_estimated_alone(name: str, wrong: Any) -> None:
-    """The same of the prompt, which is never empty."""
-    answer = "completion_tokens" if name == "prompt_tokens" else "output_tokens"
-    assert _proven({name: wrong, answer: 20}) == ((11, 20, 0, 0), True, "prompt_tokens")
+@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
+    """The other count stays as it was reported; one that cannot be is estimated, marked and named."""
+    prompt, answer = names
+    for wrong in HUGE:
+        assert _proven({prompt: 30, answer: wrong}) == ((30, 22, 0, 0), True, "completion_tokens"), wrong
+    for wrong in (*(one for one in HUGE if one != 401), 0, 1001):
+        assert _proven({prompt: wrong, answer: 20}) == ((11, 20, 0, 0), True, "prompt_tokens"), wrong
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True, 31], ids=repr)
 def test_cached_tokens_that_cannot_be_are_paid_in_full(wrong: Any) -> None:
-    """More than the prompt, or no count at all, lowers no price."""
+    """More than the prompt, or no count at all, lowers no price. Anthropic's prompt is a sum: then none is known."""
     used, estimated, doubts = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
     assert (used, estimated, doubts) == ((30, 20, 0, 0), True, "cached_tokens")
-
-
-@pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True], ids=repr)
-def test_an_anthropic_prompt_whose_cache_is_no_count_is_estimated(wrong: Any) -> None:
-    """There the prompt is a sum, and one part of it is unknown."""
-    used, estimated, _ = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
-    assert (used, estimated) == ((11, 20, 0, 0), True)
+    if wrong != 31:
+        used, estimated, _ = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
+        assert (used, estimated) == ((11, 20, 0, 0), True)
 
 
 OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
