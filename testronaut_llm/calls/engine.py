@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.secrets import secret_parts
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from testronaut_llm.money.budgets import Budgets
     from testronaut_llm.money.ledger import Ledger
     from testronaut_llm.money.prices import PriceTable
-    from testronaut_llm.money.spending import Purse
     from testronaut_llm.money.token_counter import TokenCounter
     from testronaut_llm.providers.credentials import Credentials
     from testronaut_llm.records import Attempt, Call, Route
@@ -50,7 +49,7 @@ class Engine:
 
     Attributes:
         answers: what is stored of earlier calls; None where nothing shall be.
-        purse: pays for all calls in place of the budgets of `llm.yaml`; None but for recording sessions and tests.
+        purse: reserves in place of the budgets of `llm.yaml`; None but for recording sessions and tests.
     """
 
     def __init__(self, source: ConfigSource) -> None:
@@ -59,7 +58,7 @@ class Engine:
         self.telemetry = Telemetry(self.redactor.redact, lambda: self.source.last)
         self.probes = Probes()
         self.answers: AnswerCache | None = AnswerCache()
-        self.purse: Purse | None = None
+        self.purse: Any = None
         self._routed: set[tuple[str, str]] = set()
         self._doubted: set[str] = set()
 
@@ -207,7 +206,7 @@ class Engine:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("loop", "local", "ledger", "counter", "credentials"):
+        for name in ("loop", "local", "ledger", "credentials"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if self.answers is not None:

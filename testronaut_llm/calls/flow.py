@@ -20,7 +20,7 @@ from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
 from testronaut_llm.limits.rate_limiter import Ticket
 from testronaut_llm.money.ledger_file import WAIT, LedgerBusyError
-from testronaut_llm.money.spending import Purse, Slip
+from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Call, Candidate, Route, T, Usage
 from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts
 from testronaut_llm.support.money import exact
@@ -41,7 +41,8 @@ class Plan:
         ask: by alias and step, what to send.
         limit: by alias, seconds for one attempt.
         judge: says of a reply whether it is an answer, and what it cost.
-        purse: whose money it is.
+        reserve: sets the worst case of an attempt aside.
+        spent: USD of each attempt so far, an unknown cost at the worst case.
         policy: how to retry and fall back.
         fetch: by alias, and with the seconds that are left: the model's download, where it has to be waited for.
         ticket: an attempt's place in line for its rate limits.
@@ -53,7 +54,8 @@ class Plan:
     ask: Callable[[Try, str], Callable[[float], Request | EmbedRequest]]
     limit: Mapping[str, float]
     judge: Judge
-    purse: Purse
+    reserve: Callable[[Candidate, Decimal | None], Reservation]
+    spent: list[Decimal]
     policy: Policy
     fetch: Callable[[str, float], Fetch | None]
     slow: Callable[[str], bool]
@@ -151,7 +153,7 @@ def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Gener
         return Outcome(error=_out_of_time(call, candidate), remaining=0.0)
     step = replace(step, answered=run.refused_text)
     try:
-        reserve = partial(plan.purse.reserve, call, candidate, plan.judge.worst(step))
+        reserve = partial(plan.reserve, candidate, plan.judge.worst(step))
         slip = yield from _when_free(reserve, until, plan.clock)
         yield from _when_free(slip.sent, until, plan.clock)
     except (BudgetExceededError, ConfigError) as error:
@@ -171,7 +173,7 @@ def _sent(call: Call, plan: Plan, run: _Run, step: Try, ticket: Ticket) -> Gener
         if not isinstance(reply, Reply):  # closed in the middle: nobody knows what was billed
             unread = LLMTimeoutError("the call was left before its answer was complete")
             reply = Reply(error=unread, sent=exchange.left)
-            _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=plan.clock() - began))
+            _settle(call, plan, run, slip, step, plan.judge.attempt(step, reply, latency=plan.clock() - began))
             ticket.leave(sent=reply.sent)
     usage = plan.judge.usage(step, reply) if reply.usage is not None else None
     _leave(ticket, reply, usage, cut_short=limit < plan.limit[candidate.alias])
@@ -204,16 +206,16 @@ def _leave(ticket: Ticket, reply: Reply, usage: Usage | None, *, cut_short: bool
 
 
 def _judged(
-    call: Call, plan: Plan, run: _Run, slip: Slip, step: Try, reply: Reply, *, began: float, delivered: bool
+    call: Call, plan: Plan, run: _Run, slip: Reservation, step: Try, reply: Reply, *, began: float, delivered: bool
 ) -> Result | Outcome:
     now = plan.clock()
     try:
         judged = plan.judge.verdict(step, reply)
     except BaseException:  # a validator of the caller's may raise what is no refusal; the answer was paid all the same
-        _settle(call, plan, run, slip, plan.judge.attempt(step, reply, latency=now - began))
+        _settle(call, plan, run, slip, step, plan.judge.attempt(step, reply, latency=now - began))
         raise
     attempt = plan.judge.attempt(step, reply, latency=now - began, error=judged.error)
-    _settle(call, plan, run, slip, attempt)
+    _settle(call, plan, run, slip, step, attempt)
     run.sent = run.sent or reply.sent
     if judged.repair is not None:  # of later attempts that fail, none has an answer to repair
         run.refused_text = getattr(judged.error, "text", reply.text)
@@ -234,8 +236,9 @@ def _judged(
     )
 
 
-def _settle(call: Call, plan: Plan, run: _Run, slip: Slip, attempt: Attempt) -> None:
+def _settle(call: Call, plan: Plan, run: _Run, slip: Reservation, step: Try, attempt: Attempt) -> None:
     run.tried.append(attempt)
+    plan.spent.append(attempt.cost if attempt.cost is not None else plan.judge.worst(step) or Decimal(0))
     slip.settle(attempt)
     plan.on_attempt(call, attempt)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from testronaut_llm.routing.limits import with_limits
 from testronaut_llm.routing.options import READY, Scale
 from testronaut_llm.routing.retry import Policy, Try
 from testronaut_llm.routing.task_router import Selected, one_vector_space, select
+from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.calls.engine import Engine
@@ -94,7 +96,8 @@ def flow_along(
     for one in selected:
         engine.local.look(one.model)
     models = {one.model.alias: one.model for one in selected}
-    purse = engine.budgets.purse(config, task, call)
+    spent: list[Decimal] = []
+    payer = engine.purse or engine.budgets
     judge = Judge(
         call=call,
         models=models,
@@ -102,7 +105,7 @@ def flow_along(
         counter=engine.counter,
         dialect=engine.dialect,
         explain=engine.local.explain,
-        affordable=purse.affords,
+        affordable=lambda cost: engine.budgets.affords(config, task, call, cost, spent=_sum(spent)),
         doubt=engine.doubted,
         allow_truncated=task.allow_truncated,
         vectors=bool(texts),
@@ -112,7 +115,8 @@ def flow_along(
         ask=partial(_ask, engine, call, models, texts),
         limit={alias: call.timeout or timeout_of(model) for alias, model in models.items()},
         judge=judge,
-        purse=engine.purse or purse,
+        reserve=lambda candidate, worst: payer.reserve(config, task, call, candidate, worst, spent=_sum(spent)),
+        spent=spent,
         policy=Policy(retries=call.retries, fallback_on=task.fallback_on, cascade=task.strategy == "cascade"),
         fetch=lambda alias, seconds: engine.local.fetch(models[alias], seconds),
         slow=lambda alias: _is_slow(models[alias]),
@@ -152,6 +156,11 @@ def _ask(
         return chat_request(call, target, step, schema=schema, num_ctx=num_ctx, timeout=timeout, answered=text)
 
     return make
+
+
+@exact
+def _sum(amounts: list[Decimal]) -> Decimal:
+    return sum(amounts, Decimal(0))
 
 
 def _is_slow(model: ModelConfig) -> bool:

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,16 @@ CASES = [("openai", slow) for slow in SLOW] + [(wire, "dripping") for wire in ("
 
 
 class Books:
-    """A purse that notes what becomes of each slip."""
+    """Budgets that note what becomes of each reservation."""
 
     def __init__(self, refuse: set[str] | None = None) -> None:
         self.notes: list[str] = []
         self.settled: list[Attempt] = []
         self._refuse = refuse or set()
 
-    def reserve(self, _call: Call, candidate: Candidate, _worst: Decimal | None) -> Books:
+    def reserve(
+        self, _config: object, _task: object, _call: Call, candidate: Candidate, *_: object, **__: object
+    ) -> Books:
         if candidate.alias in self._refuse:
             raise BudgetExceededError(f"nothing left for {candidate.alias}")
         self.notes.append("reserved")

@@ -136,7 +136,7 @@ def test_a_call_pays_for_all_its_attempts() -> None:
             llm.complete("t", "hi")
         assert len(caught.value.attempts) == 2
         assert isinstance(caught.value.last, errors.BudgetExceededError)
-        assert "of which $0.011 is spent" in str(caught.value.last)
+        assert "$0.0005 of $0.012 is left of budget.per_call" in str(caught.value.last)
         with pytest.raises(errors.AllModelsFailedError):
             llm.complete("t", "hi", max_cost="0.01", model="dear")
 
@@ -296,37 +296,18 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
         assert llm.spend().limits[0].reserved == 0
 
 
-def test_a_process_that_slept_asks_for_its_money_again() -> None:
-    """Between reserving and sending the lease ended: what others spent meanwhile is seen."""
-    now = [1_800_000_000.0]
-    ledger = Ledger(None, clock=lambda: now[0])
-    with fake("cheap", budget={"total": "0.0015"}) as llm:
-        llm._engine.__dict__["ledger"] = ledger
-        sent = ledger.sent
-
-        def slept(row: int, lease: float, **given: float) -> bool:
-            now[0] += 61
-            return sent(row, lease, **given)
-
-        ledger.sent = slept  # type: ignore[method-assign]
-        with pytest.raises(errors.BudgetExceededError):
-            [llm.complete("t", "hi") for _ in range(9)]
-        assert llm.spend().total.cost == Decimal("0.001")
-
-
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slip that the ledger cannot mark `sent` stops what a limit holds for, and nothing that is free."""
-    with fake("dear", budget={"total": "0.01"}) as llm:
-        made, task = llm.config, llm.config.task("t")
+    """A reservation that cannot be marked `sent` stops what a limit holds for, and nothing that is free."""
+    with fake("dear", budget={"total": "0.02"}) as llm:
+        made, task, budgets = llm.config, llm.config.task("t"), llm._engine.budgets
         call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
-        purse = llm._engine.budgets.purse(made, task, call)
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
-        slip = purse.reserve(call, dear, Decimal("0.01"))
+        one, free = (budgets.reserve(made, task, call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
-        monkeypatch.setattr(llm._engine.ledger, "sent", lambda *_, **__: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr(llm._engine.ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
-            slip.sent()
-        purse.reserve(call, dear, Decimal(0)).sent()  # what is free needs no budget
+            one.sent()
+        free.sent()
 
 
 def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:

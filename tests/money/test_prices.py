@@ -359,9 +359,6 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
     facts = real.facts(model("openai/gpt-4o-mini"))
     assert (facts.known, facts.context_window, facts.max_output) == (True, 128_000, 16_384)
     assert facts.supports_schema is True
-    assert facts.supports_temperature is None
-    assert real.facts(model("openai/o3-mini")).supports_temperature is False
-    assert real.facts(model("anthropic/claude-sonnet-5-5")).supports_temperature is False
     assert real.facts(model("azure/dep", base_model="gpt-4o-mini")).context_window == 128_000
     mine = real.facts(model("openai/gpt-4o-mini", context_window=1000, max_output=10))
     assert (mine.context_window, mine.max_output) == (1000, 10)

@@ -7,12 +7,18 @@ from decimal import Decimal
 
 import pytest
 
+from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.records import Attempt, Call, Candidate
-from testronaut_llm.testing.session_budget import SessionBudget
+from testronaut_llm.testing.session_budget import SessionBudget, SessionReservation
 
 CALL = Call(task="t", messages=(), max_tokens=1, deadline=1.0)
+TASK = TaskConfig(name="t", models=["openai/a"])
 MODEL = Candidate(alias="a", model="openai/a", provider="openai", quality=5, local=False)
+
+
+def reserve(budget: SessionBudget, worst: Decimal | None) -> SessionReservation:
+    return budget.reserve(LLMConfig(), TASK, CALL, MODEL, worst, spent=Decimal(0))
 
 
 def _attempt(cost: Decimal | None) -> Attempt:
@@ -22,22 +28,22 @@ def _attempt(cost: Decimal | None) -> Attempt:
 def test_what_is_set_aside_becomes_what_it_cost() -> None:
     """Settling frees what the worst case was too much, once; an unknown cost settles at the worst case."""
     budget = SessionBudget(Decimal(1))
-    slip = budget.reserve(CALL, MODEL, Decimal("0.9"))
+    slip = reserve(budget, Decimal("0.9"))
     with pytest.raises(BudgetExceededError, match=r"0\.1000 of 1 USD are left"):
-        budget.reserve(CALL, MODEL, Decimal("0.2"))
+        reserve(budget, Decimal("0.2"))
     slip.sent()
     slip.settle(_attempt(Decimal("0.1")))
     slip.settle(_attempt(Decimal("0.1")))
     assert budget.spent == Decimal("0.1")
-    budget.reserve(CALL, MODEL, Decimal("0.9")).settle(_attempt(None))
+    reserve(budget, Decimal("0.9")).settle(_attempt(None))
     assert budget.spent == Decimal("1.0")
 
 
 def test_what_was_not_sent_costs_nothing() -> None:
     """An attempt that cost nothing gives everything back."""
     budget = SessionBudget(Decimal(1))
-    budget.reserve(CALL, MODEL, Decimal(1)).settle(_attempt(Decimal(0)))
-    budget.reserve(CALL, MODEL, Decimal(1)).settle(_attempt(Decimal(0)))
+    reserve(budget, Decimal(1)).settle(_attempt(Decimal(0)))
+    reserve(budget, Decimal(1)).settle(_attempt(Decimal(0)))
     assert budget.spent == 0
 
 
@@ -45,8 +51,8 @@ def test_an_unknown_price_is_refused() -> None:
     """A model that nobody can price is not recorded under a budget; a free one always is."""
     budget = SessionBudget(Decimal(0))
     with pytest.raises(BudgetExceededError, match="no known price"):
-        budget.reserve(CALL, MODEL, None)
-    budget.reserve(CALL, MODEL, Decimal(0)).settle(_attempt(Decimal(0)))
+        reserve(budget, None)
+    reserve(budget, Decimal(0)).settle(_attempt(Decimal(0)))
 
 
 def test_threads_do_not_overspend() -> None:
@@ -55,7 +61,7 @@ def test_threads_do_not_overspend() -> None:
 
     def spend(_: int) -> bool:
         try:
-            budget.reserve(CALL, MODEL, Decimal(1)).settle(_attempt(Decimal(1)))
+            reserve(budget, Decimal(1)).settle(_attempt(Decimal(1)))
         except BudgetExceededError:
             return False
         return True
