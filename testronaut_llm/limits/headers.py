@@ -1,4 +1,4 @@
-"""What a provider's headers say of how fast to go on, before it has to say 429."""
+"""Reads how long a provider's rate limit headers ask to wait, before it has to say 429."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
 def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
-    """Seconds to wait until the provider has room for one more request like this; 0 where it has, or says nothing.
+    """Returns the seconds until the provider has room for one more such request; 0 if it has, or says nothing.
 
     The names of the response's headers are in lower case, `now` is seconds since 1970.
     """
@@ -46,7 +46,7 @@ def _number(text: str) -> float | None:
 
 
 def _seconds(text: str, now: float) -> float:
-    """From `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 where it is none of these."""
+    """Returns seconds from `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 if it is none of these."""
     text = text.strip().lower()
     if _DURATION.fullmatch(text):
         return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))

@@ -373,7 +373,7 @@ def test_processes_do_not_lose_each_others_observations(tmp_path: Path) -> None:
 def test_without_points_the_familys_line_holds() -> None:
     """And while the observations do not show that another is far better."""
     assert fit([], 1.2) == Line(0.0, 1.2)
-    assert fit([Point(100, 119), Point(200, 241), Point(400, 480)], 1.2) == Line(0.0, 1.2)
+    assert fit([Point(100, 119), Point(200, 241), Point(300, 359), Point(400, 481)], 1.2) == Line(0.0, 1.2)
     assert fit([Point(100, 150)], 1.0) == Line(50.0, 1.0)
 
 

@@ -7,18 +7,18 @@ from decimal import Decimal
 
 import pytest
 
-from testronaut_llm.config.model_config import LLMConfig, TaskConfig
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.records import Attempt, Call, Candidate
 from testronaut_llm.testing.session_budget import SessionBudget, SessionReservation
 
 CALL = Call(task="t", messages=(), max_tokens=1, deadline=1.0)
-TASK = TaskConfig(name="t", models=["openai/a"])
+CONFIG = LLMConfig.model_validate({"version": 1, "tasks": {"t": {"models": ["openai/a"]}}})
 MODEL = Candidate(alias="a", model="openai/a", provider="openai", quality=5, local=False)
 
 
 def reserve(budget: SessionBudget, worst: Decimal | None) -> SessionReservation:
-    return budget.reserve(LLMConfig(), TASK, CALL, MODEL, worst, spent=Decimal(0))
+    return budget.reserve(CONFIG, CONFIG.task("t"), CALL, MODEL, worst, spent=Decimal(0))
 
 
 def _attempt(cost: Decimal | None) -> Attempt:
