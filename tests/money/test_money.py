@@ -17,7 +17,6 @@ from manager_kit import Api, ask, manager, model, prices
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.cli.spend_page import page
-from testronaut_llm.config.model_config import ModelConfig
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -170,15 +169,6 @@ def test_an_answer_of_a_tier_without_a_price_has_no_known_cost(api: Make) -> Non
         answer = llm.complete("t", "hi")
         assert (answer.cost, llm.session.unpriced) == (None, 1)
         assert llm.session.cost > 0
-
-
-def test_batch_prices_of_long_prompts_are_of_their_tier() -> None:
-    """Above a length a tier has its own price, or that of the standard one."""
-    table, row = prices(), ModelConfig(alias="m", model="gemini/gemini-2.5-pro")
-    standard, priority = table.price(row), table.price(row, "priority")
-    assert standard
-    assert priority
-    assert priority.rates(300_000).input > standard.rates(300_000).input > standard.rates(1000).input
 
 
 LONG = "word " * 2000
