@@ -206,7 +206,7 @@ class Engine:
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""
-        for name in ("loop", "local", "ledger", "credentials"):
+        for name in ("loop", "local", "ledger", "counter", "credentials"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         if self.answers is not None:

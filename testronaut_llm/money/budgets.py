@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.ledger_file import LedgerBusyError
 from testronaut_llm.money.pacing import Allowance, Money, OnExceeded, money_of
 from testronaut_llm.money.reservation import Limit, Reservation
 from testronaut_llm.money.units import Period, seconds_left
@@ -82,7 +83,8 @@ class Budgets:
             spanning = [self._allowance(scope, task, limit) for limit in limits if limit.period != "call"]
             rate = self._calls_per_day(scope) if spanning else 0.0
         except ConfigError as error:
-            self.ledger.warn(error)
+            if not isinstance(error, LedgerBusyError):
+                self.ledger.warn(error)
             return money_of(allowances)
         return money_of(allowances + spanning, calls_per_day=rate)
 

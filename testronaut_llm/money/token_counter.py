@@ -10,6 +10,7 @@ import json
 import math
 import statistics
 import threading
+import time
 import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ _SCHEMA_FACTOR = 2  # Anthropic writes a schema out with indentation
 _LEAST_POINTS = {"exact": KEPT + 1, "close": 5, "guess": 1}  # observations before an estimate is corrected
 _LARGEST_FILE = 512 * 1024  # bytes; a larger file is shortened to the newest half when it is read
 _ESTIMATES = 1024  # remembered until their answers come
+_SAVE_SECONDS = 1.0  # between two writes
 
 
 class Point(NamedTuple):
@@ -89,8 +91,8 @@ def _error(points: Sequence[Point], line: Line) -> float:
 class TokenCounter:
     """Counts, and learns from the usage that answers report. Safe for threads.
 
-    Observations are appended to a file, which other processes read when they start. A file that cannot be read or
-    written costs accuracy and one warning, never a call.
+    Observations are appended to a file, at most once a second; other processes read it when they start. A file that
+    cannot be read or written costs accuracy and one warning, never a call.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -101,6 +103,8 @@ class TokenCounter:
         self._estimates: dict[tuple[str, int], tuple[str, int, int]] = {}
         self._lines: dict[str, Line] = {}
         self._lock = threading.RLock()
+        self._unsaved: list[str] = []
+        self._saved = -math.inf
         self._read = self._warned = False
 
     def estimate(
@@ -174,10 +178,19 @@ class TokenCounter:
                 return
             self._load()
             self._keep(*seen)
+            self._unsaved.append(json.dumps(seen) + "\n")
+            if time.monotonic() - self._saved >= _SAVE_SECONDS:
+                self.close()
+
+    def close(self) -> None:
+        """Writes the observations that are not in the file yet."""
+        with self._lock:
+            lines, self._unsaved, self._saved = self._unsaved, [], time.monotonic()
             try:
-                made(self._path.parent)
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(seen) + "\n")
+                if lines:
+                    made(self._path.parent)
+                    with self._path.open("a", encoding="utf-8") as file:
+                        file.write("".join(lines))
             except OSError as error:
                 self._warn("token_memory_not_saved", error)
 

@@ -118,22 +118,6 @@ def test_a_rest_that_does_not_fit_the_deadline_fails_at_once(api: Make) -> None:
     assert caught.value.retry_after == 5.0
 
 
-def test_when_all_rest_the_first_to_wake_is_asked(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rests for a minute, B for a moment: the call waits for B (P54)."""
-    monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.2)
-    a, b = api("a", faults.error("server_error")), api("b", faults.error("server_error"))
-    with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
-        fail(llm, "a", 4)
-        a.plan(faults.error("unavailable", retry_after="100"))
-        fail(llm, "a", 1)
-        fail(llm, "b")
-        a.plan(faults.good())
-        b.plan(faults.good())
-        answer = llm.complete("t", "hi")
-    assert (answer.model, len(a.asked), len(b.asked)) == ("b", 0, 1)
-    assert [one.model for one in answer.attempts] == ["a", "b"]
-
-
 def test_a_rest_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a server is down, a batch fails about as fast as its rests end, not a call a rest."""
     monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.1)

@@ -289,6 +289,7 @@ def learn(counter: TokenCounter, *charged: int) -> None:
     for number in charged:
         estimate = counter.estimate(who, prompt(LISTING))
         counter.observe("t", who, estimate, Usage(prompt_tokens=number, completion_tokens=3))
+    counter.close()
 
 
 def points(path: Path, who: str = "xai:grok-9") -> list[int]:
@@ -299,11 +300,14 @@ def points(path: Path, who: str = "xai:grok-9") -> list[int]:
 
 
 def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
-    """Each observation is appended to the file at once."""
+    """The first observation is appended to the file at once, later ones within a second or at the end."""
     path, who = tmp_path / "data" / "tokens.jsonl", model("xai/grok-9")
     first = TokenCounter(path)
     for _ in range(5):
         charge(first, who, LISTING * 3, 1.5, 0)
+    assert path.read_text().count("\n") == 1
+    first.close()
+    first.close()
     again = TokenCounter(path)
     assert again.estimate(who, prompt(LISTING * 3)) == first.estimate(who, prompt(LISTING * 3))
     assert again.answer_length("cli_analysis", who, 800) == 20
