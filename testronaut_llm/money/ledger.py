@@ -27,6 +27,8 @@ from testronaut_llm.support.money import exact
 from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from testronaut_llm.records import Attempt
 
 FLUSH = 5.0
@@ -74,7 +76,7 @@ class Ledger:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, in the midst of this
-        self._unsettled: deque[tuple[Reservation, Attempt]] = deque()
+        self._queue: deque[Callable[[sqlite3.Connection], None]] = deque()
         self._hits: Counter[tuple[str, str, str]] = Counter()
         self._saved: Counter[tuple[str, str, str]] = Counter()
 
@@ -83,14 +85,13 @@ class Ledger:
         if self._pid != os.getpid():
             self._start()
 
-    def book(self, reservation: Reservation, change: Decimal, *, unpriced: int) -> None:
-        """Writes what a reservation was settled at; `change` is what that adds to the cost of this session."""
+    def book(self, reservation: Reservation, attempt: Attempt, change: Decimal, *, unpriced: int) -> None:
+        """Writes a settlement; `change` is what it adds to the cost of this session."""
         self._own()
         with self._lock:
             now = self._session
             self._session = replace(now, cost=now.cost + change, unpriced=now.unpriced + unpriced)
-        if reservation.settled is not None:
-            self._unsettled.append((reservation, reservation.settled))
+            self._queue.append(partial(reservation.write, attempt=attempt, now=self.clock()))
         self._write_or_warn()
 
     @exact
@@ -157,26 +158,25 @@ class Ledger:
 
     def _write(self, wait: float) -> None:
         self._own()
-        self._flushed = time.monotonic()
-        while self._unsettled:
-            try:
-                reservation, attempt = one = self._unsettled.popleft()
-            except IndexError:  # another thread took it
-                break
-            try:
-                self.file.run(partial(reservation.write, attempt=attempt, now=self.clock()), wait)
-            except BaseException:
-                self._unsettled.appendleft(one)
-                raise
         with self._lock:
-            hits, saved = self._hits, self._saved
-            self._hits, self._saved = Counter(), Counter()
-        try:
-            if hits:
-                rows = [(self._scope(), *key, count, saved[key]) for key, count in hits.items()]
-                self.file.transaction(lambda db: db.executemany(_HIT, rows), wait)
-        except BaseException:
-            with self._lock:
-                self._hits.update(hits)
-                self._saved.update(saved)
-            raise
+            self._flushed = time.monotonic()
+            if self._hits:
+                rows = [(self._scope(), *key, count, self._saved[key]) for key, count in self._hits.items()]
+                self._queue.append(partial(_add_hits, rows=rows))
+                self._hits, self._saved = Counter(), Counter()
+        while self._queue:
+            try:
+                work = self._queue.popleft()
+            except IndexError:  # another thread took it
+                return
+            try:
+                self.file.run(work, wait)
+            except BaseException:
+                self._queue.appendleft(work)
+                raise
+
+
+def _add_hits(db: sqlite3.Connection, rows: list[tuple[str | int, ...]]) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany(_HIT, rows)
+    db.execute("COMMIT")

@@ -114,7 +114,7 @@ class Reservation:
         before, self.settled = self.settled, attempt
         cost = self._cost(attempt)
         change = cost - (self._cost(before) if before else 0)
-        self.ledger.book(self, change, unpriced=int(before is None and attempt.cost is None))
+        self.ledger.book(self, attempt, change, unpriced=int(before is None and attempt.cost is None))
 
     def write(self, db: sqlite3.Connection, attempt: Attempt, now: float) -> None:
         """Writes a settlement. An attempt whose row was never written, or is gone, gets a new one."""
