@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -176,7 +176,7 @@ class Ledger:
                 raise
 
 
-def _add_hits(db: sqlite3.Connection, rows: list[tuple[str | int, ...]]) -> None:
+def _add_hits(db: sqlite3.Connection, rows: Sequence[tuple[str | int, ...]]) -> None:
     db.execute("BEGIN IMMEDIATE")
     db.executemany(_HIT, rows)
     db.execute("COMMIT")
