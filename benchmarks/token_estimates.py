@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.money.calibration_file import KEPT
-from testronaut_llm.money.token_counter import TokenCounter
+from testronaut_llm.money.token_counter import KEPT, TokenCounter
 from testronaut_llm.money.token_families import family_of, memory_key
 from testronaut_llm.records import Message, Usage
 
@@ -81,7 +80,7 @@ def estimate(counter: TokenCounter, row: Row) -> int:
 
 def learned(rows: list[Row], left_out: Row, folder: Path) -> int:
     """What a counter says that has observed the others of the family."""
-    counter = TokenCounter(folder / "tokens.json")
+    counter = TokenCounter(folder / "tokens.jsonl")
     for row in [row for row in rows if row is not left_out][-KEPT:]:
         counter.observe("benchmark", row.model, estimate(counter, row), Usage(prompt_tokens=row.charged))
     return estimate(counter, left_out)
@@ -133,7 +132,7 @@ def main() -> None:
     for row, theirs in zip(rows, litellm_counts(rows), strict=True):
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
             ours = (
-                estimate(TokenCounter(Path(first, "tokens.json")), row),
+                estimate(TokenCounter(Path(first, "tokens.jsonl")), row),
                 learned(by_family[row.family], row, Path(second)),
             )
         errors = tuple(abs(count - row.charged) / row.charged for count in (*ours, theirs))

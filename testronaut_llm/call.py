@@ -31,7 +31,7 @@ from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
     from testronaut_llm.limits.rate_limiter import Ticket
-    from testronaut_llm.money.spending import Slip
+    from testronaut_llm.money.reservation import Reservation
     from testronaut_llm.services import Services
 
 
@@ -259,7 +259,7 @@ class _Conversation:
             return Reply(error=error, sent=False)
         return reply
 
-    async def _judged(self, step: Try, judge: Judge, reply: Reply, reservation: Slip) -> Result | Outcome:
+    async def _judged(self, step: Try, judge: Judge, reply: Reply, reservation: Reservation) -> Result | Outcome:
         """Returns the result that a reply is, or what retrying needs to know of it."""
         attempt, call = self.tried[-1], self.call
         may_double = partial(self.services.budgets.affords, call, spent=known_cost(self.tried))

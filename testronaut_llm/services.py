@@ -126,7 +126,7 @@ class Services:
             call.settings,
             self._options(call, dry=dry),
             max_tokens=most,
-            money=self.budgets.money(call.config, call.settings, call),
+            money=self.budgets.money(call),
             schema=call.output is not None,
             strategy="as_listed" if call.texts else None,
         )

@@ -1,1 +1,1 @@
-"""The parts of rate limiting: rules, windows, what headers say, and the circuit breaker."""
+"""Limits of requests and tokens a minute, of requests at once, and the cooldown of a model that keeps failing."""

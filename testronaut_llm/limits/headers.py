@@ -1,4 +1,4 @@
-"""What a provider's headers say of how fast to go on, before it has to say 429."""
+"""Reads how long a provider's rate limit headers ask to wait, before it has to say 429."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FORMS = ("x-ratelimit-{what}-{kind}", "anthropic-ratelimit-{kind}-{what}")
 
 
 def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
-    """Seconds to wait until the provider has room for one more request like this; 0 where it has, or says nothing.
+    """Returns the seconds until the provider has room for one more such request; 0 if it has, or says nothing.
 
     The names of the response's headers are in lower case, `now` is seconds since 1970.
     """

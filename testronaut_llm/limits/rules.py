@@ -1,4 +1,4 @@
-"""Which limits of `llm.yaml` apply to a model: its own, those of its provider and those of its endpoint."""
+"""Finds the limits of `llm.yaml` for a model: its own, those of its provider and those of its endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testronaut_llm.providers.provider_registry import api_base_of, is_local, pr
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
-    """All of them hold. A model server on this machine gets one request at a time unless one of them says otherwise.
+    """Returns the limits that hold for a model; a model server on this machine gets one request at a time by default.
 
     Raises:
         ConfigError: the provider is unknown.
@@ -28,12 +28,12 @@ def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def at_once(config: LLMConfig, model: ModelConfig) -> int:
-    """How many requests a model server on this machine may get at the same time, and so should have room for."""
+    """Returns how many requests a model server on this machine may get at the same time."""
     return min((rule.concurrency for rule in rules_of(config, model) if rule.concurrency is not None), default=1)
 
 
 def key_of(model: ModelConfig) -> str:
-    """What a pause or a rest holds for: another model under the same alias starts afresh."""
+    """Returns the name for pauses and cooldowns of a model. Another model under the same alias has another."""
     return f"{model.alias} ({model.model})"
 
 
@@ -42,6 +42,6 @@ def _rule(name: str, limits: LimitConfig) -> Rule:
 
 
 def _is_under(base: str, name: str) -> bool:
-    """Is it an endpoint's URL, with or without the path that this wire appends or leaves out?"""
+    """True if the name is an endpoint's URL, with or without the path that this wire appends or leaves out."""
     url = name.rstrip("/")
     return "://" in url and bool(base) and (f"{base}/".startswith(f"{url}/") or url.startswith(f"{base}/"))

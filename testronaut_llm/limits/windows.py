@@ -1,23 +1,29 @@
-"""What one limit allows: so much in any minute, so many at once; and how long a model is to be left alone."""
+"""One limit and what goes on under it: the requests and tokens of the last minute, and the requests under way.
+
+A model that failed several times in a row has a cooldown, in which nobody asks it. Then one request goes through, and
+ends that or starts a longer cooldown.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from testronaut_llm.limits.circuit_breaker import Breaker
-
 MINUTE = 60.0
+
+FAILURES = 5
+"""Failures in a row after which a cooldown starts."""
+
+FIRST_COOLDOWN, LONGEST_COOLDOWN = 5.0, 60.0
+"""Seconds. Each request that fails after a cooldown doubles the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A limit that applies to a model: requests and tokens (prompt and answer) a minute, requests at once.
+    """A limit of a model: requests and tokens (prompt and answer) a minute, requests at once.
 
-    Calls whose rules have the same name (what a person calls it: `limits.openai`) share the limit. One that is
-    `implied` was written by nobody: whoever reads a stream that holds its slot may ask beside it.
+    Rules of the same name (as a person writes it: `limits.openai`) share the limit. An `implied` one is a default.
     """
 
     name: str
@@ -34,7 +40,7 @@ class Rule:
 
 @dataclass(slots=True, eq=False)
 class Taken:
-    """What was taken from a window, and when (seconds). `known`: it is no longer the most that it may be."""
+    """An amount taken from a window at a time (seconds). `known` is True once it is no longer an upper bound."""
 
     at: float
     amount: int
@@ -44,15 +50,15 @@ class Taken:
 
 @dataclass(slots=True)
 class Window:
-    """What has been taken in the last minute, whichever minute one looks at."""
+    """What has been taken in the last minute."""
 
     used: int = 0
     taken: deque[Taken] = field(default_factory=deque)
 
     def wait(self, needed: int, limit: int, now: float, *, at_least: bool = False) -> float:
-        """Seconds until so much more fits; `needed` may be what several take one after the other.
+        """Returns the seconds until so much more fits; `needed` may be the sum of several.
 
-        With `at_least`, what is still under way counts as nothing: most requests use less than they may.
+        With `at_least`, requests under way count as nothing: most use less than their upper bound.
         """
         while self.taken and self.taken[0].at + MINUTE <= now:
             gone = self.taken.popleft()
@@ -75,7 +81,7 @@ class Window:
         return self.taken[-1]
 
     def correct(self, one: Taken, amount: int | None) -> None:
-        """It was another amount after all; None where nobody knows."""
+        """Replaces an amount by the true one; None if nobody knows it."""
         if amount is not None and not one.gone:
             self.used += amount - one.amount
             one.amount, one.known = amount, True
@@ -83,47 +89,56 @@ class Window:
 
 @dataclass(slots=True, eq=False)
 class Gate:
-    """One limit, or one model, and what goes on under it. `running` holds the tickets of those that send now."""
+    """One limit, or one model. Times are in seconds on the clock of the limiter."""
 
     rule: Rule
     requests: Window = field(default_factory=Window)
     tokens: Window = field(default_factory=Window)
-    running: set[object] = field(default_factory=set)
-    paused_until: float = 0.0
-    breaker: Breaker = field(default_factory=Breaker)
+    running: int = 0  # requests under way
+    paused_until: float = 0.0  # as the provider asked
+    failures: int = 0  # in a row, of the kind that may pass by itself: no reply, 429, 5xx
+    last_failure: str = ""  # its code
+    cooldowns: int = 0  # in a row; 0 while the model works
+    cooldown_until: float = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """True if as many requests run as may run at once; after a cooldown that is one."""
+        return self.running >= (1 if self.cooldowns else self.rule.concurrency or math.inf)
 
     def wait(self, tokens: int, now: float, *, ahead: int = 0, at_least: bool = False) -> float:
-        """Seconds until the rates allow a request, with so many in line before it. How many run is another question."""
-        wait = max(0.0, self.left_alone(now))
+        """Returns the seconds until the rates allow a request, with so many in line before it."""
+        wait = max(0.0, self.pause(now))
         if self.rule.rpm is not None:
             wait = max(wait, self.requests.wait(ahead + 1, self.rule.rpm, now))
         if self.rule.tpm is not None:
             wait = max(wait, self.tokens.wait(self.weight(tokens), self.rule.tpm, now, at_least=at_least))
         return wait
 
-    def left_alone(self, now: float) -> float:
-        """Seconds of the pause that its provider asked for, or of its rest."""
-        return max(self.paused_until, self.breaker.until if self.breaker.is_open else 0.0) - now
-
-    def is_full(self, around: AbstractSet[object]) -> bool:
-        """Do as many run as may run at once? `around`: the tickets of the streams that the asker is reading."""
-        most = 1 if self.breaker.is_open else self.rule.concurrency or math.inf
-        return len(self.running) >= most and not self.is_open_to(around)
-
-    def is_open_to(self, around: AbstractSet[object]) -> bool:
-        """Would the asker wait for itself, under a limit that nobody wrote?"""
-        return self.rule.implied and not self.running.isdisjoint(around)
-
-    def is_stuck(self, around: AbstractSet[object]) -> bool:
-        """Does the asker wait for nothing but itself?"""
-        return self.is_full(around) and self.running <= around
+    def pause(self, now: float) -> float:
+        """Returns the seconds left of the provider's pause, or of the cooldown."""
+        return max(self.paused_until, self.cooldown_until if self.cooldowns else 0.0) - now
 
     def weight(self, tokens: int) -> int:
-        """What a request counts for: one that is larger than the limit waits for an empty minute, not for ever."""
+        """Returns what a request counts for. One larger than the limit waits for an empty minute, not for ever."""
         return min(tokens, self.rule.tpm) if self.rule.tpm is not None else 0
 
+    def answered(self) -> None:
+        """Ends the cooldowns: the model replied, with an answer or with a refusal of the request."""
+        self.failures = self.cooldowns = 0
+
+    def failed(self, code: str, now: float, *, asked: float, probe: bool) -> None:
+        """Counts a failure; the provider `asked` for so many seconds of pause.
+
+        After a cooldown only the `probe`, the one request that was let through, says anything new.
+        """
+        self.failures, self.last_failure = self.failures + 1, code
+        if probe if self.cooldowns else self.failures >= FAILURES:
+            self.cooldowns += 1
+            self.cooldown_until = now + max(asked, min(LONGEST_COOLDOWN, FIRST_COOLDOWN * 2.0 ** (self.cooldowns - 1)))
+
     def words(self, now: float) -> str:
-        """What one waits for here: `limits.openai (rpm: 500)`."""
-        if self.breaker.is_open:
-            return f"its rest after {self.breaker.failures} failures in a row (the last one: {self.breaker.last})"
+        """Returns what one waits for here: `limits.openai (rpm: 500)`."""
+        if self.cooldowns:
+            return f"its cooldown after {self.failures} failures in a row (last: {self.last_failure})"
         return "the pause that its provider asks for" if self.paused_until > now else str(self.rule)

@@ -1,64 +1,68 @@
-"""The budgets of `llm.yaml` in force: what they leave for a call, and a purse that asks the ledger before sending."""
+"""The budgets of `llm.yaml`: what they leave for a call, and reservations that keep to them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from testronaut_llm.errors import BudgetExceededError, ConfigError
-from testronaut_llm.money.entries import PERIODS, Entry, seconds_left
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError
 from testronaut_llm.money.pacing import Allowance, Money, OnExceeded, money_of
-from testronaut_llm.support.money import exact, usd
+from testronaut_llm.money.reservation import Limit, Reservation
+from testronaut_llm.money.units import Period, seconds_left
+from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig, TaskConfig
+    from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.config.sections import BudgetConfig
-    from testronaut_llm.money.ledger import Ledger, Limit
-    from testronaut_llm.money.spending import Slip
-    from testronaut_llm.records import Attempt, Call, Candidate
+    from testronaut_llm.records import Call, Candidate
 
-_FIELDS = dict(zip(PERIODS, ("per_day", "per_month", "total"), strict=True))
+_FIELDS: dict[Period, str] = {"call": "per_call", "day": "per_day", "month": "per_month", "total": "total"}
 _SPARE = 60.0  # seconds after its deadline in which a call still settles by itself
 _RATE_FOR = 300.0  # seconds for which a count of calls per day is good enough
 
 
 def scope_of(config: LLMConfig) -> str:
-    """Whose money is spent; one name for all configurations that were made in Python and name none."""
+    """Returns whose money is spent; empty for all configurations that were made in Python and name no scope."""
     return config.budget_scope() or ""
 
 
-def limits_of(config: LLMConfig, task: TaskConfig | None = None) -> tuple[Limit, ...]:
-    """The limits that span calls: of the file (without a task), or of the file and of one task."""
-    file = _limits("budget", config.budget, own=False)
-    return file if task is None else file + _limits(f"tasks.{task.name}.budget", task.budget, own=True)
+def all_limits(config: LLMConfig) -> tuple[tuple[str | None, Limit], ...]:
+    """Returns every limit that spans calls, each with its task; None for those of the file."""
+    tasks = ((task.name, task.budget) for task in config.tasks.values())
+    return tuple(
+        (task, limit)
+        for task, budget in ((None, config.budget), *tasks)
+        for limit in _limits(budget, task)
+        if limit.period != "call"
+    )
 
 
-def all_limits(config: LLMConfig) -> tuple[tuple[str, Limit], ...]:
-    """Every limit that spans calls, with the task whose it is; none for those of the file."""
-    own = ((task.name, _limits(f"tasks.{task.name}.budget", task.budget, own=True)) for task in config.tasks.values())
-    return tuple((name, limit) for name, limits in (("", limits_of(config)), *own) for limit in limits)
-
-
-def _limits(name: str, budget: BudgetConfig | None, *, own: bool) -> tuple[Limit, ...]:
+def _limits(budget: BudgetConfig | None, task: str | None) -> tuple[Limit, ...]:
     if budget is None:
         return ()
-    from testronaut_llm.money.ledger import Limit
-
-    given = {period: getattr(budget, field) for period, field in _FIELDS.items()}
+    name = "budget" if task is None else f"tasks.{task}.budget"
+    given = ((period, field, getattr(budget, field)) for period, field in _FIELDS.items())
     return tuple(
         Limit(
-            name=f"{name}.{_FIELDS[period]}",
-            period=period,
-            amount=amount,
-            own=own,
-            hard=budget.on_exceeded != "warn",
+            name=f"{name}.{field}", period=period, amount=amount, own=task is not None, on_exceeded=budget.on_exceeded
         )
-        for period, amount in given.items()
+        for period, field, amount in given
         if amount is not None
     )
+
+
+def _limits_of(call: Call) -> tuple[Limit, ...]:
+    """Returns every limit that holds for a call: its `max_cost`, those of the file and those of its task."""
+    config, task = call.config, call.settings
+    limits = (*_limits(config.budget, None), *_limits(task.budget, task.name))
+    if call.max_cost is None:
+        return limits
+    budget = task.budget or config.budget
+    rule: OnExceeded = "local" if budget and budget.on_exceeded == "local" else "stop"
+    return (Limit(name="max_cost", period="call", amount=call.max_cost, on_exceeded=rule), *limits)
 
 
 class Budgets:
@@ -69,47 +73,56 @@ class Budgets:
         self._rates: dict[str, tuple[float, float]] = {}
 
     @exact
-    def money(self, config: LLMConfig, task: TaskConfig, call: Call) -> Money | None:
-        """What one call may cost now; None without a limit.
+    def money(self, call: Call) -> Money | None:
+        """Returns what one call may cost now; None without a limit.
 
-        A ledger that cannot be read is left to the purse, which then refuses what would have to be paid.
+        A ledger that cannot be read counts as no limit here. `reserve` then refuses whatever costs money.
         """
-        allowances = list(_of_one_call(config, task, call))
-        limits, scope = limits_of(config, task), scope_of(config)
-        if not limits:
-            return money_of(allowances)
+        limits, scope = _limits_of(call), scope_of(call.config)
+        allowances = [self._allowance(scope, call.task, limit) for limit in limits if limit.period == "call"]
         try:
-            standing = self.ledger.standing(scope, task.name)
-            rate = self._calls_per_day(scope)
+            spanning = [self._allowance(scope, call.task, limit) for limit in limits if limit.period != "call"]
+            rate = self._calls_per_day(scope) if spanning else 0.0
         except ConfigError as error:
-            self.ledger.warn(error)
+            if not isinstance(error, LedgerBusyError):
+                self.ledger.warn(error)
             return money_of(allowances)
-        now = self.ledger.clock()
-        allowances += [
-            Allowance(
-                limit=limit.name,
-                left=limit.amount - sum(standing[limit.period, limit.own]),
-                seconds_left=seconds_left(limit.period, now),
-                on_exceeded=_rule(task.budget if limit.own else config.budget),
-            )
-            for limit in limits
-        ]
-        return money_of(allowances, calls_per_day=rate)
+        return money_of(allowances + spanning, calls_per_day=rate)
 
+    @exact
     def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:
-        return self._purse(call, spent).affords(cost)
+        """True if the limits of a single call leave that many USD, after `spent` by its earlier attempts."""
+        limits = [limit for limit in _limits_of(call) if limit.period == "call" and limit.hard]
+        return not limits or (cost is not None and all(spent + cost <= limit.amount for limit in limits))
 
-    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Slip:
-        return self._purse(call, spent).reserve(call, candidate, worst)
+    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Reservation:
+        """Sets the worst case of an attempt aside. Never waits.
 
-    def _purse(self, call: Call, spent: Decimal) -> CallPurse:
-        purse = self.purse(call.config, call.settings, call)
-        purse.spent = spent
-        return purse
+        `worst` is USD, None if no price is known. `spent` is what the call's earlier attempts cost.
 
-    def purse(self, config: LLMConfig, task: TaskConfig, call: Call) -> CallPurse:
-        """The purse of one call."""
-        return CallPurse(self.ledger, scope_of(config), limits_of(config, task), _of_one_call(config, task, call))
+        Raises:
+            BudgetExceededError: a limit leaves less.
+            LedgerBusyError: another process holds the ledger, and a limit has to hold. Try again later.
+            ConfigError: the ledger cannot be used, and a limit has to hold.
+        """
+        return Reservation(
+            ledger=self.ledger,
+            scope=scope_of(call.config),
+            task=call.task,
+            model=candidate.alias,
+            provider_model=candidate.model,
+            worst=worst,
+            lease=call.deadline + _SPARE,
+            limits=_limits_of(call),
+            spent=spent,
+        ).reserve()
+
+    def _allowance(self, scope: str, task: str, limit: Limit) -> Allowance:
+        left = limit.amount
+        if limit.period != "call":
+            left -= sum(self.ledger.standing(scope, limit.period, task if limit.own else None))
+        until = seconds_left(limit.period, self.ledger.clock())
+        return Allowance(limit=limit.name, left=left, seconds_left=until, on_exceeded=limit.on_exceeded)
 
     def _calls_per_day(self, scope: str) -> float:
         rate, until = self._rates.get(scope, (0.0, 0.0))
@@ -117,109 +130,3 @@ class Budgets:
             rate = self.ledger.calls_per_day(scope)
             self._rates[scope] = (rate, time.monotonic() + _RATE_FOR)
         return rate
-
-
-def _of_one_call(config: LLMConfig, task: TaskConfig, call: Call) -> tuple[Allowance, ...]:
-    given: tuple[tuple[str, Decimal | None, OnExceeded], ...] = (
-        ("max_cost", call.max_cost, "local" if _rule(task.budget or config.budget) == "local" else "stop"),
-        ("budget.per_call", config.budget.per_call if config.budget else None, _rule(config.budget)),
-        (f"tasks.{task.name}.budget.per_call", task.budget.per_call if task.budget else None, _rule(task.budget)),
-    )
-    return tuple(Allowance(limit=name, left=left, on_exceeded=rule) for name, left, rule in given if left is not None)
-
-
-def _rule(budget: BudgetConfig | None) -> OnExceeded:
-    return budget.on_exceeded if budget else "stop"
-
-
-class CallPurse:
-    """The purse of one call: its own limits hold for all its attempts together, the ledger's for all calls."""
-
-    def __init__(self, ledger: Ledger, scope: str, limits: Sequence[Limit], own: Sequence[Allowance]) -> None:
-        self.ledger = ledger
-        self.spent = Decimal(0)
-        self._scope, self._limits = scope, tuple(limits)
-        self._own = tuple(allowance for allowance in own if allowance.on_exceeded != "warn")
-
-    @exact
-    def affords(self, cost: Decimal | None) -> bool:
-        """May that many USD still be spent on this call, as far as its own limits say?"""
-        return not self._own or (cost is not None and all(self.spent + cost <= one.left for one in self._own))
-
-    @exact
-    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None) -> Slip:
-        """Sets the worst case of an attempt aside.
-
-        Raises:
-            BudgetExceededError: a limit leaves less.
-            LedgerBusyError: another process holds the ledger, and a limit has to hold.
-            ConfigError: the ledger cannot be used, and a limit has to hold.
-        """
-        for one in self._own:
-            if worst is None or self.spent + worst > one.left:
-                asked = "has no known price" if worst is None else f"may cost up to {usd(worst)}"
-                gone = f", of which {usd(self.spent)} is spent" if self.spent else ""
-                raise BudgetExceededError(
-                    f"{candidate.alias} {asked} for task {call.task!r}, and {one.limit} is {usd(one.left)}{gone}; "
-                    "raise that, lower `max_tokens`, or list a cheaper model",
-                    model=candidate.alias,
-                )
-        entry = Entry(
-            scope=self._scope,
-            task=call.task,
-            model=candidate.alias,
-            provider_model=candidate.model,
-            worst=worst,
-            estimate=candidate.est_cost,
-            lease=call.deadline + _SPARE,
-        )
-        slip = _Slip(self, entry, self._limits if worst != 0 else ())
-        slip.reserve()
-        return slip
-
-
-class _Slip:
-    """One attempt's money. Without a limit that refuses, a ledger that fails stops nothing."""
-
-    def __init__(self, purse: CallPurse, entry: Entry, limits: Sequence[Limit]) -> None:
-        self._purse, self._entry, self._limits = purse, entry, limits
-        self._must = any(limit.hard for limit in limits)
-        self._row = 0
-        self._settled: Attempt | None = None
-
-    def reserve(self) -> None:
-        """Takes the money out."""
-        try:
-            self._row = self._purse.ledger.reserve(self._entry, self._limits, wait=0)
-        except ConfigError as error:
-            self._failed(error)
-
-    def sent(self) -> None:
-        """Marks it; a process that slept past the reservation's lease has to ask once more."""
-        if not self._row:
-            return
-        try:
-            if not self._purse.ledger.sent(self._row, self._entry.lease, wait=0):
-                self.reserve()
-                self._purse.ledger.sent(self._row, self._entry.lease, wait=0)
-        except ConfigError as error:
-            self._failed(error)
-
-    @exact
-    def settle(self, attempt: Attempt) -> None:
-        """Books what it cost; a second time it corrects the first."""
-        before, self._settled = self._settled, attempt
-        change = self._cost(attempt) - (self._cost(before) if before else Decimal(0))
-        self._purse.spent += change
-        self._purse.ledger.count(change, unpriced=0 if before else int(attempt.cost is None))
-        if self._row or before is None:
-            self._purse.ledger.settle(self._entry, self._row, attempt)
-
-    def _cost(self, attempt: Attempt) -> Decimal:
-        return attempt.cost if attempt.cost is not None else self._entry.worst or Decimal(0)
-
-    def _failed(self, error: ConfigError) -> None:
-        if self._must:
-            raise error
-        if not isinstance(error, LedgerBusyError):  # what it costs is booked later
-            self._purse.ledger.warn(error)

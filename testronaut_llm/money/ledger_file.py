@@ -1,6 +1,6 @@
-"""The SQLite file of the ledger: opened late, private to the user, in one version, and safe to fork.
+"""The SQLite file of the ledger: opened at its first use, private to the user, migrated forward, safe to fork.
 
-WAL with `synchronous=NORMAL`: what was written survives kill -9 of any process, not a power cut.
+It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 of any process, not a power cut.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 WAIT = 5.0
 """Seconds to wait for another process that writes; each holds the file for less than a millisecond."""
-_LOOKS = (0.001, 0.05)  # seconds between two tries: at first, and at most
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries of a file that another process holds
+_PAUSES = (0.001, 0.05)  # seconds between two tries: at first, and at most
+_LOCK_WAIT = 0.1  # seconds for another thread of this process; endless if the collector closes a call in its midst
 
 _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few waits for the disk
 
@@ -60,6 +62,18 @@ _VERSIONS = (
     """,
 )
 
+# How to fix what SQLite reports, by the beginning of the error's name.
+_FIXES = {
+    "SQLITE_NOTADB": "restore it, or start a new one: `mv {path} {path}.broken`",
+    "SQLITE_CORRUPT": "restore it, or start a new one: `mv {path} {path}.broken`",
+    "SQLITE_FULL": "free space on its disk: `df -h {folder}`",
+    "SQLITE_IOERR": "free space on its disk: `df -h {folder}`",
+    "SQLITE_BUSY": "another process holds it: `fuser -v {path}` names that one",
+    "SQLITE_LOCKED": "another process holds it: `fuser -v {path}` names that one",
+    "NEWER": "`pip install --upgrade testronaut-llm`",
+    "": "make it yours to write: `chmod u+rwX {folder} {path}`",
+}
+
 
 class LedgerBusyError(ConfigError):
     """Another process holds the file just now."""
@@ -71,7 +85,7 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
     Raises:
         LedgerBusyError: that took so many seconds, or `WAIT`.
     """
-    until, pause = time.monotonic() + min(seconds, WAIT), _LOOKS[0]
+    until, pause = time.monotonic() + min(seconds, WAIT), _FIRST_PAUSE
     while True:
         try:
             return work()
@@ -79,69 +93,71 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
             if (left := until - time.monotonic()) <= 0:
                 raise
             await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, _LOOKS[1])
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 class LedgerFile:
-    """One connection, used by one thread at a time; None in place of a path keeps the ledger in memory."""
+    """One connection, used by one thread at a time. Without a path the ledger is kept in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._forking = False
-        self._guarded = False
+        _FILES.add(self)
 
     @property
     def exists(self) -> bool:
-        """Has anything been written yet?"""
+        """True if anything has been written."""
         return self._connection is not None or (self.path is not None and self.path.exists())
 
-    def run_whole(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
-        """As `run`, but all of the work or nothing, and nobody else's in between."""
+    def transaction(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
+        """Runs the work as one transaction: all of it or nothing, and no other process writes in between."""
 
         def whole(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN IMMEDIATE")
-            done = work(connection)
+            result = work(connection)
             connection.execute("COMMIT")
-            return done
+            return result
 
         return self.run(whole, wait)
 
     def run(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
-        """Does some work on the connection; what it began and did not commit is undone when it fails.
+        """Runs the work on the connection. What it began and did not commit is undone when it fails.
 
         Args:
-            work: what to do; it is begun anew while another process holds the file.
-            wait: seconds for which that is tried; 0 on an event loop.
+            work: repeated from its start while another process holds the file.
+            wait: seconds for which that is tried; 0 on the event loop.
 
         Raises:
             LedgerBusyError: another process held the file all the time.
-            ConfigError: the file cannot be used; with what mends it.
+            ConfigError: the file cannot be used.
         """
-        until, pause = time.monotonic() + wait, _LOOKS[0]
+        until, pause = time.monotonic() + wait, _PAUSES[0]
         while True:
             try:
-                return self._tried(work)
+                return self._try(work)
             except LedgerBusyError:
                 if time.monotonic() >= until:
                     raise
             time.sleep(pause)
-            pause = min(2 * pause, _LOOKS[1])
+            pause = min(2 * pause, _PAUSES[1])
 
-    def _tried(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock:
+    def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if not self._lock.acquire(timeout=_LOCK_WAIT):
+            raise self._error(TimeoutError("another thread uses it"))
+        try:
+            connection = self._connection = self._connection or self._open()
             try:
-                connection = self._connection = self._connection or self._opened()
-                try:
-                    return work(connection)
-                finally:
-                    if connection.in_transaction:
-                        connection.rollback()
-            except (sqlite3.Error, OSError) as error:
-                if getattr(error, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_FULL"):
-                    self._shut()  # so that a file that was mended is opened anew
-                raise self._fault(error) from None
+                return work(connection)
+            finally:
+                if connection.in_transaction:
+                    connection.rollback()
+        except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_FULL"):
+                self._shut()  # so that a repaired file is opened anew
+            raise self._error(error) from None
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Closes the connection; the next use opens it again. A ledger in memory stays."""
@@ -153,17 +169,11 @@ class LedgerFile:
             self._connection.close()
             self._connection = None
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             made(self.path.parent)
-        self._guard_forks()
-        connection = sqlite3.connect(
-            ":memory:" if self.path is None else self.path,
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=Connection,
-        )
+        name = ":memory:" if self.path is None else self.path
+        connection = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False, factory=Connection)
         try:
             if self.path is not None and self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o600)
@@ -178,7 +188,7 @@ class LedgerFile:
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Brings an older file to this version, whichever process comes first."""
+        """Brings an older file to this version; one process does it."""
         if self.path is None:
             connection.executescript("".join(_VERSIONS))
             return
@@ -192,45 +202,36 @@ class LedgerFile:
             for number, script in enumerate(_VERSIONS[found:], found + 1):
                 connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
-    def _guard_forks(self) -> None:
-        """No connection lives through a fork: the child would take its parent's locks for its own."""
-        if self._guarded or not hasattr(os, "register_at_fork"):
-            return
-        self._guarded, itself = True, weakref.ref(self)
-
-        def before() -> None:
-            if (file := itself()) is not None:
-                file._lock.acquire()  # noqa: SLF001 - of this class
-                file._forking = True  # noqa: SLF001 - of this class
-                file._shut()  # noqa: SLF001 - of this class
-
-        def after() -> None:
-            if (file := itself()) is not None and file._forking:  # noqa: SLF001 - of this class
-                file._forking = False  # noqa: SLF001 - of this class
-                file._lock.release()  # noqa: SLF001 - of this class
-
-        os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
-
-    def _fault(self, error: Exception) -> ConfigError:
-        kind = LedgerBusyError if _is_busy(error) else ConfigError
+    def _error(self, error: Exception) -> ConfigError:
+        name = getattr(error, "sqlite_errorname", "")
+        if isinstance(error, TimeoutError):  # of filelock, or of another thread
+            name = "SQLITE_BUSY"
+        elif isinstance(error, sqlite3.NotSupportedError):
+            name = "NEWER"
+        fix = next(words for start, words in _FIXES.items() if name.startswith(start))
+        fix = fix.format(path=self.path, folder=self.path and self.path.parent)
+        kind = LedgerBusyError if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else ConfigError
         return kind(
-            f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {self._mend(error)}",
-            file=str(self.path),
+            f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}", file=str(self.path)
         )
 
-    def _mend(self, error: Exception) -> str:
-        name = getattr(error, "sqlite_errorname", "")
-        if _is_busy(error):
-            return f"another process holds it: `fuser -v {self.path}` names that one"
-        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-            return f"restore it, or begin anew without what it knew: `mv {self.path} {self.path}.broken`"
-        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            return f"make room on its disk: `df -h {self.path and self.path.parent}`"
-        if isinstance(error, sqlite3.NotSupportedError):
-            return "`pip install --upgrade testronaut-llm`"
-        return f"make it yours to write: `chmod u+rwX {self.path and self.path.parent} {self.path}`"
+
+# No connection is kept through a fork: the child would take its parent's locks for its own.
+_FILES: weakref.WeakSet[LedgerFile] = weakref.WeakSet()
+_PAUSED: list[LedgerFile] = []
 
 
-def _is_busy(error: Exception) -> bool:
-    busy = ("SQLITE_BUSY", "SQLITE_LOCKED")
-    return isinstance(error, TimeoutError) or getattr(error, "sqlite_errorname", "").startswith(busy)
+def _before_fork() -> None:
+    for file in tuple(_FILES):
+        file._lock.acquire()  # noqa: SLF001 - of this module
+        file._shut()  # noqa: SLF001 - of this module
+        _PAUSED.append(file)
+
+
+def _after_fork() -> None:
+    while _PAUSED:
+        _PAUSED.pop()._lock.release()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,4 +1,4 @@
-"""What one call may cost: what the limits leave, and how much of it one call should use for the rest to last."""
+"""What one call may cost: what the limits leave, and what it should cost for the rest to last."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ OnExceeded = Literal["stop", "local", "warn"]
 
 CALLS_A_DAY = 50
 """Calls that a day is expected to bring, while history does not show more."""
-
-_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +33,8 @@ class Money:
     """What a call may cost, in USD.
 
     Attributes:
-        left: the most that it may cost; the tightest of its limits.
-        limit: which limit that is.
-        pace: what it should cost for the money to last; None where no limit spans several calls.
-        pace_limit: whose money has to last.
-        on_exceeded: what happens to a model that does not fit.
+        left: the most that it may cost, by the tightest `limit`; `on_exceeded` is the rule of that limit.
+        pace: what it should cost for the money of `pace_limit` to last; None if no limit spans several calls.
     """
 
     left: Decimal
@@ -56,35 +51,25 @@ class Money:
 
 @exact
 def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Money | None:
-    """The money of one call under all its limits; None without a limit.
+    """Returns the money of one call under all its limits, `max_cost` among them; None without a limit.
 
-    Args:
-        allowances: every limit that holds for the call, `max_cost` among them. One that only warns never stands in
-            for one that refuses.
-        calls_per_day: how many calls a day has brought lately.
+    A limit that only warns never stands in for one that refuses. `calls_per_day` is how many a day has brought lately.
     """
     if not allowances:
         return None
     refusing = [allowance for allowance in allowances if allowance.on_exceeded != "warn"]
     tightest = min(refusing or allowances, key=lambda allowance: allowance.left)
-    paced = min(
-        (
-            (a.left / _calls_to_come(a.seconds_left, calls_per_day), a.limit)
-            for a in allowances
-            if a.seconds_left is not None
-        ),
-        default=(None, ""),
-        key=lambda pair: pair[0],
-    )
+    paces = [
+        (one.left / _calls_to_come(one.seconds_left, calls_per_day), one.limit)
+        for one in allowances
+        if one.seconds_left is not None
+    ]
+    pace, pace_limit = min(paces, default=(None, ""), key=lambda pair: pair[0])
     return Money(
-        left=tightest.left,
-        limit=tightest.limit,
-        pace=paced[0],
-        pace_limit=paced[1],
-        on_exceeded=tightest.on_exceeded,
+        left=tightest.left, limit=tightest.limit, pace=pace, pace_limit=pace_limit, on_exceeded=tightest.on_exceeded
     )
 
 
 def _calls_to_come(seconds_left: float, calls_per_day: float) -> Decimal:
-    """This call, and as many as the days ahead usually bring."""
-    return Decimal(str(1 + max(calls_per_day, CALLS_A_DAY) * max(seconds_left, 0.0) / _DAY))
+    """Returns this call and as many as the days ahead usually bring."""
+    return Decimal(str(1 + max(calls_per_day, CALLS_A_DAY) * max(seconds_left, 0.0) / 86_400))

@@ -1,4 +1,4 @@
-"""What a table's row says about a model: a price, or nothing one may rely on; and what else the model can do."""
+"""Reads a row of a price table: its price, if it can be relied on, and what else it says of the model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeGuard
 
-from testronaut_llm.money.price_tables import Row
 from testronaut_llm.records import Usage
 from testronaut_llm.support.money import MOST_TOKENS, exact, is_amount
+
+Row = Mapping[str, Any]
 
 MILLION = Decimal(1_000_000)
 
@@ -39,13 +40,13 @@ class Rates:
 
     @classmethod
     def of(cls, known: Mapping[str, Decimal]) -> Rates:
-        """Rates of which only input and output must be known; the others default to those."""
+        """Returns rates; those that are not known default to input or output, which must be."""
         paid_as = {"cache_read": known["input"], "cache_write": known["input"], "reasoning": known["output"]}
         return cls(**{**paid_as, **known})
 
     @exact
     def cost(self, usage: Usage) -> Decimal:
-        """USD of these tokens."""
+        """Returns USD of these tokens."""
         reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
         return (
             usage.uncached_tokens * self.input
@@ -58,7 +59,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a model costs: rates by length of the prompt, ascending; `source` names where that is from.
+    """The rates of a model by length of the prompt, ascending; `source` says where they are from.
 
     A tier `(above, rates)` holds for all tokens of a call whose prompt has more than `above` tokens.
     """
@@ -67,16 +68,16 @@ class Price:
     source: str
 
     def rates(self, prompt_tokens: int = 0) -> Rates:
-        """The rates of a call with a prompt of this many tokens."""
+        """Returns the rates of a call with a prompt of this many tokens."""
         return next((rates for above, rates in reversed(self.tiers) if prompt_tokens > above), self.tiers[0][1])
 
     def cost(self, usage: Usage) -> Decimal:
-        """USD of one call, exactly."""
+        """Returns USD of one call, exactly."""
         return self.rates(usage.prompt_tokens).cost(usage)
 
     @exact
     def worst(self, prompt_bound: int, max_tokens: int) -> Decimal:
-        """USD that a call can cost at most, however its tokens are split and whichever tier it falls into."""
+        """Returns the USD that a call can cost at most, however its tokens are split and in whichever tier."""
         possible = [rates for above, rates in self.tiers if above == 0 or prompt_bound > above]
         prompt = max(max(rates.input, rates.cache_read, rates.cache_write) for rates in possible)
         answer = max(max(rates.output, rates.reasoning) for rates in possible)
@@ -84,7 +85,7 @@ class Price:
 
     @property
     def free(self) -> bool:
-        """Is it known to cost nothing?"""
+        """True if it is known to cost nothing."""
         return all(rates.input == rates.output == rates.cache_write == 0 for _, rates in self.tiers)
 
 
@@ -93,9 +94,10 @@ FREE = Rates.of({"input": Decimal(0), "output": Decimal(0)})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model beside its price; None where nobody says.
+    """What is known of a model beside its price; None if nothing is.
 
-    `context_window` and `max_output` are tokens. `known`: some table lists the model.
+    `known` is True if some table lists the model. `context_window` and `max_output` are tokens. `retires` is the day
+    (YYYY-MM-DD) on which its provider withdraws it.
     """
 
     known: bool = False
@@ -104,22 +106,13 @@ class ModelFacts:
     max_output: int | None = None
     dimensions: int | None = None
     supports_schema: bool | None = None
-    supports_temperature: bool | None = None
-    supports_reasoning: bool | None = None
-    prompt_cache_min_tokens: int | None = None
     retires: str | None = None
-    """The day (YYYY-MM-DD) on which its provider withdraws it."""
 
 
 def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | None:
-    """The tiers of a row, or None where it has no price that can be relied on.
+    """Returns the tiers of a row in a service tier (empty: the standard one), or None without a reliable price.
 
-    Tables write zero for what they do not know, so a row whose price is zero is unknown; what is
-    free is declared in `llm.yaml`.
-
-    Args:
-        row: of a table.
-        service: the service tier, such as `priority`; empty for the standard one.
+    Tables write zero for what they do not know, so a price of zero is unknown. Free models are declared in `llm.yaml`.
     """
     tiers = dict(_tiers(row, f"_{service}" if service else ""))
     base = tiers.get(0, {})
@@ -130,10 +123,7 @@ def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | N
 
 
 def read_facts(row: Row) -> ModelFacts:
-    """What a row says beside the price."""
-    fixed_sampling = row.get("supports_sampling_params") is False or row.get("thinking_always_on") is True
-    openai = row.get("litellm_provider") in ("openai", "azure")
-    refuses = fixed_sampling or (openai and row.get("supports_reasoning") is True)
+    """Returns what a row says beside the price."""
     return ModelFacts(
         known=True,
         mode=row.get("mode"),
@@ -141,22 +131,19 @@ def read_facts(row: Row) -> ModelFacts:
         max_output=_count(row, "max_output_tokens"),
         dimensions=_count(row, "output_vector_size"),
         supports_schema=row.get("supports_response_schema"),
-        supports_temperature=False if refuses else None,
-        supports_reasoning=row.get("supports_reasoning"),
-        prompt_cache_min_tokens=_count(row, "prompt_cache_min_tokens"),
         retires=row.get("deprecation_date"),
     )
 
 
 def service_of(said: Mapping[str, Any]) -> str | None:
-    """The service tier that a body asks for or was answered with: empty for the standard one, None without a word."""
+    """Returns the service tier that a body names: empty for the standard one, None if it names none."""
     words = [str(said[name]).lower() for name in SERVICES if said.get(name) is not None]
     special = [word for word in words if word not in _STANDARD]
     return special[0] if special else "" if words else None
 
 
 def starts_at(band: Any) -> Decimal | None:
-    """The prompt length at which a band of `tiered_pricing` starts; None where it is no band of tokens."""
+    """Returns the prompt length at which a band of `tiered_pricing` starts; None if it is not a band of tokens."""
     span = band.get("range") if isinstance(band, Mapping) else None
     return Decimal(span[0]) if isinstance(span, list) and span and _is_length(span[0]) else None
 

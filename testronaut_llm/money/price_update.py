@@ -1,6 +1,6 @@
-"""`prices update`: a newer table from a file or URL, taken over whole or not at all.
+"""`prices update`: takes a newer table from a file or URL, all of it or nothing.
 
-This is the only price code that may open a connection, and only when asked to.
+This is the only price code that opens a connection.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
-from testronaut_llm.money.price_rows import read_price, starts_at
-from testronaut_llm.money.price_tables import Row, decode, model_rows, user_table_path
+from testronaut_llm.money.price_rows import Row, read_price, starts_at
+from testronaut_llm.money.price_tables import decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.money import is_amount
 from testronaut_llm.support.paths import made, user_path, write_atomically
@@ -29,7 +29,7 @@ _EXPECTED = "a JSON object of models, as LiteLLM's model_prices_and_context_wind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceUpdate:
-    """What an update did. `previous` is where the table before it was kept, if there was one."""
+    """What an update did. `previous` is the file of the table before it, if there was one."""
 
     path: Path
     models: int
@@ -38,14 +38,14 @@ class PriceUpdate:
 
 
 def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
-    """Replaces the user's price table; the previous one is kept beside it as `prices.previous.json`.
+    """Replaces the user's price table, and keeps the previous one beside it as `prices.previous.json`.
 
     Args:
         source: a file, or an https URL (http on loopback), in the format of LiteLLM's map.
-        path: the table to write, where it is not the one in the data folder.
+        path: the table to write; None for the one in the data folder.
 
     Raises:
-        ConfigError: the source cannot be read or holds a price that can't be meant; nothing has changed.
+        ConfigError: the source cannot be read or holds an impossible price; nothing has changed.
     """
     import filelock
 
@@ -106,23 +106,17 @@ def _checked(source: str, text: str) -> Mapping[str, Row]:
 
 def _faults(row: Row) -> Iterator[str]:
     for key, value in row.items():
-        if ("_cost_per_token" in key or "token_cost" in key) and (fault := _fault(value)):
-            yield f"{key} is {value!s:.40} ({fault})"
+        if value is not None and ("_cost_per_token" in key or "token_cost" in key):
+            if not is_amount(value):
+                yield f"{key} is {value!s:.40} (expected a plain number of USD, zero or more)"
+            elif value > _DEAREST:
+                yield f"{key} is {value!s:.40} (expected USD for one token, at most {_DEAREST})"
     bands = row.get("tiered_pricing", [])
-    if not isinstance(bands, list) or not all(_is_band(band) for band in bands):
+    if not isinstance(bands, list) or not all(map(_is_band, bands)):
         yield "tiered_pricing is no list of {range: [from, to], ...}"
 
 
-def _fault(value: Any) -> str | None:
-    if value is None:
-        return None
-    if not is_amount(value):
-        return "expected a plain number of USD, zero or more"
-    return f"expected USD for one token, at most {_DEAREST}" if value > _DEAREST else None
-
-
 def _is_band(band: Any) -> bool:
-    """Is it well formed? Bands by something else than tokens, such as results of a search, are left alone."""
-    if not isinstance(band, Mapping):
-        return False
-    return ("range" not in band or starts_at(band) is not None) and not any(_faults(band))
+    """True if it is well formed. Bands by something else than tokens, such as search results, are left alone."""
+    well_formed = isinstance(band, Mapping) and ("range" not in band or starts_at(band) is not None)
+    return well_formed and not any(_faults(band))

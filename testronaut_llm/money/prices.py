@@ -6,14 +6,14 @@ A price that nobody states is None, not zero: a budget that counts unknown as fr
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.money.price_names import find_row, spellings
 from testronaut_llm.money.price_rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
-from testronaut_llm.money.price_tables import SNAPSHOT, PriceTables, Row, Table
+from testronaut_llm.money.price_tables import SNAPSHOT, PriceTables, Table, find_row
 from testronaut_llm.providers.endpoint import api_base_of, is_own_host, leaves_by_name
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Usage
@@ -26,114 +26,95 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "ModelFacts", "Price", "PriceTable", "Rates"]
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """The row that a table has for a model."""
-
-    table: Table
-    key: str
-    row: Row
-    prices: dict[str, Price] = field(default_factory=dict)
-
-    @functools.cached_property
-    def facts(self) -> ModelFacts:
-        return read_facts(self.row)
-
-    def price(self, service: str) -> Price | None:
-        """The price in a service tier; `auto` leaves that to the provider, which may use the most expensive one."""
-        if service == "auto":
-            return self.price("priority") or self.price("")
-        if service not in self.prices:
-            tiers = read_price(self.row, service)
-            source = f"{self.table.name}: {self.key}" + (f" ({service})" if service else "")
-            if tiers is None:
-                return None
-            self.prices[service] = Price(tiers=tiers, source=source)
-        return self.prices[service]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """USD, or None where no price is known; `source` says whose price it is."""
+    """USD, or None if no price is known; `source` says whose price it is."""
 
     amount: Decimal | None
     source: str | None
 
 
 class PriceTable:
-    """The prices of all models, read when first asked for."""
+    """The prices of all models, read when first asked for. `tables` are in the order of trust."""
 
-    def __init__(self, tables: PriceTables) -> None:
+    def __init__(self, tables: Iterable[Table]) -> None:
         self._tables = tables
-        self._found: dict[tuple[str, str, str | None], _Listing | None] = {}
+        cached = functools.lru_cache(maxsize=1024)  # names in responses come from outside
+        self._row = cached(functools.partial(find_row, tables))
+        self._facts = cached(self._facts_of_row)
+        self._price = cached(self._price_of_row)
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> PriceTable:
-        """The table of this machine, with what `prices update` wrote to `user_file`. Reads nothing yet."""
+        """Returns the table of this machine, with what `prices update` wrote to `user_file`. Reads nothing yet."""
         return cls(PriceTables(user_file))
 
     def price(self, model: ModelConfig, service: str = "") -> Price | None:
-        """What the model costs in a service tier; None where neither `llm.yaml` nor a table says."""
+        """Returns what the model costs in a service tier; None if neither `llm.yaml` nor a table says."""
         if model.price is not None:
             return _configured(model.price)
         if _runs_on_own_machine(model):
             return Price(tiers=((0, FREE),), source="local: free")
-        found = self._row(model.provider, model.name, model.base_model)
-        listed = found.price(service) if found else None
+        listed = self._price(service, model.provider, model.name, model.base_model)
         if listed is None and model.local:
             return Price(tiers=((0, FREE),), source="llm.yaml: declared local")
         return listed
 
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None, *, service: str = "") -> Cost:
-        """What a call cost in the service tier that answered.
+        """Returns what a call cost in the service tier that answered.
 
-        The name in the response settles which snapshot of the configured model answered, or which model
-        an Azure deployment without `base_model` runs.
+        The name in the response settles which snapshot of the configured model answered, or which model an Azure
+        deployment without `base_model` runs.
         """
         price = self._price_of_answer(model, response_model, service) or self.price(model, service)
         return Cost(amount=price.cost(usage) if price else None, source=price.source if price else None)
 
     def facts(self, model: ModelConfig) -> ModelFacts:
-        """Window, output limit and abilities; what `llm.yaml` says comes before the tables."""
-        found = None if _runs_on_own_machine(model) else self._row(model.provider, model.name, model.base_model)
-        facts = found.facts if found else ModelFacts()
+        """Returns window, output limit and abilities; what `llm.yaml` says comes before the tables."""
+        own = _runs_on_own_machine(model)
+        facts = ModelFacts() if own else self._facts(model.provider, model.name, model.base_model)
         said: dict[str, Any] = {
             "context_window": model.num_ctx or model.context_window,
             "max_output": model.max_output,
             "dimensions": model.dimensions,
         }
-        said = {name: tokens for name, tokens in said.items() if tokens}
-        return replace(facts, **said) if said else facts
+        return replace(facts, **{name: tokens for name, tokens in said.items() if tokens})
 
     def mend(self, model: ModelConfig) -> str:
-        """The line of `llm.yaml` that gives this model a price."""
+        """Returns the line of `llm.yaml` that gives this model a price."""
         unnamed = model.provider == "azure" and not model.base_model
         how = "`base_model: NAME` (of the model it deploys) or " if unnamed else ""
         where = f"models.{model.alias} in llm.yaml"
         return f"add {how}`price: {{input: USD, output: USD}}`, per million tokens, to {where}"
 
     def tables(self) -> tuple[Table, ...]:
-        """The tables that are there, the most trusted first."""
+        """Returns the tables that are there, the most trusted first."""
         return tuple(self._tables)
 
-    def _row(self, provider: str, name: str, base_model: str | None) -> _Listing | None:
-        key = (provider, name, base_model)
-        if key not in self._found:
-            found = find_row(self._tables, spellings(provider, name, base_model))
-            self._found[key] = _Listing(*found) if found else None
-        return self._found[key]
+    def _facts_of_row(self, *names: str | None) -> ModelFacts:
+        found = self._row(*names)
+        return read_facts(found[2]) if found else ModelFacts()
+
+    def _price_of_row(self, service: str, *names: str | None) -> Price | None:
+        """Returns the price in a service tier. `auto` leaves the tier to the provider: the most expensive one."""
+        if service == "auto":
+            return self._price("priority", *names) or self._price("", *names)
+        found = self._row(*names)
+        tiers = read_price(found[2], service) if found else None
+        if found is None or tiers is None:
+            return None
+        return Price(tiers=tiers, source=f"{found[0].name}: {found[1]}" + (f" ({service})" if service else ""))
 
     def _price_of_answer(self, model: ModelConfig, response_model: str | None, service: str) -> Price | None:
-        """The price of the snapshot that answered, where the response names one of the configured model."""
+        """Returns the price of the snapshot that answered, if the response names one of the configured model."""
         if not response_model or model.price is not None or _runs_on_own_machine(model):
             return None
         configured = model.base_model or model.name
         snapshot = response_model != configured and SNAPSHOT.sub("", response_model) == configured
-        deployed = model.provider == "azure" and model.base_model is None
-        if not snapshot and not deployed:
+        if not snapshot and (model.provider != "azure" or model.base_model is not None):
             return None
-        found = self._row(model.provider, response_model, response_model if model.provider == "azure" else None)
-        return found.price(service) if found else None
+        deployed = response_model if model.provider == "azure" else None
+        return self._price(service, model.provider, response_model, deployed)
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""What the ledger tells: spent and saved by day, task and model, what limits leave; and how its history is thinned."""
+"""Reports what was spent and saved by day, task and model, and what limits leave; and thins the history."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 from testronaut_llm.config.values import seconds
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.money.entries import day_of, dollars, seconds_left
-from testronaut_llm.money.ledger import Ledger, Limit
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.reservation import Limit
+from testronaut_llm.money.units import day_of, dollars, seconds_left
 from testronaut_llm.support.money import exact
 
 DEAREST = 10
-"""How many of the dearest requests a report names."""
+"""Number of the most expensive requests in a report."""
 
 _NAMES = ("calls", "unpriced", "prompt_tokens", "completion_tokens", "cost", "hits", "saved_by_cache")
 _MONEY = {"cost", "saved_by_cache"}
@@ -39,14 +40,10 @@ _DEAREST = f"""SELECT at, task, model, provider_model, outcome, prompt_tokens, c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What some requests came to; money is in USD.
+    """Sums of requests, in USD.
 
-    Attributes:
-        calls: requests sent: retries, repairs and fallbacks are requests too.
-        hits: answers from the cache.
-        cost: of all requests whose price is known.
-        unpriced: requests whose price is not.
-        saved_by_cache: what the hits did not cost.
+    `calls` are requests sent: retries, repairs and fallbacks too. `cost` is of those whose price is known, `unpriced`
+    the number of the others. `hits` are answers from the cache, which saved `saved_by_cache`.
     """
 
     calls: int = 0
@@ -73,7 +70,7 @@ class SpendRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitState:
-    """Where a limit stands, in USD. `reserved` is set aside for requests under way; `renewed_in` is in seconds."""
+    """The state of a limit, in USD. `reserved` is set aside for requests under way; `renewed_in` is in seconds."""
 
     name: str
     limit: Decimal
@@ -85,7 +82,7 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DearCall:
-    """One of the dearest requests. `at` is ISO 8601 in UTC, `cost` USD."""
+    """One of the most expensive requests. `at` is ISO 8601 in UTC, `cost` USD."""
 
     at: str
     task: str
@@ -99,15 +96,10 @@ class DearCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """What was spent under one scope.
+    """What was spent under one scope since a UTC day (None: ever).
 
-    Attributes:
-        scope: whose money it is.
-        since: first day (UTC) that is counted, None for all.
-        rows: by day, task and model.
-        by_day, by_task, by_model: the same, summed.
-        limits: the budgets as they stand now, whatever `since` says.
-        dearest: the dearest requests, as far as the history still has them.
+    `rows` are by day, task and model; `by_day`, `by_task` and `by_model` are their sums. `limits` are the budgets as
+    they stand now, whatever `since` says. `dearest` are the most expensive requests that the history still has.
     """
 
     scope: str
@@ -122,14 +114,10 @@ class Spend:
 
 
 @exact
-def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[tuple[str, Limit]]) -> Spend:
-    """Sums what the ledger holds under one scope.
-
-    Args:
-        ledger: what was kept back is written first.
-        scope: whose money.
-        since: first day (UTC) to count, or a time that has passed, such as `7d`.
-        limits: each with the task whose it is.
+def report(
+    ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[tuple[str | None, Limit]]
+) -> Spend:
+    """Sums what the ledger holds under one scope since a day; `limits` come with their task.
 
     Raises:
         ConfigError: the ledger cannot be used.
@@ -155,7 +143,7 @@ def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequ
 
 
 def prune(ledger: Ledger, older_than: str | date) -> int:
-    """Forgets the single requests before a day, or older than `90d`, and keeps their sums; returns how many went.
+    """Deletes the single requests before a day, or older than `90d`, keeps their sums, and returns how many it deleted.
 
     Raises:
         ConfigError: the ledger cannot be used.
@@ -169,13 +157,13 @@ def prune(ledger: Ledger, older_than: str | date) -> int:
         db.execute(_FOLD, (before,))
         return db.execute("DELETE FROM attempts WHERE state = 2 AND day < ?", (before,)).rowcount
 
-    gone = ledger.file.run_whole(work)
+    gone = ledger.file.transaction(work)
     ledger.file.run(lambda db: db.execute("VACUUM"))
     return gone
 
 
 def first_day(since: str | date | None, now: float) -> str | None:
-    """The first UTC day that is meant: a date, or a time that has passed, such as `7d`.
+    """Returns a UTC day: of a date, or of a time that has passed, such as `7d`.
 
     Raises:
         ConfigError: it is neither.
@@ -208,8 +196,8 @@ def _row(day: str, task: str, model: str, *sums: int) -> SpendRow:
     return SpendRow(day=day, task=task, model=model, totals=totals)
 
 
-def _state(ledger: Ledger, scope: str, task: str, limit: Limit) -> LimitState:
-    spent, reserved = ledger.standing(scope, task)[limit.period, limit.own]
+def _state(ledger: Ledger, scope: str, task: str | None, limit: Limit) -> LimitState:
+    spent, reserved = ledger.standing(scope, limit.period, task)
     return LimitState(
         name=limit.name,
         limit=limit.amount,

@@ -1,29 +1,33 @@
-"""How many tokens a call will use, known before it is sent and without a network.
+"""Estimates the tokens of a call before it is sent, without a network, and learns from what answers report.
 
-Three numbers, for three uses: the estimate (to compare prices), a cautious one (to see whether the
-prompt fits a window) and a bound that holds whatever the tokenizer (to reserve money).
+Three numbers for three uses: the estimate (to compare prices), a cautious one (to check that a prompt fits a window)
+and a bound that no tokenizer exceeds (to reserve money).
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
 import statistics
 import threading
+import time
 import unicodedata
-from collections import OrderedDict
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from testronaut_llm.money.calibration import Line, Prior, fit
-from testronaut_llm.money.calibration_file import KEPT, TokenMemory
-from testronaut_llm.money.token_families import Family, family_of, memory_key
-from testronaut_llm.support.paths import data_dir
+from testronaut_llm.money.token_families import family_of, memory_key
+from testronaut_llm.support.paths import data_dir, made, write_atomically
+from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.records import Message, Usage
+
+KEPT = 32
+"""Observations kept of each model family, and of each task and model."""
 
 ANSWER_SHARE = 8
 """Before any answer was seen, one is expected to use an eighth of `max_tokens`."""
@@ -34,124 +38,200 @@ _MESSAGE_OVERHEAD = 16
 _SCHEMA_OVERHEAD = 256
 _SCHEMA_FACTOR = 2  # Anthropic writes a schema out with indentation
 
-_SPREADS = {"exact": (1.0, 0.01), "close": (3.0, 0.05), "guess": (40.0, 0.25)}
-_REMEMBERED = 1024
-_POINTS_A_FIT = 4  # a fit takes a millisecond, and among many points one more changes little
+_LEAST_POINTS = {"exact": KEPT + 1, "close": 5, "guess": 1}  # observations before an estimate is corrected
+_LARGEST_FILE = 512 * 1024  # bytes; a larger file is shortened to the newest half when it is read
+_ESTIMATES = 1024  # remembered until their answers come
+_SAVE_SECONDS = 1.0  # between two writes
+
+
+class Point(NamedTuple):
+    """One observed prompt: tokens counted in its texts, and tokens charged beyond the provider's framing."""
+
+    counted: int
+    charged: int
+
+
+class Line(NamedTuple):
+    """Expected charge: `offset + slope * counted`."""
+
+    offset: float
+    slope: float
+
+    def at(self, counted: int) -> float:
+        """Returns the tokens that are charged for this many counted ones."""
+        return self.offset + self.slope * counted
+
+
+def fit(points: Sequence[Point], slope: float) -> Line:
+    """Returns the family's own line, or one fitted to the points if that halves the typical error.
+
+    The fitted line has the median of the slopes between any two points (Theil and Sen), so that a prompt with something
+    uncounted in it (thinking, a cut) does not move it. Below three points only the offset is fitted.
+    """
+    own = Line(0.0, slope)
+    if not points:
+        return own
+    slopes = [(b.charged - a.charged) / (b.counted - a.counted) for a, b in combinations(points, 2) if a[0] != b[0]]
+    fitted = [_through(points, slope)]
+    if len(slopes) >= 3:
+        fitted.append(_through(points, statistics.median(slopes)))
+    best = min(fitted, key=lambda line: _error(points, line))
+    return best if _error(points, best) <= _error(points, own) / 2 else own
+
+
+def _through(points: Sequence[Point], slope: float) -> Line:
+    return Line(statistics.median(charged - slope * counted for counted, charged in points), slope)
+
+
+def _error(points: Sequence[Point], line: Line) -> float:
+    return statistics.median(abs(line.at(counted) - charged) / max(charged, 8) for counted, charged in points)
 
 
 class TokenCounter:
-    """Counts, and learns from the usage that answers report."""
+    """Counts, and learns from the usage that answers report. Safe for threads.
+
+    Observations are appended to a file, at most once a second; other processes read it when they start. A file that
+    cannot be read or written costs accuracy and one warning, never a call.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Opens nothing yet.
-
-        Args:
-            path: where to keep what is learned; None for `tokens.json` in the data folder.
-        """
-        self._memory = TokenMemory(path or data_dir() / "tokens.json")
-        self._counted: OrderedDict[tuple[str, int], tuple[str, int, int]] = OrderedDict()
-        self._texts: OrderedDict[tuple[object, bytes], int] = OrderedDict()
+        """Opens nothing yet. `path` is the file of observations; None for `tokens.jsonl` in the data folder."""
+        self._path = path or data_dir() / "tokens.jsonl"
+        self._points: defaultdict[str, deque[Point]] = defaultdict(lambda: deque(maxlen=KEPT))
+        self._answers: defaultdict[str, dict[str, deque[int]]] = defaultdict(dict)
+        self._estimates: dict[tuple[str, int], tuple[str, int, int]] = {}
         self._lines: dict[str, Line] = {}
-        self._unfitted: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._unsaved: list[str] = []
+        self._saved = -math.inf
+        self._read = self._warned = False
 
     def estimate(
         self, model: ModelConfig, messages: Sequence[Message], schema_text: str = "", *, embedding: bool = False
     ) -> int:
-        """Tokens that this prompt will most likely be charged.
+        """Returns the tokens that this prompt will most likely be charged.
 
         Args:
-            model: who will count.
+            model: the model that will be asked.
             messages: system text included.
-            schema_text: the JSON Schema as it goes on the wire, empty where it goes as words or not at all.
-            embedding: are these texts to embed, without any framing?
+            schema_text: the JSON Schema as it is sent; empty if it is sent as words or not at all.
+            embedding: True if these are texts to embed, which have no framing.
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
-        counted = sum(self._count(family, message.content) for message in messages)
+        counted = sum(family.tokenizer.count(message.content) for message in messages)
         framing = 0 if embedding else family.framing(messages, reasoning=model.reasoning not in (None, "off"))
         if schema_text and family.schema_slope:
-            framing += family.schema_start + round(family.schema_slope * self._count(family, schema_text))
-        estimate = max(1, round(framing + self._line(key, family).at(counted)))
+            framing += family.schema_start + round(family.schema_slope * family.tokenizer.count(schema_text))
         with self._lock:
-            self._counted[model.alias, estimate] = (key, counted, framing)
-            while len(self._counted) > _REMEMBERED:
-                self._counted.popitem(last=False)
+            line = self._line(key, "guess" if schema_text else family.trust, family.slope)
+            estimate = max(1, round(framing + line.at(counted)))
+            self._estimates[model.alias, estimate] = (key, counted, framing)
+            if len(self._estimates) > _ESTIMATES:
+                del self._estimates[next(iter(self._estimates))]
         return estimate
 
     def text_length(self, model: ModelConfig, text: str) -> int:
-        """Tokens of a text by itself, such as an answer whose usage nobody reported."""
+        """Returns the tokens of a text by itself, such as an answer whose usage nobody reported."""
         family = family_of(model)
-        return round(family.slope * self._count(family, text))
+        return round(family.slope * family.tokenizer.count(text))
 
     def cautious(self, model: ModelConfig, estimate: int) -> int:
-        """The same with the family's margin on top: what the prompt may well turn out to be."""
+        """Returns the estimate with the margin of the model's family added."""
         return math.ceil(estimate * family_of(model).margin)
 
     def upper_bound(self, messages: Sequence[Message], schema_text: str = "") -> int:
-        """Tokens that no tokenizer exceeds: each token stands for at least one byte of the text."""
+        """Returns the tokens that no tokenizer exceeds: each token stands for at least one byte of the text."""
         bound = _PROMPT_OVERHEAD + sum(_MESSAGE_OVERHEAD + _most_bytes(message.content) for message in messages)
         return bound + (_SCHEMA_OVERHEAD + _SCHEMA_FACTOR * _most_bytes(schema_text) if schema_text else 0)
 
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
-        """Tokens that the answer will most likely have, at most `max_tokens`.
+        """Returns the tokens that the answer will most likely have, at most `max_tokens`.
 
-        The median of what this model answered to this task before; else of what any model did; else
-        an eighth of `max_tokens`.
+        It is the median of this model's earlier answers to the task, else of any model's, else an eighth of
+        `max_tokens`.
         """
-        seen = self._memory.answers(task, _identity(model)) or self._memory.answers(task)
-        expected = statistics.median(seen) if seen else max_tokens / ANSWER_SHARE
+        with self._lock:
+            self._load()
+            seen = self._answers[task]
+            lengths = seen.get(_identity(model)) or [length for one in seen.values() for length in one]
+        expected = statistics.median(lengths) if lengths else max_tokens / ANSWER_SHARE
         return max(1, min(max_tokens, round(expected)))
 
     def observe(self, task: str, model: ModelConfig, estimate: int, usage: Usage) -> None:
-        """Learns from an accepted answer.
+        """Learns from an accepted answer. A usage that is estimated itself teaches nothing.
 
         Args:
-            task: whose answer it was.
-            model: who answered.
-            estimate: what `estimate` returned for the prompt; others are not learned from.
-            usage: as reported; a usage that is estimated itself teaches nothing.
+            task: the task of the call.
+            model: the model that answered.
+            estimate: what `estimate` returned for the prompt.
+            usage: as reported.
         """
         if usage.estimated:
             return
         with self._lock:
-            known = self._counted.get((model.alias, estimate))
-        key, counted, framing = known or ("", 0, 0)
-        point = (counted, usage.prompt_tokens - framing) if known and usage.prompt_tokens > 0 else None
-        answer = usage.completion_tokens if usage.completion_tokens > 0 else None
-        if point is not None or answer is not None:
-            self._memory.add(key=key, point=point, task=task, model=_identity(model), answer=answer)
-        if point is not None:
-            with self._lock:
-                self._unfitted[key] = self._unfitted.get(key, 0) + 1
+            key, counted, framing = self._estimates.get((model.alias, estimate), ("", 0, 0))
+            charged = usage.prompt_tokens - framing if key and usage.prompt_tokens > 0 else None
+            seen = (key, counted, charged, task, _identity(model), max(0, usage.completion_tokens))
+            if charged is None and not usage.completion_tokens:
+                return
+            self._load()
+            self._keep(*seen)
+            self._unsaved.append(json.dumps(seen) + "\n")
+            if time.monotonic() - self._saved >= _SAVE_SECONDS:
+                self.close()
 
     def close(self) -> None:
-        """Saves what was learned in the last second."""
-        self._memory.save()
+        """Writes the observations that are not in the file yet."""
+        with self._lock:
+            lines, self._unsaved, self._saved = self._unsaved, [], time.monotonic()
+            try:
+                if lines:
+                    made(self._path.parent)
+                    with self._path.open("a", encoding="utf-8") as file:
+                        file.write("".join(lines))
+            except OSError as error:
+                self._warn("token_memory_not_saved", error)
 
-    def _count(self, family: Family, text: str) -> int:
-        key = (family.tokenizer, hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
-        with self._lock:
-            if key in self._texts:
-                self._texts.move_to_end(key)
-                return self._texts[key]
-        tokens = family.tokenizer.count(text)
-        with self._lock:
-            self._texts[key] = tokens
-            while len(self._texts) > _REMEMBERED:
-                self._texts.popitem(last=False)
-        return tokens
+    def _line(self, key: str, trust: str, slope: float) -> Line:
+        self._load()
+        if key not in self._lines:
+            points = self._points[key] if len(self._points[key]) >= _LEAST_POINTS[trust] else ()
+            self._lines[key] = fit(tuple(points), slope)
+        return self._lines[key]
 
-    def _line(self, key: str, family: Family) -> Line:
-        """The line of a family. It is fitted anew at each of the first answers, later when all points are others."""
-        points = self._memory.prompts(key)
-        new_points = len(points) // _POINTS_A_FIT if len(points) < KEPT else KEPT
-        with self._lock:
-            if key not in self._lines or self._unfitted.get(key, 0) > new_points:
-                spreads = "guess" if key.endswith("+schema") else family.trust
-                self._lines[key] = fit(points, Prior(family.slope, *_SPREADS[spreads]))
-                self._unfitted[key] = 0
-            return self._lines[key]
+    def _keep(self, key: str, counted: int, charged: int | None, task: str, model: str, answer: int) -> None:
+        if charged is not None:
+            self._points[key].append(Point(int(counted), int(charged)))
+            self._lines.pop(key, None)
+        if answer:
+            self._answers[task].setdefault(model, deque(maxlen=KEPT)).append(int(answer))
+
+    def _load(self) -> None:
+        """Reads the file once. A line that is damaged, or cut by a killed process, is skipped."""
+        if self._read:
+            return
+        self._read = True
+        try:
+            lines = self._path.read_bytes().splitlines()
+            if sum(map(len, lines)) > _LARGEST_FILE:
+                lines = lines[len(lines) // 2 :]
+                write_atomically(self._path, b"\n".join([*lines, b""]).decode("utf-8", "replace"))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._warn("token_memory_unreadable", error)
+            return
+        for line in lines:
+            try:
+                self._keep(*json.loads(line))
+            except (ValueError, TypeError) as error:
+                self._warn("token_memory_unreadable", error)
+
+    def _warn(self, event: str, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger().warning(event, file=str(self._path), fault=str(error))
 
 
 def _identity(model: ModelConfig) -> str:
@@ -159,7 +239,7 @@ def _identity(model: ModelConfig) -> str:
 
 
 def _most_bytes(text: str) -> int:
-    """Bytes of a text, or of its compatibility form where that is longer: some tokenizers normalise first."""
+    """Returns the bytes of a text, or of its NFKC form if that is longer: some tokenizers normalise first."""
     plain = len(text.encode("utf-8", "surrogatepass"))
     if text.isascii():
         return plain

@@ -31,10 +31,7 @@ def patience(route: Route, candidate: Candidate, ticket: Ticket, rest: Callable[
 def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
     """Why nothing was sent; the next model follows. `left`: seconds that the call has."""
     wait = f"at least {ticket.at_least:.3g} s" if ticket.at_least > 0 else "longer"
-    if ticket.at_least == math.inf:
-        what = f"{ticket.blocked_by} has no room beside the caller's own open stream"
-        mend = "read it to its end or close it first, or raise `concurrency`"
-    elif ticket.is_resting or ticket.is_alone:
+    if ticket.is_resting or ticket.is_alone:
         what, mend = f"{ticket.blocked_by} takes {wait}", "another model or a later call may do"
     else:
         what = f"{ticket.blocked_by} makes it wait {wait}, and the call has {max(0.0, left):.3g} s left"
@@ -43,7 +40,7 @@ def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
         f"{candidate.alias} ({candidate.model}): nothing was sent: {what}; {mend}",
         model=candidate.alias,
         provider=candidate.provider,
-        retry_after=ticket.at_least if 0 < ticket.at_least < math.inf else None,
+        retry_after=ticket.at_least or None,
     )
     error.verdict = Verdict.NEXT  # type: ignore[misc]
     return error

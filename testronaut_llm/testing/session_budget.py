@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.records import Attempt, Call, Candidate
 from testronaut_llm.support.money import exact
 
+if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import LLMConfig, TaskConfig
+
 
 class SessionBudget:
-    """A purse for the managers of one session. Safe for threads.
+    """Reserves in place of `Budgets`, for the managers of one session. Safe for threads.
 
     Args:
         limit: USD for all of them together.
@@ -24,8 +28,17 @@ class SessionBudget:
         self._lock = threading.Lock()
 
     @exact
-    def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> _Slip:  # noqa: ARG002
-        """Set the worst case of an attempt aside.
+    def reserve(
+        self,
+        _config: LLMConfig,
+        _task: TaskConfig,
+        call: Call,
+        candidate: Candidate,
+        worst: Decimal | None,
+        *,
+        spent: Decimal,  # noqa: ARG002 - the signature is that of `Budgets`
+    ) -> SessionReservation:
+        """Sets the worst case of an attempt aside.
 
         Raises:
             BudgetExceededError: there is not that much left, or the model has no known price.
@@ -40,7 +53,7 @@ class SessionBudget:
                     model=candidate.alias,
                 )
             self._reserved += worst
-        return _Slip(self, worst)
+        return SessionReservation(self, worst)
 
     @exact
     def settle(self, reserved: Decimal, cost: Decimal) -> None:
@@ -50,7 +63,9 @@ class SessionBudget:
             self.spent += cost
 
 
-class _Slip:
+class SessionReservation:
+    """The money of one attempt, as `Reservation` of `money/`."""
+
     def __init__(self, budget: SessionBudget, worst: Decimal) -> None:
         self._budget, self._worst, self._open = budget, worst, True
 

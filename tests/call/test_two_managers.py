@@ -13,7 +13,7 @@ import pytest
 from manager_kit import Api, model
 
 from testronaut_llm import BudgetExceededError, LLMManager, NoReadyModelError, errors
-from testronaut_llm.limits.circuit_breaker import FAILURES
+from testronaut_llm.limits.windows import FAILURES
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 Make = Callable[..., Api]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.cli.app import app
-from testronaut_llm.limits import circuit_breaker
+from testronaut_llm.limits import windows
 from testronaut_llm.limits.rate_limiter import RateLimiter
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -52,8 +52,8 @@ async def test_its_whole_life(api: Make, mode: str) -> None:
             if hits[-1] == ">b":
                 skipped = answer.attempts[0]
                 assert isinstance(skipped.error, errors.OverloadedError)
-                assert "nothing was sent: its rest after " in str(skipped.error)
-                assert "failures in a row (the last one: server_error) takes at least" in str(skipped.error)
+                assert "nothing was sent: its cooldown after " in str(skipped.error)
+                assert "failures in a row (last: server_error) takes at least" in str(skipped.error)
                 assert (skipped.cost, answer.attempts[1].reason) == (0, "fell back: a failed (overloaded)")
     assert hits == [*["a>b"] * 5, ">b", ">b", "a>b", ">b", ">b", "a>a", "a>a"]
 
@@ -93,17 +93,9 @@ def test_a_deadline_that_is_too_short_says_nothing_of_the_model(api: Make) -> No
         assert llm._caller.services.limiter.rest("a (openai/gpt-4o-mini)") == (False, 0.0)
 
 
-def test_a_limited_model_beside_a_healthy_one(api: Make) -> None:
-    """A always says 429 and "in a second"; ten calls are all answered by B, and A is asked ever less (P54)."""
-    a, b = api("a", faults.error("rate_limit", headers={"retry-after-ms": "50"})), api("b", faults.good())
-    with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
-        assert [llm.complete("t", "hi").model for _ in range(10)] == ["b"] * 10
-    assert (len(a.asked), len(b.asked)) == (5, 10)
-
-
 def test_the_only_model_is_waited_for(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else can answer: the call waits for the end of the rest, and asks."""
-    monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.3)
+    monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.3)
     a = api("a", faults.error("server_error"))
     with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)
@@ -120,31 +112,15 @@ def test_a_rest_that_does_not_fit_the_deadline_fails_at_once(api: Make) -> None:
     with manager({"a": model("openai", a)}, retries=0) as llm:
         Clock(llm)
         fail(llm)
-        with pytest.raises(errors.AllModelsFailedError, match="its rest after 5 failures") as caught:
+        with pytest.raises(errors.AllModelsFailedError, match="its cooldown after 5 failures") as caught:
             llm.complete("t", "hi", deadline=4)
     assert len(a.asked) == 5
     assert caught.value.retry_after == 5.0
 
 
-def test_when_all_rest_the_first_to_wake_is_asked(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rests for a minute, B for a moment: the call waits for B (P54)."""
-    monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.2)
-    a, b = api("a", faults.error("server_error")), api("b", faults.error("server_error"))
-    with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
-        fail(llm, "a", 4)
-        a.plan(faults.error("unavailable", retry_after="100"))
-        fail(llm, "a", 1)
-        fail(llm, "b")
-        a.plan(faults.good())
-        b.plan(faults.good())
-        answer = llm.complete("t", "hi")
-    assert (answer.model, len(a.asked), len(b.asked)) == ("b", 0, 1)
-    assert [one.model for one in answer.attempts] == ["a", "b"]
-
-
 def test_a_rest_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a server is down, a batch fails about as fast as its rests end, not a call a rest."""
-    monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.1)
+    monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.1)
     a = api("a", faults.error("server_error"))
     with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)
@@ -165,7 +141,7 @@ def test_the_dry_run_shows_what_rests_and_what_waits(api: Make) -> None:
         b_row, a_row = llm.route("t", "hi").candidates
         (only,) = llm.route("t", "hi", model="a").candidates
     assert (a_row.alias, a_row.kept, a_row.problem) == ("a", False, "no_ready_model")
-    assert "would wait 5 s for its rest after 5 failures in a row (the last one: server_error)" in a_row.reason
+    assert "would wait 5 s for its cooldown after 5 failures in a row (last: server_error)" in a_row.reason
     assert a_row.limits == ("limits.openai (concurrency: 9)",)
     assert (b_row.alias, b_row.kept, b_row.limits) == ("b", True, ("models.b.limits (rpm: 1)",))
     assert b_row.reason.endswith("; would wait 60 s for models.b.limits (rpm: 1)")

@@ -11,11 +11,12 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import Api, config, looked_up, manager, model
+from manager_kit import Api, config, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile
-from testronaut_llm.records import Candidate, Usage
+from testronaut_llm.records import Call, Candidate, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeLLM
 from testronaut_llm.testing.fake_rules import FakeAnswer
@@ -135,7 +136,7 @@ def test_a_call_pays_for_all_its_attempts() -> None:
             llm.complete("t", "hi")
         assert len(caught.value.attempts) == 2
         assert isinstance(caught.value.last, errors.BudgetExceededError)
-        assert "of which $0.011 is spent" in str(caught.value.last)
+        assert "$0.0005 of $0.012 is left of budget.per_call" in str(caught.value.last)
         with pytest.raises(errors.AllModelsFailedError):
             llm.complete("t", "hi", max_cost="0.01", model="dear")
 
@@ -159,7 +160,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
     """A day's money is shared among the calls that its rest will bring, so the best model is for rich days."""
     for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
         with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
-            llm._ledger.clock = lambda: 20_000 * 86_400.0
+            llm._engine.__dict__["ledger"] = Ledger(None, clock=lambda: 20_000 * 86_400.0)
             first = llm.route("t", "hi").kept[0]
             assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
 
@@ -208,7 +209,7 @@ def test_another_purse_leaves_the_books_alone(api: Make) -> None:
     a, b = api("a", faults.good()), api("b", faults.good())
     models = {"a": model("openai", a, quality=5), "b": model("openai", b, quality=9, price={"input": 9, "output": 9})}
     with manager(models, strategy="cheapest") as llm:
-        llm._caller.services.payer = SessionBudget(Decimal(1))
+        llm._engine.purse = SessionBudget(Decimal(1))
         assert llm.complete("t", "hi").model == "a"
     assert not (data_dir() / "ledger.sqlite3").exists()
 
@@ -225,7 +226,7 @@ def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
     with sqlite3.connect(data_dir() / "ledger.sqlite3") as db:
         found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
     db.close()
-    llm._ledger.close()
+    llm._engine.ledger.close()
     return found
 
 
@@ -295,44 +296,27 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
         assert llm.spend().limits[0].reserved == 0
 
 
-def test_a_process_that_slept_asks_for_its_money_again() -> None:
-    """Between reserving and sending the lease ended: what others spent meanwhile is seen."""
-    now = [1_800_000_000.0]
-    with fake("cheap", budget={"total": "0.0015"}) as llm:
-        ledger = llm._ledger
-        ledger.clock = lambda: now[0]
-        sent = ledger.sent
-
-        def slept(row: int, lease: float, **given: float) -> bool:
-            now[0] += 61
-            return sent(row, lease, **given)
-
-        ledger.sent = slept  # type: ignore[method-assign]
-        with pytest.raises(errors.BudgetExceededError):
-            [llm.complete("t", "hi") for _ in range(9)]
-        assert llm.spend().total.cost == Decimal("0.001")
-
-
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slip that the ledger cannot mark `sent` stops what a limit holds for, and nothing that is free."""
-    with fake("dear", budget={"total": "0.01"}) as llm:
-        call, budgets = looked_up(llm), llm._caller.services.budgets
+    """A reservation that cannot be marked `sent` stops what a limit holds for, and nothing that is free."""
+    with fake("dear", budget={"total": "0.02"}) as llm:
+        made, task, budgets = llm.config, llm.config.task("t"), llm._engine.budgets
+        call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
-        slip = budgets.reserve(call, dear, Decimal("0.01"), spent=Decimal(0))
+        one, free = (budgets.reserve(made, task, call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
-        monkeypatch.setattr(llm._ledger, "sent", lambda *_, **__: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr(llm._engine.ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
-            slip.sent()
-        budgets.reserve(call, dear, Decimal(0), spent=Decimal(0)).sent()  # what is free needs no budget
+            one.sent()
+        free.sent()
 
 
 def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:
     """What the route saw is gone when it reserves: the next candidate is asked, or the budget's error comes."""
     with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
-        money = llm._caller.services.budgets.money
-        llm._caller.services.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
+        money = llm._engine.budgets.money
+        llm._engine.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
         assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")
         assert len(llm.calls) == 2
-        llm._caller.services.budgets.money = money  # type: ignore[method-assign]
+        llm._engine.budgets.money = money  # type: ignore[method-assign]

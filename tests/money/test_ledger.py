@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -19,9 +21,11 @@ import structlog
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitError
 from testronaut_llm.money import ledger_file
-from testronaut_llm.money.entries import Entry, Period, day_of, dollars, pico, seconds_left
-from testronaut_llm.money.ledger import Ledger, Limit
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.ledger_file import LedgerBusyError
 from testronaut_llm.money.report import prune, report
+from testronaut_llm.money.reservation import Limit, Reservation
+from testronaut_llm.money.units import Period, day_of, dollars, pico, seconds_left
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
@@ -56,9 +60,11 @@ def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
     made.file.close()
 
 
-def entry(worst: str | None = "1", *, task: str = "t", model: str = "m") -> Entry:
+def entry(ledger: Ledger, worst: str | None = "1", *limits: Limit, task: str = "t", model: str = "m") -> Reservation:
+    """A reservation that is not made yet."""
+    facts = {"ledger": ledger, "scope": SCOPE, "task": task, "model": model, "provider_model": f"openai/{model}"}
     amount = None if worst is None else Decimal(worst)
-    return Entry(scope=SCOPE, task=task, model=model, provider_model=f"openai/{model}", worst=amount, lease=900)
+    return Reservation(**facts, worst=amount, lease=900, limits=limits)  # type: ignore[arg-type]
 
 
 def attempt(cost: str | None, **facts: Any) -> Attempt:
@@ -70,15 +76,23 @@ def limit(amount: str, period: Period = "total", **facts: Any) -> Limit:
     return Limit(name=f"budget.per_{period}", period=period, amount=Decimal(amount), **facts)
 
 
-def spend(ledger: Ledger, cost: str, *, worst: str = "1", task: str = "t", limits: tuple[Limit, ...] = ()) -> None:
-    one = entry(worst, task=task)
-    row = ledger.reserve(one, limits)
-    assert ledger.sent(row, one.lease)
-    ledger.settle(one, row, attempt(cost))
+def sent(ledger: Ledger, worst: str | None = "1", *limits: Limit, **facts: str) -> Reservation:
+    """A reservation whose request has left; tried again while another process holds the file."""
+    one = entry(ledger, worst, *limits, **facts)
+    for step in (one.reserve, one.sent):
+        while True:
+            with contextlib.suppress(LedgerBusyError):
+                step()
+                break
+    return one
 
 
-def money(ledger: Ledger, period: Period = "total", task: str = "") -> tuple[str, str]:
-    spent, aside = ledger.standing(SCOPE, task)[period, bool(task)]
+def spend(ledger: Ledger, cost: str, *limits: Limit, worst: str = "1", task: str = "t") -> None:
+    sent(ledger, worst, *limits, task=task).settle(attempt(cost))
+
+
+def money(ledger: Ledger, period: Period = "total", task: str | None = None) -> tuple[str, str]:
+    spent, aside = ledger.standing(SCOPE, period, task)
     return str(spent), str(aside)
 
 
@@ -96,14 +110,16 @@ def in_a_child(work: Callable[[], object]) -> int:
 
 def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
     """Reserved at the worst case, settled at the cost, once or many times; what cost nothing gives everything back."""
-    one = entry("0.5")
-    row = ledger.reserve(one)
+    one = entry(ledger, "0.5").reserve()
     assert money(ledger) == ("0", "0.5")
-    assert ledger.sent(row, 900)
-    ledger.settle(one, row, attempt("0.2"))
-    ledger.settle(one, row, attempt("0.2"))
+    one.sent()
+    one.settle(attempt("0.2"))
+    one.settle(attempt("0.2"))
     assert money(ledger) == money(ledger, "day") == money(ledger, "month", "t") == ("0.2", "0")
-    ledger.settle(one, ledger.reserve(one), attempt("0"))
+    one.settle(attempt("0.3", outcome="rejected"))
+    assert (money(ledger), ledger.session.cost) == (("0.3", "0"), Decimal("0.3"))
+    one.settle(attempt("0.2"))
+    entry(ledger, "0.5").reserve().settle(attempt("0"))
     assert money(ledger) == ("0.2", "0")
     assert money(ledger, task="other") == ("0", "0")
 
@@ -118,20 +134,12 @@ def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
     with pytest.raises(
         BudgetExceededError, match=rf"m may cost up to \$0\.61 .* \$0\.60 of .* left of {held.name}; raise"
     ):
-        ledger.reserve(entry("0.61"), [held])
-    ledger.reserve(entry("0.6"), [held])
+        entry(ledger, "0.61", held).reserve()
+    entry(ledger, "0.6", held).reserve()
     with pytest.raises(BudgetExceededError, match=r"\$0 of"):
-        ledger.reserve(entry("0.000001"), [held])
+        entry(ledger, "0.000001", held).reserve()
     with pytest.raises(BudgetExceededError, match="no known price"):
-        ledger.reserve(entry(None), [held])
-
-
-def test_a_limit_that_only_warns_lets_through(ledger: Ledger) -> None:
-    """`on_exceeded: warn` tells, books, and goes on."""
-    with structlog.testing.capture_logs() as logs:
-        spend(ledger, "0.9", limits=(limit("0.5", hard=False),))
-    assert [one["event"] for one in logs] == ["budget_exceeded"]
-    assert money(ledger) == ("0.9", "0")
+        entry(ledger, None, held).reserve()
 
 
 def test_threads_do_not_overspend(ledger: Ledger) -> None:
@@ -139,7 +147,7 @@ def test_threads_do_not_overspend(ledger: Ledger) -> None:
 
     def one(_: int) -> bool:
         try:
-            spend(ledger, "1", limits=(limit("5"),))
+            spend(ledger, "1", limit("5"))
         except BudgetExceededError:
             return False
         return True
@@ -152,28 +160,28 @@ def test_threads_do_not_overspend(ledger: Ledger) -> None:
 def test_nobody_reserves_between_another_s_look_and_its_reservation(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one process sees what is left, no other can take it."""
-    monkeypatch.setattr(ledger_file, "WAIT", 0.02)
-    other, check = Ledger(path), ledger._check
+    """While one process sees what is left, no other can take it, and the other is told at once."""
+    other, check = Ledger(path), Reservation._check
 
-    def meanwhile(*given: Any) -> None:
-        check(*given)
-        with pytest.raises(ConfigError, match="fuser"):
-            other.reserve(entry())
+    def meanwhile(one: Reservation, *given: Any) -> None:
+        check(one, *given)
+        monkeypatch.setattr(Reservation, "_check", check)
+        with pytest.raises(LedgerBusyError, match="fuser"):
+            entry(other, "0.5", limit("1")).reserve()
 
-    other.reserve(entry("0.5"))
-    monkeypatch.setattr(ledger, "_check", meanwhile)
-    ledger.reserve(entry("0.5"), [limit("1")])
+    entry(other, "0.5").reserve()
+    monkeypatch.setattr(Reservation, "_check", meanwhile)
+    entry(ledger, "0.5", limit("1")).reserve()
+    assert money(ledger) == ("0", "1")
     other.file.close()
 
 
 def _die(path: Path, clock: Clock, state: str) -> None:
-    ledger = Ledger(path, clock=clock)
-    row = ledger.reserve(entry("0.5"))
+    one = entry(Ledger(path, clock=clock), "0.5").reserve()
     if state != "reserved":
-        ledger.sent(row, 900)
+        one.sent()
     if state == "settled":
-        ledger.settle(entry("0.5"), row, attempt("0.1"))
+        one.settle(attempt("0.1"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -193,29 +201,27 @@ def test_kill_9_in_each_state(
     assert money(ledger) == soon
     clock.now += 901
     assert money(ledger) == later
-    assert Ledger(path, clock=clock).standing(SCOPE)["total", False] == (Decimal(later[0]), 0)
+    assert Ledger(path, clock=clock).standing(SCOPE) == (Decimal(later[0]), 0)
 
 
 def test_the_true_cost_corrects_the_worst_case(ledger: Ledger, clock: Clock) -> None:
     """A stream that was paused for longer than its lease is settled twice, and only the truth remains."""
-    one = entry("0.5")
-    row = ledger.reserve(one)
-    ledger.sent(row, one.lease)
+    one = sent(ledger, "0.5")
     clock.now += DAY
     assert money(ledger) == ("0.5", "0")
-    ledger.settle(one, row, attempt("0.2"))
+    one.settle(attempt("0.2"))
     assert money(ledger) == ("0.2", "0")
     assert money(ledger, "day") == ("0", "0")  # it was spent yesterday
 
 
 def test_a_reservation_that_lapsed_must_be_made_again(ledger: Ledger, clock: Clock) -> None:
     """A process that slept before it sent has no money any more, and is told so."""
-    row = ledger.reserve(entry())
+    one = entry(ledger, "1", limit("1")).reserve()
     clock.now += 61
-    spend(ledger, "1", limits=(limit("1"),))
-    assert not ledger.sent(row, 900)
-    one = entry()
-    ledger.settle(one, row, attempt("0.3"))  # had it been sent all the same, it would be booked
+    spend(ledger, "1", limit("1"))
+    with pytest.raises(BudgetExceededError):
+        one.sent()
+    one.settle(attempt("0.3"))  # had it been sent all the same, it would be booked
     assert money(ledger) == ("1.3", "0")
 
 
@@ -239,27 +245,24 @@ def test_a_clock_that_was_set_back_gives_nothing_away(ledger: Ledger, clock: Clo
     clock.now += jump
     for period in ("day", "month", "total"):
         with pytest.raises(BudgetExceededError):
-            ledger.reserve(entry("0.1"), [limit("1", period)])
+            entry(ledger, "0.1", limit("1", period)).reserve()
 
 
 def test_a_clock_that_jumps_forward_and_back_forgets_nothing(ledger: Ledger, clock: Clock) -> None:
     """Neither what is spent nor what is under way is lost; leases that seemed over are corrected by the truth."""
-    one = entry("0.5")
-    row = ledger.reserve(one)
-    ledger.sent(row, one.lease)
+    one = sent(ledger, "0.5")
     clock.now += 1e12  # past the last year that a calendar knows
     assert money(ledger) == ("0.5", "0")
     spend(ledger, "0.1")
     clock.now = NOON
-    ledger.settle(one, row, attempt("0.2"))
+    one.settle(attempt("0.2"))
     assert money(ledger) == money(ledger, "day") == ("0.3", "0")
 
 
 def test_the_file_is_private_and_tells_no_words(ledger: Ledger, path: Path) -> None:
     """Folder 0700, files 0600; an error is kept by its code, never by its message."""
-    one = entry()
     failed = attempt(None, outcome="error", usage=None, error=RateLimitError("sk-secret and the prompt"))
-    ledger.settle(one, ledger.reserve(one), failed)
+    sent(ledger).settle(failed)
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
     ledger.close()
@@ -289,38 +292,51 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
 ) -> None:
     """Under a limit it is an error before sending; an answer that is paid already is booked when that works again."""
     broken = Broken(monkeypatch, path)
-    one = entry()
-    row = ledger.reserve(one)
-    ledger.sent(row, one.lease)
+    one = sent(ledger)
     ledger.file.close()
     broken.on = True
     with structlog.testing.capture_logs() as logs:
-        ledger.settle(one, row, attempt("0.2"))
-        ledger.settle(entry(), 0, attempt("0.3"))
+        one.settle(attempt("0.2"))
+        sent(ledger).settle(attempt("0.3"))
+        ledger.hit("t", "m", Decimal("0.7"))
     assert [log["event"] for log in logs] == ["ledger_unavailable"]
     with pytest.raises(ConfigError, match=r"readonly.*no budget can be held; .*`chmod u\+rwX "):
-        ledger.reserve(one, [limit("9")])
+        entry(ledger, "1", limit("9")).reserve()
     broken.on = False
-    ledger.flush()
-    assert money(ledger) == ("0.5", "0")
+    total = report(ledger, SCOPE, since=None, limits=()).total
+    assert (total.saved_by_cache, money(ledger)) == (Decimal("0.7"), ("0.5", "0"))
 
 
-def test_a_locked_ledger_is_waited_for_and_then_an_error(
-    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process that holds the file too long stops what needs a budget, and delays what is to be booked."""
-    monkeypatch.setattr(ledger_file, "WAIT", 0.05)
+def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that holds the file stops what needs a budget at once, and delays what is to be booked."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     spend(ledger, "0.1")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(ConfigError, match="fuser -v"):
-        ledger.reserve(entry(), [limit("9")])
-    ledger.settle(entry(), 0, attempt("0.2"))
+    with pytest.raises(LedgerBusyError, match="fuser -v"):
+        entry(ledger, "1", limit("9")).reserve()
+    one = entry(ledger).reserve()
+    one.sent()
+    one.settle(attempt("0.2"))
+    one.settle(attempt("0.3", outcome="rejected"))
+    ledger.hit("t", "m", None)
     assert money(ledger) == ("0.1", "0")
     other.execute("ROLLBACK")
     other.close()
     spend(ledger, "0.4")
-    assert money(ledger) == ("0.7", "0")
+    assert money(ledger) == ("0.8", "0")
+
+
+def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for no lock of its own thread."""
+    monkeypatch.setattr(ledger_file, "_LOCK_WAIT", 0.01)
+    one = sent(ledger, "0.5")
+    ledger.file.transaction(lambda _: one.settle(attempt("0.2")))
+    assert money(ledger) == ("0", "0.5")
+    ledger.flush()
+    assert money(ledger) == ("0.2", "0")
 
 
 @pytest.mark.parametrize("wrong", ["NaN", "Infinity", float("inf"), 2**62, "x", b"x", 1.5], ids=repr)
@@ -341,33 +357,26 @@ def test_a_corrupt_ledger_is_not_replaced_behind_ones_back(ledger: Ledger, path:
     path.parent.mkdir()
     path.write_bytes(b"no database at all " * 100)
     with pytest.raises(ConfigError, match=r"not a database.*`mv .*ledger\.sqlite3\.broken`"):
-        ledger.reserve(entry())
+        entry(ledger, "1", limit("9")).reserve()
     assert path.read_bytes().startswith(b"no database")
     path.rename(path.with_suffix(".broken"))
     spend(ledger, "0.1")
     assert money(ledger) == ("0.1", "0")
-
-
-def test_a_newer_ledger_is_left_alone(ledger: Ledger, path: Path) -> None:
-    """An older program neither reads nor changes what it does not understand."""
-    spend(ledger, "0.1")
     ledger.close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 99")
+        db.execute("PRAGMA user_version = 99")  # by a newer program
     db.close()
     with pytest.raises(ConfigError, match=r"version 99.*upgrade"):
-        ledger.reserve(entry())
+        entry(ledger, "1", limit("9")).reserve()
 
 
 def _no_room(path: Path, clock: Clock) -> None:
     ledger = Ledger(path, scope=lambda: SCOPE, clock=clock)
-    one = entry("0.5")
-    row = ledger.reserve(one)
-    ledger.sent(row, one.lease)
+    one = sent(ledger, "0.5")
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
     with pytest.raises(ConfigError, match="df -h"):
-        ledger.reserve(one, [limit("9")])
-    ledger.settle(one, row, attempt("0.2"))
+        entry(ledger, "0.5", limit("9")).reserve()
+    one.settle(attempt("0.2"))
     ledger.hit("t", "m", Decimal("0.1"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     ledger.close()
@@ -398,6 +407,7 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
         assert not [fd for fd in Path("/proc/self/fd").iterdir() if fd.exists() and fd.resolve() == path]
         for _ in range(5):
             spend(ledger, "0.01")
+        ledger.close()
 
     try:
         children = [in_a_child(child) for _ in range(4)]
@@ -405,6 +415,7 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
         going.set()
         thread.join()
     assert children == [0] * 4
+    ledger.flush()
     assert money(ledger) == ("0.3", "0")
 
 
@@ -423,24 +434,10 @@ def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path
     assert ledger.session.saved == 1
 
 
-def test_hits_that_cannot_be_written_are_kept(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken ledger costs a hit nothing but a warning."""
-    broken = Broken(monkeypatch, path)
-    spend(ledger, "0.1")
-    ledger.file.close()
-    broken.on = True
-    with structlog.testing.capture_logs() as logs:
-        ledger.hit("t", "m", Decimal("0.7"))
-    assert [log["event"] for log in logs] == ["ledger_unavailable"]
-    broken.on = False
-    assert report(ledger, SCOPE, since=None, limits=()).total.saved_by_cache == Decimal("0.7")
-
-
 def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     """The single requests go; sums by day, task and model, and what counts against limits, stay."""
     spend(ledger, "0.1")
-    one = entry(None, model="n")
-    ledger.settle(one, ledger.reserve(one), attempt(None))
+    sent(ledger, None, model="n").settle(attempt(None))
     ledger.hit("t", "m", Decimal("0.7"))
     clock.now += 40 * DAY
     spend(ledger, "0.2", task="u")

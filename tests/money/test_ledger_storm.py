@@ -57,7 +57,7 @@ def books(later: float = 0.0) -> tuple[Decimal, Decimal]:
     """What is spent and what is set aside, some seconds later."""
     ledger = Ledger(data_dir() / "ledger.sqlite3", clock=lambda: time.time() + later)
     try:
-        return ledger.standing("storm")["total", False]
+        return ledger.standing("storm")
     finally:
         ledger.close()
 

@@ -17,9 +17,9 @@ import pytest
 
 from testronaut_llm.cli import main
 from testronaut_llm.cli.spend import page
-from testronaut_llm.money.entries import Entry
-from testronaut_llm.money.ledger import Ledger, Limit
+from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.report import Spend, report
+from testronaut_llm.money.reservation import Limit, Reservation
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.text import visible
@@ -59,13 +59,10 @@ def book(path: Path | None, *spent: tuple[float, str, str, str | None]) -> Ledge
     for days, task, model, cost in spent:
         now[0] = _now(path) - days * 86_400
         amount = None if cost is None else Decimal(cost)
-        one = Entry(scope="mine", task=task, model=model, provider_model=f"openai/{model}", worst=amount)
+        name = f"openai/{model}"
+        one = Reservation(ledger=ledger, scope="mine", task=task, model=model, provider_model=name, worst=amount)
         usage = Usage(prompt_tokens=1000, completion_tokens=10)
-        ledger.settle(
-            one,
-            ledger.reserve(one),
-            Attempt(model=model, provider_model=f"openai/{model}", outcome="answer", usage=usage, cost=amount),
-        )
+        one.reserve().settle(Attempt(model=model, provider_model=name, outcome="answer", usage=usage, cost=amount))
     now[0] = _now(path)
     return ledger
 
@@ -176,7 +173,7 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def _spend(*spent: tuple[float, str, str, str | None], limits: tuple[tuple[str, Limit], ...] = ()) -> Spend:
+def _spend(*spent: tuple[float, str, str, str | None], limits: tuple[tuple[str | None, Limit], ...] = ()) -> Spend:
     return report(book(None, *spent), "mine", since=None, limits=limits)
 
 
@@ -205,7 +202,7 @@ def test_the_page_is_whole_by_itself(days: int) -> None:
     """No script, no address to fetch, every tag closed, and no name that could become a tag."""
     held = Limit(name="budget.total", period="total", amount=Decimal(1))
     spent = [(float(day), "<script>", f"m{day % 9}</title>", "0.5") for day in range(days)]
-    text = page(_spend(*spent, limits=(("", held),)))
+    text = page(_spend(*spent, limits=((None, held),)))
     read = Page(text)
     assert read.open == []
     assert read.addresses == []

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.money import calibration_file as token_memory
-from testronaut_llm.money import encodings as token_encodings
-from testronaut_llm.money import token_counter
-from testronaut_llm.money.calibration import Line, Prior, fit
-from testronaut_llm.money.calibration_file import KEPT, TokenMemory
-from testronaut_llm.money.encodings import Tokenizer
-from testronaut_llm.money.token_counter import TokenCounter
-from testronaut_llm.money.token_families import family_of, memory_key
+from testronaut_llm.money import token_counter, token_families
+from testronaut_llm.money.token_counter import KEPT, Line, Point, TokenCounter, fit
+from testronaut_llm.money.token_families import Tokenizer, family_of, memory_key
 from testronaut_llm.records import Message, Usage
 
 FRANCE = "What is the capital of France?"
@@ -44,7 +37,7 @@ def prompt(*texts: str, system: str | None = None) -> tuple[Message, ...]:
 
 @pytest.fixture
 def counter(tmp_path: Path) -> TokenCounter:
-    return TokenCounter(tmp_path / "tokens.json")
+    return TokenCounter(tmp_path / "tokens.jsonl")
 
 
 # Charged by the providers, as their public documentation and recorded answers show.
@@ -73,17 +66,13 @@ def test_short_prompts_are_counted_to_the_token(
     assert counter.estimate(model(reference), messages) == charged
 
 
-def test_embeddings_have_no_framing(counter: TokenCounter) -> None:
-    """An embedding model charges the text alone, and so does any model that is asked to embed."""
+def test_base_models_and_embeddings(counter: TokenCounter) -> None:
+    """A deployment counts as its base model, else as OpenAI's usual one; texts to embed have no framing."""
+    assert counter.estimate(model("azure/mine", base_model="gpt-5"), prompt(FRANCE)) == 13
+    assert counter.estimate(model("azure/mine"), prompt(FRANCE)) == 14
     texts = prompt("hello world")
     assert counter.estimate(model("openai/text-embedding-3-small"), texts) == 2
     assert counter.estimate(model("ollama/all-minilm"), texts, embedding=True) == 2
-
-
-def test_azure_is_counted_as_its_base_model(counter: TokenCounter) -> None:
-    """The deployment's name does not choose the tokenizer; without a base model, OpenAI's usual one does."""
-    assert counter.estimate(model("azure/mine", base_model="gpt-5"), prompt(FRANCE)) == 13
-    assert counter.estimate(model("azure/mine"), prompt(FRANCE)) == 14
 
 
 @pytest.mark.parametrize(
@@ -146,7 +135,7 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
         "from testronaut_llm.config.model_config import ModelConfig\n"
         "from testronaut_llm.records import Message\n"
         "from testronaut_llm.money.token_counter import TokenCounter\n"
-        "counter = TokenCounter(pathlib.Path(sys.argv[1]) / 'tokens.json')\n"
+        "counter = TokenCounter(pathlib.Path(sys.argv[1]) / 'tokens.jsonl')\n"
         "for name in ('openai/gpt-6-luna', 'openai/gpt-4', 'anthropic/claude-haiku-5-5', 'ollama/llama3.2'):\n"
         "    counter.estimate(ModelConfig(alias='a', model=name), [Message(role='user', content='hello')])\n"
         "print(before == dict(os.environ), 'litellm' in sys.modules, os.listdir(tempfile.gettempdir()))\n"
@@ -161,25 +150,19 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
     assert done.stdout.strip() == "True False []"
 
 
-def test_importing_the_counter_loads_no_tokenizer() -> None:
-    """The tokenizer and its files are loaded when something is counted."""
-    code = "import sys, testronaut_llm.money.token_counter as t; t.TokenCounter(); print('tiktoken' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A LiteLLM that ships no such file costs accuracy, not the call."""
-    monkeypatch.setitem(token_encodings._FILES, "o200k_base", "no-such-file")
-    token_encodings._ranks.cache_clear()
-    token_encodings._encoding.cache_clear()
+    monkeypatch.setitem(token_families._FILES, "o200k_base", "no-such-file")
+    caches = token_families._encoding, token_families._count
     try:
+        for cache in caches:
+            cache.cache_clear()
         assert Tokenizer("o200k_base").count("x" * 36) == 10
         assert Tokenizer("o200k_base").count("") == 0
     finally:
         monkeypatch.undo()
-        token_encodings._ranks.cache_clear()
-        token_encodings._encoding.cache_clear()
+        for cache in caches:
+            cache.cache_clear()
 
 
 def test_no_text_breaks_the_tokenizer() -> None:
@@ -261,6 +244,10 @@ def test_outliers_do_not_move_the_estimate(counter: TokenCounter) -> None:
         wild = 2000 if n % 6 == 0 else 0
         counter.observe("t", who, estimate, Usage(prompt_tokens=family_true(who, messages) + wild))
     assert abs(counter.estimate(who, prompt(LISTING * 5)) - before) / before < 0.04
+    exact = model("openai/gpt-4o")
+    for charged in (5, 500, 500, 500, 500, 500):
+        counter.observe("t", exact, counter.estimate(exact, prompt(LISTING)), Usage(prompt_tokens=charged))
+    assert counter.estimate(exact, prompt(FRANCE)) == 14  # where the tokenizer is the provider's own
 
 
 def family_true(who: ModelConfig, messages: Sequence[Message]) -> int:
@@ -270,18 +257,9 @@ def family_true(who: ModelConfig, messages: Sequence[Message]) -> int:
     return round(family.framing(messages, reasoning=False) + family.slope * counted)
 
 
-def test_an_exact_count_stays_exact(counter: TokenCounter) -> None:
-    """Where the tokenizer is the provider's own, a few odd reports change nothing."""
-    who = model("openai/gpt-4o")
-    for wild in (0, 0, 500, 0, -8, 0):
-        estimate = counter.estimate(who, prompt(LISTING))
-        counter.observe("t", who, estimate, Usage(prompt_tokens=estimate + wild))
-    assert counter.estimate(who, prompt(FRANCE)) == 14
-
-
 def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> None:
     """Usage that is estimated itself, an estimate that we did not make and empty usage are not learned from."""
-    path = tmp_path / "tokens.json"
+    path = tmp_path / "tokens.jsonl"
     counter, who = TokenCounter(path), model("xai/grok-9")
     estimate = counter.estimate(who, prompt(FRANCE))
     counter.observe("t", who, estimate, Usage(prompt_tokens=900, completion_tokens=900, estimated=True))
@@ -306,106 +284,90 @@ def test_an_answers_length_is_the_median_of_earlier_ones(counter: TokenCounter) 
     assert counter.answer_length("test_generation", mine, 4096) == 512
 
 
+def learn(counter: TokenCounter, *charged: int) -> None:
+    who = model("xai/grok-9")
+    for number in charged:
+        estimate = counter.estimate(who, prompt(LISTING))
+        counter.observe("t", who, estimate, Usage(prompt_tokens=number, completion_tokens=3))
+    counter.close()
+
+
+def points(path: Path, who: str = "xai:grok-9") -> list[int]:
+    """What a new process knows of the charges of a model."""
+    counter = TokenCounter(path)
+    counter.answer_length("t", model("xai/grok-9"), 9)
+    return [point.charged + 5 for point in counter._points[who]]  # beyond the framing
+
+
 def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
-    """The first observation is saved at once, later ones when the counter is closed."""
-    path, who = tmp_path / "data" / "tokens.json", model("xai/grok-9")
+    """The first observation is appended to the file at once, later ones within a second or at the end."""
+    path, who = tmp_path / "data" / "tokens.jsonl", model("xai/grok-9")
     first = TokenCounter(path)
     for _ in range(5):
         charge(first, who, LISTING * 3, 1.5, 0)
-    assert path.exists()
+    assert path.read_text().count("\n") == 1
     first.close()
     first.close()
     again = TokenCounter(path)
     assert again.estimate(who, prompt(LISTING * 3)) == first.estimate(who, prompt(LISTING * 3))
-    assert len(json.loads(path.read_text())["prompts"]["xai:grok-9"]) == 5
+    assert again.answer_length("cli_analysis", who, 800) == 20
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few dozen observations a family, a few hundred families, and as many texts in memory as needed."""
-    monkeypatch.setattr(token_memory, "_SERIES", 3)
-    monkeypatch.setattr(token_counter, "_REMEMBERED", 2)
-    memory = TokenMemory(tmp_path / "tokens.json")
-    for n in range(KEPT + 9):
-        memory.add(key="busy", point=(n, n), task="t", model="m", answer=n)
-    assert [x for x, _ in memory.prompts("busy")] == list(range(9, KEPT + 9))
-    for n in range(4):
-        memory.add(key=f"k{n}", point=(1, 1), task="t", model=f"m{n}", answer=None)
-    assert list(memory.prompts("busy")) == []
-    counter = TokenCounter(tmp_path / "other.json")
+    """A few dozen observations a family, and a file that is shortened when it is read."""
+    monkeypatch.setattr(token_counter, "_ESTIMATES", 2)
+    path = tmp_path / "tokens.jsonl"
+    learn(TokenCounter(path), *range(100, 109 + KEPT))
+    assert points(path) == list(range(109, 109 + KEPT))
+    size = path.stat().st_size
+    monkeypatch.setattr(token_counter, "_LARGEST_FILE", size // 2)
+    assert points(path) == list(range(120, 109 + KEPT))
+    assert path.stat().st_size < size * 0.6
+    counter = TokenCounter(tmp_path / "other.jsonl")
     for n in range(9):
         counter.estimate(model("openai/gpt-4o"), prompt("x " * n))
-    assert len(counter._texts) == len(counter._counted) == 2
+    assert len(counter._estimates) == 2
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"prompts": {"k": [1]}, "answers": {}}', '{"prompts": 3}', "\xff"])
-def test_a_damaged_memory_starts_afresh(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is read as empty with one warning, and replaced by the next observation."""
-    path = tmp_path / "tokens.json"
-    path.write_text(content, encoding="latin-1")
-    memory = TokenMemory(path)
-    assert list(memory.prompts("k")) == []
-    memory.add(key="k", point=(1, 2), task="t", model="m", answer=3)
-    assert caplog.text.count("token_memory_unreadable") == 1
-    assert list(TokenMemory(path).prompts("k")) == [(1, 2)]
+def test_a_damaged_line_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With one warning; the other lines count."""
+    path = tmp_path / "tokens.jsonl"
+    learn(TokenCounter(path), 70)
+    with path.open("ab") as file:
+        file.write(b'{\n[]\n3\n["xai:grok-9", "x", 1, "t", "m", 2]\n[[], 1, 1, "t", "m", 2]\n\xff\n')
+    learn(TokenCounter(path), 80)
+    assert points(path) == [70, 80]
+    assert caplog.text.count("token_memory_unreadable") == 2  # counters
 
 
-def test_a_folder_that_cannot_be_written_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_used_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was learned is kept in memory, with one warning."""
     (tmp_path / "file").write_text("")
-    memory = TokenMemory(tmp_path / "file" / "tokens.json")
-    for n in (1, 2):
-        memory.add(key="k", point=(n, n), task="t", model="m", answer=3)
-        memory.save()
-    assert list(memory.prompts("k")) == [(1, 1), (2, 2)]
+    counter = TokenCounter(tmp_path / "file" / "tokens.jsonl")
+    learn(counter, 70, 80)
+    assert len(counter._points["xai:grok-9"]) == 2
     assert caplog.text.count("event=") == 1
 
 
-def test_a_busy_file_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process holds the lock nothing is lost and nothing waits long."""
-    monkeypatch.setattr(token_memory, "_LOCK_SECONDS", 0.01)
-    path = tmp_path / "tokens.json"
-    memory = TokenMemory(path)
-    with filelock.FileLock(tmp_path / "tokens.lock"):
-        memory.add(key="k", point=(1, 1), task="t", model="m", answer=None)
-        assert not path.exists()
-    memory.save()
-    assert list(TokenMemory(path).prompts("k")) == [(1, 1)]
+def test_processes_do_not_lose_each_others_observations(tmp_path: Path) -> None:
+    """Each appends whole lines."""
+    path = tmp_path / "tokens.jsonl"
+    counters = [TokenCounter(path) for _ in range(3)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: learn(counters[n % 3], n), range(100, 130)))
+    assert sorted(points(path)) == list(range(100, 130))
 
 
-def _add(path: Path, key: str) -> None:
-    memory = TokenMemory(path)
-    for n in range(10):
-        memory.add(key=key, point=(n, n), task="t", model=key, answer=n + 1)
-    memory.save()
+def test_without_points_the_familys_line_holds() -> None:
+    """And while the observations do not show that another is far better."""
+    assert fit([], 1.2) == Line(0.0, 1.2)
+    assert fit([Point(100, 119), Point(200, 241), Point(300, 359), Point(400, 481)], 1.2) == Line(0.0, 1.2)
+    assert fit([Point(100, 150)], 1.0) == Line(50.0, 1.0)
 
 
-def test_processes_and_threads_do_not_lose_each_others_observations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each adds to what the others wrote."""
-    monkeypatch.setattr(token_memory, "_LOCK_SECONDS", 30)
-    path = tmp_path / "tokens.json"
-    workers = [threading.Thread(target=_add, args=(path, f"thread {n}")) for n in range(3)]
-    context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_add, args=(path, f"process {n}")) for n in range(2)]
-    for worker in (*others, *workers):
-        worker.start()
-    for worker in (*others, *workers):
-        worker.join()
-    memory = TokenMemory(path)
-    for key in ("thread 0", "thread 1", "thread 2", "process 0", "process 1"):
-        assert [x for x, _ in memory.prompts(key)] == list(range(10)), key
-    assert len(memory.answers("t")) == 50
-
-
-def test_the_fit_without_points_is_the_prior() -> None:
-    """Nothing observed, nothing believed but what was believed before."""
-    assert fit([], Prior(1.2, 3.0, 0.05)) == Line(0.0, 1.2)
-
-
-def test_the_fit_finds_the_line_under_outliers_whatever_its_prior() -> None:
-    """A wrong prior does not keep it from the truth, nor do three wild points in twelve."""
-    points = [(n * 50, round(60 + 1.3 * n * 50)) for n in range(1, 10)] + [(100, 5000), (300, 20), (200, 3000)]
-    line = fit(points, Prior(1.0, 40.0, 0.25))
+def test_the_fit_finds_the_line_under_outliers() -> None:
+    """A wrong slope does not keep it from the truth, nor do three wild points in twelve."""
+    seen = [Point(n * 50, round(60 + 1.3 * n * 50)) for n in range(1, 10)]
+    line = fit([*seen, Point(100, 5000), Point(300, 20), Point(200, 3000)], 1.0)
     assert abs(line.at(250) - (60 + 1.3 * 250)) < 8
     assert abs(line.at(1000) - (60 + 1.3 * 1000)) < 40

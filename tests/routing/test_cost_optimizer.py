@@ -429,7 +429,7 @@ def test_whatever_the_options_a_route_breaks_no_rule(
 
 @pytest.fixture
 def counter(tmp_path: Path) -> TokenCounter:
-    return TokenCounter(tmp_path / "tokens.json")
+    return TokenCounter(tmp_path / "tokens.jsonl")
 
 
 def weighed(

@@ -22,8 +22,8 @@ from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.source import load_config
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.money.entries import Entry
 from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.telemetry.log import EventFile
 
@@ -33,14 +33,15 @@ COST, SETTINGS = Decimal("0.001"), CacheConfig()
 def write_all(home: Path, start: int) -> Iterator[str]:
     """Writes for ever; says what is finished, each with the number of its round trip."""
     ledger, cache, log = Ledger(home / "ledger.sqlite3", scope=lambda: "s"), AnswerCache(home / "cache"), EventFile()
-    entry = Entry(scope="s", task="t", model="m", provider_model="openai/m", worst=COST * 2, estimate=COST)
     answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
     number = start
     while True:
         number += 1
-        row = ledger.reserve(entry)
-        ledger.sent(row, 60)
-        ledger.settle(entry, row, answer)
+        money = Reservation(
+            ledger=ledger, scope="s", task="t", model="m", provider_model="openai/m", worst=COST * 2
+        ).reserve()
+        money.sent()
+        money.settle(answer)
         yield f"settled {number}"
         cache.write(f"{number:064x}", f"answer {number} " + "x" * random.randrange(3000), SETTINGS, task="t")
         yield f"cached {number}"
@@ -81,7 +82,7 @@ Done = list[tuple[str, int]]
 def money(home: Path, done: Done) -> Iterator[str]:
     """What a later process finds wrong in the books."""
     ledger = Ledger(home / "ledger.sqlite3", scope=lambda: "s", clock=lambda: time.time() + 10_000)
-    spent, aside = ledger.standing("s")["total", False]
+    spent, aside = ledger.standing("s")
     ledger.close()
     settled = sum(what == "settled" for what, _ in done)
     if not settled * COST <= spent:

@@ -6,7 +6,6 @@ import heapq
 import itertools
 import math
 from collections.abc import Sequence
-from contextvars import Context
 from dataclasses import dataclass, field
 
 from testronaut_llm.errors import LLMError
@@ -23,11 +22,7 @@ class Still:
         self.limiter = RateLimiter(lambda: self.now)
 
     def ticket(self, tokens: int = 1, *, model: str = "m", rules: Sequence[Rule] | None = None) -> Ticket:
-        """A ticket of a caller who has nothing to do with any other."""
-        return Context().run(self.beside, tokens, model=model, rules=rules)
-
-    def beside(self, tokens: int = 1, *, model: str = "m", rules: Sequence[Rule] | None = None) -> Ticket:
-        """A ticket of a caller who holds whatever got its turn here."""
+        """A ticket of a new caller."""
         return self.limiter.ticket(self.rules if rules is None else rules, model, tokens)
 
     def turn(self, tokens: int = 1, *, model: str = "m") -> Ticket:
