@@ -147,7 +147,9 @@ def _ask(
         needed = int(longest * 1.3) + 256 + (0 if texts else longest_answer(call, step))
         num_ctx = engine.local.window(model, needed=needed, most=step.candidate.context_window)
         if texts:
-            return EmbedRequest(target=target, texts=texts, timeout=timeout, num_ctx=num_ctx, extra=call.extra)
+            return EmbedRequest(
+                target=target, texts=texts, timeout=timeout, num_ctx=num_ctx, extra=call.extra, task=call.task
+            )
         schema = call.output.wire(engine.dialect(model)) if call.output else None
         return chat_request(call, target, step, schema=schema, num_ctx=num_ctx, timeout=timeout, answered=text)
 

@@ -52,6 +52,7 @@ def chat_request(
         stream=call.stream,
         prompt_cache=call.prompt_cache and target.provider.wire == "anthropic",
         extra=call.extra,
+        task=call.task,
     )
 
 

@@ -38,7 +38,7 @@ class Target:
 class Request:
     """One chat request. `timeout` is seconds, `num_ctx` the context (tokens) that an Ollama model is loaded with.
 
-    `prompt_cache` asks the provider to keep the system text; only Anthropic has to be asked.
+    `prompt_cache` asks the provider to keep the system text; only Anthropic has to be asked. `task` is not sent.
     """
 
     target: Target
@@ -53,6 +53,7 @@ class Request:
     stream: bool = False
     prompt_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class EmbedRequest:
     timeout: float
     num_ctx: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

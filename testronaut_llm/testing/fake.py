@@ -12,31 +12,166 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import closing
-from dataclasses import replace
-from functools import partial
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.calls.steps import Ask, Flow, Result, Step
-from testronaut_llm.config.model_config import LLMConfig, TaskConfig
-from testronaut_llm.config.source import ConfigSource
+from pydantic import BaseModel, TypeAdapter
+
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.finish import failure_of
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
-from testronaut_llm.records import Call, Route, Usage
-from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
-from testronaut_llm.testing.offline import OfflineEngine, OfflineLLM
+from testronaut_llm.records import Message, Usage
+from testronaut_llm.testing.offline import OfflineLLM
 
-Asked = Request | EmbedRequest
+Vectors = tuple[tuple[float, ...], ...]
 
-_TASK = "task of the call"
 _DIMENSIONS = 8
-_PIECE = re.compile(r"\S*\s*")
+_PIECE = re.compile(r"\S+\s*|\s+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeCall:
+    """One request that a fake model got. `schema` is the JSON Schema that went with it, `texts` what to embed."""
+
+    task: str
+    model: str
+    messages: tuple[Message, ...] = ()
+    texts: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The content of the last message, or the texts to embed."""
+        return self.messages[-1].content if self.messages else "\n".join(self.texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeAnswer:
+    """An answer with all its details. None is filled in: usage by length, vectors from the text.
+
+    Attributes:
+        text: what the model says.
+        finish_reason: `stop`, `length` or `content_filter`.
+        usage: tokens, for the cost.
+        delay: seconds before the answer, or before each piece of a stream.
+        vectors: of an embedding.
+    """
+
+    text: str = ""
+    finish_reason: str = "stop"
+    usage: Usage | None = None
+    delay: float = 0.0
+    vectors: Vectors | None = None
+
+
+Content = str | BaseModel | Mapping[str, Any] | Sequence[Any] | LLMError | FakeAnswer
+"""What a rule may answer: text, an instance of the schema or plain JSON for it, an error to raise, or all details."""
+Says = Content | Callable[[FakeCall], Content]
+
+
+class NoRuleError(LLMError):
+    """A fake model was asked something that no rule answers."""
+
+    code = "no_rule"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rule:
+    """Answers for the calls that fit; one after the other, the last one again and again."""
+
+    answers: list[Says]
+    task: str | None
+    model: str | None
+    prompt: re.Pattern[str] | None
+
+    def fits(self, call: FakeCall) -> bool:
+        """True if the rule is for this call."""
+        return (
+            self.task in (None, call.task)
+            and self.model in (None, call.model)
+            and (self.prompt is None or self.prompt.search(call.prompt) is not None)
+        )
+
+    def next(self) -> Says:
+        """The answer whose turn it is."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class FakeGateway:
+    """Answers by rule in place of `Gateway`, which sends requests through LiteLLM. Safe for threads.
+
+    Attributes:
+        calls: every request, in order; retries, repairs and fallbacks too.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[FakeCall] = []
+        self._rules: list[_Rule] = []
+        self._lock = threading.Lock()
+
+    def reply(
+        self, *answers: Says, task: str | None = None, model: str | None = None, prompt: str | None = None
+    ) -> None:
+        """See `FakeLLM.reply`."""
+        pattern = re.compile(prompt) if prompt is not None else None
+        rule = _Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern)
+        with self._lock:
+            self._rules.insert(0, rule)
+
+    def load(self) -> None:
+        """Loads nothing: LiteLLM is not needed."""
+
+    def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
+        """Returns (): a fake model takes every setting."""
+        return ()
+
+    async def aclose(self) -> None:
+        """Closes nothing: no connection is open."""
+
+    async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """Pieces of text if it is a stream, then the Reply."""
+        exchange.requests += 1
+        call = _call_of(request)
+        said = self._answer(call, request)
+        if isinstance(said, LLMError):
+            yield Reply(error=said)
+            return
+        if isinstance(request, Request) and request.stream:
+            for piece in _PIECE.findall(said.text):
+                await asyncio.sleep(said.delay)
+                yield piece
+        await asyncio.sleep(said.delay)
+        yield _reply(said, call, request.target.model.name)
+
+    def _answer(self, call: FakeCall, request: Request | EmbedRequest) -> FakeAnswer | LLMError:
+        with self._lock:
+            self.calls.append(call)
+            rule = next((rule for rule in self._rules if rule.fits(call)), None)
+            said = rule.next() if rule else None
+        if callable(said):
+            said = said(call)
+        if said is None:
+            return NoRuleError(
+                f"no rule answers task {call.task!r}, model {call.model!r}, prompt {call.prompt[:80]!r}; "
+                f'add one: llm.reply("...", task={call.task!r})'
+            )
+        if isinstance(said, LLMError):
+            return copy.copy(said)
+        if isinstance(said, FakeAnswer):
+            return said
+        wrapped = isinstance(request, Request) and request.schema is not None and request.schema.wrapped
+        return FakeAnswer(text=_text(said, wrapped=wrapped))
 
 
 class FakeLLM(OfflineLLM):
@@ -52,19 +187,18 @@ class FakeLLM(OfflineLLM):
     def __init__(
         self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(path, config=config if config or path else _one_free_model(tasks))
-        self._rules = Rules()
-        self._engine = _FakeEngine(self._engine.source, self._rules)
+        self._fake = FakeGateway()
+        super().__init__(path, config=config if config or path else _one_free_model(tasks), gateway=self._fake)
 
     @property
     def calls(self) -> list[FakeCall]:
         """Every request that a model got, in order; retries, repairs and fallbacks too."""
-        return self._rules.calls
+        return self._fake.calls
 
     def reply(
         self, *answers: Says, task: str | None = None, model: str | None = None, prompt: str | None = None
     ) -> None:
-        """Answer like this from now on. The rule that was added last and fits goes first.
+        """Adds a rule. Of the rules that fit a request, the one that was added last answers.
 
         Args:
             answers: one after the other, the last one again and again. A text; an instance of the schema, or plain
@@ -74,95 +208,51 @@ class FakeLLM(OfflineLLM):
             model: for this alias only.
             prompt: for prompts in which this regular expression is found.
         """
-        pattern = re.compile(prompt) if prompt is not None else None
-        self._rules.add(Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern))
+        self._fake.reply(*answers, task=task, model=model, prompt=prompt)
 
 
-class _FakeEngine(OfflineEngine):
-    def __init__(self, source: ConfigSource, rules: Rules) -> None:
-        super().__init__(source)
-        self.gateway: Any = _FakeGateway(rules)  # in place of the door to LiteLLM
-
-    def flow(self, config: LLMConfig, task: TaskConfig, call: Call, texts: tuple[str, ...] = ()) -> tuple[Route, Flow]:
-        """The real flow, whose requests are noted with the call that they belong to."""
-        route, flow = super().flow(config, task, call, texts)
-        return route, self._noting(flow, call)
-
-    def _noting(self, flow: Flow, call: Call) -> Generator[Step, Any, Result]:
-        answer: Any = None
-        with closing(flow):
-            while True:
-                try:
-                    step = flow.send(answer)
-                except StopIteration as stop:
-                    result: Result = stop.value
-                    return result
-                if isinstance(step, Ask):
-                    step = replace(step, make=partial(_noted, step.make, call.task))
-                answer = yield step
+def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
+    model = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
+    named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
+    return LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})
 
 
-def _noted(make: Callable[[float], Asked], task: str, timeout: float) -> Asked:
-    request = make(timeout)
-    return replace(request, extra={**request.extra, _TASK: task})
+def _call_of(request: Request | EmbedRequest) -> FakeCall:
+    model = request.target.model.alias
+    if isinstance(request, EmbedRequest):
+        return FakeCall(task=request.task, model=model, texts=request.texts)
+    return FakeCall(
+        task=request.task,
+        model=model,
+        messages=request.messages,
+        schema=request.schema.schema if request.schema else None,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+    )
 
 
-class _FakeGateway:
-    """What `Gateway` does, with rules in place of servers."""
-
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-
-    def load(self) -> None:
-        """LiteLLM stays where it is."""
-
-    def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
-        """A fake takes every setting."""
-        return ()
-
-    async def send(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """Pieces if it is a stream, then the Reply."""
-        exchange.requests += 1
-        for delay, part in self._parts(request):
-            if delay:
-                await asyncio.sleep(delay)
-            yield part
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
-
-    def _parts(self, request: Asked) -> Iterator[tuple[float, str | Reply]]:
-        model, task = request.target.model, request.extra[_TASK]
-        if isinstance(request, EmbedRequest):
-            call = FakeCall(task=task, model=model.alias, texts=request.texts)
-            said = self._rules.answer(call, wrapped=False)
-            yield _ended(said, _vectors(said, request.texts), len("".join(request.texts)), model.name)
-            return
-        schema = request.schema
-        call = FakeCall(
-            task=task,
-            model=model.alias,
-            messages=request.messages,
-            schema=schema.schema if schema else None,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-        )
-        said = self._rules.answer(call, wrapped=schema is not None and schema.wrapped)
-        if request.stream and isinstance(said, FakeAnswer):
-            yield from ((said.delay, piece) for piece in _PIECE.findall(said.text) if piece)
-        yield _ended(said, (), sum(len(message.content) for message in request.messages), model.name)
+def _text(said: str | BaseModel | Mapping[str, Any] | Sequence[Any], *, wrapped: bool) -> str:
+    if isinstance(said, str):
+        return said
+    plain = TypeAdapter(Any).dump_python(said, mode="json")
+    return json.dumps({"result": plain} if wrapped else plain, ensure_ascii=False)
 
 
-def _ended(said: FakeAnswer | LLMError, vectors: Vectors, asked: int, model: str) -> tuple[float, Reply]:
-    if isinstance(said, LLMError):
-        return 0.0, Reply(error=said)
+def _reply(said: FakeAnswer, call: FakeCall, model: str) -> Reply:
+    asked = sum(len(message.content) for message in call.messages) + len("".join(call.texts))
     usage = said.usage or Usage(prompt_tokens=_tokens(asked), completion_tokens=_tokens(len(said.text)))
-    told = Reply(text=said.text, finish_reason=said.finish_reason, usage=usage, response_model=model, vectors=vectors)
-    return said.delay, replace(told, error=None if vectors else _refused(said))
+    return Reply(
+        text=said.text,
+        finish_reason=said.finish_reason,
+        usage=usage,
+        response_model=model,
+        vectors=_vectors(said, call.texts),
+        error=None if call.texts else _refused(said),
+    )
 
 
 def _refused(said: FakeAnswer) -> LLMError | None:
-    """The failures that the gateway sees in a complete response."""
+    """The failures that the real gateway sees in a complete response."""
     if failure := failure_of(said.finish_reason):
         return failure
     if said.finish_reason != "length" and not said.text.strip():
@@ -174,14 +264,8 @@ def _tokens(characters: int) -> int:
     return max(1, characters // 4)
 
 
-def _vectors(said: FakeAnswer | LLMError, texts: tuple[str, ...]) -> Vectors:
-    if isinstance(said, FakeAnswer) and said.vectors is not None:
+def _vectors(said: FakeAnswer, texts: tuple[str, ...]) -> Vectors:
+    if texts and said.vectors is not None:
         return said.vectors
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
     return tuple(tuple(byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]) for digest in digests)
-
-
-def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
-    model = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
-    named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
-    return LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})

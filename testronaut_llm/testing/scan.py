@@ -1,23 +1,16 @@
-"""Find what must not be committed: keys, cookies, account ids, e-mail addresses, names of hosts and folders.
-
-A name that a server's own words contain is allowed by an entry in the allow-list, with a reason;
-an entry that nothing needs any more is a finding itself. Keys and cookies cannot be allowed.
-"""
+"""Finds what must not be committed: keys, cookies, account ids, e-mail addresses, names of hosts and folders."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from urllib.parse import quote
 
-from testronaut_llm.support.text import read_utf8
 from testronaut_llm.testing import scrub
-from testronaut_llm.testing.cassette_format import from_yaml
 
-SECRET_KINDS = frozenset({"secret", "cookie", "account id", "value of a variable", "header"})
+SECRET_KINDS = frozenset({"secret", "cookie", "account id", "value of a variable"})
 
 _TOP_LEVEL = "com|net|org|io|ai|dev|app|cloud|info|edu|gov|local|lan|internal|corp|home"
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -47,31 +40,14 @@ class Finding:
     kind: str
     text: str
     line: int
-    file: Path | None = None
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.file else f"line {self.line}"
         shown = f"{self.text[:6]}...({len(self.text)} characters)" if self.kind in SECRET_KINDS else self.text
-        return f"{place}: {self.kind}: {shown}"
+        return f"line {self.line}: {self.kind}: {shown}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllowedName:
-    """A name that may stand in a recording, and why."""
-
-    name: str
-    reason: str
-
-
-def read_allow_list(file: Path) -> tuple[AllowedName, ...]:
-    """The entries of a YAML list of `{name: ..., reason: ...}`; each needs both."""
-    return tuple(AllowedName(name=entry["name"], reason=entry["reason"]) for entry in from_yaml(read_utf8(file)))
-
-
-def scan_text(
-    text: str, *, allowed: Sequence[AllowedName] = (), environ: Mapping[str, str] | None = None
-) -> list[Finding]:
-    """Everything in `text` that looks private, but for the `allowed` names.
+def scan_text(text: str, *, environ: Mapping[str, str] | None = None) -> list[Finding]:
+    """Everything in `text` that looks private.
 
     With `environ`, the values of its variables named like keys are looked for as well, plain,
     URL-quoted and in base64.
@@ -81,26 +57,7 @@ def scan_text(
         inner = base64.b64decode(block[1]).decode("latin-1")
         line = _line(text, block.start())
         found += [replace(one, line=line) for one in _by_shape(inner)]
-    return _not_allowed(dict.fromkeys(found), allowed)
-
-
-def scan_folder(
-    folder: Path, *, allowed: Sequence[AllowedName] = (), environ: Mapping[str, str] | None = None
-) -> list[Finding]:
-    """`scan_text` of every file below `folder`, headers that a cassette may not keep, and allowances nobody needs."""
-    found: list[Finding] = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        text = file.read_text("utf-8", "surrogateescape")
-        everything = *scan_text(text, environ=environ), *_by_header(file, text)
-        found += [replace(one, file=file) for one in everything]
-    unused = {entry.name for entry in allowed} - {one.text for one in found}
-    stale = [Finding(kind="allowance that nothing needs", text=name, line=0, file=folder) for name in sorted(unused)]
-    return _not_allowed(found, allowed) + stale
-
-
-def _not_allowed(found: Iterable[Finding], allowed: Sequence[AllowedName]) -> list[Finding]:
-    names = {entry.name for entry in allowed}
-    return [one for one in found if one.kind in SECRET_KINDS or one.text not in names]
+    return list(dict.fromkeys(found))
 
 
 def _by_shape(text: str) -> Iterator[Finding]:
@@ -116,18 +73,6 @@ def _by_value(text: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
         if value in secrets and (there := [text.find(form) for form in forms if form in text]):
             yield Finding(kind="value of a variable", text=name, line=_line(text, there[0]))
-
-
-def _by_header(file: Path, text: str) -> Iterator[Finding]:
-    if file.suffix != ".yaml":
-        return
-    data = from_yaml(text)
-    for item in data.get("interactions", ()) if isinstance(data, dict) else ():
-        request, response = item["request"].get("headers", {}), item["response"].get("headers", {})
-        refused = [name for name in request if name.lower() not in scrub.REQUEST_HEADERS]
-        refused += [name for name in response if not scrub.allowed_response_header(name)]
-        for name in refused:
-            yield Finding(kind="header", text=name, line=_line(text, text.find(f"{name}:")))
 
 
 def _line(text: str, position: int) -> int:

@@ -11,8 +11,7 @@ import pytest
 from manager_kit import Api, manager, model
 
 from testronaut_llm.records import Usage
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

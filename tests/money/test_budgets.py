@@ -18,9 +18,7 @@ from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile
 from testronaut_llm.records import Call, Candidate, Usage
 from testronaut_llm.support.paths import data_dir
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer
-from testronaut_llm.testing.session_budget import SessionBudget
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -202,16 +200,6 @@ def test_fakes_leave_the_users_books_alone() -> None:
         llm.complete("t", "hi")
         assert llm.spend().total.calls == 1
     assert not data_dir().exists()
-
-
-def test_another_purse_leaves_the_books_alone(api: Make) -> None:
-    """A session that records pays from a budget of its own: nothing of it is in the user's ledger."""
-    a, b = api("a", faults.good()), api("b", faults.good())
-    models = {"a": model("openai", a, quality=5), "b": model("openai", b, quality=9, price={"input": 9, "output": 9})}
-    with manager(models, strategy="cheapest") as llm:
-        llm._engine.purse = SessionBudget(Decimal(1))
-        assert llm.complete("t", "hi").model == "a"
-    assert not (data_dir() / "ledger.sqlite3").exists()
 
 
 def test_whose_money_a_configuration_made_in_python_spends() -> None:
