@@ -120,14 +120,16 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
 
     def _difference(self, asked: Any, similar: Sequence[Any]) -> list[str]:
         """A diff from the nearest of these recordings."""
-        texts = [to_yaml(self._comparable(one), sort_keys=True) for one in (asked, *similar)]
-        wanted = difflib.SequenceMatcher(None, autojunk=False)
-        wanted.set_seq2(texts[0])
-        ratios = [wanted.set_seq1(text) or wanted.quick_ratio() for text in texts[1:]]
-        nearest = ratios.index(max(ratios))
-        recorded = similar[nearest]
-        old, new = texts[nearest + 1].splitlines(), texts[0].splitlines()
-        changes = list(difflib.unified_diff(old, new, "recorded", "this request", lineterm="", n=2))
+        new = to_yaml(self._comparable(asked), sort_keys=True)
+
+        def likeness(text: str) -> float:
+            return difflib.SequenceMatcher(None, new, text, autojunk=False).quick_ratio()
+
+        texts = {to_yaml(self._comparable(one), sort_keys=True): one for one in similar}
+        old = max(texts, key=likeness)
+        recorded = texts[old]
+        lines = old.splitlines(), new.splitlines()
+        changes = list(difflib.unified_diff(*lines, "recorded", "this request", lineterm="", n=2))
         if len(changes) > _MAX_DIFF_LINES:
             changes[_MAX_DIFF_LINES:] = [f"... {len(changes) - _MAX_DIFF_LINES} more lines"]
         return [f"The nearest recording is {recorded.method} {recorded.uri}:", *(changes or ["(its body is the same)"])]
