@@ -68,9 +68,9 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _own_folders(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch, llm_network: NetworkGuard) -> Iterator[None]:
     """Folders of its own, the network off, and what a test leaves behind does not steer the next.
 
-    One fixture for all of it, since each costs every test something. A test fails that tries to leave the machine, be it
-    in a thread whose error nobody reads. What it configured of structlog (`capture_logs` too leaves its mark) is undone.
-    A cassette that stayed in the HTTP clients would answer, or slow down, whatever test comes next.
+    One fixture for all of it, since each costs every test something. A test that tries to leave the machine fails, be
+    it in a thread whose error nobody reads. What a test configured of structlog is undone. A cassette that stayed in
+    the HTTP clients would answer, or slow down, whatever test comes next.
     """
     home = next(_homes)
     monkeypatch.setenv("HOME", str(home))

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 Make = Callable[..., Api]
 SECOND = "Text of the second model."
-RETRIES, TIMEOUT, SHORT_TIMEOUT, DEADLINE = 1, 10.0, 1.0, 60.0
+RETRIES, TIMEOUT, SHORT_TIMEOUT, DEADLINE = 1, 10.0, 0.7, 60.0
 _BUDGETS = itertools.count()
 LOCAL = ("ollama", "embedded")
 

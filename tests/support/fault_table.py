@@ -129,7 +129,10 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "redirect": Fault(does="sends the caller to another host", error=errors.BadResponseError),
     "silent": Fault(does="takes the request and says nothing", error=errors.LLMTimeoutError, reply=faults.silent),
-    "dripping": Fault(does="answers a byte at a time", error=errors.LLMTimeoutError, reply=faults.dripping(0.05)),
+    "dripping": Fault(
+        does="answers a byte at a time", error=errors.LLMTimeoutError, reply=faults.dripping(0.05),
+        modes=("complete", "stream"),
+    ),
     **{
         name: Fault(does=does, error=errors.ConnectionFailedError, reply=faults.BROKEN[name])
         for name, does in {

@@ -9,8 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import faults
 import pytest
-from http_echo import EchoServer
+from fault_server import FaultServer
 
 from testronaut_llm.testing.network import NetworkBlockedError, NetworkGuard, network_guard, stays_here
 
@@ -70,7 +71,8 @@ def test_what_leaves_is_refused_and_noted(llm_network: NetworkGuard, way: str) -
 
 def test_loopback_works_and_guards_nest(llm_network: NetworkGuard) -> None:
     """Each connection counts once. An inner guard counts for itself; leaving it leaves the outer one on."""
-    with EchoServer() as server:
+    with FaultServer() as servers:
+        server = servers.plan("a", faults.echo)
         urllib.request.urlopen(server.url).read()
         with network_guard() as inner:
             urllib.request.urlopen(server.url).read()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import faults
 import pytest
-from http_echo import EchoServer
+from fault_server import Endpoint, FaultServer
 
 from testronaut_llm.testing import cassettes, fake, network  # noqa: F401 - pytest forgets what inner runs import
 from testronaut_llm.testing.network import NetworkGuard
@@ -38,7 +39,7 @@ TEST = """
 class Project:
     """A project with tests that talk to a server, and pytest runs in it."""
 
-    def __init__(self, pytester: pytest.Pytester, server: EchoServer) -> None:
+    def __init__(self, pytester: pytest.Pytester, server: Endpoint) -> None:
         self.pytester, self.server = pytester, server
         pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
         self.write(TEST)
@@ -52,15 +53,15 @@ class Project:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, llm_network: NetworkGuard) -> Iterator[Project]:
-    with EchoServer() as server:
-        yield Project(pytester, server)
+    with FaultServer() as servers:
+        yield Project(pytester, servers.plan("echo", faults.echo))
     llm_network.blocked.clear()  # of what the inner runs tried
 
 
 @pytest.fixture
 def recorded(project: Project) -> Project:
     project.run("--llm-record=once").assert_outcomes(passed=5)
-    assert project.server.requests == 5
+    assert len(project.server.requests) == 5
     return project
 
 
@@ -78,7 +79,7 @@ def test_records_once_then_replays_without_the_server(recorded: Project) -> None
     result = recorded.run()
     result.assert_outcomes(passed=5)
     assert result.ret == 0
-    assert recorded.server.requests == 5
+    assert len(recorded.server.requests) == 5
 
 
 def test_without_a_cassette_it_fails_closed(project: Project) -> None:
@@ -86,7 +87,7 @@ def test_without_a_cassette_it_fails_closed(project: Project) -> None:
     result = project.run()
     result.assert_outcomes(failed=5)
     result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
-    assert project.server.requests == 0
+    assert project.server.requests == []
 
 
 def test_a_changed_prompt_fails_until_it_is_recorded_anew(recorded: Project) -> None:
