@@ -48,9 +48,11 @@ def from_yaml(text: str) -> Any:
 
 
 def parse_json(body: bytes | str | None) -> Any:
-    """The object or list that `body` holds, or None if it is no JSON that can be written back unchanged."""
+    """The object or list that `body` holds, or None when it is no JSON that can be written back unchanged."""
+    if not body:
+        return None
     try:
-        value = json.loads(body or "", object_pairs_hook=_no_double_keys)
+        value = json.loads(body, object_pairs_hook=_no_double_keys)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None

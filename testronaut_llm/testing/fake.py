@@ -123,7 +123,16 @@ class FakeGateway:
     def reply(
         self, *answers: Says, task: str | None = None, model: str | None = None, prompt: str | None = None
     ) -> None:
-        """See `FakeLLM.reply`."""
+        """Adds a rule. Of the rules that fit a request, the one that was added last answers.
+
+        Args:
+            answers: one after the other, the last one again and again. A text; an instance of the schema, or plain
+                JSON for it; an error to raise; a `FakeAnswer` for usage, finish or delay; or a function of the
+                `FakeCall` that returns one of these.
+            task: for this task only.
+            model: for this alias only.
+            prompt: for prompts in which this regular expression is found.
+        """
         pattern = re.compile(prompt) if prompt is not None else None
         rule = _Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern)
         with self._lock:
@@ -182,33 +191,18 @@ class FakeLLM(OfflineLLM):
             task `default` and any `tasks`.
         config: the same, made in Python.
         tasks: names of further tasks for the model `fake`.
+
+    Attributes:
+        reply: adds a rule, see `FakeGateway.reply`.
+        calls: every request that a model got, in order; retries, repairs and fallbacks too.
     """
 
     def __init__(
         self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
     ) -> None:
-        self._fake = FakeGateway()
-        super().__init__(path, config=config if config or path else _one_free_model(tasks), gateway=self._fake)
-
-    @property
-    def calls(self) -> list[FakeCall]:
-        """Every request that a model got, in order; retries, repairs and fallbacks too."""
-        return self._fake.calls
-
-    def reply(
-        self, *answers: Says, task: str | None = None, model: str | None = None, prompt: str | None = None
-    ) -> None:
-        """Adds a rule. Of the rules that fit a request, the one that was added last answers.
-
-        Args:
-            answers: one after the other, the last one again and again. A text; an instance of the schema, or plain
-                JSON for it; an error to raise; a `FakeAnswer` for usage, finish or delay; or a function of the
-                `FakeCall` that returns one of these.
-            task: for this task only.
-            model: for this alias only.
-            prompt: for prompts in which this regular expression is found.
-        """
-        self._fake.reply(*answers, task=task, model=model, prompt=prompt)
+        gateway = FakeGateway()
+        super().__init__(path, config=config if config or path else _one_free_model(tasks), gateway=gateway)
+        self.reply, self.calls = gateway.reply, gateway.calls
 
 
 def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
