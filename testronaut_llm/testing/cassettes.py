@@ -25,7 +25,7 @@ from vcr.serialize import deserialize, serialize
 
 from testronaut_llm.errors import CassetteMissError
 from testronaut_llm.support.atomic_file import write_atomically
-from testronaut_llm.testing import scan, scrub
+from testronaut_llm.testing import scrub
 from testronaut_llm.testing.cassette_format import Serializer, body_to_field, to_yaml
 
 Mode = Literal["none", "once", "refresh"]
@@ -147,7 +147,7 @@ def _drop(value: Any, path: Sequence[str]) -> None:
 
 
 class _Files:
-    """vcrpy's persister: UTF-8, atomic, and it refuses to write what the scan would refuse to commit."""
+    """vcrpy's persister: UTF-8, atomic, and it refuses to write a secret."""
 
     @staticmethod
     def load_cassette(path: str, serializer: Any) -> Any:
@@ -158,9 +158,8 @@ class _Files:
     @staticmethod
     def save_cassette(path: str, cassette: dict[str, Any], serializer: Any) -> None:
         text = serialize(cassette, serializer)
-        findings = [one for one in scan.scan_text(text, environ=os.environ) if one.kind in scan.SECRET_KINDS]
-        if findings:
-            raise ValueError(f"not saved: {path} would hold " + "; ".join(map(str, findings)))
+        if leaks := scrub.leaks(text, os.environ):
+            raise ValueError(f"not saved: {path} would hold " + "; ".join(leaks))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), text, mode=0o644)
 

@@ -1,16 +1,17 @@
 """What may enter a cassette: named headers, clean URLs, no account's name. All else is dropped, not searched for.
 
 The rules run over live requests too, so that a cassette replays on another port, for another Azure
-resource and with another key.
+resource and with another key. Before a cassette is written, `leaks` searches it for what prompts and answers hold.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 REQUEST_HEADERS = frozenset({"content-type", "accept", "anthropic-version", "anthropic-beta"})
 RESPONSE_HEADERS = frozenset(
@@ -25,10 +26,23 @@ _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _AZURE_HOST = re.compile(r"^[^.]+(\.openai\.azure\.com|\.cognitiveservices\.azure\.com|\.services\.ai\.azure\.com)$")
 _ACCOUNT = re.compile(r"\b(org|proj)([-_])[A-Za-z0-9]{8,}")
+_LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("secret", re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{12,}")),
+    ("secret", re.compile(r"\b(?:AIza|gsk_|hf_|xai-|nvapi-|r8_|pplx-|ya29\.)[A-Za-z0-9_-]{16,}")),
+    ("secret", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("secret", re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[A-Za-z0-9_-]{16,}")),
+    ("secret", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
+    ("secret", re.compile(r"(?i)\b(?:bearer|basic) +(?=\S*\d)[A-Za-z0-9._~+/=-]{12,}")),
+    ("secret", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+    ("secret", re.compile(r"(?i)[?&](?:key|api[-_]?key|sig|token|access_token)=(?!REDACTED)[^&\s\"']{6,}")),
+    ("cookie", re.compile(r"(?i)\b(?:set-)?cookie\b\"?'? *[:=]")),
+    ("account id", re.compile(r"\b(?:org|proj)[-_](?!REDACTED)(?=\w*\d)[A-Za-z0-9]{10,}")),
+)
+_BASE64 = re.compile(r"(?m)^\s*base64: ([A-Za-z0-9+/=\s]+)$")
 
 
 def allowed_response_header(name: str) -> bool:
-    """Is this response header one that a cassette may keep?"""
+    """True if a cassette may keep this response header."""
     return name.lower() in RESPONSE_HEADERS or name.lower().startswith(RESPONSE_HEADER_PREFIXES)
 
 
@@ -88,3 +102,27 @@ def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
     """The values of variables that are named like keys, but for very short ones."""
     values = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
     return frozenset(value for value in values if len(value) >= _SHORTEST_SECRET)
+
+
+def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
+    """What must not be in a file: keys, cookies, account ids, and the values of variables that are named like keys.
+
+    Bodies in base64 are looked into. Values are found plain, URL-quoted and in base64. Each leak is named with its
+    line, and shortened, so that a report of leaks is none.
+    """
+    found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
+    for block in _BASE64.finditer(text):
+        inner = base64.b64decode(block[1]).decode("latin-1")
+        found += [(block.start(), kind, match[0]) for kind, match in _shapes(inner)]
+    shown = [(start, kind, f"{leak[:6]}...({len(leak)} characters)") for start, kind, leak in found]
+    secrets = secrets_in(environ)
+    for name, value in environ.items():
+        forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
+        if value in secrets and (there := [text.find(form) for form in forms if form in text]):
+            shown.append((there[0], "value of a variable", name))
+    return [f"line {text.count(chr(10), 0, start) + 1}: {kind}: {leak}" for start, kind, leak in shown]
+
+
+def _shapes(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    for kind, pattern in _LEAKS:
+        yield from ((kind, match) for match in pattern.finditer(text))
