@@ -26,8 +26,7 @@ from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.errors import AllModelsFailedError, BudgetExceededError
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Usage
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall
+from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM
 
 TOOLS = """
 ar arch as awk b2sum base32 base64 basename basenc bash bzip2 c++filt cat chcon chgrp chmod chown chroot cksum cmp comm

@@ -32,8 +32,7 @@ from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.money.pacing import CALLS_A_DAY
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Candidate, Usage
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall
+from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM
 
 CALLS, MODELS = 8, 4
 TOKENS = {"short": 256, "usual": 1024, "long": 2048}

@@ -210,7 +210,7 @@ class _Conversation:
         """Sends a request whose worst case is reserved; it is settled whatever happens."""
         call, judge = self.call, Judge(requests)
         reserve = partial(
-            self.services.payer.reserve, call, step.candidate, requests.worst(step), spent=known_cost(self.tried)
+            self.services.budgets.reserve, call, step.candidate, requests.worst(step), spent=known_cost(self.tried)
         )
         try:
             reservation = await when_free(reserve, call.left)

@@ -84,7 +84,6 @@ class Services:
         self.counter = TokenCounter()
         self.credentials = Credentials()
         self.budgets = Budgets(ledger)
-        self.payer: Any = self.budgets  # recording sessions and tests put their own in its place
         self.limiter = RateLimiter()
         self.speeds = SpeedHistory()
         self.local = LocalModels(config, probes, telemetry.happened)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import os
 import re
 import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -48,31 +50,35 @@ def _clean_environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new folder at each `next`."""
+    base = tmp_path_factory.mktemp("homes")
+
+    def homes() -> Iterator[Path]:
+        for number in itertools.count():
+            home = base / str(number)
+            home.mkdir()
+            yield home
+
+    return homes()
+
+
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path_factory.mktemp("home")
+def _own_folders(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch, llm_network: NetworkGuard) -> Iterator[None]:
+    """Folders of its own, the network off, and what a test leaves behind does not steer the next.
+
+    One fixture for all of it, since each costs every test something. A test that tries to leave the machine fails, be
+    it in a thread whose error nobody reads. What a test configured of structlog is undone. A cassette that stayed in
+    the HTTP clients would answer, or slow down, whatever test comes next.
+    """
+    home = next(_homes)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home / "testronaut"))
-
-
-@pytest.fixture(autouse=True)
-def _network_is_off(network: NetworkGuard) -> None:
-    """Every test fails that tries to leave the machine, be it in a thread whose error nobody reads."""
-
-
-@pytest.fixture(autouse=True)
-def _structlog_as_it_was() -> Iterator[None]:
-    """What one test configures (`capture_logs` too leaves its mark) does not steer the next."""
+    before = _sends()
     yield
     if structlog := sys.modules.get("structlog"):
         structlog.reset_defaults()
-
-
-@pytest.fixture(autouse=True)
-def _clients_are_let_go() -> Iterator[None]:
-    """A cassette that stayed in the HTTP clients would answer, or slow down, whatever test comes next."""
-    before = _sends()
-    yield
     assert before in (None, _sends()), "a cassette was left open"
 
 

@@ -38,7 +38,7 @@ class Target:
 class Request:
     """One chat request. `timeout` is seconds, `num_ctx` the context (tokens) that an Ollama model is loaded with.
 
-    `prompt_cache` asks the provider to keep the system text; only Anthropic has to be asked.
+    `prompt_cache` asks the provider to keep the system text; only Anthropic has to be asked. `task` is not sent.
     """
 
     target: Target

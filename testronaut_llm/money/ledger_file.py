@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 WAIT = 5.0
 """Seconds to wait for another process that writes; each holds the file for less than a millisecond."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries of a file that another process holds
+
 _PAUSES = (0.001, 0.05)  # seconds between two tries: at first, and at most
 _LOCK_WAIT = 0.1  # seconds for another thread of this process; endless if the collector closes a call in its midst
 
@@ -85,7 +85,7 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
     Raises:
         LedgerBusyError: that took so many seconds, or `WAIT`.
     """
-    until, pause = time.monotonic() + min(seconds, WAIT), _FIRST_PAUSE
+    until, pause = time.monotonic() + min(seconds, WAIT), _PAUSES[0]
     while True:
         try:
             return work()
@@ -93,7 +93,7 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
             if (left := until - time.monotonic()) <= 0:
                 raise
             await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _PAUSES[1])
 
 
 class LedgerFile:

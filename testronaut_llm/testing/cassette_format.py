@@ -1,7 +1,7 @@
-"""How a cassette looks on disk: YAML with parsed JSON bodies, so that a reviewer can read and diff it.
+"""The form of a cassette on disk: YAML with parsed JSON bodies, so that a reviewer can read and diff it.
 
-A body becomes `json:` when it survives the way to YAML and back unchanged, else `text:`
-(event streams, HTML, broken JSON), else `base64:`.
+A body becomes `json:` if it can be written and read back unchanged, else `text:` (event streams, HTML, broken JSON),
+else `base64:`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,16 @@ class _Dumper(yaml.CSafeDumper):
     def ignore_aliases(self, _data: Any) -> bool:
         return True
 
+    def text(self, text: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
-def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-def _list_node(dumper: _Dumper, items: list[Any]) -> yaml.Node:
-    numbers = bool(items) and all(type(item) in (int, float) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
+    def items(self, items: list[Any]) -> yaml.Node:
+        numbers = bool(items) and all(type(item) in (int, float) for item in items)
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
 
 
-_Dumper.add_representer(str, _text_node)
-_Dumper.add_representer(list, _list_node)
+_Dumper.add_representer(str, _Dumper.text)
+_Dumper.add_representer(list, _Dumper.items)
 
 
 def to_yaml(value: Any, *, sort_keys: bool = False) -> str:
@@ -89,7 +87,14 @@ class Serializer:
 
     @staticmethod
     def serialize(cassette: dict[str, Any]) -> str:
-        interactions = [_written(item["request"], item["response"]) for item in cassette["interactions"]]
+        items = [(item["request"], item["response"]) for item in cassette["interactions"]]
+        interactions = [
+            {
+                "request": {"method": asked["method"], "uri": asked["uri"], **_written(asked, asked["body"])},
+                "response": {"status": said["status"]["code"], **_written(said, said["body"]["string"])},
+            }
+            for asked, said in items
+        ]
         return to_yaml({"version": VERSION, **cassette.get("metadata", {}), "interactions": interactions})
 
     @staticmethod
@@ -100,31 +105,30 @@ class Serializer:
                 f"this is no cassette of ours: it must hold `version: {VERSION}` and say in `recorded_from:` "
                 "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
             )
-        interactions = [_read(item["request"], item["response"]) for item in data["interactions"]]
+        interactions = [
+            {
+                "request": {
+                    "method": asked["method"],
+                    "uri": asked["uri"],
+                    "headers": _headers(asked),
+                    "body": field_to_body(asked),
+                },
+                "response": {
+                    "status": {"code": said["status"], "message": ""},
+                    "headers": _headers(said),
+                    "body": {"string": field_to_body(said)},
+                },
+            }
+            for asked, said in ((item["request"], item["response"]) for item in data["interactions"])
+        ]
         notes = {key: value for key, value in data.items() if key not in ("version", "interactions")}
         return {"version": VERSION, "metadata": notes, "interactions": interactions}
 
 
-def _written(request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
-    def content(headers: dict[str, list[str]], body: bytes | str | None) -> dict[str, Any]:
-        flat = {name.lower(): ", ".join(values) for name, values in sorted(headers.items())}
-        return {"headers": flat, **body_to_field(body)}
-
-    asked = {"method": request["method"], "uri": request["uri"], **content(request["headers"], request["body"])}
-    status = response["status"]["code"]
-    return {
-        "request": asked,
-        "response": {"status": status, **content(response["headers"], response["body"]["string"])},
-    }
+def _written(part: dict[str, Any], body: bytes | str | None) -> dict[str, Any]:
+    headers = {name.lower(): ", ".join(values) for name, values in sorted(part["headers"].items())}
+    return {"headers": headers, **body_to_field(body)}
 
 
-def _read(request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
-    def headers(part: dict[str, Any]) -> dict[str, list[str]]:
-        return {name: [str(value)] for name, value in (part.get("headers") or {}).items()}
-
-    asked = {"method": request["method"], "uri": request["uri"]}
-    status, body = {"code": response["status"], "message": ""}, {"string": field_to_body(response)}
-    return {
-        "request": {**asked, "headers": headers(request), "body": field_to_body(request)},
-        "response": {"status": status, "headers": headers(response), "body": body},
-    }
+def _headers(part: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: [str(value)] for name, value in (part.get("headers") or {}).items()}

@@ -1,12 +1,12 @@
-"""Record exchanges with real servers once, replay them for ever, and fail at once on anything else.
+"""Records exchanges with real servers once, replays them later, and fails at once on any other request.
 
-vcrpy does the interception. Ours is what makes a replay trustworthy: the body is part of the match, a
-miss is `CassetteMissError` and never looks like an outage, nothing secret is written, and a
-recording that no request asked for fails.
+vcrpy intercepts, matches and counts. Added here: JSON bodies are compared as data, a miss is a `CassetteMissError`
+that shows the nearest recording, and nothing is written that holds a secret.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from vcr import matchers
 from vcr.cassette import Cassette as VcrCassette
-from vcr.errors import UnhandledHTTPRequestError
+from vcr.errors import CannotOverwriteExistingCassetteException, UnhandledHTTPRequestError
 from vcr.filters import decode_response
 from vcr.persisters.filesystem import CassetteNotFoundError
 from vcr.record_mode import RecordMode as VcrMode
@@ -24,11 +25,12 @@ from vcr.serialize import deserialize, serialize
 
 from testronaut_llm.errors import CassetteMissError
 from testronaut_llm.support.paths import write_atomically
-from testronaut_llm.testing import matching, scan, scrub
-from testronaut_llm.testing.cassette_format import Serializer
+from testronaut_llm.testing import scrub
+from testronaut_llm.testing.cassette_format import Serializer, body_to_field, to_yaml
 
 Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
+_MAX_DIFF_LINES = 60
 
 
 class UnplayedRecordingError(AssertionError):
@@ -36,15 +38,16 @@ class UnplayedRecordingError(AssertionError):
 
 
 class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
-    """One open cassette. `unplayed` are the recorded requests that nobody has asked for yet."""
+    """One open cassette."""
 
     def __init__(self, path: str, *, ignored: Sequence[str] = (), **settings: Any) -> None:
-        super().__init__(path, match_on=matching.matchers(ignored), **settings)
-        self._ignored = ignored
+        parts = [matchers.method, matchers.scheme, matchers.host, matchers.path, matchers.query]
+        super().__init__(path, match_on=[*parts, self._same_body], **settings)
+        self._ignored = [field.split(".") for field in ignored]
         self._lock = threading.RLock()
 
     def _load(self) -> None:
-        if self.record_mode is not VcrMode.ALL:  # a refresh forgets what was there
+        if self.record_mode is not VcrMode.ALL:  # a refresh forgets what was recorded and noted
             super()._load()
 
     def can_play_response_for(self, request: Any) -> bool:
@@ -62,54 +65,89 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
                 raise self._miss(request) from None
 
     def pass_by(self, *paths: str) -> None:
-        """Let requests to these paths through to their server, neither recorded nor replayed."""
+        """Lets requests to these paths through to their server, neither recorded nor replayed."""
         clean: Any = self._before_record_request
         self._before_record_request: Any = lambda request: None if request.path in paths else clean(request)
 
     def note(self, name: str, value: str) -> str:
-        """Keep a fact with a new recording, such as the model's name; of an old one, read it back."""
+        """Keeps a fact with a new recording, such as the model's name. Returns the fact that an old one holds."""
         return str(self.get_metadata(name, value))
 
-    @property
-    def unplayed(self) -> list[str]:
-        """`POST /v1/messages` and the like, of recordings that were loaded and not played."""
-        loaded = enumerate(self.requests[: self._loaded_count])
-        return [f"{request.method} {request.path}" for index, request in loaded if not self.play_counts[index]]
-
     def check_all_played(self) -> None:
-        """Raise `UnplayedRecordingError` when a replay left recordings unused."""
-        if self.write_protected and self.unplayed:
+        """Raises `UnplayedRecordingError` if a replay left recordings unused."""
+        if self.write_protected and not self.all_played:
+            unplayed = (one for index, one in enumerate(self.requests) if not self.play_counts[index])
             raise UnplayedRecordingError(
-                f"{self.path}: recorded, but never asked for: {', '.join(self.unplayed)}. "
+                f"{self.path}: recorded, but never asked for: "
+                f"{', '.join(f'{one.method} {one.path}' for one in unplayed)}. "
                 "Record again with pytest --llm-record=refresh <this test>, or delete what is not needed."
             )
 
+    def write(self) -> None:
+        """Writes what was recorded as a whole file. Raises ValueError: it would hold what looks like a secret."""
+        if not self.dirty:
+            return
+        hosts = ", ".join(sorted({str(request.host) for request in self.requests}))
+        self.note("recorded_from", hosts or "nothing")
+        super()._save()
+
+    def _save(self, force: bool = False) -> None:
+        """Does nothing: an error while vcrpy leaves its block would leave every HTTP client patched. See `write`."""
+
+    def _same_body(self, request: Any, recorded: Any) -> bool:
+        return self._comparable(request) == self._comparable(recorded)
+
+    def _comparable(self, request: Any) -> dict[str, Any]:
+        """The body as data, without the ignored fields; the order of its keys does not matter."""
+        body = body_to_field(request.body)
+        for path in self._ignored:
+            _drop(body.get("json"), path)
+        return body
+
     def _miss(self, request: Any) -> CassetteMissError:
+        """What vcrpy found out about the request, with the whole difference and the options of our plugin."""
+        found = CannotOverwriteExistingCassetteException(cassette=self, failed_request=request)
         asked = self.filter_request(request)
-        lines = [f"{asked.method} {asked.uri} is not recorded in {self.path}."]
-        found = matching.nearest(asked, self.requests, self._ignored)
-        if found is None:
-            lines.append("The cassette is empty or does not exist; record it: pytest --llm-record=once <this test>")
-            return CassetteMissError("\n".join(lines))
-        recorded = self.requests[found]
-        name = f"recording {found + 1} of {len(self)}, {recorded.method} {recorded.uri}"
-        changes = matching.difference(asked, recorded, self._ignored)
-        if not changes and (recorded.method, recorded.uri) == (asked.method, asked.uri):
-            lines.append(f"It is the same as {name}, which was already played: each one answers once.")
-        else:
-            lines += [f"The nearest is {name}:", changes or "(its body is the same)"]
-        lines.append("If the request is right, record again: pytest --llm-record=refresh <this test>")
+        lines, how = [f"{asked.method} {asked.uri} is not recorded in {self.path}."], "refresh"
+        if found.reason == "cassette_not_found":
+            lines, how = [*lines, "The cassette does not exist."], "once"
+        elif found.reason == "already_played":
+            lines.append("Its recording was already played: each one answers once.")
+        elif found.similar_requests:
+            lines += self._difference(asked, [similar for similar, *_ in found.similar_requests])
+        lines.append(f"If the request is right, record it: pytest --llm-record={how} <this test>")
         return CassetteMissError("\n".join(lines))
+
+    def _difference(self, asked: Any, similar: Sequence[Any]) -> list[str]:
+        """A diff from the nearest of these recordings."""
+        new = to_yaml(self._comparable(asked), sort_keys=True)
+
+        def likeness(text: str) -> float:
+            return difflib.SequenceMatcher(None, new, text, autojunk=False).quick_ratio()
+
+        texts = {to_yaml(self._comparable(one), sort_keys=True): one for one in similar}
+        old = max(texts, key=likeness)
+        recorded = texts[old]
+        lines = old.splitlines(), new.splitlines()
+        changes = list(difflib.unified_diff(*lines, "recorded", "this request", lineterm="", n=2))
+        if len(changes) > _MAX_DIFF_LINES:
+            changes[_MAX_DIFF_LINES:] = [f"... {len(changes) - _MAX_DIFF_LINES} more lines"]
+        return [f"The nearest recording is {recorded.method} {recorded.uri}:", *(changes or ["(its body is the same)"])]
+
+
+def _drop(value: Any, path: Sequence[str]) -> None:
+    key, rest = path[0], path[1:]
+    if isinstance(value, list) and key == "*":
+        for item in value:
+            _drop(item, rest)
+    elif isinstance(value, dict) and rest:
+        _drop(value.get(key), rest)
+    elif isinstance(value, dict):
+        value.pop(key, None)
 
 
 class _Files:
-    """vcrpy's persister: refuses to write what the scan would refuse to commit.
-
-    What goes wrong is kept in `failure`: raised while vcrpy leaves its block, it would keep every HTTP client patched.
-    """
-
-    def __init__(self) -> None:
-        self.failure: Exception | None = None
+    """vcrpy's persister: UTF-8, atomic, and it refuses to write a secret."""
 
     @staticmethod
     def load_cassette(path: str, serializer: Any) -> Any:
@@ -117,17 +155,13 @@ class _Files:
             raise CassetteNotFoundError
         return deserialize(Path(path).read_text("utf-8"), serializer)
 
-    def save_cassette(self, path: str, cassette: dict[str, Any], serializer: Any) -> None:
-        """Write the file as a whole, or keep why it was not written."""
-        try:
-            text = serialize(cassette, serializer)
-            findings = [one for one in scan.scan_text(text, environ=os.environ) if one.kind in scan.SECRET_KINDS]
-            if findings:
-                raise ValueError(f"not saved: {path} would hold " + "; ".join(map(str, findings)))
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(path), text, mode=0o644)
-        except Exception as error:  # noqa: BLE001 - raised by use_cassette when the clients are as they were
-            self.failure = error
+    @staticmethod
+    def save_cassette(path: str, cassette: dict[str, Any], serializer: Any) -> None:
+        text = serialize(cassette, serializer)
+        if leaks := scrub.leaks(text, os.environ):
+            raise ValueError(f"not saved: {path} would hold " + "; ".join(leaks))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(path), text, mode=0o644)
 
 
 @contextmanager
@@ -139,7 +173,7 @@ def use_cassette(
     ignored: Sequence[str] = (),
     play_all: bool = True,
 ) -> Iterator[Cassette]:
-    """Replay `path`, or record it, while the block runs; any HTTP client of this process takes part.
+    """Replays `path`, or records it, while the block runs; any HTTP client of this process takes part.
 
     Args:
         path: the cassette's file.
@@ -147,43 +181,30 @@ def use_cassette(
             and replaces the file when the block succeeds.
         recorded_from: the real server and its version, for the reader of a new recording;
             by default the hosts that answered.
-        ignored: body fields to leave out of the match, as `options.num_ctx`.
+        ignored: body fields to leave out of the match: `options.num_ctx`, or in each item of a list
+            `messages.*.images`.
         play_all: fail when a recording was not asked for.
 
     Raises:
         CassetteMissError: a request was not recorded. It is raised into the HTTP client, where it
-            may arrive as the cause of the client's own error: see `cassette_miss_in`.
+            may arrive as the cause of the client's own error.
         UnplayedRecordingError: at the end of the block.
         ValueError: at the end of the block: the recording would hold a secret, and was not written.
     """
-    files = _Files()
     clean = partial(scrub.clean_response, secrets=scrub.secrets_in(os.environ))
     opened = Cassette.use(
         path=str(path),
         ignored=ignored,
         record_mode=_VCR_MODES[mode],
         serializer=Serializer,
-        persister=files,
+        persister=_Files,
         before_record_request=scrub.clean_request,
         before_record_response=lambda response: clean(decode_response(response)),
-        record_on_exception=False,
     )
     with opened as cassette:
         yield cassette
-        if cassette.dirty:
-            hosts = ", ".join(sorted({str(request.host) for request in cassette.requests}))
-            cassette.note("recorded_from", recorded_from or hosts or "nothing")
-    if files.failure is not None:
-        raise files.failure
+        if cassette.dirty and recorded_from:
+            cassette.note("recorded_from", recorded_from)
+    cassette.write()
     if play_all:
         cassette.check_all_played()
-
-
-def cassette_miss_in(error: BaseException) -> BaseException | None:
-    """The cassette miss that `error` is or was caused by, of this package or of plain vcrpy; else None."""
-    chain = [error]
-    for one in chain:  # it grows while we walk
-        if type(one).__name__ in ("CassetteMissError", "CannotOverwriteExistingCassetteException"):
-            return one
-        chain += [cause for cause in (one.__cause__, one.__context__) if cause is not None and cause not in chain]
-    return None

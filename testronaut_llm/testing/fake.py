@@ -12,54 +12,118 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
 
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
 from testronaut_llm.gateway.provider_errors import failure_of
-from testronaut_llm.llm_manager import LLMManager
-from testronaut_llm.records import Usage
-from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall, Rule, Rules, Says, Vectors
+from testronaut_llm.records import Message, Usage
+from testronaut_llm.testing.offline import OfflineLLM
 
-Asked = Request | EmbedRequest
+Vectors = tuple[tuple[float, ...], ...]
 
 _DIMENSIONS = 8
-_PIECE = re.compile(r"\S*\s*")
+_PIECE = re.compile(r"\S+\s*|\s+")
 
 
-class FakeLLM(LLMManager):
-    """An `LLMManager` for tests. It sends nothing, needs no key and writes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeCall:
+    """One request that a fake model got. `schema` is the JSON Schema that went with it, `texts` what to embed."""
 
-    Args:
-        path: an `llm.yaml` whose models, tasks and prices apply; without it, one free model named `fake` does the
-            task `default` and any `tasks`.
-        config: the same, made in Python.
-        tasks: names of further tasks for the model `fake`.
-    """
-
-    def __init__(
-        self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
-    ) -> None:
-        self._rules = Rules()
-        made = config if config or path else _one_free_model(tasks)
-        super().__init__(path, config=made, gateway=_FakeGateway(self._rules), offline=True)
+    task: str
+    model: str
+    messages: tuple[Message, ...] = ()
+    texts: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
 
     @property
-    def calls(self) -> list[FakeCall]:
-        """Every request that a model got, in order; retries, repairs and fallbacks too."""
-        return self._rules.calls
+    def prompt(self) -> str:
+        """The content of the last message, or the texts to embed."""
+        return self.messages[-1].content if self.messages else "\n".join(self.texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeAnswer:
+    """An answer with all its details. None is filled in: usage by length, vectors from the text.
+
+    Attributes:
+        text: what the model says.
+        finish_reason: `stop`, `length` or `content_filter`.
+        usage: tokens, for the cost.
+        delay: seconds before the answer, or before each piece of a stream.
+        vectors: of an embedding.
+    """
+
+    text: str = ""
+    finish_reason: str = "stop"
+    usage: Usage | None = None
+    delay: float = 0.0
+    vectors: Vectors | None = None
+
+
+Content = str | BaseModel | Mapping[str, Any] | Sequence[Any] | LLMError | FakeAnswer
+"""What a rule may answer: text, an instance of the schema or plain JSON for it, an error to raise, or all details."""
+Says = Content | Callable[[FakeCall], Content]
+
+
+class NoRuleError(LLMError):
+    """A fake model was asked something that no rule answers."""
+
+    code = "no_rule"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rule:
+    """Answers for the calls that fit; one after the other, the last one again and again."""
+
+    answers: list[Says]
+    task: str | None
+    model: str | None
+    prompt: re.Pattern[str] | None
+
+    def fits(self, call: FakeCall) -> bool:
+        """True if the rule is for this call."""
+        return (
+            self.task in (None, call.task)
+            and self.model in (None, call.model)
+            and (self.prompt is None or self.prompt.search(call.prompt) is not None)
+        )
+
+    def next(self) -> Says:
+        """The answer whose turn it is."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class FakeGateway:
+    """Answers by rule in place of `Gateway`, which sends requests through LiteLLM. Safe for threads.
+
+    Attributes:
+        calls: every request, in order; retries, repairs and fallbacks too.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[FakeCall] = []
+        self._rules: list[_Rule] = []
+        self._lock = threading.Lock()
 
     def reply(
         self, *answers: Says, task: str | None = None, model: str | None = None, prompt: str | None = None
     ) -> None:
-        """Answer like this from now on. The rule that was added last and fits goes first.
+        """Adds a rule. Of the rules that fit a request, the one that was added last answers.
 
         Args:
             answers: one after the other, the last one again and again. A text; an instance of the schema, or plain
@@ -70,65 +134,119 @@ class FakeLLM(LLMManager):
             prompt: for prompts in which this regular expression is found.
         """
         pattern = re.compile(prompt) if prompt is not None else None
-        self._rules.add(Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern))
-
-
-class _FakeGateway:
-    """What `Gateway` does, with rules in place of servers."""
-
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+        rule = _Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern)
+        with self._lock:
+            self._rules.insert(0, rule)
 
     def load(self) -> None:
-        """LiteLLM stays where it is."""
+        """Loads nothing: LiteLLM is not needed."""
 
     def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
-        """A fake takes every setting."""
+        """Returns (): a fake model takes every setting."""
         return ()
 
-    async def send(self, request: Asked, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """Pieces if it is a stream, then the Reply."""
-        exchange.requests += 1
-        for delay, part in self._parts(request):
-            if delay:
-                await asyncio.sleep(delay)
-            yield part
-
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Closes nothing: no connection is open."""
 
-    def _parts(self, request: Asked) -> Iterator[tuple[float, str | Reply]]:
-        model, task = request.target.model, request.task
-        if isinstance(request, EmbedRequest):
-            call = FakeCall(task=task, model=model.alias, texts=request.texts)
-            said = self._rules.answer(call, wrapped=False)
-            yield _ended(said, _vectors(said, request.texts), len("".join(request.texts)), model.name)
+    async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """Pieces of text if it is a stream, then the Reply."""
+        exchange.requests += 1
+        call = _call_of(request)
+        said = self._answer(call, request)
+        if isinstance(said, LLMError):
+            yield Reply(error=said)
             return
-        schema = request.schema
-        call = FakeCall(
-            task=task,
-            model=model.alias,
-            messages=request.messages,
-            schema=schema.schema if schema else None,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-        )
-        said = self._rules.answer(call, wrapped=schema is not None and schema.wrapped)
-        if request.stream and isinstance(said, FakeAnswer):
-            yield from ((said.delay, piece) for piece in _PIECE.findall(said.text) if piece)
-        yield _ended(said, (), sum(len(message.content) for message in request.messages), model.name)
+        if isinstance(request, Request) and request.stream:
+            for piece in _PIECE.findall(said.text):
+                await asyncio.sleep(said.delay)
+                yield piece
+        await asyncio.sleep(said.delay)
+        yield _reply(said, call, request.target.model.name)
+
+    def _answer(self, call: FakeCall, request: Request | EmbedRequest) -> FakeAnswer | LLMError:
+        with self._lock:
+            self.calls.append(call)
+            rule = next((rule for rule in self._rules if rule.fits(call)), None)
+            said = rule.next() if rule else None
+        if callable(said):
+            said = said(call)
+        if said is None:
+            return NoRuleError(
+                f"no rule answers task {call.task!r}, model {call.model!r}, prompt {call.prompt[:80]!r}; "
+                f'add one: llm.reply("...", task={call.task!r})'
+            )
+        if isinstance(said, LLMError):
+            return copy.copy(said)
+        if isinstance(said, FakeAnswer):
+            return said
+        wrapped = isinstance(request, Request) and request.schema is not None and request.schema.wrapped
+        return FakeAnswer(text=_text(said, wrapped=wrapped))
 
 
-def _ended(said: FakeAnswer | LLMError, vectors: Vectors, asked: int, model: str) -> tuple[float, Reply]:
-    if isinstance(said, LLMError):
-        return 0.0, Reply(error=said)
+class FakeLLM(OfflineLLM):
+    """An `LLMManager` for tests. It sends nothing, needs no key and writes nothing.
+
+    Args:
+        path: an `llm.yaml` whose models, tasks and prices apply; without it, one free model named `fake` does the
+            task `default` and any `tasks`.
+        config: the same, made in Python.
+        tasks: names of further tasks for the model `fake`.
+
+    Attributes:
+        reply: adds a rule, see `FakeGateway.reply`.
+        calls: every request that a model got, in order; retries, repairs and fallbacks too.
+    """
+
+    def __init__(
+        self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
+    ) -> None:
+        gateway = FakeGateway()
+        super().__init__(path, config=config if config or path else _one_free_model(tasks), gateway=gateway)
+        self.reply, self.calls = gateway.reply, gateway.calls
+
+
+def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
+    model = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
+    named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
+    return LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})
+
+
+def _call_of(request: Request | EmbedRequest) -> FakeCall:
+    model = request.target.model.alias
+    if isinstance(request, EmbedRequest):
+        return FakeCall(task=request.task, model=model, texts=request.texts)
+    return FakeCall(
+        task=request.task,
+        model=model,
+        messages=request.messages,
+        schema=request.schema.schema if request.schema else None,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+    )
+
+
+def _text(said: str | BaseModel | Mapping[str, Any] | Sequence[Any], *, wrapped: bool) -> str:
+    if isinstance(said, str):
+        return said
+    plain = TypeAdapter(Any).dump_python(said, mode="json")
+    return json.dumps({"result": plain} if wrapped else plain, ensure_ascii=False)
+
+
+def _reply(said: FakeAnswer, call: FakeCall, model: str) -> Reply:
+    asked = sum(len(message.content) for message in call.messages) + len("".join(call.texts))
     usage = said.usage or Usage(prompt_tokens=_tokens(asked), completion_tokens=_tokens(len(said.text)))
-    told = Reply(text=said.text, finish_reason=said.finish_reason, usage=usage, response_model=model, vectors=vectors)
-    return said.delay, replace(told, error=None if vectors else _refused(said))
+    return Reply(
+        text=said.text,
+        finish_reason=said.finish_reason,
+        usage=usage,
+        response_model=model,
+        vectors=_vectors(said, call.texts),
+        error=None if call.texts else _refused(said),
+    )
 
 
 def _refused(said: FakeAnswer) -> LLMError | None:
-    """The failures that the gateway sees in a complete response."""
+    """The failures that the real gateway sees in a complete response."""
     if failure := failure_of(said.finish_reason):
         return failure
     if said.finish_reason != "length" and not said.text.strip():
@@ -140,14 +258,8 @@ def _tokens(characters: int) -> int:
     return max(1, characters // 4)
 
 
-def _vectors(said: FakeAnswer | LLMError, texts: tuple[str, ...]) -> Vectors:
-    if isinstance(said, FakeAnswer) and said.vectors is not None:
+def _vectors(said: FakeAnswer, texts: tuple[str, ...]) -> Vectors:
+    if texts and said.vectors is not None:
         return said.vectors
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
     return tuple(tuple(byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]) for digest in digests)
-
-
-def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
-    model = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
-    named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
-    return LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})

@@ -1,4 +1,4 @@
-"""A kill-switch for the network: while it is on, this process reaches nothing but its own machine.
+"""Shuts the network off: while a guard is on, this process reaches nothing but its own machine.
 
 It is an audit hook, which sees every Python-level connect and name look-up of every thread and
 library, also of one that kept its own reference to `socket.socket`. Child processes are not covered.
@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 _LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
 _SENDS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class NetworkBlockedError(OSError):
@@ -46,7 +48,7 @@ class NetworkGuard:
 
 
 def stays_here(host: str) -> bool:
-    """Is this host name or address the machine itself?"""
+    """True if this host name or address is the machine itself."""
     if host in ("", "localhost", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return True
     try:
@@ -55,27 +57,25 @@ def stays_here(host: str) -> bool:
         return False
 
 
-_guards: tuple[NetworkGuard, ...] = ()
-"""Those that are on."""
-_installed = False
-_lock = threading.Lock()
+_guards: list[NetworkGuard] = []
+"""Those that are on, of the whole process, as is the hook."""
 
 
 @contextmanager
 def network_guard() -> Iterator[NetworkGuard]:
-    """Shut the network off, but for loopback, while the block runs. Guards nest; each keeps its own count."""
-    global _guards, _installed  # noqa: PLW0603 - the hook is the process's, and cannot be taken out again
+    """Shuts the network off, but for loopback, while the block runs. Guards nest; each keeps its own count."""
     guard = NetworkGuard()
-    with _lock:
-        _guards = (*_guards, guard)
-        if not _installed:
-            _installed = True
-            sys.addaudithook(_hook)
+    _guards.append(guard)
+    _install()
     try:
         yield guard
     finally:
-        with _lock:
-            _guards = tuple(one for one in _guards if one is not guard)
+        _guards[:] = [one for one in _guards if one is not guard]
+
+
+@cache
+def _install() -> None:
+    sys.addaudithook(_hook)  # it cannot be taken out again
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
@@ -83,7 +83,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     if contact is None:
         return
     allowed = stays_here(contact.host)
-    for guard in _guards:
+    for guard in tuple(_guards):
         if not allowed:
             guard.blocked.append(contact)
         elif event == "socket.connect":
@@ -101,7 +101,7 @@ _hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and deb
 def _contact(event: str, args: tuple[Any, ...]) -> Contact | None:
     if event in _LOOK_UPS:
         host, port = args[0], args[1] if len(args) > 1 else None
-    elif event in _SENDS and args[0].family in (socket.AF_INET, socket.AF_INET6) and args[1]:
+    elif event in _SENDS and args[0].family in _INTERNET and args[1]:
         host, port = args[1][0], args[1][1]
     else:
         return None

@@ -1,32 +1,58 @@
-"""The managers behind the fixture `llm`: one that records under a budget, one that needs no key and no server."""
+"""The managers behind the fixtures: one needs no key and no server, one records under the budget of a session.
+
+Everything that the test tools change inside a manager is changed in this file.
+"""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.config.sections import BudgetConfig
+from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.llm_manager import LLMManager
+from testronaut_llm.money.ledger import Ledger
 
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig
-    from testronaut_llm.testing.session_budget import SessionBudget
+_RECORDING = "recording"
 
 
 class OfflineLLM(LLMManager):
-    """An `LLMManager` that replays: to be used while a cassette is open, which answers in place of the servers."""
+    """An `LLMManager` that sends nothing: an open cassette, or a gateway of the test, answers for the servers.
 
-    def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None) -> None:
-        super().__init__(path, config=config, offline=True)
+    Every model counts as ready. Nothing is cached, and budgets hold in a ledger in memory.
+
+    Args:
+        path: the `llm.yaml`; found as documented if not given.
+        config: made in Python, in place of a file.
+        gateway: what requests are given to, in place of LiteLLM.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None, gateway: Any = None) -> None:
+        super().__init__(path, config=config, gateway=gateway, offline=True)
 
 
 class RecordedLLM(LLMManager):
-    """An `LLMManager` whose real calls are recorded, all of a session under one budget."""
+    """An `LLMManager` whose calls are real and are to be recorded. Nothing is cached.
+
+    Args:
+        path: the `llm.yaml`; found as documented if not given.
+        limit: USD for all managers that share the ledger.
+        ledger: see `session_ledger`.
+    """
 
     ASIDE = ("/api/tags", "/api/version", "/api/show", "/api/ps")
-    """What asks whether an Ollama model is there: not recorded, since a replay does not ask."""
+    """Paths that tell whether an Ollama model is there. They are not recorded, since a replay does not ask."""
 
-    def __init__(self, path: str | Path | None = None, *, budget: SessionBudget) -> None:
-        super().__init__(path)
-        self._lookup.cache = None  # each request of a test is recorded, and replayed
-        self._caller.services.payer = budget
+    def __init__(self, path: str | Path | None = None, *, limit: Decimal, ledger: Ledger) -> None:
+        budget = BudgetConfig(scope=_RECORDING).model_copy(update={"total": limit})  # which may be 0
+        super().__init__(config=ConfigSource.find(path).current().model_copy(update={"budget": budget}))
+        self._ledger = ledger
+        self._lookup.cache = None
         self._caller.services.local.repeatable = True
+
+
+def session_ledger() -> Ledger:
+    """A ledger in memory, for all managers that record in one session."""
+    return Ledger(None, scope=lambda: _RECORDING)

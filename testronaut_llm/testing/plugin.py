@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures `llm`, `fake_llm`, `cassette` and `network`, and the options that go with them.
+"""The pytest plugin: fixtures `llm_manager`, `llm_fake`, `llm_cassette` and `llm_network`, and their options.
 
 Only pytest is imported here, since pytest loads this module in every project that has the package installed.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from testronaut_llm.testing.network import NetworkGuard
 
 _FAILED = pytest.StashKey[bool]()
-_BUDGET = pytest.StashKey[Any]()
+_LEDGER = pytest.StashKey[Any]()
 _ORPHANS = pytest.StashKey[list[Path]]()
 _PART_OF_A_RUN = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob")
 
@@ -35,18 +35,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="none: replay cassettes only (the default); once: record those that are missing; refresh: record anew",
     )
     group.addoption("--llm-budget", default="1.00", metavar="USD", help="for all recording of this session (1.00)")
-    parser.addini("llm_config", "the llm.yaml of the fixture `llm` (default: found as always)")
+    parser.addini("llm_config", "the llm.yaml of the fixtures `llm_manager` and `llm_fake` (default: found as always)")
     parser.addini("llm_cassettes", "folder of the cassettes", default="cassettes")
     parser.addini("llm_block_network", "shut the network off for the whole session, but for loopback", "bool")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    takes = "(name, ignored=(), recorded_from='', play_all=True)"
     config.addinivalue_line(
         "markers",
-        "cassette(name, ignored=(), recorded_from='', play_all=True): the cassette to use instead of the one named "
-        "after the test, body fields that its match leaves out, and the real server it is recorded from",
+        f"llm_cassette{takes}: the cassette to use instead of the one named after the test, body fields that its "
+        "match leaves out, and the real server it is recorded from",
     )
-    if config.getini("llm_block_network") and config.getoption("--llm-record") == "none":
+    config.addinivalue_line("markers", f"cassette{takes}: the older name of llm_cassette")
+    if config.getini("llm_block_network") and not _records(config):
         from testronaut_llm.testing.network import network_guard
 
         guards = ExitStack()
@@ -54,20 +56,40 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(guards.close)
 
 
+def _records(config: pytest.Config) -> bool:
+    return bool(config.getoption("--llm-record") != "none")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Any:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
     item.stash[_FAILED] = item.stash.get(_FAILED, False) or bool(report.failed)
+    if call.excinfo and call.excinfo.typename == "BudgetExceededError" and _records(item.config):
+        report.sections.append(("recording", "a budget for all recording of this session: --llm-budget=USD"))
     return report
 
 
+def _marker(item: pytest.Item) -> pytest.Mark | None:
+    return item.get_closest_marker("llm_cassette") or item.get_closest_marker("cassette")
+
+
+def cassette_path(item: pytest.Item) -> Path:
+    """The file that a test's fixture `llm_cassette` opens: from its marker, or `<module>/<test>.yaml`."""
+    folder: Path = item.config.rootpath / item.config.getini("llm_cassettes")
+    marker = _marker(item)
+    if marker and marker.args:
+        return folder / f"{marker.args[0]}.yaml"
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid.rpartition(".py::")[2]).strip("-")
+    return folder / item.path.stem / f"{name}.yaml"
+
+
 @pytest.fixture
-def cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
+def llm_cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
     """This test's cassette, open: every HTTP call of the process is replayed from it, or recorded into it."""
     from testronaut_llm.testing.cassettes import use_cassette
 
     item = request.node
-    marker = item.get_closest_marker("cassette")
+    marker = _marker(item)
     options = dict(marker.kwargs) if marker else {}
     play_all = options.pop("play_all", True)
     mode = request.config.getoption("--llm-record")
@@ -80,39 +102,41 @@ def cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
 
 
 @pytest.fixture
-def llm(request: pytest.FixtureRequest, cassette: Cassette, _own_home: Path) -> Iterator[LLMManager]:
+def llm_manager(request: pytest.FixtureRequest, llm_cassette: Cassette, _llm_home: Path) -> Iterator[LLMManager]:
     """An `LLMManager` of the project's `llm.yaml` that is replayed from this test's cassette, or recorded into it.
 
-    A replay needs no key and no server. Nothing is cached, and each test has a ledger of its own.
+    A replay needs no key and no server. Nothing is cached, and each replay has a ledger of its own.
     """
-    from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
-    from testronaut_llm.testing.session_budget import SessionBudget
+    from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM, session_ledger
 
-    config = request.config
-    path = config.getini("llm_config") and config.rootpath / config.getini("llm_config")
-    if cassette.write_protected:
-        made: OfflineLLM | RecordedLLM = OfflineLLM(path or None)
+    path = _config_file(request.config)
+    if llm_cassette.write_protected:
+        made: OfflineLLM | RecordedLLM = OfflineLLM(path)
     else:
-        cassette.pass_by(*RecordedLLM.ASIDE)
-        limit = Decimal(config.getoption("--llm-budget"))
-        made = RecordedLLM(path or None, budget=config.stash.setdefault(_BUDGET, SessionBudget(limit)))
+        llm_cassette.pass_by(*RecordedLLM.ASIDE)
+        ledger = request.config.stash.setdefault(_LEDGER, session_ledger())
+        made = RecordedLLM(path, limit=Decimal(request.config.getoption("--llm-budget")), ledger=ledger)
     with made:
         yield made
 
 
 @pytest.fixture
-def fake_llm(request: pytest.FixtureRequest, _own_home: Path) -> Iterator[FakeLLM]:
+def llm_fake(request: pytest.FixtureRequest, _llm_home: Path) -> Iterator[FakeLLM]:
     """A `FakeLLM` with the models, tasks and prices of `llm_config`, or with one free model where that is not set."""
     from testronaut_llm.testing.fake import FakeLLM
 
-    path = request.config.getini("llm_config")
-    with FakeLLM(request.config.rootpath / path if path else None) as fake:
+    with FakeLLM(_config_file(request.config)) as fake:
         yield fake
 
 
+def _config_file(config: pytest.Config) -> Path | None:
+    path = config.getini("llm_config")
+    return config.rootpath / path if path else None
+
+
 @pytest.fixture
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for what is booked and learned, in place of the user's; the models that were fetched stay in reach."""
+def _llm_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for ledger, cache and what is learned, in place of the user's; fetched models stay in reach."""
     from testronaut_llm.support import paths
 
     models = paths.data_dir() / "models"
@@ -125,14 +149,14 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
+def llm_network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
     """The network shut off for this test, and what the process tried: `.connects` and `.blocked`.
 
     A test that leaves something in `.blocked` fails, also when its code has swallowed the error.
     """
     from testronaut_llm.testing.network import NetworkGuard, network_guard
 
-    if request.config.getoption("--llm-record") != "none":  # recording needs the network
+    if _records(request.config):  # recording needs the network
         yield NetworkGuard()
         return
     with network_guard() as guard:
@@ -141,14 +165,11 @@ def network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
         pytest.fail(f"this test tried to leave the machine: {guard.blocked}")
 
 
-def cassette_path(item: pytest.Item) -> Path:
-    """The file that a test's fixture `cassette` opens: from its marker, or `<module>/<test>.yaml`."""
-    folder: Path = item.config.rootpath / item.config.getini("llm_cassettes")
-    marker = item.get_closest_marker("cassette")
-    if marker and marker.args:
-        return folder / f"{marker.args[0]}.yaml"
-    name = re.sub(r"[^\w.-]+", "-", item.nodeid.rpartition(".py::")[2]).strip("-")
-    return folder / item.path.stem / f"{name}.yaml"
+# The older names of the fixtures. A fixture of the same name in a project's own conftest.py replaces one of these.
+llm = pytest.fixture(lambda llm_manager: llm_manager)
+fake_llm = pytest.fixture(lambda llm_fake: llm_fake)
+cassette = pytest.fixture(lambda llm_cassette: llm_cassette)
+network = pytest.fixture(lambda llm_network: llm_network)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -156,7 +177,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     partial = config.args_source is pytest.Config.ArgsSource.ARGS or hasattr(config, "workerinput")
     if partial or any(config.getoption(name, None) for name in _PART_OF_A_RUN):
         return
-    used = {cassette_path(item) for item in session.items if "cassette" in getattr(item, "fixturenames", ())}
+    used = {cassette_path(item) for item in session.items if "llm_cassette" in getattr(item, "fixturenames", ())}
     folder = config.rootpath / config.getini("llm_cassettes")
     config.stash[_ORPHANS] = sorted(set(folder.rglob("*.yaml")) - used)
 

@@ -1,18 +1,19 @@
 """What may enter a cassette: named headers, clean URLs, no account's name. All else is dropped, not searched for.
 
 The rules run over live requests too, so that a cassette replays on another port, for another Azure
-resource and with another key.
+resource and with another key. Before a cassette is written, `leaks` searches it for what prompts and answers hold.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from testronaut_llm.telemetry.redaction import is_secret_name
+from testronaut_llm.telemetry.redaction import find_keys, is_secret_name
 
 REQUEST_HEADERS = frozenset({"content-type", "accept", "anthropic-version", "anthropic-beta"})
 RESPONSE_HEADERS = frozenset(
@@ -26,10 +27,15 @@ _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _AZURE_HOST = re.compile(r"^[^.]+(\.openai\.azure\.com|\.cognitiveservices\.azure\.com|\.services\.ai\.azure\.com)$")
 _ACCOUNT = re.compile(r"\b(org|proj)([-_])[A-Za-z0-9]{8,}")
+_LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("cookie", re.compile(r"(?i)\b(?:set-)?cookie\b\"?'? *[:=]")),
+    ("account id", re.compile(r"\b(?:org|proj)[-_](?!REDACTED)(?=\w*\d)[A-Za-z0-9]{10,}")),
+)
+_BASE64 = re.compile(r"(?m)^\s*base64: ([A-Za-z0-9+/=\s]+)$")
 
 
 def allowed_response_header(name: str) -> bool:
-    """Is this response header one that a cassette may keep?"""
+    """True if a cassette may keep this response header."""
     return name.lower() in RESPONSE_HEADERS or name.lower().startswith(RESPONSE_HEADER_PREFIXES)
 
 
@@ -89,3 +95,28 @@ def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
     """The values of variables that are named like keys, but for very short ones."""
     values = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
     return frozenset(value for value in values if len(value) >= _SHORTEST_SECRET)
+
+
+def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
+    """What must not be in a file: keys, cookies, account ids, and the values of variables that are named like keys.
+
+    Bodies in base64 are looked into. Values are found plain, URL-quoted and in base64. Each leak is named with its
+    line, and shortened, so that a report of leaks is none.
+    """
+    found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
+    for block in _BASE64.finditer(text):
+        inner = base64.b64decode(block[1]).decode("latin-1")
+        found += [(block.start(), kind, match[0]) for kind, match in _shapes(inner)]
+    shown = [(start, kind, f"{leak[:6]}...({len(leak)} characters)") for start, kind, leak in found]
+    secrets = secrets_in(environ)
+    for name, value in environ.items():
+        forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
+        if value in secrets and (there := [text.find(form) for form in forms if form in text]):
+            shown.append((there[0], "value of a variable", name))
+    return [f"line {text.count(chr(10), 0, start) + 1}: {kind}: {leak}" for start, kind, leak in shown]
+
+
+def _shapes(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    yield from (("secret", match) for match in find_keys(text))
+    for kind, pattern in _LEAKS:
+        yield from ((kind, match) for match in pattern.finditer(text))

@@ -15,8 +15,7 @@ import pytest
 from manager_kit import KEY, apis, manager, model
 
 from testronaut_llm import Answer, InvalidRequestError, LLMError, RateLimitError, UnknownTaskError
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer, FakeCall
+from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM
 
 MODES = ("batch", "abatch")
 each_mode = pytest.mark.parametrize("mode", MODES)
@@ -160,8 +159,7 @@ def test_ctrl_c_ends_what_is_under_way(llm: FakeLLM) -> None:
 
 INTERRUPTED = """
 import os, signal, sys, threading
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 llm = FakeLLM()
 def answer(call):
     if len(llm.calls) == 20:

@@ -84,7 +84,7 @@ def api() -> Iterator[Make]:
 
 def _with_books(llm: LLMManager) -> Books:
     books = Books()
-    llm._caller.services.payer = books
+    llm._caller.services.budgets.reserve = books.reserve
     return books
 
 
@@ -271,9 +271,9 @@ def test_money_that_runs_out_goes_to_the_next_model(api: Make) -> None:
     """A reservation that fails in a route tries the next; if nothing was sent it is the budget's error."""
     a, b = api("a", faults.good()), api("b", faults.good())
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
-        llm._caller.services.payer = Books(refuse={"a"})
+        llm._caller.services.budgets.reserve = Books(refuse={"a"}).reserve
         assert llm.complete("t", "hi").model == "b"
-        llm._caller.services.payer = Books(refuse={"a", "b"})
+        llm._caller.services.budgets.reserve = Books(refuse={"a", "b"}).reserve
         with pytest.raises(errors.BudgetExceededError, match="nothing left"):
             llm.complete("t", "hi")
     assert not a.asked

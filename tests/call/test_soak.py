@@ -83,17 +83,11 @@ def _errors(kind: type[LLMError]) -> set[type[LLMError]]:
     return {kind} | {one for child in kind.__subclasses__() for one in _errors(child)}
 
 
-def test_a_bad_day(api: Make) -> None:
-    """A fifth of all requests fails."""
-    with managed(api) as llm:
-        check(llm, llm.batch("t", [f"hi {n}" for n in range(200)], concurrency=8), 200)
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_many_bad_days(api: Make) -> None:
-    """`make soak`: 20,000 calls; without SOAK_ROUNDS, a few."""
-    calls = SOAK_CALLS if "SOAK_ROUNDS" in os.environ else 60
+    """A fifth of all requests fails. `make soak`: 20,000 calls; without SOAK_ROUNDS, a few."""
+    calls = SOAK_CALLS if "SOAK_ROUNDS" in os.environ else 100
     with managed(api) as llm:
         check(llm, llm.batch("t", (f"hi {n}" for n in range(calls)), concurrency=16), calls)
 
@@ -107,14 +101,13 @@ def held() -> tuple[int, int]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
 def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
-    """200 sync calls and 50 event loops, good and bad, with one manager: descriptors and threads as before (P23)."""
+    """100 sync calls and 20 event loops, good and bad, with one manager: descriptors and threads as before (P23)."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         with managed(api, share=0.1) as llm:
-            few, many = 20, 200
-            _ask(llm, few, loops=20)
+            _ask(llm, 20, loops=20)
             before = held()
-            _ask(llm, many, loops=50)
+            _ask(llm, 100, loops=20)
             after = held()
     assert after[0] <= before[0] + 5, (before, after)
     assert after[1] <= before[1] + 2, (before, after)

@@ -129,8 +129,7 @@ BREAKS = """
 import time
 from pathlib import Path
 from testronaut_llm.cli.batch import run_batch
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 def answer(call):
     return FakeAnswer(text="first", delay=0 if call.prompt < "0300" else 600)

@@ -12,8 +12,7 @@ from manager_kit import Api, manager, model
 
 from testronaut_llm import LLMConfig
 from testronaut_llm.records import Usage
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 SYSTEM = "You read manuals."

@@ -20,7 +20,6 @@ from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.price_update import update_prices
 from testronaut_llm.providers.secret_readers import read_file
 from testronaut_llm.support.paths import cache_dir, config_dir, data_dir, user_path
-from testronaut_llm.testing.scan import read_allow_list
 
 MARK = b"\xef\xbb\xbf"
 YAML = b"version: 1\ntasks:\n  t: {models: [openai/gpt-x]}\n"
@@ -46,7 +45,6 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "a key file": (_key, b"sk-0123456789\n"),
     "cache import": (lambda file: CacheFiles(CacheConfig()).load(file), b""),
     "prices update": (lambda file: update_prices(str(file)).models, PRICES),
-    "an allow list": (read_allow_list, b"- {name: n, reason: r}\n"),
 }
 
 

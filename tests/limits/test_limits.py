@@ -54,7 +54,7 @@ class Server:
 
 
 def limiter_of(llm: LLMManager) -> RateLimiter:
-    return llm._engine.limiter
+    return llm._caller.services.limiter
 
 
 def in_line(llm: LLMManager) -> int:

@@ -18,9 +18,7 @@ from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile
 from testronaut_llm.records import Call, Candidate, Usage
 from testronaut_llm.support.paths import data_dir
-from testronaut_llm.testing.fake import FakeLLM
-from testronaut_llm.testing.fake_rules import FakeAnswer
-from testronaut_llm.testing.session_budget import SessionBudget
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -160,7 +158,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
     """A day's money is shared among the calls that its rest will bring, so the best model is for rich days."""
     for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
         with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
-            llm._engine.__dict__["ledger"] = Ledger(None, clock=lambda: 20_000 * 86_400.0)
+            llm._ledger = Ledger(None, clock=lambda: 20_000 * 86_400.0)
             first = llm.route("t", "hi").kept[0]
             assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
 
@@ -204,16 +202,6 @@ def test_fakes_leave_the_users_books_alone() -> None:
     assert not data_dir().exists()
 
 
-def test_another_purse_leaves_the_books_alone(api: Make) -> None:
-    """A session that records pays from a budget of its own: nothing of it is in the user's ledger."""
-    a, b = api("a", faults.good()), api("b", faults.good())
-    models = {"a": model("openai", a, quality=5), "b": model("openai", b, quality=9, price={"input": 9, "output": 9})}
-    with manager(models, strategy="cheapest") as llm:
-        llm._engine.purse = SessionBudget(Decimal(1))
-        assert llm.complete("t", "hi").model == "a"
-    assert not (data_dir() / "ledger.sqlite3").exists()
-
-
 def test_whose_money_a_configuration_made_in_python_spends() -> None:
     """A budget without a file has to say its scope, be it a task's."""
     task = {"models": ["openai/gpt-6-luna"], "budget": {"per_day": 1}}
@@ -226,7 +214,7 @@ def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
     with sqlite3.connect(data_dir() / "ledger.sqlite3") as db:
         found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
     db.close()
-    llm._engine.ledger.close()
+    llm._ledger.close()
     return found
 
 
@@ -299,12 +287,12 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reservation that cannot be marked `sent` stops what a limit holds for, and nothing that is free."""
     with fake("dear", budget={"total": "0.02"}) as llm:
-        made, task, budgets = llm.config, llm.config.task("t"), llm._engine.budgets
+        made, task, budgets = llm.config, llm.config.task("t"), llm._caller.services.budgets
         call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
         one, free = (budgets.reserve(made, task, call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
-        monkeypatch.setattr(llm._engine.ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr(llm._ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
             one.sent()
         free.sent()
@@ -313,10 +301,10 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
 def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:
     """What the route saw is gone when it reserves: the next candidate is asked, or the budget's error comes."""
     with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
-        money = llm._engine.budgets.money
-        llm._engine.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
+        money = llm._caller.services.budgets.money
+        llm._caller.services.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
         assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")
         assert len(llm.calls) == 2
-        llm._engine.budgets.money = money  # type: ignore[method-assign]
+        llm._caller.services.budgets.money = money  # type: ignore[method-assign]

@@ -244,7 +244,7 @@ def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None
     made = LLMConfig.model_validate({"version": 1, "models": models, "tasks": tasks, "budget": budget})
     cost = Decimal("0.0004032097865")  # (111 * 1.2345678 + 77 * 3.4567891) / 1,000,000
     with LLMManager(config=made) as llm:
-        llm._engine.__dict__["prices"] = prices()
+        llm._caller.services.prices = prices()
         answers = [_run(llm, mode, f"number {n}", max_cost=0.1234567) for n in range(3)]
         assert str(answers[0].cost) == str(cost)
         assert _run(llm, mode, "number 1").saved == cost

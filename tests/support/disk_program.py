@@ -1,14 +1,18 @@
 """A program on a disk that is full: for `test_full_disk.py`.
 
-Run as `disk_program.py FILE BYTES`: no file may grow beyond so many bytes, whoever writes it.
+Run as `disk_program.py FOLDER...`: each folder's name is a number of bytes, and no file may grow beyond it, whoever
+writes it. Prints for each what came of everything, and what was said on standard error.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import resource
 import signal
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import tiny_model
@@ -29,13 +33,13 @@ def attempt(work: object) -> str:
     return "ok"
 
 
-def main(file: str, size: int) -> None:
-    load_litellm()
-    tiny_model.offer(Path(file).parent)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-    before = Path(file).read_text()
+def tried(folder: Path) -> dict[str, str]:
+    """What comes of calls, downloads and edits under the limit."""
+    file = folder / "llm.yaml"
+    os.environ["TESTRONAUT_LLM_HOME"] = str(folder / "home")
+    before = file.read_text()
     found: dict[str, str] = {}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(folder.name), resource.RLIM_INFINITY))
     with LLMManager(file) as llm:
         found["first"] = attempt(lambda: llm.complete("t", "hi"))
         found["second"] = attempt(lambda: llm.complete("t", "hi"))
@@ -43,11 +47,24 @@ def main(file: str, size: int) -> None:
         found["stream"] = attempt(lambda: list(llm.stream("t", "hello")))
         found["spend"] = attempt(llm.spend)
     found["pull"] = attempt(lambda: fetch("tiny-random", store=ModelStore()))
-    found["set"] = attempt(lambda: set_value(file, "tasks.t.max_tokens", "7"))
-    found["whole"] = str(Path(file).read_text() in (before, before.replace('"max_tokens": 5', '"max_tokens": 7')))
+    found["set"] = attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    sys.stdout.write(json.dumps(found))
+    found["whole"] = str(file.read_text() in (before, before.replace('"max_tokens": 5', '"max_tokens": 7')))
+    return found
+
+
+def main(*folders: str) -> None:
+    load_litellm()
+    tiny_model.offer(Path(folders[0]).parent)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    results = []
+    for folder in map(Path, folders):
+        said = io.StringIO()
+        with redirect_stderr(said):
+            found = tried(folder)
+        results.append((found, said.getvalue()))
+    sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -49,6 +49,11 @@ def raw(status: int, body: bytes, content_type: str = "application/json", **head
     return lambda exchange: exchange.respond(status, content_type, body, named)
 
 
+def echo(exchange: Exchange) -> None:
+    """The body that was sent."""
+    exchange.respond(200, "application/json", exchange.request.raw)
+
+
 def redirect(url: str) -> Reply:
     """A 307 to another place, which a client that obeys follows with the whole prompt."""
     return lambda exchange: exchange.respond(307, "text/plain", b"", {"location": url + exchange.request.path})

@@ -1,6 +1,7 @@
 """The whole program in folders that it may not write to: for `test_read_only.py`.
 
-Run as `read_only_program.py FILE`: prints, for each thing that was tried, how it ended and what it said.
+Run as `read_only_program.py FOLDER`: prints, for a home that was never used and for one that was, how each thing that
+was tried ended and what it said, and what came on standard error.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -77,10 +79,12 @@ def command(arguments: tuple[str, ...]) -> tuple[int, str]:
     return 0, said.getvalue()
 
 
-def main(file: str) -> None:
-    tiny_model.offer(Path(tempfile.mkdtemp()))
+def everything(place: Path, home: Path) -> dict[str, tuple[int, str]]:
+    """What came of everything that the program can do there."""
+    os.environ["TESTRONAUT_LLM_HOME"] = str(home)
+    os.chdir(place)
     found: dict[str, tuple[int, str]] = {}
-    with LLMManager(file) as llm:
+    with LLMManager("llm.yaml") as llm:
         found["complete"] = attempt(lambda: llm.complete("t", "hi").text)
         found["again"] = attempt(lambda: llm.complete("t", "hi").text)
         found["stream"] = attempt(lambda: "".join(llm.stream("t", "hello")))
@@ -88,8 +92,31 @@ def main(file: str) -> None:
         found["batch"] = attempt(lambda: [type(one).__name__ for one in llm.batch("t", ["a", "b"])])
     for arguments in COMMANDS:
         found[" ".join(arguments)] = command(arguments)
-    sys.stdout.write(json.dumps(found))
+    return found
+
+
+def lock(folder: Path, *, writable: bool = False) -> None:
+    """Takes the right to write from a folder and all in it, or gives it back."""
+    for one in [folder, *folder.rglob("*")]:
+        one.chmod((0o500 if one.is_dir() else 0o400) | (0o200 if writable else 0))
+
+
+def main(folder: Path) -> None:
+    tiny_model.offer(Path(tempfile.mkdtemp()))
+    unused, used, free, locked = (folder / name for name in ("unused", "used", "free", "locked"))
+    results = []
+    everything(free, used)
+    for home in (unused, used):
+        lock(home)
+        lock(locked)
+        said = io.StringIO()
+        with redirect_stderr(said):
+            found = everything(locked, home)
+        results.append((found, said.getvalue()))
+        lock(home, writable=True)
+        lock(locked, writable=True)
+    sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,8 +62,9 @@ def pin(package: str) -> str:
     return found[1]
 
 
+@cache
 def modules() -> list[Module]:
-    """Every file of the package."""
+    """Every file of the package; each is parsed once."""
     return [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 

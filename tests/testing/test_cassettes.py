@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import faults
 import httpx
 import pytest
-from http_echo import EchoServer
-from hypothesis import given
+from fault_server import Endpoint, FaultServer
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vcr.request import Request
 
 from testronaut_llm.errors import CassetteMissError, ConfigError
 from testronaut_llm.testing.cassette_format import body_to_field, field_to_body, from_yaml, parse_json, to_yaml
-from testronaut_llm.testing.cassettes import UnplayedRecordingError, cassette_miss_in, use_cassette
+from testronaut_llm.testing.cassettes import UnplayedRecordingError, use_cassette
+from testronaut_llm.testing.scrub import clean_uri
 
 _post = partial(httpx.post, verify=False)  # reading the certificates takes longer than the test
 DEAD = "http://127.0.0.1:9"  # nothing listens there: an answer can only come from the cassette
+CANARY = "canary-0123456789"
 
 
 def _ask(text: str, base: str = DEAD, **more: object) -> str:
@@ -29,14 +33,19 @@ def _ask(text: str, base: str = DEAD, **more: object) -> str:
     return str(response.json()["prompt"])
 
 
-@pytest.fixture
-def server() -> Iterator[EchoServer]:
-    with EchoServer() as server:
-        yield server
+@pytest.fixture(scope="module")
+def servers() -> Iterator[FaultServer]:
+    with FaultServer() as servers:
+        yield servers
 
 
 @pytest.fixture
-def recorded(tmp_path: Path, server: EchoServer) -> Path:
+def server(servers: FaultServer) -> Endpoint:
+    return servers.plan("echo", faults.echo)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, server: Endpoint) -> Path:
     """A cassette of three different prompts to one URL."""
     path = tmp_path / "three.yaml"
     with use_cassette(path, mode="once", recorded_from="the echo server of the tests"):
@@ -44,44 +53,32 @@ def recorded(tmp_path: Path, server: EchoServer) -> Path:
     return path
 
 
-def test_replays_by_body_in_any_order_without_the_server(recorded: Path, server: EchoServer) -> None:
-    """Each prompt gets its own answer, whatever the order, and no request reaches the server."""
-    before = server.requests
+async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Path, server: Endpoint) -> None:
+    """Each prompt gets its own answer, whatever the order and the client, and no request reaches the server."""
+    server.requests.clear()
     with use_cassette(recorded):
         assert [_ask(text) for text in ("three", "one", "two")] == ["three", "one", "two"]
-    assert server.requests == before
-
-
-def test_replays_concurrently_in_threads(recorded: Path) -> None:
-    """Threads that ask at once do not get each other's answers."""
     with use_cassette(recorded), ThreadPoolExecutor(3) as pool:
         assert list(pool.map(_ask, ("two", "three", "one"))) == ["two", "three", "one"]
-
-
-async def test_a_sync_recording_replays_async_and_concurrently(recorded: Path) -> None:
-    """What a sync client recorded, an async one can replay, all at once."""
     with use_cassette(recorded):
         async with httpx.AsyncClient(verify=False) as client:
             posts = (client.post(f"{DEAD}/v1/chat", json={"n": 1, "prompt": text}) for text in ("two", "one", "three"))
             answers = [response.json()["prompt"] for response in await asyncio.gather(*posts)]
     assert answers == ["two", "one", "three"]
+    assert server.requests == []
 
 
-def test_a_changed_word_misses_at_once_with_a_diff(recorded: Path) -> None:
-    """A request that differs in one word is a miss, shown beside the nearest recording."""
+def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> None:
+    """One word that differs is a miss, shown beside the nearest recording; so is the same body elsewhere."""
     with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
         _ask("twos")
-    message = str(miss.value)
-    assert "recording 2 of 3" in message
-    assert "-  prompt: two\n+  prompt: twos" in message
-    assert "--llm-record=refresh" in message
-
-
-def test_another_path_or_query_misses(recorded: Path) -> None:
-    """The same body at another address is another request."""
+    assert "-  prompt: two\n+  prompt: twos" in str(miss.value)
+    assert "--llm-record=refresh" in str(miss.value)
     for address in (f"{DEAD}/v1/messages", f"{DEAD}/v1/chat?api-version=1", "http://127.0.0.2:9/v1/chat"):
-        with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError, match="is not recorded"):
+        with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
             _post(address, json={"prompt": "one", "n": 1})
+        assert "is not recorded" in str(miss.value)
+        assert "nearest recording is POST http://127.0.0.1/v1/chat:\n(its body is the same)" in str(miss.value)
 
 
 def test_a_recording_answers_once(recorded: Path) -> None:
@@ -91,22 +88,17 @@ def test_a_recording_answers_once(recorded: Path) -> None:
         with pytest.raises(CassetteMissError, match="already played"):
             _ask("one")
     with use_cassette(recorded, play_all=False), ThreadPoolExecutor(8) as pool:
-        results = [pool.submit(_ask, "two") for _ in range(8)]
-    assert sum(result.exception() is None for result in results) == 1
-    assert {type(result.exception()) for result in results} == {type(None), CassetteMissError}
-
-
-def test_two_threads_that_both_saw_it_free_do_not_share_it(recorded: Path) -> None:
-    """The second of two threads that raced for one recording gets a miss, not a strange error."""
+        results = [pool.submit(_ask, "two").exception() for _ in range(8)]
+    assert sorted(map(repr, map(type, results))) == sorted(map(repr, [CassetteMissError] * 7 + [type(None)]))
     request = Request("POST", f"{DEAD}/v1/chat", b'{"n": 1, "prompt": "one"}', {})
-    with use_cassette(recorded, play_all=False) as cassette:
+    with use_cassette(recorded, play_all=False) as cassette:  # two threads that both saw it free do not share it
         assert cassette.can_play_response_for(request)
         cassette.play_response(request)
         with pytest.raises(CassetteMissError, match="already played"):
             cassette.play_response(request)
 
 
-def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_path: Path, server: EchoServer) -> None:
+def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_path: Path, server: Endpoint) -> None:
     """The message stays readable, whatever the bodies are."""
     path = tmp_path / "text.yaml"
     with use_cassette(path, mode="once"):
@@ -120,46 +112,36 @@ def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_p
             _post(DEAD, json={"a": [f"line {n}" for n in range(200)]})
 
 
-def test_an_unplayed_recording_fails(recorded: Path) -> None:
-    """A recording that nobody asked for is an error that names it."""
-    with (
-        pytest.raises(UnplayedRecordingError, match=r"never asked for: POST /v1/chat, POST /v1/chat"),
-        use_cassette(recorded),
-    ):
+def test_what_is_missing_or_left_over_fails(recorded: Path, tmp_path: Path, server: Endpoint) -> None:
+    """A recording that nobody asked for is named. Without a file nothing is replayed, and no server is asked."""
+    unplayed = r"never asked for: POST /v1/chat, POST /v1/chat\."
+    with pytest.raises(UnplayedRecordingError, match=unplayed), use_cassette(recorded):
         _ask("one")
-
-
-def test_no_cassette_is_a_miss(tmp_path: Path, server: EchoServer) -> None:
-    """Without a file there is nothing to replay, and the live server is not asked either."""
-    with use_cassette(tmp_path / "none.yaml"), pytest.raises(CassetteMissError, match="does not exist"):
+    server.requests.clear()
+    with use_cassette(tmp_path / "none.yaml"), pytest.raises(CassetteMissError, match=r"not exist(?s:.*)record=once"):
         _ask("one", server.url)
-    assert server.requests == 0
+    assert server.requests == []
 
 
-def test_ignored_fields_may_differ_and_no_others(recorded: Path) -> None:
-    """A field that the test names is left out of the match; one that it does not name is not."""
+def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path, server: Endpoint) -> None:
+    """A field that the test names is left out of the match, also in each item of a list; another is not."""
     with use_cassette(recorded, ignored=("options.num_ctx", "truncate"), play_all=False):
         assert _ask("one", truncate=False) == "one"
         with pytest.raises(CassetteMissError, match="keep_alive"):
             _ask("two", keep_alive="5m")
     with use_cassette(recorded, ignored=("n.deeper", "prompt"), play_all=False):
         assert _ask("anything") == "one"
-
-
-def test_a_field_of_each_item_of_a_list_can_be_ignored(tmp_path: Path, server: EchoServer) -> None:
-    """`messages.*.images` leaves the field out of every message, and out of nothing else."""
-    path, recorded = tmp_path / "list.yaml", {"messages": [{"text": "a", "images": []}, {"text": "b"}], "n": 1}
+    path, listed = tmp_path / "list.yaml", {"messages": [{"text": "a", "images": []}, {"text": "b"}], "n": 1}
     with use_cassette(path, mode="once"):
-        _post(server.url, json=recorded)
+        _post(server.url, json=listed)
+    other = {"messages": [{"text": "a"}, {"text": "b", "images": ["x"]}], "n": 1}
     with use_cassette(path, ignored=("messages.*.images", "n.*.images")):
-        assert (
-            _post(DEAD, json={"messages": [{"text": "a"}, {"text": "b", "images": ["x"]}], "n": 1}).json() == recorded
-        )
-    with use_cassette(path, ignored=("messages.*.images",), play_all=False), pytest.raises(CassetteMissError):
-        _post(DEAD, json={"messages": [{"text": "a"}, {"text": "c"}], "n": 1})
+        assert _post(DEAD, json=other).json() == listed
+    with use_cassette(path, ignored=("messages.*.text",), play_all=False), pytest.raises(CassetteMissError):
+        _post(DEAD, json=other)
 
 
-def test_once_keeps_the_recording_and_refresh_replaces_it(recorded: Path, server: EchoServer) -> None:
+def test_once_keeps_the_recording_and_refresh_replaces_it(recorded: Path, server: Endpoint) -> None:
     """`once` never adds to a file that is there; `refresh` forgets what was in it."""
     with use_cassette(recorded, mode="once", play_all=False), pytest.raises(CassetteMissError):
         _ask("four", server.url)
@@ -170,20 +152,29 @@ def test_once_keeps_the_recording_and_refresh_replaces_it(recorded: Path, server
     assert "recorded_from: a later echo server" in recorded.read_text()
 
 
-def test_a_failed_recording_is_not_kept(tmp_path: Path, server: EchoServer) -> None:
-    """A block that fails leaves no half cassette behind."""
+def test_what_fails_or_holds_a_secret_is_not_kept(tmp_path: Path, servers: FaultServer, server: Endpoint) -> None:
+    """A block that fails leaves no file, nor does a prompt with a key, which is not repeated; the clients are free."""
 
-    def record() -> None:
+    def record(prompt: str, error: Exception | None = None) -> None:
         with use_cassette(tmp_path / "half.yaml", mode="once"):
-            _ask("one", server.url)
-            raise RuntimeError
+            _ask(prompt, server.url)
+            if error:
+                raise error
 
+    untouched = httpx.HTTPTransport.handle_request
     with pytest.raises(RuntimeError):
-        record()
+        record("one", RuntimeError())
+    with pytest.raises(ValueError, match="not saved") as refused:
+        record("my key is sk-proj-abcdefghijklmnop1234")
+    assert "abcdefghijklmnop" not in str(refused.value)
+    packed = servers.plan("packed", faults.raw(200, b"{}", content_encoding="br"))
+    with pytest.raises(ValueError, match="content-encoding"), use_cassette(tmp_path / "br.yaml", mode="once"):
+        _post(packed.url, json={})
+    assert httpx.HTTPTransport.handle_request is untouched
     assert list(tmp_path.iterdir()) == []
 
 
-def test_says_where_it_came_from(tmp_path: Path, server: EchoServer) -> None:
+def test_says_where_it_came_from(tmp_path: Path, server: Endpoint) -> None:
     """A recording without a note names the host that answered; a file without a note is refused."""
     path = tmp_path / "noted.yaml"
     with use_cassette(path, mode="once"):
@@ -194,81 +185,32 @@ def test_says_where_it_came_from(tmp_path: Path, server: EchoServer) -> None:
         pass
 
 
-def test_keeps_allowed_headers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeps_allowed_headers_only(tmp_path: Path, servers: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys, cookies and account ids in headers, query, zipped body and Azure host do not reach the file."""
-    monkeypatch.setenv("OPENAI_API_KEY", "canary-0123456789")
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     headers = {
+        "content-encoding": "gzip",
         "openai-organization": "acme-corp",
-        "set-cookie": "id=canary-0123456789",
-        "authorization": "canary-0123456789",
+        "set-cookie": f"id={CANARY}",
+        "authorization": CANARY,
         "x-request-id": "req-1",
         "x-ratelimit-remaining-requests": "9",
     }
-    body = json.dumps({"prompt": "bad key canary-0123456789 of org-AbCdEf0123456789"}).encode()
-    path = tmp_path / "clean.yaml"
-    with EchoServer(headers=headers, body=body, zipped=True) as server, use_cassette(path, mode="once"):
-        _post(
-            f"{server.url}/v1/chat?api-version=2024-10-21&api-key=canary-0123456789",
-            json={"prompt": "hello"},
-            headers={"Authorization": "Bearer canary-0123456789", "api-key": "canary-0123456789"},
-        )
+    body = json.dumps({"prompt": f"bad key {CANARY} of org-AbCdEf0123456789"}).encode()
+    path, sent = tmp_path / "clean.yaml", {"Authorization": f"Bearer {CANARY}", "api-key": CANARY}
+    server = servers.plan("keys", lambda e: e.respond(200, "application/json", gzip.compress(body), headers))
+    with use_cassette(path, mode="once"):
+        _post(f"{server.url}/v1/chat?api-version=2024-10-21&api-key={CANARY}", json={"prompt": "hi"}, headers=sent)
     text = path.read_text()
-    assert "canary" not in text
-    assert "acme" not in text
-    assert "AbCdEf" not in text
+    assert [word for word in ("canary", "acme", "AbCdEf") if word in text] == []
     data = from_yaml(text)["interactions"][0]
     assert data["request"]["uri"] == "http://127.0.0.1/v1/chat?api-version=2024-10-21&api-key=REDACTED"
     assert set(data["request"]["headers"]) == {"accept", "content-type"}
     assert set(data["response"]["headers"]) == {"content-type", "x-request-id", "x-ratelimit-remaining-requests"}
     assert data["response"]["json"] == {"prompt": "bad key REDACTED of org-REDACTED"}
-
-
-def test_refuses_to_write_a_secret(tmp_path: Path, server: EchoServer) -> None:
-    """A prompt that holds a key is not saved: it fails, names the kind, not the key, and lets the clients go."""
-    untouched = httpx.HTTPTransport.handle_request
-    with pytest.raises(ValueError, match="not saved") as refused, use_cassette(tmp_path / "leak.yaml", mode="once"):
-        _ask("my key is sk-proj-abcdefghijklmnop1234", server.url)
-    assert httpx.HTTPTransport.handle_request is untouched
-    assert "abcdefghijklmnop" not in str(refused.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_refuses_a_body_it_cannot_read(tmp_path: Path) -> None:
-    """A body in an encoding that nobody here can decode could hide anything, so it is not recorded."""
-    with (
-        EchoServer(headers={"content-encoding": "br"}) as server,
-        use_cassette(tmp_path / "br.yaml", mode="once"),
-        pytest.raises(ValueError, match="content-encoding"),
-    ):
-        _post(server.url, json={})
-
-
-def test_an_azure_resource_name_is_replaced() -> None:
-    """The name of somebody's Azure resource is in the host, and goes."""
-    from testronaut_llm.testing.scrub import clean_uri
-
-    assert clean_uri("https://acme-prod.openai.azure.com/openai/v1/models") == (
-        "https://resource.openai.azure.com/openai/v1/models"
-    )
+    azure = "openai.azure.com/openai/v1/models"
+    assert clean_uri(f"https://acme-prod.{azure}") == f"https://resource.{azure}"
     assert clean_uri("https://api.openai.com:8443/v1") == "https://api.openai.com:8443/v1"
-
-
-def test_a_miss_is_found_in_a_chain_of_causes() -> None:
-    """A client's connection error that a miss caused leads back to the miss, ours or plain vcrpy's."""
-    miss = CassetteMissError("not recorded")
-    try:
-        try:
-            raise miss
-        except CassetteMissError as inner:
-            raise ConnectionError("Connection error.") from inner
-    except ConnectionError as outer:
-        wrapped = RuntimeError("wrapped")
-        wrapped.__context__ = outer
-        outer.__context__ = wrapped  # a loop, as real chains may have
-    assert cassette_miss_in(wrapped) is miss
-    assert cassette_miss_in(ConnectionError("a real outage")) is None
-    foreign = type("CannotOverwriteExistingCassetteException", (Exception,), {})()
-    assert cassette_miss_in(foreign) is foreign
 
 
 JSON = st.recursive(
@@ -278,31 +220,18 @@ JSON = st.recursive(
 )
 
 
-@given(JSON)
-def test_every_json_body_survives_the_file(value: object) -> None:
-    """Any JSON comes back from the YAML equal, with its keys in order."""
-    body = json.dumps(value).encode()
+@given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
+@settings(max_examples=100, deadline=None)
+def test_every_body_survives_the_file(body: bytes) -> None:
+    """Any JSON comes back from the YAML equal, with its keys in order, and whatever is no JSON byte for byte."""
     back = field_to_body(from_yaml(to_yaml(body_to_field(body))))
-    assert json.loads(back) == value
-    assert json.dumps(json.loads(back)) == json.dumps(value)
+    assert back == body or json.dumps(json.loads(back)) == json.dumps(json.loads(body))
+    assert back == body or parse_json(body) is not None
 
 
-@given(st.binary())
-def test_every_other_body_survives_the_file(body: bytes) -> None:
-    """Whatever is no JSON comes back byte for byte."""
-    if parse_json(body) is None:
-        assert field_to_body(from_yaml(to_yaml(body_to_field(body)))) == body
-
-
-@pytest.mark.parametrize(
-    "body", [b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b'{"a": "\\ud800"}', b"[" * 5000, b"7"]
-)
-def test_what_json_cannot_say_twice_stays_text(body: bytes) -> None:
-    """A body that parsing would change is kept as it came."""
-    assert body_to_field(body) == {"text": body.decode()}
-
-
-def test_a_stream_reads_as_lines() -> None:
-    """Events stand on lines of their own, and vectors do not take a line per number."""
+def test_what_json_cannot_say_twice_stays_text() -> None:
+    """A body that parsing would change is kept as it came; events stand on lines of their own, vectors on one."""
+    for body in (b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b'{"a": "\\ud800"}', b"[" * 5000, b"7"):
+        assert body_to_field(body) == {"text": body.decode()}
     text = to_yaml({"text": "data: {}\n\ndata: [DONE]\n\n", "vector": [0.5, 1.0, -2], "end": 1})
     assert text == "text: |+\n  data: {}\n\n  data: [DONE]\n\nvector: [0.5, 1.0, -2]\nend: 1\n"

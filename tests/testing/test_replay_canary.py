@@ -30,30 +30,25 @@ PROVIDERS: dict[str, dict[str, Any]] = {
 }
 
 
-def _stream(llm: LLMManager) -> None:
-    with llm.stream("task", "Hello?") as pieces:
-        list(pieces)
-
-
 async def _astream(llm: LLMManager) -> None:
     async with llm.astream("task", "Hello?") as pieces:
-        async for _ in pieces:
-            pass
+        [piece async for piece in pieces]
 
 
 CALLS: dict[str, Callable[[LLMManager], Any]] = {
     "text": lambda llm: llm.complete("task", "Hello?"),
     "text, async": lambda llm: asyncio.run(llm.acomplete("task", "Hello?")),
     "schema": lambda llm: llm.complete("task", "Hello?", schema=SCHEMA),
-    "schema, async": lambda llm: asyncio.run(llm.acomplete("task", "Hello?", schema=SCHEMA)),
-    "stream": _stream,
+    "stream": lambda llm: list(llm.stream("task", "Hello?")),
     "stream, async": lambda llm: asyncio.run(_astream(llm)),
     "embeddings": lambda llm: llm.embed("task", ["Hello"]),
-    "embeddings, async": lambda llm: asyncio.run(llm.aembed("task", ["Hello"])),
 }
+CASES = [
+    (provider, call) for provider in PROVIDERS for call in CALLS if (provider, call) != ("anthropic", "embeddings")
+]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trap() -> Iterator[Endpoint]:
     """A real server that would answer."""
     with FaultServer() as server:
@@ -69,15 +64,13 @@ def _manager(provider: str, trap: Endpoint, monkeypatch: pytest.MonkeyPatch) -> 
     return LLMManager(config=LLMConfig.model_validate({"version": 1, "models": models, "tasks": {"task": task}}))
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(("provider", "call"), CASES)
 def test_a_miss_is_a_miss_and_reaches_nobody(
-    provider: str, call: str, trap: Endpoint, tmp_path: Path, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
+    provider: str, call: str, trap: Endpoint, tmp_path: Path, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an empty cassette each call ends in one CassetteMissError: no retry, no second model, no connection."""
+    before = trap.connections
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("a miss is nothing to wait for"))
-    if provider == "anthropic" and call.startswith("embeddings"):
-        pytest.skip("the Anthropic wire has no embeddings")
     with (
         use_cassette(tmp_path / "empty.yaml"),
         _manager(provider, trap, monkeypatch) as llm,
@@ -85,19 +78,20 @@ def test_a_miss_is_a_miss_and_reaches_nobody(
     ):
         CALLS[call](llm)
     assert len(miss.value.attempts) <= 1
-    assert (trap.connections, network.connects) == (0, [])
+    assert (trap.connections, llm_network.connects) == (before, [])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_trap_would_have_answered(provider: str, trap: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cassette the same manager does reach the server, or the canary would be dead."""
+    before = trap.connections
     with _manager(provider, trap, monkeypatch) as llm:
         monkeypatch.setattr("testronaut_llm.local.ollama_models.ollama_missing", lambda _: None)
         assert llm.complete("task", "Hello?").text == '{"a": 1}'
-    assert trap.connections >= 1
+    assert trap.connections > before
 
 
-async def test_nothing_follows_a_replay(network: NetworkGuard) -> None:
+async def test_nothing_follows_a_replay(llm_network: NetworkGuard) -> None:
     """No thread of LiteLLM asks a server anything after the cassette has closed (P49)."""
     where = target("ollama/smollm2:135m", key=None)
     asked = chat(where, "What does `ls -la` do? Answer in one sentence.", temperature=0, seed=7, num_ctx=2048)
@@ -105,5 +99,5 @@ async def test_nothing_follows_a_replay(network: NetworkGuard) -> None:
         _, reply = await attempt(asked)
     assert reply.error is None
     await asyncio.sleep(0.5)
-    assert network.connects == []
-    assert network.blocked == []
+    assert llm_network.connects == []
+    assert llm_network.blocked == []

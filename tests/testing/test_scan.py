@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 
 import pytest
+from recordings_scan import allowed_names, private_names, scanned
+from source_tree import ROOT
 
-from testronaut_llm.testing.scan import AllowedName, Finding, read_allow_list, scan_folder, scan_text
-
-ROOT = Path(__file__).parents[2]
-ALLOWED = Path(__file__).parents[1] / "support" / "allowed_names.yaml"
+from testronaut_llm.testing.scrub import leaks
 
 # Put together here, so that no tool takes this file for a leak.
 _LETTERS = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
@@ -36,14 +34,10 @@ PLANTED = {
     ],
     "cookie": ["set-cookie: a=b", '"cookie": "a=b"', "Set-Cookie=x"],
     "account id": [f"org-{_LETTERS}", f"proj_{_LETTERS}"],
+}
+NAMES = {
     "e-mail address": ["jane.doe+test@example.co"],
-    "host name": [
-        "https://api.acme.example/v1",
-        "db1.acme.internal",
-        "acme.openai.azure.com",
-        "10.1.2.3",
-        "192.168.0.7",
-    ],
+    "host name": ["https://api.acme.example/v1", "db1.acme.internal", "acme.openai.azure.com", "10.1.2.3"],
     "folder": ["/home/jane/models", "/Users/jane", "/tmp/build-7/model.gguf", "C:\\Users\\jane"],
 }
 CLEAN = [
@@ -61,23 +55,16 @@ CLEAN = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in PLANTED.items() for text in texts])
-def test_a_planted_leak_is_found(kind: str, text: str) -> None:
-    """Each shape of leak is found in the middle of a line, with its kind and its line."""
-    found = scan_text(f"first line\nbefore {text} after\n")
-    assert (kind, 2) in {(one.kind, one.line) for one in found}
-
-
-@pytest.mark.parametrize("text", CLEAN)
-def test_ordinary_text_is_clean(text: str) -> None:
-    """What real recordings are full of raises no alarm."""
-    assert scan_text(text) == []
-
-
-def test_a_leak_inside_base64_is_found() -> None:
-    """A body that is kept in base64 is looked into."""
+def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
+    """Each shape is found in the middle of a line, with its kind and its line; what recordings are full of is not."""
+    for kind, text in ((kind, text) for kind, texts in PLANTED.items() for text in texts):
+        found = leaks(f"first line\nbefore {text} after\n", {})
+        assert any(one.startswith(f"line 2: {kind}: ") for one in found), text
+    for kind, text in ((kind, text) for kind, texts in NAMES.items() for text in texts):
+        assert kind in dict(private_names(f"before {text} after")), text
+    assert [text for text in CLEAN if leaks(text, {}) or private_names(text)] == []
     body = base64.b64encode(b"\xff key sk-" + _LETTERS.encode()).decode()
-    assert [one.kind for one in scan_text(f"response:\n  base64: {body}\n")] == ["secret"]
+    assert leaks(f"response:\n  base64: {body}\n", {}) == ["line 2: secret: sk-aB3...(30 characters)"]
 
 
 @pytest.mark.parametrize(
@@ -85,53 +72,22 @@ def test_a_leak_inside_base64_is_found() -> None:
 )
 def test_the_value_of_a_key_variable_is_found(form: str) -> None:
     """A key of the environment is found whatever its shape, plain, URL-quoted or in base64, and is not repeated."""
-    [found] = scan_text(f"a\nb {form}\n", environ={"ACME_API_KEY": "p@ss/word-77", "PATH": "/bin", "X_TOKEN": "b"})
-    assert (found.kind, found.text, found.line) == ("value of a variable", "ACME_API_KEY", 2)
+    environ = {"ACME_API_KEY": "p@ss/word-77", "PATH": "/bin", "X_TOKEN": "b"}
+    assert leaks(f"a\nb {form}\n", environ) == ["line 2: value of a variable: ACME_API_KEY"]
 
 
-def test_a_secret_is_not_repeated_in_the_report() -> None:
-    """The report of a leak is no leak."""
-    assert _LETTERS not in str(scan_text(f"sk-{_LETTERS}")[0])
-    assert "acme.internal" in str(scan_text("acme.internal")[0])
-
-
-def test_a_name_can_be_allowed_and_a_key_cannot() -> None:
-    """The allow-list covers names that a server's words contain, never keys."""
-    allowed = [
-        AllowedName(name="ollama.com", reason="in the words of an error"),
-        AllowedName(name=f"sk-{_LETTERS}", reason="no"),
-    ]
-    assert [one.kind for one in scan_text(f"see ollama.com, sk-{_LETTERS}", allowed=allowed)] == ["secret"]
-
-
-def test_a_folder_is_searched_and_stale_allowances_are_findings(tmp_path: Path) -> None:
-    """Every file below counts, each finding says where, and an allowance that nothing needs is reported."""
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a.json").write_text("ok\nhttps://acme.example ollama.com\n")
-    allowed = [AllowedName(name="ollama.com", reason="r"), AllowedName(name="gone.com", reason="r")]
-    assert [str(one).removeprefix(str(tmp_path)) for one in scan_folder(tmp_path, allowed=allowed)] == [
-        "/deep/a.json:2: host name: acme.example",
-        ":0: allowance that nothing needs: gone.com",
-    ]
-
-
-def test_a_header_outside_the_allow_list_is_found(tmp_path: Path) -> None:
-    """A cassette with a header that ours never keep was not made by our recorder."""
-    (tmp_path / "a.yaml").write_text(
-        "interactions:\n- request: {headers: {x-stainless-os: Linux}}\n  response: {headers: {openai-version: a}}\n"
-    )
+def test_our_recordings_are_clean(tmp_path: Path) -> None:
+    """Nothing private is in this repository's recordings; an allowance covers names, never keys, and is needed."""
+    (tmp_path / "a.json").write_text(f"ok\nhttps://acme.example ollama.com sk-{_LETTERS}\n")
+    headers = "interactions:\n- request: {headers: {x-stainless-os: a}}\n  response: {headers: {openai-version: a}}\n"
+    (tmp_path / "b.yaml").write_text(headers)
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    assert {one.text for one in scan_folder(tmp_path)} == {"x-stainless-os", "openai-version"}
-
-
-def test_our_recordings_are_clean() -> None:
-    """Nothing private is in the cassettes and recorded data of this repository."""
-    allowed = read_allow_list(ALLOWED)
-    found: list[Finding] = []
-    unused: set[str] = {entry.name for entry in allowed}
-    for folder in (ROOT / "cassettes", ROOT / "tests" / "support" / "data"):
-        here = scan_folder(folder, allowed=allowed, environ=os.environ)
-        unused &= {one.text for one in here if one.kind.startswith("allowance")}
-        found += [one for one in here if not one.kind.startswith("allowance")]
-    assert found == []
-    assert unused == set()
+    assert scanned(tmp_path, allowed={"ollama.com", "gone.com", f"sk-{_LETTERS}"}) == [
+        "a.json: line 2: secret: sk-aB3...(30 characters)",
+        "a.json: host name: acme.example",
+        "b.yaml: header: x-stainless-os",
+        "b.yaml: header: openai-version",
+        "allowed, but nowhere: gone.com",
+        f"allowed, but nowhere: sk-{_LETTERS}",
+    ]
+    assert scanned(ROOT / "cassettes", ROOT / "tests" / "support" / "data", allowed=allowed_names()) == []
