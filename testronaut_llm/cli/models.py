@@ -29,9 +29,11 @@ Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollam
 @group.command("list")
 def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """List the models of the Ollama servers, the stored embedded models, and those of the catalogue."""
+    from testronaut_llm.local.bench import SpeedHistory
     from testronaut_llm.local.model_downloader import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
+    speeds = SpeedHistory()
     stored = {one.name: one for one in ModelStore().list()}
     servers = list(_servers(config))
     rows = []
@@ -40,10 +42,10 @@ def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
         where = f"at {url}" if len(servers) > 1 else ""
         for one in models:
             name = f"ollama/{one.name}"
-            rows.append((name, one.size, until.get(one.name, "pulled"), _speed(name, url), _facts(one, where)))
+            rows.append((name, one.size, until.get(one.name, "pulled"), speeds.words(name, url), _facts(one, where)))
     for model in stored.values():
         name = f"embedded/{model.name}"
-        rows.append((name, model.size, "stored", _speed(name), model.source))
+        rows.append((name, model.size, "stored", speeds.words(name), model.source))
     offered = [entry for name, entry in catalogue().items() if name not in stored]
     rows += [(f"embedded/{one.name}", one.size or 0, "not stored", "", one.source) for one in offered]
     value = {
@@ -70,15 +72,6 @@ def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], 
                     yield server.url, server.models(), server.loaded()
         except LLMError as error:
             screen.note(str(error))
-
-
-def _speed(name: str, api_base: str | None = None) -> str:
-    """Returns the tokens a second that `models bench` measured last; empty if it has not."""
-    from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.local.bench import SpeedHistory
-
-    speed = SpeedHistory().latest(ModelConfig(alias=name, model=name, api_base=api_base))
-    return f"{speed.answer_rate:,.0f} tokens/s" if speed else ""
 
 
 def _facts(model: OllamaModel, where: str) -> str:

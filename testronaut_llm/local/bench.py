@@ -68,6 +68,11 @@ class SpeedHistory:
         """Returns the last measurement, or None where there is none."""
         return next(reversed(self._read().get(_key(model), ())), None)
 
+    def words(self, name: str, api_base: str | None = None) -> str:
+        """Returns the tokens a second of the last measurement of `provider/name`; empty if there is none."""
+        speed = self.latest(ModelConfig(alias=name, model=name, api_base=api_base))
+        return f"{speed.answer_rate:,.0f} tokens/s" if speed else ""
+
     def add(self, model: ModelConfig, speed: Speed) -> None:
         """Stores a measurement in place of the last one. Raises OSError: the file cannot be written."""
         with held(self.path.with_suffix(".lock")):

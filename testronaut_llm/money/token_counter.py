@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import threading
 import time
@@ -188,7 +189,8 @@ class TokenCounter:
             try:
                 if lines:
                     made(self._path.parent)
-                    with self._path.open("a", encoding="utf-8") as file:
+                    handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                    with os.fdopen(handle, "a", encoding="utf-8") as file:
                         file.write("".join(lines))
             except OSError as error:
                 self._warn("token_memory_not_saved", error)

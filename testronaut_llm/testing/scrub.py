@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import copy
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from testronaut_llm.telemetry.redaction import find_keys, is_secret_name
+from testronaut_llm.telemetry.redaction import Redactor, find_keys, is_secret_name
 
 REQUEST_HEADERS = frozenset({"content-type", "accept", "anthropic-version", "anthropic-beta"})
 RESPONSE_HEADERS = frozenset(
@@ -100,7 +101,7 @@ def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
 def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
     """What must not be in a file: keys, cookies, account ids, and the values of variables that are named like keys.
 
-    Bodies in base64 are looked into. Values are found plain, URL-quoted and in base64. Each leak is named with its
+    Bodies in base64 are looked into. Values are found in any encoding. Each leak is named with its
     line, and shortened, so that a report of leaks is none.
     """
     found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
@@ -110,9 +111,12 @@ def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
     shown = [(start, kind, f"{leak[:6]}...({len(leak)} characters)") for start, kind, leak in found]
     secrets = secrets_in(environ)
     for name, value in environ.items():
-        forms = value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")
-        if value in secrets and (there := [text.find(form) for form in forms if form in text]):
-            shown.append((there[0], "value of a variable", name))
+        known = Redactor()
+        known.add(value)
+        if value in secrets and known.knows(text):
+            lines = text.splitlines(keepends=True)
+            before = itertools.takewhile(lambda line: not known.knows(line), lines)  # noqa: B023 - used at once
+            shown.append((sum(map(len, before)), "value of a variable", name))
     return [f"line {text.count(chr(10), 0, start) + 1}: {kind}: {leak}" for start, kind, leak in shown]
 
 

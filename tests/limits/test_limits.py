@@ -14,7 +14,7 @@ import faults
 import pytest
 import structlog
 from fault_server import Exchange
-from manager_kit import Api, ask, config, manager, model
+from manager_kit import Api, ask, config, looked_up, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.limits import windows as rate_windows
@@ -322,9 +322,10 @@ def test_a_cassette_is_replayed_without_limits(api: Make) -> None:
     """Nothing is sent, so nothing waits: neither for `limits` nor for what a recorded answer asks."""
     made = config({"a": model("openai", api("a"), limits={"rpm": 1})})
     with OfflineLLM(config=made) as llm:
+        call, services = looked_up(llm), llm._caller.services
+        candidate = services.route(call).kept[0]
         for _ in range(3):
-            ticket = limiter_of(llm).ticket(rules_of(made, made.model("a")), "a", 1)
+            ticket = services.ticket(call, candidate, 1)
             assert ticket.turn()
             ticket.leave(sent=True, error=errors.RateLimitError("slow", retry_after=50.0))
             assert not ticket.is_resting
-            assert not ticket.is_in_vain

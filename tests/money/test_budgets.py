@@ -11,12 +11,12 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import Api, config, manager, model
+from manager_kit import Api, config, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile
-from testronaut_llm.records import Call, Candidate, Usage
+from testronaut_llm.records import Candidate, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
@@ -287,10 +287,9 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reservation that cannot be marked `sent` stops what a limit holds for, and nothing that is free."""
     with fake("dear", budget={"total": "0.02"}) as llm:
-        made, task, budgets = llm.config, llm.config.task("t"), llm._caller.services.budgets
-        call = Call(task="t", messages=(), max_tokens=1000, deadline=9.0)
+        call, budgets = looked_up(llm), llm._caller.services.budgets
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
-        one, free = (budgets.reserve(made, task, call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
+        one, free = (budgets.reserve(call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
         monkeypatch.setattr(llm._ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):

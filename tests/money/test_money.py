@@ -14,9 +14,9 @@ import pytest
 import structlog
 from fault_server import Exchange, Reply
 from manager_kit import Api, ask, manager, model, prices
-from testronaut_llm.cli.spend_page import page
 
 from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm.cli.spend import page
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
