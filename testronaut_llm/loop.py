@@ -104,9 +104,14 @@ async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
 
 
 class Loop:
-    """One event loop in a thread of its own. Safe for threads; a forked child starts its own."""
+    """One event loop in a thread of its own. Safe for threads; a forked child starts its own.
 
-    def __init__(self) -> None:
+    Args:
+        at_end: closes what belongs to the loop; runs on it when all else has ended.
+    """
+
+    def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        self._at_end = at_end
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -151,13 +156,20 @@ class Loop:
             self._loop = asyncio.new_event_loop()
             pools = (ThreadPoolExecutor(MOST_THREADS, "testronaut-llm"), ThreadPoolExecutor(1, "testronaut-llm-files"))
             self._files = pools[1]
-            thread = threading.Thread(target=_live, args=(self._loop, *pools), name="testronaut-llm-loop", daemon=True)
+            thread = threading.Thread(
+                target=_live, args=(self._loop, self._at_end, *pools), name="testronaut-llm-loop", daemon=True
+            )
             thread.start()
             self._stop = weakref.finalize(self, _end, self._loop, thread)
         return self._loop
 
 
-def _live(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, files: ThreadPoolExecutor) -> None:
+def _live(
+    loop: asyncio.AbstractEventLoop,
+    at_end: Callable[[], Coroutine[Any, Any, None]] | None,
+    pool: ThreadPoolExecutor,
+    files: ThreadPoolExecutor,
+) -> None:
     asyncio.set_event_loop(loop)
     loop.set_default_executor(pool)
     try:
@@ -166,6 +178,8 @@ def _live(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, files: Thre
         for task in tasks:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        if at_end is not None:
+            loop.run_until_complete(at_end())
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # `accept` may be what closes the manager

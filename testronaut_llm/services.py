@@ -79,7 +79,6 @@ class Services:
         offline: bool = False,
     ) -> None:
         self.redactor, self.telemetry, self.probes, self.ledger = redactor, telemetry, probes, ledger
-        self.loop = Loop()
         self.prices = PriceTable.load()
         self.counter = TokenCounter()
         self.credentials = Credentials()
@@ -88,6 +87,7 @@ class Services:
         self.speeds = SpeedHistory()
         self.local = LocalModels(config, probes, telemetry.happened)
         self.gateway = gateway or Gateway(redactor.redact)
+        self.loop = Loop(self.gateway.aclose)
         self._offline = self.local.repeatable = offline
         self._routed: set[tuple[str, str]] = set()
         self._doubted: set[str] = set()
@@ -228,8 +228,6 @@ class Services:
 
     def close(self) -> None:
         """Ends what runs, closes connections, and ends embedded models."""
-        if self.loop.is_running:
-            self.loop.start(self.gateway.aclose).result()
         self.loop.close()
         self.local.close()
         self.counter.close()

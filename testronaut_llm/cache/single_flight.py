@@ -11,7 +11,6 @@ import errno
 import os
 import struct
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -89,7 +88,6 @@ class FlightLocks:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._lock = threading.Lock()
         self._handle: int | None = None
         self._process = os.getpid()
 
@@ -115,19 +113,17 @@ class FlightLocks:
 
     def close(self) -> None:
         """Frees all of them."""
-        with self._lock:
-            handle, self._handle = self._handle, None
+        handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
 
     def _opened(self) -> int:
         if self._process != os.getpid():  # a fork shares the open file, and with it the locks
-            self._process, self._lock = os.getpid(), threading.Lock()
+            self._process = os.getpid()
             self.close()
-        with self._lock:
-            if self._handle is None:
-                self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-            return self._handle
+        if self._handle is None:
+            self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        return self._handle
 
 
 def _set(handle: int, place: int, *, free: bool) -> None:

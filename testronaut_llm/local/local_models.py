@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
 from testronaut_llm.local.download import Progress, Report, shown
+from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.ollama_body import load_options, usual_window, window
 from testronaut_llm.providers.provider_registry import Probes, api_base_of, provider_of, pull_command
-from testronaut_llm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-    from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
+    from testronaut_llm.local.local_provider import Endpoint
 
 _REMEMBERED = 5.0
 """Seconds that an answer of `/api/ps` counts, so that a busy manager does not ask at each call."""
@@ -101,21 +101,14 @@ class LocalModels:
         self._served: dict[str, str] = {}
         self._loaded: dict[tuple[str | None, str], _Loaded] = {}
         self.repeatable = False
-
-    @lazy
-    def runner(self) -> EmbeddedRunner:
-        """The embedded models, started when they are used."""
-        from testronaut_llm.local.local_provider import EmbeddedRunner
-
-        return EmbeddedRunner()
+        self.runner = EmbeddedRunner()
 
     def close(self) -> None:
         """Ends the embedded models, and the fetches at their next step."""
         with self._lock:
             for fetch in self._fetches.values():
                 fetch.until = 0.0
-        if "runner" in self.__dict__:
-            self.runner.close()
+        self.runner.close()
 
     def serve(self, model: ModelConfig, *, embeddings: bool) -> Endpoint:
         """Returns where an embedded model answers; may start it. Raises as `EmbeddedRunner.endpoint` does."""

@@ -100,7 +100,7 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
     made = LLMManager(config=settings.model_copy(update={"budget": budget}))
     made._caller.services.prices = prices()
     if wire == "embedded":
-        made._caller.services.local.__dict__["runner"] = _Served(url)
+        made._caller.services.local.runner = _Served(url)
     return made, a, b, elsewhere
 
 
