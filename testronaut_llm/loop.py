@@ -174,17 +174,23 @@ def _live(
     loop.set_default_executor(pool)
     try:
         loop.run_forever()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(_cancel_all())
         if at_end is not None:
             loop.run_until_complete(at_end())
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(_cancel_all())  # generators that were collected meanwhile are closed by tasks
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # `accept` may be what closes the manager
         files.shutdown()
         loop.close()
+
+
+async def _cancel_all() -> None:
+    await asyncio.sleep(0)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

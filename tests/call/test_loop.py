@@ -14,6 +14,15 @@ import pytest
 
 from testronaut_llm.loop import Loop
 
+BEFORE: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_others() -> None:
+    """Managers of other tests may not have been collected yet."""
+    BEFORE.clear()
+    BEFORE.update(threading.enumerate())
+
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
@@ -23,8 +32,8 @@ def loop() -> Iterator[Loop]:
 
 
 def loop_threads() -> int:
-    """How many such threads there are."""
-    return sum(one.name == "testronaut-llm-loop" for one in threading.enumerate())
+    """How many such threads this test has."""
+    return sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - BEFORE)
 
 
 async def where() -> int:

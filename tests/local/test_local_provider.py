@@ -95,7 +95,8 @@ def script(store: ModelStore, body: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        # From Python 3.12 on, a fork of a process with threads is warned of.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders), "PYTHONWARNINGS": "ignore::DeprecationWarning"},
     )
 
 
