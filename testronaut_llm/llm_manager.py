@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
@@ -15,7 +15,7 @@ from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.lookup import Lookup
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, takes
+from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, options_of, takes
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.provider_registry import Probes
 from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
@@ -163,10 +163,12 @@ class LLMManager:
         on_answer: Callable[[int, Outcome], object],
         *,
         concurrency: int = 8,
-        **options: Unpack[AllOptions],
+        options: Mapping[str, Any] | None = None,
+        **more: Unpack[AllOptions],
     ) -> None:
-        """`batch` without keeping results: `on_answer` gets each with its prompt's place, in this thread."""
-        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=on_answer)
+        """`batch` that keeps no results: `on_answer` gets each, with its prompt's place. `options`: more, as a mapping."""
+        start = self._each(task, {**options_of(options), **more})
+        run_each(start, prompts, concurrency=concurrency, finished=on_answer)
 
     @takes(AllOptions)
     def compare(

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -165,6 +165,18 @@ def takes(options: Any) -> Callable[[F], F]:
         return method
 
     return decorate
+
+
+def options_of(options: Any) -> AllOptions:
+    """Returns options that come in a mapping; none for None.
+
+    Raises:
+        InvalidRequestError: it is not a mapping, or an option is unknown or wrong.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
+    _checked(options or {})
+    return cast("AllOptions", options or {})
 
 
 def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOptions, *, stream: bool = False) -> Call:

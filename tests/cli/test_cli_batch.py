@@ -256,6 +256,13 @@ def test_answer_each_keeps_no_result() -> None:
 def test_answer_each_takes_no_option_that_no_call_takes() -> None:
     """A misspelled option is an error that names the closest one, before anything is sent."""
     llm = FakeLLM(tasks=("t",))
-    with pytest.raises(InvalidRequestError, match=r"'temprature'.*did you mean `temperature`"):
-        llm.answer_each("t", ["x"], lambda *_: None, temprature=1)  # type: ignore[call-arg]
+    for options, words in (
+        ({"temprature": 1}, "'temprature'.*did you mean `temperature`"),
+        ({"task": "other"}, "'task'"),
+        ({"concurrency": 2}, "'concurrency'"),
+        ({3: 4}, "unknown option 3"),
+        (["temperature"], "expected a mapping"),
+    ):
+        with pytest.raises(InvalidRequestError, match=words):
+            llm.answer_each("t", ["x"], lambda *_: None, options=options)  # type: ignore[arg-type]
     assert not llm.calls
