@@ -26,10 +26,21 @@ from testronaut_llm.providers.provider_registry import timeout_of
 from testronaut_llm.records import Attempt, Call, Result, Route, known_cost, total_cost
 from testronaut_llm.requests import Requests
 from testronaut_llm.routing.cost_optimizer import nothing_left
-from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts, out_of_time, passed_over
+from testronaut_llm.routing.retry import (
+    End,
+    Outcome,
+    Policy,
+    Try,
+    all_failed,
+    another_too_slow,
+    attempts,
+    out_of_time,
+    passed_over,
+)
 from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
+    from testronaut_llm.cache.entry import Vector
     from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.money.reservation import Reservation
     from testronaut_llm.services import Services
@@ -90,10 +101,7 @@ class Caller:
                 if result is None:
                     return await self._asked(call, emit)
         except FlightTimeoutError:
-            raise LLMTimeoutError(
-                f"{call.task}: an identical call did not end within the deadline of {call.deadline:g} s; "
-                "raise `deadline`, or ask for yourself with cache `off`"
-            ) from None
+            raise another_too_slow(call.task, call.deadline) from None
         emit_stored(result, emit)
         return result
 
@@ -105,9 +113,14 @@ class Caller:
             return await asyncio.to_thread(self._lookup.find_stored, call)
         return await self.services.loop.on_file(self._lookup.find_stored, call)
 
+    async def _vectors(self, call: Call) -> dict[str, Vector]:
+        if not call.texts or self._lookup.is_quick(call):
+            return self._lookup.vectors(call)
+        return await self.services.loop.on_file(self._lookup.vectors, call)
+
     async def _asked(self, whole: Call, emit: Emit | None) -> Result:
         """Asks the models, stores what they answer, and returns it."""
-        services, found = self.services, self._lookup.vectors(whole)
+        services, found = self.services, await self._vectors(whole)
         call = self._lookup.without(whole, found)
 
         route = services.route(call) if services.is_warm(call) else await asyncio.to_thread(services.cold_route, call)

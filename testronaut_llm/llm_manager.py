@@ -166,7 +166,7 @@ class LLMManager:
         options: Mapping[str, Any] | None = None,
         **more: Unpack[AllOptions],
     ) -> None:
-        """`batch` that keeps no results: `on_answer` gets each, with its prompt's place. `options`: more, as a mapping."""
+        """`batch` that keeps no results: `on_answer` gets each and its place. `options`: more options, as a mapping."""
         start = self._each(task, {**options_of(options), **more})
         run_each(start, prompts, concurrency=concurrency, finished=on_answer)
 

@@ -194,6 +194,14 @@ def out_of_time(task: str, candidate: Candidate, deadline: float) -> LLMTimeoutE
     )
 
 
+def another_too_slow(task: str, deadline: float) -> LLMTimeoutError:
+    """Returns the error of a call that waited for an identical one, for all of its deadline (seconds)."""
+    return LLMTimeoutError(
+        f"{task}: an identical call did not end within the deadline of {deadline:g} s; "
+        "raise `deadline`, or ask for yourself with cache `off`"
+    )
+
+
 def all_failed(task: str, last: LLMError, tried: tuple[Attempt, ...]) -> AllModelsFailedError:
     """The error that holds every failure, in order."""
     lines = "".join(f"\n  {one.model}: {one.error}" for one in tried if one.error is not None)
