@@ -23,8 +23,8 @@ from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
-from testronaut_llm.records import Attempt, Call, Result, Route, known_cost, total_cost
-from testronaut_llm.requests import Requests
+from testronaut_llm.records import Attempt, Call, Result, Route, T, known_cost, total_cost
+from testronaut_llm.requests import Requests, cancelled
 from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.routing.retry import (
     End,
@@ -40,7 +40,6 @@ from testronaut_llm.routing.retry import (
 from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
-    from testronaut_llm.cache.entry import Vector
     from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.money.reservation import Reservation
     from testronaut_llm.services import Services
@@ -97,7 +96,7 @@ class Caller:
             return await self._asked(call, emit)
         try:
             async with self._flights.join(key, lambda: call.left, leads=not call.stream):
-                result = await self._stored(call)
+                result = await self._looked_up(call, self._lookup.find_stored)
                 if result is None:
                     return await self._asked(call, emit)
         except FlightTimeoutError:
@@ -105,22 +104,16 @@ class Caller:
         emit_stored(result, emit)
         return result
 
-    async def _stored(self, call: Call) -> Result | None:
-        """What an identical call has stored since the lookup of this one."""
+    async def _looked_up(self, call: Call, find: Callable[[Call], T]) -> T:
+        """Returns what `find` finds in the store: at once if that is quick, else off the event loop."""
         if self._lookup.is_quick(call):
-            return self._lookup.find_stored(call)
-        if call.accept is not None:
-            return await asyncio.to_thread(self._lookup.find_stored, call)
-        return await self.services.loop.on_file(self._lookup.find_stored, call)
-
-    async def _vectors(self, call: Call) -> dict[str, Vector]:
-        if not call.texts or self._lookup.is_quick(call):
-            return self._lookup.vectors(call)
-        return await self.services.loop.on_file(self._lookup.vectors, call)
+            return find(call)
+        off_the_loop = asyncio.to_thread if call.accept is not None else self.services.loop.on_file
+        return await off_the_loop(find, call)
 
     async def _asked(self, whole: Call, emit: Emit | None) -> Result:
         """Asks the models, stores what they answer, and returns it."""
-        services, found = self.services, await self._vectors(whole)
+        services, found = self.services, await self._looked_up(whole, self._lookup.vectors)
         call = self._lookup.without(whole, found)
 
         route = services.route(call) if services.is_warm(call) else await asyncio.to_thread(services.cold_route, call)
@@ -239,7 +232,7 @@ class _Conversation:
         except (BudgetExceededError, ConfigError) as error:
             reply = Reply(error=passed_over(error), sent=False)
         finally:
-            received = reply if reply is not None else _cancelled(exchange)
+            received = reply if reply is not None else cancelled(exchange)
             self.tried.append(judge.attempt(step, received, latency=time.monotonic() - began))
             self.sent = self.sent or received.sent
             reservation.settle(self.tried[-1])
@@ -306,7 +299,3 @@ class _Conversation:
         error = end.last if stopped else all_failed(self.call.task, end.last, tuple(self.tried))
         error.attempts = tuple(self.tried)
         return error
-
-
-def _cancelled(exchange: Exchange) -> Reply:
-    return Reply(error=LLMTimeoutError("the call was cancelled before its answer was complete"), sent=exchange.left)

@@ -6,12 +6,14 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from testronaut_llm.gateway.model_request import EmbedRequest, Request
+from testronaut_llm.errors import LLMTimeoutError
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
 from testronaut_llm.money.price_rows import service_of
 from testronaut_llm.records import Message
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.gateway.exchange import Exchange
     from testronaut_llm.records import Call
     from testronaut_llm.routing.retry import Try
     from testronaut_llm.services import Services
@@ -96,3 +98,8 @@ class Requests:
     def service_asked(self, model: ModelConfig) -> str:
         """Returns the service tier that a request asks for; empty for the standard one."""
         return service_of({**model.extra, **self.call.extra}) or ""
+
+
+def cancelled(exchange: Exchange) -> Reply:
+    """Returns the reply of a request that was left before its answer was complete: nobody knows what was billed."""
+    return Reply(error=LLMTimeoutError("the call was cancelled before its answer was complete"), sent=exchange.left)
