@@ -202,10 +202,7 @@ class _Conversation:
         return None
 
     async def _downloaded(self, step: Try) -> LLMError | None:
-        """Waits for a model that has to be downloaded first; returns why it cannot be had.
-
-        The time of the attempt does not run meanwhile, that of the call does.
-        """
+        """Waits for a model that has to be downloaded first; returns why that failed. Only the call's time runs."""
         download = self.services.local.fetch(self.call.config.model(step.candidate.alias), self.call.left)
         if download is None:
             return None
