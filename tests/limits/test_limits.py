@@ -199,7 +199,7 @@ def test_a_slot_that_does_not_come_free_ends_with_the_deadline(api: Make) -> Non
         until(lambda: server.now == 1)
         with pytest.raises(errors.LLMTimeoutError, match=r"models\.a\.limits \(concurrency: 1\)") as caught:
             llm.complete("t", "hi", deadline=0.2)
-        assert caught.value.attempts[0].waited >= 0.2
+        assert caught.value.attempts[0].waited > 0.15  # from its place in line on
         server.go.set()
         assert first.result().text
         assert is_free(llm)
