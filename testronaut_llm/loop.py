@@ -15,6 +15,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from testronaut_llm.errors import LLMError
+
 _T = TypeVar("_T")
 
 MOST_THREADS = 256
@@ -31,11 +33,15 @@ class Running(Generic[_T]):
         loop.call_soon_threadsafe(self._begin, work, context=contextvars.copy_context())
 
     def result(self) -> _T:
-        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end."""
+        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end.
+
+        Raises:
+            LLMError: the manager was closed meanwhile; or whatever the coroutine raises.
+        """
         try:
             return self.done.result()
         except concurrent.futures.CancelledError:
-            raise asyncio.CancelledError from None
+            raise LLMError("the manager was closed before the call ended; close it when its calls have ended") from None
         except BaseException:
             self.end()
             raise

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,20 @@ async def test_cancelling_settles_and_closes(api: Make, stream: bool) -> None:
             await task
         assert books.notes == ["reserved", "sent", "settled"]
         assert await asyncio.to_thread(hung_up.wait, 20)
+
+
+def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
+    """They end in an error that says so, and what was sent is settled."""
+    a = api("a", faults.silent)
+    llm = manager({"m": model("openai", a)}, timeout=60)
+    books = _with_books(llm)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(llm.complete, "t", "hi")
+        assert _ends(lambda: bool(a.asked))
+        llm.close()
+        with pytest.raises(errors.LLMError, match="the manager was closed before the call ended"):
+            call.result(20)
+    assert books.notes == ["reserved", "sent", "settled"]
 
 
 @pytest.mark.parametrize("wire", WIRES)

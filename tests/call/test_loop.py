@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Loop
 
 BEFORE: set[threading.Thread] = set()
@@ -77,7 +78,7 @@ def test_ending_cancels_the_work_and_waits_for_its_end(loop: Loop) -> None:
     assert begun.wait(10)
     running.end()
     assert ended.is_set()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(LLMError, match="closed before the call ended"):
         running.result()
 
 
@@ -154,5 +155,5 @@ def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
     running = loop.start(where)
     running.cancel()
     blocked.set()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(LLMError, match="closed before the call ended"):
         running.result()
