@@ -8,7 +8,7 @@ import gc
 import gzip
 import weakref
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import faults
@@ -23,12 +23,6 @@ from testronaut_llm.gateway.clients import Clients, Connection
 from testronaut_llm.gateway.exchange import Exchange, SecondRequestError
 from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError, bounded
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import faults
@@ -32,19 +31,6 @@ _AS_STREAM = {"no finish": errors.ConnectionFailedError}
 """A stream that ends without a finish was cut, as far as anybody can tell."""
 _LOOSE: tuple[type[errors.LLMError], ...] = (errors.BadResponseError, errors.ConnectionFailedError)
 _CUT_SHAPES = {"wrong shape", "truncated json", "a list", "null", "not utf-8", "no choices", "huge", "broken gzip"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def attempt() -> Iterator[Attempts]:
-    made = Attempts()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import faults
@@ -29,19 +29,6 @@ OPENAI_LIKE = {
 }
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_wire = pytest.mark.parametrize("wire", WIRES)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def attempt() -> Iterator[Attempts]:
-    made = Attempts()
-    yield made
-    made.close()
 
 
 FINISHES: dict[str, type[errors.LLMError]] = {
