@@ -30,7 +30,7 @@ from pydantic import SecretStr
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.gateway.model_request import Reply, Request, Target
 from testronaut_llm.money.prices import Cost, PriceTable
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Message, Usage
@@ -69,7 +69,7 @@ def answers(folder: Path) -> Iterator[tuple[dict[str, Any], ModelConfig, Reply]]
     runner.close()
 
 
-async def _reply(gateway: Gateway, request: Request | EmbedRequest) -> Reply:
+async def _reply(gateway: Gateway, request: Request) -> Reply:
     *_, reply = [part async for part in gateway.send(request, Exchange())]
     assert isinstance(reply, Reply)
     if reply.usage is None:
@@ -103,10 +103,10 @@ def _chat(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> R
     )
 
 
-def _embedding(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> EmbedRequest:
+def _embedding(row: dict[str, Any], folder: Path, model: ModelConfig, port: int) -> Request:
     sent = json.loads((folder / row["path"]).read_text("utf-8"))["request_json"] or {}
     texts = sent.get("input") if isinstance(sent.get("input"), list) else ["?"]
-    return EmbedRequest(target=_target(row, folder, model, port), texts=tuple(map(str, texts)), timeout=20.0)
+    return Request(target=_target(row, folder, model, port), texts=tuple(map(str, texts)), timeout=20.0)
 
 
 def tables() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LLMTimeoutError
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
+from testronaut_llm.gateway.model_request import Reply, Request
 from testronaut_llm.money.price_rows import service_of
 from testronaut_llm.records import Message
 
@@ -34,7 +34,7 @@ class Requests:
         """Returns the row of the model that an attempt asks."""
         return self.call.config.model(step.candidate.alias)
 
-    def request(self, step: Try, timeout: float) -> Request | EmbedRequest:
+    def request(self, step: Try, timeout: float) -> Request:
         """Returns what an attempt sends. May start a local model, or run a command that prints a key.
 
         Raises:
@@ -49,13 +49,10 @@ class Requests:
         )
         needed = int(longest * 1.3) + 256 + self.longest_answer(step)
         num_ctx = services.local.window(model, needed=needed, most=step.candidate.context_window)
-        if call.texts:
-            return EmbedRequest(
-                target=target, texts=call.texts, timeout=timeout, num_ctx=num_ctx, extra=call.extra, task=call.task
-            )
         return Request(
             target=target,
-            messages=self._turns(step),
+            messages=() if call.texts else self._turns(step),
+            texts=call.texts,
             max_tokens=self.longest_answer(step),
             timeout=timeout,
             temperature=call.temperature,

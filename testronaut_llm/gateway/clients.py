@@ -1,7 +1,7 @@
 """The clients that LiteLLM is handed: HTTP clients of ours, kept open between attempts, in the form that it takes.
 
-The HTTP clients follow no redirect (the prompt and the key would go along) and never use a proxy for loopback. They
-hold no key: what holds one is made for one attempt. What is needed beyond LiteLLM's documentation has a test in
+The HTTP clients follow no redirect (the prompt and the key would go along) and use no proxy for loopback. They hold no
+key: what holds one is made for one attempt. What goes beyond LiteLLM's documentation has a test in
 `tests/gateway/test_litellm_internals.py`.
 """
 
@@ -11,12 +11,11 @@ import asyncio
 import time
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import httpx
 
@@ -25,10 +24,9 @@ from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.providers.network import client_settings
 
 _MOST_IDLE, _IDLE_SECONDS = 64, 60.0
-"""How many clients of one event loop are kept open for later attempts, and for how long."""
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 _V1 = ("v1", "preview", "latest")
-"""API versions of Azure that are asked like OpenAI."""
+"""API versions of Azure with the URLs of OpenAI."""
 
 _inside: ContextVar[object] = ContextVar("testronaut_llm_inside", default=None)
 """The connection of the attempt that LiteLLM works on in this thread or task."""
@@ -37,7 +35,7 @@ _inside: ContextVar[object] = ContextVar("testronaut_llm_inside", default=None)
 class Connection:
     """One HTTP client for one endpoint, which serves one attempt at a time.
 
-    What httpcore does to share out the connections of one client grows with the square of their number.
+    A client that is shared by N attempts costs httpcore time that grows with N squared.
     """
 
     def __init__(self, url: str | None) -> None:
@@ -91,24 +89,23 @@ class Connection:
 
 
 class Clients:
-    """The idle clients of one manager, by event loop: connections belong to one, and close with it."""
+    """The idle clients of one manager. They belong to its event loop; another loop starts with none."""
 
     def __init__(self) -> None:
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: deque[Connection] | None = None
 
     @asynccontextmanager
     async def lend(self, url: str | None, exchange: Exchange) -> AsyncIterator[Connection]:
-        """Lends a client of this event loop for one attempt, whose requests belong to `exchange`."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._pools:
-            closer = _idle_until_the_loop_ends()
-            self._pools[loop] = _Pool(closer, await anext(closer))
-        pool = self._pools[loop]
-        connection = next((one for one in reversed(pool.idle) if one.url == url), None)
+        """Lends a client for one attempt, whose requests belong to `exchange`."""
+        if self._idle is None or self._loop is not asyncio.get_running_loop():
+            self._loop, self._idle = asyncio.get_running_loop(), deque()
+        idle = self._idle
+        connection = next((one for one in reversed(idle) if one.url == url), None)
         if connection is None:
             connection = Connection(url)
         else:
-            pool.idle.remove(connection)
+            idle.remove(connection)
         connection.exchange = exchange
         try:
             yield connection
@@ -116,28 +113,14 @@ class Clients:
             connection.exchange = None
             connection.http.cookies.clear()  # they may be of one account
             connection.idle_since = time.monotonic()
-            pool.idle.append(connection)
-            await _retire(pool.idle, _MOST_IDLE if self._pools.get(loop) is pool else 0)
+            idle.append(connection)
+            await _retire(idle, _MOST_IDLE if idle is self._idle else 0)
 
     async def close(self) -> None:
-        """Closes the clients of the running loop; those in use close when they come back."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.closer.aclose()
-
-
-class _Pool(NamedTuple):
-    closer: AsyncGenerator[deque[Connection], None]
-    idle: deque[Connection]
-
-
-async def _idle_until_the_loop_ends() -> AsyncGenerator[deque[Connection], None]:
-    """Yields a place for idle clients, and closes them at the end: a loop closes its generators before itself."""
-    idle: deque[Connection] = deque()
-    try:
-        yield idle
-    finally:
-        await _retire(idle, 0)
+        """Closes the clients; those in use close when they come back."""
+        idle, self._idle = self._idle, None
+        if idle is not None and self._loop is asyncio.get_running_loop():
+            await _retire(idle, 0)
 
 
 async def _retire(idle: deque[Connection], most: int) -> None:
@@ -147,19 +130,17 @@ async def _retire(idle: deque[Connection], most: int) -> None:
 
 
 def forget(litellm: Any, client: object) -> None:
-    """Has LiteLLM drop a client of an attempt that is over: it keeps those for Azure, and would lend them to others."""
+    """Removes a client from LiteLLM's cache, which keeps those for Azure, with their key, and lends them to others."""
     kept = litellm.in_memory_llm_clients_cache
     for key in [key for key, one in list(kept.cache_dict.items()) if one is client]:
         kept.delete_cache(key)
 
 
-def lend_module_client(litellm: Any) -> None:
-    """Has LiteLLM use the attempt's client inside our calls where it takes no other: for Ollama's embeddings."""
-    litellm.module_level_aclient = _ModuleClient(litellm)
+class ModuleClient:
+    """Stands in for LiteLLM's module-level client, which its Ollama embeddings use whatever `client` they are given.
 
-
-class _ModuleClient:
-    """Stands in for a handler of LiteLLM's: inside our calls it is the attempt's, else one of its own."""
+    Inside our calls it is the attempt's handler, else one of its own.
+    """
 
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
@@ -185,10 +166,10 @@ class _AnyInside(Warning, metaclass=_InsideMeta):
 
 @contextmanager
 def inside(connection: object) -> Iterator[None]:
-    """LiteLLM works in here with the connection of an attempt, and warns nobody.
+    """Lets LiteLLM work with the connection of an attempt, and silences its warnings.
 
-    A host that runs with `-W error` would lose a good answer to a warning. Other threads, tasks and the caller's own
-    code see their warnings as before, which `warnings.catch_warnings` would change for all.
+    A host that runs with `-W error` would lose a good answer to a warning. Other threads and tasks see their warnings
+    as before; `warnings.catch_warnings` would change them for all.
     """
     if not warnings.filters or warnings.filters[0][2] is not _AnyInside:  # another filter came before it since
         warnings.simplefilter("ignore", _AnyInside)

@@ -1,7 +1,7 @@
 """What a raw body proves: which finish reason and usage were received, and whether it reports an error.
 
-One reading serves JSON, server-sent events and NDJSON. The fields are those of the OpenAI, Anthropic,
-Ollama and Gemini wires; values are not interpreted here, LiteLLM does that.
+One reading serves JSON, server-sent events and NDJSON. The fields are those of the OpenAI, Anthropic, Ollama and Gemini
+wires; values are not interpreted here, LiteLLM does that.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from testronaut_llm.money.price_rows import service_of
 
 _LINE = re.compile(r"\r\n|\r|\n")
 """Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
-_PARTS = re.compile(rb'"content"\s*:\s*\[')
 _TEXTS = (None, "text", "output_text")
+_PARTS = re.compile(rb'"content"\s*:\s*\[')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,10 @@ class Evidence:
     """What one body proves.
 
     Attributes:
-        documents: how many JSON documents the body holds.
-        finish: finish reason as the provider spelled it, None where none was received.
-        usage: the tokens that were counted, None where none were.
-        service: the service tier that answered: empty for the standard one, None where it is not said.
+        documents: number of JSON documents in the body.
+        finish: finish reason as the provider spelled it; None if none was received.
+        usage: the tokens that were counted; None if none were.
+        service: the service tier that answered; empty is the standard one, None unknown.
         error: the document that reports an error under a success status.
     """
 
@@ -43,31 +43,22 @@ class Evidence:
 
 def examine(text: str) -> Evidence:
     """Reads a body, whole or broken."""
+    whole = parsed(text)
+    if whole is None:
+        whole = [parsed(line.removeprefix("data:").strip()) for line in _LINE.split(text)]
     count, finish = 0, None
     said: dict[str, Any] = {}
     error: dict[str, Any] | None = None
-    for document in _documents(text):
+    for document in _dicts(whole if isinstance(whole, list) else [whole]):
         count += 1
         finish = _finish(document) or finish
         merge(said, document)
-        error = error or _error(document)
+        if error is None:
+            of_choices = (one["error"] for one in _dicts(document.get("choices")) if one.get("error"))  # OpenRouter
+            failed = next(of_choices, None)
+            error = {"error": failed} if failed else document if reports_error(document) else None
     finish = finish.strip("'")[:60] if finish else None
     return Evidence(documents=count, finish=finish, usage=counts_of(said), service=service_of(said), error=error)
-
-
-def _documents(text: str) -> Iterator[dict[str, Any]]:
-    whole = parsed(text)
-    if whole is not None:
-        yield from _dicts(whole if isinstance(whole, list) else [whole])
-    else:
-        yield from _dicts([parsed(line.removeprefix("data:").strip()) for line in _LINE.split(text)])
-
-
-def _error(document: dict[str, Any]) -> dict[str, Any] | None:
-    for choice in _dicts(document.get("choices")):
-        if choice.get("error"):  # OpenRouter, where the model's own provider failed
-            return {"error": choice["error"]}
-    return document if reports_error(document) else None
 
 
 def _finish(document: dict[str, Any]) -> str | None:
@@ -104,12 +95,8 @@ def readable(text: bytes) -> bytes:
     joined = False
     for choice in _dicts(document.get("choices") if isinstance(document, dict) else None):
         for message in _dicts([choice.get("message"), choice.get("delta")]):
-            if isinstance(message.get("content"), list):
-                message["content"], joined = "".join(map(_text, message["content"])), True
+            if isinstance(content := message.get("content"), list):
+                parts = [one for one in content if not isinstance(one, dict) or one.get("type") in _TEXTS]
+                texts = [one.get("text") if isinstance(one, dict) else one for one in parts]
+                message["content"], joined = "".join([one for one in texts if isinstance(one, str)]), True
     return text[:start] + json.dumps(document).encode() + text[end:] if joined else text
-
-
-def _text(part: Any) -> str:
-    if isinstance(part, dict):
-        part = part.get("text") if part.get("type") in _TEXTS else None
-    return part if isinstance(part, str) else ""

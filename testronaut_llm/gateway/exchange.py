@@ -1,7 +1,7 @@
 """What really went over the wire in one attempt, seen from hooks on an HTTP client of ours.
 
-LiteLLM repairs, renames and invents: a missing finish reason becomes `stop`, a missing usage is
-counted, a 529 becomes a 500. Here status, headers and body are kept as they came.
+LiteLLM repairs, renames and invents: a missing finish reason becomes `stop`, a missing usage is counted, a 529 becomes
+a 500. Here status, headers and body are kept as they came.
 """
 
 from __future__ import annotations
@@ -19,22 +19,17 @@ from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bo
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
 MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
-"""Of a stream from the beginning of one event to that of the next, comments and empty lines included, and of a body
-under an error status: LiteLLM puts both into its exceptions and searches those for secrets, at ten seconds a megabyte,
-on the event loop."""
-_CHATS = ("messages", "contents")
-"""What the body of a request for a chat has, and of one for vectors has not."""
-_EVENTS = (b"\ndata:", b"\n{")
-"""How an event begins: a server-sent one, a line of NDJSON."""
+"""Of a stream from one event to the next, and of a body under an error status: LiteLLM searches both for secrets, ten
+seconds a megabyte, on the event loop."""
 
 
 class SecondRequestError(Exception):
-    """Something below wanted to ask again by itself."""
+    """LiteLLM or an SDK tried to send a second request within one attempt."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """The request that was sent and what came back, filled in while it happens."""
+    """One request and its response, filled in as they happen. `broke` is what ended the body early."""
 
     requests: int = 0
     sent: dict[str, Any] | None = None
@@ -51,7 +46,7 @@ class Exchange:
 
     @property
     def left(self) -> bool:
-        """True if the request may have left this machine; no part of its body has, where no connection was made."""
+        """True if the request may have left this machine. Without a connection, no part of its body has."""
         return self.requests > 0 and (self._body_begun or self.status is not None or not self._traced)
 
     @property
@@ -60,11 +55,7 @@ class Exchange:
         return self.body.decode("utf-8", errors="replace")
 
     def on_request(self, request: httpx.Request) -> None:
-        """Takes note of the one request of the attempt.
-
-        Raises:
-            SecondRequestError: there was one already.
-        """
+        """Notes the one request of the attempt. Raises SecondRequestError at another."""
         if self.requests:
             raise SecondRequestError("one attempt is one request")
         self.requests = 1
@@ -75,18 +66,18 @@ class Exchange:
             self.sent = None
 
     def on_response(self, response: httpx.Response) -> None:
-        """Takes the head of the response; its body comes later, unpacked and bounded."""
+        """Notes the head of the response, and bounds its body."""
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
-        whole_chat = not self._streams and any(name in (self.sent or ()) for name in _CHATS)
+        whole_chat = not self._streams and any(name in (self.sent or ()) for name in ("messages", "contents"))
         most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
         self._unpacker = unpacker(response, most=most, streams=self._streams)
-        bound(response, self._take, self._broken, self._rest)
+        bound(response, self._take, self._broken, lambda: readable(bytes(self._line)))
         if isinstance(response.stream, httpx.AsyncByteStream):
             self._stream = response.stream
 
     async def aclose(self) -> None:
-        """Ends the response, read to its end or not."""
+        """Closes the response, read to its end or not."""
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -95,21 +86,16 @@ class Exchange:
         return self.sent is not None and self.sent.get("stream") is True
 
     async def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Takes note of how far httpx is; a proxy that is asked for a tunnel has not been sent the request yet."""
         self._traced = True
-        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of a proxy's tunnel
             self._body_begun = True
 
     def _take(self, chunk: bytes) -> Iterator[bytes]:
-        """Keeps a piece of the body, and returns it unpacked, as LiteLLM can read it; of a stream whole lines.
-
-        Raises:
-            BodyError: the body is longer than any answer.
-        """
+        """Keeps a piece of the body and returns it unpacked, of a stream whole lines. Raises BodyError at the bound."""
         for piece in self._unpacker.take(chunk):
             start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
             self.body += piece
-            self._event = max(self._event, *(self.body.rfind(begin, start) for begin in _EVENTS))
+            self._event = max(self._event, *(self.body.rfind(begin, start) for begin in (b"\ndata:", b"\n{")))
             if self._streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
                 raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
             self._line += piece
@@ -117,9 +103,6 @@ class Exchange:
             lines = bytes(self._line[:end])
             del self._line[:end]
             yield b"".join(map(readable, lines.splitlines(keepends=True)))
-
-    def _rest(self) -> bytes:
-        return readable(bytes(self._line))
 
     def _broken(self, error: Exception) -> None:
         self.broke = error

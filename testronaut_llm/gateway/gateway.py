@@ -1,11 +1,9 @@
 """The only door to LiteLLM: one attempt, sent, streamed or embedded, comes back as a Reply.
 
-LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of its are
-changed, for the whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`,
-`disable_aiohttp_transport`, `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter
-there and on those of the libraries below, see `telemetry/log.py`), a row in `model_cost` for each Ollama
-model that is asked, and its module-level async client: during our calls it is ours, since its Ollama embeddings
-take no other.
+LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of it are changed, for the
+whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`, `disable_aiohttp_transport`,
+`disable_hf_tokenizer_download`, the handlers of its loggers (with a filter there and on those of the libraries below,
+see `telemetry/log.py`), a row in `model_cost` for each Ollama model that is asked, and its module-level async client.
 """
 
 from __future__ import annotations
@@ -14,11 +12,11 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
-from testronaut_llm.gateway.clients import Clients, forget, inside, lend_module_client
+from testronaut_llm.gateway.clients import Clients, ModuleClient, forget, inside
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target, arguments, litellm_name
+from testronaut_llm.gateway.model_request import Reply, Request, Target, arguments, litellm_name
 from testronaut_llm.gateway.reply_reader import ReplyReader
 from testronaut_llm.providers.network import importable
 from testronaut_llm.telemetry.log import guard_logs
@@ -29,7 +27,6 @@ _SWITCHES = {
     "LITELLM_MODE": "PRODUCTION",
     "DISABLE_AIOHTTP_TRANSPORT": "True",
 }
-
 _KNOWN = {"litellm_provider": "ollama", "mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 0}
 """LiteLLM asks the server on localhost about an Ollama model that its table lacks, before and after each call."""
 
@@ -41,7 +38,7 @@ def load_litellm() -> Any:
     with inside(object()), importable("litellm"):
         import litellm
 
-        lend_module_client(litellm)
+        litellm.module_level_aclient = cast(Any, ModuleClient(litellm))
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True
     litellm.disable_hf_tokenizer_download = True
@@ -64,13 +61,13 @@ class Gateway:
         """Loads LiteLLM, so that no attempt's time goes into it."""
         load_litellm()
 
-    async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """One attempt: pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
+    async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
+        """Sends one attempt. Yields pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
 
         Closing the iterator early, or cancelling the task, closes the connection. `exchange` is a new one, for this
         attempt alone.
         """
-        litellm, embedding = load_litellm(), isinstance(request, EmbedRequest)
+        litellm, embedding = load_litellm(), bool(request.texts)
         _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
         async with self._clients.lend(request.target.api_base, exchange) as connection:
@@ -80,12 +77,15 @@ class Gateway:
                 with inside(connection):
                     ask = litellm.aembedding if embedding else litellm.acompletion
                     response = await ask(**arguments(request), client=client)
-                if isinstance(request, EmbedRequest):
-                    reader.vectors(response)
-                elif not request.stream:
+                if not request.stream:
                     reader.take(response)
                 else:
-                    async for chunk in _quietly(response, connection):
+                    chunks = aiter(response)
+                    while True:
+                        with inside(connection):  # not while the caller reads
+                            chunk = await anext(chunks, None)
+                        if chunk is None:
+                            break
                         if piece := reader.take(chunk):
                             yield piece
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
@@ -96,7 +96,7 @@ class Gateway:
         yield reader.reply()
 
     def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
-        """Which of these settings the model does not take. Loads LiteLLM; sends nothing."""
+        """Returns which of these settings the model does not take. Loads LiteLLM; sends nothing."""
         litellm = load_litellm()
         _know(litellm, target)
         try:
@@ -112,21 +112,10 @@ class Gateway:
         return tuple(name for name in params if not known_as.get(name, {name}) & set(taken))
 
     async def aclose(self) -> None:
-        """Closes the connections of the running event loop; those of other loops close with their loop."""
+        """Closes the connections of the running event loop."""
         await self._clients.close()
 
 
 def _know(litellm: Any, target: Target, *, embedding: bool = False) -> None:
     if target.provider.wire == "ollama":
         litellm.model_cost.setdefault(litellm_name(target, embedding=embedding), _KNOWN)
-
-
-async def _quietly(chunks: AsyncIterator[Any], connection: object) -> AsyncIterator[Any]:
-    """The chunks of a stream; LiteLLM's warnings are silenced while it makes one, not while the caller reads it."""
-    iterator = aiter(chunks)
-    while True:
-        with inside(connection):
-            chunk = await anext(iterator, None)
-        if chunk is None:
-            return
-        yield chunk

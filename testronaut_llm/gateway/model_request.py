@@ -1,4 +1,4 @@
-"""What the gateway is asked and what it answers: one attempt at one model, as values, and in LiteLLM's words."""
+"""One attempt at one model as values (`Request`, `Reply`), and the request as arguments of LiteLLM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where one request goes, and with which key. `thinks`: whether the model can think, None where nobody knows."""
+    """Where a request goes, and with which key. `thinks`: True if the model can think, None if unknown."""
 
     model: ModelConfig
     provider: Provider
@@ -36,15 +36,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One chat request. `timeout` is seconds, `num_ctx` the context (tokens) that an Ollama model is loaded with.
+    """One request: a chat, or vectors of `texts`.
 
-    `prompt_cache` asks the provider to keep the system text; only Anthropic has to be asked. `task` is not sent.
+    Attributes:
+        timeout: seconds.
+        num_ctx: tokens of context that an Ollama model is loaded with.
+        prompt_cache: asks the provider to keep the system text; only Anthropic has to be asked.
+        task: not sent; for gateways that answer by task.
     """
 
     target: Target
-    messages: tuple[Message, ...]
-    max_tokens: int
     timeout: float
+    messages: tuple[Message, ...] = ()
+    texts: tuple[str, ...] = ()
+    max_tokens: int = 0
     temperature: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
@@ -57,33 +62,20 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
-    """One request for vectors. `timeout` is seconds, `num_ctx` as of a `Request`."""
-
-    target: Target
-    texts: tuple[str, ...]
-    timeout: float
-    num_ctx: int | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    task: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """How one attempt ended.
 
     Attributes:
-        text: the answer, or the part of it that came, without the reasoning.
+        text: the answer without reasoning, or the part of it that came.
         reasoning: what the model thought first, as far as it was sent.
-        error: why it is no answer, None where it is one.
-        finish_reason: in OpenAI's words, or as it came where nobody knows it; only where one was received.
-        usage: as the provider counted, to be proven; a `Usage` is taken as it is. None where nothing was counted.
-        service: the service tier that answered: empty for the standard one, None where it is not said.
+        error: why it is no answer; None if it is one.
+        finish_reason: in OpenAI's words, or the received word if unknown; None if none was received.
+        usage: as the provider counted, not checked yet; a `Usage` is taken as it is. None if nothing was counted.
+        service: the service tier that answered; empty is the standard one, None unknown.
         sent: True if a request left this machine, so that it may have to be paid.
-        vectors: of an embedding.
-        dropped_params: settings that this model does not take and that were left out.
+        dropped_params: settings that the model does not take and that were left out.
         headers: of the response, names in lower case.
-        num_ctx: tokens of window that an Ollama model was asked for.
+        num_ctx: tokens of context that an Ollama model was asked for.
     """
 
     text: str = ""
@@ -109,23 +101,20 @@ class _NoRetries(int):
 
 
 def litellm_name(target: Target, *, embedding: bool = False) -> str:
-    """The model as LiteLLM spells it."""
-    prefix = target.provider.litellm_prefix
-    if embedding and target.provider.wire == "ollama":
-        prefix = "ollama"  # LiteLLM's name for Ollama's /api/embed
-    return f"{prefix}/{target.model.name}"
+    """Returns LiteLLM's name of the model. Ollama's `/api/chat` and `/api/embed` have different prefixes."""
+    ollama_embedding = embedding and target.provider.wire == "ollama"
+    return f"{'ollama' if ollama_embedding else target.provider.litellm_prefix}/{target.model.name}"
 
 
-def arguments(request: Request | EmbedRequest) -> dict[str, Any]:
-    """The request as arguments of `litellm.acompletion` or `litellm.aembedding`; the client is added at the door.
+def arguments(request: Request) -> dict[str, Any]:
+    """Returns the arguments of `litellm.acompletion` or `litellm.aembedding`, without the client.
 
     Raises:
         InvalidRequestError: the provider does not take a field of `extra`, or not with a single call.
     """
-    target, embedding = request.target, isinstance(request, EmbedRequest)
+    target, embedding = request.target, bool(request.texts)
     name, ollama = litellm_name(target, embedding=embedding), target.provider.wire == "ollama"
-    own: dict[str, Any]
-    if isinstance(request, EmbedRequest):
+    if embedding:
         form = None if ollama else "float"
         own = {"input": list(request.texts), "dimensions": target.model.dimensions, "encoding_format": form}
     else:
@@ -135,7 +124,7 @@ def arguments(request: Request | EmbedRequest) -> dict[str, Any]:
         "api_base": target.api_base,
         "api_version": target.api_version,
         "api_key": target.key.get_secret_value() if target.key else "none",
-        # LiteLLM asks the server on localhost about another Ollama model that an answer names, if this says nothing.
+        # Without it LiteLLM asks the server on localhost about each Ollama model that an answer names.
         "base_model": target.model.base_model or (name if ollama else None),
         "timeout": request.timeout,
         "max_retries": _NoRetries(),
@@ -148,60 +137,54 @@ def arguments(request: Request | EmbedRequest) -> dict[str, Any]:
 
 
 def _chat(request: Request) -> dict[str, Any]:
-    target, schema = request.target, request.schema
+    target, schema, level = request.target, request.schema, request.target.model.reasoning
+    turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in request.messages]
+    if request.prompt_cache and (stable := [turn for turn in turns if turn["role"] == "system" and turn["content"]]):
+        mark = {"cache_control": {"type": "ephemeral"}}
+        stable[-1]["content"] = [{"type": "text", "text": stable[-1]["content"], **mark}]
     asked: dict[str, Any] = {
-        "messages": _turns(request),
+        "messages": turns,
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop) or None,
         "seed": request.seed,
         "stream": request.stream,
+        "stream_options": {"include_usage": True} if request.stream else None,
     }
-    if request.stream:
-        asked["stream_options"] = {"include_usage": True}
     if schema is not None and schema.schema is not None:
         strict = {"strict": True} if target.provider.schema_dialect in STRICT_DIALECTS else {}
         wanted = {"name": schema.name, "schema": schema.schema, **strict}
         asked["response_format"] = {"type": "json_schema", "json_schema": wanted}
-    if target.model.reasoning is not None and target.provider.wire != "ollama":
-        asked["reasoning_effort"] = "none" if target.model.reasoning == "off" else target.model.reasoning
+    if level is not None and target.provider.wire != "ollama":
+        asked["reasoning_effort"] = "none" if level == "off" else level
     return asked
 
 
-def _turns(request: Request) -> list[dict[str, Any]]:
-    """The messages; where Anthropic is to cache the system text, its last part is marked."""
-    turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in request.messages]
-    if request.prompt_cache and (stable := [turn for turn in turns if turn["role"] == "system" and turn["content"]]):
-        text, mark = stable[-1]["content"], {"type": "ephemeral"}
-        stable[-1]["content"] = [{"type": "text", "text": text, "cache_control": mark}]
-    return turns
-
-
-def _body(request: Request | EmbedRequest, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The further fields of the body: of the model's row and of the call, and what an Ollama model is loaded with."""
-    model, provider, embedding = request.target.model, request.target.provider, isinstance(request, EmbedRequest)
+def _body(request: Request, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns further fields of the body: `extra` of the model and the call, and Ollama's options."""
+    model, provider = request.target.model, request.target.provider
     fields = {**model.extra, **request.extra}
-    wrong = provider.refused(fields, embedding=embedding)
+    wrong = provider.refused(fields, embedding=bool(request.texts))
     if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
         wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
     if wrong:
         raise InvalidRequestError(wrong, model=model.alias, provider=provider.name)
+    if provider.wire == "ollama" and request.texts:
+        return embed_body(model, num_ctx=request.num_ctx, extra=request.extra)
     if provider.wire == "ollama":
-        if embedding:
-            return embed_body(model, num_ctx=request.num_ctx, extra=request.extra)
         options = {"num_predict": own["max_tokens"], **{name: own[name] for name in ("temperature", "stop", "seed")}}
         options = {name: value for name, value in options.items() if value is not None}
         thinks = request.target.thinks
         return chat_body(model, options, num_ctx=request.num_ctx, extra=request.extra, thinks=thinks)
     if provider.name != "embedded":
         return fields
-    sampling, _, others = sorted_options(model.extra, request.extra)  # in llama.cpp's words
+    sampling, _, others = sorted_options(model.extra, request.extra)
     return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}
 
 
-def dropped_params(request: Request | EmbedRequest, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Which settings of a chat request are nowhere in the body that was sent."""
-    if sent is None or isinstance(request, EmbedRequest):
+def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Returns the settings of a chat that are nowhere in the body that was sent."""
+    if sent is None or request.texts:
         return ()
     level, wire = request.target.model.reasoning, request.target.provider.wire
     names = {*sent, *(k for holder in ("options", "generationConfig") for k in sent.get(holder) or ())}
@@ -209,7 +192,7 @@ def dropped_params(request: Request | EmbedRequest, sent: Mapping[str, Any] | No
         "temperature": request.temperature is not None,
         "stop": bool(request.stop),
         "seed": request.seed is not None,
-        "reasoning": level is not None and (level, wire) != ("off", "anthropic"),  # off is its default
+        "reasoning": level is not None and (level, wire) != ("off", "anthropic"),  # off is Anthropic's default
         **dict.fromkeys((*request.target.model.extra, *request.extra), True),
     }
     known_as = {

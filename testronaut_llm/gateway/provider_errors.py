@@ -114,21 +114,23 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
     if not isinstance(error, dict):
         error = body
     message = next(filter(None, map(error.get, ("message", "detail", "msg", "status_msg"))), "")
+    delays = (re.fullmatch(r"(\d+(\.\d+)?)s", str(detail.get("retryDelay"))) for detail in _details(error))  # Google
     own = Complaint(
         codes=_codes(error),
         words=(_text(message) or text)[:1000],
-        wait=_google_wait(error),
+        wait=next((float(delay[1]) for delay in delays if delay), None),
         status=status_in(error) or status_in(body),
         generated=_text(error.get("failed_generation")),
     )
-    metadata = error.get("metadata")
-    if isinstance(metadata, dict):  # OpenRouter
-        return _with_quoted(replace(own, status=own.status or status_in(metadata)), metadata.get("raw"))
-    return _with_quoted(own, parsed(message) if isinstance(message, str) else None)
+    return _with_quoted(own, error.get("metadata"), message)
 
 
-def _with_quoted(own: Complaint, quoted: Any) -> Complaint:
-    """The same with the error body that it quotes: in its message, or as OpenRouter does in its metadata."""
+def _with_quoted(own: Complaint, metadata: Any, message: Any) -> Complaint:
+    """Adds the error body that an error quotes: OpenRouter in its metadata, others in the message."""
+    if isinstance(metadata, dict):
+        own, quoted = replace(own, status=own.status or status_in(metadata)), metadata.get("raw")
+    else:
+        quoted = parsed(message) if isinstance(message, str) else None
     if not isinstance(quoted, dict | str):
         return own
     try:
@@ -200,11 +202,6 @@ def _codes(error: dict[str, Any]) -> tuple[str, ...]:
     reasons = (detail.get("reason") for detail in _details(error))
     found = (error.get("code"), nested, error.get("type"), error.get("status"), *reasons)
     return tuple(code.lower() for code in found if isinstance(code, str))
-
-
-def _google_wait(error: dict[str, Any]) -> float | None:
-    delays = (re.fullmatch(r"(\d+(\.\d+)?)s", str(detail.get("retryDelay"))) for detail in _details(error))
-    return next((float(delay[1]) for delay in delays if delay), None)
 
 
 def _details(error: dict[str, Any]) -> Iterator[dict[str, Any]]:

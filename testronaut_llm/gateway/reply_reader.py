@@ -1,7 +1,7 @@
 """From what LiteLLM made of a response, and what really came, to a Reply that can be trusted.
 
-An answer is accepted with content, a finish reason that was really received, and nothing withheld.
-Whatever went wrong, the usage that was reported is kept: a failed attempt may have to be paid.
+An answer is accepted with content, a finish reason that was really received, and nothing withheld. Whatever went wrong,
+the usage that was reported is kept: a failed attempt may have to be paid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from testronaut_llm import errors
 from testronaut_llm.errors import LLMError, Verdict
 from testronaut_llm.gateway.evidence import Evidence, examine
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, dropped_params
+from testronaut_llm.gateway.model_request import Reply, Request, dropped_params
 from testronaut_llm.gateway.provider_errors import complaint_of, failure_of, in_openai_words, kind_of, retry_after
 from testronaut_llm.providers.network import proxy_for
 from testronaut_llm.providers.provider_registry import pull_command
@@ -26,8 +26,6 @@ from testronaut_llm.telemetry.redaction import said
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
-_CUT = "the answer broke off: the stream ended without a finish reason"
-_ONLY_THOUGHT = "the model thought and then said nothing; raise `max_tokens`, or set `reasoning: off` for the model"
 _REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # where servers put it that know the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -35,84 +33,84 @@ _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-i
 class ReplyReader:
     """Reads one attempt."""
 
-    def __init__(self, request: Request | EmbedRequest, exchange: Exchange, redact: Callable[[str], str]) -> None:
+    def __init__(self, request: Request, exchange: Exchange, redact: Callable[[str], str]) -> None:
         self._request, self._target = request, request.target
-        self._exchange = exchange
-        self._redact = redact
-        self._streams = isinstance(request, Request) and request.stream
-        asked = request.messages if isinstance(request, Request) else ()
-        self._tags = tags_for(message.content for message in asked if message.role != "assistant")
+        self._exchange, self._redact = exchange, redact
+        self._tags = tags_for(message.content for message in request.messages if message.role != "assistant")
         if self._target.provider.wire == "anthropic":
             self._tags.pop("<thinking>", None)  # Claude writes that into its text
         self._filter = ReasoningFilter(self._tags)
         self._pieces: list[str] = []
         self._half = self._thought = self._refusal = self._model = ""
-        self._called = False
+        self._called_tool = False
         self._vectors: tuple[tuple[float, ...], ...] = ()
         self._error: Exception | None = None
 
     def take(self, response: Any) -> str:
-        """Takes a chat response or a chunk of a stream, and returns the text that can be handed out by now."""
+        """Takes a response or a chunk of a stream, and returns the text that can be handed out by now."""
         self._model = response.model or self._model
+        if self._request.texts:
+            rows = [row if isinstance(row, dict) else row.model_dump() for row in response.data or ()]
+            rows.sort(key=lambda row: row.get("index", 0))
+            self._vectors = tuple([tuple([float(x) for x in row["embedding"]]) for row in rows])
+            return ""
         if not response.choices:
             return ""
-        choice = response.choices[0]
-        message = choice.delta if self._streams else choice.message
+        choice, streams = response.choices[0], self._request.stream
+        message = choice.delta if streams else choice.message
         self._thought += getattr(message, "reasoning_content", None) or ""
         self._refusal += getattr(message, "refusal", None) or ""
-        self._called = self._called or bool(getattr(message, "tool_calls", None))
+        self._called_tool = self._called_tool or bool(getattr(message, "tool_calls", None))
         piece = str(getattr(message, "content", None) or "")
-        if not self._streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
+        if not streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
             piece = piece.lstrip()  # LiteLLM has split it, and leaves the empty lines between
         self._pieces.append(piece)
-        return self._handed_out(self._half + piece, last=bool(choice.finish_reason))
-
-    def _handed_out(self, text: str, *, last: bool) -> str:
+        text, last = self._half + piece, bool(choice.finish_reason)
         end = len(text) - (not last and "\ud800" <= text[-1:] <= "\udbff")  # its other half is in the next piece
         self._half = text[end:]
         return self._filter.take(_well_formed(text[:end])) + (self._filter.end() if last else "")
-
-    def vectors(self, response: Any) -> None:
-        """Takes the vectors of an embedding."""
-        self._model = response.model or ""
-        rows = (row if isinstance(row, dict) else row.model_dump() for row in response.data or ())
-        ordered = sorted(rows, key=lambda row: row.get("index", 0))
-        self._vectors = tuple(tuple(float(x) for x in row["embedding"]) for row in ordered)
 
     def failed(self, error: Exception) -> None:
         """Takes what LiteLLM raised."""
         self._error = error
 
     def reply(self) -> Reply:
-        """The attempt as a value."""
-        evidence = examine(self._exchange.text)
+        """Returns the attempt as a value."""
+        exchange, evidence = self._exchange, examine(self._exchange.text)
         reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
         self._thought += reasoning
+        request_id = next(filter(None, map(exchange.headers.get, _REQUEST_IDS)), None)
+        request_id = request_id and self._redact(request_id)
         error = self._failure(evidence) or self._missing(evidence, text)
+        if error is not None:
+            alias, model = self._target.model.alias, self._target.model.model
+            error.args = (self._redact(f"{alias} ({model}): {error.args[0]}"),)
+            error.model, error.provider, error.request_id = alias, self._target.provider.name, request_id
+            if error.status is None and not isinstance(error, errors.ConnectionFailedError):
+                error.status = exchange.status
+            if error.retry_after is None:
+                error.retry_after = retry_after(exchange.headers, time.time())
+        finish = self._redact(in_openai_words(evidence.finish)) if evidence.finish else None
+        if finish == "tool_calls" and not self._called_tool:
+            finish = "stop"  # a call that LiteLLM asked for, and has made the text
         return Reply(
             text=text,
             reasoning=self._thought,
-            error=self._with_facts(error) if error is not None else None,
-            finish_reason=self._finish_reason(evidence.finish),
+            error=error,
+            finish_reason=finish,
             usage=evidence.usage,
             service=evidence.service,
             response_model=self._redact(_well_formed(self._model)),
-            request_id=self._request_id(),
-            sent=self._exchange.left,
+            request_id=request_id,
+            sent=exchange.left,
             vectors=self._vectors,
-            dropped_params=dropped_params(self._request, self._exchange.sent),
-            headers=self._exchange.headers,
+            dropped_params=dropped_params(self._request, exchange.sent),
+            headers=exchange.headers,
             num_ctx=self._request.num_ctx,
         )
 
-    def _finish_reason(self, word: str | None) -> str | None:
-        """The word that was received, in OpenAI's words where it is known."""
-        known = self._redact(in_openai_words(word)) if word else None
-        forced = known == "tool_calls" and not self._called  # a call that LiteLLM asked for, and has made the text
-        return "stop" if forced else known
-
     def _failure(self, evidence: Evidence) -> LLMError | None:
-        """Why no complete response came, or None. What was received decides before what LiteLLM raised."""
+        """Returns why no complete response came, or None. What was received decides before what LiteLLM raised."""
         status, broke = self._exchange.status, self._exchange.broke
         causes = [*_causes(self._error), *_causes(broke)]
         miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
@@ -136,35 +134,47 @@ class ReplyReader:
 
     def _was_cut(self, evidence: Evidence) -> bool:
         """True if a stream began and ended without a finish reason, whatever LiteLLM made of it."""
-        return self._streams and evidence.documents > 0 and not evidence.finish
+        return self._request.stream and evidence.documents > 0 and not evidence.finish
 
     def _missing(self, evidence: Evidence, text: str) -> LLMError | None:
-        """What a complete response lacks to be an answer, or None."""
-        if isinstance(self._request, EmbedRequest):
-            wanted, came = len(self._request.texts), len(self._vectors)
-            whole = wanted == came and all(self._vectors)
-            return None if whole else errors.BadResponseError(f"{wanted} texts were sent and {came} vectors came back")
+        """Returns what a complete response lacks to be an answer, or None."""
+        if wanted := len(self._request.texts):
+            if wanted == len(self._vectors) and all(self._vectors):
+                return None
+            return errors.BadResponseError(f"{wanted} texts were sent and {len(self._vectors)} vectors came back")
         if self._refusal:
             return errors.ContentFilteredError(f"the answer was withheld: {self._refusal}")
         if not evidence.finish:
-            return errors.ConnectionFailedError(_CUT) if self._was_cut(evidence) else self._no_answer()
+            cut = errors.ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
+            return cut if self._was_cut(evidence) else self._no_answer()
         if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
-        if self._called:
+        if self._called_tool:
             return errors.BadResponseError("the model called a tool instead of answering; no tools were offered to it")
         if self._thought:
-            return errors.BadResponseError(_ONLY_THOUGHT)
+            fix = "raise `max_tokens`, or set `reasoning: off` for the model"
+            return errors.BadResponseError(f"the model thought and then said nothing; {fix}")
         return errors.BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
 
     def _no_answer(self) -> LLMError:
-        glimpse = " ".join(self._exchange.text[:200].split())[:120]
-        return errors.BadResponseError(f"status {self._exchange.status}, but no answer of a model: {glimpse!r}")
+        start = " ".join(self._exchange.text[:200].split())[:120]
+        return errors.BadResponseError(f"status {self._exchange.status}, but no answer of a model: {start!r}")
 
     def _complained(self, evidence: Evidence) -> LLMError:
-        status = self._exchange.status
+        """Returns the error that the server reports, with advice for this provider."""
+        status, target, wire = self._exchange.status, self._target, self._target.provider.wire
         complaint = complaint_of(self._exchange.text, evidence.error)
         kind = kind_of(status, complaint)
-        failure = kind(f"{complaint.words or 'no reason given'}{self._advice(kind, complaint.codes)}")
+        deployment = f"{target.model.name!r} must be the name of a deployment of {target.api_base}"
+        no_path = f"nothing is at this URL: check api_base ({target.api_base}) and api_version"
+        tokens = f" ({self._request.num_ctx:,} tokens now)" if self._request.num_ctx else ""
+        advice = {
+            ("quota", wire): f"this is billing, not speed: add credit at {target.provider.name}",
+            ("model_not_found", "ollama"): f"run: {pull_command(target.model)}",
+            ("model_not_found", "azure"): deployment if "deploymentnotfound" in complaint.codes else no_path,
+            ("context_window", "ollama"): f"raise `num_ctx` of the model{tokens}, or shorten the text",
+        }.get((kind.code, wire))
+        failure = kind("; ".join(filter(None, (complaint.words or "no reason given", advice))))
         failure.retry_after = complaint.wait
         if evidence.documents == 1 and complaint.status and status is not None and status < 400:
             failure.status = complaint.status  # nothing but the error came
@@ -175,7 +185,7 @@ class ReplyReader:
         return failure
 
     def _broken(self, causes: list[BaseException]) -> LLMError:
-        """Why the connection, or LiteLLM itself, failed."""
+        """Returns why the connection, or LiteLLM itself, failed."""
         if body := next((cause for cause in causes if isinstance(cause, BodyError)), None):
             return errors.BadResponseError(str(body))
         if any(isinstance(cause, httpx.TimeoutException | TimeoutError) for cause in causes):
@@ -184,21 +194,21 @@ class ReplyReader:
             )
         if any(isinstance(cause, httpx.ProxyError) and str(cause).startswith("407") for cause in causes):
             return self._proxy_refused()
+        base = self._target.api_base
+        running = f"; is `ollama serve` running at {base}?" if self._target.provider.wire == "ollama" else ""
         network = next((cause for cause in causes if isinstance(cause, httpx.TransportError | OSError)), None)
         if network is not None:
-            base = self._target.api_base
             proxy = proxy_for(base)
-            where = (base and base.split("?", maxsplit=1)[0], proxy and f"through the proxy {proxy}")
-            place = f" ({', '.join(filter(None, where))})" if any(where) else ""
-            return errors.ConnectionFailedError(f"{said(network)}{place}{self._running()}")
+            where = ", ".join(filter(None, (base and base.split("?")[0], proxy and f"through the proxy {proxy}")))
+            return errors.ConnectionFailedError(f"{said(network)}{where and f' ({where})'}{running}")
         if not self._exchange.requests:
             return errors.InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
         if self._exchange.status is None:
-            return errors.ConnectionFailedError(f"the connection failed ({type(causes[0]).__name__}){self._running()}")
+            return errors.ConnectionFailedError(f"the connection failed ({type(causes[0]).__name__}){running}")
         return self._no_answer()
 
     def _proxy_refused(self) -> LLMError:
-        """The error of a 407, which is the proxy's own; asking again would bring another."""
+        """Returns the error of a 407, which is the proxy's own; asking again would bring another."""
         error = errors.ConnectionFailedError(
             f"the proxy {proxy_for(self._target.api_base) or 'in between'} asks for a valid user name and password "
             "(status 407); put them into its URL: http://user:password@host:port",
@@ -206,42 +216,6 @@ class ReplyReader:
         )
         error.verdict = Verdict.NEXT  # type: ignore[misc]
         return error
-
-    def _running(self) -> str:
-        """The question to ask first where the connection to an Ollama server fails."""
-        ollama = self._target.provider.wire == "ollama"
-        return f"; is `ollama serve` running at {self._target.api_base}?" if ollama else ""
-
-    def _advice(self, kind: type[LLMError], codes: tuple[str, ...]) -> str:
-        """What to do about an error of this provider."""
-        target, wire = self._target, self._target.provider.wire
-        if kind.code == "quota":
-            return f"; this is billing, not speed: add credit at {target.provider.name}"
-        if (kind.code, wire) == ("model_not_found", "ollama"):
-            return f"; run: {pull_command(target.model)}"
-        if (kind.code, wire) == ("model_not_found", "azure"):
-            if "deploymentnotfound" in codes:
-                return f"; {target.model.name!r} must be the name of a deployment of {target.api_base}"
-            return f"; nothing is at this URL: check api_base ({target.api_base}) and api_version"
-        if (kind.code, wire) == ("context_window", "ollama"):
-            now = f" ({self._request.num_ctx:,} tokens now)" if self._request.num_ctx else ""
-            return f"; raise `num_ctx` of the model{now}, or shorten the text"
-        return ""
-
-    def _with_facts(self, error: LLMError) -> LLMError:
-        target = self._target
-        error.args = (self._redact(f"{target.model.alias} ({target.model.model}): {error.args[0]}"),)
-        error.model, error.provider = target.model.alias, target.provider.name
-        if error.status is None and not isinstance(error, errors.ConnectionFailedError):
-            error.status = self._exchange.status
-        error.request_id = self._request_id()
-        if error.retry_after is None:
-            error.retry_after = retry_after(self._exchange.headers, time.time())
-        return error
-
-    def _request_id(self) -> str | None:
-        found = next(filter(None, map(self._exchange.headers.get, _REQUEST_IDS)), None)
-        return found and self._redact(found)
 
 
 def _well_formed(text: str) -> str:

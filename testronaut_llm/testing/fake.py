@@ -27,7 +27,7 @@ from pydantic import BaseModel, TypeAdapter
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.gateway.model_request import Reply, Request, Target
 from testronaut_llm.gateway.provider_errors import failure_of
 from testronaut_llm.records import Message, Usage
 from testronaut_llm.testing.offline import OfflineLLM
@@ -148,7 +148,7 @@ class FakeGateway:
     async def aclose(self) -> None:
         """Closes nothing: no connection is open."""
 
-    async def send(self, request: Request | EmbedRequest, exchange: Exchange) -> AsyncIterator[str | Reply]:
+    async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
         """Pieces of text if it is a stream, then the Reply."""
         exchange.requests += 1
         call = _call_of(request)
@@ -156,14 +156,14 @@ class FakeGateway:
         if isinstance(said, LLMError):
             yield Reply(error=said)
             return
-        if isinstance(request, Request) and request.stream:
+        if request.stream:
             for piece in _PIECE.findall(said.text):
                 await asyncio.sleep(said.delay)
                 yield piece
         await asyncio.sleep(said.delay)
         yield _reply(said, call, request.target.model.name)
 
-    def _answer(self, call: FakeCall, request: Request | EmbedRequest) -> FakeAnswer | LLMError:
+    def _answer(self, call: FakeCall, request: Request) -> FakeAnswer | LLMError:
         with self._lock:
             self.calls.append(call)
             rule = next((rule for rule in self._rules if rule.fits(call)), None)
@@ -179,7 +179,7 @@ class FakeGateway:
             return copy.copy(said)
         if isinstance(said, FakeAnswer):
             return said
-        wrapped = isinstance(request, Request) and request.schema is not None and request.schema.wrapped
+        wrapped = request.schema is not None and request.schema.wrapped
         return FakeAnswer(text=_text(said, wrapped=wrapped))
 
 
@@ -211,9 +211,9 @@ def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
     return LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})
 
 
-def _call_of(request: Request | EmbedRequest) -> FakeCall:
+def _call_of(request: Request) -> FakeCall:
     model = request.target.model.alias
-    if isinstance(request, EmbedRequest):
+    if request.texts:
         return FakeCall(task=request.task, model=model, texts=request.texts)
     return FakeCall(
         task=request.task,

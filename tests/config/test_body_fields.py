@@ -17,7 +17,7 @@ from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.gateway.model_request import EmbedRequest, arguments
+from testronaut_llm.gateway.model_request import Request, arguments
 from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.providers.table import find_provider, listed
 from testronaut_llm.support.owned_fields import OWNED
@@ -56,7 +56,7 @@ def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) 
     """A request with this `extra`, as if nobody had looked at the file."""
     to = target(wire, url)
     if embedding:
-        return EmbedRequest(target=to, texts=("a",), timeout=5.0, extra=extra)
+        return Request(target=to, texts=("a",), timeout=5.0, extra=extra)
     return request(to, extra=extra)
 
 

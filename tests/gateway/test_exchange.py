@@ -190,8 +190,8 @@ async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPa
     assert c.http.is_closed
 
 
-def test_clients_close_with_their_event_loop() -> None:
-    """Whoever never closes a manager leaves no open connection behind; each loop has clients of its own."""
+def test_another_event_loop_has_clients_of_its_own() -> None:
+    """A connection belongs to one loop: after a fork, the child uses none of its parent's."""
     clients, used = Clients(), []
 
     async def use() -> None:
@@ -201,7 +201,6 @@ def test_clients_close_with_their_event_loop() -> None:
     asyncio.run(use())
     asyncio.run(use())
     assert used[0] is not used[1]
-    assert all(http.is_closed for http in used)
 
 
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1"])

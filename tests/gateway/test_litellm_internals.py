@@ -24,7 +24,7 @@ from source_tree import modules
 from testronaut_llm.gateway.clients import Connection, forget, inside
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway, load_litellm
-from testronaut_llm.gateway.model_request import EmbedRequest, arguments
+from testronaut_llm.gateway.model_request import Request, arguments
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -49,7 +49,7 @@ async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: boo
 
 async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
     """How many requests one embedding of LiteLLM's is."""
-    asked = EmbedRequest(target=target(wire, api.url), texts=("one",), timeout=5.0)
+    asked = Request(target=target(wire, api.url), texts=("one",), timeout=5.0)
     with contextlib.suppress(Exception):
         await load_litellm().aembedding(**{**arguments(asked), **changed}, client=client)
     return len(api.asked)
@@ -98,7 +98,7 @@ async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
 async def test_an_embedding_is_sent_once_and_by_our_client(api: Make, wire: str) -> None:
     """Whatever the way on which LiteLLM takes it."""
     a = api("a", faults.error("server_error"))
-    exchange, reply = await _sent(EmbedRequest(target=target(wire, a.url), texts=("one",), timeout=5.0))
+    exchange, reply = await _sent(Request(target=target(wire, a.url), texts=("one",), timeout=5.0))
     assert reply.error is not None
     assert len(a.asked) == exchange.requests == 1
 

@@ -10,7 +10,7 @@ from attempts import DEAD, attempt, chat, target
 from ollama_cassettes import recording
 
 from testronaut_llm.errors import ModelNotFoundError
-from testronaut_llm.gateway.model_request import EmbedRequest, Request
+from testronaut_llm.gateway.model_request import Request
 from testronaut_llm.records import Usage
 from testronaut_llm.schema.output_schema import WireSchema
 from testronaut_llm.testing.cassettes import Cassette
@@ -87,7 +87,7 @@ async def test_a_missing_model(cassette: Cassette) -> None:
 async def test_embeddings(cassette: Cassette) -> None:
     """The vector is the one that was sent, number for number."""
     where = target("openai/smollm2-embed:135m", api_base=OPENAI)
-    request = EmbedRequest(target=where, texts=("list files",), timeout=10)
+    request = Request(target=where, texts=("list files",), timeout=10)
     _, reply = await attempt(request)
     sent = json.loads(cassette.responses[0]["body"]["string"])
     assert [list(vector) for vector in reply.vectors] == [sent["data"][0]["embedding"]]

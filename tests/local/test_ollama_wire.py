@@ -23,7 +23,7 @@ from testronaut_llm.errors import (
     ModelNotFoundError,
     ServerError,
 )
-from testronaut_llm.gateway.model_request import EmbedRequest, Request, Target
+from testronaut_llm.gateway.model_request import Request, Target
 from testronaut_llm.records import Usage
 from testronaut_llm.schema.output_schema import WireSchema
 from testronaut_llm.testing.cassettes import Cassette
@@ -163,7 +163,7 @@ async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMEr
     """One vector a text with the prompt's tokens, or the failure; a text without a vector is a failure too."""
     body, lines = _recorded(cassette)
     texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-    request = EmbedRequest(target=_where(body), texts=tuple(texts), timeout=10)
+    request = Request(target=_where(body), texts=tuple(texts), timeout=10)
     _, reply = await attempt(request)
     assert type(reply.error) is (kind or type(None))
     if kind is None:

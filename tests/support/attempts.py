@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.gateway.model_request import Reply, Request, Target
 from testronaut_llm.providers.provider_registry import api_base_of, api_version_of, provider_of
 from testronaut_llm.records import Message, Usage
 
@@ -46,7 +46,7 @@ def as_reported(reply: Reply) -> Reply:
     return replace(reply, usage=Usage(**{name: getattr(reply.usage, name) or 0 for name in names}))
 
 
-async def attempt(request: Request | EmbedRequest) -> tuple[list[str], Reply]:
+async def attempt(request: Request) -> tuple[list[str], Reply]:
     """The pieces of a stream, and the reply."""
     gateway = Gateway(lambda text: text)
     parts: list[Any] = [part async for part in gateway.send(request, Exchange())]

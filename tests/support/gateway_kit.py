@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request, Target
+from testronaut_llm.gateway.model_request import Reply, Request, Target
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Message
 
@@ -58,9 +58,9 @@ class Attempts:
         self.gateway.load()
         self._runner = asyncio.Runner()
 
-    def __call__(self, asked: Request | EmbedRequest, mode: str) -> tuple[str, Reply]:
+    def __call__(self, asked: Request, mode: str) -> tuple[str, Reply]:
         """One attempt; the pieces that were handed out, and the Reply."""
-        if isinstance(asked, Request):
+        if not asked.texts:
             asked = replace(asked, stream=mode == "stream")
         results = self._runner.run(self._collected(asked))
         return "".join(results[:-1]), as_reported(results[-1])
@@ -70,5 +70,5 @@ class Attempts:
         self._runner.run(self.gateway.aclose())
         self._runner.close()
 
-    async def _collected(self, asked: Request | EmbedRequest) -> list[Any]:
+    async def _collected(self, asked: Request) -> list[Any]:
         return [one async for one in self.gateway.send(asked, Exchange())]
