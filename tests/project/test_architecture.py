@@ -353,3 +353,10 @@ def test_version_and_changelog_agree() -> None:
     newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)
     assert newest
     assert newest.group(1) == PROJECT["version"] == testronaut_llm.__version__
+
+
+def test_actions_are_pinned_by_digest() -> None:
+    """A tag of an action can be moved to other code; a digest cannot."""
+    used = re.findall(r"uses: (\S+)", "".join(one.read_text("utf-8") for one in ROOT.glob(".github/workflows/*.yml")))
+    assert used
+    assert not [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)]
