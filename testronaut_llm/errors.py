@@ -85,16 +85,6 @@ class LLMError(Exception):
         self.request_id = request_id
         self.attempts = attempts
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__.copy())
-
-
-def _restore(cls: type[LLMError], args: tuple[Any, ...], state: dict[str, Any]) -> LLMError:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
 
 class ConfigError(LLMError):
     """The configuration or the call is wrong in a way that only a person can mend.
@@ -222,34 +212,25 @@ class BadResponseError(ProviderError):
     code = "bad_response"
 
 
-class OutputInvalidError(LLMError):
-    """The answer does not obey its schema, or `accept` refused it.
+class _OutputError(LLMError):
+    """An answer came, and is not what was asked for. `text` is the answer as it came."""
 
-    Attributes:
-        text: the answer as it came.
-    """
+    def __init__(self, message: str, *, text: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.text = text
+
+
+class OutputInvalidError(_OutputError):
+    """The answer does not obey its schema, or `accept` refused it. `text` is the answer as it came."""
 
     code = "invalid_output"
     verdict = Verdict.NEXT
 
-    def __init__(self, message: str, *, text: str = "", **facts: Any) -> None:
-        super().__init__(message, **facts)
-        self.text = text
 
-
-class OutputTruncatedError(LLMError):
-    """The answer was cut by `max_tokens`, also with a doubled cap.
-
-    Attributes:
-        text: the part that came.
-    """
+class OutputTruncatedError(_OutputError):
+    """The answer was cut by `max_tokens`, also with a doubled cap. `text` is the part that came."""
 
     code = "truncated"
-    verdict = Verdict.STOP
-
-    def __init__(self, message: str, *, text: str = "", **facts: Any) -> None:
-        super().__init__(message, **facts)
-        self.text = text
 
 
 class LocalModelError(LLMError):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import ConfigError
-from testronaut_llm.lookup import Lookup
+from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
+from testronaut_llm.lookup import Emit, Lookup
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, options_of, takes
+from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, takes
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.provider_registry import Probes
 from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
@@ -82,8 +82,7 @@ class LLMManager:
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
         """Asks until an answer is accepted. Raises LLMError: see `testronaut_llm.errors` for the tree."""
-        call = call_of(self.config, task, prompt, {**options, "schema": schema})
-        return cast("Answer[T]", self._result(call))
+        return cast("Answer[T]", self._result(call_of(self.config, task, prompt, {**options, "schema": schema})))
 
     @takes(CallOptions)
     async def acomplete(
@@ -98,18 +97,14 @@ class LLMManager:
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
-        given: AllOptions = {**options, "schema": schema}
-        return Stream(lambda put: self._caller.start(call_of(self.config, task, prompt, given, stream=True), put))
+        return Stream(lambda emit: self._start(task, prompt, {**options, "schema": schema}, emit))
 
     @takes(CallOptions)
     def astream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
-        given: AllOptions = {**options, "schema": schema}
-        return AsyncStream(
-            lambda emit: self._caller.start(call_of(self.config, task, prompt, given, stream=True), emit)
-        )
+        return AsyncStream(lambda emit: self._start(task, prompt, {**options, "schema": schema}, emit))
 
     @takes(EmbedOptions)
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
@@ -167,8 +162,10 @@ class LLMManager:
         **more: Unpack[AllOptions],
     ) -> None:
         """`batch` that keeps no results: `on_answer` gets each and its place. `options`: more options, as a mapping."""
-        start = self._each(task, {**options_of(options), **more})
-        run_each(start, prompts, concurrency=concurrency, finished=on_answer)
+        if options is not None and not isinstance(options, Mapping):
+            raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
+        given = cast("AllOptions", {**(options or {}), **more})
+        run_each(self._each(task, given), prompts, concurrency=concurrency, finished=on_answer)
 
     @takes(AllOptions)
     def compare(
@@ -181,11 +178,11 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """Asks one prompt, or several, of each model; a model that fails does not stop the others."""
-        from testronaut_llm.compare import comparing, comparison_of
+        from testronaut_llm.compare import Comparing
 
-        (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
-        run_each(start, jobs, concurrency=concurrency, finished=record.add)
-        return comparison_of(task, prompt, models, record.results, schema=options.get("schema") is not None)
+        comparing = Comparing(self._each, task, prompt, models, options)
+        run_each(comparing.start, comparing.jobs, concurrency=concurrency, finished=comparing.record.add)
+        return comparing.result()
 
     @takes(AllOptions)
     async def acompare(
@@ -198,11 +195,11 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """`compare` for the caller's event loop."""
-        from testronaut_llm.compare import comparing, comparison_of
+        from testronaut_llm.compare import Comparing
 
-        (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
-        await arun_each(start, jobs, concurrency=concurrency, finished=record.add)
-        return comparison_of(task, prompt, models, record.results, schema=options.get("schema") is not None)
+        comparing = Comparing(self._each, task, prompt, models, options)
+        await arun_each(comparing.start, comparing.jobs, concurrency=concurrency, finished=comparing.record.add)
+        return comparing.result()
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
@@ -220,7 +217,10 @@ class LLMManager:
 
     def warm_up(self, *models: str) -> None:
         """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
-        self._caller.services.warm_up([self.config.model(name) for name in models])
+        services = self._caller.services
+        services.gateway.load()
+        for name in models:
+            services.local.load(self.config.model(name))
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
@@ -284,15 +284,31 @@ class LLMManager:
         """Looks into the cache in this thread; on a miss, the call runs on the manager's event loop."""
         with self._telemetry.watch(call):
             found = self._lookup.find(call)
-            return found if found is not None else self._caller.start_missed(call).result()
+            if found is not None:
+                return found
+            return self._caller.services.loop.start(self._caller.answer_missed(call)).result()
 
     async def _aresult(self, call: Call) -> Result:
+        lookup = self._lookup
         with self._telemetry.watch(call):
-            found = await self._lookup.afind(call)
-            return found if found is not None else await self._caller.start_missed(call).aresult()
+            found = lookup.find(call) if lookup.is_quick(call) else await asyncio.to_thread(lookup.find, call)
+            if found is not None:
+                return found
+            return await self._caller.services.loop.start(self._caller.answer_missed(call)).aresult()
+
+    def _start(self, task: str | None, prompt: Prompt, options: AllOptions, emit: Emit) -> Running[Result]:
+        call = call_of(self.config, task, prompt, options, stream=True)
+        return self._caller.services.loop.start(self._caller.answer(call, emit))
 
     def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
         """Checks what many calls share, and returns what starts one of them."""
         call_of(self.config, task, "?", options)
         caller = self._caller
-        return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))
+
+        async def outcome(prompt: Prompt) -> Outcome:
+            try:
+                return cast("Outcome", await caller.answer(call_of(self.config, task, prompt, options)))
+            except LLMError as error:
+                return error.with_traceback(None)  # its frames would keep every call of the batch alive
+
+        return lambda prompt: caller.services.loop.start(outcome(prompt))
