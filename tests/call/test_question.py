@@ -64,7 +64,7 @@ def test_a_call_is_the_same_as_one_made_alone(options: dict[str, Any]) -> None:
         alone = build_call(llm.config.task("t"), "x", **options)
     alone_output, output = alone.output, call.output
     assert (alone_output and alone_output.json_schema) == (output and output.json_schema)
-    fields = set(type(call).__slots__) - {"output", "id", "started", "config", "settings", "selected"}
+    fields = set(type(call).__slots__) - {"output", "id", "started", "config", "settings", "selected", "candidates"}
     assert {name: getattr(call, name) for name in fields} == {name: getattr(alone, name) for name in fields}
 
 
@@ -154,5 +154,5 @@ def test_a_known_question_has_a_known_key() -> None:
     with manager({"m": {"model": "openai/gpt-6-luna", "api_base": "https://api.openai.com/v1"}}) as llm:
         given = {"system": "Be brief.", "max_tokens": 100, "temperature": 0.0, "cache": "use"}
         call = looked_up(llm, prompt="Explain ls.", **given)
-        model = key.model_part(call.candidates[0].model, call.candidates[0].provider, None)
+        model = key.model_part(call.candidates[0].row, call.candidates[0].provider_row, None)
     assert key.hashed(key.chat_part(call), model) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
