@@ -22,12 +22,7 @@ Ask = Callable[[Job], Running[Outcome]]
 
 
 class Record:
-    """The results so far, in the order of the jobs.
-
-    Args:
-        jobs: tell how many there will be, if they have a length.
-        on_progress: is told of each result.
-    """
+    """The results so far, in the order of the jobs; `on_progress` is told of each."""
 
     def __init__(self, jobs: Any = (), on_progress: Progress | None = None) -> None:
         self.results: list[Any] = []

@@ -11,21 +11,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
-from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError, Verdict
+from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
 from testronaut_llm.judge import attempt_of, judged
 from testronaut_llm.lookup import Emit, Lookup, emit_stored
-from testronaut_llm.loop import wait_for
+from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
 from testronaut_llm.records import Attempt, Call, Result, Route, T, known_cost, total_cost
 from testronaut_llm.requests import Ask, ask_of, request_of
 from testronaut_llm.routing.cost_optimizer import nothing_left
-from testronaut_llm.routing.retry import Outcome, Try, all_failed, attempts
+from testronaut_llm.routing.retry import Outcome, Try, all_failed, attempts, passed_over
 from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
@@ -35,32 +35,42 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """Answers the calls of one manager.
-
-    Args:
-        services: what calls share.
-        lookup: the stored answers.
-    """
+    """Answers the calls of one manager."""
 
     def __init__(self, services: Services, lookup: Lookup) -> None:
         self.services, self._lookup = services, lookup
         self._locks = FlightLocks(lookup.cache.folder / "flights.lock") if lookup.cache else None
         self._flights = Flights(self._locks)
 
-    async def answer(self, call: Call, emit: Emit | None = None) -> Result:
-        """Returns the stored result of a call, or asks for one; hands the pieces of a stream to `emit`.
+    def start_missed(self, call: Call) -> Running[Result]:
+        """Starts a call that was looked up in vain."""
+        return self.services.loop.start(self._missed(call, None))
 
-        Raises:
-            LLMError: with the attempts made.
-        """
+    def start(self, call: Call, emit: Emit) -> Running[Result]:
+        """Starts a stream, whose pieces go to `emit`."""
+        return self.services.loop.start(self.answer(call, emit))
+
+    def start_outcome(self, make: Callable[[], Call]) -> Running[Any]:
+        """Starts a call of a batch, from its arguments on; it ends in its answer or its error."""
+
+        async def outcome() -> Result | LLMError:
+            try:
+                return await self.answer(make())
+            except LLMError as error:
+                return error.with_traceback(None)  # its frames would keep every call of the batch alive
+
+        return self.services.loop.start(outcome())
+
+    async def answer(self, call: Call, emit: Emit | None = None) -> Result:
+        """Returns the stored result of a call, or asks for one; hands the pieces of a stream to `emit`."""
         with self.services.telemetry.watch(call):
             found = await self._looked_up(self._lookup.find, call)
             if found is None:
-                return await self.answer_missed(call, emit)
+                return await self._missed(call, emit)
         emit_stored(found, emit)
         return found
 
-    async def answer_missed(self, call: Call, emit: Emit | None = None) -> Result:
+    async def _missed(self, call: Call, emit: Emit | None) -> Result:
         """Returns the result of a call that was looked up in vain: that of an identical call, or one of its own."""
         key = self._lookup.flight(call)
         if key is None:
@@ -126,11 +136,7 @@ class _Attempts:
     sent: bool = False
 
     async def result(self) -> Result:
-        """Makes attempts until an answer is accepted.
-
-        Raises:
-            LLMError: the last error itself where it stops the call, else `AllModelsFailedError`.
-        """
+        """Makes attempts until an answer is accepted. Raises what stops the call, else `AllModelsFailedError`."""
         steps = attempts(self.route.kept, self.call.settings)
         step = next(steps)
         while True:
@@ -193,7 +199,7 @@ class _Attempts:
         try:
             reservation = await when_free(reserve, call.left)
         except (BudgetExceededError, ConfigError) as error:
-            return Outcome(error=_passed_over(error), remaining=call.left)
+            return Outcome(error=passed_over(error), remaining=call.left)
 
         began, exchange, reply = time.monotonic(), Exchange(), None
         limit = call.timeout or timeout_of(ask.row)
@@ -202,7 +208,7 @@ class _Attempts:
             await when_free(reservation.sent, call.left)
             reply = await self._reply(ask, exchange, seconds)
         except (BudgetExceededError, ConfigError) as error:
-            reply = Reply(error=_passed_over(error), sent=False)
+            reply = Reply(error=passed_over(error), sent=False)
         finally:
             cancelled = reply is None
             if reply is None:  # nobody knows what was billed
@@ -218,10 +224,7 @@ class _Attempts:
         return await self._judged(ask, reply, attempt, reservation)
 
     async def _reply(self, ask: Ask, exchange: Exchange, seconds: float) -> Reply:
-        """Returns the reply to one request.
-
-        Its time is kept out here, since the time-outs of an HTTP client start anew with every byte.
-        """
+        """The reply to one request. Its time is kept here: the time-outs of an HTTP client restart with each byte."""
         make = partial(request_of, self.services, ask, max(0.001, seconds))
         try:
             async with asyncio.timeout(seconds):
@@ -259,10 +262,3 @@ class _Attempts:
         finally:
             services.attempted(call, self.tried[-1])
         return replace(outcome, delivered=self.delivered) if isinstance(outcome, Outcome) else outcome
-
-
-def _passed_over(error: LLMError) -> LLMError:
-    """The error of a model that was not asked; one that the money does not reach is followed by the next."""
-    if isinstance(error, BudgetExceededError):
-        error.verdict = Verdict.NEXT  # type: ignore[misc]
-    return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 from testronaut_llm.agreement import Agreement, agreement_of
@@ -19,27 +19,17 @@ from testronaut_llm.support.money import exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two models on one prompt. `agreement` is None where one of them has no answer."""
-
-    models: tuple[str, str]
-    agreement: Agreement | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedPrompt:
     """One prompt, and what each model made of it.
 
     Attributes:
         results: by alias, in the order asked: the Answer, or the error of a model that failed.
         agreement: of all models that answered; None where fewer than two did.
-        pairs: every two models.
     """
 
     prompt: Prompt
     results: Mapping[str, Outcome]
     agreement: Agreement | None
-    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +83,7 @@ class Comparison:
 class Comparing:
     """One comparison while its calls run: `start` asks a job, which is one prompt of one model.
 
-    Args:
-        each: checks the options of a task, and returns what asks one prompt.
-        task: the task whose settings are used.
-        prompt: one prompt (a text, or messages), or a list of prompts.
-        models: their names.
-        options: of all calls.
-
-    Raises:
-        LLMError: a model is unknown, or another argument is wrong.
+    `each` checks the options of a task, and returns what asks one prompt.
     """
 
     def __init__(
@@ -141,18 +123,15 @@ class Comparing:
         return Comparison(
             task=self._task,
             models=names,
-            prompts=tuple(_compared(prompt, row) for prompt, row in zip(self._prompts, rows, strict=True)),
+            prompts=tuple(
+                ComparedPrompt(prompt=prompt, results=row, agreement=_agreement(row.values(), 2))
+                for prompt, row in zip(self._prompts, rows, strict=True)
+            ),
             totals=tuple(_totals(name, [row[name] for row in rows], schema=self._has_schema) for name in names),
             exact=all(one is not None and one.exact for one in whole),
             normalised=all(one is not None and one.normalised for one in whole),
             json=all(one is not None and bool(one.json) for one in whole),
         )
-
-
-def _compared(prompt: Prompt, row: Mapping[str, Outcome]) -> ComparedPrompt:
-    pairs = [Pair(models=two, agreement=_agreement([row[name] for name in two], 2)) for two in combinations(row, 2)]
-    answers = [result for result in row.values() if isinstance(result, Answer)]
-    return ComparedPrompt(prompt=prompt, results=row, agreement=_agreement(answers, 2), pairs=tuple(pairs))
 
 
 def _agreement(results: Any, least: int) -> Agreement | None:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
-from testronaut_llm.lookup import Emit, Lookup
+from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.lookup import Lookup
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, takes
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.provider_registry import Probes
 from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
-from testronaut_llm.streams import AsyncStream, Stream
+from testronaut_llm.streams import AsyncStream, Begin, Stream
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.telemetry.redaction import Redactor
 from testronaut_llm.telemetry.telemetry import Telemetry
@@ -47,8 +47,7 @@ class LLMManager:
         offline: for tests whose answers come from elsewhere: every model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
 
-    Raises:
-        ConfigError: the configuration is wrong; with every error, and its line.
+    Raises ConfigError with every error of the configuration, and its line.
     """
 
     def __init__(
@@ -97,14 +96,14 @@ class LLMManager:
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
-        return Stream(lambda emit: self._start(task, prompt, {**options, "schema": schema}, emit))
+        return Stream(self._begin(task, prompt, {**options, "schema": schema}))
 
     @takes(CallOptions)
     def astream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
-        return AsyncStream(lambda emit: self._start(task, prompt, {**options, "schema": schema}, emit))
+        return AsyncStream(self._begin(task, prompt, {**options, "schema": schema}))
 
     @takes(EmbedOptions)
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
@@ -128,11 +127,11 @@ class LLMManager:
     ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
 
-        `prompts` may be a generator: it is read as far as the calls have come. `on_progress(done, total, result)` is
-        called in this thread; `total` is None for a generator. Raises LLMError: an argument of all calls is wrong.
+        `prompts` may be a generator, which is read as far as the calls have come; `total` of
+        `on_progress(done, total, result)` is then None. Raises LLMError: an argument of all calls is wrong.
         """
         record = Record(prompts, on_progress)
-        self.answer_each(task, prompts, record.add, concurrency=concurrency, **options)
+        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
 
     @takes(AllOptions)
@@ -162,7 +161,7 @@ class LLMManager:
         **more: Unpack[AllOptions],
     ) -> None:
         """`batch` that keeps no results: `on_answer` gets each and its place. `options`: more options, as a mapping."""
-        if options is not None and not isinstance(options, Mapping):
+        if not isinstance(options or {}, Mapping):
             raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
         given = cast("AllOptions", {**(options or {}), **more})
         run_each(self._each(task, given), prompts, concurrency=concurrency, finished=on_answer)
@@ -284,31 +283,19 @@ class LLMManager:
         """Looks into the cache in this thread; on a miss, the call runs on the manager's event loop."""
         with self._telemetry.watch(call):
             found = self._lookup.find(call)
-            if found is not None:
-                return found
-            return self._caller.services.loop.start(self._caller.answer_missed(call)).result()
+            return found if found is not None else self._caller.start_missed(call).result()
 
     async def _aresult(self, call: Call) -> Result:
         lookup = self._lookup
         with self._telemetry.watch(call):
             found = lookup.find(call) if lookup.is_quick(call) else await asyncio.to_thread(lookup.find, call)
-            if found is not None:
-                return found
-            return await self._caller.services.loop.start(self._caller.answer_missed(call)).aresult()
+            return found if found is not None else await self._caller.start_missed(call).aresult()
 
-    def _start(self, task: str | None, prompt: Prompt, options: AllOptions, emit: Emit) -> Running[Result]:
-        call = call_of(self.config, task, prompt, options, stream=True)
-        return self._caller.services.loop.start(self._caller.answer(call, emit))
+    def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
+        return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
 
     def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
         """Checks what many calls share, and returns what starts one of them."""
         call_of(self.config, task, "?", options)
         caller = self._caller
-
-        async def outcome(prompt: Prompt) -> Outcome:
-            try:
-                return cast("Outcome", await caller.answer(call_of(self.config, task, prompt, options)))
-            except LLMError as error:
-                return error.with_traceback(None)  # its frames would keep every call of the batch alive
-
-        return lambda prompt: caller.services.loop.start(outcome(prompt))
+        return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))

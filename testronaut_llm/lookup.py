@@ -31,15 +31,7 @@ _PIECE = re.compile(r"\s*\S+\s*")
 
 
 class Lookup:
-    """Finds and keeps answers. Safe for threads and event loops.
-
-    Args:
-        cache: the store; None where nothing is kept.
-        probes: knows the digests of local models.
-        ledger: counts hits.
-        telemetry: gets an event for each hit.
-        redactor: knows the secrets of this process.
-    """
+    """Finds and keeps answers; without a `cache` nothing is kept. Safe for threads and event loops."""
 
     def __init__(
         self, cache: AnswerCache | None, probes: Probes, ledger: Ledger, telemetry: Telemetry, redactor: Redactor

@@ -34,11 +34,7 @@ class Running(Generic[_T]):
         loop.call_soon_threadsafe(self._begin, work, context=contextvars.copy_context())
 
     def result(self) -> _T:
-        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end.
-
-        Raises:
-            LLMError: the manager was closed meanwhile; or whatever the coroutine raises.
-        """
+        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end."""
         try:
             return self.done.result()
         except concurrent.futures.CancelledError:
@@ -113,8 +109,7 @@ async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
 class Loop:
     """One event loop in a thread of its own. Safe for threads; a forked child starts its own.
 
-    Args:
-        at_end: closes what belongs to the loop; runs on it when all else has ended.
+    `at_end` closes what belongs to the loop; it runs on it when all else has ended.
     """
 
     def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:

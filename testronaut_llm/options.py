@@ -155,11 +155,7 @@ def takes(options: Any) -> Callable[[F], F]:
 
 
 def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOptions, *, stream: bool = False) -> Call:
-    """Returns the call that asks for text.
-
-    Raises:
-        LLMError: the task or a model is unknown, or an argument is wrong.
-    """
+    """Returns the call that asks for text. Raises LLMError: a task or model is unknown, or an argument is wrong."""
     settings, given = _task(config, task), _checked(options, _CHECKS)
     given = {name: value for name in _OF_TASK if (value := getattr(settings, name)) is not None} | given
     messages = messages_of(prompt, given.pop("system", None))
@@ -171,11 +167,7 @@ def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOpt
 
 
 def embed_call_of(config: LLMConfig, task: str | None, texts: str | Sequence[str], options: EmbedOptions) -> Call:
-    """Returns the call that embeds texts.
-
-    Raises:
-        LLMError: the task or a model is unknown, or an argument is wrong.
-    """
+    """Returns the call that embeds texts. Raises LLMError as `call_of` does."""
     settings, given = _task(config, task), _checked(options, EmbedOptions.__annotations__)
     of_task = {"max_tokens": settings.max_tokens, "timeout": settings.timeout, "deadline": settings.deadline}
     checked = texts_of(texts)

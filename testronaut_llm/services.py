@@ -44,17 +44,7 @@ AZURE = "https://resource.openai.azure.com"
 
 
 class Services:
-    """The rooms of one manager, as its calls use them.
-
-    Args:
-        config: returns the configuration as it is now.
-        redactor: removes secrets from texts.
-        telemetry: gets the events.
-        probes: what was seen of each model.
-        ledger: the books.
-        gateway: sends requests in place of LiteLLM; for tests.
-        offline: True if no server is asked and no key is needed, since answers come from elsewhere.
-    """
+    """The rooms of one manager, as its calls use them; `gateway` and `offline` as of `LLMManager`."""
 
     def __init__(
         self,

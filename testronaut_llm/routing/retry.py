@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from testronaut_llm.errors import (
     AllModelsFailedError,
+    BudgetExceededError,
     CassetteMissError,
     ContextWindowError,
     LLMError,
@@ -159,6 +160,13 @@ def _wait(error: LLMError, retried: int) -> float:
     if isinstance(error, RateLimitError):
         own = min(LONGEST_WAIT, 2 * own)
     return own * (0.5 + 0.5 * jitter)
+
+
+def passed_over(error: LLMError) -> LLMError:
+    """Returns the error of a model that was not asked; one that the money does not reach is followed by the next."""
+    if isinstance(error, BudgetExceededError):
+        error.verdict = Verdict.NEXT  # type: ignore[misc]
+    return error
 
 
 def all_failed(task: str, last: LLMError, tried: tuple[Attempt, ...]) -> AllModelsFailedError:
