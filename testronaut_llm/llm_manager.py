@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 class LLMManager:
     """Answers the tasks of one `llm.yaml`. Safe for threads and tasks; close it, or use it in `with`.
 
-    Arguments that the call methods share: `task` is a name from the file (None: `default`), `prompt` a text or
-    messages in OpenAI's form, `schema` a pydantic class, a type or a JSON Schema for `.parsed`; for the others see
-    `CallOptions`.
+    Raises ConfigError if the configuration is wrong, with every error and its line. Arguments that the call methods
+    share: `task` is a name from the file (None: `default`), `prompt` a text or messages in OpenAI's form, `schema` a
+    pydantic class, a type or a JSON Schema for `.parsed`; for the others see `CallOptions`.
 
     Args:
         path: the file; found as documented if not given.
@@ -46,8 +46,6 @@ class LLMManager:
         gateway: sends the requests in place of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
         offline: for tests whose answers come from elsewhere: every model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
-
-    Raises ConfigError with every error of the configuration, and its line.
     """
 
     def __init__(
