@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -80,58 +80,70 @@ class Comparison:
         return self.prompts[0].results
 
 
-class Comparing:
-    """One comparison while its calls run: `start` asks a job, which is one prompt of one model.
+@dataclass(frozen=True, slots=True)
+class _Comparing:
+    """One comparison while its calls run: `start` asks a job, which is one prompt of one model."""
 
-    `each` checks the options of a task, and returns what asks one prompt.
-    """
+    task: str | None
+    prompts: tuple[Prompt, ...]
+    each: Mapping[str, Callable[[Prompt], Running[Outcome]]]
+    has_schema: bool
+    record: Record = field(default_factory=Record)
 
-    def __init__(
-        self,
-        each: Callable[[str | None, AllOptions], Callable[[Prompt], Running[Outcome]]],
-        task: str | None,
-        prompt: Any,
-        models: Any,
-        options: AllOptions,
-    ) -> None:
-        prompts: Any = (prompt,) if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray) or not prompts:
-            raise InvalidRequestError(f"prompt is {prompt!r:.40}; expected a text, messages, or a list of these")
-        is_one = all(isinstance(turn, Mapping) for turn in prompts)
-        names = () if isinstance(models, str) or not isinstance(models, Sequence) else tuple(models)
-        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-            raise InvalidRequestError(f"models is {models!r:.60}; expected a list of different names from `models`")
-        if options.get("model") is not None:
-            given = f"model is {options['model']!r:.60}"
-            raise InvalidRequestError(f"{given}; `compare` asks each of `models`, so leave it out")
-        self._task, self._has_schema = task, options.get("schema") is not None
-        self._prompts: tuple[Prompt, ...] = (prompts,) if is_one else tuple(prompts)
-        self._each = {name: each(task, {**options, "model": name}) for name in names}
-        self.jobs = list(product(self._prompts, names))
-        self.record = Record()
+    @property
+    def jobs(self) -> list[tuple[Prompt, str]]:
+        """Each prompt of each model."""
+        return list(product(self.prompts, self.each))
 
     def start(self, job: tuple[Prompt, str]) -> Running[Outcome]:
         """Asks one prompt of one model."""
-        return self._each[job[1]](job[0])
+        return self.each[job[1]](job[0])
 
     @exact
     def result(self) -> Comparison:
         """Returns the results side by side."""
-        names, results = tuple(self._each), iter(self.record.results)
-        rows = [{name: next(results) for name in names} for _ in self._prompts]
+        names, results = tuple(self.each), iter(self.record.results)
+        rows = [{name: next(results) for name in names} for _ in self.prompts]
         whole = [_agreement(row.values(), len(names)) for row in rows]
         return Comparison(
-            task=self._task,
+            task=self.task,
             models=names,
             prompts=tuple(
                 ComparedPrompt(prompt=prompt, results=row, agreement=_agreement(row.values(), 2))
-                for prompt, row in zip(self._prompts, rows, strict=True)
+                for prompt, row in zip(self.prompts, rows, strict=True)
             ),
-            totals=tuple(_totals(name, [row[name] for row in rows], schema=self._has_schema) for name in names),
+            totals=tuple(_totals(name, [row[name] for row in rows], schema=self.has_schema) for name in names),
             exact=all(one is not None and one.exact for one in whole),
             normalised=all(one is not None and one.normalised for one in whole),
             json=all(one is not None and bool(one.json) for one in whole),
         )
+
+
+def comparing(
+    each: Callable[[str | None, AllOptions], Callable[[Prompt], Running[Outcome]]],
+    task: str | None,
+    prompt: Any,
+    models: Any,
+    options: AllOptions,
+) -> _Comparing:
+    """Returns a comparison whose calls have yet to run; `each` checks the options of a task, and starts one prompt.
+
+    Raises:
+        LLMError: a model is unknown, or another argument is wrong.
+    """
+    prompts: Any = (prompt,) if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray) or not prompts:
+        raise InvalidRequestError(f"prompt is {prompt!r:.40}; expected a text, messages, or a list of these")
+    if all(isinstance(turn, Mapping) for turn in prompts):
+        prompts = (prompts,)
+    names = () if isinstance(models, str) or not isinstance(models, Sequence) else tuple(models)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise InvalidRequestError(f"models is {models!r:.60}; expected a list of different names from `models`")
+    if options.get("model") is not None:
+        given = f"model is {options['model']!r:.60}"
+        raise InvalidRequestError(f"{given}; `compare` asks each of `models`, so leave it out")
+    starts = {name: each(task, {**options, "model": name}) for name in names}
+    return _Comparing(task, tuple(prompts), starts, options.get("schema") is not None)
 
 
 def _agreement(results: Any, least: int) -> Agreement | None:

@@ -212,25 +212,34 @@ class BadResponseError(ProviderError):
     code = "bad_response"
 
 
-class _OutputError(LLMError):
-    """An answer came, and is not what was asked for. `text` is the answer as it came."""
+class OutputInvalidError(LLMError):
+    """The answer does not obey its schema, or `accept` refused it.
+
+    Attributes:
+        text: the answer as it came.
+    """
+
+    code = "invalid_output"
+    verdict = Verdict.NEXT
 
     def __init__(self, message: str, *, text: str = "", **facts: Any) -> None:
         super().__init__(message, **facts)
         self.text = text
 
 
-class OutputInvalidError(_OutputError):
-    """The answer does not obey its schema, or `accept` refused it. `text` is the answer as it came."""
+class OutputTruncatedError(LLMError):
+    """The answer was cut by `max_tokens`, also with a doubled cap.
 
-    code = "invalid_output"
-    verdict = Verdict.NEXT
-
-
-class OutputTruncatedError(_OutputError):
-    """The answer was cut by `max_tokens`, also with a doubled cap. `text` is the part that came."""
+    Attributes:
+        text: the part that came.
+    """
 
     code = "truncated"
+    verdict = Verdict.STOP
+
+    def __init__(self, message: str, *, text: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.text = text
 
 
 class LocalModelError(LLMError):

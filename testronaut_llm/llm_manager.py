@@ -175,11 +175,11 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """Asks one prompt, or several, of each model; a model that fails does not stop the others."""
-        from testronaut_llm.compare import Comparing
+        from testronaut_llm.compare import comparing
 
-        comparing = Comparing(self._each, task, prompt, models, options)
-        run_each(comparing.start, comparing.jobs, concurrency=concurrency, finished=comparing.record.add)
-        return comparing.result()
+        asked = comparing(self._each, task, prompt, models, options)
+        run_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        return asked.result()
 
     @takes(AllOptions)
     async def acompare(
@@ -192,11 +192,11 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """`compare` for the caller's event loop."""
-        from testronaut_llm.compare import Comparing
+        from testronaut_llm.compare import comparing
 
-        comparing = Comparing(self._each, task, prompt, models, options)
-        await arun_each(comparing.start, comparing.jobs, concurrency=concurrency, finished=comparing.record.add)
-        return comparing.result()
+        asked = comparing(self._each, task, prompt, models, options)
+        await arun_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        return asked.result()
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:

@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -157,3 +159,29 @@ def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
     blocked.set()
     with pytest.raises(LLMError, match="closed before the call ended"):
         running.result()
+
+
+AT_EXIT = """
+import atexit
+from testronaut_llm import LLMError
+from testronaut_llm.testing.fake import FakeLLM
+llm = FakeLLM()
+llm.reply("x")
+def ask():
+    for call in (lambda: llm.complete(None, "hi"), lambda: list(llm.stream(None, "hi"))):
+        try:
+            call()
+        except LLMError as error:
+            print(error)
+atexit.register(ask)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
+def test_a_call_while_the_program_ends_is_an_error_of_ours(before: str) -> None:
+    """Python starts no thread then: the error says so, and nothing hangs."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT + before], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
+    assert "Traceback" not in done.stderr
