@@ -114,140 +114,131 @@ def left(amount: str, **fields: Any) -> Money:
     return Money(left=Decimal(amount), limit="per_day", **fields)
 
 
-def test_cheapest_sorts_by_expected_cost_then_quality_then_the_list() -> None:
-    """The lowest estimate first; equal ones by quality, then as the user listed them; unknown prices last."""
-    options = [option("b", "2"), option("x", None), option("c", "1"), option("d", "1", quality=7), option("e", "1")]
-    route = routed("cheapest", options, max_tokens=1000)
-    assert order(route) == ["d", "c", "e", "b", "x"]
-    assert reason(route, "d") == "cheapest: about $0.002"
-    assert reason(route, "b") == "number 4 by price: about $0.004"
-    assert reason(route, "x") == "number 5 by price: no known price"
-    assert (route.task, route.strategy) == ("cli", "cheapest")
+STRATEGIES: dict[str, tuple[str, list[Option], list[tuple[str, str]]]] = {
+    "by expected cost, then quality, then the list; unknown prices last": (
+        "cheapest",
+        [option("b", "2"), option("x", None), option("c", "1"), option("d", "1", quality=7), option("e", "1")],
+        [
+            ("d", "cheapest: about $0.002"),
+            ("c", "number 2 by price: about $0.002"),
+            ("e", "number 3 by price: about $0.002"),
+            ("b", "number 4 by price: about $0.004"),
+            ("x", "number 5 by price: no known price"),
+        ],
+    ),
+    "the users order, whatever they cost": (
+        "as_listed",
+        [option("dear", "9"), option("x", None), option("cheap", "1")],
+        [
+            ("dear", "number 1 of the list: about $0.018"),
+            ("x", "number 2 of the list: no known price"),
+            ("cheap", "number 3 of the list: about $0.002"),
+        ],
+    ),
+    "local models before cheaper ones, then each group by cost": (
+        "local_first",
+        [option("cloud", "1"), option("home", "3", local=True), option("free", "0", local=True)],
+        [
+            ("free", "local: free"),
+            ("home", "local: about $0.006"),
+            ("cloud", "not local, so later: about $0.002"),
+        ],
+    ),
+    "by cost, each with what has to happen before it is asked": (
+        "cascade",
+        [option("best", "9", quality=9), option("mid", "3", quality=6), option("toy", "0", quality=6)],
+        [
+            ("toy", "asked first, as the cheapest: free"),
+            ("mid", "no better than toy, so only when that fails: about $0.006"),
+            ("best", "asked when those before it fail or are refused (quality 9): about $0.018"),
+        ],
+    ),
+    "a point of quality for each doubling of the price; small change does not count": (
+        "balanced",
+        [
+            option("best", "20", quality=9),
+            option("good", "1", quality=8),
+            option("free", "0", quality=6),
+            option("x", None, quality=10),
+        ],
+        [
+            ("good", "most quality for the money: quality 8: about $0.002"),
+            ("free", "number 2 by worth: quality 6: free"),
+            ("best", "number 3 by worth: quality 9: about $0.04"),
+            ("x", "number 4 by worth: quality 10: no known price"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", STRATEGIES)
+def test_each_strategy_has_its_order_and_says_why(rule: str) -> None:
+    """Without a budget; each candidate with its reason."""
+    strategy, options, expected = STRATEGIES[rule]
+    route = routed(strategy, options, max_tokens=100)
+    assert [(one.alias, one.reason) for one in route.kept] == expected
+    assert (route.task, route.strategy) == ("cli", strategy)
+
+
+def test_balanced_spends_what_a_call_may_cost_for_the_money_to_last() -> None:
+    """The best within the pace; what is beyond it comes after, cheapest first."""
+    options = [option("best", "20", quality=9), option("good", "2", quality=7), option("cheap", "1", quality=5)]
+
+    def paced(pace: str) -> Route:
+        money = left("5", pace=Decimal(pace), pace_limit="per_day")
+        return routed("balanced", options, max_tokens=1000, money=money)
+
+    poor = paced("0.005")
+    assert order(paced("0.05")) == ["best", "good", "cheap"]
+    assert order(poor) == ["good", "cheap", "best"]
+    assert order(paced("-1")) == ["cheap", "good", "best"]
+    assert reason(poor, "good") == "quality 7 within $0.005, what a call may cost for per_day to last: about $0.004"
+    assert reason(poor, "best") == "more than $0.005, what a call may cost for per_day to last: about $0.04"
 
 
 def test_a_candidate_shows_its_numbers() -> None:
     """Tokens, expected and worst cost, source and window are on the candidate."""
     (candidate,) = routed("cheapest", [option("a", "2", context_window=9000)], max_tokens=1000).candidates
     assert (candidate.est_tokens, candidate.est_completion_tokens) == (1000, 1000)
-    assert candidate.est_cost == Decimal("0.004")
-    assert candidate.worst_cost == Decimal("0.010")
+    assert (candidate.est_cost, candidate.worst_cost) == (Decimal("0.004"), Decimal("0.010"))
     assert (candidate.cost_source, candidate.context_window) == ("made up", 9000)
     assert candidate.reason == "the only one left: about $0.004"
 
 
-def test_as_listed_keeps_the_users_order() -> None:
-    """Whatever they cost."""
-    route = routed("as_listed", [option("dear", "9"), option("x", None), option("cheap", "1")], max_tokens=100)
-    assert order(route) == ["dear", "x", "cheap"]
-    assert reason(route, "dear") == "number 1 of the list: about $0.018"
-
-
-def test_local_first_puts_local_models_before_cheaper_ones() -> None:
-    """Then each group by cost."""
-    options = [option("cloud", "1"), option("home", "3", local=True), option("free", "0", local=True)]
-    route = routed("local_first", options, max_tokens=100)
-    assert order(route) == ["free", "home", "cloud"]
-    assert reason(route, "free") == "local: free"
-    assert reason(route, "cloud") == "not local, so later: about $0.002"
-
-
-def test_cascade_climbs_from_cheap_to_good() -> None:
-    """By cost, each with what has to happen before it is asked."""
-    options = [option("best", "9", quality=9), option("mid", "3", quality=6), option("toy", "0", quality=6)]
-    route = routed("cascade", options, max_tokens=100)
-    assert order(route) == ["toy", "mid", "best"]
-    assert reason(route, "toy") == "asked first, as the cheapest: free"
-    assert reason(route, "mid") == "no better than toy, so only when that fails: about $0.006"
-    assert reason(route, "best") == "asked when those before it fail or are refused (quality 9): about $0.018"
-
-
 def test_a_prompt_that_did_not_fit_goes_to_larger_windows_only() -> None:
     """Known larger ones and unknown ones remain."""
-
-    def candidate(alias: str, window: int | None) -> Candidate:
-        return replace(option(alias).candidate, context_window=window)
-
-    rest = [candidate("same", 8000), candidate("larger", 9000), candidate("unknown", None)]
-    assert [c.alias for c in larger_than(candidate("failed", 8000), rest)] == ["larger", "unknown"]
-    assert len(larger_than(candidate("failed", None), rest)) == 3
-
-
-def test_balanced_without_a_period_wants_a_point_of_quality_for_each_doubling_of_the_price() -> None:
-    """Small change does not count, and an unknown price comes last."""
-    options = [
-        option("best", "20", quality=9),
-        option("good", "1", quality=8),
-        option("free", "0", quality=6),
-        option("x", None, quality=10),
+    rest = [
+        replace(option(name).candidate, context_window=window)
+        for name, window in (("same", 8000), ("larger", 9000), ("unknown", None))
     ]
-    route = routed("balanced", options, max_tokens=100)
-    assert order(route) == ["good", "free", "best", "x"]
-    assert reason(route, "good") == "most quality for the money: quality 8: about $0.002"
-    assert reason(route, "x") == "number 4 by worth: quality 10: no known price"
+    assert [one.alias for one in larger_than(rest[0], rest)] == ["larger", "unknown"]
+    assert larger_than(rest[2], rest) == rest
 
 
-def test_balanced_spends_what_a_call_may_cost_for_the_money_to_last() -> None:
-    """The best within the pace; what is beyond it comes after, cheapest first."""
-    options = [option("best", "20", quality=9), option("good", "2", quality=7), option("cheap", "1", quality=5)]
-    rich = routed("balanced", options, max_tokens=1000, money=left("5", pace=Decimal("0.05"), pace_limit="per_day"))
-    assert order(rich) == ["best", "good", "cheap"]
-    poor = routed("balanced", options, max_tokens=1000, money=left("5", pace=Decimal("0.005"), pace_limit="per_day"))
-    assert order(poor) == ["good", "cheap", "best"]
-    assert reason(poor, "good") == "quality 7 within $0.005, what a call may cost for per_day to last: about $0.004"
-    assert reason(poor, "best") == "more than $0.005, what a call may cost for per_day to last: about $0.04"
-    broke = routed("balanced", options, max_tokens=1000, money=left("5", pace=Decimal("-1"), pace_limit="per_day"))
-    assert order(broke) == ["cheap", "good", "best"]
+OBSTACLES: list[tuple[Option, str, str | None]] = [
+    (option("a", excluded="too weak: ...", ready=GONE), "too weak: ...", None),
+    (option("a", ready=GONE), "not ready: no key; export KEY=...", "no_ready_model"),
+    (option("a", ready=Readiness(ready=False, missing="no server", mend="")), "not ready: no server", "no_ready_model"),
+    (
+        option("a", context_window=2099),  # one token more would do
+        "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000",
+        "context_window",
+    ),
+    (option("a", max_output=999), "its answers have at most 999 tokens, and max_tokens is 1,000", "context_window"),
+    (option("a", supports_schema=False), "cannot answer in a given shape (JSON Schema)", None),
+]
 
 
-def test_the_rules_of_the_task_come_first() -> None:
-    """An excluded model is dropped with the task's own reason, ready or not."""
-    gone = Readiness(ready=False, missing="no key", mend="export KEY=...")
-    route = routed("cheapest", [option("a", excluded="too weak: ...", ready=gone), option("b")], max_tokens=100)
-    assert order(route) == ["b"]
-    assert (reason(route, "a"), route.candidates[1].problem) == ("too weak: ...", None)
+@pytest.mark.parametrize(("dropped", "says", "problem"), OBSTACLES)
+def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: str, problem: str | None) -> None:
+    """The task's rules first, then readiness, then whether the call fits; what nobody knows is tried."""
+    fits = option("b", context_window=2100, max_output=1000, supports_schema=True)
+    route = routed("cheapest", [dropped, option("c"), fits], max_tokens=1000, schema=True)
+    assert order(route) == ["c", "b"]
+    assert (route.candidates[-1].reason, route.candidates[-1].problem) == (says, problem)
 
 
-def test_what_is_not_ready_says_what_is_missing_and_the_mend() -> None:
-    """One line, with the command that mends it where there is one."""
-    options = [
-        option(
-            "a", ready=Readiness(ready=False, missing="OPENAI_API_KEY is not set", mend="export OPENAI_API_KEY=...")
-        ),
-        option("b", ready=Readiness(ready=False, missing="no server", mend="")),
-    ]
-    route = routed("cheapest", options, max_tokens=100)
-    assert not route.kept
-    assert reason(route, "a") == "not ready: OPENAI_API_KEY is not set; export OPENAI_API_KEY=..."
-    assert reason(route, "b") == "not ready: no server"
-    assert {candidate.problem for candidate in route.candidates} == {"no_ready_model"}
-
-
-def test_a_window_must_hold_the_cautious_prompt_and_the_answer() -> None:
-    """One token less is too small; an unknown window is tried."""
-    options = [option("fits", context_window=2100), option("tight", context_window=2099), option("unknown")]
-    route = routed("cheapest", options, max_tokens=1000)
-    assert order(route) == ["fits", "unknown"]
-    assert (
-        reason(route, "tight") == "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000"
-    )
-    assert route.candidates[-1].problem == "context_window"
-
-
-def test_an_answer_longer_than_the_model_writes_drops_it() -> None:
-    """A provider would refuse such a max_tokens."""
-    route = routed("cheapest", [option("short", max_output=4096), option("long", max_output=8192)], max_tokens=8192)
-    assert order(route) == ["long"]
-    assert reason(route, "short") == "its answers have at most 4,096 tokens, and max_tokens is 8,192"
-
-
-def test_a_schema_needs_a_model_that_takes_one() -> None:
-    """Only a plain no drops a model: where tables are silent the schema can go as words."""
-    options = [option("no", supports_schema=False), option("silent"), option("yes", supports_schema=True)]
-    assert order(routed("cheapest", options, max_tokens=9, schema=True)) == ["silent", "yes"]
-    assert len(order(routed("cheapest", options, max_tokens=9))) == 3
-
-
-def test_too_dear_is_judged_by_the_worst_case_and_steps_down() -> None:
+def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
     """A model whose worst case does not fit is passed over for one whose does, and the route says so."""
     options = [option("best", "100", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
     route = routed("as_listed", options, max_tokens=1000, money=left("0.06"))
@@ -258,66 +249,58 @@ def test_too_dear_is_judged_by_the_worst_case_and_steps_down() -> None:
     assert route.candidates[-1].problem == "budget_exceeded"
 
 
-def test_a_worst_case_that_just_fits_is_tried() -> None:
-    """Equal is enough."""
-    assert order(routed("cheapest", [option("a", "10")], max_tokens=1000, money=left("0.05"))) == ["a"]
-    assert order(routed("cheapest", [option("a", "10")], max_tokens=1000, money=left("0.049"))) == []
+@pytest.mark.parametrize(
+    ("options", "amount", "kept"),
+    [
+        ([option("a", "10")], "0.05", ["a"]),  # equal is enough
+        ([option("a", "10")], "0.049", []),
+        ([option("paid", "1"), option("home", "0", local=True)], "0", ["home"]),  # zero fits into nothing
+        ([option("paid", "1"), option("home", "0", local=True)], "-3", ["home"]),  # and into a debt
+        ([option("x", None)], "100", []),  # nobody can hold a budget against what nobody knows
+    ],
+)
+def test_what_the_money_still_reaches_is_kept(options: list[Option], amount: str, kept: list[str]) -> None:
+    """By its worst case."""
+    assert order(routed("cheapest", options, max_tokens=1000, money=left(amount))) == kept
 
 
 def test_a_model_without_a_price_is_refused_under_a_limit_with_the_line_to_add() -> None:
-    """Nobody can hold a budget against what nobody knows."""
+    """The reason names the limit, and how to give the model a price."""
     route = routed("cheapest", [option("x", None)], max_tokens=10, money=left("100"))
-    assert not route.kept
     assert reason(route, "x") == "no known price, and a limit holds (per_day): add `price:` to models.x"
     assert route.candidates[0].problem == "budget_exceeded"
 
 
-def test_what_is_free_goes_on_when_the_money_is_gone() -> None:
-    """Zero fits into nothing, and even into a debt."""
-    options = [option("paid", "1"), option("home", "0", local=True)]
-    for amount in ("0", "-3"):
-        assert order(routed("cheapest", options, max_tokens=10, money=left(amount))) == ["home"]
-
-
 def test_stop_stops_where_local_goes_on() -> None:
-    """When the preferred model is too dear and only free ones remain, `stop` raises and `local` uses them."""
-    options = [option("paid", "1"), option("home", "0", local=True)]
-    stopped = routed("as_listed", options, max_tokens=10, money=left("0"))
+    """When the preferred model is over budget and only free ones remain, `stop` raises and `local` uses them."""
+    options = [option("paid", "9"), option("home", "0", local=True)]
+    stopped = routed("as_listed", options, max_tokens=10, money=left("0.01"))
     assert not stopped.kept
     assert reason(stopped, "home") == "free, but paid is over budget and on_exceeded is `stop`; `local` would use it"
-    went_on = routed("as_listed", options, max_tokens=10, money=left("0", on_exceeded="local"))
+    went_on = routed("as_listed", options, max_tokens=10, money=left("0.01", on_exceeded="local"))
     assert order(went_on) == ["home"]
     assert reason(went_on, "home").startswith("steps down from paid, over budget now: ")
-
-
-def test_stop_still_steps_down_to_a_cheaper_paid_model() -> None:
-    """Then free ones may follow as fallbacks, too."""
-    options = [option("best", "9"), option("home", "0", local=True), option("cheap", "1")]
-    assert order(routed("as_listed", options, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
+    cheaper = [*options, option("cheap", "1")]  # free ones may stand beside a paid one
+    assert order(routed("as_listed", cheaper, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
 
 
 def test_warn_goes_on_and_says_so() -> None:
     """Nothing is dropped for money; the reason holds the warning."""
-    route = routed(
-        "cheapest", [option("a", "9"), option("x", None)], max_tokens=1000, money=left("0", on_exceeded="warn")
-    )
+    options, money = [option("a", "9"), option("x", None)], left("0", on_exceeded="warn")
+    route = routed("cheapest", options, max_tokens=1000, money=money)
     assert order(route) == ["a", "x"]
     assert reason(route, "a") == (
         "cheapest: about $0.018; over budget: worst case $0.045, and $0 is left of per_day (on_exceeded: warn)"
     )
-    fits = routed("cheapest", [option("a", "9")], max_tokens=1000, money=left("1", on_exceeded="warn"))
+    assert route.kept[0].problem is None
+    fits = routed("cheapest", options[:1], max_tokens=1000, money=left("1", on_exceeded="warn"))
     assert reason(fits, "a") == "the only one left: about $0.018"
 
 
 def test_dropped_candidates_come_last_in_the_listed_order() -> None:
     """All that the task lists is in the route, once."""
-    options = [
-        option("dear", "999"),
-        option("weak", excluded="too weak"),
-        option("small", context_window=1),
-        option("fine", "1"),
-    ]
-    route = routed("cheapest", options, max_tokens=10, money=left("0.1"))
+    options = [option("dear", "999"), option("weak", excluded="too weak"), option("small", context_window=1)]
+    route = routed("cheapest", [*options, option("fine", "1")], max_tokens=10, money=left("0.1"))
     assert [candidate.alias for candidate in route.candidates] == ["fine", "dear", "weak", "small"]
 
 
@@ -336,7 +319,7 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
-        "gone": option("gone", ready=Readiness(ready=False, missing="no key", mend="export KEY=...")),
+        "gone": option("gone", "99", ready=GONE),  # that is no matter of money
         "weak": option("weak", excluded="too weak"),
     }
     route = routed("cheapest", [made[name] for name in options], max_tokens=1000, money=left("0"))
@@ -345,13 +328,6 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
     assert says in str(error)
     for name in options:
         assert f"\n  {name} (openai/{name}): " in str(error)
-
-
-def test_a_model_that_is_both_unready_and_too_dear_is_not_a_matter_of_money() -> None:
-    """Only a candidate that money alone stopped makes it a budget error."""
-    gone = Readiness(ready=False, missing="no key", mend="export KEY=...")
-    route = routed("cheapest", [option("a", "99", ready=gone)], max_tokens=1000, money=left("0"))
-    assert type(nothing_left(route)) is NoReadyModelError
 
 
 def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
@@ -434,9 +410,8 @@ def test_whatever_the_options_a_route_breaks_no_rule(
     made: list[Any], strategy: str, money: Money | None, pace: Decimal | None
 ) -> None:
     """Every candidate once, with a reason; what is kept is ready, fits and is affordable in its worst case."""
-    gone = Readiness(ready=False, missing="no key", mend="")
     options = [
-        option(f"m{n}", price, quality=quality, local=local, context_window=window, ready=READY if ready else gone)
+        option(f"m{n}", price, quality=quality, local=local, context_window=window, ready=READY if ready else GONE)
         for n, (price, quality, local, window, ready) in enumerate(made)
     ]
     if money is not None and pace is not None:
