@@ -106,12 +106,11 @@ class Caller:
             raise nothing_left(route)
         result = await _Attempts(services, call, route, emit).result()
 
-        row = call.config.model(result.model)
         asked = next(one for one in route.kept if one.alias == result.model)
         if len(result.attempts) == 1 and asked.est_tokens is not None and not services.offline:  # no repair's prompt
-            services.counter.observe(call.task, row, asked.est_tokens, result.usage)
+            services.counter.observe(call.task, asked.row, asked.est_tokens, result.usage)
         if lookup.keeps(call):
-            await services.loop.on_file(lookup.keep, call, result, services.dialect(row))
+            await services.loop.on_file(lookup.keep, call, result, services.dialect(asked.row))
         result = replace(lookup.joined(whole, found, result), latency=time.monotonic() - call.started)
         services.telemetry.answered(call, result)
         return result
@@ -168,10 +167,9 @@ class _Attempts:
         finally:
             ticket.leave()
         if error is None:
-            message = (
-                f"{call.task}: the deadline of {call.deadline:g} s has passed; raise `deadline` if it needs longer"
-            )
-            late = LLMTimeoutError(message, model=step.candidate.alias, provider=step.candidate.provider)
+            what = f"{call.task}: the deadline of {call.deadline:g} s has passed"
+            fix, one = "raise `deadline` if it needs longer", step.candidate
+            late = LLMTimeoutError(f"{what}; {fix}", model=one.alias, provider=one.provider)
             return Outcome(error=late, remaining=0.0)
         self.tried.append(attempt_of(services, ask, Reply(error=error, sent=False), waited=waited))
         services.attempted(call, self.tried[-1])
