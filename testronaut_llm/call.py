@@ -22,7 +22,7 @@ from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
-from testronaut_llm.records import Attempt, Call, Result, Route, T, known_cost, total_cost
+from testronaut_llm.records import Attempt, Call, Embeddings, Result, Route, T, known_cost, total_cost
 from testronaut_llm.requests import Ask, ask_of, request_of
 from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.routing.retry import Outcome, Try, all_failed, attempts, passed_over
@@ -98,8 +98,10 @@ class Caller:
     async def _ask(self, whole: Call, emit: Emit | None) -> Result:
         """Asks the models, stores what they answer, and returns it."""
         services, lookup = self.services, self._lookup
-        found = await self._looked_up(lookup.vectors, whole) if whole.texts else {}
-        call = lookup.without(whole, found)
+        call, found = whole, {}
+        if whole.texts:  # only those without a stored vector are asked
+            found = await self._looked_up(lookup.vectors, whole)
+            call = lookup.without(whole, found)
 
         route = services.route(call) if services.is_warm(call) else await asyncio.to_thread(services.cold_route, call)
         if not route.kept:
@@ -111,7 +113,9 @@ class Caller:
             services.counter.observe(call.task, asked.row, asked.est_tokens, result.usage)
         if lookup.keeps(call):
             await services.loop.on_file(lookup.keep, call, result, services.dialect(asked.row))
-        result = replace(lookup.joined(whole, found, result), latency=time.monotonic() - call.started)
+        if isinstance(result, Embeddings):
+            result = lookup.joined(whole, found, result)
+        result = replace(result, latency=time.monotonic() - call.started)
         services.telemetry.answered(call, result)
         return result
 

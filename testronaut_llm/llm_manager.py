@@ -159,7 +159,7 @@ class LLMManager:
         **more: Unpack[AllOptions],
     ) -> None:
         """`batch` that keeps no results: `on_answer` gets each and its place. `options`: more options, as a mapping."""
-        if not isinstance(options or {}, Mapping):
+        if options is not None and not isinstance(options, Mapping):
             raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
         given = cast("AllOptions", {**(options or {}), **more})
         run_each(self._each(task, given), prompts, concurrency=concurrency, finished=on_answer)

@@ -140,14 +140,14 @@ class Lookup:
 
     def without(self, call: Call, found: dict[str, Vector]) -> Call:
         """Returns the call with the texts that have to be asked: each once, and none that was `found`."""
-        if not call.texts or not self.keeps(call):
+        if not self.keeps(call):
             return call
         texts = tuple([text for text in dict.fromkeys(call.texts) if text not in found])
         return replace(call, texts=texts, messages=tuple([Message(role="user", content=text) for text in texts]))
 
-    def joined(self, call: Call, found: dict[str, Vector], asked: Result) -> Result:
+    def joined(self, call: Call, found: dict[str, Vector], asked: Embeddings) -> Embeddings:
         """Returns the vectors of all texts: those that were `found`, and those that were asked for."""
-        if not isinstance(asked, Embeddings) or len(asked.vectors) == len(call.texts):
+        if len(asked.vectors) == len(call.texts):
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
         if found:
