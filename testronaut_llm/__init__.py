@@ -92,22 +92,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "records",
-    "AsyncStream": "streams",
-    "Attempt": "records",
-    "CallOptions": "options",
-    "Candidate": "records",
-    "Comparison": "compare",
-    "EmbedOptions": "options",
-    "Embeddings": "records",
-    "LLMConfig": "config.model_config",
-    "LLMManager": "llm_manager",
-    "Message": "records",
-    "Provider": "providers.provider_registry",
-    "Route": "records",
-    "Stream": "streams",
-    "Usage": "records",
-    "register_provider": "providers.provider_registry",
+    name: module
+    for module, names in {
+        "compare": "Comparison",
+        "config.model_config": "LLMConfig",
+        "llm_manager": "LLMManager",
+        "options": "CallOptions EmbedOptions",
+        "providers.provider_registry": "Provider register_provider",
+        "records": "Answer Attempt Candidate Embeddings Message Route Usage",
+        "streams": "AsyncStream Stream",
+    }.items()
+    for name in names.split()
 }
 """The module of each public name that is no error."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+import queue
+from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -22,12 +22,7 @@ Ask = Callable[[Job], Running[Outcome]]
 
 
 class Record:
-    """The results so far, in the order of the jobs.
-
-    Args:
-        jobs: tell how many there will be, if they have a length.
-        on_progress: is told of each result.
-    """
+    """The results so far, in the order of the jobs; `on_progress` is told of each."""
 
     def __init__(self, jobs: Any = (), on_progress: Progress | None = None) -> None:
         self.results: list[Any] = []
@@ -44,29 +39,28 @@ class Record:
 
 
 class _Window:
-    """The calls under way, each with the place of its job."""
+    """The calls under way, each with the place of its job. `ended` is told of each that ends, in any thread."""
 
-    def __init__(self, ask: Ask[Any], jobs: Any, concurrency: Any, wake: Callable[[], object]) -> None:
+    def __init__(self, ask: Ask[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]) -> None:
         if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
             raise InvalidRequestError(f"prompts is {jobs!r:.40}; expected a list or another iterable of prompts")
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
         self.running: dict[Future[Outcome], tuple[int, Running[Outcome]]] = {}
-        self._ask, self._jobs, self._concurrency, self._wake = ask, enumerate(jobs), concurrency, wake
+        self._ask, self._jobs, self._concurrency, self._ended = ask, enumerate(jobs), concurrency, ended
 
     def fill(self) -> bool:
         """Starts calls until the window is full; False if none is left."""
         while len(self.running) < self._concurrency and (job := next(self._jobs, None)) is not None:
             running = self._ask(job[1])
             self.running[running.done] = job[0], running
-            running.done.add_done_callback(lambda _: self._wake())
+            running.done.add_done_callback(self._ended)
         return bool(self.running)
 
-    def ended(self) -> Iterator[tuple[int, Outcome]]:
-        """Yields the place and the result of each call that has ended."""
-        for done in [one for one in self.running if one.done()]:
-            place, running = self.running.pop(done)
-            yield place, running.result()
+    def take(self, done: Future[Outcome]) -> tuple[int, Outcome]:
+        """Returns the place and the result of a call that has ended."""
+        place, running = self.running.pop(done)
+        return place, running.result()
 
     def cancel(self) -> None:
         """Cancels what is still under way."""
@@ -84,14 +78,11 @@ def run_each(
     Raises:
         InvalidRequestError: `jobs` is one prompt or cannot be iterated, or `concurrency` is not a whole number above 0.
     """
-    ended = threading.Event()
-    window = _Window(ask, jobs, concurrency, ended.set)
+    ended: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+    window = _Window(ask, jobs, concurrency, ended.put)
     try:
         while window.fill():
-            ended.wait()
-            ended.clear()
-            for place, result in window.ended():
-                finished(place, result)
+            finished(*window.take(ended.get()))
     finally:
         window.cancel()
         wait(window.running)
@@ -101,19 +92,16 @@ async def arun_each(
     ask: Ask[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """`run_each` on the caller's event loop."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop, ended = asyncio.get_running_loop(), asyncio.Queue[Future[Outcome]]()
 
-    def wake() -> None:
+    def tell(done: Future[Outcome]) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(ended.set)
+            loop.call_soon_threadsafe(ended.put_nowait, done)
 
-    window = _Window(ask, jobs, concurrency, wake)
+    window = _Window(ask, jobs, concurrency, tell)
     try:
         while window.fill():
-            await ended.wait()
-            ended.clear()
-            for place, result in window.ended():
-                finished(place, result)
+            finished(*window.take(await ended.get()))
     finally:
         window.cancel()
         for done in window.running:

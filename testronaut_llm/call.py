@@ -1,6 +1,6 @@
 """The order of one call, from top to bottom. It runs on the manager's event loop.
 
-Join an identical call, look into the cache, route, and for each step of `routing/retry.py`: wait for the turn, reserve,
+Look into the cache, join an identical call, route, and for each step of `routing/retry.py`: wait for the turn, reserve,
 send, judge, settle; then store and return.
 """
 
@@ -16,27 +16,16 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.model_request import Reply
-from testronaut_llm.judge import Judge, Judgement
-from testronaut_llm.limits.rules import key_of
+from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
+from testronaut_llm.judge import attempt_of, judged
 from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
-from testronaut_llm.records import Attempt, Call, Result, Route, T, known_cost, total_cost
-from testronaut_llm.requests import Requests, cancelled
+from testronaut_llm.records import Attempt, Call, Embeddings, Result, Route, T, known_cost, total_cost
+from testronaut_llm.requests import Ask, ask_of, request_of
 from testronaut_llm.routing.cost_optimizer import nothing_left
-from testronaut_llm.routing.retry import (
-    End,
-    Outcome,
-    Policy,
-    Try,
-    all_failed,
-    another_too_slow,
-    attempts,
-    out_of_time,
-    passed_over,
-)
+from testronaut_llm.routing.retry import Outcome, Try, all_failed, attempts, passed_over
 from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
@@ -46,12 +35,7 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """Answers the calls of one manager that its stored answers do not.
-
-    Args:
-        services: what calls share.
-        lookup: the stored answers.
-    """
+    """Answers the calls of one manager."""
 
     def __init__(self, services: Services, lookup: Lookup) -> None:
         self.services, self._lookup = services, lookup
@@ -60,73 +44,77 @@ class Caller:
 
     def start_missed(self, call: Call) -> Running[Result]:
         """Starts a call that was looked up in vain."""
-        return self.services.loop.start(partial(self.answer, call))
+        return self.services.loop.start(self._missed(call, None))
 
     def start(self, call: Call, emit: Emit) -> Running[Result]:
-        """Starts a stream, from its lookup on."""
-        return self.services.loop.start(partial(self._whole, call, emit))
+        """Starts a stream, whose pieces go to `emit`."""
+        return self.services.loop.start(self.answer(call, emit))
 
     def start_outcome(self, make: Callable[[], Call]) -> Running[Any]:
         """Starts a call of a batch, from its arguments on; it ends in its answer or its error."""
 
         async def outcome() -> Result | LLMError:
             try:
-                return await self._whole(make(), None)
+                return await self.answer(make())
             except LLMError as error:
                 return error.with_traceback(None)  # its frames would keep every call of the batch alive
 
-        return self.services.loop.start(outcome)
+        return self.services.loop.start(outcome())
 
-    async def _whole(self, call: Call, emit: Emit | None) -> Result:
+    async def answer(self, call: Call, emit: Emit | None = None) -> Result:
+        """Returns the stored result of a call, or asks for one; hands the pieces of a stream to `emit`."""
         with self.services.telemetry.watch(call):
-            found = await self._lookup.afind(call)
+            found = await self._looked_up(self._lookup.find, call)
             if found is None:
-                return await self.answer(call, emit)
+                return await self._missed(call, emit)
         emit_stored(found, emit)
         return found
 
-    async def answer(self, call: Call, emit: Emit | None = None) -> Result:
-        """Returns the result of a call; hands the pieces of a stream to `emit`.
-
-        Raises:
-            LLMError: with the attempts made.
-        """
+    async def _missed(self, call: Call, emit: Emit | None) -> Result:
+        """Returns the result of a call that was looked up in vain: that of an identical call, or one of its own."""
         key = self._lookup.flight(call)
         if key is None:
-            return await self._asked(call, emit)
+            return await self._ask(call, emit)
         try:
             async with self._flights.join(key, lambda: call.left, leads=not call.stream):
-                result = await self._looked_up(call, self._lookup.find_stored)
+                result = await self._looked_up(self._lookup.find_stored, call)
                 if result is None:
-                    return await self._asked(call, emit)
+                    return await self._ask(call, emit)
         except FlightTimeoutError:
-            raise another_too_slow(call.task, call.deadline) from None
+            raise LLMTimeoutError(
+                f"{call.task}: an identical call did not end within the deadline of {call.deadline:g} s; "
+                "raise `deadline`, or ask for yourself with cache `off`"
+            ) from None
         emit_stored(result, emit)
         return result
 
-    async def _looked_up(self, call: Call, find: Callable[[Call], T]) -> T:
+    async def _looked_up(self, find: Callable[[Call], T], call: Call) -> T:
         """Returns what `find` finds in the store: at once if that is quick, else off the event loop."""
         if self._lookup.is_quick(call):
             return find(call)
         off_the_loop = asyncio.to_thread if call.accept is not None else self.services.loop.on_file
         return await off_the_loop(find, call)
 
-    async def _asked(self, whole: Call, emit: Emit | None) -> Result:
+    async def _ask(self, whole: Call, emit: Emit | None) -> Result:
         """Asks the models, stores what they answer, and returns it."""
-        services, found = self.services, await self._looked_up(whole, self._lookup.vectors)
-        call = self._lookup.without(whole, found)
+        services, lookup = self.services, self._lookup
+        call, found = whole, {}
+        if whole.texts:  # only those without a stored vector are asked
+            found = await self._looked_up(lookup.vectors, whole)
+            call = lookup.without(whole, found)
 
         route = services.route(call) if services.is_warm(call) else await asyncio.to_thread(services.cold_route, call)
         if not route.kept:
             raise nothing_left(route)
+        result = await _Attempts(services, call, route, emit).result()
 
-        result = await _Conversation(services, call, route, emit).result()
-
-        services.learn(call, result, route)
-        if self._lookup.keeps(call):
-            dialect = services.dialect(call.config.model(result.model))
-            await services.loop.on_file(self._lookup.keep, call, result, dialect)
-        result = self._lookup.joined(whole, found, result)
+        asked = next(one for one in route.kept if one.alias == result.model)
+        if len(result.attempts) == 1 and asked.est_tokens is not None and not services.offline:  # no repair's prompt
+            services.counter.observe(call.task, asked.row, asked.est_tokens, result.usage)
+        if lookup.keeps(call):
+            await services.loop.on_file(lookup.keep, call, result, services.dialect(asked.row))
+        if isinstance(result, Embeddings):
+            result = lookup.joined(whole, found, result)
         result = replace(result, latency=time.monotonic() - call.started)
         services.telemetry.answered(call, result)
         return result
@@ -139,7 +127,7 @@ class Caller:
 
 
 @dataclass(slots=True)
-class _Conversation:
+class _Attempts:
     """The attempts of one call along its route, until one brings an answer."""
 
     services: Services
@@ -147,152 +135,132 @@ class _Conversation:
     route: Route
     emit: Emit | None
     tried: list[Attempt] = field(default_factory=list)
-    refused_text: str = ""
-    delivered: bool = False
+    delivered: bool = False  # the caller has seen a piece of a stream
     sent: bool = False
 
     async def result(self) -> Result:
-        """Makes attempts until an answer is accepted.
-
-        Raises:
-            LLMError: the last error itself where it stops the call, else `AllModelsFailedError`.
-        """
-        settings = self.call.settings
-        cascade = settings.strategy == "cascade"
-        policy = Policy(retries=settings.retries, fallback_on=settings.fallback_on, cascade=cascade)
-        steps = attempts(self.route.kept, policy)
+        """Makes attempts until an answer is accepted. Raises what stops the call, else `AllModelsFailedError`."""
+        steps = attempts(self.route.kept, self.call.settings)
         step = next(steps)
         while True:
             if step.wait:
                 await asyncio.sleep(step.wait)
-            result = await self._attempt(step)
-            if not isinstance(result, Outcome):
-                return replace(result, attempts=tuple(self.tried), cost=total_cost(self.tried))
+            outcome = await self._attempt(step)
+            if not isinstance(outcome, Outcome):
+                return replace(outcome, attempts=tuple(self.tried), cost=total_cost(self.tried))
             try:
-                step = steps.send(result)
+                step = steps.send(outcome)
             except StopIteration as stop:
-                raise self._ended(stop.value) from None
+                last, stopped = stop.value
+                break
+        stopped = stopped or (isinstance(last, BudgetExceededError) and not self.sent)
+        error = last if stopped else all_failed(self.call.task, last, tuple(self.tried))
+        error.attempts = tuple(self.tried)
+        raise error
 
     async def _attempt(self, step: Try) -> Result | Outcome:
-        """Makes one attempt: waits for its turn, reserves, sends, judges, settles."""
-        call, requests, began = self.call, Requests(self.services, self.call), time.monotonic()
-        ticket = self.services.ticket(call, step.candidate, requests.longest_answer(step))
+        """Waits for the turn of an attempt, then makes it."""
+        call, services, began = self.call, self.services, time.monotonic()
+        ask = ask_of(services, call, step)
+        ticket = services.ticket(call, step.candidate, ask.most[1])
         try:
-            error = await self._turn(step, ticket) or await self._downloaded(step)
-            step = replace(step, wait=step.wait + time.monotonic() - began, answered=self.refused_text)
+            error = await self._turn(step, ticket)
+            waited = step.wait + time.monotonic() - began
             if error is None and call.left > 0:
-                return await self._paid(step, ticket, requests)
+                return await self._paid(ask, ticket, waited)
         finally:
             ticket.leave()
         if error is None:
-            return Outcome(error=out_of_time(call.task, step.candidate, call.deadline), remaining=0.0)
-        self.tried.append(Judge(requests).attempt(step, Reply(error=error, sent=False), latency=0.0))
-        self.services.attempted(call, self.tried[-1])
+            what = f"{call.task}: the deadline of {call.deadline:g} s has passed"
+            fix, one = "raise `deadline` if it needs longer", step.candidate
+            late = LLMTimeoutError(f"{what}; {fix}", model=one.alias, provider=one.provider)
+            return Outcome(error=late, remaining=0.0)
+        self.tried.append(attempt_of(services, ask, Reply(error=error, sent=False), waited=waited))
+        services.attempted(call, self.tried[-1])
         return Outcome(error=error, remaining=call.left)
 
     async def _turn(self, step: Try, ticket: Ticket) -> LLMError | None:
-        """Waits for the attempt's turn; returns an error where another model is the better choice."""
-        limiter, model = self.services.limiter, self.call.config.model
+        """Waits for rate limits, and for a download; returns an error where another model is the better choice."""
+        call, candidate = self.call, step.candidate
         while not ticket.turn():
-            left = self.call.left
-            worth = patience(self.route, step.candidate, ticket, lambda alias: limiter.rest(key_of(model(alias))))
-            if ticket.at_least >= min(left, worth):
-                return no_turn(step.candidate, ticket, left)
+            left = call.left
+            if ticket.at_least >= min(left, patience(self.route, candidate, ticket, self.services.limiter)):
+                return no_turn(candidate, ticket, left)
             await wait_for(ticket.woken, min(left, ticket.look_in))
-        return None
-
-    async def _downloaded(self, step: Try) -> LLMError | None:
-        """Waits for a model that has to be downloaded first; returns why that failed. Only the call's time runs."""
-        download = self.services.local.fetch(self.call.config.model(step.candidate.alias), self.call.left)
+        download = self.services.local.fetch(candidate.row, call.left)
         if download is None:
             return None
-        await wait_for(download.future, self.call.left)
+        await wait_for(download.future, call.left)
         return download.failure()
 
-    async def _paid(self, step: Try, ticket: Ticket, requests: Requests) -> Result | Outcome:
+    async def _paid(self, ask: Ask, ticket: Ticket, waited: float) -> Result | Outcome:
         """Sends a request whose worst case is reserved; it is settled whatever happens."""
-        call, judge = self.call, Judge(requests)
-        reserve = partial(
-            self.services.budgets.reserve, call, step.candidate, requests.worst(step), spent=known_cost(self.tried)
-        )
+        call, services = self.call, self.services
+        spent = known_cost(self.tried)
+        reserve = partial(services.budgets.reserve, call, ask.step.candidate, ask.worst, spent=spent)
         try:
             reservation = await when_free(reserve, call.left)
         except (BudgetExceededError, ConfigError) as error:
             return Outcome(error=passed_over(error), remaining=call.left)
 
         began, exchange, reply = time.monotonic(), Exchange(), None
-        limit = call.timeout or timeout_of(requests.model(step))
+        limit = call.timeout or timeout_of(ask.row)
         seconds = min(limit, max(0.0, call.left))
         try:
             await when_free(reservation.sent, call.left)
-            reply = await self._reply(step, requests, exchange, seconds)
+            reply = await self._reply(ask, exchange, seconds)
         except (BudgetExceededError, ConfigError) as error:
             reply = Reply(error=passed_over(error), sent=False)
         finally:
-            received = reply if reply is not None else cancelled(exchange)
-            self.tried.append(judge.attempt(step, received, latency=time.monotonic() - began))
-            self.sent = self.sent or received.sent
-            reservation.settle(self.tried[-1])
-            leave(ticket, self.tried[-1], received, cut_short=seconds < limit)
-            if reply is None:
-                self.services.attempted(call, self.tried[-1])
-        return await self._judged(step, judge, reply, reservation)
+            cancelled = reply is None
+            if reply is None:  # nobody knows what was billed
+                left = LLMTimeoutError("the call was cancelled before its answer was complete")
+                reply = Reply(error=left, sent=exchange.left)
+            attempt = attempt_of(services, ask, reply, waited=waited, latency=time.monotonic() - began)
+            self.tried.append(attempt)
+            self.sent = self.sent or reply.sent
+            reservation.settle(attempt)
+            leave(ticket, attempt, reply, cut_short=seconds < limit)
+            if cancelled:
+                services.attempted(call, attempt)
+        return await self._judged(ask, reply, attempt, reservation)
 
-    async def _reply(self, step: Try, requests: Requests, exchange: Exchange, seconds: float) -> Reply:
-        """Returns the reply to one request.
-
-        Its time is kept out here, since the time-outs of an HTTP client start anew with every byte.
-        """
-        model, reply = requests.model(step), Reply(error=LLMError("no reply"), sent=False)
-        make = partial(requests.request, step, max(0.001, seconds))
+    async def _reply(self, ask: Ask, exchange: Exchange, seconds: float) -> Reply:
+        """The reply to one request. Its time is kept here: the time-outs of an HTTP client restart with each byte."""
+        make = partial(request_of, self.services, ask, max(0.001, seconds))
         try:
             async with asyncio.timeout(seconds):
-                may_wait = model.provider == "embedded" or model.api_key_command is not None
-                request = await asyncio.to_thread(make) if may_wait else make()
-                async for part in self.services.gateway.send(request, exchange):
-                    if isinstance(part, Reply):
-                        reply = part
-                    elif self.emit is not None:
-                        self.delivered = True
-                        self.emit(part)
+                may_wait = ask.row.provider == "embedded" or ask.row.api_key_command is not None
+                return await self._sent(await asyncio.to_thread(make) if may_wait else make(), exchange)
         except TimeoutError:
             message = f"no complete answer within {seconds:.3g} s; raise `timeout` or `deadline` if it needs longer"
             return Reply(error=LLMTimeoutError(message), sent=exchange.left)
         except LLMError as error:
             return Reply(error=error, sent=False)
+
+    async def _sent(self, request: Request | EmbedRequest, exchange: Exchange) -> Reply:
+        """Gives a request to the gateway, and the pieces of a stream to the caller."""
+        reply = Reply(error=LLMError("no reply"), sent=False)
+        async for part in self.services.gateway.send(request, exchange):
+            if isinstance(part, Reply):
+                reply = part
+            elif self.emit is not None:
+                self.delivered = True
+                self.emit(part)
         return reply
 
-    async def _judged(self, step: Try, judge: Judge, reply: Reply, reservation: Reservation) -> Result | Outcome:
+    async def _judged(self, ask: Ask, reply: Reply, attempt: Attempt, reservation: Reservation) -> Result | Outcome:
         """Returns the result that a reply is, or what retrying needs to know of it."""
-        attempt, call = self.tried[-1], self.call
-        may_double = partial(self.services.budgets.affords, call, spent=known_cost(self.tried))
-        decide = partial(judge.judgement, step, reply, attempt, may_double)
+        call, services = self.call, self.services
+        judge = partial(judged, services, ask, reply, attempt, known_cost(self.tried))
         callers_code = call.accept is not None or call.output is not None  # it may take long, or call the manager
         try:
-            judged: Judgement = await asyncio.to_thread(decide) if callers_code else decide()
-            if judged.error is not None:
-                self.tried[-1] = replace(attempt, error=judged.error)
-            if judged.error is not None and reply.error is None:
-                self.tried[-1] = replace(self.tried[-1], outcome="rejected")
-                reservation.settle(self.tried[-1])
+            outcome = await asyncio.to_thread(judge) if callers_code else judge()
+            if isinstance(outcome, Outcome):
+                rejected = "rejected" if reply.error is None else attempt.outcome
+                self.tried[-1] = attempt = replace(attempt, error=outcome.error, outcome=rejected)
+                if reply.error is None:
+                    reservation.settle(attempt)
         finally:
-            self.services.attempted(call, self.tried[-1])
-        if judged.result is not None:
-            return judged.result
-        if judged.repair is not None:
-            self.refused_text = getattr(judged.error, "text", reply.text)
-        return Outcome(
-            error=judged.error or LLMError("no answer"),
-            remaining=call.left,
-            repair=None if self.delivered else judged.repair,
-            delivered=self.delivered,
-            may_double=judged.may_double,
-            not_taken=() if self.delivered else judged.not_taken,
-        )
-
-    def _ended(self, end: End) -> LLMError:
-        unsent_budget = isinstance(end.last, BudgetExceededError) and not self.sent
-        stopped = end.stopped or unsent_budget
-        error = end.last if stopped else all_failed(self.call.task, end.last, tuple(self.tried))
-        error.attempts = tuple(self.tried)
-        return error
+            services.attempted(call, self.tried[-1])
+        return replace(outcome, delivered=self.delivered) if isinstance(outcome, Outcome) else outcome

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 from testronaut_llm.agreement import Agreement, agreement_of
-from testronaut_llm.batch import Outcome
+from testronaut_llm.batch import Outcome, Record
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.loop import Running
 from testronaut_llm.options import AllOptions
@@ -19,27 +19,17 @@ from testronaut_llm.support.money import exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two models on one prompt. `agreement` is None where one of them has no answer."""
-
-    models: tuple[str, str]
-    agreement: Agreement | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedPrompt:
     """One prompt, and what each model made of it.
 
     Attributes:
         results: by alias, in the order asked: the Answer, or the error of a model that failed.
         agreement: of all models that answered; None where fewer than two did.
-        pairs: every two models.
     """
 
     prompt: Prompt
     results: Mapping[str, Outcome]
     agreement: Agreement | None
-    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,40 +74,49 @@ class Comparison:
 
     @property
     def results(self) -> Mapping[str, Outcome]:
-        """By alias, the results for the prompt where there is only one.
-
-        Raises:
-            LLMError: there are several prompts.
-        """
+        """By alias, the results for the prompt where there is only one. Raises LLMError: there are several."""
         if len(self.prompts) != 1:
             raise LLMError(f"{len(self.prompts)} prompts were compared; read `.prompts[n].results`")
         return self.prompts[0].results
 
 
-def prompts_of(given: Any) -> tuple[Prompt, ...]:
-    """One prompt (a text, or messages) or a list of prompts, as prompts.
+@dataclass(frozen=True, slots=True)
+class _Comparing:
+    """One comparison while its calls run: `start` asks a job, which is one prompt of one model."""
 
-    Raises:
-        InvalidRequestError: there is none.
-    """
-    if isinstance(given, str):
-        return (given,)
-    if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray) or not given:
-        raise InvalidRequestError(f"prompt is {given!r:.40}; expected a text, messages, or a list of these")
-    one = all(isinstance(turn, Mapping) for turn in given)
-    return (given,) if one else tuple(given)
+    task: str | None
+    prompts: tuple[Prompt, ...]
+    each: Mapping[str, Callable[[Prompt], Running[Outcome]]]
+    has_schema: bool
+    record: Record = field(default_factory=Record)
 
+    @property
+    def jobs(self) -> list[tuple[Prompt, str]]:
+        """Each prompt of each model."""
+        return list(product(self.prompts, self.each))
 
-def models_of(given: Any) -> tuple[str, ...]:
-    """The models to compare.
+    def start(self, job: tuple[Prompt, str]) -> Running[Outcome]:
+        """Asks one prompt of one model."""
+        return self.each[job[1]](job[0])
 
-    Raises:
-        InvalidRequestError: it is no list of names, or names one twice.
-    """
-    models = () if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
-    if not models or not all(isinstance(model, str) for model in models) or len(set(models)) < len(models):
-        raise InvalidRequestError(f"models is {given!r:.60}; expected a list of different names from `models`")
-    return models
+    @exact
+    def result(self) -> Comparison:
+        """Returns the results side by side."""
+        names, results = tuple(self.each), iter(self.record.results)
+        rows = [{name: next(results) for name in names} for _ in self.prompts]
+        whole = [_agreement(row.values(), len(names)) for row in rows]
+        return Comparison(
+            task=self.task,
+            models=names,
+            prompts=tuple(
+                ComparedPrompt(prompt=prompt, results=row, agreement=_agreement(row.values(), 2))
+                for prompt, row in zip(self.prompts, rows, strict=True)
+            ),
+            totals=tuple(_totals(name, [row[name] for row in rows], schema=self.has_schema) for name in names),
+            exact=all(one is not None and one.exact for one in whole),
+            normalised=all(one is not None and one.normalised for one in whole),
+            json=all(one is not None and bool(one.json) for one in whole),
+        )
 
 
 def comparing(
@@ -126,87 +125,50 @@ def comparing(
     prompt: Any,
     models: Any,
     options: AllOptions,
-) -> tuple[Callable[[tuple[Prompt, str]], Running[Outcome]], list[tuple[Prompt, str]]]:
-    """Returns what asks one prompt of one model, and all pairs of these.
+) -> _Comparing:
+    """Returns a comparison whose calls have yet to run; `each` checks the options of a task, and starts one prompt.
 
     Raises:
         LLMError: a model is unknown, or another argument is wrong.
     """
-    prompts, names = prompts_of(prompt), models_of(models)
+    prompts: Any = (prompt,) if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray) or not prompts:
+        raise InvalidRequestError(f"prompt is {prompt!r:.40}; expected a text, messages, or a list of these")
+    if all(isinstance(turn, Mapping) for turn in prompts):
+        prompts = (prompts,)
+    names = () if isinstance(models, str) or not isinstance(models, Sequence) else tuple(models)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise InvalidRequestError(f"models is {models!r:.60}; expected a list of different names from `models`")
     if options.get("model") is not None:
-        raise InvalidRequestError(
-            f"model is {options['model']!r:.60}; `compare` asks each of `models`, so leave it out"
-        )
-    start = {name: each(task, {**options, "model": name}) for name in names}
-    return lambda pair: start[pair[1]](pair[0]), list(product(prompts, names))
+        given = f"model is {options['model']!r:.60}"
+        raise InvalidRequestError(f"{given}; `compare` asks each of `models`, so leave it out")
+    starts = {name: each(task, {**options, "model": name}) for name in names}
+    return _Comparing(task, tuple(prompts), starts, options.get("schema") is not None)
 
 
-@exact
-def comparison_of(
-    task: str | None, prompt: Any, models: Any, results: Sequence[Outcome], *, schema: bool
-) -> Comparison:
-    """Returns results side by side: of each prompt, one a model."""
-    prompts, models, width = prompts_of(prompt), models_of(models), len(models)
-    rows = [dict(zip(models, results[at : at + width], strict=True)) for at in range(0, len(results), width)]
-    compared = tuple(_compared(prompt, row) for prompt, row in zip(prompts, rows, strict=True))
-    whole = [agreement_of(answers) for row in rows if len(answers := _answers(row.values())) == width]
-    complete = len(whole) == len(rows)
-    return Comparison(
-        task=task,
-        models=models,
-        prompts=compared,
-        totals=tuple(_totals(model, [row[model] for row in rows], schema=schema) for model in models),
-        exact=complete and all(one.exact for one in whole),
-        normalised=complete and all(one.normalised for one in whole),
-        json=complete and all(one.json or False for one in whole),
-    )
-
-
-def _compared(prompt: Prompt, row: Mapping[str, Outcome]) -> ComparedPrompt:
-    answers = _answers(row.values())
-    return ComparedPrompt(
-        prompt=prompt,
-        results=row,
-        agreement=agreement_of(answers) if len(answers) > 1 else None,
-        pairs=tuple(Pair(models=two, agreement=_between(row[two[0]], row[two[1]])) for two in combinations(row, 2)),
-    )
-
-
-def _between(*results: Outcome) -> Agreement | None:
-    answers = _answers(results)
-    return agreement_of(answers) if len(answers) == len(results) else None
-
-
-def _answers(results: Any) -> list[Answer[Any]]:
-    return [result for result in results if isinstance(result, Answer)]
+def _agreement(results: Any, least: int) -> Agreement | None:
+    """Of the answers among the results; None where there are fewer than `least`."""
+    answers = [result for result in results if isinstance(result, Answer)]
+    return agreement_of(answers) if len(answers) >= least else None
 
 
 def _totals(model: str, results: Sequence[Outcome], *, schema: bool) -> ModelTotals:
-    answers = _answers(results)
-    invalid = sum(_is_invalid(result) for result in results)
-    judged = len(answers) + invalid
-    costs = [_cost(result) for result in results]
+    answered = invalid = 0
+    latency, costs = 0.0, []
+    for one in results:
+        if isinstance(one, Answer):
+            answered, latency = answered + 1, latency + one.latency
+            costs.append(one.cost)
+        else:
+            invalid += isinstance(one.last if isinstance(one, AllModelsFailedError) else one, OutputInvalidError)
+            latency += sum(attempt.waited + attempt.latency for attempt in one.attempts)
+            costs.append(total_cost(one.attempts))
     known = [cost for cost in costs if cost is not None]
     return ModelTotals(
         model=model,
-        answered=len(answers),
-        failed=len(results) - len(answers),
-        valid=len(answers) / judged if schema and judged else None,
+        answered=answered,
+        failed=len(results) - answered,
+        valid=answered / (answered + invalid) if schema and answered + invalid else None,
         cost=sum(known, Decimal(0)) if len(known) == len(costs) else None,
-        latency=sum(map(_latency, results)),
+        latency=latency,
     )
-
-
-def _is_invalid(result: Outcome) -> bool:
-    last = result.last if isinstance(result, AllModelsFailedError) else result
-    return isinstance(last, OutputInvalidError)
-
-
-def _cost(result: Outcome) -> Decimal | None:
-    return result.cost if isinstance(result, Answer) else total_cost(result.attempts)
-
-
-def _latency(result: Outcome) -> float:
-    if isinstance(result, Answer):
-        return result.latency
-    return sum(attempt.waited + attempt.latency for attempt in result.attempts)

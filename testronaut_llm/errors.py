@@ -23,7 +23,7 @@
         BadResponseError            200, but no answer          NEXT
       OutputInvalidError            not the schema, after one repair     NEXT
       OutputTruncatedError          finish `length` twice                STOP
-      LocalModelError               the message is the command that mends it   NEXT
+      LocalModelError               the message is the command that fixes it   NEXT
       NoReadyModelError             no candidate is ready
       CacheMissError                `cache="only"` and nothing there
       AllModelsFailedError          every candidate was tried and failed
@@ -85,19 +85,9 @@ class LLMError(Exception):
         self.request_id = request_id
         self.attempts = attempts
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__.copy())
-
-
-def _restore(cls: type[LLMError], args: tuple[Any, ...], state: dict[str, Any]) -> LLMError:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
 
 class ConfigError(LLMError):
-    """The configuration or the call is wrong in a way that only a person can mend.
+    """The configuration or the call is wrong in a way that only a person can fix.
 
     Attributes:
         file: path of the file at fault, where there is one.
@@ -260,7 +250,7 @@ class LocalModelError(LLMError):
 
 
 class NoReadyModelError(LLMError):
-    """No candidate is ready; the message holds one mend for each."""
+    """No candidate is ready; the message says how to fix each."""
 
     code = "no_ready_model"
 

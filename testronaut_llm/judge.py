@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ContextWindowError, LLMError, OutputInvalidError, OutputTruncatedError
 from testronaut_llm.gateway.provider_errors import refused_settings
 from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.records import Answer, Attempt, Embeddings, Result, Usage
+from testronaut_llm.routing.retry import Outcome
 from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.support.money import tokens
 
 if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.gateway.model_request import Reply
     from testronaut_llm.money.prices import Cost
-    from testronaut_llm.requests import Requests
-    from testronaut_llm.routing.retry import Try
+    from testronaut_llm.requests import Ask
+    from testronaut_llm.services import Services
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
 """From how many tokens on, and below which share of the estimate, a prompt counts as cut."""
@@ -28,215 +26,162 @@ _ALMOST = 0.95
 """Share of a window that is used when it is full: the server keeps a few tokens, and its counts leave some out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """What a reply is: a result, or an error and what another attempt could do about it.
+def attempt_of(services: Services, ask: Ask, reply: Reply, *, waited: float, latency: float = 0.0) -> Attempt:
+    """Returns the record of an attempt, with its usage and what it cost."""
+    usage = _usage(services, ask, reply)
+    return Attempt(
+        model=ask.row.alias,
+        provider_model=ask.row.model,
+        outcome="answer" if reply.error is None else "error",
+        error=reply.error,
+        waited=waited,
+        latency=latency,
+        usage=usage,
+        cost=_cost(services, ask, reply, usage),
+        finish_reason=reply.finish_reason,
+        request_id=reply.request_id,
+        reason=ask.step.reason or ask.step.candidate.reason,
+        dropped_params=reply.dropped_params,
+    )
 
-    Attributes:
-        repair: text of a user's turn that asks for a corrected answer.
-        may_double: True if twice the tokens fit the model and the money.
-        not_taken: settings that the model refused, and that it can be asked without.
+
+def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: Decimal) -> Result | Outcome:
+    """Returns the result that a reply is, or why it is none and what another attempt could do about it.
+
+    Runs the caller's validators and `accept`, which may take long. `spent` is USD of all attempts of the call.
     """
+    call, row, output = ask.call, ask.row, ask.call.output
+    if reply.error is not None:
+        return _failed(services, ask, reply, reply.error)
+    usage = attempt.usage or Usage(estimated=True)
+    common: dict[str, Any] = {
+        "model": row.alias,
+        "provider_model": row.model,
+        "task": call.task,
+        "usage": usage,
+        "cost_source": _priced(services, ask, reply, usage).source,
+        "request_id": reply.request_id,
+    }
+    if call.texts:
+        return Embeddings(vectors=reply.vectors, **common)
+    if (unread := _unread(ask, reply)) is not None:
+        return Outcome(error=unread, remaining=call.left)
+    cut = reply.finish_reason == "length" and not (output is not None and is_runaway_whitespace(reply.text))
+    # half a JSON value is no answer
+    if cut and not (call.settings.allow_truncated and output is None and reply.text.strip()):
+        return _truncated(services, ask, reply, usage, spent)
+    try:
+        parsed = output.read(reply.text, services.dialect(row)) if output is not None else None
+    except OutputInvalidError as error:
+        repair = output.repair_request(error) if output is not None else None
+        invalid = _error(OutputInvalidError, ask, reply, error.args[0], text=reply.text)
+        return Outcome(error=invalid, remaining=call.left, repair=repair, answered=reply.text)
+    answer: Answer[Any] = Answer(
+        text=reply.text,
+        parsed=parsed,
+        response_model=reply.response_model,
+        finish_reason=reply.finish_reason or "",
+        **common,
+    )
+    if call.accept is None or call.accept(answer):
+        return answer
+    refused = _error(OutputInvalidError, ask, reply, "`accept` refused the answer", text=reply.text)
+    return Outcome(error=refused, remaining=call.left)
 
-    result: Result | None = None
-    error: LLMError | None = None
-    repair: str | None = None
-    may_double: bool = False
-    not_taken: tuple[str, ...] = ()
+
+def _error(kind: type[LLMError], ask: Ask, reply: Reply, what: str, **facts: Any) -> LLMError:
+    row = ask.row
+    facts |= {"model": row.alias, "provider": row.provider, "request_id": reply.request_id}
+    return kind(f"{row.alias} ({row.model}): {what}", **facts)
 
 
-class Judge:
-    """Judges the replies to one call.
+def _failed(services: Services, ask: Ask, reply: Reply, error: LLMError) -> Outcome:
+    """What a reply that is an error says, and what to say to a model whose server itself refused its answer."""
+    error = (None if reply.text else services.local.explain(ask.row, error)) or error
+    if error.model is None:
+        error.model, error.provider = ask.step.candidate.alias, ask.step.candidate.provider
+    repair = None
+    if ask.call.output is not None and isinstance(error, OutputInvalidError):
+        repair = ask.call.output.repair_request(OutputInvalidError("It is not the JSON that was asked for."))
+    return Outcome(
+        error=error,
+        remaining=ask.call.left,
+        repair=repair,
+        answered=getattr(error, "text", reply.text),
+        not_taken=refused_settings(error),
+    )
 
-    Args:
-        requests: what was sent.
-    """
 
-    def __init__(self, requests: Requests) -> None:
-        self._requests, self._services, self._call = requests, requests.services, requests.call
+def _usage(services: Services, ask: Ask, reply: Reply) -> Usage | None:
+    """Tokens as reported where that is possible, else estimated; None if unknown."""
+    if isinstance(reply.usage, Usage):
+        return reply.usage
+    if reply.usage is None and reply.error is not None and not reply.text:
+        return None
+    counts, counter, step = reply.usage or Counts(), services.counter, ask.step
+    if ask.call.texts and reply.usage is not None:
+        counts = replace(counts, completion_tokens=0)
+    prompt = step.candidate.est_tokens or 1
+    if step.repair:
+        prompt += counter.text_length(ask.row, step.answered + step.repair)
+    said = reply.reasoning + reply.text
 
-    def attempt(self, step: Try, reply: Reply, *, latency: float) -> Attempt:
-        """Returns the record of an attempt, with its usage and what it cost."""
-        model, usage = self._requests.model(step), self._usage(step, reply)
-        return Attempt(
-            model=model.alias,
-            provider_model=model.model,
-            outcome="answer" if reply.error is None else "error",
-            error=reply.error,
-            waited=step.wait,
-            latency=latency,
-            usage=usage,
-            cost=self._cost(step, reply, usage),
-            finish_reason=reply.finish_reason,
-            request_id=reply.request_id,
-            reason=step.reason or step.candidate.reason,
-            dropped_params=reply.dropped_params,
-        )
+    def answer() -> int:
+        return ask.most[1] if reply.finish_reason == "length" else counter.text_length(ask.row, said)
 
-    def judgement(
-        self, step: Try, reply: Reply, attempt: Attempt, affordable: Callable[[Decimal | None], bool]
-    ) -> Judgement:
-        """Returns whether a reply is an answer. Runs the caller's validators and `accept`, which may take long.
+    usage, doubts = counts.proven(most=ask.most, guess=(prompt, answer), least_answer=int(bool(said)))
+    if doubts:
+        services.warn_of_usage(ask.row.alias, doubts)
+    return usage
 
-        Args:
-            step: what was tried.
-            reply: how it ended.
-            attempt: the record of it.
-            affordable: True if that many USD can still be spent on this call.
-        """
-        model = self._requests.model(step)
-        if reply.error is not None:
-            error = (None if reply.text else self._services.local.explain(model, reply.error)) or reply.error
-            if error.model is None:
-                error.model, error.provider = step.candidate.alias, step.candidate.provider
-            return Judgement(error=error, repair=self._repair(error), not_taken=refused_settings(error))
-        usage = attempt.usage or Usage(estimated=True)
-        if self._call.texts:
-            return Judgement(result=self._embeddings(step, model, reply, usage))
-        if (unread := _unread(model, step, reply)) is not None:
-            return Judgement(error=unread)
-        output = self._call.output
-        cut = reply.finish_reason == "length" and not (output is not None and is_runaway_whitespace(reply.text))
-        # half a JSON value is no answer
-        good_enough = self._call.settings.allow_truncated and output is None and reply.text.strip()
-        if cut and not good_enough:
-            doubled = self._requests.worst(replace(step, doubled=True))
-            may_double = self._may_double(step, reply, usage) and affordable(doubled)
-            return Judgement(error=self._truncated(step, reply, usage), may_double=may_double)
-        try:
-            parsed = output.read(reply.text, self._services.dialect(model)) if output is not None else None
-        except OutputInvalidError as error:
-            return self._invalid(model, reply, error)
-        answer = self._answer(step, model, reply, usage, parsed)
-        if self._call.accept is None or self._call.accept(answer):
-            return Judgement(result=answer)
-        message = f"{model.alias} ({model.model}): `accept` refused the answer"
-        return Judgement(error=OutputInvalidError(message, text=reply.text, model=model.alias))
 
-    def _invalid(self, model: ModelConfig, reply: Reply, error: OutputInvalidError) -> Judgement:
-        repair = self._call.output.repair_request(error) if self._call.output is not None else None
-        error.args = (f"{model.alias} ({model.model}): {error.args[0]}",)
-        error.model, error.provider = model.alias, model.provider
-        error.request_id, error.text = reply.request_id, reply.text
-        return Judgement(error=error, repair=repair)
+def _cost(services: Services, ask: Ask, reply: Reply, usage: Usage | None) -> Decimal | None:
+    refused = reply.error is not None and (reply.error.status or 0) >= 400
+    if not reply.sent or (refused and usage is None):
+        return Decimal(0)
+    whole = reply.error is None or reply.finish_reason is not None or ask.call.texts
+    if usage is None or not whole:
+        return ask.worst  # it broke off, and nobody knows what was billed
+    return _priced(services, ask, reply, usage).amount
 
-    def _usage(self, step: Try, reply: Reply) -> Usage | None:
-        """Tokens as reported where that is possible, else estimated; None if unknown."""
-        if isinstance(reply.usage, Usage):
-            return reply.usage
-        if reply.usage is None and reply.error is not None and not reply.text:
-            return None
-        counts = reply.usage or Counts()
-        if self._call.texts and reply.usage is not None:
-            counts = replace(counts, completion_tokens=0)
-        length = partial(self._services.counter.text_length, self._requests.model(step))
-        prompt = (step.candidate.est_tokens or 1) + (length(step.answered + step.repair) if step.repair else 0)
-        said, cut = reply.reasoning + reply.text, reply.finish_reason == "length"
-        answer = partial(self._requests.longest_answer, step) if cut else partial(length, said)
-        usage, doubts = counts.proven(
-            most=self._requests.most(step), guess=(prompt, answer), least_answer=int(bool(said))
-        )
-        if doubts:
-            self._services.warn_of_usage(step.candidate.alias, doubts)
-        return usage
 
-    def _cost(self, step: Try, reply: Reply, usage: Usage | None) -> Decimal | None:
-        refused = reply.error is not None and (reply.error.status or 0) >= 400
-        if not reply.sent or (refused and usage is None):
-            return Decimal(0)
-        whole = reply.error is None or reply.finish_reason is not None or self._call.texts
-        if usage is None or not whole:
-            return self._requests.worst(step)  # it broke off, and nobody knows what was billed
-        return self._priced(step, reply, usage).amount
+def _priced(services: Services, ask: Ask, reply: Reply, usage: Usage) -> Cost:
+    """By the service tier that answered; where the answer names none, by the one that was asked for."""
+    service = ask.service if reply.service is None else reply.service
+    service = "" if service == "auto" else service
+    return services.prices.cost(ask.row, usage, reply.response_model or None, service=service)
 
-    def _priced(self, step: Try, reply: Reply, usage: Usage) -> Cost:
-        """By the service tier that answered; where the answer names none, by the one that was asked for."""
-        model = self._requests.model(step)
-        service = self._requests.service_asked(model) if reply.service is None else reply.service
-        service = "" if service == "auto" else service
-        return self._services.prices.cost(model, usage, reply.response_model or None, service=service)
 
-    def _repair(self, error: LLMError) -> str | None:
-        """What to say to a model whose server itself refused its answer."""
-        if self._call.output is None or not isinstance(error, OutputInvalidError):
-            return None
-        return self._call.output.repair_request(OutputInvalidError("It is not the JSON that was asked for."))
+def _unread(ask: Ask, reply: Reply) -> LLMError | None:
+    """Ollama cuts a prompt that is too long and answers about the rest (ollama#3839); the count gives it away."""
+    expected, read = ask.step.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
+    if ask.row.provider != "ollama" or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
+        return None
+    what = f"the server read {read:,} of about {expected:,} prompt tokens"
+    return _error(ContextWindowError, ask, reply, f"{what}; raise `num_ctx` of the model, or shorten the prompt")
 
-    def _may_double(self, step: Try, reply: Reply, usage: Usage) -> bool:
-        if self._filled(step, reply, usage) is not None:
-            return False
-        facts = self._services.prices.facts(self._requests.model(step))
-        wanted = 2 * self._call.max_tokens
-        if facts.max_output is not None and wanted > facts.max_output:
-            return False
-        prompt = step.candidate.est_tokens or 0
-        return facts.context_window is None or prompt + wanted <= facts.context_window
 
-    def _filled(self, step: Try, reply: Reply, usage: Usage) -> int | None:
-        """Tokens of a local model's window, if it was full before the answer reached its cap."""
-        window = reply.num_ctx
-        if window is None or usage.completion_tokens >= self._requests.longest_answer(step):
-            return None
-        return window if usage.prompt_tokens + usage.completion_tokens >= window * _ALMOST else None
-
-    def _truncated(self, step: Try, reply: Reply, usage: Usage) -> OutputTruncatedError:
-        """Returns the error that says what used the tokens up, and which setting gives more of them."""
-        model, cap = self._requests.model(step), self._requests.longest_answer(step)
-        spent, thought = usage.completion_tokens, usage.reasoning_tokens
-        if (window := self._filled(step, reply, usage)) is not None:
-            what = f"prompt and answer filled its window of {tokens(window)}"
-            fix = "raise `num_ctx` of the model, or shorten the prompt"
-        elif not reply.text.strip() and (reply.reasoning or thought):
-            what = f"all {tokens(spent)} went into thinking"
+def _truncated(services: Services, ask: Ask, reply: Reply, usage: Usage, spent: Decimal) -> Outcome:
+    """What used the tokens up, which setting gives more of them, and whether twice as many fit model and money."""
+    call, cap, prompt = ask.call, ask.most[1], ask.step.candidate.est_tokens or 0
+    used, thought, window = usage.completion_tokens, usage.reasoning_tokens, reply.num_ctx
+    doubles = False
+    if window is not None and used < cap and usage.prompt_tokens + used >= window * _ALMOST:
+        what = f"prompt and answer filled its window of {tokens(window)}"
+        fix = "raise `num_ctx` of the model, or shorten the prompt"
+    else:
+        facts, twice = services.prices.facts(ask.row), 2 * call.max_tokens
+        fits = facts.max_output is None or twice <= facts.max_output
+        fits = fits and (facts.context_window is None or prompt + twice <= facts.context_window)
+        worst = ask.price.worst(ask.most[0], twice) if ask.price is not None else None
+        doubles = fits and services.budgets.affords(call, worst, spent=spent)
+        if not reply.text.strip() and (reply.reasoning or thought):
+            what = f"all {tokens(used)} went into thinking"
             fix = "set `reasoning: off` for the model, or raise `max_tokens`"
         else:
             part = f", of which {tokens(thought)} went into thinking" if thought else ""
             what, fix = f"the answer was cut at max_tokens {cap}{part}", "raise `max_tokens`"
-            if self._call.output is None and not self._call.settings.allow_truncated:
-                fix += f", or set `allow_truncated: true` for {self._call.task}"
-        return OutputTruncatedError(
-            f"{model.alias} ({model.model}): {what}; {fix}",
-            text=reply.text,
-            model=model.alias,
-            provider=model.provider,
-            request_id=reply.request_id,
-        )
-
-    def _answer(self, step: Try, model: ModelConfig, reply: Reply, usage: Usage, parsed: Any) -> Answer[Any]:
-        return Answer(
-            text=reply.text,
-            parsed=parsed,
-            model=model.alias,
-            provider_model=model.model,
-            response_model=reply.response_model,
-            task=self._call.task,
-            usage=usage,
-            cost_source=self._priced(step, reply, usage).source,
-            finish_reason=reply.finish_reason or "",
-            request_id=reply.request_id,
-        )
-
-    def _embeddings(self, step: Try, model: ModelConfig, reply: Reply, usage: Usage) -> Embeddings:
-        return Embeddings(
-            vectors=reply.vectors,
-            model=model.alias,
-            provider_model=model.model,
-            task=self._call.task,
-            usage=usage,
-            cost_source=self._priced(step, reply, usage).source,
-            request_id=reply.request_id,
-        )
-
-
-def _unread(model: ModelConfig, step: Try, reply: Reply) -> ContextWindowError | None:
-    """Ollama cuts a prompt that is too long and answers about the rest (ollama#3839); the count gives it away."""
-    expected, read = step.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
-    if model.provider != "ollama" or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
-        return None
-    return ContextWindowError(
-        f"{model.alias} ({model.model}): the server read {read:,} of about {expected:,} prompt tokens; "
-        "raise `num_ctx` of the model, or shorten the prompt",
-        model=model.alias,
-        provider=model.provider,
-        request_id=reply.request_id,
-    )
+            if call.output is None and not call.settings.allow_truncated:
+                fix += f", or set `allow_truncated: true` for {call.task}"
+    error = _error(OutputTruncatedError, ask, reply, f"{what}; {fix}", text=reply.text)
+    return Outcome(error=error, remaining=call.left, may_double=doubles)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.lookup import Lookup
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, options_of, takes
+from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, takes
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.provider_registry import Probes
 from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
-from testronaut_llm.streams import AsyncStream, Stream
+from testronaut_llm.streams import AsyncStream, Begin, Stream
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.telemetry.redaction import Redactor
 from testronaut_llm.telemetry.telemetry import Telemetry
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 class LLMManager:
     """Answers the tasks of one `llm.yaml`. Safe for threads and tasks; close it, or use it in `with`.
 
-    Arguments that the call methods share: `task` is a name from the file (None: `default`), `prompt` a text or
-    messages in OpenAI's form, `schema` a pydantic class, a type or a JSON Schema for `.parsed`; for the others see
-    `CallOptions`.
+    Raises ConfigError if the configuration is wrong, with every error and its line. Arguments that the call methods
+    share: `task` is a name from the file (None: `default`), `prompt` a text or messages in OpenAI's form, `schema` a
+    pydantic class, a type or a JSON Schema for `.parsed`; for the others see `CallOptions`.
 
     Args:
         path: the file; found as documented if not given.
@@ -46,9 +46,6 @@ class LLMManager:
         gateway: sends the requests in place of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
         offline: for tests whose answers come from elsewhere: every model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
-
-    Raises:
-        ConfigError: the configuration is wrong; with every error, and its line.
     """
 
     def __init__(
@@ -82,8 +79,7 @@ class LLMManager:
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
         """Asks until an answer is accepted. Raises LLMError: see `testronaut_llm.errors` for the tree."""
-        call = call_of(self.config, task, prompt, {**options, "schema": schema})
-        return cast("Answer[T]", self._result(call))
+        return cast("Answer[T]", self._result(call_of(self.config, task, prompt, {**options, "schema": schema})))
 
     @takes(CallOptions)
     async def acomplete(
@@ -98,18 +94,14 @@ class LLMManager:
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
-        given: AllOptions = {**options, "schema": schema}
-        return Stream(lambda put: self._caller.start(call_of(self.config, task, prompt, given, stream=True), put))
+        return Stream(self._begin(task, prompt, {**options, "schema": schema}))
 
     @takes(CallOptions)
     def astream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
-        given: AllOptions = {**options, "schema": schema}
-        return AsyncStream(
-            lambda emit: self._caller.start(call_of(self.config, task, prompt, given, stream=True), emit)
-        )
+        return AsyncStream(self._begin(task, prompt, {**options, "schema": schema}))
 
     @takes(EmbedOptions)
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
@@ -133,11 +125,11 @@ class LLMManager:
     ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
 
-        `prompts` may be a generator: it is read as far as the calls have come. `on_progress(done, total, result)` is
-        called in this thread; `total` is None for a generator. Raises LLMError: an argument of all calls is wrong.
+        `prompts` may be a generator, which is read as far as the calls have come; `total` of
+        `on_progress(done, total, result)` is then None. Raises LLMError: an argument of all calls is wrong.
         """
         record = Record(prompts, on_progress)
-        self.answer_each(task, prompts, record.add, concurrency=concurrency, **options)
+        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
 
     @takes(AllOptions)
@@ -167,8 +159,10 @@ class LLMManager:
         **more: Unpack[AllOptions],
     ) -> None:
         """`batch` that keeps no results: `on_answer` gets each and its place. `options`: more options, as a mapping."""
-        start = self._each(task, {**options_of(options), **more})
-        run_each(start, prompts, concurrency=concurrency, finished=on_answer)
+        if options is not None and not isinstance(options, Mapping):
+            raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
+        given = cast("AllOptions", {**(options or {}), **more})
+        run_each(self._each(task, given), prompts, concurrency=concurrency, finished=on_answer)
 
     @takes(AllOptions)
     def compare(
@@ -181,11 +175,11 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """Asks one prompt, or several, of each model; a model that fails does not stop the others."""
-        from testronaut_llm.compare import comparing, comparison_of
+        from testronaut_llm.compare import comparing
 
-        (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
-        run_each(start, jobs, concurrency=concurrency, finished=record.add)
-        return comparison_of(task, prompt, models, record.results, schema=options.get("schema") is not None)
+        asked = comparing(self._each, task, prompt, models, options)
+        run_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        return asked.result()
 
     @takes(AllOptions)
     async def acompare(
@@ -198,11 +192,11 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """`compare` for the caller's event loop."""
-        from testronaut_llm.compare import comparing, comparison_of
+        from testronaut_llm.compare import comparing
 
-        (start, jobs), record = comparing(self._each, task, prompt, models, options), Record()
-        await arun_each(start, jobs, concurrency=concurrency, finished=record.add)
-        return comparison_of(task, prompt, models, record.results, schema=options.get("schema") is not None)
+        asked = comparing(self._each, task, prompt, models, options)
+        await arun_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        return asked.result()
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
@@ -220,7 +214,10 @@ class LLMManager:
 
     def warm_up(self, *models: str) -> None:
         """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
-        self._caller.services.warm_up([self.config.model(name) for name in models])
+        services = self._caller.services
+        services.gateway.load()
+        for name in models:
+            services.local.load(self.config.model(name))
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
@@ -287,9 +284,13 @@ class LLMManager:
             return found if found is not None else self._caller.start_missed(call).result()
 
     async def _aresult(self, call: Call) -> Result:
+        lookup = self._lookup
         with self._telemetry.watch(call):
-            found = await self._lookup.afind(call)
+            found = lookup.find(call) if lookup.is_quick(call) else await asyncio.to_thread(lookup.find, call)
             return found if found is not None else await self._caller.start_missed(call).aresult()
+
+    def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
+        return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
 
     def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
         """Checks what many calls share, and returns what starts one of them."""

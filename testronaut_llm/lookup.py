@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,12 @@ from testronaut_llm.cache import key as cache_key
 from testronaut_llm.cache.entry import Vector, answer_of, answer_value, vector_of, vector_values
 from testronaut_llm.cache.entry import joined as all_vectors
 from testronaut_llm.errors import CacheMissError
-from testronaut_llm.records import Answer, Call, Embeddings, Message, Result
+from testronaut_llm.records import Answer, Call, Candidate, Embeddings, Message, Result
 
 if TYPE_CHECKING:
     from testronaut_llm.cache.answer_cache import AnswerCache
     from testronaut_llm.money.ledger import Ledger
     from testronaut_llm.providers.provider_registry import Probes
-    from testronaut_llm.routing.task_router import Selected
     from testronaut_llm.schema.output_schema import SchemaDialect
     from testronaut_llm.telemetry.redaction import Redactor
     from testronaut_llm.telemetry.telemetry import Telemetry
@@ -33,15 +31,7 @@ _PIECE = re.compile(r"\s*\S+\s*")
 
 
 class Lookup:
-    """Finds and keeps answers. Safe for threads and event loops.
-
-    Args:
-        cache: the store; None where nothing is kept.
-        probes: knows the digests of local models.
-        ledger: counts hits.
-        telemetry: gets an event for each hit.
-        redactor: knows the secrets of this process.
-    """
+    """Finds and keeps answers; without a `cache` nothing is kept. Safe for threads and event loops."""
 
     def __init__(
         self, cache: AnswerCache | None, probes: Probes, ledger: Ledger, telemetry: Telemetry, redactor: Redactor
@@ -61,12 +51,15 @@ class Lookup:
         Raises:
             CacheMissError: nothing is stored, and the call says `only`.
         """
-        if call.cache == "refresh" and self.cache is not None:
-            self.cache.drop(self._keys(call), call.config.cache)
+        if call.cache == "refresh":
+            if self.cache is not None:
+                models = [self._model_part(call, one) for one in call.candidates]
+                keys = (cache_key.hashed(part, model) for part in _parts(call) for model in models)
+                self.cache.drop(keys, call.config.cache)
             return None
-        result = self.find_stored(call) if call.cache != "refresh" else None
+        result = self.find_stored(call)
         if result is None and call.cache == "only":
-            names = ", ".join(one.model.alias for one in call.candidates) or "its models"
+            names = ", ".join(one.alias for one in call.candidates) or "its models"
             what = f"vectors of all {len(call.texts)} texts" if call.texts else "answer to this prompt"
             raise CacheMissError(
                 f"{call.task}: cache is `only`, and no {what} of {names} with these settings is stored; "
@@ -74,33 +67,46 @@ class Lookup:
             )
         return result
 
-    async def afind(self, call: Call) -> Result | None:
-        """`find` for an event loop, which never waits for the store or for code of the caller."""
-        return self.find(call) if self.is_quick(call) else await asyncio.to_thread(self.find, call)
-
     def find_stored(self, call: Call) -> Result | None:
         """Returns the same for a call whose mode was looked at before."""
-        if not self.keeps(call):
+        cache = self.cache
+        result: Result | None = None
+        if cache is None or call.cache == "off" or not call.candidates:
             return None
-        result = self._vectors_found(call) if call.texts else self._answer_found(call)
-        if result is None:
-            return None
-        self._ledger.hit(result.task, result.model, result.saved)
-        self._telemetry.answered(call, result)
+        if call.texts:
+            found = self.vectors(call)
+            if len(found) == len(set(call.texts)):
+                result = all_vectors(found, call.texts, None, model=call.candidates[0].row, task=call.task)
+                result = replace(result, latency=time.monotonic() - call.started)
+        else:
+            result = self._answer(call, cache)
+        if result is not None:
+            self._ledger.hit(result.task, result.model, result.saved)
+            self._telemetry.answered(call, result)
         return result
+
+    def _answer(self, call: Call, cache: AnswerCache) -> Answer[Any] | None:
+        for part in _parts(call):  # one, or none
+            for one in call.candidates:
+                key = cache_key.hashed(part, self._model_part(call, one))
+                decode = partial(answer_of, call.task, call.output, one.row, call.started)
+                answer = cache.read(key, decode, call.config.cache)
+                if answer is not None and (call.accept is None or call.accept(answer)):
+                    return answer
+        return None
 
     def vectors(self, call: Call) -> dict[str, Vector]:
         """Returns the vectors that are stored, by their texts."""
         found: dict[str, Vector] = {}
-        if self.cache is None or call.cache in ("off", "refresh"):
+        if self.cache is None or call.cache in ("off", "refresh") or not call.texts:
             return found
-        models = self._models(call)
-        for text, part in zip(call.texts, cache_key.parts_of(call, call.texts), strict=False):
-            keys = (cache_key.hashed(part, model) for model in models)
-            read = (self.cache.read(key, vector_of, call.config.cache) for key in keys)
-            vector = next(filter(None, read), None)
-            if vector is not None:
-                found[text] = vector
+        models = [self._model_part(call, one) for one in call.candidates]
+        for text, part in zip(call.texts, _parts(call), strict=False):
+            for model in models:
+                vector = self.cache.read(cache_key.hashed(part, model), vector_of, call.config.cache)
+                if vector is not None:
+                    found[text] = vector
+                    break
         return found
 
     def flight(self, call: Call) -> str | None:
@@ -108,10 +114,9 @@ class Lookup:
 
         None for a call that shares no request: one that is not stored, or wants a new answer.
         """
-        if self.cache is None or call.cache != "use":
+        if self.cache is None or call.cache != "use" or not (parts := _parts(call)):
             return None
-        parts = cache_key.parts_of(call, call.texts)
-        return cache_key.hashed(*parts, *self._models(call)) if parts else None
+        return cache_key.hashed(*parts, *[self._model_part(call, one) for one in call.candidates])
 
     def keeps(self, call: Call) -> bool:
         """True if the result of a call is stored."""
@@ -119,78 +124,57 @@ class Lookup:
 
     def keep(self, call: Call, result: Result, dialect: SchemaDialect) -> None:
         """Stores an accepted result, unless it may be cut, or holds a secret that this process knows."""
-        cache, parts = self.cache, cache_key.parts_of(call, call.texts)
+        cache, parts = self.cache, _parts(call)
         if cache is None or not parts:
             return
-        one = next(one for one in call.candidates if one.model.alias == result.model)
-        model = self._model_part(call, one, seen=self._probes.digest(one.model, one.provider))
+        one = next(one for one in call.candidates if one.alias == result.model)
+        model = self._model_part(call, one, seen=self._probes.digest(one.row, one.provider_row))
         if isinstance(result, Embeddings):
-            for part, value in zip(parts, vector_values(result, call.texts), strict=True):
-                cache.write(cache_key.hashed(part, model), value, call.config.cache, task=call.task)
-            return
-        value = answer_value(result, dialect)
-        if result.finish_reason == "stop" and not self._redactor.knows(cache_key.canonical(value)):
-            cache.write(cache_key.hashed(parts[0], model), value, call.config.cache, task=call.task)
+            values = vector_values(result, call.texts)
+        else:
+            values = [answer_value(result, dialect)]
+            if result.finish_reason != "stop" or self._redactor.knows(cache_key.canonical(values[0])):
+                return
+        for part, value in zip(parts, values, strict=True):
+            cache.write(cache_key.hashed(part, model), value, call.config.cache, task=call.task)
 
     def without(self, call: Call, found: dict[str, Vector]) -> Call:
         """Returns the call with the texts that have to be asked: each once, and none that was `found`."""
-        if not call.texts or not self.keeps(call):
+        if not self.keeps(call):
             return call
         texts = tuple([text for text in dict.fromkeys(call.texts) if text not in found])
         return replace(call, texts=texts, messages=tuple([Message(role="user", content=text) for text in texts]))
 
-    def joined(self, call: Call, found: dict[str, Vector], asked: Result) -> Result:
+    def joined(self, call: Call, found: dict[str, Vector], asked: Embeddings) -> Embeddings:
         """Returns the vectors of all texts: those that were `found`, and those that were asked for."""
-        if not isinstance(asked, Embeddings) or len(asked.vectors) == len(call.texts):
+        if len(asked.vectors) == len(call.texts):
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
         if found:
             self._ledger.hit(result.task, result.model, result.saved)
         return result
 
-    def _answer_found(self, call: Call) -> Answer[Any] | None:
-        parts = cache_key.parts_of(call)
-        if self.cache is None or not parts:
-            return None
-        for one, model in zip(call.candidates, self._models(call), strict=True):
-            decode = partial(answer_of, call.task, call.output, one.model, call.started)
-            answer = self.cache.read(cache_key.hashed(parts[0], model), decode, call.config.cache)
-            if answer is not None and (call.accept is None or call.accept(answer)):
-                return answer
-        return None
-
-    def _vectors_found(self, call: Call) -> Embeddings | None:
-        found = self.vectors(call)
-        if not call.candidates or len(found) < len(set(call.texts)):
-            return None
-        result = all_vectors(found, call.texts, None, model=call.candidates[0].model, task=call.task)
-        return replace(result, latency=time.monotonic() - call.started)
-
-    def _keys(self, call: Call) -> Iterator[str]:
-        models = self._models(call)
-        return (cache_key.hashed(part, model) for part in cache_key.parts_of(call, call.texts) for model in models)
-
-    def _models(self, call: Call) -> list[str]:
-        """Each candidate, as the keys say it."""
-        return [self._model_part(call, one) for one in call.candidates]
-
-    def _model_part(self, call: Call, one: Selected, *, seen: str | None = None) -> str:
+    def _model_part(self, call: Call, one: Candidate, *, seen: str | None = None) -> str:
         """A model with the digest that it was last seen with, if it is local; digests are kept beside the answers."""
-        if not one.provider.local or one.model.digest or self.cache is None:
-            return cache_key.model_part(one.model, one.provider, None)
-        key = cache_key.digest_key(one.model, one.provider)
+        row, provider = one.row, one.provider_row
+        if not provider.local or row.digest or self.cache is None:
+            return cache_key.model_part(row, provider, None)
+        key = cache_key.digest_key(row, provider)
         noted = self.cache.read(key, str, call.config.cache)
         if seen is not None and noted != seen:
             self.cache.write(key, seen, call.config.cache, task=None)
-        return cache_key.model_part(one.model, one.provider, seen or noted)
+        return cache_key.model_part(row, provider, seen or noted)
 
 
-def _pieces_of(result: Result) -> list[str]:
-    text = result.text if isinstance(result, Answer) else ""
-    return _PIECE.findall(text) if text.strip() else [text] if text else []
+def _parts(call: Call) -> Sequence[str]:
+    """What a call asks, whoever answers it: one part, or one a text; none where it cannot be stored."""
+    if not call.key_parts:
+        call.key_parts.extend(cache_key.parts_of(call, call.texts))
+    return call.key_parts
 
 
 def emit_stored(result: Result, emit: Emit | None) -> None:
     """Hands over the words of a stored answer, if somebody wants them."""
-    for piece in _pieces_of(result) if emit is not None else ():
-        emit(piece)  # type: ignore[misc]  # there is one
+    if emit is not None and isinstance(result, Answer) and result.text:
+        for piece in _PIECE.findall(result.text) or [result.text]:
+            emit(piece)

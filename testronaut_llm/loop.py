@@ -19,6 +19,7 @@ from testronaut_llm.errors import LLMError
 
 _T = TypeVar("_T")
 
+_NAME = "testronaut-llm-loop"
 MOST_THREADS = 256
 """Of the loop's pool, where validators and `accept` run: one that asks the manager again needs a second thread."""
 
@@ -33,11 +34,7 @@ class Running(Generic[_T]):
         loop.call_soon_threadsafe(self._begin, work, context=contextvars.copy_context())
 
     def result(self) -> _T:
-        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end.
-
-        Raises:
-            LLMError: the manager was closed meanwhile; or whatever the coroutine raises.
-        """
+        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end."""
         try:
             return self.done.result()
         except concurrent.futures.CancelledError:
@@ -112,8 +109,7 @@ async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
 class Loop:
     """One event loop in a thread of its own. Safe for threads; a forked child starts its own.
 
-    Args:
-        at_end: closes what belongs to the loop; runs on it when all else has ended.
+    `at_end` closes what belongs to the loop; it runs on it when all else has ended.
     """
 
     def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
@@ -129,10 +125,15 @@ class Loop:
         """True between the first `start` and `close`."""
         return self._loop is not None and self._pid == os.getpid()
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Running[_T]:
-        """Starts a coroutine on the loop."""
+    def start(self, work: Coroutine[Any, Any, _T]) -> Running[_T]:
+        """Starts a coroutine on the loop. Raises LLMError: the program is ending, and no thread can be started."""
+        if not threading.main_thread().is_alive():
+            work.close()
+            raise LLMError("the program is ending, so no model can be asked; make the call before its end")
         with self._lock_of_this_process():
-            return Running(self._running(), work())
+            if self._loop is None:
+                self._begin()
+            return Running(self._loop, work)  # type: ignore[arg-type]  # begun
 
     async def on_file(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Returns what `work` does with a file, in the one thread for that: each thread would open it anew.
@@ -157,17 +158,13 @@ class Loop:
                 self._stop = None
         return self._lock
 
-    def _running(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            pools = (ThreadPoolExecutor(MOST_THREADS, "testronaut-llm"), ThreadPoolExecutor(1, "testronaut-llm-files"))
-            self._files = pools[1]
-            thread = threading.Thread(
-                target=_live, args=(self._loop, self._at_end, *pools), name="testronaut-llm-loop", daemon=True
-            )
-            thread.start()
-            self._stop = weakref.finalize(self, _end, self._loop, thread)
-        return self._loop
+    def _begin(self) -> None:
+        loop = asyncio.new_event_loop()
+        self._files = ThreadPoolExecutor(1, "testronaut-llm-files")
+        pools = ThreadPoolExecutor(MOST_THREADS, "testronaut-llm"), self._files
+        thread = threading.Thread(target=_live, args=(loop, self._at_end, *pools), name=_NAME, daemon=True)
+        thread.start()
+        self._loop, self._stop = loop, weakref.finalize(self, _end, loop, thread)
 
 
 def _live(

@@ -1,6 +1,6 @@
 """The options of a call, and how arguments become a `Call`.
 
-A new option takes a line in `EmbedOptions` or `CallOptions`, and a field of `records.Call`.
+A new option takes a line in `EmbedOptions` or `CallOptions`, one in `_CHECKS`, and a field of `records.Call`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from testronaut_llm.errors import InvalidRequestError
@@ -29,65 +28,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
 """Names the cache mode of all tasks for one run."""
+_MODES = get_args(CacheMode)
 _OF_TASK = ("system", "max_tokens", "temperature", "stop", "seed", "timeout", "deadline")
 """Options that the task sets where the caller does not."""
 _DEFAULTS = {"sample": 0}
 """Of the options for which None is not a value."""
-
-
-class Expected(NamedTuple):
-    """What an error says that an option has to be."""
-
-    words: str
-
-
-def _stop(value: Any) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
-    if not all(isinstance(one, str) and one for one in stops):
-        raise ValueError
-    return tuple(encodable("stop", one) for one in stops)
-
-
-def _usd(value: Any) -> Decimal:
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        raise ValueError from None
-    if not amount.is_finite() or amount < 0:
-        raise ValueError
-    return amount
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError
-    return value
-
-
-def _seconds(value: Any) -> float:
-    if _number(value) == 0:
-        raise ValueError
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return encodable("system", value)
-
-
-def _extra(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError
-    for place, reason in refused_in_extra(value):
-        raise InvalidRequestError(f"extra holds {'.'.join(place)!r}: {reason}")
-    return dict(value)
-
-
-def _function(value: Any) -> Any:
-    if not callable(value):
-        raise ValueError
-    return value
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -103,15 +48,13 @@ class EmbedOptions(TypedDict, total=False):
         metadata: goes to telemetry.
     """
 
-    model: Annotated[str | None, Expected("a name from `models`, or provider/model")]
-    cache: Annotated[CacheMode | None, Expected(f"one of {', '.join(get_args(CacheMode))}")]
-    max_cost: Annotated[
-        Decimal | float | str | None, PlainValidator(_usd), Expected("USD as a number of at least 0, such as 0.05")
-    ]
-    timeout: Annotated[float | None, PlainValidator(_seconds), Expected("more than 0 seconds")]
-    deadline: Annotated[float | None, PlainValidator(_seconds), Expected("more than 0 seconds")]
-    extra: Annotated[Mapping[str, Any] | None, PlainValidator(_extra), Expected("a mapping of body fields")]
-    metadata: Annotated[Mapping[str, Any] | None, Expected("a mapping")]
+    model: str | None
+    cache: CacheMode | None
+    max_cost: Decimal | float | str | None
+    timeout: float | None
+    deadline: float | None
+    extra: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
 
 
 class CallOptions(EmbedOptions, total=False):
@@ -127,27 +70,71 @@ class CallOptions(EmbedOptions, total=False):
         accept: a function that says whether the answer is good enough.
     """
 
-    system: Annotated[str | None, PlainValidator(_text), Expected("a text")]
-    max_tokens: Annotated[int | None, Field(strict=True, ge=1), Expected("a whole number of at least 1")]
-    temperature: Annotated[float | None, PlainValidator(_number), Expected("a number of at least 0")]
-    stop: Annotated[
-        str | Sequence[str] | None, PlainValidator(_stop), Expected("a text, or a list of texts, none empty")
-    ]
-    seed: Annotated[int | None, Field(strict=True), Expected("a whole number")]
-    sample: Annotated[int, Field(strict=True, ge=0), Expected("a whole number of at least 0")]
-    accept: Annotated[Accept | None, PlainValidator(_function), Expected("a function of the Answer")]
+    system: str | None
+    max_tokens: int | None
+    temperature: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    sample: int
+    accept: Accept | None
 
 
-@with_config(extra="forbid", arbitrary_types_allowed=True)
 class AllOptions(CallOptions, total=False):
     """Those of `CallOptions`, and the `schema`, which some signatures name for the type of `.parsed`."""
 
-    schema: Annotated[Schema[Any], PlainValidator(lambda value: value)]
+    schema: Schema[Any]
 
 
-_HINTS = get_type_hints(AllOptions, include_extras=True)
-_ADAPTER = TypeAdapter(AllOptions)
-_EMBEDS = frozenset(EmbedOptions.__annotations__)
+def _if(value: Any, right: bool) -> Any:
+    if not right:
+        raise ValueError
+    return value
+
+
+def _whole(value: Any, least: float = -math.inf) -> int:
+    return int(_if(value, isinstance(value, int) and not isinstance(value, bool) and value >= least))
+
+
+def _number(value: Any) -> float:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return cast("float", _if(value, right))
+
+
+def _usd(value: Any) -> Decimal:
+    amount = Decimal(str(value))
+    return cast("Decimal", _if(amount, amount.is_finite() and amount >= 0))
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    stops = (value,) if isinstance(value, str) else tuple(value)
+    return tuple([encodable("stop", _if(one, isinstance(one, str) and bool(one))) for one in stops])
+
+
+def _extra(value: Any) -> dict[str, Any]:
+    for place, reason in refused_in_extra(_if(value, isinstance(value, Mapping))):
+        raise InvalidRequestError(f"extra holds {'.'.join(place)!r}: {reason}")
+    return dict(value)
+
+
+_SECONDS = (lambda value: float(_if(value, _number(value) > 0)), "more than 0 seconds")
+_CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "model": (lambda value: _if(value, isinstance(value, str)), "a name from `models`, or provider/model"),
+    "cache": (lambda value: _if(value, value in _MODES), f"one of {', '.join(_MODES)}"),
+    "max_cost": (_usd, "USD as a number of at least 0, such as 0.05"),
+    "timeout": _SECONDS,
+    "deadline": _SECONDS,
+    "extra": (_extra, "a mapping of body fields"),
+    "metadata": (lambda value: dict(_if(value, isinstance(value, Mapping))), "a mapping"),
+    "system": (lambda value: encodable("system", _if(value, isinstance(value, str))), "a text"),
+    "max_tokens": (lambda value: _whole(value, 1), "a whole number of at least 1"),
+    "temperature": (_number, "a number of at least 0"),
+    "stop": (_stop, "a text, or a list of texts, none empty"),
+    "seed": (_whole, "a whole number"),
+    "sample": (lambda value: _whole(value, 0), "a whole number of at least 0"),
+    "accept": (lambda value: _if(value, callable(value)), "a function of the Answer"),
+    "schema": (lambda value: value, ""),
+}
+"""What makes an option the value that a Call holds, or raises; and what an error says that it has to be."""
 
 
 def takes(options: Any) -> Callable[[F], F]:
@@ -167,102 +154,64 @@ def takes(options: Any) -> Callable[[F], F]:
     return decorate
 
 
-def options_of(options: Any) -> AllOptions:
-    """Returns options that come in a mapping; none for None.
-
-    Raises:
-        InvalidRequestError: it is not a mapping, or an option is unknown or wrong.
-    """
-    if options is not None and not isinstance(options, Mapping):
-        raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
-    _checked(options or {})
-    return cast("AllOptions", options or {})
-
-
 def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOptions, *, stream: bool = False) -> Call:
-    """Returns the call that asks for text.
-
-    Raises:
-        LLMError: the task or a model is unknown, or an argument is wrong.
-    """
-    settings, given = _task(config, task), _checked(options)
+    """Returns the call that asks for text. Raises LLMError: a task or model is unknown, or an argument is wrong."""
+    settings, given = _task(config, task), _checked(options, _CHECKS)
     given = {name: value for name in _OF_TASK if (value := getattr(settings, name)) is not None} | given
     messages = messages_of(prompt, given.pop("system", None))
-    return _call(config, settings, messages, given, stream=stream)
-
-
-def embed_call_of(config: LLMConfig, task: str | None, texts: str | Sequence[str], options: EmbedOptions) -> Call:
-    """Returns the call that embeds texts.
-
-    Raises:
-        LLMError: the task or a model is unknown, or an argument is wrong.
-    """
-    settings, given = _task(config, task), _checked(options)
-    for name in given:
-        if name not in _EMBEDS:
-            raise _unknown(name, _EMBEDS)
-    given = {name: value for name in ("timeout", "deadline") if (value := getattr(settings, name)) is not None} | given
-    checked = texts_of(texts)
-    messages = tuple([Message(role="user", content=text) for text in checked])
-    return _call(config, settings, messages, {"max_tokens": settings.max_tokens, **given}, texts=checked)
-
-
-def _call(
-    config: LLMConfig,
-    settings: TaskConfig,
-    messages: tuple[Message, ...],
-    given: dict[str, Any],
-    *,
-    texts: tuple[str, ...] = (),
-    stream: bool = False,
-) -> Call:
-    selected = select(config, given.get("model"), settings)
-    schema = given.pop("schema", None)
-    if "cache" not in given:
-        given["cache"] = _cache_mode(settings)
-    if schema is not None:
+    if (schema := given.pop("schema", None)) is not None:
         from testronaut_llm.schema.output_schema import OutputSchema
 
         given["output"] = OutputSchema.of(schema)
-    return Call(
-        task=settings.name,
-        settings=settings,
-        config=config,
-        selected=one_vector_space(selected) if texts else selected,
-        messages=messages,
-        texts=texts,
-        stream=stream,
-        **given,
-    )
+    return _call(config, settings, given, messages=messages, stream=stream)
 
 
-def _cache_mode(settings: TaskConfig) -> CacheMode:
-    named = os.environ.get(CACHE_VARIABLE)
-    if named and named not in get_args(CacheMode):
-        raise InvalidRequestError(f"{CACHE_VARIABLE} is {named!r}; expected one of {', '.join(get_args(CacheMode))}")
-    mode: CacheMode = named or settings.cache  # type: ignore[assignment]  # one of them
-    return mode
-
-
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that were given, in the form in which a Call holds them."""
-    given = {name: value for name, value in options.items() if value is not None or name in _DEFAULTS}
-    try:
-        return dict(_ADAPTER.validate_python(given))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    name = first["loc"][0] if first["loc"] else ""
-    if first["type"] == "extra_forbidden" or name not in _HINTS:
-        raise _unknown(name, _HINTS)
-    words = next(one.words for one in get_args(_HINTS[str(name)]) if isinstance(one, Expected))
-    raise InvalidRequestError(f"{name} is {given[name]!r:.60}; expected {words}")
-
-
-def _unknown(name: Any, known: Iterable[str]) -> InvalidRequestError:
-    return InvalidRequestError(f"unknown option {name!r:.60}{did_you_mean(name, known)}")
+def embed_call_of(config: LLMConfig, task: str | None, texts: str | Sequence[str], options: EmbedOptions) -> Call:
+    """Returns the call that embeds texts. Raises LLMError as `call_of` does."""
+    settings, given = _task(config, task), _checked(options, EmbedOptions.__annotations__)
+    of_task = {"max_tokens": settings.max_tokens, "timeout": settings.timeout, "deadline": settings.deadline}
+    checked = texts_of(texts)
+    messages = tuple([Message(role="user", content=text) for text in checked])
+    return _call(config, settings, of_task | given, messages=messages, texts=checked)
 
 
 def _task(config: LLMConfig, name: Any) -> TaskConfig:
     if name is not None and not isinstance(name, str):
         raise InvalidRequestError(f"task is {name!r:.60}; expected a name from `tasks` of llm.yaml, or None")
     return config.task(name)
+
+
+def _checked(options: Any, known: Iterable[str]) -> dict[str, Any]:
+    """Returns the options that were given, in the form in which a Call holds them."""
+    given = {}
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidRequestError(f"unknown option {name!r:.60}{did_you_mean(name, known)}")
+        if value is None and name not in _DEFAULTS:
+            continue
+        check, words = _CHECKS[name]
+        try:
+            given[name] = check(value)
+        except (ValueError, TypeError, ArithmeticError):
+            raise InvalidRequestError(f"{name} is {value!r:.60}; expected {words}") from None
+    return given
+
+
+def _call(config: LLMConfig, settings: TaskConfig, given: dict[str, Any], **asked: Any) -> Call:
+    selected = select(config, given.get("model"), settings)
+    if asked.get("texts"):
+        selected = one_vector_space(selected)
+    if "cache" not in given:
+        given["cache"] = mode = os.environ.get(CACHE_VARIABLE) or settings.cache
+        if mode not in _MODES:
+            raise InvalidRequestError(f"{CACHE_VARIABLE} is {mode!r}; expected one of {', '.join(_MODES)}")
+    candidates = tuple([one for one in selected if one.kept])
+    return Call(
+        task=settings.name,
+        settings=settings,
+        config=config,
+        selected=selected,
+        candidates=candidates,
+        **asked,
+        **given,
+    )

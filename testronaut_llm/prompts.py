@@ -49,11 +49,7 @@ def texts_of(texts: Any) -> tuple[str, ...]:
 
 
 def encodable(name: str, text: str) -> str:
-    """Returns the text.
-
-    Raises:
-        InvalidRequestError: it holds a lone surrogate, so it cannot be sent.
-    """
+    """Returns the text. Raises InvalidRequestError: it holds a lone surrogate, so it cannot be sent."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -67,11 +63,10 @@ def encodable(name: str, text: str) -> str:
 def _message(where: str, turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise InvalidRequestError(f"{where} is {turn!r:.40}; expected a mapping with `role` and `content`")
-    role = turn.get("role")
+    role, content = turn.get("role"), turn.get("content")
     if role not in ROLES:
         raise InvalidRequestError(f"{where} has role {role!r}; expected one of {', '.join(ROLES)}")
     _only(where, turn, "role", "content")
-    content = turn.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         content = "".join([_part(f"{where}, part {n}", part) for n, part in enumerate(content)])
     if not isinstance(content, str):
@@ -80,11 +75,11 @@ def _message(where: str, turn: Any) -> Message:
 
 
 def _part(where: str, part: Any) -> str:
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        _only(where, part, "type", "text")
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise InvalidRequestError(f"{where} is {kind!r}; only text parts are sent: {{'type': 'text', 'text': ...}}")
+    kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (type(part).__name__, None)
+    if kind != "text" or not isinstance(text, str):
+        raise InvalidRequestError(f"{where} is {kind!r}; only text parts are sent: {{'type': 'text', 'text': ...}}")
+    _only(where, part, "type", "text")
+    return text
 
 
 def _only(where: str, given: Mapping[str, Any], *known: str) -> None:

@@ -15,8 +15,8 @@ from testronaut_llm.errors import LLMError
 from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig, TaskConfig
-    from testronaut_llm.routing.task_router import Selected
+    from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.providers.row import Provider
     from testronaut_llm.schema.output_schema import OutputSchema
 
 T = TypeVar("T", default=Any)
@@ -41,19 +41,21 @@ class Call:
 
     Attributes:
         settings: the task's, as the file said when the call began; `config` is that whole file.
-        selected: the models of the task in their listed order, each with the rule that excludes it, if one does.
+        selected: the models of the task in their listed order; `candidates` those that no rule of the task excludes.
         texts: what to embed; empty for a chat.
         timeout: seconds for one attempt; None is the model's default.
         deadline: seconds for everything, from `started` on.
         max_cost: USD for all attempts together.
         started: seconds on the monotonic clock.
         id: what the events of the call have in common.
+        key_parts: what it asks, as the cache's keys say it; filled in by the first lookup.
     """
 
     task: str
     settings: TaskConfig
     config: LLMConfig
-    selected: tuple[Selected, ...]
+    selected: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     messages: tuple[Message, ...]
     max_tokens: int
     deadline: float
@@ -73,11 +75,7 @@ class Call:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     id: str = field(default_factory=lambda: os.urandom(8).hex())
-
-    @property
-    def candidates(self) -> tuple[Selected, ...]:
-        """The models that may answer, in the listed order."""
-        return tuple([one for one in self.selected if one.excluded is None])
+    key_parts: list[str] = field(default_factory=list, init=False, repr=False)
 
     @property
     def left(self) -> float:
@@ -109,17 +107,22 @@ class Usage:
 class Candidate:
     """A model that a task lists, and what became of it in routing.
 
-    `est_tokens` counts the prompt, `est_completion_tokens` the expected answer; `est_cost` is the
-    expected and `worst_cost` the largest possible price in USD, None where no price is known;
-    `context_window` is in tokens, None where nobody says; `est_seconds` is for a local model that
-    `models bench` has measured on this machine.
+    Attributes:
+        kept: False if a rule of the task excludes it, or routing dropped it; `reason` says why.
+        est_tokens: of the prompt; `est_completion_tokens` of the expected answer.
+        est_cost: expected price in USD, `worst_cost` the largest possible one; None where no price is known.
+        context_window: in tokens, None where nobody says.
+        est_seconds: for a local model that `models bench` has measured on this machine.
+        problem: error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
+        limits: in a dry run, the rate limits that hold for it.
+        row: what `llm.yaml` says of it; `provider_row` says how its provider is reached.
     """
 
     alias: str
     model: str
     provider: str
     quality: int
-    local: bool
+    local: bool = False
     kept: bool = True
     reason: str = ""
     est_tokens: int | None = None
@@ -131,9 +134,9 @@ class Candidate:
     est_seconds: float | None = None
     dropped_params: tuple[str, ...] = ()
     problem: str | None = None
-    """Error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None."""
     limits: tuple[str, ...] = ()
-    """In a dry run, the rate limits that hold for it."""
+    row: ModelConfig = field(repr=False, compare=False)
+    provider_row: Provider = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

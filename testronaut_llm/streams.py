@@ -6,8 +6,7 @@ import asyncio
 import queue
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Running
@@ -28,14 +27,16 @@ class _Pieces(Generic[T]):
 
     @property
     def answer(self) -> Answer[T]:
-        """The whole answer.
-
-        Raises:
-            LLMError: the stream has not been read to its end.
-        """
+        """The whole answer. Raises LLMError: the stream has not been read to its end."""
         if self._answer is None:
             raise LLMError("the stream has no answer yet: read it to its end first")
         return self._answer
+
+    def _start(self, put: Callable[[str | None], None]) -> Running[Any]:
+        """Starts the call, which puts its pieces, and None at its end."""
+        self._running = self._begin(put)
+        self._running.done.add_done_callback(lambda _: put(None))
+        return self._running
 
     def __del__(self) -> None:
         if self._running is not None:
@@ -52,20 +53,18 @@ class Stream(_Pieces[T]):
         super().__init__(begin)
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def __iter__(self) -> Stream[T]:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
         if self._closed:
             raise StopIteration
         try:
-            if self._running is None:
-                self._running = self._begin(self._queue.put)
-                self._running.done.add_done_callback(lambda _: self._queue.put(None))
+            running = self._running or self._start(self._queue.put)
             piece = self._queue.get()
             if piece is None:
                 self._closed = True
-                self._answer = self._running.result()
+                self._answer = running.result()
                 raise StopIteration
         except BaseException:
             self.close()
@@ -78,10 +77,10 @@ class Stream(_Pieces[T]):
         if self._running is not None:
             self._running.end()
 
-    def __enter__(self) -> Stream[T]:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -92,36 +91,23 @@ class AsyncStream(_Pieces[T]):
         super().__init__(begin)
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
 
-    def __aiter__(self) -> AsyncStream[T]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
         if self._closed:
             raise StopAsyncIteration
         try:
-            if self._running is None:
-                put = self._putter()
-                self._running = self._begin(put)
-                self._running.done.add_done_callback(lambda _: put(None))
+            running = self._running or self._start(_putter(self._queue))
             piece = await self._queue.get()
             if piece is None:
                 self._closed = True
-                self._answer = await self._running.aresult()
+                self._answer = await running.aresult()
                 raise StopAsyncIteration
         except BaseException:
             await self.close()
             raise
         return piece
-
-    def _putter(self) -> Callable[[str | None], None]:
-        """Returns what hands a piece over to the caller's event loop."""
-        loop, queue_ = asyncio.get_running_loop(), self._queue
-
-        def put(piece: str | None) -> None:
-            with suppress(RuntimeError):  # the caller's loop is closed, so nobody reads
-                loop.call_soon_threadsafe(queue_.put_nowait, piece)
-
-        return put
 
     async def close(self) -> None:
         """Ends the request; what was sent is settled at its estimate."""
@@ -129,10 +115,19 @@ class AsyncStream(_Pieces[T]):
         if self._running is not None:
             await self._running.aend()
 
-    async def __aenter__(self) -> AsyncStream[T]:
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _putter(pieces: asyncio.Queue[str | None]) -> Callable[[str | None], None]:
+    """What hands a piece over to the caller's event loop. It does not hold the stream, whose end it would outlive."""
+    loop = asyncio.get_running_loop()
+
+    def put(piece: str | None) -> None:
+        with suppress(RuntimeError):  # the caller's loop is closed, so nobody reads
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    return put

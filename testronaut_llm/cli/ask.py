@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -127,7 +128,8 @@ def route(
     with testronaut_llm.LLMManager(config) as llm:
         found = llm.route(task, text, model=model)
     if as_json:
-        screen.out_json(found)
+        shown = [{one.name: getattr(each, one.name) for one in fields(each) if one.repr} for each in found.candidates]
+        screen.out_json({"task": found.task, "strategy": found.strategy, "candidates": shown})
     else:
         show_route(found)
 

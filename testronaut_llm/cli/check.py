@@ -57,7 +57,7 @@ def _can_run(settings: testronaut_llm.LLMConfig, task: str, ready: set[str]) -> 
     from testronaut_llm.routing.task_router import select
 
     selected = select(settings, None, settings.tasks[task])
-    return any(one.model.alias in ready and one.excluded is None for one in selected)
+    return any(one.alias in ready and one.kept for one in selected)
 
 
 def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool) -> dict[str, Any]:

@@ -122,9 +122,11 @@ def _fates(
 ) -> dict[str, str | None]:
     """Returns why a model may not do the task, None if it may, for each of its models that the proxy has."""
     selected = select(config, None, task)
-    if prices.facts(selected[0].model).dimensions is not None:
+    if prices.facts(selected[0].row).dimensions is not None:
         selected = one_vector_space(selected)
-    return {name: one.excluded for name, one in zip(task.models, selected, strict=True) if name in there}
+    return {
+        name: None if one.kept else one.reason for name, one in zip(task.models, selected, strict=True) if name in there
+    }
 
 
 def _settings(config: LLMConfig, *, redis: bool) -> tuple[dict[str, Any], list[str]]:

@@ -143,7 +143,7 @@ def key_of(**differs: Any) -> str:
     with cached({"m": model("openai", "http://127.0.0.1:8", **fields)}, **task) as llm:
         asked = looked_up(llm, prompt=call.pop("prompt", "hi"), **call)
     (one,) = asked.candidates
-    return cache_key.hashed(*parts_of(asked), cache_key.model_part(one.model, one.provider, None))
+    return cache_key.hashed(*parts_of(asked), cache_key.model_part(one.row, one.provider_row, None))
 
 
 def test_the_key_holds_what_can_change_the_answer_and_nothing_else() -> None:
@@ -174,7 +174,8 @@ def test_a_rotated_key_still_hits(api: Make, monkeypatch: pytest.MonkeyPatch) ->
 
 def models_of(llm: LLMManager) -> str:
     """How the keys of a call of `t` say its models."""
-    return "".join(llm._lookup._models(looked_up(llm)))
+    call = looked_up(llm)
+    return "".join([llm._lookup._model_part(call, one) for one in call.candidates])
 
 
 def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import faults
 import pytest
-from manager_kit import KEY, apis, manager, model
+from manager_kit import under_way
 
-from testronaut_llm import Answer, InvalidRequestError, LLMError, RateLimitError, UnknownTaskError
+from testronaut_llm import Answer, InvalidRequestError, LLMError, UnknownTaskError
 from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM
 
 MODES = ("batch", "abatch")
@@ -50,21 +49,11 @@ def test_results_come_in_order(llm: FakeLLM, mode: str) -> None:
 def test_a_failure_stops_nobody(llm: FakeLLM, mode: str) -> None:
     """A failed call leaves its error at its place, and the others go on."""
     llm.reply(InvalidRequestError("no"), prompt="^1$")
+    assert _batch(llm, mode, "t", []) == []
     results = _batch(llm, mode, "t", ["0", "1", "", "3"], concurrency=2)
     assert _texts(results) == ["re: 0", "invalid_request", "invalid_request", "re: 3"]
     assert results[1].attempts
     assert results[1].__traceback__ is None
-
-
-@each_mode
-def test_options_reach_every_call(llm: FakeLLM, mode: str) -> None:
-    """What is given once applies to each prompt."""
-    llm.reply({"n": 1})
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    results = _batch(llm, mode, "t", ["a", "b"], schema=schema, system="Be brief.", max_tokens=7, temperature=0.5)
-    assert [result.parsed for result in results] == [{"n": 1}, {"n": 1}]
-    asked = {(call.messages[0].content, call.max_tokens, call.temperature) for call in llm.calls}
-    assert asked == {("Be brief.", 7, 0.5)}
 
 
 @each_mode
@@ -104,12 +93,6 @@ def test_progress_tells_how_far_it_is(llm: FakeLLM, mode: str) -> None:
     assert seen == [(1, 1, "re: a", here), (1, None, "re: b", here)]
 
 
-@each_mode
-def test_no_prompts_no_results(llm: FakeLLM, mode: str) -> None:
-    """An empty batch is an empty list."""
-    assert _batch(llm, mode, "t", []) == []
-
-
 WRONG = [
     ({"task": "unknown"}, UnknownTaskError),
     ({"prompts": "one text"}, InvalidRequestError),
@@ -138,23 +121,9 @@ def test_what_is_wrong_for_all_is_said_once(
 def test_a_fault_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: str) -> None:
     """What the caller's own functions raise comes out as it is, and nothing stays under way."""
     llm.reply(lambda call: FakeAnswer(text="never", delay=60), prompt="slow")
-    threads = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
         _batch(llm, mode, "t", ["slow", "a", "b"], concurrency=2, on_progress=lambda *_: 1 / 0)
-    assert {thread for thread in threading.enumerate() if "batch" in thread.name} <= threads
-
-
-def test_ctrl_c_ends_what_is_under_way(llm: FakeLLM) -> None:
-    """An interrupt leaves at once: calls under way are cancelled, later prompts are not asked."""
-    llm.reply(lambda call: FakeAnswer(text="never", delay=600))
-
-    def prompts() -> Iterator[str]:
-        yield from ("0", "1")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        llm.batch("t", prompts(), concurrency=4)
-    assert not [thread for thread in threading.enumerate() if thread.name == "testronaut-llm-batch"]
+    assert under_way(llm) == 0
 
 
 INTERRUPTED = """
@@ -215,28 +184,3 @@ def test_context_variables_reach_the_calls(llm: FakeLLM, mode: str) -> None:
     bound.set("run 7")
     _batch(llm, mode, "t", ["a", "b"], accept=accept)
     assert seen == ["run 7", "run 7"]
-
-
-@each_mode
-def test_over_http(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real requests: a bad day of one prompt is that prompt's alone, and connections end with the batch."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with apis() as api:
-        a = api("a", faults.good("one"), faults.error("rate_limit"), faults.good("three"))
-        with manager({"m": model("openai", a)}, retries=0) as llm:
-            results = _batch(llm, mode, "t", ["1", "2", "3"], concurrency=1)
-        assert [one.text if isinstance(one, Answer) else one.code for one in results] == [
-            "one",
-            "all_models_failed",
-            "three",
-        ]
-        assert isinstance(results[1].last, RateLimitError)
-        assert [body["messages"][0]["content"] for body in a.bodies] == ["1", "2", "3"]
-
-
-def test_calls_see_their_own_prompt(llm: FakeLLM) -> None:
-    """Messages are prompts as well as texts are."""
-    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
-    llm.batch("t", [turns, "text"], concurrency=1)
-    asked: list[FakeCall] = llm.calls
-    assert [[message.content for message in call.messages] for call in asked] == [["one", "two"], ["text"]]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from manager_kit import build_call
+from manager_kit import build_call, looked_up, manager
 
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager
 from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.options import CACHE_VARIABLE
 from testronaut_llm.prompts import texts_of
 from testronaut_llm.testing.fake import FakeLLM
 
@@ -43,18 +45,8 @@ def test_the_caller_overrides_the_task() -> None:
     assert (call.model, call.extra, call.metadata, call.stream) == ("m", {"top_k": 1}, {"run": 1}, True)
 
 
-LISTED = (
-    "complete",
-    "acomplete",
-    "stream",
-    "astream",
-    "batch",
-    "abatch",
-    "answer_each",
-    "compare",
-    "acompare",
-    "route",
-)
+EACH = ("batch", "abatch", "answer_each")
+LISTED = ("complete", "acomplete", "stream", "astream", *EACH, "compare", "acompare", "route")
 EMBED = ("embed", "aembed")
 
 
@@ -121,57 +113,31 @@ async def test_a_comparison_takes_no_single_model(name: str) -> None:
         await called(FakeLLM(tasks=("t",)), name, model="fake")
 
 
-WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("max_tokens", {"max_tokens": 0}, "0"),
-    ("max_tokens", {"max_tokens": -1}, "-1"),
-    ("max_tokens", {"max_tokens": "many"}, "many"),
-    ("max_tokens", {"max_tokens": True}, "True"),
-    ("max_tokens", {"max_tokens": 1.5}, "1.5"),
-    ("temperature", {"temperature": -0.1}, "-0.1"),
-    ("temperature", {"temperature": float("nan")}, "nan"),
-    ("temperature", {"temperature": float("inf")}, "inf"),
-    ("temperature", {"temperature": "hot"}, "hot"),
-    ("stop", {"stop": ""}, "''"),
-    ("stop", {"stop": ["a", ""]}, "''"),
-    ("stop", {"stop": [1]}, "1"),
-    ("stop", {"stop": 7}, "7"),
-    ("stop", {"stop": "\ud800"}, "surrogate"),
-    ("seed", {"seed": "x"}, "x"),
-    ("seed", {"seed": 1.5}, "1.5"),
-    ("seed", {"seed": True}, "True"),
-    ("cache", {"cache": "maybe"}, "maybe"),
-    ("cache", {"cache": ["use"]}, "use"),
-    ("sample", {"sample": -1}, "-1"),
-    ("sample", {"sample": None}, "None"),
-    ("sample", {"sample": 1.5}, "1.5"),
-    ("max_cost", {"max_cost": "cheap"}, "cheap"),
-    ("max_cost", {"max_cost": -0.01}, "-0.01"),
-    ("max_cost", {"max_cost": float("nan")}, "nan"),
-    ("max_cost", {"max_cost": float("inf")}, "inf"),
-    ("max_cost", {"max_cost": True}, "True"),
-    ("timeout", {"timeout": 0}, "0"),
-    ("timeout", {"timeout": -1}, "-1"),
-    ("timeout", {"timeout": "1m"}, "1m"),
-    ("deadline", {"deadline": 0}, "0"),
-    ("deadline", {"deadline": float("nan")}, "nan"),
-    ("model", {"model": 3}, "3"),
-    ("accept", {"accept": "yes"}, "yes"),
-    ("system", {"system": 3}, "3"),
-    ("system", {"system": "\udc80"}, "surrogate"),
-    ("extra", {"extra": {"max_tokens": 9}}, "max_tokens"),
-    ("extra", {"extra": {"options": {"num_ctx": 9}}}, "num_ctx"),
-    ("extra", {"extra": ["a"]}, "a"),
-    ("metadata", {"metadata": "run"}, "run"),
-]
+WRONG: dict[str, list[Any]] = {
+    "max_tokens": [0, -1, "many", True, 1.5],
+    "temperature": [-0.1, float("nan"), float("inf"), "hot", True],
+    "stop": ["", ["a", ""], [1], 7, "\ud800"],
+    "seed": ["x", 1.5, True],
+    "cache": ["maybe", ["use"]],
+    "sample": [-1, None, 1.5],
+    "max_cost": ["cheap", -0.01, float("nan"), float("inf"), True],
+    "timeout": [0, -1, "1m", True],
+    "deadline": [0, float("nan"), True],
+    "model": [3],
+    "accept": ["yes"],
+    "system": [3, "\udc80"],
+    "extra": [["a"], {"max_tokens": 9}, {"options": {"num_ctx": 9}}],
+    "metadata": ["run", 1],
+}
 
 
-@pytest.mark.parametrize(("name", "given", "shown"), WRONG)
-def test_a_wrong_argument_is_named(name: str, given: dict[str, Any], shown: str) -> None:
-    """The error names the argument and shows what was given."""
-    with pytest.raises(InvalidRequestError) as caught:
-        build_call(PLAIN, "hi", **given)
-    assert name in str(caught.value)
-    assert shown in str(caught.value)
+@pytest.mark.parametrize(("name", "given"), [(name, given) for name, all_given in WRONG.items() for given in all_given])
+def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
+    """The error names the argument and shows what was given, or what is wrong in it."""
+    with pytest.raises(InvalidRequestError, match=name) as caught:
+        build_call(PLAIN, "hi", **{name: given})
+    said = str(caught.value)
+    assert repr(given) in said or "surrogate" in said or re.search("holds '(max_tokens|options.num_ctx)'", said)
 
 
 @pytest.mark.parametrize(
@@ -259,3 +225,21 @@ def test_wrong_texts_are_named(texts: Any, named: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         texts_of(texts)
     assert named in str(caught.value)
+
+
+def test_the_environment_may_name_the_cache_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all tasks of one run; the caller's own word wins."""
+    monkeypatch.setenv(CACHE_VARIABLE, "only")
+    assert build_call(PLAIN, "hi").cache == "only"
+    assert build_call(PLAIN, "hi", cache="use").cache == "use"
+    monkeypatch.setenv(CACHE_VARIABLE, "sometimes")
+    with pytest.raises(InvalidRequestError, match=f"{CACHE_VARIABLE} is 'sometimes'; expected one of use, refresh"):
+        build_call(PLAIN, "hi")
+
+
+def test_a_private_task_asks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may move an Ollama from this machine to another."""
+    with manager({"m": {"model": "ollama/qwen3:8b"}}, private=True) as llm:
+        assert len(looked_up(llm).candidates) == 1
+        monkeypatch.setenv("OLLAMA_API_BASE", "http://203.0.113.9:11434")
+        assert looked_up(llm).candidates == ()

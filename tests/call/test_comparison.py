@@ -9,10 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import faults
 import pytest
 from fixtures_local import TINY, stored
-from manager_kit import KEY, apis, config, manager, model
+from manager_kit import config
 from pydantic import BaseModel
 from wire_proxy import WireProxy
 
@@ -81,21 +80,10 @@ def test_a_failed_model_stops_nobody(llm: FakeLLM, mode: str) -> None:
     assert isinstance(row.results["b"], InvalidRequestError)
     assert row.agreement is not None
     assert row.agreement.exact
-    assert [(pair.models, pair.agreement and pair.agreement.exact) for pair in row.pairs] == [
-        (("a", "b"), None),
-        (("a", "c"), True),
-        (("b", "c"), None),
-    ]
     assert not found.exact
     assert not found.json
-    assert [(one.answered, one.failed) for one in found.totals] == [(1, 0), (0, 1), (1, 0)]
-
-
-def test_with_one_answer_there_is_nothing_to_agree_with(llm: FakeLLM) -> None:
-    """Agreement needs two answers."""
-    llm.reply(InvalidRequestError("no"))
-    llm.reply("yes", model="a")
     assert llm.compare("t", "?", models=["a", "b"]).prompts[0].agreement is None
+    assert [(one.answered, one.failed) for one in found.totals] == [(1, 0), (0, 1), (1, 0)]
 
 
 @each_mode
@@ -148,16 +136,6 @@ def test_validity_is_a_share_of_what_the_schema_decided(llm: FakeLLM) -> None:
     assert found.prompts[0].results["a"].parsed == Verdict(passed=True, reason="ok")  # type: ignore[union-attr]
     llm.reply("x")
     assert llm.compare("t", "?", models=["a"]).totals[0].valid is None
-
-
-@each_mode
-def test_settings_reach_every_model(llm: FakeLLM, mode: str) -> None:
-    """What is given applies to each model."""
-    llm.reply("x")
-    _compare(llm, mode, "t", "?", models=["a", "b"], system="Be brief.", max_tokens=7, temperature=0.5, seed=3)
-    asked = {(call.messages[0].content, call.max_tokens, call.temperature) for call in llm.calls}
-    assert asked == {("Be brief.", 7, 0.5)}
-    assert {call.model for call in llm.calls} == {"a", "b"}
 
 
 WRONG: list[tuple[dict[str, Any], type[LLMError], str]] = [
@@ -237,24 +215,6 @@ def test_json_agrees_field_by_field(
     """Paths say which values are the same and which are not, whatever the spelling of the JSON."""
     found = agreement_of([_answer(text) for text in texts])
     assert (found.json, found.same, found.different) == (json_agrees, same, different)
-
-
-def test_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real requests over several wires: a server's bad day is one model's error."""
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.setenv(name, KEY)
-    with apis() as api:
-        models = {
-            "o": model("openai", api("o", faults.good('{"a": 1}'))),
-            "n": model("anthropic", api("n", faults.good('{"a":1}'))),
-            "bad": model("openai", api("bad", faults.error("authentication"))),
-        }
-        with manager(models) as llm:
-            found = llm.compare("t", "?", models=["o", "n", "bad"])
-            assert isinstance(found.results["bad"], LLMError)
-            assert llm.compare("t", "?", models=["o", "n"]).json
-    assert found.prompts[0].agreement is not None
-    assert (found.prompts[0].agreement.exact, found.prompts[0].agreement.json) == (False, True)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import KEY, KEYS, Api, apis, at_rest, manager, model
+from manager_kit import KEY, KEYS, Api, apis, ask, at_rest, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.errors import BudgetExceededError
@@ -89,15 +89,6 @@ def _with_books(llm: LLMManager) -> Books:
     return books
 
 
-async def _ask(llm: LLMManager, *, stream: bool, **given: Any) -> None:
-    if not stream:
-        await llm.acomplete("t", "hi", **given)
-        return
-    async with llm.astream("t", "hi", **given) as pieces:
-        async for _ in pieces:
-            pass
-
-
 def _ends(what: Callable[[], bool]) -> bool:
     until = time.monotonic() + 20
     while not what() and time.monotonic() < until:
@@ -109,35 +100,20 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
 @pytest.mark.parametrize(("wire", "slow"), CASES)
-def test_a_deadline_is_kept_from_outside(api: Make, wire: str, slow: str, stream: bool) -> None:
+async def test_a_deadline_is_kept_from_outside(api: Make, wire: str, slow: str, mode: str) -> None:
     """The caller gets a time-out with its attempts, on time; thread and socket end (P18)."""
     a = api("a", SLOW[slow])
-    with manager({"m": model(wire, a)}, timeout=60) as llm:
+    async with manager({"m": model(wire, a)}, timeout=60) as llm:
         books, began = _with_books(llm), time.monotonic()
         with pytest.raises(errors.LLMTimeoutError) as caught:
-            list(llm.stream("t", "hi", deadline=SOON)) if stream else llm.complete("t", "hi", deadline=SOON)
+            await ask(llm, mode, deadline=SOON)
         assert time.monotonic() - began < 10 * SOON  # the server would go on for minutes
         assert len(caught.value.attempts) == len(a.asked) == 1
         assert caught.value.model == "m"
         assert books.notes == ["reserved", "sent", "settled"]
         assert at_rest(llm)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("wire", "slow"), CASES)
-async def test_a_deadline_is_kept_on_an_event_loop(api: Make, wire: str, slow: str, stream: bool) -> None:
-    """The same for a task of the caller's."""
-    a = api("a", SLOW[slow])
-    async with manager({"m": model(wire, a)}, timeout=60) as llm:
-        books, began = _with_books(llm), time.monotonic()
-        with pytest.raises(errors.LLMTimeoutError) as caught:
-            await _ask(llm, stream=stream, deadline=SOON)
-        assert time.monotonic() - began < 10 * SOON
-        assert len(caught.value.attempts) == len(a.asked) == 1
-        assert caught.value.model == "m"
-        assert books.notes == ["reserved", "sent", "settled"]
 
 
 def test_an_attempts_timeout_leaves_time_for_the_next_model(api: Make) -> None:
@@ -200,7 +176,7 @@ async def test_cancelling_settles_and_closes(api: Make, stream: bool) -> None:
     async with manager({"m": model("openai", a)}) as llm:
         books = _with_books(llm)
 
-        task = asyncio.create_task(_ask(llm, stream=stream))
+        task = asyncio.create_task(ask(llm, "astream" if stream else "acomplete"))
         assert await asyncio.to_thread(_ends, lambda: bool(a.asked))
         await asyncio.sleep(0.1)
         task.cancel()
@@ -249,17 +225,6 @@ def test_a_stream_left_when_all_had_come_costs_the_next_call_nothing(api: Make, 
                 next(stream)
                 assert at_rest(llm)
             assert llm.complete("t", "hi").text
-
-
-async def test_leaving_an_async_stream_early_settles(api: Make) -> None:
-    """The same on an event loop."""
-    a = api("a", faults.stalled_stream)
-    async with manager({"m": model("openai", a)}) as llm:
-        books = _with_books(llm)
-        async with llm.astream("t", "hi") as stream:
-            assert await anext(stream)
-        assert books.notes == ["reserved", "sent", "settled"]
-        assert [piece async for piece in stream] == []
 
 
 def test_a_broken_stream_is_not_asked_again(api: Make) -> None:

@@ -34,12 +34,12 @@ def llm(api: Make) -> Iterator[LLMManager]:
 class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
-    STEPS = ("_turn", "_downloaded", "_reply", "_judged")
+    STEPS = ("_turn", "_reply", "_sent", "_judged")
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, interrupt: Callable[[], object]) -> None:
         self.left, self.interrupt, self.happened = at, interrupt, False
         for name in self.STEPS:
-            monkeypatch.setattr(call._Conversation, name, self._before(getattr(call._Conversation, name)))
+            monkeypatch.setattr(call._Attempts, name, self._before(getattr(call._Attempts, name)))
         monkeypatch.setattr(call, "when_free", self._before(call.when_free))
 
     def _before(self, step: Callable[..., Any]) -> Callable[..., Any]:

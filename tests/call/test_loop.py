@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -44,7 +46,7 @@ async def where() -> int:
 def test_it_starts_with_its_first_work(loop: Loop) -> None:
     """No thread before; one for all that follows."""
     assert (loop.is_running, loop_threads()) == (False, 0)
-    idents = {loop.start(where).result() for _ in range(3)}
+    idents = {loop.start(where()).result() for _ in range(3)}
     assert len(idents) == loop_threads() == 1
     assert idents != {threading.get_ident()}
 
@@ -59,7 +61,7 @@ def test_the_callers_context_variables_travel(loop: Loop) -> None:
         return seen
 
     variable.set("here")
-    assert loop.start(read_and_set).result() == "here"
+    assert loop.start(read_and_set()).result() == "here"
     assert variable.get() == "here"
 
 
@@ -74,7 +76,7 @@ def test_ending_cancels_the_work_and_waits_for_its_end(loop: Loop) -> None:
         finally:
             ended.set()
 
-    running = loop.start(wait)
+    running = loop.start(wait())
     assert begun.wait(10)
     running.end()
     assert ended.is_set()
@@ -94,18 +96,18 @@ def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
             await asyncio.sleep(0)
             steps.append("ended")
 
-    loop.start(wait)
+    loop.start(wait())
     assert begun.wait(10)
     loop.close()
     assert steps == ["ended"]
     assert (loop.is_running, loop_threads()) == (False, 0)
-    assert loop.start(where).result()
+    assert loop.start(where()).result()
 
 
 def test_it_ends_with_its_owner() -> None:
     """A manager that was never closed leaves no thread."""
     loop = Loop()
-    loop.start(where).result()
+    loop.start(where()).result()
     gone = weakref.ref(loop)
     del loop
     gc.collect()
@@ -117,17 +119,17 @@ def test_it_ends_with_its_owner() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_its_own(loop: Loop) -> None:
     """The thread stays behind in the parent; the child works all the same, and closing there harms nobody."""
-    loop.start(where).result()
+    loop.start(where()).result()
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            os.write(writes, b"answered" if loop.start(where).result() else b"")
+            os.write(writes, b"answered" if loop.start(where()).result() else b"")
             loop.close()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reads, 100) == b"answered"
-    assert loop.start(where).result()
+    assert loop.start(where()).result()
     os.close(reads)
     os.close(writes)
 
@@ -139,21 +141,47 @@ def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        loop.start(leave).result()
-    assert loop.start(where).result()
+        loop.start(leave()).result()
+    assert loop.start(where()).result()
 
 
 def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
     """Whoever waits for it is told."""
-    loop.start(where).result()
+    loop.start(where()).result()
     blocked = threading.Event()
 
     async def block() -> None:
         blocked.wait(10)
 
-    loop.start(block)
-    running = loop.start(where)
+    loop.start(block())
+    running = loop.start(where())
     running.cancel()
     blocked.set()
     with pytest.raises(LLMError, match="closed before the call ended"):
         running.result()
+
+
+AT_EXIT = """
+import atexit
+from testronaut_llm import LLMError
+from testronaut_llm.testing.fake import FakeLLM
+llm = FakeLLM()
+llm.reply("x")
+def ask():
+    for call in (lambda: llm.complete(None, "hi"), lambda: list(llm.stream(None, "hi"))):
+        try:
+            call()
+        except LLMError as error:
+            print(error)
+atexit.register(ask)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
+def test_a_call_while_the_program_ends_is_an_error_of_ours(before: str) -> None:
+    """Python starts no thread then: the error says so, and nothing hangs."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT + before], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
+    assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from manager_kit import Api, config, looked_up, manager, model
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile
-from testronaut_llm.records import Candidate, Usage
+from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
@@ -59,7 +59,9 @@ def test_stop_refuses_before_sending(field: str) -> None:
     with fake("dear", budget={field: "0.02"}) as llm:
         for _ in range(2):
             llm.complete("t", "hi")
-        with pytest.raises(errors.BudgetExceededError, match=rf"up to \$0\.01, and \$0 is left of budget\.{field}"):
+        with pytest.raises(
+            errors.BudgetExceededError, match=rf"worst case \$0\.01, and \$0 is left of budget\.{field}"
+        ):
             llm.complete("u", "hi")
         assert len(llm.calls) == 2
         (state,) = llm.spend().limits
@@ -75,7 +77,7 @@ def test_it_steps_down_before_it_stops_and_says_so() -> None:
     assert answers == ["dear", "cheap", "cheap"]
     with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
         llm.complete("t", "hi")
-        assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, too dear now: ")
+        assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, over budget now: ")
 
 
 @pytest.mark.parametrize(("rule", "asked"), [("stop", 1), ("local", 2)])
@@ -288,7 +290,7 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
     """A reservation that cannot be marked `sent` stops what a limit holds for, and nothing that is free."""
     with fake("dear", budget={"total": "0.02"}) as llm:
         call, budgets = looked_up(llm), llm._caller.services.budgets
-        dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
+        (dear,) = call.candidates
         one, free = (budgets.reserve(call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
         monkeypatch.setattr(llm._ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))

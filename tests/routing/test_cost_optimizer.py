@@ -2,59 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
 from testronaut_llm.money.pacing import CALLS_A_DAY, Allowance, Money, money_of
 from testronaut_llm.money.price_rows import ModelFacts, Price, Rates
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
+from testronaut_llm.options import call_of, embed_call_of
 from testronaut_llm.providers.provider_registry import Readiness, provider_of
-from testronaut_llm.records import Candidate, Message, Route
+from testronaut_llm.records import Candidate, Route
 from testronaut_llm.routing.cost_optimizer import nothing_left, plan
-from testronaut_llm.routing.options import READY, Option, Scale
-from testronaut_llm.routing.strategies import better_than, larger_than
-from testronaut_llm.routing.task_router import Selected, select
+from testronaut_llm.routing.estimates import READY, Scale
+from testronaut_llm.routing.strategies import larger_than
 from testronaut_llm.support.money import tokens, usd
 
-
-def task(strategy: str = "cheapest", **fields: Any) -> TaskConfig:
-    return TaskConfig(name="cli_analysis", models=("m",), strategy=strategy, **fields)  # type: ignore[arg-type]
+GONE = Readiness(ready=False, missing="no key", mend="export KEY=...")
 
 
-def option(
-    alias: str,
-    price: str | None = "1",
-    *,
-    quality: int = 5,
-    local: bool = False,
-    excluded: str | None = None,
-    ready: Readiness = READY,
-    **facts: Any,
-) -> Option:
+@dataclass
+class Option:
     """A model whose prompt of 1,000 and answer of 1,000 tokens cost `price` dollars a million each."""
-    model = ModelConfig(alias=alias, model=f"openai/{alias}", quality=quality)
-    rates = Rates.of({"input": Decimal(price), "output": Decimal(price)}) if price is not None else None
-    return Option(
-        selected=Selected(model=model, provider=provider_of(model), excluded=excluded),
-        local=local,
-        ready=ready,
-        facts=ModelFacts(**facts),
-        price=Price(tiers=((0, rates),), source="made up") if rates else None,
-        price_mend=f"add `price:` to models.{alias}",
-        tokens=1000,
-        cautious=1100,
-        answer=1000,
-        bound=4000,
-    )
+
+    alias: str
+    price: str | None = "1"
+    quality: int = 5
+    local: bool = False
+    excluded: str = ""
+    ready: Readiness = READY
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> Candidate:
+        row = ModelConfig(alias=self.alias, model=f"openai/{self.alias}", quality=self.quality, local=self.local)
+        return Candidate(
+            alias=row.alias,
+            model=row.model,
+            provider="openai",
+            quality=row.quality,
+            row=row,
+            provider_row=provider_of(row),
+            kept=not self.excluded,
+            reason=self.excluded,
+        )
+
+
+def option(alias: str, price: str | None = "1", **known: Any) -> Option:
+    """An option; what is no field of it is one of its facts."""
+    own = {name: known.pop(name) for name in ("quality", "local", "excluded", "ready") if name in known}
+    return Option(alias, price, facts=known, **own)
+
+
+class Tables:
+    """The prices and facts of these options."""
+
+    def __init__(self, options: Sequence[Option]) -> None:
+        self._options = {one.alias: one for one in options}
+
+    def facts(self, row: ModelConfig) -> ModelFacts:
+        return ModelFacts(**self._options[row.alias].facts)
+
+    def price(self, row: ModelConfig, _service: str) -> Price | None:
+        price = self._options[row.alias].price
+        if price is None:
+            return None
+        rates = Rates.of({"input": Decimal(price), "output": Decimal(price)})
+        return Price(tiers=((0, rates),), source="made up")
+
+    def mend(self, row: ModelConfig) -> str:
+        return f"add `price:` to models.{row.alias}"
+
+
+COUNTS = SimpleNamespace(
+    estimate=lambda *_, **__: 1000,
+    answer_length=lambda *_: 1000,
+    cautious=lambda _, longest: longest + 100,
+    upper_bound=lambda *_: 4000,
+)
+
+
+def routed(
+    strategy: Any, options: Sequence[Option], *, max_tokens: int, money: Money | None = None, schema: bool = False
+) -> Route:
+    """The route of a call with these models."""
+    output = SimpleNamespace() if schema else None
+    call: Any = SimpleNamespace(task="cli", texts=(), messages=(), max_tokens=max_tokens, extra={}, output=output)
+    tables: Any = Tables(options)
+    scale = Scale(call=call, prices=tables, counter=COUNTS, money=money)  # type: ignore[arg-type]
+    return plan("cli", strategy, [scale.weigh(one.candidate, one.ready) for one in options], money)
 
 
 def order(route: Route) -> list[str]:
@@ -69,226 +114,193 @@ def left(amount: str, **fields: Any) -> Money:
     return Money(left=Decimal(amount), limit="per_day", **fields)
 
 
-def test_cheapest_sorts_by_expected_cost_then_quality_then_the_list() -> None:
-    """The lowest estimate first; equal ones by quality, then as the user listed them; unknown prices last."""
-    options = [option("b", "2"), option("x", None), option("c", "1"), option("d", "1", quality=7), option("e", "1")]
-    route = plan(task(), options, max_tokens=1000)
-    assert order(route) == ["d", "c", "e", "b", "x"]
-    assert reason(route, "d") == "cheapest: about $0.002"
-    assert reason(route, "b") == "number 4 by price: about $0.004"
-    assert reason(route, "x") == "number 5 by price: no known price"
-    assert (route.task, route.strategy) == ("cli_analysis", "cheapest")
+STRATEGIES: dict[str, tuple[str, list[Option], list[tuple[str, str]]]] = {
+    "by expected cost, then quality, then the list; unknown prices last": (
+        "cheapest",
+        [option("b", "2"), option("x", None), option("c", "1"), option("d", "1", quality=7), option("e", "1")],
+        [
+            ("d", "cheapest: about $0.002"),
+            ("c", "number 2 by price: about $0.002"),
+            ("e", "number 3 by price: about $0.002"),
+            ("b", "number 4 by price: about $0.004"),
+            ("x", "number 5 by price: no known price"),
+        ],
+    ),
+    "the users order, whatever they cost": (
+        "as_listed",
+        [option("dear", "9"), option("x", None), option("cheap", "1")],
+        [
+            ("dear", "number 1 of the list: about $0.018"),
+            ("x", "number 2 of the list: no known price"),
+            ("cheap", "number 3 of the list: about $0.002"),
+        ],
+    ),
+    "local models before cheaper ones, then each group by cost": (
+        "local_first",
+        [option("cloud", "1"), option("home", "3", local=True), option("free", "0", local=True)],
+        [
+            ("free", "local: free"),
+            ("home", "local: about $0.006"),
+            ("cloud", "not local, so later: about $0.002"),
+        ],
+    ),
+    "by cost, each with what has to happen before it is asked": (
+        "cascade",
+        [option("best", "9", quality=9), option("mid", "3", quality=6), option("toy", "0", quality=6)],
+        [
+            ("toy", "asked first, as the cheapest: free"),
+            ("mid", "no better than toy, so only when that fails: about $0.006"),
+            ("best", "asked when those before it fail or are refused (quality 9): about $0.018"),
+        ],
+    ),
+    "a point of quality for each doubling of the price; small change does not count": (
+        "balanced",
+        [
+            option("best", "20", quality=9),
+            option("good", "1", quality=8),
+            option("free", "0", quality=6),
+            option("x", None, quality=10),
+        ],
+        [
+            ("good", "most quality for the money: quality 8: about $0.002"),
+            ("free", "number 2 by worth: quality 6: free"),
+            ("best", "number 3 by worth: quality 9: about $0.04"),
+            ("x", "number 4 by worth: quality 10: no known price"),
+        ],
+    ),
+}
 
 
-def test_a_candidate_shows_its_numbers() -> None:
-    """Tokens, expected and worst cost, source and window are on the candidate."""
-    (candidate,) = plan(task(), [option("a", "2", context_window=9000)], max_tokens=1000).candidates
-    assert (candidate.est_tokens, candidate.est_completion_tokens) == (1000, 1000)
-    assert candidate.est_cost == Decimal("0.004")
-    assert candidate.worst_cost == Decimal("0.010")
-    assert (candidate.cost_source, candidate.context_window) == ("made up", 9000)
-    assert candidate.reason == "the only one left: about $0.004"
-
-
-def test_as_listed_keeps_the_users_order() -> None:
-    """Whatever they cost."""
-    route = plan(task("as_listed"), [option("dear", "9"), option("x", None), option("cheap", "1")], max_tokens=100)
-    assert order(route) == ["dear", "x", "cheap"]
-    assert reason(route, "dear") == "number 1 of the list: about $0.018"
-
-
-def test_embeddings_come_as_listed_whatever_the_task_says() -> None:
-    """The caller of `plan` may name the strategy."""
-    route = plan(task(), [option("dear", "9"), option("cheap", "1")], max_tokens=0, strategy="as_listed")
-    assert (order(route), route.strategy) == (["dear", "cheap"], "as_listed")
-
-
-def test_local_first_puts_local_models_before_cheaper_ones() -> None:
-    """Then each group by cost."""
-    options = [option("cloud", "1"), option("home", "3", local=True), option("free", "0", local=True)]
-    route = plan(task("local_first"), options, max_tokens=100)
-    assert order(route) == ["free", "home", "cloud"]
-    assert reason(route, "free") == "local: free"
-    assert reason(route, "cloud") == "not local, so later: about $0.002"
-
-
-def test_cascade_climbs_from_cheap_to_good() -> None:
-    """By cost, each with what has to happen before it is asked."""
-    options = [option("best", "9", quality=9), option("mid", "3", quality=6), option("toy", "0", quality=6)]
-    route = plan(task("cascade"), options, max_tokens=100)
-    assert order(route) == ["toy", "mid", "best"]
-    assert reason(route, "toy") == "asked first, as the cheapest: free"
-    assert reason(route, "mid") == "no better than toy, so only when that fails: about $0.006"
-    assert reason(route, "best") == "asked when those before it fail or are refused (quality 9): about $0.018"
-
-
-def test_a_refused_answer_rules_out_models_that_are_no_better() -> None:
-    """A cascade does not pay for the same mistake twice."""
-    route = plan(
-        task("cascade"),
-        [option("toy", "0", quality=5), option("mid", "3", quality=5), option("best", "9", quality=9)],
-        max_tokens=9,
-    )
-    assert [c.alias for c in better_than(route.kept[0], route.kept[1:])] == ["best"]
-
-
-def test_a_prompt_that_did_not_fit_goes_to_larger_windows_only() -> None:
-    """Known larger ones and unknown ones remain."""
-
-    def candidate(alias: str, window: int | None) -> Candidate:
-        return Candidate(alias=alias, model="p/m", provider="p", quality=5, local=False, context_window=window)
-
-    rest = [candidate("same", 8000), candidate("larger", 9000), candidate("unknown", None)]
-    assert [c.alias for c in larger_than(candidate("failed", 8000), rest)] == ["larger", "unknown"]
-    assert len(larger_than(candidate("failed", None), rest)) == 3
-
-
-def test_balanced_without_a_period_wants_a_point_of_quality_for_each_doubling_of_the_price() -> None:
-    """Small change does not count, and an unknown price comes last."""
-    options = [
-        option("best", "20", quality=9),
-        option("good", "1", quality=8),
-        option("free", "0", quality=6),
-        option("x", None, quality=10),
-    ]
-    route = plan(task("balanced"), options, max_tokens=100)
-    assert order(route) == ["good", "free", "best", "x"]
-    assert reason(route, "good") == "most quality for the money: quality 8, about $0.002"
-    assert reason(route, "x") == "number 4 by worth: quality 10, no known price"
+@pytest.mark.parametrize("rule", STRATEGIES)
+def test_each_strategy_has_its_order_and_says_why(rule: str) -> None:
+    """Without a budget; each candidate with its reason."""
+    strategy, options, expected = STRATEGIES[rule]
+    route = routed(strategy, options, max_tokens=100)
+    assert [(one.alias, one.reason) for one in route.kept] == expected
+    assert (route.task, route.strategy) == ("cli", strategy)
 
 
 def test_balanced_spends_what_a_call_may_cost_for_the_money_to_last() -> None:
     """The best within the pace; what is beyond it comes after, cheapest first."""
     options = [option("best", "20", quality=9), option("good", "2", quality=7), option("cheap", "1", quality=5)]
-    rich = plan(task("balanced"), options, max_tokens=1000, money=left("5", pace=Decimal("0.05"), pace_limit="per_day"))
-    assert order(rich) == ["best", "good", "cheap"]
-    poor = plan(
-        task("balanced"), options, max_tokens=1000, money=left("5", pace=Decimal("0.005"), pace_limit="per_day")
-    )
+
+    def paced(pace: str) -> Route:
+        money = left("5", pace=Decimal(pace), pace_limit="per_day")
+        return routed("balanced", options, max_tokens=1000, money=money)
+
+    poor = paced("0.005")
+    assert order(paced("0.05")) == ["best", "good", "cheap"]
     assert order(poor) == ["good", "cheap", "best"]
+    assert order(paced("-1")) == ["cheap", "good", "best"]
     assert reason(poor, "good") == "quality 7 within $0.005, what a call may cost for per_day to last: about $0.004"
     assert reason(poor, "best") == "more than $0.005, what a call may cost for per_day to last: about $0.04"
-    broke = plan(task("balanced"), options, max_tokens=1000, money=left("5", pace=Decimal("-1"), pace_limit="per_day"))
-    assert order(broke) == ["cheap", "good", "best"]
 
 
-def test_the_rules_of_the_task_come_first() -> None:
-    """An excluded model is dropped with the task's own reason, ready or not."""
-    gone = Readiness(ready=False, missing="no key", mend="export KEY=...")
-    route = plan(task(), [option("a", excluded="too weak: ...", ready=gone), option("b")], max_tokens=100)
-    assert order(route) == ["b"]
-    assert (reason(route, "a"), route.candidates[1].problem) == ("too weak: ...", None)
+def test_a_candidate_shows_its_numbers() -> None:
+    """Tokens, expected and worst cost, source and window are on the candidate."""
+    (candidate,) = routed("cheapest", [option("a", "2", context_window=9000)], max_tokens=1000).candidates
+    assert (candidate.est_tokens, candidate.est_completion_tokens) == (1000, 1000)
+    assert (candidate.est_cost, candidate.worst_cost) == (Decimal("0.004"), Decimal("0.010"))
+    assert (candidate.cost_source, candidate.context_window) == ("made up", 9000)
+    assert candidate.reason == "the only one left: about $0.004"
 
 
-def test_what_is_not_ready_says_what_is_missing_and_the_mend() -> None:
-    """One line, with the command that mends it where there is one."""
-    options = [
-        option(
-            "a", ready=Readiness(ready=False, missing="OPENAI_API_KEY is not set", mend="export OPENAI_API_KEY=...")
-        ),
-        option("b", ready=Readiness(ready=False, missing="no server", mend="")),
+def test_a_prompt_that_did_not_fit_goes_to_larger_windows_only() -> None:
+    """Known larger ones and unknown ones remain."""
+    rest = [
+        replace(option(name).candidate, context_window=window)
+        for name, window in (("same", 8000), ("larger", 9000), ("unknown", None))
     ]
-    route = plan(task(), options, max_tokens=100)
-    assert not route.kept
-    assert reason(route, "a") == "not ready: OPENAI_API_KEY is not set; export OPENAI_API_KEY=..."
-    assert reason(route, "b") == "not ready: no server"
-    assert {candidate.problem for candidate in route.candidates} == {"no_ready_model"}
+    assert [one.alias for one in larger_than(rest[0], rest)] == ["larger", "unknown"]
+    assert larger_than(rest[2], rest) == rest
 
 
-def test_a_window_must_hold_the_cautious_prompt_and_the_answer() -> None:
-    """One token less is too small; an unknown window is tried."""
-    options = [option("fits", context_window=2100), option("tight", context_window=2099), option("unknown")]
-    route = plan(task(), options, max_tokens=1000)
-    assert order(route) == ["fits", "unknown"]
-    assert (
-        reason(route, "tight") == "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000"
-    )
-    assert route.candidates[-1].problem == "context_window"
+OBSTACLES: list[tuple[Option, str, str | None]] = [
+    (option("a", excluded="too weak: ...", ready=GONE), "too weak: ...", None),
+    (option("a", ready=GONE), "not ready: no key; export KEY=...", "no_ready_model"),
+    (option("a", ready=Readiness(ready=False, missing="no server", mend="")), "not ready: no server", "no_ready_model"),
+    (
+        option("a", context_window=2099),  # one token more would do
+        "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000",
+        "context_window",
+    ),
+    (option("a", max_output=999), "its answers have at most 999 tokens, and max_tokens is 1,000", "context_window"),
+    (option("a", supports_schema=False), "cannot answer in a given shape (JSON Schema)", None),
+]
 
 
-def test_an_answer_longer_than_the_model_writes_drops_it() -> None:
-    """A provider would refuse such a max_tokens."""
-    route = plan(task(), [option("short", max_output=4096), option("long", max_output=8192)], max_tokens=8192)
-    assert order(route) == ["long"]
-    assert reason(route, "short") == "its answers have at most 4,096 tokens, and max_tokens is 8,192"
+@pytest.mark.parametrize(("dropped", "says", "problem"), OBSTACLES)
+def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: str, problem: str | None) -> None:
+    """The task's rules first, then readiness, then whether the call fits; what nobody knows is tried."""
+    fits = option("b", context_window=2100, max_output=1000, supports_schema=True)
+    route = routed("cheapest", [dropped, option("c"), fits], max_tokens=1000, schema=True)
+    assert order(route) == ["c", "b"]
+    assert (route.candidates[-1].reason, route.candidates[-1].problem) == (says, problem)
 
 
-def test_a_schema_needs_a_model_that_takes_one() -> None:
-    """Only a plain no drops a model: where tables are silent the schema can go as words."""
-    options = [option("no", supports_schema=False), option("silent"), option("yes", supports_schema=True)]
-    assert order(plan(task(), options, max_tokens=9, schema=True)) == ["silent", "yes"]
-    assert len(order(plan(task(), options, max_tokens=9))) == 3
-
-
-def test_too_dear_is_judged_by_the_worst_case_and_steps_down() -> None:
+def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
     """A model whose worst case does not fit is passed over for one whose does, and the route says so."""
     options = [option("best", "100", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
-    route = plan(task("as_listed"), options, max_tokens=1000, money=left("0.06"))
+    route = routed("as_listed", options, max_tokens=1000, money=left("0.06"))
     assert order(route) == ["good", "cheap"]
-    assert reason(route, "good") == "steps down from best, too dear now: number 2 of the list: about $0.02"
+    assert reason(route, "good") == "steps down from best, over budget now: number 2 of the list: about $0.02"
     assert reason(route, "cheap") == "number 3 of the list: about $0.002"
-    assert reason(route, "best") == "too dear: it may cost up to $0.50, and $0.06 is left of per_day"
+    assert reason(route, "best") == "over budget: worst case $0.50, and $0.06 is left of per_day"
     assert route.candidates[-1].problem == "budget_exceeded"
 
 
-def test_a_worst_case_that_just_fits_is_tried() -> None:
-    """Equal is enough."""
-    assert order(plan(task(), [option("a", "10")], max_tokens=1000, money=left("0.05"))) == ["a"]
-    assert order(plan(task(), [option("a", "10")], max_tokens=1000, money=left("0.049"))) == []
+@pytest.mark.parametrize(
+    ("options", "amount", "kept"),
+    [
+        ([option("a", "10")], "0.05", ["a"]),  # equal is enough
+        ([option("a", "10")], "0.049", []),
+        ([option("paid", "1"), option("home", "0", local=True)], "0", ["home"]),  # zero fits into nothing
+        ([option("paid", "1"), option("home", "0", local=True)], "-3", ["home"]),  # and into a debt
+        ([option("x", None)], "100", []),  # nobody can hold a budget against what nobody knows
+    ],
+)
+def test_what_the_money_still_reaches_is_kept(options: list[Option], amount: str, kept: list[str]) -> None:
+    """By its worst case."""
+    assert order(routed("cheapest", options, max_tokens=1000, money=left(amount))) == kept
 
 
 def test_a_model_without_a_price_is_refused_under_a_limit_with_the_line_to_add() -> None:
-    """Nobody can hold a budget against what nobody knows."""
-    route = plan(task(), [option("x", None)], max_tokens=10, money=left("100"))
-    assert not route.kept
+    """The reason names the limit, and how to give the model a price."""
+    route = routed("cheapest", [option("x", None)], max_tokens=10, money=left("100"))
     assert reason(route, "x") == "no known price, and a limit holds (per_day): add `price:` to models.x"
     assert route.candidates[0].problem == "budget_exceeded"
 
 
-def test_what_is_free_goes_on_when_the_money_is_gone() -> None:
-    """Zero fits into nothing, and even into a debt."""
-    options = [option("paid", "1"), option("home", "0", local=True)]
-    for amount in ("0", "-3"):
-        assert order(plan(task(), options, max_tokens=10, money=left(amount))) == ["home"]
-
-
 def test_stop_stops_where_local_goes_on() -> None:
-    """When the preferred model is too dear and only free ones remain, `stop` raises and `local` uses them."""
-    options = [option("paid", "1"), option("home", "0", local=True)]
-    stopped = plan(task("as_listed"), options, max_tokens=10, money=left("0"))
+    """When the preferred model is over budget and only free ones remain, `stop` raises and `local` uses them."""
+    options = [option("paid", "9"), option("home", "0", local=True)]
+    stopped = routed("as_listed", options, max_tokens=10, money=left("0.01"))
     assert not stopped.kept
-    assert reason(stopped, "home") == "free, but paid is too dear and on_exceeded is `stop`; `local` would use it"
-    went_on = plan(task("as_listed"), options, max_tokens=10, money=left("0", on_exceeded="local"))
+    assert reason(stopped, "home") == "free, but paid is over budget and on_exceeded is `stop`; `local` would use it"
+    went_on = routed("as_listed", options, max_tokens=10, money=left("0.01", on_exceeded="local"))
     assert order(went_on) == ["home"]
-    assert reason(went_on, "home").startswith("steps down from paid, too dear now: ")
-
-
-def test_stop_still_steps_down_to_a_cheaper_paid_model() -> None:
-    """Then free ones may follow as fallbacks, too."""
-    options = [option("best", "9"), option("home", "0", local=True), option("cheap", "1")]
-    assert order(plan(task("as_listed"), options, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
+    assert reason(went_on, "home").startswith("steps down from paid, over budget now: ")
+    cheaper = [*options, option("cheap", "1")]  # free ones may stand beside a paid one
+    assert order(routed("as_listed", cheaper, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
 
 
 def test_warn_goes_on_and_says_so() -> None:
     """Nothing is dropped for money; the reason holds the warning."""
-    route = plan(task(), [option("a", "9"), option("x", None)], max_tokens=1000, money=left("0", on_exceeded="warn"))
+    options, money = [option("a", "9"), option("x", None)], left("0", on_exceeded="warn")
+    route = routed("cheapest", options, max_tokens=1000, money=money)
     assert order(route) == ["a", "x"]
     assert reason(route, "a") == (
-        "cheapest: about $0.018; too dear: it may cost up to $0.045, and $0 is left of per_day (on_exceeded: warn)"
+        "cheapest: about $0.018; over budget: worst case $0.045, and $0 is left of per_day (on_exceeded: warn)"
     )
-    fits = plan(task(), [option("a", "9")], max_tokens=1000, money=left("1", on_exceeded="warn"))
+    assert route.kept[0].problem is None
+    fits = routed("cheapest", options[:1], max_tokens=1000, money=left("1", on_exceeded="warn"))
     assert reason(fits, "a") == "the only one left: about $0.018"
 
 
 def test_dropped_candidates_come_last_in_the_listed_order() -> None:
     """All that the task lists is in the route, once."""
-    options = [
-        option("dear", "999"),
-        option("weak", excluded="too weak"),
-        option("small", context_window=1),
-        option("fine", "1"),
-    ]
-    route = plan(task(), options, max_tokens=10, money=left("0.1"))
+    options = [option("dear", "999"), option("weak", excluded="too weak"), option("small", context_window=1)]
+    route = routed("cheapest", [*options, option("fine", "1")], max_tokens=10, money=left("0.1"))
     assert [candidate.alias for candidate in route.candidates] == ["fine", "dear", "weak", "small"]
 
 
@@ -297,7 +309,7 @@ def test_dropped_candidates_come_last_in_the_listed_order() -> None:
     [
         (["money", "window", "gone"], BudgetExceededError, "no model fits the money that is left"),
         (["window", "gone"], ContextWindowError, "the call fits no model's window"),
-        (["gone", "weak"], NoReadyModelError, "no model is ready; mend one of these"),
+        (["gone", "weak"], NoReadyModelError, "no model is ready; fix one of these"),
         (["weak"], NoReadyModelError, "too weak"),
         ([], NoReadyModelError, "no candidates"),
     ],
@@ -307,22 +319,15 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
-        "gone": option("gone", ready=Readiness(ready=False, missing="no key", mend="export KEY=...")),
+        "gone": option("gone", "99", ready=GONE),  # that is no matter of money
         "weak": option("weak", excluded="too weak"),
     }
-    route = plan(task(), [made[name] for name in options], max_tokens=1000, money=left("0"))
+    route = routed("cheapest", [made[name] for name in options], max_tokens=1000, money=left("0"))
     error = nothing_left(route)
     assert type(error) is kind
     assert says in str(error)
     for name in options:
         assert f"\n  {name} (openai/{name}): " in str(error)
-
-
-def test_a_model_that_is_both_unready_and_too_dear_is_not_a_matter_of_money() -> None:
-    """Only a candidate that money alone stopped makes it a budget error."""
-    gone = Readiness(ready=False, missing="no key", mend="export KEY=...")
-    route = plan(task(), [option("a", "99", ready=gone)], max_tokens=1000, money=left("0"))
-    assert type(nothing_left(route)) is NoReadyModelError
 
 
 def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
@@ -405,17 +410,16 @@ def test_whatever_the_options_a_route_breaks_no_rule(
     made: list[Any], strategy: str, money: Money | None, pace: Decimal | None
 ) -> None:
     """Every candidate once, with a reason; what is kept is ready, fits and is affordable in its worst case."""
-    gone = Readiness(ready=False, missing="no key", mend="")
     options = [
-        option(f"m{n}", price, quality=quality, local=local, context_window=window, ready=READY if ready else gone)
+        option(f"m{n}", price, quality=quality, local=local, context_window=window, ready=READY if ready else GONE)
         for n, (price, quality, local, window, ready) in enumerate(made)
     ]
     if money is not None and pace is not None:
         money = Money(left=money.left, limit="per_day", pace=pace, pace_limit="per_day", on_exceeded=money.on_exceeded)
-    route = plan(task(strategy), options, max_tokens=1000, money=money)
-    assert sorted(c.alias for c in route.candidates) == sorted(o.selected.model.alias for o in options)
+    route = routed(strategy, options, max_tokens=1000, money=money)
+    assert sorted(c.alias for c in route.candidates) == sorted(o.alias for o in options)
     assert all(c.reason for c in route.candidates)
-    by_alias = {o.selected.model.alias: o for o in options}
+    by_alias = {o.alias: o for o in options}
     for candidate in route.kept:
         assert by_alias[candidate.alias].ready.ready
         assert candidate.context_window in (None, 100_000)
@@ -433,63 +437,57 @@ def counter(tmp_path: Path) -> TokenCounter:
 
 
 def weighed(
-    counter: TokenCounter, luna: Readiness = READY, *, whole: Mapping[str, Any] | None = None, **more: Any
-) -> dict[str, Option]:
-    """Each option by its alias; `luna` is that model's readiness, `more` what is known of it alone."""
+    counter: TokenCounter, luna: Readiness = READY, *, embed: bool = False, dry: bool = False, **more: Any
+) -> dict[str, Candidate]:
+    """Each candidate by its alias; `luna` is that model's readiness, `more` what is known of it alone."""
     config = LLMConfig(
         models={
             "luna": {"model": "openai/gpt-6-luna", "quality": 7},
             "qwen": {"model": "ollama/qwen3:8b", "num_ctx": 4096},
             "weak": {"model": "openai/gpt-4o-mini", "quality": 1},
         },
-        tasks={"t": {"models": ["luna", "qwen", "weak"], "min_quality": 5}},
+        tasks={"t": {"models": ["luna", "qwen", "weak"], "min_quality": 5, "max_tokens": 800}},
     )
-    scale = Scale(
-        task="t",
-        messages=[Message(role="user", content="What is the capital of France?")],
-        max_tokens=800,
-        prices=PriceTable.load(Path("/nonexistent")),
-        counter=counter,
-        **(whole or {}),
-    )
+    text = "What is the capital of France?"
+    call = embed_call_of(config, "t", text, {"model": "qwen"}) if embed else call_of(config, "t", text, {})
+    scale = Scale(call=call, prices=PriceTable.load(Path("/nonexistent")), counter=counter, count_all=dry)
     known = {"luna": {"ready": luna, **more}}
-    chosen = select(config, None, config.task("t"))
-    return {one.model.alias: scale.weigh(one, **known.get(one.model.alias, {})) for one in chosen}
+    return {one.alias: scale.weigh(one, **known.get(one.alias, {})) for one in call.selected}
 
 
 def test_weighing_looks_up_tokens_prices_and_windows(counter: TokenCounter) -> None:
     """What `plan` needs, for each selected model."""
-    options = weighed(counter, schema='{"type": "object"}', dropped_params=("temperature",))
-    luna, qwen = options["luna"], options["qwen"]
-    assert luna.tokens is not None
-    assert luna.tokens > 13
-    assert luna.cautious >= luna.tokens
-    assert luna.bound > 256 + 30
-    assert luna.price is not None
+    schema = SimpleNamespace(schema={"type": "object"})
+    found = weighed(counter, schema=schema, dropped_params=("temperature",))
+    luna, qwen = found["luna"], found["qwen"]
+    assert luna.est_tokens is not None
+    assert luna.est_tokens > 13
+    assert luna.worst_cost is not None
+    assert luna.est_cost is not None
+    assert luna.worst_cost > luna.est_cost > 0
     assert luna.dropped_params == ("temperature",)
-    assert (luna.answer, qwen.answer) == (100, 100)
+    assert (luna.est_completion_tokens, qwen.est_completion_tokens) == (100, 100)
     assert (qwen.local, luna.local) == (True, False)
-    assert qwen.facts.context_window == 4096
-    assert qwen.price is not None
-    assert qwen.price.free
+    assert (qwen.context_window, qwen.worst_cost) == (4096, 0)
+    assert not found["weak"].kept
 
 
 def test_weighing_counts_nothing_for_models_that_cannot_be_asked(counter: TokenCounter) -> None:
     """No vocabulary is loaded for an excluded or unready model, unless a dry run wants to see its numbers."""
-    gone = Readiness(ready=False, missing="no key", mend="")
-    options = weighed(counter, gone)
-    assert [one.tokens is None for one in options.values()] == [True, False, True]
-    candidate = options["luna"].candidate(800)
-    assert (candidate.est_tokens, candidate.est_cost, candidate.cost_source) == (
-        None,
-        None,
-        options["luna"].price.source,
-    )  # type: ignore[union-attr]
-    assert all(one.tokens for one in weighed(counter, gone, whole={"count_all": True}).values())
+    found = weighed(counter, GONE)
+    assert [one.est_tokens is None for one in found.values()] == [True, False, True]
+    luna = found["luna"]
+    assert (luna.est_tokens, luna.est_cost) == (None, None)
+    assert luna.cost_source
+    assert all(one.est_tokens for one in weighed(counter, GONE, dry=True).values())
 
 
 def test_weighing_texts_to_embed_measures_the_longest_against_the_window(counter: TokenCounter) -> None:
-    """Each text stands for itself: no framing, no answer, and the window holds one at a time."""
-    option_ = weighed(counter, whole={"embedding": True})["qwen"]
-    assert (option_.tokens, option_.answer) == (7, 0)
-    assert option_.cautious == 9
+    """Each text stands for itself: no framing and no answer."""
+    qwen = weighed(counter, embed=True)["qwen"]
+    assert (qwen.est_tokens, qwen.est_completion_tokens, qwen.kept) == (7, 0, True)
+
+
+def test_no_window_is_larger_than_the_one_that_a_model_was_made_for(counter: TokenCounter) -> None:
+    """What its server states wins over a larger window."""
+    assert weighed(counter, context=100)["luna"].problem == "context_window"

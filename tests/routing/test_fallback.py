@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from testronaut_llm import errors
+from testronaut_llm.config.model_config import ModelConfig, TaskConfig
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Attempt, Candidate
-from testronaut_llm.routing.retry import End, Outcome, Policy, Try, all_failed, attempts
+from testronaut_llm.routing.retry import End, Outcome, Try, all_failed, attempts
 
 LONG = 900.0
 
 
 def _candidate(alias: str, **fields: Any) -> Candidate:
-    plain: dict[str, Any] = {"model": f"openai/{alias}", "provider": "openai", "quality": 5, "local": False}
-    return Candidate(alias=alias, **{**plain, **fields})
+    row = ModelConfig(alias=alias, model=f"openai/{alias}")
+    known = {"model": row.model, "provider": "openai", "quality": 5, "row": row, "provider_row": provider_of(row)}
+    return Candidate(alias=alias, **{**known, **fields})
 
 
 A, B, C = _candidate("a"), _candidate("b"), _candidate("c")
 
 
 def _run(
-    candidates: Sequence[Candidate], failures: Sequence[errors.LLMError | Outcome], **policy: Any
+    candidates: Sequence[Candidate],
+    failures: Sequence[errors.LLMError | Outcome],
+    *,
+    jitter: float = 0.0,
+    **task: Any,
 ) -> tuple[list[Try], End | None]:
     """Sends the failures in order; the tries made, and the end where it came to one."""
-    steps = attempts(candidates, Policy(**{"jitter": lambda: 0.0, **policy}))
+    steps = attempts(candidates, TaskConfig(name="t", models=("a",)).model_copy(update=task))
     tries = [next(steps)]
-    for failure in failures:
-        outcome = failure if isinstance(failure, Outcome) else Outcome(error=failure, remaining=LONG)
-        try:
-            tries.append(steps.send(outcome))
-        except StopIteration as stop:
-            return tries, stop.value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random, "random", lambda: jitter)
+        for failure in failures:
+            outcome = failure if isinstance(failure, Outcome) else Outcome(error=failure, remaining=LONG)
+            try:
+                tries.append(steps.send(outcome))
+            except StopIteration as stop:
+                return tries, stop.value
     return tries, None
 
 
@@ -99,20 +109,20 @@ def test_each_try_says_why() -> None:
 @pytest.mark.parametrize(("jitter", "waits"), [(0.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]), (1.0, [0.5, 1, 2, 4, 8, 8])])
 def test_waits_double_up_to_a_limit(jitter: float, waits: list[float]) -> None:
     """Our own waits double from half a second to eight, and jitter spreads them over their upper half."""
-    tries, _ = _run([A], [errors.ServerError("x")] * 6, retries=6, jitter=lambda: jitter)
+    tries, _ = _run([A], [errors.ServerError("x")] * 6, retries=6, jitter=jitter)
     assert [step.wait for step in tries[1:]] == waits
 
 
 def test_a_rate_limit_waits_longer() -> None:
     """A rate limit that names no time waits twice as long as a failure."""
-    tries, _ = _run([A], [errors.RateLimitError("x")] * 5, retries=5, jitter=lambda: 1.0)
+    tries, _ = _run([A], [errors.RateLimitError("x")] * 5, retries=5, jitter=1.0)
     assert [step.wait for step in tries[1:]] == [1, 2, 4, 8, 8]
 
 
 @pytest.mark.parametrize(("jitter", "wait"), [(0.0, 7.0), (1.0, 7.05)])
 def test_retry_after_is_honoured(jitter: float, wait: float) -> None:
     """Never earlier than the provider asks, and a little later so that callers do not come back together (P04)."""
-    tries, _ = _run([A], [errors.RateLimitError("x", retry_after=7.0)], jitter=lambda: jitter)
+    tries, _ = _run([A], [errors.RateLimitError("x", retry_after=7.0)], jitter=jitter)
     assert tries[1].wait == pytest.approx(wait)
 
 
@@ -194,9 +204,9 @@ def test_a_cascade_skips_what_is_no_better() -> None:
     """After a refused answer only better models are asked; after a failure any."""
     weak, same, better = (_candidate(name, quality=q) for name, q in (("weak", 3), ("same", 3), ("better", 6)))
     refused = errors.OutputInvalidError("x")
-    assert _asked(_run([weak, same, better], [refused], cascade=True)[0]) == ["weak", "better"]
-    assert _asked(_run([weak, same, better], [refused], cascade=False)[0]) == ["weak", "same"]
-    assert _asked(_run([weak, same, better], [errors.BadResponseError("x")], cascade=True)[0]) == ["weak", "same"]
+    assert _asked(_run([weak, same, better], [refused], strategy="cascade")[0]) == ["weak", "better"]
+    assert _asked(_run([weak, same, better], [refused], strategy="cheapest")[0]) == ["weak", "same"]
+    assert _asked(_run([weak, same, better], [errors.BadResponseError("x")], strategy="cascade")[0]) == ["weak", "same"]
 
 
 def test_a_long_prompt_goes_to_a_larger_window_only() -> None:

@@ -27,19 +27,21 @@ def config(**task: Any) -> LLMConfig:
 
 
 def verdicts(found: LLMConfig, call_model: str | None = None) -> dict[str, str | None]:
-    return {one.model.alias: one.excluded for one in select(found, call_model, found.task("cli_analysis"))}
+    return {
+        one.alias: None if one.kept else one.reason for one in select(found, call_model, found.task("cli_analysis"))
+    }
 
 
 def test_models_come_in_the_listed_order_with_their_provider() -> None:
     """Nothing is sorted here, and each model brings its provider's row."""
     found = config()
     chosen = select(found, None, found.task("cli_analysis"))
-    assert [(one.model.alias, one.provider.name) for one in chosen] == [
+    assert [(one.alias, one.provider_row.name) for one in chosen] == [
         ("sonnet", "anthropic"),
         ("qwen", "ollama"),
         ("toy", "embedded"),
     ]
-    assert [one.excluded for one in chosen] == [None, None, None]
+    assert all(one.kept for one in chosen)
 
 
 def test_a_task_may_list_a_model_outright() -> None:

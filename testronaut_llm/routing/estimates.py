@@ -1,0 +1,137 @@
+"""What is known of a candidate before the choice: ready or not, window, tokens, price; and what rules it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from testronaut_llm.money.price_rows import ModelFacts, Price, service_of
+from testronaut_llm.providers.provider_registry import Readiness, is_local
+from testronaut_llm.records import Usage
+from testronaut_llm.support.money import tokens, usd
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.local.bench import Speed
+    from testronaut_llm.money.pacing import Money
+    from testronaut_llm.money.prices import PriceTable
+    from testronaut_llm.money.token_counter import TokenCounter
+    from testronaut_llm.records import Call, Candidate, Message
+    from testronaut_llm.schema.output_schema import WireSchema
+
+NOT_READY, WINDOW, MONEY = "no_ready_model", "context_window", "budget_exceeded"
+READY = Readiness(ready=True)
+_SETTINGS = 200  # characters of `extra` that hold no documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Weighs the models of one call.
+
+    Attributes:
+        money: what the call may cost; None without a limit.
+        count_all: True for a dry run, which counts tokens for models that cannot be asked, too. A call does not wait
+            for a vocabulary that it will not need.
+    """
+
+    call: Call
+    prices: PriceTable
+    counter: TokenCounter
+    money: Money | None = None
+    count_all: bool = False
+
+    def weigh(
+        self,
+        one: Candidate,
+        ready: Readiness = READY,
+        *,
+        schema: WireSchema | None = None,
+        context: int | None = None,
+        speed: Speed | None = None,
+        dropped_params: tuple[str, ...] = (),
+    ) -> Candidate:
+        """Returns the candidate with its numbers, dropped if it cannot be asked.
+
+        One that is over budget is kept, with that `problem`: the choice depends on its place among the others.
+        `context` is the window (tokens) that its server states, `schema` the one that goes on its wire.
+        """
+        row, facts = one.row, self.prices.facts(one.row)
+        if context is not None:  # no `num_ctx` makes a model read more than it was made for
+            facts = replace(facts, context_window=min(context, facts.context_window or context))
+        weighed = replace(one, local=is_local(row), context_window=facts.context_window, dropped_params=dropped_params)
+        price, longest = self.prices.price(row, service_asked(self.call, row)), 0
+        if price is not None:
+            weighed = replace(weighed, cost_source=price.source)
+        if self.count_all or (one.kept and ready.ready):
+            weighed, longest = self._counted(weighed, price, schema, speed)
+        if not one.kept:
+            return weighed
+        reason, problem = self._obstacle(weighed, ready, facts, longest)
+        return replace(weighed, kept=not reason or problem == MONEY, reason=reason, problem=problem)
+
+    def _counted(
+        self, one: Candidate, price: Price | None, schema: WireSchema | None, speed: Speed | None
+    ) -> tuple[Candidate, int]:
+        """The candidate with tokens, costs and time; and the tokens that a window has to hold at once."""
+        call, counter, row = self.call, self.counter, one.row
+        longest = prompt = counter.estimate(row, call.messages, schema_text(schema), embedding=bool(call.texts))
+        answer = most = 0
+        if call.texts:  # a window holds one text at a time
+            longest = max(counter.text_length(row, text) for text in call.texts)
+        else:
+            answer, most = counter.answer_length(call.task, row, call.max_tokens), call.max_tokens
+        counted = replace(
+            one,
+            est_tokens=prompt,
+            est_completion_tokens=answer,
+            est_seconds=speed.seconds(prompt, answer) if speed is not None else None,
+        )
+        if price is not None:
+            bound = prompt_bound(call, row, call.messages, schema, counter)
+            expected = price.cost(Usage(prompt_tokens=prompt, completion_tokens=answer))
+            counted = replace(counted, est_cost=expected, worst_cost=price.worst(bound, most))
+        return counted, longest
+
+    def _obstacle(self, one: Candidate, ready: Readiness, facts: ModelFacts, longest: int) -> tuple[str, str | None]:
+        """Why a model cannot be asked, and the problem's code; an empty reason where it can."""
+        call, most = self.call, 0 if self.call.texts else self.call.max_tokens
+        if not ready.ready:
+            return f"not ready: {ready.missing}; {ready.mend}".removesuffix("; "), NOT_READY
+        if call.output is not None and facts.supports_schema is False:
+            return "cannot answer in a given shape (JSON Schema)", None
+        if facts.max_output is not None and most > facts.max_output:
+            return f"its answers have at most {tokens(facts.max_output)}, and max_tokens is {most:,}", WINDOW
+        window = facts.context_window
+        if window is not None and self.counter.cautious(one.row, longest) + most > window:
+            prompt = f"the prompt (about {one.est_tokens or 0:,}) and an answer of {most:,}"
+            return f"window too small: {tokens(window)}, for {prompt}", WINDOW
+        return self._over_budget(one)
+
+    def _over_budget(self, one: Candidate) -> tuple[str, str | None]:
+        """Judged by the worst case: a budget that holds only for the expected case does not hold."""
+        if self.money is not None and one.worst_cost is None:
+            return f"no known price, and a limit holds ({self.money.limit}): {self.prices.mend(one.row)}", MONEY
+        if self.money is not None and (one.worst_cost or 0) > max(self.money.left, Decimal(0)):
+            return f"over budget: worst case {usd(one.worst_cost or Decimal(0))}, and {self.money.words}", MONEY
+        return "", None
+
+
+def schema_text(schema: WireSchema | None) -> str:
+    """Returns the JSON Schema as it is sent; empty if it is sent as words or not at all."""
+    return json.dumps(schema.schema) if schema is not None and schema.schema is not None else ""
+
+
+def service_asked(call: Call, row: ModelConfig) -> str:
+    """Returns the service tier that a request asks for; empty for the standard one."""
+    return service_of({**row.extra, **call.extra}) or ""
+
+
+def prompt_bound(
+    call: Call, row: ModelConfig, turns: Sequence[Message], schema: WireSchema | None, counter: TokenCounter
+) -> int:
+    """Returns the most tokens that a prompt can have: its turns, its schema, and documents in `extra`."""
+    extra = json.dumps({**row.extra, **call.extra}, default=str)
+    return counter.upper_bound(turns, schema_text(schema) + (extra if len(extra) > _SETTINGS else ""))
