@@ -1,4 +1,4 @@
-"""The SQLite file of the ledger: opened at its first use, private to the user, migrated forward, safe to fork.
+"""The SQLite file of the ledger: opened at its first use, private to the user, migrated forward.
 
 It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 of any process, not a power cut.
 """
@@ -6,26 +6,29 @@ It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 o
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 import time
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.money import CONTEXT, MOST_USD
 from testronaut_llm.support.paths import Connection, made
 
 T = TypeVar("T")
+Period = Literal["call", "day", "month", "total"]
+"""What a limit spans."""
 
 WAIT = 5.0
 """Seconds to wait for another process that writes; each holds the file for less than a millisecond."""
 
-_PAUSES = (0.001, 0.05)  # seconds between two tries: at first, and at most
 _LOCK_WAIT = 0.1  # seconds for another thread of this process; endless if the collector closes a call in its midst
-
+_LAST = 253_000_000_000.0  # seconds since 1970; datetime knows no later year, however wrong the clock is
+_PICO = Decimal(10**12)
 _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few waits for the disk
 
 # Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. What is settled is
@@ -79,21 +82,74 @@ class LedgerBusyError(ConfigError):
     """Another process holds the file just now."""
 
 
+def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
+    """Returns picodollars of USD, rounded up unless told otherwise; None for an unknown price."""
+    if amount is None:
+        return None
+    scaled = CONTEXT.multiply(amount, _PICO)
+    whole = int(scaled.to_integral_value(ROUND_FLOOR if down else ROUND_CEILING, CONTEXT))
+    return max(0, min(whole, MOST_USD * 10**12))
+
+
+def dollars(amount: int) -> Decimal:
+    """Returns USD of picodollars, without zeros at the end.
+
+    Raises:
+        ConfigError: the ledger holds something that is not an amount.
+    """
+    if type(amount) is not int:
+        raise ConfigError(f"the ledger holds {amount!r:.40} in place of an amount; restore it, or move it away")
+    return CONTEXT.divide(Decimal(amount), _PICO)
+
+
+def day_of(now: float) -> str:
+    """Returns the UTC day of a time in seconds since 1970, as YYYY-MM-DD."""
+    return datetime.fromtimestamp(min(max(now, 0.0), _LAST), UTC).date().isoformat()
+
+
+def seconds_left(period: Period, now: float) -> float | None:
+    """Returns the seconds until a limit of a day or month is renewed; None for the others."""
+    if period not in ("day", "month"):
+        return None
+    today = datetime.fromisoformat(day_of(now)).replace(tzinfo=UTC)
+    end = today + timedelta(days=1) if period == "day" else (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return end.timestamp() - now
+
+
+def _pauses(seconds: float) -> Iterator[float]:
+    """Yields seconds to sleep before the next try, until `seconds` are over."""
+    until, pause = time.monotonic() + seconds, 0.001
+    while (left := until - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(2 * pause, 0.05)
+
+
 async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns what `work` does, on an event loop. While another process holds the file it is tried again.
 
     Raises:
         LedgerBusyError: that took so many seconds, or `WAIT`.
     """
-    until, pause = time.monotonic() + min(seconds, WAIT), _PAUSES[0]
+    pauses = _pauses(min(seconds, WAIT))
     while True:
         try:
             return work()
         except LedgerBusyError:
-            if (left := until - time.monotonic()) <= 0:
+            if (pause := next(pauses, None)) is None:
                 raise
-            await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, _PAUSES[1])
+            await asyncio.sleep(pause)
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Returns what `work` does, as `when_free`, in a thread that may wait."""
+    pauses = _pauses(WAIT)
+    while True:
+        try:
+            return work()
+        except LedgerBusyError:
+            if (pause := next(pauses, None)) is None:
+                raise
+            time.sleep(pause)
 
 
 class LedgerFile:
@@ -101,70 +157,47 @@ class LedgerFile:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        _FILES.add(self)
 
     @property
     def exists(self) -> bool:
         """True if anything has been written."""
         return self._connection is not None or (self.path is not None and self.path.exists())
 
-    def transaction(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
-        """Runs the work as one transaction: all of it or nothing, and no other process writes in between."""
+    def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
+        """Runs the work as one transaction, all of it or nothing. Never waits for another process.
 
-        def whole(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN IMMEDIATE")
-            result = work(connection)
-            connection.execute("COMMIT")
-            return result
-
-        return self.run(whole, wait)
-
-    def run(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
-        """Runs the work on the connection. What it began and did not commit is undone when it fails.
-
-        Args:
-            work: repeated from its start while another process holds the file.
-            wait: seconds for which that is tried; 0 on the event loop.
+        While it writes, no other process does.
 
         Raises:
-            LedgerBusyError: another process held the file all the time.
+            LedgerBusyError: another process holds the file.
             ConfigError: the file cannot be used.
         """
-        until, pause = time.monotonic() + wait, _PAUSES[0]
-        while True:
-            try:
-                return self._try(work)
-            except LedgerBusyError:
-                if time.monotonic() >= until:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _PAUSES[1])
-
-    def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if not self._lock.acquire(timeout=_LOCK_WAIT):
+        if not self.lock.acquire(timeout=_LOCK_WAIT):
             raise self._error(TimeoutError("another thread uses it"))
         try:
             connection = self._connection = self._connection or self._open()
-            try:
-                return work(connection)
-            finally:
-                if connection.in_transaction:
-                    connection.rollback()
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            result = work(connection)
+            connection.execute("COMMIT")
+            return result
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_FULL"):
-                self._shut()  # so that a repaired file is opened anew
+                self.shut()  # so that a repaired file is opened anew
             raise self._error(error) from None
         finally:
-            self._lock.release()
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
+            self.lock.release()
 
     def close(self) -> None:
         """Closes the connection; the next use opens it again. A ledger in memory stays."""
-        with self._lock:
-            self._shut()
+        with self.lock:
+            self.shut()
 
-    def _shut(self) -> None:
+    def shut(self) -> None:
+        """`close` for who has the lock."""
         if self._connection is not None and self.path is not None:
             self._connection.close()
             self._connection = None
@@ -214,24 +247,3 @@ class LedgerFile:
         return kind(
             f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}", file=str(self.path)
         )
-
-
-# No connection is kept through a fork: the child would take its parent's locks for its own.
-_FILES: weakref.WeakSet[LedgerFile] = weakref.WeakSet()
-_PAUSED: list[LedgerFile] = []
-
-
-def _before_fork() -> None:
-    for file in tuple(_FILES):
-        file._lock.acquire()  # noqa: SLF001 - of this module
-        file._shut()  # noqa: SLF001 - of this module
-        _PAUSED.append(file)
-
-
-def _after_fork() -> None:
-    while _PAUSED:
-        _PAUSED.pop()._lock.release()  # noqa: SLF001 - of this module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -59,8 +59,9 @@ def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Mo
         return None
     refusing = [allowance for allowance in allowances if allowance.on_exceeded != "warn"]
     tightest = min(refusing or allowances, key=lambda allowance: allowance.left)
-    paces = [
-        (one.left / _calls_to_come(one.seconds_left, calls_per_day), one.limit)
+    a_day = max(calls_per_day, CALLS_A_DAY)
+    paces = [  # shared by this call and those to come
+        (one.left / Decimal(str(1 + a_day * max(one.seconds_left, 0.0) / 86_400)), one.limit)
         for one in allowances
         if one.seconds_left is not None
     ]
@@ -68,8 +69,3 @@ def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Mo
     return Money(
         left=tightest.left, limit=tightest.limit, pace=pace, pace_limit=pace_limit, on_exceeded=tightest.on_exceeded
     )
-
-
-def _calls_to_come(seconds_left: float, calls_per_day: float) -> Decimal:
-    """Returns this call and as many as the days ahead usually bring."""
-    return Decimal(str(1 + max(calls_per_day, CALLS_A_DAY) * max(seconds_left, 0.0) / 86_400))

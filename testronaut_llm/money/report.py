@@ -14,8 +14,8 @@ from typing import Any
 from testronaut_llm.config.values import seconds
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.ledger_file import day_of, dollars, patiently, seconds_left
 from testronaut_llm.money.reservation import Limit
-from testronaut_llm.money.units import day_of, dollars, seconds_left
 from testronaut_llm.support.money import exact
 
 DEAREST = 10
@@ -127,7 +127,7 @@ def report(
     values = (scope, first or "")
     rows, dearest = [], []
     if ledger.file.exists:
-        rows = ledger.file.run(lambda db: [_row(*found) for found in db.execute(_ROWS, values)])
+        rows = patiently(lambda: ledger.file.run(lambda db: [_row(*found) for found in db.execute(_ROWS, values)]))
         dearest = ledger.file.run(lambda db: [_dear(*found) for found in db.execute(_DEAREST, values)])
     return Spend(
         scope=scope,
@@ -157,8 +157,8 @@ def prune(ledger: Ledger, older_than: str | date) -> int:
         db.execute(_FOLD, (before,))
         return db.execute("DELETE FROM attempts WHERE state = 2 AND day < ?", (before,)).rowcount
 
-    gone = ledger.file.transaction(work)
-    ledger.file.run(lambda db: db.execute("VACUUM"))
+    gone = patiently(lambda: ledger.file.run(work))
+    patiently(lambda: ledger.file.run(lambda db: (db.execute("COMMIT"), db.execute("VACUUM"), db.execute("BEGIN"))))
     return gone
 
 

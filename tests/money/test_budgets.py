@@ -267,7 +267,7 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
     with _limited(a) as llm:
         run, broken = LedgerFile.run, []
         monkeypatch.setattr(
-            LedgerFile, "run", lambda file, work, wait=0: broken[0]() if broken else run(file, work, wait)
+            LedgerFile, "run", lambda file, work, **how: broken[0]() if broken else run(file, work, **how)
         )
         error = errors.ConfigError("the disk is full")
 
@@ -291,7 +291,7 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
         dear = Candidate(alias="dear", model="openai/dear", provider="openai", quality=9, local=False)
         one, free = (budgets.reserve(call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
-        monkeypatch.setattr(llm._ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr(llm._ledger.file, "run", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
             one.sent()
         free.sent()

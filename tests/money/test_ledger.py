@@ -22,10 +22,9 @@ import structlog
 from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitError
 from testronaut_llm.money import ledger_file
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.ledger_file import LedgerBusyError
+from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico, seconds_left
 from testronaut_llm.money.report import prune, report
 from testronaut_llm.money.reservation import Limit, Reservation
-from testronaut_llm.money.units import Period, day_of, dollars, pico, seconds_left
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
@@ -333,7 +332,7 @@ def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
     """It waits for no lock of its own thread."""
     monkeypatch.setattr(ledger_file, "_LOCK_WAIT", 0.01)
     one = sent(ledger, "0.5")
-    ledger.file.transaction(lambda _: one.settle(attempt("0.2")))
+    ledger.file.run(lambda _: one.settle(attempt("0.2")))
     assert money(ledger) == ("0", "0.5")
     ledger.flush()
     assert money(ledger) == ("0.2", "0")
