@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any, TypeGuard
 
 from testronaut_llm.records import Usage
-from testronaut_llm.support.money import MOST_TOKENS, exact, is_amount
+from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, exact, is_amount
 
 Row = Mapping[str, Any]
 
@@ -44,18 +44,6 @@ class Rates:
         paid_as = {"cache_read": known["input"], "cache_write": known["input"], "reasoning": known["output"]}
         return cls(**{**paid_as, **known})
 
-    @exact
-    def cost(self, usage: Usage) -> Decimal:
-        """Returns USD of these tokens."""
-        reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
-        return (
-            usage.uncached_tokens * self.input
-            + usage.cached_tokens * self.cache_read
-            + usage.cache_write_tokens * self.cache_write
-            + (usage.completion_tokens - reasoning) * self.output
-            + reasoning * self.reasoning
-        ) / MILLION
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
@@ -67,26 +55,30 @@ class Price:
     tiers: tuple[tuple[int, Rates], ...]
     source: str
 
-    def rates(self, prompt_tokens: int = 0) -> Rates:
-        """Returns the rates of a call with a prompt of this many tokens."""
-        return next((rates for above, rates in reversed(self.tiers) if prompt_tokens > above), self.tiers[0][1])
-
     def cost(self, usage: Usage) -> Decimal:
         """Returns USD of one call, exactly."""
-        return self.rates(usage.prompt_tokens).cost(usage)
+        rates = self.tiers[0][1]
+        for above, higher in self.tiers[1:]:
+            rates = higher if usage.prompt_tokens > above else rates
+        reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
+        with localcontext(CONTEXT):
+            return (
+                usage.uncached_tokens * rates.input
+                + usage.cached_tokens * rates.cache_read
+                + usage.cache_write_tokens * rates.cache_write
+                + (usage.completion_tokens - reasoning) * rates.output
+                + reasoning * rates.reasoning
+            ) / MILLION
 
-    @exact
     def worst(self, prompt_bound: int, max_tokens: int) -> Decimal:
         """Returns the USD that a call can cost at most, however its tokens are split and in whichever tier."""
-        possible = [rates for above, rates in self.tiers if above == 0 or prompt_bound > above]
-        prompt = max(max(rates.input, rates.cache_read, rates.cache_write) for rates in possible)
-        answer = max(max(rates.output, rates.reasoning) for rates in possible)
-        return (prompt_bound * prompt + max_tokens * answer) / MILLION
-
-    @property
-    def free(self) -> bool:
-        """True if it is known to cost nothing."""
-        return all(rates.input == rates.output == rates.cache_write == 0 for _, rates in self.tiers)
+        prompt = answer = Decimal(0)
+        for above, rates in self.tiers:
+            if above == 0 or prompt_bound > above:
+                prompt = max(prompt, rates.input, rates.cache_read, rates.cache_write)
+                answer = max(answer, rates.output, rates.reasoning)
+        with localcontext(CONTEXT):
+            return (prompt_bound * prompt + max_tokens * answer) / MILLION
 
 
 FREE = Rates.of({"input": Decimal(0), "output": Decimal(0)})
@@ -114,22 +106,33 @@ def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | N
 
     Tables write zero for what they do not know, so a price of zero is unknown. Free models are declared in `llm.yaml`.
     """
-    tiers = dict(_tiers(row, f"_{service}" if service else ""))
+    suffix = f"_{service}" if service else ""
+    if "tiered_pricing" in row:
+        bands = [(starts_at(band), band) for band in row["tiered_pricing"] or ()]
+        tiers = {int(start): _rates(band, suffix) for start, band in bands if start is not None}
+    else:
+        above = {found.group(0, 1) for key in row if (found := _BAND.search(key))}
+        tiers = {int(k) * 1000: _rates(row, band + suffix) or _rates(row, band) for band, k in above}
+        tiers[0] = _rates(row, suffix)
     base = tiers.get(0, {})
-    answers = row.get("mode") not in _NO_ANSWER_PRICE
-    if not base.get("input") or (answers and not base.get("output")):
+    if not base.get("input") or (row.get("mode") not in _NO_ANSWER_PRICE and not base.get("output")):
         return None
-    return tuple((above, Rates.of({"output": Decimal(0), **base, **tiers[above]})) for above in sorted(tiers))
+    return tuple((start, Rates.of({"output": Decimal(0), **base, **tiers[start]})) for start in sorted(tiers))
 
 
 def read_facts(row: Row) -> ModelFacts:
     """Returns what a row says beside the price."""
+
+    def count(key: str) -> int | None:
+        value = row.get(key)
+        return int(value) if _is_length(value) and value > 0 else None
+
     return ModelFacts(
         known=True,
         mode=row.get("mode"),
-        context_window=_count(row, "max_input_tokens") or _count(row, "max_tokens"),
-        max_output=_count(row, "max_output_tokens"),
-        dimensions=_count(row, "output_vector_size"),
+        context_window=count("max_input_tokens") or count("max_tokens"),
+        max_output=count("max_output_tokens"),
+        dimensions=count("output_vector_size"),
         supports_schema=row.get("supports_response_schema"),
         retires=row.get("deprecation_date"),
     )
@@ -137,9 +140,12 @@ def read_facts(row: Row) -> ModelFacts:
 
 def service_of(said: Mapping[str, Any]) -> str | None:
     """Returns the service tier that a body names: empty for the standard one, None if it names none."""
-    words = [str(said[name]).lower() for name in SERVICES if said.get(name) is not None]
-    special = [word for word in words if word not in _STANDARD]
-    return special[0] if special else "" if words else None
+    found = None
+    for name in SERVICES:
+        if said.get(name) is not None and not found:
+            word = str(said[name]).lower()
+            found = "" if word in _STANDARD else word
+    return found
 
 
 def starts_at(band: Any) -> Decimal | None:
@@ -148,26 +154,10 @@ def starts_at(band: Any) -> Decimal | None:
     return Decimal(span[0]) if isinstance(span, list) and span and _is_length(span[0]) else None
 
 
-def _tiers(row: Row, service: str) -> Iterator[tuple[int, dict[str, Decimal]]]:
-    if "tiered_pricing" in row:
-        for band in row["tiered_pricing"] or ():
-            if (start := starts_at(band)) is not None:
-                yield int(start), _rates(band, service)
-    else:
-        yield 0, _rates(row, service)
-        for suffix, thousands in {found.group(0, 1) for key in row if (found := _BAND.search(key))}:
-            yield int(thousands) * 1000, _rates(row, suffix + service) or _rates(row, suffix)
-
-
 @exact
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
     given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_amount(row.get(key + suffix))}
     return {ours: value * MILLION for ours, value in given.items() if value > 0 or ours in ("input", "output")}
-
-
-def _count(row: Row, key: str) -> int | None:
-    value = row.get(key)
-    return int(value) if _is_length(value) and value > 0 else None
 
 
 def _is_length(value: Any) -> TypeGuard[int | Decimal]:

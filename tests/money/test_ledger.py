@@ -423,9 +423,7 @@ def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path
     for _ in range(100):
         ledger.hit("t", "m", Decimal("0.01"))
     ledger.hit("t", "n", None)
-    with sqlite3.connect(path) as db:
-        assert db.execute("SELECT hits FROM daily").fetchall() == [(1,)]
-    db.close()
+    assert (ledger.session.saved, path.exists()) == (1, False)
     ledger.close()
     total = report(Ledger(path), SCOPE, since=None, limits=()).total
     assert (total.hits, total.saved_by_cache) == (101, Decimal(1))
@@ -446,8 +444,6 @@ def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     after = report(ledger, SCOPE, since=None, limits=())
     assert (after.rows, after.total) == (before.rows, before.total)
     assert (before.total.calls, before.total.unpriced, before.total.prompt_tokens) == (3, 1, 21)
-    assert [str(one.cost) for one in before.dearest] == ["0.2", "0.1"]
-    assert [str(one.cost) for one in after.dearest] == ["0.2"]
     assert money(ledger) == ("0.3", "0")
     assert ledger.calls_per_day(SCOPE) == 2.0
 

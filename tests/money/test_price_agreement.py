@@ -14,8 +14,7 @@ import pytest
 from source_tree import pin
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.money.price_tables import PriceTables, Table
-from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.money.prices import PriceTable, Table
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import version
 
@@ -66,7 +65,7 @@ DIFFERS_FROM_GENAI = {
 @pytest.fixture(scope="module")
 def tables() -> tuple[Table, ...]:
     """The bundled tables."""
-    return tuple(PriceTables(Path("/nonexistent/prices.json")))
+    return tuple(PriceTable.load(Path("/nonexistent/prices.json")).tables())
 
 
 ONE_MORNING = datetime(2026, 11, 23, 8, tzinfo=UTC)
@@ -76,7 +75,7 @@ ONE_MORNING = datetime(2026, 11, 23, 8, tzinfo=UTC)
 def test_genai_prices_agree(tables: tuple[Table, ...]) -> None:
     """An independent table prices a thousand tokens in and out alike, but for a known list."""
     genai = pytest.importorskip("genai_prices")
-    ours = PriceTable(tables)  # type: ignore[arg-type]
+    ours = PriceTable.load(Path("/nonexistent/prices.json"))
     same, differ = 0, set()
     for reference in sorted({reference for table in tables for reference, _ in text_models(table)}):
         model = ModelConfig(alias="a", model=reference)

@@ -44,7 +44,7 @@ def test_a_file_becomes_the_users_table(tmp_path: Path) -> None:
     assert (done.models, done.priced, done.previous) == (2, 1, None)
     price = PriceTable.load().price(ModelConfig(alias="a", model="openai/gpt-new"))
     assert price is not None
-    assert price.rates().output == 2
+    assert price.tiers[0][1].output == 2
     assert price.source.startswith("prices update of 20")
 
 

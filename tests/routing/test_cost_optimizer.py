@@ -471,7 +471,7 @@ def test_weighing_looks_up_tokens_prices_and_windows(counter: TokenCounter) -> N
     assert (qwen.local, luna.local) == (True, False)
     assert qwen.facts.context_window == 4096
     assert qwen.price is not None
-    assert qwen.price.free
+    assert qwen.price.worst(1, 1) == 0
 
 
 def test_weighing_counts_nothing_for_models_that_cannot_be_asked(counter: TokenCounter) -> None:
