@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, seconds_left
-from testronaut_llm.money.pacing import Allowance, Money, OnExceeded, money_of
-from testronaut_llm.money.reservation import Limit, Reservation
+from testronaut_llm.money.pacing import Limit, Money, OnExceeded, money_of
+from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.support.money import CONTEXT, exact
 
 if TYPE_CHECKING:
@@ -18,14 +17,8 @@ if TYPE_CHECKING:
     from testronaut_llm.config.sections import BudgetConfig
     from testronaut_llm.records import Call, Candidate
 
-_FIELDS: tuple[tuple[Period, str], ...] = (
-    ("call", "per_call"),
-    ("day", "per_day"),
-    ("month", "per_month"),
-    ("total", "total"),
-)
+_FIELDS: dict[Period, str] = {"call": "per_call", "day": "per_day", "month": "per_month", "total": "total"}
 _SPARE = 60.0  # seconds after its deadline in which a call still settles by itself
-_RATE_FOR = 300.0  # seconds for which a count of calls per day is good enough
 
 
 def scope_of(config: LLMConfig) -> str:
@@ -46,7 +39,7 @@ def _limits(budget: BudgetConfig | None, task: str | None) -> list[Limit]:
     own, rule = task is not None, budget.on_exceeded
     return [
         Limit(name=f"{name}.{field}", period=period, amount=amount, own=own, on_exceeded=rule)
-        for period, field in _FIELDS
+        for period, field in _FIELDS.items()
         if (amount := getattr(budget, field)) is not None
     ]
 
@@ -67,24 +60,28 @@ class Budgets:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._rates: dict[str, tuple[float, float]] = {}
 
     def money(self, call: Call) -> Money | None:
         """Returns what one call may cost now; None without a limit.
 
         A ledger that cannot be read counts as no limit here. `reserve` then refuses whatever costs money.
         """
-        limits, scope = _limits_of(call), scope_of(call.config)
-        if not limits:
-            return None
+        limits, scope, ledger = _limits_of(call), scope_of(call.config), self.ledger
+        found: list[tuple[Limit, Decimal, float | None]] = []
+        rate, now = 0.0, ledger.clock()
         try:
-            allowances = [self._allowance(scope, call.task, limit) for limit in limits]
-            rate = self._calls_per_day(scope) if any(limit.period != "call" for limit in limits) else 0.0
+            for limit in limits:
+                left = limit.amount
+                if limit.period != "call":
+                    rate = rate or ledger.calls_per_day(scope)
+                    for used in ledger.standing(scope, limit.period, call.task if limit.own else None):
+                        left = CONTEXT.subtract(left, used)
+                found.append((limit, left, seconds_left(limit.period, now)))
         except ConfigError as error:
             if not isinstance(error, LedgerBusyError):
-                self.ledger.warn(error)
-            allowances, rate = [self._allowance(scope, call.task, one) for one in limits if one.period == "call"], 0.0
-        return money_of(allowances, calls_per_day=rate)
+                ledger.warn(error)
+            found = [(limit, limit.amount, None) for limit in limits if limit.period == "call"]
+        return money_of(found, calls_per_day=rate)
 
     @exact
     def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:
@@ -108,18 +105,3 @@ class Budgets:
             limits=_limits_of(call),
             spent=spent,
         ).reserve()
-
-    def _allowance(self, scope: str, task: str, limit: Limit) -> Allowance:
-        left = limit.amount
-        if limit.period != "call":
-            for used in self.ledger.standing(scope, limit.period, task if limit.own else None):
-                left = CONTEXT.subtract(left, used)
-        until = seconds_left(limit.period, self.ledger.clock())
-        return Allowance(limit=limit.name, left=left, seconds_left=until, on_exceeded=limit.on_exceeded)
-
-    def _calls_per_day(self, scope: str) -> float:
-        rate, until = self._rates.get(scope, (0.0, 0.0))
-        if time.monotonic() > until:
-            rate = self.ledger.calls_per_day(scope)
-            self._rates[scope] = (rate, time.monotonic() + _RATE_FOR)
-        return rate

@@ -6,6 +6,7 @@ It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
@@ -117,7 +118,7 @@ def seconds_left(period: Period, now: float) -> float | None:
 
 
 def _pauses(seconds: float) -> Iterator[float]:
-    """Yields seconds to sleep before the next try, until `seconds` are over."""
+    """Yields what to sleep between two tries, until `seconds` are over."""
     until, pause = time.monotonic() + seconds, 0.001
     while (left := until - time.monotonic()) > 0:
         yield min(pause, left)
@@ -127,29 +128,22 @@ def _pauses(seconds: float) -> Iterator[float]:
 async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns what `work` does, on an event loop. While another process holds the file it is tried again.
 
-    Raises:
-        LedgerBusyError: that took so many seconds, or `WAIT`.
+    Raises LedgerBusyError where that takes so many seconds, or `WAIT`.
     """
-    pauses = _pauses(min(seconds, WAIT))
-    while True:
-        try:
+    for pause in _pauses(min(seconds, WAIT)):
+        with contextlib.suppress(LedgerBusyError):
             return work()
-        except LedgerBusyError:
-            if (pause := next(pauses, None)) is None:
-                raise
-            await asyncio.sleep(pause)
+        await asyncio.sleep(pause)
+    return work()
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Returns what `work` does, as `when_free`, in a thread that may wait."""
-    pauses = _pauses(WAIT)
-    while True:
-        try:
+    """`when_free` for a thread that may wait."""
+    for pause in _pauses(WAIT):
+        with contextlib.suppress(LedgerBusyError):
             return work()
-        except LedgerBusyError:
-            if (pause := next(pauses, None)) is None:
-                raise
-            time.sleep(pause)
+        time.sleep(pause)
+    return work()
 
 
 class LedgerFile:

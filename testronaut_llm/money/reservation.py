@@ -10,8 +10,8 @@ from functools import partial
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError
 from testronaut_llm.money.ledger import Ledger, reap, standing
-from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico
-from testronaut_llm.money.pacing import OnExceeded
+from testronaut_llm.money.ledger_file import LedgerBusyError, day_of, dollars, pico
+from testronaut_llm.money.pacing import Limit
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, usd
 from testronaut_llm.telemetry.log import logger
@@ -25,36 +25,12 @@ _SETTLE = """UPDATE attempts SET state = 2, amount = ?, outcome = ?, error = ?, 
              WHERE id = ?"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """A limit: `amount` in USD of one call, or of all calls of a day, a month (UTC) or ever.
-
-    `name` is where `llm.yaml` says it. `own` is True if only the money of the call's task counts.
-    """
-
-    name: str
-    period: Period
-    amount: Decimal
-    own: bool = False
-    on_exceeded: OnExceeded = "stop"
-
-    @property
-    def hard(self) -> bool:
-        """True if a model that does not fit is refused."""
-        return self.on_exceeded != "warn"
-
-
 @dataclass(slots=True, eq=False)
 class Reservation:
     """The money of one attempt: `sent` before the request leaves, `settle` when it has ended.
 
-    Attributes:
-        ledger: where it is booked.
-        scope, task, model, provider_model: whose money it is, and for what.
-        worst: USD to set aside; None if no price is known.
-        lease: seconds after which nobody waits for the answer.
-        limits: have to leave that much. Without a hard one, a ledger that fails stops nothing.
-        spent: USD of the earlier attempts of the same call.
+    `worst` is the USD to set aside (None if no price is known), which the `limits` have to leave besides what the
+    call's earlier attempts `spent`. Nobody waits for the answer longer than the `lease` (seconds).
     """
 
     ledger: Ledger

@@ -15,7 +15,8 @@ from manager_kit import Api, config, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.ledger_file import LedgerFile
+from testronaut_llm.money.ledger_file import LedgerFile, Period
+from testronaut_llm.money.pacing import CALLS_A_DAY, Limit, money_of
 from testronaut_llm.records import Candidate, Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
@@ -208,6 +209,30 @@ def test_whose_money_a_configuration_made_in_python_spends() -> None:
     made = LLMConfig.model_validate({"version": 1, "tasks": {"t": task}})
     with pytest.raises(errors.ConfigError, match="scope"):
         LLMManager(config=made)
+
+
+def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
+    """The pace shares what a period leaves among the calls of its days; what only warns stands in for nothing."""
+
+    def left(amount: str, period: Period, seconds: float | None = None, **facts: Any) -> tuple[Limit, Decimal, Any]:
+        return Limit(name=f"per_{period}", period=period, amount=Decimal(99), **facts), Decimal(amount), seconds
+
+    day = 86_400.0
+    limits = [
+        left("0.25", "call", on_exceeded="local"),
+        left("0.1", "total", on_exceeded="warn"),
+        left("5", "day", day),
+        left("60", "month", 30 * day),
+    ]
+    money = money_of(limits, calls_per_day=99)
+    assert money is not None
+    assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")
+    assert (money.pace, money.pace_limit) == (Decimal(60) / (1 + 99 * 30), "per_month")
+    assert money.words == "$0.25 is left of per_call"
+    quiet = [money_of([left("51", "day", seconds)]) for seconds in (day, -5.0)]
+    assert [one and one.pace for one in quiet] == [Decimal(51) / (1 + CALLS_A_DAY), Decimal(51)]
+    single = money_of([left("0.1", "call")])
+    assert (single and single.pace, money_of([])) == (None, None)
 
 
 def _book(llm: LLMManager) -> list[tuple[Any, ...]]:

@@ -23,8 +23,9 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitErr
 from testronaut_llm.money import ledger_file
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico, seconds_left
+from testronaut_llm.money.pacing import Limit
 from testronaut_llm.money.report import prune, report
-from testronaut_llm.money.reservation import Limit, Reservation
+from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
