@@ -15,10 +15,10 @@ import threading
 import time
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 from testronaut_llm.errors import ConfigError
@@ -41,10 +41,6 @@ _STANDING = """SELECT ifnull(sum(CASE WHEN lease < ?6 AND state = 1 THEN amount 
                    WHERE scope = ?1 AND period >= ?2 AND period < ?3 AND (?5 IS NULL OR task = ?5)),
                ifnull(sum(CASE WHEN lease >= ?6 THEN amount END), 0)
                FROM attempts WHERE state < 2 AND scope = ?1 AND day >= ?4 AND (?5 IS NULL OR task = ?5)"""
-
-
-Hit = tuple[float, str, str, Decimal | None]
-"""When an answer came from the cache, for which task and model, and what it saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +67,9 @@ class Ledger:
     def __init__(
         self, path: Path | None, *, scope: Callable[[], str] = str, clock: Callable[[], float] = time.time
     ) -> None:
-        self.file, self.clock = LedgerFile(path), clock
-        self._scope, self._session, self._warned = scope, Session(), False
+        self.file, self.clock, self._scope, self._warned = LedgerFile(path), clock, scope, False
+        self._cost = self._saved = Decimal(0)
+        self._unpriced = 0
         self.forget()
         _LEDGERS.add(self)
 
@@ -80,13 +77,14 @@ class Ledger:
         """Drops what is not written yet; in a forked child that is its parent's."""
         self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, in the midst of this
         self._queue: deque[Callable[[], object]] = deque()
-        self._hits: deque[Hit] = deque()
+        self._hits: deque[tuple[float, str, str, Decimal | None]] = deque()
+        self._counted: defaultdict[tuple[float, str, str], list[int]] = defaultdict(lambda: [0, 0])
 
     def book(self, write: Callable[[], object], change: Decimal, *, unpriced: int) -> None:
         """Does what writes a settlement, now or later; `change` is what it adds to the cost of this session."""
         with self._lock:
-            now = self._session
-            self._session = replace(now, cost=CONTEXT.add(now.cost, change), unpriced=now.unpriced + unpriced)
+            self._cost = CONTEXT.add(self._cost, change)
+            self._unpriced += unpriced
         self._queue.append(write)
         self._write()
 
@@ -99,8 +97,8 @@ class Ledger:
     @property
     def session(self) -> Session:
         """What was booked since this ledger was made."""
-        with self._lock:
-            return _with_saved(self._session, list(self._hits))
+        self._count_hits()
+        return Session(cost=self._cost, saved=self._saved, unpriced=self._unpriced)
 
     def standing(self, scope: str, period: Period = "total", task: str | None = None) -> tuple[Decimal, Decimal]:
         """Returns USD spent and USD set aside in the current period, of all tasks or of one."""
@@ -130,7 +128,8 @@ class Ledger:
             patiently(partial(self._write, strict=True))
         except ConfigError as error:
             self.warn(error)
-        self.file.close()
+        with self.file.lock:
+            self.file.shut()
 
     def warn(self, error: ConfigError) -> None:
         """Logs once that the ledger does not work."""
@@ -138,10 +137,25 @@ class Ledger:
             self._warned = True
             logger().warning("ledger_unavailable", fault=str(error))
 
+    def _count_hits(self) -> None:
+        with self._lock, contextlib.suppress(IndexError):
+            while True:
+                at, task, model, saved = self._hits.popleft()
+                row = self._counted[at // _DAY, task, model]
+                row[0] += 1
+                if saved is not None:
+                    row[1] += pico(saved) or 0
+                    self._saved = CONTEXT.add(self._saved, saved)
+
     def _write(self, *, strict: bool = False) -> None:
         """Writes what was kept back; `strict` raises where that fails."""
-        if self._hits:
-            self._count_hits()
+        self._count_hits()
+        if self._counted:
+            scope = self._scope()
+            with self._lock:
+                counted = [(scope, day_of(at * _DAY), *who, *sums) for (at, *who), sums in self._counted.items()]
+                self._counted.clear()
+            self._queue.append(lambda: self.file.run(lambda db: db.executemany(_HIT, counted)))
         while self._queue:
             try:
                 work = self._queue.popleft()
@@ -156,25 +170,6 @@ class Ledger:
                 if not isinstance(error, LedgerBusyError):
                     self.warn(error)
                 return
-
-    def _count_hits(self) -> None:
-        """Adds up the hits noted so far, for the session and for the file."""
-        scope, hits = self._scope(), []
-        with self._lock:
-            with contextlib.suppress(IndexError):
-                while True:
-                    hits.append(self._hits.popleft())
-            self._session = _with_saved(self._session, hits)
-        sums = defaultdict[tuple[float, str, str], list[int]](lambda: [0, 0])
-        for at, task, model, saved in hits:
-            row = sums[at // _DAY, task, model]
-            row[0], row[1] = row[0] + 1, row[1] + (pico(saved) or 0)
-        rows = [(scope, day_of(day * _DAY), task, model, *row) for (day, task, model), row in sums.items()]
-        self._queue.append(lambda: self.file.run(lambda db: db.executemany(_HIT, rows)))
-
-
-def _with_saved(session: Session, hits: Sequence[Hit]) -> Session:
-    return replace(session, saved=reduce(CONTEXT.add, [hit[3] for hit in hits if hit[3] is not None], session.saved))
 
 
 def reap(db: sqlite3.Connection, now: float) -> None:

@@ -66,14 +66,14 @@ _VERSIONS = (
     """,
 )
 
-# How to fix what SQLite reports, by the beginning of the error's name.
-_FIXES = {
+_OTHER_PROCESS = "another process holds it: `fuser -v {path}` names that one"
+_FIXES = {  # of what SQLite reports, by the beginning of the error's name
     "SQLITE_NOTADB": "restore it, or start a new one: `mv {path} {path}.broken`",
     "SQLITE_CORRUPT": "restore it, or start a new one: `mv {path} {path}.broken`",
     "SQLITE_FULL": "free space on its disk: `df -h {folder}`",
     "SQLITE_IOERR": "free space on its disk: `df -h {folder}`",
-    "SQLITE_BUSY": "another process holds it: `fuser -v {path}` names that one",
-    "SQLITE_LOCKED": "another process holds it: `fuser -v {path}` names that one",
+    "SQLITE_BUSY": _OTHER_PROCESS,
+    "SQLITE_LOCKED": _OTHER_PROCESS,
     "NEWER": "`pip install --upgrade testronaut-llm`",
     "": "make it yours to write: `chmod u+rwX {folder} {path}`",
 }
@@ -93,11 +93,7 @@ def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
 
 
 def dollars(amount: int) -> Decimal:
-    """Returns USD of picodollars, without zeros at the end.
-
-    Raises:
-        ConfigError: the ledger holds something that is not an amount.
-    """
+    """Returns USD of picodollars, without zeros at the end. Raises ConfigError: that is no amount."""
     if type(amount) is not int:
         raise ConfigError(f"the ledger holds {amount!r:.40} in place of an amount; restore it, or move it away")
     return CONTEXT.divide(Decimal(amount), _PICO)
@@ -150,8 +146,7 @@ class LedgerFile:
     """One connection, used by one thread at a time. Without a path the ledger is kept in memory."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.lock = threading.Lock()
+        self.path, self.lock = path, threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -160,12 +155,10 @@ class LedgerFile:
         return self._connection is not None or (self.path is not None and self.path.exists())
 
     def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
-        """Runs the work as one transaction, all of it or nothing. Never waits for another process.
-
-        While it writes, no other process does.
+        """Runs the work as one transaction, all of it or nothing. While it writes, no other process does.
 
         Raises:
-            LedgerBusyError: another process holds the file.
+            LedgerBusyError: another process holds the file; nobody waits for it here.
             ConfigError: the file cannot be used.
         """
         if not self.lock.acquire(timeout=_LOCK_WAIT):
@@ -185,13 +178,8 @@ class LedgerFile:
                 self._connection.rollback()
             self.lock.release()
 
-    def close(self) -> None:
-        """Closes the connection; the next use opens it again. A ledger in memory stays."""
-        with self.lock:
-            self.shut()
-
     def shut(self) -> None:
-        """`close` for who has the lock."""
+        """Closes the connection, for who has the lock; the next use opens it again. A ledger in memory stays."""
         if self._connection is not None and self.path is not None:
             self._connection.close()
             self._connection = None
@@ -237,7 +225,6 @@ class LedgerFile:
             name = "NEWER"
         fix = next(words for start, words in _FIXES.items() if name.startswith(start))
         fix = fix.format(path=self.path, folder=self.path and self.path.parent)
-        kind = LedgerBusyError if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else ConfigError
-        return kind(
-            f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}", file=str(self.path)
-        )
+        what = f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}"
+        busy = name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        return (LedgerBusyError if busy else ConfigError)(what, file=str(self.path))

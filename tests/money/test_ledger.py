@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
     made = Ledger(path, scope=lambda: SCOPE, clock=clock)
     yield made
-    made.file.close()
+    made.close()
 
 
 def entry(ledger: Ledger, worst: str | None = "1", *limits: Limit, task: str = "t", model: str = "m") -> Reservation:
@@ -173,7 +173,7 @@ def test_nobody_reserves_between_another_s_look_and_its_reservation(
     monkeypatch.setattr(Reservation, "_check", meanwhile)
     entry(ledger, "0.5", limit("1")).reserve()
     assert money(ledger) == ("0", "1")
-    other.file.close()
+    other.close()
 
 
 def _die(path: Path, clock: Clock, state: str) -> None:
@@ -293,7 +293,7 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
     """Under a limit it is an error before sending; an answer that is paid already is booked when that works again."""
     broken = Broken(monkeypatch, path)
     one = sent(ledger)
-    ledger.file.close()
+    ledger.close()
     broken.on = True
     with structlog.testing.capture_logs() as logs:
         one.settle(attempt("0.2"))
