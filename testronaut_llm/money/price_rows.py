@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from typing import Any, TypeGuard
+from typing import Any
 
 from testronaut_llm.records import Usage
 from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, exact, is_amount
@@ -107,9 +107,11 @@ def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | N
     Tables write zero for what they do not know, so a price of zero is unknown. Free models are declared in `llm.yaml`.
     """
     suffix = f"_{service}" if service else ""
-    if "tiered_pricing" in row:
-        bands = [(starts_at(band), band) for band in row["tiered_pricing"] or ()]
-        tiers = {int(start): _rates(band, suffix) for start, band in bands if start is not None}
+    bands = row.get("tiered_pricing")
+    if isinstance(bands, list):
+        ranges = [(band.get("range"), band) for band in bands if isinstance(band, Mapping)]
+        starts = [(_length(span[0]), band) for span, band in ranges if isinstance(span, list) and span]
+        tiers = {start: _rates(band, suffix) for start, band in starts if start is not None}
     else:
         above = {found.group(0, 1) for key in row if (found := _BAND.search(key))}
         tiers = {int(k) * 1000: _rates(row, band + suffix) or _rates(row, band) for band, k in above}
@@ -124,8 +126,7 @@ def read_facts(row: Row) -> ModelFacts:
     """Returns what a row says beside the price."""
 
     def count(key: str) -> int | None:
-        value = row.get(key)
-        return int(value) if _is_length(value) and value > 0 else None
+        return _length(row.get(key)) or None
 
     return ModelFacts(
         known=True,
@@ -148,19 +149,13 @@ def service_of(said: Mapping[str, Any]) -> str | None:
     return found
 
 
-def starts_at(band: Any) -> Decimal | None:
-    """Returns the prompt length at which a band of `tiered_pricing` starts; None if it is not a band of tokens."""
-    span = band.get("range") if isinstance(band, Mapping) else None
-    return Decimal(span[0]) if isinstance(span, list) and span and _is_length(span[0]) else None
-
-
 @exact
 def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
     given = {ours: row[key + suffix] for ours, key in _FIELDS.items() if is_amount(row.get(key + suffix))}
     return {ours: value * MILLION for ours, value in given.items() if value > 0 or ours in ("input", "output")}
 
 
-def _is_length(value: Any) -> TypeGuard[int | Decimal]:
-    """True for a number of tokens; tables write some of them as 1e6."""
-    number = isinstance(value, int | Decimal) and not isinstance(value, bool)
-    return number and Decimal(value).is_finite() and 0 <= value <= MOST_TOKENS
+def _length(value: Any) -> int | None:
+    """Returns a number of tokens, which tables may write as 1e6; None if it is none."""
+    number = isinstance(value, int | Decimal) and not isinstance(value, bool) and Decimal(value).is_finite()
+    return int(value) if number and 0 <= value <= MOST_TOKENS else None

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
-from testronaut_llm.money.price_rows import Row, read_price, starts_at
+from testronaut_llm.money.price_rows import Row, read_price
 from testronaut_llm.money.prices import decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.money import is_amount
@@ -111,12 +110,6 @@ def _faults(row: Row) -> Iterator[str]:
                 yield f"{key} is {value!s:.40} (expected a plain number of USD, zero or more)"
             elif value > _HIGHEST:
                 yield f"{key} is {value!s:.40} (expected USD for one token, at most {_HIGHEST})"
-    bands = row.get("tiered_pricing", [])
-    if not isinstance(bands, list) or not all(map(_is_band, bands)):
-        yield "tiered_pricing is no list of {range: [from, to], ...}"
-
-
-def _is_band(band: Any) -> bool:
-    """True if it is well formed. Bands by something else than tokens, such as search results, are left alone."""
-    well_formed = isinstance(band, Mapping) and ("range" not in band or starts_at(band) is not None)
-    return well_formed and not any(_faults(band))
+    bands = row.get("tiered_pricing")
+    for band in bands if isinstance(bands, list) else ():
+        yield from _faults(band) if isinstance(band, Mapping) else ()

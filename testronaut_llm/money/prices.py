@@ -59,8 +59,8 @@ class Table:
     @property
     def newest(self) -> str | None:
         """Date (YYYY-MM-DD) of the newest dated model it lists, a lower bound of the table's own date."""
-        dates = (found[1].replace("-", "") for name in self.rows if (found := _SNAPSHOT.search(name)))
-        newest = max((date for date in dates if _DATE.fullmatch(date)), default=None)
+        dates = [found[1].replace("-", "") for name in self.rows if (found := _SNAPSHOT.search(name))]
+        newest = max(filter(_DATE.fullmatch, dates), default=None)
         return newest and f"{newest[:4]}-{newest[4:6]}-{newest[6:]}"
 
 
@@ -70,7 +70,7 @@ class PriceTable:
     def __init__(self, readers: Sequence[Callable[[], Table | None]]) -> None:
         self._readers = [functools.cache(read) for read in readers]
         cached = functools.lru_cache(maxsize=1024)  # names in responses come from outside
-        self._row, self._facts, self._price = cached(self._find_row), cached(self._read_facts), cached(self._read_price)
+        self._row, self._price = cached(self._find_row), cached(self._read_price)
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> PriceTable:
@@ -112,7 +112,8 @@ class PriceTable:
     def facts(self, model: ModelConfig) -> ModelFacts:
         """Returns window, output limit and abilities; what `llm.yaml` says comes before the tables."""
         own = _runs_on_own_machine(model)
-        facts = ModelFacts() if own else self._facts(model.provider, model.name, model.base_model)
+        found = None if own else self._row(model.provider, model.name, model.base_model)
+        facts = found[2] if found else ModelFacts()
         window = model.num_ctx or model.context_window
         if not (window or model.max_output or model.dimensions):
             return facts
@@ -130,22 +131,18 @@ class PriceTable:
         where = f"models.{model.alias} in llm.yaml"
         return f"add {how}`price: {{input: USD, output: USD}}`, per million tokens, to {where}"
 
-    def _read_facts(self, *names: str | None) -> ModelFacts:
-        found = self._row(*names)
-        return read_facts(found[2]) if found else ModelFacts()
-
     def _read_price(self, service: str, *names: str | None) -> Price | None:
         """Returns the price in a service tier. `auto` leaves the tier to the provider: the most expensive one."""
         if service == "auto":
             return self._price("priority", *names) or self._price("", *names)
         found = self._row(*names)
-        tiers = read_price(found[2], service) if found else None
+        tiers = read_price(found[1], service) if found else None
         if found is None or tiers is None:
             return None
-        return Price(tiers=tiers, source=f"{found[0]}: {found[1]}" + (f" ({service})" if service else ""))
+        return Price(tiers=tiers, source=found[0] + (f" ({service})" if service else ""))
 
-    def _find_row(self, provider: str, name: str, base_model: str | None) -> tuple[str, str, Row] | None:
-        """Returns table, key and row of a model: by its exact name in any table, else as a snapshot, else as an alias.
+    def _find_row(self, provider: str, name: str, base_model: str | None) -> tuple[str, Row, ModelFacts] | None:
+        """Returns source, row and facts of a model: by its exact name in any table, else as a snapshot or an alias.
 
         A similar name is never a match.
         """
@@ -154,7 +151,8 @@ class PriceTable:
             for table in self.tables():
                 for owner, key in wanted:
                     if (found := match(table.rows, owner, key)) is not None:
-                        return table.name, found, table.rows[found]
+                        row = table.rows[found]
+                        return f"{table.name}: {found}", row, read_facts(row)
         return None
 
 

@@ -264,6 +264,8 @@ def test_bands_by_prompt_length_are_tiers() -> None:
     tiers = read_price({"litellm_provider": "dashscope", "mode": "chat", "tiered_pricing": bands})
     assert tiers is not None
     assert [(above, rates.input) for above, rates in tiers] == [(0, Decimal("0.05")), (256_000, Decimal("0.2"))]
+    broken = [7, {}, {"range": []}, {"range": ["x", 1]}, {"range": [-1, 1]}]
+    assert read_price({"litellm_provider": "dashscope", "mode": "chat", "tiered_pricing": broken}) is None
 
 
 def test_an_embedding_is_paid_by_its_prompt_alone(real: PriceTable) -> None:
