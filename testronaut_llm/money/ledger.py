@@ -1,9 +1,8 @@
 """What was spent, and what is set aside for requests under way: one SQLite file for all threads and processes.
 
-Each attempt is reserved at its worst case, marked `sent`, and settled at its cost. An attempt that nobody settles is
-handled when its lease ends: one that was only reserved is released, one that was sent is settled at the worst case.
-Days are UTC. Spend dated in the future counts today, so that setting the clock back frees no budget. Nobody waits for
-another process that holds the file: settlements are kept in memory, and written when the file is free.
+Each attempt is reserved at its worst case, marked `sent`, and settled at its cost. When its lease ends, one that was
+only reserved is released, one that was sent is settled at the worst case. Spend dated in the future counts today, so
+that setting the clock back frees no budget. Settlements wait in memory while another process holds the file.
 """
 
 from __future__ import annotations
@@ -56,12 +55,7 @@ class Ledger:
     """Books the attempts of one manager. Safe for threads, processes and forks.
 
     `standing`, `calls_per_day` and `flush` raise ConfigError where the file cannot be used. The others warn once, keep
-    what they were told, and write it later.
-
-    Args:
-        path: the file; None keeps everything in memory.
-        scope: whose money a cache hit saves.
-        clock: seconds since 1970.
+    what they were told, and write it later. Without a path it is kept in memory. `scope` says whose money a hit saves.
     """
 
     def __init__(

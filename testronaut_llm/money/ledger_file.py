@@ -22,11 +22,8 @@ from testronaut_llm.support.paths import Connection, made
 
 T = TypeVar("T")
 Period = Literal["call", "day", "month", "total"]
-"""What a limit spans."""
 
-WAIT = 5.0
-"""Seconds to wait for another process that writes; each holds the file for less than a millisecond."""
-
+_WAIT = 5.0  # seconds for another process that writes; each holds the file for less than a millisecond
 _LOCK_WAIT = 0.1  # seconds for another thread of this process; endless if the collector closes a call in its midst
 _LAST = 253_000_000_000.0  # seconds since 1970; datetime knows no later year, however wrong the clock is
 _PICO = Decimal(10**12)
@@ -122,11 +119,8 @@ def _pauses(seconds: float) -> Iterator[float]:
 
 
 async def when_free(work: Callable[[], T], seconds: float) -> T:
-    """Returns what `work` does, on an event loop. While another process holds the file it is tried again.
-
-    Raises LedgerBusyError where that takes so many seconds, or `WAIT`.
-    """
-    for pause in _pauses(min(seconds, WAIT)):
+    """Returns what `work` does, on an event loop; tries again while another process holds the file."""
+    for pause in _pauses(min(seconds, _WAIT)):
         with contextlib.suppress(LedgerBusyError):
             return work()
         await asyncio.sleep(pause)
@@ -135,7 +129,7 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
 
 def patiently(work: Callable[[], T]) -> T:
     """`when_free` for a thread that may wait."""
-    for pause in _pauses(WAIT):
+    for pause in _pauses(_WAIT):
         with contextlib.suppress(LedgerBusyError):
             return work()
         time.sleep(pause)
@@ -157,9 +151,7 @@ class LedgerFile:
     def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
         """Runs the work as one transaction, all of it or nothing. While it writes, no other process does.
 
-        Raises:
-            LedgerBusyError: another process holds the file; nobody waits for it here.
-            ConfigError: the file cannot be used.
+        Raises ConfigError: the file cannot be used; LedgerBusyError: another process holds it just now.
         """
         if not self.lock.acquire(timeout=_LOCK_WAIT):
             raise self._error(TimeoutError("another thread uses it"))

@@ -56,13 +56,9 @@ class Money:
 
 @exact
 def money_of(limits: Sequence[tuple[Limit, Decimal, float | None]], *, calls_per_day: float = 0) -> Money | None:
-    """Returns the money of one call; None without a limit.
+    """Returns the money of one call; None without a limit. One that only warns never stands in for one that refuses.
 
-    A limit that only warns never stands in for one that refuses.
-
-    Args:
-        limits: each with the USD that it leaves, and the seconds until it is renewed.
-        calls_per_day: how many a day has brought lately.
+    Each limit comes with the USD that it leaves, and the seconds until it is renewed.
     """
     if not limits:
         return None

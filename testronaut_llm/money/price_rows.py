@@ -47,10 +47,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """The rates of a model by length of the prompt, ascending; `source` says where they are from.
-
-    A tier `(above, rates)` holds for all tokens of a call whose prompt has more than `above` tokens.
-    """
+    """The rates of all tokens of a call whose prompt has more than so many tokens, ascending; and their source."""
 
     tiers: tuple[tuple[int, Rates], ...]
     source: str
@@ -86,11 +83,7 @@ FREE = Rates.of({"input": Decimal(0), "output": Decimal(0)})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model beside its price; None if nothing is.
-
-    `known` is True if some table lists the model. `context_window` and `max_output` are tokens. `retires` is the day
-    (YYYY-MM-DD) on which its provider withdraws it.
-    """
+    """What is known of a model beside its price: if a table lists it, its sizes in tokens, the day it is withdrawn."""
 
     known: bool = False
     mode: str | None = None
@@ -102,9 +95,9 @@ class ModelFacts:
 
 
 def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | None:
-    """Returns the tiers of a row in a service tier (empty: the standard one), or None without a reliable price.
+    """Returns the tiers of a row in a service tier (empty: the standard one); None if the price is unknown, or zero.
 
-    Tables write zero for what they do not know, so a price of zero is unknown. Free models are declared in `llm.yaml`.
+    Tables write zero for what they do not know. Free models are declared in `llm.yaml`.
     """
     suffix = f"_{service}" if service else ""
     bands = row.get("tiered_pricing")
@@ -124,16 +117,14 @@ def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | N
 
 def read_facts(row: Row) -> ModelFacts:
     """Returns what a row says beside the price."""
-
-    def count(key: str) -> int | None:
-        return _length(row.get(key)) or None
-
+    sizes = ("max_input_tokens", "max_tokens", "max_output_tokens", "output_vector_size")
+    window, whole, answer, dimensions = (_length(row.get(key)) or None for key in sizes)
     return ModelFacts(
         known=True,
         mode=row.get("mode"),
-        context_window=count("max_input_tokens") or count("max_tokens"),
-        max_output=count("max_output_tokens"),
-        dimensions=count("output_vector_size"),
+        context_window=window or whole,
+        max_output=answer,
+        dimensions=dimensions,
         supports_schema=row.get("supports_response_schema"),
         retires=row.get("deprecation_date"),
     )

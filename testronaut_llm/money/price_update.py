@@ -39,12 +39,8 @@ class PriceUpdate:
 def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     """Replaces the user's price table, and keeps the previous one beside it as `prices.previous.json`.
 
-    Args:
-        source: a file, or an https URL (http on loopback), in the format of LiteLLM's map.
-        path: the table to write; None for the one in the data folder.
-
-    Raises:
-        ConfigError: the source cannot be read or holds an impossible price; nothing has changed.
+    `source` is a file or an https URL (http on loopback), in the format of LiteLLM's map. Raises ConfigError: it cannot
+    be read or holds an impossible price, and nothing has changed.
     """
     import filelock
 

@@ -96,8 +96,7 @@ class PriceTable:
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None, *, service: str = "") -> Cost:
         """Returns what a call cost in the service tier that answered.
 
-        The name in the response settles which snapshot of the configured model answered, or which model an Azure
-        deployment without `base_model` runs.
+        The response names the snapshot that answered, or the model of an Azure deployment without `base_model`.
         """
         price, configured = None, model.base_model or model.name
         if response_model and model.price is None:
@@ -115,8 +114,6 @@ class PriceTable:
         found = None if own else self._row(model.provider, model.name, model.base_model)
         facts = found[2] if found else ModelFacts()
         window = model.num_ctx or model.context_window
-        if not (window or model.max_output or model.dimensions):
-            return facts
         return replace(
             facts,
             context_window=window or facts.context_window,
@@ -142,10 +139,7 @@ class PriceTable:
         return Price(tiers=tiers, source=found[0] + (f" ({service})" if service else ""))
 
     def _find_row(self, provider: str, name: str, base_model: str | None) -> tuple[str, Row, ModelFacts] | None:
-        """Returns source, row and facts of a model: by its exact name in any table, else as a snapshot or an alias.
-
-        A similar name is never a match.
-        """
+        """Returns source, row and facts of a model: by its exact name in any table, else as a snapshot or an alias."""
         wanted = _spellings(provider, name, base_model)
         for match in (_exact, _undated, _alias):
             for table in self.tables():
@@ -162,12 +156,8 @@ def user_table_path() -> Path:
 
 
 def decode(text: str) -> Any:
-    """Returns decoded JSON with every fraction as the Decimal that is written; NaN is a ValueError."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no price")
-
-    return json.loads(text, parse_float=Decimal, parse_constant=refuse)
+    """Returns decoded JSON with every fraction as the Decimal that is written."""
+    return json.loads(text, parse_float=Decimal, parse_constant=Decimal)
 
 
 def model_rows(decoded: Mapping[str, Any]) -> dict[str, Row]:
@@ -181,27 +171,23 @@ def _read_user(path: Path) -> Table | None:
     try:
         decoded = decode(path.read_text(encoding="utf-8"))
         return Table(name=f"prices update of {str(decoded['updated'])[:10]}", rows=model_rows(decoded["rows"]))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fix = "run `testronaut-llm prices update` again or delete the file"
-        logger().warning("price_table_unreadable", file=str(path), fault=str(error), mend=fix)
+        if not isinstance(error, FileNotFoundError):
+            fix = "run `testronaut-llm prices update` again or delete the file"
+            logger().warning("price_table_unreadable", file=str(path), fault=str(error), mend=fix)
         return None
 
 
 def _read_bundled(package: str, file: str) -> Table | None:
     path = data_file(package, file)
-    if path is None:
-        return None
-    rows = model_rows(decode(path.read_text(encoding="utf-8")))
-    return Table(name=f"{package} {version(package) or 'of unknown version'}", rows=rows)
+    name = f"{package} {version(package) or 'of unknown version'}"
+    return path and Table(name=name, rows=model_rows(decode(path.read_text(encoding="utf-8"))))
 
 
 def _spellings(provider: str, name: str, base_model: str | None) -> list[tuple[str, str]]:
     """Returns (provider of the row, key) pairs under which a table may file this model, best first.
 
-    An Azure deployment's own name says nothing about its model, so only its `base_model` counts. Where Azure lists no
-    price, OpenAI's list price holds.
+    The name of an Azure deployment says nothing. Where Azure lists no price for its `base_model`, OpenAI's holds.
     """
     if base_model is None:
         owners = [] if provider == "azure" else [(provider, name)]

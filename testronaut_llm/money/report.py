@@ -34,11 +34,7 @@ _FOLD = f"""INSERT INTO daily (scope, day, task, model, {_SUMS}) {_ATTEMPTS.form
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Sums of requests, in USD.
-
-    `calls` are requests sent: retries, repairs and fallbacks too. `cost` is of those whose price is known, `unpriced`
-    the number of the others. `hits` are answers from the cache, which saved `saved_by_cache`.
-    """
+    """Sums of requests (`calls`, attempts each; those of unknown price are `unpriced`) and of cache hits, in USD."""
 
     calls: int = 0
     unpriced: int = 0
@@ -76,11 +72,7 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """What was spent under one scope since a UTC day (None: ever).
-
-    `rows` are by day, task and model; `by_day`, `by_task` and `by_model` are their sums. `limits` are the budgets as
-    they stand now, whatever `since` says.
-    """
+    """What was spent under one scope since a UTC day (None: ever). `limits` are as they stand now."""
 
     scope: str
     since: str | None
@@ -96,11 +88,7 @@ class Spend:
 def report(
     ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[tuple[str | None, Limit]]
 ) -> Spend:
-    """Sums what the ledger holds under one scope since a day; `limits` come with their task.
-
-    Raises:
-        ConfigError: the ledger cannot be used.
-    """
+    """Sums what the ledger holds under one scope since a day; `limits` come with their task."""
     first = first_day(since, ledger.clock())
     ledger.flush()
     rows: list[SpendRow] = []
@@ -127,11 +115,7 @@ def report(
 
 
 def prune(ledger: Ledger, older_than: str | date) -> int:
-    """Deletes the single requests before a day, or older than `90d`, keeps their sums, and returns how many it deleted.
-
-    Raises:
-        ConfigError: the ledger cannot be used.
-    """
+    """Deletes the single requests before a day, or older than `90d`; their sums stay. Returns how many it deleted."""
     before = first_day(older_than, ledger.clock()) or ""
     if not ledger.file.exists:
         return 0
@@ -147,11 +131,7 @@ def prune(ledger: Ledger, older_than: str | date) -> int:
 
 
 def first_day(since: str | date | None, now: float) -> str | None:
-    """Returns a UTC day: of a date, or of a time that has passed, such as `7d`.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """Returns a UTC day: of a date, or of a time that has passed, such as `7d`."""
     if since is None:
         return None
     if isinstance(since, datetime):

@@ -48,10 +48,8 @@ class Reservation:
     def reserve(self) -> Reservation:
         """Sets the worst case aside. Never waits.
 
-        Raises:
-            BudgetExceededError: a hard limit leaves less.
-            LedgerBusyError: another process holds the file, and a limit has to hold.
-            ConfigError: the ledger cannot be used, and a limit has to hold.
+        Raises BudgetExceededError: a hard limit leaves less; ConfigError: the ledger cannot be used, though a limit has
+        to hold; LedgerBusyError: another process holds it just now.
         """
         for limit in self.limits:
             if limit.period == "call":
@@ -60,12 +58,9 @@ class Reservation:
         return self
 
     def sent(self) -> None:
-        """Marks that the request leaves now. Never waits.
+        """Marks that the request leaves now; must not be sent if this raises what `reserve` raises. Never waits.
 
         A process that slept past the end of its lease reserves again first.
-
-        Raises:
-            LLMError: as `reserve` raises it; the request must not be sent.
         """
         if self.row:
             self._change(self._mark_sent)

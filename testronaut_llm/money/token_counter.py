@@ -45,11 +45,10 @@ _SAVE_SECONDS = 1.0  # between two writes
 
 
 def fit(points: Sequence[tuple[int, int]], slope: float) -> tuple[float, float]:
-    """Returns offset and slope of the line from tokens counted to tokens charged, the two numbers of a point.
+    """Returns offset and slope of a line through the points, each tokens counted and tokens charged.
 
-    It is the family's own line, `slope` without an offset, or one fitted to the points if that halves the typical
-    error. The fitted line has the median of the slopes between any two points (Theil and Sen), so that a prompt with
-    something uncounted in it (thinking, a cut) does not move it. Below three points only the offset is fitted.
+    It is the family's own `slope`, unless a fitted line halves the typical error. That one has the median of the slopes
+    between any two points (Theil and Sen), so that a prompt with something uncounted in it does not move it.
     """
 
     def error(line: tuple[float, float]) -> float:
@@ -71,7 +70,6 @@ class TokenCounter:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Opens nothing yet. `path` is the file of observations; None for `tokens.jsonl` in the data folder."""
         self._path = path or data_dir() / "tokens.jsonl"
         self._points: defaultdict[str, deque[tuple[int, int]]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._answers: defaultdict[str, dict[str, deque[int]]] = defaultdict(dict)
@@ -85,13 +83,9 @@ class TokenCounter:
     def estimate(
         self, model: ModelConfig, messages: Sequence[Message], schema_text: str = "", *, embedding: bool = False
     ) -> int:
-        """Returns the tokens that this prompt will most likely be charged.
+        """Returns the tokens that this prompt will most likely be charged, or these texts to embed.
 
-        Args:
-            model: the model that will be asked.
-            messages: system text included.
-            schema_text: the JSON Schema as it is sent; empty if it is sent as words or not at all.
-            embedding: True if these are texts to embed, which have no framing.
+        `messages` include the system text. `schema_text` is the JSON Schema, if it is not sent as words.
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
@@ -125,11 +119,7 @@ class TokenCounter:
         return bound + (_SCHEMA_OVERHEAD + _SCHEMA_FACTOR * _most_bytes(schema_text) if schema_text else 0)
 
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
-        """Returns the tokens that the answer will most likely have, at most `max_tokens`.
-
-        It is the median of this model's earlier answers to the task, else of any model's, else an eighth of
-        `max_tokens`.
-        """
+        """Returns the median of the model's answers to the task, else of any model's, else an eighth of `max_tokens`."""
         with self._lock:
             self._load()
             seen = self._answers[task]
@@ -138,10 +128,7 @@ class TokenCounter:
         return max(1, min(max_tokens, round(expected)))
 
     def observe(self, task: str, model: ModelConfig, estimate: int, usage: Usage) -> None:
-        """Learns from an accepted answer. A usage that is estimated itself teaches nothing.
-
-        `estimate` is what the method of that name returned for the prompt.
-        """
+        """Learns from an accepted answer, whose prompt had that `estimate`."""
         with self._lock:
             key, counted, framing = self._estimates.get((model.alias, estimate), ("", 0, 0))
             charged = usage.prompt_tokens - framing if key and usage.prompt_tokens > 0 else None

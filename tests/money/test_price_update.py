@@ -80,7 +80,7 @@ def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("{", "is not JSON"),
-        ('{"a": NaN}', "NaN is no price"),
+        (with_row(input_cost_per_token=float("nan")), "bad.input_cost_per_token is NaN"),
         ("[]", "prices no model"),
         ({}, "prices no model"),
         ({"gpt": {"litellm_provider": "openai", "input_cost_per_token": "$3"}}, "prices no model"),
