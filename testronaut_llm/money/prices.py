@@ -181,7 +181,7 @@ def _read_user(path: Path) -> Table | None:
 def _read_bundled(package: str, file: str) -> Table | None:
     path = data_file(package, file)
     name = f"{package} {version(package) or 'of unknown version'}"
-    return path and Table(name=name, rows=model_rows(decode(path.read_text(encoding="utf-8"))))
+    return Table(name=name, rows=model_rows(decode(path.read_text(encoding="utf-8")))) if path else None
 
 
 def _spellings(provider: str, name: str, base_model: str | None) -> list[tuple[str, str]]:

@@ -119,7 +119,7 @@ class TokenCounter:
         return bound + (_SCHEMA_OVERHEAD + _SCHEMA_FACTOR * _most_bytes(schema_text) if schema_text else 0)
 
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
-        """Returns the median of the model's answers to the task, else of any model's, else an eighth of `max_tokens`."""
+        """Returns the median of the model's answers to the task, else of any model's, else `max_tokens` / 8."""
         with self._lock:
             self._load()
             seen = self._answers[task]
