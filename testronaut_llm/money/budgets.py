@@ -29,12 +29,11 @@ def scope_of(config: LLMConfig) -> str:
 def all_limits(config: LLMConfig) -> tuple[tuple[str | None, Limit], ...]:
     """Returns every limit that spans calls, each with its task; None for those of the file."""
     budgets = [(None, config.budget), *((task.name, task.budget) for task in config.tasks.values())]
-    return tuple((task, limit) for task, budget in budgets for limit in _limits(budget, task) if limit.period != "call")
+    limits = [(task, limit) for task, budget in budgets if budget for limit in _limits(budget, task)]
+    return tuple(one for one in limits if one[1].period != "call")
 
 
-def _limits(budget: BudgetConfig | None, task: str | None) -> list[Limit]:
-    if budget is None:
-        return []
+def _limits(budget: BudgetConfig, task: str | None) -> list[Limit]:
     name = "budget" if task is None else f"tasks.{task}.budget"
     own, rule = task is not None, budget.on_exceeded
     return [
@@ -47,7 +46,9 @@ def _limits(budget: BudgetConfig | None, task: str | None) -> list[Limit]:
 def _limits_of(call: Call) -> tuple[Limit, ...]:
     """Returns every limit that holds for a call: its `max_cost`, those of the file and those of its task."""
     whole, own = call.config.budget, call.settings.budget
-    limits = _limits(whole, None) + _limits(own, call.settings.name)
+    limits = _limits(whole, None) if whole else []
+    if own is not None:
+        limits += _limits(own, call.settings.name)
     if call.max_cost is not None:
         budget = own or whole
         rule: OnExceeded = "local" if budget and budget.on_exceeded == "local" else "stop"
@@ -66,9 +67,11 @@ class Budgets:
 
         A ledger that cannot be read counts as no limit here. `reserve` then refuses whatever costs money.
         """
-        limits, scope, ledger = _limits_of(call), scope_of(call.config), self.ledger
+        limits, ledger = _limits_of(call), self.ledger
+        if not limits:
+            return None
         found: list[tuple[Limit, Decimal, float | None]] = []
-        rate, now = 0.0, ledger.clock()
+        rate, now, scope = 0.0, ledger.clock(), scope_of(call.config)
         try:
             for limit in limits:
                 left = limit.amount

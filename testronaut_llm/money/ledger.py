@@ -32,8 +32,10 @@ _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
 _HIT = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache) VALUES (?, ?, ?, ?, ?, ?)
           ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
           saved_by_cache = saved_by_cache + excluded.saved_by_cache"""
-_RELEASE = "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?"
-_LOSE = "UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?"
+REAP = (  # ends the attempts whose lease is over: what was not sent is released, what was is settled at its worst case
+    "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?",
+    "UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?",
+)
 _CALLS = "SELECT ifnull(sum(calls), 0) FROM balances WHERE scope = ? AND period >= ? AND period < 'E'"
 _STANDING = """SELECT ifnull(sum(CASE WHEN lease < ?6 AND state = 1 THEN amount END), 0) + (
                    SELECT ifnull(sum(spent), 0) FROM balances
@@ -114,7 +116,7 @@ class Ledger:
         """Writes what was kept back, and ends the attempts of dead processes."""
         patiently(partial(self._write, strict=True))
         if self.file.exists:
-            patiently(lambda: self.file.run(lambda db: reap(db, self.clock())))
+            patiently(lambda: self.file.run(lambda db: [db.execute(one, (self.clock(),)) for one in REAP]))
 
     def close(self) -> None:
         """Writes what was kept back, and closes the file."""
@@ -143,7 +145,8 @@ class Ledger:
 
     def _write(self, *, strict: bool = False) -> None:
         """Writes what was kept back; `strict` raises where that fails."""
-        self._count_hits()
+        if self._hits:
+            self._count_hits()
         if self._counted:
             scope = self._scope()
             with self._lock:
@@ -164,12 +167,6 @@ class Ledger:
                 if not isinstance(error, LedgerBusyError):
                     self.warn(error)
                 return
-
-
-def reap(db: sqlite3.Connection, now: float) -> None:
-    """Ends the attempts whose lease is over: releases what was not sent, settles what was at the worst case."""
-    db.execute(_RELEASE, (now,))
-    db.execute(_LOSE, (now,))
 
 
 def standing(db: sqlite3.Connection, scope: str, period: Period, task: str | None, now: float) -> tuple[int, int]:

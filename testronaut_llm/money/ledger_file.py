@@ -120,20 +120,26 @@ def _pauses(seconds: float) -> Iterator[float]:
 
 async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns what `work` does, on an event loop; tries again while another process holds the file."""
-    for pause in _pauses(min(seconds, _WAIT)):
-        with contextlib.suppress(LedgerBusyError):
-            return work()
-        await asyncio.sleep(pause)
-    return work()
+    try:
+        return work()
+    except LedgerBusyError:
+        for pause in _pauses(min(seconds, _WAIT)):
+            await asyncio.sleep(pause)
+            with contextlib.suppress(LedgerBusyError):
+                return work()
+        raise
 
 
 def patiently(work: Callable[[], T]) -> T:
     """`when_free` for a thread that may wait."""
-    for pause in _pauses(_WAIT):
-        with contextlib.suppress(LedgerBusyError):
-            return work()
-        time.sleep(pause)
-    return work()
+    try:
+        return work()
+    except LedgerBusyError:
+        for pause in _pauses(_WAIT):
+            time.sleep(pause)
+            with contextlib.suppress(LedgerBusyError):
+                return work()
+        raise
 
 
 class LedgerFile:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError
-from testronaut_llm.money.ledger import Ledger, reap, standing
+from testronaut_llm.money.ledger import REAP, Ledger, standing
 from testronaut_llm.money.ledger_file import LedgerBusyError, day_of, dollars, pico
 from testronaut_llm.money.pacing import Limit
 from testronaut_llm.records import Attempt, Usage
@@ -104,7 +104,8 @@ class Reservation:
         """Inserts a row, if the limits leave its amount or the money was spent already, `at` some time."""
         now, worst = self.ledger.clock() if at is None else at, pico(self.worst)
         if at is None:
-            reap(db, now)
+            for statement in REAP:
+                db.execute(statement, (now,))
             for limit in self.limits if worst != 0 else ():
                 if limit.period != "call":
                     used = standing(db, self.scope, limit.period, self.task if limit.own else None, now)

@@ -19,7 +19,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testronaut_llm.money.token_families import family_of, memory_key
+from testronaut_llm.money.token_families import count, family_of, memory_key
 from testronaut_llm.support.paths import data_dir, made, write_atomically
 from testronaut_llm.telemetry.log import logger
 
@@ -54,8 +54,6 @@ def fit(points: Sequence[tuple[int, int]], slope: float) -> tuple[float, float]:
     def error(line: tuple[float, float]) -> float:
         return statistics.median(abs(line[0] + line[1] * x - y) / max(y, 8) for x, y in points)
 
-    if not points:
-        return 0.0, slope
     slopes = [(d - b) / (c - a) for (a, b), (c, d) in combinations(points, 2) if a != c]
     tried = [slope, statistics.median(slopes)] if len(slopes) >= 3 else [slope]
     best = min([(statistics.median(y - one * x for x, y in points), one) for one in tried], key=error)
@@ -89,15 +87,17 @@ class TokenCounter:
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
-        counted = sum([family.count(message.content) for message in messages])
+        counted = sum([count(family.vocabulary, family.single_digits, message.content) for message in messages])
         framing = 0 if embedding else family.framing(messages, reasoning=model.reasoning not in (None, "off"))
         if schema_text and family.schema_slope:
             framing += family.schema_start + round(family.schema_slope * family.count(schema_text))
         with self._lock:
-            self._load()
+            if not self._read:
+                self._load()
             if (line := self._lines.get(key)) is None:
-                points, trust = self._points[key], "guess" if schema_text else family.trust
-                line = self._lines[key] = fit(points if len(points) >= _LEAST_POINTS[trust] else (), family.slope)
+                points, least = self._points[key], _LEAST_POINTS["guess" if schema_text else family.trust]
+                line = fit(points, family.slope) if len(points) >= least else (0.0, family.slope)
+                self._lines[key] = line
             estimate = max(1, round(framing + line[0] + line[1] * counted))
             self._estimates[model.alias, estimate] = (key, counted, framing)
             if len(self._estimates) > _ESTIMATES:
@@ -121,7 +121,8 @@ class TokenCounter:
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
         """Returns the median of the model's answers to the task, else of any model's, else `max_tokens` / 8."""
         with self._lock:
-            self._load()
+            if not self._read:
+                self._load()
             seen = self._answers[task]
             lengths = seen.get(f"{model.provider}/{model.name}") or [length for one in seen.values() for length in one]
         expected = statistics.median(lengths) if lengths else max_tokens / ANSWER_SHARE
@@ -135,7 +136,8 @@ class TokenCounter:
             if usage.estimated or (charged is None and not usage.completion_tokens):
                 return
             seen = (key, counted, charged, task, f"{model.provider}/{model.name}", max(0, usage.completion_tokens))
-            self._load()
+            if not self._read:
+                self._load()
             self._keep(*seen)
             self._unsaved.append(json.dumps(seen) + "\n")
             if time.monotonic() - self._saved >= _SAVE_SECONDS:
@@ -162,9 +164,7 @@ class TokenCounter:
             self._answers[task].setdefault(model, deque(maxlen=KEPT)).append(int(answer))
 
     def _load(self) -> None:
-        """Reads the file once. A line that is damaged, or cut by a killed process, is skipped."""
-        if self._read:
-            return
+        """Reads the file, once. A line that is damaged, or cut by a killed process, is skipped."""
         self._read = True
         try:
             lines = self._path.read_bytes().splitlines()

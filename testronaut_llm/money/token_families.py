@@ -84,8 +84,10 @@ def count(vocabulary: str, single_digits: bool, text: str) -> int:
     encoding = _encoding(vocabulary, single_digits)
     if encoding is None:
         return -int(-len(text) // _CHARACTERS_PER_TOKEN)
-    slices = [text[start : start + _SLICE] for start in range(0, len(text), _SLICE)]
-    return sum([len(encoding.encode_ordinary(piece)) for piece in slices])
+    tokens = 0
+    for start in range(0, len(text), _SLICE):
+        tokens += len(encoding.encode_ordinary(text[start : start + _SLICE]))
+    return tokens
 
 
 @functools.cache

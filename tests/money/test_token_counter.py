@@ -359,7 +359,6 @@ def test_processes_do_not_lose_each_others_observations(tmp_path: Path) -> None:
 
 def test_without_points_the_familys_line_holds() -> None:
     """And while the observations do not show that another is far better."""
-    assert fit([], 1.2) == (0.0, 1.2)
     assert fit([(100, 119), (200, 241), (300, 359), (400, 481)], 1.2) == (0.0, 1.2)
     assert fit([(100, 150)], 1.0) == (50.0, 1.0)
 
