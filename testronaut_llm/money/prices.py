@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.config.sections import PriceConfig
 
-__all__ = ["Cost", "ModelFacts", "Price", "PriceTable", "Rates"]
-
 Rows = Mapping[str, Row]
 
 _BUNDLED = (("litellm", "model_prices_and_context_window_backup.json"), ("tokencost", "model_prices.json"))
