@@ -26,18 +26,20 @@ def scope_of(config: LLMConfig) -> str:
     return config.budget_scope() or ""
 
 
-def all_limits(config: LLMConfig) -> tuple[tuple[str | None, Limit], ...]:
-    """Returns every limit that spans calls, each with its task; None for those of the file."""
-    budgets = [(None, config.budget), *((task.name, task.budget) for task in config.tasks.values())]
-    limits = [(task, limit) for task, budget in budgets if budget for limit in _limits(budget, task)]
-    return tuple(one for one in limits if one[1].period != "call")
+def all_limits(config: LLMConfig) -> tuple[Limit, ...]:
+    """Returns every limit that spans calls."""
+    limits = _limits(config.budget, None) + [
+        one for task in config.tasks.values() for one in _limits(task.budget, task.name)
+    ]
+    return tuple(limit for limit in limits if limit.period != "call")
 
 
-def _limits(budget: BudgetConfig, task: str | None) -> list[Limit]:
+def _limits(budget: BudgetConfig | None, task: str | None) -> list[Limit]:
+    if budget is None:
+        return []
     name = "budget" if task is None else f"tasks.{task}.budget"
-    own, rule = task is not None, budget.on_exceeded
     return [
-        Limit(name=f"{name}.{field}", period=period, amount=amount, own=own, on_exceeded=rule)
+        Limit(name=f"{name}.{field}", period=period, amount=amount, task=task, on_exceeded=budget.on_exceeded)
         for period, field in _FIELDS.items()
         if (amount := getattr(budget, field)) is not None
     ]
@@ -46,9 +48,7 @@ def _limits(budget: BudgetConfig, task: str | None) -> list[Limit]:
 def _limits_of(call: Call) -> tuple[Limit, ...]:
     """Returns every limit that holds for a call: its `max_cost`, those of the file and those of its task."""
     whole, own = call.config.budget, call.settings.budget
-    limits = _limits(whole, None) if whole else []
-    if own is not None:
-        limits += _limits(own, call.settings.name)
+    limits = _limits(whole, None) + _limits(own, call.settings.name) if own or whole else []
     if call.max_cost is not None:
         budget = own or whole
         rule: OnExceeded = "local" if budget and budget.on_exceeded == "local" else "stop"
@@ -77,7 +77,7 @@ class Budgets:
                 left = limit.amount
                 if limit.period != "call":
                     rate = rate or ledger.calls_per_day(scope)
-                    for used in ledger.standing(scope, limit.period, call.task if limit.own else None):
+                    for used in ledger.standing(scope, limit.period, limit.task):
                         left = CONTEXT.subtract(left, used)
                 found.append((limit, left, seconds_left(limit.period, now)))
         except ConfigError as error:

@@ -18,15 +18,12 @@ CALLS_A_DAY = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A limit: `amount` in USD of one call, or of all calls of a day, a month (UTC) or ever.
-
-    `name` is where `llm.yaml` says it. `own` is True if only the money of the call's task counts.
-    """
+    """A limit: `amount` in USD of one call, or of all calls (of one `task`) of a day, a month (UTC) or ever."""
 
     name: str
     period: Period
     amount: Decimal
-    own: bool = False
+    task: str | None = None
     on_exceeded: OnExceeded = "stop"
 
     @property

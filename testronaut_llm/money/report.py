@@ -85,10 +85,8 @@ class Spend:
 
 
 @exact
-def report(
-    ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[tuple[str | None, Limit]]
-) -> Spend:
-    """Sums what the ledger holds under one scope since a day; `limits` come with their task."""
+def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[Limit]) -> Spend:
+    """Sums what the ledger holds under one scope since a day."""
     first = first_day(since, ledger.clock())
     ledger.flush()
     rows: list[SpendRow] = []
@@ -110,7 +108,7 @@ def report(
         by_task=by["task"],
         by_model=by["model"],
         rows=tuple(rows),
-        limits=tuple(_state(ledger, scope, task, limit) for task, limit in limits),
+        limits=tuple(_state(ledger, scope, limit) for limit in limits),
     )
 
 
@@ -153,8 +151,8 @@ def _row(day: str, task: str, model: str, *sums: int) -> SpendRow:
     return SpendRow(day=day, task=task, model=model, totals=totals)
 
 
-def _state(ledger: Ledger, scope: str, task: str | None, limit: Limit) -> LimitState:
-    spent, reserved = ledger.standing(scope, limit.period, task)
+def _state(ledger: Ledger, scope: str, limit: Limit) -> LimitState:
+    spent, reserved = ledger.standing(scope, limit.period, limit.task)
     left = max(limit.amount - spent - reserved, Decimal(0))
     renewed = seconds_left(limit.period, ledger.clock())
     return LimitState(

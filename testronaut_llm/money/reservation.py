@@ -108,7 +108,7 @@ class Reservation:
                 db.execute(statement, (now,))
             for limit in self.limits if worst != 0 else ():
                 if limit.period != "call":
-                    used = standing(db, self.scope, limit.period, self.task if limit.own else None, now)
+                    used = standing(db, self.scope, limit.period, limit.task, now)
                     self._check(limit, sum(used))
         values = (self.scope, day_of(now), now, now + _RESERVED_LEASE)
         return db.execute(_INSERT, (*values, self.task, self.model, self.provider_model, worst)).lastrowid or 0

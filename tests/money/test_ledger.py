@@ -135,7 +135,7 @@ def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
     """What is spent and set aside under a limit leaves the rest; a task's own limit counts its own money alone."""
     spend(ledger, "0.4")
     spend(ledger, "5", worst="5", task="other")
-    held = limit("1" if own else "6", period, own=own)
+    held = limit("1" if own else "6", period, task="t" if own else None)
     refused = rf"m may cost up to \$0\.61 .* \$0\.60 of .* left of {held.name}; raise"
     with pytest.raises(BudgetExceededError, match=refused):
         entry(ledger, "0.61", held).reserve()

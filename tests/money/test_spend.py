@@ -150,7 +150,7 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def spend_of(*spent: Spent, limits: tuple[tuple[str | None, Limit], ...] = ()) -> Spend:
+def spend_of(*spent: Spent, limits: tuple[Limit, ...] = ()) -> Spend:
     return report(book(None, *spent), "mine", since=None, limits=limits)
 
 
@@ -160,7 +160,7 @@ def test_the_page_is_whole_by_itself(days: int) -> None:
     limit = Limit(name="budget.total", period="total", amount=Decimal(1))
     nasty = "a\x00\x1b]0;x\x07\x9b\u202e\u2066<b>"
     spent = [(float(day), ("<script>", nasty)[day % 2], f"m{day % 9}</title>", "0.5") for day in range(days)]
-    text = page(spend_of(*spent, limits=((None, limit),)))
+    text = page(spend_of(*spent, limits=(limit,)))
     read = Page(text)
     assert (read.open, read.addresses) == ([], [])
     assert not {"script", "img", "link", "iframe", "object", "use"} & set(read.tags)
