@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.ledger_file import LedgerBusyError
-from testronaut_llm.money.pacing import Allowance, Money, OnExceeded, money_of
-from testronaut_llm.money.reservation import Limit, Reservation
-from testronaut_llm.money.units import Period, seconds_left
-from testronaut_llm.support.money import exact
+from testronaut_llm.money.ledger_file import LedgerBusyError, Period, seconds_left
+from testronaut_llm.money.pacing import Limit, Money, OnExceeded, money_of
+from testronaut_llm.money.reservation import Reservation
+from testronaut_llm.support.money import CONTEXT, exact
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 _FIELDS: dict[Period, str] = {"call": "per_call", "day": "per_day", "month": "per_month", "total": "total"}
 _SPARE = 60.0  # seconds after its deadline in which a call still settles by itself
-_RATE_FOR = 300.0  # seconds for which a count of calls per day is good enough
 
 
 def scope_of(config: LLMConfig) -> str:
@@ -29,40 +26,34 @@ def scope_of(config: LLMConfig) -> str:
     return config.budget_scope() or ""
 
 
-def all_limits(config: LLMConfig) -> tuple[tuple[str | None, Limit], ...]:
-    """Returns every limit that spans calls, each with its task; None for those of the file."""
-    tasks = ((task.name, task.budget) for task in config.tasks.values())
-    return tuple(
-        (task, limit)
-        for task, budget in ((None, config.budget), *tasks)
-        for limit in _limits(budget, task)
-        if limit.period != "call"
-    )
+def all_limits(config: LLMConfig) -> tuple[Limit, ...]:
+    """Returns every limit that spans calls."""
+    limits = _limits(config.budget, None) + [
+        one for task in config.tasks.values() for one in _limits(task.budget, task.name)
+    ]
+    return tuple(limit for limit in limits if limit.period != "call")
 
 
-def _limits(budget: BudgetConfig | None, task: str | None) -> tuple[Limit, ...]:
+def _limits(budget: BudgetConfig | None, task: str | None) -> list[Limit]:
     if budget is None:
-        return ()
+        return []
     name = "budget" if task is None else f"tasks.{task}.budget"
-    given = ((period, field, getattr(budget, field)) for period, field in _FIELDS.items())
-    return tuple(
-        Limit(
-            name=f"{name}.{field}", period=period, amount=amount, own=task is not None, on_exceeded=budget.on_exceeded
-        )
-        for period, field, amount in given
-        if amount is not None
-    )
+    return [
+        Limit(name=f"{name}.{field}", period=period, amount=amount, task=task, on_exceeded=budget.on_exceeded)
+        for period, field in _FIELDS.items()
+        if (amount := getattr(budget, field)) is not None
+    ]
 
 
 def _limits_of(call: Call) -> tuple[Limit, ...]:
     """Returns every limit that holds for a call: its `max_cost`, those of the file and those of its task."""
-    config, task = call.config, call.settings
-    limits = (*_limits(config.budget, None), *_limits(task.budget, task.name))
-    if call.max_cost is None:
-        return limits
-    budget = task.budget or config.budget
-    rule: OnExceeded = "local" if budget and budget.on_exceeded == "local" else "stop"
-    return (Limit(name="max_cost", period="call", amount=call.max_cost, on_exceeded=rule), *limits)
+    whole, own = call.config.budget, call.settings.budget
+    limits = _limits(whole, None) + _limits(own, call.settings.name) if own or whole else []
+    if call.max_cost is not None:
+        budget = own or whole
+        rule: OnExceeded = "local" if budget and budget.on_exceeded == "local" else "stop"
+        limits.insert(0, Limit(name="max_cost", period="call", amount=call.max_cost, on_exceeded=rule))
+    return tuple(limits)
 
 
 class Budgets:
@@ -70,24 +61,30 @@ class Budgets:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._rates: dict[str, tuple[float, float]] = {}
 
-    @exact
     def money(self, call: Call) -> Money | None:
         """Returns what one call may cost now; None without a limit.
 
         A ledger that cannot be read counts as no limit here. `reserve` then refuses whatever costs money.
         """
-        limits, scope = _limits_of(call), scope_of(call.config)
-        allowances = [self._allowance(scope, call.task, limit) for limit in limits if limit.period == "call"]
+        limits, ledger = _limits_of(call), self.ledger
+        if not limits:
+            return None
+        found: list[tuple[Limit, Decimal, float | None]] = []
+        rate, now, scope = 0.0, ledger.clock(), scope_of(call.config)
         try:
-            spanning = [self._allowance(scope, call.task, limit) for limit in limits if limit.period != "call"]
-            rate = self._calls_per_day(scope) if spanning else 0.0
+            for limit in limits:
+                left = limit.amount
+                if limit.period != "call":
+                    rate = rate or ledger.calls_per_day(scope)
+                    for used in ledger.standing(scope, limit.period, limit.task):
+                        left = CONTEXT.subtract(left, used)
+                found.append((limit, left, seconds_left(limit.period, now)))
         except ConfigError as error:
             if not isinstance(error, LedgerBusyError):
-                self.ledger.warn(error)
-            return money_of(allowances)
-        return money_of(allowances + spanning, calls_per_day=rate)
+                ledger.warn(error)
+            found = [(limit, limit.amount, None) for limit in limits if limit.period == "call"]
+        return money_of(found, calls_per_day=rate)
 
     @exact
     def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:
@@ -96,14 +93,9 @@ class Budgets:
         return not limits or (cost is not None and all(spent + cost <= limit.amount for limit in limits))
 
     def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Reservation:
-        """Sets the worst case of an attempt aside. Never waits.
+        """Sets the worst case of an attempt aside, as `Reservation.reserve` does.
 
         `worst` is USD, None if no price is known. `spent` is what the call's earlier attempts cost.
-
-        Raises:
-            BudgetExceededError: a limit leaves less.
-            LedgerBusyError: another process holds the ledger, and a limit has to hold. Try again later.
-            ConfigError: the ledger cannot be used, and a limit has to hold.
         """
         return Reservation(
             ledger=self.ledger,
@@ -116,17 +108,3 @@ class Budgets:
             limits=_limits_of(call),
             spent=spent,
         ).reserve()
-
-    def _allowance(self, scope: str, task: str, limit: Limit) -> Allowance:
-        left = limit.amount
-        if limit.period != "call":
-            left -= sum(self.ledger.standing(scope, limit.period, task if limit.own else None))
-        until = seconds_left(limit.period, self.ledger.clock())
-        return Allowance(limit=limit.name, left=left, seconds_left=until, on_exceeded=limit.on_exceeded)
-
-    def _calls_per_day(self, scope: str) -> float:
-        rate, until = self._rates.get(scope, (0.0, 0.0))
-        if time.monotonic() > until:
-            rate = self.ledger.calls_per_day(scope)
-            self._rates[scope] = (rate, time.monotonic() + _RATE_FOR)
-        return rate

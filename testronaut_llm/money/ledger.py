@@ -1,44 +1,47 @@
 """What was spent, and what is set aside for requests under way: one SQLite file for all threads and processes.
 
-Each attempt is reserved at its worst case, marked `sent`, and settled at its cost. An attempt that nobody settles is
-handled when its lease ends: one that was only reserved is released, one that was sent is settled at the worst case.
-Days are UTC. Spend dated in the future counts today, so that setting the clock back frees no budget. Nobody waits for
-another process that holds the file: settlements are kept in memory, and written when the file is free.
+Each attempt is reserved at its worst case, marked `sent`, and settled at its cost. When its lease ends, one that was
+only reserved is released, one that was sent is settled at the worst case. Spend dated in the future counts today, so
+that setting the clock back frees no budget. Settlements wait in memory while another process holds the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.money.ledger_file import WAIT, LedgerBusyError, LedgerFile
-from testronaut_llm.money.reservation import SPENT, Reservation, reap, standing
-from testronaut_llm.money.units import Period, day_of, dollars, pico
-from testronaut_llm.support.money import exact
+from testronaut_llm.money.ledger_file import LedgerBusyError, LedgerFile, Period, day_of, dollars, patiently, pico
+from testronaut_llm.support.money import CONTEXT
 from testronaut_llm.telemetry.log import logger
 
-if TYPE_CHECKING:
-    import sqlite3
-
-    from testronaut_llm.records import Attempt
-
-FLUSH = 5.0
-"""Seconds that cache hits stay in memory at most, while more of them come."""
-
+_MOST_HITS = 256  # in memory; they are written with the next settlement, or at the end
 _DAY = 86_400.0
 _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
+
 _HIT = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache) VALUES (?, ?, ?, ?, ?, ?)
           ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
           saved_by_cache = saved_by_cache + excluded.saved_by_cache"""
+REAP = (  # ends the attempts whose lease is over: what was not sent is released, what was is settled at its worst case
+    "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?",
+    "UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?",
+)
+_CALLS = "SELECT ifnull(sum(calls), 0) FROM balances WHERE scope = ? AND period >= ? AND period < 'E'"
+_STANDING = """SELECT ifnull(sum(CASE WHEN lease < ?6 AND state = 1 THEN amount END), 0) + (
+                   SELECT ifnull(sum(spent), 0) FROM balances
+                   WHERE scope = ?1 AND period >= ?2 AND period < ?3 AND (?5 IS NULL OR task = ?5)),
+               ifnull(sum(CASE WHEN lease >= ?6 THEN amount END), 0)
+               FROM attempts WHERE state < 2 AND scope = ?1 AND day >= ?4 AND (?5 IS NULL OR task = ?5)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,68 +57,50 @@ class Ledger:
     """Books the attempts of one manager. Safe for threads, processes and forks.
 
     `standing`, `calls_per_day` and `flush` raise ConfigError where the file cannot be used. The others warn once, keep
-    what they were told, and write it later.
-
-    Args:
-        path: the file; None keeps everything in memory.
-        scope: whose money a cache hit saves.
-        clock: seconds since 1970.
+    what they were told, and write it later. Without a path it is kept in memory. `scope` says whose money a hit saves.
     """
 
     def __init__(
         self, path: Path | None, *, scope: Callable[[], str] = str, clock: Callable[[], float] = time.time
     ) -> None:
-        self.file = LedgerFile(path)
-        self.clock = clock
-        self._scope = scope
-        self._session = Session()
-        self._warned = False
-        self._flushed = float("-inf")
-        self._start()
+        self.file, self.clock, self._scope, self._warned = LedgerFile(path), clock, scope, False
+        self._cost = self._saved = Decimal(0)
+        self._unpriced = 0
+        self.forget()
+        _LEDGERS.add(self)
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
+    def forget(self) -> None:
+        """Drops what is not written yet; in a forked child that is its parent's."""
         self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, in the midst of this
-        self._queue: deque[Callable[[sqlite3.Connection], None]] = deque()
-        self._hits: Counter[tuple[str, str, str]] = Counter()
-        self._saved: Counter[tuple[str, str, str]] = Counter()
+        self._queue: deque[Callable[[], object]] = deque()
+        self._hits: deque[tuple[float, str, str, Decimal | None]] = deque()
+        self._counted: defaultdict[tuple[float, str, str], list[int]] = defaultdict(lambda: [0, 0])
 
-    def _own(self) -> None:
-        """In a forked child, forgets what its parent has yet to write."""
-        if self._pid != os.getpid():
-            self._start()
-
-    def book(self, reservation: Reservation, attempt: Attempt, change: Decimal, *, unpriced: int) -> None:
-        """Writes a settlement; `change` is what it adds to the cost of this session."""
-        self._own()
+    def book(self, write: Callable[[], object], change: Decimal, *, unpriced: int) -> None:
+        """Does what writes a settlement, now or later; `change` is what it adds to the cost of this session."""
         with self._lock:
-            now = self._session
-            self._session = replace(now, cost=now.cost + change, unpriced=now.unpriced + unpriced)
-            self._queue.append(partial(reservation.write, attempt=attempt, now=self.clock()))
-        self._write_or_warn()
+            self._cost = CONTEXT.add(self._cost, change)
+            self._unpriced += unpriced
+        self._queue.append(write)
+        self._write()
 
-    @exact
     def hit(self, task: str, model: str, saved: Decimal | None) -> None:
-        """Counts an answer from the cache and the USD that it did not cost; written every few seconds."""
-        self._own()
-        key = (day_of(self.clock()), task, model)
-        with self._lock:
-            self._hits[key] += 1
-            self._saved[key] += pico(saved) or 0
-            self._session = replace(self._session, saved=self._session.saved + (saved or 0))
-        if time.monotonic() - self._flushed >= FLUSH:
-            self._write_or_warn()
+        """Counts an answer from the cache and the USD that it did not cost. A killed process may lose that."""
+        self._hits.append((self.clock(), task, model, saved))
+        if len(self._hits) >= _MOST_HITS:
+            self._write()
 
     @property
     def session(self) -> Session:
         """What was booked since this ledger was made."""
-        return self._session
+        self._count_hits()
+        return Session(cost=self._cost, saved=self._saved, unpriced=self._unpriced)
 
     def standing(self, scope: str, period: Period = "total", task: str | None = None) -> tuple[Decimal, Decimal]:
         """Returns USD spent and USD set aside in the current period, of all tasks or of one."""
         if not self.file.exists:
             return Decimal(0), Decimal(0)
-        spent, aside = self.file.run(lambda db: standing(db, scope, period, task, self.clock()), wait=0)
+        spent, aside = self.file.run(lambda db: standing(db, scope, period, task, self.clock()), write=False)
         return dollars(spent), dollars(aside)
 
     def calls_per_day(self, scope: str) -> float:
@@ -123,23 +108,24 @@ class Ledger:
         if not self.file.exists:
             return 0.0
         now = self.clock()
-
-        def since(seconds: float) -> float:
-            values = (scope, f"D{day_of(seconds)}", "E", None)
-            return float(self.file.run(lambda db: db.execute(SPENT, values).fetchone(), wait=0)[1])
-
-        return max(since(now - 6 * _DAY) / 7, since(now) / max(now % _DAY / _DAY, _LEAST_OF_A_DAY))
+        since = [(scope, f"D{day_of(start)}") for start in (now - 6 * _DAY, now)]
+        week, today = self.file.run(lambda db: [db.execute(_CALLS, one).fetchone()[0] for one in since], write=False)
+        return float(max(week / 7, today / max(now % _DAY / _DAY, _LEAST_OF_A_DAY)))
 
     def flush(self) -> None:
         """Writes what was kept back, and ends the attempts of dead processes."""
-        self._write(WAIT)
+        patiently(partial(self._write, strict=True))
         if self.file.exists:
-            self.file.transaction(lambda db: reap(db, self.clock()))
+            patiently(lambda: self.file.run(lambda db: [db.execute(one, (self.clock(),)) for one in REAP]))
 
     def close(self) -> None:
         """Writes what was kept back, and closes the file."""
-        self._write_or_warn(WAIT)
-        self.file.close()
+        try:
+            patiently(partial(self._write, strict=True))
+        except ConfigError as error:
+            self.warn(error)
+        with self.file.lock:
+            self.file.shut()
 
     def warn(self, error: ConfigError) -> None:
         """Logs once that the ledger does not work."""
@@ -147,36 +133,74 @@ class Ledger:
             self._warned = True
             logger().warning("ledger_unavailable", fault=str(error))
 
-    def _write_or_warn(self, wait: float = 0.0) -> None:
-        try:
-            self._write(wait)
-        except LedgerBusyError as error:
-            if wait:
-                self.warn(error)
-        except ConfigError as error:
-            self.warn(error)
+    def _count_hits(self) -> None:
+        with self._lock, contextlib.suppress(IndexError):
+            while True:
+                at, task, model, saved = self._hits.popleft()
+                row = self._counted[at // _DAY, task, model]
+                row[0] += 1
+                if saved is not None:
+                    row[1] += pico(saved) or 0
+                    self._saved = CONTEXT.add(self._saved, saved)
 
-    def _write(self, wait: float) -> None:
-        self._own()
-        with self._lock:
-            self._flushed = time.monotonic()
-            if self._hits:
-                rows = [(self._scope(), *key, count, self._saved[key]) for key, count in self._hits.items()]
-                self._queue.append(partial(_add_hits, rows=rows))
-                self._hits, self._saved = Counter(), Counter()
+    def _write(self, *, strict: bool = False) -> None:
+        """Writes what was kept back; `strict` raises where that fails."""
+        if self._hits:
+            self._count_hits()
+        if self._counted:
+            scope = self._scope()
+            with self._lock:
+                counted = [(scope, day_of(at * _DAY), *who, *sums) for (at, *who), sums in self._counted.items()]
+                self._counted.clear()
+            self._queue.append(lambda: self.file.run(lambda db: db.executemany(_HIT, counted)))
         while self._queue:
             try:
                 work = self._queue.popleft()
             except IndexError:  # another thread took it
                 return
             try:
-                self.file.run(work, wait)
-            except BaseException:
+                work()
+            except BaseException as error:
                 self._queue.appendleft(work)
-                raise
+                if strict or not isinstance(error, ConfigError):
+                    raise
+                if not isinstance(error, LedgerBusyError):
+                    self.warn(error)
+                return
 
 
-def _add_hits(db: sqlite3.Connection, rows: Sequence[tuple[str | int, ...]]) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    db.executemany(_HIT, rows)
-    db.execute("COMMIT")
+def standing(db: sqlite3.Connection, scope: str, period: Period, task: str | None, now: float) -> tuple[int, int]:
+    """Returns picodollars spent and set aside. What was sent and whose lease is over counts as spent."""
+    since = {"day": day_of(now), "month": day_of(now)[:7]}.get(period, "")
+    mark = period[0].upper()
+    values = (scope, mark + since, chr(ord(mark) + 1), since, task, now)
+    spent, aside = db.execute(_STANDING, values).fetchone()
+    return spent, aside
+
+
+# No connection is kept through a fork: the child would take its parent's locks for its own.
+_LEDGERS: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_PAUSED: list[Ledger] = []
+
+
+def _before_fork() -> None:
+    for ledger in tuple(_LEDGERS):
+        ledger.file.lock.acquire()
+        ledger.file.shut()
+        _PAUSED.append(ledger)
+
+
+def _after_fork(*, in_child: bool) -> None:
+    while _PAUSED:
+        ledger = _PAUSED.pop()
+        ledger.file.lock.release()
+        if in_child:
+            ledger.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=partial(_after_fork, in_child=False),
+        after_in_child=partial(_after_fork, in_child=True),
+    )

@@ -1,4 +1,4 @@
-"""The SQLite file of the ledger: opened at its first use, private to the user, migrated forward, safe to fork.
+"""The SQLite file of the ledger: opened at its first use, private to the user, migrated forward.
 
 It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 of any process, not a power cut.
 """
@@ -6,26 +6,27 @@ It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 o
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import sqlite3
 import threading
 import time
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.money import CONTEXT, MOST_USD
 from testronaut_llm.support.paths import Connection, made
 
 T = TypeVar("T")
+Period = Literal["call", "day", "month", "total"]
 
-WAIT = 5.0
-"""Seconds to wait for another process that writes; each holds the file for less than a millisecond."""
-
-_PAUSES = (0.001, 0.05)  # seconds between two tries: at first, and at most
+_WAIT = 5.0  # seconds for another process that writes; each holds the file for less than a millisecond
 _LOCK_WAIT = 0.1  # seconds for another thread of this process; endless if the collector closes a call in its midst
-
+_LAST = 253_000_000_000.0  # seconds since 1970; datetime knows no later year, however wrong the clock is
+_PICO = Decimal(10**12)
 _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few waits for the disk
 
 # Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. What is settled is
@@ -62,14 +63,14 @@ _VERSIONS = (
     """,
 )
 
-# How to fix what SQLite reports, by the beginning of the error's name.
-_FIXES = {
+_OTHER_PROCESS = "another process holds it: `fuser -v {path}` names that one"
+_FIXES = {  # of what SQLite reports, by the beginning of the error's name
     "SQLITE_NOTADB": "restore it, or start a new one: `mv {path} {path}.broken`",
     "SQLITE_CORRUPT": "restore it, or start a new one: `mv {path} {path}.broken`",
     "SQLITE_FULL": "free space on its disk: `df -h {folder}`",
     "SQLITE_IOERR": "free space on its disk: `df -h {folder}`",
-    "SQLITE_BUSY": "another process holds it: `fuser -v {path}` names that one",
-    "SQLITE_LOCKED": "another process holds it: `fuser -v {path}` names that one",
+    "SQLITE_BUSY": _OTHER_PROCESS,
+    "SQLITE_LOCKED": _OTHER_PROCESS,
     "NEWER": "`pip install --upgrade testronaut-llm`",
     "": "make it yours to write: `chmod u+rwX {folder} {path}`",
 }
@@ -79,92 +80,104 @@ class LedgerBusyError(ConfigError):
     """Another process holds the file just now."""
 
 
-async def when_free(work: Callable[[], T], seconds: float) -> T:
-    """Returns what `work` does, on an event loop. While another process holds the file it is tried again.
+def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
+    """Returns picodollars of USD, rounded up unless told otherwise; None for an unknown price."""
+    if amount is None:
+        return None
+    scaled = CONTEXT.multiply(amount, _PICO)
+    whole = int(scaled.to_integral_value(ROUND_FLOOR if down else ROUND_CEILING, CONTEXT))
+    return max(0, min(whole, MOST_USD * 10**12))
 
-    Raises:
-        LedgerBusyError: that took so many seconds, or `WAIT`.
-    """
-    until, pause = time.monotonic() + min(seconds, WAIT), _PAUSES[0]
-    while True:
-        try:
-            return work()
-        except LedgerBusyError:
-            if (left := until - time.monotonic()) <= 0:
-                raise
-            await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, _PAUSES[1])
+
+def dollars(amount: int) -> Decimal:
+    """Returns USD of picodollars, without zeros at the end. Raises ConfigError: that is no amount."""
+    if type(amount) is not int:
+        raise ConfigError(f"the ledger holds {amount!r:.40} in place of an amount; restore it, or move it away")
+    return CONTEXT.divide(Decimal(amount), _PICO)
+
+
+def day_of(now: float) -> str:
+    """Returns the UTC day of a time in seconds since 1970, as YYYY-MM-DD."""
+    return datetime.fromtimestamp(min(max(now, 0.0), _LAST), UTC).date().isoformat()
+
+
+def seconds_left(period: Period, now: float) -> float | None:
+    """Returns the seconds until a limit of a day or month is renewed; None for the others."""
+    if period not in ("day", "month"):
+        return None
+    today = datetime.fromisoformat(day_of(now)).replace(tzinfo=UTC)
+    end = today + timedelta(days=1) if period == "day" else (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return end.timestamp() - now
+
+
+def _pauses(seconds: float) -> Iterator[float]:
+    """Yields what to sleep between two tries, until `seconds` are over."""
+    until, pause = time.monotonic() + seconds, 0.001
+    while (left := until - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(2 * pause, 0.05)
+
+
+async def when_free(work: Callable[[], T], seconds: float) -> T:
+    """Returns what `work` does, on an event loop; tries again while another process holds the file."""
+    try:
+        return work()
+    except LedgerBusyError:
+        for pause in _pauses(min(seconds, _WAIT)):
+            await asyncio.sleep(pause)
+            with contextlib.suppress(LedgerBusyError):
+                return work()
+        raise
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """`when_free` for a thread that may wait."""
+    try:
+        return work()
+    except LedgerBusyError:
+        for pause in _pauses(_WAIT):
+            time.sleep(pause)
+            with contextlib.suppress(LedgerBusyError):
+                return work()
+        raise
 
 
 class LedgerFile:
     """One connection, used by one thread at a time. Without a path the ledger is kept in memory."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._lock = threading.Lock()
+        self.path, self.lock = path, threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        _FILES.add(self)
 
     @property
     def exists(self) -> bool:
         """True if anything has been written."""
         return self._connection is not None or (self.path is not None and self.path.exists())
 
-    def transaction(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
-        """Runs the work as one transaction: all of it or nothing, and no other process writes in between."""
+    def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
+        """Runs the work as one transaction, all of it or nothing. While it writes, no other process does.
 
-        def whole(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN IMMEDIATE")
-            result = work(connection)
-            connection.execute("COMMIT")
-            return result
-
-        return self.run(whole, wait)
-
-    def run(self, work: Callable[[sqlite3.Connection], T], wait: float = WAIT) -> T:
-        """Runs the work on the connection. What it began and did not commit is undone when it fails.
-
-        Args:
-            work: repeated from its start while another process holds the file.
-            wait: seconds for which that is tried; 0 on the event loop.
-
-        Raises:
-            LedgerBusyError: another process held the file all the time.
-            ConfigError: the file cannot be used.
+        Raises ConfigError: the file cannot be used; LedgerBusyError: another process holds it just now.
         """
-        until, pause = time.monotonic() + wait, _PAUSES[0]
-        while True:
-            try:
-                return self._try(work)
-            except LedgerBusyError:
-                if time.monotonic() >= until:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _PAUSES[1])
-
-    def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if not self._lock.acquire(timeout=_LOCK_WAIT):
+        if not self.lock.acquire(timeout=_LOCK_WAIT):
             raise self._error(TimeoutError("another thread uses it"))
         try:
             connection = self._connection = self._connection or self._open()
-            try:
-                return work(connection)
-            finally:
-                if connection.in_transaction:
-                    connection.rollback()
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            result = work(connection)
+            connection.execute("COMMIT")
+            return result
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_FULL"):
-                self._shut()  # so that a repaired file is opened anew
+                self.shut()  # so that a repaired file is opened anew
             raise self._error(error) from None
         finally:
-            self._lock.release()
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
+            self.lock.release()
 
-    def close(self) -> None:
-        """Closes the connection; the next use opens it again. A ledger in memory stays."""
-        with self._lock:
-            self._shut()
-
-    def _shut(self) -> None:
+    def shut(self) -> None:
+        """Closes the connection, for who has the lock; the next use opens it again. A ledger in memory stays."""
         if self._connection is not None and self.path is not None:
             self._connection.close()
             self._connection = None
@@ -210,28 +223,6 @@ class LedgerFile:
             name = "NEWER"
         fix = next(words for start, words in _FIXES.items() if name.startswith(start))
         fix = fix.format(path=self.path, folder=self.path and self.path.parent)
-        kind = LedgerBusyError if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) else ConfigError
-        return kind(
-            f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}", file=str(self.path)
-        )
-
-
-# No connection is kept through a fork: the child would take its parent's locks for its own.
-_FILES: weakref.WeakSet[LedgerFile] = weakref.WeakSet()
-_PAUSED: list[LedgerFile] = []
-
-
-def _before_fork() -> None:
-    for file in tuple(_FILES):
-        file._lock.acquire()  # noqa: SLF001 - of this module
-        file._shut()  # noqa: SLF001 - of this module
-        _PAUSED.append(file)
-
-
-def _after_fork() -> None:
-    while _PAUSED:
-        _PAUSED.pop()._lock.release()  # noqa: SLF001 - of this module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+        what = f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}"
+        busy = name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        return (LedgerBusyError if busy else ConfigError)(what, file=str(self.path))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from testronaut_llm.money.ledger_file import Period
 from testronaut_llm.support.money import exact, usd
 
 OnExceeded = Literal["stop", "local", "warn"]
@@ -16,25 +17,26 @@ CALLS_A_DAY = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """What one limit leaves, and what happens to a model that does not fit.
+class Limit:
+    """A limit: `amount` in USD of one call, or of all calls (of one `task`) of a day, a month (UTC) or ever."""
 
-    `seconds_left` until it is renewed; None for a limit of a single call.
-    """
-
-    limit: str
-    left: Decimal
-    seconds_left: float | None = None
+    name: str
+    period: Period
+    amount: Decimal
+    task: str | None = None
     on_exceeded: OnExceeded = "stop"
+
+    @property
+    def hard(self) -> bool:
+        """True if a model that does not fit is refused."""
+        return self.on_exceeded != "warn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Money:
-    """What a call may cost, in USD.
+    """What a call may cost, in USD: at most `left`, by the tightest `limit`, whose rule is `on_exceeded`.
 
-    Attributes:
-        left: the most that it may cost, by the tightest `limit`; `on_exceeded` is the rule of that limit.
-        pace: what it should cost for the money of `pace_limit` to last; None if no limit spans several calls.
+    `pace` is what it should cost for the money of `pace_limit` to last; None if no limit spans several calls.
     """
 
     left: Decimal
@@ -50,26 +52,20 @@ class Money:
 
 
 @exact
-def money_of(allowances: Sequence[Allowance], *, calls_per_day: float = 0) -> Money | None:
-    """Returns the money of one call under all its limits, `max_cost` among them; None without a limit.
+def money_of(limits: Sequence[tuple[Limit, Decimal, float | None]], *, calls_per_day: float = 0) -> Money | None:
+    """Returns the money of one call; None without a limit. One that only warns never stands in for one that refuses.
 
-    A limit that only warns never stands in for one that refuses. `calls_per_day` is how many a day has brought lately.
+    Each limit comes with the USD that it leaves, and the seconds until it is renewed.
     """
-    if not allowances:
+    if not limits:
         return None
-    refusing = [allowance for allowance in allowances if allowance.on_exceeded != "warn"]
-    tightest = min(refusing or allowances, key=lambda allowance: allowance.left)
-    paces = [
-        (one.left / _calls_to_come(one.seconds_left, calls_per_day), one.limit)
-        for one in allowances
-        if one.seconds_left is not None
+    refusing = [one for one in limits if one[0].hard]
+    tightest, left, _ = min(refusing or limits, key=lambda one: one[1])
+    a_day = max(calls_per_day, CALLS_A_DAY)
+    paces = [  # shared by this call and those to come
+        (left / Decimal(str(1 + a_day * max(seconds, 0.0) / 86_400)), limit.name)
+        for limit, left, seconds in limits
+        if seconds is not None
     ]
     pace, pace_limit = min(paces, default=(None, ""), key=lambda pair: pair[0])
-    return Money(
-        left=tightest.left, limit=tightest.limit, pace=pace, pace_limit=pace_limit, on_exceeded=tightest.on_exceeded
-    )
-
-
-def _calls_to_come(seconds_left: float, calls_per_day: float) -> Decimal:
-    """Returns this call and as many as the days ahead usually bring."""
-    return Decimal(str(1 + max(calls_per_day, CALLS_A_DAY) * max(seconds_left, 0.0) / 86_400))
+    return Money(left=left, limit=tightest.name, pace=pace, pace_limit=pace_limit, on_exceeded=tightest.on_exceeded)

@@ -1,4 +1,4 @@
-"""`prices update`: takes a newer table from a file or URL, all of it or nothing.
+"""`prices update`: installs a newer table from a file or URL, all of it or nothing.
 
 This is the only price code that opens a connection.
 """
@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
-from testronaut_llm.money.price_rows import Row, read_price, starts_at
-from testronaut_llm.money.price_tables import decode, model_rows, user_table_path
+from testronaut_llm.money.price_rows import Row, read_price
+from testronaut_llm.money.prices import decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.money import is_amount
 from testronaut_llm.support.paths import made, user_path, write_atomically
@@ -22,7 +21,7 @@ from testronaut_llm.support.text import decoded, is_loopback, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor, said
 
 LARGEST = 16 * 1024 * 1024
-_DEAREST = 1  # USD for one token: anything above it is a slip of units
+_HIGHEST = 1  # USD for one token: anything above it is a wrong unit
 _FETCH_SECONDS = 30
 _EXPECTED = "a JSON object of models, as LiteLLM's model_prices_and_context_window.json"
 
@@ -40,12 +39,8 @@ class PriceUpdate:
 def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     """Replaces the user's price table, and keeps the previous one beside it as `prices.previous.json`.
 
-    Args:
-        source: a file, or an https URL (http on loopback), in the format of LiteLLM's map.
-        path: the table to write; None for the one in the data folder.
-
-    Raises:
-        ConfigError: the source cannot be read or holds an impossible price; nothing has changed.
+    `source` is a file or an https URL (http on loopback), in the format of LiteLLM's map. Raises ConfigError: it cannot
+    be read or holds an impossible price, and nothing has changed.
     """
     import filelock
 
@@ -91,16 +86,16 @@ def _fetch(url: str) -> str:
 
 def _checked(source: str, text: str) -> Mapping[str, Row]:
     try:
-        decoded = decode(text)
+        table = decode(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source!r} is not JSON ({error}); expected {_EXPECTED}") from None
-    rows = model_rows(decoded) if isinstance(decoded, dict) else {}
-    if not any(read_price(row) for row in rows.values() if not list(_faults(row))):
+    rows = model_rows(table) if isinstance(table, dict) else {}
+    faults = {name: list(_faults(row)) for name, row in rows.items()}
+    if not any(read_price(row) for name, row in rows.items() if not faults[name]):
         raise ConfigError(f"{source!r} prices no model; expected {_EXPECTED}")
-    faults = [f"{name}.{fault}" for name, row in rows.items() for fault in _faults(row)]
-    if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise ConfigError(f"{source!r} holds prices that cannot be meant, so nothing was changed: {shown}")
+    if lines := [f"{name}.{fault}" for name, found in faults.items() for fault in found]:
+        shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
+        raise ConfigError(f"{source!r} holds impossible prices, so nothing was changed: {shown}")
     return rows
 
 
@@ -109,14 +104,8 @@ def _faults(row: Row) -> Iterator[str]:
         if value is not None and ("_cost_per_token" in key or "token_cost" in key):
             if not is_amount(value):
                 yield f"{key} is {value!s:.40} (expected a plain number of USD, zero or more)"
-            elif value > _DEAREST:
-                yield f"{key} is {value!s:.40} (expected USD for one token, at most {_DEAREST})"
-    bands = row.get("tiered_pricing", [])
-    if not isinstance(bands, list) or not all(map(_is_band, bands)):
-        yield "tiered_pricing is no list of {range: [from, to], ...}"
-
-
-def _is_band(band: Any) -> bool:
-    """True if it is well formed. Bands by something else than tokens, such as search results, are left alone."""
-    well_formed = isinstance(band, Mapping) and ("range" not in band or starts_at(band) is not None)
-    return well_formed and not any(_faults(band))
+            elif value > _HIGHEST:
+                yield f"{key} is {value!s:.40} (expected USD for one token, at most {_HIGHEST})"
+    bands = row.get("tiered_pricing")
+    for band in bands if isinstance(bands, list) else ():
+        yield from _faults(band) if isinstance(band, Mapping) else ()

@@ -1,29 +1,42 @@
 """What a model costs and what is known of it: `llm.yaml` first, then the tables, and never a guess.
 
-A price that nobody states is None, not zero: a budget that counts unknown as free holds nothing.
+A price that nobody states is None, not zero: a budget that counts unknown as free holds nothing. Importing LiteLLM or
+tokencost takes seconds and loads SDKs, so their tables are read as files, each when a price is first looked for in it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.money.price_rows import FREE, ModelFacts, Price, Rates, read_facts, read_price
-from testronaut_llm.money.price_tables import SNAPSHOT, PriceTables, Table, find_row
+from testronaut_llm.money.price_rows import FREE, ModelFacts, Price, Rates, Row, read_facts, read_price
 from testronaut_llm.providers.endpoint import api_base_of, is_own_host, leaves_by_name
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Usage
+from testronaut_llm.support.paths import data_dir, data_file, version
 from testronaut_llm.support.text import is_loopback
+from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.config.sections import PriceConfig
 
-__all__ = ["Cost", "ModelFacts", "Price", "PriceTable", "Rates"]
+Rows = Mapping[str, Row]
+
+_BUNDLED = (("litellm", "model_prices_and_context_window_backup.json"), ("tokencost", "model_prices.json"))
+_SNAPSHOT = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+_DATE = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+_FINE_TUNE = re.compile(r"^(ft:[^:]+):")
+# Anthropic's names for "the only snapshot of this generation".
+_ALIASES = {"claude-sonnet-4-0": "claude-sonnet-4", "claude-opus-4-0": "claude-opus-4"}
+# LiteLLM files some models of one provider under another name.
+_FILED_AS = {"openai": "text-completion-openai", "azure": "azure_text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +47,38 @@ class Cost:
     source: str | None
 
 
-class PriceTable:
-    """The prices of all models, read when first asked for. `tables` are in the order of trust."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table: `name` says where it comes from, `rows` maps a model's name to what is known of it."""
 
-    def __init__(self, tables: Iterable[Table]) -> None:
-        self._tables = tables
+    name: str
+    rows: Rows
+
+    @property
+    def newest(self) -> str | None:
+        """Date (YYYY-MM-DD) of the newest dated model it lists, a lower bound of the table's own date."""
+        dates = [found[1].replace("-", "") for name in self.rows if (found := _SNAPSHOT.search(name))]
+        newest = max(filter(_DATE.fullmatch, dates), default=None)
+        return newest and f"{newest[:4]}-{newest[4:6]}-{newest[6:]}"
+
+
+class PriceTable:
+    """The prices of all models. `readers` return the tables, in the order of trust; each is called when reached."""
+
+    def __init__(self, readers: Sequence[Callable[[], Table | None]]) -> None:
+        self._readers = [functools.cache(read) for read in readers]
         cached = functools.lru_cache(maxsize=1024)  # names in responses come from outside
-        self._row = cached(functools.partial(find_row, tables))
-        self._facts = cached(self._facts_of_row)
-        self._price = cached(self._price_of_row)
+        self._row, self._price = cached(self._find_row), cached(self._read_price)
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> PriceTable:
         """Returns the table of this machine, with what `prices update` wrote to `user_file`. Reads nothing yet."""
-        return cls(PriceTables(user_file))
+        bundled = [functools.partial(_read_bundled, *place) for place in _BUNDLED]
+        return cls([functools.partial(_read_user, user_file or user_table_path()), *bundled])
+
+    def tables(self) -> Iterator[Table]:
+        """Yields the tables that are there, the most trusted first."""
+        return (table for read in self._readers if (table := read()) is not None)
 
     def price(self, model: ModelConfig, service: str = "") -> Price | None:
         """Returns what the model costs in a service tier; None if neither `llm.yaml` nor a table says."""
@@ -63,22 +94,30 @@ class PriceTable:
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None, *, service: str = "") -> Cost:
         """Returns what a call cost in the service tier that answered.
 
-        The name in the response settles which snapshot of the configured model answered, or which model an Azure
-        deployment without `base_model` runs.
+        The response names the snapshot that answered, or the model of an Azure deployment without `base_model`.
         """
-        price = self._price_of_answer(model, response_model, service) or self.price(model, service)
-        return Cost(amount=price.cost(usage) if price else None, source=price.source if price else None)
+        price, configured = None, model.base_model or model.name
+        if response_model and model.price is None:
+            unnamed = model.provider == "azure" and model.base_model is None
+            snapshot = response_model != configured and _SNAPSHOT.sub("", response_model) == configured
+            if (unnamed or snapshot) and not _runs_on_own_machine(model):
+                deployed = response_model if model.provider == "azure" else None
+                price = self._price(service, model.provider, response_model, deployed)
+        price = price or self.price(model, service)
+        return Cost(amount=price.cost(usage), source=price.source) if price else Cost(amount=None, source=None)
 
     def facts(self, model: ModelConfig) -> ModelFacts:
         """Returns window, output limit and abilities; what `llm.yaml` says comes before the tables."""
         own = _runs_on_own_machine(model)
-        facts = ModelFacts() if own else self._facts(model.provider, model.name, model.base_model)
-        said: dict[str, Any] = {
-            "context_window": model.num_ctx or model.context_window,
-            "max_output": model.max_output,
-            "dimensions": model.dimensions,
-        }
-        return replace(facts, **{name: tokens for name, tokens in said.items() if tokens})
+        found = None if own else self._row(model.provider, model.name, model.base_model)
+        facts = found[2] if found else ModelFacts()
+        window = model.num_ctx or model.context_window
+        return replace(
+            facts,
+            context_window=window or facts.context_window,
+            max_output=model.max_output or facts.max_output,
+            dimensions=model.dimensions or facts.dimensions,
+        )
 
     def mend(self, model: ModelConfig) -> str:
         """Returns the line of `llm.yaml` that gives this model a price."""
@@ -87,34 +126,107 @@ class PriceTable:
         where = f"models.{model.alias} in llm.yaml"
         return f"add {how}`price: {{input: USD, output: USD}}`, per million tokens, to {where}"
 
-    def tables(self) -> tuple[Table, ...]:
-        """Returns the tables that are there, the most trusted first."""
-        return tuple(self._tables)
-
-    def _facts_of_row(self, *names: str | None) -> ModelFacts:
-        found = self._row(*names)
-        return read_facts(found[2]) if found else ModelFacts()
-
-    def _price_of_row(self, service: str, *names: str | None) -> Price | None:
+    def _read_price(self, service: str, *names: str | None) -> Price | None:
         """Returns the price in a service tier. `auto` leaves the tier to the provider: the most expensive one."""
         if service == "auto":
             return self._price("priority", *names) or self._price("", *names)
         found = self._row(*names)
-        tiers = read_price(found[2], service) if found else None
+        tiers = read_price(found[1], service) if found else None
         if found is None or tiers is None:
             return None
-        return Price(tiers=tiers, source=f"{found[0].name}: {found[1]}" + (f" ({service})" if service else ""))
+        return Price(tiers=tiers, source=found[0] + (f" ({service})" if service else ""))
 
-    def _price_of_answer(self, model: ModelConfig, response_model: str | None, service: str) -> Price | None:
-        """Returns the price of the snapshot that answered, if the response names one of the configured model."""
-        if not response_model or model.price is not None or _runs_on_own_machine(model):
-            return None
-        configured = model.base_model or model.name
-        snapshot = response_model != configured and SNAPSHOT.sub("", response_model) == configured
-        if not snapshot and (model.provider != "azure" or model.base_model is not None):
-            return None
-        deployed = response_model if model.provider == "azure" else None
-        return self._price(service, model.provider, response_model, deployed)
+    def _find_row(self, provider: str, name: str, base_model: str | None) -> tuple[str, Row, ModelFacts] | None:
+        """Returns source, row and facts of a model: by its exact name in any table, else as a snapshot or an alias."""
+        wanted = _spellings(provider, name, base_model)
+        for match in (_exact, _undated, _alias):
+            for table in self.tables():
+                for owner, key in wanted:
+                    if (found := match(table.rows, owner, key)) is not None:
+                        row = table.rows[found]
+                        return f"{table.name}: {found}", row, read_facts(row)
+        return None
+
+
+def user_table_path() -> Path:
+    """Returns the file that `prices update` writes."""
+    return data_dir() / "prices.json"
+
+
+def decode(text: str) -> Any:
+    """Returns decoded JSON with every fraction as the Decimal that is written."""
+    return json.loads(text, parse_float=Decimal, parse_constant=Decimal)
+
+
+def model_rows(decoded: Mapping[str, Any]) -> dict[str, Row]:
+    """Returns the entries that describe a model; tables also hold rules and a commented sample."""
+    models = {k: v for k, v in decoded.items() if isinstance(v, Mapping) and "litellm_provider" in v}
+    models.pop("sample_spec", None)
+    return models
+
+
+def _read_user(path: Path) -> Table | None:
+    try:
+        decoded = decode(path.read_text(encoding="utf-8"))
+        return Table(name=f"prices update of {str(decoded['updated'])[:10]}", rows=model_rows(decoded["rows"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(error, FileNotFoundError):
+            fix = "run `testronaut-llm prices update` again or delete the file"
+            logger().warning("price_table_unreadable", file=str(path), fault=str(error), mend=fix)
+        return None
+
+
+def _read_bundled(package: str, file: str) -> Table | None:
+    path = data_file(package, file)
+    name = f"{package} {version(package) or 'of unknown version'}"
+    return Table(name=name, rows=model_rows(decode(path.read_text(encoding="utf-8")))) if path else None
+
+
+def _spellings(provider: str, name: str, base_model: str | None) -> list[tuple[str, str]]:
+    """Returns (provider of the row, key) pairs under which a table may file this model, best first.
+
+    The name of an Azure deployment says nothing. Where Azure lists no price for its `base_model`, OpenAI's holds.
+    """
+    if base_model is None:
+        owners = [] if provider == "azure" else [(provider, name)]
+    else:
+        head, _, tail = base_model.partition("/")
+        bare = tail if head == provider else base_model
+        owners = [(provider, bare)]
+        if tail and head != provider:
+            owners.append((head, tail))
+        if provider == "azure":
+            owners.append(("openai", bare))
+    pairs = []
+    for owner, key in owners:
+        tuned = _FINE_TUNE.match(key)
+        filed = tuned[1] if tuned else key
+        pairs += [(owner, f"{owner}/{filed}"), (owner, filed)]
+    return pairs
+
+
+def _exact(rows: Rows, provider: str, key: str) -> str | None:
+    row = rows.get(key)
+    filed = str(row.get("litellm_provider", "")) if row is not None else ""
+    fits = filed in (provider, _FILED_AS.get(provider)) or filed.startswith((f"{provider}-", f"{provider}_"))
+    return key if row is not None and fits else None
+
+
+def _undated(rows: Rows, provider: str, key: str) -> str | None:
+    return _exact(rows, provider, _SNAPSHOT.sub("", key))
+
+
+def _alias(rows: Rows, provider: str, key: str) -> str | None:
+    """Returns the newest snapshot, if all of them cost the same."""
+    stem = key.removesuffix("-latest")
+    stem = _ALIASES.get(stem, stem)
+    snapshots = sorted(
+        name
+        for name in rows
+        if name.startswith(stem) and _SNAPSHOT.sub("", name) == stem != name and _exact(rows, provider, name)
+    )
+    prices = [read_price(rows[name]) for name in snapshots]
+    return snapshots[-1] if snapshots and prices.count(prices[0]) == len(prices) else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,9 +17,9 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from testronaut_llm.money.token_families import family_of, memory_key
+from testronaut_llm.money.token_families import count, family_of, memory_key
 from testronaut_llm.support.paths import data_dir, made, write_atomically
 from testronaut_llm.telemetry.log import logger
 
@@ -34,58 +34,30 @@ ANSWER_SHARE = 8
 """Before any answer was seen, one is expected to use an eighth of `max_tokens`."""
 
 # Above all that was measured: 100 for a chat template, 29 for thinking, 150 for a schema's wrapping.
-_PROMPT_OVERHEAD = 256
-_MESSAGE_OVERHEAD = 16
-_SCHEMA_OVERHEAD = 256
+_PROMPT_OVERHEAD, _MESSAGE_OVERHEAD, _SCHEMA_OVERHEAD = 256, 16, 256
 _SCHEMA_FACTOR = 2  # Anthropic writes a schema out with indentation
 
 _LEAST_POINTS = {"exact": KEPT + 1, "close": 5, "guess": 1}  # observations before an estimate is corrected
+_MARGINS = {"exact": 1.02, "close": 1.15, "guess": 1.3}  # by which a prompt may be longer than estimated
 _LARGEST_FILE = 512 * 1024  # bytes; a larger file is shortened to the newest half when it is read
 _ESTIMATES = 1024  # remembered until their answers come
 _SAVE_SECONDS = 1.0  # between two writes
 
 
-class Point(NamedTuple):
-    """One observed prompt: tokens counted in its texts, and tokens charged beyond the provider's framing."""
+def fit(points: Sequence[tuple[int, int]], slope: float) -> tuple[float, float]:
+    """Returns offset and slope of a line through the points, each tokens counted and tokens charged.
 
-    counted: int
-    charged: int
-
-
-class Line(NamedTuple):
-    """Expected charge: `offset + slope * counted`."""
-
-    offset: float
-    slope: float
-
-    def at(self, counted: int) -> float:
-        """Returns the tokens that are charged for this many counted ones."""
-        return self.offset + self.slope * counted
-
-
-def fit(points: Sequence[Point], slope: float) -> Line:
-    """Returns the family's own line, or one fitted to the points if that halves the typical error.
-
-    The fitted line has the median of the slopes between any two points (Theil and Sen), so that a prompt with something
-    uncounted in it (thinking, a cut) does not move it. Below three points only the offset is fitted.
+    It is the family's own `slope`, unless a fitted line halves the typical error. That one has the median of the slopes
+    between any two points (Theil and Sen), so that a prompt with something uncounted in it does not move it.
     """
-    own = Line(0.0, slope)
-    if not points:
-        return own
-    slopes = [(b.charged - a.charged) / (b.counted - a.counted) for a, b in combinations(points, 2) if a[0] != b[0]]
-    fitted = [_through(points, slope)]
-    if len(slopes) >= 3:
-        fitted.append(_through(points, statistics.median(slopes)))
-    best = min(fitted, key=lambda line: _error(points, line))
-    return best if _error(points, best) <= _error(points, own) / 2 else own
 
+    def error(line: tuple[float, float]) -> float:
+        return statistics.median(abs(line[0] + line[1] * x - y) / max(y, 8) for x, y in points)
 
-def _through(points: Sequence[Point], slope: float) -> Line:
-    return Line(statistics.median(charged - slope * counted for counted, charged in points), slope)
-
-
-def _error(points: Sequence[Point], line: Line) -> float:
-    return statistics.median(abs(line.at(counted) - charged) / max(charged, 8) for counted, charged in points)
+    slopes = [(d - b) / (c - a) for (a, b), (c, d) in combinations(points, 2) if a != c]
+    tried = [slope, statistics.median(slopes)] if len(slopes) >= 3 else [slope]
+    best = min([(statistics.median(y - one * x for x, y in points), one) for one in tried], key=error)
+    return best if error(best) <= error((0.0, slope)) / 2 else (0.0, slope)
 
 
 class TokenCounter:
@@ -96,12 +68,11 @@ class TokenCounter:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Opens nothing yet. `path` is the file of observations; None for `tokens.jsonl` in the data folder."""
         self._path = path or data_dir() / "tokens.jsonl"
-        self._points: defaultdict[str, deque[Point]] = defaultdict(lambda: deque(maxlen=KEPT))
+        self._points: defaultdict[str, deque[tuple[int, int]]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._answers: defaultdict[str, dict[str, deque[int]]] = defaultdict(dict)
         self._estimates: dict[tuple[str, int], tuple[str, int, int]] = {}
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, tuple[float, float]] = {}
         self._lock = threading.RLock()
         self._unsaved: list[str] = []
         self._saved = -math.inf
@@ -110,23 +81,24 @@ class TokenCounter:
     def estimate(
         self, model: ModelConfig, messages: Sequence[Message], schema_text: str = "", *, embedding: bool = False
     ) -> int:
-        """Returns the tokens that this prompt will most likely be charged.
+        """Returns the tokens that this prompt will most likely be charged, or these texts to embed.
 
-        Args:
-            model: the model that will be asked.
-            messages: system text included.
-            schema_text: the JSON Schema as it is sent; empty if it is sent as words or not at all.
-            embedding: True if these are texts to embed, which have no framing.
+        `messages` include the system text. `schema_text` is the JSON Schema, if it is not sent as words.
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
-        counted = sum(family.tokenizer.count(message.content) for message in messages)
+        counted = sum([count(family.vocabulary, family.single_digits, message.content) for message in messages])
         framing = 0 if embedding else family.framing(messages, reasoning=model.reasoning not in (None, "off"))
         if schema_text and family.schema_slope:
-            framing += family.schema_start + round(family.schema_slope * family.tokenizer.count(schema_text))
+            framing += family.schema_start + round(family.schema_slope * family.count(schema_text))
         with self._lock:
-            line = self._line(key, "guess" if schema_text else family.trust, family.slope)
-            estimate = max(1, round(framing + line.at(counted)))
+            if not self._read:
+                self._load()
+            if (line := self._lines.get(key)) is None:
+                points, least = self._points[key], _LEAST_POINTS["guess" if schema_text else family.trust]
+                line = fit(points, family.slope) if len(points) >= least else (0.0, family.slope)
+                self._lines[key] = line
+            estimate = max(1, round(framing + line[0] + line[1] * counted))
             self._estimates[model.alias, estimate] = (key, counted, framing)
             if len(self._estimates) > _ESTIMATES:
                 del self._estimates[next(iter(self._estimates))]
@@ -135,48 +107,37 @@ class TokenCounter:
     def text_length(self, model: ModelConfig, text: str) -> int:
         """Returns the tokens of a text by itself, such as an answer whose usage nobody reported."""
         family = family_of(model)
-        return round(family.slope * family.tokenizer.count(text))
+        return round(family.slope * family.count(text))
 
     def cautious(self, model: ModelConfig, estimate: int) -> int:
         """Returns the estimate with the margin of the model's family added."""
-        return math.ceil(estimate * family_of(model).margin)
+        return math.ceil(estimate * _MARGINS[family_of(model).trust])
 
     def upper_bound(self, messages: Sequence[Message], schema_text: str = "") -> int:
         """Returns the tokens that no tokenizer exceeds: each token stands for at least one byte of the text."""
-        bound = _PROMPT_OVERHEAD + sum(_MESSAGE_OVERHEAD + _most_bytes(message.content) for message in messages)
+        bound = _PROMPT_OVERHEAD + sum([_MESSAGE_OVERHEAD + _most_bytes(message.content) for message in messages])
         return bound + (_SCHEMA_OVERHEAD + _SCHEMA_FACTOR * _most_bytes(schema_text) if schema_text else 0)
 
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
-        """Returns the tokens that the answer will most likely have, at most `max_tokens`.
-
-        It is the median of this model's earlier answers to the task, else of any model's, else an eighth of
-        `max_tokens`.
-        """
+        """Returns the median of the model's answers to the task, else of any model's, else `max_tokens` / 8."""
         with self._lock:
-            self._load()
+            if not self._read:
+                self._load()
             seen = self._answers[task]
-            lengths = seen.get(_identity(model)) or [length for one in seen.values() for length in one]
+            lengths = seen.get(f"{model.provider}/{model.name}") or [length for one in seen.values() for length in one]
         expected = statistics.median(lengths) if lengths else max_tokens / ANSWER_SHARE
         return max(1, min(max_tokens, round(expected)))
 
     def observe(self, task: str, model: ModelConfig, estimate: int, usage: Usage) -> None:
-        """Learns from an accepted answer. A usage that is estimated itself teaches nothing.
-
-        Args:
-            task: the task of the call.
-            model: the model that answered.
-            estimate: what `estimate` returned for the prompt.
-            usage: as reported.
-        """
-        if usage.estimated:
-            return
+        """Learns from an accepted answer, whose prompt had that `estimate`."""
         with self._lock:
             key, counted, framing = self._estimates.get((model.alias, estimate), ("", 0, 0))
             charged = usage.prompt_tokens - framing if key and usage.prompt_tokens > 0 else None
-            seen = (key, counted, charged, task, _identity(model), max(0, usage.completion_tokens))
-            if charged is None and not usage.completion_tokens:
+            if usage.estimated or (charged is None and not usage.completion_tokens):
                 return
-            self._load()
+            seen = (key, counted, charged, task, f"{model.provider}/{model.name}", max(0, usage.completion_tokens))
+            if not self._read:
+                self._load()
             self._keep(*seen)
             self._unsaved.append(json.dumps(seen) + "\n")
             if time.monotonic() - self._saved >= _SAVE_SECONDS:
@@ -195,24 +156,15 @@ class TokenCounter:
             except OSError as error:
                 self._warn("token_memory_not_saved", error)
 
-    def _line(self, key: str, trust: str, slope: float) -> Line:
-        self._load()
-        if key not in self._lines:
-            points = self._points[key] if len(self._points[key]) >= _LEAST_POINTS[trust] else ()
-            self._lines[key] = fit(tuple(points), slope)
-        return self._lines[key]
-
     def _keep(self, key: str, counted: int, charged: int | None, task: str, model: str, answer: int) -> None:
         if charged is not None:
-            self._points[key].append(Point(int(counted), int(charged)))
+            self._points[key].append((int(counted), int(charged)))
             self._lines.pop(key, None)
         if answer:
             self._answers[task].setdefault(model, deque(maxlen=KEPT)).append(int(answer))
 
     def _load(self) -> None:
-        """Reads the file once. A line that is damaged, or cut by a killed process, is skipped."""
-        if self._read:
-            return
+        """Reads the file, once. A line that is damaged, or cut by a killed process, is skipped."""
         self._read = True
         try:
             lines = self._path.read_bytes().splitlines()
@@ -236,13 +188,9 @@ class TokenCounter:
             logger().warning(event, file=str(self._path), fault=str(error))
 
 
-def _identity(model: ModelConfig) -> str:
-    return f"{model.provider}/{model.name}"
-
-
 def _most_bytes(text: str) -> int:
     """Returns the bytes of a text, or of its NFKC form if that is longer: some tokenizers normalise first."""
-    plain = len(text.encode("utf-8", "surrogatepass"))
     if text.isascii():
-        return plain
-    return max(plain, len(unicodedata.normalize("NFKC", text).encode("utf-8", "surrogatepass")))
+        return len(text)
+    sizes = [len(one.encode("utf-8", "surrogatepass")) for one in (text, unicodedata.normalize("NFKC", text))]
+    return max(sizes)

@@ -1,4 +1,4 @@
-"""The tokenizer of each model family, and what its provider adds to each message: one row a family.
+"""How each model family counts tokens: its tokenizer, and what its provider adds to each message. One row a family.
 
 The numbers were measured on recorded usage. Where the real vocabulary is not published, the row names the closest
 one, and `token_counter.py` learns the rest. The vocabulary files are those that LiteLLM ships; tiktoken's own loader
@@ -22,16 +22,10 @@ from testronaut_llm.support.paths import data_file
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-Trust = Literal["exact", "close", "guess"]
-
 _SLICE = 50_000  # characters encoded at once: tiktoken panics on a run of a million spaces
 _CHARACTERS_PER_TOKEN = 3.6  # of English and code, where LiteLLM ships no vocabulary file
 _CACHED_TEXTS = 32  # of a call's candidates most share a tokenizer
-_FILES = {
-    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
-    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
-    "p50k_base": "ec7223a39ce59f226a68acc30dc1af2788490e15",
-}
+
 _CL100K = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
@@ -42,47 +36,12 @@ _O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _CONTRACTION + "|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_ONE_DIGIT = (r"\p{N}{1,3}", r"\p{N}")
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenizer:
-    """A vocabulary, and how text is split before it is looked up: numbers in threes, or digit by digit."""
-
-    vocabulary: str
-    single_digits: bool = False
-
-    def count(self, text: str) -> int:
-        """Returns the tokens of a text. Special tokens in it are plain text."""
-        return _count(self, text)
-
-
-@functools.lru_cache(maxsize=_CACHED_TEXTS)
-def _count(tokenizer: Tokenizer, text: str) -> int:
-    encoding = _encoding(tokenizer)
-    if encoding is None:
-        return -int(-len(text) // _CHARACTERS_PER_TOKEN)
-    slices = (text[start : start + _SLICE] for start in range(0, len(text), _SLICE))
-    return sum(len(encoding.encode_ordinary(piece)) for piece in slices)
-
-
-@functools.cache
-def _encoding(tokenizer: Tokenizer) -> Encoding | None:
-    path = data_file("litellm", f"litellm_core_utils/tokenizers/{_FILES[tokenizer.vocabulary]}")
-    if path is None:
-        return None
-    from tiktoken import Encoding
-
-    lines = (line.split() for line in path.read_bytes().splitlines() if line)
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    pattern = _O200K if tokenizer.vocabulary == "o200k_base" else _CL100K
-    pattern = pattern.replace(*_ONE_DIGIT) if tokenizer.single_digits else pattern
-    return Encoding(name=tokenizer.vocabulary, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-
-
-_GPT4O, _GPT4O_DIGITS = Tokenizer("o200k_base"), Tokenizer("o200k_base", single_digits=True)
-_GPT4, _GPT4_DIGITS = Tokenizer("cl100k_base"), Tokenizer("cl100k_base", single_digits=True)
-_GPT3, _GPT3_DIGITS = Tokenizer("p50k_base"), Tokenizer("p50k_base", single_digits=True)
+VOCABULARIES = {  # LiteLLM's file, and how text is split before it is looked up
+    "o200k_base": ("fb374d419588a4632f3f557e76b4b70aebbca790", _O200K),
+    "cl100k_base": ("9b5ad71b2ce5302211f9c61530b329a4922fc6a4", _CL100K),
+    "p50k_base": ("ec7223a39ce59f226a68acc30dc1af2788490e15", _CL100K),
+}
+_GPT4O, _GPT4, _GPT3 = VOCABULARIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +50,9 @@ class Family:
 
     name: str  # key under which what is learned is kept
     pattern: str  # what its provider and name look like, such as `openai/gpt-6-luna`
-    tokenizer: Tokenizer  # the nearest one on disk
-    trust: Trust = "close"  # how near it is; `exact` is never corrected
+    vocabulary: str  # the nearest one on disk
+    single_digits: bool = False  # True if numbers are split digit by digit, not in threes
+    trust: Literal["exact", "close", "guess"] = "close"  # how near it is; `exact` is never corrected
     slope: float = 1.0  # tokens charged for each token counted
     start: int = 3  # tokens added to each prompt
     turn: int = 4  # tokens added to each message
@@ -103,28 +63,54 @@ class Family:
     schema_start: int = 0  # the same as `start` and `slope` for a JSON Schema on the wire
     schema_slope: float = 0.0
 
-    @property
-    def margin(self) -> float:
-        """Factor by which a prompt may be longer than estimated."""
-        return {"exact": 1.02, "close": 1.15, "guess": 1.3}[self.trust]
+    def count(self, text: str) -> int:
+        """Returns the tokens of a text, without what is charged beyond. Special tokens in it are plain text."""
+        return count(self.vocabulary, self.single_digits, text)
 
     def framing(self, messages: Sequence[Message], reasoning: bool) -> int:
         """Returns the tokens that the provider adds to the texts of a prompt."""
-        turns = [m for m in messages if self.system_turn or m.role != "system"]
-        if not self.system_turn and turns and turns[-1].role == "assistant":
-            turns.pop()  # the beginning of the answer, not a turn before it
-        answered = sum(m.role == "assistant" for m in turns)
-        added = self.own_system if all(m.role != "system" for m in messages) else 0
-        return self.start + added + self.turn * len(turns) + self.answered * answered + self.thinking * reasoning
+        roles = [message.role for message in messages]
+        added = self.start + self.thinking * reasoning + (0 if "system" in roles else self.own_system)
+        if not self.system_turn:
+            roles = [role for role in roles if role != "system"]
+            if roles and roles[-1] == "assistant":
+                roles.pop()  # the beginning of the answer, not a turn before it
+        return added + self.turn * len(roles) + self.answered * roles.count("assistant")
+
+
+@functools.lru_cache(maxsize=_CACHED_TEXTS)
+def count(vocabulary: str, single_digits: bool, text: str) -> int:
+    """Returns the tokens of a text."""
+    encoding = _encoding(vocabulary, single_digits)
+    if encoding is None:
+        return -int(-len(text) // _CHARACTERS_PER_TOKEN)
+    tokens = 0
+    for start in range(0, len(text), _SLICE):
+        tokens += len(encoding.encode_ordinary(text[start : start + _SLICE]))
+    return tokens
+
+
+@functools.cache
+def _encoding(vocabulary: str, single_digits: bool) -> Encoding | None:
+    file, pattern = VOCABULARIES[vocabulary]
+    path = data_file("litellm", f"litellm_core_utils/tokenizers/{file}")
+    if path is None:
+        return None
+    from tiktoken import Encoding
+
+    lines = (line.split() for line in path.read_bytes().splitlines() if line)
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    pattern = pattern.replace(r"\p{N}{1,3}", r"\p{N}") if single_digits else pattern
+    return Encoding(name=vocabulary, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
 _OPENAI = Family(
-    name="openai", pattern=r"/(gpt-|chatgpt-)", tokenizer=_GPT4O, trust="exact", schema_start=5, schema_slope=0.95
+    name="openai", pattern=r"/(gpt-|chatgpt-)", vocabulary=_GPT4O, trust="exact", schema_start=5, schema_slope=0.95
 )
 _CLAUDE = Family(
     name="claude-5",
     pattern=r"claude-",
-    tokenizer=_GPT3,
+    vocabulary=_GPT3,
     slope=1.22,
     start=6,
     turn=3,
@@ -134,27 +120,27 @@ _CLAUDE = Family(
 )
 _REASONING = r"/(gpt-([5-9]|\d\d)|o\d|codex)"
 _CLAUDE_4 = r"claude-(instant|v?[1-4]\b|(opus|sonnet|haiku)-4(?![-.][7-9]\b))"
+_DIGITS = Family(name="", pattern="", vocabulary=_GPT3, single_digits=True)
 
 FAMILIES = (
-    replace(_OPENAI, name="openai-embedding", pattern=r"/(text-embedding-|ada$)", tokenizer=_GPT4, start=0, turn=0),
+    replace(_OPENAI, name="openai-embedding", pattern=r"/(text-embedding-|ada$)", vocabulary=_GPT4, start=0, turn=0),
     replace(_OPENAI, name="openai-reasoning", pattern=_REASONING, start=2, answered=2),
-    Family(name="gpt-oss", pattern=r"gpt-oss", tokenizer=_GPT4O, start=63),
-    replace(_OPENAI, name="openai-cl100k", pattern=r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", tokenizer=_GPT4),
+    Family(name="gpt-oss", pattern=r"gpt-oss", vocabulary=_GPT4O, start=63),
+    replace(_OPENAI, name="openai-cl100k", pattern=r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", vocabulary=_GPT4),
     _OPENAI,
     replace(
         _CLAUDE, name="claude", pattern=_CLAUDE_4, slope=1.02, start=4, thinking=29, schema_start=75, schema_slope=2.0
     ),
     _CLAUDE,
-    Family(name="gemma", pattern=r"gemma-?\d", tokenizer=_GPT4O_DIGITS, start=4, turn=5),
-    Family(name="gemini", pattern=r"gemini", tokenizer=_GPT4O_DIGITS, start=0, turn=1),
-    Family(name="llama", pattern=r"llama-?[3-9]", tokenizer=_GPT4, start=5, turn=5),
-    Family(name="qwen", pattern=r"/qw[eq]", tokenizer=_GPT4_DIGITS, start=5, turn=5),
-    Family(name="deepseek", pattern=r"deepseek", tokenizer=_GPT4_DIGITS, trust="guess", start=1, turn=1),
-    Family(name="smollm-gguf", pattern=r"^embedded/smollm", tokenizer=_GPT3_DIGITS, start=4, turn=5, own_system=21),
-    Family(name="smollm", pattern=r"smollm", tokenizer=_GPT3_DIGITS, start=4, turn=5),
+    replace(_DIGITS, name="gemma", pattern=r"gemma-?\d", vocabulary=_GPT4O, start=4, turn=5),
+    replace(_DIGITS, name="gemini", pattern=r"gemini", vocabulary=_GPT4O, start=0, turn=1),
+    Family(name="llama", pattern=r"llama-?[3-9]", vocabulary=_GPT4, start=5, turn=5),
+    replace(_DIGITS, name="qwen", pattern=r"/qw[eq]", vocabulary=_GPT4, start=5, turn=5),
+    replace(_DIGITS, name="deepseek", pattern=r"deepseek", vocabulary=_GPT4, trust="guess", start=1, turn=1),
+    replace(_DIGITS, name="smollm-gguf", pattern=r"^embedded/smollm", start=4, turn=5, own_system=21),
+    replace(_DIGITS, name="smollm", pattern=r"smollm", start=4, turn=5),
 )
-
-OTHER = Family(name="", pattern="", tokenizer=_GPT3_DIGITS, trust="guess", start=2, turn=3)
+OTHER = replace(_DIGITS, trust="guess", start=2, turn=3)
 
 
 def family_of(model: ModelConfig) -> Family:
@@ -164,11 +150,9 @@ def family_of(model: ModelConfig) -> Family:
 
 @functools.lru_cache(maxsize=1024)
 def _family_of(provider: str, model: str) -> Family:
-    name = model.lower().rpartition("/")[2].removeprefix("ft:")
-    for family in FAMILIES:
-        if re.search(family.pattern, f"{provider}/{name}"):
-            return family
-    return _OPENAI if provider == "azure" else OTHER  # a deployment with a name of its own is OpenAI's, most likely
+    name = f"{provider}/{model.lower().rpartition('/')[2].removeprefix('ft:')}"
+    unknown = _OPENAI if provider == "azure" else OTHER  # a deployment with a name of its own is most likely OpenAI's
+    return next((family for family in FAMILIES if re.search(family.pattern, name)), unknown)
 
 
 def memory_key(model: ModelConfig, family: Family) -> str:
@@ -176,6 +160,7 @@ def memory_key(model: ModelConfig, family: Family) -> str:
 
     A cloud model shares them with its family at the same provider. A local model has a chat template of its own.
     """
+    if family.name and not provider_of(model).local:
+        return f"{model.provider}:{family.name}"
     stem = (model.base_model or model.name).lower().rpartition("/")[2].partition(":")[0]
-    shared = family.name and not provider_of(model).local
-    return f"{model.provider}:{family.name if shared else stem}"
+    return f"{model.provider}:{stem}"

@@ -15,19 +15,20 @@ MOST_USD = 1_000_000
 MOST_TOKENS = 2**40
 """Tokens that one request has at most, for the same reason."""
 
-_CONTEXT = Context(  # names every argument: the program may have changed `decimal.DefaultContext`
+CONTEXT = Context(  # names every argument: the program may have changed `decimal.DefaultContext`
     *(28, ROUND_HALF_EVEN, -999_999, 999_999, 1, 0, []), traps=[DivisionByZero, InvalidOperation, Overflow]
 )
+"""In which money is computed."""
 _TWO_DIGITS = Context(prec=2, rounding=ROUND_HALF_EVEN)
 _CENT = Decimal("0.01")
 
 
 def exact(function: Callable[P, R]) -> Callable[P, R]:
-    """Runs a function in the decimal context of this module. It must not be a generator or a coroutine."""
+    """Runs a function in `CONTEXT`. It must not be a generator or a coroutine."""
 
     @wraps(function)
     def inside(*args: P.args, **given: P.kwargs) -> R:
-        with localcontext(_CONTEXT):
+        with localcontext(CONTEXT):
             return function(*args, **given)
 
     return inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from manager_kit import Api, config, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.ledger_file import LedgerFile
+from testronaut_llm.money.ledger_file import LedgerFile, Period
+from testronaut_llm.money.pacing import CALLS_A_DAY, Limit, money_of
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
@@ -49,10 +51,6 @@ def fake(*models: str, budget: dict[str, Any] | None = None, own: Any = None, **
     return llm
 
 
-def models_asked(llm: FakeLLM) -> list[str]:
-    return [call.model for call in llm.calls]
-
-
 @pytest.mark.parametrize("field", ["per_day", "per_month", "total"])
 def test_stop_refuses_before_sending(field: str) -> None:
     """Two cents hold two answers; the third raises, names the limit, and nothing is sent."""
@@ -71,40 +69,34 @@ def test_stop_refuses_before_sending(field: str) -> None:
 def test_it_steps_down_before_it_stops_and_says_so() -> None:
     """As money runs low the route goes on with what still fits, and the reason tells."""
     with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
-        answers = [llm.complete("t", "hi").model for _ in range(3)]
+        assert llm.complete("t", "hi").model == "dear"
+        assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, ")
+        assert [llm.complete("t", "hi").model for _ in range(2)] == ["cheap", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")
-    assert answers == ["dear", "cheap", "cheap"]
-    with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
-        llm.complete("t", "hi")
-        assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, over budget now: ")
 
 
-@pytest.mark.parametrize(("rule", "asked"), [("stop", 1), ("local", 2)])
-def test_only_local_goes_on_for_nothing(rule: str, asked: int) -> None:
-    """With `local` a free model takes over when the money is gone; with `stop` it does not."""
-    with fake("dear", "home", budget={"per_day": "0.01", "on_exceeded": rule}) as llm:
+@pytest.mark.parametrize(("rule", "asked"), [("stop", ["dear"]), ("local", ["dear", "home"]), ("warn", ["dear"] * 2)])
+def test_what_happens_when_the_money_is_gone(rule: str, asked: list[str]) -> None:
+    """`stop` raises, `local` goes to a free model, `warn` books, logs and goes on."""
+    models = ("dear",) if rule == "warn" else ("dear", "home")
+    with (
+        fake(*models, budget={"per_day": "0.01", "on_exceeded": rule}) as llm,
+        structlog.testing.capture_logs() as logs,
+    ):
         llm.complete("t", "hi")
         if rule == "stop":
             with pytest.raises(errors.BudgetExceededError, match="on_exceeded is `stop`"):
                 llm.complete("t", "hi")
         else:
-            assert llm.complete("t", "hi").model == "home"
-        assert len(llm.calls) == asked
-
-
-def test_warn_goes_on_and_tells() -> None:
-    """`warn` books and logs what is over the limit; a `max_cost` of the caller's refuses all the same."""
-    with (
-        fake("dear", budget={"per_day": "0.01", "on_exceeded": "warn"}) as llm,
-        structlog.testing.capture_logs() as logs,
-    ):
-        llm.complete("t", "hi")
-        llm.complete("t", "hi")
-        assert llm.spend().total.cost == Decimal("0.02")
-        with pytest.raises(errors.BudgetExceededError, match="max_cost"):
-            llm.complete("t", "hi", max_cost="0.001")
-    assert [log["limit"] for log in logs if log["event"] == "budget_exceeded"] == ["budget.per_day"]
+            llm.complete("t", "hi")
+        assert [call.model for call in llm.calls] == asked
+        assert llm.spend().total.cost == Decimal("0.01") * asked.count("dear")
+        what = "max_cost" if rule == "warn" else "per_day"
+        with pytest.raises(errors.BudgetExceededError, match=what):  # the caller's own limit refuses all the same
+            llm.complete("t", "hi", max_cost="0.001", model="dear")
+    limits = [log["limit"] for log in logs if log["event"] == "budget_exceeded"]
+    assert limits == (["budget.per_day"] if rule == "warn" else [])
 
 
 def test_a_task_has_limits_of_its_own_beside_the_files() -> None:
@@ -126,11 +118,8 @@ def test_a_call_pays_for_all_its_attempts() -> None:
     """Retries, repairs and fallbacks draw on `per_call`: what timed out may have been billed."""
     with fake("dear", "cheap", budget={"per_call": "0.0115"}, retries=2) as llm:
         llm.reply(errors.LLMTimeoutError("slow", retry_after=0.0), model="dear")
-        answer = llm.complete("t", "hi")
-        assert [(one.model, one.cost) for one in answer.attempts] == [
-            ("dear", Decimal("0.01")),
-            ("cheap", Decimal("0.001")),
-        ]
+        attempts = llm.complete("t", "hi").attempts
+        assert [(one.model, one.cost) for one in attempts] == [("dear", Decimal("0.01")), ("cheap", Decimal("0.001"))]
         llm.reply(errors.LLMTimeoutError("slow", retry_after=0.0))
         with pytest.raises(errors.AllModelsFailedError) as caught:
             llm.complete("t", "hi")
@@ -152,8 +141,7 @@ def test_a_model_without_a_price_is_refused_under_any_budget() -> None:
     with fake("openai/who-knows") as llm:
         assert llm.complete("t", "hi").cost is None
         total = llm.spend().total
-    assert (total.calls, total.unpriced, total.cost) == (1, 1, 0)
-    assert llm.session.unpriced == 1
+    assert (total.calls, total.unpriced, total.cost, llm.session.unpriced) == (1, 1, 0, 1)
 
 
 def test_balanced_paces_what_a_day_has_left() -> None:
@@ -165,6 +153,30 @@ def test_balanced_paces_what_a_day_has_left() -> None:
             assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
 
 
+def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
+    """The pace shares what a period leaves among the calls of its days; what only warns stands in for nothing."""
+
+    def left(amount: str, period: Period, seconds: float | None = None, **facts: Any) -> tuple[Limit, Decimal, Any]:
+        return Limit(name=f"per_{period}", period=period, amount=Decimal(99), **facts), Decimal(amount), seconds
+
+    day = 86_400.0
+    limits = [
+        left("0.25", "call", on_exceeded="local"),
+        left("0.1", "total", on_exceeded="warn"),
+        left("5", "day", day),
+        left("60", "month", 30 * day),
+    ]
+    money = money_of(limits, calls_per_day=99)
+    assert money is not None
+    assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")
+    assert (money.pace, money.pace_limit) == (Decimal(60) / (1 + 99 * 30), "per_month")
+    assert money.words == "$0.25 is left of per_call"
+    quiet = [money_of([left("51", "day", seconds)]) for seconds in (day, -5.0)]
+    assert [one and one.pace for one in quiet] == [Decimal(51) / (1 + CALLS_A_DAY), Decimal(51)]
+    single = money_of([left("0.1", "call")])
+    assert (single and single.pace, money_of([])) == (None, None)
+
+
 def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
     """Rejected, repaired, retried and fallen back: each attempt counts once, by its task and model."""
     with fake("cheap", "dear", retries=1) as llm:
@@ -172,36 +184,21 @@ def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
         llm.reply('{"a": 1}', model="dear")
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
         answers = [llm.complete("t", "hi", schema=schema), llm.complete("u", "hi", accept=lambda a: a.model == "dear")]
-        attempts = [(answer.task, one) for answer in answers for one in answer.attempts]
+        attempts = [one for answer in answers for one in answer.attempts]
         spend = llm.spend()
-    assert [one.outcome for _, one in attempts] == ["error", "rejected", "rejected", "answer", "rejected", "answer"]
-    assert spend.total.cost == sum(one.cost or 0 for _, one in attempts) == sum(answer.cost or 0 for answer in answers)
-    assert spend.total.calls == len(attempts) == sum(row.totals.calls for row in spend.rows)
-    assert {name: totals.calls for name, totals in spend.by_task.items()} == {"t": 4, "u": 2}
-    assert {name: totals.calls for name, totals in spend.by_model.items()} == {"cheap": 4, "dear": 2}
-    assert spend.total.prompt_tokens == sum(one.usage.prompt_tokens for _, one in attempts if one.usage)
-    assert llm.session.cost == spend.total.cost
-
-
-def test_since_counts_days() -> None:
-    """A day, or a time that has passed; anything else is an error that says so."""
-    with fake("cheap") as llm:
-        llm.complete("t", "hi")
-        assert llm.spend("2026-01-01").total.calls == llm.spend("1h").total.calls == 1
-        assert llm.spend("9999-01-01").total.calls == 0
-        today = datetime.now(UTC)
-        assert llm.spend(today).total.calls == llm.spend(today.date()).total.calls == 1
+        assert [llm.spend(since).total.calls for since in ("2026-01-01", "1h", "9999-01-01")] == [6, 6, 0]
+        assert [llm.spend(now).total.calls for now in (datetime.now(UTC), datetime.now(UTC).date())] == [6, 6]
         for wrong in ("soon", "2026-13-01", "-1d"):
             with pytest.raises(errors.ConfigError, match="expected a day such as"):
                 llm.spend(wrong)
-
-
-def test_fakes_leave_the_users_books_alone() -> None:
-    """What a test spends is kept in memory."""
-    with fake("dear", budget={"per_day": "1"}) as llm:
-        llm.complete("t", "hi")
-        assert llm.spend().total.calls == 1
-    assert not data_dir().exists()
+    assert [one.outcome for one in attempts] == ["error", "rejected", "rejected", "answer", "rejected", "answer"]
+    assert spend.total.cost == sum(one.cost or 0 for one in attempts) == sum(answer.cost or 0 for answer in answers)
+    assert spend.total.calls == len(attempts) == sum(row.totals.calls for row in spend.rows)
+    assert {name: totals.calls for name, totals in spend.by_task.items()} == {"t": 4, "u": 2}
+    assert {name: totals.calls for name, totals in spend.by_model.items()} == {"cheap": 4, "dear": 2}
+    assert spend.total.prompt_tokens == sum(one.usage.prompt_tokens for one in attempts if one.usage)
+    assert llm.session.cost == spend.total.cost
+    assert not data_dir().exists()  # what a test spends is kept in memory
 
 
 def test_whose_money_a_configuration_made_in_python_spends() -> None:
@@ -213,9 +210,8 @@ def test_whose_money_a_configuration_made_in_python_spends() -> None:
 
 
 def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(data_dir() / "ledger.sqlite3") as db:
+    with contextlib.closing(sqlite3.connect(data_dir() / "ledger.sqlite3")) as db:
         found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
-    db.close()
     llm._ledger.close()
     return found
 
@@ -233,32 +229,28 @@ def test_a_stream_that_is_left_is_paid_at_its_worst(api: Make) -> None:
     assert llm.session.cost == Decimal(amount).scaleb(-12)
 
 
-def test_without_a_budget_a_broken_ledger_stops_nothing(api: Make) -> None:
-    """The answer comes, and one warning."""
-    data_dir().mkdir(parents=True)
-    (data_dir() / "ledger.sqlite3").write_text("no database " * 100)
-    a = api("a", faults.good())
-    with manager({"a": model("openai", a)}) as llm, structlog.testing.capture_logs() as logs:
-        llm.complete("t", "hi")
-        assert llm.complete("t", "hi").text
-        with pytest.raises(errors.ConfigError, match="not a database"):
-            llm.spend()
-    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
-
-
 def _limited(url: Api, **budget: Any) -> LLMManager:
     made = config({"a": model("openai", url)}, max_tokens=100).model_dump(exclude_unset=True)
-    return LLMManager(config=LLMConfig.model_validate({**made, "budget": {"scope": "s", "per_day": 1, **budget}}))
+    return LLMManager(config=LLMConfig.model_validate({**made, "budget": {"scope": "s", **budget}}))
 
 
-def test_under_a_budget_a_broken_ledger_stops_what_costs(api: Make) -> None:
-    """The error comes before the request, and says what mends it."""
+@pytest.mark.parametrize("budget", [{}, {"per_day": 1}])
+def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, Any]) -> None:
+    """Under a budget the error comes before the request, and says how to fix it; else there is one warning."""
     data_dir().mkdir(parents=True)
     (data_dir() / "ledger.sqlite3").write_text("no database " * 100)
     a = api("a", faults.good())
-    with _limited(a) as llm, pytest.raises(errors.ConfigError, match=r"no budget can be held.*mv "):
-        llm.complete("t", "hi")
-    assert a.asked == []
+    with _limited(a, **budget) as llm, structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            if budget:
+                with pytest.raises(errors.ConfigError, match=r"no budget can be held.*mv "):
+                    llm.complete("t", "hi")
+            else:
+                assert llm.complete("t", "hi").text
+        with pytest.raises(errors.ConfigError, match="not a database"):
+            llm.spend()
+    assert bool(a.asked) is not bool(budget)
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
 
 
 def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
@@ -266,22 +258,21 @@ def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
 ) -> None:
     """The answer that was paid comes back; its settlement is written when the ledger works again."""
     a = api("a", faults.good())
-    with _limited(a) as llm:
-        run, broken = LedgerFile.run, []
-        monkeypatch.setattr(
-            LedgerFile, "run", lambda file, work, wait=0: broken[0]() if broken else run(file, work, wait)
-        )
-        error = errors.ConfigError("the disk is full")
+    with _limited(a, per_day=1) as llm:
 
-        def fail() -> None:
-            raise error
+        def fail(*_: Any, **__: Any) -> None:
+            raise errors.ConfigError("the disk is full")
 
-        a.plan(lambda exchange: (broken.append(fail), faults.good()(exchange))[1])  # type: ignore[func-returns-value]
+        def answer_and_break(exchange: Any) -> None:
+            monkeypatch.setattr(LedgerFile, "run", fail)
+            faults.good()(exchange)
+
+        a.plan(answer_and_break)
         with structlog.testing.capture_logs() as logs:
             answer = llm.complete("t", "hi")
         assert answer.cost
         assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
-        broken.clear()
+        monkeypatch.undo()
         assert llm.spend().total.cost == answer.cost
         assert llm.spend().limits[0].reserved == 0
 
@@ -293,19 +284,17 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
         (dear,) = call.candidates
         one, free = (budgets.reserve(call, dear, Decimal(n) / 100, spent=Decimal(0)) for n in (1, 0))
         broken = errors.ConfigError("the disk is full")
-        monkeypatch.setattr(llm._ledger.file, "transaction", lambda *_, **__: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr(llm._ledger.file, "run", lambda *_, **__: (_ for _ in ()).throw(broken))
         with pytest.raises(errors.ConfigError, match="full"):
             one.sent()
         free.sent()
 
 
-def test_a_race_for_the_last_money_goes_to_the_next_model() -> None:
+def test_a_race_for_the_last_money_goes_to_the_next_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the route saw is gone when it reserves: the next candidate is asked, or the budget's error comes."""
     with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
-        money = llm._caller.services.budgets.money
-        llm._caller.services.budgets.money = lambda *_: None  # type: ignore[method-assign] # the route sees money in plenty
+        monkeypatch.setattr(llm._caller.services.budgets, "money", lambda *_: None)  # the route sees money in plenty
         assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")
         assert len(llm.calls) == 2
-        llm._caller.services.budgets.money = money  # type: ignore[method-assign]

@@ -131,9 +131,8 @@ def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str
 @pytest.mark.parametrize(("asked", "times"), [(None, 1), ("default", 1), ("priority", 2), ("auto", 2), ("flex", 0.5)])
 def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: float) -> None:
     """`auto` may be answered by the most expensive one."""
-    row = {"model": "openai/gpt-5", "extra": {"service_tier": asked} if asked else {}}
     plain = {"model": "openai/gpt-5"}
-    with manager({"a": row, "b": plain}) as llm:
+    with manager({"a": {**plain, "extra": {"service_tier": asked} if asked else {}}, "b": plain}) as llm:
         bounds = {one.alias: one.worst_cost for one in llm.route("t", "hi").candidates}
     assert bounds["b"]
     assert bounds["a"] == bounds["b"] * Decimal(str(times))
@@ -153,9 +152,8 @@ def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: f
 )
 def test_a_tier_without_a_price_is_unknown(name: str, extra: dict[str, Any]) -> None:
     """And not the standard price: a budget refuses it, and `price:` gives it one."""
-    with manager(
-        {"a": {"model": name, "extra": extra}, "b": {"model": name, "extra": extra, "price": {"input": 1, "output": 2}}}
-    ) as llm:
+    row = {"model": name, "extra": extra}
+    with manager({"a": row, "b": {**row, "price": {"input": 1, "output": 2}}}) as llm:
         listed, priced = llm.route("t", "hi").candidates
     assert (listed.worst_cost, listed.est_cost) == (None, None)
     assert priced.worst_cost
@@ -165,8 +163,7 @@ def test_an_answer_of_a_tier_without_a_price_has_no_known_cost(api: Make) -> Non
     """It is booked as unpriced, at its worst case."""
     a = api("a", _chat(GOOD, service_tier="scale"))
     with manager({"a": model("openai", a, model="openai/gpt-5", price=None)}) as llm:
-        answer = llm.complete("t", "hi")
-        assert (answer.cost, llm.session.unpriced) == (None, 1)
+        assert (llm.complete("t", "hi").cost, llm.session.unpriced) == (None, 1)
         assert llm.session.cost > 0
 
 
@@ -203,30 +200,25 @@ def test_what_extra_brings_into_the_prompt_is_part_of_its_bound() -> None:
     assert bound(documents=["word " * 200]) > bound() + Decimal("0.001")
 
 
+EVERY = [
+    *(decimal.Inexact, decimal.Rounded, decimal.Clamped),
+    *(decimal.FloatOperation, decimal.Subnormal, decimal.Underflow),
+]
+
+
 @pytest.fixture
 def hostile(request: pytest.FixtureRequest) -> Iterator[None]:
     """The decimals of a host program, in this thread and in every later one."""
-    before = decimal.getcontext().copy(), decimal.DefaultContext.copy()
-    for context in (decimal.getcontext(), decimal.DefaultContext):
-        context.prec = 2
-        context.rounding = decimal.ROUND_UP
-        context.capitals = 0
+    contexts = decimal.getcontext(), decimal.DefaultContext
+    before = [context.copy() for context in contexts]
+    for context in contexts:
+        context.prec, context.rounding, context.capitals = 2, decimal.ROUND_UP, 0
         for signal in request.param:
             context.traps[signal] = True
     yield
-    decimal.setcontext(before[0])
-    decimal.DefaultContext.prec, decimal.DefaultContext.rounding = before[1].prec, before[1].rounding
-    decimal.DefaultContext.capitals, decimal.DefaultContext.traps = before[1].capitals, before[1].traps
-
-
-EVERY = [
-    decimal.Inexact,
-    decimal.Rounded,
-    decimal.Clamped,
-    decimal.FloatOperation,
-    decimal.Subnormal,
-    decimal.Underflow,
-]
+    for context, old in zip(contexts, before, strict=True):
+        context.prec, context.rounding = old.prec, old.rounding
+        context.capitals, context.traps = old.capitals, old.traps
 
 
 @pytest.mark.parametrize("hostile", [[], EVERY], ids=["two digits", "every trap"], indirect=True)

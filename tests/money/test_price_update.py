@@ -14,17 +14,14 @@ from testronaut_llm.errors import ConfigError
 from testronaut_llm.money import price_update
 from testronaut_llm.money.price_update import update_prices
 from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.support.paths import data_file
 
+OPENAI = {"litellm_provider": "openai"}
 GOOD = {
     "sample_spec": {"litellm_provider": "any", "input_cost_per_token": "a number"},
     "fallback_generalizations": {"rules": []},
-    "gpt-new": {
-        "litellm_provider": "openai",
-        "input_cost_per_token": 1e-6,
-        "output_cost_per_token": 2e-6,
-        "mode": "chat",
-    },
-    "gpt-image": {"litellm_provider": "openai", "input_cost_per_image": 0.04, "input_cost_per_token": None},
+    "gpt-new": {**OPENAI, "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "mode": "chat"},
+    "gpt-image": {**OPENAI, "input_cost_per_image": 0.04, "input_cost_per_token": None},
 }
 
 
@@ -35,7 +32,7 @@ def written(tmp_path: Path, content: Any) -> str:
 
 
 def with_row(**fields: Any) -> dict[str, Any]:
-    return {**GOOD, "bad": {"litellm_provider": "openai", "mode": "chat", **fields}}
+    return {**GOOD, "bad": {**OPENAI, "mode": "chat", **fields}}
 
 
 def test_a_file_becomes_the_users_table(tmp_path: Path) -> None:
@@ -44,7 +41,7 @@ def test_a_file_becomes_the_users_table(tmp_path: Path) -> None:
     assert (done.models, done.priced, done.previous) == (2, 1, None)
     price = PriceTable.load().price(ModelConfig(alias="a", model="openai/gpt-new"))
     assert price is not None
-    assert price.rates().output == 2
+    assert price.tiers[0][1].output == 2
     assert price.source.startswith("prices update of 20")
 
 
@@ -65,12 +62,7 @@ def test_the_previous_table_is_kept(tmp_path: Path) -> None:
 
 def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
     """The format is LiteLLM's own: its whole map is taken as it is."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("litellm")
-    assert spec is not None
-    assert spec.origin is not None
-    source = Path(spec.origin).with_name("model_prices_and_context_window_backup.json")
+    source = data_file("litellm", "model_prices_and_context_window_backup.json")
     done = update_prices(str(source), path=tmp_path / "prices.json")
     assert done.models > 4000
     assert done.priced > 2000
@@ -80,7 +72,7 @@ def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("{", "is not JSON"),
-        ('{"a": NaN}', "NaN is no price"),
+        (with_row(input_cost_per_token=float("nan")), "bad.input_cost_per_token is NaN"),
         ("[]", "prices no model"),
         ({}, "prices no model"),
         ({"gpt": {"litellm_provider": "openai", "input_cost_per_token": "$3"}}, "prices no model"),
@@ -88,14 +80,12 @@ def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
         (with_row(output_cost_per_token="$0.01"), r"bad.output_cost_per_token is \$0.01"),
         (with_row(input_cost_per_token=True), "bad.input_cost_per_token is True"),
         (with_row(cache_read_input_token_cost=3), "expected USD for one token, at most 1"),
-        (with_row(tiered_pricing=[{"range": []}]), "tiered_pricing is no list"),
-        (with_row(tiered_pricing=[7]), "tiered_pricing is no list"),
-        (with_row(tiered_pricing=[{"range": [0, 1], "input_cost_per_token": -1}]), "tiered_pricing is no list"),
+        (with_row(tiered_pricing=[7, {"range": [0, 1], "input_cost_per_token": -1}]), "bad.input_cost_per_token is -1"),
         (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(7)}), "and 2 more"),
     ],
 )
 def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) -> None:
-    """Prices that cannot be meant are named, and the table stays what it was."""
+    """Impossible prices are named, and the table stays what it was."""
     target = tmp_path / "prices.json"
     update_prices(written(tmp_path, GOOD), path=target)
     before = target.read_text()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
-from testronaut_llm.money.pacing import CALLS_A_DAY, Allowance, Money, money_of
+from testronaut_llm.money.pacing import Money
 from testronaut_llm.money.price_rows import ModelFacts, Price, Rates
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
@@ -328,42 +328,6 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
     assert says in str(error)
     for name in options:
         assert f"\n  {name} (openai/{name}): " in str(error)
-
-
-def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
-    """The pace shares what a period leaves among the calls of its days; what only warns stands in for nothing."""
-    day, month = 86_400.0, 30 * 86_400.0
-    money = money_of(
-        [
-            Allowance(limit="per_call", left=Decimal("0.25"), on_exceeded="local"),
-            Allowance(limit="total", left=Decimal("0.1"), on_exceeded="warn"),
-            Allowance(limit="per_day", left=Decimal(5), seconds_left=day),
-            Allowance(limit="per_month", left=Decimal(60), seconds_left=month),
-        ],
-        calls_per_day=99,
-    )
-    assert money is not None
-    assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")
-    assert money.pace == Decimal(60) / (1 + 99 * 30)
-    assert money.pace_limit == "per_month"
-    assert money.words == "$0.25 is left of per_call"
-
-
-def test_a_quiet_history_still_expects_some_calls_and_the_last_one_may_have_it_all() -> None:
-    """Before history shows more, a day is taken to bring fifty; at its end nothing is held back."""
-    early = money_of([Allowance(limit="per_day", left=Decimal(51), seconds_left=86_400.0)])
-    late = money_of([Allowance(limit="per_day", left=Decimal(51), seconds_left=-5.0)])
-    assert early is not None
-    assert late is not None
-    assert (early.pace, late.pace) == (Decimal(51) / (1 + CALLS_A_DAY), Decimal(51))
-
-
-def test_no_limit_is_no_money_matter_and_a_single_call_has_no_pace() -> None:
-    """None without a limit; limits of one call alone do not pace."""
-    assert money_of([]) is None
-    money = money_of([Allowance(limit="max_cost", left=Decimal("0.1"))])
-    assert money is not None
-    assert money.pace is None
 
 
 @pytest.mark.parametrize(
