@@ -125,7 +125,7 @@ def test_a_rest_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -
     with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)
         results = llm.batch("t", ["1", "2", "3", "4", "5", "6"], concurrency=6, deadline=30)
-    assert all(isinstance(one, errors.AllModelsFailedError) for one in results)
+    assert all(isinstance(one, errors.AllModelsFailedError) for one in results), results
     assert len(a.asked) == 6
 
 

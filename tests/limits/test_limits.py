@@ -58,12 +58,12 @@ def limiter_of(llm: LLMManager) -> RateLimiter:
 
 
 def in_line(llm: LLMManager) -> int:
-    return len(limiter_of(llm)._line)
+    return len(limiter_of(llm).line)
 
 
 def is_free(llm: LLMManager) -> bool:
     """Does nobody hold or want a slot?"""
-    return not in_line(llm) and not any(gate.running for gate in limiter_of(llm)._gates.values())
+    return not in_line(llm) and not any(gate.running for gate in limiter_of(llm).gates.values())
 
 
 def until(what: Callable[[], bool]) -> None:
@@ -212,7 +212,7 @@ def test_waiting_in_line_is_not_part_of_an_attempts_timeout(api: Make) -> None:
     a = api("a", server)
     with manager({"a": model("ollama", a)}) as llm:
         results = llm.batch("t", ["1", "2", "3", "4"], concurrency=4, timeout=0.8)
-    assert all(not isinstance(one, errors.LLMError) for one in results)
+    assert all(not isinstance(one, errors.LLMError) for one in results), results
     assert max(one.attempts[0].waited for one in results if not isinstance(one, errors.LLMError)) >= 0.8
     assert (len(a.asked), server.most) == (4, 1)  # a local model is asked one at a time by default
 
