@@ -22,16 +22,14 @@ def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
     if not any("ratelimit-" in name for name in headers):
         return longest
     for form, kind in itertools.product(_FORMS, _KINDS):
-        left, limit, reset = (
-            headers.get(form.format(what=what, kind=kind), "") for what in ("remaining", "limit", "reset")
-        )
-        needed, has, most = 1 if kind == "requests" else tokens, _number(left), _number(limit)
-        if has is None or has >= needed:
-            continue
-        share = 1.0
-        if most is not None and most > has > 0:  # it fills up evenly
-            share = min(1.0, (needed - has) / (most - has))
-        longest = max(longest, share * _seconds(reset.strip(), now))
+        names = (form.format(what=what, kind=kind) for what in ("remaining", "limit", "reset"))
+        left, most, reset = (headers.get(name, "").strip() for name in names)
+        has, limit, needed = _number(left), _number(most), 1 if kind == "requests" else tokens
+        if has is not None and has < needed:
+            pause = _seconds(reset, now)
+            if limit is not None and limit > has > 0:  # it fills up evenly
+                pause *= min(1.0, (needed - has) / (limit - has))
+            longest = max(longest, pause)
     return longest
 
 

@@ -22,26 +22,19 @@ LONGEST_PAUSE = 120.0
 
 
 class Ticket:
-    """One attempt's place in line, and then its slot. It has to be left, whatever happens.
-
-    Attributes:
-        is_probe: True if it is the one request after a cooldown.
-        is_alone: True if it waits for its own model: a pause or a cooldown.
-        woken: done when the turn is worth asking for again.
-        look_in: seconds until the next check; inf if only another request makes room.
-        at_least: seconds that it will wait.
-        blocked_by: what it waits for, in words.
-    """
+    """One attempt's place in line, and then its slot. It has to be left, whatever happens."""
 
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
-        self.gates, self.tokens = tuple(gates), tokens
-        self.use = Use(tokens)
+        self.gates, self.tokens, self.use = tuple(gates), tokens, Use(tokens)
         self.model = self.gates[-1] if gates else Gate(Rule(name=""))  # the last one is the model's own
         self._cooldowns = self.model.cooldowns
-        self.holds = self.has_left = self.is_probe = self.is_alone = False
-        self.woken: Future[None] = _NOW
-        self.look_in, self.at_least, self.blocked_by = math.inf, 0.0, ""
+        self.holds = self.has_left = False
+        self.is_probe = False  # True if it is the one request after a cooldown
+        self.is_alone = False  # True if it waits for its own model: a pause or a cooldown
+        self.woken: Future[None] = _NOW  # done when the turn is worth asking for again
+        self.look_in = math.inf  # seconds until the next check; inf if only another request makes room
+        self.at_least, self.blocked_by = 0.0, ""  # seconds that it will wait, and for what
 
     def turn(self) -> bool:
         """True if it may send now; then it holds its slot."""

@@ -51,23 +51,15 @@ class Use:
 
 @dataclass(slots=True, eq=False)
 class Gate:
-    """One limit, or one model. Times are seconds on the clock of the limiter.
-
-    Attributes:
-        uses: what was used in the last minute, maybe longer.
-        running: requests under way.
-        paused_until: the end of the pause that the provider asks for.
-        failures: those in a row that may pass: no reply, 429, 5xx.
-        cooldowns: in a row; 0 while the model works.
-    """
+    """One limit, or one model. Times are seconds on the clock of the limiter."""
 
     rule: Rule
-    uses: deque[Use] = field(default_factory=deque)
-    running: int = 0
-    paused_until: float = 0.0
-    failures: int = 0
+    uses: deque[Use] = field(default_factory=deque)  # of the last minute, maybe longer
+    running: int = 0  # requests under way
+    paused_until: float = 0.0  # as the provider asked
+    failures: int = 0  # in a row, of the kind that may pass: no reply, 429, 5xx
     last_failure: str = ""
-    cooldowns: int = 0
+    cooldowns: int = 0  # in a row; 0 while the model works
     cooldown_until: float = 0.0
 
     @property
