@@ -26,7 +26,8 @@ class Ticket:
 
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
-        self.gates, self.tokens, self.use = tuple(gates), tokens, Use(tokens)
+        self.gates, self.tokens = tuple(gates), tokens
+        self.uses: list[Use] = []  # of its gates, once it holds its slot
         self.model = self.gates[-1] if gates else Gate(Rule(name=""))  # the last one is the model's own
         self._cooldowns = self.model.cooldowns
         self.holds = self.has_left = False
@@ -75,12 +76,8 @@ class Ticket:
             return
         self.has_left = True
         self._limiter.line.pop(self, None)
-        for gate in self.gates if self.holds else ():
-            gate.running -= 1
-        if not sent:
-            self.use.requests, tokens = 0, 0
-        if tokens is not None:
-            self.use.tokens, self.use.known = tokens, True
+        for gate, use in zip(self.gates, self.uses, strict=self.holds):
+            gate.give_back(use, tokens if sent else 0, sent=sent)
         if sent or error is not None:
             self._learn(error, headers if sent else None)
         self._limiter.dispatch(wake=True)
@@ -158,9 +155,8 @@ class RateLimiter:
             shut = {gate for gate in gates if gate in closed or gate.is_full or gate.wait(ticket.tokens, now) > 0}
             if not shut:
                 del self.line[ticket]
-                ticket.holds, ticket.is_probe, ticket.use.at = True, ticket.is_resting, now
-                for gate in gates:
-                    gate.take(ticket.use, now)
+                ticket.holds, ticket.is_probe = True, ticket.is_resting
+                ticket.uses = [gate.take(ticket.tokens, now) for gate in gates]
             if (not shut or (wake and not shut <= closed)) and not ticket.woken.done():
                 ticket.woken.set_result(None)
             closed |= shut

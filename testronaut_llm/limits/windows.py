@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MINUTE = 60.0
@@ -41,11 +41,11 @@ class Rule:
 
 @dataclass(slots=True, eq=False)
 class Use:
-    """What one request uses of its limits; `tokens` are an upper bound until they are `known`."""
+    """What one request uses of a limit; `tokens` are an upper bound until they are `known`."""
 
+    at: float
     tokens: int
     requests: int = 1
-    at: float = 0.0
     known: bool = False
 
 
@@ -55,6 +55,8 @@ class Gate:
 
     rule: Rule
     uses: deque[Use] = field(default_factory=deque)  # of the last minute, maybe longer
+    requests: int = 0  # the sum of those
+    tokens: int = 0
     running: int = 0  # requests under way
     paused_until: float = 0.0  # as the provider asked
     failures: int = 0  # in a row, of the kind that may pass: no reply, 429, 5xx
@@ -67,13 +69,24 @@ class Gate:
         """True if no more requests may run at once; after a cooldown one may."""
         return self.running >= (1 if self.cooldowns else self.rule.concurrency or math.inf)
 
-    def take(self, use: Use, now: float) -> None:
-        """Starts a request."""
-        self.running += 1
-        if self.rule.rpm is not None or self.rule.tpm is not None:
-            while self.uses and self.uses[0].at + MINUTE <= now:
-                self.uses.popleft()
-            self.uses.append(use)
+    def take(self, tokens: int, now: float) -> Use:
+        """Starts a request. One that is larger than the limit counts as the limit, or it would wait for ever."""
+        while self.uses and self.uses[0].at + MINUTE <= now:
+            gone = self.uses.popleft()
+            gone.known, self.requests, self.tokens = True, self.requests - gone.requests, self.tokens - gone.tokens
+        use = Use(now, min(tokens, self.rule.tpm or tokens))
+        self.uses.append(use)
+        self.running, self.requests, self.tokens = self.running + 1, self.requests + 1, self.tokens + use.tokens
+        return use
+
+    def give_back(self, use: Use, tokens: int | None, *, sent: bool) -> None:
+        """Ends a request that used so many tokens; None if nobody knows how many. It counts if it was sent."""
+        self.running -= 1
+        if use.known or tokens is None:
+            return
+        tokens, requests = min(tokens, self.rule.tpm or tokens), int(sent)
+        self.requests, self.tokens = self.requests + requests - use.requests, self.tokens + tokens - use.tokens
+        use.requests, use.tokens, use.known = requests, tokens, True
 
     def wait(self, tokens: int, now: float, *, ahead: int = 0, at_least: bool = False) -> float:
         """Returns the seconds until the rates allow a request, with so many in line before it.
@@ -81,15 +94,24 @@ class Gate:
         With `at_least`, the tokens of requests under way count as nothing: most use less than their upper bound.
         """
         rpm, tpm, wait = self.rule.rpm, self.rule.tpm, self.pause(now)
-        if rpm is None and tpm is None:
-            return wait
-        uses = [one for one in tuple(self.uses) if one.at + MINUTE > now]  # another thread may read: `tuple` is safe
         if rpm is not None:
-            wait = max(wait, _until([(one.at, one.requests) for one in uses], ahead + 1, rpm, now))
-        if tpm is not None:  # one that is larger than the limit counts as the limit, or it would wait for ever
-            taken = [(one.at, min(one.tokens, tpm)) for one in uses if one.known or not at_least]
-            wait = max(wait, _until(taken, min(tokens, tpm), tpm, now))
+            wait = max(wait, self._until(self.requests, ahead + 1, rpm, now, lambda use: use.requests))
+        if tpm is not None and not at_least:
+            wait = max(wait, self._until(self.tokens, min(tokens, tpm), tpm, now, lambda use: use.tokens))
+        elif tpm is not None:
+            used = sum([use.tokens for use in tuple(self.uses) if use.known])
+            wait = max(wait, self._until(used, min(tokens, tpm), tpm, now, lambda use: use.known and use.tokens))
         return wait
+
+    def _until(self, used: int, needed: int, limit: int, now: float, amount: Callable[[Use], int]) -> float:
+        """Returns the seconds until `needed` more fit under a limit a minute, of which so much is used."""
+        minutes, needed = divmod(max(needed, 1) - 1, limit)  # those that go first have to leave the minute again
+        over, wait = used + needed + 1 - limit, 0.0
+        for use in tuple(self.uses) if over > 0 else ():  # a copy, since a dry run reads in another thread
+            if over <= 0:
+                break
+            over, wait = over - amount(use), max(0.0, use.at + MINUTE - now)
+        return wait + MINUTE * minutes
 
     def pause(self, now: float) -> float:
         """Returns the seconds left of the provider's pause, or of the cooldown."""
@@ -110,14 +132,3 @@ class Gate:
         if self.cooldowns:
             return f"its cooldown after {self.failures} failures in a row (last: {self.last_failure})"
         return "the pause that its provider asks for" if self.paused_until > now else str(self.rule)
-
-
-def _until(taken: Sequence[tuple[float, int]], needed: int, limit: int, now: float) -> float:
-    """Returns the seconds until `needed` more fit under a limit a minute, after what was taken (time, amount)."""
-    minutes, needed = divmod(max(needed, 1) - 1, limit)  # those that go first have to leave the window again
-    over, wait = sum(amount for _, amount in taken) + needed + 1 - limit, 0.0
-    for at, amount in taken:
-        if over <= 0:
-            break
-        over, wait = over - amount, at + MINUTE - now
-    return wait + MINUTE * minutes

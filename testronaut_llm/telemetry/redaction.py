@@ -104,10 +104,8 @@ class Redactor:
 
 def find_keys(text: str) -> Iterator[re.Match[str]]:
     """Yields each part of a text that looks like a key, with the word before it that says so."""
-    lowered = text.lower()
-    for hints, pattern in _KEYS + _NAMED:
-        if any(hint in lowered for hint in hints.split()):
-            yield from re.finditer(pattern, text, re.IGNORECASE)
+    for pattern in _likely(_KEYS + _NAMED, text):
+        yield from re.finditer(pattern, text, re.IGNORECASE)
 
 
 def looks_like_key(text: str) -> bool:
@@ -126,11 +124,15 @@ def said(error: BaseException) -> str:
     return type(error).__name__ if not words or "header" in words.lower() else words
 
 
-def _without(shapes: tuple[tuple[str, str], ...], text: str) -> str:
+def _likely(shapes: tuple[tuple[str, str], ...], text: str) -> list[str]:
+    """Returns the patterns that may match."""
     lowered = text.lower()
-    for hints, pattern in shapes:
-        if any(hint in lowered for hint in hints.split()):
-            text = re.sub(pattern, _mask, text, flags=re.IGNORECASE)
+    return [pattern for hints, pattern in shapes if any(map(lowered.__contains__, hints.split()))]
+
+
+def _without(shapes: tuple[tuple[str, str], ...], text: str) -> str:
+    for pattern in _likely(shapes, text):
+        text = re.sub(pattern, _mask, text, flags=re.IGNORECASE)
     return text
 
 
