@@ -169,11 +169,7 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "enum": ({"enum": ["a", 1, None, 2.5, True]}, ["a", 1, None, 2.5, True], ["b", False, 2]),
     "enum of values": ({"enum": [{"a": 1}, [1], "x"]}, [{"a": 1}, [1], "x"], [{"a": 2}, []]),
     "const": (obj(kind={"const": "x"}, n={"const": 3}), [{"kind": "x", "n": 3}], [{"kind": "y", "n": 3}]),
-    "root union": (
-        {"anyOf": [obj(a=STRING), obj(b=INTEGER), NULL]},
-        [{"a": "x"}, {"b": 1}, None],
-        [{"a": 1}, "x"],
-    ),
+    "root union": ({"anyOf": [obj(a=STRING), obj(b=INTEGER), NULL]}, [{"a": "x"}, {"b": 1}, None], [{"a": 1}, "x"]),
     "all of": (
         {"allOf": [{"$ref": "#/$defs/base"}, obj(b=INTEGER, c_=STRING)], "$defs": {"base": obj(a=STRING)}},
         [{"a": "x", "b": 1}, {"a": "x", "b": 1, "c": "y"}],
