@@ -20,15 +20,8 @@ if TYPE_CHECKING:
 
     from testronaut_llm.records import Attempt
 
-PROVIDERS = {
-    "azure": "azure.ai.openai",
-    "bedrock": "aws.bedrock",
-    "gemini": "gcp.gemini",
-    "mistral": "mistral_ai",
-    "vertex_ai": "gcp.vertex_ai",
-    "watsonx": "ibm.watsonx.ai",
-    "xai": "x_ai",
-}
+PROVIDERS = {"azure": "azure.ai.openai", "bedrock": "aws.bedrock", "gemini": "gcp.gemini", "mistral": "mistral_ai"}
+PROVIDERS |= {"vertex_ai": "gcp.vertex_ai", "watsonx": "ibm.watsonx.ai", "xai": "x_ai"}
 """Names of the conventions, where they differ from LiteLLM's."""
 _TOKENS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 """Boundaries of the histograms' buckets, by the conventions."""

@@ -39,12 +39,7 @@ def _harmless() -> Iterator[None]:
 
 
 class Telemetry:
-    """The events of one manager.
-
-    Args:
-        redact: removes secrets from a text.
-        config: returns the configuration as the last call found it.
-    """
+    """The events of one manager. `redact` removes secrets; `config` returns the configuration of the last call."""
 
     def __init__(self, redact: Callable[[str], str], config: Callable[[], LLMConfig]) -> None:
         self._redact, self._config = redact, config
@@ -126,14 +121,10 @@ class Telemetry:
         self._ended(call, fields, answer=result.text if isinstance(result, Answer) else None)
 
     def failed(self, call: Call, error: LLMError) -> None:
-        """Reports a call that ended in an error.
-
-        The message is written only if nothing was sent: later it may quote an answer, or a provider that quotes the
-        prompt.
-        """
+        """Reports a call that ended in an error."""
         fields = {
             "error.type": error.code,
-            "error.message": None if error.attempts else str(error),
+            "error.message": None if error.attempts else str(error),  # which else may quote an answer or the prompt
             "http.response.status_code": error.status,
             "llm.attempts": len(error.attempts),
         }
