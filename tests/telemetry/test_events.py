@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import KEY, Api, ask, model
+from manager_kit import KEY, MODES, Make, ask, model
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
@@ -26,7 +26,6 @@ from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs, h
 from testronaut_llm.telemetry.redaction import Redactor
 
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
-Make = Callable[..., Api]
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
@@ -62,7 +61,7 @@ def events() -> Iterator[list[Any]]:
     structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@pytest.mark.parametrize("mode", MODES)
 async def test_an_event_an_attempt_and_one_a_call(file: Path, events: list[Any], mode: str) -> None:
     """However it is asked: the facts in order, none of the words, no key; in a file for the owner's eyes as well."""
     async with LLMManager(file) as llm:
