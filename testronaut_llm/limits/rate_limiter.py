@@ -101,7 +101,7 @@ class Ticket:
 class RateLimiter:
     """The limits of one manager. Its clock is in seconds that never go back.
 
-    Other threads may call `ticket`, `rest` and `outlook`, which only read.
+    Other threads may call `ticket`, `rest` and `outlook`, which change nothing that is counted.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
