@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.config.sections import LimitConfig
 from testronaut_llm.limits.windows import Rule
 from testronaut_llm.providers.provider_registry import api_base_of, is_local, provider_of
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
-    """Returns the limits that hold for a model; a model server on this machine gets one request at a time by default.
+    """Returns the limits of a model. A model server on this machine gets one request at a time by default.
 
     Raises:
         ConfigError: the provider is unknown.
@@ -18,17 +17,18 @@ def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
     if model.limits is None and not config.limits and not provider.local:
         return ()
     base = api_base_of(model, provider) or ""
-    rules = [_rule(f"models.{model.alias}.limits", model.limits)] if model.limits else []
+    found = {f"models.{model.alias}.limits": model.limits} if model.limits else {}
     for name, limits in config.limits.items():
         if name in (model.provider, provider.name) or _is_under(base, name):
-            rules.append(_rule(f"limits.{name}", limits))
+            found[f"limits.{name}"] = limits
+    rules = [Rule(name=name, rpm=one.rpm, tpm=one.tpm, concurrency=one.concurrency) for name, one in found.items()]
     if provider.local and is_local(model) and all(rule.concurrency is None for rule in rules):
         rules.append(Rule(name=base or provider.name, concurrency=1, implied=True))
     return tuple(rules)
 
 
 def at_once(config: LLMConfig, model: ModelConfig) -> int:
-    """Returns how many requests a model server on this machine may get at the same time."""
+    """Returns how many concurrent requests a model server on this machine may get."""
     return min((rule.concurrency for rule in rules_of(config, model) if rule.concurrency is not None), default=1)
 
 
@@ -37,11 +37,7 @@ def key_of(model: ModelConfig) -> str:
     return f"{model.alias} ({model.model})"
 
 
-def _rule(name: str, limits: LimitConfig) -> Rule:
-    return Rule(name=name, rpm=limits.rpm, tpm=limits.tpm, concurrency=limits.concurrency)
-
-
 def _is_under(base: str, name: str) -> bool:
-    """True if the name is an endpoint's URL, with or without the path that this wire appends or leaves out."""
+    """True if the name is the URL of an endpoint, with or without the path that its wire appends."""
     url = name.rstrip("/")
     return "://" in url and bool(base) and (f"{base}/".startswith(f"{url}/") or url.startswith(f"{base}/"))

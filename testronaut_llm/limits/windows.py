@@ -1,13 +1,14 @@
-"""One limit and what goes on under it: the requests and tokens of the last minute, and the requests under way.
+"""One limit: the requests of the last minute, those under way, and the cooldown of a model after failures.
 
-A model that failed several times in a row has a cooldown, in which nobody asks it. Then one request goes through, and
-ends that or starts a longer cooldown.
+A model that failed several times in a row has a cooldown, in which it gets no request. Then one request goes through,
+and ends the cooldowns or starts a longer one.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MINUTE = 60.0
@@ -21,7 +22,7 @@ FIRST_COOLDOWN, LONGEST_COOLDOWN = 5.0, 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A limit of a model: requests and tokens (prompt and answer) a minute, requests at once.
+    """A limit of a model: requests and tokens (prompt and answer) a minute, concurrent requests.
 
     Rules of the same name (as a person writes it: `limits.openai`) share the limit. An `implied` one is a default.
     """
@@ -34,98 +35,87 @@ class Rule:
 
     def __str__(self) -> str:
         limits = {"rpm": self.rpm, "tpm": self.tpm, "concurrency": self.concurrency}
-        shown = ", ".join(f"{name}: {limit:,}" for name, limit in limits.items() if limit)
-        return f"{self.name} ({shown}{', by default' if self.implied else ''})"
+        parts = ", ".join(f"{name}: {limit:,}" for name, limit in limits.items() if limit)
+        return f"{self.name} ({parts}{', by default' if self.implied else ''})"
 
 
 @dataclass(slots=True, eq=False)
-class Taken:
-    """An amount taken from a window at a time (seconds). `known` is True once it is no longer an upper bound."""
+class Use:
+    """What one request uses of a limit; `tokens` are an upper bound until they are `known`."""
 
     at: float
-    amount: int
+    tokens: int
+    requests: int = 1
     known: bool = False
-    gone: bool = False
-
-
-@dataclass(slots=True)
-class Window:
-    """What has been taken in the last minute."""
-
-    used: int = 0
-    taken: deque[Taken] = field(default_factory=deque)
-
-    def wait(self, needed: int, limit: int, now: float, *, at_least: bool = False) -> float:
-        """Returns the seconds until so much more fits; `needed` may be the sum of several.
-
-        With `at_least`, requests under way count as nothing: most use less than their upper bound.
-        """
-        while self.taken and self.taken[0].at + MINUTE <= now:
-            gone = self.taken.popleft()
-            gone.gone, self.used = True, self.used - gone.amount
-        used = sum(one.amount for one in self.taken if one.known) if at_least else self.used
-        over = used + needed - limit
-        if over <= 0:
-            return 0.0
-        rounds, over = divmod(over - 1, limit)  # those that go first have to leave the window again
-        for one in self.taken:
-            over -= one.amount if one.known or not at_least else 0
-            if over < 0:
-                return one.at + MINUTE * (rounds + 1) - now
-        return MINUTE * (rounds + 1)
-
-    def take(self, amount: int, now: float) -> Taken:
-        """Uses up so much."""
-        self.taken.append(Taken(now, amount))
-        self.used += amount
-        return self.taken[-1]
-
-    def correct(self, one: Taken, amount: int | None) -> None:
-        """Replaces an amount by the true one; None if nobody knows it."""
-        if amount is not None and not one.gone:
-            self.used += amount - one.amount
-            one.amount, one.known = amount, True
 
 
 @dataclass(slots=True, eq=False)
 class Gate:
-    """One limit, or one model. Times are in seconds on the clock of the limiter."""
+    """One limit, or one model. Times are seconds on the clock of the limiter."""
 
     rule: Rule
-    requests: Window = field(default_factory=Window)
-    tokens: Window = field(default_factory=Window)
+    uses: deque[Use] = field(default_factory=deque)  # of the last minute, maybe longer
+    requests: int = 0  # the sum of those
+    tokens: int = 0
     running: int = 0  # requests under way
     paused_until: float = 0.0  # as the provider asked
-    failures: int = 0  # in a row, of the kind that may pass by itself: no reply, 429, 5xx
-    last_failure: str = ""  # its code
+    failures: int = 0  # in a row, of the kind that may pass: no reply, 429, 5xx
+    last_failure: str = ""
     cooldowns: int = 0  # in a row; 0 while the model works
     cooldown_until: float = 0.0
 
     @property
     def is_full(self) -> bool:
-        """True if as many requests run as may run at once; after a cooldown that is one."""
+        """True if no more requests may run at once; after a cooldown one may."""
         return self.running >= (1 if self.cooldowns else self.rule.concurrency or math.inf)
 
+    def take(self, tokens: int, now: float) -> Use:
+        """Starts a request. One that is larger than the limit counts as the limit, or it would wait for ever."""
+        while self.uses and self.uses[0].at + MINUTE <= now:
+            gone = self.uses.popleft()
+            gone.known, self.requests, self.tokens = True, self.requests - gone.requests, self.tokens - gone.tokens
+        use = Use(now, min(tokens, self.rule.tpm or tokens))
+        self.uses.append(use)
+        self.running, self.requests, self.tokens = self.running + 1, self.requests + 1, self.tokens + use.tokens
+        return use
+
+    def give_back(self, use: Use, tokens: int | None, *, sent: bool) -> None:
+        """Ends a request that used so many tokens; None if nobody knows how many. It counts if it was sent."""
+        self.running -= 1
+        if use.known or tokens is None:
+            return
+        tokens, requests = min(tokens, self.rule.tpm or tokens), int(sent)
+        self.requests, self.tokens = self.requests + requests - use.requests, self.tokens + tokens - use.tokens
+        use.requests, use.tokens, use.known = requests, tokens, True
+
     def wait(self, tokens: int, now: float, *, ahead: int = 0, at_least: bool = False) -> float:
-        """Returns the seconds until the rates allow a request, with so many in line before it."""
-        wait = max(0.0, self.pause(now))
-        if self.rule.rpm is not None:
-            wait = max(wait, self.requests.wait(ahead + 1, self.rule.rpm, now))
-        if self.rule.tpm is not None:
-            wait = max(wait, self.tokens.wait(self.weight(tokens), self.rule.tpm, now, at_least=at_least))
+        """Returns the seconds until the rates allow a request, with so many in line before it.
+
+        With `at_least`, the tokens of requests under way count as nothing: most use less than their upper bound.
+        """
+        rpm, tpm, wait = self.rule.rpm, self.rule.tpm, self.pause(now)
+        if rpm is not None:
+            wait = max(wait, self._until(self.requests, ahead + 1, rpm, now, lambda use: use.requests))
+        if tpm is not None and not at_least:
+            wait = max(wait, self._until(self.tokens, min(tokens, tpm), tpm, now, lambda use: use.tokens))
+        elif tpm is not None:
+            used = sum([use.tokens for use in tuple(self.uses) if use.known])
+            wait = max(wait, self._until(used, min(tokens, tpm), tpm, now, lambda use: use.known and use.tokens))
         return wait
+
+    def _until(self, used: int, needed: int, limit: int, now: float, amount: Callable[[Use], int]) -> float:
+        """Returns the seconds until `needed` more fit under a limit a minute, of which so much is used."""
+        minutes, needed = divmod(max(needed, 1) - 1, limit)  # those that go first have to leave the minute again
+        over, wait = used + needed + 1 - limit, 0.0
+        for use in tuple(self.uses) if over > 0 else ():  # a copy, since a dry run reads in another thread
+            if over <= 0:
+                break
+            over, wait = over - amount(use), max(0.0, use.at + MINUTE - now)
+        return wait + MINUTE * minutes
 
     def pause(self, now: float) -> float:
         """Returns the seconds left of the provider's pause, or of the cooldown."""
-        return max(self.paused_until, self.cooldown_until if self.cooldowns else 0.0) - now
-
-    def weight(self, tokens: int) -> int:
-        """Returns what a request counts for. One larger than the limit waits for an empty minute, not for ever."""
-        return min(tokens, self.rule.tpm) if self.rule.tpm is not None else 0
-
-    def answered(self) -> None:
-        """Ends the cooldowns: the model replied, with an answer or with a refusal of the request."""
-        self.failures = self.cooldowns = 0
+        return max(0.0, max(self.paused_until, self.cooldown_until if self.cooldowns else 0.0) - now)
 
     def failed(self, code: str, now: float, *, asked: float, probe: bool) -> None:
         """Counts a failure; the provider `asked` for so many seconds of pause.
@@ -138,7 +128,7 @@ class Gate:
             self.cooldown_until = now + max(asked, min(LONGEST_COOLDOWN, FIRST_COOLDOWN * 2.0 ** (self.cooldowns - 1)))
 
     def words(self, now: float) -> str:
-        """Returns what one waits for here: `limits.openai (rpm: 500)`."""
+        """Returns what a request waits for here: `limits.openai (rpm: 500)`."""
         if self.cooldowns:
             return f"its cooldown after {self.failures} failures in a row (last: {self.last_failure})"
         return "the pause that its provider asks for" if self.paused_until > now else str(self.rule)

@@ -1,7 +1,7 @@
 """Bodies of responses, unpacked piece by piece and never beyond a bound: a few bytes can stand for gigabytes.
 
-httpx undoes any chain of `content-encoding`, and a whole chunk at once. Here a response hook puts its own stream in
-place and takes the header away, so that httpx unpacks nothing.
+httpx undoes any chain of `content-encoding`, a whole chunk at once. A response hook takes that header away, so that
+httpx unpacks nothing, and puts a stream of ours in place of the body.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -20,14 +19,13 @@ MOST_PARTS = 250_000
 """Lists and objects of one JSON document: 25 bytes of it become kilobytes of Python objects."""
 PIECE = 64 * 1024
 """Bytes that are unpacked at a time."""
-_PACKED = ("gzip", "x-gzip", "deflate")
-_ZLIB, _GZIP_OR_ZLIB = 0x78, 47  # first byte of a zlib header; zlib's `wbits` that reads both headers
+_GZIP_OR_ZLIB = 47  # zlib's `wbits` that reads both headers
 
 Take = Callable[[bytes], Iterator[bytes]]
 
 
 class BodyError(httpx.DecodingError):
-    """The body is larger than it may be, or packed in a way that is not undone."""
+    """The body is larger than it may be, damaged, or packed otherwise than once with gzip or deflate."""
 
 
 class Unpacker:
@@ -37,45 +35,32 @@ class Unpacker:
     """
 
     def __init__(self, encoding: str = "", *, most: int = MOST_BYTES, streams: bool = False) -> None:
-        self._encoding = encoding.strip().lower()
-        self._most, self._streams = most, streams
+        self._encoding, self._most, self._streams = encoding.strip().lower(), most, streams
         self._came = self._became = self._parts = 0
-        self._inflate: Any = None
+        self._inflate = None if self._encoding in ("", "identity") else zlib.decompressobj(_GZIP_OR_ZLIB)
 
     def take(self, chunk: bytes) -> Iterator[bytes]:
-        """Yields the chunk, unpacked, in pieces; the last one before an error is cut at the bound.
-
-        Raises:
-            BodyError: the body is too large, damaged, or packed otherwise than once with gzip or deflate.
-        """
+        """Yields the chunk, unpacked, in pieces; the last one before a BodyError is cut at the bound."""
+        if self._inflate is not None and self._encoding not in ("gzip", "x-gzip", "deflate"):
+            raise BodyError(f"its content-encoding is {self._encoding[:60]!r}; expected none, gzip or deflate")
         self._came += len(chunk)
-        for piece in self._pieces(chunk):
+        while chunk:
+            piece, chunk = self._inflated(self._inflate, chunk) if self._inflate is not None else (chunk, b"")
             left = self._most - self._became
             self._became += len(piece)
             self._parts += 0 if self._streams else piece.count(b"{") + piece.count(b"[")
             yield piece[:left]
-            self._check()
-        self._check()
+            if max(self._came, self._became) > self._most:
+                raise BodyError(f"the body is larger than {self._most:,} bytes, and was not read to its end")
+            if self._parts > MOST_PARTS:
+                raise BodyError(
+                    f"the body holds more than {MOST_PARTS:,} lists and objects, and was not read to its end"
+                )
 
-    def _check(self) -> None:
-        if max(self._came, self._became) > self._most:
-            raise BodyError(f"the body is larger than {self._most:,} bytes, and was not read to its end")
-        if self._parts > MOST_PARTS:
-            raise BodyError(f"the body holds more than {MOST_PARTS:,} lists and objects, and was not read to its end")
-
-    def _pieces(self, chunk: bytes) -> Iterator[bytes]:
-        if self._encoding in ("", "identity"):
-            yield chunk
-            return
-        if self._encoding not in _PACKED:
-            raise BodyError(f"its content-encoding is {self._encoding[:60]!r}; expected none, gzip or deflate")
-        if self._inflate is None and chunk:
-            is_raw = self._encoding == "deflate" and chunk[0] != _ZLIB  # some servers leave out the header
-            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB)
+    def _inflated(self, inflate: Any, chunk: bytes) -> tuple[bytes, bytes]:
+        """Returns a piece of what the chunk becomes, and the rest of the chunk; what follows the end is dropped."""
         try:
-            while chunk and not self._inflate.eof:  # what follows the end is dropped
-                yield self._inflate.decompress(chunk, PIECE)
-                chunk = self._inflate.unconsumed_tail
+            return inflate.decompress(chunk, PIECE), inflate.unconsumed_tail
         except zlib.error as error:
             raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
 
@@ -114,30 +99,24 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
         self._stream, self._take, self._broke, self._end = stream, take, broke, end
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._watched():
-            for chunk in self._stream:
-                yield from filter(None, self._take(chunk))
-            yield self._end()
+        for chunk in self._stream:
+            yield from filter(None, self._take(chunk))
+        yield self._end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with self._watched():
+        try:
             async for chunk in self._stream:
                 for piece in filter(None, self._take(chunk)):
                     yield piece
                     if len(chunk) < len(piece):
                         await asyncio.sleep(0)  # one packed chunk can hold work for minutes: the deadline comes first
             yield self._end()
+        except Exception as error:
+            self._broke(error)
+            raise
 
     def close(self) -> None:
         self._stream.close()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._broke(error)
-            raise

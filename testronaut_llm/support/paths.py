@@ -1,20 +1,18 @@
-"""Files: the user's folders, text that is replaced whole, SQLite connections, files of installed packages."""
+"""Files: the user's folders, atomic replacement, SQLite connections, files of installed packages."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
+import importlib.metadata
 import importlib.util
 import os
 import sqlite3
-import time
+import tempfile
 from pathlib import Path
 
 from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
-STALE_SECONDS = 3600.0
-"""Age after which a temporary file belongs to a process that was killed."""
 
 
 def config_dir() -> Path:
@@ -57,8 +55,6 @@ def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
     Raises:
         OSError: it could not be written; the old file is unchanged.
     """
-    import tempfile
-
     real = path.resolve()
     if mode is None:
         mode = real.stat().st_mode & 0o7777 if real.exists() else 0o600
@@ -73,10 +69,6 @@ def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    for left in real.parent.glob(f".{glob.escape(real.name[:40])}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
 
 
 def data_file(package: str, path: str) -> Path | None:
@@ -91,8 +83,6 @@ def data_file(package: str, path: str) -> Path | None:
 
 def version(package: str) -> str | None:
     """Returns the version of a package; None if it is not installed."""
-    import importlib.metadata
-
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -8,20 +8,18 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from decimal import Decimal
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.money import exact
 
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 _PART_OF_DURATION = re.compile(rf"({_NUMBER})\s*(ms|[smhdw])", re.IGNORECASE)
-_SECONDS: dict[str, Decimal | int] = {"ms": Decimal("0.001"), "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _MOST_COMPARED, _MOST_LISTED = 200, 30
 
 
@@ -62,7 +60,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON, or JSON that two readers understand differently; the message says what and where.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_distinct)
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -71,7 +69,6 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-@exact
 def seconds_of(text: str) -> float | None:
     """Returns the seconds of `90`, `20ms`, `1.5h`, `30d`, `2w` or `6m0s`; None if the text is no duration."""
     text = text.strip()
@@ -79,7 +76,7 @@ def seconds_of(text: str) -> float | None:
         return float(text)
     if not text or _PART_OF_DURATION.sub("", text):
         return None
-    return float(sum(Decimal(number) * _SECONDS[unit.lower()] for number, unit in _PART_OF_DURATION.findall(text)))
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _PART_OF_DURATION.findall(text))
 
 
 def closest(name: object, known: Iterable[object], *, cutoff: float = 0.6) -> str | None:
@@ -120,20 +117,16 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
-
-
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits[:40]} is too large a number")
+        raise ValueError(f"{digits[:40]} is no number that JSON and Python can hold")
     return number
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
+    distinct = dict(pairs)
+    if len(distinct) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the name {twice[:40]!r} stands twice in one object")
-    return out
+    return distinct

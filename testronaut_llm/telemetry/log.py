@@ -57,8 +57,8 @@ def logger() -> Any:
 class EventFile:
     """Appends events to a file of JSON lines. A file that cannot be written is one warning, never a failed call.
 
-    A line is one write at the end of the file, so threads and processes may share it. The file is opened for each line,
-    so it may be moved away at any time: rotation is left to the system's tools.
+    A line is one write at the end of the file, which is opened for each line: so threads and processes may share it,
+    and the system's tools may rotate it.
     """
 
     def __init__(self) -> None:
@@ -69,21 +69,19 @@ class EventFile:
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
         line = json.dumps(stamped, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
-            self._append(folder / user_path(name), line)
+            path = folder / user_path(name)
+            made(path.parent)
+            handle = os.open(path, _FLAGS, 0o600)
+            try:
+                written = os.write(handle, line)
+            finally:
+                os.close(handle)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written")
         except (OSError, ValueError, ConfigError) as error:  # the latter two: a NUL in the path, no home folder
             if name not in self._warned:
                 self._warned.add(name)
                 logger().warning("log_not_written", file=str(folder / name), fault=str(error))
-
-    def _append(self, path: Path, line: bytes) -> None:
-        made(path.parent)
-        handle = os.open(path, _FLAGS, 0o600)
-        try:
-            written = os.write(handle, line)
-        finally:
-            os.close(handle)
-        if written < len(line):
-            raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written")
 
 
 class _LogGuard(logging.Filter):
@@ -94,20 +92,14 @@ class _LogGuard(logging.Filter):
         self.redactors: set[weakref.ref[Redact]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if (redacted := self._redacted(message)) != message:
-            record.msg, record.args = redacted, None
-        if record.exc_info:
-            trace = logging.Formatter().formatException(record.exc_info)
-            if (redacted := self._redacted(trace)) != trace:
-                record.exc_text, record.exc_info = redacted, None
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+        before = texts = (record.getMessage(), trace)
+        for redact in [reference() for reference in tuple(self.redactors)]:
+            if redact is not None:
+                texts = (redact(texts[0]), redact(texts[1]))
+        if texts != before:
+            record.msg, record.args, record.exc_text, record.exc_info = texts[0], None, texts[1], None
         return True
-
-    def _redacted(self, text: str) -> str:
-        for reference in tuple(self.redactors):
-            redact = reference()
-            text = redact(text) if redact is not None else text
-        return text
 
 
 _GUARD = _LogGuard()

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextvars import Token
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.telemetry.log import NAME
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
 
     from testronaut_llm.records import Attempt
 
-PROVIDERS = {
-    "azure": "azure.ai.openai",
-    "bedrock": "aws.bedrock",
-    "gemini": "gcp.gemini",
-    "mistral": "mistral_ai",
-    "vertex_ai": "gcp.vertex_ai",
-    "watsonx": "ibm.watsonx.ai",
-    "xai": "x_ai",
-}
+PROVIDERS = {"azure": "azure.ai.openai", "bedrock": "aws.bedrock", "gemini": "gcp.gemini", "mistral": "mistral_ai"}
+PROVIDERS |= {"vertex_ai": "gcp.vertex_ai", "watsonx": "ibm.watsonx.ai", "xai": "x_ai"}
 """Names of the conventions, where they differ from LiteLLM's."""
 _TOKENS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 """Boundaries of the histograms' buckets, by the conventions."""
@@ -57,62 +49,24 @@ def active_ids() -> dict[str, str]:
     return {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """The spans of one manager's calls that are running. Call its methods only if OpenTelemetry `is_set_up`."""
+def start(task: str) -> tuple[Span, Token[Context]]:
+    """Starts the span of a call, under the current span, and makes it the current one of this context."""
+    from opentelemetry import context, trace
 
-    _running: dict[str, tuple[Span, Token[Context], str]] = field(default_factory=dict)
-
-    def start(self, call_id: str, task: str, operation: str) -> None:
-        """Starts the span of a call, under the current span, and makes it the current one of this context."""
-        from opentelemetry import context, trace
-
-        span = trace.get_tracer(NAME).start_span(f"{NAME} {task}")
-        self._running[call_id] = span, context.attach(trace.set_span_in_context(span)), operation
-
-    def end(self, call_id: str) -> None:
-        """Ends the span of a call, in the context in which it was started."""
-        from opentelemetry import context
-
-        span, token, _ = self._running.pop(call_id)
-        context.detach(token)
-        span.end()
-
-    def describe(self, call_id: str, fields: Mapping[str, Any]) -> None:
-        """Sets the attributes of a call's span: what its event says, but for the tokens, which its attempts have."""
-        if call_id in self._running:
-            kept = {name: value for name, value in fields.items() if not name.startswith("gen_ai.usage.")}
-            _set(self._running[call_id][0], kept)
-
-    def attempt(self, call_id: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
-        """Adds the span of an attempt that has just ended under that of its call, and measures it.
-
-        The `fields` are those of its event, without secrets.
-        """
-        from opentelemetry import trace
-
-        call, _, operation = self._running.get(call_id, (trace.get_current_span(), None, "chat"))
-        name = fields["gen_ai.request.model"]
-        provider, _, model = name.partition("/")
-        names = {
-            "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": PROVIDERS.get(provider, provider),
-            "gen_ai.request.model": model,
-        }
-        end = time.time_ns()
-        span = trace.get_tracer(NAME).start_span(
-            f"{operation} {name}",
-            context=trace.set_span_in_context(call),
-            kind=trace.SpanKind.CLIENT,
-            start_time=end - int(attempt.latency * 1e9),
-        )
-        cost = None if attempt.cost is None else float(attempt.cost)
-        _set(span, {**fields, **names, "gen_ai.response.id": fields.get("llm.request_id"), "llm.cost_usd": cost})
-        span.end(end)
-        _measure(attempt, names)
+    span = trace.get_tracer(NAME).start_span(f"{NAME} {task}")
+    return span, context.attach(trace.set_span_in_context(span))
 
 
-def _set(span: Span, fields: Mapping[str, Any]) -> None:
+def end(span: Span, token: Token[Context]) -> None:
+    """Ends the span of a call, in the context in which it was started."""
+    from opentelemetry import context
+
+    context.detach(token)
+    span.end()
+
+
+def describe(span: Span, fields: Mapping[str, Any]) -> None:
+    """Sets the attributes of a span, and its status from `error.type`."""
     from opentelemetry.trace import StatusCode
 
     span.set_attributes({name: value for name, value in fields.items() if value is not None})
@@ -120,10 +74,27 @@ def _set(span: Span, fields: Mapping[str, Any]) -> None:
         span.set_status(StatusCode.ERROR, code)
 
 
-def _measure(attempt: Attempt, names: Mapping[str, str]) -> None:
-    """Records the seconds and, if the provider reported them, the tokens of an attempt."""
-    from opentelemetry import metrics
+def record(operation: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
+    """Adds the span of an attempt that has just ended under the current one, and measures its seconds and tokens.
 
+    The `fields` are those of its event, without secrets. Tokens are measured if the provider reported them.
+    """
+    from opentelemetry import metrics, trace
+
+    name = fields["gen_ai.request.model"]
+    provider, _, model = name.partition("/")
+    names = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": PROVIDERS.get(provider, provider),
+        "gen_ai.request.model": model,
+    }
+    now = time.time_ns()
+    span = trace.get_tracer(NAME).start_span(
+        f"{operation} {name}", kind=trace.SpanKind.CLIENT, start_time=now - int(attempt.latency * 1e9)
+    )
+    cost = None if attempt.cost is None else float(attempt.cost)
+    describe(span, {**fields, **names, "gen_ai.response.id": fields.get("llm.request_id"), "llm.cost_usd": cost})
+    span.end(now)
     create = metrics.get_meter(NAME).create_histogram  # which returns the same one for the same name
     error = {"error.type": attempt.error.code} if attempt.error else {}
     seconds = create("gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=_SECONDS)

@@ -6,14 +6,14 @@ their fields are named.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
@@ -23,12 +23,9 @@ from testronaut_llm.telemetry.log import NAME, EventFile, has_listener, logger
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
 
-P = ParamSpec("P")
-
 CANCELLED = "left"
 """In place of an error's code, of a call that was cancelled or whose stream was closed early."""
 _HASH_DIGITS, _LARGEST = 16, 2**63
-_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 @contextmanager
@@ -41,61 +38,48 @@ def _harmless() -> Iterator[None]:
             logging.getLogger(NAME).warning("an event was lost: %s", type(error).__name__)
 
 
-def _event(report: Callable[Concatenate[Telemetry, P], None]) -> Callable[Concatenate[Telemetry, P], None]:
-    """Skips a method whose event nobody would get, and keeps its exceptions from the call."""
-
-    @functools.wraps(report)
-    def reported(self: Telemetry, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.is_active:
-            with _harmless():
-                report(self, *args, **kwargs)
-
-    return reported
-
-
 class Telemetry:
-    """The events of one manager.
-
-    Args:
-        redact: removes secrets from a text.
-        config: returns the configuration as the last call found it.
-    """
+    """The events of one manager. `redact` removes secrets; `config` returns the configuration of the last call."""
 
     def __init__(self, redact: Callable[[str], str], config: Callable[[], LLMConfig]) -> None:
         self._redact, self._config = redact, config
-        self._file, self._spans = EventFile(), otel.Spans()
+        self._file = EventFile()
+        self._spans: dict[str, Any] = {}
 
     @property
     def is_active(self) -> bool:
         """True if events go anywhere."""
         return has_listener() or otel.is_set_up() or self._config().log is not None
 
-    def started(self, call: Call, *, embedding: bool = False) -> AbstractContextManager[None]:
-        """Returns a context manager for all of a call, its outcome's event included: its span is current inside.
-
-        Enter and leave it in one context: in a function or a coroutine, never around the `yield` of a generator, whose
-        reader would get the span too. What is started inside, also in another thread, needs a copy of the context.
-        """
-        return self._spanned(call, "embeddings" if embedding else "chat") if otel.is_set_up() else _NOTHING
-
     @contextmanager
     def watch(self, call: Call) -> Iterator[None]:
-        """Starts the span of a call, and reports one that ends without a result. Never to be held around a `yield`."""
-        with self.started(call, embedding=bool(call.texts)):
-            try:
-                yield
-            except LLMError as error:
-                self.failed(call, error)
-                raise
-            except Exception:
-                raise
-            except BaseException:  # closed early, ctrl-C, cancelled
-                self.left(call, time.monotonic() - call.started)
-                raise
+        """Starts the span of a call, which is current inside, and reports a call that ends without a result.
 
-    @_event
+        Enter and leave it in one context, never around the `yield` of a generator, whose reader would get the span
+        too. What is started inside, also in another thread, needs a copy of the context.
+        """
+        if otel.is_set_up():
+            with _harmless():
+                self._spans[call.id] = otel.start(call.task)
+        try:
+            yield
+        except LLMError as error:
+            self.failed(call, error)
+            raise
+        except Exception:
+            raise
+        except BaseException:  # closed early, ctrl-C, cancelled
+            self.left(call, time.monotonic() - call.started)
+            raise
+        finally:
+            if started := self._spans.pop(call.id, None):
+                with _harmless():
+                    otel.end(*started)
+
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """Reports an attempt that has just ended."""
+        if not self.is_active:
+            return
         usage = attempt.usage
         fields = {
             "gen_ai.request.model": attempt.provider_model,
@@ -106,20 +90,22 @@ class Telemetry:
             "gen_ai.usage.input_tokens": usage.prompt_tokens if usage else None,
             "gen_ai.usage.output_tokens": usage.completion_tokens if usage else None,
             "llm.usage.estimated": usage.estimated if usage else None,
-            "llm.cost_usd": _text(attempt.cost),
+            "llm.cost_usd": attempt.cost,
             "llm.latency_s": round(attempt.latency, 4),
             "llm.waited_s": round(attempt.waited, 4),
             "llm.request_id": attempt.request_id,
             "llm.dropped_params": list(attempt.dropped_params),
             "error.type": attempt.error.code if attempt.error else None,
         }
-        plain = self._emit("llm_attempt", fields, call)
-        if otel.is_set_up():
-            self._spans.attempt(call.id, attempt, plain)
+        with _harmless():
+            plain = self._emit("llm_attempt", fields, call)
+            if otel.is_set_up():
+                otel.record("embeddings" if call.texts else "chat", attempt, plain)
 
-    @_event
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """Reports a call that was answered."""
+        if not self.is_active:
+            return
         fields = {
             "llm.model": result.model,
             "gen_ai.request.model": result.provider_model,
@@ -127,55 +113,49 @@ class Telemetry:
             "gen_ai.usage.output_tokens": result.usage.completion_tokens,
             "llm.cached": result.cached,
             "llm.attempts": len(result.attempts),
-            "llm.cost_usd": _text(result.cost),
+            "llm.cost_usd": result.cost,
             "llm.cost_source": result.cost_source,
-            "llm.saved_usd": _text(result.saved),
+            "llm.saved_usd": result.saved,
             "llm.latency_s": round(result.latency, 4),
         }
         self._ended(call, fields, answer=result.text if isinstance(result, Answer) else None)
 
-    @_event
     def failed(self, call: Call, error: LLMError) -> None:
-        """Reports a call that ended in an error.
-
-        The message is written only if nothing was sent: later it may quote an answer, or a provider that quotes the
-        prompt.
-        """
+        """Reports a call that ended in an error."""
         fields = {
             "error.type": error.code,
-            "error.message": None if error.attempts else str(error),
+            "error.message": None if error.attempts else str(error),  # which else may quote an answer or the prompt
             "http.response.status_code": error.status,
             "llm.attempts": len(error.attempts),
         }
         self._ended(call, fields)
 
-    @_event
     def left(self, call: Call, seconds: float) -> None:
         """Reports a call that was cancelled after so many seconds, or whose stream was closed early."""
         self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(seconds, 4)})
 
-    @_event
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Reports an event that belongs to no single call, such as a download that several wait for."""
-        self._emit(event, fields)
-
-    @contextmanager
-    def _spanned(self, call: Call, operation: str) -> Iterator[None]:
-        with _harmless():
-            self._spans.start(call.id, call.task, operation)
-        try:
-            yield
-        finally:
+        if self.is_active:
             with _harmless():
-                self._spans.end(call.id)
+                self._emit(event, fields)
 
     def _ended(self, call: Call, fields: Mapping[str, Any], *, answer: str | None = None) -> None:
-        """Writes the event of a call, and describes its span."""
+        """Writes the event of a call, with what tells two texts apart without their words, and describes its span."""
+        if not self.is_active:
+            return
         words = {"prompt": "\n".join(f"{message.role}: {message.content}" for message in call.messages)}
         if answer is not None:
             words["answer"] = answer
-        outlines = {name: value for word, text in words.items() for name, value in _outline(word, text)}
-        self._spans.describe(call.id, self._emit("llm_call", {**fields, **outlines}, call, words))
+        outlines: dict[str, Any] = {}
+        for word, text in words.items():
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            outlines |= {f"llm.{word}.chars": len(text), f"llm.{word}.sha256": digest[:_HASH_DIGITS]}
+        with _harmless():
+            plain = self._emit("llm_call", {**fields, **outlines}, call, words)
+            if call.id in self._spans:  # without the tokens, which its attempts have
+                kept = {name: value for name, value in plain.items() if not name.startswith("gen_ai.usage.")}
+                otel.describe(self._spans[call.id][0], kept)
 
     def _emit(
         self, event: str, fields: Mapping[str, Any], call: Call | None = None, words: Mapping[str, str] | None = None
@@ -204,16 +184,6 @@ class Telemetry:
         if isinstance(value, list | tuple):
             return [self._plain(one) for one in value]
         try:
-            return self._redact(value if isinstance(value, str) else repr(value))
+            return self._redact(str(value) if isinstance(value, str | Decimal) else repr(value))
         except Exception:  # noqa: BLE001 - of the application's own `__repr__`
             return f"<{type(value).__name__}>"
-
-
-def _text(amount: object) -> str | None:
-    return None if amount is None else str(amount)
-
-
-def _outline(word: str, text: str) -> Iterator[tuple[str, Any]]:
-    """Yields fields that tell two texts apart without their words."""
-    yield f"llm.{word}.chars", len(text)
-    yield f"llm.{word}.sha256", hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]

@@ -50,22 +50,11 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_temporary_file_of_a_killed_process_goes_when_it_is_old(tmp_path: Path) -> None:
-    """A new one may be another process's that is writing just now."""
-    old, new, other = (tmp_path / name for name in (".a.yaml.x1.tmp", ".a.yaml.x2.tmp", ".b.yaml.x3.tmp"))
-    for one in (old, new, other):
-        one.write_text("half")
-    for one in (old, other):
-        os.utime(one, (1, 1))
-    write_atomically(tmp_path / "a.yaml", "whole")
-    assert sorted(one.name for one in tmp_path.iterdir()) == [".a.yaml.x2.tmp", ".b.yaml.x3.tmp", "a.yaml"]
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[NaN]", "NaN is no JSON number"),
-        ("1e999", "too large a number"),
+        ("[NaN]", "NaN is no number"),
+        ("1e999", "1e999 is no number that JSON and Python can hold"),
         ('{"a": 1, "a": 2}', "'a' stands twice"),
         ('"\\ud800"', "lone surrogate"),
         ("[" * 200_000, "nested too deeply"),

@@ -61,8 +61,8 @@ def check(llm: LLMManager) -> None:
     )
     assert unsettled == 0
     limiter = llm._caller.services.limiter
-    assert not limiter._line
-    assert not any(gate.running for gate in limiter._gates.values())
+    assert not limiter.line
+    assert not any(gate.running for gate in limiter.gates.values())
     began = time.monotonic()
     assert llm.complete("t", "hi", deadline=10).text == "fine"
     assert time.monotonic() - began < 9

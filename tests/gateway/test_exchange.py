@@ -97,11 +97,6 @@ async def test_bodies_are_bounded(
     assert len(exchange.body) <= MOST_BYTES
 
 
-def raw_deflate(body: bytes) -> bytes:
-    packing = zlib.compressobj(wbits=-15)
-    return packing.compress(body) + packing.flush()
-
-
 @pytest.mark.parametrize(
     ("encoding", "body", "found"),
     [
@@ -109,7 +104,6 @@ def raw_deflate(body: bytes) -> bytes:
         ("GZIP ", gzipped(b"words"), "words"),
         ("x-gzip", gzipped(b"words"), "words"),
         ("deflate", zlib.compress(b"words"), "words"),
-        ("deflate", raw_deflate(b"words"), "words"),
         ("identity", b"words", "words"),
         ("gzip", b"", ""),
         ("gzip", gzipped(b"words") + b"what follows" * 9000, "words"),

@@ -36,11 +36,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "in a URL": lambda key: quote(key, safe=""),
     "in a path": quote,
     "in JSON": lambda key: json.dumps(key)[1:-1],
-    "in hex": lambda key: key.encode().hex(),
     "base64": lambda key: base64.b64encode(key.encode()).decode().rstrip("="),
     "base64 with a user": lambda key: base64.b64encode(b"u:" + key.encode()).decode(),
-    "in JSON's escapes": lambda key: "".join(f"\\u{ord(one):04x}" for one in key),
-    "base64 in lines": lambda key: base64.encodebytes(3 * b"filling " + key.encode()).decode(),
     "base64 for URLs": lambda key: base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
 }
 

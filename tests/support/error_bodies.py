@@ -12,30 +12,25 @@ from typing import Any
 from testronaut_llm import errors
 
 BY_CASE: dict[str, type[errors.LLMError]] = {
-    "bad_request": errors.InvalidRequestError,
-    "context": errors.ContextWindowError,
-    "content_filter": errors.ContentFilteredError,
-    "authentication": errors.AuthenticationError,
-    "payment": errors.QuotaExceededError,
-    "permission": errors.PermissionDeniedError,
-    "not_found": errors.ModelNotFoundError,
-    "wrong_url": errors.ModelNotFoundError,
-    "timeout": errors.LLMTimeoutError,
-    "conflict": errors.ServerError,
-    "too_large": errors.ContextWindowError,
-    "unprocessable": errors.InvalidRequestError,
-    "rate_limit": errors.RateLimitError,
-    "quota": errors.QuotaExceededError,
-    "server_error": errors.ServerError,
-    "no_memory": errors.LocalModelError,
-    "unavailable": errors.OverloadedError,
-    "overloaded": errors.OverloadedError,
-    "bad_gateway": errors.ServerError,
-    "gateway_timeout": errors.LLMTimeoutError,
+    case: error
+    for error, cases in {
+        errors.InvalidRequestError: "bad_request unprocessable",
+        errors.ContextWindowError: "context too_large",
+        errors.ContentFilteredError: "content_filter",
+        errors.AuthenticationError: "authentication",
+        errors.QuotaExceededError: "payment quota",
+        errors.PermissionDeniedError: "permission",
+        errors.ModelNotFoundError: "not_found wrong_url",
+        errors.LLMTimeoutError: "timeout gateway_timeout",
+        errors.ServerError: "conflict server_error bad_gateway",
+        errors.RateLimitError: "rate_limit",
+        errors.LocalModelError: "no_memory",
+        errors.OverloadedError: "unavailable overloaded",
+    }.items()
+    for case in cases.split()
 }
 """What each case becomes."""
 
-PLATFORM = "https://platform.openai.com"
 _GATEWAY = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n</body>\r\n</html>\r\n"
 )
@@ -57,112 +52,62 @@ def _gemini(code: int, status: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "status": status}}
 
 
-_FILTERED = {
-    "error": {
-        "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. "
-        "Please modify your prompt and retry.",
-        "type": None,
-        "param": "prompt",
-        "code": "content_filter",
-        "status": 400,
-        "innererror": {
-            "code": "ResponsibleAIPolicyViolation",
-            "content_filter_result": {"violence": {"filtered": True, "severity": "medium"}},
-        },
-    }
-}
-_LATER = "Please retry after 26 seconds."
 _INVALID = "invalid_request_error"
-_SYSTEM_ERROR = "The server had an error while processing your request. Sorry about that!"
-
+_QUOTA = "You exceeded your current quota, please check your plan and billing details."
 Row = tuple[int, Any]
 
 _OPENAI: dict[str, Row] = {
     "bad_request": (400, _openai("Invalid value: 'robot'.", _INVALID, "invalid_value", "messages[0].role")),
-    "context": (
-        400,
-        _openai(
-            "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens. "
-            "Please reduce the length of the messages.",
-            _INVALID,
-            "context_length_exceeded",
-            "messages",
-        ),
-    ),
-    "content_filter": (
-        400,
-        _openai("Your request was rejected as a result of our safety system.", _INVALID, "content_policy_violation"),
-    ),
-    "authentication": (
-        401,
-        _openai(
-            f"Incorrect API key provided: wrong*key. You can find your API key at {PLATFORM}/account/api-keys.",
-            _INVALID,
-            "invalid_api_key",
-        ),
-    ),
+    "context": (400, _openai("This model's maximum context length is 8192 tokens. However, your messages resulted in "
+        "9001 tokens. Please reduce the length of the messages.", _INVALID, "context_length_exceeded", "messages")),
+    "content_filter": (400, _openai("Your request was rejected as a result of our safety system.", _INVALID,
+        "content_policy_violation")),
+    "authentication": (401, _openai("Incorrect API key provided: wrong*key. You can find your API key at "
+        "https://platform.openai.com/account/api-keys.", _INVALID, "invalid_api_key")),
     "payment": (402, _openai("Insufficient credits. Add more to continue.", "billing_error", "insufficient_credits")),
-    "permission": (
-        403,
-        _openai("Project does not have access to model `big-one`.", _INVALID, "model_not_found"),
-    ),
-    "not_found": (
-        404,
-        _openai("The model `no-such` does not exist or you do not have access to it.", _INVALID, "model_not_found"),
-    ),
+    "permission": (403, _openai("Project does not have access to model `big-one`.", _INVALID, "model_not_found")),
+    "not_found": (404, _openai("The model `no-such` does not exist or you do not have access to it.", _INVALID,
+        "model_not_found")),
     "timeout": (408, _openai("Request timed out.", "server_error")),
     "conflict": (409, _openai("The resource was updated by another process. Please try again.", "conflict_error")),
     "too_large": (413, _openai("Request too large.", _INVALID)),
     "unprocessable": (422, _openai("Unable to process the request.", _INVALID)),
-    "rate_limit": (
-        429,
-        _openai(
-            "Rate limit reached for a-model on requests per min (RPM): Limit 3, Used 3, Requested 1. "
-            f"Please try again in 20s. Visit {PLATFORM}/account/rate-limits to learn more.",
-            "requests",
-            "rate_limit_exceeded",
-        ),
-    ),
-    "quota": (
-        429,
-        _openai(
-            "You exceeded your current quota, please check your plan and billing details.",
-            "insufficient_quota",
-            "insufficient_quota",
-        ),
-    ),
-    "server_error": (500, _openai(_SYSTEM_ERROR, "server_error")),
+    "rate_limit": (429, _openai("Rate limit reached for a-model on requests per min (RPM): Limit 3, Used 3, Requested "
+        "1. Please try again in 20s. Visit https://platform.openai.com/account/rate-limits to learn more.",
+        "requests", "rate_limit_exceeded")),
+    "quota": (429, _openai(_QUOTA, "insufficient_quota", "insufficient_quota")),
+    "server_error": (500, _openai("The server had an error while processing your request. Sorry about that!",
+        "server_error")),
     "unavailable": (503, _openai("The engine is currently overloaded, please try again later.", "server_error")),
     "overloaded": (529, _openai("Overloaded", "overloaded_error")),
-}
+}  # fmt: skip
 
 _AZURE: dict[str, Row] = {
     **_OPENAI,
-    "content_filter": (400, _FILTERED),
-    "authentication": (
-        401,
-        _azure("401", "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a "
-               "valid key for an active subscription and use a correct regional API endpoint for your resource."),
-    ),
+    "content_filter": (400, {"error": {
+        "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. "
+        "Please modify your prompt and retry.",
+        "type": None, "param": "prompt", "code": "content_filter", "status": 400,
+        "innererror": {"code": "ResponsibleAIPolicyViolation",
+            "content_filter_result": {"violence": {"filtered": True, "severity": "medium"}}},
+    }}),
+    "authentication": (401, _azure("401", "Access denied due to invalid subscription key or wrong API endpoint. Make "
+        "sure to provide a valid key for an active subscription and use a correct regional API endpoint for your "
+        "resource.")),
     "permission": (403, _azure("PermissionDenied", "The principal lacks the required data action.")),
-    "not_found": (
-        404,
-        _azure("DeploymentNotFound", "The API deployment for this resource does not exist. If you created the "
-               "deployment within the last 5 minutes, please wait a moment and try again."),
-    ),
+    "not_found": (404, _azure("DeploymentNotFound", "The API deployment for this resource does not exist. If you "
+        "created the deployment within the last 5 minutes, please wait a moment and try again.")),
     "wrong_url": (404, _azure("404", "Resource not found")),
-    "rate_limit": (429, _azure("429", f"Requests have exceeded the call rate limit of your pricing tier. {_LATER}")),
+    "rate_limit": (429, _azure("429", "Requests have exceeded the call rate limit of your pricing tier. Please retry "
+        "after 26 seconds.")),
     "server_error": (500, _azure("InternalServerError", "The server had an error while processing your request.")),
 }  # fmt: skip
 
 _ANTHROPIC: dict[str, Row] = {
     "bad_request": (400, _anthropic(_INVALID, "messages.0.role: Input should be 'user' or 'assistant'")),
     "context": (400, _anthropic(_INVALID, "prompt is too long: 200021 tokens > 200000 maximum")),
-    "quota": (
-        400,
-        _anthropic(_INVALID, "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing "
-                   "to upgrade or purchase credits."),
-    ),
+    "quota": (400, _anthropic(_INVALID, "Your credit balance is too low to access the Anthropic API. Please go to "
+        "Plans & Billing to upgrade or purchase credits.")),
     "authentication": (401, _anthropic("authentication_error", "invalid x-api-key")),
     "payment": (402, _anthropic("billing_error", "There is an issue with your billing or payment information.")),
     "permission": (403, _anthropic("permission_error", "Your API key does not have permission to use the resource.")),
@@ -171,13 +116,11 @@ _ANTHROPIC: dict[str, Row] = {
     "conflict": (409, _anthropic("conflict_error", "The resource was changed. Please try again.")),
     "too_large": (413, _anthropic("request_too_large", "Request exceeds the maximum size")),
     "unprocessable": (422, _anthropic(_INVALID, "Unprocessable request.")),
-    "rate_limit": (
-        429,
-        _anthropic("rate_limit_error", "This request would exceed your organization's rate limit of 30,000 input "
-                   "tokens per minute."),
-    ),
+    "rate_limit": (429, _anthropic("rate_limit_error", "This request would exceed your organization's rate limit of "
+        "30,000 input tokens per minute.")),
     "server_error": (500, _anthropic("api_error", "Internal server error")),
     "unavailable": (503, _anthropic("api_error", "Service unavailable")),
+    "gateway_timeout": (504, _anthropic("timeout_error", "Request timed out")),
     "overloaded": (529, _anthropic("overloaded_error", "Overloaded")),
 }  # fmt: skip
 
@@ -200,27 +143,17 @@ _GEMINI: dict[str, Row] = {
     "permission": (403, _gemini(403, "PERMISSION_DENIED", "Your project has been denied access.")),
     "not_found": (404, _gemini(404, "NOT_FOUND", "models/no-such is not found for API version v1beta")),
     "rate_limit": (429, _gemini(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).")),
-    "quota": (
-        429,
-        _gemini(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing "
-                "details."),
-    ),
+    "quota": (429, _gemini(429, "RESOURCE_EXHAUSTED", _QUOTA)),
     "server_error": (500, _gemini(500, "INTERNAL", "An internal error has occurred. Please retry.")),
     "unavailable": (503, _gemini(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")),
-}  # fmt: skip
+}
 
 _ALL: dict[str, Row] = {
     "bad_gateway": (502, _GATEWAY.format("502 Bad Gateway")),
     "gateway_timeout": (504, _GATEWAY.format("504 Gateway Time-out")),
 }
-
-ERRORS: Mapping[str, Mapping[str, Row]] = {
-    "openai": {**_ALL, **_OPENAI},
-    "azure": {**_ALL, **_AZURE},
-    "anthropic": {**_ALL, **_ANTHROPIC, "gateway_timeout": (504, _anthropic("timeout_error", "Request timed out"))},
-    "ollama": {**_ALL, **_OLLAMA},
-    "gemini": {**_ALL, **_GEMINI},
-}
+_OWN = {"openai": _OPENAI, "azure": _AZURE, "anthropic": _ANTHROPIC, "ollama": _OLLAMA, "gemini": _GEMINI}
+ERRORS: Mapping[str, Mapping[str, Row]] = {wire: {**_ALL, **own} for wire, own in _OWN.items()}
 
 
 def error_body(wire: str, case: str) -> tuple[int, str, bytes]:

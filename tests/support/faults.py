@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +88,18 @@ def dripping(seconds: float = 0.02, text: str = Good.text) -> Reply:
     return reply
 
 
-def reset_before_headers(exchange: Exchange) -> None:
-    """The connection breaks before a byte of the answer."""
-    exchange.reset()
+def _head(*sent: bytes) -> Reply:
+    """Some bytes of a response, and then a reset."""
+
+    def reply(exchange: Exchange) -> None:
+        for part in sent:
+            exchange.send(part)
+        exchange.reset()
+
+    return reply
 
 
-def closed_before_headers(exchange: Exchange) -> None:
-    """The server hangs up politely, without an answer."""
-    exchange.close()
-
-
-def reset_in_headers(exchange: Exchange) -> None:
-    """The connection breaks in the middle of a header."""
-    exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: applica")
-    exchange.reset()
-
-
-def reset_after_headers(exchange: Exchange) -> None:
-    """The headers promise a body, and the connection breaks."""
-    exchange.head(200, {"content-type": "application/json", "content-length": "500"})
-    exchange.reset()
+reset_before_headers = _head()
 
 
 def cut_body(exchange: Exchange) -> None:
@@ -119,34 +111,31 @@ def cut_body(exchange: Exchange) -> None:
     exchange.close()
 
 
-def cut_stream_clean(exchange: Exchange) -> None:
-    """A stream that ends as if it were whole, but without its finish (a body that is no stream: cut JSON)."""
-    kind, pieces = _answer(exchange, Good())
-    _stream(exchange, kind, _front_half(pieces))
-    exchange.chunk(b"")
+def _cut(end: Reply) -> Reply:
+    """A stream that comes to its middle, and to this end (a body that is no stream: cut JSON)."""
+
+    def reply(exchange: Exchange) -> None:
+        kind, pieces = _answer(exchange, Good())
+        half = pieces[: len(pieces) // 2] or [pieces[0][: len(pieces[0]) // 2]]
+        _stream(exchange, kind, half)
+        end(exchange)
+
+    return reply
 
 
-def cut_stream_unclean(exchange: Exchange) -> None:
-    """A stream whose connection ends in the middle of a chunk."""
-    kind, pieces = _answer(exchange, Good())
-    _stream(exchange, kind, _front_half(pieces))
+def _tear(exchange: Exchange) -> None:
     exchange.send(b"400\r\n{")
     exchange.close()
 
 
-def reset_in_stream(exchange: Exchange) -> None:
-    """A stream whose connection is torn down."""
-    kind, pieces = _answer(exchange, Good())
-    _stream(exchange, kind, _front_half(pieces))
-    exchange.wait(0.05)  # let the client read what came first
-    exchange.reset()
-
-
-def stalled_stream(exchange: Exchange) -> None:
-    """A stream that stops half-way and keeps the connection open."""
-    kind, pieces = _answer(exchange, Good())
-    _stream(exchange, kind, _front_half(pieces))
-    exchange.wait()
+cut_stream_clean = _cut(lambda exchange: exchange.chunk(b""))
+"""It ends as if it were whole, but without its finish."""
+cut_stream_unclean = _cut(_tear)
+"""Its connection ends in the middle of a chunk."""
+reset_in_stream = _cut(lambda exchange: late(0.05, Exchange.reset)(exchange))
+"""Its connection is torn down, when the client has read what came first."""
+stalled_stream = _cut(silent)
+"""It stops, and keeps the connection open."""
 
 
 def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = None) -> Reply:
@@ -157,7 +146,9 @@ def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = Non
         kind, pieces = _answer(exchange, Good(pieces=after + 2))
         known = ERRORS[wire].get(case) or ERRORS[wire]["server_error"]
         _stream(exchange, kind, _until_text(pieces, after))
-        exchange.chunk(_error_event(wire, body or known[1]))
+        event = body or known[1]
+        named = "error" if wire == "anthropic" else ""
+        exchange.chunk(json.dumps(event).encode() + b"\n" if wire == "ollama" else sse(event, named))
         exchange.chunk(b"")
 
     return reply
@@ -198,12 +189,6 @@ def _stream(exchange: Exchange, kind: str, pieces: list[bytes], headers: Mapping
         exchange.chunk(piece)
 
 
-def _front_half(pieces: list[bytes]) -> list[bytes]:
-    if len(pieces) == 1:
-        return [pieces[0][: len(pieces[0]) // 2]]
-    return pieces[: max(1, len(pieces) // 2)]
-
-
 def _until_text(pieces: list[bytes], after: int) -> list[bytes]:
     """The pieces up to and with the `after`-th one that holds text."""
     texts = [index for index, piece in enumerate(pieces) if _holds_text(piece)]
@@ -221,12 +206,6 @@ def _holds_text(piece: bytes) -> bool:
     return bool(delta.get("content") or delta.get("text"))
 
 
-def _error_event(wire: str, body: Any) -> bytes:
-    if wire == "ollama":
-        return json.dumps(body).encode() + b"\n"
-    return sse(body, "error" if wire == "anthropic" else "")
-
-
 RETRY_AFTER: Mapping[str, Mapping[str, str]] = {
     "milliseconds": {"retry-after-ms": "300"},
     "seconds": {"retry-after": "2"},
@@ -237,7 +216,7 @@ RETRY_AFTER: Mapping[str, Mapping[str, str]] = {
     "a day": {"retry-after": "86400"},
 }
 
-BAD_BODIES: Mapping[str, Callable[[Exchange], None]] = {
+BAD_BODIES: Mapping[str, Reply] = {
     "empty": raw(200, b""),
     "html": raw(200, b"<html><body><h1>Sign in to the hotel Wi-Fi</h1></body></html>", "text/html"),
     "html as json": raw(200, b"<html><body>Maintenance</body></html>"),
@@ -254,11 +233,11 @@ BAD_BODIES: Mapping[str, Callable[[Exchange], None]] = {
     "no finish": good(finish=None),
 }
 
-BROKEN: Mapping[str, Callable[[Exchange], None]] = {
-    "closed before headers": closed_before_headers,
+BROKEN: Mapping[str, Reply] = {
+    "closed before headers": Exchange.close,
     "reset before headers": reset_before_headers,
-    "reset in headers": reset_in_headers,
-    "reset after headers": reset_after_headers,
+    "reset in headers": _head(b"HTTP/1.1 200 OK\r\ncontent-type: applica"),
+    "reset after headers": _head(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"),
     "cut body": cut_body,
     "cut stream, clean": cut_stream_clean,
     "cut stream, unclean": cut_stream_unclean,

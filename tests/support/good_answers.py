@@ -104,29 +104,18 @@ def _stop_reason(good: Good) -> str | None:
     return _STOP_REASONS.get(good.finish, good.finish) if good.finish else None
 
 
-def _anthropic_blocks(body: dict[str, Any], good: Good) -> list[dict[str, Any]]:
+def _anthropic(body: dict[str, Any], good: Good, model: str) -> Body:
     blocks: list[dict[str, Any]] = []
     if good.reasoning:
         blocks.append({"type": "thinking", "thinking": good.reasoning, "signature": "c2ln"})
-    forced = (body.get("tool_choice") or {}).get("name")
-    if forced:
-        return [*blocks, {"type": "tool_use", "id": "toolu_1", "name": forced, "input": json.loads(good.text)}]
-    return [*blocks, {"type": "text", "text": good.text}] if good.text else blocks
-
-
-def _anthropic(body: dict[str, Any], good: Good, model: str) -> Body:
-    blocks = _anthropic_blocks(body, good)
-    forced = any(block["type"] == "tool_use" for block in blocks)
+    if forced := (body.get("tool_choice") or {}).get("name"):
+        blocks.append({"type": "tool_use", "id": "toolu_1", "name": forced, "input": json.loads(good.text)})
+    elif good.text:
+        blocks.append({"type": "text", "text": good.text})
+    reason = "tool_use" if forced else _stop_reason(good)
+    message = {"id": _ID, "type": "message", "role": "assistant", "model": model, "content": blocks}
+    message |= {"stop_reason": reason, "stop_sequence": None}
     prompt, completion = good.usage or (0, 0)
-    message = {
-        "id": _ID,
-        "type": "message",
-        "role": "assistant",
-        "model": model,
-        "content": blocks,
-        "stop_reason": "tool_use" if forced else _stop_reason(good),
-        "stop_sequence": None,
-    }
     return _json(message | ({"usage": {"input_tokens": prompt, "output_tokens": completion}} if good.usage else {}))
 
 

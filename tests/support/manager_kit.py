@@ -22,6 +22,9 @@ from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.options import call_of
 from testronaut_llm.records import Call
 
+Make = Callable[..., "Api"]
+"""The fixture `api`."""
+MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 KEY = "sk-canary-0123456789abcdefghijklmn"
 PRICE = {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1.25"}
@@ -52,13 +55,8 @@ class Api:
             exchange.respond(200, "application/json", b'{"models": []}')
             return
         if exchange.request.method == "GET":
-            row = {
-                "name": "qwen3:8b",
-                "model": "qwen3:8b",
-                "digest": "a" * 64,
-                "size": 1,
-                "details": {"context_length": 8192},
-            }
+            row: dict[str, Any] = {"name": "qwen3:8b", "model": "qwen3:8b", "digest": "a" * 64, "size": 1}
+            row["details"] = {"context_length": 8192}
             exchange.respond(200, "application/json", json.dumps({"models": [row]}).encode())
             return
         self.asked.append(exchange.request)

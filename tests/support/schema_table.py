@@ -96,43 +96,34 @@ def closed(**properties: Any) -> dict[str, Any]:
     return {**obj(**properties), "additionalProperties": False}
 
 
+def many(items: Any) -> dict[str, Any]:
+    """An array schema."""
+    return {"type": "array", "items": items}
+
+
+def ref(name: str, **definitions: Any) -> dict[str, Any]:
+    """A reference to a definition, at the root beside the definitions."""
+    return {"$ref": f"#/$defs/{name}", **({"$defs": definitions} if definitions else {})}
+
+
 STRING, INTEGER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "null"}
 
 TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "command tree": (
         Command,
-        [
-            {"name": "git"},
-            {
-                "name": "git",
-                "summary": "vcs",
-                "options": [{"flags": ["-C"], "takes_value": True, "default": None, "choices": ["a"]}],
-                "subcommands": [{"name": "remote", "subcommands": [{"name": "add", "subcommands": [{"name": "x"}]}]}],
-            },
-        ],
+        [{"name": "git"},
+         {"name": "git", "summary": "vcs",
+          "options": [{"flags": ["-C"], "takes_value": True, "default": None, "choices": ["a"]}],
+          "subcommands": [{"name": "remote", "subcommands": [{"name": "add", "subcommands": [{"name": "x"}]}]}]}],
         [{"name": "Git"}, {"name": "git", "subcommands": [{"name": "remote", "subcommands": [{"name": "A!"}]}]}, {}],
     ),
     "cases at the top": (
         list[Case],
-        [
-            [],
-            [
-                {"title": "t", "argv": [], "expected_exit": 0},
-                {
-                    "title": 'é"\n',
-                    "argv": ["a"],
-                    "env": {"A": "1", "": ""},
-                    "timeout": 0.5,
-                    "expected_exit": 255,
-                    "stdin": "x",
-                },
-            ],
-        ],
-        [
-            [{"title": "t", "argv": [], "expected_exit": 256}],
-            {"title": "t"},
-            [{"title": "t", "argv": "a", "expected_exit": 0}],
-        ],
+        [[], [{"title": "t", "argv": [], "expected_exit": 0},
+              {"title": 'é"\n', "argv": ["a"], "env": {"A": "1", "": ""}, "timeout": 0.5, "expected_exit": 255,
+               "stdin": "x"}]],
+        [[{"title": "t", "argv": [], "expected_exit": 256}], {"title": "t"},
+         [{"title": "t", "argv": "a", "expected_exit": 0}]],
     ),
     "verdict": (
         Verdict,
@@ -158,8 +149,7 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "dataclass": (Span, [{"first": 1, "last": 2, "pair": [1, "x"]}], [{"first": 1, "last": 2, "pair": [1]}]),
     "optional union of anything": (
         list[int | str | dict[str, bool] | None],
-        [[1, "1", None, {"a": True}, '{"a": true}', {}]],
-        [[1.5], {"a": True}],
+        [[1, "1", None, {"a": True}, '{"a": true}', {}]], [[1.5], {"a": True}],
     ),
     "map or list": (dict[str, int] | list[int], [{}, [], {"a": 1}, [1]], ["a", {"a": "b"}]),
     "integers": ({"type": "array", "items": INTEGER}, [[], [1, 2]], [{"result": [1]}, [1.5], None]),
@@ -169,11 +159,7 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "enum": ({"enum": ["a", 1, None, 2.5, True]}, ["a", 1, None, 2.5, True], ["b", False, 2]),
     "enum of values": ({"enum": [{"a": 1}, [1], "x"]}, [{"a": 1}, [1], "x"], [{"a": 2}, []]),
     "const": (obj(kind={"const": "x"}, n={"const": 3}), [{"kind": "x", "n": 3}], [{"kind": "y", "n": 3}]),
-    "root union": (
-        {"anyOf": [obj(a=STRING), obj(b=INTEGER), NULL]},
-        [{"a": "x"}, {"b": 1}, None],
-        [{"a": 1}, "x"],
-    ),
+    "root union": ({"anyOf": [obj(a=STRING), obj(b=INTEGER), NULL]}, [{"a": "x"}, {"b": 1}, None], [{"a": 1}, "x"]),
     "all of": (
         {"allOf": [{"$ref": "#/$defs/base"}, obj(b=INTEGER, c_=STRING)], "$defs": {"base": obj(a=STRING)}},
         [{"a": "x", "b": 1}, {"a": "x", "b": 1, "c": "y"}],
@@ -200,45 +186,28 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [{"mode": "on"}, {"mode": "on", "level": "x"}],
     ),
     "draft 7": (
-        {
-            "$schema": "http://json-schema.org/draft-07/schema#",
-            "$id": "https://example.com/tree.json",
-            "definitions": {
-                "node": {
-                    "type": "object",
-                    "properties": {
-                        "v": {"$ref": "#/definitions/value", "type": "ignored beside a reference"},
-                        "next": {"$ref": "#/definitions/node"},
-                        "at": {"type": "array", "items": [INTEGER, STRING], "additionalItems": False},
-                    },
-                    "required": ["v"],
-                    "dependencies": {"next": ["at"]},
-                },
-                "value": {"type": ["integer", "string"], "exclusiveMinimum": True, "minimum": 0},
-            },
-            "$ref": "#/definitions/node",
-        },
+        {"$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/tree.json",
+         "$ref": "#/definitions/node",
+         "definitions": {
+             "node": {"type": "object", "required": ["v"], "dependencies": {"next": ["at"]}, "properties": {
+                 "v": {"$ref": "#/definitions/value", "type": "ignored beside a reference"},
+                 "next": {"$ref": "#/definitions/node"},
+                 "at": {"type": "array", "items": [INTEGER, STRING], "additionalItems": False}}},
+             "value": {"type": ["integer", "string"], "exclusiveMinimum": True, "minimum": 0}}},
         [{"v": 1}, {"v": "x", "next": {"v": 2, "at": [1]}, "at": [1, "x"]}],
         [{"v": None}, {"v": 0}, {"v": 1, "next": {"v": 1}}, {"v": 1, "at": [1, "x", 2]}],
     ),
     "nullable": (
-        {
-            "type": "array",
-            "items": obj(
-                a={"type": "string", "nullable": True},
-                b_={"type": "string", "enum": ["x"], "nullable": True},
-                c_={"allOf": [{"$ref": "#/components/schemas/C"}], "nullable": True},
-                d_={"type": "integer", "nullable": False},
-            ),
-            "components": {"schemas": {"C": {**obj(k=INTEGER), "nullable": True}}},
-        },
+        {**many(obj(
+            a={"type": "string", "nullable": True}, b_={"type": "string", "enum": ["x"], "nullable": True},
+            c_={"allOf": [{"$ref": "#/components/schemas/C"}], "nullable": True},
+            d_={"type": "integer", "nullable": False},
+        )), "components": {"schemas": {"C": {**obj(k=INTEGER), "nullable": True}}}},
         [[{"a": None}, {"a": "x", "b": "x", "c": {"k": 1}, "d": 1}, {"a": "", "b": None, "c": None}]],
         [[{"b": "x"}], [{"a": 1}], [{"a": None, "b": "y"}]],
     ),
     "optional without null": (
-        obj(a=STRING, n_=INTEGER, l_={"type": "array", "items": STRING}),
-        [{"a": "x"}, {"a": "x", "n": 0, "l": []}],
-        [{}],
+        obj(a=STRING, n_=INTEGER, l_=many(STRING)), [{"a": "x"}, {"a": "x", "n": 0, "l": []}], [{}],
     ),
     "required null": (
         obj(a={"type": ["string", "null"]}, b=NULL),
@@ -247,92 +216,53 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     ),
     "free form": ({"type": "object"}, [{}, {"a": 1, "b": [None]}], [[], "x"]),
     "free form inside": (
-        obj(
-            env={"type": "object"},
-            words={"type": "object", "additionalProperties": STRING},
-            any_={},
-            none_={"default": 1},
-        ),
+        obj(env={"type": "object"}, words={"type": "object", "additionalProperties": STRING}, any_={},
+            none_={"default": 1}),
         [{"env": {"A": [1]}, "words": {"a": "b"}}, {"env": {}, "words": {}, "any": {"x": None}, "none": False}],
         [{"env": 1, "words": {}}, {"env": {}, "words": {"a": 1}}],
     ),
     "names by pattern": (
-        {
-            "type": "object",
-            "patternProperties": {"^[A-Z]+$": STRING},
-            "additionalProperties": False,
-            "minProperties": 1,
-        },
+        {"type": "object", "patternProperties": {"^[A-Z]+$": STRING}, "additionalProperties": False,
+         "minProperties": 1},
         [{"PATH": "/bin"}, {"A": "", "B": "x"}],
         [{}, {"a": "x"}, {"A": 1}],
     ),
     "declared and free": (
-        {**obj(id=INTEGER), "additionalProperties": STRING},
-        [{"id": 1}, {"id": 1, "x": "y"}],
-        [{"id": 1, "x": 1}],
+        {**obj(id=INTEGER), "additionalProperties": STRING}, [{"id": 1}, {"id": 1, "x": "y"}], [{"id": 1, "x": 1}],
     ),
     "closed and empty": ({"type": "object", "properties": {}, "additionalProperties": False}, [{}], [{"a": 1}]),
     "property of that name": (
-        obj(values={"type": "array", "items": INTEGER}, result_=STRING),
-        [{"values": [1]}, {"values": [], "result": "x"}],
-        [[1]],
+        obj(values=many(INTEGER), result_=STRING), [{"values": [1]}, {"values": [], "result": "x"}], [[1]],
     ),
     "tuple": (
         {"type": "array", "prefixItems": [STRING, {"type": "object"}], "items": False, "minItems": 2},
         [["a", {}], ["a", {"b": 1}]],
         [["a"], ["a", {}, 1], [{}, "a"]],
     ),
-    "tuple and more": (
-        {"type": "array", "prefixItems": [INTEGER], "items": STRING},
-        [[], [1], [1, "a", "b"]],
-        [["a"], [1, 2]],
-    ),
+    "tuple and more": ({**many(STRING), "prefixItems": [INTEGER]}, [[], [1], [1, "a", "b"]], [["a"], [1, 2]]),
     "array bounds": (
-        {"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 2, "uniqueItems": True},
-        [[1], [1, 2]],
-        [[], [1, 1], [1, 2, 3]],
+        {**many(INTEGER), "minItems": 1, "maxItems": 2, "uniqueItems": True}, [[1], [1, 2]], [[], [1, 1], [1, 2, 3]],
     ),
     "references in a chain": (
-        {
-            "$ref": "#/$defs/a",
-            "$defs": {
-                "a": {"$ref": "#/$defs/b~1c"},
-                "b/c": {"$ref": "#named"},
-                "d": {"$anchor": "named", **obj(x=INTEGER)},
-            },
-        },
+        ref("a", **{"a": ref("b~1c"), "b/c": {"$ref": "#named"}, "d": {"$anchor": "named", **obj(x=INTEGER)}}),
         [{"x": 1}],
         [{"x": "1"}],
     ),
     "reference to the root": (
-        obj(v=STRING, kids_={"type": "array", "items": {"$ref": "#"}}),
+        obj(v=STRING, kids_=many({"$ref": "#"})),
         [{"v": "a"}, {"v": "a", "kids": [{"v": "b", "kids": [{"v": "c", "kids": [{"v": "d"}]}]}]}],
         [{"v": "a", "kids": [{}]}],
     ),
     "mutual recursion": (
-        {
-            "$ref": "#/$defs/expr",
-            "$defs": {
-                "expr": {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/sum"}]},
-                "sum": obj(op={"const": "+"}, of={"type": "array", "items": {"$ref": "#/$defs/expr"}}),
-            },
-        },
+        ref("expr", expr={"anyOf": [{"type": "number"}, ref("sum")]}, sum=obj(op={"const": "+"}, of=many(ref("expr")))),
         [1, {"op": "+", "of": [1, {"op": "+", "of": [{"op": "+", "of": []}]}]}],
         [{"op": "-", "of": []}, {"op": "+", "of": ["x"]}],
     ),
     "json of json": (
-        {
-            "$ref": "#/$defs/json",
-            "$defs": {
-                "json": {
-                    "anyOf": [
-                        *({"type": kind} for kind in ("string", "number", "boolean", "null")),
-                        {"type": "array", "items": {"$ref": "#/$defs/json"}},
-                        {"type": "object", "additionalProperties": {"$ref": "#/$defs/json"}},
-                    ]
-                }
-            },
-        },
+        ref("json", json={"anyOf": [
+            *({"type": kind} for kind in ("string", "number", "boolean", "null")),
+            many(ref("json")), {"type": "object", "additionalProperties": ref("json")},
+        ]}),
         ["x", 1, None, [], {}, {"a": [{"b": "[]"}]}],
         [],
     ),
@@ -343,10 +273,9 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [1.5, [], {"a": "x"}],
     ),
     "numbers": (
-        obj(
-            a={"type": "number", "multipleOf": 0.5}, b={"enum": [1.5, 2]}, c={"type": "integer", "exclusiveMinimum": 0}
-        ),
+        obj(a={"type": "number", "multipleOf": 0.5}, b={"enum": [1.5, 2]},
+            c={"type": "integer", "exclusiveMinimum": 0}),
         [{"a": 1.5, "b": 2, "c": 1}],
         [{"a": 1.2, "b": 2, "c": 1}, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 0}],
     ),
-}
+}  # fmt: skip

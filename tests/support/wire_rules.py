@@ -6,20 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 _SAID_BY_ALL = {
-    "type",
-    "description",
-    "enum",
-    "anyOf",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "$ref",
+    *("type", "description", "enum", "anyOf", "$ref"),
+    *("properties", "required", "additionalProperties", "items"),
 }
-_GRAMMAR_BOUNDS = {
-    *("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-    *("pattern", "format"),
-}
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
+_GRAMMAR_BOUNDS = {*_COUNTS, "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "format"}
 _OPENAI_NUMBERS = {"multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _OPENAI_BOUNDS = {
     "string": {"pattern", "format"},
@@ -35,16 +26,9 @@ def faults(dialect: str, schema: dict[str, Any]) -> list[str]:
     definitions = schema.get("$defs", {})
     root = {key: value for key, value in schema.items() if key != "$defs"}
     places = [("", root), *((f"$defs.{name}", sub) for name, sub in definitions.items())]
-    found = [
-        f"{at}: {rule}" for start, top in places for at, node in _nodes(start, top) for rule in _RULES[dialect](node)
-    ]
-    found += [
-        f"{at}: {rule}"
-        for start, top in places
-        for at, node in _nodes(start, top)
-        for rule in _links(node, definitions)
-    ]
-    return found + [f"root: {rule}" for rule in _ROOTS[dialect](schema)]
+    nodes = [one for start, top in places for one in _nodes(start, top)]
+    found = [f"{at}: {rule}" for at, node in nodes for rule in (*_RULES[dialect](node), *_links(node, definitions))]
+    return found + [f"root: {rule}" for rule in (_some_root if dialect == "free" else _object_root)(schema)]
 
 
 def _nodes(at: str, node: Any) -> Iterator[tuple[str, Any]]:
@@ -116,7 +100,7 @@ def _free(node: Any) -> Iterator[str]:
     pattern = node.get("pattern", "^$")
     if not (pattern.startswith("^") and pattern.endswith("$")):
         yield "a pattern is anchored"
-    if max([0, *(node.get(key, 0) for key in ("minLength", "maxLength", "minItems", "maxItems"))]) > 1000:
+    if max(node.get(key, 0) for key in _COUNTS) > 1000:
         yield "counts stay small"
 
 
@@ -140,10 +124,3 @@ def _openai(node: Any) -> Iterator[str]:
 
 
 _RULES = {"openai": _openai, "azure": _strict, "strict": _strict, "anthropic": _anthropic, "free": _free}
-_ROOTS = {
-    "openai": _object_root,
-    "azure": _object_root,
-    "strict": _object_root,
-    "anthropic": _object_root,
-    "free": _some_root,
-}

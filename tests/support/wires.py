@@ -23,7 +23,7 @@ _ANY_MODEL = "llama.cpp answers any model name with its one model"
 _PAID = "a prompt that fills a paid model's window is not worth its price; the fault server has the body"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Wire:
     """A server seen over one wire. `gaps` says for a mode without a recording why there is none.
 
@@ -47,56 +47,35 @@ class Wire:
         return pytest.param(self, id=self.name, marks=pytest.mark.cassette(f"wires/{self.name}/{mode}"))
 
 
+_NO_EMBEDDINGS = "the Anthropic wire has no embeddings"
+_LLAMA = "llama.cpp behind a proxy that gives it Azure's"
 WIRES = (
+    Wire("llama.cpp-openai", "openai", "llama.cpp, its OpenAI wire", path="/v1", gaps={"missing_model": _ANY_MODEL}),
     Wire(
-        name="llama.cpp-openai",
-        provider="openai",
-        server="llama.cpp, its OpenAI wire",
-        path="/v1",
-        gaps={"missing_model": _ANY_MODEL},
-    ),
-    Wire(
-        name="llama.cpp-anthropic",
-        provider="anthropic",
-        server="llama.cpp, its Anthropic wire",
+        *("llama.cpp-anthropic", "anthropic", "llama.cpp, its Anthropic wire"),
         gaps={
             "schema": "llama.cpp's Anthropic wire takes no schema",
-            "embeddings": "the Anthropic wire has no embeddings",
+            "embeddings": _NO_EMBEDDINGS,
             "missing_model": _ANY_MODEL,
         },
     ),
     Wire(
-        name="llama.cpp-azure-classic",
-        provider="azure",
-        server="llama.cpp behind a proxy that gives it Azure's classic URLs",
+        *("llama.cpp-azure-classic", "azure", f"{_LLAMA} classic URLs"),
         api_version="2024-10-21",
         gaps={"missing_model": _ANY_MODEL},
     ),
+    Wire(*("llama.cpp-azure-v1", "azure", f"{_LLAMA} v1 URLs"), api_version="v1", gaps={"missing_model": _ANY_MODEL}),
     Wire(
-        name="llama.cpp-azure-v1",
-        provider="azure",
-        server="llama.cpp behind a proxy that gives it Azure's v1 URLs",
-        api_version="v1",
-        gaps={"missing_model": _ANY_MODEL},
-    ),
-    Wire(
-        name="ollama",
-        provider="ollama",
-        server="Ollama",
+        *("ollama", "ollama", "Ollama"),
         gaps={
             "wrong_key": "Ollama checks no key",
             "too_long": "our check of the window stops it before it is sent",
             "missing_model": "our check of what is pulled stops it before it is sent",
         },
     ),
-    Wire(name="openai", provider="openai", server="OpenAI", path="/v1", gaps={"too_long": _PAID}),
-    Wire(
-        name="anthropic",
-        provider="anthropic",
-        server="Anthropic",
-        gaps={"embeddings": "the Anthropic wire has no embeddings", "too_long": _PAID},
-    ),
-    Wire(name="azure", provider="azure", server="Azure OpenAI", gaps={"too_long": _PAID}),
+    Wire("openai", "openai", "OpenAI", path="/v1", gaps={"too_long": _PAID}),
+    Wire("anthropic", "anthropic", "Anthropic", gaps={"embeddings": _NO_EMBEDDINGS, "too_long": _PAID}),
+    Wire("azure", "azure", "Azure OpenAI", gaps={"too_long": _PAID}),
 )
 
 

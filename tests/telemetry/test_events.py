@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import KEY, Api, ask, model
+from manager_kit import KEY, MODES, Make, ask, model
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
@@ -26,7 +26,6 @@ from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs, h
 from testronaut_llm.telemetry.redaction import Redactor
 
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
-Make = Callable[..., Api]
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
@@ -62,7 +61,7 @@ def events() -> Iterator[list[Any]]:
     structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@pytest.mark.parametrize("mode", MODES)
 async def test_an_event_an_attempt_and_one_a_call(file: Path, events: list[Any], mode: str) -> None:
     """However it is asked: the facts in order, none of the words, no key; in a file for the owner's eyes as well."""
     async with LLMManager(file) as llm:
@@ -173,17 +172,35 @@ def test_writers_share_a_file_that_may_be_moved_away(tmp_path: Path) -> None:
     assert sorted((one["who"], one["n"]) for one in found) == [(who, n) for who in range(3) for n in range(200)]
 
 
-@pytest.mark.parametrize("where", ["/dev/full", "/proc/nope/calls.jsonl", ".", "a\x00b", "pipe"])
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        ("/dev/full", "No space"),
+        ("/proc/nope/calls.jsonl", "No such"),
+        (".", "directory"),
+        ("a\x00b", "null"),
+        ("pipe", "No such device"),
+        ("~/calls.jsonl", "HOME"),
+        ("cut", "bytes were written"),
+    ],
+)
 def test_a_file_that_cannot_be_written_fails_no_call(
-    file: Path, good: dict[str, Any], events: list[Any], where: str
+    tmp_path: Path, good: dict[str, Any], events: list[Any], monkeypatch: pytest.MonkeyPatch, where: str, fault: str
 ) -> None:
-    """One warning for all of them; a pipe that nobody reads is not waited for."""
-    os.mkfifo(file.parent / "pipe")
-    write(file, good, {"file": where})
-    with LLMManager(file) as llm:
-        for _ in range(2):
-            assert llm.complete("t", PROMPT).text.startswith(ANSWER)
-    assert [one["event"] for one in events].count("log_not_written") == 1
+    """One warning for all events; a pipe that nobody reads is not waited for, and a disk may be full in mid-line."""
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("testronaut_llm.support.paths.os.path.expanduser", str)
+    if where == "cut":
+        monkeypatch.setattr(os, "write", lambda _handle, data: len(data) - 1)
+    one = EventFile()
+    for _ in range(2):
+        one.write(where, tmp_path, {"event": "x"})
+    (warning,) = events
+    assert (warning["event"], fault in warning["fault"]) == ("log_not_written", True)
+    monkeypatch.undo()
+    write(tmp_path / "llm.yaml", good, {"file": "/dev/full"})
+    with LLMManager(tmp_path / "llm.yaml") as llm:
+        assert llm.complete("t", PROMPT).text.startswith(ANSWER)
 
 
 def test_a_strangers_file_has_nothing_written(
@@ -234,17 +251,6 @@ def test_a_listener_that_raises_fails_no_call(file: Path, caplog: pytest.LogCapt
         assert llm.complete("t", PROMPT).text == ANSWER
     assert "an event was lost: RuntimeError" in caplog.text
     assert PROMPT not in caplog.text
-
-
-def test_a_line_that_was_cut_is_a_warning(tmp_path: Path, events: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a full disk; and where the user has no home folder, `~` names no file."""
-    monkeypatch.setattr(os, "write", lambda _handle, data: len(data) - 1)
-    EventFile().write("a.jsonl", tmp_path, {"event": "x"})
-    monkeypatch.setattr(os.path, "expanduser", str)
-    EventFile().write("~/a.jsonl", tmp_path, {"event": "x"})
-    cut, homeless = events
-    assert "bytes were written" in cut["fault"]
-    assert "HOME" in homeless["fault"]
 
 
 def test_without_structlog_it_is_pythons_logging(

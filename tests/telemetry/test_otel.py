@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import faults
 import httpx
 import pytest
-from manager_kit import KEY, Api, ask, manager, model
+from manager_kit import KEY, MODES, Make, ask, manager, model
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -21,9 +21,6 @@ from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.telemetry import otel
-
-MODES = ("complete", "acomplete", "stream", "astream")
-Make = Callable[..., Api]
 
 
 @pytest.fixture

