@@ -62,7 +62,7 @@ class Lookup:
             CacheMissError: nothing is stored, and the call says `only`.
         """
         if call.cache == "refresh" and self.cache is not None:
-            self.cache.drop(self._keys(call), call.config.cache)
+            self.cache.drop(self._keys(call))
             return None
         result = self.find_stored(call) if call.cache != "refresh" else None
         if result is None and call.cache == "only":
@@ -97,7 +97,7 @@ class Lookup:
         models = self._models(call)
         for text, part in zip(call.texts, cache_key.parts_of(call, call.texts), strict=False):
             keys = (cache_key.hashed(part, model) for model in models)
-            read = (self.cache.read(key, vector_of, call.config.cache) for key in keys)
+            read = (self.cache.read(key, vector_of) for key in keys)
             vector = next(filter(None, read), None)
             if vector is not None:
                 found[text] = vector
@@ -154,7 +154,7 @@ class Lookup:
             return None
         for one, model in zip(call.candidates, self._models(call), strict=True):
             decode = partial(answer_of, call.task, call.output, one.model, call.started)
-            answer = self.cache.read(cache_key.hashed(parts[0], model), decode, call.config.cache)
+            answer = self.cache.read(cache_key.hashed(parts[0], model), decode)
             if answer is not None and (call.accept is None or call.accept(answer)):
                 return answer
         return None
@@ -179,7 +179,7 @@ class Lookup:
         if not one.provider.local or one.model.digest or self.cache is None:
             return cache_key.model_part(one.model, one.provider, None)
         key = cache_key.digest_key(one.model, one.provider)
-        noted = self.cache.read(key, str, call.config.cache)
+        noted = self.cache.read(key, str)
         if seen is not None and noted != seen:
             self.cache.write(key, seen, call.config.cache, task=None)
         return cache_key.model_part(one.model, one.provider, seen or noted)

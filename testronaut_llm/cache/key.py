@@ -27,20 +27,14 @@ FORMAT = 1
 
 
 def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
-    """Returns what a call asks, whoever answers it: one part, or one for each text that it embeds.
+    """Returns what a call asks, whoever answers it, as canonical JSON: one part, or one for each text that it embeds.
 
     Nothing where `extra` holds something that is not JSON; such a call cannot be stored.
     """
     try:
-        return tuple([text_part(call, text) for text in texts]) or (chat_part(call),)
-    except (TypeError, ValueError, RecursionError):
-        return ()
-
-
-def chat_part(call: Call) -> str:
-    """Returns what a call asks, as canonical JSON."""
-    return canonical(
-        {
+        if texts:
+            return tuple([canonical({"embed": text, "extra": call.extra}) for text in texts])
+        asked = {
             "messages": [(one.role, one.content) for one in call.messages],
             "schema": _schema(call.output) if call.output else None,
             "max_tokens": call.max_tokens,
@@ -50,12 +44,9 @@ def chat_part(call: Call) -> str:
             "sample": call.sample,
             "extra": call.extra,
         }
-    )
-
-
-def text_part(call: Call, text: str) -> str:
-    """Returns the same for one text to embed."""
-    return canonical({"embed": text, "extra": call.extra})
+        return (canonical(asked),)
+    except (TypeError, ValueError, RecursionError):
+        return ()
 
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:

@@ -146,7 +146,7 @@ def ready(made: subprocess.Popen[str]) -> None:
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
     """Another process that asks what `llm` is about to ask, and does not end by itself."""
     flight = llm._lookup.flight(looked_up(llm))
-    llm._lookup.cache.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
+    llm._lookup.cache.read("k", str)  # type: ignore[union-attr]  # makes the folder
     holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
     try:
         yield holder

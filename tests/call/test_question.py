@@ -133,8 +133,7 @@ def test_the_key_is_canonical_json(prompt: str, system: str, extra: dict[str, An
         call = build_call(task, prompt, system=system, extra=extra, **given)
     except InvalidRequestError:
         return  # a lone surrogate, or a field of ours
-    said = key.chat_part(call)
-    assert said == key.canonical(
+    assert key.parts_of(call)[0] == key.canonical(
         {
             "messages": [[message.role, message.content] for message in call.messages],
             "schema": key.canonical(["answer", {"type": "object"}]),
@@ -146,7 +145,7 @@ def test_the_key_is_canonical_json(prompt: str, system: str, extra: dict[str, An
             "extra": extra,
         }
     )
-    assert key.text_part(call, prompt) == key.canonical({"embed": prompt, "extra": extra})
+    assert key.parts_of(call, (prompt,)) == (key.canonical({"embed": prompt, "extra": extra}),)
 
 
 def test_a_known_question_has_a_known_key() -> None:
@@ -155,4 +154,4 @@ def test_a_known_question_has_a_known_key() -> None:
         given = {"system": "Be brief.", "max_tokens": 100, "temperature": 0.0, "cache": "use"}
         call = looked_up(llm, prompt="Explain ls.", **given)
         model = key.model_part(call.candidates[0].model, call.candidates[0].provider, None)
-    assert key.hashed(key.chat_part(call), model) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
+    assert key.hashed(*key.parts_of(call), model) == "81d6be9f8af0d83f72fb32ce1f145d25a216e41f4a5ef7ed7655664cd012fdb2"
