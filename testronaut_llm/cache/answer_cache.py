@@ -55,14 +55,11 @@ class AnswerCache:
 
     @property
     def is_open(self) -> bool:
-        """True if a look-up takes microseconds."""
+        """True if a lookup takes microseconds."""
         return self._open is not None
 
     def read(self, key: str, decode: Callable[[Any], T]) -> T | None:
-        """Returns what `decode` makes of the stored value; None if there is none, or none that can be used.
-
-        Other errors of `decode`, such as those of a caller's validator, are raised as where a model answers.
-        """
+        """Returns what `decode` makes of the stored value; None if there is none, or on its ValueError or LLMError."""
 
         def found(db: sqlite3.Connection) -> Any:
             row = db.execute(_READ, (key, time.time())).fetchone()
@@ -138,14 +135,9 @@ class AnswerCache:
 
 
 def row_of(key: str, value: Any, task: str | None, now: float, ttl: float | None) -> tuple[Any, ...]:
-    """Returns the values of `disk.WRITE`. What has no task never expires."""
-    return key, now, None if task is None or ttl is None else now + ttl, task, sealed(key, value)
-
-
-def sealed(key: str, value: Any) -> str:
-    """Returns a JSON value as it is stored, with a checksum that ties it to its key."""
+    """Returns the values of `disk.WRITE`; a checksum ties each to its key. Without a task it never expires."""
     text = canonical(value)
-    return _sum(key, text) + text
+    return key, now, None if task is None or ttl is None else now + ttl, task, _sum(key, text) + text
 
 
 def unsealed(key: str, stored: Any) -> Any:

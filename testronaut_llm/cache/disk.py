@@ -60,10 +60,9 @@ def opened(folder: Path, *, suspect: bool = False) -> Path:
     return file
 
 
-def connect(file: Path, *, timeout: float | None = None) -> Connection:
-    """Returns a connection that waits that many seconds for another writer, and closes itself."""
-    wait = _TIMEOUT if timeout is None else timeout
-    db = sqlite3.connect(file, timeout=wait, isolation_level=None, check_same_thread=False, factory=Connection)
+def connect(file: Path) -> Connection:
+    """Returns a connection that closes itself when nobody has it any more."""
+    db = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False, factory=Connection)
     db.execute("PRAGMA synchronous = NORMAL")
     return db
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from testronaut_llm.config.sections import CacheConfig
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
-_PATIENCE = 30.0  # seconds to wait for the programs that write to the store
+_PATIENCE = 30_000  # milliseconds to wait for the programs that write to the store
 _ROWS = """SELECT key, value, tag, store_time FROM Cache
            WHERE raw AND filename IS NULL AND (expire_time IS NULL OR expire_time > ?) ORDER BY store_time"""
 _CHOSEN = "WHERE tag = coalesce(?, tag) AND store_time < coalesce(?, store_time + 1)"
@@ -119,11 +119,10 @@ class CacheFiles:
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """One transaction on the store."""
-        with self._explained():
-            file = disk.opened(self.folder)
-            with closing(disk.connect(file, timeout=_PATIENCE)) as db, db:
-                db.execute("BEGIN IMMEDIATE")
-                yield db
+        with self._explained(), closing(disk.connect(disk.opened(self.folder))) as db, db:
+            db.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

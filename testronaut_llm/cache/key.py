@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from testronaut_llm.records import Call
     from testronaut_llm.schema.output_schema import OutputSchema
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-
 FORMAT = 1
 """Raised whenever this package asks the same question in other words, or stores its answers in another form."""
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+"""Returns JSON that is the same for equal values."""
 
 
 def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
@@ -74,11 +74,6 @@ def digest_key(model: ModelConfig, provider: Provider) -> str:
 def hashed(*parts: str) -> str:
     """Returns one hash of several texts, none of which holds a line break outside a JSON string."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """Returns JSON that is the same for equal values."""
-    return _CANONICAL.encode(value)
 
 
 @lru_cache(maxsize=128)

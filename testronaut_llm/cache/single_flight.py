@@ -22,11 +22,7 @@ class FlightTimeoutError(Exception):
 
 
 class Flights:
-    """The identical calls of one manager. All of them run on one event loop.
-
-    Args:
-        locks: what other managers and processes see; None where they are not asked.
-    """
+    """The identical calls of one manager, all on one event loop. With `locks`, also of other managers and processes."""
 
     def __init__(self, locks: FlightLocks | None) -> None:
         self._locks = locks
@@ -38,11 +34,8 @@ class Flights:
 
         Args:
             key: what identical calls have in common.
-            left: returns the seconds that this call can still wait.
+            left: returns the seconds that this call can still wait; then FlightTimeoutError is raised.
             leads: False if others shall not wait for this call: they would wait for the reader of a stream.
-
-        Raises:
-            FlightTimeoutError: an identical call did not end in time.
         """
         loop = asyncio.get_running_loop()
         while (leader := self._leaders.get(key)) is not None and leader.get_loop() is loop:  # not of a forked parent
