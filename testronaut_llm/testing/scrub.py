@@ -11,6 +11,7 @@ import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -41,7 +42,7 @@ def allowed_response_header(name: str) -> bool:
 
 
 def clean_uri(uri: str) -> str:
-    """The URI without port on loopback, Azure resource name, user and secrets in the query."""
+    """Returns the URI without a port on loopback, the Azure resource's name, a user, and secrets in the query."""
     parts = urlsplit(uri)
     host = parts.hostname or ""
     if host in LOOPBACK:
@@ -56,7 +57,7 @@ def clean_uri(uri: str) -> str:
 
 
 def clean_request(request: Any) -> Any:
-    """For vcrpy's `before_record_request`: a copy with allowed headers and a clean URI."""
+    """Returns a copy with allowed headers and a clean URI, for vcrpy's `before_record_request`."""
     request = copy.copy(request)
     request.uri = clean_uri(request.uri)
     request.headers = {name: value for name, value in request.headers.items() if name.lower() in REQUEST_HEADERS}
@@ -64,45 +65,34 @@ def clean_request(request: Any) -> Any:
 
 
 def clean_response(response: dict[str, Any], secrets: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """For vcrpy's `before_record_response`, after decompression: allowed headers, no account ids, no `secrets`.
+    """Returns a response with allowed headers, and without account ids and `secrets`, for `before_record_response`.
 
-    Raises:
-        ValueError: the body is compressed in a way that cannot be read, and so cannot be checked.
+    Raises ValueError: the body is still compressed, and so cannot be checked.
     """
     headers: Mapping[str, list[str]] = response["headers"]
     encoding = next((value for name, value in headers.items() if name.lower() == "content-encoding"), None)
     if encoding and encoding != ["identity"]:
         raise ValueError(f"cannot record a body of content-encoding {encoding}: ask the server for gzip")
     body = response["body"]["string"]
-    return {
-        **response,
-        "headers": {name: values for name, values in headers.items() if allowed_response_header(name)},
-        "body": {"string": clean_body(body, secrets)},
-    }
-
-
-def clean_body(body: bytes, secrets: frozenset[str]) -> bytes:
-    """`body` without account ids and without the values in `secrets`; bytes that are no text stay as they are."""
-    try:
+    with suppress(UnicodeDecodeError):  # bytes that are no text stay as they are
         text = body.decode()
-    except UnicodeDecodeError:
-        return body
-    for secret in secrets:
-        text = text.replace(secret, REDACTED)
-    return _ACCOUNT.sub(rf"\1\2{REDACTED}", text).encode()
+        for secret in secrets:
+            text = text.replace(secret, REDACTED)
+        body = _ACCOUNT.sub(rf"\1\2{REDACTED}", text).encode()
+    allowed = {name: values for name, values in headers.items() if allowed_response_header(name)}
+    return {**response, "headers": allowed, "body": {"string": body}}
 
 
 def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
-    """The values of variables that are named like keys, but for very short ones."""
+    """Returns the values of variables that are named like keys, but for very short ones."""
     values = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
     return frozenset(value for value in values if len(value) >= _SHORTEST_SECRET)
 
 
 def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
-    """What must not be in a file: keys, cookies, account ids, and the values of variables that are named like keys.
+    """Returns what must not be in a file: keys, cookies, account ids, values of variables that are named like keys.
 
-    Bodies in base64 are looked into. Values are found in any encoding. Each leak is named with its
-    line, and shortened, so that a report of leaks is none.
+    Bodies in base64 are looked into, values found in any encoding. Each leak is shortened, so that a report is none.
     """
     found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
     for block in _BASE64.finditer(text):

@@ -22,17 +22,12 @@ TEST = """
         assert ask("one") == "one"
 
     @pytest.mark.parametrize("text", ["a b", "c/d:e"])
-    def test_many(cassette, text):
+    def test_many(llm_cassette, text):
         assert ask(text) == text
 
     @pytest.mark.llm_cassette("shared/four", recorded_from="the echo server", ignored=["prompt"])
     def test_named(llm_cassette):
         ask("four")
-
-    @pytest.mark.cassette("shared/five")
-    def test_old_names(cassette, llm_cassette):
-        assert cassette is llm_cassette
-        ask("five")
 """
 
 
@@ -60,8 +55,8 @@ def project(pytester: pytest.Pytester, llm_network: NetworkGuard) -> Iterator[Pr
 
 @pytest.fixture
 def recorded(project: Project) -> Project:
-    project.run("--llm-record=once").assert_outcomes(passed=5)
-    assert len(project.server.requests) == 5
+    project.run("--llm-record=once").assert_outcomes(passed=4)
+    assert len(project.server.requests) == 4
     return project
 
 
@@ -69,7 +64,6 @@ def test_records_once_then_replays_without_the_server(recorded: Project) -> None
     """Each test has a cassette named after it, without characters that a file system refuses, and replays from it."""
     folder = recorded.pytester.path / "cassettes"
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")) == [
-        "shared/five.yaml",
         "shared/four.yaml",
         "test_it/test_many-a-b.yaml",
         "test_it/test_many-c-d-e.yaml",
@@ -77,16 +71,23 @@ def test_records_once_then_replays_without_the_server(recorded: Project) -> None
     ]
     assert "recorded_from: the echo server" in (folder / "shared" / "four.yaml").read_text()
     result = recorded.run()
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=4)
     assert result.ret == 0
-    assert len(recorded.server.requests) == 5
+    assert len(recorded.server.requests) == 4
 
 
 def test_without_a_cassette_it_fails_closed(project: Project) -> None:
-    """By default nothing is recorded and no server is asked."""
-    result = project.run()
-    result.assert_outcomes(failed=5)
-    result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
+    """By default nothing is recorded and no server is asked. The report is short: where, what, and the command."""
+    result = project.run("-k", "test_one")
+    result.assert_outcomes(failed=1, deselected=3)
+    lines = result.outlines[next(n for n, line in enumerate(result.outlines) if "__ test_one __" in line) + 1 :]
+    assert [line.replace(str(project.pytester.path), "") for line in lines[:4]] == [
+        "test_it.py:4: CassetteMissError",
+        "POST http://127.0.0.1/v1 is not recorded in /cassettes/test_it/test_one.yaml.",
+        "The cassette does not exist.",
+        "If the request is right, record it: pytest --llm-record=once 'test_it.py::test_one'",
+    ]
+    assert "short test summary" in lines[4]
     assert project.server.requests == []
 
 
@@ -95,12 +96,12 @@ def test_a_changed_prompt_fails_until_it_is_recorded_anew(recorded: Project) -> 
     file = Path("cassettes/test_it/test_one.yaml")
     before = file.read_text()
     recorded.write(TEST.replace('ask("one") == "one"', 'ask("uno") == "one"'))
-    recorded.run("--llm-record=refresh").assert_outcomes(passed=4, failed=1)
+    recorded.run("--llm-record=refresh").assert_outcomes(passed=3, failed=1)
     assert file.read_text() == before
     recorded.write(TEST.replace('ask("one") == "one"', 'ask("uno") == "uno"'))
-    recorded.run().assert_outcomes(passed=4, failed=1)
-    recorded.run("--llm-record=refresh", "-k", "test_one").assert_outcomes(passed=1, deselected=4)
-    recorded.run().assert_outcomes(passed=5)
+    recorded.run().assert_outcomes(passed=3, failed=1)
+    recorded.run("--llm-record=refresh", "-k", "test_one").assert_outcomes(passed=1, deselected=3)
+    recorded.run().assert_outcomes(passed=4)
     assert "prompt: one" not in file.read_text()
 
 
@@ -108,10 +109,10 @@ def test_an_unplayed_recording_fails_once(recorded: Project) -> None:
     """A test that no longer asks for what was recorded fails; one that fails before it asks is one failure."""
     recorded.write(TEST.replace('assert ask("one") == "one"', "pass"))
     result = recorded.run()
-    result.assert_outcomes(passed=5, errors=1)
-    result.stdout.fnmatch_lines(["*UnplayedRecordingError*test_one.yaml*never asked for: POST /v1*"])
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(["*UnplayedRecordingError", "*test_one.yaml: recorded, but never asked for: POST /v1*"])
     recorded.write(TEST.replace('assert ask("one") == "one"', "assert 0"))
-    recorded.run().assert_outcomes(passed=4, failed=1)
+    recorded.run().assert_outcomes(passed=3, failed=1)
 
 
 def test_an_orphan_cassette_fails_a_whole_run(recorded: Project) -> None:
@@ -120,7 +121,7 @@ def test_an_orphan_cassette_fails_a_whole_run(recorded: Project) -> None:
     Path("cassettes/test_it/test_one.yaml").rename("cassettes/test_it/test_renamed.yaml")
     Path("cassettes/shared/left.yaml").write_text("version: 1\n")
     result = recorded.run()
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=4)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*cassettes that no test uses*", "cassettes/shared/left.yaml"])
     assert recorded.run("-k", "test_many").ret == 0
@@ -132,7 +133,7 @@ def test_the_network_is_off_for_a_session_and_a_swallowed_attempt_fails(project:
     project.write(
         """
         import contextlib, socket
-        def test_it(network):
+        def test_it(llm_network):
             with contextlib.suppress(OSError):
                 socket.create_connection(("192.0.2.1", 80))
         """
@@ -158,13 +159,13 @@ def test_recording_opens_the_network_and_fixtures_keep_models_in_reach(
     project.write(
         """
         import contextlib, os, pathlib, socket
-        def test_it(llm_network, fake_llm):
+        def test_it(llm_network, llm_fake):
             with contextlib.suppress(OSError):  # our own suite's guard refuses it in any case
                 socket.create_connection(("192.0.2.1", 9))
             home = pathlib.Path(os.environ["TESTRONAUT_LLM_HOME"])
             assert (home / "data" / "models" / "a.gguf").read_text() == "weights"
-            fake_llm.reply("x")
-            assert fake_llm.complete(None, "?").cost == 0
+            llm_fake.reply("x")
+            assert llm_fake.complete(None, "?").cost == 0
         """
     )
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(models.parent.parent))

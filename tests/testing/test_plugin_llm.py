@@ -27,8 +27,8 @@ tasks:
   local: {{models: [near], max_tokens: 100}}
 """
 TEST = """
-    def test_text(llm):
-        assert llm.complete("cli_analysis", "What does ls do?").text == "It lists files."
+    def test_text(llm_manager):
+        assert llm_manager.complete("cli_analysis", "What does ls do?").text == "It lists files."
 
     async def test_async(llm_manager):
         answer = await llm_manager.acomplete("local", "What does ls do?")
