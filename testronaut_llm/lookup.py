@@ -152,9 +152,9 @@ class Lookup:
         parts = cache_key.parts_of(call)
         if self.cache is None or not parts:
             return None
-        for one, model in zip(call.candidates, self._models(call), strict=True):
+        for one in call.candidates:
             decode = partial(answer_of, call.task, call.output, one.model, call.started)
-            answer = self.cache.read(cache_key.hashed(parts[0], model), decode)
+            answer = self.cache.read(cache_key.hashed(parts[0], self._model_part(call, one)), decode)
             if answer is not None and (call.accept is None or call.accept(answer)):
                 return answer
         return None

@@ -92,8 +92,10 @@ class AnswerCache:
         self._try(lambda db: db.executemany("DELETE FROM Cache WHERE key = ?", [(key,) for key in keys]))
 
     def close(self) -> None:
-        """Closes the file; the next use opens it again."""
-        self._open = None
+        """Closes the file; the next use opens it again. The connections of other threads close themselves."""
+        mine, self._open = self._open, None
+        if getattr(mine, "process", None) == os.getpid():
+            mine.db.close()  # type: ignore[union-attr]  # there is one
 
     def _try(self, work: Callable[[sqlite3.Connection], T], *, cooldown: bool = False) -> T | None:
         """Returns what `work` does with the store. Any error is a miss and one warning."""
@@ -102,9 +104,11 @@ class AnswerCache:
             return None if db is None else work(db)
         except Exception as error:  # noqa: BLE001 - a broken cache fails no call
             if disk.is_corrupt(error):
-                self._open, self._suspect, self._closed_until = None, True, float("-inf")
+                self.close()
+                self._suspect, self._closed_until = True, float("-inf")
             elif cooldown and not isinstance(error, ValueError | RecursionError):
-                self._open, self._closed_until = None, time.monotonic() + _COOLDOWN
+                self.close()
+                self._closed_until = time.monotonic() + _COOLDOWN
             self._warn(error)
             return None
 

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import faults
 import pytest
 from manager_kit import Api, ask, model
+from pydantic import AfterValidator
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.cache import disk
@@ -185,3 +187,18 @@ async def test_a_store_that_is_held_stops_no_loop(api: Make, mode: str, monkeypa
             answers = await asyncio.gather(*calls)
         assert all(answer.text for answer in answers)
         assert not mode.startswith("a") or longest[0] < LONGEST
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+async def test_what_was_paid_is_settled_though_a_validator_raises(api: Make, mode: str) -> None:
+    """The usage is known, and nothing stays set aside."""
+
+    def moody(n: int) -> int:
+        raise KeyError("the caller's own")
+
+    with _llm(api("a", faults.good("1"))) as llm:
+        with pytest.raises(KeyError):
+            await ask(llm, mode, schema=Annotated[int, AfterValidator(moody)])
+        assert llm._ledger.standing("")[1] == 0
+        assert 0 < llm.session.cost < Decimal("0.001")
+        assert llm.spend().total.calls == 1
