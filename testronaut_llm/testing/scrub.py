@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import copy
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -94,23 +93,19 @@ def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
 
     Bodies in base64 are looked into, values found in any encoding. Each leak is shortened, so that a report is none.
     """
-    found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
-    for block in _BASE64.finditer(text):
-        inner = base64.b64decode(block[1]).decode("latin-1")
-        found += [(block.start(), kind, match[0]) for kind, match in _shapes(inner)]
-    shown = [(start, kind, f"{leak[:6]}...({len(leak)} characters)") for start, kind, leak in found]
-    secrets = secrets_in(environ)
+    found = []
+    blocks = ((block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text))
+    for offset, part in [(None, text), *blocks]:
+        matches = [("secret", match) for match in find_keys(part)]
+        matches += [(kind, match) for kind, pattern in _LEAKS for match in pattern.finditer(part)]
+        for kind, match in matches:
+            line = text.count("\n", 0, match.start() if offset is None else offset) + 1
+            found.append(f"line {line}: {kind}: {match[0][:6]}...({len(match[0])} characters)")
+    secrets, lines = secrets_in(environ), text.splitlines()
     for name, value in environ.items():
         known = Redactor()
         known.add(value)
         if value in secrets and known.knows(text):
-            lines = text.splitlines(keepends=True)
-            before = itertools.takewhile(lambda line: not known.knows(line), lines)  # noqa: B023 - used at once
-            shown.append((sum(map(len, before)), "value of a variable", name))
-    return [f"line {text.count(chr(10), 0, start) + 1}: {kind}: {leak}" for start, kind, leak in shown]
-
-
-def _shapes(text: str) -> Iterator[tuple[str, re.Match[str]]]:
-    yield from (("secret", match) for match in find_keys(text))
-    for kind, pattern in _LEAKS:
-        yield from ((kind, match) for match in pattern.finditer(text))
+            numbers = (number for number, line in enumerate(lines, 1) if known.knows(line))
+            found.append(f"line {next(numbers, len(lines))}: value of a variable: {name}")
+    return found
