@@ -256,16 +256,6 @@ def test_a_fallbacks_answer_stays(api: Make) -> None:
         assert llm.complete("t", "hi").text == "from a"
 
 
-def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) -> None:
-    """The accepted second answer is found without asking the first."""
-    a, b = api("a", faults.good("bad")), api("b", faults.good("fine"))
-    models = {"a": model("openai", a, price={"input": 0, "output": 0}), "b": model("anthropic", b, quality=8)}
-    with cached(models, strategy="cascade") as llm:
-        for _ in range(2):
-            assert llm.complete("t", "hi", accept=lambda answer: answer.text == "fine").text == "fine"
-    assert (len(a.asked), len(b.asked)) == (1, 1)
-
-
 @each_mode
 async def test_accept_is_asked_on_hits(api: Make, mode: str) -> None:
     """A stored answer that is not good enough for this caller is none: the model is asked, and its answer stored."""
@@ -283,6 +273,16 @@ async def test_accept_is_asked_on_hits(api: Make, mode: str) -> None:
     assert len(a.asked) == 2
     assert ("poor", True) in seen
     assert seen[-1] == ("rich", False)
+
+
+def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) -> None:
+    """The accepted second answer is found without asking the first."""
+    a, b = api("a", faults.good("bad")), api("b", faults.good("fine"))
+    models = {"a": model("openai", a, price={"input": 0, "output": 0}), "b": model("anthropic", b, quality=8)}
+    with cached(models, strategy="cascade") as llm:
+        for _ in range(2):
+            assert llm.complete("t", "hi", accept=lambda answer: answer.text == "fine").text == "fine"
+    assert (len(a.asked), len(b.asked)) == (1, 1)
 
 
 @each_mode
@@ -443,28 +443,20 @@ def test_no_secret_reaches_the_cache(api: Make) -> None:
         assert KEY.encode() not in file.read_bytes(), file
 
 
-def test_a_hit_is_booked_and_told(api: Make) -> None:
-    """The ledger knows what it saved, and the event says `cached`, no attempt, no cost."""
+def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
+    """The ledger knows what it saved, and the event says `cached`, no attempt, no cost; no budget stops it."""
     with cached({"m": model("openai", api("a", faults.good()))}) as llm:
         llm.complete("t", "hi")
         with capture_logs() as logs:
-            llm.complete("t", "hi")
+            llm.complete("t", "hi", max_cost=0)
+        with pytest.raises(errors.BudgetExceededError):
+            llm.complete("t", "ho", max_cost=0)
         assert llm.session.saved == Decimal("0.000024")
         llm._ledger.flush()
         assert llm.spend().total.hits == 1
     (event,) = logs
     assert (event["event"], event["llm.cached"], event["llm.attempts"]) == ("llm_call", True, 0)
     assert (event["llm.cost_usd"], event["llm.saved_usd"]) == ("0", "0.000024")
-
-
-def test_a_hit_needs_no_money(api: Make) -> None:
-    """A budget that leaves nothing stops no stored answer."""
-    row = model("openai", api("a", faults.good()))
-    with cached({"m": row}) as llm:
-        llm.complete("t", "hi")
-        assert llm.complete("t", "hi", max_cost=0).cached
-        with pytest.raises(errors.BudgetExceededError):
-            llm.complete("t", "ho", max_cost=0)
 
 
 async def test_a_broken_store_fails_no_call(api: Make) -> None:
