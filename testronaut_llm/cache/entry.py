@@ -8,6 +8,7 @@ import struct
 import time
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.row import SchemaDialect
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 _TINY = Decimal("1e-12")
 _DIALECTS = get_args(SchemaDialect)
-_KINDS = dict.fromkeys(("text", "response_model", "finish_reason"), str) | dict.fromkeys(
-    ("cost_source", "request_id"), str | None
-)
+_KINDS = {
+    **dict.fromkeys(("text", "response_model", "finish_reason"), (str,)),
+    **dict.fromkeys(("cost_source", "request_id"), (str, NoneType)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

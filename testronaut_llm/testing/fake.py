@@ -76,7 +76,7 @@ class FakeAnswer:
 
 
 Content = str | BaseModel | Mapping[str, Any] | Sequence[Any] | LLMError | FakeAnswer
-"""What a rule may answer: text, an instance of the schema or plain JSON for it, an error to raise, or all details."""
+"""An answer of a rule: text, an instance of the schema or plain JSON for it, an error to raise, or all details."""
 Says = Content | Callable[[FakeCall], Content]
 
 

@@ -22,12 +22,12 @@ _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class NetworkBlockedError(OSError):
-    """Something tried to leave the machine. For the code that tried it looks like a dead network."""
+    """Raised into code that tries to leave the machine; an OSError, as of a dead network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """One connect or look-up: what, where to, and by which thread."""
+    """One connect or lookup of a name, with its target and thread."""
 
     event: str
     host: str
@@ -37,11 +37,7 @@ class Contact:
 
 @dataclass(slots=True, kw_only=True)
 class NetworkGuard:
-    """What the process did while the guard was on.
-
-    `connects` are the connections opened, all on loopback; `blocked` is what was refused. A reused
-    connection is not a new one.
-    """
+    """Connections that the process opened while the guard was on, all on loopback, and those that were refused."""
 
     connects: list[Contact] = field(default_factory=list)
     blocked: list[Contact] = field(default_factory=list)
@@ -58,7 +54,7 @@ def stays_here(host: str) -> bool:
 
 
 _guards: list[NetworkGuard] = []
-"""Those that are on, of the whole process, as is the hook."""
+"""Those of the whole process that are on."""
 
 
 @contextmanager

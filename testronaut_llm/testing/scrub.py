@@ -1,4 +1,4 @@
-"""What may enter a cassette: named headers, clean URLs, no account's name. All else is dropped, not searched for.
+"""Cleans requests and responses for a cassette: only named headers, clean URLs and no account's name are kept.
 
 The rules run over live requests too, so that a cassette replays on another port, for another Azure
 resource and with another key. Before a cassette is written, `leaks` searches it for what prompts and answers hold.

@@ -323,6 +323,13 @@ def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pyte
     absent = FlightLocks(tmp_path / "absent" / "lock")
     assert absent.acquire("ab" * 32)
     absent.release("ab" * 32)
+    with monkeypatch.context() as elsewhere:  # where the process holds the locks
+        elsewhere.setattr(sys, "platform", "darwin")
+        two = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
+        assert [one.acquire("ab" * 32) for one in two] == [True, True]
+        for one in two:
+            one.release("ab" * 32)
+            one.close()
     monkeypatch.setitem(sys.modules, "fcntl", None)
     none = FlightLocks(tmp_path / "lock")
     assert none.acquire("ab" * 32)

@@ -17,8 +17,9 @@ PLANTED = {
     "secret": [
         f"sk-{_LETTERS}", f"sk-ant-api03-{_LETTERS}", f"AIza{_LETTERS}{_LETTERS[:8]}", f"gsk_{_LETTERS}",
         f"hf_{_LETTERS}", f"xai-{_LETTERS}", f"AKIA{_LETTERS.upper()[:16]}", f"ghp_{_LETTERS}",
-        f"github_pat_{_LETTERS}", f"xoxb-{_LETTERS}", f"eyJhbGciOiJI.eyJzdWIiOiIx.{_LETTERS}", f"Bearer {_LETTERS}", f"Basic {_LETTERS}==",
-        "-----BEGIN RSA " + "PRIVATE KEY-----", f"/v1beta/models?key={_LETTERS}", f"blob?sv=1&sig={_LETTERS}",
+        f"github_pat_{_LETTERS}", f"xoxb-{_LETTERS}", f"eyJhbGciOiJI.eyJzdWIiOiIx.{_LETTERS}",
+        f"Bearer {_LETTERS}", f"Basic {_LETTERS}==", "-----BEGIN RSA " + "PRIVATE KEY-----",
+        f"/v1beta/models?key={_LETTERS}", f"blob?sv=1&sig={_LETTERS}",
     ],
     "cookie": ["set-cookie: a=b", '"cookie": "a=b"', "Set-Cookie=x"],
     "account id": [f"org-{_LETTERS}", f"proj_{_LETTERS}"],
