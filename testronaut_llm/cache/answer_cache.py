@@ -60,12 +60,13 @@ class AnswerCache:
 
     def read(self, key: str, decode: Callable[[Any], T]) -> T | None:
         """Returns what `decode` makes of the stored value; None if there is none, or on its ValueError or LLMError."""
-
-        def found(db: sqlite3.Connection) -> Any:
-            row = db.execute(_READ, (key, time.time())).fetchone()
-            return None if row is None else unsealed(key, row[0])
-
-        value = self._try(found, cooldown=True)
+        try:
+            db = self._connection()
+            row = None if db is None else db.execute(_READ, (key, time.time())).fetchone()
+            value = None if row is None else unsealed(key, row[0])
+        except Exception as error:  # noqa: BLE001 - a broken cache fails no call
+            self._failed(error, cooldown=not isinstance(error, ValueError | RecursionError))
+            return None
         if value is None:
             return None
         try:
@@ -78,39 +79,28 @@ class AnswerCache:
 
     def write(self, key: str, value: Any, settings: CacheConfig, *, task: str | None) -> None:
         """Stores a JSON value: the answer to a task, or (None) a digest, which never expires."""
-
-        def store(db: sqlite3.Connection) -> None:
-            now = time.time()
-            db.execute(disk.WRITE, row_of(key, value, task, now, settings.ttl))
-            if next(self._writes) % _WRITES_A_CULL == 0:
-                disk.cull(db, now, settings.size_limit)
-
-        self._try(store)
+        try:
+            if (db := self._connection()) is not None:
+                now = time.time()
+                db.execute(disk.WRITE, row_of(key, value, task, now, settings.ttl))
+                if next(self._writes) % _WRITES_A_CULL == 0:
+                    disk.cull(db, now, settings.size_limit)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
     def drop(self, keys: Iterable[str]) -> None:
         """Deletes what is stored under these keys."""
-        self._try(lambda db: db.executemany("DELETE FROM Cache WHERE key = ?", [(key,) for key in keys]))
+        try:
+            if (db := self._connection()) is not None:
+                db.executemany("DELETE FROM Cache WHERE key = ?", [(key,) for key in keys])
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
     def close(self) -> None:
         """Closes the file; the next use opens it again. The connections of other threads close themselves."""
         mine, self._open = self._open, None
         if getattr(mine, "process", None) == os.getpid():
             mine.db.close()  # type: ignore[union-attr]  # there is one
-
-    def _try(self, work: Callable[[sqlite3.Connection], T], *, cooldown: bool = False) -> T | None:
-        """Returns what `work` does with the store. Any error is a miss and one warning."""
-        try:
-            db = self._connection()
-            return None if db is None else work(db)
-        except Exception as error:  # noqa: BLE001 - a broken cache fails no call
-            if disk.is_corrupt(error):
-                self.close()
-                self._suspect, self._closed_until = True, float("-inf")
-            elif cooldown and not isinstance(error, ValueError | RecursionError):
-                self.close()
-                self._closed_until = time.monotonic() + _COOLDOWN
-            self._warn(error)
-            return None
 
     def _connection(self) -> sqlite3.Connection | None:
         """Returns the connection of this thread and process; None during the cooldown."""
@@ -129,6 +119,16 @@ class AnswerCache:
         if getattr(mine, "process", None) != os.getpid():
             mine.db, mine.process = disk.connect(self.folder / disk.FILE), os.getpid()
         return cast("sqlite3.Connection", mine.db)
+
+    def _failed(self, error: Exception, *, cooldown: bool = False) -> None:
+        """Closes a store that is damaged, or after whose error nothing can be read."""
+        if disk.is_corrupt(error):
+            self.close()
+            self._suspect, self._closed_until = True, float("-inf")
+        elif cooldown:
+            self.close()
+            self._closed_until = time.monotonic() + _COOLDOWN
+        self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         kind = type(error).__name__
