@@ -55,7 +55,7 @@ class Lookup:
             if self.cache is not None:
                 models = [self._model_part(call, one) for one in call.candidates]
                 keys = (cache_key.hashed(part, model) for part in _parts(call) for model in models)
-                self.cache.drop(keys, call.config.cache)
+                self.cache.drop(keys)
             return None
         result = self.find_stored(call)
         if result is None and call.cache == "only":
@@ -90,7 +90,7 @@ class Lookup:
             for one in call.candidates:
                 key = cache_key.hashed(part, self._model_part(call, one))
                 decode = partial(answer_of, call.task, call.output, one.row, call.started)
-                answer = cache.read(key, decode, call.config.cache)
+                answer = cache.read(key, decode)
                 if answer is not None and (call.accept is None or call.accept(answer)):
                     return answer
         return None
@@ -103,7 +103,7 @@ class Lookup:
         models = [self._model_part(call, one) for one in call.candidates]
         for text, part in zip(call.texts, _parts(call), strict=False):
             for model in models:
-                vector = self.cache.read(cache_key.hashed(part, model), vector_of, call.config.cache)
+                vector = self.cache.read(cache_key.hashed(part, model), vector_of)
                 if vector is not None:
                     found[text] = vector
                     break
@@ -160,7 +160,7 @@ class Lookup:
         if not provider.local or row.digest or self.cache is None:
             return cache_key.model_part(row, provider, None)
         key = cache_key.digest_key(row, provider)
-        noted = self.cache.read(key, str, call.config.cache)
+        noted = self.cache.read(key, str)
         if seen is not None and noted != seen:
             self.cache.write(key, seen, call.config.cache, task=None)
         return cache_key.model_part(row, provider, seen or noted)

@@ -31,6 +31,11 @@ _STEERING = re.compile(
 )
 
 
+# Short names for the plugin's fixtures.
+cassette = pytest.fixture(lambda llm_cassette: llm_cassette)
+network = pytest.fixture(lambda llm_network: llm_network)
+
+
 def pytest_configure() -> None:
     """Two things that a test run may inherit, and that tests stand on.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from testronaut_llm.cache import disk
 from testronaut_llm.cache.key import canonical
 from testronaut_llm.errors import LLMError
 from testronaut_llm.support import paths
@@ -22,9 +25,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COOLDOWN = 5.0  # seconds for which a store that could not be opened or read is not tried again
-_WRITES_A_CULL, _CULLED = 4, 10  # to look for what is expired or too much takes as long as a write itself
+_WRITES_A_CULL = 4  # to look for what is expired or too much takes as long as a write itself
 _SUM = 16  # characters of the checksum
-_read = json.JSONDecoder().raw_decode
+_READ = "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
+_decoded = json.JSONDecoder().raw_decode
 
 
 def default_folder() -> Path:
@@ -33,16 +37,11 @@ def default_folder() -> Path:
 
 
 class AnswerCache:
-    """The store of one manager. Safe for threads, processes and forks; opened at its first use.
-
-    Args:
-        folder: where it is; shared with every other manager that uses it.
-    """
+    """The store of one manager, shared with all that use its folder. Safe for threads and forks; opened when needed."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._cache: Any = None
-        self._size_limit = 0
+        self._open: threading.local | None = None  # holds the connection of each thread, and the process that made it
         self._closed_until = float("-inf")
         self._suspect = False
         self._opening = threading.Lock()
@@ -56,15 +55,18 @@ class AnswerCache:
 
     @property
     def is_open(self) -> bool:
-        """True if a look-up takes microseconds."""
-        return self._cache is not None
+        """True if a lookup takes microseconds."""
+        return self._open is not None
 
-    def read(self, key: str, decode: Callable[[Any], T], settings: CacheConfig) -> T | None:
-        """Returns what `decode` makes of the stored value; None if there is none, or none that can be used.
-
-        Other errors of `decode`, such as those of a caller's validator, are raised as where a model answers.
-        """
-        value = self._tried(settings, lambda cache: unsealed(key, cache.get(key)), cooldown=True)
+    def read(self, key: str, decode: Callable[[Any], T]) -> T | None:
+        """Returns what `decode` makes of the stored value; None if there is none, or on its ValueError or LLMError."""
+        try:
+            db = self._connection()
+            row = None if db is None else db.execute(_READ, (key, time.time())).fetchone()
+            value = None if row is None else unsealed(key, row[0])
+        except Exception as error:  # noqa: BLE001 - a broken cache fails no call
+            self._failed(error, cooldown=not isinstance(error, ValueError | RecursionError))
+            return None
         if value is None:
             return None
         try:
@@ -77,85 +79,79 @@ class AnswerCache:
 
     def write(self, key: str, value: Any, settings: CacheConfig, *, task: str | None) -> None:
         """Stores a JSON value: the answer to a task, or (None) a digest, which never expires."""
+        try:
+            if (db := self._connection()) is not None:
+                now = time.time()
+                db.execute(disk.WRITE, row_of(key, value, task, now, settings.ttl))
+                if next(self._writes) % _WRITES_A_CULL == 0:
+                    disk.cull(db, now, settings.size_limit)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
-        def store(cache: Any) -> None:
-            cache.cull_limit = 0 if next(self._writes) % _WRITES_A_CULL else _CULLED
-            cache.set(key, sealed(key, value), expire=settings.ttl if task is not None else None, tag=task)
-
-        self._tried(settings, store)
-
-    def drop(self, keys: Iterable[str], settings: CacheConfig) -> None:
+    def drop(self, keys: Iterable[str]) -> None:
         """Deletes what is stored under these keys."""
-        self._tried(settings, lambda cache: [cache.delete(key) for key in keys])
+        try:
+            if (db := self._connection()) is not None:
+                db.executemany("DELETE FROM Cache WHERE key = ?", [(key,) for key in keys])
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
     def close(self) -> None:
-        """Closes the file; the next use opens it again."""
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            cache.close()
+        """Closes the file; the next use opens it again. The connections of other threads close themselves."""
+        mine, self._open = self._open, None
+        if getattr(mine, "process", None) == os.getpid():
+            mine.db.close()  # type: ignore[union-attr]  # there is one
 
-    def _tried(self, settings: CacheConfig, work: Callable[[Any], T], *, cooldown: bool = False) -> T | None:
-        """Returns what `work` does with the store. Any error is a miss and one warning."""
-        try:
-            cache = self._opened(settings)
-            return None if cache is None else work(cache)
-        except Exception as error:  # noqa: BLE001 - a broken cache fails no call
-            from testronaut_llm.cache.disk import is_corrupt
-
-            if is_corrupt(error):
-                self._cache, self._suspect, self._closed_until = None, True, float("-inf")
-            elif cooldown and not isinstance(error, ValueError | RecursionError):
-                self._cache, self._closed_until = None, time.monotonic() + _COOLDOWN
-            self._warn(error)
-            return None
-
-    def _opened(self, settings: CacheConfig) -> Any:
-        from testronaut_llm.cache.disk import open_cache
-
-        if self._cache is None:
+    def _connection(self) -> sqlite3.Connection | None:
+        """Returns the connection of this thread and process; None during the cooldown."""
+        if self._open is None:
             if not self._opening.acquire(timeout=_COOLDOWN):  # after a fork, its holder may be gone
                 raise TimeoutError("another thread does not get it open")
             try:
                 if not self.is_open and time.monotonic() >= self._closed_until:
                     self._closed_until = time.monotonic() + _COOLDOWN
-                    self._size_limit = settings.size_limit
-                    self._cache = open_cache(self.folder, self._size_limit, suspect=self._suspect)
-                    self._suspect, self._closed_until = False, float("-inf")
+                    disk.opened(self.folder, suspect=self._suspect)
+                    self._open, self._suspect, self._closed_until = threading.local(), False, float("-inf")
             finally:
                 self._opening.release()
-        if self._cache is not None and self._size_limit != settings.size_limit:
-            self._size_limit = settings.size_limit
-            self._cache.reset("size_limit", self._size_limit)
-        return self._cache
+        if (mine := self._open) is None:
+            return None
+        if getattr(mine, "process", None) != os.getpid():
+            mine.db, mine.process = disk.connect(self.folder / disk.FILE), os.getpid()
+        return cast("sqlite3.Connection", mine.db)
+
+    def _failed(self, error: Exception, *, cooldown: bool = False) -> None:
+        """Closes a store that is damaged, or after whose error nothing can be read."""
+        if disk.is_corrupt(error):
+            self.close()
+            self._suspect, self._closed_until = True, float("-inf")
+        elif cooldown:
+            self.close()
+            self._closed_until = time.monotonic() + _COOLDOWN
+        self._warn(error)
 
     def _warn(self, error: Exception) -> None:
-        from testronaut_llm.cache.disk import mend_of
-
         kind = type(error).__name__
         if kind not in self._warned:
             self._warned.add(kind)
-            mend = f"the calls go on without it; {mend_of(error, self.folder)}"
+            mend = f"the calls go on without it; {disk.advice(error, self.folder)}"
             logger().warning("cache_trouble", folder=str(self.folder), fault=f"{kind}: {error}", mend=mend)
 
 
-def sealed(key: str, value: Any) -> str:
-    """Returns a JSON value as it is stored, with a checksum that ties it to its key."""
+def row_of(key: str, value: Any, task: str | None, now: float, ttl: float | None) -> tuple[Any, ...]:
+    """Returns the values of `disk.WRITE`; a checksum ties each to its key. Without a task it never expires."""
     text = canonical(value)
-    return _sum(key, text) + text
+    return key, now, None if task is None or ttl is None else now + ttl, task, _sum(key, text) + text
 
 
-def unsealed(key: str, stored: str | None) -> Any:
-    """Returns a stored value; None if nothing is stored.
-
-    Raises:
-        ValueError: it is not what was stored there.
-    """
-    if stored is None:
-        return None
+def unsealed(key: str, stored: Any) -> Any:
+    """Returns the JSON value of a row. Raises ValueError: it is not what was stored there."""
+    if type(stored) is not str:  # a pickle, or a row of diskcache that names a file
+        raise ValueError(f"{type(stored).__name__} in place of text")
     text = stored[_SUM:]
     if stored[:_SUM] != _sum(key, text):
         raise ValueError("a row whose checksum is wrong")
-    return _read(text)[0]
+    return _decoded(text)[0]
 
 
 def _sum(key: str, text: str) -> str:

@@ -1,127 +1,79 @@
-"""Limits diskcache to text, so that CVE-2025-69872 does not apply: pickles are neither written nor read.
-
-diskcache unpickles rows whose mode says so, pickled keys too, and reads and deletes whatever path a row names. Here
-all values stand in the SQLite file as text, so this package wrote no row of any other kind.
-"""
+"""The SQLite file of stored answers: opened, checked, moved aside when it is damaged, and kept within its size."""
 
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, cast
-
-import diskcache
-from diskcache.core import MODE_RAW
 
 from testronaut_llm.support.paths import Connection, made
 
 FILE = "cache.db"
+WRITE = """INSERT OR REPLACE INTO Cache (key, raw, store_time, expire_time, access_time, tag, mode, value)
+           VALUES (?, 1, ?, ?, 0, ?, 1, ?)"""
 _TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
-_MADE_LAST = "Settings_size_delete"  # of the triggers that keep count
-_PRAGMAS = "SELECT key, value FROM Settings WHERE key LIKE 'sqlite_%'"
+_CULLED = 10  # rows
 _CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
-
-
-class RefusedRowError(ValueError):
-    """A row that this package never wrote."""
+_LAST_MADE = "Cache_store_time"
+_TABLE = f"""
+PRAGMA auto_vacuum = FULL;
+PRAGMA journal_mode = WAL;
+CREATE TABLE IF NOT EXISTS Cache (
+    rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL, access_time REAL,
+    access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0, filename TEXT, value BLOB
+);
+CREATE UNIQUE INDEX IF NOT EXISTS Cache_key_raw ON Cache (key, raw);
+CREATE INDEX IF NOT EXISTS Cache_expire_time ON Cache (expire_time);
+CREATE INDEX IF NOT EXISTS {_LAST_MADE} ON Cache (store_time);
+"""
+"""The table of diskcache, with which older versions share the file. Its columns for pickles and files are not read."""
 
 
 class CorruptFileError(sqlite3.DatabaseError):
     """A file that is a database, and damaged."""
 
 
-class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Keys and values are text. Anything else is refused."""
+def opened(folder: Path, *, suspect: bool = False) -> Path:
+    """Returns the path of the store's file, which is made if it is missing, and moved aside first if it is damaged.
 
-    def put(self, key: Any) -> tuple[str, bool]:
-        """Returns the database form of a key."""
-        return _text(key), True
-
-    def get(self, key: Any, raw: bool) -> str:
-        """Returns the key of a database form."""
-        if not raw:
-            raise RefusedRowError("a pickled key")
-        return _text(key)
-
-    def store(self, value: Any, read: Any, key: Any = None) -> tuple[int, int, None, str]:  # noqa: ARG002 - as above
-        """Returns the columns of a value."""
-        return 0, MODE_RAW, None, _text(value)
-
-    def fetch(self, mode: int, filename: str | None, value: Any, read: Any) -> str:  # noqa: ARG002 - as above
-        """Returns the value of a row."""
-        if mode != MODE_RAW or filename is not None:
-            raise RefusedRowError("a pickle, or a file outside the store")
-        return _text(value)
-
-    def remove(self, file_path: str) -> None:
-        """Deletes nothing: this package's rows have no file, and a foreign row may name any path."""
-
-
-class _Store(diskcache.Cache):  # type: ignore[misc]  # as above
-    """diskcache with connections that close themselves: its own `close` closes that of one thread only."""
-
-    @property
-    def _con(self) -> sqlite3.Connection:
-        """Returns the connection of this thread, opened anew after a fork."""
-        if getattr(self._local, "pid", None) != os.getpid():
-            self.close()
-            self._local.pid = os.getpid()
-        if (found := getattr(self._local, "con", None)) is not None:
-            return cast("sqlite3.Connection", found)
-        file = Path(self.directory, FILE)
-        self._local.con = connection = sqlite3.connect(
-            file, timeout=self.timeout, isolation_level=None, check_same_thread=False, factory=Connection
-        )
-        with suppress(sqlite3.OperationalError):  # a new store has no table of settings
-            for key, value in connection.execute(_PRAGMAS).fetchall():
-                self.reset(key, value, update=False)
-        return connection
-
-
-def open_cache(folder: Path, size_limit: int, *, suspect: bool = False) -> Any:
-    """Opens the store, or makes it. A file that is not a sound database is moved aside.
-
-    Args:
-        folder: where it is.
-        size_limit: bytes.
-        suspect: True if it was found to be corrupt, so that all of it is checked.
-
-    Raises:
-        OSError, sqlite3.Error: it cannot be used.
+    With `suspect` all of it is checked. Raises OSError or sqlite3.Error: it cannot be used.
     """
     made(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
-    if not suspect and _is_ready(folder / FILE):
-        return _cache(folder, size_limit)
-    import filelock  # and with it asyncio: a tenth of the time of a process that finds all it asks for here
+    file = folder / FILE
+    if suspect or not _is_ready(file):
+        import filelock  # and with it asyncio: a tenth of the time of a process that finds all it asks for here
 
-    with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
-        try:
-            _probe(folder / FILE, whole=suspect)
-        except sqlite3.DatabaseError as error:
-            if not is_corrupt(error):
-                raise
-            _set_aside(folder)
-        return _cache(folder, size_limit)
+        with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
+            try:
+                _make(file, whole=suspect)
+            except sqlite3.DatabaseError as error:
+                if not is_corrupt(error):
+                    raise
+                for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+                    if (folder / name).exists():
+                        (folder / name).replace(folder / f"{name}.broken")
+                _make(file)
+    file.chmod(0o600)
+    return file
 
 
-def _cache(folder: Path, size_limit: int) -> Any:
-    """Returns the open store. No value goes to a file of its own, however long."""
-    return _Store(folder, timeout=_TIMEOUT, disk=TextDisk, disk_min_file_size=2**31 - 1, size_limit=size_limit)
+def connect(file: Path) -> Connection:
+    """Returns a connection that closes itself when nobody has it any more."""
+    db = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False, factory=Connection)
+    db.execute("PRAGMA synchronous = NORMAL")
+    return db
 
 
-def _is_ready(file: Path) -> bool:
-    """True if the store can be used without the lock."""
-    try:
-        return file.exists() and _probe(file, whole=False)
-    except sqlite3.DatabaseError as error:
-        if is_corrupt(error):
-            return False
-        raise
+def cull(db: sqlite3.Connection, now: float, size_limit: int) -> None:
+    """Deletes a few answers that have expired, and the oldest ones where the file is larger than `size_limit` bytes."""
+    few = "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache {} LIMIT ?)"
+    db.execute(few.format("WHERE expire_time < ? ORDER BY expire_time"), (now, _CULLED))
+    (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
+    if size > size_limit:
+        db.execute(few.format("ORDER BY store_time"), (_CULLED,))
 
 
 def is_corrupt(error: BaseException) -> bool:
@@ -129,40 +81,29 @@ def is_corrupt(error: BaseException) -> bool:
     return isinstance(error, CorruptFileError) or getattr(error, "sqlite_errorname", "").startswith(_CORRUPT)
 
 
-def mend_of(error: BaseException, folder: Path) -> str:
-    """Returns the command that fixes this problem of a store."""
+def advice(error: BaseException, folder: Path) -> str:
+    """Returns what to do about this problem of a store, with the command."""
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return f"make it yours to write: chmod -R u+rwX {folder}"
     if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return f"make room on its disk: df -h {folder}"
-    if isinstance(error, diskcache.Timeout | TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"another process holds it: fuser -v {folder / FILE} names that one"
     return f"to begin anew: mv {folder} {folder}.old"
 
 
-def _probe(file: Path, *, whole: bool) -> bool:
-    """True if diskcache has made all its tables. Diskcache itself would wait a minute for a locked file."""
-    connection = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        made_last = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_MADE_LAST,)).fetchone()
-        if whole and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+def _is_ready(file: Path) -> bool:
+    """True if the store can be used without the lock."""
+    if file.exists():
+        with suppress(sqlite3.DatabaseError), closing(connect(file)) as db:
+            db.execute("BEGIN IMMEDIATE")  # raises if it cannot be written
+            return db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_LAST_MADE,)).fetchone() is not None
+    return False
+
+
+def _make(file: Path, *, whole: bool = False) -> None:
+    with closing(connect(file)) as db:
+        if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise CorruptFileError("quick_check found faults")
-        connection.execute("ROLLBACK")
-    finally:
-        connection.close()
-    file.chmod(0o600)
-    return made_last is not None
-
-
-def _set_aside(folder: Path) -> None:
-    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
-        if (folder / name).exists():
-            (folder / name).replace(folder / f"{name}.broken")
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise RefusedRowError(f"{type(value).__name__} in place of text")
-    return value
+        db.executescript(_TABLE)

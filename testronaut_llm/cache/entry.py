@@ -8,6 +8,7 @@ import struct
 import time
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.row import SchemaDialect
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _TINY = Decimal("1e-12")
 _DIALECTS = get_args(SchemaDialect)
+_KINDS = {
+    **dict.fromkeys(("text", "response_model", "finish_reason"), (str,)),
+    **dict.fromkeys(("cost_source", "request_id"), (str, NoneType)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,43 +60,32 @@ def answer_of(
         OutputInvalidError: it does not obey the call's schema.
     """
     try:
-        dialect, usage = value["dialect"], {**value["usage"]}
-        if dialect not in _DIALECTS:
-            raise TypeError(f"dialect {dialect!r:.40}")
-        if type(usage.pop("estimated")) is not bool or not all(map(is_count, usage.values())):
-            raise TypeError(f"usage {value['usage']!r:.80}")
-        answer: Answer[Any] = Answer(
-            text=_text(value["text"]),
-            model=model.alias if model else "",
-            provider_model=model.model if model else "",
-            response_model=_text(value["response_model"]),
-            task=task,
-            usage=Usage(**value["usage"]),
-            cost=Decimal(0),
-            cost_source=_text_or_none(value["cost_source"]),
-            saved=_usd(value["cost"]),
-            cached=True,
-            finish_reason=_text(value["finish_reason"]),
-            request_id=_text_or_none(value["request_id"]),
-            latency=0.0 if started is None else time.monotonic() - started,
-        )
-    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        for name, kind in _KINDS.items():
+            if not isinstance(value[name], kind):
+                raise TypeError(f"{name} {value[name]!r:.40}")
+        counts, dialect, saved = {**value["usage"]}, value["dialect"], _usd(value["cost"])
+        estimated = counts.pop("estimated")
+        if dialect not in _DIALECTS or type(estimated) is not bool or not all(map(is_count, counts.values())):
+            raise TypeError(f"dialect {dialect!r:.40}, or usage {value['usage']!r:.80}")
+        usage = Usage(**counts, estimated=estimated)
+    except (KeyError, TypeError, ArithmeticError) as error:
         raise ValueError(f"a row that is no answer ({error!r})") from None
-    if output is None:
-        return answer
-    return replace(answer, parsed=output.read(answer.text, dialect))
-
-
-def check(value: Any) -> None:
-    """Checks that a value is a stored answer or vector.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(value, dict) and "vector" in value:
-        vector_of(value)
-    else:
-        answer_of("", None, None, None, value)
+    return Answer(
+        text=value["text"],
+        parsed=None if output is None else output.read(value["text"], dialect),
+        model=model.alias if model else "",
+        provider_model=model.model if model else "",
+        response_model=value["response_model"],
+        task=task,
+        usage=usage,
+        cost=Decimal(0),
+        cost_source=value["cost_source"],
+        saved=saved,
+        cached=True,
+        finish_reason=value["finish_reason"],
+        request_id=value["request_id"],
+        latency=0.0 if started is None else time.monotonic() - started,
+    )
 
 
 @exact
@@ -109,13 +103,9 @@ def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, A
 
 
 def vector_of(value: Any) -> Vector:
-    """Returns a stored vector.
-
-    Raises:
-        ValueError: the value is none of ours.
-    """
+    """Returns a stored vector. Raises ValueError: the value is none of ours."""
     try:
-        raw = base64.b64decode(_text(value["vector"]), validate=True)
+        raw = base64.b64decode(value["vector"], validate=True)
         vector, tokens = struct.unpack(f"<{len(raw) // 8}d", raw), value["tokens"]
         if not is_count(tokens) or not all(map(math.isfinite, vector)):
             raise TypeError(f"tokens {tokens!r:.40}, or a number of the vector that is none")
@@ -147,18 +137,9 @@ def joined(
     )
 
 
-def _usd(value: Any) -> Decimal | None:
-    cost = None if value is None else Decimal(_text(value))
-    if not (cost is None or is_amount(cost)):
-        raise TypeError(f"a cost of {value!r:.40}")
-    return cost
-
-
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError(f"{value!r:.40} in place of text")
-    return value
+def _usd(cost: Any) -> Decimal | None:
+    if cost is None:
+        return None
+    if type(cost) is not str or not is_amount(amount := Decimal(cost)):
+        raise TypeError(f"a cost of {cost!r:.40}")
+    return amount

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.cache.answer_cache import default_folder, sealed, unsealed
-from testronaut_llm.cache.entry import check
+from testronaut_llm.cache import disk
+from testronaut_llm.cache.answer_cache import default_folder, row_of, unsealed
+from testronaut_llm.cache.entry import answer_of, vector_of
 from testronaut_llm.cache.key import FORMAT
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import write_atomically
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from testronaut_llm.config.sections import CacheConfig
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
+_PATIENCE = 30_000  # milliseconds to wait for the programs that write to the store
 _ROWS = """SELECT key, value, tag, store_time FROM Cache
-           WHERE raw AND filename IS NULL AND (expire_time IS NULL OR expire_time > ?)"""
+           WHERE raw AND filename IS NULL AND (expire_time IS NULL OR expire_time > ?) ORDER BY store_time"""
+_CHOSEN = "WHERE tag = coalesce(?, tag) AND store_time < coalesce(?, store_time + 1)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,7 @@ class Kept:
 
 
 class CacheFiles:
-    """The store of the user's answers.
-
-    Args:
-        settings: of `cache:` in llm.yaml.
-    """
+    """The store of the user's answers. Each method raises ConfigError: it cannot be read or written."""
 
     def __init__(self, settings: CacheConfig) -> None:
         self.folder, self._settings = default_folder(), settings
@@ -54,122 +53,104 @@ class CacheFiles:
     @property
     def bytes(self) -> int:
         """The size on disk."""
-        return sum(file.stat().st_size for file in self.folder.glob("cache.db*"))
+        return sum(file.stat().st_size for file in self.folder.glob(f"{disk.FILE}*"))
 
-    def kept(self, *, task: str | None = None, before: float | None = None, digests: bool = False) -> Iterator[Kept]:
-        """Yields what is stored, the oldest first. Rows that this package has not written are left out.
+    def kept(self, *, task: str | None = None, digests: bool = False) -> Iterator[Kept]:
+        """Yields what is stored, the oldest first, but for rows that this package has not written.
 
-        Args:
-            task: only of this one.
-            before: only what was stored before this time, in seconds since 1970.
-            digests: also those of local models, without which their answers are not found elsewhere.
-
-        Raises:
-            ConfigError: the store cannot be read.
+        With `digests`, those of local models too, without which their answers are not found elsewhere.
         """
-        file = self.folder / "cache.db"
+        file = self.folder / disk.FILE
         if not file.exists():
             return
         with self._explained(), closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
-            for key, text, tag, stored in db.execute(f"{_ROWS} ORDER BY store_time", (time.time(),)):
-                wanted = digests if tag is None else task in (None, tag)
-                if wanted and (before is None or stored < before):
+            for key, text, tag, stored in db.execute(_ROWS, (time.time(),)):
+                if digests if tag is None else task in (None, tag):
                     try:
                         yield Kept(key=key, task=tag, stored=stored, value=unsealed(key, text))
-                    except (ValueError, TypeError):
+                    except ValueError:
                         continue
 
     def clear(self, *, task: str | None = None, before: float | None = None) -> int:
-        """Deletes all, or what is of that task and was stored before that time. Returns how many.
-
-        Raises:
-            ConfigError: the store cannot be changed.
-        """
-        if not (self.folder / "cache.db").exists():
+        """Deletes all, or what is of that task and was stored before that time (s since 1970). Returns how many."""
+        if not (self.folder / disk.FILE).exists():
             return 0
-        keys = None if task is None and before is None else [one.key for one in self.kept(task=task, before=before)]
-        with self._explained(), closing(self._open()) as store:
-            if keys is None:
-                return int(store.clear())
-            return sum(store.delete(key) for key in keys)
+        with self._changing() as db:
+            if task is None and before is None:
+                return db.execute("DELETE FROM Cache").rowcount
+            return db.execute(f"DELETE FROM Cache {_CHOSEN}", (task, before)).rowcount  # noqa: S608 - a constant
 
     def export(self, file: Path, *, task: str | None = None, force: bool = False) -> tuple[int, list[Kept]]:
         """Writes what is stored, one a line and sorted, so that a new one is one more line in a diff.
 
-        Returns how many lines were written, and what was left out, since it looks as if it held a secret; with `force`
+        Returns how many lines were written, and what was left out because it seems to hold a secret; with `force`
         nothing is.
-
-        Raises:
-            ConfigError: the store cannot be read, or the file not be written.
         """
         redact, clean, left_out = Redactor().redact, [], []
         for one in sorted(self.kept(task=task, digests=True), key=lambda one: one.key):
             row = {"key": one.key, "format": FORMAT, "task": one.task, "value": one.value}
             line = json.dumps(row, ensure_ascii=False)
             if force or redact(line) == line:
-                clean.append(line)
+                clean.append(f"{line}\n")
             else:
                 left_out.append(one)
         try:
-            write_atomically(file, "".join(f"{line}\n" for line in clean), mode=0o644)
+            write_atomically(file, "".join(clean), mode=0o644)
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error.strerror}") from None
         return len(clean), left_out
 
     def load(self, file: Path) -> int:
-        """Imports what such a file holds, all of it or nothing; what is stored already is replaced. Returns how many.
-
-        Raises:
-            ConfigError: the file or its lines are wrong, each named; or the store cannot be written.
-        """
-        rows, faults = [], []
+        """Imports all that such a file holds, or raises ConfigError, which names each wrong line. Returns how many."""
+        rows, problems = [], []
         for number, line in enumerate(read_utf8(file).split("\n"), 1):
-            if line.strip():
-                row, fault = _row(line)
-                rows.append(row)
-                faults += [f"{file}:{number}: {fault}"] if fault else []
-        if faults:
-            more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
-            raise ConfigError("nothing was imported:\n  " + "\n  ".join(faults[:10]) + more)
-        with self._explained(), closing(self._open()) as store, store.transact(retry=True):
-            for row in rows:
-                key = row["key"]
-                ttl = None if row["task"] is None else self._settings.ttl
-                store.set(key, sealed(key, row["value"]), expire=ttl, tag=row["task"])
+            try:
+                rows += [_row(line)] if line.strip() else []
+            except ValueError as error:
+                problems.append(f"{file}:{number}: {error}")
+        if problems:
+            more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+            raise ConfigError("nothing was imported:\n  " + "\n  ".join(problems[:10]) + more)
+        now, ttl = time.time(), self._settings.ttl
+        with self._changing() as db:
+            db.executemany(disk.WRITE, [row_of(row["key"], row["value"], row["task"], now, ttl) for row in rows])
         return len(rows)
 
-    def _open(self) -> Any:
-        from testronaut_llm.cache.disk import open_cache
-
-        return open_cache(self.folder, self._settings.size_limit)
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction on the store."""
+        with self._explained(), closing(disk.connect(disk.opened(self.folder))) as db, db:
+            db.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            from testronaut_llm.cache.disk import mend_of
-
-            mend = mend_of(error, self.folder)
-            raise ConfigError(f"the cache in {self.folder} cannot be used: {error}; {mend}") from None
+            words = f"the cache in {self.folder} cannot be used: {error}; {disk.advice(error, self.folder)}"
+            raise ConfigError(words) from None
 
 
-def _row(line: str) -> tuple[Any, str | None]:
+def _row(line: str) -> dict[str, Any]:
+    """Returns the row of one line of an exported file. Raises ValueError: it is none."""
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return None, f"no JSON ({error})"
+        raise ValueError(f"no JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("key"), str) or not _KEY.fullmatch(row["key"]):
-        return None, "expected a JSON object with a `key` of 64 hex digits, as `cache export` writes it"
+        raise ValueError("expected a JSON object with a `key` of 64 hex digits, as `cache export` writes it")
     if row.get("format") != FORMAT:
-        return None, f"format {row.get('format')!r}, expected {FORMAT}: export it anew with this version"
+        raise ValueError(f"format {row.get('format')!r}, expected {FORMAT}: export it anew with this version")
+    row.setdefault("task", None)
     if row["key"].startswith("digest:"):
-        sound = row.get("task") is None and isinstance(row.get("value"), str)
-        return row, None if sound else "expected a digest: no `task`, and `value`, a text"
-    if not isinstance(row.get("task"), str) or not isinstance(row.get("value"), dict):
-        return None, "expected `task`, a text, and `value`, an object"
-    try:
-        check(row["value"])
-    except ValueError as error:
-        return None, str(error)
-    return row, None
+        if row["task"] is not None or not isinstance(row.get("value"), str):
+            raise ValueError("expected a digest: no `task`, and `value`, a text")
+    elif not isinstance(row["task"], str) or not isinstance(row.get("value"), dict):
+        raise ValueError("expected `task`, a text, and `value`, an object")
+    elif "vector" in row["value"]:
+        vector_of(row["value"])
+    else:
+        answer_of("", None, None, None, row["value"])
+    return row

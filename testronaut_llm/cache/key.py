@@ -20,27 +20,21 @@ if TYPE_CHECKING:
     from testronaut_llm.records import Call
     from testronaut_llm.schema.output_schema import OutputSchema
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-
 FORMAT = 1
 """Raised whenever this package asks the same question in other words, or stores its answers in another form."""
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+"""Returns JSON that is the same for equal values."""
 
 
 def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
-    """Returns what a call asks, whoever answers it: one part, or one for each text that it embeds.
+    """Returns what a call asks, whoever answers it, as canonical JSON: one part, or one for each text that it embeds.
 
     Nothing where `extra` holds something that is not JSON; such a call cannot be stored.
     """
     try:
-        return tuple([text_part(call, text) for text in texts]) or (chat_part(call),)
-    except (TypeError, ValueError, RecursionError):
-        return ()
-
-
-def chat_part(call: Call) -> str:
-    """Returns what a call asks, as canonical JSON."""
-    return canonical(
-        {
+        if texts:
+            return tuple([canonical({"embed": text, "extra": call.extra}) for text in texts])
+        asked = {
             "messages": [(one.role, one.content) for one in call.messages],
             "schema": _schema(call.output) if call.output else None,
             "max_tokens": call.max_tokens,
@@ -50,12 +44,9 @@ def chat_part(call: Call) -> str:
             "sample": call.sample,
             "extra": call.extra,
         }
-    )
-
-
-def text_part(call: Call, text: str) -> str:
-    """Returns the same for one text to embed."""
-    return canonical({"embed": text, "extra": call.extra})
+        return (canonical(asked),)
+    except (TypeError, ValueError, RecursionError):
+        return ()
 
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:
@@ -83,11 +74,6 @@ def digest_key(model: ModelConfig, provider: Provider) -> str:
 def hashed(*parts: str) -> str:
     """Returns one hash of several texts, none of which holds a line break outside a JSON string."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """Returns JSON that is the same for equal values."""
-    return _CANONICAL.encode(value)
 
 
 @lru_cache(maxsize=128)

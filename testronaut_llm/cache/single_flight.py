@@ -7,7 +7,6 @@ at once when its holder dies, however it dies.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import struct
 import sys
@@ -15,8 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-_LOOKS = (0.005, 0.05)
-"""Seconds between two looks for the end of another process: at first, and at most."""
+_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.05  # seconds between two looks for the end of another process
 
 
 class FlightTimeoutError(Exception):
@@ -24,11 +22,7 @@ class FlightTimeoutError(Exception):
 
 
 class Flights:
-    """The identical calls of one manager. All of them run on one event loop.
-
-    Args:
-        locks: what other managers and processes see; None where they are not asked.
-    """
+    """The identical calls of one manager, all on one event loop. With `locks`, also of other managers and processes."""
 
     def __init__(self, locks: FlightLocks | None) -> None:
         self._locks = locks
@@ -40,11 +34,8 @@ class Flights:
 
         Args:
             key: what identical calls have in common.
-            left: returns the seconds that this call can still wait.
+            left: returns the seconds that this call can still wait; then FlightTimeoutError is raised.
             leads: False if others shall not wait for this call: they would wait for the reader of a stream.
-
-        Raises:
-            FlightTimeoutError: an identical call did not end in time.
         """
         loop = asyncio.get_running_loop()
         while (leader := self._leaders.get(key)) is not None and leader.get_loop() is loop:  # not of a forked parent
@@ -52,15 +43,20 @@ class Flights:
             if not leader.done():
                 raise FlightTimeoutError
             if leader.result():  # its answer is stored
-                yield
-                return
+                leads = False
+                break
         if not leads:
             yield
             return
         landed, leader = False, loop.create_future()
         self._leaders[key] = leader
         try:
-            await self._alone(key, left)
+            look = _FIRST_LOOK
+            while self._locks is not None and not self._locks.acquire(key):
+                if left() <= 0:
+                    raise FlightTimeoutError
+                await asyncio.sleep(min(look, max(0.0, left())))
+                look = min(look * 1.5, _LONGEST_LOOK)
             yield
             landed = True
         finally:
@@ -68,15 +64,6 @@ class Flights:
                 self._locks.release(key)
             self._leaders.pop(key, None)
             leader.set_result(landed)
-
-    async def _alone(self, key: str, left: Callable[[], float]) -> None:
-        """Waits until no other manager or process asks the same."""
-        wait, longest = _LOOKS
-        while self._locks is not None and not self._locks.acquire(key):
-            if left() <= 0:
-                raise FlightTimeoutError
-            await asyncio.sleep(min(wait, max(0.0, left())))
-            wait = min(wait * 1.5, longest)
 
 
 class FlightLocks:
@@ -93,23 +80,27 @@ class FlightLocks:
 
     def acquire(self, key: str) -> bool:
         """Tries to take one. False: somebody else asks the same."""
+        if self._process != os.getpid():  # a fork shares the open file, and with it the locks
+            self._process = os.getpid()
+            self.close()
         try:
-            handle = self._opened()
+            if self._handle is None:
+                self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return True
         try:
-            _set(handle, _place(key), free=False)
-        except ImportError:
+            _lock(self._handle, key, free=False)
+        except (BlockingIOError, PermissionError):
+            return False
+        except (OSError, ImportError):
             return True
-        except OSError as error:
-            return error.errno not in (errno.EAGAIN, errno.EACCES)
         return True
 
     def release(self, key: str) -> None:
         """Gives it back."""
         if self._handle is not None and self._process == os.getpid():
             with suppress(OSError, ImportError):
-                _set(self._handle, _place(key), free=True)
+                _lock(self._handle, key, free=True)
 
     def close(self) -> None:
         """Frees all of them."""
@@ -117,26 +108,14 @@ class FlightLocks:
         if handle is not None:
             os.close(handle)
 
-    def _opened(self) -> int:
-        if self._process != os.getpid():  # a fork shares the open file, and with it the locks
-            self._process = os.getpid()
-            self.close()
-        if self._handle is None:
-            self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        return self._handle
 
-
-def _set(handle: int, place: int, *, free: bool) -> None:
+def _lock(handle: int, key: str, *, free: bool) -> None:
     """Locks one byte or frees it: for this open file alone where the system can (see `man fcntl`), or the process."""
     import fcntl
 
-    command = getattr(fcntl, "F_OFD_SETLK", None)
+    place, command = int(key[:15], 16), getattr(fcntl, "F_OFD_SETLK", None)
     if command is None or sys.platform != "linux" or sys.maxsize < 2**32:
         fcntl.lockf(handle, fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
         return
     kind = fcntl.F_UNLCK if free else fcntl.F_WRLCK
     fcntl.fcntl(handle, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0))
-
-
-def _place(key: str) -> int:
-    return int(key[:15], 16)

@@ -7,13 +7,12 @@ reader would think that the proxy enforces it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.money.prices import PriceTable
-from testronaut_llm.providers.provider_registry import is_local, provider_of
-from testronaut_llm.proxy.models import Deployment, deployment_of, limited_by
+from testronaut_llm.providers.provider_registry import is_local
+from testronaut_llm.proxy.models import Deployment, Stays, deployment_of, limited_by
 from testronaut_llm.routing.task_router import one_vector_space, select
 
 PROXY = "litellm_proxy"
@@ -36,30 +35,23 @@ _BUDGET_STAYS = {
     "on_exceeded": "stays with the caller; the proxy refuses",
     "scope": "the proxy's budget is for all who use it",
 }
-_PERIODS = {"per_month": "1mo", "per_day": "1d"}
-
-Stays = dict[str, list[tuple[str, str]]]
-"""(field, reason) pairs by the name of a model or of a task."""
+_PERIODS = {"per_month": "1mo", "per_day": "1d"}  # the proxy has one budget: that of a month limits the bill
 
 
-@dataclass(slots=True, kw_only=True)
-class ProxyExport:
-    """The proxy's configuration as plain data, a line for each field that `stays`, and the new `rows` of llm.yaml.
-
-    The rows, by name, reach each model through the proxy.
-    """
+class ProxyExport(NamedTuple):
+    """The proxy's configuration as plain data, the new `rows` of llm.yaml by name, and a line for what `stays`."""
 
     document: dict[str, Any]
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stays: list[str] = field(default_factory=list)
+    rows: dict[str, dict[str, Any]]
+    stays: list[str]
 
 
-def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *, redis: bool = False) -> ProxyExport:
+def proxy_export(config: LLMConfig, written: Mapping[str, Any], *, redis: bool = False) -> ProxyExport:
     """Returns the configuration for the proxy. With `redis`, answers and counters are shared at REDIS_URL.
 
-    `written` is the file as plain data with `${VAR}` unfilled. Without it, values that come from variables are written.
+    `written` is the file as plain data with `${VAR}` unfilled.
     """
-    rows = (written or {}).get("models") or {}
+    rows = written.get("models") or {}
     listed = (name for task in config.tasks.values() for name in task.models)  # some are `provider/model`
     models = {name: config.model(name) for name in dict.fromkeys([*config.models, *listed])}
     found = {name: deployment_of(model, rows.get(name) or {}, config.limits) for name, model in models.items()}
@@ -72,65 +64,55 @@ def proxy_export(config: LLMConfig, written: Mapping[str, Any] | None = None, *,
     settings, other_stays = _settings(config, redis=redis)
     if redis:
         router["redis_url"] = "os.environ/REDIS_URL"
-    moved = {name: models[name] for name in there}
-    return ProxyExport(
-        document={
-            "model_list": [
-                {"model_name": name, "litellm_params": one.params} | ({"model_info": one.info} if one.info else {})
-                for name, one in there.items()
-            ],
-            "router_settings": router,
-            "litellm_settings": settings,
-            "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
-        },
-        rows={name.rpartition("/")[2]: _row(model, prices) for name, model in moved.items()},
-        stays=[
-            *_grouped({name: one.stays for name, one in found.items()}, "models"),
-            *_grouped(task_stays, "tasks"),
-            *other_stays,
-            *_shared_limits(config, moved),
+    document = {
+        "model_list": [
+            {"model_name": name, "litellm_params": one.params} | ({"model_info": one.info} if one.info else {})
+            for name, one in there.items()
         ],
-    )
+        "router_settings": router,
+        "litellm_settings": settings,
+        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
+    }
+    stays = [
+        *_grouped({name: one.stays for name, one in found.items()}, "models"),
+        *_grouped(task_stays, "tasks"),
+        *other_stays,
+        *_shared_limits(config, {name: models[name] for name in there}),
+    ]
+    return ProxyExport(document, {name.rpartition("/")[2]: _row(models[name], prices) for name in there}, stays)
 
 
-def _router(config: LLMConfig, there: Mapping[str, Deployment], prices: PriceTable) -> tuple[dict[str, Any], Stays]:
+def _router(
+    config: LLMConfig, there: Mapping[str, Deployment], prices: PriceTable
+) -> tuple[dict[str, Any], dict[str, Stays]]:
     """Returns each task as an alias of its first model, so that its limits are counted once, and the fallbacks."""
     aliases: dict[str, str] = {}
     fallbacks: list[dict[str, list[str]]] = []
-    stays: Stays = {}
+    stays: dict[str, Stays] = {}
     for name, task in config.tasks.items():
-        fates = _fates(config, task, there, prices)
-        listed = [model for model, why in fates.items() if why is None]
+        selected = select(config, None, task)
+        if prices.facts(selected[0].model).dimensions is not None:
+            selected = one_vector_space(selected)
+        known = [(model, one.excluded) for model, one in zip(task.models, selected, strict=True) if model in there]
+        listed = [model for model, why in known if why is None]
         stays[name] = [(key, why) for key, why in _TASK_STAYS.items() if key in task.model_fields_set]
-        stays[name] += [(f"models: {model}", why) for model, why in fates.items() if why is not None]
+        stays[name] += [(f"models: {model}", why) for model, why in known if why is not None]
         if name in there and not task.private:
             stays[name].append(("name", "is also the name of a model, and the proxy has one list: rename the task"))
         elif listed and not task.private:
             aliases[name] = listed[0]
             fallbacks += [{name: listed[1:]}] if listed[1:] else []
-    most = max((len(names) for one in fallbacks for names in one.values()), default=0)
     settings: dict[str, Any] = {"model_group_alias": aliases, "fallbacks": fallbacks, "num_retries": 0}
+    most = max((len(names) for one in fallbacks for names in one.values()), default=0)
     if most > _LITELLMS_FALLBACKS:
         settings["max_fallbacks"] = most
-    if any({"rpm", "tpm"} & set(one.params) for one in there.values()):
+    if any({"rpm", "tpm"} & one.params.keys() for one in there.values()):
         settings["optional_pre_call_checks"] = ["enforce_model_rate_limits"]  # without it limits only guide the choice
     return settings, stays
 
 
-def _fates(
-    config: LLMConfig, task: TaskConfig, there: Mapping[str, Deployment], prices: PriceTable
-) -> dict[str, str | None]:
-    """Returns why a model may not do the task, None if it may, for each of its models that the proxy has."""
-    selected = select(config, None, task)
-    if prices.facts(selected[0].row).dimensions is not None:
-        selected = one_vector_space(selected)
-    return {
-        name: None if one.kept else one.reason for name, one in zip(task.models, selected, strict=True) if name in there
-    }
-
-
 def _settings(config: LLMConfig, *, redis: bool) -> tuple[dict[str, Any], list[str]]:
-    """Returns the proxy's budget and cache. It has one budget with one period: that of a month limits the bill."""
+    """Returns the proxy's budget and cache, and what of ours stays."""
     settings: dict[str, Any] = {"drop_params": True}  # as here, a model is not sent what it does not take
     stays = []
     if (budget := config.budget) is not None:
@@ -154,14 +136,14 @@ def _settings(config: LLMConfig, *, redis: bool) -> tuple[dict[str, Any], list[s
 
 def _shared_limits(config: LLMConfig, moved: Mapping[str, ModelConfig]) -> Iterator[str]:
     for key in config.limits:
-        names = [name for name, one in moved.items() if key in limited_by(one, provider_of(one), config.limits)]
+        names = [name for name, one in moved.items() if key in limited_by(one, config.limits)]
         if not names:
             yield f"limits.{key}: applies to no model of the proxy"
         elif len(names) > 1:
             yield f"limits.{key}: is shared by {', '.join(names)} here; the proxy allows as much to each of them"
 
 
-def _grouped(stays: Stays, section: str) -> Iterable[str]:
+def _grouped(stays: Mapping[str, Stays], section: str) -> Iterable[str]:
     """Yields a line for each field and reason, with the names that it is about."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, pairs in stays.items():

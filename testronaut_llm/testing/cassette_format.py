@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.text import parse_json as strict_json
+from testronaut_llm.support.text import parse_json
 
 VERSION = 1
 _LINE_WIDTH = 120
@@ -38,35 +38,26 @@ _Dumper.add_representer(list, _Dumper.items)
 
 
 def to_yaml(value: Any, *, sort_keys: bool = False) -> str:
-    """Readable YAML of plain data, keys in the order they came unless they are sorted."""
+    """Returns readable YAML of plain data, keys in the order they came unless they are sorted."""
     text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=sort_keys, width=_LINE_WIDTH)
     return text.removesuffix("...\n")  # libyaml's end mark, which says nothing here
 
 
 def from_yaml(text: str) -> Any:
-    """The plain data in `text`; Python objects are refused."""
+    """Returns the plain data of a YAML text; Python objects are refused."""
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
-def parse_json(body: bytes | str | None) -> Any:
-    """The object or list that `body` holds, or None when it is no JSON that can be written back unchanged."""
-    if not body:
-        return None
-    try:
-        value = strict_json(body)
-    except ValueError:
-        return None
-    return value if isinstance(value, (dict, list)) else None
-
-
 def body_to_field(body: bytes | str | None) -> dict[str, Any]:
-    """`{}`, `{"json": ...}`, `{"text": ...}` or `{"base64": ...}`."""
+    """Returns `{}`, `{"json": ...}`, `{"text": ...}` or `{"base64": ...}`."""
     if not body:
         return {}
     raw = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else body
-    value = parse_json(raw)
-    if value is not None:
-        return {"json": value}
+    try:
+        if isinstance(value := parse_json(raw), dict | list):
+            return {"json": value}
+    except ValueError:  # it is not JSON, or would not be written as it came
+        pass
     try:
         return {"text": raw.decode()}
     except UnicodeDecodeError:
@@ -74,7 +65,7 @@ def body_to_field(body: bytes | str | None) -> dict[str, Any]:
 
 
 def field_to_body(part: dict[str, Any]) -> bytes:
-    """The reverse of `body_to_field`."""
+    """Returns the body of such a field."""
     if "json" in part:
         return json.dumps(part["json"], ensure_ascii=False, separators=(",", ":")).encode()
     if "base64" in part:
@@ -87,14 +78,16 @@ class Serializer:
 
     @staticmethod
     def serialize(cassette: dict[str, Any]) -> str:
-        items = [(item["request"], item["response"]) for item in cassette["interactions"]]
-        interactions = [
-            {
-                "request": {"method": asked["method"], "uri": asked["uri"], **_written(asked, asked["body"])},
-                "response": {"status": said["status"]["code"], **_written(said, said["body"]["string"])},
-            }
-            for asked, said in items
-        ]
+        def written(part: dict[str, Any], body: bytes | str | None) -> dict[str, Any]:
+            headers = {name.lower(): ", ".join(values) for name, values in sorted(part["headers"].items())}
+            return {"headers": headers, **body_to_field(body)}
+
+        interactions = []
+        for one in cassette["interactions"]:
+            asked, said = one["request"], one["response"]
+            request = {"method": asked["method"], "uri": asked["uri"], **written(asked, asked["body"])}
+            response = {"status": said["status"]["code"], **written(said, said["body"]["string"])}
+            interactions.append({"request": request, "response": response})
         return to_yaml({"version": VERSION, **cassette.get("metadata", {}), "interactions": interactions})
 
     @staticmethod
@@ -105,30 +98,19 @@ class Serializer:
                 f"this is no cassette of ours: it must hold `version: {VERSION}` and say in `recorded_from:` "
                 "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
             )
-        interactions = [
-            {
-                "request": {
-                    "method": asked["method"],
-                    "uri": asked["uri"],
-                    "headers": _headers(asked),
-                    "body": field_to_body(asked),
-                },
-                "response": {
-                    "status": {"code": said["status"], "message": ""},
-                    "headers": _headers(said),
-                    "body": {"string": field_to_body(said)},
-                },
-            }
-            for asked, said in ((item["request"], item["response"]) for item in data["interactions"])
-        ]
-        notes = {key: value for key, value in data.items() if key not in ("version", "interactions")}
-        return {"version": VERSION, "metadata": notes, "interactions": interactions}
 
+        def headers(part: dict[str, Any]) -> dict[str, list[str]]:
+            return {name: [str(value)] for name, value in (part.get("headers") or {}).items()}
 
-def _written(part: dict[str, Any], body: bytes | str | None) -> dict[str, Any]:
-    headers = {name.lower(): ", ".join(values) for name, values in sorted(part["headers"].items())}
-    return {"headers": headers, **body_to_field(body)}
-
-
-def _headers(part: dict[str, Any]) -> dict[str, list[str]]:
-    return {name: [str(value)] for name, value in (part.get("headers") or {}).items()}
+        interactions = []
+        for one in data.pop("interactions"):
+            asked, said = one["request"], one["response"]
+            request = {"method": asked["method"], "uri": asked["uri"]}
+            response = {"status": {"code": said["status"], "message": ""}, "body": {"string": field_to_body(said)}}
+            interactions.append(
+                {
+                    "request": {**request, "headers": headers(asked), "body": field_to_body(asked)},
+                    "response": {**response, "headers": headers(said)},
+                }
+            )
+        return {"version": data.pop("version"), "metadata": data, "interactions": interactions}

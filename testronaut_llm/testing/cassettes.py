@@ -31,6 +31,8 @@ from testronaut_llm.testing.cassette_format import Serializer, body_to_field, to
 Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
 _MAX_DIFF_LINES = 60
+THIS_TEST = "<this test>"
+"""Where the plugin puts the test's name into a message."""
 
 
 class UnplayedRecordingError(AssertionError):
@@ -80,7 +82,7 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
             raise UnplayedRecordingError(
                 f"{self.path}: recorded, but never asked for: "
                 f"{', '.join(f'{one.method} {one.path}' for one in unplayed)}. "
-                "Record again with pytest --llm-record=refresh <this test>, or delete what is not needed."
+                f"Record again with pytest --llm-record=refresh {THIS_TEST}, or delete what is not needed."
             )
 
     def write(self) -> None:
@@ -98,45 +100,37 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         return self._comparable(request) == self._comparable(recorded)
 
     def _comparable(self, request: Any) -> dict[str, Any]:
-        """The body as data, without the ignored fields; the order of its keys does not matter."""
+        """Returns the body as data, without the ignored fields; the order of its keys does not matter."""
         body = body_to_field(request.body)
         for path in self._ignored:
             _drop(body.get("json"), path)
         return body
 
     def _miss(self, request: Any) -> CassetteMissError:
-        """What vcrpy found out about the request, with the whole difference and the options of our plugin."""
+        """Returns what vcrpy found out about the request, with the difference and the options of our plugin."""
         found = CannotOverwriteExistingCassetteException(cassette=self, failed_request=request)
-        asked = self.filter_request(request)
-        lines, how = [f"{asked.method} {asked.uri} is not recorded in {self.path}."], "refresh"
+        asked, how = self.filter_request(request), "refresh"
+        lines = [f"{asked.method} {asked.uri} is not recorded in {self.path}."]
         if found.reason == "cassette_not_found":
             lines, how = [*lines, "The cassette does not exist."], "once"
         elif found.reason == "already_played":
             lines.append("Its recording was already played: each one answers once.")
         elif found.similar_requests:
-            lines += self._difference(asked, [similar for similar, *_ in found.similar_requests])
-        lines.append(f"If the request is right, record it: pytest --llm-record={how} <this test>")
+            new = to_yaml(self._comparable(asked), sort_keys=True)
+            texts = {to_yaml(self._comparable(one), sort_keys=True): one for one, *_ in found.similar_requests}
+            old = max(texts, key=lambda text: difflib.SequenceMatcher(None, new, text, autojunk=False).quick_ratio())
+            both = old.splitlines(), new.splitlines()
+            changes = list(difflib.unified_diff(*both, "recorded", "this request", lineterm="", n=2))
+            if len(changes) > _MAX_DIFF_LINES:
+                changes[_MAX_DIFF_LINES:] = [f"... {len(changes) - _MAX_DIFF_LINES} more lines"]
+            lines.append(f"The nearest recording is {texts[old].method} {texts[old].uri}:")
+            lines += changes or ["(its body is the same)"]
+        lines.append(f"If the request is right, record it: pytest --llm-record={how} {THIS_TEST}")
         return CassetteMissError("\n".join(lines))
-
-    def _difference(self, asked: Any, similar: Sequence[Any]) -> list[str]:
-        """A diff from the nearest of these recordings."""
-        new = to_yaml(self._comparable(asked), sort_keys=True)
-
-        def likeness(text: str) -> float:
-            return difflib.SequenceMatcher(None, new, text, autojunk=False).quick_ratio()
-
-        texts = {to_yaml(self._comparable(one), sort_keys=True): one for one in similar}
-        old = max(texts, key=likeness)
-        recorded = texts[old]
-        lines = old.splitlines(), new.splitlines()
-        changes = list(difflib.unified_diff(*lines, "recorded", "this request", lineterm="", n=2))
-        if len(changes) > _MAX_DIFF_LINES:
-            changes[_MAX_DIFF_LINES:] = [f"... {len(changes) - _MAX_DIFF_LINES} more lines"]
-        return [f"The nearest recording is {recorded.method} {recorded.uri}:", *(changes or ["(its body is the same)"])]
 
 
 def _drop(value: Any, path: Sequence[str]) -> None:
-    key, rest = path[0], path[1:]
+    key, *rest = path
     if isinstance(value, list) and key == "*":
         for item in value:
             _drop(item, rest)

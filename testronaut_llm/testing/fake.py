@@ -20,7 +20,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -76,7 +76,7 @@ class FakeAnswer:
 
 
 Content = str | BaseModel | Mapping[str, Any] | Sequence[Any] | LLMError | FakeAnswer
-"""What a rule may answer: text, an instance of the schema or plain JSON for it, an error to raise, or all details."""
+"""An answer of a rule: text, an instance of the schema or plain JSON for it, an error to raise, or all details."""
 Says = Content | Callable[[FakeCall], Content]
 
 
@@ -86,8 +86,7 @@ class NoRuleError(LLMError):
     code = "no_rule"
 
 
-@dataclass(slots=True, kw_only=True)
-class _Rule:
+class _Rule(NamedTuple):
     """Answers for the calls that fit; one after the other, the last one again and again."""
 
     answers: list[Says]
@@ -97,15 +96,9 @@ class _Rule:
 
     def fits(self, call: FakeCall) -> bool:
         """True if the rule is for this call."""
-        return (
-            self.task in (None, call.task)
-            and self.model in (None, call.model)
-            and (self.prompt is None or self.prompt.search(call.prompt) is not None)
-        )
-
-    def next(self) -> Says:
-        """The answer whose turn it is."""
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if self.task not in (None, call.task) or self.model not in (None, call.model):
+            return False
+        return self.prompt is None or self.prompt.search(call.prompt) is not None
 
 
 class FakeGateway:
@@ -133,8 +126,7 @@ class FakeGateway:
             model: for this alias only.
             prompt: for prompts in which this regular expression is found.
         """
-        pattern = re.compile(prompt) if prompt is not None else None
-        rule = _Rule(answers=list(answers or ("",)), task=task, model=model, prompt=pattern)
+        rule = _Rule(list(answers or ("",)), task, model, None if prompt is None else re.compile(prompt))
         with self._lock:
             self._rules.insert(0, rule)
 
@@ -149,10 +141,12 @@ class FakeGateway:
         """Closes nothing: no connection is open."""
 
     async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """Pieces of text if it is a stream, then the Reply."""
+        """Yields pieces of text if it is a stream, then the Reply."""
         exchange.requests += 1
         call = _call_of(request)
-        said = self._answer(call, request)
+        said = self._answer(
+            call, wrapped=bool(request.schema and request.schema.wrapped)
+        )
         if isinstance(said, LLMError):
             yield Reply(error=said)
             return
@@ -163,11 +157,11 @@ class FakeGateway:
         await asyncio.sleep(said.delay)
         yield _reply(said, call, request.target.model.name)
 
-    def _answer(self, call: FakeCall, request: Request) -> FakeAnswer | LLMError:
+    def _answer(self, call: FakeCall, *, wrapped: bool) -> FakeAnswer | LLMError:
         with self._lock:
             self.calls.append(call)
-            rule = next((rule for rule in self._rules if rule.fits(call)), None)
-            said = rule.next() if rule else None
+            answers = next((rule.answers for rule in self._rules if rule.fits(call)), None)
+            said = None if answers is None else answers.pop(0) if len(answers) > 1 else answers[0]
         if callable(said):
             said = said(call)
         if said is None:
@@ -179,8 +173,10 @@ class FakeGateway:
             return copy.copy(said)
         if isinstance(said, FakeAnswer):
             return said
-        wrapped = request.schema is not None and request.schema.wrapped
-        return FakeAnswer(text=_text(said, wrapped=wrapped))
+        if not isinstance(said, str):
+            plain = TypeAdapter(Any).dump_python(said, mode="json")
+            said = json.dumps({"result": plain} if wrapped else plain, ensure_ascii=False)
+        return FakeAnswer(text=said)
 
 
 class FakeLLM(OfflineLLM):
@@ -200,15 +196,13 @@ class FakeLLM(OfflineLLM):
     def __init__(
         self, path: str | Path | None = None, *, config: LLMConfig | None = None, tasks: tuple[str, ...] = ()
     ) -> None:
+        if config is None and path is None:
+            model = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
+            named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
+            config = LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})
         gateway = FakeGateway()
-        super().__init__(path, config=config if config or path else _one_free_model(tasks), gateway=gateway)
+        super().__init__(path, config=config, gateway=gateway)
         self.reply, self.calls = gateway.reply, gateway.calls
-
-
-def _one_free_model(tasks: tuple[str, ...]) -> LLMConfig:
-    model = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
-    named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
-    return LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})
 
 
 def _call_of(request: Request) -> FakeCall:
@@ -225,41 +219,22 @@ def _call_of(request: Request) -> FakeCall:
     )
 
 
-def _text(said: str | BaseModel | Mapping[str, Any] | Sequence[Any], *, wrapped: bool) -> str:
-    if isinstance(said, str):
-        return said
-    plain = TypeAdapter(Any).dump_python(said, mode="json")
-    return json.dumps({"result": plain} if wrapped else plain, ensure_ascii=False)
-
-
 def _reply(said: FakeAnswer, call: FakeCall, model: str) -> Reply:
+    """Returns what the real gateway makes of such a response, with the failures that it sees in one."""
     asked = sum(len(message.content) for message in call.messages) + len("".join(call.texts))
-    usage = said.usage or Usage(prompt_tokens=_tokens(asked), completion_tokens=_tokens(len(said.text)))
+    error: LLMError | None = None if call.texts else failure_of(said.finish_reason)
+    if not call.texts and error is None and said.finish_reason != "length" and not said.text.strip():
+        error = BadResponseError(f"the answer is empty (finish reason {said.finish_reason})")
+    vectors = said.vectors
+    if vectors is None or not call.texts:
+        digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in call.texts)
+        vectors = tuple(tuple(byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]) for digest in digests)
+    prompt_tokens, completion_tokens = (max(1, characters // 4) for characters in (asked, len(said.text)))
     return Reply(
         text=said.text,
         finish_reason=said.finish_reason,
-        usage=usage,
+        usage=said.usage or Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
         response_model=model,
-        vectors=_vectors(said, call.texts),
-        error=None if call.texts else _refused(said),
+        vectors=vectors,
+        error=error,
     )
-
-
-def _refused(said: FakeAnswer) -> LLMError | None:
-    """The failures that the real gateway sees in a complete response."""
-    if failure := failure_of(said.finish_reason):
-        return failure
-    if said.finish_reason != "length" and not said.text.strip():
-        return BadResponseError(f"the answer is empty (finish reason {said.finish_reason})")
-    return None
-
-
-def _tokens(characters: int) -> int:
-    return max(1, characters // 4)
-
-
-def _vectors(said: FakeAnswer, texts: tuple[str, ...]) -> Vectors:
-    if texts and said.vectors is not None:
-        return said.vectors
-    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-    return tuple(tuple(byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]) for digest in digests)

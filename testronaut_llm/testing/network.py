@@ -22,12 +22,12 @@ _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class NetworkBlockedError(OSError):
-    """Something tried to leave the machine. For the code that tried it looks like a dead network."""
+    """Raised into code that tries to leave the machine; an OSError, as of a dead network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """One connect or look-up: what, where to, and by which thread."""
+    """One connect or lookup of a name, with its target and thread."""
 
     event: str
     host: str
@@ -37,11 +37,7 @@ class Contact:
 
 @dataclass(slots=True, kw_only=True)
 class NetworkGuard:
-    """What the process did while the guard was on.
-
-    `connects` are the connections opened, all on loopback; `blocked` is what was refused. A reused
-    connection is not a new one.
-    """
+    """Connections that the process opened while the guard was on, all on loopback, and those that were refused."""
 
     connects: list[Contact] = field(default_factory=list)
     blocked: list[Contact] = field(default_factory=list)
@@ -58,7 +54,7 @@ def stays_here(host: str) -> bool:
 
 
 _guards: list[NetworkGuard] = []
-"""Those that are on, of the whole process, as is the hook."""
+"""Those of the whole process that are on."""
 
 
 @contextmanager
@@ -79,10 +75,17 @@ def _install() -> None:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    contact = _contact(event, args) if _guards and event.startswith("socket.") else None
-    if contact is None:
+    if not _guards or not event.startswith("socket."):
         return
-    allowed = stays_here(contact.host)
+    if event in _LOOK_UPS:
+        host, port = args[0], args[1] if len(args) > 1 else None
+    elif event in _SENDS and args[0].family in _INTERNET and args[1]:
+        host, port = args[1][:2]
+    else:
+        return
+    name, thread = host.decode("idna") if isinstance(host, bytes) else str(host or ""), threading.current_thread().name
+    contact = Contact(event=event, host=name, port=port if isinstance(port, int) else None, thread=thread)
+    allowed = stays_here(name)
     for guard in tuple(_guards):
         if not allowed:
             guard.blocked.append(contact)
@@ -90,21 +93,9 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             guard.connects.append(contact)
     if not allowed:
         raise NetworkBlockedError(
-            f"the network is shut off in tests: {event} to {contact.host!r} port {contact.port} from thread "
-            f"{contact.thread!r}; replay a cassette or use a server on 127.0.0.1"
+            f"the network is shut off in tests: {event} to {name!r} port {contact.port} from thread {thread!r}; "
+            "replay a cassette or use a server on 127.0.0.1"
         )
 
 
 _hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and debuggers see into it
-
-
-def _contact(event: str, args: tuple[Any, ...]) -> Contact | None:
-    if event in _LOOK_UPS:
-        host, port = args[0], args[1] if len(args) > 1 else None
-    elif event in _SENDS and args[0].family in _INTERNET and args[1]:
-        host, port = args[1][0], args[1][1]
-    else:
-        return None
-    name = host.decode("idna") if isinstance(host, bytes) else str(host or "")
-    number = port if isinstance(port, int) else None
-    return Contact(event=event, host=name, port=number, thread=threading.current_thread().name)

@@ -22,11 +22,6 @@ class OfflineLLM(LLMManager):
     """An `LLMManager` that sends nothing: an open cassette, or a gateway of the test, answers for the servers.
 
     Every model counts as ready. Nothing is cached, and budgets hold in a ledger in memory.
-
-    Args:
-        path: the `llm.yaml`; found as documented if not given.
-        config: made in Python, in place of a file.
-        gateway: what requests are given to, in place of LiteLLM.
     """
 
     def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None, gateway: Any = None) -> None:
@@ -36,10 +31,7 @@ class OfflineLLM(LLMManager):
 class RecordedLLM(LLMManager):
     """An `LLMManager` whose calls are real and are to be recorded. Nothing is cached.
 
-    Args:
-        path: the `llm.yaml`; found as documented if not given.
-        limit: USD for all managers that share the ledger.
-        ledger: see `session_ledger`.
+    All that share a ledger (see `session_ledger`) may spend `limit` USD together.
     """
 
     ASIDE = ("/api/tags", "/api/version", "/api/show", "/api/ps")
@@ -54,5 +46,5 @@ class RecordedLLM(LLMManager):
 
 
 def session_ledger() -> Ledger:
-    """A ledger in memory, for all managers that record in one session."""
+    """Returns a ledger in memory, for all managers that record in one session."""
     return Ledger(None, scope=lambda: _RECORDING)

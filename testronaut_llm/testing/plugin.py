@@ -41,13 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    takes = "(name, ignored=(), recorded_from='', play_all=True)"
     config.addinivalue_line(
         "markers",
-        f"llm_cassette{takes}: the cassette to use instead of the one named after the test, body fields that its "
-        "match leaves out, and the real server it is recorded from",
+        "llm_cassette(name, ignored=(), recorded_from='', play_all=True): the cassette to use instead of the one named "
+        "after the test, body fields that its match leaves out, and the real server it is recorded from",
     )
-    config.addinivalue_line("markers", f"cassette{takes}: the older name of llm_cassette")
     if config.getini("llm_block_network") and not _records(config):
         from testronaut_llm.testing.network import network_guard
 
@@ -64,19 +62,22 @@ def _records(config: pytest.Config) -> bool:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
     item.stash[_FAILED] = item.stash.get(_FAILED, False) or bool(report.failed)
-    if call.excinfo and call.excinfo.typename == "BudgetExceededError" and _records(item.config):
+    name = call.excinfo.typename if call.excinfo else ""
+    if name == "BudgetExceededError" and _records(item.config):
         report.sections.append(("recording", "a budget for all recording of this session: --llm-budget=USD"))
+    if call.excinfo and report.failed and name in ("CassetteMissError", "UnplayedRecordingError"):
+        from testronaut_llm.testing.cassettes import THIS_TEST
+
+        own = [one for one in call.excinfo.traceback if Path(one.path) == item.path]  # without what is inside of us
+        where = f"{item.location[0]}:{own[-1].lineno + 1}" if own else item.nodeid
+        report.longrepr = f"{where}: {name}\n{call.excinfo.value}".replace(THIS_TEST, f"'{item.nodeid}'")
     return report
 
 
-def _marker(item: pytest.Item) -> pytest.Mark | None:
-    return item.get_closest_marker("llm_cassette") or item.get_closest_marker("cassette")
-
-
 def cassette_path(item: pytest.Item) -> Path:
-    """The file that a test's fixture `llm_cassette` opens: from its marker, or `<module>/<test>.yaml`."""
+    """Returns the file that a test's fixture `llm_cassette` opens: from its marker, or `<module>/<test>.yaml`."""
     folder: Path = item.config.rootpath / item.config.getini("llm_cassettes")
-    marker = _marker(item)
+    marker = item.get_closest_marker("llm_cassette")
     if marker and marker.args:
         return folder / f"{marker.args[0]}.yaml"
     name = re.sub(r"[^\w.-]+", "-", item.nodeid.rpartition(".py::")[2]).strip("-")
@@ -89,7 +90,7 @@ def llm_cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
     from testronaut_llm.testing.cassettes import use_cassette
 
     item = request.node
-    marker = _marker(item)
+    marker = item.get_closest_marker("llm_cassette")
     options = dict(marker.kwargs) if marker else {}
     play_all = options.pop("play_all", True)
     mode = request.config.getoption("--llm-record")
@@ -163,13 +164,6 @@ def llm_network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
         yield guard
     if guard.blocked and not request.node.stash.get(_FAILED, False):
         pytest.fail(f"this test tried to leave the machine: {guard.blocked}")
-
-
-# The older names of the fixtures. A fixture of the same name in a project's own conftest.py replaces one of these.
-llm = pytest.fixture(lambda llm_manager: llm_manager)
-fake_llm = pytest.fixture(lambda llm_fake: llm_fake)
-cassette = pytest.fixture(lambda llm_cassette: llm_cassette)
-network = pytest.fixture(lambda llm_network: llm_network)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""What may enter a cassette: named headers, clean URLs, no account's name. All else is dropped, not searched for.
+"""Cleans requests and responses for a cassette: only named headers, clean URLs and no account's name are kept.
 
 The rules run over live requests too, so that a cassette replays on another port, for another Azure
 resource and with another key. Before a cassette is written, `leaks` searches it for what prompts and answers hold.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import copy
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -41,7 +41,7 @@ def allowed_response_header(name: str) -> bool:
 
 
 def clean_uri(uri: str) -> str:
-    """The URI without port on loopback, Azure resource name, user and secrets in the query."""
+    """Returns the URI without a port on loopback, the Azure resource's name, a user, and secrets in the query."""
     parts = urlsplit(uri)
     host = parts.hostname or ""
     if host in LOOPBACK:
@@ -56,7 +56,7 @@ def clean_uri(uri: str) -> str:
 
 
 def clean_request(request: Any) -> Any:
-    """For vcrpy's `before_record_request`: a copy with allowed headers and a clean URI."""
+    """Returns a copy with allowed headers and a clean URI, for vcrpy's `before_record_request`."""
     request = copy.copy(request)
     request.uri = clean_uri(request.uri)
     request.headers = {name: value for name, value in request.headers.items() if name.lower() in REQUEST_HEADERS}
@@ -64,63 +64,48 @@ def clean_request(request: Any) -> Any:
 
 
 def clean_response(response: dict[str, Any], secrets: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """For vcrpy's `before_record_response`, after decompression: allowed headers, no account ids, no `secrets`.
+    """Returns a response with allowed headers, and without account ids and `secrets`, for `before_record_response`.
 
-    Raises:
-        ValueError: the body is compressed in a way that cannot be read, and so cannot be checked.
+    Raises ValueError: the body is still compressed, and so cannot be checked.
     """
     headers: Mapping[str, list[str]] = response["headers"]
     encoding = next((value for name, value in headers.items() if name.lower() == "content-encoding"), None)
     if encoding and encoding != ["identity"]:
         raise ValueError(f"cannot record a body of content-encoding {encoding}: ask the server for gzip")
     body = response["body"]["string"]
-    return {
-        **response,
-        "headers": {name: values for name, values in headers.items() if allowed_response_header(name)},
-        "body": {"string": clean_body(body, secrets)},
-    }
-
-
-def clean_body(body: bytes, secrets: frozenset[str]) -> bytes:
-    """`body` without account ids and without the values in `secrets`; bytes that are no text stay as they are."""
-    try:
+    with suppress(UnicodeDecodeError):  # bytes that are no text stay as they are
         text = body.decode()
-    except UnicodeDecodeError:
-        return body
-    for secret in secrets:
-        text = text.replace(secret, REDACTED)
-    return _ACCOUNT.sub(rf"\1\2{REDACTED}", text).encode()
+        for secret in secrets:
+            text = text.replace(secret, REDACTED)
+        body = _ACCOUNT.sub(rf"\1\2{REDACTED}", text).encode()
+    allowed = {name: values for name, values in headers.items() if allowed_response_header(name)}
+    return {**response, "headers": allowed, "body": {"string": body}}
 
 
 def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
-    """The values of variables that are named like keys, but for very short ones."""
+    """Returns the values of variables that are named like keys, but for very short ones."""
     values = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
     return frozenset(value for value in values if len(value) >= _SHORTEST_SECRET)
 
 
 def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
-    """What must not be in a file: keys, cookies, account ids, and the values of variables that are named like keys.
+    """Returns what must not be in a file: keys, cookies, account ids, values of variables that are named like keys.
 
-    Bodies in base64 are looked into. Values are found in the forms that servers echo. Each leak is named with its
-    line, and shortened, so that a report of leaks is none.
+    Bodies in base64 are looked into, values found in the forms that servers echo. Each leak is shortened.
     """
-    found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
-    for block in _BASE64.finditer(text):
-        inner = base64.b64decode(block[1]).decode("latin-1")
-        found += [(block.start(), kind, match[0]) for kind, match in _shapes(inner)]
-    shown = [(start, kind, f"{leak[:6]}...({len(leak)} characters)") for start, kind, leak in found]
-    secrets = secrets_in(environ)
+    found = []
+    blocks = ((block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text))
+    for offset, part in [(None, text), *blocks]:
+        matches = [("secret", match) for match in find_keys(part)]
+        matches += [(kind, match) for kind, pattern in _LEAKS for match in pattern.finditer(part)]
+        for kind, match in matches:
+            line = text.count("\n", 0, match.start() if offset is None else offset) + 1
+            found.append(f"line {line}: {kind}: {match[0][:6]}...({len(match[0])} characters)")
+    secrets, lines = secrets_in(environ), text.splitlines()
     for name, value in environ.items():
         known = Redactor()
         known.add(value)
         if value in secrets and known.knows(text):
-            lines = text.splitlines(keepends=True)
-            before = itertools.takewhile(lambda line: not known.knows(line), lines)  # noqa: B023 - used at once
-            shown.append((sum(map(len, before)), "value of a variable", name))
-    return [f"line {text.count(chr(10), 0, start) + 1}: {kind}: {leak}" for start, kind, leak in shown]
-
-
-def _shapes(text: str) -> Iterator[tuple[str, re.Match[str]]]:
-    yield from (("secret", match) for match in find_keys(text))
-    for kind, pattern in _LEAKS:
-        yield from ((kind, match) for match in pattern.finditer(text))
+            numbers = (number for number, line in enumerate(lines, 1) if known.knows(line))
+            found.append(f"line {next(numbers, len(lines))}: value of a variable: {name}")
+    return found

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import faults
 import pytest
 from manager_kit import Api, ask, model
+from pydantic import AfterValidator
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.cache import disk
@@ -24,6 +26,7 @@ from testronaut_llm.support.paths import data_dir
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
 Make = Callable[..., Api]
+each_mode = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
 HOLD = """import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
 db.execute("BEGIN EXCLUSIVE")
@@ -35,29 +38,13 @@ LONGEST = 1.0
 """Seconds between two beats of a loop that nobody stops; the machine itself may be busy for a while."""
 
 
-class Holder:
-    """Another process that holds a file until it is told to let go."""
-
-    def __init__(self, file: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout
-        assert self._process.stdout.readline() == "held\n"
-
-    def let_go(self) -> None:
-        """Ends the process."""
-        self._process.communicate()
-
-
-@contextmanager
-def _held(file: Path) -> Iterator[Holder]:
-    holder = Holder(file)
-    try:
-        yield holder
-    finally:
-        if holder._process.poll() is None:
-            holder.let_go()
+def hold(file: Path) -> subprocess.Popen[str]:
+    """Another process that holds a file until its `with` block ends, or `communicate` is called."""
+    command = [sys.executable, "-c", HOLD, str(file)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
 
 
 def _llm(api: Api, budget: dict[str, Any] | None = None, cache: str = "off") -> LLMManager:
@@ -90,27 +77,25 @@ def _beating() -> Iterator[list[float]]:
 
 
 def _rows() -> list[tuple[Any, ...]]:
-    with sqlite3.connect(data_dir() / "ledger.sqlite3") as db:
-        rows = db.execute("SELECT state, outcome FROM attempts").fetchall()
-    db.close()
-    return rows
+    with closing(sqlite3.connect(data_dir() / "ledger.sqlite3")) as db:
+        return db.execute("SELECT state, outcome FROM attempts").fetchall()
 
 
 BUDGET = {"per_day": "1", "scope": "locked"}
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@each_mode
 async def test_a_budget_that_cannot_be_asked_stops_the_call_within_its_deadline(api: Make, mode: str) -> None:
     """Nothing is sent, and the error comes when the deadline says so, with the loop running on."""
     a = api("a", faults.good())
     with _llm(a, BUDGET) as llm:
         await ask(llm, mode)
-        with _held(data_dir() / "ledger.sqlite3") as holder, _beating() as longest:
+        with hold(data_dir() / "ledger.sqlite3") as holder, _beating() as longest:
             began = time.monotonic()
             calls = [ask(llm, mode, deadline=1) for _ in range(4 if mode.startswith("a") else 1)]
             failed = await asyncio.gather(*calls, return_exceptions=True)
             took = time.monotonic() - began
-            holder.let_go()
+            holder.communicate()
         assert all(isinstance(error, errors.LLMError) for error in failed)
         assert "fuser" in str(failed[0])
         assert 0.9 < took < 4
@@ -119,30 +104,30 @@ async def test_a_budget_that_cannot_be_asked_stops_the_call_within_its_deadline(
         assert (await ask(llm, mode)).text  # it is free again
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@each_mode
 async def test_a_budget_that_is_free_in_time_is_waited_for(api: Make, mode: str) -> None:
     """The call goes on as soon as the other process lets go."""
     a = api("a", faults.good())
     with _llm(a, BUDGET) as llm:
         await ask(llm, mode)
-        with _held(data_dir() / "ledger.sqlite3") as holder:
-            free = asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(0.3), holder.let_go()))
+        with hold(data_dir() / "ledger.sqlite3") as holder:
+            free = asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(0.3), holder.communicate()))
             assert (await ask(llm, mode)).text
             await free
         assert llm.spend().total.calls == 2
 
 
 @pytest.mark.parametrize("budget", [None, BUDGET], ids=["no budget", "budget"])
-@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@each_mode
 async def test_a_paid_answer_is_handed_out_at_once_and_settled_later(
     api: Make, mode: str, budget: dict[str, Any] | None
 ) -> None:
     """The file is taken while the model answers; when it is free, the books are right."""
     a = api("a", faults.good())
-    holders: list[Holder] = []
+    holders: list[subprocess.Popen[str]] = []
     with _llm(a, budget) as llm:
         await ask(llm, mode)
-        a.plan(lambda exchange: (holders.append(Holder(data_dir() / "ledger.sqlite3")), faults.good()(exchange))[1])
+        a.plan(lambda exchange: (holders.append(hold(data_dir() / "ledger.sqlite3")), faults.good()(exchange))[1])
         with _beating() as longest:
             began = time.monotonic()
             answer = await ask(llm, mode)
@@ -152,7 +137,7 @@ async def test_a_paid_answer_is_handed_out_at_once_and_settled_later(
         assert took < 3
         assert not mode.startswith("a") or longest[0] < LONGEST
         assert llm.session.cost == 2 * answer.cost
-        holders[0].let_go()
+        holders[0].communicate()
         assert llm.spend().total.cost == 2 * answer.cost
         assert llm.spend().total.calls == 2
 
@@ -163,10 +148,10 @@ async def test_what_was_not_settled_is_settled_at_the_end(api: Make, asynchronou
     a = api("a", faults.good())
     llm = _llm(a)
     llm.complete("t", "hi")
-    with _held(data_dir() / "ledger.sqlite3") as holder:
+    with hold(data_dir() / "ledger.sqlite3") as holder:
         for _ in range(3):
             llm.complete("t", "hi")
-        free = asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(1.5), holder.let_go()))
+        free = asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(1.5), holder.communicate()))
         with _beating() as longest:
             await llm.aclose() if asynchronous else llm.close()
         assert not asynchronous or longest[0] < LONGEST
@@ -174,14 +159,29 @@ async def test_what_was_not_settled_is_settled_at_the_end(api: Make, asynchronou
     assert _rows() == [(2, "answer")] * 4
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+@each_mode
 async def test_a_store_that_is_held_stops_no_loop(api: Make, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be stored is not; the answer comes all the same."""
     monkeypatch.setattr(disk, "_TIMEOUT", 2.0)
     with _llm(api("a", faults.good()), cache="use") as llm:
         await ask(llm, mode, "first")
-        with _held(default_folder() / disk.FILE), _beating() as longest:
+        with hold(default_folder() / disk.FILE), _beating() as longest:
             calls = [ask(llm, mode, f"number {n}") for n in range(4 if mode.startswith("a") else 1)]
             answers = await asyncio.gather(*calls)
         assert all(answer.text for answer in answers)
         assert not mode.startswith("a") or longest[0] < LONGEST
+
+
+@each_mode
+async def test_what_was_paid_is_settled_though_a_validator_raises(api: Make, mode: str) -> None:
+    """The usage is known, and nothing stays set aside."""
+
+    def moody(n: int) -> int:
+        raise KeyError("the caller's own")
+
+    with _llm(api("a", faults.good("1"))) as llm:
+        with pytest.raises(KeyError):
+            await ask(llm, mode, schema=Annotated[int, AfterValidator(moody)])
+        assert llm._ledger.standing("")[1] == 0
+        assert 0 < llm.session.cost < Decimal("0.001")
+        assert llm.spend().total.calls == 1

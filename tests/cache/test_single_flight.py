@@ -61,20 +61,6 @@ async def until(full: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
-    """From threads: one asks, the others are hits that saved what it cost."""
-    gate = Gate()
-    a = api("a", gate)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(CALLS) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(CALLS)]
-        gate.when(lambda: under_way(llm) == CALLS)
-        answers = [call.result() for call in calls]
-    assert len(a.asked) == 1
-    assert {answer.text for answer in answers} == {"one answer"}
-    assert sum(not answer.cached for answer in answers) == 1
-    assert sum(len(answer.attempts) for answer in answers) == 1
-
-
 def test_a_hundred_identical_tasks_are_one_request(api: Make) -> None:
     """From one event loop, which stays free meanwhile."""
     gate = Gate()
@@ -93,18 +79,20 @@ def test_a_hundred_identical_tasks_are_one_request(api: Make) -> None:
     assert sum(not answer.cached for answer in answers) == 1
 
 
-def test_several_loops_and_threads_share_one_request(api: Make) -> None:
-    """Waiting is bound to no event loop, and batch takes part."""
+def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
+    """From threads, several event loops and a batch: one asks, the others are hits that saved what it cost."""
     gate = Gate()
     a = api("a", gate)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(6) as pool:
-        calls: list[Any] = [pool.submit(lambda: asyncio.run(llm.acomplete("t", "hi"))) for _ in range(3)]
-        calls += [pool.submit(llm.complete, "t", "hi") for _ in range(2)]
-        calls.append(pool.submit(llm.batch, "t", ["hi"] * 5, concurrency=5))
-        gate.when(lambda: under_way(llm) == 10)
-        results = [call.result() for call in calls]
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(CALLS) as pool:
+        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(CALLS - 8)]
+        calls += [pool.submit(lambda: asyncio.run(llm.acomplete("t", "hi"))) for _ in range(3)]
+        batch = pool.submit(llm.batch, "t", ["hi"] * 5, concurrency=5)
+        gate.when(lambda: under_way(llm) == CALLS)
+        answers: list[Any] = [*(call.result() for call in calls), *batch.result()]
     assert len(a.asked) == 1
-    assert all(isinstance(result, Answer) for result in [*results[:-1], *results[-1]])
+    assert {answer.text for answer in answers} == {"one answer"}
+    assert sum(not answer.cached for answer in answers) == 1
+    assert sum(len(answer.attempts) for answer in answers) == 1
 
 
 ASKS = """
@@ -146,7 +134,7 @@ def ready(made: subprocess.Popen[str]) -> None:
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
     """Another process that asks what `llm` is about to ask, and does not end by itself."""
     flight = llm._lookup.flight(looked_up(llm))
-    llm._lookup.cache.read("k", str, llm.config.cache)  # type: ignore[union-attr]  # makes the folder
+    llm._lookup.cache.read("k", str)  # type: ignore[union-attr]  # makes the folder
     holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
     try:
         yield holder
@@ -193,36 +181,29 @@ def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["complete", "acomplete"])
-def test_a_follower_of_another_process_keeps_its_deadline(api: Make, mode: str) -> None:
-    """It does not wait longer than it may, and the lock stays with its holder."""
-    a = api("a", faults.good())
-    with cached(model("openai", a)) as llm, leader_elsewhere(llm):
-        for _ in range(2):
-            with pytest.raises(LLMTimeoutError, match="an identical call did not end"):
-                _ask(llm, mode, deadline=0.05)
-    assert not a.asked
-
-
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
 def test_a_follower_keeps_its_own_deadline(api: Make, mode: str) -> None:
-    """It ends in its own time, and the leader goes on."""
+    """Whoever leads, in this process or in another, it ends in its own time, and the leader goes on."""
     gate = Gate()
     a = api("a", gate)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
-        leader = pool.submit(llm.complete, "t", "hi")
+    says = r"an identical call did not end within the deadline of 0\.05 s"
+    with cached(model("openai", a)) as llm, leader_elsewhere(llm), ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            with pytest.raises(LLMTimeoutError, match=says):
+                _ask(llm, mode, deadline=0.05)
+        assert not a.asked
+        leader = pool.submit(llm.complete, "t", "ho")
         assert gate.reached.wait(60)
-        with pytest.raises(LLMTimeoutError, match=r"an identical call did not end within the deadline of 0\.05 s"):
-            _ask(llm, mode, deadline=0.05)
+        with pytest.raises(LLMTimeoutError, match=says):
+            _ask(llm, mode, prompt="ho", deadline=0.05)
         gate.open.set()
         assert leader.result().text == "one answer"
-        assert llm.complete("t", "hi").cached
     assert len(a.asked) == 1
 
 
-def _ask(llm: LLMManager, mode: str, **given: Any) -> Answer[Any]:
+def _ask(llm: LLMManager, mode: str, prompt: str = "hi", **given: Any) -> Answer[Any]:
     if mode == "complete":
-        return llm.complete("t", "hi", **given)
-    return asyncio.run(llm.acomplete("t", "hi", **given))
+        return llm.complete("t", prompt, **given)
+    return asyncio.run(llm.acomplete("t", prompt, **given))
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
@@ -250,63 +231,45 @@ def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
     assert most == 1
 
 
-def test_a_cancelled_leader_hands_over(api: Make) -> None:
-    """The task that asked is cancelled; another one asks, and nobody hangs."""
+@pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
+def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> None:
+    """The task that asked is cancelled: another one asks. One that waits is cancelled: the others wait on."""
     gate = Gate()
     a = api("a", gate, faults.good("second"))
-
-    async def both(llm: LLMManager) -> Answer[Any]:
-        leader = asyncio.create_task(llm.acomplete("t", "hi"))
-        await asyncio.to_thread(gate.reached.wait)
-        follower = asyncio.create_task(llm.acomplete("t", "hi"))
-        await until(lambda: under_way(llm) == 2)
-        leader.cancel()
-        await asyncio.gather(leader, return_exceptions=True)
-        answer = await follower
-        await llm.aclose()
-        return answer
-
-    answer = asyncio.run(both(cached(model("openai", a))))
-    gate.open.set()
-    assert answer.text == "second"
-    assert not answer.cached
-
-
-def test_a_cancelled_follower_leaves_the_rest_alone(api: Make) -> None:
-    """Its wait ends; those of the others do not."""
-    gate = Gate()
-    a = api("a", gate)
 
     async def three(llm: LLMManager) -> list[Any]:
         calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
         await asyncio.to_thread(gate.reached.wait)
         calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
         await until(lambda: under_way(llm) == 3)
-        calls[1].cancel()
-        await asyncio.sleep(0.01)
+        calls[cancelled].cancel()
+        await asyncio.wait(calls[cancelled : cancelled + 1])
         gate.open.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
         await llm.aclose()
         return results
 
-    first, second, third = asyncio.run(three(cached(model("openai", a))))
-    assert isinstance(second, asyncio.CancelledError)
-    assert first.text == third.text == "one answer"
-    assert len(a.asked) == 1
+    results = asyncio.run(three(cached(model("openai", a))))
+    assert isinstance(results.pop(cancelled), asyncio.CancelledError)
+    assert {one.text for one in results} == {"one answer" if cancelled else "second"}
+    assert len(a.asked) == (1 if cancelled else 2)
 
 
-def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make) -> None:
-    """It replays it, piece by piece."""
-    gate = Gate()
-    a = api("a", gate)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(2) as pool:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) -> None:
+    """It replays it, piece by piece. When the leader fails, both streams ask for themselves, and neither waits."""
+    gate = Gate(faults.error("server_error") if fails else None)
+    a = api("a", gate, faults.good("for itself"))
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
         leader = pool.submit(llm.complete, "t", "hi")
         assert gate.reached.wait(60)
-        stream = pool.submit(lambda: list(llm.stream("t", "hi")))
-        gate.when(lambda: under_way(llm) == 2)
-        assert stream.result() == ["one ", "answer"]
-        assert not leader.result().cached
-    assert len(a.asked) == 1
+        streams = [pool.submit(lambda: list(llm.stream("t", "hi"))) for _ in range(2)]
+        gate.when(lambda: under_way(llm) == 3)
+        pieces = [stream.result() for stream in streams]
+        assert {"".join(one) for one in pieces} == {"for itself" if fails else "one answer"}
+        assert fails or pieces == [["one ", "answer"]] * 2
+        assert isinstance(leader.exception(), LLMError) is fails
+    assert len(a.asked) == (3 if fails else 1)
 
 
 def test_nobody_waits_for_a_stream(api: Make) -> None:
@@ -316,19 +279,6 @@ def test_nobody_waits_for_a_stream(api: Make) -> None:
         next(paused)
         assert llm.complete("t", "hi", deadline=20).text == "one two three"
     assert len(a.asked) == 2
-
-
-def test_streams_that_waited_in_vain_ask_for_themselves(api: Make) -> None:
-    """The leader fails; both streams go on, and neither waits for the other."""
-    gate = Gate(faults.error("server_error"))
-    a = api("a", gate, faults.good("for itself"))
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
-        leader = pool.submit(llm.complete, "t", "hi")
-        assert gate.reached.wait(60)
-        streams = [pool.submit(lambda: "".join(llm.stream("t", "hi"))) for _ in range(2)]
-        gate.when(lambda: under_way(llm) == 3)
-        assert isinstance(leader.exception(), LLMError)
-        assert [stream.result() for stream in streams] == ["for itself"] * 2
 
 
 @pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])
@@ -373,6 +323,13 @@ def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pyte
     absent = FlightLocks(tmp_path / "absent" / "lock")
     assert absent.acquire("ab" * 32)
     absent.release("ab" * 32)
+    with monkeypatch.context() as elsewhere:  # where the process holds the locks
+        elsewhere.setattr(sys, "platform", "darwin")
+        two = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
+        assert [one.acquire("ab" * 32) for one in two] == [True, True]
+        for one in two:
+            one.release("ab" * 32)
+            one.close()
     monkeypatch.setitem(sys.modules, "fcntl", None)
     none = FlightLocks(tmp_path / "lock")
     assert none.acquire("ab" * 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,11 +133,9 @@ def test_any_row_of_the_cache_is_a_miss(row: Any) -> None:
     """Whoever wrote it there."""
     cache = AnswerCache()
     cache.write("k", "mine", CacheConfig(), task="t")
-    inner = cache._cache
-    assert inner is not None
-    con = inner._con
-    con.execute("UPDATE Cache SET value = ?, mode = 1, raw = 1", (row if not isinstance(row, int) else row % 2**60,))
-    assert cache.read("k", str, CacheConfig()) is None
+    with contextlib.closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as db:
+        db.execute("UPDATE Cache SET value = ?, mode = 1, raw = 1", (row if not isinstance(row, int) else row % 2**60,))
+    assert cache.read("k", str) is None
     cache.close()
 
 

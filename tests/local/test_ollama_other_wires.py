@@ -76,14 +76,14 @@ async def test_a_recorded_answer_is_ours(
     assert "".join(pieces) == (text if request.stream else "")
 
 
-@pytest.mark.cassette("ollama/openai-missing-model-404", ignored=CAP)
+@pytest.mark.llm_cassette("ollama/openai-missing-model-404", ignored=CAP)
 async def test_a_missing_model(cassette: Cassette) -> None:
     """A model that the server does not have is not found, whichever wire asked."""
     _, reply = await attempt(_ask(cassette))
     assert isinstance(reply.error, ModelNotFoundError)
 
 
-@pytest.mark.cassette("ollama/openai-embeddings", ignored=("encoding_format",))
+@pytest.mark.llm_cassette("ollama/openai-embeddings", ignored=("encoding_format",))
 async def test_embeddings(cassette: Cassette) -> None:
     """The vector is the one that was sent, number for number."""
     where = target("openai/smollm2-embed:135m", api_base=OPENAI)

@@ -153,14 +153,14 @@ def test_only_our_key_is_sent(
 # Loading, unloading, removing
 
 
-@pytest.mark.cassette("ollama/load-keep-alive", ignored=("stream",))
+@pytest.mark.llm_cassette("ollama/load-keep-alive", ignored=("stream",))
 def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
     """The warm-up asks for the window and the time that were given."""
     with OllamaServer("http://127.0.0.1:9") as server:
         server.load("smollm2:135m", keep_alive="10m", options={"num_ctx": 2048})
 
 
-@pytest.mark.cassette("ollama/unload-generate", ignored=("stream",))
+@pytest.mark.llm_cassette("ollama/unload-generate", ignored=("stream",))
 def test_a_model_is_unloaded(cassette: object) -> None:
     """Unloading is a load that lasts no time."""
     with OllamaServer("http://127.0.0.1:9") as server:

@@ -26,13 +26,13 @@ def server(cassette: object) -> Iterator[OllamaServer]:
         yield server
 
 
-@pytest.mark.cassette("ollama/version")
+@pytest.mark.llm_cassette("ollama/version")
 def test_version(server: OllamaServer) -> None:
     """The version is what the server calls itself."""
     assert server.version() == "0.0.0"
 
 
-@pytest.mark.cassette("ollama/tags")
+@pytest.mark.llm_cassette("ollama/tags")
 def test_models(server: OllamaServer) -> None:
     """Each model comes with its digest, size, window and capabilities."""
     models = {model.name: model for model in server.models()}
@@ -44,7 +44,7 @@ def test_models(server: OllamaServer) -> None:
     assert not any(model.remote_host for model in models.values())
 
 
-@pytest.mark.cassette("ollama/tags-pulled")
+@pytest.mark.llm_cassette("ollama/tags-pulled")
 def test_a_pulled_model_is_found_under_its_full_name(server: OllamaServer) -> None:
     """A model from another registry keeps the registry in its name."""
     found = server.find(MODEL)
@@ -68,7 +68,7 @@ def test_show(server: OllamaServer, name: str, window: int, capability: str) -> 
     assert "Prompt" in details.template or "Messages" in details.template
 
 
-@pytest.mark.cassette("ollama/show-missing-model-404")
+@pytest.mark.llm_cassette("ollama/show-missing-model-404")
 def test_show_of_a_missing_model_names_the_command(server: OllamaServer) -> None:
     """A model that is not there is an error with the command that brings it."""
     with pytest.raises(LocalModelError, match="models pull ollama/qwen3:8b"):
@@ -134,7 +134,7 @@ def test_a_failed_pull_ends_with_the_servers_words(server: OllamaServer, name: s
     assert words in _pull(server, name)[-1].error
 
 
-@pytest.mark.cassette("ollama/pull-left-at-half", ignored=OURS)
+@pytest.mark.llm_cassette("ollama/pull-left-at-half", ignored=OURS)
 def test_a_pull_that_breaks_off_never_says_success(server: OllamaServer) -> None:
     """A stream that ends half-way ends without the line that makes a pull a success."""
     steps = _pull(server, MODEL)

@@ -127,7 +127,7 @@ async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMErro
     assert reply.text == "".join(line["message"]["content"] for line in lines if "message" in line)
 
 
-@pytest.mark.cassette("ollama/think-length-no-content", ignored=(*OURS, THINK))
+@pytest.mark.llm_cassette("ollama/think-length-no-content", ignored=(*OURS, THINK))
 async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> None:
     """When the whole cap went into thinking the finish says so, and there is no text to mistake for an answer."""
     body, _ = _recorded(cassette)
@@ -135,7 +135,7 @@ async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> Non
     assert (reply.text, reply.finish_reason) == ("", "length")
 
 
-@pytest.mark.cassette("ollama/chat-too-long-cut-silently", ignored=OURS)
+@pytest.mark.llm_cassette("ollama/chat-too-long-cut-silently", ignored=OURS)
 async def test_a_prompt_that_was_cut_shows_in_the_usage(cassette: Cassette) -> None:
     """A server that cuts the prompt says 200; the prompt tokens that it read give it away."""
     body, _ = _recorded(cassette)

@@ -392,6 +392,17 @@ def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) 
     assert (money(ledger), total(ledger).hits) == (("0.3", "0"), 1)
 
 
+def test_a_forked_child_books_nothing_of_its_parents(ledger: Ledger) -> None:
+    """Hits that the parent has noted and not yet written are the parent's, and written once."""
+    for _ in range(11):
+        ledger.hit("t", "m", Decimal("0.5"))
+    for _ in range(2):
+        assert in_a_child(lambda: (ledger.hit("t", "m", Decimal("0.5")), ledger.close())) == 0
+    ledger.close()
+    booked = ledger.file.run(lambda db: db.execute("SELECT sum(hits), sum(saved_by_cache) FROM daily").fetchone())
+    assert booked == (13, 13 * 5 * 10**11)
+
+
 def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
     """Parent and child go on with the same manager. None trusts the other's locks, or writes the other's hits."""
     spend(ledger, "0.1")

@@ -243,20 +243,16 @@ def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatc
         (OPENAI | {"api_base": "ftp://models.example/v1"}, "models.m.api_base: is no http or https URL"),
         (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
         (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: has a meaning for Ollama only"),
+        (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
     ],
 )
-def test_what_cannot_move_is_said(row: dict[str, Any], says: str) -> None:
-    """In words, with what to do about it."""
-    assert [line for line in exported(row).stays if line.startswith(says)]
-
-
-def test_entra_id_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Azure is used without a key, none is named; the proxy's machine needs an identity of its own."""
+def test_what_cannot_move_is_said(row: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words, with what to do about it. Where Azure is used without a key, none is named."""
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.setenv(name, CANARY)
-    made = exported(AZURE)
-    assert "api_key" not in params(made)
-    assert [line for line in made.stays if line.startswith("models.m.api_key_env: is not needed with Entra ID")]
+    made = exported(row)
+    assert [line for line in made.stays if line.startswith(says)]
+    assert row is not AZURE or "api_key" not in params(made)
 
 
 def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:

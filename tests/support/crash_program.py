@@ -95,11 +95,11 @@ def answers(home: Path, done: Done) -> Iterator[str]:
     """In the cache."""
     cache = AnswerCache(home / "cache")
     for what, number in done[-2000:]:
-        text = cache.read(f"{number:064x}", str, SETTINGS) if what == "cached" else f"answer {number} "
+        text = cache.read(f"{number:064x}", str) if what == "cached" else f"answer {number} "
         if text is None or not text.startswith(f"answer {number} "):
             yield f"answer {number} was stored, and is {text!r:.40}"
     cache.write("f" * 64, "after", SETTINGS, task="t")
-    if cache.read("f" * 64, str, SETTINGS) != "after":
+    if cache.read("f" * 64, str) != "after":
         yield "the cache takes nothing any more"
     cache.close()
 

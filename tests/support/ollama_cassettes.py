@@ -9,4 +9,4 @@ import pytest
 
 def recording(name: str, *values: Any, ignored: tuple[str, ...] = ()) -> Any:
     """A test case that replays `cassettes/ollama/<name>.yaml`; `ignored` are body fields that differ from ours."""
-    return pytest.param(*values, id=name, marks=pytest.mark.cassette(f"ollama/{name}", ignored=ignored))
+    return pytest.param(*values, id=name, marks=pytest.mark.llm_cassette(f"ollama/{name}", ignored=ignored))

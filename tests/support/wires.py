@@ -44,7 +44,7 @@ class Wire:
 
     def case(self, mode: str) -> Any:
         """This wire in this mode, as a test case with its cassette."""
-        return pytest.param(self, id=self.name, marks=pytest.mark.cassette(f"wires/{self.name}/{mode}"))
+        return pytest.param(self, id=self.name, marks=pytest.mark.llm_cassette(f"wires/{self.name}/{mode}"))
 
 
 _NO_EMBEDDINGS = "the Anthropic wire has no embeddings"

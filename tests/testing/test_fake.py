@@ -19,7 +19,7 @@ from testronaut_llm import (
     UnknownTaskError,
     Usage,
 )
-from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM, NoRuleError
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM, NoRuleError
 from testronaut_llm.testing.network import NetworkGuard
 
 CONFIG = """
@@ -70,7 +70,7 @@ def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: Netw
 
 
 def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
-    """Rules for a task, a model or a prompt stand before the general ones. Answers come in order, the last repeats."""
+    """Rules may be for a task, a model or a prompt. Answers come in order, the last repeats; functions see the call."""
     llm.reply("general")
     llm.reply("about tar", prompt=r"\btar\b")
     llm.reply("analysis", task="cli_analysis", prompt="git")
@@ -78,18 +78,8 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
     assert llm.complete("cli_analysis", "git log").text == "analysis"
     assert llm.complete("default", "git log").text == "general"
     assert llm.complete("cli_analysis", "tar xf").text == "about tar"
-    llm.reply("one", "two")
-    assert [llm.complete(None, "?").text for _ in range(4)] == ["one", "two", "two", "two"]
-
-
-def test_a_function_sees_the_call(llm: FakeLLM) -> None:
-    """A rule may compute its answer from what was asked."""
-
-    def shout(call: FakeCall) -> str:
-        return call.prompt.upper()
-
-    llm.reply(shout)
-    assert llm.complete(None, "quiet").text == "QUIET"
+    llm.reply("one", lambda call: call.prompt.upper())
+    assert [llm.complete(None, "three").text for _ in range(3)] == ["one", "THREE", "THREE"]
 
 
 def test_an_instance_of_the_schema_is_parsed_back(llm: FakeLLM) -> None:

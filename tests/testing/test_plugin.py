@@ -1,4 +1,4 @@
-"""The pytest plugin in a project of its own: record, replay, and what fails a run."""
+"""The pytest plugin in a project of its own: record, replay without key and server, and what fails a run."""
 
 from __future__ import annotations
 
@@ -7,61 +7,131 @@ from pathlib import Path
 
 import faults
 import pytest
+from doc_blocks import blocks
 from fault_server import Endpoint, FaultServer
+from fixtures_local import stored
+from source_tree import ROOT
 
-from testronaut_llm.testing import cassettes, fake, network  # noqa: F401 - pytest forgets what inner runs import
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.testing import cassettes, fake, network, offline  # noqa: F401 - for the inner runs, see `_import_once`
 from testronaut_llm.testing.network import NetworkGuard
 
+PAGE = ROOT / "docs" / "how-to" / "test-your-code.md"
+KEY = "a-real-key-0123456789"
+CONFIG = """
+version: 1
+models:
+  cloud: {{model: openai/gpt-a, api_base: "{url}/v1", api_key_env: ACME_API_KEY, price: {{input: 1, output: 2}}}}
+  near:  {{model: ollama/llama-a, api_base: "{url}"}}
+tasks:
+  cli_analysis: {{models: [cloud, near], strategy: as_listed, max_tokens: 100}}
+  local: {{models: [near], max_tokens: 100}}
+"""
 TEST = """
     import httpx, pytest
 
     def ask(text):
-        return httpx.post("{url}/v1", json={{"prompt": text}}, verify=False).json()["prompt"]
+        return httpx.post("{url}/v1", json={"prompt": text}, verify=False).json()["prompt"]
 
     def test_one(llm_cassette):
         assert ask("one") == "one"
 
     @pytest.mark.parametrize("text", ["a b", "c/d:e"])
-    def test_many(cassette, text):
+    def test_many(llm_cassette, text):
         assert ask(text) == text
 
     @pytest.mark.llm_cassette("shared/four", recorded_from="the echo server", ignored=["prompt"])
     def test_named(llm_cassette):
         ask("four")
+"""
+CALLS = """
+    def test_text(llm_manager):
+        assert llm_manager.complete("cli_analysis", "What does ls do?").text == "It lists files."
 
-    @pytest.mark.cassette("shared/five")
-    def test_old_names(cassette, llm_cassette):
-        assert cassette is llm_cassette
-        ask("five")
+    async def test_async(llm_manager):
+        answer = await llm_manager.acomplete("local", "What does ls do?")
+        assert answer.text == "It lists files."
+
+    def test_fake(llm_fake):
+        llm_fake.reply("Made up.")
+        answer = llm_fake.complete("cli_analysis", "What does ls do?")
+        assert (answer.text, answer.model) == ("Made up.", "cloud")
+        assert answer.cost > 0
 """
 
 
 class Project:
     """A project with tests that talk to a server, and pytest runs in it."""
 
-    def __init__(self, pytester: pytest.Pytester, server: Endpoint) -> None:
+    def __init__(self, pytester: pytest.Pytester, server: Endpoint, test: str) -> None:
         self.pytester, self.server = pytester, server
         pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
-        self.write(TEST)
+        pytester.makeini("[pytest]\nllm_config = llm.yaml\nasyncio_mode = auto\n")
+        (pytester.path / "llm.yaml").write_text(CONFIG.format(url=server.url))
+        self.write(test)
 
     def write(self, test: str) -> None:
-        self.pytester.makepyfile(test_it=test.format(url=self.server.url))
+        self.pytester.makepyfile(test_it=test.replace("{url}", self.server.url))
 
     def run(self, *options: str) -> pytest.RunResult:
-        return self.pytester.runpytest_inprocess("-p", "no:asyncio", "-p", "no:randomly", *options)
+        return run(self.pytester, *options)
+
+    @property
+    def chats(self) -> list[str]:
+        return [one.path for one in self.server.requests if one.path.endswith(("/completions", "/api/chat"))]
+
+
+def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
+    """A pytest run in this process, with the plugin."""
+    scope = "asyncio_default_fixture_loop_scope=function"
+    return pytester.runpytest_inprocess("-p", "no:randomly", "-o", scope, *options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _import_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the inner runs need is imported before them: pytest forgets what they import."""
+    from testronaut_llm import LLMManager
+    from testronaut_llm.testing.cassettes import use_cassette
+    from testronaut_llm.testing.fake import FakeLLM
+
+    folder = tmp_path_factory.mktemp("warm")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FaultServer() as server,
+        use_cassette(folder / "warm.yaml", mode="once"),
+    ):
+        patch.setenv("ACME_API_KEY", KEY)
+        patch.setenv("TESTRONAUT_LLM_HOME", str(folder))
+        (folder / "llm.yaml").write_text(CONFIG.format(url=_api(server).url))
+        with LLMManager(folder / "llm.yaml") as llm:
+            for model in ("cloud", "near"):
+                llm.complete("cli_analysis", "?", model=model)
+        FakeLLM()
+
+
+def _api(server: FaultServer) -> Endpoint:
+    tags = faults.raw(200, b'{"models": [{"name": "llama-a:latest", "model": "llama-a:latest", "digest": "d"}]}')
+    good = faults.good("It lists files.", usage=(10, 100))
+    return server.plan("api", lambda e: (tags if e.request.path == "/api/tags" else good)(e))
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, llm_network: NetworkGuard) -> Iterator[Project]:
     with FaultServer() as servers:
-        yield Project(pytester, servers.plan("echo", faults.echo))
+        yield Project(pytester, servers.plan("echo", faults.echo), TEST)
     llm_network.blocked.clear()  # of what the inner runs tried
 
 
 @pytest.fixture
+def calls(pytester: pytest.Pytester) -> Iterator[Project]:
+    with FaultServer() as servers:
+        yield Project(pytester, _api(servers), CALLS)
+
+
+@pytest.fixture
 def recorded(project: Project) -> Project:
-    project.run("--llm-record=once").assert_outcomes(passed=5)
-    assert len(project.server.requests) == 5
+    project.run("--llm-record=once").assert_outcomes(passed=4)
+    assert len(project.server.requests) == 4
     return project
 
 
@@ -69,7 +139,6 @@ def test_records_once_then_replays_without_the_server(recorded: Project) -> None
     """Each test has a cassette named after it, without characters that a file system refuses, and replays from it."""
     folder = recorded.pytester.path / "cassettes"
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")) == [
-        "shared/five.yaml",
         "shared/four.yaml",
         "test_it/test_many-a-b.yaml",
         "test_it/test_many-c-d-e.yaml",
@@ -77,16 +146,23 @@ def test_records_once_then_replays_without_the_server(recorded: Project) -> None
     ]
     assert "recorded_from: the echo server" in (folder / "shared" / "four.yaml").read_text()
     result = recorded.run()
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=4)
     assert result.ret == 0
-    assert len(recorded.server.requests) == 5
+    assert len(recorded.server.requests) == 4
 
 
 def test_without_a_cassette_it_fails_closed(project: Project) -> None:
-    """By default nothing is recorded and no server is asked."""
-    result = project.run()
-    result.assert_outcomes(failed=5)
-    result.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
+    """By default nothing is recorded and no server is asked. The report is short: where, what, and the command."""
+    result = project.run("-k", "test_one")
+    result.assert_outcomes(failed=1, deselected=3)
+    lines = result.outlines[next(n for n, line in enumerate(result.outlines) if "__ test_one __" in line) + 1 :]
+    assert [line.replace(str(project.pytester.path), "") for line in lines[:4]] == [
+        "test_it.py:4: CassetteMissError",
+        "POST http://127.0.0.1/v1 is not recorded in /cassettes/test_it/test_one.yaml.",
+        "The cassette does not exist.",
+        "If the request is right, record it: pytest --llm-record=once 'test_it.py::test_one'",
+    ]
+    assert "short test summary" in lines[4]
     assert project.server.requests == []
 
 
@@ -95,12 +171,12 @@ def test_a_changed_prompt_fails_until_it_is_recorded_anew(recorded: Project) -> 
     file = Path("cassettes/test_it/test_one.yaml")
     before = file.read_text()
     recorded.write(TEST.replace('ask("one") == "one"', 'ask("uno") == "one"'))
-    recorded.run("--llm-record=refresh").assert_outcomes(passed=4, failed=1)
+    recorded.run("--llm-record=refresh").assert_outcomes(passed=3, failed=1)
     assert file.read_text() == before
     recorded.write(TEST.replace('ask("one") == "one"', 'ask("uno") == "uno"'))
-    recorded.run().assert_outcomes(passed=4, failed=1)
-    recorded.run("--llm-record=refresh", "-k", "test_one").assert_outcomes(passed=1, deselected=4)
-    recorded.run().assert_outcomes(passed=5)
+    recorded.run().assert_outcomes(passed=3, failed=1)
+    recorded.run("--llm-record=refresh", "-k", "test_one").assert_outcomes(passed=1, deselected=3)
+    recorded.run().assert_outcomes(passed=4)
     assert "prompt: one" not in file.read_text()
 
 
@@ -108,10 +184,10 @@ def test_an_unplayed_recording_fails_once(recorded: Project) -> None:
     """A test that no longer asks for what was recorded fails; one that fails before it asks is one failure."""
     recorded.write(TEST.replace('assert ask("one") == "one"', "pass"))
     result = recorded.run()
-    result.assert_outcomes(passed=5, errors=1)
-    result.stdout.fnmatch_lines(["*UnplayedRecordingError*test_one.yaml*never asked for: POST /v1*"])
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(["*UnplayedRecordingError", "*test_one.yaml: recorded, but never asked for: POST /v1*"])
     recorded.write(TEST.replace('assert ask("one") == "one"', "assert 0"))
-    recorded.run().assert_outcomes(passed=4, failed=1)
+    recorded.run().assert_outcomes(passed=3, failed=1)
 
 
 def test_an_orphan_cassette_fails_a_whole_run(recorded: Project) -> None:
@@ -120,7 +196,7 @@ def test_an_orphan_cassette_fails_a_whole_run(recorded: Project) -> None:
     Path("cassettes/test_it/test_one.yaml").rename("cassettes/test_it/test_renamed.yaml")
     Path("cassettes/shared/left.yaml").write_text("version: 1\n")
     result = recorded.run()
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=4)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*cassettes that no test uses*", "cassettes/shared/left.yaml"])
     assert recorded.run("-k", "test_many").ret == 0
@@ -132,7 +208,7 @@ def test_the_network_is_off_for_a_session_and_a_swallowed_attempt_fails(project:
     project.write(
         """
         import contextlib, socket
-        def test_it(network):
+        def test_it(llm_network):
             with contextlib.suppress(OSError):
                 socket.create_connection(("192.0.2.1", 80))
         """
@@ -140,7 +216,7 @@ def test_the_network_is_off_for_a_session_and_a_swallowed_attempt_fails(project:
     result = project.run()
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*tried to leave the machine*192.0.2.1*"])
-    project.pytester.makeini("[pytest]\nllm_block_network = true\n")
+    project.pytester.makeini("[pytest]\nasyncio_mode = auto\nllm_block_network = true\n")
     project.write("import socket\nsocket.getaddrinfo('192.0.2.1', 80)\ndef test_it(): pass\n")
     result = project.run()
     result.assert_outcomes(errors=1)
@@ -151,22 +227,88 @@ def test_recording_opens_the_network_and_fixtures_keep_models_in_reach(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While recording nothing is watched; the models that the user has fetched are there under a new home."""
-    project.pytester.makeini("[pytest]\nllm_block_network = true\n")
+    project.pytester.makeini("[pytest]\nasyncio_mode = auto\nllm_block_network = true\n")
     models = project.pytester.path / "home" / "data" / "models"
     models.mkdir(parents=True)
     (models / "a.gguf").write_text("weights")
     project.write(
         """
         import contextlib, os, pathlib, socket
-        def test_it(llm_network, fake_llm):
+        def test_it(llm_network, llm_fake):
             with contextlib.suppress(OSError):  # our own suite's guard refuses it in any case
                 socket.create_connection(("192.0.2.1", 9))
             home = pathlib.Path(os.environ["TESTRONAUT_LLM_HOME"])
             assert (home / "data" / "models" / "a.gguf").read_text() == "weights"
-            fake_llm.reply("x")
-            assert fake_llm.complete(None, "?").cost == 0
+            llm_fake.reply("x")
+            assert llm_fake.complete(None, "?").cost == 0
         """
     )
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(models.parent.parent))
     project.run("--llm-record=once").assert_outcomes(passed=1)
     project.run().assert_outcomes(passed=1, errors=1)
+
+
+def test_a_recording_replays_without_key_and_server(calls: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded with a key, replayed without: no key, no server, no question whether it is there. No cache answers."""
+    rejected = calls.run("-k", "test_text")
+    rejected.assert_outcomes(failed=1, deselected=2)
+    rejected.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
+    assert calls.server.requests == []
+    monkeypatch.setenv("ACME_API_KEY", KEY)
+    calls.run("--llm-record=once").assert_outcomes(passed=3)
+    assert sorted(calls.chats) == ["/api/chat", "/v1/chat/completions"]
+    calls.run("--llm-record=refresh", "-k", "test_text").assert_outcomes(passed=1, deselected=2)
+    assert calls.chats.count("/v1/chat/completions") == 2
+    monkeypatch.delenv("ACME_API_KEY")
+    calls.server.plan(faults.error("server_error"))
+    result = calls.run()
+    result.assert_outcomes(passed=3)
+    assert result.ret == 0
+    assert calls.server.requests == []
+    text = "".join(path.read_text() for path in Path("cassettes").rglob("*.yaml"))
+    assert [word for word in (KEY, "/api/tags") if word in text] == []
+
+
+@pytest.mark.parametrize(("budget", "passed"), [("0.0009", 2), ("0", 0)])
+def test_recording_keeps_to_the_session_budget(
+    calls: Project, monkeypatch: pytest.MonkeyPatch, budget: str, passed: int
+) -> None:
+    """All recording together may cost so much and no more, in whatever ledger the user has."""
+    monkeypatch.setenv("ACME_API_KEY", KEY)
+    calls.pytester.makepyfile(
+        test_it="""
+        import pytest
+        @pytest.mark.parametrize("n", range(4))
+        def test_text(llm_manager, n):
+            llm_manager.complete("cli_analysis", f"What is {n}?", model="cloud")
+        """
+    )
+    result = calls.run("--llm-record=once", f"--llm-budget={budget}")
+    result.assert_outcomes(passed=passed, failed=4 - passed)
+    result.stdout.fnmatch_lines(["*BudgetExceededError*", "*--llm-budget=USD*"])
+    assert len(calls.chats) == passed
+
+
+def test_the_examples_of_the_page_hold(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
+) -> None:
+    """By rule at once; recorded from a real llama.cpp, then without it; and without a recording they fail closed.
+
+    A model of random weights, which needs no download, stands in for the small one.
+    """
+    pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
+    code, by_rule, recorded = (one.text for one in blocks("python", PAGE))
+    (settings,), (ini,) = blocks("yaml", PAGE), blocks("ini", PAGE)
+    pytester.makepyfile(explain=code, test_by_rule=by_rule, test_recorded=recorded)
+    (pytester.path / "llm.yaml").write_text(settings.text.replace("smollm2-135m", "tiny-random"))
+    (pytester.path / "pytest.ini").write_text(ini.text)
+    monkeypatch.syspath_prepend(str(pytester.path))
+    bare = run(pytester)
+    bare.assert_outcomes(passed=3, failed=1)
+    bare.stdout.fnmatch_lines(["*--llm-record*"])
+    stored(ModelStore(), tiny_gguf)
+    run(pytester, "--llm-record=once").assert_outcomes(passed=4)
+    (cassette,) = (pytester.path / "cassettes").rglob("*.yaml")
+    assert cassette.relative_to(pytester.path).as_posix() in PAGE.read_text("utf-8")
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(pytester.path / "nothing is here"))
+    run(pytester).assert_outcomes(passed=4)

@@ -15,44 +15,29 @@ from testronaut_llm.testing.scrub import leaks
 _LETTERS = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
 PLANTED = {
     "secret": [
-        f"sk-{_LETTERS}",
-        f"sk-ant-api03-{_LETTERS}",
-        f"AIza{_LETTERS}{_LETTERS[:8]}",
-        f"gsk_{_LETTERS}",
-        f"hf_{_LETTERS}",
-        f"xai-{_LETTERS}",
-        f"AKIA{_LETTERS.upper()[:16]}",
-        f"ghp_{_LETTERS}",
-        f"github_pat_{_LETTERS}",
-        f"xoxb-{_LETTERS}",
-        f"eyJhbGciOiJI.eyJzdWIiOiIx.{_LETTERS}",
-        f"Bearer {_LETTERS}",
-        f"Basic {_LETTERS}==",
-        "-----BEGIN RSA " + "PRIVATE KEY-----",
-        f"/v1beta/models?key={_LETTERS}",
-        f"blob?sv=1&sig={_LETTERS}",
+        f"sk-{_LETTERS}", f"sk-ant-api03-{_LETTERS}", f"AIza{_LETTERS}{_LETTERS[:8]}", f"gsk_{_LETTERS}",
+        f"hf_{_LETTERS}", f"xai-{_LETTERS}", f"AKIA{_LETTERS.upper()[:16]}", f"ghp_{_LETTERS}",
+        f"github_pat_{_LETTERS}", f"xoxb-{_LETTERS}", f"eyJhbGciOiJI.eyJzdWIiOiIx.{_LETTERS}",
+        f"Bearer {_LETTERS}", f"Basic {_LETTERS}==", "-----BEGIN RSA " + "PRIVATE KEY-----",
+        f"/v1beta/models?key={_LETTERS}", f"blob?sv=1&sig={_LETTERS}",
     ],
     "cookie": ["set-cookie: a=b", '"cookie": "a=b"', "Set-Cookie=x"],
     "account id": [f"org-{_LETTERS}", f"proj_{_LETTERS}"],
-}
+}  # fmt: skip
 NAMES = {
     "e-mail address": ["jane.doe+test@example.co"],
     "host name": ["https://api.acme.example/v1", "db1.acme.internal", "acme.openai.azure.com", "10.1.2.3"],
     "folder": ["/home/jane/models", "/Users/jane", "/tmp/build-7/model.gguf", "C:\\Users\\jane"],
 }
 CLEAN = [
-    "http://127.0.0.1/v1/chat/completions",
-    "http://127.0.0.1:11434/api/chat",
-    "http://localhost:8080/v1",
-    "http://[::1]:1/",
-    "chatcmpl-Ax7fQ2mN5pQ8sT1vW4yZ7aB3dE6gH9jK",
+    "http://127.0.0.1/v1/chat/completions", "http://127.0.0.1:11434/api/chat", "http://localhost:8080/v1",
+    "http://[::1]:1/", "chatcmpl-Ax7fQ2mN5pQ8sT1vW4yZ7aB3dE6gH9jK",
+    "smollm2:135m, registry of proj_files and org-charts",
     "sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     "the risk-adjusted organisation of a task-oriented file.txt in version 1.2.3",
-    "smollm2:135m, registry of proj_files and org-charts",
-    "Authorization: Bearer REDACTED",
-    "?api-key=REDACTED&api-version=2024-10-21",
+    "Authorization: Bearer REDACTED", "?api-key=REDACTED&api-version=2024-10-21",
     "Basic principles of bearer authentication",
-]
+]  # fmt: skip
 
 
 def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
