@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import reduce
 from typing import Any
 
-from testronaut_llm.config.values import seconds
+from testronaut_llm.config.sections import seconds
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.reservation import Limit

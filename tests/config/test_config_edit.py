@@ -10,11 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testronaut_llm.config import edit as config_edit
-from testronaut_llm.config.edit import edited, set_value
-from testronaut_llm.config.source import PACKAGED, load_config
+from testronaut_llm.config import source as config_edit
+from testronaut_llm.config.source import PACKAGED, load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust
-from testronaut_llm.config.yaml_reader import MAX_DEPTH, read_yaml
+from testronaut_llm.config.yaml_text import MAX_DEPTH, edited, read_yaml
 from testronaut_llm.errors import ConfigError
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

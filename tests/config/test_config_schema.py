@@ -12,9 +12,9 @@ import pytest
 from config_schema import SECTIONS, descriptions, schema_text
 from pydantic import BaseModel
 
-from testronaut_llm.config.faults import keys_of
+from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, parse_config
-from testronaut_llm.config.yaml_reader import read_yaml
+from testronaut_llm.config.yaml_text import read_yaml
 from testronaut_llm.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

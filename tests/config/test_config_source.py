@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from testronaut_llm.config import source as config_source
+from testronaut_llm.config.draft import Texts
 from testronaut_llm.config.model_config import LLMConfig
-from testronaut_llm.config.secrets import Filling
 from testronaut_llm.config.source import (
     PACKAGED,
     ConfigSource,
@@ -239,9 +239,8 @@ def test_hundreds_of_faults_are_cut_short_and_searched_for_once(
 @pytest.mark.parametrize("text", ["${A", "${A:-", "${A}", "${", "$${", "${A${"])
 def test_one_text_is_one_fault(tmp_path: Path, text: str) -> None:
     """However many broken or unknown references it holds."""
-    filling = Filling({})
-    filling.fill({"a": text * 1000})
-    assert len(filling.faults) + len(filling.unset) <= 2
+    filling = Texts({"a": text * 1000}, {})
+    assert len(filling.problems) + len(filling.unset) <= 2
     path = write(tmp_path / "llm.yaml", f"tasks: {{t: {{models: a/b, system: '{text * 100_000}'}}}}\n")
     if text == "$${":
         assert load_config(path).task("t").system == "${" * 100_000

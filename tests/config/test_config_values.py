@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from testronaut_llm.config.faults import FromEnvironment
-from testronaut_llm.config.values import Limit, Names, Usd, Whole, scalar, seconds, size_in_bytes
+from testronaut_llm.config.problems import FromEnvironment
+from testronaut_llm.config.sections import Limit, Names, Usd, Whole, scalar, seconds, size_in_bytes
 
 SCALARS: dict[str, object] = {
     "off": "off", "no": "no", "2024-10-21": "2024-10-21", "1:30": "1:30", "1_000": "1_000", "nan": "nan",
