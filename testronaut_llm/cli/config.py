@@ -132,7 +132,7 @@ def set_(
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],
     config: ConfigFile = None,
 ) -> None:
-    """Set one value. Comments and order stay; a wrong value changes nothing."""
+    """Replace one value of the file where it stands. Comments and order stay; a wrong value changes nothing."""
     from testronaut_llm.config.source import PACKAGED, find_config, set_value
 
     found = find_config(config)

@@ -25,6 +25,8 @@ Unfilled = list[tuple[Where, str]]
 """Places and the names of variables."""
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
+_FOREIGN = re.compile(r"(?:\$\{?|os\.environ/)([A-Za-z_][A-Za-z0-9_]*)\}?")
+"""A variable as a shell or LiteLLM's proxy writes it."""
 _MAY_BE_UNFILLED = {
     "models": ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra"),
     "tasks": ("models", "system", "stop"),
@@ -72,7 +74,7 @@ def _not_to_be_written(data: Mapping[str, Any], where: Where, text: str) -> str 
     in_row = isinstance(row, Mapping)
     name = next((part for part in reversed(where) if isinstance(part, str)), "")
     is_key = looks_like_key(text) if name == "system" else Redactor().redact(text) != text
-    foreign = re.fullmatch(r"(?:\$\{?|os\.environ/)([A-Za-z_][A-Za-z0-9_]*)\}?", text)  # as shells or LiteLLM's proxy write it
+    foreign = _FOREIGN.fullmatch(text)
     if is_key or (is_secret_name(name) and (in_row or "${" not in text)):
         if not in_row:
             words = "looks like a key, and keys are not written into this file: export it and write"

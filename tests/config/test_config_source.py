@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from testronaut_llm.config import source as config_source
-from testronaut_llm.config.draft import Texts
+from testronaut_llm.config.draft import filled
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.source import (
     PACKAGED,
@@ -156,7 +156,7 @@ def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, m
 # What it says
 
 
-def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     """Faults of every kind, in the order of the file, in one error."""
     path = write(
         tmp_path / "llm.yaml",
@@ -186,13 +186,13 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path} has 13 faults:"
+    assert lines[0] == f"{path} has 12 problems:"
     places = [line.strip().removeprefix(f"{path}:").split(": ")[:2] for line in lines[1:]]
     assert places == [
         ["3", "models.luna.qualty"], ["7", "models.other.price.input"], ["8", "models.other.price.output"],
         ["9", "models.other.api_key"], ["12", "models.other.extra.stream"], ["13", "models.luna"],
         ["16", "tasks.t.models[0]"], ["18", "tasks.t.strategy"], ["19", "tasks.u.models"],
-        ["20", "has the key '3', a int to YAML"], ["20", "3"], ["21", "budget.per_day"], ["21", "budget.per_month"],
+        ["20", "3"], ["21", "budget.per_day"], ["21", "budget.per_month"],
     ]  # fmt: skip
     assert (caught.value.file, caught.value.line) == (str(path), 3)
 
@@ -204,7 +204,7 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
         (GOOD.replace("models:", "modles:", 1), "{path}:1: modles: unknown key; did you mean `models`?"),
     ],
 )
-def test_a_single_fault_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+def test_a_single_problem_is_one_line(tmp_path: Path, text: str, words: str) -> None:
     """`file:line: place: what to do`, as compilers know it; a misspelt section is one fault, not one a reference."""
     path = write(tmp_path / "llm.yaml", text)
     with pytest.raises(ConfigError) as caught:
@@ -212,7 +212,7 @@ def test_a_single_fault_is_one_line(tmp_path: Path, text: str, words: str) -> No
     assert str(caught.value) == words.format(path=path)
 
 
-def test_hundreds_of_faults_are_cut_short_and_searched_for_once(
+def test_hundreds_of_problems_are_cut_short_and_searched_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message stays readable, and thousands of unknown names do not mean thousands of searches for a close one."""
@@ -229,7 +229,7 @@ def test_hundreds_of_faults_are_cut_short_and_searched_for_once(
     )
     limits = "".join(f"  opena{n}: {{rpm: 1}}\n" for n in range(500))
     path = write(tmp_path / "llm.yaml", f"models: {{m: {{model: openai/x}}}}\ntasks:\n{tasks}limits:\n{limits}")
-    with pytest.raises(ConfigError, match="2000 faults") as caught:
+    with pytest.raises(ConfigError, match="2000 problems") as caught:
         load_config(path)
     assert len(searches) < 50
     assert len(str(caught.value).splitlines()) == 102
@@ -239,8 +239,7 @@ def test_hundreds_of_faults_are_cut_short_and_searched_for_once(
 @pytest.mark.parametrize("text", ["${A", "${A:-", "${A}", "${", "$${", "${A${"])
 def test_one_text_is_one_fault(tmp_path: Path, text: str) -> None:
     """However many broken or unknown references it holds."""
-    filling = Texts({"a": text * 1000}, {})
-    assert len(filling.problems) + len(filling.unset) <= 2
+    assert len(filled(text * 1000, {})[1]) <= 1
     path = write(tmp_path / "llm.yaml", f"tasks: {{t: {{models: a/b, system: '{text * 100_000}'}}}}\n")
     if text == "$${":
         assert load_config(path).task("t").system == "${" * 100_000
