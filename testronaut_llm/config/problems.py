@@ -93,7 +93,7 @@ def shown(value: object) -> str:
     """Returns a value as messages may show it: short, and without what may be a secret."""
     if isinstance(value, FromEnvironment):
         return "what the environment variable holds"
-    text = Redactor().redact(repr(value))
+    text = Redactor().redact(repr(public("extra", value)))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -51,7 +51,7 @@ def _usd(value: Any) -> Any:
     if isinstance(value, str | int | float | Decimal) and _AMOUNT.fullmatch(str(value)):
         return Decimal(str(value))
     what = "write the number alone, such as 0.25; US dollars are understood"
-    if isinstance(value, str) and re.search(r"[$€£¥]|[A-Za-z]{3}\b", value) and (n := re.search(r"\d+(\.\d+)?", value)):
+    if type(value) is str and re.search(r"[$€£¥]|[A-Za-z]{3}\b", value) and (n := re.search(r"\d+(\.\d+)?", value)):
         what = f"write the number alone, {n[0]}, in US dollars; no currency sign"
     raise ValueError(f"expected an amount of money: {what}")
 

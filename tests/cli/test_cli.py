@@ -158,7 +158,7 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
         (("run", "cli_analysis", "hi", "--model", "god"), 2, "did you mean `good`"),
         (("run", "cli_analysis", "hi", "--config", "missing.yaml"), 2, "missing.yaml"),
         (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
-        (("config", "show", "tasks.nothing"), 2, "there is: cli_analysis, default"),
+        (("config", "show", "tasks.nothing"), 2, "tasks has no 'nothing'; known: cli_analysis, default"),
         (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
         (("models", "remove", "embedded/nothing"), 1, "models list"),
         (("prices", "show", "openai/no-such-model"), 2, "no known price"),
@@ -233,7 +233,7 @@ def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
 
 def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
     """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
-    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n"
+    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6, quality: 7}\n"
     before = "# mine\n" + (folder / "llm.yaml").read_text().replace("models:\n", models, 1)
     (folder / "llm.yaml").write_text(before)
     code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
@@ -245,10 +245,10 @@ def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
     assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
     assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
     assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
-    run("config", "set", "cache.ttl", "null")
-    assert "ttl: null\n" in run("config", "show", "cache")[1]
+    code, _, err = run("config", "set", "cache.ttl", "null")
+    assert (code, "the file has no 'cache'; known: " in err, "to add a key, edit the file" in err) == (2, True, True)
     code, _, err = run("config", "show", "models.gpt-5.quality")
-    assert (code, "there is: gpt-5.6, good, keyless" in err) == (2, True)
+    assert (code, "models has no 'gpt-5'; did you mean `gpt-5.6`?" in err) == (2, True)
 
 
 def test_init_writes_a_file_that_is_valid_and_trusted(

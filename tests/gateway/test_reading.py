@@ -69,7 +69,7 @@ def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: py
     trust(file)
     monkeypatch.chdir(tmp_path)
     assert load_config().trusted
-    set_value(file, "tasks.t.retries", "1")
+    set_value(file, "tasks.t.models", "openai/gpt-y")
     assert load_config().trusted
     assert not is_trusted(file, YAML.decode())
 
