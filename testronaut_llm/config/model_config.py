@@ -49,7 +49,7 @@ class ModelConfig(Section):
     """How to reach one model, and what is known about it."""
 
     alias: str = Field(exclude=True)
-    """The user's name for it; in the file, the key of its section."""
+    """The user's name for it: the key of its section."""
     unset: tuple[str, ...] = Field(default=(), exclude=True)
     """Variables that its section refers to and that are not set: while there is one, the model is not ready."""
     trusted: bool = Field(default=True, exclude=True)
@@ -187,8 +187,7 @@ class TaskConfig(Section):
 class LLMConfig(Section):
     """All of `llm.yaml`, or the same made in Python: `LLMConfig(models={...}, tasks={...})`.
 
-    Raises:
-        ConfigError: with every problem, and the line of each where there is a file.
+    Raises ConfigError: with every problem, and the line of each where there is a file.
     """
 
     version: Literal[1] = 1
@@ -234,11 +233,7 @@ class LLMConfig(Section):
         return self._place
 
     def model(self, reference: str) -> ModelConfig:
-        """Returns the model of an alias, or of `provider/model` written directly.
-
-        Raises:
-            ConfigError: there is no such alias; the message names the closest.
-        """
+        """Returns the model of an alias, or of `provider/model`. Raises ConfigError: none; names the closest alias."""
         if reference in self.models:
             return self.models[reference]
         if REFERENCE.fullmatch(reference) or (not self._trusted and "${" in reference):
@@ -247,11 +242,7 @@ class LLMConfig(Section):
         raise ConfigError(f"unknown model {shown(reference)}{did_you_mean(reference, self.models)}")
 
     def task(self, name: str | None) -> TaskConfig:
-        """Returns the task of that name; None means `default`.
-
-        Raises:
-            UnknownTaskError: there is no such task; the message names the closest and the known ones.
-        """
+        """Returns the task of that name; None means `default`. Raises UnknownTaskError: names the closest."""
         wanted = "default" if name is None else name
         if task := self.tasks.get(wanted):
             return task

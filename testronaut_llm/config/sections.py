@@ -21,6 +21,8 @@ from testronaut_llm.support.text import seconds_of
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
 """`provider/model`: the model's name may hold more slashes, colons, and whatever its server allows."""
 
+_MODEL = rf"{REFERENCE.pattern}|(?s:.*\$\{{.*)"  # a variable that is not set may stand for any part of it
+_VARIABLE = r"(?![0-9a-fA-F]{32,}$)[A-Za-z_][A-Za-z0-9_]*"  # 32 hex digits are a key that was put in its place
 _INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,9})?")
 _WORDS: dict[str, bool | None] = {"null": None, "true": True, "false": False}
@@ -115,9 +117,8 @@ def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return value
 
 
-_NUMBER_OR_TEXT = WithJsonSchema(
-    {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^[0-9]"}]}
-)
+_DIGITS = {"type": "string", "pattern": "^[0-9]"}
+_NUMBER_OR_TEXT = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _DIGITS]})
 _TEXT_OR_TEXTS = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 
 Native = BeforeValidator(native)
@@ -126,29 +127,14 @@ Flag = Annotated[bool, Native]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63), Native]
 Count = Annotated[int, Field(gt=0, le=10**9), Native]
 Grade = Annotated[int, Field(ge=1, le=10), Native]
-Usd = Annotated[
-    Decimal,
-    BeforeValidator(_usd),
-    Field(ge=0, allow_inf_nan=False),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9]"}]}),
-]
+_FREE_OR_MORE = WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, _DIGITS]})
+Usd = Annotated[Decimal, BeforeValidator(_usd), Field(ge=0, allow_inf_nan=False), _FREE_OR_MORE]
 Limit = Annotated[Decimal, BeforeValidator(_usd), Field(gt=0, allow_inf_nan=False), _NUMBER_OR_TEXT]
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=10**10), _NUMBER_OR_TEXT]
 Bytes = Annotated[int, BeforeValidator(size_in_bytes), Field(gt=0, lt=2**63), _NUMBER_OR_TEXT]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), _TEXT_OR_TEXTS]
-Reference = Annotated[
-    str,
-    _matching(rf"{REFERENCE.pattern}|(?s:.*\$\{{.*)", "provider/model, such as openai/gpt-6-luna or ollama/qwen3:8b"),
-]
-"""`provider/model`; a variable that is not set may stand for any part of it."""
-VariableName = Annotated[
-    str,
-    _matching(
-        r"(?![0-9a-fA-F]{32,}$)[A-Za-z_][A-Za-z0-9_]*",
-        "the name of an environment variable, such as OPENAI_API_KEY, not the key itself",
-    ),
-]
-"""32 hex digits are a key that was put in its place."""
+Reference = Annotated[str, _matching(_MODEL, "provider/model, such as openai/gpt-6-luna or ollama/qwen3:8b")]
+VariableName = Annotated[str, _matching(_VARIABLE, "the name of an environment variable, such as OPENAI_API_KEY")]
 KeepAlive = Annotated[str | int | None, BeforeValidator(_keep_alive)]
 PlainJson = Annotated[Mapping[str, Any], AfterValidator(_plain_json)]
 ErrorCode = Literal[

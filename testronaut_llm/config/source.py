@@ -64,11 +64,7 @@ def _given(text: str | Path, by: str) -> Path:
 
 
 def load_config(path: str | Path | None = None) -> LLMConfig:
-    """Returns what a file says, or the one that is used; a path given outright is trusted.
-
-    Raises:
-        ConfigError: with every problem, its line, and the closest valid name.
-    """
+    """Returns what the file says that is used. Raises ConfigError: every problem, its line, the closest valid name."""
     found = find_config(path)
     return parse_config(read_text(found.path), found)
 
@@ -79,7 +75,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_config(text: str, found: FoundConfig) -> LLMConfig:
-    """Returns what the text of a found file says. Raises ConfigError: every problem, its line, the closest name."""
+    """Returns what the text of a found file says. Raises ConfigError as `load_config`."""
     document = read_yaml(text, found.path)
     document.trusted = found.how != "upwards" or is_trusted(found.path, text)
     if document.data is None:
@@ -88,17 +84,9 @@ def parse_config(text: str, found: FoundConfig) -> LLMConfig:
 
 
 def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
-    """Replaces one value in a configuration file where it stands, and returns the new configuration.
+    """Replaces one value in a file where it stands, and returns the new configuration. A trusted file stays trusted.
 
-    A file that was trusted stays trusted.
-
-    Args:
-        path: the file; a symbolic link is followed.
-        dotted_key: such as `tasks.cli_analysis.models`; names with dots are found, or quoted: `models."gpt-5.6"`.
-        yaml_text: the value in YAML, such as `[qwen]` or `9`.
-
-    Raises:
-        ConfigError: the file, the key or the value is wrong, or the file as a whole would be; it is left untouched.
+    Raises ConfigError, and leaves the file untouched: it would not be valid as a whole, or `edited` refuses.
     """
     found = find_config(path)
     text = read_text(found.path)
@@ -143,16 +131,11 @@ class ConfigSource:
 
     @classmethod
     def of(cls, config: LLMConfig) -> ConfigSource:
-        """Returns a source of a configuration made in Python; it never changes.
-
-        Raises:
-            ConfigError: it has a budget, and nothing says whose money that is.
-        """
+        """Returns a source that never changes. Raises ConfigError: it has a budget, and nothing says whose money."""
         own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
         if (config.budget is not None or own) and config.budget_scope() is None:
-            raise ConfigError(
-                "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
-            )
+            words = "say whose money it is: budget={'scope': 'my-app', ...}"
+            raise ConfigError(f"config= has a budget without `scope`; {words}")
         return cls(config)
 
     @property

@@ -50,11 +50,8 @@ Shape = TypeVar("Shape", bound=Section)
 def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[LLMConfig, list[str], list[str]]:
     """Returns a configuration with only what a file that is not trusted may say, and what has no effect in it.
 
-    Outside `models`, that is: what a model can be asked without, and what keeps every model of the file waiting.
-
-    Args:
-        config: what the file says.
-        unfilled: the variables that it refers to outside `models`, each with its place.
+    The latter outside `models`: what a model can be asked without, and what keeps every model of the file waiting.
+    `unfilled` are the variables that the file refers to outside `models`, each with its place.
     """
     withheld: list[tuple[Where, str]] = []
     config = _allowed(config, (), withheld)

@@ -96,10 +96,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def read_yaml(text: str, path: Path | None = None) -> Document:
-    """Returns the document, with the problems that leave it readable (a key given twice) noted in it.
+    """Returns the document; problems that leave it readable (a key given twice) are noted in it.
 
-    Raises:
-        ConfigError: it is no YAML, too large or too deep, or uses what has no place in a configuration.
+    Raises ConfigError: it is no YAML, too large or too deep, or uses what has no place in a configuration.
     """
     document = Document(path)
     if len(text) > MAX_BYTES:
@@ -121,10 +120,9 @@ def read_yaml(text: str, path: Path | None = None) -> Document:
 
 
 def edited(text: str, dotted_key: str, yaml_text: str, path: Path) -> str:
-    """Returns the text with another value in the place of a scalar, or of a value in flow style (`[a, b]`).
+    """Returns the text with another value (in YAML) in the place of a scalar, or of a value in flow style (`[a, b]`).
 
-    Raises:
-        ConfigError: there is no such value, the new one is no YAML, or the old one stands on several lines or is shared
+    Raises ConfigError: there is no such value, it is written over several lines or shared, or the new one is no YAML.
     """
     document, value = read_yaml(text, path), read_yaml(yaml_text, Path(f"the value of {dotted_key}")).data
     try:
