@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import structlog
 import yaml
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -107,15 +109,12 @@ def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever names a path vouches for it."""
+    """Whoever names a path vouches for it, and the packaged file is ours."""
+    assert load_config().trusted is True
     path = write(folder / "llm.yaml")
-    assert load_config().trusted is False
-    assert load_config(path).trusted is True
+    assert (load_config().trusted, load_config(path).trusted) == (False, True)
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(path))
     assert load_config().trusted is True
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    path.unlink()
-    assert load_config().trusted is True, "the packaged file"
 
 
 @pytest.mark.parametrize("name", re.findall(r"^\| `(TESTRONAUT_\w+)`", ENVIRONMENT_PAGE, re.MULTILINE))
@@ -197,19 +196,16 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
     assert (caught.value.file, caught.value.line) == (str(path), 3)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (GOOD + "bugdet: {}\n", "{path}:3: bugdet: unknown key; did you mean `budget`?"),
-        (GOOD.replace("models:", "modles:", 1), "{path}:1: modles: unknown key; did you mean `models`?"),
-    ],
-)
-def test_a_single_problem_is_one_line(tmp_path: Path, text: str, words: str) -> None:
-    """`file:line: place: what to do`, as compilers know it; a misspelt section is one fault, not one a reference."""
-    path = write(tmp_path / "llm.yaml", text)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    assert str(caught.value) == words.format(path=path)
+def test_a_single_problem_is_one_line(tmp_path: Path) -> None:
+    """`file:line: place: what to do`, as compilers know it; a misspelt section is one problem, not one a reference."""
+    for text, words in (
+        (GOOD + "bugdet: {}\n", ":3: bugdet: unknown key; did you mean `budget`?"),
+        (GOOD.replace("models:", "modles:", 1), ":1: modles: unknown key; did you mean `models`?"),
+    ):
+        path = write(tmp_path / "llm.yaml", text)
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        assert str(caught.value) == f"{path}{words}"
 
 
 def test_hundreds_of_problems_are_cut_short_and_searched_for_once(
@@ -305,9 +301,13 @@ def test_what_people_know_from_other_yaml_files_works(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_packaged_file_is_the_one_at_the_root() -> None:
-    """One text, two places; it is valid without keys or servers, and keeps the toy model out of real work."""
-    assert PACKAGED.read_text("utf-8") == (ROOT / "llm.yaml").read_text("utf-8")
+def test_one_file_is_at_the_root_in_the_wheel_and_in_the_sdist() -> None:
+    """The one at the root is a link; valid without keys or servers, it keeps the toy model out of real work."""
+    assert (ROOT / "llm.yaml").is_symlink()
+    assert (ROOT / "llm.yaml").resolve() == PACKAGED
+    for builder, wanted in ((WheelBuilder, {"testronaut_llm/llm.yaml"}), (SdistBuilder, {"llm.yaml"})):
+        carried = {file.distribution_path for file in builder(str(ROOT)).recurse_included_files()}
+        assert {"testronaut_llm/llm.yaml", *wanted} <= carried
     config = load_config(PACKAGED)
     assert set(config.tasks) == {"cli_analysis", "test_generation", "result_verification", "embedding", "default"}
     assert config.models["azure"].unset == ("AZURE_API_BASE",)
@@ -420,9 +420,8 @@ def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: L
     good = source.current()
     write(path, GOOD + "bugdet: {}\n", age=50)
     assert all(source.current() is good for _ in range(3))
-    assert [(e["event"], e["log_level"], e["file"], e["line"]) for e in log] == [
-        ("config_broken", "warning", str(path), 3)
-    ]
+    told = [(e["event"], e["log_level"], e["file"], e["line"]) for e in log]
+    assert told == [("config_broken", "warning", str(path), 3)]
     assert "did you mean `budget`?" in log[0]["error"]
     write(path, GOOD + "tasks: [\n", age=40)
     assert source.current() is good
@@ -486,11 +485,12 @@ def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_configuration_made_in_python_stays_as_it_is() -> None:
-    """It has no file to follow."""
+    """It has no file to follow, and a budget of it needs a scope."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}})
     source = ConfigSource.of(config)
-    assert source.current() is config
-    assert (source.path, source.found) == (None, None)
+    assert (source.current() is config, source.path, source.found) == (True, None, None)
+    with pytest.raises(ConfigError, match="config= has a budget without `scope`"):
+        ConfigSource.of(LLMConfig(tasks={}, budget={"per_day": 1}))
 
 
 def test_threads_see_whole_configurations_while_the_file_is_edited(path: Path, log: Log) -> None:
