@@ -97,28 +97,38 @@ def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Problem], U
         return {}, [Problem((), "expected a mapping with `models:` and `tasks:`")], []
     problems: dict[Where, Problem] = {}
     unset: Unfilled = []
+    draft = {key: value for key, value in _read(data, source, unset, problems).items() if value is not None}
+    unset_of: defaultdict[str | int, dict[str, None]] = defaultdict(dict)
+    for where, name in unset:
+        if _in_row(where):
+            unset_of[where[1]][name] = None
+        if _in_row(where) or not source.trusted:
+            _leave_out(draft, where)
+    for problem in (*_of_models(draft), *_of_tasks(draft)):
+        problems.setdefault(problem.where, problem)
+    _put_names(draft, unset_of, source)
+    outside = [] if source.trusted else [(where, name) for where, name in unset if not _in_row(where)]
+    return draft, [*source.problems, *problems.values()], outside
+
+
+def _in_row(where: Where) -> bool:
+    return where[0] == "models" and len(where) > 2
+
+
+def _read(data: Any, source: Source, unset: Unfilled, problems: dict[Where, Problem]) -> Any:
+    """Returns the data with its variables filled in; adds those without a value, and the problems of its texts."""
 
     def visit(where: Where, text: str) -> str:
         result, names, malformed = filled(text, os.environ if source.trusted else None)
         unset.extend((where, name) for name in names)
-        if message := _not_to_be_written(data, where, text) or (_MALFORMED if malformed else None):
+        message = _not_to_be_written(data, where, text) or (_MALFORMED if malformed else None)
+        if names and not message and source.trusted and not _in_row(where):
+            message = f"${{{names[0]}}} is not set: export {names[0]}=..., or write ${{{names[0]}:-default}}"
+        if message:
             problems[where] = Problem(where, message)
         return result
 
-    draft = {key: value for key, value in replaced(data, visit).items() if value is not None}
-    unset_of: defaultdict[str | int, dict[str, None]] = defaultdict(dict)
-    outside: Unfilled = []
-    for where, name in unset:
-        if in_row := where[0] == "models" and len(where) > 2:
-            unset_of[where[1]][name] = None
-        else:
-            outside.append((where, name))
-        if in_row or not source.trusted:
-            _leave_out(draft, where)
-    for problem in (*(_not_set(outside) if source.trusted else ()), *_of_models(draft), *_of_tasks(draft)):
-        problems.setdefault(problem.where, problem)
-    _put_names(draft, unset_of, source)
-    return draft, [*source.problems, *problems.values()], [] if source.trusted else outside
+    return replaced(data, visit)
 
 
 def _leave_out(draft: dict[str, Any], where: Where) -> None:
@@ -158,11 +168,6 @@ def _rows(draft: dict[str, Any], section: str) -> dict[str, Any]:
 
 def _field(row: Any, name: str) -> Any:
     return row.get(name) if isinstance(row, dict) else getattr(row, name, None)
-
-
-def _not_set(unset: Unfilled) -> Iterator[Problem]:
-    for where, name in unset:
-        yield Problem(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
 
 
 def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
