@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from testronaut_llm.config.faults import keys_of
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig
 from testronaut_llm.config.source import SCHEMA_FILE
 from testronaut_llm.support.paths import write_atomically

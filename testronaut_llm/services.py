@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from testronaut_llm.config.secrets import secret_parts
+from testronaut_llm.config.problems import secret_parts
 from testronaut_llm.errors import AuthenticationError, PermissionDeniedError
 from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Target

@@ -114,8 +114,8 @@ def show(
     """Show the configuration with its defaults, without secrets."""
     import yaml
 
-    from testronaut_llm.config.edit import value_at
     from testronaut_llm.config.source import ConfigSource
+    from testronaut_llm.config.yaml_text import value_at
 
     source = ConfigSource.find(config)
     value: Any = value_at(source.current().model_dump(mode="json"), key or "")
@@ -132,9 +132,8 @@ def set_(
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],
     config: ConfigFile = None,
 ) -> None:
-    """Set one value. Comments and order stay; a wrong value changes nothing."""
-    from testronaut_llm.config.edit import set_value
-    from testronaut_llm.config.source import PACKAGED, find_config
+    """Replace one value of the file where it stands. Comments and order stay; a wrong value changes nothing."""
+    from testronaut_llm.config.source import PACKAGED, find_config, set_value
 
     found = find_config(config)
     if found.path == PACKAGED:
@@ -176,7 +175,7 @@ def litellm_proxy(
 
     from testronaut_llm.config.draft import MODEL_VARIABLE
     from testronaut_llm.config.source import FoundConfig, find_config, parse_config, read_text
-    from testronaut_llm.config.yaml_reader import read_yaml
+    from testronaut_llm.config.yaml_text import read_yaml
     from testronaut_llm.proxy.export import proxy_export
     from testronaut_llm.support.paths import write_atomically
 

@@ -1,4 +1,4 @@
-"""`models`: list, fetch, add, check, measure and remove local models."""
+"""`models`: list, fetch, check, measure and remove local models."""
 
 from __future__ import annotations
 
@@ -157,29 +157,6 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
             screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
             if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click would ask on stdout
                 fetch(row.model, row)
-
-
-@group.command("add")
-def add(
-    path: Annotated[Path, typer.Argument(help="A GGUF file, or a folder with GGUF files, such as LM Studio's.")],
-    name: Annotated[str | None, typer.Option(help="Name for the model (default: that of its file).")] = None,
-) -> None:
-    """Add a GGUF file of this disk to the embedded models. It is checked, then linked, or copied from another disk.
-
-    Example: testronaut-llm models add ~/.lmstudio/models
-    """
-    if not path.is_dir():
-        fetch(path.absolute().as_uri(), name=name)
-        return
-    added = False
-    for file in sorted(one for one in path.rglob("*") if one.suffix.lower() == ".gguf"):
-        try:
-            fetch(file.absolute().as_uri(), name=name)
-            added = True
-        except LocalModelError as error:
-            screen.note(f"left out: {error}")
-    if not added:
-        raise LocalModelError(f"{path} holds no usable GGUF file; name a folder or a file that does")
 
 
 @group.command("remove")

@@ -67,7 +67,7 @@ def bill(llm: testronaut_llm.LLMManager) -> str:
 
 def age(older_than: str) -> float:
     """Returns the seconds of `--older-than`. Raises ConfigError: it is not a duration."""
-    from testronaut_llm.config.values import seconds
+    from testronaut_llm.config.sections import seconds
 
     try:
         return seconds(older_than)

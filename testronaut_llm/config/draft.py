@@ -1,181 +1,217 @@
-"""From plain data to what the shapes of `model_config` take, and the problems that the shapes cannot find.
+"""Prepares the data of a file for the shapes: fills `${VAR}`, and finds the problems that the shapes cannot find.
 
-Names that refer to each other, keys written out, the environment: looked at before the shapes, so
-that all problems come out together.
+These are names that refer to each other, keys written out, and variables. All problems come out together.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from testronaut_llm.config.faults import Fault, Source, Where, shown
 from testronaut_llm.config.local_options import refused_options
-from testronaut_llm.config.secrets import Filling, keys_written_out, texts
-from testronaut_llm.config.values import REFERENCE
+from testronaut_llm.config.problems import FromEnvironment, Problem, Source, Where, replaced, shown, texts
+from testronaut_llm.config.sections import REFERENCE, Section
 from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import closest, did_you_mean
+from testronaut_llm.telemetry.redaction import Redactor, is_secret_name, looks_like_key
 
 MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
-Unfilled = tuple[tuple[Where, str], ...]
+Unfilled = list[tuple[Where, str]]
 """Places and the names of variables."""
-_Unset = dict[str | int, dict[str, None]]
-"""The names of variables that are not set, by alias, in their order."""
 
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
+_FOREIGN = re.compile(r"(?:\$\{?|os\.environ/)([A-Za-z_][A-Za-z0-9_]*)\}?")
+"""A variable as a shell or LiteLLM's proxy writes it."""
 _MAY_BE_UNFILLED = {
     "models": ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra"),
     "tasks": ("models", "system", "stop"),
 }
 """Fields that keep their text where a variable is not set; others have their default until it is."""
+_OURS = {"models": ("alias", "unset", "trusted", "withheld"), "tasks": ("name",)}
+"""Fields that this package sets, and that no file may hold."""
+_MALFORMED = "has a `${` that is no ${NAME} or ${NAME:-default}; write $${ for a literal one"
 _MOST_LIMITS = 20
 
 
-def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Fault], Unfilled]:
+def filled(text: str, environment: Mapping[str, str] | None) -> tuple[str, tuple[str, ...], bool]:
+    """Fills `${VAR}`, `${VAR:-default}` and `$${` in; a variable that is set to nothing is not set.
+
+    Returns the text, the variables that have no value (their references stay), and True if there is a malformed one.
+    Without an `environment` nothing is filled in, defaults included.
+    """
+    unset: dict[str, None] = {}
+    changed = malformed = False
+
+    def value(found: re.Match[str]) -> str:
+        nonlocal changed, malformed
+        if not (name := found["name"]):
+            malformed = malformed or found[0] == "${"
+            return "${"
+        known = None if environment is None else environment.get(name) or found["default"]
+        if known is None:
+            unset[name] = None
+            return found[0]
+        changed = True
+        return known
+
+    result = _VARIABLE.sub(value, text)
+    return FromEnvironment(result) if changed else result, tuple(unset), malformed
+
+
+def variables_in(text: str) -> tuple[str, ...]:
+    """Returns the names of the variables that a text refers to, sorted, whether it is valid or not."""
+    return tuple(sorted({found["name"] for found in _VARIABLE.finditer(text) if found["name"]}))
+
+
+def _not_to_be_written(data: Mapping[str, Any], where: Where, text: str) -> str | None:
+    """Returns what to write instead of a key, of a text where keys stand, and of a variable in another spelling."""
+    row: Any = data["models"][where[1]] if len(where) == 3 and where[0] == "models" else None
+    in_row = isinstance(row, Mapping)
+    name = next((part for part in reversed(where) if isinstance(part, str)), "")
+    is_key = looks_like_key(text) if name == "system" else Redactor().redact(text) != text
+    foreign = _FOREIGN.fullmatch(text)
+    if is_key or (is_secret_name(name) and (in_row or "${" not in text)):
+        if not in_row:
+            words = "looks like a key, and keys are not written into this file: export it and write"
+            return f"{words}  ${{NAME_OF_A_VARIABLE}}"
+        provider = re.sub(r"\W", "_", str(row.get("model", "my")).partition("/")[0]).upper()
+        variable = foreign[1] if foreign else f"{provider}_API_KEY"
+        words = f"keys are not written into this file: export the key as {variable}, and write"
+        return f"{words}  api_key_env: {variable}"
+    if not foreign or text.startswith("${") or (text[0] == "$" and {"system", "stop"} & {*where}):
+        return None
+    return f"{text} is not filled in: write  " + (foreign[1] if name == "api_key_env" else f"${{{foreign[1]}}}")
+
+
+def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Problem], Unfilled]:
     """Returns the data as the shapes take it (references filled, names in place), and the problems they cannot find.
 
     And, where the file is not trusted, the variables outside `models`, none of which is filled in.
     """
     if not isinstance(data, Mapping):
-        return {}, [Fault((), "expected a mapping with `models:` and `tasks:`")], ()
-    filling = Filling(os.environ if source.trusted else None)
-    filled, outside, unset = _filled(data, filling)
-    models, tasks = _mapping(filled, "models"), _mapping(filled, "tasks")
-    override = os.environ.get(MODEL_VARIABLE) or None
-    known = {fault.where: fault for fault in (*filling.faults, *keys_written_out(data))}
-    found = [*(_not_set(outside) if source.trusted else ()), *_reserved(filled), *_rows(models), *_limits(filled)]
-    if "models" in filled or closest("models", filled) is None:  # misspelt, it is one problem and not one a reference
-        found += _references(models, tasks)
-    if tasks and override:
-        found += _unknown((), override, models, f"{MODEL_VARIABLE} names an ")
-    faults = [*source.faults, *known.values(), *(fault for fault in found if fault.where not in known)]
-    if isinstance(filled.get("models", {}), dict):
-        filled["models"] = {alias: _model(alias, row, unset, source.path) for alias, row in models.items()}
-    if isinstance(filled.get("log"), dict):
-        filled["log"] = _beside(filled["log"], "file", source.path)
-    if tasks:
-        filled["tasks"] = {name: _task(name, row, override) for name, row in tasks.items()}
-    return filled, faults, () if source.trusted else outside
+        return {}, [Problem((), "expected a mapping with `models:` and `tasks:`")], []
+    problems: dict[Where, Problem] = {}
+    unset: Unfilled = []
+    draft = {key: value for key, value in _read(data, source, unset, problems).items() if value is not None}
+    unset_of: defaultdict[str | int, dict[str, None]] = defaultdict(dict)
+    for where, name in unset:
+        if _in_row(where):
+            unset_of[where[1]][name] = None
+        if _in_row(where) or not source.trusted:
+            _leave_out(draft, where)
+    for problem in (*_of_models(draft), *_of_tasks(draft)):
+        problems.setdefault(problem.where, problem)
+    _put_names(draft, unset_of, source)
+    outside = [] if source.trusted else [(where, name) for where, name in unset if not _in_row(where)]
+    return draft, [*source.problems, *problems.values()], outside
 
 
-def _filled(data: Mapping[str, Any], filling: Filling) -> tuple[dict[str, Any], Unfilled, _Unset]:
-    """Returns the data with `${VAR}` filled in, what is not set outside `models`, and what is not set by alias."""
-    filled = {key: value for key, value in filling.fill(data).items() if value is not None}
-    outside: list[tuple[Where, str]] = []
-    rows: _Unset = {}
-    for where, name in filling.unset:
-        in_row = _in_a_row(where, "models")
-        if in_row:
-            rows.setdefault(where[1], {})[name] = None
-        else:
-            outside.append((where, name))
-        if in_row or filling.environment is None:
-            _leave_out(filled, where)
-    return filled, tuple(outside), rows
+def _in_row(where: Where) -> bool:
+    return where[0] == "models" and len(where) > 2
 
 
-def _in_a_row(where: Where, section: str) -> bool:
-    return where[0] == section and len(where) > 2
+def _read(data: Any, source: Source, unset: Unfilled, problems: dict[Where, Problem]) -> Any:
+    """Returns the data with its variables filled in; adds those without a value, and the problems of its texts."""
+
+    def visit(where: Where, text: str) -> str:
+        result, names, malformed = filled(text, os.environ if source.trusted else None)
+        unset.extend((where, name) for name in names)
+        message = _not_to_be_written(data, where, text) or (_MALFORMED if malformed else None)
+        if names and not message and source.trusted and not _in_row(where):
+            message = f"${{{names[0]}}} is not set: export {names[0]}=..., or write ${{{names[0]}:-default}}"
+        if message:
+            problems[where] = Problem(where, message)
+        return result
+
+    return replaced(data, visit)
 
 
-def _leave_out(data: dict[str, Any], where: Where) -> None:
+def _leave_out(draft: dict[str, Any], where: Where) -> None:
     """Takes out the field around an unfilled reference, unless its text may stand there."""
     section = str(where[0])
     if section not in _MAY_BE_UNFILLED:
-        data.pop(section, None)
-    elif _in_a_row(where, section) and where[2] not in _MAY_BE_UNFILLED[section]:
-        row = data[section][where[1]]
+        draft.pop(section, None)
+    elif len(where) > 2 and where[2] not in _MAY_BE_UNFILLED[section]:
+        row = draft[section][where[1]]
         if isinstance(row, dict):
             row.pop(where[2], None)
 
 
-def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key)
-    return dict(value) if isinstance(value, Mapping) else {}
+def _put_names(draft: dict[str, Any], unset_of: Mapping[str | int, Iterable[str]], source: Source) -> None:
+    """Adds to each row what its shape takes beside the fields of the file; paths start at the folder of the file."""
+    models, tasks = _rows(draft, "models"), _rows(draft, "tasks")
+    for row, key in ((draft.get("log"), "file"), *((row, "api_key_file") for row in models.values())):
+        if source.path and isinstance(row, dict) and isinstance(text := row.get(key), str):
+            row[key] = str(source.path.parent / os.path.expanduser(text))  # noqa: PTH111 - `~nobody` stays as written
+    # One model for every task of this run is as good as named in the call: `min_quality` does not hold.
+    override = os.environ.get(MODEL_VARIABLE)
+    forced = {"models": (override,), "min_quality": 1} if override else {}
+    for rows, field, more in ((models, "alias", {}), (tasks, "name", forced)):
+        for name, row in rows.items():
+            if isinstance(row, Section):
+                rows[name] = row.model_copy(update={**more, field: name})
+            elif isinstance(row, dict):
+                rows[name] = {**row, **more, field: name}
+                if rows is models and name in unset_of:
+                    rows[name]["unset"] = tuple(unset_of[name])
 
 
-def _model(alias: str, row: Any, unset: _Unset, path: Path | None) -> Any:
-    if not isinstance(row, dict):
-        return row.model_copy(update={"alias": alias}) if hasattr(row, "model_copy") else row
-    return {**_beside(row, "api_key_file", path), "alias": alias, "unset": tuple(unset.get(alias, ()))}
-
-
-def _beside(row: dict[str, Any], key: str, path: Path | None) -> dict[str, Any]:
-    """A relative path means the same wherever the program runs: it starts at the folder of the file."""
-    text = row.get(key)
-    if not isinstance(text, str) or not path:
-        return row
-    return {**row, key: str(path.parent / os.path.expanduser(text))}  # noqa: PTH111 - `~nobody` stays as written
-
-
-def _task(name: str, row: Any, override: str | None) -> Any:
-    """One model for every task of this run is as good as asked for by name: `min_quality` does not hold."""
-    forced: dict[str, Any] = {"models": (override,), "min_quality": 1} if override is not None else {}
-    if isinstance(row, dict):
-        return {**row, **forced, "name": name}
-    return row.model_copy(update={"name": name, **forced}) if hasattr(row, "model_copy") else row
-
-
-def _not_set(unset: Unfilled) -> Iterator[Fault]:
-    """Yields a problem for each place, with the first variable that it lacks."""
-    for where, name in dict(reversed(unset)).items():
-        yield Fault(where, f"${{{name}}} is not set: export {name}=..., or write ${{{name}:-default}}")
-
-
-def _reserved(data: dict[str, Any]) -> Iterator[Fault]:
-    """Yields keys that the shapes take and the file must not hold."""
-    for section, keys in (("models", ("alias", "unset", "trusted", "withheld")), ("tasks", ("name",))):
-        for name, row in _mapping(data, section).items():
-            found = (key for key in keys if isinstance(row, dict) and key in row)
-            yield from (Fault((section, name, key), "unknown key") for key in found)
-
-
-def _rows(models: dict[str, Any]) -> Iterator[Fault]:
-    """Yields names that are none, and what `extra` must not hold."""
-    for alias, row in models.items():
-        if not re.fullmatch(r"[^\s/]+", str(alias)):
-            yield Fault(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
-        extra, provider = _field(row, "extra"), str(_field(row, "model")).partition("/")[0]
-        if isinstance(extra, Mapping):
-            for where, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
-                yield Fault(("models", alias, "extra", *where), why)
+def _rows(draft: dict[str, Any], section: str) -> dict[str, Any]:
+    rows = draft.get(section)
+    return rows if isinstance(rows, dict) else {}
 
 
 def _field(row: Any, name: str) -> Any:
     return row.get(name) if isinstance(row, dict) else getattr(row, name, None)
 
 
-def _references(models: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Fault]:
-    for name, row in tasks.items():
-        where: Where = ("tasks", name, "models")
-        listed = _field(row, "models")
-        if isinstance(listed, str):
-            yield from _unknown(where, listed, models)
-        elif isinstance(listed, list | tuple):
-            seen: set[str] = set()
-            for index, model in enumerate(listed):
-                if isinstance(model, str) and model in seen:
-                    yield Fault((*where, index), f"lists {shown(model)} twice")
-                elif isinstance(model, str):
-                    yield from _unknown((*where, index), model, models)
-                    seen.add(model)
-
-
-def _unknown(where: Where, model: str, models: dict[str, Any], before: str = "") -> Iterator[Fault]:
-    """Yields a problem where there is no such model; a variable that is not filled in may be any."""
-    if model not in models and not REFERENCE.fullmatch(model) and "${" not in model:
-        message = f"{before}unknown model {shown(model)}"
-        yield Fault(where, message, hint=lambda: f"{did_you_mean(model, models)} (or write provider/model)")
-
-
-def _limits(data: dict[str, Any]) -> Iterator[Fault]:
-    """A limit on a provider that nothing uses does no harm; one letter beside a used one is a typo."""
-    used = {str(text).partition("/")[0] for text in texts([data.get("models"), data.get("tasks")]) if "/" in text}
-    unused = (key for key in _mapping(data, "limits") if key not in used)
-    for key in islice(unused, _MOST_LIMITS):
+def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
+    """Yields fields that are ours, names that are none, what `extra` must not hold, and typos in `limits`."""
+    rows = (
+        (section, *item) for section in _OURS for item in _rows(draft, section).items() if isinstance(item[1], dict)
+    )
+    for section, name, row in rows:
+        yield from (Problem((section, name, key), "unknown key") for key in _OURS[section] if key in row)
+    for alias, row in _rows(draft, "models").items():
+        if not re.fullmatch(r"[^\s/]+", str(alias)):
+            yield Problem(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
+        extra, provider = _field(row, "extra"), str(_field(row, "model")).partition("/")[0]
+        if isinstance(extra, Mapping):
+            for place, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
+                yield Problem(("models", alias, "extra", *place), why)
+    # A limit on a provider that nothing uses does no harm; one letter beside a used one is a typo.
+    used = {str(text).partition("/")[0] for text in texts([draft.get("models"), draft.get("tasks")]) if "/" in text}
+    for key in islice((key for key in _rows(draft, "limits") if key not in used), _MOST_LIMITS):
         near = closest(key, used)
         if near and abs(len(str(key)) - len(near)) <= 1:
-            yield Fault(("limits", key), f"no model uses the provider {shown(key)}; did you mean `{near}`?")
+            yield Problem(("limits", key), f"no model uses the provider {shown(key)}; did you mean `{near}`?")
+
+
+def _of_tasks(draft: dict[str, Any]) -> Iterator[Problem]:
+    """Yields names that are no model's, or stand twice; a variable without a value may stand for any."""
+    models, tasks = _rows(draft, "models"), _rows(draft, "tasks")
+    named: list[tuple[Where, Any]] = []
+    if "models" in draft or closest("models", draft) is None:  # misspelt, it is one problem and not one a reference
+        for task, row in tasks.items():
+            listed, place = _field(row, "models"), ("tasks", task, "models")
+            many = isinstance(listed, list | tuple)
+            named += (((*place, n), one) for n, one in enumerate(listed)) if many else [(place, listed)]
+    if tasks and (override := os.environ.get(MODEL_VARIABLE)):
+        named.append(((), override))
+    seen: set[tuple[Where, str]] = set()
+    for where, name in (one for one in named if isinstance(one[1], str)):
+        if (where[:2], name) in seen:
+            yield Problem(where, f"lists {shown(name)} twice")
+        elif name not in models and not REFERENCE.fullmatch(name) and "${" not in name:
+            message = ("" if where else f"{MODEL_VARIABLE} names an ") + f"unknown model {shown(name)}"
+            yield Problem(where, message, hint=partial(_near, name, models))
+        seen.add((where[:2], name))
+
+
+def _near(name: str, models: dict[str, Any]) -> str:
+    return f"{did_you_mean(name, models)} (or write provider/model)"

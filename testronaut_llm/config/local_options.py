@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from testronaut_llm.config.faults import shown
-from testronaut_llm.config.values import native
+from testronaut_llm.config.problems import shown
+from testronaut_llm.config.sections import native
 from testronaut_llm.support.owned_fields import OWNED
 from testronaut_llm.support.text import did_you_mean
 
 SAMPLING: Mapping[str, tuple[type, str]] = {
+    **{word: (int, word) for word in ("top_k", "repeat_last_n")},
     "num_keep": (int, "n_keep"),
-    "top_k": (int, "top_k"),
-    "top_p": (float, "top_p"),
-    "min_p": (float, "min_p"),
-    "typical_p": (float, "typical_p"),
-    "repeat_last_n": (int, "repeat_last_n"),
-    "repeat_penalty": (float, "repeat_penalty"),
-    "presence_penalty": (float, "presence_penalty"),
-    "frequency_penalty": (float, "frequency_penalty"),
+    **{word: (float, word) for word in ("top_p", "min_p", "typical_p")},
+    **{f"{word}_penalty": (float, f"{word}_penalty") for word in ("repeat", "presence", "frequency")},
 }
 """How the next token is chosen: the kind of the value, and llama.cpp's word for it."""
 HARDWARE: Mapping[str, type] = {
@@ -72,12 +67,11 @@ def sorted_options(*extras: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     merged = {place[-1]: native(value) for extra in extras for place, value in _fields(extra)}
     sampling = {word: value for word, value in merged.items() if word in SAMPLING}
     hardware = {word: value for word, value in merged.items() if word in HARDWARE}
-    return sampling, hardware, {word: value for word, value in merged.items() if word not in (*SAMPLING, *HARDWARE)}
+    return sampling, hardware, {word: value for word, value in merged.items() if word not in _OPTIONS}
 
 
 def _fields(extra: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Each field with its place; those of `options` last."""
-    options = extra.get("options")
+    """Yields each field with its place; those of `options` last."""
     yield from (((word,), value) for word, value in extra.items() if word != "options")
-    if isinstance(options, Mapping):
+    if isinstance(options := extra.get("options"), Mapping):
         yield from ((("options", word), value) for word, value in options.items())

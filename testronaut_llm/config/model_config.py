@@ -1,48 +1,42 @@
 """The shape of `llm.yaml`: which models there are, and which may do which task.
 
 Frozen and strict. The sentence under each field is its description in the reference page and in the
-JSON Schema. Finding, reading and saving the file is done by the modules of `config/`.
+JSON Schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    FieldSerializationInfo,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    field_serializer,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_serializer, model_validator
 
 from testronaut_llm.config.draft import examine
-from testronaut_llm.config.faults import FromEnvironment, Source, error_of, in_words, shown
-from testronaut_llm.config.secrets import public, texts
-from testronaut_llm.config.sections import BudgetConfig, CacheConfig, LimitConfig, LogConfig, PriceConfig, Section
-from testronaut_llm.config.trust import Untrusted, limited
-from testronaut_llm.config.values import (
+from testronaut_llm.config.problems import FromEnvironment, Source, of_pydantic, public, shown, texts
+from testronaut_llm.config.sections import (
     REFERENCE,
+    BudgetConfig,
+    CacheConfig,
     Count,
     ErrorCodes,
     Flag,
     Grade,
     KeepAlive,
+    LimitConfig,
+    LogConfig,
     Names,
     Native,
     PlainJson,
+    PriceConfig,
     Reference,
     Seconds,
+    Section,
     VariableName,
     Whole,
 )
+from testronaut_llm.config.trust import limited, untrusted
 from testronaut_llm.errors import ConfigError, UnknownTaskError
 from testronaut_llm.records import CacheMode
 from testronaut_llm.support.text import did_you_mean
@@ -55,7 +49,7 @@ class ModelConfig(Section):
     """How to reach one model, and what is known about it."""
 
     alias: str = Field(exclude=True)
-    """The user's name for it; in the file, the key of its section."""
+    """The user's name for it: the key of its section."""
     unset: tuple[str, ...] = Field(default=(), exclude=True)
     """Variables that its section refers to and that are not set: while there is one, the model is not ready."""
     trusted: bool = Field(default=True, exclude=True)
@@ -133,7 +127,7 @@ class ModelConfig(Section):
         return self
 
     @field_serializer("api_base", "api_key_command", "extra")
-    def _public(self, value: Any, info: FieldSerializationInfo) -> Any:
+    def _public(self, value: Any, info: Any) -> Any:
         return public(info.field_name, value)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -193,8 +187,7 @@ class TaskConfig(Section):
 class LLMConfig(Section):
     """All of `llm.yaml`, or the same made in Python: `LLMConfig(models={...}, tasks={...})`.
 
-    Raises:
-        ConfigError: with every fault, and the line of each where there is a file.
+    Raises ConfigError: with every problem, and the line of each where there is a file.
     """
 
     version: Literal[1] = 1
@@ -214,7 +207,9 @@ class LLMConfig(Section):
 
     _path: Path | None = PrivateAttr(default=None)
     _place: str | None = PrivateAttr(default=None)
-    _untrusted: Untrusted | None = PrivateAttr(default=None)
+    _trusted: bool = PrivateAttr(default=True)
+    _ignored: tuple[str, ...] = PrivateAttr(default=())
+    _waiting: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def path(self) -> Path | None:
@@ -224,12 +219,12 @@ class LLMConfig(Section):
     @property
     def trusted(self) -> bool:
         """False for a file that was found by walking upwards and that `testronaut-llm trust` does not know."""
-        return self._untrusted is None
+        return self._trusted
 
     @property
     def ignored(self) -> tuple[str, ...]:
         """What a file that is not trusted says outside `models` and that has no effect, such as `log`."""
-        return self._untrusted.ignored if self._untrusted else ()
+        return self._ignored
 
     def budget_scope(self) -> str | None:
         """Returns whose money is spent: the budget's scope, or the file's resolved path; None without either."""
@@ -238,55 +233,43 @@ class LLMConfig(Section):
         return self._place
 
     def model(self, reference: str) -> ModelConfig:
-        """Returns the model of an alias, or of `provider/model` written directly.
-
-        Raises:
-            ConfigError: there is no such alias; the message names the closest.
-        """
+        """Returns the model of an alias, or of `provider/model`. Raises ConfigError: none; names the closest alias."""
         if reference in self.models:
             return self.models[reference]
-        if REFERENCE.fullmatch(reference) or (self._untrusted and "${" in reference):
+        if REFERENCE.fullmatch(reference) or (not self._trusted and "${" in reference):
             model = ModelConfig(alias=reference, model=reference)
-            return self._untrusted.row(model) if self._untrusted else model
+            return model if self._trusted else untrusted(model, self._waiting)
         raise ConfigError(f"unknown model {shown(reference)}{did_you_mean(reference, self.models)}")
 
     def task(self, name: str | None) -> TaskConfig:
-        """Returns the task of that name; None means `default`.
-
-        Raises:
-            UnknownTaskError: there is no such task; the message names the closest and the known ones.
-        """
+        """Returns the task of that name; None means `default`. Raises UnknownTaskError: names the closest."""
         wanted = "default" if name is None else name
         if task := self.tasks.get(wanted):
             return task
         near = did_you_mean(wanted, self.tasks)
         known = f" (known: {', '.join(self.tasks)})" if "did you mean" in near else ""
         file = str(self.path) if self.path else None
-        mend = f"; or add `{wanted}: {{models: [...]}}` under `tasks:`" + (f" in {file}" if file else "")
-        raise UnknownTaskError(f"unknown task {wanted!r}{near}{known}{mend}", file=file)
+        add = f"; or add `{wanted}: {{models: [...]}}` under `tasks:`" + (f" in {file}" if file else "")
+        raise UnknownTaskError(f"unknown task {wanted!r}{near}{known}{add}", file=file)
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_all_faults(cls, data: Any, handler: ModelWrapValidatorHandler[LLMConfig], info: ValidationInfo) -> Any:
+    def _with_all_problems(cls, data: Any, shaped: Callable[[Any], LLMConfig], info: ValidationInfo) -> LLMConfig:
         if isinstance(data, cls):
             return data
         source = info.context if isinstance(info.context, Source) else Source()
-        draft, faults, unfilled = examine(data, source)
-        config = None
+        draft, problems, unfilled = examine(data, source)
         try:
-            config = handler(draft)
+            config = shaped(draft)
         except ValidationError as error:
-            known = {fault.where for fault in faults}
-            faults += [f for f in (in_words(e, cls) for e in error.errors()) if f.where not in known]
-        if faults or config is None:
-            placed = (replace(fault, line=fault.line or source.line_of(fault.where)) for fault in faults)
-            raise error_of(placed, str(source.path) if source.path else None)
+            known = {problem.where for problem in problems}
+            problems += (one for one in (of_pydantic(e, cls) for e in error.errors()) if one.where not in known)
+            raise source.error(problems) from None
+        if problems:
+            raise source.error(problems)
+        config._path = source.path  # noqa: SLF001 - of this class
+        config._place = str(source.path.resolve()) if source.path else None  # noqa: SLF001
         if not source.trusted:
-            config, config._untrusted = limited(config, unfilled)  # noqa: SLF001 - of this class
+            config, ignored, waiting = limited(config, unfilled)
+            config._trusted, config._ignored, config._waiting = False, tuple(ignored), tuple(waiting)  # noqa: SLF001
         return config
-
-    def model_post_init(self, context: Any) -> None:
-        """Remembers the file that pydantic was told about."""
-        if isinstance(context, Source):
-            self._path = context.path
-            self._place = str(context.path.resolve()) if context.path else None

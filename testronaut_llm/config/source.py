@@ -1,8 +1,7 @@
-"""Which `llm.yaml` is used, what it says, and how a running process follows it.
+"""Which `llm.yaml` is used, what it says, how a running process follows it, and how one value of it is set.
 
-One file is used, nothing is merged: the argument, `TESTRONAUT_LLM_CONFIG`, the nearest `llm.yaml`
-upwards from the working folder, the user's own, the packaged default. An edit takes effect at the next
-call; a broken one does not.
+One file is used, nothing is merged: the argument, `TESTRONAUT_LLM_CONFIG`, the nearest `llm.yaml` upwards from the
+working folder, the user's own, the packaged default. An edit takes effect at the next call; a broken one does not.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testronaut_llm.config.draft import MODEL_VARIABLE
-from testronaut_llm.config.faults import Fault, Source, error_of
+from testronaut_llm.config.draft import MODEL_VARIABLE, variables_in
 from testronaut_llm.config.model_config import LLMConfig
-from testronaut_llm.config.secrets import variables_in
-from testronaut_llm.config.trust import is_trusted, record_of
+from testronaut_llm.config.problems import Problem
+from testronaut_llm.config.trust import is_trusted, record_of, trust
+from testronaut_llm.config.yaml_text import MAX_BYTES, edited, read_yaml
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import config_dir, user_path
+from testronaut_llm.support.paths import config_dir, user_path, write_atomically
 from testronaut_llm.support.text import read_utf8
 from testronaut_llm.telemetry.log import logger
 
@@ -31,9 +30,6 @@ PATH_VARIABLE = "TESTRONAUT_LLM_CONFIG"
 PACKAGED = Path(__file__).parent.with_name(FILE_NAME)
 SCHEMA_FILE = PACKAGED.with_name("llm.schema.json")
 _CLOCK_TICK_NS = 2_000_000_000  # of the coarsest file systems
-
-_FileStamp = tuple[int, ...] | None
-_Stamp = tuple[_FileStamp, _FileStamp, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,37 +64,44 @@ def _given(text: str | Path, by: str) -> Path:
 
 
 def load_config(path: str | Path | None = None) -> LLMConfig:
-    """Returns what a file says, or the one that is used; a path given outright is trusted.
-
-    Raises:
-        ConfigError: with every problem, its line, and the closest valid name.
-    """
+    """Returns what the file says that is used. Raises ConfigError: every problem, its line, the closest valid name."""
     found = find_config(path)
     return parse_config(read_text(found.path), found)
 
 
 def read_text(path: Path) -> str:
     """Returns a configuration file's text. Raises ConfigError: it cannot be read, is far too large, or is not UTF-8."""
-    from testronaut_llm.config.yaml_reader import MAX_BYTES
-
     return read_utf8(path, most=MAX_BYTES)
 
 
 def parse_config(text: str, found: FoundConfig) -> LLMConfig:
-    """Returns what the text of a found file says. Raises ConfigError: every problem, its line, the closest name."""
-    from testronaut_llm.config.yaml_reader import read_yaml
-
-    document = read_yaml(text, str(found.path))
+    """Returns what the text of a found file says. Raises ConfigError as `load_config`."""
+    document = read_yaml(text, found.path)
+    document.trusted = found.how != "upwards" or is_trusted(found.path, text)
     if document.data is None:
-        words = "is empty: run `testronaut-llm init`, or write `tasks:`"
-        raise error_of([*document.faults, Fault((), words, 1)], str(found.path))
-    source = Source(
-        path=found.path,
-        trusted=found.how != "upwards" or is_trusted(found.path, text),
-        line_of=document.line_of,
-        faults=document.faults,
-    )
-    return LLMConfig.model_validate(document.data, context=source)
+        raise document.error([Problem((), "is empty: run `testronaut-llm init`, or write `tasks:`", 1)])
+    return LLMConfig.model_validate(document.data, context=document)
+
+
+def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
+    """Replaces one value in a file where it stands, and returns the new configuration. A trusted file stays trusted.
+
+    Raises ConfigError, and leaves the file untouched: it would not be valid as a whole, or `edited` refuses.
+    """
+    found = find_config(path)
+    text = read_text(found.path)
+    new = edited(text, dotted_key, yaml_text, found.path)
+    config = parse_config(new, found)
+    known = is_trusted(found.path, text)
+    if read_text(found.path) != text:
+        raise ConfigError(f"{found.path} was changed by someone else just now: try again", file=str(found.path))
+    try:
+        write_atomically(found.path, new)
+    except OSError as error:
+        raise ConfigError(f"cannot write {found.path}: {error.strerror}", file=str(found.path)) from None
+    if known:
+        trust(found.path)
+    return config
 
 
 class ConfigSource:
@@ -106,16 +109,16 @@ class ConfigSource:
 
     Attributes:
         found: the file and how it was found; None when the configuration was made in Python.
+        last: the configuration as it was last looked at.
     """
 
     def __init__(self, config: LLMConfig, found: FoundConfig | None = None, text: str | None = None) -> None:
-        self.found = found
-        self._config = config
-        self._lock = threading.Lock()
+        self.found, self.last = found, config
         self._record = record_of(found.path) if found and found.how == "upwards" else None
+        self._lock = threading.Lock()
         self._variables = variables_in(text or "")
-        self._read: tuple[str | None, int, _FileStamp] = (text, self._environment(), self._trust_stamp())
-        self._stamp: _Stamp | None = None
+        self._read = (text, self._environment(), _stamp_of(self._record))
+        self._seen: object = None
         self._warned: set[tuple[int, str]] = set()
         self._warn_ignored()
 
@@ -128,27 +131,17 @@ class ConfigSource:
 
     @classmethod
     def of(cls, config: LLMConfig) -> ConfigSource:
-        """Returns a source of a configuration made in Python; it never changes.
-
-        Raises:
-            ConfigError: it has a budget, and nothing says whose money that is.
-        """
+        """Returns a source that never changes. Raises ConfigError: it has a budget, and nothing says whose money."""
         own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
         if (config.budget is not None or own) and config.budget_scope() is None:
-            raise ConfigError(
-                "config= has a budget without `scope`; say whose money it is: budget={'scope': 'my-app', ...}"
-            )
+            words = "say whose money it is: budget={'scope': 'my-app', ...}"
+            raise ConfigError(f"config= has a budget without `scope`; {words}")
         return cls(config)
 
     @property
     def path(self) -> Path | None:
         """The file, or None."""
-        return self.found.path if self.found else self._config.path
-
-    @property
-    def last(self) -> LLMConfig:
-        """The configuration as it was last looked at."""
-        return self._config
+        return self.found.path if self.found else self.last.path
 
     def current(self) -> LLMConfig:
         """Returns the newest configuration that is valid. While nothing changed this costs one `stat`.
@@ -156,48 +149,45 @@ class ConfigSource:
         A file that is broken, or gone, leaves the last good one in place and logs one warning.
         """
         if self.found is not None:
-            stamp = (_stamp_of(self.found.path), self._trust_stamp(), self._environment())
-            if stamp != self._stamp:
+            file, record = _stamp_of(self.found.path), _stamp_of(self._record)
+            if (file, record, self._environment()) != self._seen:
                 with self._lock:
-                    self._reload(self.found, stamp)
-        return self._config
+                    self._reload(self.found, record)
+                    # A stamp younger than a tick of the file system's clock could miss the next edit.
+                    settled = file is None or time.time_ns() - file[0] > _CLOCK_TICK_NS
+                    self._seen = (file, record, self._read[1]) if settled else None
+        return self.last
 
-    def _reload(self, found: FoundConfig, stamp: _Stamp) -> None:
-        """A stamp younger than a tick of the file system's clock could miss the next edit: it is not kept."""
+    def _reload(self, found: FoundConfig, record: tuple[int, ...] | None) -> None:
         text = None
         with suppress(ConfigError):
             text = read_text(found.path)
         self._variables = variables_in(text or "")
-        read = (text, self._environment(), self._trust_stamp())
-        if read != self._read:
-            self._read = read
-            try:
-                self._config = parse_config(read_text(found.path) if text is None else text, found)
-                self._warn_ignored()
-            except ConfigError as error:
-                if (known := (hash(text), str(error))) not in self._warned:
-                    self._warned.add(known)
-                    kept = "the last valid one"
-                    logger().warning("config_broken", file=error.file, line=error.line, error=str(error), kept=kept)
-        settled = stamp[0] is None or time.time_ns() - stamp[0][0] > _CLOCK_TICK_NS
-        self._stamp = (*stamp[:2], read[1]) if settled else None
+        if (read := (text, self._environment(), record)) == self._read:
+            return
+        self._read = read
+        try:
+            self.last = parse_config(read_text(found.path) if text is None else text, found)
+            self._warn_ignored()
+        except ConfigError as error:
+            if (known := (hash(text), str(error))) not in self._warned:
+                self._warned.add(known)
+                facts = {"file": error.file, "line": error.line, "error": str(error), "kept": "the last valid one"}
+                logger().warning("config_broken", **facts)
 
     def _warn_ignored(self) -> None:
-        for section in sorted({re.split(r"\W", text)[0] for text in self._config.ignored}):
+        for section in sorted({re.split(r"\W", text)[0] for text in self.last.ignored}):
             fault = "this llm.yaml is not trusted; run: testronaut-llm trust"
-            logger().warning(section + "_ignored", file=str(self._config.path), fault=fault)
+            logger().warning(section + "_ignored", file=str(self.last.path), fault=fault)
 
     def _environment(self) -> int:
         """Returns a hash, so that no value of a variable is kept."""
         return hash(tuple(map(os.environ.get, (MODEL_VARIABLE, *self._variables))))
 
-    def _trust_stamp(self) -> _FileStamp:
-        return _stamp_of(self._record) if self._record else None
 
-
-def _stamp_of(path: Path) -> _FileStamp:
+def _stamp_of(path: Path | None) -> tuple[int, ...] | None:
     try:
-        seen = os.stat(path)  # noqa: PTH116 - at every call
+        seen = os.stat(path) if path else None  # noqa: PTH116 - at every call
     except OSError:
         return None
-    return seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size, seen.st_ino
+    return (seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size, seen.st_ino) if seen else None

@@ -9,14 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel
-
-from testronaut_llm.config.faults import Where, few, path_of, shown
-from testronaut_llm.config.secrets import public
+from testronaut_llm.config.problems import Where, few, path_of, public, shown
+from testronaut_llm.config.sections import Section
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import data_dir, made, user_path, write_atomically
 from testronaut_llm.support.text import is_loopback, read_utf8
@@ -44,51 +41,42 @@ ALLOWED: Mapping[str, frozenset[str]] = {
 A field that is missing here has its default until the file is trusted, and a model's row that sets it is not ready.
 """
 
-_OF_THIS_MACHINE = ("log", "cache")
+_NOT_FOR_MODELS = ("log", "cache")
 """Sections that a model can be asked without."""
 
-Section = TypeVar("Section", bound=BaseModel)
+Shape = TypeVar("Shape", bound=Section)
 
 
-@dataclass(frozen=True, slots=True)
-class Untrusted:
-    """What a file says as a whole and may not until it is trusted.
+def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[LLMConfig, list[str], list[str]]:
+    """Returns a configuration with only what a file that is not trusted may say, and what has no effect in it.
 
-    Attributes:
-        ignored: what has no effect, outside `models`.
-        unfilled: `${NAME}` outside `models`, with its place; while there is one, no model of the file is ready.
-    """
-
-    ignored: tuple[str, ...]
-    unfilled: tuple[str, ...]
-
-    def row(self, model: ModelConfig, withheld: Iterable[str] = ()) -> ModelConfig:
-        """Returns a model's row as one of this file, with what it says and may not."""
-        names = (f"${{{name}}}" for name in model.unset)
-        return model.model_copy(update={"trusted": False, "withheld": (*withheld, *names, *self.unfilled)})
-
-
-def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[LLMConfig, Untrusted]:
-    """Returns a configuration with only what a file that is not trusted may say, and what it may not.
-
-    `unfilled` are the variables that it refers to outside `models`, each with its place.
+    The latter outside `models`: what a model can be asked without, and what keeps every model of the file waiting.
+    `unfilled` are the variables that the file refers to outside `models`, each with its place.
     """
     withheld: list[tuple[Where, str]] = []
     config = _allowed(config, (), withheld)
     of_rows: dict[str | int, list[str]] = {alias: [] for alias in config.models}
     ignored: list[str] = []
-    concerns_all: list[str] = []
-    for where, text in withheld:
-        (of_rows[where[1]] if where[0] == "models" else ignored).append(text)
+    waiting: list[str] = []
+    for where, words in withheld:
+        (of_rows[where[1]] if where[0] == "models" else ignored).append(words)
     for where, name in unfilled:
-        (ignored if where[0] in _OF_THIS_MACHINE else concerns_all).append(f"${{{name}}} in {path_of(where)}")
-    untrusted = Untrusted(tuple(ignored), (few(concerns_all),) if concerns_all else ())
-    rows = {alias: untrusted.row(row, of_rows[alias]) for alias, row in config.models.items()}
-    return config.model_copy(update={"models": rows}), untrusted
+        (ignored if where[0] in _NOT_FOR_MODELS else waiting).append(f"${{{name}}} in {path_of(where)}")
+    waiting = [few(waiting)] if waiting else []
+    rows = {
+        alias: untrusted(row, (*of_rows[alias], *(f"${{{name}}}" for name in row.unset), *waiting))
+        for alias, row in config.models.items()
+    }
+    return config.model_copy(update={"models": rows}), ignored, waiting
 
 
-def _allowed(section: Section, where: Where, withheld: list[tuple[Where, str]]) -> Section:
-    """Returns a section without what is not allowed, and notes the place and the words of what was taken out."""
+def untrusted(row: ModelConfig, withheld: Iterable[str]) -> ModelConfig:
+    """Returns a model's row as one of a file that is not trusted, with what it says and may not."""
+    return row.model_copy(update={"trusted": False, "withheld": tuple(withheld)})
+
+
+def _allowed(section: Shape, where: Where, withheld: list[tuple[Where, str]]) -> Shape:
+    """Returns a section without what is not allowed, and notes the place of what was taken out and what it said."""
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value, default = getattr(section, name), field.get_default(call_default_factory=True)
@@ -97,30 +85,24 @@ def _allowed(section: Section, where: Where, withheld: list[tuple[Where, str]]) 
         at = (*where, name)
         if name not in ALLOWED.get(type(section).__name__, ()) or (name == "api_base" and not is_loopback(value)):
             kept[name] = default
-            withheld.append((at, _said(at, value)))
-        elif isinstance(value, BaseModel):
+            words = path_of(at[2:] if at[0] == "models" else at)
+            if not isinstance(value, Section):
+                said = public(name, value)
+                words += f" ({', '.join(said) if isinstance(said, Mapping) else shown(said)})"
+            withheld.append((at, words))
+        elif isinstance(value, Section):
             kept[name] = _allowed(value, at, withheld)
         elif isinstance(value, Mapping):
             kept[name] = {key: _allowed(part, (*at, key), withheld) for key, part in value.items()}
     return section.model_copy(update=kept)
 
 
-def _said(where: Where, value: Any) -> str:
-    """A place, for a model's row below its name, and what it says, without what may be a secret."""
-    place = path_of(where[2:] if where[0] == "models" else where)
-    if isinstance(value, BaseModel):
-        return place
-    value = public(str(where[-1]), value)
-    return f"{place} ({', '.join(value) if isinstance(value, Mapping) else shown(value)})"
-
-
 def is_trusted(path: Path, text: str) -> bool:
     """Returns whether exactly this text was trusted at exactly this path."""
     try:
-        record = json.loads(record_of(path).read_text("utf-8"))
+        return bool(json.loads(record_of(path).read_text("utf-8")) == _record(path, text))
     except (OSError, ValueError):
         return False
-    return isinstance(record, dict) and record == _record(path, text)
 
 
 def trust(path: str | Path) -> Path:

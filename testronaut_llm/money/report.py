@@ -10,7 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from testronaut_llm.config.values import seconds
+from testronaut_llm.config.sections import seconds
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import day_of, dollars, patiently, seconds_left

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from testronaut_llm.config.faults import few
+from testronaut_llm.config.problems import few
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.text import host_of, is_loopback
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testronaut_llm.config.faults import few
+from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import endpoint
 from testronaut_llm.providers.credentials import KeySource, key_source

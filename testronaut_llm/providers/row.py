@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from testronaut_llm.config.faults import shown
 from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
+from testronaut_llm.config.problems import shown
 from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import did_you_mean
 

@@ -158,7 +158,7 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
         (("run", "cli_analysis", "hi", "--model", "god"), 2, "did you mean `good`"),
         (("run", "cli_analysis", "hi", "--config", "missing.yaml"), 2, "missing.yaml"),
         (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
-        (("config", "show", "tasks.nothing"), 2, "there is: cli_analysis, default"),
+        (("config", "show", "tasks.nothing"), 2, "tasks has no 'nothing'; known: cli_analysis, default"),
         (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
         (("models", "remove", "embedded/nothing"), 1, "models list"),
         (("prices", "show", "openai/no-such-model"), 2, "no known price"),
@@ -233,7 +233,7 @@ def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
 
 def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
     """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
-    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n"
+    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6, quality: 7}\n"
     before = "# mine\n" + (folder / "llm.yaml").read_text().replace("models:\n", models, 1)
     (folder / "llm.yaml").write_text(before)
     code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
@@ -245,10 +245,10 @@ def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
     assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
     assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
     assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
-    run("config", "set", "cache.ttl", "null")
-    assert "ttl: null\n" in run("config", "show", "cache")[1]
+    code, _, err = run("config", "set", "cache.ttl", "null")
+    assert (code, "the file has no 'cache'; known: " in err, "to add a key, edit the file" in err) == (2, True, True)
     code, _, err = run("config", "show", "models.gpt-5.quality")
-    assert (code, "there is: gpt-5.6, good, keyless" in err) == (2, True)
+    assert (code, "models has no 'gpt-5'; did you mean `gpt-5.6`?" in err) == (2, True)
 
 
 def test_init_writes_a_file_that_is_valid_and_trusted(
@@ -546,35 +546,18 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
     assert "far:1b" not in run("models", "list")[1]
 
 
-def test_a_file_of_this_disk_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """Under its own name or another; the file stays where it was. What is no model is not added, and not deleted."""
+def test_a_file_of_this_disk_is_pulled(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
+    """By its `file://` address; it stays where it was. What is no model is not stored, and not deleted."""
     mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
     shutil.copy(tiny_gguf, mine)
-    code, _, err = run("models", "add", str(mine))
+    code, _, err = run("models", "pull", mine.as_uri(), "--name", "my-model")
     assert code == 0
-    assert "embedded/my-model-1: 340,352 bytes, sha256 " in err
-    assert run("models", "add", str(mine), "--name", "other")[0] == 0
-    assert [one.name for one in ModelStore().list()] == ["my-model-1", "other"]
-    assert run("models", "remove", "embedded/other")[0] == 0
-    assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model-1").read_bytes()
+    assert "embedded/my-model: 340,352 bytes, sha256 " in err
+    assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model").read_bytes()
     other.write_bytes(b"<html>")
-    assert run("models", "add", str(other))[0] == run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
+    assert run("models", "pull", other.as_uri())[0] == run("models", "pull", (tmp_path / "no.gguf").as_uri())[0] == 1
     assert other.read_bytes() == b"<html>"
-    assert [one.name for one in ModelStore().list()] == ["my-model-1"]
-
-
-def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """As LM Studio keeps them; what is no model is named and left out, and a folder without one is an error."""
-    for name in ("owner/repo/one.gguf", "owner/repo/two.gguf", "owner/other/README.md"):
-        (tmp_path / "lm" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tiny_gguf, tmp_path / "lm" / name)
-    (tmp_path / "lm/owner/broken.gguf").write_bytes(b"GGUF")
-    code, _, err = run("models", "add", str(tmp_path / "lm"))
-    assert code == 0
-    assert err.count("left out: ") == 1
-    assert [one.name for one in ModelStore().list()] == ["one", "two"]
-    (tmp_path / "empty").mkdir()
-    assert run("models", "add", str(tmp_path / "empty"))[0] == 1
+    assert [one.name for one in ModelStore().list()] == ["my-model"]
 
 
 def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder: Path) -> None:

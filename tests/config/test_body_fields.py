@@ -40,14 +40,7 @@ def own_arguments() -> dict[str, Any]:
 
     named = {*inspect.signature(litellm.completion).parameters, *inspect.signature(litellm.embedding).parameters}
     named |= {*all_litellm_params, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, "openai_base_url", "callbacks"}
-    named |= {
-        "success_callback",
-        "failure_callback",
-        "proxy",
-        "ssl_verify",
-        "aws_bedrock_runtime_endpoint",
-        "vertex_project",
-    }
+    named |= {"success_callback", "failure_callback", "proxy", "ssl_verify", "vertex_project"}
     special = {"custom_llm_provider": "openai", "client": None, "mock_response": "mocked", "num_retries": 3}
     return {name: special.get(name, "http://127.0.0.1:9/evil") for name in sorted(named - {"args", "kwargs", "self"})}
 
@@ -60,9 +53,7 @@ def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) 
     return request(to, extra=extra)
 
 
-@pytest.mark.parametrize(
-    ("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)], ids=str
-)
+@pytest.mark.parametrize(("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)])
 def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bool) -> None:
     """Each of LiteLLM's own names is refused, or goes into the body; none changes what LiteLLM is told."""
     plain = arguments(asked_of(wire, "http://127.0.0.1:9", {}, embedding=embedding))
@@ -167,10 +158,8 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-CHATS = sorted(
-    {name for name, row in listed().items() if row.get("client") == "handler" and "litellm_prefix" not in row}
-    - {*NOT_TRIED}
-)
+HANDLED = {name for name, row in listed().items() if row.get("client") == "handler" and "litellm_prefix" not in row}
+CHATS = sorted(HANDLED - {*NOT_TRIED})
 EMBEDS = ("bedrock", "cometapi", "databricks", "edenai", "gemini", "hosted_vllm", "infinity", "jina_ai", "openrouter",
           "ovhcloud", "snowflake", "voyage")  # fmt: skip
 MODELS = {
@@ -180,9 +169,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "embedding"), [*((name, False) for name in CHATS), *((name, True) for name in EMBEDS)], ids=str
-)
+@pytest.mark.parametrize(("name", "embedding"), [*((n, False) for n in CHATS), *((n, True) for n in EMBEDS)])
 @pytest.mark.filterwarnings("ignore")  # LiteLLM is asked as it is, without the gateway
 def test_extra_arrives_or_is_refused(name: str, embedding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each provider that LiteLLM reaches by its handler, its row says whether `extra_body` becomes body fields."""
@@ -198,18 +185,10 @@ def test_extra_arrives_or_is_refused(name: str, embedding: bool, monkeypatch: py
     http = httpx.Client(transport=httpx.MockTransport(answer))
     client = litellm.llms.custom_httpx.http_handler.HTTPHandler(client=http)
     asked: dict[str, Any] = {"input": ["hi"]} if embedding else {"messages": [{"role": "user", "content": "hi"}]}
+    asked |= {"api_key": "k", "max_retries": 0, "drop_params": True}
     ask = litellm.embedding if embedding else litellm.completion
     model = f"{name}/{MODELS.get((name, embedding), 'some-model')}"
     with pytest.raises(Exception, match=r"."):
-        ask(
-            model=model,
-            api_base="http://127.0.0.1:9",
-            api_key="k",
-            max_retries=0,
-            drop_params=True,
-            client=client,
-            extra_body={"zzz": 1},
-            **asked,
-        )
+        ask(model=model, api_base="http://127.0.0.1:9", client=client, extra_body={"zzz": 1}, **asked)
     arrives = bodies[0].get("zzz") == 1
     assert (find_provider(name).refused({"zzz": 1}, embedding=embedding) is None) == arrives

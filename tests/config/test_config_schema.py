@@ -12,9 +12,9 @@ import pytest
 from config_schema import SECTIONS, descriptions, schema_text
 from pydantic import BaseModel
 
-from testronaut_llm.config.faults import keys_of
+from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, parse_config
-from testronaut_llm.config.yaml_reader import read_yaml
+from testronaut_llm.config.yaml_text import read_yaml
 from testronaut_llm.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -61,43 +61,35 @@ def _properties(schema: Mapping[str, Any], section: type[BaseModel]) -> dict[str
     return dict(part["properties"])
 
 
-ROW = "models: {a: {model: openai/x}}\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "models: {a: {model: openai/x, quality: '${Q:-3}', local: '${L:-true}', reasoning: '${R:-low}'}}\ntasks: {}",
-        "models: {a: {model: x/y, price: {input: 1, output: '2.5'}, keep_alive: -1, auto_pull: ask}}\ntasks: {}",
-        "tasks: {t: {models: x/y, stop: [a, b], timeout: 2m, temperature: 0.5, cache: off, seed: null}}",
-        "tasks: {}\nbudget: {per_day: '${B:-5}', on_exceeded: warn}\ncache: {ttl: 30d, size_limit: 1GiB}",
-        "tasks: {}\nlimits: {openai: {rpm: 5}}\nlog: {file: x, content: true}",
-    ],
+TAKEN = (
+    "models: {a: {model: openai/x, quality: '${Q:-3}', local: '${L:-true}', reasoning: '${R:-low}'}}\ntasks: {}",
+    "models: {a: {model: x/y, price: {input: 1, output: '2.5'}, keep_alive: -1, auto_pull: ask}}\ntasks: {}",
+    "tasks: {t: {models: x/y, stop: [a, b], timeout: 2m, temperature: 0.5, cache: off, seed: null}}",
+    "tasks: {}\nbudget: {per_day: '${B:-5}', on_exceeded: warn}\ncache: {ttl: 30d, size_limit: 1GiB}",
+    "tasks: {}\nlimits: {openai: {rpm: 5}}\nlog: {file: x, content: true}",
 )
-def test_what_the_shapes_take_the_schema_takes(validator: jsonschema.Draft7Validator, text: str) -> None:
-    """An editor never marks a valid file as wrong."""
-    parse_config(text, FoundConfig(path=Path("f"), how="argument"))
-    validator.validate(read_yaml(text).data)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "tasks: {}\nbugdet: {}",
-        "models: {a: {modl: x/y}}\ntasks: {}",
-        "models: {a: {model: x/y, alias: b}}\ntasks: {}",
-        "models: {a: {model: x/y, quality: 11}}\ntasks: {}",
-        "models: {a: {model: x/y, reasoning: hihg}}\ntasks: {}",
-        "tasks: {t: {}}",
-        "tasks: {t: {models: x/y, name: t}}",
-        "tasks: {t: {models: x/y, strategy: cheapst}}",
-        "tasks: {t: {models: x/y, max_tokens: many}}",
-        "tasks: {}\nbudget: {per_day: -1}",
-        "{}",
-    ],
+REFUSED = (
+    "tasks: {}\nbugdet: {}",
+    "models: {a: {modl: x/y}}\ntasks: {}",
+    "models: {a: {model: x/y, alias: b}}\ntasks: {}",
+    "models: {a: {model: x/y, quality: 11}}\ntasks: {}",
+    "models: {a: {model: x/y, reasoning: hihg}}\ntasks: {}",
+    "tasks: {t: {}}",
+    "tasks: {t: {models: x/y, name: t}}",
+    "tasks: {t: {models: x/y, strategy: cheapst}}",
+    "tasks: {t: {models: x/y, max_tokens: many}}",
+    "tasks: {}\nbudget: {per_day: -1}",
+    "{}",
 )
-def test_what_the_schema_refuses_the_shapes_refuse(validator: jsonschema.Draft7Validator, text: str) -> None:
-    """Typos and wrong kinds are marked while they are written."""
-    assert not validator.is_valid(read_yaml(text).data)
-    with pytest.raises(ConfigError):
-        parse_config(text, FoundConfig(path=Path("f"), how="argument"))
+
+
+def test_the_schema_takes_and_refuses_what_the_shapes_do(validator: jsonschema.Draft7Validator) -> None:
+    """An editor never marks a valid file as wrong, and marks typos and wrong kinds while they are written."""
+    found = FoundConfig(path=Path("f"), how="argument")
+    for text in TAKEN:
+        parse_config(text, found)
+        validator.validate(read_yaml(text).data)
+    for text in REFUSED:
+        assert not validator.is_valid(read_yaml(text).data), text
+        with pytest.raises(ConfigError):
+            parse_config(text, found)

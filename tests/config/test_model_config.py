@@ -5,13 +5,21 @@ from __future__ import annotations
 import pickle
 import threading
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
-from testronaut_llm.errors import ConfigError, UnknownTaskError
+from testronaut_llm.config.sections import ErrorCode
+from testronaut_llm.errors import (
+    ConfigError,
+    LocalModelError,
+    OutputInvalidError,
+    OutputTruncatedError,
+    ProviderError,
+    UnknownTaskError,
+)
 
 TASKS: dict[str, Any] = {"default": {"models": "a"}}
 
@@ -78,14 +86,13 @@ def test_no_task_name_means_default() -> None:
     """`None` is the task `default`, and an unknown name is never that."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}, "cli_analysis": {"models": "c/d"}})
     assert config.task(None).models == ("a/b",)
-    with pytest.raises(
-        UnknownTaskError, match=r"'cli_analysys'; did you mean `cli_analysis`\? \(known: default, cli_ana"
+    for made, name, words in (
+        (config, "cli_analysys", r"'cli_analysys'; did you mean `cli_analysis`\? \(known: default, cli_ana"),
+        (config, "zzz", r"known: cli_analysis, default; or add `zzz: \{models: \[...\]\}`"),
+        (LLMConfig(tasks={}), None, "unknown task 'default'; or add"),
     ):
-        config.task("cli_analysys")
-    with pytest.raises(UnknownTaskError, match=r"known: cli_analysis, default; or add `zzz: \{models: \[...\]\}`"):
-        config.task("zzz")
-    with pytest.raises(UnknownTaskError, match="unknown task 'default'; or add"):
-        LLMConfig(tasks={}).task(None)
+        with pytest.raises(UnknownTaskError, match=words):
+            made.task(name)
 
 
 def test_every_field_takes_its_documented_forms() -> None:
@@ -97,11 +104,8 @@ def test_every_field_takes_its_documented_forms() -> None:
         dimensions=3, limits={"rpm": 1, "tpm": 2, "concurrency": 3}, extra={"top_k": 5, "deep": {"list": [None, 1.5]}},
     )  # fmt: skip
     assert model.price is not None
-    assert (model.price.input, model.price.output, model.price.cache_read) == (
-        Decimal(1),
-        Decimal("2.5"),
-        Decimal("0.1"),
-    )
+    prices = (model.price.input, model.price.output, model.price.cache_read)
+    assert prices == (Decimal(1), Decimal("2.5"), Decimal("0.1"))
     assert (model.keep_alive, one_model(keep_alive=-1).keep_alive, model.auto_pull) == ("-1m", -1, "ask")
     assert (one_model(auto_pull=True).auto_pull, model.extra["deep"]) == (True, {"list": [None, 1.5]})
     task = LLMConfig(
@@ -121,38 +125,84 @@ def test_every_field_takes_its_documented_forms() -> None:
     assert (task.budget.per_call, task.budget.total, task.budget.on_exceeded) == (Decimal("0.5"), Decimal(3), "stop")
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"model": "gpt-6"}, "models.a.model: expected provider/model"),
-        ({"model": "openai/ "}, "expected provider/model"),
-        ({"model": 5}, "expected text (given: 5)"),
-        ({"quality": 0}, "greater than or equal to 1"),
-        ({"quality": "9"}, "expected a whole number (given: '9')"),
-        ({"local": "yes"}, "expected true or false"),
-        ({"num_ctx": -1}, "greater than 0"),
-        ({"price": {"input": 1}}, "models.a.price.output: is missing"),
-        ({"price": {"input": float("nan"), "output": 1}}, "models.a.price.input: expected an amount of money"),
-        ({"price": 3}, "models.a.price: expected a mapping (given: 3)"),
-        ({"reasoning": "hihg"}, "did you mean `high`?"),
-        ({"auto_pull": "maybe"}, "expected True, False or 'ask'"),
-        ({"keep_alive": "soon"}, "models.a.keep_alive: expected seconds, or a time such as 10m"),
-        ({"digest": "xyz"}, "models.a.digest"),
-        ({"api_key_env": "not a name"}, "expected the name of an environment variable"),
-        ({"api_key_env": "A", "api_key_file": "b"}, "takes its key from api_key_env and api_key_file: keep one"),
-        ({"limits": {"rpm": 0}}, "models.a.limits.rpm: expected greater than 0"),
-        ({"limits": {"rps": 1}}, "models.a.limits.rps: unknown key; did you mean `rpm`?"),
-        ({"qualty": 1}, "models.a.qualty: unknown key; did you mean `quality`?"),
-        ({"zzzzz": 1}, "unknown key; known: api_base, "),
-        ({"alias": "b"}, "models.a.alias: unknown key"),
-        ({"extra": {"n": 2}}, "models.a.extra.n: is set by this package: use `sample=` of the call"),
-        ({"extra": {"options": {"num_predict": 2}}}, "models.a.extra.options.num_predict: is set by this package"),
-        ({"extra": {"x": float("inf")}}, "models.a.extra: expected plain JSON values"),
-    ],
-)
-def test_a_wrong_model_row_says_what_is_expected(row: dict[str, Any], words: str) -> None:
-    """Each fault names its place, what was expected and, where something is near, that."""
-    assert words in refusal(models={"a": {"model": "openai/x", **row}})
+MODEL_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"model": "gpt-6"}, "models.a.model: expected provider/model"),
+    ({"model": "openai/ "}, "expected provider/model"),
+    ({"model": 5}, "expected text (given: 5)"),
+    ({"quality": 0}, "greater than or equal to 1"),
+    ({"quality": "9"}, "expected a whole number (given: '9')"),
+    ({"local": "yes"}, "expected true or false"),
+    ({"num_ctx": -1}, "greater than 0"),
+    ({"price": {"input": 1}}, "models.a.price.output: is missing"),
+    ({"price": {"input": float("nan"), "output": 1}}, "models.a.price.input: expected an amount of money"),
+    ({"price": 3}, "models.a.price: expected a mapping (given: 3)"),
+    ({"reasoning": "hihg"}, "did you mean `high`?"),
+    ({"auto_pull": "maybe"}, "expected True, False or 'ask'"),
+    ({"keep_alive": "soon"}, "models.a.keep_alive: expected seconds, or a time such as 10m"),
+    ({"digest": "xyz"}, "models.a.digest"),
+    ({"api_key_env": "not a name"}, "expected the name of an environment variable"),
+    ({"api_key_env": "A", "api_key_file": "b"}, "takes its key from api_key_env and api_key_file: keep one"),
+    ({"limits": {"rpm": 0}}, "models.a.limits.rpm: expected greater than 0"),
+    ({"limits": {"rps": 1}}, "models.a.limits.rps: unknown key; did you mean `rpm`?"),
+    ({"qualty": 1}, "models.a.qualty: unknown key; did you mean `quality`?"),
+    ({"zzzzz": 1}, "unknown key; known: api_base, "),
+    ({"alias": "b"}, "models.a.alias: unknown key"),
+    ({"extra": {"n": 2}}, "models.a.extra.n: is set by this package: use `sample=` of the call"),
+    ({"extra": {"options": {"num_predict": 2}}}, "models.a.extra.options.num_predict: is set by this package"),
+    ({"extra": {"x": float("inf")}}, "models.a.extra: expected plain JSON values"),
+]
+TASK_ROWS: list[tuple[Any, str]] = [
+    ({}, "tasks.t.models: is missing"),
+    ({"models": []}, "tasks.t.models: is empty: name at least one"),
+    ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`? (or write provider/model)"),
+    ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
+    ({"models": ["a", 5]}, "tasks.t.models[1]: expected text (given: 5)"),
+    ({"models": {"a": 1}}, "tasks.t.models: expected a valid tuple"),
+    ({"models": "a", "temperature": 3}, "less than or equal to 2"),
+    ({"models": "a", "temperature": float("nan")}, "expected a finite number"),
+    ({"models": "a", "deadline": "forever"}, "tasks.t.deadline: expected a time"),
+    ({"models": "a", "retries": 21}, "less than or equal to 20"),
+    ({"models": "a", "cache": False}, "expected 'use', 'refresh', 'off' or 'only' (given: False)"),
+    ({"models": "a", "fallback_on": ["content_filtr"]}, "(given: 'content_filtr'); did you mean `content_filter`?"),
+    ({"models": "a", "fallback_on": "config"}, "tasks.t.fallback_on[0]: expected 'authentication', "),
+    ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
+    ({"models": "a", "budget": {"per_day": "$5"}}, "tasks.t.budget.per_day: expected an amount of money"),
+    ({"models": "a", "name": "t"}, "tasks.t.name: unknown key"),
+    ("a", "tasks.t: expected a mapping (given: 'a')"),
+]
+SECTION_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"version": 2}, "version: expected 1 (given: 2)"),
+    ({"budget": {"per_day": 0}}, "budget.per_day: expected greater than 0"),
+    ({"budget": {"per_year": 5}}, "budget.per_year: unknown key; did you mean `per_"),
+    ({"cache": {"ttl": "30x"}}, "cache.ttl: expected a time"),
+    ({"cache": {"size_limit": 0}}, "cache.size_limit: expected greater than 0"),
+    ({"log": {}}, "log.file: is missing"),
+    ({"log": {"file": "x", "backups": -1}}, "log.backups: expected greater"),
+    ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
+    ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is no name for a model"),
+    ({"models": [1]}, "models: expected a mapping"),
+    ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
+    ({"tasks": None}, "tasks: is missing"),
+    ({"tasks": "x"}, "tasks: expected a mapping"),
+    ({"budget": {"per_day": "${T_D}"}}, "per_day: ${T_D} is not set: export T_D=..., or write ${T_D:-default}"),
+]
+SECTIONS = [
+    *(({"models": {"a": {"model": "openai/x", **row}}}, words) for row, words in MODEL_ROWS),
+    *(({"tasks": {"t": row}}, words) for row, words in TASK_ROWS),
+    *SECTION_ROWS,
+]
+
+
+@pytest.mark.parametrize(("sections", "words"), SECTIONS)
+def test_a_wrong_value_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
+    """Each problem names its place, what was expected and, where something is near, that."""
+    assert words in refusal(**sections)
+
+
+def test_the_codes_of_fallback_on_are_those_of_the_error_tree() -> None:
+    """Of what a model's failure can be, no more and no less."""
+    kinds = (*ProviderError.__subclasses__(), OutputInvalidError, OutputTruncatedError, LocalModelError)
+    assert set(get_args(ErrorCode)) == {kind.code for kind in kinds}
 
 
 def test_extra_refuses_what_this_package_sets() -> None:
@@ -161,60 +211,6 @@ def test_extra_refuses_what_this_package_sets() -> None:
     more = ("format", "tools", "tool_choice", "num_ctx", "keep_alive", "reasoning_effort", "think")
     words = refusal(models={"a": {"model": "openai/x", "extra": dict.fromkeys((*names, *more), 1)}})
     assert all(f"models.a.extra.{name}: is set by this package" in words for name in (*names, *more))
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({}, "tasks.t.models: is missing"),
-        ({"models": []}, "tasks.t.models: is empty: name at least one"),
-        ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`?"),
-        ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
-        ({"models": ["a", 5]}, "tasks.t.models[1]: expected text (given: 5)"),
-        ({"models": {"a": 1}}, "tasks.t.models: expected a valid tuple"),
-        ({"models": "a", "temperature": 3}, "less than or equal to 2"),
-        ({"models": "a", "temperature": float("nan")}, "expected a finite number"),
-        ({"models": "a", "deadline": "forever"}, "tasks.t.deadline: expected a time"),
-        ({"models": "a", "retries": 21}, "less than or equal to 20"),
-        ({"models": "a", "cache": False}, "expected 'use', 'refresh', 'off' or 'only' (given: False)"),
-        ({"models": "a", "fallback_on": ["content_filtr"]}, "unknown error code 'content_filtr'; did you mean"),
-        ({"models": "a", "fallback_on": "config"}, "unknown error code 'config'"),
-        ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
-        ({"models": "a", "budget": {"per_day": "$5"}}, "tasks.t.budget.per_day: expected an amount of money"),
-        ({"models": "a", "name": "t"}, "tasks.t.name: unknown key"),
-        ("a", "tasks.t: expected a mapping (given: 'a')"),
-    ],
-)
-def test_a_wrong_task_row_says_what_is_expected(row: Any, words: str) -> None:
-    """As for models."""
-    assert words in refusal(tasks={"t": row})
-
-
-@pytest.mark.parametrize(
-    ("sections", "words"),
-    [
-        ({"version": 2}, "version: expected 1 (given: 2)"),
-        ({"budget": {"per_day": 0}}, "budget.per_day: expected greater than 0"),
-        ({"budget": {"per_year": 5}}, "budget.per_year: unknown key; did you mean `per_"),
-        ({"cache": {"ttl": "30x"}}, "cache.ttl: expected a time"),
-        ({"cache": {"size_limit": 0}}, "cache.size_limit: expected greater than 0"),
-        ({"log": {}}, "log.file: is missing"),
-        ({"log": {"file": "x", "backups": -1}}, "log.backups: expected greater"),
-        ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
-        ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is no name for a model"),
-        ({"models": [1]}, "models: expected a"),
-        ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
-        ({"tasks": None}, "tasks: is missing"),
-        ({"tasks": "x"}, "tasks: expected a"),
-        (
-            {"budget": {"per_day": "${T_DAY}"}},
-            "budget.per_day: ${T_DAY} is not set: export T_DAY=..., or write ${T_DAY:-default}",
-        ),
-    ],
-)
-def test_a_wrong_section_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
-    """As for models."""
-    assert words in refusal(**sections)
 
 
 def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -> None:
@@ -262,7 +258,7 @@ def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}"])
-def test_a_malformed_reference_is_a_fault(text: str) -> None:
+def test_a_malformed_reference_is_a_problem(text: str) -> None:
     """Half a reference is never passed on as text."""
     assert "write $${ for a literal one" in refusal(tasks={"t": {"models": "a", "system": text}})
 
@@ -275,10 +271,8 @@ def test_one_variable_overrides_every_task(monkeypatch: pytest.MonkeyPatch) -> N
     }
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "b")
     config = LLMConfig(models={"a": {"model": "x/y"}, "b": {"model": "x/z"}}, tasks=tasks)
-    assert [(t.models, t.min_quality, t.private) for t in config.tasks.values()] == [
-        (("b",), 1, True),
-        (("b",), 1, False),
-    ]
+    found = [(t.models, t.min_quality, t.private) for t in config.tasks.values()]
+    assert found == [(("b",), 1, True), (("b",), 1, False)]
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "ollama/any")
     assert LLMConfig(tasks={"t": {"models": "x/y"}}).task("t").models == ("ollama/any",)
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "")
@@ -311,7 +305,7 @@ def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(ro
     """Wherever it stands, the message mends it and holds nothing of it."""
     words = refusal(models={"a": {"model": "openai/x", **row}})
     assert mend in words
-    assert words.count("\n") == 0, "one fault, told once"
+    assert words.count("\n") == 0, "one problem, named once"
     for secret in (SECRET, "hunter", "0123456789abcdef", "secret12", "short"):
         assert secret not in words
 
@@ -321,43 +315,26 @@ def test_words_about_passwords_in_prose_are_no_key() -> None:
     prose = "Say what --password=changeme1234 and `Authorization: Bearer abc12345` do, and https://me:pass123@host."
     LLMConfig(tasks={"t": {"models": "openai/x", "system": prose}})  # type: ignore[dict-item]
     assert "looks like a key" in refusal(tasks={"t": {"models": "openai/x", "system": f"{prose} {SECRET}"}})
-    assert "looks like a key" in refusal(
-        models={"a": {"model": "openai/x", "extra": {"user": "password=changeme1234"}}}
-    )
+    assert "looks like a key" in refusal(models={"a": {"model": "a/b", "extra": {"user": "password=changeme1234"}}})
 
 
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
 def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> None:
     """Shells write `$NAME` and LiteLLM's proxy `os.environ/NAME`: one error for each place, with what to write."""
-    row = {
-        "model": spelling,
-        "num_ctx": spelling,
-        "price": {"input": spelling, "output": 1},
-        "extra": {"user": spelling},
-    }
-    words = refusal(
-        models={"a": row},
-        tasks={"t": {"models": [spelling], "strategy": spelling}, "u": {"models": spelling}},
-        budget={"per_day": spelling},
-        log={"file": spelling},
-    )
-    places = (
-        *("budget.per_day", "log.file", "models.a.extra.user", "models.a.model", "models.a.num_ctx"),
-        *("models.a.price.input", "tasks.t.models[0]", "tasks.t.strategy", "tasks.u.models"),
-    )
+    row = {"model": spelling, "num_ctx": spelling, "extra": {"user": spelling}, "api_key_env": spelling}
+    words = refusal(models={"a": row}, tasks={"t": {"models": [spelling], "strategy": spelling}})
+    places = dict.fromkeys(("extra.user", "model", "num_ctx"), "${T_NAME}") | {"api_key_env": "T_NAME"}
+    told = {f"models.a.{name}": text for name, text in places.items()}
+    told |= {"tasks.t.models[0]": "${T_NAME}", "tasks.t.strategy": "${T_NAME}"}
     assert [line.strip() for line in words.splitlines()[1:]] == [
-        f"{place}: {spelling} is not filled in: write  ${{T_NAME}}" for place in places
+        f"{place}: {spelling} is not filled in: write  {told[place]}" for place in sorted(told)
     ]
 
 
-def test_a_variable_in_another_spelling_where_a_name_belongs() -> None:
-    """`api_key_env` holds the name alone, whatever stands around it; prose and stops may hold a dollar sign."""
-    for text in ("$T_KEY", "os.environ/T_KEY"):
-        words = refusal(models={"a": {"model": "openai/x", "api_key_env": text}})
-        assert words == f"models.a.api_key_env: {text} is not filled in: write  T_KEY"
-    assert "write  api_key_env: T_KEY" in refusal(models={"a": {"model": "openai/x", "api_key": "$T_KEY"}})
-    task = {"models": "a", "stop": ["$END"], "system": "$PROMPT"}
-    config = LLMConfig(models={"a": {"model": "openai/x"}}, tasks={"t": task})
+def test_prose_and_stops_may_hold_a_dollar_sign() -> None:
+    """A prompt about shells is no reference."""
+    task = {"models": "a/b", "stop": ["$END"], "system": "$PROMPT"}
+    config = LLMConfig(tasks={"t": task})  # type: ignore[dict-item]
     assert (config.tasks["t"].stop, config.tasks["t"].system) == (("$END",), "$PROMPT")
 
 
@@ -371,25 +348,15 @@ def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None
     """What came from the environment into `extra`, a command, and a password in a URL stay hidden."""
     monkeypatch.setenv("T_TOKEN", "canary-token")
     monkeypatch.setenv("T_URL", "https://user:canary-pass@host/v1?sig=canary-sig")
-    row = {
-        "api_base": "${T_URL}",
-        "api_key_command": "print canary-command",
-        "extra": {"a": [{"b": "Bearer ${T_TOKEN}"}]},
-    }
-    config = LLMConfig(models={"a": {"model": "openai/x", **row}}, tasks=TASKS)
-    for text in (
-        repr(config),
-        str(config),
-        repr(config.models["a"]),
-        config.model_dump_json(),
-        str(config.model_dump()),
-    ):
+    row = {"api_base": "${T_URL}", "api_key_command": "print canary", "extra": {"a": [{"b": "Bearer ${T_TOKEN}"}]}}
+    config = LLMConfig(models={"a": {"model": "openai/x", **row}}, tasks=TASKS)  # type: ignore[dict-item]
+    model = config.models["a"]
+    for text in (repr(config), str(config), repr(model), config.model_dump_json(), str(config.model_dump())):
         assert "canary" not in text
         assert "https://***@host/v1" in text
-    model = config.models["a"]
     assert model.environment_texts == ("Bearer canary-token",)
     assert model.api_base == "https://user:canary-pass@host/v1?sig=canary-sig"
-    assert repr(one_model(quality=3)) == "ModelConfig(alias='a', unset=(), model='openai/x', quality=3)"
+    assert repr(one_model(quality=3)) == "ModelConfig(alias='a', model='openai/x', quality=3)"
 
 
 def test_threads_may_make_the_first_configuration_together() -> None:
@@ -411,9 +378,14 @@ def test_threads_may_make_the_first_configuration_together() -> None:
 
 
 def test_a_wrong_value_from_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable may hold anything; the message names the place alone."""
-    monkeypatch.setenv("T_Q", "canary")
-    words = refusal(models={"a": {"model": "openai/x", "quality": "${T_Q}"}}, tasks={"t": {"models": "${T_Q}"}})
+    """A variable may hold anything; the message names the place alone, also where it stands inside a list."""
+    monkeypatch.setenv("T_Q", "USD 4242 canary")
+    words = refusal(
+        models={"a": {"model": "openai/x", "quality": "${T_Q}", "price": {"input": "${T_Q}", "output": 1}}},
+        tasks={"t": {"models": "${T_Q}", "system": ["${T_Q}"], "seed": ["${T_Q}"]}},
+    )
     assert "models.a.quality: expected a whole number (given: what the environment variable holds)" in words
     assert "tasks.t.models: unknown model what the environment variable holds" in words
+    assert "tasks.t.system: expected text (given: ['***'])" in words
     assert "canary" not in words
+    assert "4242" not in words

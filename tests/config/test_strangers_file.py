@@ -90,16 +90,13 @@ def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
 @pytest.mark.parametrize("field", REFUSED["ModelConfig"])
 def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str) -> None:
     """The value is gone from the row, the reason says what trusting would change, and trusting changes it."""
-    value = REFUSED["ModelConfig"][field]
-    path = write({"m": {"model": "openai/gpt-4o-mini", field: value}, "fine": {"model": "openai/gpt-4o-mini"}})
+    path = write({"m": {"model": "openai/x", field: REFUSED["ModelConfig"][field]}, "fine": {"model": "openai/x"}})
     config = load_config()
-    row = config.models["m"]
+    row, found = config.models["m"], readiness(config.models["m"])
     assert getattr(row, field) == ModelConfig.model_fields[field].get_default(call_default_factory=True)
-    found = readiness(row)
-    assert not found.ready
+    assert (found.ready, found.mend) == (False, "read it, then run: testronaut-llm trust")
     assert "not trusted" in found.missing
     assert field in found.missing
-    assert found.mend == "read it, then run: testronaut-llm trust"
     assert readiness(config.models["fine"]).ready
     trust(path)
     assert getattr(load_config().models["m"], field) not in (None, False, {})
@@ -209,11 +206,11 @@ def test_nothing_is_filled_in(write: Write, place: str) -> None:
         assert SECRET not in found.missing
 
 
-@pytest.mark.parametrize("section", [{"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}], ids=str)
-def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write, section: dict[str, Any]) -> None:
+def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write) -> None:
     """A budget that nobody knows yet is no budget."""
-    write({"m": {"model": "openai/x"}}, **section)
-    assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
+    for section in ({"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}):
+        write({"m": {"model": "openai/x"}}, **section)
+        assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
 
 
 def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server: FaultServer) -> None:
@@ -335,9 +332,7 @@ def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint)
     assert "without effect until it is trusted: cache.size_limit (1); read it, then run: testronaut-llm trust" in plain
 
 
-def test_trust_without_a_name_means_the_file_in_use(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trust_means_the_file_in_use(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The messages name the command alone, and the file may be some folders above."""
     write({"m": {"model": "openai/x"}})
     (tmp_path / "below").mkdir()
@@ -355,26 +350,28 @@ def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
     assert not readiness(other.models["m"]).ready
 
 
-@pytest.mark.parametrize("field", ["trusted", "withheld", "unset", "alias"])
-def test_a_file_does_not_trust_itself(write: Write, field: str) -> None:
+def test_a_file_does_not_trust_itself(write: Write) -> None:
     """What this package notes on a row is no key of the file."""
-    write({"m": {"model": "openai/x", field: True}})
-    with pytest.raises(LLMError, match=rf"models\.m\.{field}: unknown key"):
-        load_config()
+    for field in ("trusted", "withheld", "unset", "alias"):
+        write({"m": {"model": "openai/x", field: True}})
+        with pytest.raises(LLMError, match=rf"models\.m\.{field}: unknown key"):
+            load_config()
+    for field in ("trusted", "_trusted", "ignored", "path"):
+        write({"m": {"model": "openai/x"}}, **{field: True})
+        with pytest.raises(LLMError, match=f"{field}: unknown key"):
+            load_config()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_a_file_of_any_shape_is_an_error_of_ours(write: Write) -> None:
+    """A reference where a section belongs is told as the wrong shape that it is."""
+    for text in (
         "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",
         "models: ['${A}']\ntasks: {}", "tasks: {t: {models: a/b}}\n'${A}': 1", "budget: ['${A}']", "log: '${A}'",
-    ],
-)  # fmt: skip
-def test_a_file_of_any_shape_is_an_error_of_ours(write: Write, text: str) -> None:
-    """A reference where a section belongs is told as the wrong shape that it is."""
-    write({}).write_text(text)
-    with pytest.raises(LLMError, match=r"llm\.yaml"):
-        load_config()
+        "models: {m: ['${A}']}\ntasks: {}", "models: [['${A}']]\ntasks: {}", "tasks: [{a: ['${A}']}]",
+    ):  # fmt: skip
+        write({}).write_text(text)
+        with pytest.raises(LLMError, match=r"llm\.yaml"):
+            load_config()
 
 
 def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Write) -> None:

@@ -12,9 +12,8 @@ from testronaut_llm import LLMManager, cli
 from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cli.batch import BatchFile
 from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
-from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.config.source import load_config
+from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.price_update import update_prices
@@ -70,7 +69,7 @@ def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: py
     trust(file)
     monkeypatch.chdir(tmp_path)
     assert load_config().trusted
-    set_value(file, "tasks.t.retries", "1")
+    set_value(file, "tasks.t.models", "openai/gpt-y")
     assert load_config().trusted
     assert not is_trusted(file, YAML.decode())
 

@@ -13,8 +13,8 @@ import yaml
 from source_tree import ROOT
 
 from testronaut_llm.cli import main
-from testronaut_llm.config.faults import keys_of
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.providers.provider_registry import readiness

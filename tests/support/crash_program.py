@@ -18,9 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from testronaut_llm.cache.answer_cache import AnswerCache
-from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.config.source import load_config
+from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.reservation import Reservation

@@ -18,7 +18,7 @@ from pathlib import Path
 import tiny_model
 
 from testronaut_llm import LLMError, LLMManager
-from testronaut_llm.config.edit import set_value
+from testronaut_llm.config.source import set_value
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
