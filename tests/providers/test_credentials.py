@@ -176,7 +176,7 @@ def test_a_command_that_cannot_be_run_is_known_before(tmp_path: Path) -> None:
     """`check` finds it without running anything, but for a program that is not for this machine."""
     for command, said in {
         "no-such-program-anywhere x": "'no-such-program-anywhere' is not on PATH",
-        "pass 'show": "is not a command line (No closing quotation); mend its quotes",
+        "pass 'show": "is not a command line (No closing quotation); fix its quotes",
         "  ": "api_key_command is empty",
     }.items():
         model = a_model(api_key_command=command)

@@ -17,9 +17,15 @@ import pytest
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.providers.endpoint import host_of, is_own_host
-from testronaut_llm.providers.provider_registry import readiness
-from testronaut_llm.providers.table import default_row, find_provider, listed, litellm_names, litellm_services
+from testronaut_llm.providers.endpoint import is_own_host
+from testronaut_llm.providers.provider_registry import (
+    find_provider,
+    listed,
+    litellm_names,
+    litellm_services,
+    readiness,
+)
+from testronaut_llm.support.text import host_of
 from testronaut_llm.testing.network import NetworkGuard
 
 OWN_FORM = {name for name, fields in listed().items() if "litellm_prefix" in fields}
@@ -44,7 +50,7 @@ def forget() -> Iterator[Callable[[], None]]:
     def cleared() -> None:
         litellm_names.cache_clear()
         litellm_services.cache_clear()
-        default_row.cache_clear()
+        find_provider.cache_clear()
 
     cleared()
     yield cleared
@@ -92,7 +98,7 @@ def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name)
     ours_alone = {"ai21", "lm_studio", "openrouter"}
     for name in set(KNOWN) - ours_alone:
-        row = default_row(name)
+        row = find_provider(name)
         if row.default_base is not None:
             assert (name, row.default_base) == (name, litellm.get_llm_provider(f"{name}/m")[3].rstrip("/"))
             assert is_own_host(row.default_base, row)
@@ -103,7 +109,7 @@ def test_the_variables_are_litellms(from_json: Any) -> None:
     """Where LiteLLM keeps the names of variables as data, they come first."""
     assert len(litellm_services()) == len(from_json.list_providers()) > 20
     for name in from_json.list_providers():
-        theirs, row = from_json.get(name), default_row(name)
+        theirs, row = from_json.get(name), find_provider(name)
         assert (name, row.key_variables) == (name, (theirs.api_key_env,))
         if base := getattr(theirs, "api_base_env", None):
             assert (name, row.base_variables[0]) == (name, base)
@@ -222,7 +228,7 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-EMBEDDERS = {name for name in LISTED if default_row(name).embedding_client == "openai"} | {
+EMBEDDERS = {name for name in LISTED if find_provider(name).embedding_client == "openai"} | {
     "dashscope", "databricks", "gemini", "hosted_vllm", "llamafile", "lm_studio", "openrouter", "ovhcloud",
     "perplexity", "sambanova", "vercel_ai_gateway", "volcengine", "voyage",
 }  # fmt: skip
@@ -249,7 +255,7 @@ def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: Netw
     strays = []
     for name in sorted(EMBEDDERS if embedding else set(KNOWN) - NOT_TRIED):
         litellm.model_cost.setdefault(f"{name}/m", {"litellm_provider": name, "mode": "chat"})  # or Ollama is asked
-        row = default_row(name)
+        row = find_provider(name)
         requests.clear()
         before = len(network.connects) + len(network.blocked)
         kind = (embedding and row.embedding_client) or row.client

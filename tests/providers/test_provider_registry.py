@@ -13,21 +13,25 @@ import pytest
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.providers import table
-from testronaut_llm.providers.endpoint import fault_of, is_loopback, is_own_host
+from testronaut_llm.providers import provider_registry
+from testronaut_llm.providers.endpoint import fault_of, is_own_host
 from testronaut_llm.providers.provider_registry import (
+    ALIASES,
     Missing,
     Probes,
     Provider,
     api_base_of,
     api_version_of,
+    find_provider,
     is_local,
+    listed,
+    litellm_services,
     provider_of,
     readiness,
     register_provider,
     timeout_of,
 )
-from testronaut_llm.providers.table import ALIASES, default_row, listed, litellm_services
+from testronaut_llm.support.text import is_loopback
 
 
 def a_model(reference: str, **fields: Any) -> ModelConfig:
@@ -41,11 +45,14 @@ def base(reference: str, **fields: Any) -> str | None:
 
 @pytest.fixture
 def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
-    rows = dict(table._table)
-    monkeypatch.setattr(table, "_table", rows)
-    table._plugins.cache_clear()
+    rows = dict(provider_registry._table)
+    monkeypatch.setattr(provider_registry, "_table", rows)
+    forgotten = provider_registry._plugins, provider_registry.find_provider
+    for cached in forgotten:
+        cached.cache_clear()
     yield rows
-    table._plugins.cache_clear()
+    for cached in forgotten:
+        cached.cache_clear()
 
 
 # Rows
@@ -85,7 +92,7 @@ def test_names_lead_to_rows() -> None:
     assert (row.key_variables, row.base_variables) == (("HYPERBOLIC_API_KEY",), ("HYPERBOLIC_API_BASE",))
     assert (row.litellm_prefix, row.key_required, row.local) == ("hyperbolic", True, False)
     for name in {*listed(), *litellm_services()} - {"embedded", "azure"}:
-        row = default_row(name)
+        row = find_provider(name)
         assert row.name == name
         assert row.key_variables
         assert row.client in ("openai", "handler")
@@ -116,7 +123,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
 
     point = SimpleNamespace(name="plugged", value="pkg:row", load=load)
     monkeypatch.setattr(
-        table.metadata, "entry_points", lambda group: [point] if group == "testronaut_llm.providers" else []
+        "importlib.metadata.entry_points", lambda group: [point] if group == "testronaut_llm.providers" else []
     )
 
 
@@ -127,7 +134,9 @@ def test_an_installed_plugin_brings_its_row(
     """A row or a function that makes one; a newer LiteLLM that learns its name does not send its key elsewhere."""
     row = Provider(name="plugged", default_base="https://plugged.example")
     plugin(monkeypatch, (lambda: row) if by_function else row)
-    monkeypatch.setattr(table, "litellm_services", lambda: {"plugged": {"default_base": "https://elsewhere.example"}})
+    monkeypatch.setattr(
+        provider_registry, "litellm_services", lambda: {"plugged": {"default_base": "https://elsewhere.example"}}
+    )
     with pytest.raises(ConfigError, match=r"did you mean 'plugged/\.\.\.'"):
         provider_of(a_model("pluged/x"))
     assert provider_of(a_model("plugged/x")) is row
