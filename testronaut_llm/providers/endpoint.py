@@ -105,7 +105,7 @@ def fault_of(url: str) -> str | None:
     if "@" in parts.netloc:
         return "holds a user name or password"
     try:
-        parts.port  # noqa: B018 - raises for an invalid port
+        _ = parts.port
     except ValueError:
         return "has a port that is no number from 0 to 65535"
     return None

@@ -44,22 +44,19 @@ class Provider:
     """One provider. The defaults describe a cloud service that speaks OpenAI's protocol.
 
     Attributes:
-        name: what stands before the slash in `llm.yaml`.
-        litellm_prefix: what LiteLLM calls it.
+        name: what stands before the slash in `llm.yaml`; `litellm_prefix` is LiteLLM's word for it.
         wire: whose error bodies and finish reasons its answers follow.
         schema_dialect: which JSON Schema its structured output takes; `none`: the schema goes as words.
         client: the client object that LiteLLM takes for a chat: `openai.OpenAI`, `openai.AzureOpenAI`
             or LiteLLM's `HTTPHandler`.
         embedding_client: the same for embeddings, None where it is the same; `none`: LiteLLM opens its own.
-        key_variables: environment variables of its usual key; the first that is set counts.
-        base_variables: environment variables of its endpoint.
-        version_variables: environment variables of its API version.
+        key_variables: environment variables of its usual key; the first that is set counts. The same for
+            `base_variables` (its endpoint) and `version_variables` (its API version).
         default_base: its own endpoint; None leaves it to LiteLLM.
         hosts: further hosts (with their subdomains) that are the provider's own.
         extra: body fields that a chat's `extra` may hold; None where LiteLLM sends any, in its `extra_body`.
-        embedding_extra: the same for embeddings.
+            `embedding_extra` is the same for embeddings.
         required: fields of `ModelConfig` without which it cannot be reached.
-        key_required: True if it takes no request without a key.
         generic: True if its name also stands for other people's servers that speak its protocol. They get its usual
             key only if `api_key_env` says so.
         rented: True if anybody can rent a host of it, or if it signs with credentials that it finds. An untrusted file

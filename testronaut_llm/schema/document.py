@@ -133,20 +133,14 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, Json]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """Returns what a `$ref` into the document points to. Raises LookupError if nothing is there."""
+    """Returns what a `$ref` into the document points to. Raises LookupError, TypeError or ValueError: none."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
-        anchors = {str(node.get("$anchor")): node for _, node in walk(document)}
-        return anchors[fragment]
+        return {str(node.get("$anchor")): node for _, node in walk(document)}[fragment]
     here: Any = document
     for step in fragment.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(here, list) and key.isdecimal():
-            here = here[int(key)]
-        elif isinstance(here, dict):
-            here = here[key]
-        else:
-            raise LookupError(reference)
+        here = here[int(key) if isinstance(here, list) else key]
     return here
 
 
@@ -233,7 +227,7 @@ def _check_references(document: Json) -> None:
             raise _unusable(place, f"`$ref` {reference!r} points out of the schema, copy its target into `$defs`")
         try:
             target = resolve(document, reference)
-        except LookupError:
+        except (LookupError, TypeError, ValueError):
             raise _unusable(place, f"`$ref` {reference!r} leads nowhere") from None
         if not isinstance(target, bool) and id(target) not in places:
             raise _unusable(place, f"`$ref` {reference!r} leads to no schema, put its target into `$defs`")

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from testronaut_llm.schema.document import BOUNDS, KEYWORDS, Json, core_of, resolve
+from testronaut_llm.schema.document import BOUNDS, KEYWORDS, TYPES, Json, core_of, resolve
 from testronaut_llm.support.text import parse_json
 
 if TYPE_CHECKING:
@@ -50,13 +50,11 @@ class Places:
     Attributes:
         table: places that `$ref` names, by name.
         rules: what the wire cannot say, in words, by the place it is about.
-        refers: True if the words hold a `$ref`, so that the model has to see the caller's schema.
     """
 
     def __init__(self, document: Json, dialect: Dialect, *, unroll: int) -> None:
         self.table: dict[str, Place] = {}
         self.rules: dict[str, dict[str, None]] = {}
-        self.refers = False
         self._document, self._dialect, self._unroll = document, dialect, unroll
         self._names: dict[str, str] = {}
         self._within: list[str] = []
@@ -98,7 +96,7 @@ class Places:
         """Returns a place of any JSON value: on a wire of closed objects it is JSON text in a string."""
         if not self._dialect.closed:
             return Place({})
-        words = self._words({key: value for key, value in schema.items() if key in KEYWORDS} if schema else {})
+        words = words_of({key: value for key, value in schema.items() if key in KEYWORDS} if schema else {})
         what = "any JSON value" if words == "{}" else f"a JSON value that obeys {words}"
 
         def decode(value: Any) -> Any:
@@ -204,13 +202,14 @@ class Places:
         properties = {name: place.schema for name, place in places.items()}
         optional = properties.keys() - core.get("required", ())
         for name in optional if self._dialect.all_required else ():
-            if not self._takes_null(properties[name]):
+            if "null" not in self._kinds(properties[name]):
                 properties[name] = _either([properties[name], {"type": "null"}])
 
         def decode(value: Any) -> Any:
             if not isinstance(value, dict):
                 return value
-            left_out = {n for n in optional if value.get(n) is None and not self._takes_null(places[n].schema)}
+            nulls = (name for name in optional if value.get(name) is None)
+            left_out = {name for name in nulls if "null" not in self._kinds(places[name].schema)}
             kept = {name: sub for name, sub in value.items() if name not in left_out}
             return {name: places[name].decode(sub) if name in places else sub for name, sub in kept.items()}
 
@@ -242,19 +241,13 @@ class Places:
             if self._dialect.may_keep(kind, key, core[key]):
                 kept[key] = core[key]
             else:
-                self.rules.setdefault(path or "answer", {})[f"{key} {self._words(core[key])}"] = None
+                self.rules.setdefault(path or "answer", {})[f"{key} {words_of(core[key])}"] = None
         return kept
-
-    def _words(self, value: Any) -> str:
-        words = words_of(value)
-        self.refers = self.refers or '"$ref"' in words
-        return words
-
-    def _takes_null(self, schema: Json) -> bool:
-        return not schema or "null" in self._kinds(schema)
 
     def _kinds(self, schema: Json) -> set[str]:
         """Returns the JSON types that a wire's schema admits; none for a reference that is not finished."""
+        if not schema:
+            return set(TYPES)
         if "$ref" in schema:
             place = self.table.get(schema["$ref"].rsplit("/", 1)[-1])
             return self._kinds(place.schema) if place else set()

@@ -152,21 +152,21 @@ def _constrained(document: Json, name: str, dialect: Dialect, unroll: int) -> tu
     wrapped = not schema if not dialect.closed else schema.get("type") != "object" or _MISREAD in schema["properties"]
     if wrapped:
         schema = {"type": "object", "properties": {_WRAP: schema}, "required": [_WRAP], "additionalProperties": False}
+    schema = _with_definitions(schema, places.table)
     if dialect.in_prompt:
         said = [_in_words(document) + (f'\nThe value stands in an object: {{"{_WRAP}": ...}}' if wrapped else "")]
     else:
         rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
         said = ["\n".join(["The answer also obeys:", *rules])] if rules else []
-        said += ["The schema that `$ref` points into:\n" + _words(document)] if places.refers else []
+        if r"\"$ref\"" in json.dumps([schema, places.rules]):  # in words, so the model has to see the caller's schema
+            said.append("The schema that `$ref` points into:\n" + _words(document))
 
     def decode(value: Any) -> Any:
         if wrapped and isinstance(value, dict) and value.keys() == {_WRAP}:
             value = value[_WRAP]
         return root.decode(value)
 
-    return WireSchema(
-        schema=_with_definitions(schema, places.table), name=name, instructions="\n\n".join(said), wrapped=wrapped
-    ), decode
+    return WireSchema(schema=schema, name=name, instructions="\n\n".join(said), wrapped=wrapped), decode
 
 
 def _with_definitions(schema: Json, table: Mapping[str, Place]) -> Json:
