@@ -60,10 +60,7 @@ class Credentials:
     def key(self, model: ModelConfig, provider: Provider) -> SecretStr | None:
         """Returns the key for one call, or None where none is sent (keyless servers, Entra ID).
 
-        May run a command (up to 30 seconds), so keep it off an event loop.
-
-        Raises:
-            MissingCredentialError: what is missing, and the line that fixes it.
+        May run a command (up to 30 seconds), so keep it off an event loop. Raises MissingCredentialError, with the fix.
         """
         source = key_source(model, provider)
         if source.missing:
@@ -87,12 +84,9 @@ class Credentials:
             return secret
 
     def token_provider(self, model: ModelConfig, provider: Provider) -> Callable[[], str] | None:
-        """Returns a function that gives a fresh Entra ID token, for Azure without a key; None for all others.
+        """Returns a function that gives an Entra ID token, which azure-identity keeps and renews; None if not needed.
 
-        The token is azure-identity's to keep and renew. The function raises MissingCredentialError: no identity works.
-
-        Raises:
-            MissingCredentialError: azure-identity is not installed.
+        Both raise MissingCredentialError: azure-identity is not installed, or no identity works.
         """
         source = key_source(model, provider)
         if source.kind != "entra":

@@ -61,10 +61,7 @@ def provider_of(model: ModelConfig) -> Provider:
 def find_provider(name: str) -> Provider:
     """Returns the row of a name as `llm.yaml` spells it: registered, listed, of a plugin, or by LiteLLM's data.
 
-    Where LiteLLM's list of names cannot be read, every name is accepted; it is reached at the `api_base:` of its model.
-
-    Raises:
-        ConfigError: neither this package, a plugin nor the installed LiteLLM knows the name.
+    Raises ConfigError: nobody knows the name. Where LiteLLM's list of names cannot be read, every name is accepted.
     """
     name = ALIASES.get(name, name)
     if name in _table:
@@ -84,10 +81,10 @@ def find_provider(name: str) -> Provider:
 
 
 def _row_by_default(name: str) -> Provider:
-    """Returns the row by `providers.json`, by LiteLLM's data where that knows more, else in OpenAI's form.
+    """Returns the row by `providers.json` and LiteLLM's data.
 
-    Where only the name is known, the file must give the endpoint, and the request is sent in OpenAI's form: LiteLLM's
-    own way might open a connection that is not ours.
+    Where only the name is known, `llm.yaml` must give an endpoint, and requests have OpenAI's form: LiteLLM's own way
+    might open a connection that is not ours.
     """
     variable = name.upper().replace("-", "_")
     usual = Provider(
@@ -123,10 +120,7 @@ def listed() -> Mapping[str, Mapping[str, Any]]:
 
 @cache
 def litellm_services() -> Mapping[str, Mapping[str, Any]]:
-    """Returns the OpenAI-compatible services that LiteLLM keeps as data, as fields of rows, by name.
-
-    A service without a variable for its key, or without a usable https URL, is left out.
-    """
+    """Returns the OpenAI-compatible services of LiteLLM's data, as fields of rows; those alone that a key can go to."""
     found: dict[str, dict[str, Any]] = {}
     try:
         rows = json.loads(_litellm_file("llms/openai_like/providers.json")).items()
@@ -134,15 +128,12 @@ def litellm_services() -> Mapping[str, Mapping[str, Any]]:
         return found
     for name, row in rows:
         given = row if isinstance(row, dict) else {}
-        base, key, variable = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
+        base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
         if base.startswith("https://") and not endpoint.fault_of(base) and key.isidentifier():
-            own = (variable,) if variable.isidentifier() else ()
-            bases = dict.fromkeys((*own, f"{name.upper().replace('-', '_')}_API_BASE"))
-            found[name] = {
-                "default_base": base.rstrip("/"),
-                "key_variables": (key,),
-                "base_variables": tuple(bases),
-            }
+            bases = dict.fromkeys(
+                (*([own] if own.isidentifier() else []), f"{name.upper().replace('-', '_')}_API_BASE")
+            )
+            found[name] = {"default_base": base.rstrip("/"), "key_variables": (key,), "base_variables": tuple(bases)}
     return found
 
 

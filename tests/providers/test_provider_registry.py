@@ -247,24 +247,23 @@ def test_the_file_goes_before_the_environment_and_that_before_the_default(monkey
     assert base("ollama/x", api_base="http://written:2") == "http://written:2"
 
 
-def test_azure_takes_both_families_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteLLM's names and the SDK's both work, and readiness says which one was used; the version is v1 by default."""
-    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://r.openai.azure.com/")
-    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "0123456789")
-    found = readiness(a_model("azure/x"))
-    assert found.ready
-    assert found.note == "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"
+def test_azures_api_version_is_v1_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row goes before the variables; other providers have none."""
+    azure, openai = a_model("azure/x"), a_model("openai/x")
+    assert api_version_of(azure, provider_of(azure)) == "v1"
     monkeypatch.setenv("OPENAI_API_VERSION", "preview")
-    azure = provider_of(a_model("azure/x"))
-    assert api_version_of(a_model("azure/x"), azure) == "preview"
-    monkeypatch.setenv("AZURE_API_KEY", "9876543210")
-    monkeypatch.setenv("AZURE_API_BASE", "https://other.openai.azure.com")
-    monkeypatch.setenv("AZURE_API_VERSION", "2024-10-21")
-    assert readiness(a_model("azure/x")).note == (
-        "key from AZURE_API_KEY, endpoint from AZURE_API_BASE, api_version 2024-10-21"
-    )
-    assert api_version_of(a_model("azure/x", api_version="2025-01-01"), azure) == "2025-01-01"
-    assert api_version_of(a_model("openai/x"), provider_of(a_model("openai/x"))) is None
+    assert api_version_of(azure, provider_of(azure)) == "preview"
+    assert api_version_of(a_model("azure/x", api_version="2025-01-01"), provider_of(azure)) == "2025-01-01"
+    assert api_version_of(openai, provider_of(openai)) is None
+
+
+OWN_HOSTS = [
+    ("https://api.openai.com/v1", "openai", True), ("https://eu.api.openai.com/v1", "openai", True),
+    ("https://r.openai.azure.com", "azure", True), ("https://generativelanguage.googleapis.com", "gemini", True),
+    ("https://api.openai.com.evil.example", "openai", False), ("https://xapi.openai.com", "openai", False),
+    ("https://evilapi.openai.com.example", "openai", False), ("https://r.azure-api.net", "azure", False),
+    ("https://anything.example", "embedded", False),
+]  # fmt: skip
 
 
 def test_a_url_that_only_looks_like_loopback_or_a_providers_host_is_not() -> None:
@@ -276,22 +275,8 @@ def test_a_url_that_only_looks_like_loopback_or_a_providers_host_is_not() -> Non
         "http://localhost.evil.example", "http://0.0.0.0", "http://192.168.1.2", "http://[::1", "${VAR}", "",
     ):  # fmt: skip
         assert not is_loopback(url)
-    hosts = {
-        "openai": ["https://api.openai.com/v1", "https://eu.api.openai.com/v1"],
-        "azure": ["https://r.openai.azure.com"],
-        "gemini": ["https://generativelanguage.googleapis.com"],
-    }
-    evil = {
-        "openai": [
-            "https://api.openai.com.evil.example",
-            "https://evilapi.openai.com.example",
-            "https://xapi.openai.com",
-        ],
-        "azure": ["https://r.azure-api.net"],
-        "embedded": ["https://anything.example"],
-    }
-    assert all(is_own_host(url, provider_of(a_model(f"{name}/x"))) for name, urls in hosts.items() for url in urls)
-    assert not any(is_own_host(url, provider_of(a_model(f"{name}/x"))) for name, urls in evil.items() for url in urls)
+    for url, name, own in OWN_HOSTS:
+        assert is_own_host(url, provider_of(a_model(f"{name}/x"))) is own, url
 
 
 # Local or not
@@ -335,18 +320,29 @@ def test_models_that_run_nearby_get_more_time() -> None:
 # Readiness
 
 
-def test_a_missing_key_names_its_variable_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first hour's commonest fault says what to type; a blank variable is not set."""
-    found = readiness(a_model("anthropic/x"))
-    assert (found.ready, found.missing) == (False, "ANTHROPIC_API_KEY is not set")
-    assert found.mend == "export ANTHROPIC_API_KEY=<your key>"
-    several = readiness(a_model("azure/x", api_base="https://r.openai.azure.com"))
-    assert several.missing == "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
-    monkeypatch.setenv("OPENAI_API_KEY", "  ")
-    assert not readiness(a_model("openai/gpt")).ready
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1")
-    found = readiness(a_model("openai/gpt"))
-    assert (found.ready, found.missing, found.note) == (True, "", "key from OPENAI_API_KEY")
+NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
+    ("openai/gpt", {}, {"OPENAI_API_KEY": "sk-canary-1"}, "key from OPENAI_API_KEY"),
+    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "no key, endpoint from llm.yaml"),
+    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"}, "no key, endpoint from OPENAI_BASE_URL"),
+    ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
+     "OPENAI_API_KEY is not sent there unless `api_key_env: OPENAI_API_KEY` says so, endpoint from llm.yaml"),
+    ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
+     "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"),
+    ("azure/x", {}, {"AZURE_API_KEY": "k", "AZURE_API_BASE": "https://o.openai.azure.com", "AZURE_API_VERSION": "1"},
+     "key from AZURE_API_KEY, endpoint from AZURE_API_BASE, api_version 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_readiness_says_what_would_be_used(
+    monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str]
+) -> None:
+    """Where the key, the endpoint and the API version come from; Azure takes LiteLLM's names and the SDK's."""
+    reference, fields, environment, note = case
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = readiness(a_model(reference, **fields))
+    assert (found.ready, found.missing, found.note) == (True, "", note)
 
 
 def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
@@ -369,40 +365,6 @@ def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provide
     assert readiness(a_model("nowhere/x")).missing == "nowhere needs an endpoint"
 
 
-def test_a_server_on_loopback_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp, LM Studio and vLLM take none; one that is there is sent."""
-    model = a_model("openai/x", api_base="http://127.0.0.1:8080/v1")
-    assert readiness(model).note == "no key, endpoint from llm.yaml"
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1")
-    assert readiness(model).note == "key from OPENAI_API_KEY, endpoint from llm.yaml"
-    assert readiness(a_model("anthropic/x", api_base="http://127.0.0.1:8080")).ready
-
-
-def test_openais_key_stays_with_openai_unless_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`openai/` also stands for other people's servers; they get the key only by name."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1")
-    fields = {"api_base": "https://gateway.example/v1"}
-    assert "OPENAI_API_KEY is not sent there unless" in readiness(a_model("openai/x", **fields)).note
-    assert "key from OPENAI_API_KEY" in readiness(a_model("openai/x", **fields, api_key_env="OPENAI_API_KEY")).note
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
-    assert readiness(a_model("openai/x")).note == "key from OPENAI_API_KEY, endpoint from OPENAI_BASE_URL"
-    monkeypatch.delenv("OPENAI_API_KEY")
-    assert readiness(a_model("openai/x")).note == "no key, endpoint from OPENAI_BASE_URL"
-
-
-def test_a_key_does_not_travel_over_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Except to loopback, or when the user takes the risk; without a key there is nothing to refuse."""
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-canary-1")
-    model = a_model("anthropic/x", api_base="http://proxy.example")
-    found = readiness(model)
-    assert found.missing == "the key would travel to 'proxy.example' over plain http"
-    assert "TESTRONAUT_LLM_ALLOW_HTTP_KEYS=1" in found.mend
-    assert readiness(a_model("anthropic/x", api_base="http://127.0.0.1:1")).ready
-    assert readiness(a_model("openai/x", api_base="http://vllm.example/v1")).ready
-    monkeypatch.setenv("TESTRONAUT_LLM_ALLOW_HTTP_KEYS", "1")
-    assert readiness(model).ready
-
-
 # Probes
 
 
@@ -418,16 +380,11 @@ def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: 
     assert readiness(a_model("openai/q", api_base="http://box:7778/v1")).ready
 
 
-def test_an_embedded_model_that_is_not_there_names_the_command() -> None:
-    """The runner's own look at the store becomes the mend."""
+def test_an_embedded_model_is_looked_for_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no key and no endpoint: the runner brings both. What the runner misses names the command."""
     found = readiness(a_model("embedded/nothing-here"))
     assert not found.ready
-    assert found.missing
     assert "install" in found.mend or "models pull embedded/nothing-here" in found.mend
-
-
-def test_an_embedded_model_that_is_there_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, no endpoint: the runner brings both."""
     monkeypatch.setattr("testronaut_llm.local.local_provider.embedded_missing", lambda model: None)
     assert readiness(a_model("embedded/tiny")).ready
 
