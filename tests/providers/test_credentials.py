@@ -8,8 +8,8 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
@@ -255,60 +255,29 @@ def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None
 # Entra ID
 
 
-class Identity:
-    """Stands in for azure-identity, which would go to the network."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.scopes: list[str] = []
-        self.made = self.closed = 0
-        self.fails = False
-        outer = self
-
-        class DefaultAzureCredential:
-            def __init__(self) -> None:
-                outer.made += 1
-
-            def close(self) -> None:
-                outer.closed += 1
-
-        def get_bearer_token_provider(credential: object, scope: str) -> Any:
-            outer.scopes.append(scope)
-            tokens = iter(range(1, 100))
-
-            def token() -> str:
-                if outer.fails:
-                    from azure.core.exceptions import ClientAuthenticationError
-
-                    raise ClientAuthenticationError(f"long story with {CANARY}")
-                return f"token-{next(tokens)}"
-
-            return token
-
-        module = ModuleType("azure.identity")
-        vars(module).update(
-            DefaultAzureCredential=DefaultAzureCredential, get_bearer_token_provider=get_bearer_token_provider
-        )
-        monkeypatch.setitem(sys.modules, "azure.identity", module)
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
-
-
 def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One credential, a fresh token a call; a key goes before it; nothing is asked until a call."""
-    identity = Identity(monkeypatch)
+    from azure.core.exceptions import ClientAuthenticationError
+
+    tokens = Mock(side_effect=["token-1", "token-2", ClientAuthenticationError(f"long story with {CANARY}")])
+    identity = Mock(get_bearer_token_provider=Mock(return_value=tokens))  # azure-identity would go to the network
+    monkeypatch.setitem(sys.modules, "azure.identity", identity)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: identity)
     model = a_model("azure/x", **AZURE)
     provider = provider_of(model)
     with closing(Credentials()) as credentials:
         assert credentials.token_provider(a_model(), provider_of(a_model())) is None
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
         assert readiness(model).note.startswith("Entra ID, because AZURE_TOKEN_CREDENTIALS is set")
-        assert identity.made == 0
+        assert not identity.DefaultAzureCredential.called
         assert credentials.key(model, provider) is None
         first, second = credentials.token_provider(model, provider), credentials.token_provider(model, provider)
         assert first is not None
         assert second is not None
         assert (first(), second()) == ("token-1", "token-2")
-        assert (identity.made, identity.scopes) == (1, ["https://cognitiveservices.azure.com/.default"])
-        identity.fails = True  # its long story stays out; what to try is in
+        credential = identity.DefaultAzureCredential.return_value
+        scope = "https://cognitiveservices.azure.com/.default"
+        identity.get_bearer_token_provider.assert_called_once_with(credential, scope)
         with pytest.raises(
             MissingCredentialError, match=r"token \(ClientAuthenticationError\); try: az login"
         ) as caught:
@@ -317,7 +286,7 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
         monkeypatch.setenv("AZURE_API_KEY", CANARY)
         assert credentials.token_provider(model, provider) is None
         assert credentials.key(model, provider) == SecretStr(CANARY)
-    assert identity.closed == 1
+    credential.close.assert_called_once_with()
 
 
 @pytest.mark.parametrize("parent_is_there", [False, True])

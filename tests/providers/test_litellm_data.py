@@ -131,9 +131,10 @@ class Other(str, Enum):
 def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that this package has never heard of has LiteLLM's endpoint, its own host and its variables."""
+    """Names, endpoints, hosts and variables are those of the LiteLLM that is installed, be they new or changed."""
     data = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
-    install(json.dumps({"fresh-ai": data}), NAMES)
+    turned = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
+    install(json.dumps({"fresh-ai": data, "xai": turned, "cerebras": turned}), NAMES)
     model = ModelConfig(alias="a", model="fresh-ai/x").model_copy(update={"trusted": False})
     assert readiness(model).missing == "FRESH_KEY is not set"
     monkeypatch.setenv("FRESH_KEY", "fresh-key-1")
@@ -141,15 +142,11 @@ def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
     row = find_provider("fresh-ai")
     assert (row.litellm_prefix, row.client, row.default_base) == ("fresh-ai", "openai", "https://api.fresh.example/v1")
     assert row.base_variables == ("FRESH_URL", "FRESH_AI_API_BASE")
-
-
-def test_litellms_data_replaces_what_is_kept_by_hand(install: Callable[..., None]) -> None:
-    """When LiteLLM turns a service into data, its endpoint and the client that it takes are those of the data."""
-    data = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
-    install(json.dumps({"xai": data, "cerebras": data}), NAMES)
-    for name in ("xai", "cerebras"):
+    for name in ("xai", "cerebras"):  # kept by hand until LiteLLM turned them into data
         row = find_provider(name)
         assert (row.default_base, row.client, row.wire) == ("https://new.example/v1", "openai", "openai")
+    with pytest.raises(ConfigError, match=r"unknown provider 'newcommer': did you mean 'newcomer/\.\.\.'"):
+        find_provider("newcommer")
 
 
 @pytest.mark.parametrize("name", ["newcomer", "replicate", "elevenlabs", "github_copilot"])
@@ -171,13 +168,6 @@ def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
     assert (find_provider(name).litellm_prefix, find_provider(name).client) == ("openai", "openai")
 
 
-def test_a_misspelt_name_of_litellms_list_gets_the_closest(install: Callable[..., None]) -> None:
-    """A typo is looked for among the names of the LiteLLM that is installed."""
-    install(None, NAMES)
-    with pytest.raises(ConfigError, match=r"unknown provider 'newcommer': did you mean 'newcomer/\.\.\.'"):
-        find_provider("newcommer")
-
-
 @pytest.mark.parametrize(
     ("services", "names"),
     [
@@ -190,7 +180,7 @@ def test_a_misspelt_name_of_litellms_list_gets_the_closest(install: Callable[...
     ids=["missing", "empty", "list", "partly", "other form"],
 )
 def test_another_layout_of_litellm_accepts_every_name(
-    install: Callable[..., None], services: str | None, names: str | None
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, services: str | None, names: str | None
 ) -> None:
     """A list that cannot be read calls no name unknown; rows and tables of ours work as before."""
     install(services, names)
@@ -199,6 +189,10 @@ def test_another_layout_of_litellm_accepts_every_name(
     assert find_provider("openai").default_base == "https://api.openai.com/v1"
     assert find_provider("moonshot").default_base == "https://api.moonshot.ai/v1"
     assert readiness(ModelConfig(alias="a", model="opnai/x")).missing == "opnai needs an endpoint"
+    for stand_in in (ModuleType("litellm"), None):  # as a test program may put into its place
+        monkeypatch.setitem(sys.modules, "litellm", stand_in)
+        litellm_names.cache_clear()
+        assert not litellm_names()
 
 
 def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> None:
@@ -210,15 +204,6 @@ def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> N
     install(json.dumps({**rows, "good": {"base_url": "https://good.example", "api_key_env": "GOOD"}}), NAMES)
     assert list(litellm_services()) == ["good"]
     assert not litellm_names() & {*rows}
-
-
-def test_a_stand_in_for_litellm_is_no_failure(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> None:
-    """A test program that puts a module of its own under LiteLLM's name gets a list that cannot be read."""
-    monkeypatch.setitem(sys.modules, "litellm", ModuleType("litellm"))
-    assert not litellm_names()
-    monkeypatch.setitem(sys.modules, "litellm", None)
-    forget()
-    assert not litellm_names()
 
 
 # These want a cloud SDK, credentials to sign with, or names of a form of their own before anything is sent.
