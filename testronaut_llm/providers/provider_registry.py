@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import metadata
@@ -64,13 +65,12 @@ def find_provider(name: str) -> Provider:
     Raises ConfigError: nobody knows the name. Where LiteLLM's list of names cannot be read, every name is accepted.
     """
     name = ALIASES.get(name, name)
+    if name not in _table and name not in listed() and (point := _plugins().get(name)):
+        register_provider(_loaded(point))
     if name in _table:
         return _table[name]
-    if name not in listed() and (point := _plugins().get(name)):
-        register_provider(_loaded(point))
-        return _table[name]
-    known = litellm_names()
-    if name in listed() or name in known or not known:
+    known = frozenset() if name in listed() else litellm_names()
+    if name in known or not known:
         return _row_by_default(name)
     close = closest(name, sorted({*_table, *ALIASES, *listed(), *_plugins(), *known}), cutoff=0.5)
     hint = f"did you mean {close + '/...'!r}? " if close else ""
@@ -86,19 +86,18 @@ def _row_by_default(name: str) -> Provider:
     Where only the name is known, `llm.yaml` must give an endpoint, and requests have OpenAI's form: LiteLLM's own way
     might open a connection that is not ours.
     """
-    variable = name.upper().replace("-", "_")
     usual = Provider(
         name=name,
         litellm_prefix=name,
         schema_dialect="none",
         embedding_client="handler",
-        key_variables=(f"{variable}_API_KEY",),
-        base_variables=(f"{variable}_API_BASE",),
+        key_variables=(_variable(name, "KEY"),),
+        base_variables=(_variable(name, "BASE"),),
         probe=looks.BY_PROVIDER.get(name),
     )
-    line, service = listed().get(name), litellm_services().get(name)
-    if service and "litellm_prefix" not in (line or {}):
-        return replace(usual, **{**(line or {}), "client": "openai", "wire": "openai", **service})
+    line = listed().get(name, {})
+    if "litellm_prefix" not in line and (service := litellm_services().get(name)):
+        return replace(usual, **{**line, "client": "openai", "wire": "openai", **service})
     return replace(usual, **(line or {"litellm_prefix": "openai", "required": ("api_base",), "rented": True}))
 
 
@@ -122,19 +121,21 @@ def listed() -> Mapping[str, Mapping[str, Any]]:
 def litellm_services() -> Mapping[str, Mapping[str, Any]]:
     """Returns the OpenAI-compatible services of LiteLLM's data, as fields of rows; those alone that a key can go to."""
     found: dict[str, dict[str, Any]] = {}
-    try:
-        rows = json.loads(_litellm_file("llms/openai_like/providers.json")).items()
-    except (ValueError, AttributeError):
-        return found
-    for name, row in rows:
-        given = row if isinstance(row, dict) else {}
-        base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
-        if base.startswith("https://") and not endpoint.fault_of(base) and key.isidentifier():
-            bases = dict.fromkeys(
-                (*([own] if own.isidentifier() else []), f"{name.upper().replace('-', '_')}_API_BASE")
-            )
-            found[name] = {"default_base": base.rstrip("/"), "key_variables": (key,), "base_variables": tuple(bases)}
+    with suppress(ValueError, AttributeError):  # another form than we know
+        for name, row in json.loads(_litellm_file("llms/openai_like/providers.json")).items():
+            given = row if isinstance(row, dict) else {}
+            base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
+            if base.startswith("https://") and not endpoint.fault_of(base) and key.isidentifier():
+                found[name] = {
+                    "default_base": base.rstrip("/"),
+                    "key_variables": (key,),
+                    "base_variables": tuple(dict.fromkeys(filter(str.isidentifier, (own, _variable(name, "BASE"))))),
+                }
     return found
+
+
+def _variable(name: str, what: str) -> str:
+    return f"{name.upper().replace('-', '_')}_API_{what}"
 
 
 @cache
@@ -180,22 +181,18 @@ def _loaded(point: metadata.EntryPoint) -> Provider:
 
 
 def is_local(model: ModelConfig) -> bool:
-    """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag.
-
-    Raises ConfigError: the provider is unknown.
-    """
+    """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag."""
     provider = provider_of(model)
-    if endpoint.leaves_by_name(model, provider) or model.local is not None:
-        return bool(model.local) and not endpoint.leaves_by_name(model, provider)
+    if endpoint.leaves_by_name(model, provider):
+        return False
+    if model.local is not None:
+        return model.local
     url = api_base_of(model, provider)
     return provider.local and (url is None or is_loopback(url))
 
 
 def timeout_of(model: ModelConfig) -> float:
-    """Returns seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120.
-
-    Raises ConfigError: the provider is unknown.
-    """
+    """Returns seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120."""
     provider = provider_of(model)
     nearby = (provider.local and not endpoint.leaves_by_name(model, provider)) or model.local
     return 600.0 if nearby else 120.0
@@ -232,13 +229,12 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
     )
     if missing:
         return Readiness(ready=False, missing=missing.what, mend=missing.mend)
-    version = api_version_of(model, provider)
-    notes = (
-        source.note,
-        "" if base.source in ("", "default") else f"endpoint from {base.source}",
-        f"api_version {version}" if version else "",
-    )
-    return Readiness(ready=True, note=", ".join(filter(None, notes)))
+    notes = [source.note] if source.note else []
+    if base.source not in ("", "default"):
+        notes.append(f"endpoint from {base.source}")
+    if version := api_version_of(model, provider):
+        notes.append(f"api_version {version}")
+    return Readiness(ready=True, note=", ".join(notes))
 
 
 def _incomplete(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:

@@ -48,7 +48,7 @@ def base(reference: str, **fields: Any) -> str | None:
 def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
     rows = dict(provider_registry._table)
     monkeypatch.setattr(provider_registry, "_table", rows)
-    forgotten = provider_registry._plugins, provider_registry.find_provider
+    forgotten = provider_registry._plugins, provider_registry.find_provider, provider_registry.litellm_names
     for cached in forgotten:
         cached.cache_clear()
     yield rows
