@@ -164,20 +164,17 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
 
 
 def _loaded(point: metadata.EntryPoint) -> Provider:
+    plugin = f"provider {point.name!r}: its plugin {point.value!r}"
     try:
         found = point.load()
         provider = found() if callable(found) else found
     except Exception as error:  # noqa: BLE001 - a plugin of others may raise anything
-        raise ConfigError(
-            f"provider {point.name!r}: its plugin {point.value!r} failed to load ({type(error).__name__}: {error}); "
-            f"fix or uninstall the package that brings it"
-        ) from None
-    if not isinstance(provider, Provider) or provider.name != point.name:
-        raise ConfigError(
-            f"provider {point.name!r}: its plugin {point.value!r} must be a Provider named {point.name!r}, "
-            f"or a function that returns one; got {type(provider).__name__}"
-        )
-    return provider
+        problem = f"failed to load ({type(error).__name__}: {error})"
+        raise ConfigError(f"{plugin} {problem}; fix or uninstall the package that brings it") from None
+    if isinstance(provider, Provider) and provider.name == point.name:
+        return provider
+    expected = f"a Provider named {point.name!r}, or a function that returns one"
+    raise ConfigError(f"{plugin} must be {expected}; got {type(provider).__name__}")
 
 
 def is_local(model: ModelConfig) -> bool:

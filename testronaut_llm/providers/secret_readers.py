@@ -25,16 +25,13 @@ def read_file(name: str) -> str:
     """Returns the key in a file. Raises UnreadableError: it is missing, open to others, or holds more than a key."""
     path = user_path(name)
     shown = f"api_key_file {str(path)!r}"
-
-    def without_waiting(path: str, flags: int) -> int:  # as a named pipe would, for its writer
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
     try:
-        with open(path, "rb", opener=without_waiting) as file:
-            mode = os.fstat(file.fileno()).st_mode  # of the open file, which cannot be swapped as its name can
-            raw = file.read(_MAX_BYTES) if stat.S_ISREG(mode) else b""
-    except IsADirectoryError:
-        mode, raw = stat.S_IFDIR, b""
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would wait for its writer
+        try:
+            mode = os.fstat(handle).st_mode  # of the open file, which cannot be swapped as its name can
+            raw = os.read(handle, _MAX_BYTES) if stat.S_ISREG(mode) else b""
+        finally:
+            os.close(handle)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UnreadableError(f"{shown} cannot be read ({reason})", "correct its path in llm.yaml") from None

@@ -23,10 +23,12 @@ _ONLY_JSON = "Answer with one JSON value and nothing else: no explanation, no co
 
 _NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _ITEMS = frozenset({"minItems", "maxItems"})
+_TEXT = frozenset({"pattern", "format"})
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-_CHARACTER = r"(?:[\w ,:;@#%&=!~/<>'-]|\\[dw./+-]|\[(?!\^)(?:[\w ,:;@#%&=!~/.+-]|\\[dw./-])+\])"
-_PIECES = rf"(?:{_CHARACTER}(?:[*+?]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?)*"
-_SIMPLE_PATTERN = re.compile(rf"\^(?:{_PIECES}|\({_PIECES}(?:\|{_PIECES})*\)[*+?]?)*\$", re.ASCII)
+_CHARACTER = r"(?:[\w ,:;@#%&=!~/<>'-]|\\[dw./+-]|\[(?!\^)(?:[\w ,:;@#%&=!~/.+-]|\\[dw./-])++\])"
+_PIECE = rf"{_CHARACTER}(?:[*+?]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?+"
+_GROUP = rf"\((?:{_PIECE})*+(?:\|(?:{_PIECE})*+)*+\)[*+?]?+"
+_SIMPLE_PATTERN = re.compile(rf"\^(?:{_PIECE}|{_GROUP})*+\$", re.ASCII)  # possessive, or its time would be exponential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,8 @@ DIALECTS: Mapping[str, Dialect] = {
     "openai": Dialect(
         all_required=True,
         keeps={
-            "string": frozenset({"pattern", "format"}),
             **dict.fromkeys(("number", "integer"), _NUMBERS | {"multipleOf"}),
+            "string": _TEXT,
             "array": _ITEMS,
         },
         limits=_OPENAI_SIZES,
@@ -95,11 +97,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "free": Dialect(
         closed=False,
         in_prompt=True,
-        keeps={
-            "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
-            "integer": _NUMBERS,
-            "array": _ITEMS,
-        },
+        keeps={"string": _TEXT | {"minLength", "maxLength"}, "integer": _NUMBERS, "array": _ITEMS},
         formats=frozenset({"date", "time", "date-time", "uuid"}),
     ),
     "none": Dialect(constrains=False),
