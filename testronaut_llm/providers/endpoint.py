@@ -131,10 +131,9 @@ def _tidy(url: str, wire: str) -> str:
 
 
 def ollama_url(address: str) -> str:
-    """Returns the URL that `OLLAMA_HOST` stands for: `0.0.0.0`, `:11435`, `::1`, `box`, `https://box/path`, ...
+    """Returns the URL that `OLLAMA_HOST` stands for, as Ollama's own client reads it: `:11435`, `::1`, `box`, ...
 
-    It is read as Ollama's own client reads it. An invalid port and a login stay in the URL, so that `fault_of` finds
-    them.
+    An invalid port and a login stay in the URL, so that `fault_of` finds them.
     """
     scheme, mark, rest = address.partition("://")
     if not mark:

@@ -47,9 +47,7 @@ def client_settings(
     """Returns arguments of an `httpx.Client` for one endpoint (None: LiteLLM knows it), which reads no environment.
 
     Loopback is never reached through a proxy. With `redirects`, redirects are followed, to any host.
-
-    Raises:
-        ConnectionFailedError: a variable has an unusable value. Another try would fail too: the next model is asked.
+    Raises ConnectionFailedError: a variable has an unusable value, so the next model is asked.
     """
     import httpx
 
@@ -85,10 +83,7 @@ def faults() -> list[str]:
 
 @contextmanager
 def importable(name: str) -> Iterator[None]:
-    """Lets a library be imported that makes HTTP clients on import, whatever the environment holds.
-
-    Variables that would break the import are out of the environment, for all threads, until it has ended.
-    """
+    """Hides variables that break the import of a library that makes HTTP clients, from all threads, until it ended."""
     if name in sys.modules:
         yield
         return

@@ -28,12 +28,9 @@ _MOST_VALUES = 1000
 
 
 def parse(text: str, *, lenient: bool) -> list[Any]:
-    """Returns the JSON values that may be the answer: the whole text, or else (with `lenient`) those within it.
+    """Returns the JSON values that may be the answer: the whole text, or (with `lenient`) those within it, once each.
 
-    Reasoning in front of the answer is left out. No value is returned twice.
-
-    Raises:
-        OutputInvalidError: there is none; `text` holds the answer.
+    Reasoning in front of the answer is left out. Raises OutputInvalidError: there is none; `text` holds the answer.
     """
     for whole in dict.fromkeys((text, split(text)[1])):
         try:

@@ -46,11 +46,7 @@ _MAX_DEPTH = 100
 
 
 def canonical(schema: Json) -> Json:
-    """Returns the caller's schema as one draft 2020-12 document.
-
-    Raises:
-        InvalidRequestError: the schema cannot be used; the message holds the path of the error.
-    """
+    """Returns a schema as one draft 2020-12 document. Raises InvalidRequestError, with the path of what is wrong."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 

@@ -54,8 +54,7 @@ class OutputSchema:
     def of(cls, schema: Any) -> OutputSchema:
         """Takes a pydantic class, any type pydantic can check (`list[Model]`, a TypedDict, ...), or a JSON Schema.
 
-        Raises:
-            InvalidRequestError: the schema cannot be used; the message holds the path of the error.
+        Raises InvalidRequestError: the schema cannot be used; the message holds the path of what is wrong.
         """
         if isinstance(schema, Mapping):
             return _of_document(json.dumps(plain(schema)))
@@ -73,9 +72,7 @@ class OutputSchema:
 
         Prose and code fences around the JSON are taken only where the wire was given no schema. There, a text may
         hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
-
-        Raises:
-            OutputInvalidError: no value obeys the caller's schema, or values that differ; `text` holds the answer.
+        Raises OutputInvalidError: no value obeys the schema, or values that differ; `text` holds the answer.
         """
         wire, decode = self._plan(dialect)
         obeys: dict[str, Any] = {}

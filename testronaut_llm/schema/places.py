@@ -45,16 +45,11 @@ class Place(NamedTuple):
 
 
 class Places:
-    """The places of one document on one wire.
-
-    Attributes:
-        table: places that `$ref` names, by name.
-        rules: what the wire cannot say, in words, by the place it is about.
-    """
+    """The places of one document on one wire."""
 
     def __init__(self, document: Json, dialect: Dialect, *, unroll: int) -> None:
-        self.table: dict[str, Place] = {}
-        self.rules: dict[str, dict[str, None]] = {}
+        self.table: dict[str, Place] = {}  # places that `$ref` names, by name
+        self.rules: dict[str, dict[str, None]] = {}  # what the wire cannot say, in words, by the place it is about
         self._document, self._dialect, self._unroll = document, dialect, unroll
         self._names: dict[str, str] = {}
         self._within: list[str] = []

@@ -119,11 +119,7 @@ class WireSchema:
 
 
 def planned(document: Json, name: str, dialect_name: str) -> tuple[WireSchema, Decode]:
-    """Returns what a wire takes of a canonical document, and the function that turns its values into the caller's form.
-
-    Raises:
-        ConfigError: the dialect is unknown.
-    """
+    """Returns what a wire takes of a document, and the way back. Raises ConfigError: the dialect is unknown."""
     if dialect_name not in DIALECTS:
         known = ", ".join(DIALECTS)
         raise ConfigError(f"Unknown schema dialect {dialect_name!r}: a provider's `schema_dialect` is {known}.")
