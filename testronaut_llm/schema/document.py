@@ -191,7 +191,8 @@ def _rewritten(node: Any, lonely_refs: bool) -> Any:
             node[exclusive] = node.pop(bound)
     dependencies = node.pop("dependencies", None)
     for name, needs in dependencies.items() if isinstance(dependencies, dict) else ():
-        node.setdefault("dependentRequired" if isinstance(needs, list) else "dependentSchemas", {})[name] = needs
+        kind = "dependentRequired" if isinstance(needs, list) else "dependentSchemas"
+        node[kind] = {**(node[kind] if isinstance(node.get(kind), dict) else {}), name: needs}
     return _without_nullable(map_subschemas(node, lambda sub: _rewritten(sub, lonely_refs)))
 
 

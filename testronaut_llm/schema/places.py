@@ -91,7 +91,8 @@ class Places:
         """Returns a place of any JSON value: on a wire of closed objects it is JSON text in a string."""
         if not self._dialect.closed:
             return Place({})
-        words = words_of({key: value for key, value in schema.items() if key in KEYWORDS} if schema else {})
+        items = schema.items() if isinstance(schema, dict) else ()
+        words = words_of({key: value for key, value in items if key in KEYWORDS})
         what = "any JSON value" if words == "{}" else f"a JSON value that obeys {words}"
 
         def decode(value: Any) -> Any:

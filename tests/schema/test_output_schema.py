@@ -371,6 +371,7 @@ BECOMES: list[tuple[dict[str, Any], dict[str, Any] | str]] = [
     ({**obj(a=STRING), "not": {"required": ["b"]}}, "JSON text"),
     (MAP_OR_LIST, "JSON text"),
     ({"anyOf": [STRING, {}]}, "JSON text"),
+    ({"type": "array", "items": True}, "JSON text of any JSON value"),
     ({"description": "d", "anyOf": [{"type": "string", "description": "e"}]}, {"type": "string", "description": "d"}),
     ({"type": "string", "examples": ["a"]}, {"type": "string", "description": 'Examples: ["a"]'}),
 ]  # fmt: skip

@@ -139,6 +139,7 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
     "two numbers that differ": (NUMBER, "```\n1\n```\n```\n2\n```", "different"),
     "one and an empty one": (OPTIONS, f"It printed {ALL}, so the list is:\n[]", "different"),
     "true is not one": (OutputSchema.of({}), "```\n1\n```\n```\ntrue\n```", "different"),
+    "brackets that do not match": (OBJECT, 'So: {"name": ["a"}, {"name": "a"]}', "not JSON"),
     "only a check box": (OPTIONS, "- [ ] read the help", "not JSON"),
     "only an empty list in prose": (OPTIONS, "Arguments: [] none.", "not JSON"),
     "a part of a broken tree": (
