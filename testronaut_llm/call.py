@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.model_request import EmbedRequest, Reply, Request
+from testronaut_llm.gateway.model_request import Reply, Request
 from testronaut_llm.judge import attempt_of, judged
 from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
@@ -238,7 +238,7 @@ class _Attempts:
         except LLMError as error:
             return Reply(error=error, sent=False)
 
-    async def _sent(self, request: Request | EmbedRequest, exchange: Exchange) -> Reply:
+    async def _sent(self, request: Request, exchange: Exchange) -> Reply:
         """Gives a request to the gateway, and the pieces of a stream to the caller."""
         reply = Reply(error=LLMError("no reply"), sent=False)
         async for part in self.services.gateway.send(request, exchange):

@@ -137,7 +137,7 @@ def litellm_version() -> str:
 
 def warnings() -> Iterator[str]:
     """Yields what is wrong with the installation, one sentence each."""
-    from testronaut_llm.providers import network, table
+    from testronaut_llm.providers import network, provider_registry
 
     yield from network.faults()
     litellm = litellm_version()
@@ -148,7 +148,7 @@ def warnings() -> Iterator[str]:
             f"litellm {litellm} is newer than {TESTED_LITELLM}, the newest release that was tested; "
             f"if calls fail, run: pip install 'litellm=={TESTED_LITELLM}'"
         )
-    if not table.litellm_names():
+    if not provider_registry.litellm_names():
         yield "the provider names of litellm cannot be read, so a misspelt provider is not reported"
 
 

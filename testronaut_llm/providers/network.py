@@ -1,7 +1,7 @@
-"""How this machine reaches others: proxies and certificates of the environment, as settings for every HTTP client.
+"""Proxies and certificates of the environment, as settings for every HTTP client of the package.
 
-httpx reads the environment by itself, and raises another raw exception for each value that it cannot use. Here a
-value that cannot be used is one typed error, which names the variable and never its value.
+httpx would read the environment by itself, with a different raw exception for each value that it cannot use. Here
+such a value is one typed error, which names the variable and never its value.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     import httpx
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_OF_LITELLM = ("SSL_CERTIFICATE", "SSL_SECURITY_LEVEL")  # for clients of its own, which are never used here
-_OF_HTTPX = re.compile(r"(?i:(http|https|all|no)_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|SSLKEYLOGFILE")
+_READ_BY_LITELLM = ("SSL_CERTIFICATE", "SSL_SECURITY_LEVEL")  # for clients of its own, which are never used here
+_READ_BY_HTTPX = re.compile(r"(?i:(http|https|all|no)_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|SSLKEYLOGFILE")
 _IMPORTING = threading.Lock()
 
 
 class Proxy(NamedTuple):
-    """A proxy, and the variable that names it. As text it holds no user name and no password."""
+    """A proxy and the variable that names it. As text it holds no user name and no password."""
 
     variable: str
     proxy: httpx.Proxy
@@ -44,19 +44,10 @@ class Proxy(NamedTuple):
 def client_settings(
     url: str | None, *, asynchronous: bool = False, redirects: bool = False, limits: httpx.Limits | None = None
 ) -> dict[str, Any]:
-    """Returns arguments of an `httpx.Client` (or `AsyncClient`) for one endpoint, which then reads no environment.
+    """Returns arguments of an `httpx.Client` for one endpoint (None: LiteLLM knows it), which reads no environment.
 
-    Loopback is never reached through a proxy.
-
-    Args:
-        url: the endpoint; None where LiteLLM knows it.
-        asynchronous: for an `AsyncClient`.
-        redirects: whether redirects are followed, which may lead to any host.
-        limits: how many connections there may be.
-
-    Raises:
-        ConnectionFailedError: a variable holds what cannot be used. Another try would fail in the same way, so the
-            next model is asked.
+    Loopback is never reached through a proxy. With `redirects`, redirects are followed, to any host.
+    Raises ConnectionFailedError: a variable has an unusable value, so the next model is asked.
     """
     import httpx
 
@@ -66,13 +57,13 @@ def client_settings(
         common["limits"] = limits
     if url is not None and is_loopback(url) and not redirects:
         return {"follow_redirects": False, **common}
-    make = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
-    mounts = {pattern: one and make(proxy=one.proxy, **common) for pattern, one in _routes(url).items()}
+    transport = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
+    mounts = {pattern: one and transport(proxy=one.proxy, **common) for pattern, one in _routes(url).items()}
     return {"follow_redirects": redirects, "mounts": mounts, **common}
 
 
 def proxy_for(url: str | None) -> Proxy | None:
-    """The proxy that connections to this endpoint go through, as far as its scheme tells."""
+    """Returns the proxy of connections to this endpoint, as far as its scheme tells."""
     with suppress(LLMError):
         if url is None or not is_loopback(url):
             return _proxies(getproxies()).get("http" if url and url.startswith("http:") else "https")
@@ -80,7 +71,7 @@ def proxy_for(url: str | None) -> Proxy | None:
 
 
 def faults() -> list[str]:
-    """What the environment holds that no HTTP client can use: a sentence each."""
+    """Returns a sentence for each value of the environment that no HTTP client can use."""
     found = []
     for look in (lambda: _proxies(getproxies()), _tls):
         try:
@@ -92,68 +83,72 @@ def faults() -> list[str]:
 
 @contextmanager
 def importable(name: str) -> Iterator[None]:
-    """Lets a library be imported that makes HTTP clients while it is imported, whatever the environment holds.
-
-    Variables that would make the import raise are out of the environment, for all threads, until it has ended.
-    """
+    """Hides variables that break the import of a library that makes HTTP clients, from all threads, until it ended."""
     if name in sys.modules:
         yield
         return
+    import httpx
+
     with _IMPORTING:
-        hidden = {variable: os.environ.pop(variable) for variable in tuple(_spoiling(os.environ))}
+        hidden = {variable: os.environ.pop(variable) for variable in _READ_BY_LITELLM if variable in os.environ}
+        try:
+            httpx.Client().close()
+        except Exception:  # noqa: BLE001 - InvalidURL, ValueError, ImportError, OSError, ...: each value has its own
+            hidden |= {
+                variable: os.environ.pop(variable) for variable in filter(_READ_BY_HTTPX.fullmatch, [*os.environ])
+            }
         try:
             yield
         finally:
             os.environ.update(hidden)
 
 
-def _spoiling(environ: Mapping[str, str]) -> Iterator[str]:
+def _routes(url: str | None) -> dict[str, Proxy | None]:
+    """Returns URL patterns of httpx, each with its proxy or None for a direct connection."""
     import httpx
 
-    yield from (name for name in _OF_LITELLM if name in environ)
-    try:
-        httpx.Client().close()
-    except Exception:  # noqa: BLE001 - InvalidURL, ValueError, ImportError, OSError, ...: each value has its own
-        yield from filter(_OF_HTTPX.fullmatch, environ)
-
-
-def _routes(url: str | None) -> dict[str, Proxy | None]:
-    """URL patterns of httpx, each with its proxy or None for a direct connection."""
     found = getproxies()
     direct = re.split(r"[\s,]+", found.get("no", ""))
     proxies = {} if "*" in direct else _proxies(found)
-    patterns = {_pattern(entry, host_of(url or "")): None for entry in (*_LOOPBACK, *direct)} if proxies else {}
-    return {f"{scheme}://": one for scheme, one in proxies.items()} | dict(filter(_is_pattern, patterns.items()))
+    routes: dict[str, Proxy | None] = {f"{scheme}://": proxy for scheme, proxy in proxies.items()}
+    for entry in (*_LOOPBACK, *direct) if proxies else ():
+        pattern = _pattern(entry, host_of(url or ""))
+        with suppress(httpx.InvalidURL, ValueError):  # an entry that is no host matches none, as with curl
+            if httpx.URL(pattern).host:
+                routes[pattern] = None
+    return routes
 
 
 def _proxies(found: Mapping[str, str]) -> dict[str, Proxy]:
-    """The proxy of each scheme."""
-    named = {scheme: next((name for name in (scheme, "all") if found.get(name)), None) for scheme in ("http", "https")}
-    return {scheme: _proxy(name, found[name].strip()) for scheme, name in named.items() if name is not None}
-
-
-def _proxy(name: str, value: str) -> Proxy:
+    """Returns the proxy of each scheme, by the proxies that `getproxies` found."""
     import httpx
 
-    holders = (one for one in os.environ if one.lower() == f"{name}_proxy" and os.environ[one].strip() == value)
-    variable = next(holders, "the proxy of the system's settings")
-    try:
-        proxy = httpx.Proxy(value if "://" in value else f"http://{value}")
-    except (httpx.InvalidURL, ValueError):
-        proxy = None
-    if proxy is None or not proxy.url.host:
-        raise _unusable(f"{variable} names no proxy that can be used", "a URL such as http://host:8080")
-    if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        raise _unusable(f"{variable} names a SOCKS proxy, which takes pip install 'httpx[socks]'", "another proxy")
-    if proxy.url.scheme == "https":
-        proxy.ssl_context = _tls()
-    return Proxy(variable, proxy)
+    proxies = {}
+    for scheme in ("http", "https"):
+        name = next((name for name in (scheme, "all") if found.get(name)), None)
+        if name is None:
+            continue
+        value = found[name].strip()
+        holders = (one for one in os.environ if one.lower() == f"{name}_proxy" and os.environ[one].strip() == value)
+        variable = next(holders, "the proxy of the system's settings")
+        try:
+            proxy = httpx.Proxy(value if "://" in value else f"http://{value}")
+        except (httpx.InvalidURL, ValueError):
+            proxy = None
+        if proxy is None or not proxy.url.host:
+            raise _unusable(f"{variable} names no proxy that can be used", "a URL such as http://host:8080")
+        if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            raise _unusable(f"{variable} names a SOCKS proxy, which takes pip install 'httpx[socks]'", "another proxy")
+        if proxy.url.scheme == "https":
+            proxy.ssl_context = _tls()
+        proxies[scheme] = Proxy(variable, proxy)
+    return proxies
 
 
 def _pattern(entry: str, host: str) -> str:
-    """Returns the pattern of httpx for an entry of NO_PROXY; empty where it is a range without this host.
+    """Returns the pattern of httpx for an entry of NO_PROXY; empty for a range without this host.
 
-    `.corp` and `*.corp` are the hosts below corp, `corp` is that host, too; `[::1]`, `::1`, `fd00::/8` and `10.0.0.0/8`
+    `.corp` and `*.corp` are the hosts below corp, `corp` is that host, too. `[::1]`, `::1`, `fd00::/8` and `10.0.0.0/8`
     are addresses, `host:8080` and `[::1]:8080` one port.
     """
     if "://" in entry:
@@ -168,15 +163,6 @@ def _pattern(entry: str, host: str) -> str:
             network = ipaddress.ip_network(host)
     address = network.network_address
     return "" if network.num_addresses > 1 else f"all://[{address}]" if address.version == 6 else f"all://{address}"
-
-
-def _is_pattern(item: tuple[str, None]) -> bool:
-    """True if httpx can read it. What it cannot read matches no host; curl, too, passes over such entries."""
-    import httpx
-
-    with suppress(httpx.InvalidURL, ValueError):
-        return bool(item[0] and httpx.URL(item[0]).host)
-    return False
 
 
 def _tls() -> ssl.SSLContext:
@@ -195,7 +181,7 @@ def _tls() -> ssl.SSLContext:
 
 @lru_cache(maxsize=4)
 def _trusting(file: str | None, folder: str | None, keys: str | None) -> ssl.SSLContext:  # noqa: ARG001 - ssl reads it
-    """What trusts servers, for all clients: reading the certificate store takes tens of milliseconds."""
+    """Returns the context that all clients share: reading the certificate store takes tens of milliseconds."""
     import httpx
 
     return httpx.create_ssl_context(trust_env=bool(file or folder))
@@ -203,11 +189,11 @@ def _trusting(file: str | None, folder: str | None, keys: str | None) -> ssl.SSL
 
 @lru_cache(maxsize=1)
 def _no_tls() -> ssl.SSLContext:
-    """For plain http: it trusts nobody, so that TLS would fail rather than be trusted."""
+    """Returns a context for plain http that trusts no certificate, so that TLS would fail."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _unusable(what: str, expected: str) -> ConnectionFailedError:
     error = ConnectionFailedError(f"{what}; set it to {expected}, or unset it")
-    error.verdict = Verdict.NEXT  # type: ignore[misc]  # nothing was sent, and another try would end the same way
+    error.verdict = Verdict.NEXT  # type: ignore[misc]  # nothing was sent, and another try would fail too
     return error

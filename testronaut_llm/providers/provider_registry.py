@@ -1,76 +1,203 @@
-"""Which provider a model has, how it is reached, and whether it is ready: known before LiteLLM is loaded.
+"""The table of providers, and whether a model is ready: known without loading LiteLLM.
 
-The door to `providers/`: the shape of a row (`row.py`), the rows (`table.py`), and URLs (`endpoint.py`).
+A row comes from `register_provider`, from `providers.json`, from an installed plugin, or from LiteLLM's own data, whose
+files are read, since importing LiteLLM takes seconds.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers import endpoint
-from testronaut_llm.providers.credentials import KeySource, key_source
-from testronaut_llm.providers.endpoint import api_base_of, api_version_of, leaves_by_name, pull_command, runs_here
-from testronaut_llm.providers.row import Missing, Present, Provider
-from testronaut_llm.providers.table import ENTRY_POINTS, find_provider, register_provider
+from testronaut_llm.providers import probes as looks
+from testronaut_llm.providers.credentials import key_source
+from testronaut_llm.providers.endpoint import api_base_of, api_version_of, pull_command
+from testronaut_llm.providers.probes import Probes
+from testronaut_llm.providers.row import Missing, Provider
+from testronaut_llm.support.paths import data_file
+from testronaut_llm.support.text import closest, is_loopback
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
 
 __all__ = [
-    "ENTRY_POINTS",
-    "Missing",
-    "Probes",
-    "Provider",
-    "Readiness",
-    "api_base_of",
-    "api_version_of",
-    "is_local",
-    "provider_of",
-    "pull_command",
-    "readiness",
-    "register_provider",
-    "timeout_of",
-]
+    "Missing", "Probes", "Provider", "Readiness", "api_base_of", "api_version_of", "find_provider", "is_local",
+    "provider_of", "pull_command", "readiness", "register_provider", "timeout_of",
+]  # fmt: skip
+ENTRY_POINTS = "testronaut_llm.providers"
+ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
+_table: dict[str, Provider] = {}
+
+
+def register_provider(provider: Provider) -> None:
+    """Adds a row for the whole process. Raises ConfigError: a different row of that name is there."""
+    name = provider.name
+    if "/" in name or not name:
+        raise ConfigError(f"a provider's name stands before the slash in llm.yaml; got {name!r}")
+    if (_row_by_default(name) if name in listed() else _table.get(name)) not in (None, provider):
+        raise ConfigError(
+            f"a provider named {name!r} is registered already, and differs: "
+            f"give the new one another name, such as {'my_' + name!r}"
+        )
+    _table[name] = provider
+    find_provider.cache_clear()
 
 
 def provider_of(model: ModelConfig) -> Provider:
-    """Returns the row of a model's provider.
-
-    Raises:
-        ConfigError: the provider is unknown; the message names the closest one.
-    """
+    """Returns the row of a model's provider. Raises ConfigError: it is unknown; the message names the closest one."""
     return find_provider(model.provider)
 
 
-def is_local(model: ModelConfig) -> bool:
-    """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag.
+@lru_cache(maxsize=512)
+def find_provider(name: str) -> Provider:
+    """Returns the row of a name as `llm.yaml` spells it: registered, listed, of a plugin, or by LiteLLM's data.
 
-    Raises:
-        ConfigError: the provider is unknown.
+    Raises ConfigError: nobody knows the name. Where LiteLLM's list of names cannot be read, every name is accepted.
     """
-    return runs_here(model, provider_of(model))
+    name = ALIASES.get(name, name)
+    if name not in _table and name not in listed() and (point := _plugins().get(name)):
+        register_provider(_loaded(point))
+    if name in _table:
+        return _table[name]
+    known = frozenset() if name in listed() else litellm_names()
+    if name in known or not known:
+        return _row_by_default(name)
+    close = closest(name, sorted({*_table, *ALIASES, *listed(), *_plugins(), *known}), cutoff=0.5)
+    hint = f"did you mean {close + '/...'!r}? " if close else ""
+    raise ConfigError(
+        f"unknown provider {name!r}: {hint}An OpenAI-compatible server is `model: openai/<name>` "
+        f"with its `api_base:`; `register_provider()` adds any other"
+    )
+
+
+def _row_by_default(name: str) -> Provider:
+    """Returns the row by `providers.json` and LiteLLM's data.
+
+    Where only the name is known, `llm.yaml` must give an endpoint, and requests have OpenAI's form: LiteLLM's own way
+    might open a connection that is not ours.
+    """
+    usual = Provider(
+        name=name,
+        litellm_prefix=name,
+        schema_dialect="none",
+        embedding_client="handler",
+        key_variables=(_variable(name, "KEY"),),
+        base_variables=(_variable(name, "BASE"),),
+        probe=looks.BY_PROVIDER.get(name),
+    )
+    line = listed().get(name, {})
+    if "litellm_prefix" not in line and (service := litellm_services().get(name)):
+        return replace(usual, **{**line, "client": "openai", "wire": "openai", **service})
+    return replace(usual, **(line or {"litellm_prefix": "openai", "required": ("api_base",), "rented": True}))
+
+
+@cache
+def listed() -> Mapping[str, Mapping[str, Any]]:
+    """Returns the lines of `providers.json` as fields of rows, by name.
+
+    A line without a prefix is of a provider that LiteLLM knows by its code, so that our client must be told the
+    endpoint. The prefix is `openai` where LiteLLM does not know the provider, opens a client of its own, or breaks on
+    the answers. `ollama/` of LiteLLM is /api/generate with a prompt made by hand, so its prefix is `ollama_chat`.
+    """
+    lines = json.loads(Path(__file__).with_name("providers.json").read_text("utf-8"))
+    for line in lines.values():
+        for field, value in line.items():
+            if isinstance(value, list):
+                line[field] = frozenset(value) if field.endswith("extra") else tuple(value)
+    return dict(lines)
+
+
+@cache
+def litellm_services() -> Mapping[str, Mapping[str, Any]]:
+    """Returns the OpenAI-compatible services of LiteLLM's data, as fields of rows; those alone that a key can go to."""
+    found: dict[str, dict[str, Any]] = {}
+    with suppress(ValueError, AttributeError):  # another form than we know
+        for name, row in json.loads(_litellm_file("llms/openai_like/providers.json")).items():
+            given = row if isinstance(row, dict) else {}
+            base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
+            if base.startswith("https://") and not endpoint.fault_of(base) and key.isidentifier():
+                found[name] = {
+                    "default_base": base.rstrip("/"),
+                    "key_variables": (key,),
+                    "base_variables": tuple(dict.fromkeys(filter(str.isidentifier, (own, _variable(name, "BASE"))))),
+                }
+    return found
+
+
+def _variable(name: str, what: str) -> str:
+    return f"{name.upper().replace('-', '_')}_API_{what}"
+
+
+@cache
+def litellm_names() -> frozenset[str]:
+    """Returns all provider names of the installed LiteLLM; none where its list is missing or has another form."""
+    source = _litellm_file("types/utils.py")
+    listing = re.search(r"^class LlmProviders\(.*?(?=^\S|\Z)", source, re.MULTILINE | re.DOTALL)
+    quoted = re.findall(r"""^    \w+ = ["']([^"']+)["']""", listing[0] if listing else "", re.MULTILINE)
+    found = frozenset((*quoted, *litellm_services()))
+    return found if {"openai", "anthropic", "ollama"} <= found else frozenset()
+
+
+def _litellm_file(path: str) -> str:
+    """Returns the text of a file of the installed LiteLLM; empty if it cannot be read."""
+    try:
+        file = data_file("litellm", path)
+        return file.read_text("utf-8") if file else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+@cache
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    """Returns the installed plugins by name. The search reads the metadata of all packages."""
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _loaded(point: metadata.EntryPoint) -> Provider:
+    plugin = f"provider {point.name!r}: its plugin {point.value!r}"
+    try:
+        found = point.load()
+        provider = found() if callable(found) else found
+    except Exception as error:  # noqa: BLE001 - a plugin of others may raise anything
+        problem = f"failed to load ({type(error).__name__}: {error})"
+        raise ConfigError(f"{plugin} {problem}; fix or uninstall the package that brings it") from None
+    if isinstance(provider, Provider) and provider.name == point.name:
+        return provider
+    expected = f"a Provider named {point.name!r}, or a function that returns one"
+    raise ConfigError(f"{plugin} must be {expected}; got {type(provider).__name__}")
+
+
+def is_local(model: ModelConfig) -> bool:
+    """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag."""
+    provider = provider_of(model)
+    if endpoint.leaves_by_name(model, provider):
+        return False
+    if model.local is not None:
+        return model.local
+    url = api_base_of(model, provider)
+    return provider.local and (url is None or is_loopback(url))
 
 
 def timeout_of(model: ModelConfig) -> float:
-    """Returns seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120.
-
-    Raises:
-        ConfigError: the provider is unknown.
-    """
+    """Returns seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120."""
     provider = provider_of(model)
-    nearby = (provider.local and not leaves_by_name(model, provider)) or model.local
+    nearby = (provider.local and not endpoint.leaves_by_name(model, provider)) or model.local
     return 600.0 if nearby else 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """The answer. `note` says what would be used: where the key comes from, and the endpoint."""
+    """True, or what is missing and how to fix it; `note` says where the key and the endpoint come from."""
 
     ready: bool
     missing: str = ""
@@ -78,117 +205,48 @@ class Readiness:
     note: str = ""
 
 
-_UNKNOWN = Missing("not looked at")
-
-
-class Probes:
-    """Remembers for some seconds what the rows' probes found, so that a busy manager does not ask at each call."""
-
-    def __init__(self, *, remember: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._remember = remember
-        self._clock = clock
-        self._found: dict[tuple[object, ...], tuple[float, Missing | Present | None]] = {}
-
-    def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
-        """Returns what the row's probe misses, now or some seconds ago."""
-        expires, found = self._last(model, provider)
-        if provider.probe and self._clock() >= expires:
-            found = provider.probe(model)
-            self._found[_key(model, provider)] = (self._clock() + self._remember, found)
-        return found if isinstance(found, Missing) and found is not _UNKNOWN else None
-
-    def remembers(self, model: ModelConfig, provider: Provider) -> bool:
-        """True if `ask` would ask nobody."""
-        return self._clock() < self._last(model, provider)[0]
-
-    def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
-        """Returns the local model that was seen behind this name; None where nobody has looked, or nobody can say."""
-        seen = self._last(model, provider)[1]
-        return seen if isinstance(seen, Present) else None
-
-    def is_absent(self, model: ModelConfig, provider: Provider) -> bool:
-        """True if somebody has looked for a local model, and it is not there but may be fetched."""
-        return self._last(model, provider)[1] is None
-
-    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
-        """Returns the digest of the model that was seen."""
-        seen = self.seen(model, provider)
-        return seen.digest if seen else None
-
-    def forget(self) -> None:
-        """Asks anew next time, as after a pull."""
-        self._found = {key: (0.0, found) for key, (_, found) in self._found.copy().items()}
-
-    def _last(self, model: ModelConfig, provider: Provider) -> tuple[float, Missing | Present | None]:
-        """Returns when the last result expires, and the result. Rows without a probe never expire."""
-        if provider.probe is None:
-            return math.inf, _UNKNOWN
-        return self._found.get(_key(model, provider), (0.0, _UNKNOWN))
-
-
-def _key(model: ModelConfig, provider: Provider) -> tuple[object, ...]:
-    """Returns all that a probe may look at, which `extra` is not."""
-    return (provider.name, endpoint.api_base_of(model, provider), model.settings)
-
-
 def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
     """Returns the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
 
     Without `probes`, which remember, servers are asked now.
     """
+    unset = Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>") if model.unset else None
     try:
-        provider = find_provider(model.provider)
+        provider = provider_of(model)
     except ConfigError as error:
-        return _not_ready(endpoint.not_trusted(model) or _unset(model) or Missing(str(error)))
-    base = endpoint.base_of(model, provider)
-    source = key_source(model, provider)
+        lack = endpoint.not_trusted(model) or unset or Missing(str(error))
+        return Readiness(ready=False, missing=lack.what, mend=lack.mend)
+    base, source = endpoint.base_of(model, provider), key_source(model, provider)
     missing = (
         endpoint.not_trusted(model, provider)
-        or _unset(model)
-        or _fields(model, provider, base)
-        or _endpoint(base)
+        or unset
+        or _incomplete(model, provider, base)
         or source.missing
         or (probes or Probes()).ask(model, provider)
     )
-    return _not_ready(missing) if missing else Readiness(ready=True, note=_note(model, provider, base, source))
+    if missing:
+        return Readiness(ready=False, missing=missing.what, mend=missing.mend)
+    notes = [source.note] if source.note else []
+    if base.source not in ("", "default"):
+        notes.append(f"endpoint from {base.source}")
+    if version := api_version_of(model, provider):
+        notes.append(f"api_version {version}")
+    return Readiness(ready=True, note=", ".join(notes))
 
 
-def _unset(model: ModelConfig) -> Missing | None:
-    if not model.unset:
-        return None
-    return Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>")
-
-
-def _not_ready(missing: Missing) -> Readiness:
-    return Readiness(ready=False, missing=missing.what, mend=missing.mend)
-
-
-def _fields(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:
-    # An `openai.OpenAI` without an endpoint would take OpenAI's, and the key of another along.
+def _incomplete(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:
+    """Returns what its row of `llm.yaml` lacks: an endpoint, fields, or a URL that can be used."""
+    # An `openai.OpenAI` without an endpoint would take OpenAI's, with the key of another provider.
     must_be_told = provider.client == "openai" and not provider.local
     if base.url is None and (must_be_told or "api_base" in provider.required):
         also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
         return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
-    chat, embedding = (provider.refused(model.extra, embedding=which) for which in (False, True))
-    if chat and embedding:
-        return Missing(chat, "correct `extra:` in llm.yaml")
+    refused = provider.refused(model.extra)
+    if refused and provider.refused(model.extra, embedding=True):
+        return Missing(refused, "correct `extra:` in llm.yaml")
     for field in provider.required:
         if field != "api_base" and getattr(model, field, None) in (None, ""):
             return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
+    if base.url is not None and (fault := endpoint.fault_of(base.url)):
+        return Missing(f"the endpoint of {base.source} {fault}", "expected a URL such as https://host.example/v1")
     return None
-
-
-def _endpoint(base: endpoint.Base) -> Missing | None:
-    fault = endpoint.fault_of(base.url) if base.url is not None else None
-    if fault is None:
-        return None
-    return Missing(f"the endpoint of {base.source} {fault}", "expected a URL such as https://host.example/v1")
-
-
-def _note(model: ModelConfig, provider: Provider, base: endpoint.Base, source: KeySource) -> str:
-    parts = [source.note]
-    if base.source and base.source != "default":
-        parts.append(f"endpoint from {base.source}")
-    if version := endpoint.api_version_of(model, provider):
-        parts.append(f"api_version {version}")
-    return ", ".join(filter(None, parts))

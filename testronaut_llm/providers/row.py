@@ -1,10 +1,9 @@
-"""The shape of one row of the provider table: how to reach a provider, what it needs, what `extra` may hold."""
+"""One row of the table of providers: how to reach a provider, what it needs, which body fields it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
@@ -18,19 +17,19 @@ if TYPE_CHECKING:
 Wire = Literal["openai", "azure", "anthropic", "ollama", "other"]
 SchemaDialect = Literal["openai", "azure", "strict", "anthropic", "free", "none"]
 STRICT_DIALECTS: frozenset[SchemaDialect] = frozenset({"openai", "azure", "strict"})
-"""OpenAI's strict mode: with the bounds that OpenAI takes, with Azure's limits, and with neither."""
+"""Dialects of OpenAI's strict mode: OpenAI itself, Azure, and other servers that follow it."""
 ClientKind = Literal["openai", "azure", "handler", "none"]
 
 
 class Missing(NamedTuple):
-    """What keeps a model from being asked, and the line or command that mends it."""
+    """Why a model is not ready, and the line or command that fixes it."""
 
     what: str
     mend: str = ""
 
 
 class Present(NamedTuple):
-    """A local model that is there: which one it is, the tokens of context it was made for, and whether it can think."""
+    """A local model that was found: its digest, its context window in tokens, and whether it can reason."""
 
     digest: str
     context: int | None = None
@@ -42,31 +41,28 @@ Probe = Callable[["ModelConfig"], Missing | Present | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """One provider. The defaults describe a cloud service that speaks the OpenAI wire.
+    """One provider. The defaults describe a cloud service that speaks OpenAI's protocol.
 
     Attributes:
-        name: what stands before the slash in `llm.yaml`.
-        litellm_prefix: what LiteLLM calls it.
+        name: what stands before the slash in `llm.yaml`; `litellm_prefix` is LiteLLM's word for it.
         wire: whose error bodies and finish reasons its answers follow.
         schema_dialect: which JSON Schema its structured output takes; `none`: the schema goes as words.
         client: the client object that LiteLLM takes for a chat: `openai.OpenAI`, `openai.AzureOpenAI`
             or LiteLLM's `HTTPHandler`.
         embedding_client: the same for embeddings, None where it is the same; `none`: LiteLLM opens its own.
-        key_variables: environment variables of its usual key, in the order of trying.
-        base_variables: environment variables of its endpoint.
-        version_variables: environment variables of its API version.
+        key_variables: environment variables of its usual key; the first that is set counts. The same for
+            `base_variables` (its endpoint) and `version_variables` (its API version).
         default_base: its own endpoint; None leaves it to LiteLLM.
         hosts: further hosts (with their subdomains) that are the provider's own.
         extra: body fields that a chat's `extra` may hold; None where LiteLLM sends any, in its `extra_body`.
-        embedding_extra: the same for embeddings.
+            `embedding_extra` is the same for embeddings.
         required: fields of `ModelConfig` without which it cannot be reached.
-        key_required: is it never asked without a key?
-        generic: does its name also stand for other people's servers that speak its wire? They get
-            its usual key only when `api_key_env` says so.
-        rented: can anybody rent a host of it, or does it sign with credentials that it finds? An untrusted file may
-            not name it.
-        local: does it run models on the host that its endpoint names?
-        probe: a further look at the world (never a paid call): what is missing, which model is there, or None.
+        generic: True if its name also stands for other people's servers that speak its protocol. They get its usual
+            key only if `api_key_env` says so.
+        rented: True if anybody can rent a host of it, or if it signs with credentials that it finds. An untrusted file
+            cannot name it.
+        local: True if it runs models on the host that its endpoint names.
+        probe: looks further, without a paid call: returns what is missing, which model is there, or None.
     """
 
     name: str
@@ -91,22 +87,24 @@ class Provider:
 
     def refused(self, extra: Mapping[str, Any], *, embedding: bool = False) -> str | None:
         """Returns what is wrong with the first field of `extra` that cannot be sent; None if all can be."""
-        if self.name in OTHER_FIELDS:
-            wrong = chain(refused_in_extra(extra), refused_options(self.name, extra, embedding=embedding))
-            return next((f"extra holds {shown('.'.join(place))}: {why}" for place, why in wrong), None)
-        known = self.embedding_extra if embedding else self.extra
-        unknown = next((name for name in extra if known is not None and name not in known), None)
-        if unknown is None:
+        if not extra:
             return None
-        if not known:
-            return f"extra holds {shown(unknown)}, and LiteLLM has no way to send further body fields to {self.name}"
-        return f"extra holds {shown(unknown)}, no body field of {self.name}{did_you_mean(unknown, known)}"
+        if self.name in OTHER_FIELDS:
+            wrong = (*refused_in_extra(extra), *refused_options(self.name, extra, embedding=embedding))
+            return f"extra holds {shown('.'.join(wrong[0][0]))}: {wrong[0][1]}" if wrong else None
+        known = self.embedding_extra if embedding else self.extra
+        for name in extra if known is not None else ():
+            if not known:
+                return f"extra holds {shown(name)}, and LiteLLM has no way to send further body fields to {self.name}"
+            if name not in known:
+                return f"extra holds {shown(name)}, no body field of {self.name}{did_you_mean(name, known)}"
+        return None
 
     def body_arguments(self, body: Mapping[str, Any], *, embedding: bool = False) -> dict[str, Any]:
-        """Returns the arguments with which LiteLLM puts these fields into the body, and does not act upon them.
+        """Returns the arguments with which LiteLLM puts these fields into the body and does not act upon them.
 
-        That is `extra_body`. Anthropic, and Ollama for embeddings, would be sent a field of that name. There each field
-        is an argument of its own, of a list that LiteLLM hands on.
+        That is `extra_body`, but for Anthropic, and Ollama's embeddings, LiteLLM would send a field of that name. There
+        each field is an argument of its own, and LiteLLM takes a list of those to hand on.
         """
         if not body or self.wire not in (("ollama",) if embedding else ("anthropic",)):
             return {"extra_body": dict(body)} if body else {}

@@ -1,4 +1,4 @@
-"""Reading a key from a file that only its owner can read, or from a command's output."""
+"""Reads a key from a file that only its owner can read, or from a command's output."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import stat
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.paths import user_path
 
-_LARGEST = 64 * 1024
+_MAX_BYTES = 64 * 1024
 
 
 class UnreadableError(Exception):
-    """No key came out. Holds a `Missing`, never a part of the secret."""
+    """There is no key. Holds a `Missing`, never a part of the secret."""
 
     def __init__(self, what: str, mend: str = "") -> None:
         super().__init__(what)
@@ -22,15 +22,16 @@ class UnreadableError(Exception):
 
 
 def read_file(name: str) -> str:
-    """Returns the key in a file. Raises UnreadableError: not there, open to others, or not one word of text."""
+    """Returns the key in a file. Raises UnreadableError: it is missing, open to others, or holds more than a key."""
     path = user_path(name)
     shown = f"api_key_file {str(path)!r}"
     try:
-        with open(path, "rb", opener=_at_once) as file:
-            mode = os.fstat(file.fileno()).st_mode  # of the open file, which cannot be swapped as its name can
-            raw = file.read(_LARGEST) if stat.S_ISREG(mode) else b""
-    except IsADirectoryError:
-        mode, raw = stat.S_IFDIR, b""
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would wait for its writer
+        try:
+            mode = os.fstat(handle).st_mode  # of the open file, which cannot be swapped as its name can
+            raw = os.read(handle, _MAX_BYTES) if stat.S_ISREG(mode) else b""
+        finally:
+            os.close(handle)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UnreadableError(f"{shown} cannot be read ({reason})", "correct its path in llm.yaml") from None
@@ -42,11 +43,6 @@ def read_file(name: str) -> str:
     return one_word(raw, shown)
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Opens a file; a named pipe, too, without waiting for its writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def run_command(command: str, *, timeout: float = 30.0) -> str:
     """Returns the key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
     import subprocess  # and with it much that only a command needs
@@ -54,16 +50,16 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
 
     words = words_of(command)
     shown = f"api_key_command {words[0]!r}"
-    by_hand = "run the command by hand to see why"
     try:
         # The user's own line of a trusted llm.yaml, without a shell. Its error output may hold secrets.
         done = subprocess.run(words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=timeout, check=False)  # noqa: S603
+        problem = f"ended with status {done.returncode}" if done.returncode else ""
     except subprocess.TimeoutExpired:
-        raise UnreadableError(f"{shown} gave no key within {timeout:g} seconds", by_hand) from None
+        problem = f"gave no key within {timeout:g} seconds"
     except OSError as error:
-        raise UnreadableError(f"{shown} cannot be run ({error.strerror})", by_hand) from None
-    if done.returncode != 0:
-        raise UnreadableError(f"{shown} ended with status {done.returncode}", by_hand)
+        problem = f"cannot be run ({error.strerror})"
+    if problem:
+        raise UnreadableError(f"{shown} {problem}", "run the command by hand to see why")
     return one_word(done.stdout, shown)
 
 
@@ -72,7 +68,7 @@ def one_word(raw: bytes, origin: str) -> str:
     text = raw.decode("utf-8-sig", errors="replace").strip()
     if not text:
         raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")
-    if not all("!" <= char <= "~" for char in text):
+    if not (text.isascii() and text.isprintable()) or " " in text:
         raise UnreadableError(f"{origin} holds more than a key", "a key is one word of plain ASCII, on one line")
     return text
 
@@ -82,9 +78,9 @@ def words_of(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise UnreadableError(f"api_key_command is not a command line ({error})", "mend its quotes") from None
+        raise UnreadableError(f"api_key_command is not a command line ({error})", "fix its quotes") from None
     if not words:
         raise UnreadableError("api_key_command is empty", "api_key_command: pass show openai")
     if shutil.which(words[0]) is None:
-        raise UnreadableError(f"api_key_command {words[0]!r} is not on PATH", f"install {words[0]!r} or mend the line")
+        raise UnreadableError(f"api_key_command {words[0]!r} is not on PATH", f"install {words[0]!r} or fix the line")
     return words

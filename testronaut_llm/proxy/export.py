@@ -91,9 +91,9 @@ def _router(
     stays: dict[str, Stays] = {}
     for name, task in config.tasks.items():
         selected = select(config, None, task)
-        if prices.facts(selected[0].model).dimensions is not None:
+        if prices.facts(selected[0].row).dimensions is not None:
             selected = one_vector_space(selected)
-        known = [(model, one.excluded) for model, one in zip(task.models, selected, strict=True) if model in there]
+        known = [(model, None if one.kept else one.reason) for model, one in zip(task.models, selected, strict=True) if model in there]
         listed = [model for model, why in known if why is None]
         stays[name] = [(key, why) for key, why in _TASK_STAYS.items() if key in task.model_fields_set]
         stays[name] += [(f"models: {model}", why) for model, why in known if why is not None]

@@ -1,12 +1,11 @@
-"""Reads the text of an answer as JSON, and says what is wrong with it."""
+"""Finds the JSON values in the text of an answer that may be the answer itself."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
 from testronaut_llm.errors import OutputInvalidError
@@ -25,17 +24,13 @@ _TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*+\"?|[\[\]{}]")
 _LINE_END = re.compile(r"[ \t.`*]*+(?:\r?\n|\Z)")
 _PAIRS = {"[": "]", "{": "}"}
 _MANY_SPACES = 500
-_MOST_FAULTS = 10
 _MOST_VALUES = 1000
 
 
 def parse(text: str, *, lenient: bool) -> list[Any]:
-    """Returns the JSON values that may be the answer: the whole text, or else (with `lenient`) those within it.
+    """Returns the JSON values that may be the answer: the whole text, or (with `lenient`) those within it, once each.
 
-    Reasoning in front of the answer is left out. No value is returned twice.
-
-    Raises:
-        OutputInvalidError: there is none; `text` holds the answer.
+    Reasoning in front of the answer is left out. Raises OutputInvalidError: there is none; `text` holds the answer.
     """
     for whole in dict.fromkeys((text, split(text)[1])):
         try:
@@ -52,23 +47,23 @@ def parse(text: str, *, lenient: bool) -> list[Any]:
                 f"The answer holds more than {_MOST_VALUES:,} JSON values; expected one.", text=text
             )
     if not values:
-        raise OutputInvalidError(_what_is_wrong(whole, problem), text=text)
+        raise OutputInvalidError(f"The answer {_reason(whole, problem)}.", text=text)
     return list(values.values())
+
+
+def _reason(text: str, problem: ValueError) -> str:
+    if not text.strip():
+        return "is empty, where JSON was expected"
+    if is_runaway_whitespace(text):
+        return f"is runaway whitespace: {len(text)} characters, most of them blank, and no whole JSON"
+    if _FENCE.search(text):
+        return "stands in a code fence, where JSON alone was expected"
+    return f"is not JSON: {problem}. It begins {text.strip()[:60]!r}"
 
 
 def is_runaway_whitespace(text: str) -> bool:
     """True if the model wrote blanks without end, as constrained decoding can make it do."""
     return len(text) >= _MANY_SPACES and 2 * sum(map(len, text.split())) < len(text)
-
-
-def _what_is_wrong(text: str, error: ValueError) -> str:
-    if not text.strip():
-        return "The answer is empty, where JSON was expected."
-    if is_runaway_whitespace(text):
-        return f"The answer is runaway whitespace: {len(text)} characters, most of them blank, and no whole JSON."
-    if _FENCE.search(text):
-        return "The answer stands in a code fence, where JSON alone was expected."
-    return f"The answer is not JSON: {error}. It begins {text.strip()[:60]!r}."
 
 
 def _extents(text: str) -> Iterator[str]:
@@ -94,9 +89,12 @@ def _extents(text: str) -> Iterator[str]:
 
 
 def _end(text: str, begin: int) -> tuple[int, bool]:
-    """Returns where the value that begins at a bracket ends, and True if it ends with its own bracket."""
+    """Returns where the value that begins at a bracket ends, and True if it ends with its own bracket.
+
+    An error of `json` is no help: to make one takes time in proportion to the text before it.
+    """
     opened: list[str] = []
-    at, complete = begin, False  # is the place behind a value?
+    at, complete = begin, False  # complete: a value ends at this place
     while lexeme := _LEXEME.match(text, at):
         mark = lexeme["mark"]
         if mark in "]}":
@@ -123,18 +121,3 @@ def _closings(text: str) -> dict[int, int]:
         elif opened and token[0] == _PAIRS[text[opened[-1]]]:
             found[opened.pop()] = token.end()
     return found
-
-
-def check(document: Mapping[str, Any], value: Any) -> list[str]:
-    """Returns the first errors of `value` by a canonical schema, in order. `format` is not checked."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    first = islice(Draft202012Validator(document).iter_errors(value), _MOST_FAULTS)
-    deepest = [best_match([error]) or error for error in first]
-    return sorted(line(error.json_path, error.message) for error in deepest)
-
-
-def line(path: str, message: str) -> str:
-    """Returns one error, short enough to be read."""
-    return f"{path}: {message if len(message) <= 200 else message[:200] + '...'}"

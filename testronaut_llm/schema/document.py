@@ -25,24 +25,28 @@ Json = dict[str, Any]
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 COMBINATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose schemas check the same value as the schema that holds them."""
-_ONE = frozenset(
-    {
-        *("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"),
-        *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
-    }
-)
+_ONE = frozenset({
+    "items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames", "contentSchema",
+    "unevaluatedItems", "unevaluatedProperties",
+})  # fmt: skip
 _MANY = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _NOTES = frozenset({"title", "description", "examples", "default", "$defs", "definitions", "components"})
+_OBJECT = frozenset({"properties", "required", "additionalProperties", "patternProperties"})
+_STRUCTURE = _OBJECT | {"type", "enum", "const", "items", "prefixItems"}
+BOUNDS = frozenset({
+    "minLength", "maxLength", "pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains",
+    "unevaluatedItems", "minProperties", "maxProperties", "propertyNames", "patternProperties", "dependentRequired",
+    "unevaluatedProperties",
+})  # fmt: skip
+KEYWORDS = _STRUCTURE | BOUNDS | COMBINATORS
+"""What a schema can say about a value."""
 _MAX_DEPTH = 100
 
 
 def canonical(schema: Json) -> Json:
-    """Returns the caller's schema as one draft 2020-12 document.
-
-    Raises:
-        InvalidRequestError: the schema cannot be used; the message holds the path of the error.
-    """
+    """Returns a schema as one draft 2020-12 document. Raises InvalidRequestError, with the path of what is wrong."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
@@ -125,23 +129,41 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, Json]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """Returns what a `$ref` into the document points to. Raises LookupError if nothing is there."""
+    """Returns what a `$ref` into the document points to. Raises LookupError, TypeError or ValueError: none."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
-        for _, node in walk(document):
-            if node.get("$anchor") == fragment:
-                return node
-        raise LookupError(reference)
+        return {str(node.get("$anchor")): node for _, node in walk(document)}[fragment]
     here: Any = document
     for step in fragment.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(here, list) and key.isdecimal():
-            here = here[int(key)]
-        elif isinstance(here, dict):
-            here = here[key]
-        else:
-            raise LookupError(reference)
+        here = here[int(key) if isinstance(here, list) else key]
     return here
+
+
+def core_of(node: Any) -> tuple[Json, Json]:
+    """Returns what a wire can say of a node, and its description and examples.
+
+    The first is a lone `$ref`, a lone `anyOf`, plain keywords with `type` as a list, or nothing where combinators stand
+    beside other keywords.
+    """
+    if not isinstance(node, dict):
+        return {}, {}
+    notes = {key: node[key] for key in ("description", "examples") if key in node}
+    core = {key: value for key, value in node.items() if key in KEYWORDS}
+    if COMBINATORS & core.keys():
+        (key, value), *others = core.items()
+        if others or key not in ("$ref", "allOf", "anyOf", "oneOf") or (key == "allOf" and len(value) > 1):
+            return {}, notes
+        if key == "$ref" or len(value) > 1:
+            return {"$ref" if key == "$ref" else "anyOf": value}, notes
+        core, inner = core_of(value[0])
+        return core, {**inner, **notes}
+    if not _STRUCTURE & core.keys():
+        return {}, notes
+    if "const" in core:
+        core["enum"] = [core.pop("const")]
+    types = core.get("type", "object" if _OBJECT & core.keys() else "array")
+    return {**core, "type": types if isinstance(types, list) else [types]}, notes
 
 
 def _roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
@@ -153,32 +175,25 @@ def _roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
 
 
 def _rewritten(node: Any, lonely_refs: bool) -> Any:
+    """Returns a schema and all below it in the forms of 2020-12."""
     if not isinstance(node, dict):
         return node
-    node = dict(node)
-    if lonely_refs and "$ref" in node:
-        node = {key: value for key, value in node.items() if key in _NOTES or key in ("$ref", "nullable")}
-    node.pop("$schema", None)
+    keeps = {*_NOTES, "$ref", "nullable"} if lonely_refs and "$ref" in node else node.keys()
+    node = {key: value for key, value in node.items() if key in keeps and key != "$schema"}
     identity = node.pop("$id", None)
     if isinstance(identity, str) and re.fullmatch(r"#[A-Za-z_][\w.-]*", identity):
         node["$anchor"] = identity[1:]
-    _modernise(node)
-    return _without_nullable(map_subschemas(node, lambda sub: _rewritten(sub, lonely_refs)))
-
-
-def _modernise(node: Json) -> None:
     rest = node.pop("additionalItems", None)
     if isinstance(node.get("items"), list):
-        node["prefixItems"] = node.pop("items")
-        if rest is not None:
-            node["items"] = rest
+        node |= {"prefixItems": node.pop("items"), **({} if rest is None else {"items": rest})}
     for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(node.get(exclusive), bool) and node.pop(exclusive) and bound in node:
             node[exclusive] = node.pop(bound)
     dependencies = node.pop("dependencies", None)
     for name, needs in dependencies.items() if isinstance(dependencies, dict) else ():
         kind = "dependentRequired" if isinstance(needs, list) else "dependentSchemas"
-        node[kind] = {**node.get(kind, {}), name: needs}
+        node[kind] = {**(node[kind] if isinstance(node.get(kind), dict) else {}), name: needs}
+    return _without_nullable(map_subschemas(node, lambda sub: _rewritten(sub, lonely_refs)))
 
 
 def _without_nullable(node: Json) -> Json:
@@ -198,26 +213,24 @@ def _without_nullable(node: Json) -> Json:
 
 
 def _check_references(document: Json) -> None:
-    places = {id(node) for _, node in walk(document)}
-    for path, node in walk(document):
+    """Raises InvalidRequestError for a reference that leads nowhere, out of the document, or back to itself."""
+    nodes = list(walk(document))
+    places = {id(node) for _, node in nodes}
+    for path, node in nodes:
         for key in {"$dynamicRef", "$recursiveRef"} & node.keys():
             raise _unusable((*path, key), f"`{key}` is not supported, use `$ref`")
-        if "$ref" in node:
-            _check_reference(document, node["$ref"], (*path, "$ref"), places)
+        reference, place = node.get("$ref", "#"), (*path, "$ref")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            raise _unusable(place, f"`$ref` {reference!r} points out of the schema, copy its target into `$defs`")
+        try:
+            target = resolve(document, reference)
+        except (LookupError, TypeError, ValueError):
+            raise _unusable(place, f"`$ref` {reference!r} leads nowhere") from None
+        if not isinstance(target, bool) and id(target) not in places:
+            raise _unusable(place, f"`$ref` {reference!r} leads to no schema, put its target into `$defs`")
     finished: set[int] = set()
-    for path, node in walk(document):
+    for path, node in nodes:
         _check_loops(document, node, path, finished, frozenset())
-
-
-def _check_reference(document: Json, reference: Any, path: Path, places: set[int]) -> None:
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        raise _unusable(path, f"`$ref` {reference!r} points out of the schema, copy its target into `$defs`")
-    try:
-        target = resolve(document, reference)
-    except LookupError:
-        raise _unusable(path, f"`$ref` {reference!r} leads nowhere") from None
-    if not isinstance(target, bool) and id(target) not in places:
-        raise _unusable(path, f"`$ref` {reference!r} leads to no schema, put its target into `$defs`")
 
 
 def _check_loops(document: Json, node: Any, path: Path, finished: set[int], above: frozenset[int]) -> None:

@@ -1,7 +1,7 @@
-"""Holds a caller's schema as one value: what each wire takes of it, and the answer back in the caller's form.
+"""A caller's schema: what each wire takes of it, and the answer back in the caller's form.
 
 The same pydantic class or JSON Schema gives the same kind of value behind every wire. Whatever a wire made of
-the schema, the answer is judged by the caller's own.
+the schema, the answer is checked against the caller's own.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, get_args
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
 from testronaut_llm.providers.row import SchemaDialect
-from testronaut_llm.schema import answer as schema_answer
-from testronaut_llm.schema import document as schema_document
-from testronaut_llm.schema.wire import Decode, WireSchema, planned
+from testronaut_llm.schema.answer import parse
+from testronaut_llm.schema.document import canonical, json_path, plain, with_references
+from testronaut_llm.schema.places import Decode
+from testronaut_llm.schema.wire import WireSchema, planned
 
 __all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
 
-
-_SPELLED = re.compile(r"\b\w+\.")
+_MODULE = re.compile(r"\b\w+\.")
+_MOST_FAULTS = 10
 
 
 class _QuietJsonSchema(GenerateJsonSchema):
     """Ignores defaults that JSON cannot hold, since the model never sees defaults."""
 
-    def emit_warning(self, kind: Any, detail: str) -> None:
-        """Does nothing."""
+    ignored_warning_kinds = set(get_args(JsonSchemaWarningKind))  # noqa: RUF012 - as pydantic declares it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +41,8 @@ class OutputSchema:
     """What an answer has to look like.
 
     Attributes:
-        json_schema: the caller's schema as one draft 2020-12 document; it belongs into cache keys.
-        name: of 1 to 64 letters, digits, `_` and `-`.
+        json_schema: the caller's schema as one draft 2020-12 document; part of cache keys.
+        name: 1 to 64 letters, digits, `_` and `-`.
     """
 
     json_schema: dict[str, Any]
@@ -53,11 +54,10 @@ class OutputSchema:
     def of(cls, schema: Any) -> OutputSchema:
         """Takes a pydantic class, any type pydantic can check (`list[Model]`, a TypedDict, ...), or a JSON Schema.
 
-        Raises:
-            InvalidRequestError: the schema cannot be used; the message holds the path of the fault.
+        Raises InvalidRequestError: the schema cannot be used; the message holds the path of what is wrong.
         """
         if isinstance(schema, Mapping):
-            return _of_document(json.dumps(schema_document.plain(schema)))
+            return _of_document(json.dumps(plain(schema)))
         try:
             return _of_type(schema, repr(schema))
         except TypeError:  # it cannot be hashed
@@ -72,17 +72,15 @@ class OutputSchema:
 
         Prose and code fences around the JSON are taken only where the wire was given no schema. There, a text may
         hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
-
-        Raises:
-            OutputInvalidError: no value obeys the caller's schema, or values that differ; `text` holds the answer.
+        Raises OutputInvalidError: no value obeys the schema, or values that differ; `text` holds the answer.
         """
         wire, decode = self._plan(dialect)
         obeys: dict[str, Any] = {}
         refused: OutputInvalidError | None = None
-        for value in schema_answer.parse(text, lenient=wire.schema is None):
+        for value in parse(text, lenient=wire.schema is None):
             try:
                 decoded = decode(value)
-                obeys[json.dumps(decoded, sort_keys=True)] = self._judged(decoded, text)
+                obeys[json.dumps(decoded, sort_keys=True)] = self._checked(decoded, text)
             except (RecursionError, OverflowError):
                 refused = OutputInvalidError("The answer is nested too deeply, or holds too large a number.", text=text)
             except OutputInvalidError as error:
@@ -106,18 +104,25 @@ class OutputSchema:
             self._plans[dialect] = planned(self.json_schema, self.name, dialect)
         return self._plans[dialect]
 
-    def _judged(self, value: Any, text: str) -> Any:
+    def _checked(self, value: Any, text: str) -> Any:
+        """Returns the value as the caller's type. Raises OutputInvalidError: the first errors. `format` is ignored."""
         if self._adapter is None:
-            faults = schema_answer.check(self.json_schema, value)
-            if not faults:
+            from jsonschema import Draft202012Validator
+            from jsonschema.exceptions import best_match
+
+            errors = islice(Draft202012Validator(self.json_schema).iter_errors(value), _MOST_FAULTS)
+            deepest = [best_match([error]) or error for error in errors]
+            if not deepest:
                 return value
+            faults = [(error.json_path, error.message) for error in deepest]
         else:
             try:
                 return self._adapter.validate_json(json.dumps(value))
             except ValidationError as error:
-                shown = error.errors(include_url=False, include_context=False, include_input=False)[:10]
-                faults = [schema_answer.line(schema_document.json_path(fault["loc"]), fault["msg"]) for fault in shown]
-        raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(faults)}.", text=text)
+                found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_FAULTS]
+                faults = [(json_path(one["loc"]), one["msg"]) for one in found]
+        words = [f"{path}: {words if len(words) <= 200 else words[:200] + '...'}" for path, words in sorted(faults)]
+        raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(words)}.", text=text)
 
 
 def _name(wanted: object) -> str:
@@ -127,7 +132,7 @@ def _name(wanted: object) -> str:
 # Checking a schema takes longer than a cached answer does, so what came out is kept: the same schema comes again.
 @lru_cache(maxsize=128)
 def _of_document(text: str) -> OutputSchema:
-    document = schema_document.canonical(json.loads(text))
+    document = canonical(json.loads(text))
     return OutputSchema(document, _name(document.get("title")))
 
 
@@ -145,5 +150,5 @@ def _of_type(schema: Any, spelled: str) -> OutputSchema:
             f"The output schema {spelled:.200} cannot be used: {reason.rstrip('.')}. Expected: a pydantic class, "
             "a type that pydantic can turn into a JSON Schema, or a JSON Schema as a dict."
         ) from None
-    name = schema.__name__ if isinstance(schema, type) else _SPELLED.sub("", spelled)
-    return OutputSchema(schema_document.with_references(document), _name(name), adapter)
+    name = schema.__name__ if isinstance(schema, type) else _MODULE.sub("", spelled)
+    return OutputSchema(with_references(document), _name(name), adapter)

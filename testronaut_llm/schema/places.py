@@ -1,4 +1,4 @@
-"""Turns a schema node by node into what one wire takes, and keeps the way back of each value.
+"""Turns a schema, node by node, into what one wire takes, and each value back into the caller's form.
 
 What a wire cannot say is left off there and said in words. A wire may let a wrong answer through, since the caller's
 schema is checked in the end, but it must never forbid a right one.
@@ -6,25 +6,15 @@ schema is checked in the end, but it must never forbid a right one.
 
 from __future__ import annotations
 
+import json
 import re
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
 from itertools import chain, count, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from testronaut_llm.schema.document import Json, resolve
-from testronaut_llm.schema.nodes import (
-    BOUNDS,
-    KEYWORDS,
-    OBJECT,
-    Place,
-    core_of,
-    described,
-    either,
-    from_text,
-    kind_of,
-    without_nulls,
-    words_of,
-)
+from testronaut_llm.schema.document import BOUNDS, KEYWORDS, TYPES, Json, core_of, resolve
+from testronaut_llm.support.text import parse_json
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -32,25 +22,34 @@ if TYPE_CHECKING:
     from testronaut_llm.schema.wire import Dialect
 
 _MAX_PLACES, _MAX_DEPTH = 5000, 100
+_KINDS = {bool: "boolean", type(None): "null", str: "string", list: "array", dict: "object", int: "integer"}
+
+
+Decode = Callable[[Any], Any]
+"""Turns a value of the wire into the caller's form."""
 
 
 class TooLarge(Exception):  # noqa: N818 - a signal between two modules, not an error that leaves them
     """The schema unfolds into more places than any wire takes."""
 
 
-class Places:
-    """The places of one document on one wire.
+class Place(NamedTuple):
+    """One node of a schema on the wire.
 
-    Attributes:
-        table: places that `$ref` names, by name.
-        rules: what the wire cannot say, in words, by the place it is about.
-        refers: True if the words hold a `$ref`, so that the model has to see the caller's schema.
+    `decode` leaves a value that has the caller's form. `encodes` is True if every value looks different on the wire.
     """
 
+    schema: Json
+    decode: Decode = lambda value: value
+    encodes: bool = False
+
+
+class Places:
+    """The places of one document on one wire."""
+
     def __init__(self, document: Json, dialect: Dialect, *, unroll: int) -> None:
-        self.table: dict[str, Place] = {}
-        self.rules: dict[str, dict[str, None]] = {}
-        self.refers = False
+        self.table: dict[str, Place] = {}  # places that `$ref` names, by name
+        self.rules: dict[str, dict[str, None]] = {}  # what the wire cannot say, in words, by the place it is about
         self._document, self._dialect, self._unroll = document, dialect, unroll
         self._names: dict[str, str] = {}
         self._within: list[str] = []
@@ -65,37 +64,47 @@ class Places:
         self._deep += 1
         place = (self._placed(core, path) if core else None) or self._any(schema)
         self._deep -= 1
-        return described(place, notes)
+        examples = f"Examples: {words_of(notes['examples'])}" if notes.get("examples") else ""
+        text = f"{notes.get('description', '')} {examples}".strip()
+        if not text or not place.schema:
+            return place
+        own = place.schema.get("description", "") if place.encodes else ""
+        whole = {"anyOf": [place.schema]} if "$ref" in place.schema else place.schema  # a reference stands alone
+        return place._replace(schema={**whole, "description": f"{text} {own}".strip()})
 
     def _placed(self, core: Json, path: str) -> Place | None:
         """Returns the place of a node without combinators; None if the wire has no form for it."""
         if "$ref" in core:
-            return self._link(core["$ref"], path)
+            return self._reference(core["$ref"], path)
         if "anyOf" in core:
             return self._choice(core["anyOf"], path)
         if "enum" in core:
             return self._enum(core["enum"])
-        types = core.get("type") or ["object" if any(key in core for key in OBJECT) else "array"]
-        if len(types) > 1:
-            return self._choice([{**core, "type": kind} for kind in types], path)
-        if types == ["object"]:
+        if len(core["type"]) > 1:
+            return self._choice([{**core, "type": kind} for kind in core["type"]], path)
+        (kind,) = core["type"]
+        if kind == "object":
             return self._object(core, path)
-        return self._array(core, path) if types == ["array"] else Place(self._says(types[0], core, path))
+        return self._array(core, path) if kind == "array" else Place(self._typed(kind, core, path))
 
     def _any(self, schema: Any) -> Place:
         """Returns a place of any JSON value: on a wire of closed objects it is JSON text in a string."""
         if not self._dialect.closed:
             return Place({})
-        words = self._words({key: value for key, value in schema.items() if key in KEYWORDS} if schema else {})
+        items = schema.items() if isinstance(schema, dict) else ()
+        words = words_of({key: value for key, value in items if key in KEYWORDS})
         what = "any JSON value" if words == "{}" else f"a JSON value that obeys {words}"
 
         def decode(value: Any) -> Any:
-            meant = from_text(value)
-            return meant if _obeys(self._validators[0], schema, meant) else without_nulls(meant)
+            try:
+                meant = parse_json(value) if isinstance(value, str) else value
+            except ValueError:
+                meant = value
+            return meant if _obeys(self._validators[0], schema, meant) else _without_nulls(meant)
 
         return Place({"type": "string", "description": f"(JSON text of {what})"}, decode, encodes=True)
 
-    def _link(self, reference: str, path: str) -> Place:
+    def _reference(self, reference: str, path: str) -> Place:
         target = resolve(self._document, reference)
         if not self._dialect.references:
             if self._within.count(reference) > self._unroll:
@@ -111,21 +120,19 @@ class Places:
             self.table[self._names[reference]] = self.place(target, self._names[reference])
         name = self._names[reference]
         encodes = name in self.table and self.table[name].encodes
-        return Place({"$ref": f"#/$defs/{name}"}, partial(self._decoded, name), encodes)
 
-    def _decoded(self, name: str, value: Any) -> Any:
-        return self.table[name].decode(value)
+        def decode(value: Any) -> Any:
+            return self.table[name].decode(value)  # which may not be there yet
+
+        return Place({"$ref": f"#/$defs/{name}"}, decode, encodes)
 
     def _choice(self, schemas: list[Any], path: str) -> Place | None:
         options = [(self.place(schema, path), schema) for schema in schemas if schema is not False]
         places = [place for place, _ in options]
         kinds = [self._kinds(place.schema) for place in places]
-        overlaps = any(
-            place.encodes and any(kinds[i] & other for j, other in enumerate(kinds) if i != j)
-            for i, place in enumerate(places)
-        )
-        if overlaps or not all(place.schema for place in places):
-            return None
+        for i, place in enumerate(places):
+            if not place.schema or (place.encodes and kinds[i] & set().union(*kinds[:i], *kinds[i + 1 :])):
+                return None
         if len(places) < 2:
             return places[0] if places else None
 
@@ -137,32 +144,33 @@ class Places:
                     return meant
             return value
 
-        return Place(either([place.schema for place in places]), decode, any(place.encodes for place in places))
+        return Place(_either([place.schema for place in places]), decode, any(place.encodes for place in places))
 
     def _enum(self, values: list[Any]) -> Place | None:
         if not self._dialect.closed:
             return Place({"enum": values})
         kinds: dict[str, list[Any]] = {}
         for value in values:
-            kinds.setdefault("number" if kind_of(value) == "integer" else kind_of(value), []).append(value)
+            kind = _kind_of(value)
+            kinds.setdefault("number" if kind == "integer" else kind, []).append(value)
         if kinds.keys() & {"object", "array"}:
             return None
-        enums = [{"type": kind, **({} if kind == "null" else {"enum": some})} for kind, some in kinds.items()]
-        return Place(either(enums))
+        return Place(
+            _either([{"type": kind, **({} if kind == "null" else {"enum": some})} for kind, some in kinds.items()])
+        )
 
     def _array(self, core: Json, path: str) -> Place:
         first = [self.place(sub, f"{path}[{i}]") for i, sub in enumerate(core.get("prefixItems", ()))]
         ends = bool(first) and (core.get("items") is False or core.get("maxItems", len(first) + 1) <= len(first))
-        rest = None if ends else self.place(core.get("items", {}), f"{path}[]")
+        rest = Place({}) if ends else self.place(core.get("items", {}), f"{path}[]")
 
         def decode(value: Any) -> Any:
             if not isinstance(value, list):
                 return value
-            places = chain(first, repeat(rest))
-            return [place.decode(sub) if place else sub for place, sub in zip(places, value, strict=False)]
+            return [place.decode(sub) for place, sub in zip(chain(first, repeat(rest)), value, strict=False)]
 
-        items = either([place.schema for place in [*first, *([rest] if rest else [])]])
-        return Place({**self._says("array", core, path), "items": items}, decode)
+        items = _either([place.schema for place in (first if ends else [*first, rest])])
+        return Place({**self._typed("array", core, path), "items": items}, decode)
 
     def _object(self, core: Json, path: str) -> Place | None:
         others, required = core.get("additionalProperties"), core.get("required", [])
@@ -185,29 +193,30 @@ class Places:
         return record
 
     def _record(self, declared: Json, core: Json, path: str) -> Place:
-        """Returns the place of an object with these properties."""
+        """Returns the place of an object with these properties. A null stands for an optional one that is left out."""
         places = {name: self.place(sub, f"{path}.{name}".lstrip(".")) for name, sub in declared.items()}
         properties = {name: place.schema for name, place in places.items()}
         optional = properties.keys() - core.get("required", ())
         for name in optional if self._dialect.all_required else ():
-            if not self._takes_null(places[name]):
-                properties[name] = either([properties[name], {"type": "null"}])
+            if "null" not in self._kinds(properties[name]):
+                properties[name] = _either([properties[name], {"type": "null"}])
 
         def decode(value: Any) -> Any:
             if not isinstance(value, dict):
                 return value
-            left_out = {name for name in optional if value.get(name) is None and not self._takes_null(places[name])}
+            nulls = (name for name in optional if value.get(name) is None)
+            left_out = {name for name in nulls if "null" not in self._kinds(places[name].schema)}
             kept = {name: sub for name, sub in value.items() if name not in left_out}
             return {name: places[name].decode(sub) if name in places else sub for name, sub in kept.items()}
 
-        schema = {**self._says("object", core, path), "properties": properties}
+        schema = {**self._typed("object", core, path), "properties": properties}
         needed = [name for name in places if self._dialect.all_required or name not in optional]
         return Place({**schema, "required": needed} if needed or self._dialect.all_required else schema, decode)
 
     def _entries(self, core: Json, schema: Json, path: str) -> Place:
         """Returns the place of an object with free keys, as a list of `key` and `value`."""
         inner = self.place(schema, f"{path}.*".lstrip("."))
-        self._says("object", core, path)
+        self._typed("object", core, path)
 
         def decode(value: Any) -> Any:
             if isinstance(value, list) and all(isinstance(e, dict) and e.keys() == {"key", "value"} for e in value):
@@ -221,32 +230,26 @@ class Places:
         about = "(an object, as the list of its entries)"
         return Place({"type": "array", "description": about, "items": entry}, decode, encodes=True)
 
-    def _says(self, kind: str, core: Json, path: str) -> Json:
+    def _typed(self, kind: str, core: Json, path: str) -> Json:
         """Returns the type with the bounds that the wire keeps; the others are said in words."""
         kept = {"type": kind}
         for key in [key for key in core if key in BOUNDS]:
             if self._dialect.may_keep(kind, key, core[key]):
                 kept[key] = core[key]
             else:
-                self.rules.setdefault(path or "answer", {})[f"{key} {self._words(core[key])}"] = None
+                self.rules.setdefault(path or "answer", {})[f"{key} {words_of(core[key])}"] = None
         return kept
-
-    def _words(self, value: Any) -> str:
-        words = words_of(value)
-        self.refers = self.refers or '"$ref"' in words
-        return words
-
-    def _takes_null(self, place: Place) -> bool:
-        return not place.schema or "null" in self._kinds(place.schema)
 
     def _kinds(self, schema: Json) -> set[str]:
         """Returns the JSON types that a wire's schema admits; none for a reference that is not finished."""
+        if not schema:
+            return set(TYPES)
         if "$ref" in schema:
             place = self.table.get(schema["$ref"].rsplit("/", 1)[-1])
             return self._kinds(place.schema) if place else set()
         if "anyOf" in schema:
             return set().union(*map(self._kinds, schema["anyOf"]))
-        return {schema["type"]} if "type" in schema else set(map(kind_of, schema.get("enum", ())))
+        return {schema["type"]} if "type" in schema else set(map(_kind_of, schema.get("enum", ())))
 
     @cached_property
     def _validators(self) -> tuple[Draft202012Validator, Draft202012Validator]:
@@ -255,6 +258,32 @@ class Places:
 
         wire = {"$defs": {name: place.schema for name, place in self.table.items()}}
         return Draft202012Validator(self._document), Draft202012Validator(wire)
+
+
+def _either(schemas: list[Json]) -> Json:
+    """Returns a schema that admits what any of them does; nested unions melt, and equals are said once."""
+    options = [option for one in schemas for option in (one["anyOf"] if one.keys() == {"anyOf"} else [one])]
+    flat = list({words_of(option): option for option in options}.values())
+    return flat[0] if len(flat) == 1 else {"anyOf": flat}
+
+
+def _kind_of(value: Any) -> str:
+    """Returns the JSON type of a value; a whole number is an integer."""
+    return _KINDS.get(type(value)) or ("integer" if value.is_integer() else "number")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Returns a value without the nulls by which a model leaves properties out."""
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return value
+
+
+def words_of(value: Any) -> str:
+    """Returns a value as short JSON, the same for equal values."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _obeys(validator: Draft202012Validator, schema: Any, value: Any) -> bool:

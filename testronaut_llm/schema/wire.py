@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.schema.document import Json, map_subschemas, subschemas, walk
-from testronaut_llm.schema.nodes import Place
-from testronaut_llm.schema.places import Places, TooLarge
+from testronaut_llm.schema.places import Decode, Place, Places, TooLarge
 
 _WRAP = "result"
 _MISREAD = "values"
@@ -24,10 +23,12 @@ _ONLY_JSON = "Answer with one JSON value and nothing else: no explanation, no co
 
 _NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _ITEMS = frozenset({"minItems", "maxItems"})
+_TEXT = frozenset({"pattern", "format"})
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-_CHARACTER = r"(?:[\w ,:;@#%&=!~/<>'-]|\\[dw./+-]|\[(?!\^)(?:[\w ,:;@#%&=!~/.+-]|\\[dw./-])+\])"
-_PIECES = rf"(?:{_CHARACTER}(?:[*+?]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?)*"
-_SIMPLE_PATTERN = re.compile(rf"\^(?:{_PIECES}|\({_PIECES}(?:\|{_PIECES})*\)[*+?]?)*\$", re.ASCII)
+_CHARACTER = r"(?:[\w ,:;@#%&=!~/<>'-]|\\[dw./+-]|\[(?!\^)(?:[\w ,:;@#%&=!~/.+-]|\\[dw./-])++\])"
+_PIECE = rf"{_CHARACTER}(?:[*+?]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?+"
+_GROUP = rf"\((?:{_PIECE})*+(?:\|(?:{_PIECE})*+)*+\)[*+?]?+"
+_SIMPLE_PATTERN = re.compile(rf"\^(?:{_PIECE}|{_GROUP})*+\$", re.ASCII)  # possessive, or its time would be exponential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +38,13 @@ class Dialect:
     Attributes:
         constrains: the wire takes a schema at all.
         closed: the root and every object are closed objects; what is open travels encoded.
-        all_required: an optional property is required, and null where it is left off.
+        all_required: an optional property is required, and null where it is left out.
         references: `$ref` into `$defs`, so that a schema may recurse.
         in_prompt: the wire does not show the schema to the model, so the prompt holds it.
-        keeps: bounds of a value that the wire takes, by JSON type.
+        keeps: bounds that the wire takes, by JSON type.
         formats: values of `format` that the wire takes.
         names: what a property may be called.
-        limits: the sizes above which the wire is known to refuse a schema, by the names of `_sizes`.
+        limits: sizes above which the wire refuses a schema, by the names of `_sizes`.
     """
 
     constrains: bool = True
@@ -74,8 +75,8 @@ DIALECTS: Mapping[str, Dialect] = {
     "openai": Dialect(
         all_required=True,
         keeps={
-            "string": frozenset({"pattern", "format"}),
             **dict.fromkeys(("number", "integer"), _NUMBERS | {"multipleOf"}),
+            "string": _TEXT,
             "array": _ITEMS,
         },
         limits=_OPENAI_SIZES,
@@ -96,11 +97,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "free": Dialect(
         closed=False,
         in_prompt=True,
-        keeps={
-            "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
-            "integer": _NUMBERS,
-            "array": _ITEMS,
-        },
+        keeps={"string": _TEXT | {"minLength", "maxLength"}, "integer": _NUMBERS, "array": _ITEMS},
         formats=frozenset({"date", "time", "date-time", "uuid"}),
     ),
     "none": Dialect(constrains=False),
@@ -111,8 +108,8 @@ DIALECTS: Mapping[str, Dialect] = {
 class WireSchema:
     """What goes to a provider for one schema.
 
-    `schema` is None where the wire takes none; `instructions` belong into the prompt, and are empty where
-    the wire says all; `wrapped` says that the value travels inside `{"result": ...}`.
+    `schema` is None where the wire takes none. `instructions` belong into the prompt; they are empty where the wire
+    says all. `wrapped` says that the value travels inside `{"result": ...}`.
     """
 
     schema: dict[str, Any] | None
@@ -121,16 +118,8 @@ class WireSchema:
     wrapped: bool
 
 
-Decode = Callable[[Any], Any]
-"""Turns a value of the wire into the caller's form."""
-
-
 def planned(document: Json, name: str, dialect_name: str) -> tuple[WireSchema, Decode]:
-    """Returns what a wire takes of a canonical document, and the way back of a value.
-
-    Raises:
-        ConfigError: the dialect is unknown.
-    """
+    """Returns what a wire takes of a document, and the way back. Raises ConfigError: the dialect is unknown."""
     if dialect_name not in DIALECTS:
         known = ", ".join(DIALECTS)
         raise ConfigError(f"Unknown schema dialect {dialect_name!r}: a provider's `schema_dialect` is {known}.")
@@ -152,32 +141,26 @@ def _constrained(document: Json, name: str, dialect: Dialect, unroll: int) -> tu
     root = places.place(document, "")
     while "$ref" in root.schema:
         root = places.table[root.schema["$ref"].rsplit("/", 1)[-1]]
-    top = root.schema
+    schema = root.schema
     # LiteLLM drops an empty schema.
-    wrapped = not top if not dialect.closed else top.get("type") != "object" or _MISREAD in top["properties"]
+    wrapped = not schema if not dialect.closed else schema.get("type") != "object" or _MISREAD in schema["properties"]
     if wrapped:
-        top = {"type": "object", "properties": {_WRAP: top}, "required": [_WRAP], "additionalProperties": False}
-    schema = _with_definitions(top, places.table)
-    wire = WireSchema(
-        schema=schema, name=name, instructions=_instructions(document, dialect, places, wrapped), wrapped=wrapped
-    )
+        schema = {"type": "object", "properties": {_WRAP: schema}, "required": [_WRAP], "additionalProperties": False}
+    schema = _with_definitions(schema, places.table)
+    if dialect.in_prompt:
+        said = [_in_words(document) + (f'\nThe value stands in an object: {{"{_WRAP}": ...}}' if wrapped else "")]
+    else:
+        rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
+        said = ["\n".join(["The answer also obeys:", *rules])] if rules else []
+        if r"\"$ref\"" in json.dumps([schema, places.rules]):  # in words, so the model has to see the caller's schema
+            said.append("The schema that `$ref` points into:\n" + _words(document))
 
     def decode(value: Any) -> Any:
         if wrapped and isinstance(value, dict) and value.keys() == {_WRAP}:
             value = value[_WRAP]
         return root.decode(value)
 
-    return wire, decode
-
-
-def _instructions(document: Json, dialect: Dialect, places: Places, wrapped: bool) -> str:
-    if dialect.in_prompt:
-        return _in_words(document) + (f'\nThe value stands in an object: {{"{_WRAP}": ...}}' if wrapped else "")
-    rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
-    lines = ["\n".join(["The answer also obeys:", *rules])] if rules else []
-    if places.refers:
-        lines.append("The schema that `$ref` points into:\n" + _words(document))
-    return "\n\n".join(lines)
+    return WireSchema(schema=schema, name=name, instructions="\n\n".join(said), wrapped=wrapped), decode
 
 
 def _with_definitions(schema: Json, table: Mapping[str, Place]) -> Json:
@@ -220,10 +203,11 @@ def _in_words(document: Json) -> str:
 
 
 def _words(schema: Json) -> str:
-    return json.dumps(_untitled(schema), ensure_ascii=False, separators=(",", ":"))
+    """Returns a schema as short JSON, without the titles that pydantic makes of names."""
 
+    def untitled(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return map_subschemas({key: value for key, value in node.items() if key != "title"}, untitled)
 
-def _untitled(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    return map_subschemas({key: value for key, value in node.items() if key != "title"}, _untitled)
+    return json.dumps(untitled(schema), ensure_ascii=False, separators=(",", ":"))

@@ -25,7 +25,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.providers import table
+from testronaut_llm.providers import provider_registry
 
 Run = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("folder")
@@ -442,7 +442,7 @@ def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPat
     assert re.search(r"warning: litellm \S+ sends keys to a stranger", err)
     (warning,) = json.loads(run("check", "--json")[1])["warnings"]
     assert "sends keys to a stranger" in warning
-    monkeypatch.setattr(table, "litellm_names", frozenset)
+    monkeypatch.setattr(provider_registry, "litellm_names", frozenset)
     monkeypatch.setattr(check, "version", lambda _: None)
     code, _, err = run("check")
     assert code != 2

@@ -17,9 +17,15 @@ import pytest
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.providers.endpoint import host_of, is_own_host
-from testronaut_llm.providers.provider_registry import readiness
-from testronaut_llm.providers.table import default_row, find_provider, listed, litellm_names, litellm_services
+from testronaut_llm.providers.endpoint import is_own_host
+from testronaut_llm.providers.provider_registry import (
+    find_provider,
+    listed,
+    litellm_names,
+    litellm_services,
+    readiness,
+)
+from testronaut_llm.support.text import host_of
 from testronaut_llm.testing.network import NetworkGuard
 
 OWN_FORM = {name for name, fields in listed().items() if "litellm_prefix" in fields}
@@ -44,7 +50,7 @@ def forget() -> Iterator[Callable[[], None]]:
     def cleared() -> None:
         litellm_names.cache_clear()
         litellm_services.cache_clear()
-        default_row.cache_clear()
+        find_provider.cache_clear()
 
     cleared()
     yield cleared
@@ -92,7 +98,7 @@ def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name)
     ours_alone = {"ai21", "lm_studio", "openrouter"}
     for name in set(KNOWN) - ours_alone:
-        row = default_row(name)
+        row = find_provider(name)
         if row.default_base is not None:
             assert (name, row.default_base) == (name, litellm.get_llm_provider(f"{name}/m")[3].rstrip("/"))
             assert is_own_host(row.default_base, row)
@@ -103,7 +109,7 @@ def test_the_variables_are_litellms(from_json: Any) -> None:
     """Where LiteLLM keeps the names of variables as data, they come first."""
     assert len(litellm_services()) == len(from_json.list_providers()) > 20
     for name in from_json.list_providers():
-        theirs, row = from_json.get(name), default_row(name)
+        theirs, row = from_json.get(name), find_provider(name)
         assert (name, row.key_variables) == (name, (theirs.api_key_env,))
         if base := getattr(theirs, "api_base_env", None):
             assert (name, row.base_variables[0]) == (name, base)
@@ -125,9 +131,10 @@ class Other(str, Enum):
 def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that this package has never heard of has LiteLLM's endpoint, its own host and its variables."""
+    """Names, endpoints, hosts and variables are those of the LiteLLM that is installed, be they new or changed."""
     data = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
-    install(json.dumps({"fresh-ai": data}), NAMES)
+    turned = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
+    install(json.dumps({"fresh-ai": data, "xai": turned, "cerebras": turned}), NAMES)
     model = ModelConfig(alias="a", model="fresh-ai/x").model_copy(update={"trusted": False})
     assert readiness(model).missing == "FRESH_KEY is not set"
     monkeypatch.setenv("FRESH_KEY", "fresh-key-1")
@@ -135,15 +142,11 @@ def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
     row = find_provider("fresh-ai")
     assert (row.litellm_prefix, row.client, row.default_base) == ("fresh-ai", "openai", "https://api.fresh.example/v1")
     assert row.base_variables == ("FRESH_URL", "FRESH_AI_API_BASE")
-
-
-def test_litellms_data_replaces_what_is_kept_by_hand(install: Callable[..., None]) -> None:
-    """When LiteLLM turns a service into data, its endpoint and the client that it takes are those of the data."""
-    data = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
-    install(json.dumps({"xai": data, "cerebras": data}), NAMES)
-    for name in ("xai", "cerebras"):
+    for name in ("xai", "cerebras"):  # kept by hand until LiteLLM turned them into data
         row = find_provider(name)
         assert (row.default_base, row.client, row.wire) == ("https://new.example/v1", "openai", "openai")
+    with pytest.raises(ConfigError, match=r"unknown provider 'newcommer': did you mean 'newcomer/\.\.\.'"):
+        find_provider("newcommer")
 
 
 @pytest.mark.parametrize("name", ["newcomer", "replicate", "elevenlabs", "github_copilot"])
@@ -165,13 +168,6 @@ def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
     assert (find_provider(name).litellm_prefix, find_provider(name).client) == ("openai", "openai")
 
 
-def test_a_misspelt_name_of_litellms_list_gets_the_closest(install: Callable[..., None]) -> None:
-    """A typo is looked for among the names of the LiteLLM that is installed."""
-    install(None, NAMES)
-    with pytest.raises(ConfigError, match=r"unknown provider 'newcommer': did you mean 'newcomer/\.\.\.'"):
-        find_provider("newcommer")
-
-
 @pytest.mark.parametrize(
     ("services", "names"),
     [
@@ -184,7 +180,7 @@ def test_a_misspelt_name_of_litellms_list_gets_the_closest(install: Callable[...
     ids=["missing", "empty", "list", "partly", "other form"],
 )
 def test_another_layout_of_litellm_accepts_every_name(
-    install: Callable[..., None], services: str | None, names: str | None
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, services: str | None, names: str | None
 ) -> None:
     """A list that cannot be read calls no name unknown; rows and tables of ours work as before."""
     install(services, names)
@@ -193,6 +189,10 @@ def test_another_layout_of_litellm_accepts_every_name(
     assert find_provider("openai").default_base == "https://api.openai.com/v1"
     assert find_provider("moonshot").default_base == "https://api.moonshot.ai/v1"
     assert readiness(ModelConfig(alias="a", model="opnai/x")).missing == "opnai needs an endpoint"
+    for stand_in in (ModuleType("litellm"), None):  # as a test program may put into its place
+        monkeypatch.setitem(sys.modules, "litellm", stand_in)
+        litellm_names.cache_clear()
+        assert not litellm_names()
 
 
 def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> None:
@@ -206,15 +206,6 @@ def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> N
     assert not litellm_names() & {*rows}
 
 
-def test_a_stand_in_for_litellm_is_no_failure(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> None:
-    """A test program that puts a module of its own under LiteLLM's name gets a list that cannot be read."""
-    monkeypatch.setitem(sys.modules, "litellm", ModuleType("litellm"))
-    assert not litellm_names()
-    monkeypatch.setitem(sys.modules, "litellm", None)
-    forget()
-    assert not litellm_names()
-
-
 # These want a cloud SDK, credentials to sign with, or names of a form of their own before anything is sent.
 NOT_TRIED = {
     "bedrock", "clarifai", "fal_ai", "gdc", "infinity", "jina_ai", "langflow", "langgraph", "oci", "ragflow",
@@ -222,7 +213,7 @@ NOT_TRIED = {
 }  # fmt: skip
 
 
-EMBEDDERS = {name for name in LISTED if default_row(name).embedding_client == "openai"} | {
+EMBEDDERS = {name for name in LISTED if find_provider(name).embedding_client == "openai"} | {
     "dashscope", "databricks", "gemini", "hosted_vllm", "llamafile", "lm_studio", "openrouter", "ovhcloud",
     "perplexity", "sambanova", "vercel_ai_gateway", "volcengine", "voyage",
 }  # fmt: skip
@@ -249,7 +240,7 @@ def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: Netw
     strays = []
     for name in sorted(EMBEDDERS if embedding else set(KNOWN) - NOT_TRIED):
         litellm.model_cost.setdefault(f"{name}/m", {"litellm_provider": name, "mode": "chat"})  # or Ollama is asked
-        row = default_row(name)
+        row = find_provider(name)
         requests.clear()
         before = len(network.connects) + len(network.blocked)
         kind = (embedding and row.embedding_client) or row.client

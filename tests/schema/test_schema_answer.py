@@ -15,7 +15,14 @@ from testronaut_llm.errors import OutputInvalidError
 from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.schema.output_schema import OutputSchema
 
-OBJECT = OutputSchema.of({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
+STRING = {"type": "string"}
+
+
+def record(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*properties]}
+
+
+OBJECT = OutputSchema.of(record(name=STRING))
 GOOD = '{"name": "a"}'
 
 
@@ -53,16 +60,13 @@ def test_what_is_not_the_answer_is_refused(text: str, words: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"```json\n{GOOD}\n```",
-        f"Here it is [as asked]:\n\n{GOOD}\n\nHope that helps {{really}}!",
-        f"```\nnot this\n```\n```json\n{GOOD}\n```",
-        f"\ufeff {GOOD}\n",
-        GOOD,
-    ],
-)
+IN_PROSE = [
+    f"```json\n{GOOD}\n```", f"Here it is [as asked]:\n\n{GOOD}\n\nHope that helps {{really}}!", f"\ufeff {GOOD}\n",
+    f"```\nnot this\n```\n```json\n{GOOD}\n```", GOOD,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", IN_PROSE)
 def test_prose_is_tolerated_where_nothing_constrained_the_answer(text: str) -> None:
     """Behind a wire that takes no schema a fence or a sentence around the JSON does no harm."""
     assert OBJECT.read(text, "none") == {"name": "a"}
@@ -75,34 +79,10 @@ def test_prose_without_json_is_refused_there_too() -> None:
             OBJECT.read(text, "none")
 
 
-VERDICT = OutputSchema.of(
-    {"type": "object", "properties": {"verdict": {"enum": ["pass", "fail"]}}, "required": ["verdict"]}
-)
-OPTIONS = OutputSchema.of(
-    {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "properties": {"flag": {"type": "string"}, "meaning": {"type": "string"}},
-            "required": ["flag", "meaning"],
-        },
-    }
-)
-TREE = OutputSchema.of(
-    {
-        "$ref": "#/$defs/command",
-        "$defs": {
-            "command": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "children": {"type": "array", "items": {"$ref": "#/$defs/command"}},
-                },
-                "required": ["name", "children"],
-            }
-        },
-    }
-)
+VERDICT = OutputSchema.of(record(verdict={"enum": ["pass", "fail"]}))
+OPTIONS = OutputSchema.of({"type": "array", "items": record(flag=STRING, meaning=STRING)})
+COMMAND = record(name=STRING, children={"type": "array", "items": {"$ref": "#/$defs/command"}})
+TREE = OutputSchema.of({"$ref": "#/$defs/command", "$defs": {"command": COMMAND}})
 NUMBER, WORD = OutputSchema.of({"type": "integer"}), OutputSchema.of({"type": "string"})
 NUMBERS = OutputSchema.of({"type": "array", "items": {"type": "integer"}})
 PASS, FAIL = '{"verdict": "pass"}', '{"verdict": "fail"}'
@@ -159,6 +139,7 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
     "two numbers that differ": (NUMBER, "```\n1\n```\n```\n2\n```", "different"),
     "one and an empty one": (OPTIONS, f"It printed {ALL}, so the list is:\n[]", "different"),
     "true is not one": (OutputSchema.of({}), "```\n1\n```\n```\ntrue\n```", "different"),
+    "brackets that do not match": (OBJECT, 'So: {"name": ["a"}, {"name": "a"]}', "not JSON"),
     "only a check box": (OPTIONS, "- [ ] read the help", "not JSON"),
     "only an empty list in prose": (OPTIONS, "Arguments: [] none.", "not JSON"),
     "a part of a broken tree": (
@@ -191,26 +172,13 @@ def test_reasoning_is_cut_off_where_the_wire_was_given_the_schema_too() -> None:
     assert html == {"name": "a </think> b"}
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "[",
-        "{",
-        "[1,",
-        '{"a":',
-        '["',
-        '[1 \\"',
-        '["\\" ',
-        "a[   ",
-        "[]",
-        "{} ",
-        "[{",
-        "```\n",
-        "```json\n1 ",
-        '{"a":"',
-        "</think>",
-    ],
-)
+PIECES = [
+    "[", "{", "[1,", '{"a":', '["', '[1 \\"', '["\\" ', "a[   ", "[]", "{} ", "[{", "```\n", "```json\n1 ",
+    '{"a":"', "</think>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
     """Ten times the text takes far less than a hundred times the work, whatever a model repeats without end."""
 
@@ -225,9 +193,7 @@ def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
 
 def test_deep_and_huge_values_never_break_the_reader() -> None:
     """A value deeper than Python's stack, or a number larger than a float: refused, not a crash."""
-    tree = OutputSchema.of(
-        {"$ref": "#/$defs/t", "$defs": {"t": {"type": "object", "properties": {"k": {"$ref": "#/$defs/t"}}}}}
-    )
+    tree = OutputSchema.of({"type": "object", "properties": {"k": {"$ref": "#"}}})
     deep = '{"k":' * 400 + "{}" + "}" * 400
     halves = OutputSchema.of({"type": "number", "multipleOf": 0.5})
     for schema, text in ((tree, deep), (halves, "1" + "0" * 400)):
@@ -236,10 +202,10 @@ def test_deep_and_huge_values_never_break_the_reader() -> None:
                 schema.read(json.dumps({"result": json.loads(text)}) if schema.wire(dialect).wrapped else text, dialect)
 
 
-@pytest.mark.parametrize(
-    ("text", "runaway"),
-    [('{"a": 1' + " " * 1000, True), (" " * 499, False), ("x" * 1000, False), ("x y " * 300, False)],
-)
+BLANKS = [('{"a": 1' + " " * 1000, True), (" " * 499, False), ("x" * 1000, False), ("x y " * 300, False)]
+
+
+@pytest.mark.parametrize(("text", "runaway"), BLANKS)
 def test_runaway_whitespace_is_told_apart(text: str, runaway: bool) -> None:
     """Long and mostly blank is runaway; short, or long and full, is not."""
     assert is_runaway_whitespace(text) is runaway
