@@ -1,6 +1,6 @@
 """The child process that serves one model: a crash or an out-of-memory of llama.cpp ends this one, not the user's.
 
-`embedded_process` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
+`local_provider` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
 JSON on stdin, serves on loopback, prints its address in one line, and ends when stdin does: the parent closed it, or
 died. While llama.cpp loads a model no Python runs, so Linux is asked to end it as well.
 """
@@ -8,6 +8,7 @@ died. While llama.cpp loads a model no Python runs, so Linux is asked to end it 
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import json
 import os
 import signal
@@ -18,8 +19,26 @@ from pathlib import Path
 from typing import Any
 
 READY = "testronaut-llm ready "
-PR_SET_PDEATHSIG = 1
-LOG_ERRORS = 1
+PR_SET_PDEATHSIG = LOG_ERRORS = 1
+VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+)
+"""What the child needs of the environment: it has no use for the user's keys."""
+
+
+def environment() -> dict[str, str]:
+    """Returns the environment to start the child with."""
+    kept = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    spec = importlib.machinery.PathFinder.find_spec("xllamacpp")
+    return kept | {"PYTHONPATH": str(Path(spec.origin).parents[1]) if spec and spec.origin else ""}
+
+
+def ending(status: int | None) -> str:
+    """Returns how a child ended, by its exit status."""
+    if status == -9:
+        return "was killed by the system (signal 9), most often because memory ran out"
+    return f"crashed ({signal.Signals(-status).name})" if status and status < 0 else f"ended with status {status}"
 
 
 def main() -> None:
@@ -27,7 +46,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = json.loads(sys.stdin.buffer.readline())
     _end_with(settings["parent"])
-    _be_the_first_to_go()
+    with contextlib.suppress(OSError):  # when memory runs out, Linux should end this process first, not the user's
+        Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         server = _serve(settings)
     except RuntimeError:  # llama.cpp has said why, and this exception does not
@@ -35,7 +55,7 @@ def main() -> None:
     sys.stdout.write(f"\n{READY}{server.listening_address}\n")
     sys.stdout.flush()
     sys.stdin.buffer.read()
-    os._exit(0)  # no tidying: a request may still be computing, and nothing here outlives the process
+    os._exit(0)  # at once: a request may still be computing, and nothing here outlives the process
 
 
 def _serve(settings: dict[str, Any]) -> Any:
@@ -84,16 +104,10 @@ def _end_with(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
-    """Stdin stays open when a fork of the parent inherited its other end; the parent's number tells the truth."""
+    """Ends this process with its parent: stdin stays open if a fork of the parent inherited its other end."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def _be_the_first_to_go() -> None:
-    """Ask Linux to take this process, not the user's, when memory runs out."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import tiny_model
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.gguf_header import BYTES, GgufHeader, read_header
+from testronaut_llm.local.model_store import GgufHeader, read_header
 
 ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
 LLAMA: dict[str, object] = {
@@ -73,33 +73,6 @@ def test_layers_may_differ_and_an_embedding_model_says_so(tmp_path: Path) -> Non
         read_header(tmp_path / "nowhere.gguf")
 
 
-SWAPPED = b"GGUF" + struct.pack(">IQQ", 3, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (gguf(LLAMA | {"split.count": 3, "split.no": 0}), "a part of a model that was split; take it in one file"),
-        (gguf(LLAMA, {}), "a vocabulary and no weights"),
-        (gguf({"general.architecture": "clip", "clip.has_vision_encoder": True}), r"\(mmproj\)"),
-        (gguf(LLAMA | {"general.type": "adapter", "adapter.type": "lora"}), "an adapter"),
-        (gguf({"general.type": "imatrix"}), "an importance matrix"),
-        (gguf({"general.architecture": "controlvector"}), "a control vector"),
-        (SWAPPED, "big-endian"),
-    ],
-)
-def test_what_is_no_whole_model_is_called_by_its_name(tmp_path: Path, data: bytes, reason: str) -> None:
-    """A part, an accessory or another byte order is named, and nobody is told to fetch the same file again."""
-    file = tmp_path / "m.gguf"
-    file.write_bytes(data)
-    for source in ("", "https://h/m.gguf"):
-        with pytest.raises(LocalModelError, match=reason) as caught:
-            read_header(file, source=source)
-        assert " pull " not in str(caught.value)
-        assert str(caught.value).startswith(source or "embedded/m")
-        assert bool(source) != (str(tmp_path) in str(caught.value))
-
-
 def pair(key: str, kind: int, value: bytes) -> bytes:
     return tiny_model._string(key) + struct.pack("<I", kind) + value
 
@@ -111,34 +84,27 @@ def header(*pairs: bytes, count: int | None = None, tensors: int = 1) -> bytes:
     return b"GGUF" + struct.pack("<IQQ", 3, tensors, number) + b"".join([*known, *pairs])
 
 
-def tensor(*shape: int, kind: int = 0, offset: int = 0) -> bytes:
-    return tiny_model._string("w") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-
-
 BIG = 1 << 62
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "does not begin with the letters GGUF"),
-        (b"GG", "does not begin with the letters GGUF"),
-        (b"<html>not found</html>" * 9, "a web page.*/resolve/ in place of /blob/, or hf://"),
-        (b"\n\n<!doctype html>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer"),
-        (b"PK\3\4" + b"x" * 99, "a zip archive"),
+        (b"", "begins with b'', expected b'GGUF'"),
+        (b"<html>not found</html>" * 9, "begins with b'<htm', .*/resolve/ in place of /blob/, or hf://"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1), "GGUF version 50331648, expected 2 or 3, little-endian"),
+        (gguf(LLAMA | {"split.count": 3, "split.no": 0}), "a part of a model, or no weights; take the model in one"),
+        (gguf(LLAMA, {}), "a part of a model, or no weights"),
+        (gguf({"general.architecture": "clip", "clip.has_vision_encoder": True}), "'clip.block_count' is missing"),
         (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "GGUF version 9"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, BIG), "damaged or cut"),
         (header()[:100], "damaged or cut"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 77), "damaged or cut"),
         (header(count=BIG), "damaged or cut"),
         (header(count=5000), "damaged or cut"),
-        (header(tensors=BIG), "damaged or cut"),
-        (header(tensors=9) + tensor(64) + bytes(300), "it is cut"),
         (header(pair("x", 9, struct.pack("<IQ", 9, 1)) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, struct.pack("<IQ", 8, BIG)) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, struct.pack("<IQ", 4, BIG)) + bytes(99)), "damaged or cut"),
-        (header(pair("x" * 2000, 4, bytes(4))), "damaged or cut"),
         (header(pair("x", 8, struct.pack("<Q", BIG)) + bytes(99)), "damaged or cut"),
         (header(pair("llama.block_count", 4, struct.pack("<I", 300_000_000))), "block_count' is 300000000, .* 1,024"),
         (header(pair("llama.block_count", 5, struct.pack("<i", -1))), "block_count' is -1"),
@@ -150,12 +116,7 @@ BIG = 1 << 62
         (header(pair("llama.embedding_length", 10, struct.pack("<Q", BIG))), "embedding_length' is 4611"),
         (header(pair("llama.context_length", 10, struct.pack("<Q", BIG))), "context_length' is 4611"),
         (header(pair("llama.pooling_type", 4, struct.pack("<I", 77))), "pooling_type' is 77"),
-        (header(pair("general.alignment", 10, struct.pack("<Q", BIG))), "general.alignment' is 4611"),
         (header(pair("general.architecture", 8, tiny_model._string("flux"))), "'flux.*' is missing"),
-        (header() + struct.pack("<QI", 0, 4_000_000_000), "damaged or cut"),
-        (header() + tensor(64, offset=BIG) + bytes(300), "weights end at 4,611.* it is cut"),
-        (header() + tensor(BIG, BIG, BIG, BIG) + bytes(300), "it is cut"),
-        (header() + tensor(BIG, kind=999) + bytes(300), "it is cut"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_command_that_mends_it(tmp_path: Path, data: bytes, reason: str) -> None:
@@ -189,21 +150,3 @@ def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, p
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4_000_000
-
-
-def test_the_sizes_of_types_are_those_of_llama_cpp() -> None:
-    """Each type that the `gguf` package knows has the same block here."""
-    constants = pytest.importorskip("gguf.constants")
-    known = {int(kind): 256 * size // block for kind, (block, size) in constants.GGML_QUANT_SIZES.items()}
-    assert known == BYTES
-
-
-@pytest.mark.parametrize("missing", [1, 100, 200_000])
-def test_a_file_that_is_shorter_than_its_weights_is_cut(tmp_path: Path, tiny_gguf: Path, missing: int) -> None:
-    """One byte too few is enough; more than there should be does no harm."""
-    file = tmp_path / "short.gguf"
-    file.write_bytes(tiny_gguf.read_bytes()[:-missing])
-    with pytest.raises(LocalModelError, match=r"weights end at 340,352 bytes, and it has \d\d\d,\d\d\d: it is cut"):
-        read_header(file)
-    file.write_bytes(tiny_gguf.read_bytes() + b"more")
-    assert read_header(file).context == 8192

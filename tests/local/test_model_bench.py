@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,9 @@ from testronaut_llm.local.bench import Speed, SpeedHistory, bench
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.verify import alone
 
-NANO = 1_000_000_000
-
 
 def speed(model: str = "embedded/a", **fields: Any) -> Speed:
-    made = {"at": "2026-11-23T00:00:00+00:00", "source": "llama.cpp", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
+    made = {"at": "2026-11-23T00:00:00+00:00", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
     return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})
 
 
@@ -39,46 +38,47 @@ def home(tiny_gguf: Path) -> ModelStore:
 
 
 def test_an_embedded_model_is_measured(home: ModelStore) -> None:
-    """Real numbers of the tiny model: loaded, asked alone and together, weighed."""
+    """Real numbers of the tiny model: loaded, asked twice a round."""
     told: list[str] = []
     config = LLMConfig(models={}, tasks={"default": {"models": [f"embedded/{TINY}"]}})  # type: ignore[dict-item]
     with LLMManager(config=alone(config, f"embedded/{TINY}")) as llm:
-        found = bench(llm, rounds=2, at_once=3, told=told.append)
-    assert found.source == "llama.cpp"
+        found = bench(llm, rounds=2, told=told.append)
     assert found.load is not None
     assert found.load > 0
     assert found.prompt_tokens > 300
-    assert min(found.first, found.prompt_rate, found.answer_rate, found.rate_at_once or 0) > 0
-    assert (found.memory or 0) > 10 * 2**20
-    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2", "3 at once"]
+    assert min(found.first, found.prompt_rate, found.answer_rate) > 0
+    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2"]
 
 
-def test_ollama_is_taken_at_its_word(ollama: Ollama) -> None:
-    """P44: its own durations, of a model that was out of memory before; no round repeats another's prompt."""
-    ollama.answer = lambda _: {
-        "prompt_eval_count": 400,
-        "prompt_eval_duration": 2 * NANO,
-        "eval_count": 51,
-        "eval_duration": 5 * NANO,
-    }
+def test_reading_and_writing_are_told_apart(ollama: Ollama) -> None:
+    """P44: a round is a call for one token and a longer one, of a model that was out of memory before."""
+
+    def slow(body: dict[str, Any]) -> dict[str, Any]:
+        tokens = body["options"]["num_predict"]
+        time.sleep(0.1 + 0.002 * (tokens - 1))
+        return {"prompt_eval_count": 400, "eval_count": tokens, "done_reason": "length"}
+
+    ollama.answer = slow
     config = LLMConfig(models={"m": ollama.row(num_ctx=4096)}, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
     with LLMManager(config=alone(config, "m")) as llm:
         found = bench(llm, rounds=2, told=lambda _: None)
-    assert (found.source, found.first, found.prompt_rate, found.answer_rate) == ("ollama", 2.0, 200.0, 10.0)
-    assert (found.prompt_tokens, found.memory, found.at_once, found.rate_at_once) == (400, 1, 1, None)
+    assert found.prompt_tokens == 400
+    assert 1000 < found.prompt_rate < 4000  # 400 in 0.1 s
+    assert 100 < found.answer_rate < 550  # 500, less what the calls take
     assert ollama.paths.count("/api/generate") == 2  # out of memory, and in again
-    assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 2
+    assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 5
     assert {body["options"]["num_ctx"] for body in ollama.bodies()} == {4096}
 
 
 def test_what_is_measured_of_ollama_is_what_calls_load(ollama: Ollama) -> None:
     """The window that the tasks of the file need, the options of the row, and no other load in between."""
-    ollama.answer = lambda _: {"eval_count": 9, "eval_duration": 10**9, "prompt_eval_duration": 10**9}
+    ollama.answer = lambda body: {"eval_count": body["options"]["num_predict"], "done_reason": "length"}
     row = ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m")
     config = LLMConfig(models={"m": row}, tasks={"default": {"models": ["m"], "max_tokens": 8000}})  # type: ignore[dict-item]
     ollama.shown = 32768
     with LLMManager(config=alone(config, "m")) as llm:
         bench(llm, rounds=2, told=lambda _: None)
+    ollama.answer = lambda _: {}
     with LLMManager(config=config) as llm:
         llm.complete(None, "Say hello.", cache="off")
     assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]
@@ -90,7 +90,7 @@ def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
     config = LLMConfig(models={"m": ollama.row()}, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
     ollama.answer = lambda _: {"eval_count": 1}
     with LLMManager(config=alone(config, "m")) as llm:
-        with pytest.raises(LocalModelError, match="no more than one token"):
+        with pytest.raises(LocalModelError, match="no answer long enough to time"):
             bench(llm, rounds=1, told=lambda _: None)
         ollama.capabilities = ["embedding"]
         with pytest.raises(LocalModelError, match="makes vectors"):
@@ -166,10 +166,10 @@ def test_the_command_measures_keeps_and_shows(
     home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A table, JSON; `models list` shows it, and `route` has a column of seconds then."""
-    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "-n", "2")
+    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "2")
     out, err = capsys.readouterr()
     assert "tokens/s" in out
-    assert "2 at once" in err
+    assert "round 2 of 2" in err
     assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "--json")
     assert json.loads(capsys.readouterr().out)["model"] == f"embedded/{TINY}"
     assert not _run(monkeypatch, "models", "list")

@@ -13,10 +13,9 @@ from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
-from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
-from testronaut_llm.local.gguf_header import read_header
+from testronaut_llm.local.download import Progress, Report, Wanted, check_disk
 from testronaut_llm.local.model_downloader import DEFAULT, catalogue, fetch
-from testronaut_llm.local.model_store import ModelStore, checked_name
+from testronaut_llm.local.model_store import ModelStore, checked_name, read_header
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def test_a_page_that_is_no_model_is_not_kept(empty: ModelStore, source: Source, 
     """A login page with status 200 is not stored as a GGUF."""
     source.file = tmp_path / "page.html"
     source.file.write_text("<html>Please log in</html>")
-    with pytest.raises(LocalModelError, match="does not begin with the letters GGUF"):
+    with pytest.raises(LocalModelError, match="begins with b'<htm'"):
         fetch("https://example.org/m.gguf", store=empty)
     assert empty.list() == ()
 
@@ -194,7 +193,7 @@ def test_no_room_is_said_before_the_download(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000))
     with pytest.raises(LocalModelError, match=r"has 100 MB free, and 258 MB are needed.*TESTRONAUT_LLM_HOME"):
         fetch("embedded/smollm2-135m", store=empty)
-    checked_room(tmp_path, 30_000_000)
+    check_disk(tmp_path, 30_000_000)
 
 
 def test_the_catalogue_is_whole() -> None:

@@ -164,7 +164,7 @@ def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
 def test_a_model_is_unloaded(cassette: object) -> None:
     """Unloading is a load that lasts no time."""
     with OllamaServer("http://127.0.0.1:9") as server:
-        server.unload("smollm2:135m")
+        server.load("smollm2:135m", keep_alive=0)
 
 
 @pytest.mark.parametrize("missing", [recording("delete", False), recording("delete-missing-404", True)])

