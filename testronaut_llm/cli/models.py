@@ -108,7 +108,7 @@ def pull(
 
 def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
     """Fetches an embedded or an Ollama model, from the server that the `row` names."""
-    from testronaut_llm.local.local_provider import library_fault
+    from testronaut_llm.local.embedded_child import library_fault
     from testronaut_llm.local.model_downloader import fetch as download
 
     if reference.startswith("ollama/"):

@@ -29,21 +29,12 @@ Rate = Annotated[float, Field(gt=0)]  # a route divides by it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """The medians of one measurement.
+    """The medians of one measurement: seconds, and tokens a second."""
 
-    Attributes:
-        model: `provider/name`.
-        at: when, ISO 8601 in UTC.
-        load: seconds until a model that was not in memory could answer.
-        first: seconds to the first token of the answer to a prompt of `prompt_tokens`.
-        prompt_rate: tokens read a second.
-        answer_rate: tokens written a second, one request at a time.
-    """
-
-    model: str
-    at: str
-    load: float | None
-    first: float
+    model: str  # `provider/name`
+    at: str  # ISO 8601 in UTC
+    load: float | None  # until a model that was not in memory could answer
+    first: float  # to the first token of the answer to a prompt of `prompt_tokens`
     prompt_tokens: int
     prompt_rate: Rate
     answer_rate: Rate

@@ -37,10 +37,7 @@ HUB = "https://huggingface.co"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A model to fetch, and what is known beforehand. Sizes are bytes, digests sha256 in hex.
-
-    Rows of the catalogue also have what a person chooses by; `memory` is what serving takes with 8,192 tokens.
-    """
+    """A model to fetch, and what is known beforehand; sizes are bytes, `memory` what serving 8,192 tokens takes."""
 
     name: str
     source: str
@@ -105,22 +102,19 @@ def pull_again(name: str) -> str:
 def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
     """Holds a file lock against other threads and processes; `waiting` is called if it is taken.
 
-    Raises:
-        filelock.Timeout: it was taken for all of `timeout` seconds (negative: waits as long as it takes).
+    Raises filelock.Timeout: it was taken for `timeout` seconds (negative: never raised).
     """
     import filelock
 
     lock = filelock.FileLock(made(file.parent) / file.name)
     try:
-        lock.acquire(timeout=0)
+        taken = lock.acquire(timeout=0)
     except filelock.Timeout:
         if waiting:
             waiting()
-        lock.acquire(timeout=timeout)
-    try:
+        taken = lock.acquire(timeout=timeout)
+    with taken:
         yield
-    finally:
-        lock.release()
 
 
 def is_pinned(found: str, pin: str | None) -> bool:

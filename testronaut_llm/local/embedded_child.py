@@ -12,11 +12,15 @@ import importlib.machinery
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testronaut_llm.providers.row import Missing
 
 READY = "testronaut-llm ready "
 PR_SET_PDEATHSIG = LOG_ERRORS = 1
@@ -25,6 +29,10 @@ VARIABLES = (
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
 )
 """What the child needs of the environment: it has no use for the user's keys."""
+
+
+_LOADABLE: set[str] = set()
+"""Places that llama.cpp could be loaded from; that does not change while this process lives."""
 
 
 def environment() -> dict[str, str]:
@@ -39,6 +47,25 @@ def ending(status: int | None) -> str:
     if status == -9:
         return "was killed by the system (signal 9), most often because memory ran out"
     return f"crashed ({signal.Signals(-status).name})" if status and status < 0 else f"ended with status {status}"
+
+
+def library_fault() -> Missing | None:
+    """Returns why llama.cpp cannot be loaded, tried in a process of its own; None if it can. Success is remembered."""
+    variables = environment()
+    if (place := variables["PYTHONPATH"]) in _LOADABLE:
+        return None
+    from testronaut_llm.providers.row import Missing
+
+    command = [sys.executable, "-P", "-c", "import xllamacpp"]
+    tried = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if tried.returncode == 0:
+        _LOADABLE.add(place)
+        return None
+    output = tried.stderr.decode("utf-8", "replace").strip()
+    reason = output.rpartition("\n")[2][:200] or ending(tried.returncode)
+    install = "install the library that it names, or: " if "cannot open shared object" in reason else ""
+    fix = f"{install}pip install --force-reinstall xllamacpp, or use Ollama"
+    return Missing(f"llama.cpp cannot be loaded ({reason})", fix)
 
 
 def main() -> None:

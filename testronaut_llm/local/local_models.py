@@ -70,16 +70,9 @@ class _Loaded:
 
 
 class LocalModels:
-    """What a manager does for models that no provider serves. Safe for threads.
+    """What a manager does for models that no provider serves. Safe for threads. `tell` gets the events of fetches.
 
-    Args:
-        config: returns the configuration as it is now.
-        probes: what was seen of each model.
-        tell: gets the events of fetches.
-
-    Attributes:
-        repeatable: True if the same call must be the same request each time, whatever a server has loaded. Recordings
-            need that.
+    If `repeatable`, a call is the same request whatever a server has loaded; recordings need that.
     """
 
     def __init__(
@@ -107,10 +100,7 @@ class LocalModels:
         return endpoint
 
     def fetch(self, model: ModelConfig, seconds: float) -> Fetch | None:
-        """Begins or joins the fetch of a model that is missing and may be fetched; None if there is nothing to do.
-
-        `seconds` are those that the call still has, or infinite.
-        """
+        """Begins or joins the fetch of a missing model that may be fetched; `seconds` is what the call has left."""
         provider = provider_of(model)
         if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
             return None
@@ -155,11 +145,7 @@ class LocalModels:
             raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}".removesuffix("; "))
 
     def load(self, model: ModelConfig) -> None:
-        """Loads a local model into memory as calls want it there. May take minutes.
-
-        Raises:
-            LocalModelError: it is missing, or cannot be loaded.
-        """
+        """Loads a local model into memory as calls want it. Raises LocalModelError: it is missing or cannot load."""
         name = provider_of(model).name
         if name == "embedded":
             self.runner.load(model, slots=at_once(self._config(), model))

@@ -36,10 +36,6 @@ IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
 """How long an unused server stays, how long a load may take, and how long a caller has to send its request."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
 KEPT_LINES, LINE_LENGTH = 40, 1000
-_LOADABLE: set[str] = set()
-"""Places that llama.cpp could be loaded from; that does not change while this process lives."""
-
-Key = tuple[str, bool, int | None, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +70,10 @@ class EmbeddedProcess:
         in_time = self._settled.wait(timeout)
         if self.address:
             return
-        reason = self._end(slice(2)) if in_time else f"it was not ready after {timeout:g} s"
+        reason = f"its process {self._end(slice(2))}" if in_time else f"it was not ready after {timeout:g} s"
         self.stop()
-        raise _error(
-            self.name,
-            f"could not be started: {reason}. The file: {self.settings['model']}. "
-            f"If it is damaged: {pull_again(self.name)}",
-        )
+        file = f"The file: {self.settings['model']}. If it is damaged: {pull_again(self.name)}"
+        raise _error(self.name, f"could not be started: {reason}. {file}")
 
     @property
     def alive(self) -> bool:
@@ -105,11 +98,10 @@ class EmbeddedProcess:
         self._supervisor.join(patience)
         if self.alive:
             return None
-        return _error(
-            self.name,
-            f"was being served when the process {self._end(slice(-2, None))}. The next call starts it again. "
-            "If it happens again, set a smaller num_ctx in llm.yaml, or name a smaller model",
+        then = (
+            "The next call starts it again. If that repeats, set a smaller num_ctx in llm.yaml, or name a smaller model"
         )
+        return _error(self.name, f"was being served when the process {self._end(slice(-2, None))}. {then}")
 
     def stop(self) -> None:
         """Ends the process; whatever it was computing is lost."""
@@ -157,30 +149,12 @@ class EmbeddedProcess:
         return f"{how}; its output: {' | '.join([*self._output][lines])}" if self._output else how
 
 
-def library_fault() -> Missing | None:
-    """Returns why llama.cpp cannot be loaded, tried in a process of its own; None if it can. Success is remembered."""
-    environment = embedded_child.environment()
-    if (place := environment["PYTHONPATH"]) in _LOADABLE:
-        return None
-    command = [sys.executable, "-P", "-c", "import xllamacpp"]
-    tried = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
-    if tried.returncode == 0:
-        _LOADABLE.add(place)
-        return None
-    reason = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200] or embedded_child.ending(
-        tried.returncode
-    )
-    install = "install the library that it names, or: " if "cannot open shared object" in reason else ""
-    fix = f"{install}pip install --force-reinstall xllamacpp, or use Ollama"
-    return Missing(f"llama.cpp cannot be loaded ({reason})", fix)
-
-
 class _Pool:
     """The servers of one process. One at a time starts or ends."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # the end of a manager may come in any thread, in that of a timer too
-        self.servers: dict[Key, EmbeddedProcess] = {}
+        self.servers: dict[tuple[Any, ...], EmbeddedProcess] = {}
 
     def make_room(self) -> bool:
         """Ends a server that nobody uses. True if there was one; the caller holds the lock."""
@@ -194,8 +168,9 @@ class _Pool:
 
         def look() -> None:
             with self.lock:
+                busy = server.alive and server.busy()
                 left = server.used + server.idle - time.monotonic()
-                if server.alive and (left > 0 or server.busy()):
+                if server.alive and (left > 0 or busy):
                     self.end_when_idle(server, left if left > 0 else server.idle)
                 else:
                     server.stop()
@@ -207,16 +182,14 @@ class _Pool:
 
 
 class EmbeddedRunner:
-    """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
+    """The embedded models of one manager; an unused server stays for `idle_seconds`, or `keep_alive` of its model.
 
-    `idle_seconds` is how long an unused server stays, unless the model has a `keep_alive`.
+    Safe across threads; a forked child starts its own servers.
     """
 
     def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._store, self._idle_seconds = store or ModelStore(), idle_seconds
-        self._pools: dict[
-            int, _Pool
-        ] = {}  # by process: after a fork the parent's is there, too, perhaps locked for ever
+        self._pools: dict[int, _Pool] = {}  # by process: a fork has the parent's, too, perhaps locked for ever
         weakref.finalize(self, _close, self._pools)  # at exit too, and when nobody holds the runner
 
     @property
@@ -225,12 +198,10 @@ class EmbeddedRunner:
         return self._pools.setdefault(os.getpid(), _Pool())
 
     def endpoint(self, model: ModelConfig, *, embeddings: bool = False, slots: int = 1) -> Endpoint:
-        """Returns where `model` answers; its server is started when it does not run. May block for seconds.
+        """Returns where `model` answers; starts its server if necessary. May block for seconds.
 
-        `slots` is how many requests it answers at the same time, each with a context of its own.
-
-        Raises:
-            LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says how to fix it.
+        It answers `slots` requests at the same time, each with a context of its own. Raises LocalModelError: not
+        pulled, damaged, no room in memory, or llama.cpp cannot serve it.
         """
         key = (model.name, embeddings, model.num_ctx, slots, repr(sorted_options(model.extra)[1]))
         pool = self.pool
@@ -244,7 +215,7 @@ class EmbeddedRunner:
         return Endpoint(api_base=f"{server.address}/v1", token=server.token)
 
     def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Starts the server of `model` for what its file is made for, text or vectors. Raises as `endpoint` does."""
+        """Starts the server of `model` for what it makes, text or vectors. Raises as `endpoint` does."""
         vectors = self._store.get(model.name) and read_header(self._store.path(model.name)).pooling is not None
         self.endpoint(model, embeddings=bool(vectors), slots=slots)
 
@@ -316,7 +287,7 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
         return Missing(str(error))
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):
         return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
-    return library_fault() or (Present(stored.sha256) if stored else None)
+    return embedded_child.library_fault() or (Present(stored.sha256) if stored else None)
 
 
 def _error(name: str, words: str) -> LocalModelError:

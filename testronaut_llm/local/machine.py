@@ -28,8 +28,7 @@ OVERHEAD, RESERVE = 80 * 2**20, 64 * 2**20
 def threads() -> int:
     """Returns the cores to compute on: physical, allowed by affinity and cgroup quota, and not busy already.
 
-    llama.cpp's threads wait for each other at every step: two threads on two busy cores were measured to be five
-    times slower than one.
+    llama.cpp's threads wait for each other: on two busy cores, two are five times slower than one (measured).
     """
     import psutil
 
@@ -106,13 +105,10 @@ def batch_size(context: int, *, embeddings: bool = False) -> int:
 def fitting_context(
     header: GgufHeader, name: str, available: int, *, wanted: int | None = None, embeddings: bool = False
 ) -> int:
-    """Returns the context in tokens to load the model `name` with, given `available` bytes.
+    """Returns the tokens of context to load a model with, given `available` bytes.
 
-    `wanted` (`num_ctx` of `llm.yaml`) is kept or refused, but never exceeds what the model was trained for; without it
-    the context shrinks as far as the memory requires.
-
-    Raises:
-        LocalModelError: not even the smallest context fits, or not the wanted one; names the largest that does.
+    `wanted` (`num_ctx`) is kept or refused, but never exceeds what the model was trained for; without it the context
+    shrinks as far as necessary. Raises LocalModelError: not even the smallest context fits, or not the wanted one.
     """
     needed, room = partial(needed_memory, header, embeddings=embeddings), available - RESERVE
     target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)

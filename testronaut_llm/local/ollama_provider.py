@@ -30,9 +30,9 @@ _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class OllamaModel:
-    """What a server says of one model; what it does not say is empty. Sizes are bytes, `context_length` is tokens.
+    """What a server says of one model, in bytes and tokens. `remote_host` is not empty if another host answers for it.
 
-    `remote_host` answers for it when it is not this server, `until` is the ISO time when it leaves memory.
+    It leaves memory at the ISO time `until`.
     """
 
     name: str = ""
@@ -78,11 +78,10 @@ _KINDS = {"status": str, "total": int, "completed": int, "error": str}
 
 
 class OllamaServer:
-    """One Ollama server. A context manager; it connects with the first request.
+    """One Ollama server; a context manager. The `key` is for ollama.com, or for a server behind a proxy.
 
-    Every request raises `LocalModelError` if no Ollama answers or the model is missing; the message names the command
-    that fixes it. A proxy variable that cannot be used raises `ConnectionFailedError`. The `key` is sent as a bearer
-    token, for a server behind a proxy or ollama.com.
+    Requests raise `LocalModelError` if no Ollama answers or the model is missing, and `ConnectionFailedError` if a
+    proxy variable cannot be used.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None, row: ModelConfig | None = None) -> None:
@@ -93,10 +92,9 @@ class OllamaServer:
 
     @classmethod
     def of(cls, model: ModelConfig | None = None) -> OllamaServer:
-        """Returns the server of a model's row; without a row, the default server.
+        """Returns the server of a model's row, or the default server.
 
-        Raises:
-            MissingCredentialError: its key cannot be read, or may not be sent there.
+        Raises MissingCredentialError: its key cannot be read, or may not be sent there.
         """
         row, model = model, model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
@@ -160,13 +158,9 @@ class OllamaServer:
         keep_alive: str | int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Loads a model into memory; may take minutes.
+        """Loads a chat or an embedding model into memory, with the `options` that calls send; may take minutes.
 
-        Args:
-            name: of a model.
-            vectors: True for an embedding model.
-            keep_alive: how long it stays: `10m`, seconds, negative for ever; 0 unloads it; None is the server's own.
-            options: as calls send them: with others Ollama loads the model again.
+        It stays for `keep_alive` (`10m`, seconds, negative for ever); 0 unloads it.
         """
         body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
         body |= {} if keep_alive is None else {"keep_alive": keep_alive}
@@ -174,12 +168,7 @@ class OllamaServer:
         self._ask("POST", "/api/embed" if vectors else "/api/generate", body, silence=_LOADING)
 
     def pulling(self, name: str, *, silence: float) -> Generator[Step]:
-        """Yields the steps of a pull. Values of a wrong type are left out.
-
-        Raises:
-            httpx.HTTPError: the server cannot be reached, or the connection broke.
-            ValueError: a line is not a step of a pull.
-        """
+        """Yields the steps of a pull. Raises httpx.HTTPError, or ValueError: a line is not a step of a pull."""
         with self._sent("POST", "/api/pull", {"model": name, "stream": True}, silence) as response:
             for line in filter(str.strip, response.iter_lines()):
                 row = _mapping(json.loads(line))
