@@ -370,7 +370,9 @@ def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
     short = tmp_path / "short.gguf"
     short.write_bytes(store.path(TINY).read_bytes().replace(b"llama", b"lxama"))
     stored(store, short, "short")
-    with pytest.raises(LocalModelError, match=r"could not be started: its process ended with status.*unknown model architecture"):
+    with pytest.raises(
+        LocalModelError, match=r"could not be started: its process ended with status.*unknown model architecture"
+    ):
         runner.endpoint(LocalModel(name="short"))
 
 

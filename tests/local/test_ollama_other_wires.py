@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from attempts import DEAD, attempt, chat, target
-from ollama_cassettes import recording
+from ollama_kit import recording
 
 from testronaut_llm.errors import ModelNotFoundError
 from testronaut_llm.gateway.model_request import EmbedRequest, Request

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from attempts import attempt, chat, target
-from ollama_cassettes import recording
+from ollama_kit import recording
 
 from testronaut_llm.errors import (
     BadResponseError,
