@@ -77,8 +77,8 @@ class EmbeddedProcess:
 
     @property
     def alive(self) -> bool:
-        """True if the process runs."""
-        return self._process is not None and self._process.poll() is None
+        """True if the process runs, and is not being stopped."""
+        return self._process is not None and not self._unwanted and self._process.poll() is None
 
     def busy(self) -> bool:
         """True if a request is being computed, or if the server does not answer at once."""
