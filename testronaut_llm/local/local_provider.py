@@ -1,7 +1,4 @@
-"""Embedded models: one pool of llama.cpp servers, each a child process on loopback, for as long as it is used.
-
-The gateway talks to them as to any OpenAI-compatible server.
-"""
+"""Embedded models: one pool of llama.cpp servers, each a child process on loopback, for as long as it is used."""
 
 from __future__ import annotations
 
@@ -35,7 +32,6 @@ from testronaut_llm.support.text import seconds_of
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
 """How long an unused server stays, how long a load may take, and how long a caller has to send its request."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
-KEPT_LINES, LINE_LENGTH = 40, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +52,7 @@ class EmbeddedProcess:
         self.name, self.settings = name, settings
         self.token, self.address = secrets.token_urlsafe(24), ""
         self.used, self.idle = time.monotonic(), IDLE_SECONDS
-        self._output: deque[str] = deque(maxlen=KEPT_LINES)
+        self._output: deque[str] = deque(maxlen=40)
         self._settled = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._unwanted = False
@@ -117,11 +113,10 @@ class EmbeddedProcess:
         self._supervisor.join(timeout=5)
 
     def _supervise(self) -> None:
-        command = [sys.executable, "-P", embedded_child.__file__]
+        command, variables = [sys.executable, "-P", embedded_child.__file__], embedded_child.environment()
         pipes: dict[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
-        process: subprocess.Popen[Any]
         try:  # in a session of its own: a Ctrl-C in the terminal is for the parent, which may want to go on
-            process = subprocess.Popen(command, env=embedded_child.environment(), start_new_session=True, **pipes)  # noqa: S603
+            process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, start_new_session=True, **pipes)  # noqa: S603
         except OSError as error:
             self._output.append(str(error))
             self._settled.set()
@@ -134,7 +129,7 @@ class EmbeddedProcess:
             with suppress(BrokenPipeError):
                 told = {**self.settings, "token": self.token, "parent": os.getpid()}
                 process.stdin.write(json.dumps(told).encode() + b"\n")
-            while line := process.stdout.readline(LINE_LENGTH):
+            while line := process.stdout.readline(1000):
                 text = line.decode("utf-8", "replace").rstrip().replace(self.token, "***")
                 if text.startswith(embedded_child.READY):
                     self.address = text.removeprefix(embedded_child.READY)

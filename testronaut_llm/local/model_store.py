@@ -1,7 +1,7 @@
 """The folder of embedded models: a GGUF file each, its header, and an index with the source, size and digest of each.
 
-A file gets its name only when it is complete and checked. Anybody may have made it: numbers of its header are bounded
-before they are used, and lists are skipped. (The `gguf` package would need numpy, and seconds for a large vocabulary.)
+Anybody may have made a file: numbers of its header are bounded before they are used, and lists are skipped. (The
+`gguf` package would need numpy, and seconds for a large vocabulary.)
 """
 
 from __future__ import annotations
@@ -77,11 +77,7 @@ class ModelStore:
         return stored
 
     def remove(self, name: str) -> bool:
-        """Deletes the file, the index entry and the unfinished download. True if there was any.
-
-        Raises:
-            LocalModelError: the model is being pulled.
-        """
+        """Deletes the file, the entry and the unfinished download; True if any. Raises LocalModelError: in a pull."""
         import filelock
 
         try:
@@ -187,8 +183,7 @@ class _UnusableError(Exception):
 def read_header(path: Path, *, source: str = "") -> GgufHeader:
     """Returns a model's header. `source` is where the file was just fetched from, if it is not in the store yet.
 
-    Raises:
-        LocalModelError: the file is missing, damaged, or not a model that can be served alone.
+    Raises LocalModelError: the file is missing, damaged, or not a model that can be served alone.
     """
     try:
         with path.open("rb", buffering=1 << 16) as file:

@@ -55,8 +55,7 @@ class Finding:
 def alone(config: LLMConfig, reference: str) -> LLMConfig:
     """Returns a configuration with this one model of `config`, named `it`, and neither cache nor budget.
 
-    Raises:
-        ConfigError: there is no such model, or it is not a local one.
+    Raises ConfigError: there is no such model, or it is not a local one.
     """
     model = config.model(reference)
     if provider_of(model).name not in ("embedded", "ollama"):
