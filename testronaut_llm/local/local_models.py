@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
-from testronaut_llm.local.download import Progress, Report, shown
+from testronaut_llm.local.download import Progress, shown
 from testronaut_llm.local.local_provider import EmbeddedRunner
-from testronaut_llm.local.ollama_body import load_options, usual_window, window
+from testronaut_llm.local.model_downloader import fetch as fetch_embedded
+from testronaut_llm.local.ollama_models import context_to_ask, load_options, pull, usual_context
+from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.provider_registry import Probes, api_base_of, provider_of, pull_command
 
 if TYPE_CHECKING:
@@ -37,59 +38,41 @@ class Fetch:
     progress: Progress = field(default_factory=Progress)
 
     def failure(self) -> LLMError | None:
-        """Returns why the model is not there for the call that has waited, or None where it is."""
+        """Returns why the model is missing for the call that has waited, or None if it is there."""
         error = self.future.exception() if self.future.done() else self._late()
         if error is None or isinstance(error, LLMError):
             return error
         raise error
+
+    def report(self, progress: Progress) -> None:
+        """Takes note of the progress. Raises LocalModelError: the time is over."""
+        self.progress = progress
+        if time.monotonic() > self.until:
+            raise self._late()
 
     def _late(self) -> LocalModelError:
         done, total = self.progress.done, self.progress.total
         how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""
         return LocalModelError(
             f"{self.model.alias}: {self.model.model} was still being pulled{how_far} when the time of the call was "
-            f"over; what has come is kept. Pull it beforehand: {pull_command(self.model)}"
+            f"over; the next pull continues. Pull it beforehand: {pull_command(self.model)}"
         )
-
-    def run(self, fetch: Callable[[Report], None]) -> None:
-        """Fetches. Whatever is raised is for those who wait."""
-        try:
-            with shown.get()(self.model.model) as show:
-
-                def report(progress: Progress) -> None:
-                    self.progress = progress
-                    show(progress)
-                    if time.monotonic() > self.until:
-                        raise self._late()
-
-                fetch(report)
-        except BaseException as error:  # noqa: BLE001 - see above
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(None)
 
 
 @dataclass(slots=True)
 class _Loaded:
-    """What is known of an Ollama model in memory: its window (tokens), and until when that counts."""
+    """What is known of an Ollama model in memory: its context (tokens), and until when that counts."""
 
     until: float = 0.0
-    window: int | None = None
+    context: int | None = None
     had_to_load: bool = False
     cannot_think: bool = False
 
 
 class LocalModels:
-    """What a manager does for models that no provider serves. Safe for threads.
+    """What a manager does for models that no provider serves. Safe for threads. `tell` gets the events of fetches.
 
-    Args:
-        config: returns the configuration as it is now.
-        probes: what was seen of each model.
-        tell: gets the events of fetches.
-
-    Attributes:
-        repeatable: True if the same call must be the same request each time, whatever a server has loaded. Recordings
-            need that.
+    If `repeatable`, a call is the same request whatever a server has loaded; recordings need that.
     """
 
     def __init__(
@@ -117,10 +100,7 @@ class LocalModels:
         return endpoint
 
     def fetch(self, model: ModelConfig, seconds: float) -> Fetch | None:
-        """Begins or joins the fetch of a model that is missing and may be fetched; None where nothing has to be.
-
-        `seconds` are those that the call still has, or infinite.
-        """
+        """Begins or joins the fetch of a missing model that may be fetched; `seconds` is what the call has left."""
         provider = provider_of(model)
         if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
             return None
@@ -130,53 +110,46 @@ class LocalModels:
             if running is not None and not running.future.done():
                 running.until = max(running.until, until)
                 return running
-            begun = self._fetches[model.model, model.api_base] = Fetch(model, until)
-        begun.future.set_running_or_notify_cancel()  # who waits for it on an event loop cannot cancel it for others
-        self._tell_of(begun)
-        run, work = contextvars.copy_context().run, partial(self._fetch, model)
-        threading.Thread(target=run, args=(begun.run, work), name=f"pull-{model.name}", daemon=True).start()
-        return begun
+            fetch = self._fetches[model.model, model.api_base] = Fetch(model, until)
+        fetch.future.set_running_or_notify_cancel()  # who waits for it on an event loop cannot cancel it for others
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(self._run, fetch), name=f"pull-{model.name}", daemon=True).start()
+        return fetch
 
-    def _tell_of(self, fetch: Fetch) -> None:
-        told, began = {"gen_ai.request.model": fetch.model.model}, time.monotonic()
-        self._tell("model_pull", told)
+    def _run(self, fetch: Fetch) -> None:
+        model, began, error = fetch.model, time.monotonic(), None
+        about = {"gen_ai.request.model": model.model}
+        self._tell("model_pull", about)
+        try:
+            with shown.get()(model.model) as show:
 
-        def ended(future: Future[None]) -> None:
-            how = {"llm.outcome": "failed" if future.exception() else "pulled", "error.message": future.exception()}
-            self._tell("model_pull_ended", {**told, **how, "llm.latency_s": round(time.monotonic() - began, 1)})
+                def report(progress: Progress) -> None:
+                    show(progress)
+                    fetch.report(progress)
 
-        fetch.future.add_done_callback(ended)
-
-    def _fetch(self, model: ModelConfig, report: Report) -> None:
-        if provider_of(model).name == "embedded":
-            from testronaut_llm.local.model_downloader import fetch
-
-            fetch(model.name, progress=report)
-        else:
-            from testronaut_llm.local.ollama_models import pull
-            from testronaut_llm.local.ollama_provider import OllamaServer
-
-            with OllamaServer.of(model) as server:
-                pull(server, model.name, report=report)
-        self._probes.forget()
-        self._check(model)  # what came may be another model than the pinned one, or one that does not run here
+                if provider_of(model).name == "embedded":
+                    fetch_embedded(model.name, progress=report)
+                else:
+                    with OllamaServer.of(model) as server:
+                        pull(server, model.name, report=report)
+            self._probes.forget()
+            self._check(model)  # what came may be another model than the pinned one, or one that does not run here
+        except BaseException as raised:  # noqa: BLE001 - it is raised for those who wait
+            error = raised
+        how = {"llm.outcome": "failed" if error else "pulled", "error.message": error}
+        self._tell("model_pull_ended", {**about, **how, "llm.latency_s": round(time.monotonic() - began, 1)})
+        fetch.future.set_exception(error) if error else fetch.future.set_result(None)
 
     def _check(self, model: ModelConfig) -> None:
         if (missing := self._probes.ask(model, provider_of(model))) is not None:
             raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}".removesuffix("; "))
 
     def load(self, model: ModelConfig) -> None:
-        """Loads a local model into memory as calls want it there. May take minutes.
-
-        Raises:
-            LocalModelError: it is not here, or cannot be loaded.
-        """
+        """Loads a local model into memory as calls want it. Raises LocalModelError: it is missing or cannot load."""
         name = provider_of(model).name
         if name == "embedded":
             self.runner.load(model, slots=at_once(self._config(), model))
         elif name == "ollama":
-            from testronaut_llm.local.ollama_provider import OllamaServer
-
             self._check(model)
             if (fetch := self.fetch(model, float("inf"))) is not None:
                 fetch.future.result()
@@ -195,26 +168,24 @@ class LocalModels:
         """Asks the server of an Ollama model how the model is loaded, unless that was asked some seconds ago."""
         if self.remembers(model) or self._probes.seen(model, provider_of(model)) is None:
             return
-        from testronaut_llm.local.ollama_provider import OllamaServer
-
         loaded = None
         with suppress(LLMError), OllamaServer.of(model) as server:  # the call itself will say what is wrong
-            loaded = server.find_loaded(model.name)
+            loaded = server.find(model.name, loaded=True)
         known = self._of(model)
-        known.until, known.window = time.monotonic() + _REMEMBERED, loaded.context_length if loaded else None
+        known.until, known.context = time.monotonic() + _REMEMBERED, loaded.context_length if loaded else None
 
     def window(self, model: ModelConfig, *, needed: int = 0, most: int | None = None) -> int | None:
-        """Returns the tokens of window to ask an Ollama server for, from then on taken for loaded; else None."""
+        """Returns the tokens of context to ask an Ollama server for, from then on taken for loaded; else None."""
         if provider_of(model).wire != "ollama":
             return None
-        known = self._of(model)
-        size = window(model, usual_window(self._config(), model), needed=needed, loaded=known.window, most=most)
+        known, usual = self._of(model), usual_context(self._config(), model)
+        size = context_to_ask(model, usual, needed=needed, loaded=known.context, most=most)
         if not self.repeatable:
-            known.window, known.had_to_load = size, known.window != size
+            known.context, known.had_to_load = size, known.context != size
         return size
 
     def thinks(self, model: ModelConfig) -> bool | None:
-        """True if a model can think before it answers; None where that is unknown."""
+        """True if a model can think before it answers; None if that is unknown."""
         seen = None if self.repeatable else self._probes.seen(model, provider_of(model))
         return False if self._of(model).cannot_think else seen.thinks if seen else None
 

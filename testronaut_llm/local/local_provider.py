@@ -1,38 +1,37 @@
-"""Embedded models: a GGUF file served by llama.cpp in a child process on loopback, for as long as it is used.
-
-The gateway talks to it as to any OpenAI-compatible server. Here the processes are started, shared and ended.
-"""
+"""Embedded models: one pool of llama.cpp servers, each a child process on loopback, for as long as it is used."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
-import re
+import secrets
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from subprocess import PIPE
 from typing import Any
 
 from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import machine
+from testronaut_llm.local import embedded_child, machine
 from testronaut_llm.local.download import is_pinned, pull_again, size_of
-from testronaut_llm.local.embedded_process import EmbeddedProcess, library_fault
-from testronaut_llm.local.gguf_header import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import catalogue, fetch
-from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.local.model_store import ModelStore, read_header
+from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
 """How long an unused server stays, how long a load may take, and how long a caller has to send its request."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
-SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-Key = tuple[int, str, bool, int | None, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,138 +42,201 @@ class Endpoint:
     token: str = field(repr=False)
 
 
-@dataclass(slots=True)
-class _Server:
-    """The server of one model, whether it runs or not. Belongs to the process that made it, not to its forks."""
+class EmbeddedProcess:
+    """One child process, with `settings` as `embedded_child` reads them. Only `token` gets an answer at `address`.
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    process: EmbeddedProcess | None = None
-    used: float = 0.0
-    idle: float = IDLE_SECONDS
-    timer: threading.Timer | None = None
-    owner: int = field(default_factory=os.getpid)
+    Its owner holds a lock to start and stop it, and may end it `idle` seconds after it was `used`.
+    """
+
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        self.name, self.settings = name, settings
+        self.token, self.address = secrets.token_urlsafe(24), ""
+        self.used, self.idle = time.monotonic(), IDLE_SECONDS
+        self._output: deque[str] = deque(maxlen=40)
+        self._settled = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unwanted = False
+        self.timer: threading.Timer | None = None
+        # Linux ends the child with the thread that starts it (PR_SET_PDEATHSIG), so this one stays until its end.
+        self._supervisor = threading.Thread(target=self._supervise, name=f"embedded-{name}", daemon=True)
+
+    def start(self, timeout: float) -> None:
+        """Returns when the model is loaded. Raises LocalModelError: it is not after `timeout` seconds."""
+        self._supervisor.start()
+        in_time = self._settled.wait(timeout)
+        if self.address:
+            return
+        reason = f"its process {self._end(slice(2))}" if in_time else f"it was not ready after {timeout:g} s"
+        self.stop()
+        file = f"The file: {self.settings['model']}. If it is damaged: {pull_again(self.name)}"
+        raise _error(self.name, f"could not be started: {reason}. {file}")
 
     @property
-    def running(self) -> EmbeddedProcess | None:
-        return self.process if self.process and self.process.alive else None
+    def alive(self) -> bool:
+        """True if the process runs, and is not being stopped."""
+        return self._process is not None and not self._unwanted and self._process.poll() is None
+
+    def busy(self) -> bool:
+        """True if a request is being computed, or if the server does not answer at once."""
+        import httpx
+
+        key = {"Authorization": f"Bearer {self.token}"}
+        try:
+            slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
+            return any(slot["is_processing"] for slot in slots)
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
+            return False
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            return True
+
+    def crash(self, patience: float = 1.0) -> LocalModelError | None:
+        """Returns why the process died, or None if it lives; waits up to `patience` seconds for its end."""
+        self._supervisor.join(patience)
+        if self.alive:
+            return None
+        then = (
+            "The next call starts it again. If that repeats, set a smaller num_ctx in llm.yaml, or name a smaller model"
+        )
+        return _error(self.name, f"was being served when the process {self._end(slice(-2, None))}. {then}")
 
     def stop(self) -> None:
-        """Ends its process, if there is one; the caller holds the lock."""
-        if self.process:
-            self.process.stop()
-            self.process = None
+        """Ends the process; whatever it was computing is lost."""
+        self._unwanted = True  # a process that is being started at this moment is ended by its supervisor
+        if self.timer:
+            self.timer.cancel()
+        if (process := self._process) is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._supervisor.join(timeout=5)
 
-    def stop_later(self, seconds: float) -> None:
-        """Looks after so many seconds whether it is idle; never if they are infinite."""
+    def _supervise(self) -> None:
+        command, variables = [sys.executable, "-P", embedded_child.__file__], embedded_child.environment()
+        pipes: dict[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
+        try:  # in a session of its own: a Ctrl-C in the terminal is for the parent, which may want to go on
+            process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, start_new_session=True, **pipes)  # noqa: S603
+        except OSError as error:
+            self._output.append(str(error))
+            self._settled.set()
+            return
+        self._process = process
+        assert process.stdin and process.stdout  # noqa: S101, PT018 - pipes were asked for
+        with process:  # closes its pipes, and waits for its end
+            if self._unwanted:
+                process.kill()
+            with suppress(BrokenPipeError):
+                told = {**self.settings, "token": self.token, "parent": os.getpid()}
+                process.stdin.write(json.dumps(told).encode() + b"\n")
+            while line := process.stdout.readline(1000):
+                text = line.decode("utf-8", "replace").rstrip().replace(self.token, "***")
+                if text.startswith(embedded_child.READY):
+                    self.address = text.removeprefix(embedded_child.READY)
+                    self._settled.set()
+                elif text:
+                    self._output.append(text)
+        self._settled.set()
+
+    def _end(self, lines: slice) -> str:
+        """Returns how the process ended, with some lines of its output: the first ones explain a failed start."""
+        how = embedded_child.ending(self._process.returncode if self._process else None)
+        return f"{how}; its output: {' | '.join([*self._output][lines])}" if self._output else how
+
+
+class _Pool:
+    """The servers of one process. One at a time starts or ends."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # the end of a manager may come in any thread, in that of a timer too
+        self.servers: dict[tuple[Any, ...], EmbeddedProcess] = {}
+
+    def make_room(self) -> bool:
+        """Ends a server that nobody uses. True if there was one; the caller holds the lock."""
+        idle = next((one for one in self.servers.values() if one.alive and not one.busy()), None)
+        if idle:
+            idle.stop()
+        return idle is not None
+
+    def end_when_idle(self, server: EmbeddedProcess, seconds: float) -> None:
+        """Ends a server after `seconds` if it is idle then, else looks again later; never if they are infinite."""
+
+        def look() -> None:
+            with self.lock:
+                busy = server.alive and server.busy()
+                left = server.used + server.idle - time.monotonic()
+                if server.alive and (left > 0 or busy):
+                    self.end_when_idle(server, left if left > 0 else server.idle)
+                else:
+                    server.stop()
+
         if seconds != float("inf"):
-            self.timer = threading.Timer(seconds, self._stop_if_expired)
-            self.timer.daemon = True
-            self.timer.start()
-
-    def _stop_if_expired(self) -> None:
-        with self.lock:
-            if (process := self.running) is None:
-                return
-            left = self.used + self.idle - time.monotonic()
-            if left <= 0 and process.busy():
-                left = self.idle
-            if left > 0:
-                self.stop_later(left)
-            else:
-                self.stop()
-
-    def stop_if_idle(self) -> bool:
-        """Ends its process unless someone uses or starts it. True if it was ended."""
-        if not self.lock.acquire(blocking=False):
-            return False
-        try:
-            if (process := self.running) is None or process.busy():
-                return False
-            self.stop()
-            return True
-        finally:
-            self.lock.release()
+            server.timer = threading.Timer(seconds, look)
+            server.timer.daemon = True
+            server.timer.start()
 
 
 class EmbeddedRunner:
-    """The embedded models of one manager. Safe across threads; a forked child starts its own servers.
+    """The embedded models of one manager; an unused server stays for `idle_seconds`, or `keep_alive` of its model.
 
-    `idle_seconds` is how long an unused server stays, unless the model has a `keep_alive`.
+    Safe across threads; a forked child starts its own servers.
     """
 
     def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._store, self._idle_seconds = store or ModelStore(), idle_seconds
-        self._servers: dict[Key, _Server] = {}
-        weakref.finalize(self, _stop_all, self._servers)  # at exit too, and when nobody holds the runner
+        self._pools: dict[int, _Pool] = {}  # by process: a fork has the parent's, too, perhaps locked for ever
+        weakref.finalize(self, _close, self._pools)  # at exit too, and when nobody holds the runner
+
+    @property
+    def pool(self) -> _Pool:
+        """The servers of this process."""
+        return self._pools.setdefault(os.getpid(), _Pool())
 
     def endpoint(self, model: ModelConfig, *, embeddings: bool = False, slots: int = 1) -> Endpoint:
-        """Returns where `model` answers; its server is started when it does not run. May block for seconds.
+        """Returns where `model` answers; starts its server if necessary. May block for seconds.
 
-        `slots` is how many requests it answers at the same time, each with a context of its own.
-
-        Raises:
-            LocalModelError: not pulled, damaged, no room in memory, or llama.cpp cannot serve it; says how to fix it.
+        It answers `slots` requests at the same time, each with a context of its own. Raises LocalModelError: not
+        pulled, damaged, no room in memory, or llama.cpp cannot serve it.
         """
-        hardware = repr(sorted_options(model.extra)[1])
-        server = self._servers.setdefault(
-            (os.getpid(), model.name, embeddings, model.num_ctx, slots, hardware), _Server()
-        )
-        with server.lock:
-            server.used, server.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
-            if (process := server.running) is None:
-                server.stop()
-                server.process = process = self._start(model, embeddings, slots)
-                server.stop_later(server.idle)
-            return Endpoint(api_base=f"{process.address}/v1", token=process.token)
+        key = (model.name, embeddings, model.num_ctx, slots, repr(sorted_options(model.extra)[1]))
+        pool = self.pool
+        server = pool.servers.get(key)
+        if server is None or not server.alive:  # else it is not waited for while another model loads
+            with pool.lock:
+                server = pool.servers.get(key)
+                if server is None or not server.alive:
+                    server = pool.servers[key] = self._started(pool, model, embeddings, slots)
+        server.used, server.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
+        return Endpoint(api_base=f"{server.address}/v1", token=server.token)
 
     def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Starts the server of `model` for what its file is made for, text or vectors. Raises as `endpoint` does."""
+        """Starts the server of `model` for what it makes, text or vectors. Raises as `endpoint` does."""
         vectors = self._store.get(model.name) and read_header(self._store.path(model.name)).pooling is not None
         self.endpoint(model, embeddings=bool(vectors), slots=slots)
 
     def crash(self, api_base: str) -> LocalModelError | None:
         """Returns why the server at `api_base` died, or None if it did not; for a connection to it that broke."""
-        processes = [one.process for one in _mine(self._servers) if one.process]
-        return next((process.crash() for process in processes if f"{process.address}/v1" == api_base), None)
-
-    def memory(self) -> int:
-        """Returns the bytes of memory that the running servers take."""
-        import psutil
-
-        found = 0
-        for one in _mine(self._servers):
-            with suppress(psutil.Error):
-                found += psutil.Process(one.running.pid).memory_info().rss if one.running else 0
-        return found
+        servers = list(self.pool.servers.values())
+        return next((one.crash() for one in servers if f"{one.address}/v1" == api_base), None)
 
     def close(self) -> None:
         """Ends all servers. The runner can be used again."""
-        _stop_all(self._servers)
+        _close(self._pools)
 
-    def _start(self, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
-        if isinstance(missing := embedded_missing(model, store=self._store), Missing):
-            raise LocalModelError(f"embedded/{model.name}: {missing.what}: {missing.mend}", provider="embedded")
-        if self._store.get(model.name) is None:
-            fetch(model.name, store=self._store)
-        process = EmbeddedProcess(model.name, self._settings(model, embeddings, slots))
-        process.start(START_SECONDS)
-        self._store.touch(model.name)
-        return process
-
-    def _settings(self, model: ModelConfig, embeddings: bool, slots: int) -> dict[str, Any]:
-        path, stored = self._store.path(model.name), self._store.get(model.name)
-        size, problem = size_of(path), ""
-        if stored and size != stored.size:
-            problem = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored. Fetch it again"
-        elif stored and not is_pinned(stored.sha256, model.digest):
-            problem = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}. Correct the "
-            problem += "line, or fetch the model again"
-        if problem:
-            raise LocalModelError(f"embedded/{model.name} {problem}: {pull_again(model.name)}", provider="embedded")
-        header = read_header(path)
-        context = self._context(replace(header, kv_bytes=header.kv_bytes * slots), model, embeddings)
-        hardware, batch = sorted_options(model.extra)[1], machine.batch_size(context, embeddings=embeddings)
-        return {
+    def _started(self, pool: _Pool, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
+        self._check(model)
+        path = self._store.path(model.name)
+        header, hardware = read_header(path), sorted_options(model.extra)[1]
+        sized, context = replace(header, kv_bytes=header.kv_bytes * slots), 0
+        while not context:
+            try:
+                free = machine.available_memory()
+                context = machine.fitting_context(sized, model.name, free, wanted=model.num_ctx, embeddings=embeddings)
+            except LocalModelError:
+                if not pool.make_room():
+                    raise
+        batch = machine.batch_size(context, embeddings=embeddings)
+        settings = {
             "model": str(path),
             "context": context * slots,
             "slots": slots,
@@ -184,56 +246,53 @@ class EmbeddedRunner:
             "embeddings": embeddings,
             "pooling": header.pooling,
         }
+        server = EmbeddedProcess(model.name, settings)
+        server.start(START_SECONDS)
+        pool.end_when_idle(server, _idle_seconds(model.keep_alive, self._idle_seconds))
+        self._store.touch(model.name)
+        return server
 
-    def _context(self, header: GgufHeader, model: ModelConfig, embeddings: bool) -> int:
-        """Returns the tokens of context that fit in memory; idle servers of other models are ended if necessary."""
-        while True:
-            try:
-                return machine.fitting_context(
-                    header, model.name, machine.available_memory(), wanted=model.num_ctx, embeddings=embeddings
-                )
-            except LocalModelError:
-                if not any(one.stop_if_idle() for one in _mine(self._servers)):
-                    raise
+    def _check(self, model: ModelConfig) -> None:
+        """Raises LocalModelError if the model is not ready, or its file is not the expected one; may fetch it."""
+        if isinstance(missing := embedded_missing(model, store=self._store), Missing):
+            raise _error(model.name, f"is not ready: {missing.what}: {missing.mend}")
+        stored = self._store.get(model.name) or fetch(model.name, store=self._store)
+        if (size := size_of(self._store.path(model.name))) != stored.size:
+            was = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored"
+            raise _error(model.name, f"{was}. Fetch it again: {pull_again(model.name)}")
+        if not is_pinned(stored.sha256, model.digest):
+            was = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}"
+            raise _error(model.name, f"{was}. Correct the line, or fetch the model again: {pull_again(model.name)}")
+
+
+def _close(pools: Mapping[int, _Pool]) -> None:
+    if pool := pools.get(os.getpid()):
+        with pool.lock:
+            for server in pool.servers.values():
+                server.stop()
 
 
 def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
     """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
-    import importlib.util
-
     if importlib.util.find_spec("xllamacpp") is None:
         return Missing("the package xllamacpp is not installed", INSTALL)
     try:
         stored = (store or ModelStore()).get(model.name)
-        if stored is None and not (model.auto_pull is True and model.name in catalogue()):
-            pull = f"testronaut-llm models pull embedded/{model.name}"
-            return Missing("the model is not on this machine", pull)
     except LocalModelError as error:
         return Missing(str(error))
-    return library_fault() or (Present(stored.sha256) if stored else None)
+    if stored is None and not (model.auto_pull is True and model.name in catalogue()):
+        return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
+    return embedded_child.library_fault() or (Present(stored.sha256) if stored else None)
 
 
-def _idle_seconds(keep_alive: object, default: float) -> float:
+def _error(name: str, words: str) -> LocalModelError:
+    return LocalModelError(f"embedded/{name} {words}", provider="embedded")
+
+
+def _idle_seconds(keep_alive: str | int | None, default: float) -> float:
     """Returns the seconds of Ollama's form of a duration ("10m", seconds, negative: for ever)."""
-    if keep_alive is None:
-        return default
-    text = str(keep_alive).strip()
+    text = str(keep_alive if keep_alive is not None else "").strip()
     if text.startswith("-"):
         return float("inf")
-    parts = DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return max(LEAST_IDLE, sum(float(number) * SECONDS[unit] for number, unit in parts))
-    return max(LEAST_IDLE, float(text)) if re.fullmatch(r"\d+(\.\d+)?", text) else default
-
-
-def _mine(servers: Mapping[Key, _Server]) -> list[_Server]:
-    """Returns the servers of this process. After a fork those of the parent are there too, perhaps locked for ever."""
-    return [server for server in list(servers.values()) if server.owner == os.getpid()]
-
-
-def _stop_all(servers: Mapping[Key, _Server]) -> None:
-    for server in _mine(servers):
-        with server.lock:
-            if server.timer:
-                server.timer.cancel()
-            server.stop()
+    seconds = seconds_of(text)
+    return default if seconds is None else max(LEAST_IDLE, seconds)

@@ -1,4 +1,4 @@
-"""What this machine can spare for a model, as its cgroup (version 2) allows, and the context of a model that fits."""
+"""What this machine can spare for a model, within its cgroup (version 2), and the context of a model that fits."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import LocalModelError
 
 if TYPE_CHECKING:
-    from testronaut_llm.local.gguf_header import GgufHeader
+    from testronaut_llm.local.model_store import GgufHeader
 
-CGROUP = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
+CGROUP, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 """Devices of graphics cards with memory of their own: NVIDIA, AMD, and either under WSL."""
-
-DEFAULT_CONTEXT = 8192
-DEFAULT_TEXT = 2048
-"""Tokens of a text to embed; a longer one is refused, and memory is taken for all of it at once."""
-SMALLEST_CONTEXT, STEP, BATCH = 512, 256, 512
+DEFAULT_CONTEXT, DEFAULT_TEXT, SMALLEST_CONTEXT, STEP, BATCH = 8192, 2048, 512, 256, 512
+"""Tokens. A text to embed is computed at once, so that memory is needed for all of it."""
 WIDTHS = 32
 """Activations held for each token of a batch, in widths of the model (measured)."""
 OVERHEAD, RESERVE = 80 * 2**20, 64 * 2**20
@@ -32,8 +28,7 @@ OVERHEAD, RESERVE = 80 * 2**20, 64 * 2**20
 def threads() -> int:
     """Returns the cores to compute on: physical, allowed by affinity and cgroup quota, and not busy already.
 
-    llama.cpp's threads wait for each other at every step: one that has to share its core slows down all of them, so
-    that two threads on two busy cores were measured to be five times slower than one.
+    llama.cpp's threads wait for each other: on two busy cores, two are five times slower than one (measured).
     """
     import psutil
 
@@ -80,10 +75,7 @@ def _limits() -> list[tuple[int, Path]]:
 
 
 def _cgroups() -> list[Path]:
-    """Returns the folders of this process's cgroup and of those above it.
-
-    In a container the path may be the host's, which is not mounted: the root is then our own group.
-    """
+    """Returns the folders of this process's cgroup and of its parents. Those of a container's host are absent."""
     for line in _text(MEMBERSHIP).splitlines():
         if line.startswith("0::/"):
             inner = CGROUP / line.removeprefix("0::/")
@@ -102,8 +94,7 @@ def needed_memory(header: GgufHeader, context: int, *, embeddings: bool = False)
     """Returns the bytes of serving a model with one slot of `context` tokens: weights, KV cache, compute buffers."""
     batch = batch_size(context, embeddings=embeddings)
     scores = 4 * batch * header.vocabulary if header.pooling is None else 0  # a chat model makes them to embed, too
-    compute = 4 * batch * WIDTHS * header.embedding + scores
-    return header.size + context * header.kv_bytes + compute + OVERHEAD
+    return header.size + context * header.kv_bytes + 4 * batch * WIDTHS * header.embedding + scores + OVERHEAD
 
 
 def batch_size(context: int, *, embeddings: bool = False) -> int:
@@ -114,17 +105,13 @@ def batch_size(context: int, *, embeddings: bool = False) -> int:
 def fitting_context(
     header: GgufHeader, name: str, available: int, *, wanted: int | None = None, embeddings: bool = False
 ) -> int:
-    """Returns the context in tokens to load the model `name` with, given `available` bytes.
+    """Returns the tokens of context to load a model with, given `available` bytes.
 
-    `wanted` (`num_ctx` of `llm.yaml`) is kept or refused, never more than the model was trained for; without it the
-    context shrinks as far as the memory requires.
-
-    Raises:
-        LocalModelError: not even the smallest context fits, or not the wanted one; names the largest that does.
+    `wanted` (`num_ctx`) is kept or refused, but never exceeds what the model was trained for; without it the context
+    shrinks as far as necessary. Raises LocalModelError: not even the smallest context fits, or not the wanted one.
     """
-    needed = partial(needed_memory, header, embeddings=embeddings)
+    needed, room = partial(needed_memory, header, embeddings=embeddings), available - RESERVE
     target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)
-    room = available - RESERVE
     if needed(target) <= room:
         return target
     largest = next((n for n in range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP) if needed(n) <= room), None)

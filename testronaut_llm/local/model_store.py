@@ -1,24 +1,28 @@
-"""The folder of embedded models: a GGUF file each, and an index with the source, size and digest of each.
+"""The folder of embedded models: a GGUF file each, its header, and an index with the source, size and digest of each.
 
-A file gets its name only when it is complete and checked.
+Anybody may have made a file: numbers of its header are bounded before they are used, and lists are skipped. (The
+`gguf` package would need numpy, and seconds for a large vocabulary.)
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import held
+from testronaut_llm.local.download import held, pull_again
 from testronaut_llm.support import paths
 from testronaut_llm.support.paths import write_atomically
 
@@ -49,13 +53,14 @@ class ModelStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or paths.data_dir() / "models"
+        self._parts, self._index = self.folder / ".parts", self.folder / "index.json"
 
     def path(self, name: str) -> Path:
         """Returns where the file of `name` is or would be. Raises LocalModelError: the name is no file name."""
         return self.folder / f"{checked_name(name)}.gguf"
 
     def get(self, name: str) -> StoredModel | None:
-        """Returns the entry of `name`, or None if it is not here."""
+        """Returns the entry of `name`, or None if it is not stored."""
         model = self._read().get(checked_name(name))
         return model if model and self.path(name).is_file() else None
 
@@ -65,19 +70,14 @@ class ModelStore:
 
     def add(self, file: Path, model: StoredModel) -> StoredModel:
         """Moves a complete and checked `file` of this disk into the store, in one step, under `model.name`."""
-        target = self.path(model.name)
-        stored = replace(model, added=_iso(time.time()))
+        target, stored = self.path(model.name), replace(model, added=_iso(time.time()))
         with self._changed() as models:
             file.replace(target)
             models[model.name] = stored
         return stored
 
     def remove(self, name: str) -> bool:
-        """Deletes the file, the index entry and the leftovers of a download. True if anything was there.
-
-        Raises:
-            LocalModelError: the model is being pulled.
-        """
+        """Deletes the file, the entry and the unfinished download; True if any. Raises LocalModelError: in a pull."""
         import filelock
 
         try:
@@ -91,23 +91,19 @@ class ModelStore:
             raise LocalModelError(f"embedded/{name} is being pulled; try again when that has ended") from None
 
     def unused(self, age: float) -> dict[str, int]:
-        """Returns the bytes of each model and each leftover of a download, by name, not touched for `age` seconds."""
-        limit, known, found = max(0.0, time.time() - age), self._read(), {}
-        folders = (one.name for one in self._parts.glob("*"))
-        for name in sorted({*known, *folders, *(file.stem for file in self.folder.glob("*.gguf"))}):
-            if not SAFE_NAME.fullmatch(name):
-                continue
+        """Returns the bytes of each model and unfinished download, by name, that was not used for `age` seconds."""
+        limit, known, found = _iso(max(0.0, time.time() - age)), self._read(), {}
+        names = {
+            *known,
+            *(one.name for one in self._parts.glob("*")),
+            *(one.stem for one in self.folder.glob("*.gguf")),
+        }
+        for name in sorted(filter(SAFE_NAME.fullmatch, names)):
             facts = [file.stat() for file in self._files(name)]
-            used = _iso(max((one.st_mtime for one in facts), default=0.0))
-            if name in known:
-                used = known[name].last_used or known[name].added
-            if used <= _iso(limit):
+            touched = _iso(max((one.st_mtime for one in facts), default=0.0))
+            if (known[name].last_used or known[name].added if name in known else touched) <= limit:
                 found[name] = sum(one.st_size for one in facts)
         return found
-
-    def _files(self, name: str) -> Sequence[Path]:
-        """Returns the files that a model has on disk, those of an unfinished download included."""
-        return [file for file in (self.path(name), *(self._parts / name).rglob("*")) if file.is_file()]
 
     def touch(self, name: str) -> None:
         """Records that `name` is used now."""
@@ -121,16 +117,12 @@ class ModelStore:
         """Holds the lock for `what`; see `download.held`."""
         return held(self.folder / f".{what}.lock", waiting, timeout=timeout)
 
-    @property
-    def _parts(self) -> Path:
-        return self.folder / ".parts"
-
-    @property
-    def _index(self) -> Path:
-        return self.folder / "index.json"
+    def _files(self, name: str) -> Sequence[Path]:
+        """Returns the files of a model on disk, those of an unfinished download included."""
+        return [file for file in (self.path(name), *(self._parts / name).rglob("*")) if file.is_file()]
 
     def _read(self) -> dict[str, StoredModel]:
-        """A broken index reads as an empty one: pulling a model again finds the file, checks it and writes it anew."""
+        """Returns the index; empty if it is broken: pulling a model again finds its file and writes the entry anew."""
         try:
             rows = json.loads(self._index.read_text("utf-8"))["models"]
             return _ROWS.validate_python({checked_name(name): {**row, "name": name} for name, row in rows.items()})
@@ -158,3 +150,148 @@ def checked_name(name: str) -> str:
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+_TEXT, _LIST = 8, 9
+_FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_MOST_KEYS, _MOST_TEXTS, _MOST_LETTERS = 4096, 4_000_000, 1024
+"""Real files have some 100 keys, and lists of up to 600,000 texts; longer texts are skipped."""
+_MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_CONTEXT, _MOST_POOLING = 1024, 2**16, 2**20, 2**27, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufHeader:
+    """What a GGUF file says of its model. `size` is bytes of the file, `context` tokens that it was trained for.
+
+    `kv_bytes` is the memory of one token of context (0 for Mamba and RWKV, which keep none), `pooling` the kind of
+    embedding (None: a chat model).
+    """
+
+    size: int
+    context: int
+    embedding: int
+    vocabulary: int
+    kv_bytes: int
+    pooling: int | None = None
+    has_template: bool = True
+
+
+class _UnusableError(Exception):
+    """Why a file cannot be used."""
+
+
+def read_header(path: Path, *, source: str = "") -> GgufHeader:
+    """Returns a model's header. `source` is where the file was just fetched from, if it is not in the store yet.
+
+    Raises LocalModelError: the file is missing, damaged, or not a model that can be served alone.
+    """
+    try:
+        with path.open("rb", buffering=1 << 16) as file:
+            size = os.fstat(file.fileno()).st_size
+            return _header(_metadata(_Reader(file, size)), size)
+    except _UnusableError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ValueError, LookupError, TypeError, ArithmeticError, struct.error):
+        reason = "its header is damaged or cut"
+    if source:
+        raise LocalModelError(f"{source} is not a usable GGUF model: {reason}. Nothing was kept")
+    raise LocalModelError(
+        f"embedded/{path.stem} ({path}) is not a usable GGUF model: {reason}. Replace it: {pull_again(path.stem)}"
+    )
+
+
+class _Reader:
+    """Reads a header forward. Beyond the end of the file there are no bytes, which `struct` does not unpack."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        return struct.unpack(form, self.file.read(struct.calcsize(form)))
+
+    def skip(self, count: int) -> None:
+        self.file.seek(min(count, self.size), os.SEEK_CUR)
+
+    def text(self) -> str:
+        """Returns a text; empty if it is long."""
+        (length,) = self.numbers("<Q")
+        if length <= _MOST_LETTERS:
+            return self.file.read(length).decode("utf-8", "replace")
+        self.skip(length)
+        return ""
+
+    def value(self, key: str) -> Any:
+        """Returns a number, a text, or a list: the numbers of each layer, else a range of its length."""
+        (kind,) = self.numbers("<I")
+        if kind == _TEXT:
+            return self.text()
+        if kind != _LIST:
+            return self.numbers(_FORMATS[kind])[0]
+        kind, length = self.numbers("<IQ")
+        if kind == _TEXT:
+            if length > _MOST_TEXTS:
+                raise ValueError
+            read, seek, unpack, most = self.file.read, self.file.seek, struct.Struct("<Q").unpack, self.size
+            for _ in range(length):  # hundreds of thousands, so without a call more than necessary
+                seek(min(unpack(read(8))[0], most), os.SEEK_CUR)
+        elif key.endswith((".head_count", ".head_count_kv")) and length <= _MOST_LAYERS:
+            return self.numbers(f"<{length}{_FORMATS[kind][1]}")
+        else:
+            self.skip(length * struct.calcsize(_FORMATS[kind]))
+        return range(length)
+
+
+def _metadata(reader: _Reader) -> dict[str, Any]:
+    if (start := reader.file.read(4)) != b"GGUF":
+        raise _UnusableError(
+            f"it begins with {start!r}, expected b'GGUF' (of a model hub, take the address with /resolve/ in place of "
+            "/blob/, or hf://owner/repo/file.gguf)"
+        )
+    version, tensors, pairs = reader.numbers("<IQQ")
+    if version not in (2, 3):
+        raise _UnusableError(f"it has GGUF version {version}, expected 2 or 3, little-endian")
+    if pairs > _MOST_KEYS:
+        raise ValueError
+    metadata = {(key := reader.text()): reader.value(key) for _ in range(pairs)}
+    if reader.file.tell() > reader.size:
+        raise ValueError
+    if not tensors or metadata.get("split.count", 1) not in (0, 1):
+        raise _UnusableError("it holds a part of a model, or no weights; take the model in one file")
+    return metadata
+
+
+def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
+    architecture = metadata["general.architecture"]
+
+    def whole(key: str, most: int, default: Any = None) -> int:
+        name = f"{architecture}.{key}"
+        return _bounded(metadata.get(name, default), most, name)
+
+    def per_layer(key: str, default: Any) -> tuple[int, ...]:
+        name = f"{architecture}.attention.{key}"
+        value = metadata.get(name, default)
+        each = value if isinstance(value, tuple) else (value,) * layers
+        return tuple(_bounded(one, _MOST_HEADS, name) for one in each)
+
+    layers, width = whole("block_count", _MOST_LAYERS), whole("embedding_length", _MOST_WIDTH)
+    heads = per_layer("head_count", 0)
+    across = width // max(1, *heads)
+    lengths = whole("attention.key_length", _MOST_WIDTH, across) + whole("attention.value_length", _MOST_WIDTH, across)
+    return GgufHeader(
+        size=size,
+        context=whole("context_length", _MOST_CONTEXT),
+        embedding=width,
+        vocabulary=len(metadata["tokenizer.ggml.tokens"]),
+        kv_bytes=2 * lengths * sum(per_layer("head_count_kv", heads)),
+        pooling=whole("pooling_type", _MOST_POOLING) if f"{architecture}.pooling_type" in metadata else None,
+        has_template="tokenizer.chat_template" in metadata,
+    )
+
+
+def _bounded(value: Any, most: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        what = "is missing" if value is None else f"is {value!r:.40}, expected at most {most:,}"
+        raise _UnusableError(f"its header cannot be that of a language model: {name!r:.80} {what}")
+    return value

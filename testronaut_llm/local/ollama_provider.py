@@ -1,4 +1,4 @@
-"""Ollama's management side: is it up, which models has it, what are they. Chat goes through the gateway."""
+"""The client of an Ollama server's management side. Chat goes through the gateway."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
@@ -15,7 +15,6 @@ from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import base_of, fault_of, pull_command
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.text import closest
 from testronaut_llm.telemetry.redaction import Redactor
 
@@ -31,9 +30,9 @@ _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class OllamaModel:
-    """What a server says of one model; what it does not say is empty. Sizes are bytes, `context_length` is tokens.
+    """What a server says of one model, in bytes and tokens. `remote_host` is not empty if another host answers for it.
 
-    `remote_host` answers for it when it is not this server, `until` is the ISO time when it leaves memory.
+    It leaves memory at the ISO time `until`.
     """
 
     name: str = ""
@@ -48,30 +47,41 @@ class OllamaModel:
     until: str = ""
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Self:
+    def of(cls, row: Mapping[str, Any]) -> Self:
         """Reads a row of `/api/tags` or `/api/ps`, or an answer of `/api/show`; leaves out values of a wrong type."""
-        details, info = (one if isinstance(one := said.get(name), dict) else {} for name in ("details", "model_info"))
-        abilities = said.get("capabilities")
-        about = f"{info.get('general.architecture', '')}."
+        details, info = (one if isinstance(one := row.get(name), dict) else {} for name in ("details", "model_info"))
+        capabilities = row.get("capabilities")
+        prefix = f"{info.get('general.architecture', '')}."
         known = {
             **details,
-            **said,
-            **{name.removeprefix(about): value for name, value in info.items()},
-            "name": said.get("model") or said.get("name"),
+            **row,
+            **{name.removeprefix(prefix): value for name, value in info.items()},
+            "name": row.get("model") or row.get("name"),
             "quantization": details.get("quantization_level"),
-            "capabilities": tuple(map(str, abilities)) if isinstance(abilities, list) else (),
-            "until": said.get("expires_at"),
+            "capabilities": tuple(map(str, capabilities)) if isinstance(capabilities, list) else (),
+            "until": row.get("expires_at"),
         }
         kinds = {one.name: int if one.default is None else type(one.default) for one in fields(cls)}
         return cls(**{name: known[name] for name, kind in kinds.items() if type(known.get(name)) is kind})
 
 
-class OllamaServer:
-    """One Ollama server. A context manager; opens its connection at the first question.
+class Step(NamedTuple):
+    """A line of a pull: what happens, the bytes of the current layer, or the error that ends the pull."""
 
-    Each question raises `LocalModelError` where no Ollama answers, or where it does not have the model; the message
-    names the command that fixes it. Where a proxy variable is of no use it is `ConnectionFailedError`. The `key` is
-    sent as a bearer token, for a server behind a proxy or ollama.com.
+    status: str = ""
+    total: int | None = None
+    completed: int = 0
+    error: str = ""
+
+
+_KINDS = {"status": str, "total": int, "completed": int, "error": str}
+
+
+class OllamaServer:
+    """One Ollama server; a context manager. The `key` is for ollama.com, or for a server behind a proxy.
+
+    Requests raise `LocalModelError` if no Ollama answers or the model is missing, and `ConnectionFailedError` if a
+    proxy variable cannot be used.
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None, row: ModelConfig | None = None) -> None:
@@ -82,10 +92,9 @@ class OllamaServer:
 
     @classmethod
     def of(cls, model: ModelConfig | None = None) -> OllamaServer:
-        """Returns the server that a model's row names; without one, the usual server.
+        """Returns the server of a model's row, or the default server.
 
-        Raises:
-            MissingCredentialError: its key cannot be read, or may not be sent there.
+        Raises MissingCredentialError: its key cannot be read, or may not be sent there.
         """
         row, model = model, model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
@@ -109,23 +118,20 @@ class OllamaServer:
         return str(self._ask("GET", "/api/version").get("version", ""))
 
     def models(self) -> tuple[OllamaModel, ...]:
-        """Returns the models that it has."""
+        """Returns the models that are pulled."""
         return self._rows("/api/tags")
 
-    def find(self, name: str) -> OllamaModel | None:
-        """Returns a model that it has, by its name in any form that Ollama takes; None if it is not pulled."""
-        return _named(name, self.models())
-
     def loaded(self) -> tuple[OllamaModel, ...]:
-        """Returns the models in its memory, each with the window it was loaded with."""
+        """Returns the models in memory, each with the context it was loaded with."""
         return self._rows("/api/ps")
 
-    def find_loaded(self, name: str) -> OllamaModel | None:
-        """Returns a model as it is in the server's memory; None if it is not there."""
-        return _named(name, self.loaded())
+    def find(self, name: str, *, loaded: bool = False) -> OllamaModel | None:
+        """Returns a pulled model (or one in memory), by its name in any form that Ollama takes; None if missing."""
+        rows = self.loaded() if loaded else self.models()
+        return next((row for row in rows if full_name(row.name) == full_name(name)), None)
 
     def show(self, name: str) -> OllamaModel:
-        """Returns the details of a model: its template, what it can do, and what it was made for."""
+        """Returns the details of a model: its template, its capabilities, and its context length."""
         return OllamaModel.of(self._ask("POST", "/api/show", {"model": name}))
 
     def remove(self, name: str) -> None:
@@ -133,13 +139,13 @@ class OllamaServer:
         self._ask("DELETE", "/api/delete", {"model": name})
 
     def abilities(self, found: OllamaModel) -> tuple[str, ...]:
-        """Returns what a model can do, by the list and by `show`; nothing where an older server says nothing."""
+        """Returns the capabilities of the list and of `show`; empty if an older server knows none."""
         with suppress(LocalModelError):
             return found.capabilities + self.show(found.name).capabilities
         return found.capabilities
 
     def makes_vectors(self, name: str) -> bool:
-        """True if a model is for embeddings. The list may call it one for chat where `show` tells the truth."""
+        """True if a model is for embeddings. The list may call it a chat model; `show` is right."""
         if (found := self.find(name)) is None:
             raise self.not_pulled(name)
         return "embedding" in self.abilities(found)
@@ -152,58 +158,37 @@ class OllamaServer:
         keep_alive: str | int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Loads a model into memory, so that the first answer does not wait for it. May take minutes.
+        """Loads a chat or an embedding model into memory, with the `options` that calls send; may take minutes.
 
-        Args:
-            name: of a model.
-            vectors: True for an embedding model.
-            keep_alive: how long it stays: `10m`, seconds, negative for ever; None leaves that to the server.
-            options: as calls send them: for other ones Ollama loads the model again.
+        It stays for `keep_alive` (`10m`, seconds, negative for ever); 0 unloads it.
         """
         body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
         body |= {} if keep_alive is None else {"keep_alive": keep_alive}
         body |= {"options": dict(options)} if options else {}
         self._ask("POST", "/api/embed" if vectors else "/api/generate", body, silence=_LOADING)
 
-    def unload(self, name: str) -> None:
-        """Takes a model out of memory."""
-        self.load(name, keep_alive=0)
-
-    def chat(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the answer to a body of `/api/chat`, with the server's own counts and durations (nanoseconds)."""
-        return self._ask("POST", "/api/chat", {**body, "stream": False}, silence=_LOADING)
-
-    def pulling(self, name: str, *, silence: float) -> Generator[Mapping[str, Any]]:
-        """Yields the steps of a pull as the server reports them; a failure is a step with `error`.
-
-        Raises:
-            httpx.HTTPError: the server cannot be reached, or the connection broke.
-            ValueError: a line is no step of a pull.
-        """
-        redact = self._redactor.redact  # the server may repeat the key
+    def pulling(self, name: str, *, silence: float) -> Generator[Step]:
+        """Yields the steps of a pull. Raises httpx.HTTPError, or ValueError: a line is not a step of a pull."""
         with self._sent("POST", "/api/pull", {"model": name, "stream": True}, silence) as response:
             for line in filter(str.strip, response.iter_lines()):
-                row = _mapping(json.loads(line)).items()
-                yield {name: redact(part) if isinstance(part, str) else part for name, part in row}
+                row = _mapping(json.loads(line))
+                step = Step(**{name: row[name] for name, kind in _KINDS.items() if type(row.get(name)) is kind})
+                redact = self._redactor.redact  # the server may repeat the key
+                yield step._replace(status=redact(step.status), error=redact(step.error))
 
     def pull_command(self, name: str) -> str:
         """Returns the command that fetches a model to this server."""
         return pull_command(self._row or ModelConfig(alias="", model=f"ollama/{name}"))
 
-    def missing(self, name: str) -> Missing:
-        """Returns why a model is not ready that this server does not have, with the most similar one that it has."""
+    def not_pulled(self, name: str) -> LocalModelError:
+        """Returns the error for a model that the server does not have; it names the closest one that it has."""
         there: list[str] = []
         with suppress(LLMError):
             there = [one.name for one in self.models()]
         kin = [one for one in there if full_name(one).rpartition(":")[0] == full_name(name).rpartition(":")[0]]
         near = closest(full_name(name), kin) or next(iter(kin), closest(full_name(name), there))
         hint = f" (did you mean {near!r}?)" if near else ""
-        return Missing(f"Ollama has no model {name!r}{hint}", self.pull_command(name))
-
-    def not_pulled(self, name: str) -> LocalModelError:
-        """Returns the error for a model that it does not have."""
-        missing = self.missing(name)
-        return LocalModelError(f"{missing.what}; run: {missing.mend}", status=404)
+        return LocalModelError(f"Ollama has no model {name!r}{hint}; run: {self.pull_command(name)}", status=404)
 
     def _rows(self, path: str) -> tuple[OllamaModel, ...]:
         rows = self._ask("GET", path).get("models")
@@ -224,20 +209,20 @@ class OllamaServer:
             answer = None
         if status == 200 and answer is not None:
             return answer
-        said = self._redactor.redact(str((answer or {}).get("error", "")))[:200]
+        words = self._redactor.redact(str((answer or {}).get("error", "")))[:200]
         if body and status == 404:
             raise self.not_pulled(str(body["model"]))
         if body and status != 200:
-            raise LocalModelError(f"Ollama refused {body['model']!r}: {said or f'status {status}'}", status=status)
+            raise LocalModelError(f"Ollama refused {body['model']!r}: {words or f'status {status}'}", status=status)
         raise LocalModelError(
             f"the server at {self.url} does not answer {path} like Ollama (status {status}"
-            f"{': ' + said if said else ''}); check api_base, or update Ollama",
+            f"{': ' + words if words else ''}); check api_base, or update Ollama",
             status=status,
         )
 
     @contextmanager
     def _sent(self, method: str, path: str, body: Mapping[str, Any] | None, silence: float) -> Iterator[httpx.Response]:
-        """The response to one request; it fails after `silence` seconds without a byte."""
+        """Yields the response to one request; fails after `silence` seconds without a byte."""
         import httpx
 
         from testronaut_llm.support.http_body import bounded
@@ -246,10 +231,8 @@ class OllamaServer:
             headers = {"accept-encoding": "identity"}
             if self._key is not None:
                 headers["authorization"] = f"Bearer {self._key.get_secret_value()}"
-            hooks = {"response": [bounded]}
-            self._http = httpx.Client(
-                base_url=self.url, headers=headers, event_hooks=hooks, **client_settings(self.url)
-            )
+            settings = client_settings(self.url) | {"event_hooks": {"response": [bounded]}}
+            self._http = httpx.Client(base_url=self.url, headers=headers, **settings)
         timeout = httpx.Timeout(silence, connect=_CONNECT)
         with self._http.stream(method, path, json=body, timeout=timeout) as response:
             yield response
@@ -257,22 +240,18 @@ class OllamaServer:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return value
 
 
-def _named(name: str, rows: tuple[OllamaModel, ...]) -> OllamaModel | None:
-    return next((row for row in rows if full_name(row.name) == full_name(name)), None)
-
-
 def full_name(name: str) -> str:
-    """Returns a name as Ollama tells names apart: `Qwen3` and `registry.ollama.ai/library/qwen3` are `qwen3:latest`."""
+    """Returns a name as Ollama compares it: `Qwen3` and `registry.ollama.ai/library/qwen3` are `qwen3:latest`."""
     name = _IMPLIED.sub("", name.lower())
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def unreachable(url: str, error: Exception) -> LocalModelError:
-    """Returns the error for a server that does not answer at all, or with a body that cannot be read."""
+    """Returns the error for a server that does not answer, or answers with a body that cannot be read."""
     from testronaut_llm.support.http_body import BodyError
 
     if isinstance(error, BodyError):

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, LocalModelError, OutputTruncatedError
 from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
-from testronaut_llm.local.gguf_header import GgufHeader, read_header
-from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.local.model_store import GgufHeader, ModelStore, read_header
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.provider_registry import provider_of, pull_command
 
@@ -26,11 +25,8 @@ Outcome = Literal["pass", "fail", "skipped"]
 Found = tuple[Outcome, str]
 
 WORDS = (
-    "about after all answer back before both build case change check close command copy count date default delete "
-    "each empty end error example exit fail file find first flag folder format give group hand help home input item "
-    "keep key last level line list long main match mode name new next number only open option order other output own "
-    "page part path place point print process query read real remove result right run same save search see set show "
-    "side sort start state step stop string table task test text time tool tree true type unit until use value verbose"
+    "about after all answer back before both build case change check close command copy count date default delete each "
+    "empty end error example exit fail file find first flag folder form give group hand help home input item keep key"
 )
 PROMPT = "Say hello in one short sentence."
 SCHEMA = {
@@ -39,17 +35,12 @@ SCHEMA = {
     "required": ["word", "sure"],
     "additionalProperties": False,
 }
-LONG = 2000
-"""Words of the prompt that has to be read whole, each at least a token; fewer where the window is small."""
-WINDOW_PER_WORD = 4
-"""Tokens of window for each word of it: a word may be two tokens, and the answer needs some."""
+LONG, WINDOW_PER_WORD = 2000, 4
+"""Words of a prompt that has to be read whole, fewer if the window is small: a word may be two tokens."""
 NO_TEMPLATE = (
-    "{what}: it gets its prompts without the marks it was trained on, and talks nonsense; take one that was packed "
-    "with its template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or give it one "
-    "in a Modelfile"
+    "its template is {}: it gets its prompts without the marks it was trained on, and talks nonsense; pull one with a "
+    "template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or write a Modelfile"
 )
-SKIPPED: Outcome = "skipped"
-VECTORS: Found = SKIPPED, "it makes vectors, no text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +55,7 @@ class Finding:
 def alone(config: LLMConfig, reference: str) -> LLMConfig:
     """Returns a configuration with this one model of `config`, named `it`, and neither cache nor budget.
 
-    Raises:
-        ConfigError: there is no such model, or it is no local one.
+    Raises ConfigError: there is no such model, or it is not a local one.
     """
     model = config.model(reference)
     if provider_of(model).name not in ("embedded", "ollama"):
@@ -86,7 +76,26 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
     return made.model_copy(update={"models": {"it": model.model_copy(update={"alias": "it"})}})
 
 
-def seconds_to_load(llm: LLMManager) -> float:
+def verify(llm: LLMManager) -> Iterator[Finding]:
+    """Checks the model `it` of a manager that `alone` configured, one thing after the other."""
+    model = llm.config.model("it")
+    makes = ""
+    for check, needs, run in _CHECKS:
+        outcome: Outcome = "skipped"
+        try:
+            if needs and needs != makes:
+                why = f"it makes {makes}, no {needs}" if makes else "it does not load"
+            else:
+                outcome, why = run(llm, model)
+                if run is _loads:
+                    makes = "vectors" if makes_vectors(model) else "text"
+        except LLMError as error:
+            last = error.last if isinstance(error, AllModelsFailedError) else None
+            outcome, why = "fail", f"{(last or error).code}: {last or error}"
+        yield Finding(check=check, outcome=outcome, why=why)
+
+
+def loading_time(llm: LLMManager) -> float:
     """Loads the model `it` and returns the seconds; LiteLLM is loaded before the clock starts."""
     llm.warm_up()
     began = time.perf_counter()
@@ -94,28 +103,8 @@ def seconds_to_load(llm: LLMManager) -> float:
     return time.perf_counter() - began
 
 
-def verify(llm: LLMManager) -> Iterator[Finding]:
-    """Checks the model `it` of a manager that `alone` configured, one thing after the other."""
-    model = llm.config.model("it")
-    makes, outcome, why = "", SKIPPED, ""
-    for check, needs, run in _CHECKS:
-        try:
-            if needs and not makes:
-                outcome, why = SKIPPED, "it does not load"
-            elif needs and needs != makes:
-                outcome, why = SKIPPED, f"it makes {makes}, no {needs}"
-            else:
-                outcome, why = run(llm, model)
-        except LLMError as error:
-            last = error.last if isinstance(error, AllModelsFailedError) else None
-            outcome, why = "fail", f"{(last or error).code}: {last or error}"
-        if run is _loads and outcome == "pass":
-            makes = "vectors" if makes_vectors(model) else "text"
-        yield Finding(check=check, outcome=outcome, why=why)
-
-
 def makes_vectors(model: ModelConfig) -> bool:
-    """True if a model is for embeddings, not for text. Raises LocalModelError: it is not here, or damaged."""
+    """True if a model is for embeddings, not for text. Raises LocalModelError: it is missing or damaged."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             return server.makes_vectors(model.name)
@@ -123,13 +112,12 @@ def makes_vectors(model: ModelConfig) -> bool:
 
 
 def ollama_template(server: OllamaServer, name: str) -> Found:
-    """Checks the chat template of a model. Raises LocalModelError: it is not there, or no Ollama answers."""
+    """Checks the chat template of a model. Raises LocalModelError: it is missing, or no Ollama answers."""
     details = server.show(name)
     if details.capabilities and "completion" not in details.capabilities:
-        return VECTORS
-    text = "".join(details.template.split())
-    if text in ("", "{{.Prompt}}"):
-        return "fail", NO_TEMPLATE.format(what="its template is empty" if not text else "its template is {{ .Prompt }}")
+        return "skipped", "it makes vectors, no text"
+    if (text := "".join(details.template.split())) in ("", "{{.Prompt}}"):
+        return "fail", NO_TEMPLATE.format("{{ .Prompt }}" if text else "empty")
     return "pass", f"of {len(details.template):,} characters"
 
 
@@ -145,7 +133,7 @@ def _digest(_: LLMManager, model: ModelConfig) -> Found:
         with OllamaServer.of(model) as server:
             if (found := server.find(model.name)) is None:
                 raise server.not_pulled(model.name)
-        digest, checked = found.digest, "Ollama has checked it when it was pulled"
+        digest, checked = found.digest, "Ollama checked it when it was pulled"
     else:
         _header(model)
         stored = ModelStore().get(model.name)
@@ -165,14 +153,14 @@ def _template(_: LLMManager, model: ModelConfig) -> Found:
             return ollama_template(server, model.name)
     header = _header(model)
     if header.pooling is not None:
-        return VECTORS
+        return "skipped", "it makes vectors, no text"
     if header.has_template:
         return "pass", "in the file"
     return "fail", "the file has none, and llama.cpp guesses one; look for a GGUF of the same model that has it"
 
 
 def _loads(llm: LLMManager, _: ModelConfig) -> Found:
-    return "pass", f"in {seconds_to_load(llm):.1f} s"
+    return "pass", f"in {loading_time(llm):.1f} s"
 
 
 def _answers(llm: LLMManager, _: ModelConfig) -> Found:
@@ -198,7 +186,7 @@ def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
     words = itertools.islice(itertools.cycle(WORDS.split()), count)
     usage = llm.complete("lenient", " ".join(words), max_tokens=1).usage
     if usage.estimated:
-        return SKIPPED, "the server does not say how much it read"
+        return "skipped", "the server does not say how much it read"
     counted = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
     if usage.prompt_tokens < count:
         return "fail", f"{counted}: it cuts prompts; raise `num_ctx` in llm.yaml"
@@ -230,4 +218,4 @@ _CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...]
     ("repeats itself", "text", _repeats),
     ("embeds", "vectors", _embeds),
 )
-"""Each with what a model has to make for it: text or vectors, empty for either."""
+"""Name, what the model has to make for it (text or vectors, empty for either), and the check."""

@@ -135,7 +135,7 @@ def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_wi
         first, second = (runner.endpoint(row) for row in rows)
         assert first != second
         assert runner.endpoint(rows[0]) == first
-        settings = [server.process.settings for server in runner._servers.values() if server.process]
+        settings = [server.settings for server in runner.pool.servers.values()]
         told = next(one for one in settings if one["threads"] == 1 and one["batch"] == 64)
         assert told["hardware"] == extra
     finally:

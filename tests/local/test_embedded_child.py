@@ -19,8 +19,8 @@ from testronaut_llm.local import embedded_child
 from testronaut_llm.local.local_provider import Endpoint
 
 
-@pytest.fixture
-def exits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _exits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ends of the process are SystemExit here, and the process stays as it is."""
 
     def leave(status: int) -> None:
@@ -31,31 +31,24 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(file: Path, **changes: object) -> dict[str, object]:
-    return {
-        "model": str(file),
-        "token": "t0ken",
-        "context": 1024,
-        "batch": 256,
-        "threads": 1,
-        "slots": 1,
-        "embeddings": False,
-        "pooling": None,
-        "hardware": {},
-        "parent": os.getppid(),
-    } | changes
+    usual = {"token": "t0ken", "context": 1024, "batch": 256, "threads": 1, "slots": 1, "embeddings": False}
+    return {"model": str(file), "pooling": None, "hardware": {}, "parent": os.getppid(), **usual, **changes}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, told: dict[str, object]) -> object:
+    def refuse(*_: object) -> None:
+        raise PermissionError  # a sandbox may forbid the wish to be ended first when memory runs out
+
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(json.dumps(told).encode() + b"\n")))
     monkeypatch.setattr(embedded_child, "_end_with", lambda parent: None)
-    monkeypatch.setattr(embedded_child, "_be_the_first_to_go", lambda: None)
+    monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(SystemExit) as caught:
         embedded_child.main()
     return caught.value.code
 
 
 def test_it_serves_until_stdin_ends(
-    exits: None, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line of settings in, one line with the address out, and the end when the parent hangs up."""
     assert run(monkeypatch, settings(tiny_gguf)) == 0
@@ -63,7 +56,7 @@ def test_it_serves_until_stdin_ends(
 
 
 def test_a_model_that_cannot_be_loaded_ends_it_without_a_traceback(
-    exits: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What llama.cpp says is all that is said."""
     assert run(monkeypatch, settings(tmp_path / "nowhere.gguf")) == 1
@@ -74,59 +67,32 @@ def test_a_model_that_cannot_be_loaded_ends_it_without_a_traceback(
 
 
 @pytest.mark.parametrize("pooling", [None, 3])
-def test_embeddings_are_pooled_as_the_model_says_or_by_the_mean(tiny_gguf: Path, pooling: int | None) -> None:
-    """A chat model, which names no pooling, gives one vector a text all the same."""
+def test_the_settings_reach_the_server(tiny_gguf: Path, pooling: int | None) -> None:
+    """The token; and a chat model, which names no pooling, gives one vector a text all the same."""
     server = embedded_child._serve(settings(tiny_gguf, embeddings=True, pooling=pooling))
     endpoint = Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken")
     (row,) = post(endpoint, "/embeddings", {"input": ["a b c"]})["data"]
     assert len(row["embedding"]) == 64
-
-
-def test_the_settings_reach_the_server(tiny_gguf: Path) -> None:
-    """Token and context are what was asked for."""
-    server = embedded_child._serve(settings(tiny_gguf))
+    hardware = {"num_gpu": 0, "use_mmap": pooling is None, "draft_num_predict": 1}
+    server = embedded_child._serve(settings(tiny_gguf, hardware=hardware))
     answer = chat(Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken"), "Say hello.")
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_a_parent_that_is_gone_already_ends_it(exits: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its start and the call that ties it to the parent, the parent may have died."""
+def test_it_is_tied_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel, and by a thread that looks; if the parent died before, it ends at once."""
     asked: list[tuple[int, int]] = []
+    started: list[str] = []
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *args: asked.append(args)))
+    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self._target.__name__))
     with pytest.raises(SystemExit):
         embedded_child._end_with(parent=-1)
-    assert asked == [(1, signal.SIGKILL)]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="parents")
-def test_the_parent_is_watched(exits: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the process gets another parent, it ends."""
+    assert (asked, started) == ([(1, signal.SIGKILL)], [])
+    embedded_child._end_with(os.getppid())
+    assert started == ["_watch"]
     parents = iter([7, 7, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
     monkeypatch.setattr(embedded_child.time, "sleep", lambda _: None)
     with pytest.raises(SystemExit):
         embedded_child._watch(7)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="parents")
-def test_the_watch_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the right parent the child goes on, with a thread that looks after it."""
-    started: list[str] = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: None))
-    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self._target.__name__))
-    embedded_child._end_with(os.getppid())
-    assert started == ["_watch"]
-
-
-def test_where_the_system_says_no_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox may forbid the wish to be ended first; that is no reason to fail."""
-    wrote: list[str] = []
-
-    def refuse(file: Path, text: str) -> None:
-        wrote.append(text)
-        raise PermissionError
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    embedded_child._be_the_first_to_go()
-    assert wrote == ["1000"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,22 @@ from fixtures_local import TINY, stored
 from ollama_kit import UNLOADED, Ollama
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.bench import Speed, SpeedHistory, bench
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.verify import alone
 
-NANO = 1_000_000_000
+NAME = f"embedded/{TINY}"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def speed(model: str = "embedded/a", **fields: Any) -> Speed:
-    made = {"at": "2026-11-23T00:00:00+00:00", "source": "llama.cpp", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
+    made = {"at": "2026-11-23T00:00:00+00:00", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
     return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})
 
 
@@ -31,77 +37,59 @@ def row(model: str = "embedded/a", **fields: Any) -> ModelConfig:
     return ModelConfig(alias="m", model=model, **fields)
 
 
-@pytest.fixture
-def home(tiny_gguf: Path) -> ModelStore:
-    store = ModelStore()
-    store.folder.parent.mkdir(parents=True)
-    return stored(store, tiny_gguf)
+def a_file(row: dict[str, Any], **task: Any) -> LLMConfig:
+    return LLMConfig(models={"m": row}, tasks={"default": {"models": ["m"], **task}})  # type: ignore[dict-item]
 
 
-def test_an_embedded_model_is_measured(home: ModelStore) -> None:
-    """Real numbers of the tiny model: loaded, asked alone and together, weighed."""
+def measured(config: LLMConfig, rounds: int = 2, told: Callable[[str], None] = lambda _: None) -> Speed:
+    with LLMManager(config=alone(config, "m")) as llm:
+        return bench(llm, rounds=rounds, told=told)
+
+
+@pytest.mark.usefixtures("home")
+def test_an_embedded_model_is_measured() -> None:
+    """Real numbers of the tiny model: loaded, asked twice a round."""
     told: list[str] = []
-    config = LLMConfig(models={}, tasks={"default": {"models": [f"embedded/{TINY}"]}})  # type: ignore[dict-item]
-    with LLMManager(config=alone(config, f"embedded/{TINY}")) as llm:
-        found = bench(llm, rounds=2, at_once=3, told=told.append)
-    assert found.source == "llama.cpp"
-    assert found.load is not None
-    assert found.load > 0
+    found = measured(a_file({"model": NAME}), told=told.append)
     assert found.prompt_tokens > 300
-    assert min(found.first, found.prompt_rate, found.answer_rate, found.rate_at_once or 0) > 0
-    assert (found.memory or 0) > 10 * 2**20
-    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2", "3 at once"]
+    assert min(found.load or 0, found.first, found.prompt_rate, found.answer_rate) > 0
+    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2"]
 
 
-def test_ollama_is_taken_at_its_word(ollama: Ollama) -> None:
-    """P44: its own durations, of a model that was out of memory before; no round repeats another's prompt."""
-    ollama.answer = lambda _: {
-        "prompt_eval_count": 400,
-        "prompt_eval_duration": 2 * NANO,
-        "eval_count": 51,
-        "eval_duration": 5 * NANO,
-    }
-    config = LLMConfig(models={"m": ollama.row(num_ctx=4096)}, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
-    with LLMManager(config=alone(config, "m")) as llm:
-        found = bench(llm, rounds=2, told=lambda _: None)
-    assert (found.source, found.first, found.prompt_rate, found.answer_rate) == ("ollama", 2.0, 200.0, 10.0)
-    assert (found.prompt_tokens, found.memory, found.at_once, found.rate_at_once) == (400, 1, 1, None)
-    assert ollama.paths.count("/api/generate") == 2  # out of memory, and in again
-    assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 2
-    assert {body["options"]["num_ctx"] for body in ollama.bodies()} == {4096}
+def test_reading_and_writing_are_told_apart(ollama: Ollama) -> None:
+    """P44: a round is a call for one token and a longer one, of a model that was out of memory before."""
 
+    def slow(body: dict[str, Any]) -> dict[str, Any]:
+        tokens = body["options"]["num_predict"]
+        time.sleep(0.1 + 0.002 * (tokens - 1))
+        return {"prompt_eval_count": 400, "eval_count": tokens, "done_reason": "length"}
 
-def test_what_is_measured_of_ollama_is_what_calls_load(ollama: Ollama) -> None:
-    """The window that the tasks of the file need, the options of the row, and no other load in between."""
-    ollama.answer = lambda _: {"eval_count": 9, "eval_duration": 10**9, "prompt_eval_duration": 10**9}
-    row = ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m")
-    config = LLMConfig(models={"m": row}, tasks={"default": {"models": ["m"], "max_tokens": 8000}})  # type: ignore[dict-item]
-    ollama.shown = 32768
-    with LLMManager(config=alone(config, "m")) as llm:
-        bench(llm, rounds=2, told=lambda _: None)
+    ollama.answer, ollama.shown = slow, 32768
+    config = a_file(ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m"), max_tokens=8000)
+    found = measured(config)
+    assert found.prompt_tokens == 400
+    assert 1000 < found.prompt_rate < 4000  # 400 in 0.1 s
+    assert 100 < found.answer_rate < 550  # 500, less what the calls take
+    assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 5
+    ollama.answer = lambda _: {}
     with LLMManager(config=config) as llm:
         llm.complete(None, "Say hello.", cache="off")
-    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]
+    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]  # as calls load it, and never again
     assert all(body["options"]["top_k"] == 1 and body["shift"] is False for body in ollama.bodies())
 
 
 def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
-    """Vectors, and answers without an end to time."""
-    config = LLMConfig(models={"m": ollama.row()}, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
+    """Vectors, answers without a second token, and a model that is not there."""
     ollama.answer = lambda _: {"eval_count": 1}
-    with LLMManager(config=alone(config, "m")) as llm:
-        with pytest.raises(LocalModelError, match="no more than one token"):
-            bench(llm, rounds=1, told=lambda _: None)
-        ollama.capabilities = ["embedding"]
-        with pytest.raises(LocalModelError, match="makes vectors"):
-            bench(llm, rounds=1, told=lambda _: None)
-        ollama.has = False
-        with pytest.raises(LocalModelError, match="testronaut-llm models pull ollama/small:1b"):
-            bench(llm, rounds=1, told=lambda _: None)
+    for said in ("no answer long enough to time", "makes vectors", "testronaut-llm models pull ollama/small:1b"):
+        ollama.has = "pull" not in said
+        ollama.capabilities = ["embedding" if "vectors" in said else "completion"]
+        with pytest.raises(LocalModelError, match=said):
+            measured(a_file(ollama.row()), rounds=1)
 
 
 def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
-    """Two servers are two models; another process sees what was added; a file of a version that kept more is read."""
+    """Two servers are two models; another process sees what was added; files of other versions are read."""
     history, other = SpeedHistory(tmp_path / "deep" / "speeds.json"), SpeedHistory(tmp_path / "deep" / "speeds.json")
     assert other.latest(row()) is None
     here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
@@ -110,14 +98,23 @@ def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None
     assert [getattr(other.latest(one), "first", None) for one in (here, there)] == [3, 9]
     assert stat.S_IMODE(history.path.stat().st_mode) == 0o600
     rows = json.loads(history.path.read_text())
-    rows["models"]["ollama/q@http://127.0.0.1:9"].append(_as_row(speed("ollama/q", first=7)))
+    rows["models"]["ollama/q@http://127.0.0.1:9"].append(_as_row(speed("ollama/q", first=7)) | {"memory": 5})
     history.path.write_text(json.dumps(rows))
     assert getattr(other.latest(there), "first", None) == 7
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}'])
+def _as_row(one: Speed) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in Speed.__slots__}
+
+
+ZERO = {"models": {"embedded/a": [{**_as_row(speed()), "answer_rate": 0}]}}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}', json.dumps(ZERO)]
+)
 def test_a_history_that_cannot_be_read_is_empty_and_begun_anew(tmp_path: Path, text: str) -> None:
-    """It costs a column of a table, never a call."""
+    """It costs a column of a table, never a call; a speed of nothing, by which a route would divide, is none."""
     (tmp_path / "speeds.json").write_text(text)
     history = SpeedHistory(tmp_path / "speeds.json")
     assert history.latest(row()) is None
@@ -125,25 +122,14 @@ def test_a_history_that_cannot_be_read_is_empty_and_begun_anew(tmp_path: Path, t
     assert history.latest(row()) == speed()
 
 
-def test_a_speed_of_nothing_is_no_speed(tmp_path: Path) -> None:
-    """Or a route would divide by it."""
-    row_of_it = {**_as_row(speed()), "answer_rate": 0}
-    (tmp_path / "speeds.json").write_text(json.dumps({"models": {"embedded/a": [row_of_it]}}))
-    assert SpeedHistory(tmp_path / "speeds.json").latest(row()) is None
-
-
-def _as_row(one: Speed) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in Speed.__slots__}
-
-
 def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(home: ModelStore, tiny_gguf: Path) -> None:
     """Once both were measured; until then the user's order holds."""
     stored(home, tiny_gguf, "fast")
-    models = {"slow": {"model": f"embedded/{TINY}"}, "fast": {"model": "embedded/fast"}}
+    models = {"slow": {"model": NAME}, "fast": {"model": "embedded/fast"}}
     config = LLMConfig(models=models, tasks={"default": {"models": ["slow", "fast"]}})  # type: ignore[arg-type]
     history = SpeedHistory()
     with LLMManager(config=config) as llm:
-        history.add(config.model("slow"), speed(f"embedded/{TINY}", answer_rate=1.0))
+        history.add(config.model("slow"), speed(NAME, answer_rate=1.0))
         first = llm.route(None, "hi there").candidates
         assert [one.alias for one in first] == ["slow", "fast"]
         history.add(config.model("fast"), speed("embedded/fast", answer_rate=100.0))
@@ -155,32 +141,19 @@ def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(hom
     assert "free, about" in fast.reason
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    monkeypatch.setattr("sys.argv", ["testronaut-llm", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
-def test_the_command_measures_keeps_and_shows(
-    home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("home")
+def test_the_command_measures_keeps_and_shows(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """A table, JSON; `models list` shows it, and `route` has a column of seconds then."""
-    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "-n", "2")
+    assert command("models", "bench", NAME, "--rounds", "2") == 0
     out, err = capsys.readouterr()
     assert "tokens/s" in out
-    assert "2 at once" in err
-    assert not _run(monkeypatch, "models", "bench", f"embedded/{TINY}", "--rounds", "1", "--json")
-    assert json.loads(capsys.readouterr().out)["model"] == f"embedded/{TINY}"
-    assert not _run(monkeypatch, "models", "list")
-    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith(f"embedded/{TINY}\t"))
+    assert "round 2 of 2" in err
+    assert command("models", "bench", NAME, "--rounds", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["model"] == NAME
+    assert command("models", "list") == 0
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith(f"{NAME}\t"))
     assert "tokens/s" in line
-    Path("llm.yaml").write_text(f"version: 1\ntasks:\n  default: {{models: [embedded/{TINY}, openai/gpt-4o-mini]}}\n")
-    assert not _run(monkeypatch, "route", "default", "hi", "-c", "llm.yaml")
+    Path("llm.yaml").write_text(f"version: 1\ntasks:\n  default: {{models: [{NAME}, openai/gpt-4o-mini]}}\n")
+    assert command("route", "default", "hi", "-c", "llm.yaml") == 0
     head, first, *_ = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert first[head.index("seconds")] not in ("?", "")
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)

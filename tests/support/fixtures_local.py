@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,33 @@ def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
     """A store of this test's own that holds the tiny model."""
     return stored(ModelStore(tmp_path / "models"), tiny_gguf)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> ModelStore:
+    """A store without models."""
+    return ModelStore(tmp_path / "models")
+
+
+@pytest.fixture
+def home(tiny_gguf: Path) -> ModelStore:
+    """The user's own store, with the tiny model."""
+    return stored(ModelStore(), tiny_gguf)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command line in this process; returns its exit code."""
+
+    def run(*arguments: str) -> int:
+        from testronaut_llm.cli import main
+
+        monkeypatch.setattr("sys.argv", ["testronaut-llm", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,11 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(json.dumps(value), status, content_type="application/json")
 
 
+def recording(name: str, *values: Any, ignored: tuple[str, ...] = ()) -> Any:
+    """A test case that replays `cassettes/ollama/<name>.yaml`; `ignored` are body fields that differ from ours."""
+    return pytest.param(*values, id=name, marks=pytest.mark.llm_cassette(f"ollama/{name}", ignored=ignored))
+
+
 @pytest.fixture
 def ollama(httpserver: HTTPServer) -> Ollama:
     """A server of its own for each test."""
