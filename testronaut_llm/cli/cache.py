@@ -22,7 +22,7 @@ group = typer.Typer(name="cache", no_args_is_help=True, help="Show, delete, expo
 Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
 
 
-@group.command("stats")
+@group.command()
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Show how many answers are stored, of which tasks, how large the store is, and what it saved this llm.yaml."""
     files = _files(config)
@@ -43,7 +43,7 @@ def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     screen.show({**found, "tasks": tasks}, "cache", ("what", "value"), rows, as_json=as_json)
 
 
-@group.command("clear")
+@group.command()
 def clear(
     task: Task = None,
     older_than: Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")] = None,
@@ -58,7 +58,7 @@ def clear(
     screen.note(f"answers deleted: {files.clear(task=task, before=before):,}")
 
 
-@group.command("export")
+@group.command()
 def export(
     file: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
     task: Task = None,

