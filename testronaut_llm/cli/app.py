@@ -78,7 +78,7 @@ def _run() -> int:
             screen.out_json({"error": error})
         lines = [f"error ({error.code}): {error}", *getattr(error, "__notes__", ())]
         if isinstance(error, NoReadyModelError):
-            lines.append(_without_key())
+            lines.append(f"  without any key: {_without_key()}")
         screen.note("\n".join(lines))
         return code_of(error)
     except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
@@ -99,13 +99,14 @@ def code_of(error: LLMError) -> int:
 
 
 def _without_key() -> str:
-    """Returns the steps to an answer of the embedded model, from what is missing on."""
+    """Returns the steps to an answer of the embedded model, without those that are done."""
     from testronaut_llm.local.local_provider import INSTALL
     from testronaut_llm.local.model_downloader import DEFAULT
     from testronaut_llm.local.model_store import ModelStore
 
-    steps = [] if importlib.util.find_spec("xllamacpp") else [INSTALL]
+    steps = [f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (a weak model)"]
     if not ModelStore().get(DEFAULT):
-        steps.append(f"testronaut-llm models pull embedded/{DEFAULT}")
-    steps.append(f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (a weak model)")
-    return "  without any key: " + "\n  then ".join(steps)
+        steps.insert(0, f"testronaut-llm models pull embedded/{DEFAULT}")
+    if importlib.util.find_spec("xllamacpp") is None:
+        steps.insert(0, INSTALL)
+    return "\n  then ".join(steps)

@@ -30,7 +30,7 @@ from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.records import Answer, CacheMode, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.compare import ComparedPrompt
+    from testronaut_llm.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
@@ -157,7 +157,7 @@ def compare(
     models: Annotated[str, typer.Option("--models", "-m", help="The models to ask, separated by commas.")] = "",
     task: Annotated[str | None, typer.Option(help="The task whose settings are used (default: `default`).")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help='Prompts, one JSON a line: a string, or {"prompt": ...}.')
+        Path | None, typer.Option("--file", "-f", help="Prompts, one JSON a line, as `run --batch`.")
     ] = None,
     schema: SchemaFile = None,
     cache: CacheOption = None,
@@ -177,41 +177,37 @@ def compare(
     prompts: list[Prompt] = [one for *_, one in prompts_of(file)] if file else [str(prompt)]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
-    wanted, mode = read_schema(schema), cast("CacheMode | None", "off" if no_cache else cache)
+    mode = cast("CacheMode | None", "off" if no_cache else cache)
     with asking(config) as llm:
-        found = llm.compare(task, prompts, models=names, schema=wanted, cache=mode)
+        found = llm.compare(task, prompts, models=names, schema=read_schema(schema), cache=mode)
     if as_json:
         screen.out_json(found)
     else:
-        for number, one in enumerate(found.prompts, 1):
-            _show_compared(number, one)
-        columns = ("model", "answered", "failed", "valid", "cost", "seconds")
-        rows = [
-            (t.model, t.answered, t.failed, "-" if t.valid is None else f"{t.valid:.0%}", t.cost, f"{t.latency:.1f}")
-            for t in found.totals
-        ]
-        screen.table("all prompts", columns, rows)
+        _show_comparison(found)
     screen.note(f"this run cost {bill(llm)}")
     if not any(totals.answered for totals in found.totals):
         raise typer.Exit(screen.FAILED)
 
 
-def _show_compared(number: int, one: ComparedPrompt) -> None:
-    text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
-    rows = [
-        (model, result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}")
-        for model, result in one.results.items()
+def _show_comparison(found: Comparison) -> None:
+    for number, one in enumerate(found.prompts, 1):
+        text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
+        rows = [
+            (model, result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}")
+            for model, result in one.results.items()
+        ]
+        screen.table(f"{number}. {textwrap.shorten(text, 80, placeholder='...')}", ("model", "answer"), rows)
+        same, words = one.agreement, "fewer than two answers"
+        if same is not None:
+            kinds = {"same text": same.exact, "same JSON values": same.json, "same words": same.normalised}
+            words = next((kind for kind, holds in kinds.items() if holds), "none")
+            if same.different:
+                paths = ", ".join([*same.different[:_PATHS_SHOWN], *["..."] * (len(same.different) > _PATHS_SHOWN)])
+                words = f"{len(same.same)} of {len(same.same) + len(same.different)} values, not {paths}"
+        screen.out(f"agreement: {words}\n")
+    columns = ("model", "answered", "failed", "valid", "cost", "seconds")
+    totals = [
+        (one.model, one.answered, one.failed, "-" if one.valid is None else f"{one.valid:.0%}", one.cost, one.latency)
+        for one in found.totals
     ]
-    screen.table(f"{number}. {textwrap.shorten(text, 80, placeholder='...')}", ("model", "answer"), rows)
-    found = one.agreement
-    if found is None:
-        agreement = "fewer than two answers"
-    elif found.different:
-        more = len(found.different) - _PATHS_SHOWN
-        paths = ", ".join(found.different[:_PATHS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        agreement = f"{len(found.same)} of {len(found.same) + len(found.different)} values, not {paths}"
-    elif found.exact or found.json:
-        agreement = "exact" if found.exact else "the same JSON values"
-    else:
-        agreement = "all but white space, case and punctuation" if found.normalised else "none"
-    screen.out(f"agreement: {agreement}\n")
+    screen.table("all prompts", columns, totals)

@@ -40,7 +40,7 @@ def check(
         models = [_report(llm, alias, live=live, params=params or live) for alias in names]
     ready = {one["alias"] for one in models if one["ready"]}
     table = next(iter(PriceTable.load().tables()), None)
-    found = {
+    found: dict[str, Any] = {
         "file": settings.path,
         "trusted": settings.trusted,
         "ignored": settings.ignored,

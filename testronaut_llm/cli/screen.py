@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -100,7 +101,19 @@ def out(text: str, end: str = "\n", *, is_answer: bool = False) -> None:
 
 def note(text: str) -> None:
     """Prints to stderr."""
-    sys.stderr.write(text + "\n")
+    on_terminal = sys.stderr.isatty()
+    sys.stderr.write("\n".join(_wrapped(text, shutil.get_terminal_size().columns) if on_terminal else [text]) + "\n")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Returns the lines of a text. What is too long is broken after semicolons, then between words, and indented."""
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        for part in [line] if len(line) <= width else re.split("(?<=;) ", line):
+            lines += wrapper.wrap(part)
+            wrapper.initial_indent = "    "
+    return lines
 
 
 def out_json(value: Any) -> None:
@@ -123,12 +136,14 @@ def plain(value: Any) -> Any:
     return TypeAdapter(Any).dump_python(value, mode="json", by_alias=False, fallback=fallback)
 
 
-def show(value: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool) -> None:
-    """Prints a value as JSON, or its rows as a table."""
-    if as_json:
-        out_json(value)
-    else:
-        table(title, columns, rows)
+def facts(title: str, found: Mapping[str, Any], units: Mapping[str, str] | None = None) -> None:
+    """Prints what is known of a thing as a table, with units."""
+    rows = [
+        (name.replace("_", " "), f"{_cell(value)} {(units or {}).get(name, '')}".rstrip())
+        for name, value in found.items()
+        if value is not None
+    ]
+    table(title, ("what", "value"), rows)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, drawn: bool | None = None) -> None:
@@ -148,26 +163,27 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     sizes = [max(map(cell_len, column)) + 2 for column in zip(*cells, strict=True)]
     below: dict[str, list[str]] = {}
     if any("\n" in row[-1] for row in cells) or (sizes[-1] > _SHORT and sum(sizes) - 2 > width):
-        for row in cells[1:]:
-            below.setdefault(row[-1], []).append(row[0])
-        cells = [row[:-1] for row in cells if len(row) > 2]
-    lines = ["".join(map(set_cell_size, row, sizes)).rstrip() for row in cells]
-    wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for name, *_, text in cells[1:]:
+            if text:
+                below.setdefault(text, []).append(name)
+        cells = [row[:-1] for row in cells if len(row) > 2]  # names alone would say nothing
+    lines = [title, *("".join(map(set_cell_size, row, sizes)).rstrip() for row in cells)]
     for text, names in below.items():
-        first, *more = f"{', '.join(names)}: {text}".splitlines() if text else [""]
-        lines += [*wrapper.wrap(first), *(line for one in more for line in wrapper.wrap(f"    {one.strip()}"))]
-    out("\n".join(filter(None, (title, *lines))))
+        lines += _wrapped(f"{', '.join(names)}: {text}", width)
+    out("\n".join(lines))
 
 
 def _cell(value: object) -> str:
-    """Returns `?` for None, `yes` or `no`, `1,234`, `$1.25`, or the text."""
+    """Returns `?` for None, `yes` or `no`, `1,234`, `$1.25`, `a 1, b 2` for a mapping, or the text."""
     if value is None:
         return "?"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Decimal):
         return usd(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_cell(one)}" for name, one in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

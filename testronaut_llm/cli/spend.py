@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -99,41 +100,21 @@ def page(found: Spend) -> str:
         Path(__file__).with_name("spend.html").read_text("utf-8")
     )
     models = sorted(found.by_model, key=lambda name: found.by_model[name].cost, reverse=True)
-    series = models if len(models) <= _SERIES else [*models[: _SERIES - 1], ""]
-    days = _days(found, series) if found.total.cost else []
+    series = models if len(models) <= _SERIES else [*models[: _SERIES - 1], ""]  # "" are all others
+    first, last = min(found.by_day, default=""), max(found.by_day, default="")
+    bars: dict[str, dict[str, Decimal]] = {}
+    if found.total.cost:
+        start, end = date.fromisoformat(first), date.fromisoformat(last)
+        length = len(first if (end - start).days < _MOST_DAYS else "2026-12")  # of a day or a month
+        days = (str(start + timedelta(number)) for number in range((end - start).days + 1))
+        bars = {day[:length]: dict.fromkeys(series, Decimal(0)) for day in days}
+        for row in found.rows:
+            bars[row.day[:length]][row.model if row.model in series else ""] += row.totals.cost
+    most = max((sum(costs.values()) for costs in bars.values()), default=0)
+    tasks = [(name, totals.cost) for name, totals in found.by_task.items()]
     return visible(
-        template.render(
-            found=found,
-            usd=usd,
-            series=series,
-            days=days,
-            most=max((sum(cost for *_, cost in parts) for _, parts in days), default=0),
-            first=min(found.by_day, default=""),
-            last=max(found.by_day, default=""),
-            tasks=[(name, totals.cost) for name, totals in found.by_task.items()],
-        ).lstrip()
-    )
-
-
-def _days(found: Spend, series: list[str]) -> list[tuple[str, list[tuple[int, str, Decimal]]]]:
-    """Returns the cost of each model (place in `series`, name, cost) of each day, or of spans of days if they are many.
-
-    The models that have no place in `series` are its last entry, "".
-    """
-    first, last = (date.fromisoformat(day) for day in (min(found.by_day), max(found.by_day)))
-    span = (last - first).days // _MOST_DAYS + 1
-    costs: list[dict[str, Decimal]] = [{} for _ in range((last - first).days // span + 1)]
-    for row in found.rows:
-        of_day = costs[(date.fromisoformat(row.day) - first).days // span]
-        name = row.model if row.model in series else ""
-        of_day[name] = of_day.get(name, Decimal(0)) + row.totals.cost
-    days = []
-    for number, of_day in enumerate(costs):
-        start = first + timedelta(days=number * span)
-        end = min(start + timedelta(days=span - 1), last)
-        parts = [(place, name, of_day[name]) for place, name in enumerate(series) if of_day.get(name)]
-        days.append((f"{start}" if span == 1 else f"{start} to {end}", parts))
-    return days
+        template.render(found=found, usd=usd, series=series, bars=bars, most=most, first=first, last=last, tasks=tasks)
+    ).lstrip()
 
 
 @prices.command("show")
@@ -151,18 +132,18 @@ def show_prices(
     if price is None:
         fix = f"; {table.mend(found)}" if model in settings.models else ""
         raise ConfigError(f"{found.model} has no known price{fix}")
-    rows: list[tuple[str, object]] = [("source", price.source)]
-    for start, rates in price.tiers:
-        beyond = f" beyond {start:,} prompt tokens" if start else ""
-        for name, rate in screen.plain(rates).items():
-            if rate is not None:
-                rows.append((f"{name.replace('_', ' ')}{beyond}", f"${Decimal(rate).normalize():f} per million tokens"))
-    for name, value in screen.plain(facts).items():
-        if value is not None and name != "known":
-            words = f"{value:,} tokens" if name in ("context_window", "max_output") else value
-            rows.append((name.replace("_", " "), words))
-    value = {"model": found.model, "price": price, "facts": facts}
-    screen.show(value, found.model, ("what", "value"), rows, as_json=as_json)
+    if as_json:
+        screen.out_json({"model": found.model, "price": price, "facts": facts})
+        return
+    rates = {
+        name
+        + (f" beyond {start:,} prompt tokens" if start else ""): f"${Decimal(rate).normalize():f} per million tokens"
+        for start, tier in screen.plain(price.tiers)
+        for name, rate in tier.items()
+        if rate is not None
+    }
+    units = {"context_window": "tokens", "max_output": "tokens"}
+    screen.facts(found.model, {"source": price.source, **rates, **asdict(facts)}, units)
 
 
 @prices.command("update")
