@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class Services:
     def route(self, call: Call, *, dry: bool = False) -> Route:
         """Returns which models to ask, in which order, and why.
 
-        A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
+        A dry run counts the models that cannot be asked, too, and once LiteLLM is loaded, what each would leave out.
         """
         money = self.budgets.money(call)
         scale = Scale(call=call, prices=self.prices, counter=self.counter, money=money, count_all=dry)
@@ -88,7 +89,7 @@ class Services:
         dropped: tuple[str, ...] = ()
         ready = READY if self.offline or not one.kept else readiness(row, probes=self.probes)  # first: asks the server
         seen = self.probes.seen(row, provider)
-        if scale.count_all:
+        if scale.count_all and "litellm" in sys.modules:
             given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}
             dropped = self.dropped_params(row, {name: value for name, value in given.items() if value is not None})
         return scale.weigh(

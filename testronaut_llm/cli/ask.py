@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,94 +13,80 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import testronaut_llm
-from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import (
-    AsJson,
-    CacheOption,
-    ConfigFile,
-    NoCache,
-    PromptFile,
-    SchemaFile,
-    asking,
-    bill,
-    prompts_of,
-    read_prompt,
-    read_schema,
-)
-from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.records import Answer, CacheMode, Candidate, Route
+from testronaut_llm.cli import options, screen
+from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
+from testronaut_llm.local.download import Progress
+from testronaut_llm.records import Answer, CacheMode, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.compare import ComparedPrompt, Comparison
+    from testronaut_llm.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
+_SAME_ANSWER = ("cache", "max_cost")
+"""Options that do not change the answer."""
 _PATHS_SHOWN = 10
 
 
 def run(
     task: TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
-    file: PromptFile = None,
-    schema: SchemaFile = None,
+    file: options.PromptFile = None,
+    schema: options.SchemaFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model instead of the task's.")] = None,
     system: Annotated[str | None, typer.Option(help="System text, in place of the task's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     max_cost: Annotated[str | None, typer.Option(help="Most that the call may cost, in USD.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it arrives.")] = False,
-    cache: CacheOption = None,
-    no_cache: NoCache = False,
+    cache: options.CacheOption = None,
+    no_cache: options.NoCache = False,
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; what is there is not asked.")] = None,
     concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at the same time.")] = 8,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Ask a task and print the answer; or ask a file of prompts and write a file of answers.
 
     Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
     """
-    options = {
-        "system": system,
-        "schema": read_schema(schema),
-        "model": model,
-        "max_tokens": max_tokens,
-        "max_cost": max_cost,
-        "cache": "off" if no_cache else cache,
-    }
+    given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
+    given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
     if batch is None and out is None:
-        _one(task, read_prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
+        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, config=config)
         return
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
-    from testronaut_llm.cli.batch import run_batch
-
-    with asking(config) as llm:
-        failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=options)
+    with options.asking(config) as llm:
+        failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
     if failed:
         raise typer.Exit(screen.FAILED)
 
 
-def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
+def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
     from testronaut_llm.cli.models import offer
 
-    with asking(config) as llm:
-        offer(llm, task, options["model"])
+    with options.asking(config) as llm:
+        offer(llm, task, given["model"])
         if stream:
-            answer = _streamed(llm.stream(task, text, **options), silent=as_json)
+            answer = _streamed(llm.stream(task, text, **given), silent=as_json)
         else:
-            answer = llm.complete(task, text, **options)
+            answer = llm.complete(task, text, **given)
     try:
         if as_json:
             screen.out_json(answer)
         elif not stream:
-            screen.answer(answer.text)
+            indented = given["schema"] is not None and sys.stdout.isatty()
+            said = json.dumps(answer.parsed, ensure_ascii=False, indent=2) if indented else answer.text
+            screen.out(said, is_answer=True)
     except screen.CannotPrintError as error:
         error.add_note("the answer is in the cache, unless the cache is off: run the command again")
         raise
     source = "from the cache, " if answer.cached else ""
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    screen.note(f"{answer.model} ({answer.provider_model}): {source}{tokens}, {bill(llm)}, {answer.latency:.1f} s")
+    screen.note(
+        f"{answer.model} ({answer.provider_model}): {source}{tokens}, {options.bill(llm)}, {answer.latency:.1f} s"
+    )
 
 
 def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any]:
@@ -108,24 +97,68 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
             for piece in pieces:
                 if not silent:
                     begun = True
-                    screen.answer(piece, end="")
+                    screen.out(piece, end="", is_answer=True)
         finally:
             if begun:
                 screen.out("")
         return pieces.answer
 
 
+def run_batch(
+    llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
+) -> int:
+    """Asks each prompt that has no answer in `out` yet, and returns how many failed. Raises LLMError: a wrong file."""
+    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
+    salt = json.dumps(shared, sort_keys=True, default=str)
+    done, end = options.read_answers(out)
+    total = answered = failed = 0
+    for key, _ in options.keyed(prompts, salt):
+        total += 1
+        answered += key in done
+    asked: dict[int, options.Key] = {}
+
+    def missing() -> Iterator[Prompt]:
+        for place, (key, prompt) in enumerate(one for one in options.keyed(prompts, salt) if one[0] not in done):
+            asked[place] = key
+            yield prompt
+
+    def take(place: int, result: Answer[Any] | LLMError) -> None:
+        nonlocal answered, failed
+        options.append(file, asked.pop(place), result)
+        answered += isinstance(result, Answer)
+        failed += isinstance(result, LLMError)
+        words = f"{f'{failed:,} failed, ' if failed else ''}{options.bill(llm)}"
+        show(Progress(done=answered + failed, total=total, note=words))
+
+    def state() -> str:
+        return f"{answered:,} of {total:,} answered{f', {failed:,} failed' if failed else ''}; {options.bill(llm)}"
+
+    if answered:
+        screen.note(f"{out}: {answered:,} of {total:,} are answered already")
+    try:
+        with options.opened(out, end) as file, screen.progress(str(out), "prompts") as show:
+            llm.answer_each(task, missing(), take, concurrency=concurrency, **given)
+    except KeyboardInterrupt:
+        screen.note(f"stopped with {state()}; run the same command again to continue")
+        raise
+    screen.note(f"{out}: {state()}{'; run the same command again to ask those that failed' if failed else ''}")
+    return failed
+
+
 def route(
     task: TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
-    file: PromptFile = None,
+    file: options.PromptFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Estimate for this model, as `run -m`.")] = None,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
+    params: options.Params = False,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Sends nothing."""
-    text = "" if prompt is None and file is None else read_prompt(prompt, file)
+    text = "" if prompt is None and file is None else options.read_prompt(prompt, file)
     with testronaut_llm.LLMManager(config) as llm:
+        if params:
+            llm.warm_up()
         found = llm.route(task, text, model=model)
     if as_json:
         shown = [{one.name: getattr(each, one.name) for one in fields(each) if one.repr} for each in found.candidates]
@@ -136,23 +169,19 @@ def route(
 
 def show_route(found: Route, *, drawn: bool | None = None) -> None:
     """Prints the candidates as a table, with seconds if a local model was measured by `models bench`."""
-    columns = ["model", "is", "tokens", "answer", "cost", "at most", "kept", "why"]
-    rows = [_candidate(one) for one in found.candidates]
-    if any(one.est_seconds is not None for one in found.candidates):
-        columns.insert(-2, "seconds")
-        for row, one in zip(rows, found.candidates, strict=True):
-            row.insert(-2, one.est_seconds and f"{one.est_seconds:.2g}")
+    measured = any(one.est_seconds is not None for one in found.candidates)
+    rows = []
+    for one in found.candidates:
+        tokens = "?" if one.est_tokens is None else f"{one.est_tokens:,} + {one.est_completion_tokens or 0:,}"
+        seconds = [one.est_seconds and f"{one.est_seconds:.2g}"] if measured else []
+        why = [one.reason]
+        if one.dropped_params:
+            why.append(f"does not take {', '.join(one.dropped_params)}")
+        if one.limits:
+            why.append(f"under {', '.join(one.limits)}")
+        rows.append([one.alias, tokens, one.est_cost, one.worst_cost, *seconds, one.kept, "; ".join(why)])
+    columns = ("model", "tokens", "cost", "at most", *(["seconds"] if measured else []), "selected", "why")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
-
-
-def _candidate(one: Candidate) -> list[object]:
-    why = one.reason
-    if one.dropped_params:
-        why += f"; does not take {', '.join(one.dropped_params)}"
-    if one.limits:
-        why += f"; under {', '.join(one.limits)}"
-    estimates = one.est_tokens, one.est_completion_tokens, one.est_cost, one.worst_cost
-    return [one.alias, one.model, *estimates, one.kept, why]
 
 
 def compare(
@@ -160,34 +189,31 @@ def compare(
     models: Annotated[str, typer.Option("--models", "-m", help="The models to ask, separated by commas.")] = "",
     task: Annotated[str | None, typer.Option(help="The task whose settings are used (default: `default`).")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help='Prompts, one JSON a line: a string, or {"prompt": ...}.')
+        Path | None, typer.Option("--file", "-f", help="Prompts, one JSON a line, as `run --batch`.")
     ] = None,
-    schema: SchemaFile = None,
-    cache: CacheOption = None,
-    no_cache: NoCache = False,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
+    schema: options.SchemaFile = None,
+    cache: options.CacheOption = None,
+    no_cache: options.NoCache = False,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Ask several models the same, and show the answers, how far they agree, cost and time.
 
-    Example: testronaut-llm compare "What does ls do?" --models sonnet,qwen
+    Example: testronaut-llm compare 'What does ls do?' --models sonnet,qwen
     """
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, or a file of prompts with --file; one of them")
     names = [name.strip() for name in models.split(",") if name.strip()]
     if not names:
         raise InvalidRequestError("give the models to ask, such as --models sonnet,qwen")
-    prompts: list[Prompt] = [one for *_, one in prompts_of(file)] if file else [str(prompt)]
+    prompts: list[Prompt] = [one for *_, one in options.prompts_of(file)] if file else [str(prompt)]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
-    wanted, mode = read_schema(schema), cast("CacheMode | None", "off" if no_cache else cache)
-    with asking(config) as llm:
-        found = llm.compare(task, prompts, models=names, schema=wanted, cache=mode)
-    if as_json:
-        screen.out_json(found)
-    else:
-        _show_comparison(found)
-    screen.note(f"this run cost {bill(llm)}")
+    mode = cast("CacheMode | None", "off" if no_cache else cache)
+    with options.asking(config) as llm:
+        found = llm.compare(task, prompts, models=names, schema=options.read_schema(schema), cache=mode)
+    screen.out_json(found) if as_json else _show_comparison(found)
+    screen.note(f"this run cost {options.bill(llm)}")
     if not any(totals.answered for totals in found.totals):
         raise typer.Exit(screen.FAILED)
 
@@ -195,37 +221,22 @@ def compare(
 def _show_comparison(found: Comparison) -> None:
     for number, one in enumerate(found.prompts, 1):
         text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
-        title = f"{number}. {textwrap.shorten(text, 80, placeholder='...')}"
-        texts = {
-            model: result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}"
+        rows = [
+            (model, result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}")
             for model, result in one.results.items()
-        }
-        screen.table(title, ("model", "answer"), texts.items())
-        screen.out(f"agreement: {_agreement(one)}\n")
+        ]
+        screen.table(f"{number}. {textwrap.shorten(text, 80, placeholder='...')}", ("model", "answer"), rows)
+        same, words = one.agreement, "fewer than two answers"
+        if same is not None:
+            kinds = {"same text": same.exact, "same JSON values": same.json, "same words": same.normalised}
+            words = next((kind for kind, holds in kinds.items() if holds), "none")
+            if same.different:
+                paths = ", ".join([*same.different[:_PATHS_SHOWN], *["..."] * (len(same.different) > _PATHS_SHOWN)])
+                words = f"{len(same.same)} of {len(same.same) + len(same.different)} values, not {paths}"
+        screen.out(f"agreement: {words}\n")
+    columns = ("model", "answered", "failed", "valid", "cost", "seconds")
     totals = [
-        (
-            one.model,
-            one.answered,
-            one.failed,
-            "-" if one.valid is None else f"{one.valid:.0%}",
-            one.cost,
-            f"{one.latency:.1f}",
-        )
+        (one.model, one.answered, one.failed, "-" if one.valid is None else f"{one.valid:.0%}", one.cost, one.latency)
         for one in found.totals
     ]
-    screen.table("all prompts", ("model", "answered", "failed", "valid", "cost", "seconds"), totals)
-
-
-def _agreement(one: ComparedPrompt) -> str:
-    found = one.agreement
-    if found is None:
-        return "fewer than two answers"
-    if found.different:
-        more = len(found.different) - _PATHS_SHOWN
-        paths = ", ".join(found.different[:_PATHS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        return f"{len(found.same)} of {len(found.same) + len(found.different)} values, not {paths}"
-    if found.exact:
-        return "exact"
-    if found.json:
-        return "the same JSON values"
-    return "all but white space, case and punctuation" if found.normalised else "none"
+    screen.table("all prompts", columns, totals)

@@ -15,15 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, writing
+from testronaut_llm.cli.options import AsJson, ConfigFile, write_file
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.support.text import visible
 
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 export = typer.Typer(name="export", no_args_is_help=True, help="Convert llm.yaml for another program.")
 
-_ASK = "run cli_analysis"
-_ASK_EMBEDDED = "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded"
+_KEY = "A dotted key, such as tasks.cli_analysis.models."
 _PROXY_HEAD = """\
 # For the LiteLLM proxy, made from llm.yaml by `testronaut-llm export litellm-proxy`:
 #   pip install 'litellm[proxy]' && litellm --config THIS_FILE --port 4000
@@ -41,43 +40,31 @@ def init(
     from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.provider_registry import readiness
-    from testronaut_llm.support.paths import write_atomically
 
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))
-    rest = _with_ollama(PACKAGED.read_text("utf-8").partition("\n")[2])
-    config = parse_config(rest, FoundConfig(path=PACKAGED, how="argument"))
+    text = PACKAGED.read_text("utf-8").partition("\n")[2]
+    chat, vectors = _of_ollama()
+    rows = "".join(f"  {name}: {{model: {json.dumps(it)}, quality: 5}}\n" for name, it in (chat | vectors).items())
+    if chat:  # the tasks name the largest that fits
+        text = re.sub(r"\bqwen\b(?=[,\]])", next(iter(chat)), re.sub(r"(?m)^  qwen: .*\n", "", text))
+    if vectors:
+        text = text.replace("[openai/text-embedding", f"[{', '.join(vectors)}, openai/text-embedding")
+    text = text.replace("models:\n", f"models:\n{rows}", 1)
+    config = parse_config(text, FoundConfig(path=PACKAGED, how="argument"))
     found = {alias: readiness(model) for alias, model in config.models.items()}
-    lines = [
-        f"{alias} ({config.models[alias].model}): {'ready' if one.ready else f'{one.missing}; {one.mend}'}"
-        for alias, one in found.items()
-    ]
+    about = {alias: "ready" if one.ready else f"{one.missing}; {one.mend}" for alias, one in found.items()}
+    lines = (f"{alias} ({config.models[alias].model}): {state}" for alias, state in about.items())
     states = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in lines)
-    machine = f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
-    with writing(file):
-        # The schema lies beside it: the file may be committed, so it names no path of this machine.
-        write_atomically(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"), mode=0o644)
-        write_atomically(file, f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n{machine}{rest}", mode=0o644)
+    head = f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n"
+    head += f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
+    write_file(file, head + text)
+    # The schema lies beside it: the file may be committed, so it names no path of this machine.
+    write_file(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"))
     load_config(file)
     record(file)
     screen.note(f"models on this machine:\n{states.replace('#', ' ').rstrip()}")
-    task = config.tasks["cli_analysis"]
-    able = any(found[name].ready and config.models[name].quality >= task.min_quality for name in task.models)
-    screen.note(f'next: testronaut-llm check, then testronaut-llm {_ASK if able else _ASK_EMBEDDED} "Explain `ls -la`"')
-
-
-def _with_ollama(text: str) -> str:
-    """Returns the packaged file with a row for each model of a running Ollama; its tasks name the largest that fit."""
-    chat, vectors = _of_ollama()
-    rows = "".join(
-        f"  {alias}: {{model: {json.dumps(name)}, quality: 5}}\n" for alias, name in (chat | vectors).items()
-    )
-    if chat:
-        text = re.sub(r"(?m)^  qwen: .*\n", "", text)
-        text = re.sub(r"\bqwen\b(?=[,\]])", next(iter(chat)), text)
-    if vectors:
-        text = text.replace("[openai/text-embedding", f"[{', '.join(vectors)}, openai/text-embedding")
-    return text.replace("models:\n", f"models:\n{rows}", 1)
+    screen.note("next: testronaut-llm check, then testronaut-llm run cli_analysis 'Explain ls -la'")
 
 
 def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
@@ -107,7 +94,7 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
 
 @group.command("show")
 def show(
-    key: Annotated[str | None, typer.Argument(help="A dotted key, such as tasks.cli_analysis.models.")] = None,
+    key: Annotated[str | None, typer.Argument(help=_KEY)] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -120,15 +107,13 @@ def show(
     source = ConfigSource.find(config)
     value: Any = value_at(source.current().model_dump(mode="json"), key or "")
     screen.note(f"from {source.path or 'the packaged default'}")
-    if as_json:
-        screen.out_json(value)
-    else:
-        screen.out(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip().removesuffix("\n..."))
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip().removesuffix("\n...")
+    screen.out_json(value) if as_json else screen.out(text)
 
 
 @group.command("set")
 def set_(
-    key: Annotated[str, typer.Argument(help="A dotted key, such as tasks.cli_analysis.models.")],
+    key: Annotated[str, typer.Argument(help=_KEY)],
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],
     config: ConfigFile = None,
 ) -> None:
@@ -143,9 +128,7 @@ def set_(
 
 
 def trust(
-    file: Annotated[
-        Path | None, typer.Argument(help="The file to trust as it is now (default: the one in use).")
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="The file to trust (default: the one in use).")] = None,
 ) -> None:
     """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
     from testronaut_llm.config import trust as trusted
@@ -177,7 +160,6 @@ def litellm_proxy(
     from testronaut_llm.config.source import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_text import read_yaml
     from testronaut_llm.proxy.export import proxy_export
-    from testronaut_llm.support.paths import write_atomically
 
     if os.environ.get(MODEL_VARIABLE):
         raise ConfigError(f"{MODEL_VARIABLE} puts one model into every task; run: unset {MODEL_VARIABLE}")
@@ -187,13 +169,12 @@ def litellm_proxy(
     made = proxy_export(parse_config(text, allowed), read_yaml(text).data, redis=redis)
     dump = functools.partial(yaml.safe_dump, sort_keys=False, width=1000)  # escapes all that is not ASCII
     lines = "".join(f"{json.dumps(name)}: {dump(row, default_flow_style=True)}" for name, row in made.rows.items())
-    rows = textwrap.indent(lines, "#   ")  # each line is a comment, whatever a name holds
-    result = f"{_PROXY_HEAD}{rows}{dump(made.document)}"
+    # Each line of the rows is a comment, whatever a name holds.
+    result = f"{_PROXY_HEAD}{textwrap.indent(lines, '#   ')}{dump(made.document)}"
     if out is None:
         screen.out(result, end="")
     else:
-        with writing(out):
-            write_atomically(out, result)
+        write_file(out, result)
     screen.note(f"from {found.path}; what stays in llm.yaml, or needs attention:")
     for line in made.stays:
         screen.note(f"  {line}")

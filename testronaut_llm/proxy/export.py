@@ -22,7 +22,7 @@ _TASK_STAYS = {
     "strategy": "the proxy tries a task's models in the listed order",
     "min_quality": "weaker models are left out of the task's fallbacks; the proxy knows no more of it",
     **dict.fromkeys(("max_tokens", "temperature", "stop", "seed", "system", "prompt_cache"), _SENT),
-    **dict.fromkeys(("timeout", "deadline", "allow_truncated"), _OURS),
+    **dict.fromkeys(("timeout", "deadline", "allow_truncated", "optional"), _OURS),
     "retries": "stay with the caller; the proxy is told not to retry, or both would",
     "fallback_on": "stays with the caller; the proxy falls back after any error",
     "private": "its text may not leave this machine, so the proxy does not have the task",
@@ -93,7 +93,11 @@ def _router(
         selected = select(config, None, task)
         if prices.facts(selected[0].row).dimensions is not None:
             selected = one_vector_space(selected)
-        known = [(model, None if one.kept else one.reason) for model, one in zip(task.models, selected, strict=True) if model in there]
+        known = [
+            (model, None if one.kept else one.reason)
+            for model, one in zip(task.models, selected, strict=True)
+            if model in there
+        ]
         listed = [model for model, why in known if why is None]
         stays[name] = [(key, why) for key, why in _TASK_STAYS.items() if key in task.model_fields_set]
         stays[name] += [(f"models: {model}", why) for model, why in known if why is not None]

@@ -144,9 +144,7 @@ class FakeGateway:
         """Yields pieces of text if it is a stream, then the Reply."""
         exchange.requests += 1
         call = _call_of(request)
-        said = self._answer(
-            call, wrapped=bool(request.schema and request.schema.wrapped)
-        )
+        said = self._answer(call, wrapped=bool(request.schema and request.schema.wrapped))
         if isinstance(said, LLMError):
             yield Reply(error=said)
             return

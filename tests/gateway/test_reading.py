@@ -10,8 +10,7 @@ import pytest
 
 from testronaut_llm import LLMManager, cli
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cli.batch import BatchFile
-from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
+from testronaut_llm.cli.options import keyed, prompts_of, read_prompt, read_schema
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust
@@ -26,8 +25,7 @@ PRICES = b'{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6
 
 
 def _batch(file: Path) -> object:
-    with BatchFile(file, file.with_name("out.jsonl"), {}) as batch:
-        return list(batch.missing())
+    return list(keyed(file, ""))
 
 
 def _key(file: Path) -> object:

@@ -249,7 +249,7 @@ async def test_a_missing_model_of_another_wire(cassette: Cassette) -> None:
 async def test_embeddings_of_another_wire(cassette: Cassette) -> None:
     """The vector is the one that was sent, number for number."""
     where = target("openai/smollm2-embed:135m", api_base=OPENAI)
-    request = EmbedRequest(target=where, texts=("list files",), timeout=10)
+    request = Request(target=where, texts=("list files",), timeout=10)
     _, reply = await attempt(request)
     sent = json.loads(cassette.responses[0]["body"]["string"])
     assert [list(vector) for vector in reply.vectors] == [sent["data"][0]["embedding"]]
