@@ -148,12 +148,14 @@ def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
 def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
     """Whoever waits for it is told."""
     loop.start(where()).result()
-    blocked = threading.Event()
+    begun, blocked = threading.Event(), threading.Event()
 
     async def block() -> None:
+        begun.set()
         blocked.wait(10)
 
     loop.start(block())
+    assert begun.wait(10)
     running = loop.start(where())
     running.cancel()
     blocked.set()

@@ -200,6 +200,14 @@ def test_a_cap_that_may_not_be_doubled_is_not() -> None:
     assert _asked(_run([A, B], [cut], fallback_on=("truncated",))[0]) == ["a", "b"]
 
 
+def test_a_refused_setting_is_left_out_once() -> None:
+    """The same model is asked without it; a second refusal ends the call."""
+    refused = Outcome(error=errors.InvalidRequestError("x"), remaining=LONG, not_taken=("reasoning",))
+    tries, end = _run([A, B], [refused, refused])
+    assert [(step.candidate.alias, step.without) for step in tries] == [("a", ()), ("a", ("reasoning",))]
+    assert end == End(last=refused.error, stopped=True)
+
+
 def test_a_cascade_skips_what_is_no_better() -> None:
     """After a refused answer only better models are asked; after a failure any."""
     weak, same, better = (_candidate(name, quality=q) for name, q in (("weak", 3), ("same", 3), ("better", 6)))
