@@ -87,10 +87,10 @@ class TokenCounter:
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
-        counted = sum([count(family.vocabulary, family.single_digits, message.content) for message in messages])
+        counted = sum([count(family.vocabulary, message.content) for message in messages])
         framing = 0 if embedding else family.framing(messages, reasoning=model.reasoning not in (None, "off"))
         if schema_text and family.schema_slope:
-            framing += family.schema_start + round(family.schema_slope * family.count(schema_text))
+            framing += family.schema_start + round(family.schema_slope * count(family.vocabulary, schema_text))
         with self._lock:
             if not self._read:
                 self._load()
@@ -107,7 +107,7 @@ class TokenCounter:
     def text_length(self, model: ModelConfig, text: str) -> int:
         """Returns the tokens of a text by itself, such as an answer whose usage nobody reported."""
         family = family_of(model)
-        return round(family.slope * family.count(text))
+        return round(family.slope * count(family.vocabulary, text))
 
     def cautious(self, model: ModelConfig, estimate: int) -> int:
         """Returns the estimate with the margin of the model's family added."""
