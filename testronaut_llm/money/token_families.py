@@ -1,8 +1,7 @@
 """How each model family counts tokens: its tokenizer, and what its provider adds to each message. One row a family.
 
-The numbers were measured on recorded usage. Where the real vocabulary is not published, the row names the closest
-one, and `token_counter.py` learns the rest. The vocabulary files are those that LiteLLM ships; tiktoken's own loader
-would download them, so it is never called.
+The numbers were measured on recorded usage. Where the real vocabulary is not published, the row names the closest one,
+and `token_counter.py` learns the rest. tiktoken's own loader would download vocabularies, so LiteLLM's files are read.
 """
 
 from __future__ import annotations
