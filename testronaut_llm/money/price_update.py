@@ -1,7 +1,4 @@
-"""`prices update`: installs a newer table from a file or URL, all of it or nothing.
-
-This is the only price code that opens a connection.
-"""
+"""`prices update`: installs a newer table from a file or URL, all of it or nothing."""
 
 from __future__ import annotations
 

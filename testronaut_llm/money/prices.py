@@ -1,7 +1,6 @@
 """What a model costs and what is known of it: `llm.yaml` first, then the tables, and never a guess.
 
-A price that nobody states is None, not zero: a budget that counts unknown as free holds nothing. Importing LiteLLM or
-tokencost takes seconds and loads SDKs, so their tables are read as files, each when a price is first looked for in it.
+LiteLLM and tokencost are slow to import, so their tables are read as files, each when a price is first looked for.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ class PriceTable:
     def _find_row(self, provider: str, name: str, base_model: str | None) -> tuple[str, Row, ModelFacts] | None:
         """Returns source, row and facts of a model: by its exact name in any table, else as a snapshot or an alias."""
         wanted = _spellings(provider, name, base_model)
-        for match in (_exact, _undated, _alias):
+        for match in (_exact, lambda rows, owner, key: _exact(rows, owner, _SNAPSHOT.sub("", key)), _alias):
             for table in self.tables():
                 for owner, key in wanted:
                     if (found := match(table.rows, owner, key)) is not None:
@@ -210,10 +209,6 @@ def _exact(rows: Rows, provider: str, key: str) -> str | None:
     filed = str(row.get("litellm_provider", "")) if row is not None else ""
     fits = filed in (provider, _FILED_AS.get(provider)) or filed.startswith((f"{provider}-", f"{provider}_"))
     return key if row is not None and fits else None
-
-
-def _undated(rows: Rows, provider: str, key: str) -> str | None:
-    return _exact(rows, provider, _SNAPSHOT.sub("", key))
 
 
 def _alias(rows: Rows, provider: str, key: str) -> str | None:

@@ -1,8 +1,4 @@
-"""Estimates the tokens of a call before it is sent, without a network, and learns from what answers report.
-
-Three numbers for three uses: the estimate (to compare prices), a cautious one (to check that a prompt fits a window)
-and a bound that no tokenizer exceeds (to reserve money).
-"""
+"""Estimates the tokens of a call before it is sent, without a network, and learns from what answers report."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import time
 import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,10 +84,10 @@ class TokenCounter:
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
-        counted = sum([count(family.vocabulary, family.single_digits, message.content) for message in messages])
+        counted = sum([count(family.vocabulary, message.content) for message in messages])
         framing = 0 if embedding else family.framing(messages, reasoning=model.reasoning not in (None, "off"))
         if schema_text and family.schema_slope:
-            framing += family.schema_start + round(family.schema_slope * family.count(schema_text))
+            framing += family.schema_start + round(family.schema_slope * count(family.vocabulary, schema_text))
         with self._lock:
             if not self._read:
                 self._load()
@@ -107,14 +104,14 @@ class TokenCounter:
     def text_length(self, model: ModelConfig, text: str) -> int:
         """Returns the tokens of a text by itself, such as an answer whose usage nobody reported."""
         family = family_of(model)
-        return round(family.slope * family.count(text))
+        return round(family.slope * count(family.vocabulary, text))
 
     def cautious(self, model: ModelConfig, estimate: int) -> int:
-        """Returns the estimate with the margin of the model's family added."""
+        """Returns the estimate with the margin of the model's family added, to check that a prompt fits a window."""
         return math.ceil(estimate * _MARGINS[family_of(model).trust])
 
     def upper_bound(self, messages: Sequence[Message], schema_text: str = "") -> int:
-        """Returns the tokens that no tokenizer exceeds: each token stands for at least one byte of the text."""
+        """Returns the tokens to reserve money for, which no tokenizer exceeds: each stands for at least one byte."""
         bound = _PROMPT_OVERHEAD + sum([_MESSAGE_OVERHEAD + _most_bytes(message.content) for message in messages])
         return bound + (_SCHEMA_OVERHEAD + _SCHEMA_FACTOR * _most_bytes(schema_text) if schema_text else 0)
 
@@ -150,8 +147,7 @@ class TokenCounter:
             try:
                 if lines:
                     made(self._path.parent)
-                    handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                    with os.fdopen(handle, "a", encoding="utf-8") as file:
+                    with open(self._path, "a", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
                         file.write("".join(lines))
             except OSError as error:
                 self._warn("token_memory_not_saved", error)

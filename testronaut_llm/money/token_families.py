@@ -1,8 +1,7 @@
 """How each model family counts tokens: its tokenizer, and what its provider adds to each message. One row a family.
 
-The numbers were measured on recorded usage. Where the real vocabulary is not published, the row names the closest
-one, and `token_counter.py` learns the rest. The vocabulary files are those that LiteLLM ships; tiktoken's own loader
-would download them, so it is never called.
+The numbers were measured on recorded usage. Where the real vocabulary is not published, the row names the closest one,
+and `token_counter.py` learns the rest. tiktoken's own loader would download vocabularies, so LiteLLM's files are read.
 """
 
 from __future__ import annotations
@@ -37,11 +36,10 @@ _O200K = (
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 VOCABULARIES = {  # LiteLLM's file, and how text is split before it is looked up
-    "o200k_base": ("fb374d419588a4632f3f557e76b4b70aebbca790", _O200K),
-    "cl100k_base": ("9b5ad71b2ce5302211f9c61530b329a4922fc6a4", _CL100K),
-    "p50k_base": ("ec7223a39ce59f226a68acc30dc1af2788490e15", _CL100K),
+    "o200k": ("fb374d419588a4632f3f557e76b4b70aebbca790", _O200K),
+    "cl100k": ("9b5ad71b2ce5302211f9c61530b329a4922fc6a4", _CL100K),
+    "p50k": ("ec7223a39ce59f226a68acc30dc1af2788490e15", _CL100K),
 }
-_GPT4O, _GPT4, _GPT3 = VOCABULARIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +48,7 @@ class Family:
 
     name: str  # key under which what is learned is kept
     pattern: str  # what its provider and name look like, such as `openai/gpt-6-luna`
-    vocabulary: str  # the nearest one on disk
-    single_digits: bool = False  # True if numbers are split digit by digit, not in threes
+    vocabulary: str  # the nearest one on disk; `-digits` if numbers are split digit by digit, not in threes
     trust: Literal["exact", "close", "guess"] = "close"  # how near it is; `exact` is never corrected
     slope: float = 1.0  # tokens charged for each token counted
     start: int = 3  # tokens added to each prompt
@@ -62,10 +59,6 @@ class Family:
     thinking: int = 0  # tokens that asking for reasoning adds
     schema_start: int = 0  # the same as `start` and `slope` for a JSON Schema on the wire
     schema_slope: float = 0.0
-
-    def count(self, text: str) -> int:
-        """Returns the tokens of a text, without what is charged beyond. Special tokens in it are plain text."""
-        return count(self.vocabulary, self.single_digits, text)
 
     def framing(self, messages: Sequence[Message], reasoning: bool) -> int:
         """Returns the tokens that the provider adds to the texts of a prompt."""
@@ -79,9 +72,9 @@ class Family:
 
 
 @functools.lru_cache(maxsize=_CACHED_TEXTS)
-def count(vocabulary: str, single_digits: bool, text: str) -> int:
-    """Returns the tokens of a text."""
-    encoding = _encoding(vocabulary, single_digits)
+def count(vocabulary: str, text: str) -> int:
+    """Returns the tokens of a text, without what is charged beyond. Special tokens in it are plain text."""
+    encoding = _encoding(vocabulary)
     if encoding is None:
         return -int(-len(text) // _CHARACTERS_PER_TOKEN)
     tokens = 0
@@ -91,8 +84,9 @@ def count(vocabulary: str, single_digits: bool, text: str) -> int:
 
 
 @functools.cache
-def _encoding(vocabulary: str, single_digits: bool) -> Encoding | None:
-    file, pattern = VOCABULARIES[vocabulary]
+def _encoding(vocabulary: str) -> Encoding | None:
+    name, _, digits = vocabulary.partition("-")
+    file, pattern = VOCABULARIES[name]
     path = data_file("litellm", f"litellm_core_utils/tokenizers/{file}")
     if path is None:
         return None
@@ -100,17 +94,17 @@ def _encoding(vocabulary: str, single_digits: bool) -> Encoding | None:
 
     lines = (line.split() for line in path.read_bytes().splitlines() if line)
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    pattern = pattern.replace(r"\p{N}{1,3}", r"\p{N}") if single_digits else pattern
+    pattern = pattern.replace(r"\p{N}{1,3}", r"\p{N}") if digits else pattern
     return Encoding(name=vocabulary, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
 _OPENAI = Family(
-    name="openai", pattern=r"/(gpt-|chatgpt-)", vocabulary=_GPT4O, trust="exact", schema_start=5, schema_slope=0.95
+    name="openai", pattern=r"/(gpt-|chatgpt-)", vocabulary="o200k", trust="exact", schema_start=5, schema_slope=0.95
 )
 _CLAUDE = Family(
     name="claude-5",
     pattern=r"claude-",
-    vocabulary=_GPT3,
+    vocabulary="p50k",
     slope=1.22,
     start=6,
     turn=3,
@@ -120,27 +114,26 @@ _CLAUDE = Family(
 )
 _REASONING = r"/(gpt-([5-9]|\d\d)|o\d|codex)"
 _CLAUDE_4 = r"claude-(instant|v?[1-4]\b|(opus|sonnet|haiku)-4(?![-.][7-9]\b))"
-_DIGITS = Family(name="", pattern="", vocabulary=_GPT3, single_digits=True)
 
 FAMILIES = (
-    replace(_OPENAI, name="openai-embedding", pattern=r"/(text-embedding-|ada$)", vocabulary=_GPT4, start=0, turn=0),
+    replace(_OPENAI, name="openai-embedding", pattern=r"/(text-embedding-|ada$)", vocabulary="cl100k", start=0, turn=0),
     replace(_OPENAI, name="openai-reasoning", pattern=_REASONING, start=2, answered=2),
-    Family(name="gpt-oss", pattern=r"gpt-oss", vocabulary=_GPT4O, start=63),
-    replace(_OPENAI, name="openai-cl100k", pattern=r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", vocabulary=_GPT4),
+    Family(name="gpt-oss", pattern=r"gpt-oss", vocabulary="o200k", start=63),
+    replace(_OPENAI, name="openai-cl100k", pattern=r"/(gpt-4|gpt-3\.?5)(?!o|\.\d)", vocabulary="cl100k"),
     _OPENAI,
     replace(
         _CLAUDE, name="claude", pattern=_CLAUDE_4, slope=1.02, start=4, thinking=29, schema_start=75, schema_slope=2.0
     ),
     _CLAUDE,
-    replace(_DIGITS, name="gemma", pattern=r"gemma-?\d", vocabulary=_GPT4O, start=4, turn=5),
-    replace(_DIGITS, name="gemini", pattern=r"gemini", vocabulary=_GPT4O, start=0, turn=1),
-    Family(name="llama", pattern=r"llama-?[3-9]", vocabulary=_GPT4, start=5, turn=5),
-    replace(_DIGITS, name="qwen", pattern=r"/qw[eq]", vocabulary=_GPT4, start=5, turn=5),
-    replace(_DIGITS, name="deepseek", pattern=r"deepseek", vocabulary=_GPT4, trust="guess", start=1, turn=1),
-    replace(_DIGITS, name="smollm-gguf", pattern=r"^embedded/smollm", start=4, turn=5, own_system=21),
-    replace(_DIGITS, name="smollm", pattern=r"smollm", start=4, turn=5),
+    Family(name="gemma", pattern=r"gemma-?\d", vocabulary="o200k-digits", start=4, turn=5),
+    Family(name="gemini", pattern=r"gemini", vocabulary="o200k-digits", start=0, turn=1),
+    Family(name="llama", pattern=r"llama-?[3-9]", vocabulary="cl100k", start=5, turn=5),
+    Family(name="qwen", pattern=r"/qw[eq]", vocabulary="cl100k-digits", start=5, turn=5),
+    Family(name="deepseek", pattern=r"deepseek", vocabulary="cl100k-digits", trust="guess", start=1, turn=1),
+    Family(name="smollm-gguf", pattern=r"^embedded/smollm", vocabulary="p50k-digits", start=4, turn=5, own_system=21),
+    Family(name="smollm", pattern=r"smollm", vocabulary="p50k-digits", start=4, turn=5),
 )
-OTHER = replace(_DIGITS, trust="guess", start=2, turn=3)
+OTHER = Family(name="", pattern="", vocabulary="p50k-digits", trust="guess", start=2, turn=3)
 
 
 def family_of(model: ModelConfig) -> Family:

@@ -145,20 +145,6 @@ def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
             entry(ledger, worst, held).reserve()
 
 
-def test_threads_do_not_overspend(ledger: Ledger) -> None:
-    """Of sixteen threads at once, as many get through as the limit holds."""
-
-    def one(_: int) -> bool:
-        with contextlib.suppress(BudgetExceededError):
-            spend(ledger, "1", limit("5"))
-            return True
-        return False
-
-    with ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(one, range(64))) == 5
-    assert money(ledger) == ("5", "0")
-
-
 def test_nobody_reserves_between_another_s_look_and_its_reservation(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

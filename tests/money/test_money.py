@@ -51,24 +51,14 @@ def _run(llm: LLMManager, mode: str, *args: Any, **given: Any) -> Any:
 
 
 GOOD = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-TOO_MUCH: dict[str, dict[str, Any]] = {
-    "negative": {**GOOD, "completion_tokens": -50_000},
-    "larger than SQLite's": {**GOOD, "completion_tokens": 2**63},
-    "31 digits": {**GOOD, "prompt_tokens": 10**30},
-    "text": {**GOOD, "completion_tokens": "5"},
-    "more than max_tokens": {**GOOD, "completion_tokens": 50_000_000},
-    "more cached than sent": {**GOOD, "prompt_tokens_details": {"cached_tokens": 10**9}},
-}
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", TOO_MUCH)
-def test_no_answer_costs_more_than_was_reserved_or_less_than_nothing(api: Make, case: str, mode: str) -> None:
+@pytest.mark.parametrize("wrong", [{"completion_tokens": 50_000_000}, {"prompt_tokens": 2**63}], ids=str)
+def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int], mode: str) -> None:
     """Counts that cannot be are estimated, with one warning a model, and the answer is handed out."""
-    with (
-        manager({"a": model("openai", api("a", _chat(TOO_MUCH[case])))}) as llm,
-        structlog.testing.capture_logs() as logs,
-    ):
+    a = api("a", _chat({**GOOD, **wrong}))
+    with manager({"a": model("openai", a)}) as llm, structlog.testing.capture_logs() as logs:
         answers = [_run(llm, mode) for _ in range(2)]
         assert all(answer.usage.estimated and answer.text == "hello" for answer in answers)
         assert all(0 < answer.cost < Decimal("0.001") for answer in answers)
@@ -86,19 +76,6 @@ def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
         [llm.complete("t", "hi") for _ in range(100)]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["openai/grok-4", "openrouter/x-ai/grok-4", "litellm_proxy/grok"])
-def test_reasoning_beside_the_answer_is_paid(api: Make, name: str, mode: str) -> None:
-    """Grok counts 32 + 9 + 94 = 135: what it thought is no part of its completion."""
-    usage = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}
-    a = api("a", _chat({**usage, "completion_tokens_details": {"reasoning_tokens": 94}}))
-    with manager({"a": model("openai", a, model=name)}) as llm:
-        answer = _run(llm, mode)
-        assert (answer.usage.completion_tokens, answer.usage.reasoning_tokens) == (103, 94)
-        assert answer.cost == Decimal(32 + 2 * 103) / MILLION
-        assert not answer.usage.estimated
-
-
 TIERS = {  # what is asked, what is answered, USD a million tokens of gpt-5's prompt and answer
     "nothing said": (None, None, 1.25, 10),
     "standard asked": ("default", None, 1.25, 10),
@@ -112,8 +89,7 @@ TIERS = {  # what is asked, what is answered, USD a million tokens of gpt-5's pr
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("place", ["model", "call"])
+@pytest.mark.parametrize(("place", "mode"), [("model", "complete"), ("call", "astream")])
 @pytest.mark.parametrize("case", TIERS)
 def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str, mode: str) -> None:
     """Where the answer names none, the one that was asked for does."""

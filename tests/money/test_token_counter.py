@@ -139,23 +139,23 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
 
 def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A LiteLLM that ships no such file costs accuracy, not the call."""
-    monkeypatch.setitem(VOCABULARIES, "o200k_base", ("no-such-file", ""))
+    monkeypatch.setitem(VOCABULARIES, "o200k", ("no-such-file", ""))
     monkeypatch.setattr(token_families, "_encoding", token_families._encoding.__wrapped__)
-    assert [count.__wrapped__("o200k_base", False, "x" * length) for length in (36, 0)] == [10, 0]
+    assert [count.__wrapped__("o200k", "x" * length) for length in (36, 0)] == [10, 0]
 
 
 def test_no_text_breaks_the_tokenizer() -> None:
     """A million spaces, special tokens, broken surrogates: counted, not raised (tiktoken alone panics on the first)."""
     for text, least in ((" " * 1_000_000, 1), ("<|endoftext|>", 2), ("\ud800", 1)):
-        assert count("o200k_base", False, text) >= least
+        assert count("o200k", text) >= least
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(max_size=400), vocabulary=st.sampled_from(["o200k_base", "cl100k_base", "p50k_base"]))
+@given(text=st.text(max_size=400), vocabulary=st.sampled_from([*VOCABULARIES, "p50k-digits"]))
 def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
     """No vocabulary makes more tokens of a text than it has bytes."""
     bound = TokenCounter().upper_bound([Message(role="user", content=text)])
-    assert count(vocabulary, False, text) <= bound - 256
+    assert count(vocabulary, text) <= bound - 256
 
 
 def test_the_upper_bound_counts_what_normalisation_makes_of_a_text() -> None:
@@ -182,7 +182,7 @@ def test_the_cautious_estimate_has_the_familys_margin(counter: TokenCounter) -> 
 def charge(counter: TokenCounter, who: ModelConfig, text: str, slope: float, offset: float) -> float:
     """Lets a provider charge by a rule of its own, and returns how far the estimate was off."""
     messages = prompt(text)
-    counted = sum(family_of(who).count(m.content) for m in messages)
+    counted = sum(count(family_of(who).vocabulary, m.content) for m in messages)
     charged = round(offset + slope * counted)
     estimate = counter.estimate(who, messages)
     counter.observe("cli_analysis", who, estimate, Usage(prompt_tokens=charged, completion_tokens=20))
