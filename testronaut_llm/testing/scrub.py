@@ -101,7 +101,7 @@ def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
 def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
     """What must not be in a file: keys, cookies, account ids, and the values of variables that are named like keys.
 
-    Bodies in base64 are looked into. Values are found in the forms that servers echo. Each leak is named with its
+    Bodies in base64 are looked into. Values are found in any encoding. Each leak is named with its
     line, and shortened, so that a report of leaks is none.
     """
     found = [(match.start(), kind, match[0]) for kind, match in _shapes(text)]
