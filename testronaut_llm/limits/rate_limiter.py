@@ -155,7 +155,7 @@ class RateLimiter:
             shut = {gate for gate in gates if gate in closed or gate.is_full or gate.wait(ticket.tokens, now) > 0}
             if not shut:
                 del self.line[ticket]
-                ticket.holds, ticket.is_probe = True, ticket.is_resting
+                ticket.holds, ticket.is_probe = True, ticket.model.cooldowns > 0
                 ticket.uses = [gate.take(ticket.tokens, now) for gate in gates]
             if (not shut or (wake and not shut <= closed)) and not ticket.woken.done():
                 ticket.woken.set_result(None)

@@ -33,9 +33,8 @@ class ReasoningFilter:
     """
 
     def __init__(self, tags: Mapping[str, str]) -> None:
-        self._tags = tags
-        self._held = ""
-        self._closing: str | None = None
+        self._tags, self._held = tags, ""
+        self._closing: str | None = None  # of the reasoning that has begun
         self._through = self._found = False
 
     def take(self, piece: str) -> str:
@@ -51,7 +50,7 @@ class ReasoningFilter:
                     return ""
                 self._held, self._closing = rest, None
             start = self._held.lstrip()
-            opening = next((tag for tag in self._tags if start.startswith(tag)), None)
+            opening = next(filter(start.startswith, self._tags), None)
             if opening is None:
                 return "" if any(tag.startswith(start) for tag in self._tags) else self.end()
             self._held, self._closing, self._found = start.removeprefix(opening), self._tags[opening], True

@@ -69,7 +69,7 @@ class Telemetry:
         except Exception:
             raise
         except BaseException:  # closed early, ctrl-C, cancelled
-            self.left(call, time.monotonic() - call.started)
+            self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(time.monotonic() - call.started, 4)})
             raise
         finally:
             if started := self._spans.pop(call.id, None):
@@ -129,10 +129,6 @@ class Telemetry:
             "llm.attempts": len(error.attempts),
         }
         self._ended(call, fields)
-
-    def left(self, call: Call, seconds: float) -> None:
-        """Reports a call that was cancelled after so many seconds, or whose stream was closed early."""
-        self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(seconds, 4)})
 
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Reports an event that belongs to no single call, such as a download that several wait for."""
