@@ -167,7 +167,7 @@ def _configured(model: ModelConfig) -> KeySource:
     if name := model.api_key_env:
         shown = Redactor().redact(name)  # a key pasted where a name belongs must not reach a message
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
-            missing = Missing("api_key_env holds no name of a variable", "api_key_env: OPENAI_API_KEY")
+            missing = Missing("api_key_env is not the name of a variable", "api_key_env: OPENAI_API_KEY")
         elif not os.environ.get(name, "").strip():
             missing = Missing(f"{shown} is not set", f"export {shown}=<your key>")
         return KeySource(kind="variable", name=name, missing=missing, note=f"key from {shown}")

@@ -97,17 +97,17 @@ def fault_of(url: str) -> str | None:
         host = parts.hostname or ""
         host.encode("idna")  # raises for a label that is empty or too long
     except ValueError:
-        return "is no URL"
+        return "is not a URL"
     if not (_HOST.fullmatch(host) and url.isprintable()):
-        return "is no URL"
+        return "is not a URL"
     if parts.scheme not in ("http", "https") or not host:
-        return "is no http or https URL"
+        return "is not an http or https URL"
     if "@" in parts.netloc:
         return "holds a user name or password"
     try:
         _ = parts.port
     except ValueError:
-        return "has a port that is no number from 0 to 65535"
+        return "has a port that is not a number from 0 to 65535"
     return None
 
 

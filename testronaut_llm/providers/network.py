@@ -136,7 +136,7 @@ def _proxies(found: Mapping[str, str]) -> dict[str, Proxy]:
         except (httpx.InvalidURL, ValueError):
             proxy = None
         if proxy is None or not proxy.url.host:
-            raise _unusable(f"{variable} names no proxy that can be used", "a URL such as http://host:8080")
+            raise _unusable(f"{variable} names a proxy that cannot be used", "a URL such as http://host:8080")
         if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
             raise _unusable(f"{variable} names a SOCKS proxy, which takes pip install 'httpx[socks]'", "another proxy")
         if proxy.url.scheme == "https":
@@ -168,7 +168,7 @@ def _pattern(entry: str, host: str) -> str:
 def _tls() -> ssl.SSLContext:
     file, folder, keys = (os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"))
     if folder and not file and not any(map(os.path.isdir, folder.split(os.pathsep))):
-        raise _unusable("SSL_CERT_DIR is no folder", "a folder of certificates")
+        raise _unusable("SSL_CERT_DIR is not a folder", "a folder of certificates")
     try:
         return _trusting(file, folder, keys)
     except OSError as error:

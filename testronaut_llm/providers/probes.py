@@ -38,7 +38,7 @@ class Probes:
         return self._clock() < self._last(model, provider)[1]
 
     def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
-        """Returns the local model that was found last; None if none was, or nobody has looked."""
+        """Returns the local model that was found last; None if there was none, or no probe yet."""
         found = self._last(model, provider)[2]
         return found if isinstance(found, Present) else None
 

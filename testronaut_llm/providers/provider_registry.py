@@ -62,7 +62,7 @@ def provider_of(model: ModelConfig) -> Provider:
 def find_provider(name: str) -> Provider:
     """Returns the row of a name as `llm.yaml` spells it: registered, listed, of a plugin, or by LiteLLM's data.
 
-    Raises ConfigError: nobody knows the name. Where LiteLLM's list of names cannot be read, every name is accepted.
+    Raises ConfigError: the name is unknown. Where LiteLLM's list of names cannot be read, every name is accepted.
     """
     name = ALIASES.get(name, name)
     if name not in _table and name not in listed() and (point := _plugins().get(name)):

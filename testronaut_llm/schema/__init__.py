@@ -1,1 +1,1 @@
-"""The parts of structured output: a schema to what each wire takes, and an answer back to what was asked."""
+"""Structured output: a caller's schema to what each wire takes, and an answer back, checked against the schema."""

@@ -173,9 +173,10 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
     row = model("openai", api("a", faults.good()), api_base="${NOWHERE_BASE}")
     file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
     with LLMManager(file) as llm:
-        assert "${NOWHERE_BASE}" in "".join(llm._lookup._models(looked_up(llm)))
-        monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
-        assert "127.0.0.1:9" in "".join(llm._lookup._models(looked_up(llm)))
+        for base in ("${NOWHERE_BASE}", "http://127.0.0.1:9/v1"):
+            (one,) = looked_up(llm).candidates
+            assert f'"base":"{base}"' in model_part(one.row, one.provider_row, None)
+            monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
 
 
 def test_an_endpoint_from_the_environment_counts(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:

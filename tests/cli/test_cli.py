@@ -291,7 +291,7 @@ def test_an_unusable_proxy_is_named_and_stops_no_command(run: Run, monkeypatch: 
     monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
     code, out, err = run("check")
     assert code == 0, err
-    assert "warning: ALL_PROXY names no proxy that can be used; set it to a URL such as http://host:8080" in err
+    assert "warning: ALL_PROXY names a proxy that cannot be used; set it to a URL such as http://host:8080" in err
     shown = out + err
     assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
     assert run("models", "list")[0] == 0
@@ -316,10 +316,10 @@ def test_an_unusable_ollama_host_is_named_and_stops_no_command(run: Run, monkeyp
     assert run("check")[0] == 0
     code, out, err = run("models", "list")
     assert (code, "embedded/smollm2-135m" in out) == (0, True)
-    assert "the endpoint of OLLAMA_HOST is no URL" in err
+    assert "the endpoint of OLLAMA_HOST is not a URL" in err
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "ollama/qwen3")
-        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is no URL" in err) == (True, True)
+        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is not a URL" in err) == (True, True)
 
 
 # check

@@ -241,7 +241,7 @@ def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatc
     [
         (OPENAI | {"num_ctx": "${UNSET}"}, "models.m.unset: UNSET is not set here"),
         ({"model": "openai/${UNSET}"}, "models.m.model: UNSET is not set"),
-        (OPENAI | {"api_base": "ftp://models.example/v1"}, "models.m.api_base: is no http or https URL"),
+        (OPENAI | {"api_base": "ftp://models.example/v1"}, "models.m.api_base: is not an http or https URL"),
         (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
         (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: has a meaning for Ollama only"),
         (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
