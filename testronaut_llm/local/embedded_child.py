@@ -78,6 +78,7 @@ def main() -> None:
     try:
         server = _serve(settings)
     except RuntimeError:  # llama.cpp has said why, and this exception does not
+        time.sleep(0.3)  # its log is written by a thread of its own
         os._exit(1)
     sys.stdout.write(f"\n{READY}{server.listening_address}\n")
     sys.stdout.flush()

@@ -32,13 +32,9 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def test_without_cgroups_the_machine_itself_is_asked(groups: Path) -> None:
-    """On a plain machine the free memory and the cores are what counts."""
-    assert (machine.available_memory(), machine.threads()) == (8_000_000_000, 8)
-
-
 def test_a_limit_of_version_2_counts_and_page_cache_is_given_back(groups: Path) -> None:
-    """The limit of any group above ours holds; what the kernel can drop is free."""
+    """The limit of any group above ours holds; what the kernel can drop is free. Without groups the machine counts."""
+    assert (machine.available_memory(), machine.threads()) == (8_000_000_000, 8)
     write(groups / "membership", "0::/user/job\n")
     write(groups / "cgroup/user/job/memory.max", "max\n")
     write(groups / "cgroup/user/memory.max", "1000000000\n")
@@ -72,31 +68,33 @@ def room_for(context: int) -> int:
     return needed_memory(MODEL, context) + RESERVE
 
 
-def test_with_room_enough_the_default_or_the_wanted_context_is_taken() -> None:
-    """8192 tokens unless the config says otherwise, and never more than the model was trained for."""
-    plenty = room_for(100_000)
-    assert fitting_context(MODEL, "m", plenty) == 8192
-    assert fitting_context(MODEL, "m", plenty, wanted=20_000) == 20_000
-    assert fitting_context(MODEL, "m", plenty, wanted=1_000_000) == 32768
-    assert fitting_context(replace(MODEL, context=300), "m", plenty) == 300
+@pytest.mark.parametrize(
+    ("room", "wanted", "trained", "context"),
+    [
+        (100_000, None, 32768, 8192),
+        (100_000, 20_000, 32768, 20_000),
+        (100_000, 1_000_000, 32768, 32768),
+        (100_000, None, 300, 300),
+        (3000, None, 32768, 2816),
+    ],
+)
+def test_the_context_fits_the_memory_and_the_model(room: int, wanted: int | None, trained: int, context: int) -> None:
+    """8192 tokens unless `num_ctx` says otherwise; never more than the model was trained for, less on a small one."""
+    assert fitting_context(replace(MODEL, context=trained), "m", room_for(room), wanted=wanted) == context
 
 
-def test_without_a_wish_the_context_shrinks_to_what_fits() -> None:
-    """A smaller machine gets a smaller context, not an error."""
-    assert fitting_context(MODEL, "m", room_for(3000)) == 2816
-
-
-def test_a_wish_that_does_not_fit_is_refused_with_the_largest_that_does() -> None:
-    """num_ctx is never changed in silence; the message holds the line to write."""
-    with pytest.raises(LocalModelError, match=r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"):
-        fitting_context(MODEL, "m", room_for(3000), wanted=16384)
-
-
-@pytest.mark.parametrize("wanted", [None, 4096])
-def test_a_model_that_cannot_fit_at_all_says_how_much_it_takes(wanted: int | None) -> None:
-    """With too little even for the smallest context, both numbers are named."""
-    with pytest.raises(LocalModelError, match=r"embedded/m needs about 1,.* MiB .* 936 MiB can be spared"):
-        fitting_context(MODEL, "m", 1000 * 2**20, wanted=wanted)
+@pytest.mark.parametrize(
+    ("room", "wanted", "message"),
+    [
+        (room_for(3000), 16384, r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"),
+        (1000 * 2**20, None, r"embedded/m needs about 1,.* MiB .* 936 MiB can be spared"),
+        (1000 * 2**20, 4096, r"embedded/m needs about 1,.* MiB .* 936 MiB can be spared"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_numbers(room: int, wanted: int | None, message: str) -> None:
+    """`num_ctx` is never changed in silence; the message holds the line to write, or how much is missing."""
+    with pytest.raises(LocalModelError, match=message):
+        fitting_context(MODEL, "m", room, wanted=wanted)
 
 
 def test_embedding_takes_a_text_at_once() -> None:

@@ -56,13 +56,15 @@ def test_an_embedded_model_is_measured() -> None:
     assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2"]
 
 
-def test_reading_and_writing_are_told_apart(ollama: Ollama) -> None:
+@pytest.mark.parametrize("said", [{"content": "Hello."}, {"content": "", "thinking": "Hm."}], ids=["text", "thoughts"])
+def test_reading_and_writing_are_told_apart(ollama: Ollama, said: dict[str, str]) -> None:
     """P44: a round is a call for one token and a longer one, of a model that was out of memory before."""
 
     def slow(body: dict[str, Any]) -> dict[str, Any]:
         tokens = body["options"]["num_predict"]
         time.sleep(0.1 + 0.002 * (tokens - 1))
-        return {"prompt_eval_count": 400, "eval_count": tokens, "done_reason": "length"}
+        message = {"role": "assistant", **said}
+        return {"message": message, "prompt_eval_count": 400, "eval_count": tokens, "done_reason": "length"}
 
     ollama.answer, ollama.shown = slow, 32768
     config = a_file(ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m"), max_tokens=8000)

@@ -31,38 +31,28 @@ MODES = ("complete", "acomplete", "stream", "astream")
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("listed", "shown"), [(2048, None), (None, 2048)])
-async def test_no_context_is_larger_than_the_model_was_made_for(
-    ollama: Ollama, mode: str, listed: int | None, shown: int | None
+@pytest.mark.parametrize(
+    ("listed", "shown", "num_ctx", "sent"),
+    [
+        (2048, None, 1_000_000, 2048),
+        (None, 2048, 1_000_000, 2048),
+        (None, 2048, None, 2048),
+        (None, 8192, 1024, 1024),
+        (None, 8192, 4096, 4096),
+        (None, 8192, None, 4096),
+        (None, None, 50_000, 50_000),
+    ],
+)
+async def test_the_context_is_what_is_written_and_never_more_than_the_model_was_made_for(
+    ollama: Ollama, mode: str, listed: int | None, shown: int | None, num_ctx: int | None, sent: int
 ) -> None:
-    """`num_ctx` is cut to it (P07), as is a context sized to the prompt; `/api/show` is asked once, if at all."""
+    """P07. Without `num_ctx` it is sized to the prompt; `/api/show` is asked once, if the list does not say."""
     ollama.listed, ollama.shown = listed, shown
-    rows = {"m": ollama.row(num_ctx=1_000_000), "sized": ollama.row()}
-    async with manager(rows, max_tokens=100) as llm:
-        for name in ("m", "sized", "m"):
-            await ask(llm, mode, "Say hello.", model=name)
-        route = llm.route("t", "Say hello.", model="m")
-    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == [2048] * 3
-    assert route.candidates[0].context_window == 2048
-    assert ollama.paths.count("/api/show") == (0 if listed else 1)
-
-
-@pytest.mark.parametrize(("num_ctx", "sent"), [(1024, 1024), (4096, 4096), (None, 4096)])
-async def test_a_context_that_the_model_has_is_sent_as_it_is_written(
-    ollama: Ollama, num_ctx: int | None, sent: int
-) -> None:
-    """A smaller one stays small."""
     async with manager({"m": ollama.row(num_ctx=num_ctx)}, max_tokens=100) as llm:
-        await ask(llm, "complete", "Say hello.")
-    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == [sent]
-
-
-async def test_a_server_that_does_not_say_gets_what_is_written(ollama: Ollama) -> None:
-    """`/api/show` answers nothing of use: the call goes on."""
-    ollama.shown = None
-    async with manager({"m": ollama.row(num_ctx=50_000)}, max_tokens=100) as llm:
-        assert (await ask(llm, "complete", "Say hello.")).text == "Hello."
-    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == [50_000]
+        for _ in range(2):
+            assert (await ask(llm, mode, "Say hello.")).text == "Hello."
+    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == [sent] * 2
+    assert ollama.paths.count("/api/show") == (0 if listed else 1)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -143,23 +133,38 @@ async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(ollama: Olla
     assert "/api/chat" not in ollama.paths
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_a_pull_by_run_shows_how_far_it_is(ollama: Ollama, tmp_path: Path, shown: bool) -> None:
+def run(ollama: Ollama, folder: Path, auto_pull: Any, *, says: str = "", terminal: bool = True) -> tuple[int, str, str]:
+    """The exit code, stdout and stderr of `run`, at a terminal where a person says something, or without one."""
+    file = folder / "llm.yaml"
+    file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=auto_pull)}, "tasks": {"t": {"models": "m"}}}))
+    outer, inner = pty.openpty()
+    os.write(outer, says.encode())
+    err: Any = inner if terminal else subprocess.PIPE
+    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", str(file)]
+    process = subprocess.Popen(command, stdin=inner, stderr=err, stdout=subprocess.PIPE, text=True)
+    os.close(inner)
+    out, said = process.communicate(timeout=100)
+    said = os.read(outer, 100_000).decode() if terminal else said
+    os.close(outer)
+    return process.returncode, out, said
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_pull_by_run_shows_its_progress(ollama: Ollama, tmp_path: Path, terminal: bool) -> None:
     """On a terminal with a bar, elsewhere with a line now and then; stdout has the answer alone."""
     ollama.has, ollama.pace = False, 0.02  # a bar is drawn some times a second
-    file = tmp_path / "llm.yaml"
-    file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=True)}, "tasks": {"t": {"models": "m"}}}))
-    outer, inner = pty.openpty()
-    err: Any = inner if shown else subprocess.PIPE
-    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", str(file)]
-    run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=err, stdout=subprocess.PIPE, text=True)
-    os.close(inner)
-    out, said = run.communicate(timeout=100)
-    if shown:
-        said = os.read(outer, 100_000).decode()
-    os.close(outer)
-    assert (run.returncode, out) == (0, "Hello.\n")
+    code, out, said = run(ollama, tmp_path, auto_pull=True, terminal=terminal)
+    assert (code, out) == (0, "Hello.\n")
     assert "pulling" in said
+
+
+@pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])
+def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: str, pulls: int, code: int) -> None:
+    """`auto_pull: ask`: `run` asks before it fetches."""
+    ollama.has = False
+    ended = run(ollama, tmp_path, auto_pull="ask", says=f"{says}\n")
+    assert ended[:2] == (code, "Hello.\n" if pulls else "")
+    assert ollama.paths.count("/api/pull") == pulls
 
 
 # Windows
@@ -176,24 +181,26 @@ async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama, m
     assert ollama.loads == [{"num_ctx": 6144, "num_thread": 2}]
 
 
-async def test_a_window_grows_once_and_never_shrinks(ollama: Ollama) -> None:
-    """A call that needs more than the tasks say loads a larger one, and the next calls keep it."""
+@pytest.mark.parametrize(
+    ("loaded", "caps", "sent"),
+    [
+        (None, (24, 12000, 24), [4096, 12288, 12288]),
+        (16384, (2048, 2048), [16384, 16384]),
+        (4608, (2048, 2048), [4608, 4608]),
+        (2048, (2048, 2048), [4096, 4096]),
+    ],
+)
+async def test_a_context_grows_and_never_shrinks(
+    ollama: Ollama, loaded: int | None, caps: tuple[int, ...], sent: list[int]
+) -> None:
+    """What is loaded is kept if it is enough, whoever loaded it; a call that needs more loads a larger one."""
     ollama.listed = 32768
+    if loaded:
+        ollama.load(num_ctx=loaded)
     async with manager({"m": ollama.row()}, max_tokens=24) as llm:
-        for cap in (24, 12000, 24):
+        for cap in caps:
             await ask(llm, "complete", "Say hello.", max_tokens=cap)
-    assert [load["num_ctx"] for load in ollama.loads] == [4096, 12288]
-
-
-@pytest.mark.parametrize(("loaded", "sent"), [(16384, 16384), (4608, 4608), (2048, 6144)])
-async def test_the_window_of_a_loaded_model_is_kept_when_it_is_enough(ollama: Ollama, loaded: int, sent: int) -> None:
-    """Whoever loaded it."""
-    ollama.listed = 32768
-    ollama.load(num_ctx=loaded)
-    async with manager({"m": ollama.row()}) as llm:
-        for _ in range(2):
-            await ask(llm, "complete", "Say hello.", max_tokens=2048)
-    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == [sent, sent]
+    assert [body["options"]["num_ctx"] for body in ollama.bodies()] == sent
     assert ollama.paths.count("/api/ps") == 1
 
 
@@ -361,25 +368,8 @@ async def test_a_model_that_cannot_be_loaded_is_not_loaded_three_times(api: Call
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])
-def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: str, pulls: int, code: int) -> None:
-    """`auto_pull: ask`: `run` asks before it fetches."""
-    ollama.has = False
-    file = tmp_path / "llm.yaml"
-    file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull="ask")}, "tasks": {"t": {"models": "m"}}}))
-    outer, inner = pty.openpty()
-    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", str(file)]
-    run = subprocess.Popen(command, stdin=inner, stderr=inner, stdout=subprocess.PIPE, text=True)
-    os.close(inner)
-    os.write(outer, f"{says}\n".encode())
-    out, _ = run.communicate(timeout=100)
-    os.close(outer)
-    assert (run.returncode, out) == (code, "Hello.\n" if pulls else "")
-    assert ollama.paths.count("/api/pull") == pulls
-
-
 def test_models_of_the_server_are_listed_and_removed(
-    ollama: Ollama, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ollama: Ollama, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With their digest, size, context, and until when they are loaded; a second removal says that there is none."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
@@ -392,16 +382,3 @@ def test_models_of_the_server_are_listed_and_removed(
     assert (listed["ollama"][0]["digest"], listed["loaded"][0]["name"]) == (ollama.digest, "small:1b")
     assert [command("models", "remove", "ollama/small:1b") for _ in range(2)] == [0, 1]
     assert "Ollama has no model 'small:1b'" in capsys.readouterr().err
-
-
-def command(*arguments: str) -> int:
-    """The exit code of a command of this process."""
-    from testronaut_llm.cli import main
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
