@@ -175,7 +175,7 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
     with LLMManager(file) as llm:
         for base in ("${NOWHERE_BASE}", "http://127.0.0.1:9/v1"):
             (one,) = looked_up(llm).candidates
-            assert f'"base":"{base}"' in model_part(one.row, one.provider_row, None)
+            assert f'"base":"{base}"' in cache_key.model_part(one.row, one.provider_row, None)
             monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
 
 
