@@ -214,6 +214,7 @@ class Judge:
             cost_source=self._priced(step, reply, usage).source,
             finish_reason=reply.finish_reason or "",
             request_id=reply.request_id,
+            logprobs=reply.logprobs,
         )
 
     def _embeddings(self, step: Try, model: ModelConfig, reply: Reply, usage: Usage) -> Embeddings:

@@ -26,6 +26,7 @@ from testronaut_llm.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from testronaut_llm.call import Caller
+    from testronaut_llm.classify import Classification
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.loop import Running
@@ -120,6 +121,55 @@ class LLMManager:
     async def aembed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """`embed` for the caller's event loop."""
         return cast("Embeddings", await self._aresult(embed_call_of(self.config, task, texts, options)))
+
+    @takes(CallOptions)
+    def classify(
+        self,
+        task: str | None,
+        prompt: Prompt,
+        labels: Any,
+        *,
+        votes: int = 3,
+        min_confidence: float = 0.0,
+        **options: Unpack[CallOptions],
+    ) -> Classification[Any]:
+        """Says which label fits, and how sure that is: by log-probabilities in one request, else by `votes` answers.
+
+        `labels` are 2 to 26 short texts, a mapping of them to descriptions, an `Enum` or a `Literal`. A verdict below
+        `min_confidence` (0 to 1) goes on to the next better model of the task.
+        """
+        keywords: Any = {"votes": votes, "min_confidence": min_confidence, **options}
+        return self._caller.services.loop.start(lambda: self.aclassify(task, prompt, labels, **keywords)).result()
+
+    @takes(CallOptions)
+    async def aclassify(
+        self,
+        task: str | None,
+        prompt: Prompt,
+        labels: Any,
+        *,
+        votes: int = 3,
+        min_confidence: float = 0.0,
+        **options: Unpack[CallOptions],
+    ) -> Classification[Any]:
+        """`classify` for the caller's event loop."""
+        from testronaut_llm.classify import classification_of, labels_of, next_better, sampled
+
+        known = labels_of(labels)
+        asked, schema = known.question(prompt), known.schema
+
+        def call(given: Any) -> Call:
+            all_given: Any = {**given, "schema": schema}
+            return sampled(call_of(self.config, task, asked, all_given, logprobs=True))
+
+        async def ask(given: dict[str, Any]) -> Any:
+            return await self._aresult(call(given))
+
+        def better(alias: str) -> str | None:
+            return None if options.get("model") else next_better(self._caller.services.route(call(options)), alias)
+
+        limits: Any = {"votes": votes, "min_confidence": min_confidence}
+        return await classification_of(ask, better, known, options, **limits)
 
     @takes(AllOptions)
     def batch(

@@ -179,7 +179,15 @@ def options_of(options: Any) -> AllOptions:
     return cast("AllOptions", options or {})
 
 
-def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOptions, *, stream: bool = False) -> Call:
+def call_of(
+    config: LLMConfig,
+    task: str | None,
+    prompt: Prompt,
+    options: AllOptions,
+    *,
+    stream: bool = False,
+    logprobs: bool = False,
+) -> Call:
     """Returns the call that asks for text.
 
     Raises:
@@ -188,7 +196,7 @@ def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOpt
     settings, given = _task(config, task), _checked(options)
     given = {name: value for name in _OF_TASK if (value := getattr(settings, name)) is not None} | given
     messages = messages_of(prompt, given.pop("system", None))
-    return _call(config, settings, messages, given, stream=stream)
+    return _call(config, settings, messages, {**given, "logprobs": logprobs}, stream=stream)
 
 
 def embed_call_of(config: LLMConfig, task: str | None, texts: str | Sequence[str], options: EmbedOptions) -> Call:

@@ -62,6 +62,7 @@ class Requests:
             num_ctx=num_ctx,
             stream=call.stream,
             prompt_cache=call.settings.prompt_cache and target.provider.wire == "anthropic",
+            logprobs=call.logprobs and "logprobs" not in step.without,
             extra=call.extra,
             task=call.task,
         )

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.row import SchemaDialect
-from testronaut_llm.records import Answer, Embeddings, Usage
+from testronaut_llm.records import Answer, Embeddings, TokenChoice, Usage
 from testronaut_llm.support.money import exact, is_amount, is_count
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "request_id": answer.request_id,
         "dialect": dialect,
+        **({"logprobs": [[one.token, one.logprob, one.others] for one in answer.logprobs]} if answer.logprobs else {}),
     }
 
 
@@ -73,6 +74,7 @@ def answer_of(
             cached=True,
             finish_reason=_text(value["finish_reason"]),
             request_id=_text_or_none(value["request_id"]),
+            logprobs=tuple([_choice(*one) for one in value.get("logprobs", ())]),
             latency=0.0 if started is None else time.monotonic() - started,
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
@@ -152,6 +154,11 @@ def _usd(value: Any) -> Decimal | None:
     if not (cost is None or is_amount(cost)):
         raise TypeError(f"a cost of {value!r:.40}")
     return cost
+
+
+def _choice(token: Any, logprob: Any, others: Any) -> TokenChoice:
+    known = {_text(other): float(value) for other, value in others.items()}
+    return TokenChoice(token=_text(token), logprob=float(logprob), others=known)
 
 
 def _text_or_none(value: Any) -> str | None:

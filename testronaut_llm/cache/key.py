@@ -49,6 +49,7 @@ def chat_part(call: Call) -> str:
             "seed": call.seed,
             "sample": call.sample,
             "extra": call.extra,
+            **({"logprobs": True} if call.logprobs else {}),
         }
     )
 

@@ -66,6 +66,7 @@ class Provider:
         rented: can anybody rent a host of it, or does it sign with credentials that it finds? An untrusted file may
             not name it.
         local: does it run models on the host that its endpoint names?
+        logprobs: how many log-probabilities a token it gives on request; 0 if none.
         probe: a further look at the world (never a paid call): what is missing, which model is there, or None.
     """
 
@@ -87,6 +88,7 @@ class Provider:
     generic: bool = False
     rented: bool = False
     local: bool = False
+    logprobs: int = 0
     probe: Probe | None = None
 
     def refused(self, extra: Mapping[str, Any], *, embedding: bool = False) -> str | None:

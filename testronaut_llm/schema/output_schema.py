@@ -76,6 +76,8 @@ class OutputSchema:
         Raises:
             OutputInvalidError: no value obeys the caller's schema, or values that differ; `text` holds the answer.
         """
+        if text.strip() in self.json_schema.get("enum", ()):
+            return self._judged(text.strip(), text)  # a label without its quotes
         wire, decode = self._plan(dialect)
         obeys: dict[str, Any] = {}
         refused: OutputInvalidError | None = None
