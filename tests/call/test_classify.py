@@ -237,7 +237,7 @@ def test_max_cost_and_deadline_hold_for_all_requests() -> None:
     """What the first request cost is not there for the next."""
     judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
     with judged(judges, max_tokens=10) as llm:
-        found = ask(llm, False, min_confidence=0.8, max_cost="0.0028", deadline=60)
+        found = ask(llm, False, min_confidence=0.8, max_cost="0.0029", deadline=60)
     assert len(found.verdicts) == 1
     assert "max_cost" in str(found.error)
 
