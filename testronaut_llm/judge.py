@@ -81,6 +81,7 @@ def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: 
         parsed=parsed,
         response_model=reply.response_model,
         finish_reason=reply.finish_reason or "",
+        logprobs=reply.logprobs,
         **common,
     )
     if call.accept is None or call.accept(answer):

@@ -15,7 +15,7 @@ from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.lookup import Lookup
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.options import AllOptions, CallOptions, EmbedOptions, call_of, embed_call_of, takes
+from testronaut_llm.options import call_of, embed_call_of, lists_options
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.provider_registry import Probes
 from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
@@ -26,13 +26,16 @@ from testronaut_llm.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from testronaut_llm.call import Caller
+    from testronaut_llm.classify import Classification
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.loop import Running
     from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
+    from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
 
+@lists_options
 class LLMManager:
     """Answers the tasks of one `llm.yaml`. Safe for threads and tasks; close it, or use it in `with`.
 
@@ -74,14 +77,12 @@ class LLMManager:
         """The configuration as it is now; edits of the file show up here."""
         return self._source.current()
 
-    @takes(CallOptions)
     def complete(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
         """Asks until an answer is accepted. Raises LLMError: see `testronaut_llm.errors` for the tree."""
         return cast("Answer[T]", self._result(call_of(self.config, task, prompt, {**options, "schema": schema})))
 
-    @takes(CallOptions)
     async def acomplete(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
@@ -89,31 +90,41 @@ class LLMManager:
         call = call_of(self.config, task, prompt, {**options, "schema": schema})
         return cast("Answer[T]", await self._aresult(call))
 
-    @takes(CallOptions)
     def stream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Stream[T]:
         """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
         return Stream(self._begin(task, prompt, {**options, "schema": schema}))
 
-    @takes(CallOptions)
     def astream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]:
         """The same for `async for`; there is no `await` before it."""
         return AsyncStream(self._begin(task, prompt, {**options, "schema": schema}))
 
-    @takes(EmbedOptions)
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """One vector a text. Raises LLMError: see `testronaut_llm.errors` for the tree."""
         return cast("Embeddings", self._result(embed_call_of(self.config, task, texts, options)))
 
-    @takes(EmbedOptions)
     async def aembed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """`embed` for the caller's event loop."""
         return cast("Embeddings", await self._aresult(embed_call_of(self.config, task, texts, options)))
 
-    @takes(AllOptions)
+    def classify(
+        self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
+    ) -> Classification[Any]:
+        """Says which label fits, and how sure that is. Labels: texts, text to description, an `Enum` or a `Literal`."""
+        return self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options)).result()
+
+    async def aclassify(
+        self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
+    ) -> Classification[Any]:
+        """`classify` for the caller's event loop."""
+        from testronaut_llm.classify import classified
+
+        ask, route = self._aresult, self._caller.services.route
+        return await classified(self.config, task, prompt, labels, options, ask, route)
+
     def batch(
         self,
         task: str | None,
@@ -132,7 +143,6 @@ class LLMManager:
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
 
-    @takes(AllOptions)
     async def abatch(
         self,
         task: str | None,
@@ -147,7 +157,6 @@ class LLMManager:
         await arun_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
 
-    @takes(AllOptions)
     def answer_each(
         self,
         task: str | None,
@@ -164,7 +173,6 @@ class LLMManager:
         given = cast("AllOptions", {**(options or {}), **more})
         run_each(self._each(task, given), prompts, concurrency=concurrency, finished=on_answer)
 
-    @takes(AllOptions)
     def compare(
         self,
         task: str | None,
@@ -181,7 +189,6 @@ class LLMManager:
         run_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
         return asked.result()
 
-    @takes(AllOptions)
     async def acompare(
         self,
         task: str | None,
@@ -198,7 +205,6 @@ class LLMManager:
         await arun_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
         return asked.result()
 
-    @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
         """A dry run: every candidate, its cost, and why. Sends nothing. `dropped_params`: after a call or `warm_up`."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
@@ -208,10 +214,6 @@ class LLMManager:
         given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
         return self._caller.services.dropped_params(self.config.model(model), given)
 
-    def is_embedding(self, model: str) -> bool:
-        """True if the model makes vectors, as far as the tables know."""
-        return self._caller.services.prices.facts(self.config.model(model)).mode == "embedding"
-
     def warm_up(self, *models: str) -> None:
         """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
         services = self._caller.services
@@ -220,10 +222,7 @@ class LLMManager:
             services.local.load(self.config.model(name))
 
     def spend(self, since: str | date | None = None) -> Spend:
-        """What was spent and saved with this file's money, by day, task and model, and what its limits leave.
-
-        `since` is the first UTC day to count, or a time that has passed, such as `7d`; everything if not given.
-        """
+        """What was spent and saved, by day, task and model, and what is left. `since`: a UTC day, or such as `7d`."""
         from testronaut_llm.money.budgets import all_limits, scope_of
         from testronaut_llm.money.report import report
 

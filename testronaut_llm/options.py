@@ -1,6 +1,6 @@
 """The options of a call, and how arguments become a `Call`.
 
-A new option takes a line in `EmbedOptions` or `CallOptions`, one in `_CHECKS`, and a field of `records.Call`.
+A new option takes a line in one of the classes of options, one in `_CHECKS`, and a field of `records.Call`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from testronaut_llm.support.text import did_you_mean
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F")
 
 CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
 """Names the cache mode of all tasks for one run."""
 _MODES = get_args(CacheMode)
 _OF_TASK = ("system", "max_tokens", "temperature", "stop", "seed", "timeout", "deadline")
 """Options that the task sets where the caller does not."""
-_DEFAULTS = {"sample": 0}
+_DEFAULTS = {"sample": 0, "votes": 3, "min_confidence": 0.0}
 """Of the options for which None is not a value."""
 
 
@@ -77,6 +77,18 @@ class CallOptions(EmbedOptions, total=False):
     seed: int | None
     sample: int
     accept: Accept | None
+
+
+class ClassifyOptions(CallOptions, total=False):
+    """Options of `classify`, with those of `CallOptions`.
+
+    Attributes:
+        votes: how often a model without log-probabilities is asked at most.
+        min_confidence: from 0 to 1; a verdict that is less sure goes on to the next better model of the task.
+    """
+
+    votes: int
+    min_confidence: float
 
 
 class AllOptions(CallOptions, total=False):
@@ -132,31 +144,32 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "seed": (_whole, "a whole number"),
     "sample": (lambda value: _whole(value, 0), "a whole number of at least 0"),
     "accept": (lambda value: _if(value, callable(value)), "a function of the Answer"),
+    "votes": (lambda value: _whole(value, 1), "a whole number of at least 1"),
+    "min_confidence": (lambda value: _if(value, _number(value) <= 1), "a number from 0 to 1"),
     "schema": (lambda value: value, ""),
 }
 """What makes an option the value that a Call holds, or raises; and what an error says that it has to be."""
 
 
-def takes(options: Any) -> Callable[[F], F]:
-    """Returns a decorator for a method with `**options`: `help()` and `inspect.signature` then list each option."""
-    plain = get_type_hints(options)
-    listed = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=plain[name])
-        for name in options.__annotations__
-    ]
-
-    def decorate(method: F) -> F:
-        found = inspect.signature(method)
-        own = [one for one in found.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        method.__signature__ = found.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
-        return method
-
-    return decorate
+def lists_options(surface: type[F]) -> type[F]:
+    """Makes `help()` and `inspect.signature` of each method with `**options: Unpack[...]` list the options."""
+    for method in vars(surface).values():
+        if not (inspect.isfunction(method) and method.__code__.co_flags & inspect.CO_VARKEYWORDS):
+            continue
+        *own, rest = inspect.signature(method).parameters.values()
+        options = globals()[str(rest.annotation).removeprefix("Unpack[").removesuffix("]")]
+        listed = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=kind)
+            for name, kind in get_type_hints(options).items()
+            if name not in [one.name for one in own]
+        ]
+        method.__signature__ = inspect.signature(method).replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
+    return surface
 
 
 def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOptions, *, stream: bool = False) -> Call:
     """Returns the call that asks for text. Raises LLMError: a task or model is unknown, or an argument is wrong."""
-    settings, given = _task(config, task), _checked(options, _CHECKS)
+    settings, given = _task(config, task), checked(options, AllOptions.__annotations__)
     given = {name: value for name in _OF_TASK if (value := getattr(settings, name)) is not None} | given
     messages = messages_of(prompt, given.pop("system", None))
     if (schema := given.pop("schema", None)) is not None:
@@ -168,11 +181,11 @@ def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOpt
 
 def embed_call_of(config: LLMConfig, task: str | None, texts: str | Sequence[str], options: EmbedOptions) -> Call:
     """Returns the call that embeds texts. Raises LLMError as `call_of` does."""
-    settings, given = _task(config, task), _checked(options, EmbedOptions.__annotations__)
+    settings, given = _task(config, task), checked(options, EmbedOptions.__annotations__)
     of_task = {"max_tokens": settings.max_tokens, "timeout": settings.timeout, "deadline": settings.deadline}
-    checked = texts_of(texts)
-    messages = tuple([Message(role="user", content=text) for text in checked])
-    return _call(config, settings, of_task | given, messages=messages, texts=checked)
+    found = texts_of(texts)
+    messages = tuple([Message(role="user", content=text) for text in found])
+    return _call(config, settings, of_task | given, messages=messages, texts=found)
 
 
 def _task(config: LLMConfig, name: Any) -> TaskConfig:
@@ -181,7 +194,7 @@ def _task(config: LLMConfig, name: Any) -> TaskConfig:
     return config.task(name)
 
 
-def _checked(options: Any, known: Iterable[str]) -> dict[str, Any]:
+def checked(options: Any, known: Iterable[str]) -> dict[str, Any]:
     """Returns the options that were given, in the form in which a Call holds them."""
     given = {}
     for name, value in options.items():

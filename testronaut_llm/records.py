@@ -71,6 +71,7 @@ class Call:
     max_cost: Decimal | None = None
     timeout: float | None = None
     stream: bool = False
+    logprobs: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -175,6 +176,15 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenChoice:
+    """One token of an answer: its log-probability, and those of the likeliest others in its place."""
+
+    token: str
+    logprob: float
+    others: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[T]):
     """An accepted answer.
 
@@ -197,6 +207,7 @@ class Answer(Generic[T]):
     latency: float = 0.0
     request_id: str | None = None
     parsed: T | None = None
+    logprobs: tuple[TokenChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

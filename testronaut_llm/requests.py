@@ -102,6 +102,7 @@ def request_of(services: Services, ask: Ask, timeout: float) -> Request:
         num_ctx=num_ctx,
         stream=call.stream,
         prompt_cache=call.settings.prompt_cache and target.provider.wire == "anthropic",
+        logprobs=call.logprobs and "logprobs" not in ask.step.without,
         extra=call.extra,
         task=call.task,
     )

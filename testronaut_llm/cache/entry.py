@@ -12,7 +12,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.row import SchemaDialect
-from testronaut_llm.records import Answer, Embeddings, Usage
+from testronaut_llm.records import Answer, Embeddings, TokenChoice, Usage
 from testronaut_llm.support.money import exact, is_amount, is_count
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "request_id": answer.request_id,
         "dialect": dialect,
+        **({"logprobs": [[one.token, one.logprob, one.others] for one in answer.logprobs]} if answer.logprobs else {}),
     }
 
 
@@ -68,7 +69,8 @@ def answer_of(
         if dialect not in _DIALECTS or type(estimated) is not bool or not all(map(is_count, counts.values())):
             raise TypeError(f"dialect {dialect!r:.40}, or usage {value['usage']!r:.80}")
         usage = Usage(**counts, estimated=estimated)
-    except (KeyError, TypeError, ArithmeticError) as error:
+        logprobs = tuple([_choice(*one) for one in value.get("logprobs", ())])
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"a row that is no answer ({error!r})") from None
     return Answer(
         text=value["text"],
@@ -84,6 +86,7 @@ def answer_of(
         cached=True,
         finish_reason=value["finish_reason"],
         request_id=value["request_id"],
+        logprobs=logprobs,
         latency=0.0 if started is None else time.monotonic() - started,
     )
 
@@ -143,3 +146,8 @@ def _usd(cost: Any) -> Decimal | None:
     if type(cost) is not str or not is_amount(amount := Decimal(cost)):
         raise TypeError(f"a cost of {cost!r:.40}")
     return amount
+
+
+def _choice(token: Any, logprob: Any, others: Any) -> TokenChoice:
+    known = {str(other): float(value) for other, value in others.items()}
+    return TokenChoice(token=str(token), logprob=float(logprob), others=known)

@@ -43,6 +43,7 @@ def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
             "seed": call.seed,
             "sample": call.sample,
             "extra": call.extra,
+            **({"logprobs": True} if call.logprobs else {}),
         }
         return (canonical(asked),)
     except (TypeError, ValueError, RecursionError):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from testronaut_llm import __version__
-from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
+from testronaut_llm.cli import ask, check, classify, config, demo, models, screen, spend
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
 from testronaut_llm.local.download import shown
 from testronaut_llm.telemetry.redaction import Redactor
@@ -46,7 +46,7 @@ def every_command(
     """Ask language models by task. One file, llm.yaml, says which model does which task."""
 
 
-for command in (config.init, ask.run, ask.route, ask.compare, check.check, demo.demo, config.trust):
+for command in (config.init, ask.run, classify.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):
     app.command()(command)
 for group in (models.group, spend.group, config.group, spend.prices, spend.cache, config.export):
     app.add_typer(group)

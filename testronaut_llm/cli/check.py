@@ -96,12 +96,13 @@ def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: b
 def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
     """Asks one model under a task of its own, without a task's privacy and budget; the file's budget holds."""
     from testronaut_llm.config.model_config import TaskConfig
+    from testronaut_llm.money.prices import PriceTable
 
     task = TaskConfig.model_validate({"name": "check", "models": alias, "min_quality": 1, "cache": "off", "retries": 0})
     settings = llm.config.model_copy(update={"tasks": {"check": task}})
     try:
         with testronaut_llm.LLMManager(config=settings) as one, suppress(OutputTruncatedError):  # after its one token
-            if llm.is_embedding(alias):
+            if PriceTable.load().facts(llm.config.model(alias)).mode == "embedding":
                 one.embed("check", "hi")
             else:
                 one.complete("check", "Say hi.", max_tokens=1, deadline=60)

@@ -15,6 +15,7 @@ from typing import Any
 from testronaut_llm.gateway.provider_errors import parsed, reports_error
 from testronaut_llm.gateway.usage import Counts, counts_of, merge
 from testronaut_llm.money.price_rows import service_of
+from testronaut_llm.records import TokenChoice
 
 _LINE = re.compile(r"\r\n|\r|\n")
 """Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
@@ -59,6 +60,25 @@ def examine(text: str) -> Evidence:
             error = {"error": failed} if failed else document if reports_error(document) else None
     finish = finish.strip("'")[:60] if finish else None
     return Evidence(documents=count, finish=finish, usage=counts_of(said), service=service_of(said), error=error)
+
+
+def logprobs_of(text: str) -> tuple[TokenChoice, ...]:
+    """Returns the log-probabilities of the tokens: in the first choice on OpenAI's wire, at the top on Ollama's."""
+    document = parsed(text)
+    if not isinstance(document, dict):
+        return ()
+    holder = next(_dicts(document.get("choices")), document).get("logprobs")
+    found = []
+    for one in _dicts(holder.get("content") if isinstance(holder, dict) else holder):
+        others = {
+            other["token"]: float(other["logprob"])
+            for other in _dicts(one.get("top_logprobs"))
+            if isinstance(other.get("token"), str) and isinstance(other.get("logprob"), int | float)
+        }
+        if not isinstance(one.get("token"), str) or not isinstance(one.get("logprob"), int | float):
+            return ()
+        found.append(TokenChoice(token=one["token"], logprob=float(one["logprob"]), others=others))
+    return tuple(found)
 
 
 def _finish(document: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.local.ollama_models import chat_body, embed_body
 from testronaut_llm.providers.provider_registry import Provider
 from testronaut_llm.providers.row import STRICT_DIALECTS
-from testronaut_llm.records import Message, Usage
+from testronaut_llm.records import Message, TokenChoice, Usage
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -42,6 +42,7 @@ class Request:
         timeout: seconds.
         num_ctx: tokens of context that an Ollama model is loaded with.
         prompt_cache: asks the provider to keep the system text; only Anthropic has to be asked.
+        logprobs: asks for the log-probabilities of tokens, if the wire gives them.
         task: not sent; for gateways that answer by task.
     """
 
@@ -57,6 +58,7 @@ class Request:
     num_ctx: int | None = None
     stream: bool = False
     prompt_cache: bool = False
+    logprobs: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     task: str = ""
 
@@ -89,6 +91,7 @@ class Reply:
     sent: bool = True
     vectors: tuple[tuple[float, ...], ...] = ()
     dropped_params: tuple[str, ...] = ()
+    logprobs: tuple[TokenChoice, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     num_ctx: int | None = None
 
@@ -155,6 +158,8 @@ def _chat(request: Request) -> dict[str, Any]:
         strict = {"strict": True} if target.provider.schema_dialect in STRICT_DIALECTS else {}
         wanted = {"name": schema.name, "schema": schema.schema, **strict}
         asked["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    if request.logprobs and target.provider.logprobs and target.provider.wire != "ollama":
+        asked |= {"logprobs": True, "top_logprobs": target.provider.logprobs}
     if level is not None and target.provider.wire != "ollama":
         asked["reasoning_effort"] = "none" if level == "off" else level
     return asked
@@ -174,8 +179,9 @@ def _body(request: Request, own: Mapping[str, Any]) -> dict[str, Any]:
     if provider.wire == "ollama":
         options = {"num_predict": own["max_tokens"], **{name: own[name] for name in ("temperature", "stop", "seed")}}
         options = {name: value for name, value in options.items() if value is not None}
-        thinks = request.target.thinks
-        return chat_body(model, options, num_ctx=request.num_ctx, extra=request.extra, thinks=thinks)
+        asked = {"logprobs": True, "top_logprobs": provider.logprobs} if request.logprobs and provider.logprobs else {}
+        thinks, extra = request.target.thinks, {**request.extra, **asked}
+        return chat_body(model, options, num_ctx=request.num_ctx, extra=extra, thinks=thinks)
     if provider.name != "embedded":
         return fields
     sampling, _, others = sorted_options(model.extra, request.extra)

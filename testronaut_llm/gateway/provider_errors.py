@@ -165,7 +165,7 @@ def status_in(fields: dict[str, Any]) -> int:
 
 def refused_settings(error: LLMError) -> tuple[str, ...]:
     """Returns the settings that the model can be asked without, by what it said."""
-    if not isinstance(error, InvalidRequestError):
+    if not isinstance(error, InvalidRequestError | errors.PermissionDeniedError):
         return ()
     words = error_rows()["refused_settings"]
     return tuple(name for name, patterns in words.items() if any(re.search(one, str(error)) for one in patterns))

@@ -14,7 +14,7 @@ import httpx
 
 from testronaut_llm import errors
 from testronaut_llm.errors import LLMError, Verdict
-from testronaut_llm.gateway.evidence import Evidence, examine
+from testronaut_llm.gateway.evidence import Evidence, examine, logprobs_of
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request, dropped_params
 from testronaut_llm.gateway.provider_errors import complaint_of, failure_of, in_openai_words, kind_of, retry_after
@@ -105,6 +105,7 @@ class ReplyReader:
             sent=exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(self._request, exchange.sent),
+            logprobs=logprobs_of(exchange.text) if self._request.logprobs else (),
             headers=exchange.headers,
             num_ctx=self._request.num_ctx,
         )

@@ -62,6 +62,7 @@ class Provider:
         rented: True if anybody can rent a host of it, or if it signs with credentials that it finds. An untrusted file
             cannot name it.
         local: True if it runs models on the host that its endpoint names.
+        logprobs: how many log-probabilities a token it gives on request; 0 if none.
         probe: looks further, without a paid call: returns what is missing, which model is there, or None.
     """
 
@@ -83,6 +84,7 @@ class Provider:
     generic: bool = False
     rented: bool = False
     local: bool = False
+    logprobs: int = 0
     probe: Probe | None = None
 
     def refused(self, extra: Mapping[str, Any], *, embedding: bool = False) -> str | None:

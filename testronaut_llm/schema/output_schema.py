@@ -74,6 +74,8 @@ class OutputSchema:
         hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
         Raises OutputInvalidError: no value obeys the schema, or values that differ; `text` holds the answer.
         """
+        if text.strip() in self.json_schema.get("enum", ()):
+            return self._checked(text.strip(), text)  # a label without its quotes
         wire, decode = self._plan(dialect)
         obeys: dict[str, Any] = {}
         refused: OutputInvalidError | None = None

@@ -454,5 +454,4 @@ def test_a_dry_run_sends_nothing(api: Make) -> None:
         assert [one.alias for one in route.kept] == ["a", "b"]
         assert all(one.est_cost for one in route.kept)
         assert llm.dropped_params("b") == ("seed",)
-        assert not llm.is_embedding("a")
     assert not a.asked

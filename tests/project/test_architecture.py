@@ -34,8 +34,9 @@ LADDER = (
     ("schema", "schema.*", "money", "money.*", "cache", "cache.*"),
     ("routing", "routing.*", "proxy", "proxy.*"),
     ("gateway", "gateway.*"),
-    ("prompts", "options", "lookup", "batch", "compare", "agreement", "streams"),
+    ("prompts", "labels", "options", "lookup", "batch", "compare", "agreement", "streams"),
     ("services", "requests", "judge", "call"),
+    ("classify",),
     ("llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )

@@ -1,0 +1,297 @@
+"""`classify` returns the label that fits with its probability, by log-probabilities or by votes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal
+
+import faults
+import pytest
+from manager_kit import manager, model
+
+from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError
+from testronaut_llm.gateway.exchange import Exchange
+from testronaut_llm.gateway.model_request import Reply, Request
+from testronaut_llm.labels import labels_of, token_probabilities, vote_probabilities
+from testronaut_llm.records import TokenChoice, Usage
+
+LABELS = ["passed", "failed"]
+
+
+class Outcome(Enum):
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+def tokens(*said: tuple[str, dict[str, float]]) -> list[TokenChoice]:
+    """Tokens of an answer, each with its alternatives and their probabilities; its own among them."""
+    logs = [(token, {other: math.log(share) for other, share in others.items()}) for token, others in said]
+    return [TokenChoice(token=token, logprob=others[token], others=others) for token, others in logs]
+
+
+TOKENS: dict[str, tuple[list[str], list[TokenChoice], dict[str, float]]] = {
+    "the answer alone": (LABELS, tokens(("passed", {"passed": 0.6, "failed": 0.2})), {"passed": 0.75, "failed": 0.25}),
+    "in JSON": (
+        LABELS,
+        tokens(('{"a":"', {'{"a":"': 1}), ("pass", {"pass": 0.9, "fail": 0.1}), ('ed"', {'ed"': 1})),
+        {"passed": 0.9, "failed": 0.1},
+    ),
+    "what no label begins with does not count": (
+        LABELS,
+        tokens(("passed", {"The": 0.6, "passed": 0.3, "failed": 0.1})),
+        {"passed": 0.75, "failed": 0.25},
+    ),
+    "a shared first token": (
+        ["failed", "faulty"],
+        tokens(('"', {'"': 1}), ("fa", {"fa": 1}), ("iled", {"iled": 0.7, "ulty": 0.3}), ('"', {'"': 1})),
+        {"failed": 0.7, "faulty": 0.3},
+    ),
+    "one label begins another": (
+        ["pass", "passed"],
+        tokens(('"', {'"': 1}), ("pass", {"pass": 1}), ('"', {'"': 0.8, "ed": 0.2})),
+        {"pass": 0.8, "passed": 0.2},
+    ),
+    "another way to spell the answer": (
+        LABELS,
+        tokens(("pass", {"pass": 0.5, "passed": 0.3, "failed": 0.2}), ("ed", {"ed": 1})),
+        {"passed": 0.8, "failed": 0.2},
+    ),
+    "an alternative of two labels": (
+        ["yes", "not sure", "no"],
+        tokens(("yes", {"yes": 0.6, "no": 0.4})),
+        {"yes": 0.6, "not sure": 0.2, "no": 0.2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOKENS)
+def test_a_labels_probability_is_that_of_its_tokens(case: str) -> None:
+    """However the answer was cut into tokens, and whatever else the model might have said."""
+    labels, said, expected = TOKENS[case]
+    found = token_probabilities(said, labels)
+    assert found is not None
+    assert found == pytest.approx(expected)
+
+
+def test_tokens_without_a_label_prove_nothing() -> None:
+    """So votes decide."""
+    assert token_probabilities([], LABELS) is token_probabilities(tokens(("maybe", {"maybe": 1})), LABELS) is None
+
+
+def test_votes_become_probabilities() -> None:
+    """More votes are surer, and a tie is even."""
+    one, two = (vote_probabilities({"a": votes}, ["a", "b", "c"]) for votes in (1, 2))
+    assert 1 / 3 < one["a"] < two["a"] < 1
+    assert vote_probabilities({"a": 1, "b": 1}, ["a", "b"]) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert sum(two.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["one"], "1 labels; expected 2 to 26"),
+        ([f"l{n}" for n in range(27)], "27 labels; expected 2 to 26"),
+        (["a", " A"], "hold one twice"),
+        (["a", ""], "label ''"),
+        (["a", 3], "label 3"),
+        (["a", "x" * 61], "1 to 60 characters"),
+        (["a", "b\nc"], "expected a text"),
+        ({"a": "x", "b": 3}, "label 'b' is described by 3"),
+        ("ab", "labels is 'ab'; expected texts"),
+        (Enum("Number", {"ONE": 1, "TWO": 2}), "label 1"),  # type: ignore[misc]
+        (None, "labels is None"),
+    ],
+)
+def test_bad_labels_are_refused_before_anything_is_sent(labels: Any, words: str) -> None:
+    """With what was given, and what was expected."""
+    with pytest.raises(InvalidRequestError, match=words.replace("(", r"\(")):
+        labels_of(labels)
+
+
+class Judges:
+    """A gateway whose models answer as planned: `{alias: [label or error, ...]}`, the last one again and again."""
+
+    def __init__(self, plan: Mapping[str, list[str | LLMError]], shares: Mapping[str, float] | None = None) -> None:
+        self._plan = {alias: list(said) for alias, said in plan.items()}
+        self._shares = shares or {}
+        self.asked: list[tuple[str, float | None]] = []
+
+    async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[Reply]:
+        exchange.requests += 1
+        alias = request.target.model.alias
+        self.asked.append((alias, request.temperature))
+        said = self._plan[alias].pop(0) if len(self._plan[alias]) > 1 else self._plan[alias][0]
+        if isinstance(said, LLMError):
+            yield Reply(error=said)
+            return
+        share = self._shares.get(alias)
+        other = next(label for label in LABELS if label != said)
+        known = tokens((said, {said: share, other: 1 - share})) if share and request.logprobs else []
+        usage = Usage(prompt_tokens=100, completion_tokens=1)
+        yield Reply(text=said, finish_reason="stop", usage=usage, logprobs=tuple(known))
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
+    def load(self) -> None:
+        """There is nothing to load."""
+
+
+def judged(judges: Judges, **task: Any) -> LLMManager:
+    """A manager with a weak and a good model, priced 1 and 3; only `openai` gives log-probabilities."""
+    rows = {
+        "weak": {"model": "openai/weak", "quality": 3, "price": {"input": 1, "output": 1}},
+        "good": {"model": "openai/good", "quality": 8, "price": {"input": 3, "output": 3}},
+        "mute": {"model": "groq/mute", "quality": 5, "price": {"input": 1, "output": 1}},
+    }
+    config = {"version": 1, "models": rows, "tasks": {"t": {"models": ["weak", "good"], "retries": 0, **task}}}
+    return LLMManager(config=LLMConfig.model_validate(config), gateway=judges, offline=True)
+
+
+def ask(llm: LLMManager, asynchronous: bool, labels: Any = LABELS, **options: Any) -> Any:
+    """One classification, by either form."""
+    if asynchronous:
+        return asyncio.run(llm.aclassify("t", "Did it pass?", labels, **options))
+    return llm.classify("t", "Did it pass?", labels, **options)
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.mark.parametrize(
+    ("labels", "label"),
+    [
+        (LABELS, "passed"),
+        ({"passed": "as expected", "failed": "not"}, "passed"),
+        (Outcome, Outcome.PASSED),
+        (Literal["passed", "failed"], "passed"),
+    ],
+)
+def test_one_request_is_enough_where_the_wire_gives_log_probabilities(
+    labels: Any, label: Any, asynchronous: bool
+) -> None:
+    """At the task's temperature; the label has the type of those that were given."""
+    judges = Judges({"weak": ["passed"]}, {"weak": 0.9})
+    with judged(judges) as llm:
+        found = ask(llm, asynchronous, labels)
+    assert (found.label, found.method, found.model, found.error) == (label, "logprobs", "weak", None)
+    assert (found.probabilities[label], found.margin) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert (sum(found.votes.values()), len(found.answers), found.cost) == (1, 1, Decimal("0.000101"))
+    assert judges.asked == [("weak", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("said", "label", "requests"),
+    [
+        (["passed"], "passed", 2),
+        (["passed", "failed", "failed"], "failed", 3),
+        (["failed", "passed", "failed"], "failed", 3),
+    ],
+)
+def test_votes_decide_elsewhere(said: list[str | LLMError], label: str, requests: int, asynchronous: bool) -> None:
+    """At a temperature above 0, and no longer than until the outcome is settled."""
+    judges = Judges({"mute": said})
+    with judged(judges, models=["mute"]) as llm:
+        found = ask(llm, asynchronous)
+    assert (found.label, found.method, len(found.answers), sum(found.votes.values())) == (
+        label,
+        "votes",
+        requests,
+        requests,
+    )
+    assert judges.asked == [("mute", 0.7)] * requests
+    assert 0.5 < found.confidence < 1
+
+
+def test_a_verdict_that_is_not_sure_goes_to_a_better_model(asynchronous: bool) -> None:
+    """All verdicts are there, the surest one counts, and everything is paid."""
+    judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
+    with judged(judges) as llm:
+        found = ask(llm, asynchronous, min_confidence=0.8)
+        assert ask(llm, asynchronous, min_confidence=0.5).model == "weak"
+        assert ask(llm, asynchronous, min_confidence=0.99).model == "good"  # there is no better one
+        assert ask(llm, asynchronous, min_confidence=0.99, model="weak").model == "weak"
+    assert [(one.model, one.label) for one in found.verdicts] == [("weak", "failed"), ("good", "passed")]
+    assert (found.label, found.model, found.cost) == ("passed", "good", 4 * Decimal("0.000101"))
+
+
+def test_a_better_model_that_fails_leaves_what_is_known(asynchronous: bool) -> None:
+    """The verdict stands, with the reason why it is not surer; the first model's failure is the call's."""
+    refused = errors.AuthenticationError("no", status=401)
+    with judged(Judges({"weak": ["failed"], "good": [refused]}, {"weak": 0.6})) as llm:
+        found = ask(llm, asynchronous, min_confidence=0.8)
+        assert (found.label, isinstance(found.error, AllModelsFailedError)) == ("failed", True)
+    with judged(Judges({"weak": [refused], "good": [refused]})) as llm, pytest.raises(AllModelsFailedError):
+        ask(llm, asynchronous)
+
+
+def test_max_cost_and_deadline_hold_for_all_requests() -> None:
+    """What the first request cost is not there for the next."""
+    judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
+    with judged(judges, max_tokens=10) as llm:
+        found = ask(llm, False, min_confidence=0.8, max_cost="0.0029", deadline=60)
+    assert len(found.verdicts) == 1
+    assert "max_cost" in str(found.error)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"votes": 0}, {"votes": True}, {"min_confidence": 1.1}, {"min_confidence": "0.8"}, {"vote": 3}]
+)
+def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
+    """Before anything is sent."""
+    judges = Judges({"weak": ["passed"]})
+    with judged(judges) as llm, pytest.raises(InvalidRequestError, match=next(iter(wrong))):
+        ask(llm, False, **wrong)
+    assert not judges.asked
+
+
+ANSWERS = {
+    "openai": {
+        "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": '{"result":"failed"}'}}]
+    },
+    "ollama": {"message": {"role": "assistant", "content": '"failed"'}, "done": True, "done_reason": "stop"},
+}
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize("wire", ["openai", "azure", "ollama"])
+def test_log_probabilities_come_from_what_was_received(api: Any, wire: str) -> None:
+    """They are asked for with the most alternatives, read from the body, and kept with the answer."""
+    share = [{"token": one, "logprob": math.log(p)} for one, p in (("failed", 0.9), ("passed", 0.1))]
+    quote = [{"token": '"', "logprob": 0.0, "top_logprobs": [{"token": '"', "logprob": 0.0}]}]
+    content = [*quote, {"token": "failed", "logprob": math.log(0.9), "top_logprobs": share}, *quote]
+    body: dict[str, Any] = {**ANSWERS["ollama" if wire == "ollama" else "openai"]}
+    if wire == "ollama":
+        body["logprobs"] = content
+    else:
+        body["choices"] = [{**body["choices"][0], "index": 0, "logprobs": {"content": content}}]
+        body |= {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
+    a = api("a", faults.raw(200, json.dumps(body).encode()))
+    with manager({"a": model(wire, a)}, cache="use") as llm:
+        found = [llm.classify("t", "Did it pass?", LABELS) for _ in range(2)]
+    assert [(one.label, one.method, one.answers[0].cached) for one in found] == [
+        ("failed", "logprobs", False),
+        ("failed", "logprobs", True),
+    ]
+    assert found[0].probabilities == found[1].probabilities == pytest.approx({"failed": 0.9, "passed": 0.1})
+    (sent,) = a.bodies
+    assert (sent["logprobs"], sent["top_logprobs"]) == (True, 20)
+
+
+@pytest.mark.usefixtures("provider_keys")
+def test_a_model_that_refuses_log_probabilities_is_asked_without(api: Any) -> None:
+    """Then votes decide."""
+    words = {"error": {"message": "You are not allowed to request logprobs from this model.", "code": None}}
+    a = api("a", faults.raw(403, json.dumps(words).encode()), faults.good('{"result": "passed"}'))
+    with manager({"a": model("openai", a)}) as llm:
+        found = llm.classify("t", "Did it pass?", LABELS)
+    assert (found.label, found.method) == ("passed", "votes")
+    assert ["logprobs" in body for body in a.bodies][:2] == [True, False]
