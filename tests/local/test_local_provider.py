@@ -405,10 +405,10 @@ def test_an_idle_model_makes_room_for_another(
     pid, (server,) = pid_of(runner), runner.pool.servers.values()
     monkeypatch.setattr(machine, "available_memory", lambda: 0 if alive(pid) else 8 << 30)
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(chat, endpoint, "Go on.", ignore_eos=True, max_tokens=600)
+        answer = pool.submit(chat, endpoint, "Go on.", ignore_eos=True, max_tokens=2000)
         assert eventually(server.busy)
         assert not runner.pool.make_room()
-        assert answer.result()["usage"]["completion_tokens"] == 600
+        assert answer.result()["usage"]["completion_tokens"] == 2000
     assert eventually(lambda: not server.busy())
     assert chat(runner.endpoint(LocalModel(name="other")), HELLO)["choices"]
     assert not alive(pid)
