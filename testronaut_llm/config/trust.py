@@ -31,7 +31,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "ModelConfig": "model api_base quality price context_window max_output num_ctx reasoning limits",
         "TaskConfig": (
             "models strategy min_quality max_tokens temperature stop seed system timeout deadline retries fallback_on"
-            " allow_truncated private cache prompt_cache budget"
+            " allow_truncated private cache prompt_cache budget optional"
         ),
         "PriceConfig": "input output cache_read cache_write",
         "LimitConfig": "rpm tpm concurrency",

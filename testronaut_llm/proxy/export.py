@@ -23,7 +23,7 @@ _TASK_STAYS = {
     "strategy": "the proxy tries a task's models in the listed order",
     "min_quality": "weaker models are left out of the task's fallbacks; the proxy knows no more of it",
     **dict.fromkeys(("max_tokens", "temperature", "stop", "seed", "system", "prompt_cache"), _SENT),
-    **dict.fromkeys(("timeout", "deadline", "allow_truncated"), _OURS),
+    **dict.fromkeys(("timeout", "deadline", "allow_truncated", "optional"), _OURS),
     "retries": "stay with the caller; the proxy is told not to retry, or both would",
     "fallback_on": "stays with the caller; the proxy falls back after any error",
     "private": "its text may not leave this machine, so the proxy does not have the task",

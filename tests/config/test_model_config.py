@@ -34,7 +34,7 @@ def test_a_configuration_needs_no_file() -> None:
     assert task == TaskConfig(
         name="default", models=("a",), strategy="cheapest", min_quality=1, max_tokens=4096, temperature=0.0, stop=(),
         seed=None, system=None, timeout=None, deadline=900.0, retries=2, fallback_on=(), allow_truncated=False,
-        private=False, cache="use", prompt_cache=False, budget=None,
+        private=False, cache="use", prompt_cache=False, budget=None, optional=False,
     )  # fmt: skip
     assert (config.cache.ttl, config.cache.size_limit) == (30 * 86400.0, 1024**3)
     assert (config.path, config.trusted, config.budget_scope(), config.version) == (None, True, None, 1)
