@@ -11,21 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import testronaut_llm
-from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import (
-    AsJson,
-    CacheOption,
-    ConfigFile,
-    NoCache,
-    Params,
-    PromptFile,
-    SchemaFile,
-    asking,
-    bill,
-    prompts_of,
-    read_prompt,
-    read_schema,
-)
+from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.records import Answer, CacheMode, Route
 
@@ -40,55 +26,54 @@ _PATHS_SHOWN = 10
 def run(
     task: TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
-    file: PromptFile = None,
-    schema: SchemaFile = None,
+    file: options.PromptFile = None,
+    schema: options.SchemaFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model instead of the task's.")] = None,
     system: Annotated[str | None, typer.Option(help="System text, in place of the task's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     max_cost: Annotated[str | None, typer.Option(help="Most that the call may cost, in USD.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it arrives.")] = False,
-    cache: CacheOption = None,
-    no_cache: NoCache = False,
+    cache: options.CacheOption = None,
+    no_cache: options.NoCache = False,
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; what is there is not asked.")] = None,
     concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at the same time.")] = 8,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Ask a task and print the answer; or ask a file of prompts and write a file of answers.
 
     Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
     """
-    mode = "off" if no_cache else cache
-    options: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
-    options |= {"schema": read_schema(schema), "cache": mode}
+    given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
+    given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
     if batch is None and out is None:
-        _one(task, read_prompt(prompt, file), options, stream=stream, as_json=as_json, config=config)
+        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, config=config)
         return
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     from testronaut_llm.cli.batch import run_batch
 
-    with asking(config) as llm:
-        failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=options)
+    with options.asking(config) as llm:
+        failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=given)
     if failed:
         raise typer.Exit(screen.FAILED)
 
 
-def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
+def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
     from testronaut_llm.cli.models import offer
 
-    with asking(config) as llm:
-        offer(llm, task, options["model"])
+    with options.asking(config) as llm:
+        offer(llm, task, given["model"])
         if stream:
-            answer = _streamed(llm.stream(task, text, **options), silent=as_json)
+            answer = _streamed(llm.stream(task, text, **given), silent=as_json)
         else:
-            answer = llm.complete(task, text, **options)
+            answer = llm.complete(task, text, **given)
     try:
         if as_json:
             screen.out_json(answer)
         elif not stream:
-            indented = options["schema"] is not None and sys.stdout.isatty()
+            indented = given["schema"] is not None and sys.stdout.isatty()
             said = json.dumps(answer.parsed, ensure_ascii=False, indent=2) if indented else answer.text
             screen.out(said, is_answer=True)
     except screen.CannotPrintError as error:
@@ -96,7 +81,9 @@ def _one(task: str, text: str, options: dict[str, Any], *, stream: bool, as_json
         raise
     source = "from the cache, " if answer.cached else ""
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    screen.note(f"{answer.model} ({answer.provider_model}): {source}{tokens}, {bill(llm)}, {answer.latency:.1f} s")
+    screen.note(
+        f"{answer.model} ({answer.provider_model}): {source}{tokens}, {options.bill(llm)}, {answer.latency:.1f} s"
+    )
 
 
 def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any]:
@@ -117,14 +104,14 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
 def route(
     task: TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
-    file: PromptFile = None,
+    file: options.PromptFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Estimate for this model, as `run -m`.")] = None,
-    params: Params = False,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
+    params: options.Params = False,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Sends nothing."""
-    text = "" if prompt is None and file is None else read_prompt(prompt, file)
+    text = "" if prompt is None and file is None else options.read_prompt(prompt, file)
     with testronaut_llm.LLMManager(config) as llm:
         if params:
             llm.warm_up()
@@ -159,11 +146,11 @@ def compare(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Prompts, one JSON a line, as `run --batch`.")
     ] = None,
-    schema: SchemaFile = None,
-    cache: CacheOption = None,
-    no_cache: NoCache = False,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
+    schema: options.SchemaFile = None,
+    cache: options.CacheOption = None,
+    no_cache: options.NoCache = False,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Ask several models the same, and show the answers, how far they agree, cost and time.
 
@@ -174,17 +161,17 @@ def compare(
     names = [name.strip() for name in models.split(",") if name.strip()]
     if not names:
         raise InvalidRequestError("give the models to ask, such as --models sonnet,qwen")
-    prompts: list[Prompt] = [one for *_, one in prompts_of(file)] if file else [str(prompt)]
+    prompts: list[Prompt] = [one for *_, one in options.prompts_of(file)] if file else [str(prompt)]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
     mode = cast("CacheMode | None", "off" if no_cache else cache)
-    with asking(config) as llm:
-        found = llm.compare(task, prompts, models=names, schema=read_schema(schema), cache=mode)
+    with options.asking(config) as llm:
+        found = llm.compare(task, prompts, models=names, schema=options.read_schema(schema), cache=mode)
     if as_json:
         screen.out_json(found)
     else:
         _show_comparison(found)
-    screen.note(f"this run cost {bill(llm)}")
+    screen.note(f"this run cost {options.bill(llm)}")
     if not any(totals.answered for totals in found.totals):
         raise typer.Exit(screen.FAILED)
 

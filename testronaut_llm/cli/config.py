@@ -52,10 +52,9 @@ def init(
     text = text.replace("models:\n", f"models:\n{rows}", 1)
     config = parse_config(text, FoundConfig(path=PACKAGED, how="argument"))
     found = {alias: readiness(model) for alias, model in config.models.items()}
-    states = ""
-    for alias, one in found.items():
-        state = f"{alias} ({config.models[alias].model}): {'ready' if one.ready else f'{one.missing}; {one.mend}'}"
-        states += f"#   {visible(' '.join(state.split()))}\n"
+    about = {alias: "ready" if one.ready else f"{one.missing}; {one.mend}" for alias, one in found.items()}
+    lines = (f"{alias} ({config.models[alias].model}): {state}" for alias, state in about.items())
+    states = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in lines)
     head = f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n"
     head += f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
     write_file(file, head + text)
@@ -64,11 +63,7 @@ def init(
     load_config(file)
     record(file)
     screen.note(f"models on this machine:\n{states.replace('#', ' ').rstrip()}")
-    task = config.tasks["cli_analysis"]
-    able = any(found[name].ready and config.models[name].quality >= task.min_quality for name in task.models)
-    pull = "" if able else "testronaut-llm models pull embedded/smollm2-135m, then "
-    ask = f"testronaut-llm run cli_analysis 'Explain ls -la'{'' if able else ' --model embedded'}"
-    screen.note(f"next: testronaut-llm check, then {pull}{ask}")
+    screen.note("next: testronaut-llm check, then testronaut-llm run cli_analysis 'Explain ls -la'")
 
 
 def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:

@@ -174,7 +174,7 @@ def add(
         raise LocalModelError(f"{path} holds no usable GGUF file; name a folder or a file that does")
 
 
-@group.command()
+@group.command("remove")
 def remove(
     model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
     older_than: Annotated[str | None, typer.Option(help="What was not used for this long, such as 30d.")] = None,
@@ -208,13 +208,13 @@ def _remove_unused(older_than: str, *, yes: bool) -> None:
     if not found:
         screen.note(f"nothing in {store.folder} was left unused for {older_than}")
         return
-    screen.table("not used", ("name", "bytes"), list(found.items()))
+    screen.table("not used", ("name", "bytes"), found.items())
     if not yes:
         typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
-    for name, size in found.items():
+    for name in found:
         try:
             store.remove(name)
-            screen.note(f"removed {name}: {size:,} bytes")
+            screen.note(f"removed {name}")
         except LocalModelError as error:
             screen.note(f"kept {name}: {error}")
 

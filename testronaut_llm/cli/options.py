@@ -84,12 +84,7 @@ def read_schema(file: Path | None) -> Any:
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """Returns the prompt: the argument, stdin for `-`, or the text of the file.
-
-    Raises:
-        InvalidRequestError: none or two of them were given.
-        ConfigError: it cannot be read.
-    """
+    """Returns the argument, stdin for `-`, or the text of the file. Raises LLMError: two or none, or unreadable."""
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
     if file is not None:

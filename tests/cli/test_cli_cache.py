@@ -64,7 +64,7 @@ def test_stats_clear_export_and_import(run: Run, a: Api, tmp_path: Path) -> None
     found = json.loads(run("cache", "stats", "--json")[1])
     assert (found["answers"], found["tasks"]) == (2, {"t": 1, "u": 1})
     assert found["bytes"] > 0
-    assert "task u" in run("cache", "stats")[1]
+    assert "tasks\tt 1, u 1\n" in run("cache", "stats")[1]
     file = tmp_path / "answers.jsonl"
     assert run("cache", "export", str(file))[0] == 0
     assert len(file.read_text().splitlines()) == 2

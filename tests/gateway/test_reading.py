@@ -10,7 +10,7 @@ import pytest
 
 from testronaut_llm import LLMManager, cli
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cli.batch import BatchFile
+from testronaut_llm.cli.batch import keyed
 from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
 from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.sections import CacheConfig
@@ -27,8 +27,7 @@ PRICES = b'{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6
 
 
 def _batch(file: Path) -> object:
-    with BatchFile(file, file.with_name("out.jsonl"), {}) as batch:
-        return list(batch.missing())
+    return list(keyed(file, ""))
 
 
 def _key(file: Path) -> object:
