@@ -107,12 +107,13 @@ def note(text: str) -> None:
 
 def _wrapped(text: str, width: int) -> list[str]:
     """Returns the lines of a text. What is too long is broken after semicolons, then between words, and indented."""
-    wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     lines: list[str] = []
     for line in text.split("\n"):
+        lead = " " * (len(line) - len(line.lstrip(" ")))
+        wrapper = textwrap.TextWrapper(width, lead, f"{lead}    ", break_long_words=False, break_on_hyphens=False)
         for part in [line] if len(line) <= width else re.split("(?<=;) ", line):
-            lines += wrapper.wrap(part)
-            wrapper.initial_indent = "    "
+            lines += wrapper.wrap(part.strip())
+            wrapper.initial_indent = f"{lead}    "
     return lines
 
 
@@ -168,8 +169,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
                 below.setdefault(text, []).append(name)
         cells = [row[:-1] for row in cells if len(row) > 2]  # names alone would say nothing
     lines = [title, *("".join(map(set_cell_size, row, sizes)).rstrip() for row in cells)]
+    lines += [""] if cells and below else []
     for text, names in below.items():
-        lines += _wrapped(f"{', '.join(names)}: {text}", width)
+        lines += _wrapped(f"{', '.join(names)}: {text}".replace("\n", "\n    "), width)
     out("\n".join(lines))
 
 
