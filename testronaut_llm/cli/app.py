@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from testronaut_llm import __version__
-from testronaut_llm.cli import ask, cache, check, config, demo, models, screen, spend
+from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
 from testronaut_llm.local.download import shown
 from testronaut_llm.telemetry.redaction import Redactor
@@ -39,16 +39,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def every_command(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Ask language models by task. One file, llm.yaml, says which model does which task."""
 
 
 for command in (config.init, ask.run, ask.route, ask.compare, check.check, demo.demo, config.trust):
     app.command()(command)
-for group in (models.group, spend.group, config.group, spend.prices, cache.group, config.export):
+for group in (models.group, spend.group, config.group, spend.prices, spend.cache, config.export):
     app.add_typer(group)
 
 

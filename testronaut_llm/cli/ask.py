@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,7 +13,8 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import options, screen
-from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
+from testronaut_llm.local.download import Progress
 from testronaut_llm.records import Answer, CacheMode, Route
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
+_SAME_ANSWER = ("cache", "max_cost")
+"""Options that do not change the answer."""
 _PATHS_SHOWN = 10
 
 
@@ -52,10 +56,8 @@ def run(
         return
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
-    from testronaut_llm.cli.batch import run_batch
-
     with options.asking(config) as llm:
-        failed = run_batch(llm, task, batch, out, concurrency=concurrency, options=given)
+        failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
     if failed:
         raise typer.Exit(screen.FAILED)
 
@@ -101,6 +103,47 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
         return pieces.answer
 
 
+def run_batch(
+    llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
+) -> int:
+    """Asks each prompt that has no answer in `out` yet, and returns how many failed. Raises LLMError: a wrong file."""
+    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
+    salt = json.dumps(shared, sort_keys=True, default=str)
+    done, end = options.read_answers(out)
+    total = answered = failed = 0
+    for key, _ in options.keyed(prompts, salt):
+        total += 1
+        answered += key in done
+    asked: dict[int, options.Key] = {}
+
+    def missing() -> Iterator[Prompt]:
+        for place, (key, prompt) in enumerate(one for one in options.keyed(prompts, salt) if one[0] not in done):
+            asked[place] = key
+            yield prompt
+
+    def take(place: int, result: Answer[Any] | LLMError) -> None:
+        nonlocal answered, failed
+        options.append(file, asked.pop(place), result)
+        answered += isinstance(result, Answer)
+        failed += isinstance(result, LLMError)
+        words = f"{f'{failed:,} failed, ' if failed else ''}{options.bill(llm)}"
+        show(Progress(done=answered + failed, total=total, note=words))
+
+    def state() -> str:
+        return f"{answered:,} of {total:,} answered{f', {failed:,} failed' if failed else ''}; {options.bill(llm)}"
+
+    if answered:
+        screen.note(f"{out}: {answered:,} of {total:,} are answered already")
+    try:
+        with options.opened(out, end) as file, screen.progress(str(out), "prompts") as show:
+            llm.answer_each(task, missing(), take, concurrency=concurrency, **given)
+    except KeyboardInterrupt:
+        screen.note(f"stopped with {state()}; run the same command again to continue")
+        raise
+    screen.note(f"{out}: {state()}{'; run the same command again to ask those that failed' if failed else ''}")
+    return failed
+
+
 def route(
     task: TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
@@ -116,10 +159,7 @@ def route(
         if params:
             llm.warm_up()
         found = llm.route(task, text, model=model)
-    if as_json:
-        screen.out_json(found)
-    else:
-        show_route(found)
+    screen.out_json(found) if as_json else show_route(found)
 
 
 def show_route(found: Route, *, drawn: bool | None = None) -> None:
@@ -167,10 +207,7 @@ def compare(
     mode = cast("CacheMode | None", "off" if no_cache else cache)
     with options.asking(config) as llm:
         found = llm.compare(task, prompts, models=names, schema=options.read_schema(schema), cache=mode)
-    if as_json:
-        screen.out_json(found)
-    else:
-        _show_comparison(found)
+    screen.out_json(found) if as_json else _show_comparison(found)
     screen.note(f"this run cost {options.bill(llm)}")
     if not any(totals.answered for totals in found.totals):
         raise typer.Exit(screen.FAILED)

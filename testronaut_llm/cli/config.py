@@ -22,6 +22,7 @@ from testronaut_llm.support.text import visible
 group = typer.Typer(name="config", no_args_is_help=True, help="Show and edit llm.yaml.")
 export = typer.Typer(name="export", no_args_is_help=True, help="Convert llm.yaml for another program.")
 
+_KEY = "A dotted key, such as tasks.cli_analysis.models."
 _PROXY_HEAD = """\
 # For the LiteLLM proxy, made from llm.yaml by `testronaut-llm export litellm-proxy`:
 #   pip install 'litellm[proxy]' && litellm --config THIS_FILE --port 4000
@@ -93,7 +94,7 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
 
 @group.command("show")
 def show(
-    key: Annotated[str | None, typer.Argument(help="A dotted key, such as tasks.cli_analysis.models.")] = None,
+    key: Annotated[str | None, typer.Argument(help=_KEY)] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -106,15 +107,13 @@ def show(
     source = ConfigSource.find(config)
     value: Any = value_at(source.current().model_dump(mode="json"), key or "")
     screen.note(f"from {source.path or 'the packaged default'}")
-    if as_json:
-        screen.out_json(value)
-    else:
-        screen.out(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip().removesuffix("\n..."))
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip().removesuffix("\n...")
+    screen.out_json(value) if as_json else screen.out(text)
 
 
 @group.command("set")
 def set_(
-    key: Annotated[str, typer.Argument(help="A dotted key, such as tasks.cli_analysis.models.")],
+    key: Annotated[str, typer.Argument(help=_KEY)],
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],
     config: ConfigFile = None,
 ) -> None:
@@ -130,9 +129,7 @@ def set_(
 
 
 def trust(
-    file: Annotated[
-        Path | None, typer.Argument(help="The file to trust as it is now (default: the one in use).")
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="The file to trust (default: the one in use).")] = None,
 ) -> None:
     """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
     from testronaut_llm.config import trust as trusted

@@ -260,10 +260,7 @@ def bench(
     SpeedHistory().add(row, speed)
     units = {"load": "s", "first": "s", "prompt_tokens": "tokens", "memory": "bytes"}
     units |= dict.fromkeys(("prompt_rate", "answer_rate", "rate_at_once"), "tokens/s")
-    if as_json:
-        screen.out_json(speed)
-    else:
-        screen.facts(row.model, asdict(speed), units)
+    screen.out_json(speed) if as_json else screen.facts(row.model, asdict(speed), units)
 
 
 @contextmanager

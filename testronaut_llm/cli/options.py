@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +17,8 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
+from testronaut_llm.records import Answer
 from testronaut_llm.support.money import usd
 from testronaut_llm.support.text import decoded, parse_json, read_utf8
 
@@ -30,6 +35,10 @@ CacheOption = Annotated[str | None, typer.Option("--cache", help=_CACHE)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Same as --cache off.")]
 Params = Annotated[bool, typer.Option("--params", help="Also look up which settings models do not take; takes longer.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+Key = tuple[int, str]
+"""Of `run --batch`: number of a prompt's line, and a digest of the prompt and of all options that change its answer."""
+_WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
 
 
 @contextmanager
@@ -119,6 +128,59 @@ def prompt_of(where: str, line: str) -> Prompt:
     if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value)):
         return value
     raise ConfigError(f'{where} holds no prompt; expected a string, messages, or {{"prompt": ...}}')
+
+
+def keyed(prompts: Path, salt: str) -> Iterator[tuple[Key, Prompt]]:
+    """Yields each prompt of a file with its key. Raises ConfigError: a line holds no prompt."""
+    for number, line, prompt in prompts_of(prompts):
+        yield (number, hashlib.sha256(f"{salt}\n{line}".encode()).hexdigest()[:16]), prompt
+
+
+def read_answers(out: Path) -> tuple[set[Key], int]:
+    """Returns the keys that earlier runs answered, and the bytes of whole lines: a crash may have cut the last one."""
+    done, end = set[Key](), 0
+    if not out.is_file():
+        return done, end
+    try:
+        with out.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    row = json.loads(line)
+                    key = int(row["line"]), str(row["mark"])
+                    end += len(line)
+                    if "error" not in row:
+                        done.add(key)
+    except OSError as error:
+        raise ConfigError(f"cannot use {out}: {error.strerror}", file=str(out)) from None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise ConfigError(f"{out} is not a file of answers; name another one with --out") from None
+    return done, end
+
+
+def opened(out: Path, end: int) -> FileIO:
+    """Opens a file to append to, after its first `end` bytes. Raises ConfigError: it cannot be written."""
+    try:
+        file = FileIO(out, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
+        file.truncate(end)
+    except OSError as error:
+        raise ConfigError(f"cannot use {out}: {error.strerror}", file=str(out)) from None
+    return file
+
+
+def append(file: FileIO, key: Key, result: Answer[Any] | LLMError) -> None:
+    """Adds the line of one result. Raises ConfigError: the disk is full."""
+    row: dict[str, Any] = {"line": key[0], "mark": key[1]}
+    if isinstance(result, Answer):
+        row |= {name: screen.plain(getattr(result, name)) for name in _WRITTEN}
+    else:
+        row["error"] = screen.plain(result)
+    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    try:
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        again = "answers that were paid are in the cache: free some space, and run the same command again"
+        raise ConfigError(f"cannot write {file.name}: {error.strerror}; {again}", file=str(file.name)) from None
 
 
 def write_file(file: Path, text: str) -> None:

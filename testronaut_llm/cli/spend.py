@@ -1,7 +1,9 @@
-"""`spend` and `prices`: what was spent and saved, what the budgets leave, what a model costs."""
+"""`spend`, `prices` and `cache`: what was spent and saved, what a model costs, which answers are stored."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import asdict
 from datetime import date, timedelta
 from decimal import Decimal
@@ -12,17 +14,23 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, settings_of, write_file
+from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of, write_file
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.support.money import exact, usd
 from testronaut_llm.support.text import visible
+from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
+    from testronaut_llm.cache.files import CacheFiles
     from testronaut_llm.money.report import LimitState, Spend
 
 group = typer.Typer(name="spend", invoke_without_command=True)
 prices = typer.Typer(name="prices", no_args_is_help=True, help="Show prices and update the table.")
+cache = typer.Typer(name="cache", no_args_is_help=True, help="Show, delete, export and import stored answers.")
 
+Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
+OlderThan = Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")]
+Force = Annotated[bool, typer.Option("--force", help="Also write answers that seem to hold a secret.")]
 _SERIES, _MOST_DAYS, _BAR = 7, 62, 10
 
 
@@ -154,3 +162,68 @@ def update_table(source: Annotated[str, typer.Argument(help="A file or an https 
     done = update_prices(source)
     kept = f"; the previous table is kept as {done.previous}" if done.previous else ""
     screen.note(f"wrote {done.path}: {done.models:,} models, {done.priced:,} of them with a price{kept}")
+
+
+@cache.command()
+def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Show how many answers are stored, of which tasks, how large the store is, and what it saved this llm.yaml."""
+    files = _store(config)
+    with testronaut_llm.LLMManager(config) as llm:
+        total = llm.spend().total
+    stored = [(one.task, one.stored) for one in files.kept()]
+    found = {
+        "folder": str(files.folder),
+        "answers": len(stored),
+        "bytes": files.bytes,
+        "oldest": _time(stored[0][1]) if stored else "none",
+        "newest": _time(stored[-1][1]) if stored else "none",
+        "hits": total.hits,
+        "saved": usd(total.saved_by_cache),
+        "tasks": dict(Counter(task for task, _ in stored).most_common()),
+    }
+    screen.out_json(found) if as_json else screen.facts("cache", found)
+
+
+@cache.command()
+def clear(task: Task = None, older_than: OlderThan = None, yes: Yes = False, config: ConfigFile = None) -> None:
+    """Delete stored answers: all, those of a task, or old ones."""
+    before = None if older_than is None else time.time() - age(older_than)
+    files = _store(config)
+    if not yes:
+        typer.confirm(f"Delete answers in {files.folder}?", abort=True, err=True)
+    screen.note(f"answers deleted: {files.clear(task=task, before=before):,}")
+
+
+@cache.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
+    task: Task = None,
+    force: Force = False,
+    config: ConfigFile = None,
+) -> None:
+    """Write stored answers into a file that can be committed, so that a run in CI costs nothing."""
+    written, left_out = _store(config).export(file, task=task, force=force)
+    screen.note(f"answers written to {file}: {written:,}")
+    if left_out:
+        screen.note(f"left out, since they seem to hold a secret: {len(left_out):,} (--force writes them)")
+    for one in left_out:
+        begins = Redactor().redact(" ".join(str(one.value.get("text", "")).split()))[:60]
+        screen.note(f"  {one.key[:12]}, task {one.task}, {_time(one.stored)}: {begins}")
+
+
+@cache.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `cache export` wrote.")], config: ConfigFile = None
+) -> None:
+    """Add the answers of an exported file to the store, all or none."""
+    screen.note(f"answers imported from {file}: {_store(config).load(file):,}")
+
+
+def _store(config: Path | None) -> CacheFiles:
+    from testronaut_llm.cache.files import CacheFiles
+
+    return CacheFiles(settings_of(config).cache)
+
+
+def _time(stored: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stored))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from manager_kit import KEY, Api, apis, prices
 
 from testronaut_llm.cli import main
+from testronaut_llm.money.prices import PriceTable
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -36,3 +38,13 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(type(stream), "isatty", lambda _: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Api]]:
+    """Makes endpoints of a fault server; there is a key, and every model has a price."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    table = prices()
+    monkeypatch.setattr(PriceTable, "load", lambda: table)
+    with apis() as made:
+        yield made

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,15 @@ import faults
 import pytest
 import yaml
 from fault_server import Exchange
-from manager_kit import KEY, Api, apis, model, prices
-from typer.testing import CliRunner, Result
+from manager_kit import Api, model
 
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMManager, RateLimitError, Usage
-from testronaut_llm.cli import app, screen
-from testronaut_llm.cli.batch import append, keyed, opened, run_batch
-from testronaut_llm.money.prices import PriceTable
+from testronaut_llm.cli import screen
+from testronaut_llm.cli.ask import run_batch
+from testronaut_llm.cli.options import append, keyed, opened
 from testronaut_llm.testing.fake import FakeLLM
 
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def api() -> Iterator[Callable[..., Api]]:
-    with apis() as make:
-        yield make
+Batch = Callable[..., tuple[int, str, str]]
 
 
 def echo(exchange: Exchange) -> None:
@@ -43,19 +36,19 @@ def echo(exchange: Exchange) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Callable[..., Api]) -> Api:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    table = prices()
-    monkeypatch.setattr(PriceTable, "load", lambda: table)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api]) -> Api:
+    """A server that echoes, in a folder whose `llm.yaml` names it."""
     monkeypatch.chdir(tmp_path)
-    a = api("a", echo)
+    a = make("a", echo)
     file = {"models": {"a": model("openai", a)}, "tasks": {"t": {"models": ["a"], "retries": 0, "cache": "off"}}}
     Path("llm.yaml").write_text(yaml.safe_dump({**file, "budget": {"per_day": 5}}))
     return a
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, ["run", "t", "--batch", "in.jsonl", "--out", "out.jsonl", "-c", "llm.yaml", *words])
+@pytest.fixture
+def batch(server: Api, run: Batch) -> Batch:
+    """Runs the batch of `in.jsonl`."""
+    return lambda *words: run("run", "t", "--batch", "in.jsonl", "--out", "out.jsonl", "-c", "llm.yaml", *words)
 
 
 def ask(*prompts: Any) -> None:
@@ -70,66 +63,60 @@ def asked(server: Api) -> list[str]:
     return sorted(body["messages"][-1]["content"] for body in server.bodies)
 
 
-@pytest.mark.usefixtures("server")
-def test_each_answer_is_a_line_with_the_number_of_its_prompt() -> None:
+def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Batch) -> None:
     """Each form of a prompt is taken, and blank lines count as lines."""
     ask(*(str(n) for n in range(20)), {"prompt": "object"}, [{"role": "user", "content": "messages"}])
     Path("in.jsonl").write_text("\n" + Path("in.jsonl").read_text())
-    done = run("--concurrency", "5")
-    assert done.exit_code == 0, done.exception
+    code, out, err = batch("--concurrency", "5")
+    assert (code, out, "22 of 22 answered; $0.00053" in err) == (0, "", True), err
     assert [row["text"] for row in answers()] == [f"re: {n}" for n in (*range(20), "object", "messages")]
     assert [row["line"] for row in answers()] == list(range(2, 24))
     assert answers()[0]["cost"] == "0.000024"
-    assert "22 of 22 answered; $0.00053" in done.stderr
-    assert done.stdout == ""
 
 
-def test_a_failure_stops_nothing_and_is_asked_again(server: Api) -> None:
+def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Batch) -> None:
     """It is a line with its error, and exit code 1; the same command adds the answer to what failed."""
     ask("one", "bad", "three")
-    done = run()
-    assert done.exit_code == 1
+    code, _, err = batch()
+    assert (code, "2 of 3 answered, 1 failed" in err) == (1, True)
     assert [row.get("text") or row["error"]["code"] for row in answers()] == ["re: one", "invalid_request", "re: three"]
-    assert "2 of 3 answered, 1 failed" in done.stderr
     server.plan(faults.good("now"))
-    again = run()
-    assert again.exit_code == 0
-    assert "2 of 3 are answered already" in again.stderr
-    assert asked(server) == ["bad"]
+    code, _, err = batch()
+    assert (code, "2 of 3 are answered already" in err, asked(server)) == (0, True, ["bad"])
     assert Path("out.jsonl").read_text().count("\n") == 4
     assert json.loads(Path("out.jsonl").read_text().splitlines()[-1])["text"] == "now"
 
 
-def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api) -> None:
+def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Batch) -> None:
     """Half a last line, as kill -9 or a full disk leaves it, is asked again; the rest is not."""
     ask(*(str(n) for n in range(10)))
-    run()
+    batch()
     lines = sorted(Path("out.jsonl").read_bytes().splitlines(keepends=True), key=lambda row: json.loads(row)["line"])
     Path("out.jsonl").write_bytes(b"".join(lines[5:8]) + lines[2][:40])
     server.plan(echo)
-    assert run().exit_code == 0
+    assert batch()[0] == 0
     assert asked(server) == sorted("0123489")
     assert [row["text"] for row in answers()] == [f"re: {n}" for n in range(10)]
 
 
-def test_what_was_changed_is_asked_again(server: Api) -> None:
+def test_what_was_changed_is_asked_again(server: Api, batch: Batch) -> None:
     """Another prompt on a line, or another option that changes answers; the cache mode and the limit of cost do not."""
     ask("one", "two")
-    run()
+    batch()
     ask("one", "zwei", "three")
     server.plan(echo)
-    run()
+    batch()
     assert asked(server) == ["three", "zwei"]
     server.plan(echo)
-    run("--max-tokens", "7", "--max-cost", "1")
-    run("--max-tokens", "7", "--cache", "use")
+    batch("--max-tokens", "7", "--max-cost", "1")
+    batch("--max-tokens", "7", "--cache", "use")
     assert len(server.asked) == 3
 
 
 BREAKS = """
 import time
 from pathlib import Path
-from testronaut_llm.cli.batch import run_batch
+from testronaut_llm.cli.ask import run_batch
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 def answer(call):
@@ -137,7 +124,7 @@ def answer(call):
 
 llm = FakeLLM(tasks=("t",))
 llm.reply(answer)
-run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=8, options={})
+run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=8, given={})
 """
 
 
@@ -158,7 +145,7 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
     assert ("to continue" in said) is (how is signal.SIGINT)
     llm = FakeLLM(tasks=("t",))
     llm.reply("second")
-    assert run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, options={}) == 0
+    assert run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, given={}) == 0
     assert sorted(call.prompt for call in llm.calls) == [f"{n:04}" for n in range(300, 1000)]
     assert [(row["line"], row["text"]) for row in answers()] == [
         (n + 1, "first" if n < 300 else "second") for n in range(1000)
@@ -180,17 +167,17 @@ BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
         ("\n\udcff", (*BATCH, *OUT), "in.jsonl:2: is not UTF-8 text"),
         ('"a"\n', (*BATCH, "--out", "notes"), "notes is not a file of answers"),
         ('"a"\n', (*BATCH, "--out", "no/out.jsonl"), "cannot use no/out.jsonl"),
+        ('"a"\n', (*BATCH, "--out", "."), "cannot use .: Is a directory"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(
-    server: Api, lines: str, words: tuple[str, ...], message: str
+    server: Api, run: Batch, lines: str, words: tuple[str, ...], message: str
 ) -> None:
     """A line that holds no prompt is named with its number; a file that is something else stays as it is."""
     Path("in.jsonl").write_text(lines, errors="surrogateescape")
     Path("notes").write_text("my notes\n")
-    error = CliRunner().invoke(app, ["run", "t", "-c", "llm.yaml", *words]).exception
-    assert isinstance(error, ConfigError | InvalidRequestError)
-    assert message in str(error)
+    code, _, err = run("run", "t", "-c", "llm.yaml", *words)
+    assert (code, message in err) == (2, True), err
     assert not server.asked
     assert Path("notes").read_text() == "my notes\n"
 
@@ -206,7 +193,7 @@ def test_it_shows_how_far_it_is(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     with LLMManager("llm.yaml") as llm:
-        failed = run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=1, options={})
+        failed = run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=1, given={})
     said = capsys.readouterr().err
     assert failed == 1
     assert "1 failed, $0.00012" in said
@@ -240,34 +227,16 @@ def test_a_full_disk_ends_it_with_what_to_do() -> None:
 
 def test_answer_each_keeps_no_result() -> None:
     """Each result comes with the place of its prompt, in the caller's thread, errors too."""
-    llm, seen, threads = FakeLLM(tasks=("t",)), dict[int, Any](), set[int]()
+    llm, seen = FakeLLM(tasks=("t",)), dict[int, Any]()
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply(RateLimitError("no"), prompt="^3$")
 
     def take(place: int, result: Any) -> None:
-        seen[place] = result
-        threads.add(threading.get_ident())
+        seen[place] = result.text if isinstance(result, Answer) else result
+        assert threading.current_thread() is threading.main_thread()
 
     llm.answer_each("t", (str(n) for n in range(9)), take, concurrency=3, temperature=0.5)
-    assert {place: one.text for place, one in seen.items() if isinstance(one, Answer)} == {
-        n: f"re: {n}" for n in range(9) if n != 3
-    }
-    assert seen[3].attempts
-    assert threads == {threading.get_ident()}
+    assert seen.pop(3).attempts
+    assert seen == {n: f"re: {n}" for n in range(9) if n != 3}
     with pytest.raises(InvalidRequestError):
         llm.answer_each("t", ["x"], take, temperature=-1)
-
-
-def test_answer_each_takes_no_option_that_no_call_takes() -> None:
-    """A misspelled option is an error that names the closest one, before anything is sent."""
-    llm = FakeLLM(tasks=("t",))
-    for options, words in (
-        ({"temprature": 1}, "'temprature'.*did you mean `temperature`"),
-        ({"task": "other"}, "'task'"),
-        ({"concurrency": 2}, "'concurrency'"),
-        ({3: 4}, "unknown option 3"),
-        (["temperature"], "expected a mapping"),
-    ):
-        with pytest.raises(InvalidRequestError, match=words):
-            llm.answer_each("t", ["x"], lambda *_: None, options=options)  # type: ignore[arg-type]
-    assert not llm.calls

@@ -9,37 +9,32 @@ import re
 import sqlite3
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import faults
 import pytest
 import yaml
-from manager_kit import KEY, Api, apis, model, prices
+from manager_kit import KEY, Api, model
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cache.answer_cache import default_folder
 from testronaut_llm.cache.entry import vector_of
 from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.money.prices import PriceTable
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def a(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    table = prices()
-    monkeypatch.setattr(PriceTable, "load", lambda: table)
-    with apis() as make:
-        made = make("a", faults.good("kept"))
-        row = f'm: {{model: openai/gpt-4o-mini, api_base: "{made.url}/v1"}}'
-        text = f"version: 1\nmodels: {{{row}}}\ntasks: {{t: {{models: m}}, u: {{models: m}}}}\n"
-        (tmp_path / "llm.yaml").write_text(text)
-        monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
-        yield made
+def a(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api]) -> Api:
+    made = make("a", faults.good("kept"))
+    row = f'm: {{model: openai/gpt-4o-mini, api_base: "{made.url}/v1"}}'
+    text = f"version: 1\nmodels: {{{row}}}\ntasks: {{t: {{models: m}}, u: {{models: m}}}}\n"
+    (tmp_path / "llm.yaml").write_text(text)
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    return made
 
 
 def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
@@ -132,18 +127,18 @@ def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_vectors_and_the_digest_of_a_local_model_travel_along(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api]
 ) -> None:
     """Elsewhere, without the server, the answers of a local model are found, and so are vectors."""
-    with apis() as make:
-        row = model("ollama", make("o", faults.good("local")))
-        (tmp_path / "llm.yaml").write_text(yaml.safe_dump({"models": {"o": row}, "tasks": {"t": {"models": ["o"]}}}))
-        monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
-        run("run", "t", "hi")
-        with LLMManager() as llm:
-            vectors = llm.embed("t", ["x", "y"]).vectors
+    row = model("ollama", make("o", faults.good("local")))
+    (tmp_path / "llm.yaml").write_text(yaml.safe_dump({"models": {"o": row}, "tasks": {"t": {"models": ["o"]}}}))
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    run("run", "t", "hi")
+    with LLMManager() as llm:
+        vectors = llm.embed("t", ["x", "y"]).vectors
     file = tmp_path / "answers.jsonl"
     assert "4" in run("cache", "export", str(file), "--task", "t")[2]
+    make("o", faults.error("server_error"))
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / "elsewhere"))
     assert run("cache", "import", str(file))[0] == 0
     assert run("run", "t", "hi", "--cache", "only")[1] == "local\n"

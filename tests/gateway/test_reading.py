@@ -10,8 +10,7 @@ import pytest
 
 from testronaut_llm import LLMManager, cli
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cli.batch import keyed
-from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
+from testronaut_llm.cli.options import keyed, prompts_of, read_prompt, read_schema
 from testronaut_llm.config.edit import set_value
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.source import load_config
