@@ -206,10 +206,7 @@ class LLMManager:
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """A dry run: every candidate with tokens, cost, kept or dropped, and why. Sends nothing.
-
-        `dropped_params` of a candidate needs LiteLLM: it is filled after the first call, or after `warm_up`.
-        """
+        """A dry run: every candidate, its cost, and why. Sends nothing. `dropped_params` needs a call or `warm_up` first."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:

@@ -142,6 +142,7 @@ def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
     assert not api.requests
     candidates = json.loads(run("route", "cli_analysis", "hi", "--json")[1])["candidates"]
     assert [one["kept"] for one in candidates] == [True, False]
+    assert "; does not take temperature" in run("route", "cli_analysis", "--params", "-m", "openai/gpt-6-luna")[1]
 
 
 @pytest.mark.usefixtures("on_terminal", "tiny_offered")
