@@ -206,7 +206,7 @@ class LLMManager:
 
     @takes(AllOptions)
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """A dry run: every candidate, its cost, and why. Sends nothing. `dropped_params` needs a call or `warm_up` first."""
+        """A dry run: every candidate, its cost, and why. Sends nothing. `dropped_params`: after a call or `warm_up`."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
