@@ -94,11 +94,11 @@ async def arun_each(
     """`run_each` on the caller's event loop."""
     loop, ended = asyncio.get_running_loop(), asyncio.Queue[Future[Outcome]]()
 
-    def tell(done: Future[Outcome]) -> None:
+    def notify(done: Future[Outcome]) -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(ended.put_nowait, done)
 
-    window = _Window(ask, jobs, concurrency, tell)
+    window = _Window(ask, jobs, concurrency, notify)
     try:
         while window.fill():
             finished(*window.take(await ended.get()))

@@ -97,11 +97,11 @@ async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
     """Waits until a future of a thread is done, at most so long; the future itself goes on."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-    def tell(_: Future[Any]) -> None:
+    def notify(_: Future[Any]) -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done.set)
 
-    future.add_done_callback(tell)
+    future.add_done_callback(notify)
     with suppress(TimeoutError):
         await asyncio.wait_for(done.wait(), None if seconds == math.inf else max(0.0, seconds))
 

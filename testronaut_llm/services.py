@@ -192,9 +192,9 @@ class Services:
         """Warns once of a model whose server reports impossible token counts."""
         if alias not in self._doubted:
             self._doubted.add(alias)
-            fault = f"{', '.join(counts)} of its answer cannot be right, so its tokens and cost are estimates"
-            mend = "check the server behind `api_base`, and the bill of the provider"
-            logger().warning("usage_impossible", model=alias, fault=fault, mend=mend)
+            problem = f"{', '.join(counts)} of its answer cannot be right, so its tokens and cost are estimates"
+            fix = "check the server behind `api_base`, and the bill of the provider"
+            logger().warning("usage_impossible", model=alias, error=problem, fix=fix)
 
     def close(self) -> None:
         """Ends what runs, closes connections, and ends embedded models."""

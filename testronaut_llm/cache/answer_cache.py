@@ -134,8 +134,8 @@ class AnswerCache:
         kind = type(error).__name__
         if kind not in self._warned:
             self._warned.add(kind)
-            mend = f"the calls go on without it; {disk.advice(error, self.folder)}"
-            logger().warning("cache_trouble", folder=str(self.folder), fault=f"{kind}: {error}", mend=mend)
+            fix = f"the calls go on without it; {disk.advice(error, self.folder)}"
+            logger().warning("cache_trouble", folder=str(self.folder), error=f"{kind}: {error}", fix=fix)
 
 
 def row_of(key: str, value: Any, task: str | None, now: float, ttl: float | None) -> tuple[Any, ...]:

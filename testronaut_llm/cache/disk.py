@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from testronaut_llm.support.paths import Connection, made
+from testronaut_llm.support.paths import Connection, make_folder
 
 FILE = "cache.db"
 WRITE = """INSERT OR REPLACE INTO Cache (key, raw, store_time, expire_time, access_time, tag, mode, value)
@@ -39,7 +39,7 @@ def opened(folder: Path, *, suspect: bool = False) -> Path:
 
     With `suspect` all of it is checked. Raises OSError or sqlite3.Error: it cannot be used.
     """
-    made(folder)
+    make_folder(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
     file = folder / FILE

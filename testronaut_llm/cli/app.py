@@ -13,7 +13,7 @@ import typer
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, check, classify, config, demo, models, screen, spend
 from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
-from testronaut_llm.local.download import shown
+from testronaut_llm.local.download import reporter
 from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (
@@ -66,7 +66,7 @@ def main() -> None:
 
 def _run() -> int:
     context = contextvars.copy_context()
-    context.run(shown.set, screen.progress)  # for calls that wait until a model is pulled
+    context.run(reporter.set, screen.progress)  # for calls that wait until a model is pulled
     try:
         context.run(app)
     except KeyboardInterrupt:

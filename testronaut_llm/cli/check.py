@@ -87,7 +87,7 @@ def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: b
         "local": local,
         "unknown": unknown,
         "note": found.missing or found.note,
-        "fix": found.mend,
+        "fix": found.fix,
         "dropped_params": llm.dropped_params(alias) if params and found.ready else None,
         "live": _ask(llm, alias) if live and found.ready else None,
     }
@@ -142,7 +142,7 @@ def warnings() -> Iterator[str]:
     """Yields what is wrong with the installation, one sentence each."""
     from testronaut_llm.providers import network, provider_registry
 
-    yield from network.faults()
+    yield from network.problems()
     litellm = litellm_version()
     if litellm in BAD_LITELLM:
         yield f"litellm {litellm} sends keys to a stranger: upgrade it, and replace your keys"

@@ -53,7 +53,7 @@ def init(
     text = text.replace("models:\n", f"models:\n{rows}", 1)
     config = parse_config(text, FoundConfig(path=PACKAGED, how="argument"))
     found = {alias: readiness(model) for alias, model in config.models.items()}
-    about = {alias: "ready" if one.ready else f"{one.missing}; {one.mend}" for alias, one in found.items()}
+    about = {alias: "ready" if one.ready else f"{one.missing}; {one.fix}" for alias, one in found.items()}
     lines = (f"{alias} ({config.models[alias].model}): {state}" for alias, state in about.items())
     states = "".join(f"#   {visible(' '.join(line.split()))}\n" for line in lines)
     head = f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n"

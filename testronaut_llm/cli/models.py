@@ -80,7 +80,7 @@ def _row_of(reference: str, file: Path | None) -> ModelConfig | None:
 
     row = None if "/" in reference else settings_of(file).models.get(reference)
     if row and (missing := not_trusted(row, provider_of(row))):
-        raise ConfigError(f"{reference}: {missing.what}; {missing.mend}")
+        raise ConfigError(f"{reference}: {missing.what}; {missing.fix}")
     return row
 
 
@@ -100,7 +100,7 @@ def pull(
 
 def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
     """Fetches an embedded or an Ollama model, from the server that the `row` names."""
-    from testronaut_llm.local.embedded_child import library_fault
+    from testronaut_llm.local.embedded_child import library_problem
     from testronaut_llm.local.model_downloader import fetch as download
 
     if reference.startswith("ollama/"):
@@ -116,8 +116,8 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
     with screen.progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
-    if importlib.util.find_spec("xllamacpp") and (fault := library_fault()):
-        screen.note(f"warning: {fault}")
+    if importlib.util.find_spec("xllamacpp") and (problem := library_problem()):
+        screen.note(f"warning: {problem}")
 
 
 def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
@@ -145,7 +145,7 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     config = llm.config
     for row in [config.model(name) for name in ((model,) if model else config.task(task).models)]:
         found = readiness(row) if row.auto_pull == "ask" else None
-        if found and " pull " in found.mend:
+        if found and " pull " in found.fix:
             screen.note(f"{found.missing}. Fetch {row.model} now? [y/N]")
             if sys.stdin.readline().strip().lower() in ("y", "yes"):  # click would ask on stdout
                 fetch(row.model, row)
@@ -232,7 +232,7 @@ def bench(
 
     with _alone(model, config) as llm:
         row = llm.config.model("it")
-        speed = measured(llm, rounds=rounds, told=screen.note)
+        speed = measured(llm, rounds=rounds, report=screen.note)
     SpeedHistory().add(row, speed)
     units = {"load": "s", "first": "s", "prompt_tokens": "tokens"}
     units |= dict.fromkeys(("prompt_rate", "answer_rate"), "tokens/s")

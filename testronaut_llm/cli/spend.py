@@ -138,7 +138,7 @@ def show_prices(
     found, table = settings.model(model), PriceTable.load()
     price, facts = table.price(found), table.facts(found)
     if price is None:
-        fix = f"; {table.mend(found)}" if model in settings.models else ""
+        fix = f"; {table.fix(found)}" if model in settings.models else ""
         raise ConfigError(f"{found.model} has no known price{fix}")
     if as_json:
         screen.out_json({"model": found.model, "price": price, "facts": facts})

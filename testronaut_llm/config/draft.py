@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from testronaut_llm.config.local_options import refused_options
-from testronaut_llm.config.problems import FromEnvironment, Problem, Source, Where, replaced, shown, texts
+from testronaut_llm.config.problems import FromEnvironment, Problem, Source, Where, quoted, replaced, texts
 from testronaut_llm.config.sections import REFERENCE, Section
 from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import closest, did_you_mean
@@ -179,7 +179,7 @@ def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
         yield from (Problem((section, name, key), "unknown key") for key in _OURS[section] if key in row)
     for alias, row in _rows(draft, "models").items():
         if not re.fullmatch(r"[^\s/]+", str(alias)):
-            yield Problem(("models", alias), f"{shown(alias)} is no name for a model: use no spaces and no slash")
+            yield Problem(("models", alias), f"{quoted(alias)} is no name for a model: use no spaces and no slash")
         extra, provider = _field(row, "extra"), str(_field(row, "model")).partition("/")[0]
         if isinstance(extra, Mapping):
             for place, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
@@ -189,7 +189,7 @@ def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
     for key in islice((key for key in _rows(draft, "limits") if key not in used), _MOST_LIMITS):
         near = closest(key, used)
         if near and abs(len(str(key)) - len(near)) <= 1:
-            yield Problem(("limits", key), f"no model uses the provider {shown(key)}; did you mean `{near}`?")
+            yield Problem(("limits", key), f"no model uses the provider {quoted(key)}; did you mean `{near}`?")
 
 
 def _of_tasks(draft: dict[str, Any]) -> Iterator[Problem]:
@@ -206,9 +206,9 @@ def _of_tasks(draft: dict[str, Any]) -> Iterator[Problem]:
     seen: set[tuple[Where, str]] = set()
     for where, name in (one for one in named if isinstance(one[1], str)):
         if (where[:2], name) in seen:
-            yield Problem(where, f"lists {shown(name)} twice")
+            yield Problem(where, f"lists {quoted(name)} twice")
         elif name not in models and not REFERENCE.fullmatch(name) and "${" not in name:
-            message = ("" if where else f"{MODEL_VARIABLE} names an ") + f"unknown model {shown(name)}"
+            message = ("" if where else f"{MODEL_VARIABLE} names an ") + f"unknown model {quoted(name)}"
             yield Problem(where, message, hint=partial(_near, name, models))
         seen.add((where[:2], name))
 

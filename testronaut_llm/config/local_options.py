@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from testronaut_llm.config.problems import shown
+from testronaut_llm.config.problems import quoted
 from testronaut_llm.config.sections import native
 from testronaut_llm.support.owned_fields import OWNED
 from testronaut_llm.support.text import did_you_mean
@@ -59,7 +59,7 @@ def refused_options(
         if word not in known:
             yield place, f"`{word}` is no option of {provider} models{did_you_mean(word, known)}"
         elif kind and "${" not in str(value) and given is not kind and (kind, given) != (float, int):
-            yield place, f"`{word}` is {shown(value)}; expected {_KINDS[kind]}"
+            yield place, f"`{word}` is {quoted(value)}; expected {_KINDS[kind]}"
 
 
 def sorted_options(*extras: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

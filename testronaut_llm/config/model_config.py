@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_serializer, model_validator
 
 from testronaut_llm.config.draft import examine
-from testronaut_llm.config.problems import FromEnvironment, Source, of_pydantic, public, shown, texts
+from testronaut_llm.config.problems import FromEnvironment, Source, of_pydantic, public, quoted, texts
 from testronaut_llm.config.sections import (
     REFERENCE,
     BudgetConfig,
@@ -241,7 +241,7 @@ class LLMConfig(Section):
         if REFERENCE.fullmatch(reference) or (not self._trusted and "${" in reference):
             model = ModelConfig(alias=reference, model=reference)
             return model if self._trusted else untrusted(model, self._waiting)
-        raise ConfigError(f"unknown model {shown(reference)}{did_you_mean(reference, self.models)}")
+        raise ConfigError(f"unknown model {quoted(reference)}{did_you_mean(reference, self.models)}")
 
     def task(self, name: str | None) -> TaskConfig:
         """Returns the task of that name; None means `default`. Raises UnknownTaskError: names the closest."""

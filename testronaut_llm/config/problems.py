@@ -87,7 +87,7 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + more
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Returns a value as messages may show it: short, and without what may be a secret."""
     if isinstance(value, FromEnvironment):
         return "what the environment variable holds"
@@ -117,7 +117,7 @@ def of_pydantic(error: ErrorDetails, root: type[BaseModel]) -> Problem:
         if isinstance(given, Mapping) or str(where[-1]).startswith("api_key"):  # too long, or perhaps a key
             return ""
         near = closest(given, re.findall(r"'([^']+)'", error["msg"])) if type(given) is str else None
-        return f" (given: {shown(given)})" + (f"; did you mean `{near}`?" if near else "")
+        return f" (given: {quoted(given)})" + (f"; did you mean `{near}`?" if near else "")
 
     return Problem(where, message, hint=hint)
 

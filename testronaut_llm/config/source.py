@@ -177,8 +177,8 @@ class ConfigSource:
 
     def _warn_ignored(self) -> None:
         for section in sorted({re.split(r"\W", text)[0] for text in self.last.ignored}):
-            fault = "this llm.yaml is not trusted; run: testronaut-llm trust"
-            logger().warning(section + "_ignored", file=str(self.last.path), fault=fault)
+            problem = "this llm.yaml is not trusted; run: testronaut-llm trust"
+            logger().warning(section + "_ignored", file=str(self.last.path), error=problem)
 
     def _environment(self) -> int:
         """Returns a hash, so that no value of a variable is kept."""

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.config.problems import Where, few, path_of, public, shown
+from testronaut_llm.config.problems import Where, few, path_of, public, quoted
 from testronaut_llm.config.sections import Section
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import data_dir, made, user_path, write_atomically
+from testronaut_llm.support.paths import data_dir, make_folder, user_path, write_atomically
 from testronaut_llm.support.text import is_loopback, read_utf8
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _allowed(section: Shape, where: Where, withheld: list[tuple[Where, str]]) ->
             words = path_of(at[2:] if at[0] == "models" else at)
             if not isinstance(value, Section):
                 said = public(name, value)
-                words += f" ({', '.join(said) if isinstance(said, Mapping) else shown(said)})"
+                words += f" ({', '.join(said) if isinstance(said, Mapping) else quoted(said)})"
             withheld.append((at, words))
         elif isinstance(value, Section):
             kept[name] = _allowed(value, at, withheld)
@@ -111,7 +111,7 @@ def trust(path: str | Path) -> Path:
     record = record_of(real)
     try:
         text = read_utf8(real)
-        made(record.parent)
+        make_folder(record.parent)
         write_atomically(record, json.dumps(_record(real, text)), mode=0o600)
     except OSError as error:
         raise ConfigError(f"cannot trust {real}: {error}", file=str(real)) from None

@@ -96,7 +96,7 @@ class Clients:
         self._idle: deque[Connection] | None = None
 
     @asynccontextmanager
-    async def lend(self, url: str | None, exchange: Exchange) -> AsyncIterator[Connection]:
+    async def connection(self, url: str | None, exchange: Exchange) -> AsyncIterator[Connection]:
         """Lends a client for one attempt, whose requests belong to `exchange`."""
         if self._idle is None or self._loop is not asyncio.get_running_loop():
             self._loop, self._idle = asyncio.get_running_loop(), deque()

@@ -70,7 +70,7 @@ class Gateway:
         litellm, embedding = load_litellm(), bool(request.texts)
         _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
-        async with self._clients.lend(request.target.api_base, exchange) as connection:
+        async with self._clients.connection(request.target.api_base, exchange) as connection:
             client = None
             try:
                 client = connection.client(litellm, request.target, embedding=embedding)

@@ -50,7 +50,7 @@ class Ticket:
         return self.holds
 
     @property
-    def is_resting(self) -> bool:
+    def in_cooldown(self) -> bool:
         """True if its model is in a cooldown after failures."""
         return self.model.cooldowns > 0
 
@@ -101,7 +101,7 @@ class Ticket:
 class RateLimiter:
     """The limits of one manager. Its clock is in seconds that never go back.
 
-    Other threads may call `ticket`, `rest` and `outlook`, which change nothing that is counted.
+    Other threads may call `ticket`, `cooldown` and `outlook`, which change nothing that is counted.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -123,7 +123,7 @@ class RateLimiter:
             gates[-1].rule = rule  # `llm.yaml` may have changed
         return Ticket(self, gates, tokens)
 
-    def rest(self, model: str) -> tuple[bool, float]:
+    def cooldown(self, model: str) -> tuple[bool, float]:
         """Returns (True if the model is in a cooldown after failures, seconds until it may be asked)."""
         gate = self.gates.get(model)
         return (gate.cooldowns > 0, gate.pause(self.clock())) if gate else (False, 0.0)

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
-from testronaut_llm.local.download import held
+from testronaut_llm.local.download import file_lock
 from testronaut_llm.providers.provider_registry import api_base_of, provider_of
 from testronaut_llm.support import paths
 from testronaut_llm.support.paths import write_atomically
@@ -64,7 +64,7 @@ class SpeedHistory:
 
     def add(self, model: ModelConfig, speed: Speed) -> None:
         """Stores a measurement in place of the last one. Raises OSError: the file cannot be written."""
-        with held(self.path.with_suffix(".lock")):
+        with file_lock(self.path.with_suffix(".lock")):
             kept = {**self._read(), _key(model): [speed]}
             rows = {key: [asdict(one) for one in speeds] for key, speeds in kept.items()}
             write_atomically(self.path, json.dumps({"version": 1, "models": rows}, indent=1) + "\n")
@@ -83,7 +83,7 @@ def _key(model: ModelConfig) -> str:
     return f"{model.model}@{base}" if base else model.model
 
 
-def bench(llm: LLMManager, *, rounds: int = 3, told: Callable[[str], None] = print) -> Speed:
+def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = print) -> Speed:
     """Measures the model `it` of a manager that `verify.alone` configured: the medians of `rounds`.
 
     Each round is two calls, to tell reading from writing: one for a single token, and one for a longer answer.
@@ -100,11 +100,11 @@ def bench(llm: LLMManager, *, rounds: int = 3, told: Callable[[str], None] = pri
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             server.load(model.name, keep_alive=0)  # out of memory, so that the load can be measured
-    told(f"{model.model}: loading")
+    report(f"{model.model}: loading")
     load, reads, writes = loading_time(llm), [], []
     _asked(llm, 2 * rounds, 1)  # not measured: it opens connections
     for number in range(rounds):
-        told(f"{model.model}: round {number + 1} of {rounds}")
+        report(f"{model.model}: round {number + 1} of {rounds}")
         read, wrote = _asked(llm, 2 * number, 1), _asked(llm, 2 * number + 1, ANSWER_TOKENS)
         reads.append(read)
         if wrote.tokens > 1 and wrote.seconds > read.seconds:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.machine import check_memory
-from testronaut_llm.support.paths import made
+from testronaut_llm.support.paths import make_folder
 from testronaut_llm.telemetry.redaction import Redactor, said
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Wanted:
         return urlsplit(self.source)._replace(scheme="", query="").geturl().removeprefix("//")
 
     @property
-    def shown(self) -> str:
+    def origin(self) -> str:
         """The source without what may be secret: a password or a signature."""
         return public(self.source)
 
@@ -83,7 +83,7 @@ def _unseen(_: str) -> Iterator[Report]:
     yield lambda _: None
 
 
-shown: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("testronaut_llm_shown", default=_unseen)
+reporter: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("reporter", default=_unseen)
 """Shows a person the progress of a fetch that a call waits for; the command line sets it."""
 
 
@@ -99,14 +99,14 @@ def pull_again(name: str) -> str:
 
 
 @contextmanager
-def held(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
+def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
     """Holds a file lock against other threads and processes; `waiting` is called if it is taken.
 
     Raises filelock.Timeout: it was taken for `timeout` seconds (negative: never raised).
     """
     import filelock
 
-    lock = filelock.FileLock(made(file.parent) / file.name)
+    lock = filelock.FileLock(make_folder(file.parent) / file.name)
     try:
         taken = lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -148,7 +148,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     """Downloads `hf://owner/repo[@revision]/file.gguf` from Hugging Face, or from the mirror that HF_ENDPOINT names."""
-    from testronaut_llm.providers.endpoint import fault_of
+    from testronaut_llm.providers.endpoint import url_problem
 
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", wanted.path)
     if match is None:
@@ -157,13 +157,13 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
         if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
             raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
     base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-    if fault := fault_of(base):
-        raise LocalModelError(f"HF_ENDPOINT {fault}; expected a URL such as {HUB}")
+    if problem := url_problem(base):
+        raise LocalModelError(f"HF_ENDPOINT {problem}; expected a URL such as {HUB}")
     part = fetch_from_url(wanted, folder, report, f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}")
     digest = _read_note(part).get("sha256")
     if digest and digest != sha256_of(part):
         part.unlink()
-        raise LocalModelError(f"{wanted.shown} is damaged: its sha256 is not {digest}, which the hub names. Try again")
+        raise LocalModelError(f"{wanted.origin} is damaged: its sha256 is not {digest}, which the hub names. Try again")
     return part
 
 
@@ -207,7 +207,7 @@ def _hub_token() -> str:
     try:
         return one_word(raw, "the variable HF_TOKEN") if raw.strip() else ""
     except UnreadableError as error:
-        raise LocalModelError(f"{error}; {error.missing.mend}") from None
+        raise LocalModelError(f"{error}; {error.missing.fix}") from None
 
 
 def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:
@@ -225,7 +225,7 @@ def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report
         if start not in (0, have):  # it would leave a hole
             part.unlink()
             return False
-        check_memory(wanted.shown, total or 0)
+        check_memory(wanted.origin, total or 0)
         check_disk(part.parent, (total or 0) - start)
         if total is not None and wanted.size not in (None, total):
             raise LocalModelError(f"{public(url)} has {total:,} bytes, expected {wanted.size:,}: the file has changed")
@@ -267,18 +267,18 @@ def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
     if status in (401, 403) and wanted.scheme == "hf" and code != "RepoNotFound":
         page = f"{HUB}/{'/'.join(wanted.path.split('/')[:2]).partition('@')[0]}"
         raise LocalModelError(
-            f"{wanted.shown} is gated (status {status}): accept its licence on {page}, then set HF_TOKEN to a token of "
-            f"your account ({HUB}/settings/tokens)"
+            f"{wanted.origin} is gated (status {status}): accept its licence on {page}, then set HF_TOKEN to a "
+            f"token of your account ({HUB}/settings/tokens)"
         )
     if status in (401, 403, 404, 410):
         missing = {"RepoNotFound": "repository", "RevisionNotFound": "revision"}.get(code, "file")
         raise LocalModelError(
-            f"{wanted.shown}: there is no such {missing}, or you may not read it (status {status}). Check the address"
+            f"{wanted.origin}: there is no such {missing}, or you may not read it (status {status}). Check the address"
         )
     response.raise_for_status()
     packed = response.headers.get("content-encoding", "").strip().lower()
     if packed not in ("", "identity"):
-        raise LocalModelError(f"{wanted.shown} is compressed (content-encoding {packed!r:.40}), which is not supported")
+        raise LocalModelError(f"{wanted.origin} is compressed (content-encoding {packed!r:.40}); this is not supported")
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("content-range", ""))
     if status == 206 and span:
         return int(span[1]), int(span[2])
@@ -286,7 +286,7 @@ def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
         return 0, int(length)
     if not wanted.sha256 and "chunked" not in response.headers.get("transfer-encoding", ""):
         raise LocalModelError(
-            f"{wanted.shown}: the server does not say how long the file is, so that a cut one would not be noticed. "
+            f"{wanted.origin}: the server does not say how long the file is, so that a cut one would not be noticed. "
             "Add its digest to the address: #sha256=..."
         )
     return 0, None

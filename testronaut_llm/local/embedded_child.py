@@ -49,7 +49,7 @@ def ending(status: int | None) -> str:
     return f"crashed ({signal.Signals(-status).name})" if status and status < 0 else f"ended with status {status}"
 
 
-def library_fault() -> Missing | None:
+def library_problem() -> Missing | None:
     """Returns why llama.cpp cannot be loaded, tried in a process of its own; None if it can. Success is remembered."""
     variables = environment()
     if (place := variables["PYTHONPATH"]) in _LOADABLE:

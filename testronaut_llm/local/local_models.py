@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
-from testronaut_llm.local.download import Progress, shown
+from testronaut_llm.local.download import Progress, reporter
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
 from testronaut_llm.local.ollama_models import context_to_ask, load_options, pull, usual_context
@@ -70,15 +70,15 @@ class _Loaded:
 
 
 class LocalModels:
-    """What a manager does for models that no provider serves. Safe for threads. `tell` gets the events of fetches.
+    """What a manager does for models that no provider serves. Safe for threads. `on_event` gets the events of fetches.
 
     If `repeatable`, a call is the same request whatever a server has loaded; recordings need that.
     """
 
     def __init__(
-        self, config: Callable[[], LLMConfig], probes: Probes, tell: Callable[[str, Mapping[str, Any]], None]
+        self, config: Callable[[], LLMConfig], probes: Probes, on_event: Callable[[str, Mapping[str, Any]], None]
     ) -> None:
-        self._config, self._probes, self._tell = config, probes, tell
+        self._config, self._probes, self._on_event = config, probes, on_event
         self._fetches: dict[tuple[str, str | None], Fetch] = {}
         self._lock = threading.Lock()
         self._served: dict[str, str] = {}
@@ -119,9 +119,9 @@ class LocalModels:
     def _run(self, fetch: Fetch) -> None:
         model, began, error = fetch.model, time.monotonic(), None
         about = {"gen_ai.request.model": model.model}
-        self._tell("model_pull", about)
+        self._on_event("model_pull", about)
         try:
-            with shown.get()(model.model) as show:
+            with reporter.get()(model.model) as show:
 
                 def report(progress: Progress) -> None:
                     show(progress)
@@ -137,12 +137,12 @@ class LocalModels:
         except BaseException as raised:  # noqa: BLE001 - it is raised for those who wait
             error = raised
         how = {"llm.outcome": "failed" if error else "pulled", "error.message": error}
-        self._tell("model_pull_ended", {**about, **how, "llm.latency_s": round(time.monotonic() - began, 1)})
+        self._on_event("model_pull_ended", {**about, **how, "llm.latency_s": round(time.monotonic() - began, 1)})
         fetch.future.set_exception(error) if error else fetch.future.set_result(None)
 
     def _check(self, model: ModelConfig) -> None:
         if (missing := self._probes.ask(model, provider_of(model))) is not None:
-            raise LocalModelError(f"{model.alias}: {missing.what}; {missing.mend}".removesuffix("; "))
+            raise LocalModelError(f"{model.alias}: {missing.what}; {missing.fix}".removesuffix("; "))
 
     def load(self, model: ModelConfig) -> None:
         """Loads a local model into memory as calls want it. Raises LocalModelError: it is missing or cannot load."""

@@ -127,8 +127,8 @@ class EmbeddedProcess:
             if self._unwanted:
                 process.kill()
             with suppress(BrokenPipeError):
-                told = {**self.settings, "token": self.token, "parent": os.getpid()}
-                process.stdin.write(json.dumps(told).encode() + b"\n")
+                settings = {**self.settings, "token": self.token, "parent": os.getpid()}
+                process.stdin.write(json.dumps(settings).encode() + b"\n")
             while line := process.stdout.readline(1000):
                 text = line.decode("utf-8", "replace").rstrip().replace(self.token, "***")
                 if text.startswith(embedded_child.READY):
@@ -255,7 +255,7 @@ class EmbeddedRunner:
     def _check(self, model: ModelConfig) -> None:
         """Raises LocalModelError if the model is not ready, or its file is not the expected one; may fetch it."""
         if isinstance(missing := embedded_missing(model, store=self._store), Missing):
-            raise _error(model.name, f"is not ready: {missing.what}: {missing.mend}")
+            raise _error(model.name, f"is not ready: {missing.what}: {missing.fix}")
         stored = self._store.get(model.name) or fetch(model.name, store=self._store)
         if (size := size_of(self._store.path(model.name))) != stored.size:
             was = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored"
@@ -282,7 +282,7 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
         return Missing(str(error))
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):
         return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
-    return embedded_child.library_fault() or (Present(stored.sha256) if stored else None)
+    return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
 
 
 def _error(name: str, words: str) -> LocalModelError:

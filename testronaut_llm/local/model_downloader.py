@@ -27,7 +27,7 @@ from testronaut_llm.local import download
 from testronaut_llm.local.download import Progress, Report, Wanted, check_disk, public, pull_again, sha256_of, size_of
 from testronaut_llm.local.machine import check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, read_header
-from testronaut_llm.support.paths import made
+from testronaut_llm.support.paths import make_folder
 from testronaut_llm.support.text import closest
 
 FILE = Path(__file__).with_name("catalogue.json")
@@ -74,18 +74,18 @@ def fetch(
                 f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, fix the "
                 "permissions, or set TESTRONAUT_LLM_HOME to another folder; the next try continues"
             ) from None
-    if model.sha256 != wanted.sha256 and (wanted.sha256 or model.source != wanted.shown):
+    if model.sha256 != wanted.sha256 and (wanted.sha256 or model.source != wanted.origin):
         raise LocalModelError(
             f"another model called {wanted.name!r} is stored from {model.source} with the sha256 {model.sha256}; "
-            f"expected {wanted.sha256 or wanted.shown}. Give this one another name (--name), or replace the other: "
+            f"expected {wanted.sha256 or wanted.origin}. Give this one another name (--name), or replace the other: "
             f"{pull_again(wanted.name)}"
         )
     return model
 
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
-    check_memory(wanted.shown, wanted.size or 0)
-    folder = made(store.folder / ".parts" / wanted.name)
+    check_memory(wanted.origin, wanted.size or 0)
+    folder = make_folder(store.folder / ".parts" / wanted.name)
     file = store.path(wanted.name)  # complete, if only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)
@@ -93,11 +93,11 @@ def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     report(Progress(note="checking", done=size, total=size))
     digest = sha256_of(file)
     try:
-        context = read_header(file, source=wanted.shown).context
+        context = read_header(file, source=wanted.origin).context
         if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
             expected = size if wanted.size is None else wanted.size
             raise LocalModelError(
-                f"{wanted.shown} gave {size:,} bytes with the sha256 {digest}, expected {expected:,} bytes with "
+                f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {expected:,} bytes with "
                 f"{wanted.sha256 or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
                 "if another try gives the same, do not trust it"
             )
@@ -105,7 +105,7 @@ def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
         file.unlink()
         raise
     row = StoredModel(
-        name=wanted.name, source=wanted.shown, sha256=digest, size=size, context=context, license=wanted.license
+        name=wanted.name, source=wanted.origin, sha256=digest, size=size, context=context, license=wanted.license
     )
     stored = store.add(file, row)
     shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +134,7 @@ def _wanted(reference: str, name: str | None) -> Wanted:
         )
     path = wanted.path
     if not path.lower().endswith(".gguf"):
-        raise LocalModelError(f"{wanted.shown!r} is not a GGUF file: the address must end in .gguf")
+        raise LocalModelError(f"{wanted.origin!r} is not a GGUF file: the address must end in .gguf")
     if wanted.scheme == "file":
         file, path = _on_disk(wanted), unquote(path)
         wanted = replace(wanted, sha256=wanted.sha256 or sha256_of(file), size=file.stat().st_size)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from pydantic import TypeAdapter
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import held, pull_again
+from testronaut_llm.local.download import file_lock, pull_again
 from testronaut_llm.support import paths
 from testronaut_llm.support.paths import write_atomically
 
@@ -114,8 +114,8 @@ class ModelStore:
     def locked(
         self, what: str, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
     ) -> AbstractContextManager[None]:
-        """Holds the lock for `what`; see `download.held`."""
-        return held(self.folder / f".{what}.lock", waiting, timeout=timeout)
+        """Holds the lock for `what`; see `download.file_lock`."""
+        return file_lock(self.folder / f".{what}.lock", waiting, timeout=timeout)
 
     def _files(self, name: str) -> Sequence[Path]:
         """Returns the files of a model on disk, those of an unfinished download included."""

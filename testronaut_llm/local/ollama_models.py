@@ -16,7 +16,7 @@ from typing import Any
 from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import CassetteMissError, LLMError, LocalModelError
-from testronaut_llm.local.download import Progress, Report, held, is_pinned
+from testronaut_llm.local.download import Progress, Report, file_lock, is_pinned
 from testronaut_llm.local.machine import check_memory, memory_of_servers
 from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer, Step, full_name, unreachable
 from testronaut_llm.providers.provider_registry import is_local
@@ -100,28 +100,28 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
     Raises:
         LocalModelError: no such model, not enough memory or disk, or three tries failed; the message says which.
     """
-    tell = report or (lambda _: None)
+    notify = report or (lambda _: None)
     lock = f"pull-{hashlib.sha256(f'{server.url} {full_name(name)}'.encode()).hexdigest()[:16]}.lock"
-    with held(data_dir() / "locks" / lock, lambda: tell(Progress(note="waiting for another pull"))):
+    with file_lock(data_dir() / "locks" / lock, lambda: notify(Progress(note="waiting for another pull"))):
         for wait in (*_WAITS, None):
-            if not (reason := _interrupted(server, name, tell, patience, first=wait == _WAITS[0])):
+            if not (reason := _interrupted(server, name, notify, patience, first=wait == _WAITS[0])):
                 return
             if wait is None:
                 raise LocalModelError(
                     f"Ollama did not get {name!r} in {len(_WAITS) + 1} tries: {reason}; what it has is kept, "
                     f"so try again later: {server.pull_command(name)}"
                 )
-            tell(Progress(note=f"{reason}; continuing in {min(wait, patience):g} seconds"))
+            notify(Progress(note=f"{reason}; continuing in {min(wait, patience):g} seconds"))
             sleep(min(wait, patience))
 
 
-def _interrupted(server: OllamaServer, name: str, tell: Report, patience: float, *, first: bool) -> str:
+def _interrupted(server: OllamaServer, name: str, notify: Report, patience: float, *, first: bool) -> str:
     """Pulls once. Returns why it broke off, or "" for success. Raises LocalModelError: a retry cannot help."""
     import httpx
 
     try:
         with closing(server.pulling(name, silence=patience)) as steps:
-            return _followed(server, name, steps, tell, patience)
+            return _followed(server, name, steps, notify, patience)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         if first:
             raise unreachable(server.url, error) from None
@@ -132,7 +132,7 @@ def _interrupted(server: OllamaServer, name: str, tell: Report, patience: float,
         return f"the connection to Ollama broke ({type(error).__name__})"
 
 
-def _followed(server: OllamaServer, name: str, steps: Iterator[Step], tell: Report, patience: float) -> str:
+def _followed(server: OllamaServer, name: str, steps: Iterator[Step], notify: Report, patience: float) -> str:
     last, since = Step(), time.monotonic()
     for step in steps:
         if step.error:
@@ -147,7 +147,7 @@ def _followed(server: OllamaServer, name: str, steps: Iterator[Step], tell: Repo
             what = f"{name!r} (to pull it anyway: ollama pull {name})"
             check_memory(what, step.total or 0, memory_of_servers())
         last = step
-        tell(Progress(note=step.status, done=step.completed, total=step.total))
+        notify(Progress(note=step.status, done=step.completed, total=step.total))
     return "" if last.status == "success" else "Ollama stopped before it was done"
 
 

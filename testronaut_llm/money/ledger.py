@@ -131,7 +131,7 @@ class Ledger:
         """Logs once that the ledger does not work."""
         if not self._warned:
             self._warned = True
-            logger().warning("ledger_unavailable", fault=str(error))
+            logger().warning("ledger_unavailable", error=str(error))
 
     def _count_hits(self) -> None:
         with self._lock, contextlib.suppress(IndexError):

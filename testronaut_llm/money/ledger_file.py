@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.money import CONTEXT, MOST_USD
-from testronaut_llm.support.paths import Connection, made
+from testronaut_llm.support.paths import Connection, make_folder
 
 T = TypeVar("T")
 Period = Literal["call", "day", "month", "total"]
@@ -184,7 +184,7 @@ class LedgerFile:
 
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
-            made(self.path.parent)
+            make_folder(self.path.parent)
         name = ":memory:" if self.path is None else self.path
         connection = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False, factory=Connection)
         try:

@@ -13,7 +13,7 @@ from testronaut_llm.money.price_rows import Row, read_price
 from testronaut_llm.money.prices import decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.money import is_amount
-from testronaut_llm.support.paths import made, user_path, write_atomically
+from testronaut_llm.support.paths import make_folder, user_path, write_atomically
 from testronaut_llm.support.text import decoded, is_loopback, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor, said
 
@@ -46,7 +46,7 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     path = path or user_table_path()
     written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
     try:
-        made(path.parent)
+        make_folder(path.parent)
         with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
             previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
             if previous is not None:
@@ -87,16 +87,16 @@ def _checked(source: str, text: str) -> Mapping[str, Row]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source!r} is not JSON ({error}); expected {_EXPECTED}") from None
     rows = model_rows(table) if isinstance(table, dict) else {}
-    faults = {name: list(_faults(row)) for name, row in rows.items()}
-    if not any(read_price(row) for name, row in rows.items() if not faults[name]):
+    problems = {name: list(_problems(row)) for name, row in rows.items()}
+    if not any(read_price(row) for name, row in rows.items() if not problems[name]):
         raise ConfigError(f"{source!r} prices no model; expected {_EXPECTED}")
-    if lines := [f"{name}.{fault}" for name, found in faults.items() for fault in found]:
+    if lines := [f"{name}.{problem}" for name, found in problems.items() for problem in found]:
         shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
         raise ConfigError(f"{source!r} holds impossible prices, so nothing was changed: {shown}")
     return rows
 
 
-def _faults(row: Row) -> Iterator[str]:
+def _problems(row: Row) -> Iterator[str]:
     for key, value in row.items():
         if value is not None and ("_cost_per_token" in key or "token_cost" in key):
             if not is_amount(value):
@@ -105,4 +105,4 @@ def _faults(row: Row) -> Iterator[str]:
                 yield f"{key} is {value!s:.40} (expected USD for one token, at most {_HIGHEST})"
     bands = row.get("tiered_pricing")
     for band in bands if isinstance(bands, list) else ():
-        yield from _faults(band) if isinstance(band, Mapping) else ()
+        yield from _problems(band) if isinstance(band, Mapping) else ()

@@ -118,7 +118,7 @@ class PriceTable:
             dimensions=model.dimensions or facts.dimensions,
         )
 
-    def mend(self, model: ModelConfig) -> str:
+    def fix(self, model: ModelConfig) -> str:
         """Returns the line of `llm.yaml` that gives this model a price."""
         unnamed = model.provider == "azure" and not model.base_model
         how = "`base_model: NAME` (of the model it deploys) or " if unnamed else ""
@@ -171,7 +171,7 @@ def _read_user(path: Path) -> Table | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if not isinstance(error, FileNotFoundError):
             fix = "run `testronaut-llm prices update` again or delete the file"
-            logger().warning("price_table_unreadable", file=str(path), fault=str(error), mend=fix)
+            logger().warning("price_table_unreadable", file=str(path), error=str(error), fix=fix)
         return None
 
 

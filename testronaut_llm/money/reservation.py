@@ -131,4 +131,4 @@ class Reservation:
         )
         if limit.hard:
             raise BudgetExceededError(message, model=self.model)
-        logger().warning("budget_exceeded", limit=limit.name, fault=message)
+        logger().warning("budget_exceeded", limit=limit.name, error=message)

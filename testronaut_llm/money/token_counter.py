@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.money.token_families import count, family_of, memory_key
-from testronaut_llm.support.paths import data_dir, made, write_atomically
+from testronaut_llm.support.paths import data_dir, make_folder, write_atomically
 from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class TokenCounter:
             lines, self._unsaved, self._saved = self._unsaved, [], time.monotonic()
             try:
                 if lines:
-                    made(self._path.parent)
+                    make_folder(self._path.parent)
                     with open(self._path, "a", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
                         file.write("".join(lines))
             except OSError as error:
@@ -181,7 +181,7 @@ class TokenCounter:
     def _warn(self, event: str, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            logger().warning(event, file=str(self._path), fault=str(error))
+            logger().warning(event, file=str(self._path), error=str(error))
 
 
 def _most_bytes(text: str) -> int:

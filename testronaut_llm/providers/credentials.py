@@ -157,8 +157,8 @@ def key_source(model: ModelConfig, provider: Provider) -> KeySource:
     if not url.lower().startswith("http:") or is_loopback(url):
         return source
     what = f"the key would travel to {host_of(url)!r} over plain http"
-    mend = f"use https in api_base, or accept the risk with: export {ALLOW_HTTP}=1"
-    return replace(source, missing=Missing(what, mend))
+    fix = f"use https in api_base, or accept the risk with: export {ALLOW_HTTP}=1"
+    return replace(source, missing=Missing(what, fix))
 
 
 def _configured(model: ModelConfig) -> KeySource:
@@ -203,8 +203,8 @@ def _usual(model: ModelConfig, provider: Provider) -> KeySource:
     if not provider.key_required or loopback or (provider.generic and elsewhere):
         return KeySource(kind="none", note="no key")
     if not names:
-        what, mend = f"no key for {provider.name}", "name its variable in llm.yaml: api_key_env: <VARIABLE>"
-        return KeySource(kind="none", missing=Missing(what, mend))
+        what, fix = f"no key for {provider.name}", "name its variable in llm.yaml: api_key_env: <VARIABLE>"
+        return KeySource(kind="none", missing=Missing(what, fix))
     what = f"{names[0]} is not set" if len(names) == 1 else f"none of {', '.join(names)} is set"
     return KeySource(kind="none", missing=Missing(what, f"export {names[0]}=<your key>"))
 

@@ -90,7 +90,7 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
     return Missing(f"this llm.yaml is not trusted; without effect until then: {few(withheld)}", TRUST)
 
 
-def fault_of(url: str) -> str | None:
+def url_problem(url: str) -> str | None:
     """Returns what is wrong with a URL, in words that do not repeat it; None if a client can use it."""
     try:
         parts = urlsplit(url)
@@ -133,7 +133,7 @@ def _tidy(url: str, wire: str) -> str:
 def ollama_url(address: str) -> str:
     """Returns the URL that `OLLAMA_HOST` stands for, as Ollama's own client reads it: `:11435`, `::1`, `box`, ...
 
-    An invalid port and a login stay in the URL, so that `fault_of` finds them.
+    An invalid port and a login stay in the URL, so that `url_problem` finds them.
     """
     scheme, mark, rest = address.partition("://")
     if not mark:

@@ -70,7 +70,7 @@ def proxy_for(url: str | None) -> Proxy | None:
     return None
 
 
-def faults() -> list[str]:
+def problems() -> list[str]:
     """Returns a sentence for each value of the environment that no HTTP client can use."""
     found = []
     for look in (lambda: _proxies(getproxies()), _tls):

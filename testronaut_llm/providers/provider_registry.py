@@ -125,7 +125,7 @@ def litellm_services() -> Mapping[str, Mapping[str, Any]]:
         for name, row in json.loads(_litellm_file("llms/openai_like/providers.json")).items():
             given = row if isinstance(row, dict) else {}
             base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
-            if base.startswith("https://") and not endpoint.fault_of(base) and key.isidentifier():
+            if base.startswith("https://") and not endpoint.url_problem(base) and key.isidentifier():
                 found[name] = {
                     "default_base": base.rstrip("/"),
                     "key_variables": (key,),
@@ -201,7 +201,7 @@ class Readiness:
 
     ready: bool
     missing: str = ""
-    mend: str = ""
+    fix: str = ""
     note: str = ""
 
 
@@ -215,7 +215,7 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
         provider = provider_of(model)
     except ConfigError as error:
         lack = endpoint.not_trusted(model) or unset or Missing(str(error))
-        return Readiness(ready=False, missing=lack.what, mend=lack.mend)
+        return Readiness(ready=False, missing=lack.what, fix=lack.fix)
     base, source = endpoint.base_of(model, provider), key_source(model, provider)
     missing = (
         endpoint.not_trusted(model, provider)
@@ -225,7 +225,7 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
         or (probes or Probes()).ask(model, provider)
     )
     if missing:
-        return Readiness(ready=False, missing=missing.what, mend=missing.mend)
+        return Readiness(ready=False, missing=missing.what, fix=missing.fix)
     notes = [source.note] if source.note else []
     if base.source not in ("", "default"):
         notes.append(f"endpoint from {base.source}")
@@ -247,6 +247,6 @@ def _incomplete(model: ModelConfig, provider: Provider, base: endpoint.Base) -> 
     for field in provider.required:
         if field != "api_base" and getattr(model, field, None) in (None, ""):
             return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
-    if base.url is not None and (fault := endpoint.fault_of(base.url)):
-        return Missing(f"the endpoint of {base.source} {fault}", "expected a URL such as https://host.example/v1")
+    if base.url is not None and (problem := endpoint.url_problem(base.url)):
+        return Missing(f"the endpoint of {base.source} {problem}", "expected a URL such as https://host.example/v1")
     return None

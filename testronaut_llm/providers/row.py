@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
-from testronaut_llm.config.problems import shown
+from testronaut_llm.config.problems import quoted
 from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import did_you_mean
 
@@ -25,7 +25,7 @@ class Missing(NamedTuple):
     """Why a model is not ready, and the line or command that fixes it."""
 
     what: str
-    mend: str = ""
+    fix: str = ""
 
 
 class Present(NamedTuple):
@@ -93,13 +93,13 @@ class Provider:
             return None
         if self.name in OTHER_FIELDS:
             wrong = (*refused_in_extra(extra), *refused_options(self.name, extra, embedding=embedding))
-            return f"extra holds {shown('.'.join(wrong[0][0]))}: {wrong[0][1]}" if wrong else None
+            return f"extra holds {quoted('.'.join(wrong[0][0]))}: {wrong[0][1]}" if wrong else None
         known = self.embedding_extra if embedding else self.extra
         for name in extra if known is not None else ():
             if not known:
-                return f"extra holds {shown(name)}, and LiteLLM has no way to send further body fields to {self.name}"
+                return f"extra holds {quoted(name)}, and LiteLLM has no way to send further body fields to {self.name}"
             if name not in known:
-                return f"extra holds {shown(name)}, no body field of {self.name}{did_you_mean(name, known)}"
+                return f"extra holds {quoted(name)}, no body field of {self.name}{did_you_mean(name, known)}"
         return None
 
     def body_arguments(self, body: Mapping[str, Any], *, embedding: bool = False) -> dict[str, Any]:

@@ -16,9 +16,9 @@ _MAX_BYTES = 64 * 1024
 class UnreadableError(Exception):
     """There is no key. Holds a `Missing`, never a part of the secret."""
 
-    def __init__(self, what: str, mend: str = "") -> None:
+    def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(what)
-        self.missing = Missing(what, mend)
+        self.missing = Missing(what, fix)
 
 
 def read_file(name: str) -> str:

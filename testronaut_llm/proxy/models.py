@@ -13,7 +13,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import LimitConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.credentials import key_source
-from testronaut_llm.providers.endpoint import base_of, fault_of
+from testronaut_llm.providers.endpoint import base_of, url_problem
 from testronaut_llm.providers.provider_registry import api_version_of, provider_of
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.money import exact
@@ -102,8 +102,8 @@ def _endpoint(model: ModelConfig, provider: Provider, written: str, stays: Stays
             stays.append(("api_base", "the proxy fills whole values only: use one variable for all of it"))
     elif base.source not in ("", "llm.yaml", "default"):
         value = f"os.environ/{base.source}"
-    elif base.url and (fault := fault_of(base.url)):
-        stays.append(("api_base", f"{fault}, so it is not written"))
+    elif base.url and (problem := url_problem(base.url)):
+        stays.append(("api_base", f"{problem}, so it is not written"))
     elif base.from_file or provider.litellm_prefix != provider.name:
         value = base.url
     if base.url and is_loopback(base.url):

@@ -99,7 +99,7 @@ class Scale:
         """Why a model cannot be asked, and the problem's code; an empty reason where it can."""
         call, most = self.call, 0 if self.call.texts else self.call.max_tokens
         if not ready.ready:
-            return f"not ready: {ready.missing}; {ready.mend}".removesuffix("; "), NOT_READY
+            return f"not ready: {ready.missing}; {ready.fix}".removesuffix("; "), NOT_READY
         if call.output is not None and facts.supports_schema is False:
             return "cannot answer in a given shape (JSON Schema)", None
         if facts.max_output is not None and most > facts.max_output:
@@ -113,7 +113,7 @@ class Scale:
     def _over_budget(self, one: Candidate) -> tuple[str, str | None]:
         """Judged by the worst case: a budget that holds only for the expected case does not hold."""
         if self.money is not None and one.worst_cost is None:
-            return f"no known price, and a limit holds ({self.money.limit}): {self.prices.mend(one.row)}", MONEY
+            return f"no known price, and a limit holds ({self.money.limit}): {self.prices.fix(one.row)}", MONEY
         if self.money is not None and (one.worst_cost or 0) > max(self.money.left, Decimal(0)):
             return f"over budget: worst case {usd(one.worst_cost or Decimal(0))}, and {self.money.words}", MONEY
         return "", None

@@ -26,9 +26,9 @@ def patience(route: Route, candidate: Candidate, ticket: Ticket, limiter: RateLi
     A model in a cooldown is passed over where a later one can be asked sooner, and is waited for only once.
     """
     later = route.kept[route.kept.index(candidate) + 1 :]
-    if ticket.is_resting:
-        own = limiter.rest(key_of(candidate.row))
-        sooner = any(limiter.rest(key_of(one.row)) < own for one in later)
+    if ticket.in_cooldown:
+        own = limiter.cooldown(key_of(candidate.row))
+        sooner = any(limiter.cooldown(key_of(one.row)) < own for one in later)
         return 0.0 if sooner or ticket.is_in_vain else math.inf
     return LONGEST_WAIT * 4 if ticket.is_alone and later else math.inf
 
@@ -36,12 +36,12 @@ def patience(route: Route, candidate: Candidate, ticket: Ticket, limiter: RateLi
 def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
     """Returns why nothing was sent; the next model follows. `left`: seconds that the call has."""
     wait = f"at least {ticket.at_least:.3g} s" if ticket.at_least > 0 else "longer"
-    if ticket.is_resting or ticket.is_alone:
+    if ticket.in_cooldown or ticket.is_alone:
         what, fix = f"{ticket.blocked_by} takes {wait}", "another model or a later call may do"
     else:
         what = f"{ticket.blocked_by} makes it wait {wait}, and the call has {max(0.0, left):.3g} s left"
         fix = "raise the limit or the call's `deadline`"
-    error = (OverloadedError if ticket.is_resting else RateLimitError)(
+    error = (OverloadedError if ticket.in_cooldown else RateLimitError)(
         f"{candidate.alias} ({candidate.model}): nothing was sent: {what}; {fix}",
         model=candidate.alias,
         provider=candidate.provider,
@@ -72,7 +72,7 @@ def with_limits(route: Route, config: LLMConfig, limiter: RateLimiter, max_token
     A model in a cooldown is dropped where a later one can be asked sooner.
     """
     kept, dropped = [], []
-    rests = [limiter.rest(key_of(one.row)) for one in route.kept]
+    cooldowns = [limiter.cooldown(key_of(one.row)) for one in route.kept]
     for place, one in enumerate(route.kept):
         rules = rules_of(config, one.row)
         ticket = limiter.outlook(limiter.ticket(rules, key_of(one.row), (one.est_tokens or 0) + max_tokens))
@@ -81,7 +81,7 @@ def with_limits(route: Route, config: LLMConfig, limiter: RateLimiter, max_token
             wait = f"{ticket.at_least:.2g} s" if 0 < ticket.at_least < math.inf else "a while"
             reason += f"; would wait {wait} for {ticket.blocked_by}"
         noted = replace(one, reason=reason, limits=tuple(str(rule) for rule in rules))
-        if rests[place][0] and any(later < rests[place] for later in rests[place + 1 :]):
+        if cooldowns[place][0] and any(later < cooldowns[place] for later in cooldowns[place + 1 :]):
             dropped.append(replace(noted, kept=False, problem=NOT_READY))
         else:
             kept.append(noted)

@@ -116,14 +116,14 @@ class OutputSchema:
             deepest = [best_match([error]) or error for error in errors]
             if not deepest:
                 return value
-            faults = [(error.json_path, error.message) for error in deepest]
+            problems = [(error.json_path, error.message) for error in deepest]
         else:
             try:
                 return self._adapter.validate_json(json.dumps(value))
             except ValidationError as error:
                 found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_FAULTS]
-                faults = [(json_path(one["loc"]), one["msg"]) for one in found]
-        words = [f"{path}: {words if len(words) <= 200 else words[:200] + '...'}" for path, words in sorted(faults)]
+                problems = [(json_path(one["loc"]), one["msg"]) for one in found]
+        words = [f"{path}: {words if len(words) <= 200 else words[:200] + '...'}" for path, words in sorted(problems)]
         raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(words)}.", text=text)
 
 

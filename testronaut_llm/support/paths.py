@@ -30,10 +30,10 @@ def cache_dir() -> Path:
     return _folder("cache")
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """Creates a folder and its parents, readable by the owner only (0700). Raises OSError: it cannot be created."""
     if not folder.is_dir():
-        made(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import made, user_path
+from testronaut_llm.support.paths import make_folder, user_path
 
 NAME = "testronaut_llm"
 NOISY_LOGGERS = (
@@ -70,7 +70,7 @@ class EventFile:
         line = json.dumps(stamped, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
             path = folder / user_path(name)
-            made(path.parent)
+            make_folder(path.parent)
             handle = os.open(path, _FLAGS, 0o600)
             try:
                 written = os.write(handle, line)
@@ -81,7 +81,7 @@ class EventFile:
         except (OSError, ValueError, ConfigError) as error:  # the latter two: a NUL in the path, no home folder
             if name not in self._warned:
                 self._warned.add(name)
-                logger().warning("log_not_written", file=str(folder / name), fault=str(error))
+                logger().warning("log_not_written", file=str(folder / name), error=str(error))
 
 
 class _LogGuard(logging.Filter):

@@ -122,7 +122,7 @@ def test_a_poisoned_row_is_a_miss_and_one_warning(cache: AnswerCache, tmp_path: 
     with capture_logs() as logs:
         assert [cache.read(KEY, same) for _ in range(3)] == [None, None, None]
     assert [entry["event"] for entry in logs] == ["cache_trouble"]
-    assert "mv " in logs[0]["mend"]
+    assert "mv " in logs[0]["fix"]
     write(cache, "new")
     assert cache.read(KEY, same) == "new"
     cache.drop([KEY])
@@ -214,8 +214,8 @@ def test_a_locked_file_is_a_miss_after_a_moment(cache: AnswerCache) -> None:
         with capture_logs() as logs:
             assert cache.read(KEY, same) is None
         assert time.monotonic() - began < 5
-    assert "locked" in logs[0]["fault"]
-    assert "fuser -v" in logs[0]["mend"]
+    assert "locked" in logs[0]["error"]
+    assert "fuser -v" in logs[0]["fix"]
 
 
 def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -394,7 +394,7 @@ def test_an_unknown_task_names_the_closest(api: Make) -> None:
 
 
 def test_nothing_ready_lists_each_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each candidate says what it lacks and the command that mends it; nothing is sent."""
+    """Each candidate says what it lacks and the command that fixes it; nothing is sent."""
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     with manager({"a": {"model": "openai/gpt-4o"}, "b": {"model": "anthropic/claude-haiku-4-5"}}) as llm:

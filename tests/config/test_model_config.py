@@ -286,7 +286,7 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
 
 
 @pytest.mark.parametrize(
-    ("row", "mend"),
+    ("row", "fix"),
     [
         ({"api_key": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key": "short"}, "write  api_key_env: OPENAI_API_KEY"),
@@ -302,10 +302,10 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
         ({"api_base": "https://me:secret12@host/v1"}, "keys are not written into this file"),
     ],
 )
-def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], mend: str) -> None:
-    """Wherever it stands, the message mends it and holds nothing of it."""
+def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], fix: str) -> None:
+    """Wherever it stands, the message says how to fix it and holds nothing of it."""
     words = refusal(models={"a": {"model": "openai/x", **row}})
-    assert mend in words
+    assert fix in words
     assert words.count("\n") == 0, "one problem, named once"
     for secret in (SECRET, "hunter", "0123456789abcdef", "secret12", "short"):
         assert secret not in words

@@ -93,7 +93,7 @@ def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str)
     config = load_config()
     row, found = config.models["m"], readiness(config.models["m"])
     assert getattr(row, field) == ModelConfig.model_fields[field].get_default(call_default_factory=True)
-    assert (found.ready, found.mend) == (False, "read it, then run: testronaut-llm trust")
+    assert (found.ready, found.fix) == (False, "read it, then run: testronaut-llm trust")
     assert "not trusted" in found.missing
     assert field in found.missing
     assert readiness(config.models["fine"]).ready

@@ -81,7 +81,7 @@ async def test_each_mode(llm: LLMManager, asynchronous: bool) -> None:
 
 @both
 async def test_error(tiny_gguf: Path, asynchronous: bool) -> None:
-    """A file that llama.cpp refuses is our error in its words, with the command that mends it."""
+    """A file that llama.cpp refuses is our error in its words, with the command that fixes it."""
     store = ModelStore()
     store.folder.parent.mkdir(parents=True)
     stored(store, tiny_gguf)

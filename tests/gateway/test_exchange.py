@@ -167,7 +167,7 @@ async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
     clients, used = Clients(), []
     for url in ("http://a", "http://b", "http://c", "http://c"):
-        async with clients.lend(url, Exchange()) as connection:
+        async with clients.connection(url, Exchange()) as connection:
             connection.http.cookies.set("session", "of one account")
             used.append(connection)
     a, b, c, again = used
@@ -175,10 +175,10 @@ async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPa
     assert not c.http.cookies
     assert [one.http.is_closed for one in (a, b, c)] == [True, False, False]
     b.idle_since -= 61
-    async with clients.lend("http://c", Exchange()) as connection:
+    async with clients.connection("http://c", Exchange()) as connection:
         assert connection is c
     assert [one.http.is_closed for one in (b, c)] == [True, False]
-    async with clients.lend("http://c", Exchange()):
+    async with clients.connection("http://c", Exchange()):
         await clients.close()
         assert not c.http.is_closed
     assert c.http.is_closed
@@ -189,7 +189,7 @@ def test_another_event_loop_has_clients_of_its_own() -> None:
     clients, used = Clients(), []
 
     async def use() -> None:
-        async with clients.lend("http://a", Exchange()) as connection:
+        async with clients.connection("http://a", Exchange()) as connection:
             used.append(connection.http)
 
     asyncio.run(use())

@@ -1,4 +1,4 @@
-"""The fault server does what it says, since every test of a fault rests on it."""
+"""The fault server does what it says, since every test of a fault relies on it."""
 
 from __future__ import annotations
 

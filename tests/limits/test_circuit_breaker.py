@@ -77,7 +77,7 @@ def test_what_counts_as_a_failure(api: Make, reply: Callable[..., None] | str, c
     timeout = 0.5 if reply is faults.silent else 30
     with manager({"a": model("openai", a)}, retries=0, timeout=timeout) as llm:
         fail(llm)
-        assert llm._caller.services.limiter.rest("a (openai/gpt-4o-mini)")[0] is counts
+        assert llm._caller.services.limiter.cooldown("a (openai/gpt-4o-mini)")[0] is counts
 
 
 def test_a_deadline_that_is_too_short_says_nothing_of_the_model(api: Make) -> None:
@@ -87,7 +87,7 @@ def test_a_deadline_that_is_too_short_says_nothing_of_the_model(api: Make) -> No
         for _ in range(5):
             with pytest.raises(errors.LLMTimeoutError):
                 llm.complete("t", "hi", deadline=0.05)
-        assert llm._caller.services.limiter.rest("a (openai/gpt-4o-mini)") == (False, 0.0)
+        assert llm._caller.services.limiter.cooldown("a (openai/gpt-4o-mini)") == (False, 0.0)
 
 
 def test_the_only_model_is_waited_for(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_rest_that_does_not_fit_the_deadline_fails_at_once(api: Make) -> None:
 
 
 def test_a_rest_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a server is down, a batch fails about as fast as its rests end, not a call a rest."""
+    """While a server is down, a batch fails about as fast as its cooldowns end, not one call a cooldown."""
     monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.1)
     a = api("a", faults.error("server_error"))
     with manager({"a": model("openai", a)}, retries=0) as llm:
@@ -127,7 +127,7 @@ def test_a_rest_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_dry_run_shows_what_rests_and_what_waits(api: Make) -> None:
-    """A model that rests is dropped with its reason; one that would wait says for what; the limits are named."""
+    """A model in a cooldown is dropped with its reason; one that would wait says for what; the limits are named."""
     a, b = api("a", faults.error("server_error")), api("b", faults.good())
     rows = {"a": model("openai", a), "b": model("anthropic", b, limits={"rpm": 1})}
     with manager(rows, limits={"openai": {"concurrency": 9}}, retries=0) as llm:

@@ -290,4 +290,4 @@ def test_a_cassette_is_replayed_without_limits(api: Make) -> None:
             ticket = services.ticket(call, candidate, 1)
             assert ticket.turn()
             ticket.leave(sent=True, error=errors.RateLimitError("slow", retry_after=50.0))
-            assert not ticket.is_resting
+            assert not ticket.in_cooldown

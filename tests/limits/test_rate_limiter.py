@@ -223,9 +223,9 @@ def test_only_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None
     _fail(still, 4)
     still.asked(InvalidRequestError("its server is there"))
     _fail(still, 4)
-    assert still.limiter.rest("m") == (False, 0.0)
+    assert still.limiter.cooldown("m") == (False, 0.0)
     _fail(still, 1)
-    assert still.limiter.rest("m") == (True, 5.0)
+    assert still.limiter.cooldown("m") == (True, 5.0)
     probe, second, third = still.ticket(), still.ticket(), still.ticket()
     assert not any([probe.turn(), second.turn(), third.turn()])
     still.now += 5
@@ -239,23 +239,23 @@ def test_each_probe_that_fails_doubles_the_rest() -> None:
     still = Still()
     older = [still.turn() for _ in range(3)]
     _fail(still)
-    rests = []
+    cooldowns = []
     for _ in range(6):
-        rests.append(still.limiter.rest("m")[1])
+        cooldowns.append(still.limiter.cooldown("m")[1])
         while older:
             older.pop().leave(sent=True, error=ServerError("boom"))
-        still.now += rests[-1]
+        still.now += cooldowns[-1]
         probe, waiting = still.turn(), still.ticket()
         assert not waiting.turn()
         probe.leave(sent=True, error=ServerError("boom"))
         assert not waiting.turn()
         assert waiting.is_in_vain
         waiting.leave()
-    assert rests == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    assert cooldowns == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
     still = Still()
     _fail(still, 4)
     still.asked(OverloadedError("busy", retry_after=33.0))
-    assert still.limiter.rest("m") == (True, 33.0)  # the provider knows better
+    assert still.limiter.cooldown("m") == (True, 33.0)  # the provider knows better
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
@@ -268,7 +268,7 @@ def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
     probe.leave(sent=True)
     assert second.turn()
     assert second.is_probe
-    assert still.limiter.rest("m")[0]
+    assert still.limiter.cooldown("m")[0]
 
 
 def test_a_fork_begins_with_free_slots() -> None:

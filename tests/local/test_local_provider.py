@@ -452,8 +452,8 @@ def test_a_library_that_cannot_be_loaded_is_named_before_a_call(
     monkeypatch.syspath_prepend(library(tmp_path / "broken", code))
     found = embedded_missing(MODEL, store=store)
     assert isinstance(found, Missing)
-    assert f"{found.what}: {found.mend}".startswith("llama.cpp cannot be loaded")
-    assert said in f"{found.what}: {found.mend}"
+    assert f"{found.what}: {found.fix}".startswith("llama.cpp cannot be loaded")
+    assert said in f"{found.what}: {found.fix}"
     with pytest.raises(LocalModelError, match=r"llama\.cpp cannot be loaded") as caught:
         EmbeddedRunner(store).endpoint(MODEL)
     assert " pull " not in str(caught.value)

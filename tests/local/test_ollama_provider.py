@@ -314,8 +314,8 @@ def test_a_model_that_is_not_pulled_names_the_command(httpserver: HTTPServer, ur
     tags(httpserver, ROW)
     found = readiness(a_model("qwen3:8b"))
     assert found.missing == "Ollama has no model 'qwen3:8b' (did you mean 'qwen3:latest'?)"
-    assert found.mend == "testronaut-llm models pull ollama/qwen3:8b"
-    assert readiness(a_model("qwen3:8b", api_base=url)).mend == "testronaut-llm models pull mine"
+    assert found.fix == "testronaut-llm models pull ollama/qwen3:8b"
+    assert readiness(a_model("qwen3:8b", api_base=url)).fix == "testronaut-llm models pull mine"
     assert readiness(a_model("qwen3:8b", auto_pull=True)).ready
     assert not readiness(a_model("qwen3:8b", auto_pull="ask")).ready
 
@@ -350,7 +350,7 @@ def test_a_model_that_cannot_fit_into_memory_is_not_ready(
     tags(httpserver, ROW | {"size": 40 * 2**30})
     found = readiness(a_model())
     assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
-    assert found.mend.startswith("name a smaller model")
+    assert found.fix.startswith("name a smaller model")
     assert readiness(a_model(local=False)).ready
     monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
     assert readiness(a_model()).ready
@@ -372,5 +372,5 @@ def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServ
     tags(httpserver, {**ROW, "remote_host": "https://ollama.com:443", "remote_model": "gpt-oss:120b"})
     found = readiness(a_model())
     assert "sends its prompts to https://ollama.com:443" in found.missing
-    assert "`local: false`" in found.mend
+    assert "`local: false`" in found.fix
     assert readiness(a_model(local=False)).ready

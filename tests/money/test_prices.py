@@ -113,10 +113,10 @@ def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int 
 
 def test_the_mend_of_a_missing_price_is_a_line_to_add() -> None:
     """It names the alias, and for an unnamed deployment the base model."""
-    mend = table_of().mend(model("azure/dep"))
-    assert mend.endswith("`price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml")
-    assert "`base_model: NAME`" in mend
-    assert "base_model" not in table_of().mend(model("azure/dep", base_model="gpt-new"))
+    fix = table_of().fix(model("azure/dep"))
+    assert fix.endswith("`price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml")
+    assert "`base_model: NAME`" in fix
+    assert "base_model" not in table_of().fix(model("azure/dep", base_model="gpt-new"))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from testronaut_llm.config.source import load_config
 from testronaut_llm.providers.provider_registry import api_base_of, provider_of, readiness
 model = load_config("llm.yaml").model("acme")
 state = readiness(model)
-print(state.ready, state.missing, state.mend, api_base_of(model, provider_of(model)), sep="|")
+print(state.ready, state.missing, state.fix, api_base_of(model, provider_of(model)), sep="|")
 """
 
 

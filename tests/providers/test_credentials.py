@@ -111,12 +111,12 @@ def test_what_is_missing_is_named_with_the_line_that_fixes_it(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str, str]
 ) -> None:
     """The error of a call and `check`, which runs no command, say the same."""
-    reference, fields, environment, missing, mend = case
+    reference, fields, environment, missing, fix = case
     set_all(monkeypatch, environment)
     model = a_model(reference, **fields)
-    assert refusal(model) == f"{missing}; {mend}"
+    assert refusal(model) == f"{missing}; {fix}"
     found = readiness(model)
-    assert (found.ready, found.missing, found.mend) == (False, missing, mend)
+    assert (found.ready, found.missing, found.fix) == (False, missing, fix)
 
 
 @pytest.mark.parametrize("pasted", ["gsk_" + "a1B2c3D4" * 6, "sk-not a name"])
@@ -168,7 +168,7 @@ def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> No
     key_file.chmod(mode)
     model = a_model(api_key_file=str(key_file))
     assert refusal(model).endswith(f"can be read by others (mode {mode:04o}); chmod 600 '{key_file}'")
-    assert readiness(model).mend == f"chmod 600 '{key_file}'"
+    assert readiness(model).fix == f"chmod 600 '{key_file}'"
 
 
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path, key_file: Path) -> None:
@@ -300,6 +300,6 @@ def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
     monkeypatch.setenv("AZURE_CLIENT_ID", "c")
     model = a_model("azure/x", **AZURE)
-    assert readiness(model).mend == "pip install 'testronaut-llm[azure]'"
+    assert readiness(model).fix == "pip install 'testronaut-llm[azure]'"
     with pytest.raises(MissingCredentialError, match="needs azure-identity"):
         Credentials().token_provider(model, provider_of(model))

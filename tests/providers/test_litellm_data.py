@@ -159,7 +159,7 @@ def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
     model = ModelConfig(alias="a", model=f"{name}/x")
     found = readiness(model)
     assert (found.missing, found.ready) == (f"{name} needs an endpoint", False)
-    assert "`api_base:`" in found.mend
+    assert "`api_base:`" in found.fix
     told = model.model_copy(update={"api_base": "https://its.example/v1"})
     assert readiness(told).ready
     monkeypatch.setenv(f"{name.upper()}_API_BASE", "https://its.example/v1")

@@ -25,7 +25,7 @@ from testronaut_llm import LLMManager, errors
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.providers import network
 from testronaut_llm.providers.network import client_settings, importable, proxy_for
-from testronaut_llm.providers.network import faults as environment_faults
+from testronaut_llm.providers.network import problems as environment_problems
 from testronaut_llm.testing.network import NetworkGuard
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -95,7 +95,7 @@ def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, v
         assert "hunter2" not in str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.verdict is errors.Verdict.NEXT
-    assert [fault for fault in environment_faults() if variable in fault]
+    assert [fault for fault in environment_problems() if variable in fault]
 
 
 @broken

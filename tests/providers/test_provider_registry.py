@@ -313,7 +313,7 @@ def test_readiness_says_what_would_be_used(
 def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
     """`${VAR}` without a value stops this model, not the file."""
     found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
-    assert (found.missing, found.mend) == ("MY_BASE is not set", "export MY_BASE=<value>")
+    assert (found.missing, found.fix) == ("MY_BASE is not set", "export MY_BASE=<value>")
 
 
 def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provider]) -> None:
@@ -321,11 +321,11 @@ def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provide
     for reference in ("azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"):
         found = readiness(a_model(reference))
         assert found.missing.endswith("needs an endpoint")
-        assert "`api_base:` in llm.yaml, or set " in found.mend
+        assert "`api_base:` in llm.yaml, or set " in found.fix
     row = Provider(name="needy", client="handler", required=("api_version",), key_required=False)
     register_provider(row)
     register_provider(Provider(name="nowhere", key_required=False))
-    assert readiness(a_model("needy/x")).mend == "add `api_version:` in llm.yaml"
+    assert readiness(a_model("needy/x")).fix == "add `api_version:` in llm.yaml"
     assert readiness(a_model("needy/x", api_version="1")).ready
     assert readiness(a_model("nowhere/x")).missing == "nowhere needs an endpoint"
 
@@ -338,7 +338,7 @@ def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: 
     for url in ("http://localhost:11434/v1", "http://127.0.0.1:11434/v1"):
         found = readiness(a_model("openai/qwen3:8b", api_base=url))
         assert "cuts longer prompts silently" in found.missing
-        assert "`model: ollama/qwen3:8b`" in found.mend
+        assert "`model: ollama/qwen3:8b`" in found.fix
         assert readiness(a_model("openai/qwen3:8b", api_base=url, context_window=8192)).ready
     monkeypatch.setenv("OLLAMA_HOST", "box:7777")
     assert not readiness(a_model("openai/q", api_base="http://box:7777/v1")).ready
@@ -349,7 +349,7 @@ def test_an_embedded_model_is_looked_for_in_the_store(monkeypatch: pytest.Monkey
     """It needs no key and no endpoint: the runner brings both. What the runner misses names the command."""
     found = readiness(a_model("embedded/nothing-here"))
     assert not found.ready
-    assert "install" in found.mend or "models pull embedded/nothing-here" in found.mend
+    assert "install" in found.fix or "models pull embedded/nothing-here" in found.fix
     monkeypatch.setattr("testronaut_llm.local.local_provider.embedded_missing", lambda model: None)
     assert readiness(a_model("embedded/tiny")).ready
 
@@ -377,7 +377,7 @@ def test_probes_are_remembered_for_some_seconds(own_table: dict[str, Provider]) 
     one, two = a_model("probed/one"), a_model("probed/two")
     assert readiness(one, probes=probes).missing == "down"
     now = 104.9
-    assert readiness(one, probes=probes).mend == "start it"
+    assert readiness(one, probes=probes).fix == "start it"
     readiness(two, probes=probes)
     assert asked == ["one", "two"]
     now = 105.1

@@ -27,7 +27,7 @@ from testronaut_llm.routing.estimates import READY, Scale
 from testronaut_llm.routing.strategies import larger_than
 from testronaut_llm.support.money import tokens, usd
 
-GONE = Readiness(ready=False, missing="no key", mend="export KEY=...")
+GONE = Readiness(ready=False, missing="no key", fix="export KEY=...")
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Tables:
         rates = Rates.of({"input": Decimal(price), "output": Decimal(price)})
         return Price(tiers=((0, rates),), source="made up")
 
-    def mend(self, row: ModelConfig) -> str:
+    def fix(self, row: ModelConfig) -> str:
         return f"add `price:` to models.{row.alias}"
 
 
@@ -218,7 +218,7 @@ def test_a_prompt_that_did_not_fit_goes_to_larger_windows_only() -> None:
 OBSTACLES: list[tuple[Option, str, str | None]] = [
     (option("a", excluded="too weak: ...", ready=GONE), "too weak: ...", None),
     (option("a", ready=GONE), "not ready: no key; export KEY=...", "no_ready_model"),
-    (option("a", ready=Readiness(ready=False, missing="no server", mend="")), "not ready: no server", "no_ready_model"),
+    (option("a", ready=Readiness(ready=False, missing="no server", fix="")), "not ready: no server", "no_ready_model"),
     (
         option("a", context_window=2099),  # one token more would do
         "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000",

@@ -164,14 +164,14 @@ def test_a_local_model_that_times_out_is_not_asked_again() -> None:
 
 
 def test_one_repair_a_model() -> None:
-    """An answer that fails its schema is asked to be mended once, by each model, without a wait."""
-    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="mend it")
+    """An answer that fails its schema is asked to be corrected once, by each model, without a wait."""
+    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="correct it")
     tries, end = _run([A, B], [wrong] * 4)
     assert [(step.candidate.alias, step.repair) for step in tries] == [
         ("a", None),
-        ("a", "mend it"),
+        ("a", "correct it"),
         ("b", None),
-        ("b", "mend it"),
+        ("b", "correct it"),
     ]
     assert all(step.wait == 0 for step in tries)
     assert end is not None
@@ -180,9 +180,9 @@ def test_one_repair_a_model() -> None:
 
 def test_a_retry_after_a_repair_still_asks_for_the_repair() -> None:
     """A failure that may pass does not forget what was asked."""
-    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="mend it")
+    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="correct it")
     tries, _ = _run([A], [wrong, errors.ServerError("x")])
-    assert [step.repair for step in tries] == [None, "mend it", "mend it"]
+    assert [step.repair for step in tries] == [None, "correct it", "correct it"]
 
 
 def test_one_doubled_cap_a_model() -> None:

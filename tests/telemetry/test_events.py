@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_written_fails_no_call(
     for _ in range(2):
         one.write(where, tmp_path, {"event": "x"})
     (warning,) = events
-    assert (warning["event"], fault in warning["fault"]) == ("log_not_written", True)
+    assert (warning["event"], fault in warning["error"]) == ("log_not_written", True)
     monkeypatch.undo()
     write(tmp_path / "llm.yaml", good, {"file": "/dev/full"})
     with LLMManager(tmp_path / "llm.yaml") as llm:
