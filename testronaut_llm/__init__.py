@@ -1,6 +1,6 @@
-"""One door to every language model: tasks, routing, cost, cache and fallback over LiteLLM.
+"""Asks language models by task: routing, cost, cache and fallback on top of LiteLLM.
 
-A name is loaded when it is first used, so that the import costs a program nothing before it asks.
+Each public name is loaded at its first use, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _HOMES = {
     }.items()
     for name in names.split()
 }
-"""The module of each public name that is no error."""
+"""The module of each public name that is not an error."""
 
 
 def __getattr__(name: str) -> Any:

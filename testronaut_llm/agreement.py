@@ -1,4 +1,4 @@
-"""How far several answers to one question agree: letter by letter, apart from form, and field by field in JSON."""
+"""Compares several answers to one question: as text, as text without its form, and as JSON field by field."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NUMBER = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What is the same in all of some answers.
+    """What several answers have in common.
 
     Attributes:
-        exact: the texts are equal.
-        normalised: they are, apart from white space, case and punctuation.
-        json: all are JSON of equal values; None where one is no JSON.
+        exact: True if the texts are equal.
+        normalised: True if they are equal apart from white space, case and punctuation.
+        json: True if all hold equal JSON values; None if one is not JSON.
         same: paths (`$.steps[0].name`) of the values that are equal in all.
         different: paths of the values that differ, or are missing in some.
     """
@@ -37,7 +37,7 @@ class Agreement:
 
 
 def agreement_of(answers: Sequence[Answer[Any]]) -> Agreement:
-    """How far they all agree; one answer agrees with itself."""
+    """Returns how far the answers agree; one answer agrees with itself."""
     texts = [answer.text for answer in answers]
     fields = [_fields(answer) for answer in answers]
     known = [one for one in fields if one is not None]
@@ -53,7 +53,7 @@ def agreement_of(answers: Sequence[Answer[Any]]) -> Agreement:
 
 
 def normalised(text: str) -> str:
-    """The words and numbers of a text: no case, no punctuation, single blanks.
+    """Returns the words and numbers of a text in lower case, without punctuation, with single blanks.
 
     The sign and the point of a number stay, and so does a text that is nothing but punctuation.
     """
@@ -67,15 +67,15 @@ def normalised(text: str) -> str:
 
 
 def _fields(answer: Answer[Any]) -> dict[str, str] | None:
-    """The values of an answer by their paths, as text that tells 1 from true and "1", and not 1 from 1.0.
+    """Returns the values of an answer by their paths, as text in which 1 differs from true and "1", but not from 1.0.
 
-    None where it holds no JSON, or several values of which none is the answer.
+    None if it holds no JSON, or several values that may be the answer.
     """
     try:
         value, *others = schema_answer.parse(answer.text, lenient=True)
     except OutputInvalidError:
         return None
-    if others:  # nobody knows which one is the answer
+    if others:  # any of them may be the answer
         return None
     return {json_path(path): text for path, text in _leaves(value, ())}
 

@@ -1,4 +1,4 @@
-"""Many calls at once, in a window: results in order, and one failure does not stop the others."""
+"""Runs many calls concurrently: results in order, and one failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from testronaut_llm.records import Answer
 Outcome = Answer[Any] | LLMError
 Progress = Callable[[int, int | None, Outcome], object]
 Job = TypeVar("Job")
-"""What differs between the calls: a prompt, or a prompt and a model."""
+"""The part in which calls differ: a prompt, or a prompt and a model."""
 Ask = Callable[[Job], Running[Outcome]]
-"""Starts one call, which ends in its answer or its error."""
+"""Starts one call, whose result is its answer or its error."""
 
 
 class Record:
-    """The results so far, in the order of the jobs; `on_progress` is told of each."""
+    """The results so far, in the order of the jobs; `on_progress` is called for each."""
 
     def __init__(self, jobs: Any = (), on_progress: Progress | None = None) -> None:
         self.results: list[Any] = []
@@ -30,7 +30,7 @@ class Record:
         self._total = len(jobs) if isinstance(jobs, Sized) else None
 
     def add(self, place: int, result: Outcome) -> None:
-        """Takes the result of the job at a place."""
+        """Stores the result of the job at an index."""
         self.results += [None] * (place + 1 - len(self.results))
         self.results[place] = result
         self._done += 1
@@ -39,7 +39,7 @@ class Record:
 
 
 class _Window:
-    """The calls under way, each with the place of its job. `ended` is told of each that ends, in any thread."""
+    """The running calls, each with the index of its job. `ended` is called for each that ends, in any thread."""
 
     def __init__(self, ask: Ask[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]) -> None:
         if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
@@ -58,12 +58,12 @@ class _Window:
         return bool(self.running)
 
     def take(self, done: Future[Outcome]) -> tuple[int, Outcome]:
-        """Returns the place and the result of a call that has ended."""
+        """Returns the index and the result of a call that has ended."""
         place, running = self.running.pop(done)
         return place, running.result()
 
     def cancel(self) -> None:
-        """Cancels what is still under way."""
+        """Cancels the calls that still run."""
         for _, running in self.running.values():
             running.cancel()
 
@@ -71,9 +71,9 @@ class _Window:
 def run_each(
     ask: Ask[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
-    """Hands over each result with the place of its job, as soon as it is there, and keeps none.
+    """Passes on each result with the index of its job as soon as it is there, and keeps none.
 
-    Jobs are read, and results handed over, in the caller's thread.
+    Jobs are read, and results passed on, in the caller's thread.
 
     Raises:
         InvalidRequestError: `jobs` is one prompt or cannot be iterated, or `concurrency` is not a whole number above 0.
@@ -91,7 +91,7 @@ def run_each(
 async def arun_each(
     ask: Ask[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
-    """`run_each` on the caller's event loop."""
+    """Same as `run_each`, on the caller's event loop."""
     loop, ended = asyncio.get_running_loop(), asyncio.Queue[Future[Outcome]]()
 
     def notify(done: Future[Outcome]) -> None:

@@ -1,6 +1,6 @@
-"""The order of one call, from top to bottom. It runs on the manager's event loop.
+"""Runs one call, in the order from top to bottom, on the manager's event loop.
 
-Look into the cache, join an identical call, route, and for each step of `routing/retry.py`: wait for the turn, reserve,
+Look into the cache, join an identical call, route; for each step of `routing/retry.py`, wait for rate limits, reserve,
 send, judge, settle; then store and return.
 """
 
@@ -43,26 +43,26 @@ class Caller:
         self._flights = Flights(self._locks)
 
     def start_missed(self, call: Call) -> Running[Result]:
-        """Starts a call that was looked up in vain."""
+        """Starts a call whose answer is not in the cache."""
         return self.services.loop.start(self._missed(call, None))
 
     def start(self, call: Call, emit: Emit) -> Running[Result]:
-        """Starts a stream, whose pieces go to `emit`."""
+        """Starts a stream; its pieces go to `emit`."""
         return self.services.loop.start(self.answer(call, emit))
 
     def start_outcome(self, make: Callable[[], Call]) -> Running[Any]:
-        """Starts a call of a batch, from its arguments on; it ends in its answer or its error."""
+        """Starts a call of a batch from its arguments; its result is the answer or the error."""
 
         async def outcome() -> Result | LLMError:
             try:
                 return await self.answer(make())
             except LLMError as error:
-                return error.with_traceback(None)  # its frames would keep every call of the batch alive
+                return error.with_traceback(None)  # the traceback would keep every call of the batch in memory
 
         return self.services.loop.start(outcome())
 
     async def answer(self, call: Call, emit: Emit | None = None) -> Result:
-        """Returns the stored result of a call, or asks for one; hands the pieces of a stream to `emit`."""
+        """Returns the stored result of a call, or asks for one; pieces of a stream go to `emit`."""
         with self.services.telemetry.watch(call):
             found = await self._looked_up(self._lookup.find, call)
             if found is None:
@@ -71,7 +71,7 @@ class Caller:
         return found
 
     async def _missed(self, call: Call, emit: Emit | None) -> Result:
-        """Returns the result of a call that was looked up in vain: that of an identical call, or one of its own."""
+        """On a cache miss: returns the result of an identical call in flight, or asks the models."""
         key = self._lookup.flight(call)
         if key is None:
             return await self._ask(call, emit)
@@ -83,23 +83,23 @@ class Caller:
         except FlightTimeoutError:
             raise LLMTimeoutError(
                 f"{call.task}: an identical call did not end within the deadline of {call.deadline:g} s; "
-                "raise `deadline`, or ask for yourself with cache `off`"
+                "raise `deadline`, or send a request of its own with cache `off`"
             ) from None
         emit_stored(result, emit)
         return result
 
     async def _looked_up(self, find: Callable[[Call], T], call: Call) -> T:
-        """Returns what `find` finds in the store: at once if that is quick, else off the event loop."""
+        """Returns the result of `find`: run here if a lookup is quick, else off the event loop."""
         if self._lookup.is_quick(call):
             return find(call)
         off_the_loop = asyncio.to_thread if call.accept is not None else self.services.loop.on_file
         return await off_the_loop(find, call)
 
     async def _ask(self, whole: Call, emit: Emit | None) -> Result:
-        """Asks the models, stores what they answer, and returns it."""
+        """Asks the models, stores their answer, and returns it."""
         services, lookup = self.services, self._lookup
         call, found = whole, {}
-        if whole.texts:  # only those without a stored vector are asked
+        if whole.texts:  # only texts without a stored vector are sent
             found = await self._looked_up(lookup.vectors, whole)
             call = lookup.without(whole, found)
 
@@ -109,7 +109,7 @@ class Caller:
         result = await _Attempts(services, call, route, emit).result()
 
         asked = next(one for one in route.kept if one.alias == result.model)
-        if len(result.attempts) == 1 and asked.est_tokens is not None and not services.offline:  # no repair's prompt
+        if len(result.attempts) == 1 and asked.est_tokens is not None and not services.offline:  # no repair turns
             services.counter.observe(call.task, asked.row, asked.est_tokens, result.usage)
         if lookup.keeps(call):
             await services.loop.on_file(lookup.keep, call, result, services.dialect(asked.row))
@@ -120,7 +120,7 @@ class Caller:
         return result
 
     def close(self) -> None:
-        """Ends what runs, and frees what it held."""
+        """Cancels running calls and closes what they use."""
         self.services.close()
         if self._locks is not None:
             self._locks.close()
@@ -128,7 +128,7 @@ class Caller:
 
 @dataclass(slots=True)
 class _Attempts:
-    """The attempts of one call along its route, until one brings an answer."""
+    """The attempts of one call along its route, until an answer is accepted."""
 
     services: Services
     call: Call
@@ -159,7 +159,7 @@ class _Attempts:
         raise error
 
     async def _attempt(self, step: Try) -> Result | Outcome:
-        """Waits for the turn of an attempt, then makes it."""
+        """Waits until an attempt may be sent, then sends it."""
         call, services, began = self.call, self.services, time.monotonic()
         ask = ask_of(services, call, step)
         ticket = services.ticket(call, step.candidate, ask.most[1])
@@ -180,7 +180,7 @@ class _Attempts:
         return Outcome(error=error, remaining=call.left)
 
     async def _turn(self, step: Try, ticket: Ticket) -> LLMError | None:
-        """Waits for rate limits, and for a download; returns an error where another model is the better choice."""
+        """Waits for rate limits and a download; returns an error if the next model should be asked instead."""
         call, candidate = self.call, step.candidate
         while not ticket.turn():
             left = call.left
@@ -194,7 +194,7 @@ class _Attempts:
         return download.failure()
 
     async def _paid(self, ask: Ask, ticket: Ticket, waited: float) -> Result | Outcome:
-        """Sends a request whose worst case is reserved; it is settled whatever happens."""
+        """Reserves the worst case, sends the request, and settles the cost in every case."""
         call, services = self.call, self.services
         spent = known_cost(self.tried)
         reserve = partial(services.budgets.reserve, call, ask.step.candidate, ask.worst, spent=spent)
@@ -213,7 +213,7 @@ class _Attempts:
             reply = Reply(error=passed_over(error), sent=False)
         finally:
             cancelled = reply is None
-            if reply is None:  # nobody knows what was billed
+            if reply is None:  # the bill is unknown
                 left = LLMTimeoutError("the call was cancelled before its answer was complete")
                 reply = Reply(error=left, sent=exchange.left)
             attempt = attempt_of(services, ask, reply, waited=waited, latency=time.monotonic() - began)
@@ -226,7 +226,7 @@ class _Attempts:
         return await self._judged(ask, reply, attempt, reservation)
 
     async def _reply(self, ask: Ask, exchange: Exchange, seconds: float) -> Reply:
-        """The reply to one request. Its time is kept here: the time-outs of an HTTP client restart with each byte."""
+        """Returns the reply. Limits its time here, since the time-out of an HTTP client restarts with each byte."""
         make = partial(request_of, self.services, ask, max(0.001, seconds))
         try:
             async with asyncio.timeout(seconds):
@@ -239,7 +239,7 @@ class _Attempts:
             return Reply(error=error, sent=False)
 
     async def _sent(self, request: Request, exchange: Exchange) -> Reply:
-        """Gives a request to the gateway, and the pieces of a stream to the caller."""
+        """Sends a request through the gateway; pieces of a stream go to the caller."""
         reply = Reply(error=LLMError("no reply"), sent=False)
         async for part in self.services.gateway.send(request, exchange):
             if isinstance(part, Reply):
@@ -250,10 +250,10 @@ class _Attempts:
         return reply
 
     async def _judged(self, ask: Ask, reply: Reply, attempt: Attempt, reservation: Reservation) -> Result | Outcome:
-        """Returns the result that a reply is, or what retrying needs to know of it."""
+        """Returns the accepted result, or the facts that decide about a retry."""
         call, services = self.call, self.services
         judge = partial(judged, services, ask, reply, attempt, known_cost(self.tried))
-        callers_code = call.accept is not None or call.output is not None  # it may take long, or call the manager
+        callers_code = call.accept is not None or call.output is not None  # may take long, or call the manager
         try:
             outcome = await asyncio.to_thread(judge) if callers_code else judge()
             if isinstance(outcome, Outcome):

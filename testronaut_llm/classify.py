@@ -1,7 +1,7 @@
-"""A verdict with a confidence: which of some labels fits a prompt, and how sure the models are.
+"""Classifies a prompt: which label fits, and with what confidence.
 
-If the wire gives log-probabilities, one request is enough: each label's probability is that of its tokens. Else the
-same question is asked several times, and the votes count. A verdict that is not sure enough goes to a better model.
+If the wire gives log-probabilities, one request is enough: each label's probability is that of its tokens. Otherwise
+the question is asked several times and votes are counted. An unsure verdict is checked by a better model.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 VOTES, SAMPLING = 3, 0.7
-"""How often a model without log-probabilities is asked at most, and at which temperature if the task says 0."""
+"""Most requests to a model without log-probabilities, and their temperature if the task sets 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Generic[L]):
-    """What one model said.
+    """The verdict of one model.
 
     Attributes:
         model: its alias.
         label: the most probable label.
         probabilities: of each label; they sum to 1.
         votes: how many answers named each label.
-        answers: the answers, in the order of asking.
+        answers: the answers, in the order of the requests.
         method: `logprobs` or `votes`.
     """
 
@@ -66,9 +66,9 @@ class Classification(Verdict[L]):
     """The surest verdict, with those of all models that were asked.
 
     Attributes:
-        verdicts: of each model, in the order of asking.
-        cost: USD of everything that was sent; None if a price is unknown.
-        error: why no better model answered, if `min_confidence` was not reached and one was asked.
+        verdicts: of each model, in the order in which they were asked.
+        cost: USD of all requests; None if a price is unknown.
+        error: the error of a better model that was asked and failed, if `min_confidence` was not reached.
     """
 
     verdicts: tuple[Verdict[L], ...]
@@ -81,7 +81,7 @@ Ask = Callable[[dict[str, Any]], Awaitable[Answer[Any]]]
 
 
 async def verdict_of(ask: Ask, labels: Labels[Any], options: Mapping[str, Any], votes: int) -> Verdict[Any]:
-    """Asks one model until its verdict is settled; the first answer says which model that is."""
+    """Asks one model until its verdict cannot change; the first answer names the model."""
     texts, began = list(labels.values), time.monotonic()
     answers: list[Answer[Any]] = []
     counted: Counter[str] = Counter()
@@ -125,7 +125,7 @@ async def classified(
     answer_of: Callable[[Call], Awaitable[Any]],
     route_of: Callable[[Call], Route],
 ) -> Classification[Any]:
-    """Returns the classification of a prompt. Raises LLMError: an argument is wrong, or the first model failed."""
+    """Returns the classification of a prompt. Raises LLMError if an argument is wrong or the first model fails."""
     known, given = labels_of(labels), cast("dict[str, Any]", dict(options))
     own = {name: given.pop(name) for name in ("votes", "min_confidence") if name in given}
     limits = checked(own, ClassifyOptions.__annotations__)
@@ -135,7 +135,7 @@ async def classified(
         call = replace(call_of(config, task, asked, cast("AllOptions", {**given, "schema": schema})), logprobs=True)
         if call.temperature or all(one.provider_row.logprobs for one in call.candidates):
             return call
-        return replace(call, temperature=SAMPLING)  # one that gives no log-probabilities may have to vote
+        return replace(call, temperature=SAMPLING)  # without log-probabilities it votes
 
     def better_than(alias: str) -> str | None:
         return None if given.get("model") else next_better(route_of(call_with(given)), alias)
@@ -152,10 +152,10 @@ async def classification_of(
     votes: int = VOTES,
     min_confidence: float = 0.0,
 ) -> Classification[Any]:
-    """Asks models from the first of the route on, until a verdict has `min_confidence` or no better model is left.
+    """Asks the models of the route in turn, until a verdict has `min_confidence` or no better model is left.
 
     Raises:
-        LLMError: of the first model; a better one that fails leaves the verdicts so far.
+        LLMError: the first model failed. If a better one fails, the verdicts so far are returned.
     """
     verdicts: list[Verdict[Any]] = []
     began, error, model = time.monotonic(), None, None
@@ -195,7 +195,7 @@ def _cost(answers: Sequence[Answer[Any]]) -> Decimal | None:
 
 
 def _left(options: Mapping[str, Any], answers: Sequence[Answer[Any]], seconds: float) -> dict[str, Any]:
-    """Returns what is left of `max_cost` and `deadline`, which hold for all requests together."""
+    """Returns what is left of `max_cost` and `deadline`; both hold for all requests together."""
     left: dict[str, Any] = {}
     if options.get("max_cost") is not None:
         left["max_cost"] = max(Decimal(0), Decimal(str(options["max_cost"])) - (_cost(answers) or Decimal(0)))

@@ -1,4 +1,4 @@
-"""The same prompts asked of several models, side by side: answers, agreement, cost, time, validity."""
+"""Asks several models the same prompts and compares answers, agreement, cost, time and validity."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from testronaut_llm.support.money import exact
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedPrompt:
-    """One prompt, and what each model made of it.
+    """One prompt, with the result of each model.
 
     Attributes:
         results: by alias, in the order asked: the Answer, or the error of a model that failed.
-        agreement: of all models that answered; None where fewer than two did.
+        agreement: of all models that answered; None if fewer than two did.
     """
 
     prompt: Prompt
@@ -38,9 +38,9 @@ class ModelTotals:
 
     Attributes:
         answered: prompts that it answered; the others failed.
-        valid: answers that obey the schema, as a share of the prompts where it was the schema that decided; None
+        valid: share (0 to 1) of answers that match the schema, without prompts that failed for other reasons; None
             without a schema.
-        cost: USD, of failed attempts too; None where a price is not known.
+        cost: USD, of failed attempts too; None if a price is unknown.
         latency: seconds, summed.
     """
 
@@ -54,14 +54,14 @@ class ModelTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
-        prompts: one entry a prompt, in order.
-        totals: one entry a model, in order.
-        exact: on each prompt all models answered, with the same text.
+        prompts: one entry per prompt, in order.
+        totals: one entry per model, in order.
+        exact: True if all models answered each prompt with the same text.
         normalised: the same, apart from white space, case and punctuation.
-        json: the same as JSON values; False where an answer is no JSON.
+        json: the same as JSON values; False if an answer is not JSON.
     """
 
     task: str | None
@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def results(self) -> Mapping[str, Outcome]:
-        """By alias, the results for the prompt where there is only one. Raises LLMError: there are several."""
+        """Results by alias, if there is one prompt. Raises LLMError if there are several."""
         if len(self.prompts) != 1:
             raise LLMError(f"{len(self.prompts)} prompts were compared; read `.prompts[n].results`")
         return self.prompts[0].results
@@ -82,7 +82,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Comparing:
-    """One comparison while its calls run: `start` asks a job, which is one prompt of one model."""
+    """A running comparison: `start` sends a job, one prompt to one model."""
 
     task: str | None
     prompts: tuple[Prompt, ...]
@@ -92,11 +92,11 @@ class _Comparing:
 
     @property
     def jobs(self) -> list[tuple[Prompt, str]]:
-        """Each prompt of each model."""
+        """Yields each prompt for each model."""
         return list(product(self.prompts, self.each))
 
     def start(self, job: tuple[Prompt, str]) -> Running[Outcome]:
-        """Asks one prompt of one model."""
+        """Sends one prompt to one model."""
         return self.each[job[1]](job[0])
 
     @exact
@@ -126,7 +126,7 @@ def comparing(
     models: Any,
     options: AllOptions,
 ) -> _Comparing:
-    """Returns a comparison whose calls have yet to run; `each` checks the options of a task, and starts one prompt.
+    """Returns a comparison that has not started; `each` checks the options of a task, and starts one prompt.
 
     Raises:
         LLMError: a model is unknown, or another argument is wrong.
@@ -147,7 +147,7 @@ def comparing(
 
 
 def _agreement(results: Any, least: int) -> Agreement | None:
-    """Of the answers among the results; None where there are fewer than `least`."""
+    """Returns the agreement of the answers among the results; None if there are fewer than `least`."""
     answers = [result for result in results if isinstance(result, Answer)]
     return agreement_of(answers) if len(answers) >= least else None
 

@@ -1,4 +1,4 @@
-"""Every failure a caller can meet, and what the fallback does about each.
+"""The errors of this package, and what the fallback does after each.
 
 ::
 
@@ -29,8 +29,8 @@
       AllModelsFailedError          every candidate was tried and failed
       CassetteMissError             a replay met a request that was never recorded
 
-Errors hold plain, redacted data, so that they survive pickling and never carry a
-provider SDK's exception (most of LiteLLM's cannot be unpickled) or a secret.
+Errors hold plain, redacted data: they can be pickled, and hold no secret and no exception
+of a provider's SDK (most of LiteLLM's cannot be unpickled).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(Enum):
-    """What follows a failed attempt."""
+    """The step after a failed attempt."""
 
     RETRY = "retry"
     NEXT = "next"
@@ -54,13 +54,13 @@ class LLMError(Exception):
     """Base of all errors of this package.
 
     Attributes:
-        model: alias of the model that was asked, where one was.
+        model: alias of the model that was asked, if any.
         provider: its provider's name.
-        status: HTTP status, where a response arrived.
+        status: HTTP status, if a response arrived.
         retry_after: seconds the provider asked to wait.
         request_id: the provider's id of the exchange.
-        code: stable name of the kind of failure, as `fallback_on` spells it.
-        attempts: what was tried before this was raised, in order.
+        code: stable name of the kind of error, as used in `fallback_on`.
+        attempts: the attempts before this was raised, in order.
     """
 
     code: ClassVar[str] = "error"
@@ -87,11 +87,11 @@ class LLMError(Exception):
 
 
 class ConfigError(LLMError):
-    """The configuration or the call is wrong in a way that only a person can fix.
+    """The configuration or the call is wrong, and a person has to fix it.
 
     Attributes:
-        file: path of the file at fault, where there is one.
-        line: 1-based line of the first fault.
+        file: path of the file with the error, if there is one.
+        line: 1-based line of the first error.
     """
 
     code = "config"
@@ -109,13 +109,13 @@ class UnknownTaskError(ConfigError):
 
 
 class MissingCredentialError(ConfigError):
-    """A key is needed and is not there; the message names the variable to set."""
+    """An API key is missing; the message names the variable to set."""
 
     code = "missing_credential"
 
 
 class BudgetExceededError(LLMError):
-    """The call could cost more than a limit leaves."""
+    """The call could cost more than is left of a limit."""
 
     code = "budget_exceeded"
 
@@ -128,19 +128,19 @@ class ProviderError(LLMError):
 
 
 class AuthenticationError(ProviderError):
-    """401: the key is not accepted."""
+    """401: the key is invalid."""
 
     code = "authentication"
 
 
 class PermissionDeniedError(ProviderError):
-    """403: the key is known, and may not do this."""
+    """403: the key is valid, but has no permission for this."""
 
     code = "permission_denied"
 
 
 class QuotaExceededError(ProviderError):
-    """No credit left. Waiting does not help; paying does."""
+    """No credit left: add credit at the provider, waiting does not help."""
 
     code = "quota"
 
@@ -153,7 +153,7 @@ class RateLimitError(ProviderError):
 
 
 class OverloadedError(ProviderError):
-    """529 or 503: the provider has too much to do."""
+    """529 or 503: the provider is overloaded."""
 
     code = "overloaded"
     verdict = Verdict.RETRY
@@ -167,14 +167,14 @@ class ServerError(ProviderError):
 
 
 class LLMTimeoutError(ProviderError):
-    """No complete answer in time: of one attempt, or of the whole call's deadline."""
+    """No complete answer within the time-out of an attempt, or the deadline of the call."""
 
     code = "timeout"
     verdict = Verdict.RETRY
 
 
 class ConnectionFailedError(ProviderError):
-    """No connection, or it broke before the answer was whole. NEXT where a variable of this machine rules it out."""
+    """No connection, or it broke before the answer was complete. NEXT if a proxy variable of this machine is wrong."""
 
     code = "connection_failed"
     verdict = Verdict.RETRY
@@ -200,23 +200,23 @@ class ContentFilteredError(ProviderError):
 
 
 class InvalidRequestError(ProviderError):
-    """400 or 422: the request itself is at fault; asking again cannot help."""
+    """400 or 422: the request is invalid; asking again does not help."""
 
     code = "invalid_request"
     verdict = Verdict.STOP
 
 
 class BadResponseError(ProviderError):
-    """A success status without an answer: empty, cut, HTML, the wrong shape."""
+    """A success status without an answer: an empty, cut or malformed body, or HTML."""
 
     code = "bad_response"
 
 
 class OutputInvalidError(LLMError):
-    """The answer does not obey its schema, or `accept` refused it.
+    """The answer does not match its schema, or `accept` refused it.
 
     Attributes:
-        text: the answer as it came.
+        text: the answer as received.
     """
 
     code = "invalid_output"
@@ -228,10 +228,10 @@ class OutputInvalidError(LLMError):
 
 
 class OutputTruncatedError(LLMError):
-    """The answer was cut by `max_tokens`, also with a doubled cap.
+    """The answer was cut at `max_tokens`, and again at twice that.
 
     Attributes:
-        text: the part that came.
+        text: the part that was received.
     """
 
     code = "truncated"
@@ -243,7 +243,7 @@ class OutputTruncatedError(LLMError):
 
 
 class LocalModelError(LLMError):
-    """A local model is not pulled, does not fit or is not what it should be."""
+    """A local model is not pulled, does not fit into memory, or is not the expected file."""
 
     code = "local_model"
     verdict = Verdict.NEXT
@@ -256,7 +256,7 @@ class NoReadyModelError(LLMError):
 
 
 class CacheMissError(LLMError):
-    """`cache="only"` and no candidate's answer is stored."""
+    """`cache` is `only`, and no answer of a candidate is stored."""
 
     code = "cache_miss"
 
@@ -276,6 +276,6 @@ class AllModelsFailedError(LLMError):
 
 
 class CassetteMissError(LLMError):
-    """A replay met a request that was never recorded."""
+    """A request in a replay was never recorded."""
 
     code = "cassette_miss"

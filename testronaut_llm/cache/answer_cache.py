@@ -1,4 +1,4 @@
-"""Stores answers on disk, as text with a checksum. Whatever is wrong with the disk is a miss and one warning."""
+"""Stores answers on disk, as text with a checksum. An error of the disk is a cache miss and one warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COOLDOWN = 5.0  # seconds for which a store that could not be opened or read is not tried again
-_WRITES_A_CULL = 4  # to look for what is expired or too much takes as long as a write itself
+_WRITES_A_CULL = 4  # writes between two searches for expired answers: a search takes as long as a write
 _SUM = 16  # characters of the checksum
 _READ = "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 _decoded = json.JSONDecoder().raw_decode
@@ -59,7 +59,7 @@ class AnswerCache:
         return self._open is not None
 
     def read(self, key: str, decode: Callable[[Any], T]) -> T | None:
-        """Returns what `decode` makes of the stored value; None if there is none, or on its ValueError or LLMError."""
+        """Returns the stored value, decoded; None if there is none, or if `decode` raises ValueError or LLMError."""
         try:
             db = self._connection()
             row = None if db is None else db.execute(_READ, (key, time.time())).fetchone()
@@ -89,7 +89,7 @@ class AnswerCache:
             self._failed(error)
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Deletes what is stored under these keys."""
+        """Deletes the rows of these keys."""
         try:
             if (db := self._connection()) is not None:
                 db.executemany("DELETE FROM Cache WHERE key = ?", [(key,) for key in keys])
@@ -106,7 +106,7 @@ class AnswerCache:
         """Returns the connection of this thread and process; None during the cooldown."""
         if self._open is None:
             if not self._opening.acquire(timeout=_COOLDOWN):  # after a fork, its holder may be gone
-                raise TimeoutError("another thread does not get it open")
+                raise TimeoutError("another thread cannot open it")
             try:
                 if not self.is_open and time.monotonic() >= self._closed_until:
                     self._closed_until = time.monotonic() + _COOLDOWN
@@ -121,7 +121,7 @@ class AnswerCache:
         return cast("sqlite3.Connection", mine.db)
 
     def _failed(self, error: Exception, *, cooldown: bool = False) -> None:
-        """Closes a store that is damaged, or after whose error nothing can be read."""
+        """Closes the store if it is damaged, or if nothing can be read after this error."""
         if disk.is_corrupt(error):
             self.close()
             self._suspect, self._closed_until = True, float("-inf")
@@ -134,7 +134,7 @@ class AnswerCache:
         kind = type(error).__name__
         if kind not in self._warned:
             self._warned.add(kind)
-            fix = f"the calls go on without it; {disk.advice(error, self.folder)}"
+            fix = f"calls go on without the cache; {disk.advice(error, self.folder)}"
             logger().warning("cache_trouble", folder=str(self.folder), error=f"{kind}: {error}", fix=fix)
 
 
@@ -145,9 +145,9 @@ def row_of(key: str, value: Any, task: str | None, now: float, ttl: float | None
 
 
 def unsealed(key: str, stored: Any) -> Any:
-    """Returns the JSON value of a row. Raises ValueError: it is not what was stored there."""
+    """Returns the JSON value of a row. Raises ValueError if the row is not what was stored."""
     if type(stored) is not str:  # a pickle, or a row of diskcache that names a file
-        raise ValueError(f"{type(stored).__name__} in place of text")
+        raise ValueError(f"{type(stored).__name__} instead of text")
     text = stored[_SUM:]
     if stored[:_SUM] != _sum(key, text):
         raise ValueError("a row whose checksum is wrong")

@@ -1,4 +1,4 @@
-"""The SQLite file of stored answers: opened, checked, moved aside when it is damaged, and kept within its size."""
+"""Opens and checks the SQLite file of stored answers, moves a damaged one aside, and limits its size."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ CREATE INDEX IF NOT EXISTS {_LAST_MADE} ON Cache (store_time);
 
 
 class CorruptFileError(sqlite3.DatabaseError):
-    """A file that is a database, and damaged."""
+    """The file is a damaged database."""
 
 
 def opened(folder: Path, *, suspect: bool = False) -> Path:
-    """Returns the path of the store's file, which is made if it is missing, and moved aside first if it is damaged.
+    """Returns the path of the store's file. A missing file is created; a damaged one is moved aside first.
 
-    With `suspect` all of it is checked. Raises OSError or sqlite3.Error: it cannot be used.
+    With `suspect` the whole file is checked. Raises OSError or sqlite3.Error if it cannot be used.
     """
     make_folder(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
     file = folder / FILE
     if suspect or not _is_ready(file):
-        import filelock  # and with it asyncio: a tenth of the time of a process that finds all it asks for here
+        import filelock  # imports asyncio, which takes a tenth of the time of a process that is answered from the cache
 
         with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
             try:
@@ -61,7 +61,7 @@ def opened(folder: Path, *, suspect: bool = False) -> Path:
 
 
 def connect(file: Path) -> Connection:
-    """Returns a connection that closes itself when nobody has it any more."""
+    """Returns a connection that closes itself when its last reference goes."""
     db = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False, factory=Connection)
     db.execute("PRAGMA synchronous = NORMAL")
     return db
@@ -77,20 +77,20 @@ def cull(db: sqlite3.Connection, now: float, size_limit: int) -> None:
 
 
 def is_corrupt(error: BaseException) -> bool:
-    """True if only a new file helps."""
+    """True if the file must be replaced."""
     return isinstance(error, CorruptFileError) or getattr(error, "sqlite_errorname", "").startswith(_CORRUPT)
 
 
 def advice(error: BaseException, folder: Path) -> str:
-    """Returns what to do about this problem of a store, with the command."""
+    """Returns the command that fixes this error of a store."""
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"make it yours to write: chmod -R u+rwX {folder}"
+        return f"make it writable: chmod -R u+rwX {folder}"
     if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"make room on its disk: df -h {folder}"
+        return f"free space on its disk: df -h {folder}"
     if isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"another process holds it: fuser -v {folder / FILE} names that one"
-    return f"to begin anew: mv {folder} {folder}.old"
+        return f"another process holds it: fuser -v {folder / FILE} shows which"
+    return f"to start with an empty cache: mv {folder} {folder}.old"
 
 
 def _is_ready(file: Path) -> bool:
@@ -105,5 +105,5 @@ def _is_ready(file: Path) -> bool:
 def _make(file: Path, *, whole: bool = False) -> None:
     with closing(connect(file)) as db:
         if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise CorruptFileError("quick_check found faults")
+            raise CorruptFileError("quick_check found errors")
         db.executescript(_TABLE)

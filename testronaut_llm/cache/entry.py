@@ -29,7 +29,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """One embedded text: its share of the tokens and of the cost (USD) of the request that brought it."""
+    """One embedded text: with its share of the tokens and the cost (USD) of its request."""
 
     vector: tuple[float, ...]
     tokens: int
@@ -37,7 +37,7 @@ class Vector:
 
 
 def answer_value(answer: Answer[Any], dialect: SchemaDialect) -> dict[str, Any]:
-    """Returns the stored form of an answer, with the dialect in which its text obeys the schema."""
+    """Returns the stored form of an answer, with the dialect in which its text matches the schema."""
     return {
         "text": answer.text,
         "response_model": answer.response_model,
@@ -57,8 +57,8 @@ def answer_of(
     """Returns a stored answer for a call of that task that started then (by the monotonic clock).
 
     Raises:
-        ValueError: the value is none of ours.
-        OutputInvalidError: it does not obey the call's schema.
+        ValueError: the value was not stored by this package.
+        OutputInvalidError: it does not match the call's schema.
     """
     try:
         for name, kind in _KINDS.items():
@@ -71,7 +71,7 @@ def answer_of(
         usage = Usage(**counts, estimated=estimated)
         logprobs = tuple([_choice(*one) for one in value.get("logprobs", ())])
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"a row that is no answer ({error!r})") from None
+        raise ValueError(f"the row is not an answer ({error!r})") from None
     return Answer(
         text=value["text"],
         parsed=None if output is None else output.read(value["text"], dialect),
@@ -106,22 +106,22 @@ def vector_values(found: Embeddings, texts: tuple[str, ...]) -> list[dict[str, A
 
 
 def vector_of(value: Any) -> Vector:
-    """Returns a stored vector. Raises ValueError: the value is none of ours."""
+    """Returns a stored vector. Raises ValueError if it was not stored by this package."""
     try:
         raw = base64.b64decode(value["vector"], validate=True)
         vector, tokens = struct.unpack(f"<{len(raw) // 8}d", raw), value["tokens"]
         if not is_count(tokens) or not all(map(math.isfinite, vector)):
-            raise TypeError(f"tokens {tokens!r:.40}, or a number of the vector that is none")
+            raise TypeError(f"tokens {tokens!r:.40}, or a value of the vector that is not a number")
         return Vector(vector=vector, tokens=tokens, cost=_usd(value["cost"]))
     except (KeyError, TypeError, ValueError, ArithmeticError, struct.error) as error:
-        raise ValueError(f"a row that is no vector ({error!r})") from None
+        raise ValueError(f"the row is not a vector ({error!r})") from None
 
 
 @exact
 def joined(
     found: dict[str, Vector], texts: tuple[str, ...], asked: Embeddings | None, *, model: ModelConfig, task: str
 ) -> Embeddings:
-    """Returns all vectors in the order of their texts: the stored ones, and those that were `asked` for the rest."""
+    """Returns all vectors in the order of their texts: the stored ones, and those of `asked` for the others."""
     costs = [vector.cost for vector in found.values()]
     saved = sum(filter(None, costs), Decimal(0)) if found and None not in costs else None
     if asked is not None:

@@ -1,6 +1,6 @@
 """Counts, deletes, exports and imports stored answers, for the commands of `cache`.
 
-An exported file of JSON lines may be committed: a run elsewhere then needs neither keys nor money.
+An exported file (JSON lines) can be committed: a run on another machine then needs no keys and costs nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from testronaut_llm.config.sections import CacheConfig
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
-_PATIENCE = 30_000  # milliseconds to wait for the programs that write to the store
+_PATIENCE = 30_000  # milliseconds to wait for another program that writes to the store
 _ROWS = """SELECT key, value, tag, store_time FROM Cache
            WHERE raw AND filename IS NULL AND (expire_time IS NULL OR expire_time > ?) ORDER BY store_time"""
 _CHOSEN = "WHERE tag = coalesce(?, tag) AND store_time < coalesce(?, store_time + 1)"
@@ -45,20 +45,20 @@ class Kept:
 
 
 class CacheFiles:
-    """The store of the user's answers. Each method raises ConfigError: it cannot be read or written."""
+    """The store of the user's answers. Each method raises ConfigError if it cannot be read or written."""
 
     def __init__(self, settings: CacheConfig) -> None:
         self.folder, self._settings = default_folder(), settings
 
     @property
     def bytes(self) -> int:
-        """The size on disk."""
+        """Returns the size on disk, in bytes."""
         return sum(file.stat().st_size for file in self.folder.glob(f"{disk.FILE}*"))
 
     def kept(self, *, task: str | None = None, digests: bool = False) -> Iterator[Kept]:
-        """Yields what is stored, the oldest first, but for rows that this package has not written.
+        """Yields the stored answers, the oldest first, without rows that this package has not written.
 
-        With `digests`, those of local models too, without which their answers are not found elsewhere.
+        With `digests`, also those of local models: answers of local models are found only together with them.
         """
         file = self.folder / disk.FILE
         if not file.exists():
@@ -72,7 +72,7 @@ class CacheFiles:
                         continue
 
     def clear(self, *, task: str | None = None, before: float | None = None) -> int:
-        """Deletes all, or what is of that task and was stored before that time (s since 1970). Returns how many."""
+        """Deletes all answers, or those of a task and before a time (s since 1970). Returns how many."""
         if not (self.folder / disk.FILE).exists():
             return 0
         with self._changing() as db:
@@ -81,10 +81,10 @@ class CacheFiles:
             return db.execute(f"DELETE FROM Cache {_CHOSEN}", (task, before)).rowcount  # noqa: S608 - a constant
 
     def export(self, file: Path, *, task: str | None = None, force: bool = False) -> tuple[int, list[Kept]]:
-        """Writes what is stored, one a line and sorted, so that a new one is one more line in a diff.
+        """Writes the stored answers, one per line and sorted, so that a new one is one more line in a diff.
 
-        Returns how many lines were written, and what was left out because it seems to hold a secret; with `force`
-        nothing is.
+        Returns how many lines were written, and the answers left out because they seem to hold a secret; with `force`
+        none is left out.
         """
         redact, clean, left_out = Redactor().redact, [], []
         for one in sorted(self.kept(task=task, digests=True), key=lambda one: one.key):
@@ -101,7 +101,7 @@ class CacheFiles:
         return len(clean), left_out
 
     def load(self, file: Path) -> int:
-        """Imports all that such a file holds, or raises ConfigError, which names each wrong line. Returns how many."""
+        """Imports a file, all or nothing; returns how many answers. Raises ConfigError, which names each wrong line."""
         rows, problems = [], []
         for number, line in enumerate(read_utf8(file).split("\n"), 1):
             try:
@@ -134,15 +134,15 @@ class CacheFiles:
 
 
 def _row(line: str) -> dict[str, Any]:
-    """Returns the row of one line of an exported file. Raises ValueError: it is none."""
+    """Returns the row of one line of an exported file. Raises ValueError if it is not one."""
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON ({error})") from None
+        raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("key"), str) or not _KEY.fullmatch(row["key"]):
         raise ValueError("expected a JSON object with a `key` of 64 hex digits, as `cache export` writes it")
     if row.get("format") != FORMAT:
-        raise ValueError(f"format {row.get('format')!r}, expected {FORMAT}: export it anew with this version")
+        raise ValueError(f"format {row.get('format')!r}, expected {FORMAT}; export it again with this version")
     row.setdefault("task", None)
     if row["key"].startswith("digest:"):
         if row["task"] is not None or not isinstance(row.get("value"), str):

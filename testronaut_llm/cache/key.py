@@ -1,7 +1,7 @@
-"""Makes the keys of stored answers: a hash of all that can change an answer, of nothing that cannot, and of no secret.
+"""Computes the keys of stored answers: a hash of all that can change an answer, and of no secret.
 
-It is made of what is configured, so that it is known without keys, servers or LiteLLM: a variable that is not set
-stands for itself, a context that is sized to the prompt is `auto`, a local model has the digest it was last seen with.
+A key is computed from the configuration alone, without API keys, servers or LiteLLM: an unset variable stands for
+itself, a context that is sized to the prompt is `auto`, a local model has the digest it was last seen with.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from testronaut_llm.schema.output_schema import OutputSchema
 
 FORMAT = 1
-"""Raised whenever this package asks the same question in other words, or stores its answers in another form."""
+"""Increased whenever this package changes how it asks, or the form in which it stores answers."""
 canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 """Returns JSON that is the same for equal values."""
 
 
 def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
-    """Returns what a call asks, whoever answers it, as canonical JSON: one part, or one for each text that it embeds.
+    """Returns what a call asks, without its model, as canonical JSON: one part, or one per text to embed.
 
-    Nothing where `extra` holds something that is not JSON; such a call cannot be stored.
+    Empty if `extra` holds a value that is not JSON; such a call cannot be stored.
     """
     try:
         if texts:
@@ -51,7 +51,7 @@ def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:
-    """Returns what a model is: its endpoint, its name there, and its settings."""
+    """Returns the part of a model: its endpoint, its name there, and its settings."""
     return _joined(
         format=FORMAT,
         model=model.model,

@@ -1,7 +1,7 @@
-"""Identical calls at the same time become one: the first asks, the others wait until its answer is stored.
+"""Identical concurrent calls share one request: the first asks, the others wait until its answer is stored.
 
-The calls of a manager meet on its event loop. Managers and processes meet at a lock in a file, which the system frees
-at once when its holder dies, however it dies.
+Calls of one manager share through its event loop; managers and processes through a lock in a file, which the system
+frees when its holder ends.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.05  # seconds between two looks for the end of another process
+_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.05  # seconds between two checks for the end of another process
 
 
 class FlightTimeoutError(Exception):
-    """An identical call did not end within the time that this one has."""
+    """An identical call did not end before the deadline of this one."""
 
 
 class Flights:
-    """The identical calls of one manager, all on one event loop. With `locks`, also of other managers and processes."""
+    """Identical calls of one manager, all on one event loop. With `locks`, also of other managers and processes."""
 
     def __init__(self, locks: FlightLocks | None) -> None:
         self._locks = locks
@@ -30,12 +30,12 @@ class Flights:
 
     @asynccontextmanager
     async def join(self, key: str, left: Callable[[], float], *, leads: bool) -> AsyncIterator[None]:
-        """Enters when nobody else asks the same: look into the cache then.
+        """Enters when no identical call runs; the caller then looks into the cache.
 
         Args:
-            key: what identical calls have in common.
+            key: equal for identical calls.
             left: returns the seconds that this call can still wait; then FlightTimeoutError is raised.
-            leads: False if others shall not wait for this call: they would wait for the reader of a stream.
+            leads: False for a stream: other callers would wait for its reader.
         """
         loop = asyncio.get_running_loop()
         while (leader := self._leaders.get(key)) is not None and leader.get_loop() is loop:  # not of a forked parent
@@ -67,10 +67,10 @@ class Flights:
 
 
 class FlightLocks:
-    """Locks on single bytes of one file, at places that the keys name; on Linux each manager's are its own.
+    """Locks on single bytes of one file, at offsets computed from the keys; on Linux each manager has its own.
 
-    Elsewhere the process holds them: two managers in it do not wait for each other, and closing one frees all. Where
-    the system or the folder has no such locks nobody waits, and each process asks for itself.
+    Elsewhere the process holds them: two managers in it do not wait for each other, and closing one frees all. If
+    the system or the folder has no such locks, no process waits, and each asks for itself.
     """
 
     def __init__(self, file: Path) -> None:
@@ -79,7 +79,7 @@ class FlightLocks:
         self._process = os.getpid()
 
     def acquire(self, key: str) -> bool:
-        """Tries to take one. False: somebody else asks the same."""
+        """Tries to take a lock; False if an identical call holds it."""
         if self._process != os.getpid():  # a fork shares the open file, and with it the locks
             self._process = os.getpid()
             self.close()
@@ -97,13 +97,13 @@ class FlightLocks:
         return True
 
     def release(self, key: str) -> None:
-        """Gives it back."""
+        """Frees a lock."""
         if self._handle is not None and self._process == os.getpid():
             with suppress(OSError, ImportError):
                 _lock(self._handle, key, free=True)
 
     def close(self) -> None:
-        """Frees all of them."""
+        """Frees all locks."""
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)

@@ -1,4 +1,4 @@
-"""The application: its commands, in the order in which a newcomer needs them, and how errors end it."""
+"""The Typer application: its commands, and the messages and exit codes of errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich would bypass our streams and print a wrong option unescaped
+    rich_markup_mode=None,  # rich would bypass our streams and print an unknown option unescaped
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -53,7 +53,7 @@ for group in (models.group, spend.group, config.group, spend.prices, spend.cache
 
 
 def main() -> None:
-    """Runs the command line. Every error is a message and an exit code, never a traceback."""
+    """Runs the command line. Every error becomes a message and an exit code."""
     with screen.standard_streams():
         try:
             code = _run()
@@ -99,7 +99,7 @@ def code_of(error: LLMError) -> int:
 
 
 def _without_key() -> str:
-    """Returns the steps to an answer of the embedded model, without those that are done."""
+    """Returns the commands that are still needed to get an answer from the embedded model."""
     from testronaut_llm.local.local_provider import INSTALL
     from testronaut_llm.local.model_downloader import DEFAULT
     from testronaut_llm.local.model_store import ModelStore

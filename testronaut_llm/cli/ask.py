@@ -1,4 +1,4 @@
-"""`run`, `route` and `compare`: ask a task, show which models it would ask, ask several models the same."""
+"""`run`, `route` and `compare`: answer a prompt, show which models a task would ask, and compare models."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def run(
     cache: options.CacheOption = None,
     no_cache: options.NoCache = False,
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
-    out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; what is there is not asked.")] = None,
-    concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at the same time.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; those there are not asked.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Lines of --batch that are asked concurrently.")] = 8,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
@@ -90,7 +90,7 @@ def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: 
 
 
 def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any]:
-    """Prints the pieces and ends the line, also if the stream breaks."""
+    """Prints the pieces and ends the line, even if the stream fails."""
     begun = False
     with stream as pieces:
         try:
@@ -107,7 +107,7 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
 def run_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
 ) -> int:
-    """Asks each prompt that has no answer in `out` yet, and returns how many failed. Raises LLMError: a wrong file."""
+    """Asks each prompt that has no answer in `out`; returns how many failed. Raises LLMError if a file is wrong."""
     shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
     salt = json.dumps(shared, sort_keys=True, default=str)
     done, end = options.read_answers(out)
@@ -134,7 +134,7 @@ def run_batch(
         return f"{answered:,} of {total:,} answered{f', {failed:,} failed' if failed else ''}; {options.bill(llm)}"
 
     if answered:
-        screen.note(f"{out}: {answered:,} of {total:,} are answered already")
+        screen.note(f"{out}: {answered:,} of {total:,} are already answered")
     try:
         with options.opened(out, end) as file, screen.progress(str(out), "prompts") as show:
             llm.answer_each(task, missing(), take, concurrency=concurrency, **given)
@@ -197,7 +197,7 @@ def compare(
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
-    """Ask several models the same, and show the answers, how far they agree, cost and time.
+    """Ask several models the same prompts; show answers, agreement, cost and time.
 
     Example: testronaut-llm compare 'What does ls do?' --models sonnet,qwen
     """

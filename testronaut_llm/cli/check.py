@@ -1,4 +1,4 @@
-"""`check`: is the file valid, which models are ready, which tasks can run, is the installation sound?"""
+"""`check`: reports errors of the file, models that are not ready, tasks that cannot run, and the installation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
 from testronaut_llm.support.paths import version
 
 TESTED_LITELLM = "1.110.2"
-"""The newest release that passed the tests: the locked one."""
+"""The newest LiteLLM release that passed the tests."""
 
 BAD_LITELLM = ("1.82.7", "1.82.8")
-"""Releases that sent keys to a stranger."""
+"""LiteLLM releases that sent keys to a third party."""
 
 
 def check(
@@ -28,7 +28,7 @@ def check(
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Check llm.yaml: is it valid, which keys are set, which servers answer. Sends no prompt without --live.
+    """Check llm.yaml: its errors, missing keys, servers that do not answer. Sends no prompt without --live.
 
     Exits with 2 if no model can run a task, unless the task says `optional: true`.
     """
@@ -65,20 +65,20 @@ def check(
 def _can_run(settings: testronaut_llm.LLMConfig, task: str, ready: set[str]) -> bool:
     from testronaut_llm.routing.task_router import select
 
-    with suppress(ConfigError):  # of an unknown provider; the row of its model says so
+    with suppress(ConfigError):  # its provider is unknown; the row of its model says so
         selected = select(settings, None, settings.tasks[task])
         return any(one.alias in ready and one.kept for one in selected)
     return False
 
 
 def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: bool) -> dict[str, Any]:
-    """Returns the state of one model. `unknown` is true if nobody knows its provider: a mistake in the file."""
+    """Returns the state of one model. `unknown` is True if its provider is unknown: a mistake in the file."""
     from testronaut_llm.providers.provider_registry import is_local, readiness
 
     model = llm.config.model(alias)
     found = readiness(model)
     local, unknown = False, True
-    with suppress(ConfigError):  # of an unknown provider; `found` says which was probably meant
+    with suppress(ConfigError):  # its provider is unknown; `found` names the closest one
         local, unknown = is_local(model), False
     return {
         "alias": alias,
@@ -94,7 +94,7 @@ def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: b
 
 
 def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
-    """Asks one model under a task of its own, without a task's privacy and budget; the file's budget holds."""
+    """Sends one token to one model, under the file's budget but without a task's rules."""
     from testronaut_llm.config.model_config import TaskConfig
     from testronaut_llm.money.prices import PriceTable
 
@@ -139,13 +139,13 @@ def litellm_version() -> str:
 
 
 def warnings() -> Iterator[str]:
-    """Yields what is wrong with the installation, one sentence each."""
+    """Yields a sentence for each problem of the installation."""
     from testronaut_llm.providers import network, provider_registry
 
     yield from network.problems()
     litellm = litellm_version()
     if litellm in BAD_LITELLM:
-        yield f"litellm {litellm} sends keys to a stranger: upgrade it, and replace your keys"
+        yield f"litellm {litellm} sends keys to a third party: upgrade it, and replace your keys"
     installed, tested = ([int(part) for part in re.findall(r"\d+", text)[:3]] for text in (litellm, TESTED_LITELLM))
     if installed > tested:
         yield (

@@ -1,4 +1,4 @@
-"""`classify`: says which label fits a prompt, and how sure that is."""
+"""`classify`: prints the label that fits a prompt, and its confidence."""
 
 from __future__ import annotations
 

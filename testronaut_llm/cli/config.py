@@ -36,7 +36,7 @@ def init(
     file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("llm.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a commented llm.yaml, and say which of its models are ready on this machine."""
+    """Write a commented llm.yaml, and list which of its models are ready on this machine."""
     from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.provider_registry import readiness
@@ -59,7 +59,7 @@ def init(
     head = f"# yaml-language-server: $schema=./{SCHEMA_FILE.name}\n#\n"
     head += f"# On this machine, when this file was written (for now, run: testronaut-llm check):\n{states}"
     write_file(file, head + text)
-    # The schema lies beside it: the file may be committed, so it names no path of this machine.
+    # The schema is written next to it: the file may be committed, so it names no path of this machine.
     write_file(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"))
     load_config(file)
     record(file)
@@ -78,7 +78,7 @@ def _of_ollama() -> tuple[dict[str, str], dict[str, str]]:
     with suppress(LLMError), OllamaServer.of() as server:
         most = memory() - OVERHEAD if is_loopback(server.url) else math.inf
         for one in sorted(server.models(), key=lambda model: -model.size):
-            # An older server says by the name alone that another host answers.
+            # On an older server only the name shows that another host answers.
             if one.size > most or one.remote_host or one.name.endswith(("-cloud", ":cloud")):
                 continue
             abilities = server.abilities(one)
@@ -117,12 +117,12 @@ def set_(
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],
     config: ConfigFile = None,
 ) -> None:
-    """Replace one value of the file where it stands. Comments and order stay; a wrong value changes nothing."""
+    """Replace one value in the file. Comments and order stay; an invalid value is an error and changes nothing."""
     from testronaut_llm.config.source import PACKAGED, find_config, set_value
 
     found = find_config(config)
     if found.path == PACKAGED:
-        raise ConfigError("you have no llm.yaml yet; run: testronaut-llm init", file=str(found.path))
+        raise ConfigError("there is no llm.yaml yet; run: testronaut-llm init", file=str(found.path))
     set_value(found.path, key, value)
     screen.note(f"{found.path}: {key} is {value}")
 
@@ -130,7 +130,7 @@ def set_(
 def trust(
     file: Annotated[Path | None, typer.Argument(help="The file to trust (default: the one in use).")] = None,
 ) -> None:
-    """Let an llm.yaml that came from elsewhere run its commands and use your keys. Read it first."""
+    """Allow an llm.yaml from elsewhere to run its commands and use your keys. Read it first."""
     from testronaut_llm.config import trust as trusted
     from testronaut_llm.config.source import find_config, load_config
 
@@ -141,7 +141,7 @@ def trust(
 
 @export.callback()
 def _group_of_one() -> None:
-    """Keeps the command's name: Typer drops it in a group of one."""
+    """Does nothing: without it, Typer drops the command's name in a group of one."""
 
 
 @export.command("litellm-proxy")
@@ -152,7 +152,7 @@ def litellm_proxy(
 ) -> None:
     """Print a configuration of the LiteLLM proxy: models, fallbacks, limits, budget. No key is written.
 
-    What the proxy has no setting for stays in llm.yaml; stderr has a line for each such field.
+    Fields without an equivalent in the proxy stay in llm.yaml; stderr lists them.
     """
     import yaml
 
@@ -169,7 +169,7 @@ def litellm_proxy(
     made = proxy_export(parse_config(text, allowed), read_yaml(text).data, redis=redis)
     dump = functools.partial(yaml.safe_dump, sort_keys=False, width=1000)  # escapes all that is not ASCII
     lines = "".join(f"{json.dumps(name)}: {dump(row, default_flow_style=True)}" for name, row in made.rows.items())
-    # Each line of the rows is a comment, whatever a name holds.
+    # Each line of the rows is a comment, even if a name holds line breaks.
     result = f"{_PROXY_HEAD}{textwrap.indent(lines, '#   ')}{dump(made.document)}"
     if out is None:
         screen.out(result, end="")

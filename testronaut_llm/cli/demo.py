@@ -1,4 +1,4 @@
-"""`demo`: the three tasks of Testronaut on the help text of an installed tool, at no cost."""
+"""`demo`: runs the three tasks of Testronaut on the help text of an installed tool, at no cost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def demo(
 
 
 def _ask(llm: testronaut_llm.LLMManager, task: str, prompt: str, schema: dict[str, Any]) -> bool:
-    """Shows the route, the attempts and the answer. Returns True if there is one."""
+    """Shows the route, the attempts and the answer. Returns True if a model answered."""
     route = llm.route(task, prompt, schema=schema)
     show_route(route, drawn=True)
     screen.out(f"  asking {', then '.join(one.alias for one in route.kept) or 'no model'} ...")
@@ -111,7 +111,7 @@ def private_config() -> testronaut_llm.LLMConfig:
 
 
 def _fetch_if_needed(config: testronaut_llm.LLMConfig) -> None:
-    """Fetches the small model if no local model is ready."""
+    """Downloads the small model if no local model is ready."""
     from testronaut_llm.cli.models import fetch
     from testronaut_llm.local.local_provider import INSTALL
 

@@ -58,7 +58,7 @@ def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
 
 
 def _servers(file: Path | None) -> dict[str, tuple[tuple[OllamaModel, ...], tuple[OllamaModel, ...]]]:
-    """Returns the models of each Ollama server and those in its memory, by URL; notes which do not answer."""
+    """Returns the models of each Ollama server and those in its memory, by URL; prints which do not answer."""
     from testronaut_llm.local.ollama_provider import OllamaServer
 
     found: dict[str, tuple[tuple[OllamaModel, ...], tuple[OllamaModel, ...]]] = {}
@@ -74,7 +74,7 @@ def _servers(file: Path | None) -> dict[str, tuple[tuple[OllamaModel, ...], tupl
 
 
 def _row_of(reference: str, file: Path | None) -> ModelConfig | None:
-    """Returns the row of llm.yaml with this name, if there is one. Raises ConfigError: its file is not trusted."""
+    """Returns the row of llm.yaml with this name, if there is one. Raises ConfigError if the file is not trusted."""
     from testronaut_llm.providers.endpoint import not_trusted
     from testronaut_llm.providers.provider_registry import provider_of
 
@@ -90,7 +90,7 @@ def pull(
     name: Annotated[str | None, typer.Option(help="Name for an embedded model (default: that of its file).")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Fetch a model, with a progress bar. Only a verified download gets its name.
+    """Fetch a model, with a progress bar. Only a verified download is stored.
 
     Example: testronaut-llm models pull embedded/smollm2-135m
     """
@@ -99,7 +99,7 @@ def pull(
 
 
 def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
-    """Fetches an embedded or an Ollama model, from the server that the `row` names."""
+    """Downloads an embedded model, or lets the Ollama server of the `row` pull one."""
     from testronaut_llm.local.embedded_child import library_problem
     from testronaut_llm.local.model_downloader import fetch as download
 
@@ -154,11 +154,11 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
 @group.command("remove")
 def remove(
     model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
-    older_than: Annotated[str | None, typer.Option(help="What was not used for this long, such as 30d.")] = None,
+    older_than: Annotated[str | None, typer.Option(help="Models unused for this long, such as 30d.")] = None,
     yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:
-    """Remove an embedded model from the store, a model from its Ollama server, or what was not used for long."""
+    """Remove an embedded model, a model of an Ollama server, or all that were unused for a time."""
     from testronaut_llm.local.model_store import ModelStore
     from testronaut_llm.local.ollama_provider import OllamaServer
 
@@ -183,7 +183,7 @@ def _remove_unused(older_than: str, *, yes: bool) -> None:
     store = ModelStore()
     found = store.unused(age(older_than))
     if not found:
-        screen.note(f"nothing in {store.folder} was left unused for {older_than}")
+        screen.note(f"nothing in {store.folder} was unused for {older_than}")
         return
     screen.table("not used", ("name", "bytes"), found.items())
     if not yes:
@@ -198,7 +198,7 @@ def _remove_unused(older_than: str, *, yes: bool) -> None:
 
 @group.command()
 def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Check that a local model is intact, loads, answers, stops, obeys a schema, reads all, and repeats itself.
+    """Check a local model: intact, loads, answers, stops, follows a schema, reads the whole prompt, repeats itself.
 
     Example: testronaut-llm models verify embedded/smollm2-135m
     """
@@ -219,11 +219,11 @@ def verify(model: Local, as_json: AsJson = False, config: ConfigFile = None) -> 
 @group.command()
 def bench(
     model: Local,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Requests, of which the median counts.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Number of requests; the median is shown.")] = 3,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Measure a local model: time to load, to the first token, tokens per second. `route` then shows seconds.
+    """Measure a local model: seconds to load and to the first token, tokens per second. `route` then shows seconds.
 
     Example: testronaut-llm models bench embedded/smollm2-135m
     """

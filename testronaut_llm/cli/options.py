@@ -1,4 +1,4 @@
-"""What several commands share: options, the files that these name, and a manager whose cost is shown."""
+"""Shared by several commands: options, reading and writing their files, and a manager that reports its cost."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the 
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="A file with the JSON Schema of the answer.")]
 CacheOption = Annotated[str | None, typer.Option("--cache", help=_CACHE)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Same as --cache off.")]
-Params = Annotated[bool, typer.Option("--params", help="Also look up which settings models do not take; takes longer.")]
+Params = Annotated[bool, typer.Option("--params", help="Also show which settings a model does not support (slower).")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 Key = tuple[int, str]
-"""Of `run --batch`: number of a prompt's line, and a digest of the prompt and of all options that change its answer."""
+"""Identifies a line of `run --batch`: its number, and a digest of the prompt and the options that change its answer."""
 _WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
 
 
@@ -56,21 +56,21 @@ def asking(config: Path | None) -> Iterator[testronaut_llm.LLMManager]:
 
 
 def settings_of(config: Path | None) -> testronaut_llm.LLMConfig:
-    """Returns the configuration in force. Raises ConfigError: it is wrong."""
+    """Returns the configuration in force. Raises ConfigError if it is wrong."""
     from testronaut_llm.config.source import ConfigSource
 
     return ConfigSource.find(config).current()
 
 
 def bill(llm: testronaut_llm.LLMManager) -> str:
-    """Returns what the manager's calls cost: `$0.0012 (saved $0.03)`."""
+    """Returns the cost of the manager's calls: `$0.0012 (saved $0.03)`."""
     session = llm.session
     unpriced = f" + {session.unpriced} of unknown price" if session.unpriced else ""
     return usd(session.cost) + unpriced + (f" (saved {usd(session.saved)})" if session.saved > 0 else "")
 
 
 def age(older_than: str) -> float:
-    """Returns the seconds of `--older-than`. Raises ConfigError: it is not a duration."""
+    """Returns the seconds of `--older-than`. Raises ConfigError if it is not a duration."""
     from testronaut_llm.config.sections import seconds
 
     try:
@@ -80,7 +80,7 @@ def age(older_than: str) -> float:
 
 
 def read_schema(file: Path | None) -> Any:
-    """Returns the JSON Schema in a file, None without a file. Raises ConfigError: it is not a JSON Schema."""
+    """Returns the JSON Schema in a file, None without a file. Raises ConfigError if it is not one."""
     if file is None:
         return None
     try:
@@ -93,7 +93,7 @@ def read_schema(file: Path | None) -> Any:
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """Returns the argument, stdin for `-`, or the text of the file. Raises LLMError: two or none, or unreadable."""
+    """Returns the argument, stdin for `-`, or the text of the file. Raises LLMError: not exactly one."""
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give the prompt as an argument, as - for stdin, or with --file; exactly one of them")
     if file is not None:
@@ -107,7 +107,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def prompts_of(file: Path) -> Iterator[tuple[int, str, Prompt]]:
-    """Yields (line number, line, prompt) for each line that is not blank. Raises ConfigError: names the line."""
+    """Yields (line number, line, prompt) for each line that is not blank. Raises ConfigError, which names the line."""
     try:
         with file.open("rb") as lines:
             for number, raw in enumerate(lines, 1):
@@ -119,7 +119,7 @@ def prompts_of(file: Path) -> Iterator[tuple[int, str, Prompt]]:
 
 
 def prompt_of(where: str, line: str) -> Prompt:
-    """Returns the prompt of one line: a string, messages, or an object with a `prompt`. Raises ConfigError: neither."""
+    """Returns the prompt of one line: a string, messages, or an object with a `prompt`. Raises ConfigError."""
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -131,13 +131,13 @@ def prompt_of(where: str, line: str) -> Prompt:
 
 
 def keyed(prompts: Path, salt: str) -> Iterator[tuple[Key, Prompt]]:
-    """Yields each prompt of a file with its key. Raises ConfigError: a line holds no prompt."""
+    """Yields each prompt of a file with its key. Raises ConfigError if a line holds no prompt."""
     for number, line, prompt in prompts_of(prompts):
         yield (number, hashlib.sha256(f"{salt}\n{line}".encode()).hexdigest()[:16]), prompt
 
 
 def read_answers(out: Path) -> tuple[set[Key], int]:
-    """Returns the keys that earlier runs answered, and the bytes of whole lines: a crash may have cut the last one."""
+    """Returns the keys that earlier runs answered, and the length of the whole lines: a crash may cut the last one."""
     done, end = set[Key](), 0
     if not out.is_file():
         return done, end
@@ -168,7 +168,7 @@ def opened(out: Path, end: int) -> FileIO:
 
 
 def append(file: FileIO, key: Key, result: Answer[Any] | LLMError) -> None:
-    """Adds the line of one result. Raises ConfigError: the disk is full."""
+    """Adds the line of one result. Raises ConfigError if it cannot be written."""
     row: dict[str, Any] = {"line": key[0], "mark": key[1]}
     if isinstance(result, Answer):
         row |= {name: screen.plain(getattr(result, name)) for name in _WRITTEN}
@@ -179,12 +179,12 @@ def append(file: FileIO, key: Key, result: Answer[Any] | LLMError) -> None:
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        again = "answers that were paid are in the cache: free some space, and run the same command again"
+        again = "paid answers are in the cache: free some disk space, and run the same command again"
         raise ConfigError(f"cannot write {file.name}: {error.strerror}; {again}", file=str(file.name)) from None
 
 
 def write_file(file: Path, text: str) -> None:
-    """Writes a whole file or none of it, and notes that. Raises ConfigError: it cannot be written."""
+    """Writes a file, all of it or nothing, and says so on stderr. Raises ConfigError: it cannot be written."""
     from testronaut_llm.support.paths import write_atomically
 
     try:

@@ -1,4 +1,4 @@
-"""Prints results to stdout and all else to stderr, as text, tables, JSON and progress, without control characters."""
+"""Prints results to stdout and everything else to stderr: text, tables, JSON, progress; escapes control characters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from testronaut_llm.support.text import visible
 FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
 PIPE_COLUMNS = 120
 EVERY_SECONDS = 5.0
-"""Time between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if there is no terminal."""
 _SHORT = 30
 
 
 class CannotPrintError(Exception):
-    """A result cannot be written to stdout. `reader_left`: the reader closed the pipe, which is no failure."""
+    """A result cannot be written to stdout. `reader_left`: the reader closed the pipe, which is not an error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"cannot write to stdout: {getattr(error, 'strerror', None) or error}")
@@ -36,7 +36,7 @@ class CannotPrintError(Exception):
 
 
 class Stream:
-    """Stdout or stderr with control characters escaped. What cannot be written to stderr is dropped."""
+    """Stdout or stderr with control characters escaped. Errors of stderr are ignored."""
 
     def __init__(self, raw: TextIO | None, *, is_result: bool) -> None:
         self.raw, self._is_result = raw, is_result
@@ -45,11 +45,11 @@ class Stream:
         return getattr(self.raw, name)
 
     def isatty(self) -> bool:
-        """True on a terminal."""
+        """True if it is a terminal."""
         return self.raw is not None and self.raw.isatty()
 
     def write(self, text: str, *, unchanged: bool = False) -> int:
-        """Writes text, escaped unless `unchanged`. Raises CannotPrintError: stdout cannot be written."""
+        """Writes text, escaped unless `unchanged`. Raises CannotPrintError if stdout cannot be written."""
         shown = text if unchanged else visible(text)  # raises TypeError for bytes, by which click tests a stream
         if shown:
             self._do("write", shown)
@@ -65,7 +65,7 @@ class Stream:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             getattr(self.raw, action)(*arguments)
         except (OSError, ValueError) as error:  # ValueError: the file is closed
-            # The rest of the buffer goes to the null device: the interpreter would fail on it again at its exit.
+            # What is left in the buffer goes to the null device, or the interpreter would fail on it again at exit.
             with suppress(OSError, ValueError, AttributeError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, cast(TextIO, self.raw).fileno())
@@ -76,11 +76,11 @@ class Stream:
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Replaces stdout and stderr by UTF-8 `Stream` objects, whatever the locale says."""
+    """Replaces stdout and stderr by UTF-8 `Stream` objects, independent of the locale."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next socket would get its number, and whatever libraries print
+        except OSError:  # closed: the next socket would get its number, and receive what libraries print
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -91,7 +91,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def out(text: str, end: str = "\n", *, is_answer: bool = False) -> None:
-    """Prints a result and flushes it, so that a closed pipe is noticed here. An answer goes into a pipe unchanged."""
+    """Prints a result and flushes it, so that a closed pipe raises here. An answer goes into a pipe unchanged."""
     if is_answer and isinstance(sys.stdout, Stream) and not sys.stdout.isatty():
         sys.stdout.write(text + end, unchanged=True)
     else:
@@ -106,7 +106,7 @@ def note(text: str) -> None:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Returns the lines of a text. What is too long is broken after semicolons, then between words, and indented."""
+    """Returns the lines of a text. Long lines break after semicolons, else between words, and continue indented."""
     lines: list[str] = []
     for line in text.split("\n"):
         lead = " " * (len(line) - len(line.lstrip(" ")))
@@ -138,7 +138,7 @@ def plain(value: Any) -> Any:
 
 
 def facts(title: str, found: Mapping[str, Any], units: Mapping[str, str] | None = None) -> None:
-    """Prints what is known of a thing as a table, with units."""
+    """Prints the fields of an object as a table, with units."""
     rows = [
         (name.replace("_", " "), f"{_cell(value)} {(units or {}).get(name, '')}".rstrip())
         for name, value in found.items()
@@ -167,7 +167,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         for name, *_, text in cells[1:]:
             if text:
                 below.setdefault(text, []).append(name)
-        cells = [row[:-1] for row in cells if len(row) > 2]  # names alone would say nothing
+        cells = [row[:-1] for row in cells if len(row) > 2]  # names alone carry no information
     lines = [title, *("".join(map(set_cell_size, row, sizes)).rstrip() for row in cells)]
     lines += [""] if cells and below else []
     for text, names in below.items():

@@ -1,4 +1,4 @@
-"""`spend`, `prices` and `cache`: what was spent and saved, what a model costs, which answers are stored."""
+"""`spend`, `prices` and `cache`: show spend and savings, prices of models, and stored answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def spend(
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what was spent and saved, and what the budgets leave. Money is in US dollars, days are UTC.
+    """Show money spent and saved, and what is left of the budgets. Money is in US dollars, days are UTC.
 
     Example: testronaut-llm spend --since 30d --html spend.html
     """
@@ -65,7 +65,7 @@ def prune(
     older_than: Annotated[str, typer.Option(help="A day, or an age such as 90d.")],
     config: ConfigFile = None,
 ) -> None:
-    """Delete the records of single old requests. The sums stay, and so does what counts against budgets."""
+    """Delete the records of single old requests. Daily sums and budgets do not change."""
     with testronaut_llm.LLMManager(config) as llm:
         gone = llm.prune_history(older_than)
     screen.note(f"single requests deleted: {gone:,}; their sums stay")
@@ -156,7 +156,7 @@ def show_prices(
 
 @prices.command("update")
 def update_table(source: Annotated[str, typer.Argument(help="A file or an https URL in LiteLLM's format.")]) -> None:
-    """Install a newer price table. The previous one is kept beside it."""
+    """Install a newer price table. The previous one is kept."""
     from testronaut_llm.money.price_update import update_prices
 
     done = update_prices(source)
@@ -166,7 +166,7 @@ def update_table(source: Annotated[str, typer.Argument(help="A file or an https 
 
 @cache.command()
 def stats(as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Show how many answers are stored, of which tasks, how large the store is, and what it saved this llm.yaml."""
+    """Show the number of stored answers by task, the size of the store, and the money it saved this llm.yaml."""
     files = _store(config)
     with testronaut_llm.LLMManager(config) as llm:
         total = llm.spend().total
@@ -201,7 +201,7 @@ def export(
     force: Force = False,
     config: ConfigFile = None,
 ) -> None:
-    """Write stored answers into a file that can be committed, so that a run in CI costs nothing."""
+    """Write stored answers to a file that can be committed, so that a run in CI costs nothing."""
     written, left_out = _store(config).export(file, task=task, force=force)
     screen.note(f"answers written to {file}: {written:,}")
     if left_out:
@@ -213,7 +213,7 @@ def export(
 
 @cache.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="What `cache export` wrote.")], config: ConfigFile = None
+    file: Annotated[Path, typer.Argument(help="A file written by `cache export`.")], config: ConfigFile = None
 ) -> None:
     """Add the answers of an exported file to the store, all or none."""
     screen.note(f"answers imported from {file}: {_store(config).load(file):,}")

@@ -1,1 +1,1 @@
-"""The parts of `llm.yaml`: found, read, filled in, checked, edited and trusted."""
+"""Finds, reads, fills in, checks, edits and trusts `llm.yaml`."""

@@ -1,6 +1,6 @@
-"""Prepares the data of a file for the shapes: fills `${VAR}`, and finds the problems that the shapes cannot find.
+"""Prepares the data of a file for its pydantic classes: fills `${VAR}`, and finds problems that these cannot find.
 
-These are names that refer to each other, keys written out, and variables. All problems come out together.
+These are references between names, API keys written out, and variables. All problems are reported together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from testronaut_llm.telemetry.redaction import Redactor, is_secret_name, looks_l
 
 MODEL_VARIABLE = "TESTRONAUT_LLM_MODEL"
 Unfilled = list[tuple[Where, str]]
-"""Places and the names of variables."""
+"""Places, with names of variables."""
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
 _FOREIGN = re.compile(r"(?:\$\{?|os\.environ/)([A-Za-z_][A-Za-z0-9_]*)\}?")
@@ -31,15 +31,15 @@ _MAY_BE_UNFILLED = {
     "models": ("model", "api_base", "api_version", "base_model", "api_key_file", "api_key_command", "extra"),
     "tasks": ("models", "system", "stop"),
 }
-"""Fields that keep their text where a variable is not set; others have their default until it is."""
+"""Fields that keep their text while a variable is not set; the others have their default until it is set."""
 _OURS = {"models": ("alias", "unset", "trusted", "withheld"), "tasks": ("name",)}
-"""Fields that this package sets, and that no file may hold."""
-_MALFORMED = "has a `${` that is no ${NAME} or ${NAME:-default}; write $${ for a literal one"
+"""Fields that this package sets; a file must not."""
+_MALFORMED = "has a `${` that is not ${NAME} or ${NAME:-default}; write $${ for a literal one"
 _MOST_LIMITS = 20
 
 
 def filled(text: str, environment: Mapping[str, str] | None) -> tuple[str, tuple[str, ...], bool]:
-    """Fills `${VAR}`, `${VAR:-default}` and `$${` in; a variable that is set to nothing is not set.
+    """Fills in `${VAR}`, `${VAR:-default}` and `$${`; an empty variable counts as not set.
 
     Returns the text, the variables that have no value (their references stay), and True if there is a malformed one.
     Without an `environment` nothing is filled in, defaults included.
@@ -64,12 +64,12 @@ def filled(text: str, environment: Mapping[str, str] | None) -> tuple[str, tuple
 
 
 def variables_in(text: str) -> tuple[str, ...]:
-    """Returns the names of the variables that a text refers to, sorted, whether it is valid or not."""
+    """Returns the names of the variables that a text refers to, sorted; the text may be malformed."""
     return tuple(sorted({found["name"] for found in _VARIABLE.finditer(text) if found["name"]}))
 
 
 def _not_to_be_written(data: Mapping[str, Any], where: Where, text: str) -> str | None:
-    """Returns what to write instead of a key, of a text where keys stand, and of a variable in another spelling."""
+    """Returns what to write instead of a literal key, or of a variable in another spelling."""
     row: Any = data["models"][where[1]] if len(where) == 3 and where[0] == "models" else None
     in_row = isinstance(row, Mapping)
     name = next((part for part in reversed(where) if isinstance(part, str)), "")
@@ -77,11 +77,11 @@ def _not_to_be_written(data: Mapping[str, Any], where: Where, text: str) -> str 
     foreign = _FOREIGN.fullmatch(text)
     if is_key or (is_secret_name(name) and (in_row or "${" not in text)):
         if not in_row:
-            words = "looks like a key, and keys are not written into this file: export it and write"
+            words = "looks like a key, and keys must not be in this file: export it and write"
             return f"{words}  ${{NAME_OF_A_VARIABLE}}"
         provider = re.sub(r"\W", "_", str(row.get("model", "my")).partition("/")[0]).upper()
         variable = foreign[1] if foreign else f"{provider}_API_KEY"
-        words = f"keys are not written into this file: export the key as {variable}, and write"
+        words = f"keys must not be in this file: export the key as {variable}, and write"
         return f"{words}  api_key_env: {variable}"
     if not foreign or text.startswith("${") or (text[0] == "$" and {"system", "stop"} & {*where}):
         return None
@@ -89,9 +89,9 @@ def _not_to_be_written(data: Mapping[str, Any], where: Where, text: str) -> str 
 
 
 def examine(data: Any, source: Source) -> tuple[dict[str, Any], list[Problem], Unfilled]:
-    """Returns the data as the shapes take it (references filled, names in place), and the problems they cannot find.
+    """Returns the data as pydantic takes it (references filled, names in place), and the problems it cannot find.
 
-    And, where the file is not trusted, the variables outside `models`, none of which is filled in.
+    Also returns, for a file that is not trusted, the variables outside `models`; none of them is filled in.
     """
     if not isinstance(data, Mapping):
         return {}, [Problem((), "expected a mapping with `models:` and `tasks:`")], []
@@ -132,7 +132,7 @@ def _read(data: Any, source: Source, unset: Unfilled, problems: dict[Where, Prob
 
 
 def _leave_out(draft: dict[str, Any], where: Where) -> None:
-    """Takes out the field around an unfilled reference, unless its text may stand there."""
+    """Removes the field around an unfilled reference, unless the field may keep its text."""
     section = str(where[0])
     if section not in _MAY_BE_UNFILLED:
         draft.pop(section, None)
@@ -143,12 +143,12 @@ def _leave_out(draft: dict[str, Any], where: Where) -> None:
 
 
 def _put_names(draft: dict[str, Any], unset_of: Mapping[str | int, Iterable[str]], source: Source) -> None:
-    """Adds to each row what its shape takes beside the fields of the file; paths start at the folder of the file."""
+    """Adds to each row the fields that are not in the file; makes paths relative to the folder of the file."""
     models, tasks = _rows(draft, "models"), _rows(draft, "tasks")
     for row, key in ((draft.get("log"), "file"), *((row, "api_key_file") for row in models.values())):
         if source.path and isinstance(row, dict) and isinstance(text := row.get(key), str):
             row[key] = str(source.path.parent / os.path.expanduser(text))  # noqa: PTH111 - `~nobody` stays as written
-    # One model for every task of this run is as good as named in the call: `min_quality` does not hold.
+    # One model for all tasks of this run counts as named in the call: `min_quality` does not apply.
     override = os.environ.get(MODEL_VARIABLE)
     forced = {"models": (override,), "min_quality": 1} if override else {}
     for rows, field, more in ((models, "alias", {}), (tasks, "name", forced)):
@@ -171,7 +171,7 @@ def _field(row: Any, name: str) -> Any:
 
 
 def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
-    """Yields fields that are ours, names that are none, what `extra` must not hold, and typos in `limits`."""
+    """Yields problems of fields that are ours, invalid names, forbidden fields of `extra`, and typos in `limits`."""
     rows = (
         (section, *item) for section in _OURS for item in _rows(draft, section).items() if isinstance(item[1], dict)
     )
@@ -179,7 +179,7 @@ def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
         yield from (Problem((section, name, key), "unknown key") for key in _OURS[section] if key in row)
     for alias, row in _rows(draft, "models").items():
         if not re.fullmatch(r"[^\s/]+", str(alias)):
-            yield Problem(("models", alias), f"{quoted(alias)} is no name for a model: use no spaces and no slash")
+            yield Problem(("models", alias), f"{quoted(alias)} is not a valid name: use no spaces and no slash")
         extra, provider = _field(row, "extra"), str(_field(row, "model")).partition("/")[0]
         if isinstance(extra, Mapping):
             for place, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
@@ -193,10 +193,10 @@ def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _of_tasks(draft: dict[str, Any]) -> Iterator[Problem]:
-    """Yields names that are no model's, or stand twice; a variable without a value may stand for any."""
+    """Yields problems of unknown and duplicate models; an unset variable may stand for any."""
     models, tasks = _rows(draft, "models"), _rows(draft, "tasks")
     named: list[tuple[Where, Any]] = []
-    if "models" in draft or closest("models", draft) is None:  # misspelt, it is one problem and not one a reference
+    if "models" in draft or closest("models", draft) is None:  # a misspelt one is one problem, not one per reference
         for task, row in tasks.items():
             listed, place = _field(row, "models"), ("tasks", task, "models")
             many = isinstance(listed, list | tuple)

@@ -16,12 +16,12 @@ SAMPLING: Mapping[str, tuple[type, str]] = {
     **{word: (float, word) for word in ("top_p", "min_p", "typical_p")},
     **{f"{word}_penalty": (float, f"{word}_penalty") for word in ("repeat", "presence", "frequency")},
 }
-"""How the next token is chosen: the kind of the value, and llama.cpp's word for it."""
+"""Options of sampling: the type of the value, and llama.cpp's name."""
 HARDWARE: Mapping[str, type] = {
     **dict.fromkeys(("num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"), int),
     "use_mmap": bool,
 }
-"""What a model is loaded with; another value loads it again."""
+"""Options with which a model is loaded; another value reloads it."""
 OTHER_FIELDS: Mapping[str, tuple[str, ...]] = {
     "ollama": ("logprobs", "top_logprobs"),
     "embedded": (
@@ -32,7 +32,7 @@ OTHER_FIELDS: Mapping[str, tuple[str, ...]] = {
         *("top_logprobs", "top_n_sigma", "xtc_probability", "xtc_threshold"),
     ),
 }
-"""What else of a request's body a server takes that runs models on this machine."""
+"""Other body fields that a server of local models takes."""
 
 _OPTIONS: Mapping[str, type] = {**{word: kind for word, (kind, _) in SAMPLING.items()}, **HARDWARE}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -43,7 +43,7 @@ def refused_options(
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yields the place and the reason of each field of an `extra` mapping that a local model's server does not take.
 
-    An embedding takes options alone.
+    For embeddings, only `options` are taken.
     """
     others = OTHER_FIELDS.get("ollama" if provider == "ollama_chat" else provider)
     if others is None:
@@ -55,15 +55,15 @@ def refused_options(
         word, kind, given = place[-1], _OPTIONS.get(place[-1]), type(native(value))
         known = (*_OPTIONS, *(() if embedding or len(place) > 1 else others))
         if word in OWNED:
-            continue  # refused for that already
+            continue  # already refused
         if word not in known:
-            yield place, f"`{word}` is no option of {provider} models{did_you_mean(word, known)}"
+            yield place, f"`{word}` is not an option of {provider} models{did_you_mean(word, known)}"
         elif kind and "${" not in str(value) and given is not kind and (kind, given) != (float, int):
             yield place, f"`{word}` is {quoted(value)}; expected {_KINDS[kind]}"
 
 
 def sorted_options(*extras: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Returns what `extra` mappings say, the later ones before the earlier: sampling, hardware, other fields."""
+    """Returns sampling options, hardware options and other fields of `extra` mappings; later mappings win."""
     merged = {place[-1]: native(value) for extra in extras for place, value in _fields(extra)}
     sampling = {word: value for word, value in merged.items() if word in SAMPLING}
     hardware = {word: value for word, value in merged.items() if word in HARDWARE}

@@ -1,4 +1,4 @@
-"""The shape of `llm.yaml`: which models there are, and which may do which task.
+"""The pydantic classes of `llm.yaml`: models, and the tasks that use them.
 
 Frozen and strict. The sentence under each field is its description in the reference page and in the
 JSON Schema.
@@ -46,21 +46,21 @@ Reasoning = Literal["off", "low", "medium", "high"]
 
 
 class ModelConfig(Section):
-    """How to reach one model, and what is known about it."""
+    """How to reach one model, and facts about it."""
 
     alias: str = Field(exclude=True)
     """The user's name for it: the key of its section."""
     unset: tuple[str, ...] = Field(default=(), exclude=True)
-    """Variables that its section refers to and that are not set: while there is one, the model is not ready."""
+    """Unset variables that its section refers to; the model is not ready while there is one."""
     trusted: bool = Field(default=True, exclude=True)
     """False in a file that was found by walking upwards and that `testronaut-llm trust` does not know."""
     withheld: tuple[str, ...] = Field(default=(), exclude=True)
-    """What its section says and has no effect until the file is trusted: while there is one, the model is not ready."""
+    """Settings of its section without effect until the file is trusted; the model is not ready while there is one."""
 
     model: Reference
     """Provider and model, such as `openai/gpt-6-luna` or `ollama/qwen3:8b`; for Azure, the deployment's name."""
     api_base: str | None = None
-    """URL of the server (default: the provider's own, or what its usual variable says)."""
+    """URL of the server (default: the provider's own, or the value of its usual variable)."""
     api_version: str | None = None
     """Azure: `v1`, or the date of a classic API version such as `2024-10-21`."""
     base_model: str | None = None
@@ -72,51 +72,51 @@ class ModelConfig(Section):
     api_key_command: str | None = None
     """Command that prints the key, such as `pass show openai`."""
     quality: Grade = 5
-    """How good you judge it to be, 1 to 10; a task's `min_quality` is measured against it."""
+    """Your rating of the model, 1 to 10; a task's `min_quality` is compared with it."""
     price: PriceConfig | None = None
-    """What it costs (default: from the price tables)."""
+    """Price (default: from the price tables)."""
     context_window: Count | None = None
-    """Tokens that prompt and answer may have together (default: from the tables, or from a local server)."""
+    """Tokens of prompt and answer together (default: from the tables, or from a local server)."""
     max_output: Count | None = None
-    """Tokens that an answer may have (default: from the tables)."""
+    """Longest answer, in tokens (default: from the tables)."""
     num_ctx: Count | None = None
-    """Local: window to load the model with, in tokens (default: what the tasks need, more for a longer prompt)."""
+    """Local: context window to load the model with, in tokens (default: sized to tasks and prompt)."""
     keep_alive: KeepAlive = None
-    """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative for ever."""
+    """Local: how long it stays loaded: `10m`, seconds, 0 to unload at once, negative: without end."""
     digest: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{6,64}$")] | None = None
     """Local: sha256 that the model must have, or the first six or more digits of it."""
     auto_pull: Annotated[Literal[True, False, "ask"], Native] = False
-    """Local: fetch it when it is missing? `true`, `false` or `ask`."""
+    """Local: fetch the model if it is missing: `true`, `false`, or `ask` at a terminal."""
     reasoning: Reasoning | None = None
-    """How much it thinks before it answers: `off`, `low`, `medium`, `high` (default: the provider's)."""
+    """Reasoning before the answer: `off`, `low`, `medium`, `high` (default: the provider's)."""
     local: Flag | None = None
-    """May `private` tasks use it? (default: yes for a model server on loopback, no for anything else)."""
+    """`private` tasks may use it (default: true for a model server on loopback, else false)."""
     dimensions: Count | None = None
     """Embeddings: length of the vectors."""
     limits: LimitConfig | None = None
-    """Requests and tokens per minute, and requests at once, of this model."""
+    """Requests and tokens per minute, and concurrent requests, of this model."""
     extra: PlainJson = Field(default_factory=dict)
-    """Body fields for the provider, or options of a local model; what this package sets itself is refused here."""
+    """Further body fields for the provider, or options of a local model; fields that this package sets are an error."""
 
     @cached_property
     def provider(self) -> str:
-        """What stands before the first slash of `model`: `openai`."""
+        """The part of `model` before the first slash: `openai`."""
         return self.model.partition("/")[0]
 
     @cached_property
     def name(self) -> str:
-        """What stands after the first slash of `model`: `gpt-6-luna`."""
+        """The part of `model` after the first slash: `gpt-6-luna`."""
         return self.model.partition("/")[2]
 
     @cached_property
     def settings(self) -> tuple[Any, ...]:
-        """All that its section says and that has a hash, which `extra` has not."""
+        """All fields of its section that can be hashed: without `extra`."""
         values = (getattr(self, field) for field in type(self).model_fields)
         return tuple(value for value in values if type(value).__hash__ is not None)
 
     @property
     def environment_texts(self) -> tuple[str, ...]:
-        """Texts in `extra` that came from the environment: to be treated as secrets."""
+        """Texts in `extra` that came from the environment; they are treated as secrets."""
         return tuple(str(text) for text in texts(self.extra) if isinstance(text, FromEnvironment))
 
     @model_validator(mode="after")
@@ -131,31 +131,31 @@ class ModelConfig(Section):
         return public(info.field_name, value)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Shows what was set, without what may hold a secret."""
+        """Returns the fields that were set, without those that may hold a secret."""
         for field in sorted(self.model_fields_set, key=list(type(self).model_fields).index):
             yield field, public(field, getattr(self, field))
 
 
 class TaskConfig(Section):
-    """Which models may do a task, and how they are asked."""
+    """The models of a task, and how they are asked."""
 
     name: str = Field(exclude=True)
     """The task's name; in the file, the key of its section."""
 
     models: Annotated[Names, Field(min_length=1)]
-    """Candidates in your order: names from `models`, or `provider/model` written out; one name needs no list."""
+    """Candidates in your order: names from `models`, or `provider/model`; a single name needs no list."""
     strategy: Strategy = "cheapest"
-    """Order of trying: `cheapest`, `as_listed`, `local_first`, `balanced` or `cascade`."""
+    """Order of the attempts: `cheapest`, `as_listed`, `local_first`, `balanced` or `cascade`."""
     min_quality: Grade = 1
     """Models of a lower `quality` are not used for this task."""
     max_tokens: Count = 4096
-    """Tokens that an answer may have; always sent (default: 4096)."""
+    """Longest answer, in tokens; always sent (default: 4096)."""
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), Native] = 0.0
-    """0 to 2; sent to the models that take it (default: 0)."""
+    """0 to 2; sent to the models that support it (default: 0)."""
     stop: Names = ()
     """Texts that end the answer."""
     seed: Whole | None = None
-    """Seed for models that take one."""
+    """Seed, for models that support one."""
     system: str | None = None
     """System text put before each prompt of this task."""
     timeout: Seconds | None = None
@@ -163,21 +163,21 @@ class TaskConfig(Section):
     deadline: Seconds = 900.0
     """Seconds for the whole call: waits, retries and fallbacks included (default: 900)."""
     retries: Annotated[int, Field(ge=0, le=20), Native] = 2
-    """How often one model is asked again after a failure that may pass (default: 2)."""
+    """Retries of one model after a temporary failure (default: 2)."""
     fallback_on: ErrorCodes = ()
-    """Error codes, such as `content_filter`, that go on to the next model though they would stop the call."""
+    """Error codes, such as `content_filter`, after which the next model is asked, though they would stop the call."""
     allow_truncated: Flag = False
-    """Is an answer that `max_tokens` cut good enough? (default: no)"""
+    """Accept an answer that was cut at `max_tokens` (default: false)."""
     private: Flag = False
-    """Must the text stay on this machine? (default: no)"""
+    """The text must stay on this machine: local models only (default: false)."""
     cache: CacheMode = "use"
-    """`use`, `refresh` (ask anew and store), `off` (neither read nor store), or `only` (never ask)."""
+    """`use`, `refresh` (ask again and store), `off` (neither read nor store), or `only` (never ask)."""
     prompt_cache: Flag = False
-    """Ask Anthropic models to keep the system text for some minutes: cheaper from the second call on (default: no)."""
+    """Let Anthropic cache the system text for some minutes: cheaper from the second call on (default: false)."""
     budget: BudgetConfig | None = None
-    """Limits of this task alone, in USD; the file's `budget` holds as well."""
+    """Limits of this task alone, in USD; the file's `budget` applies as well."""
     optional: Flag = False
-    """If true, `check` succeeds though no model can run this task (default: no)."""
+    """`check` succeeds even if no model can run this task (default: false)."""
 
     @model_validator(mode="after")
     def _one_scope(self) -> TaskConfig:
@@ -187,23 +187,23 @@ class TaskConfig(Section):
 
 
 class LLMConfig(Section):
-    """All of `llm.yaml`, or the same made in Python: `LLMConfig(models={...}, tasks={...})`.
+    """All of `llm.yaml`, or the same written in Python: `LLMConfig(models={...}, tasks={...})`.
 
-    Raises ConfigError: with every problem, and the line of each where there is a file.
+    Raises ConfigError with every problem, and the line of each if there is a file.
     """
 
     version: Literal[1] = 1
     """Version of this file's format."""
     models: Mapping[str, ModelConfig] = Field(default_factory=dict)
-    """Names of yours, each with how to reach one model."""
+    """Your names of models, each with how to reach it."""
     tasks: Mapping[str, TaskConfig]
-    """Which models may do which task; a call without a task uses `default`."""
+    """Tasks and their models; a call without a task uses `default`."""
     budget: BudgetConfig | None = None
     """Limits of all tasks together, in USD."""
     cache: CacheConfig = Field(default_factory=CacheConfig)
     """How long answers are kept, and how many."""
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
-    """Requests and tokens per minute, and requests at once, of a provider or of an endpoint URL."""
+    """Requests and tokens per minute, and concurrent requests, of a provider or of an endpoint URL."""
     log: LogConfig | None = None
     """Telemetry as a file of JSON lines (default: none)."""
 
@@ -215,7 +215,7 @@ class LLMConfig(Section):
 
     @property
     def path(self) -> Path | None:
-        """The file it came from; None when it was made in Python."""
+        """Path of its file; None if it was written in Python."""
         return self._path
 
     @property
@@ -225,17 +225,17 @@ class LLMConfig(Section):
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """What a file that is not trusted says outside `models` and that has no effect, such as `log`."""
+        """Settings outside `models` that have no effect in a file that is not trusted, such as `log`."""
         return self._ignored
 
     def budget_scope(self) -> str | None:
-        """Returns whose money is spent: the budget's scope, or the file's resolved path; None without either."""
+        """Returns the scope of the budget: its `scope`, or the file's resolved path; None without either."""
         if self.budget and self.budget.scope:
             return self.budget.scope
         return self._place
 
     def model(self, reference: str) -> ModelConfig:
-        """Returns the model of an alias, or of `provider/model`. Raises ConfigError: none; names the closest alias."""
+        """Returns the model of an alias, or of `provider/model`. Raises ConfigError, which names the closest alias."""
         if reference in self.models:
             return self.models[reference]
         if REFERENCE.fullmatch(reference) or (not self._trusted and "${" in reference):
@@ -244,7 +244,7 @@ class LLMConfig(Section):
         raise ConfigError(f"unknown model {quoted(reference)}{did_you_mean(reference, self.models)}")
 
     def task(self, name: str | None) -> TaskConfig:
-        """Returns the task of that name; None means `default`. Raises UnknownTaskError: names the closest."""
+        """Returns the task of that name; None means `default`. Raises UnknownTaskError, which names the closest one."""
         wanted = "default" if name is None else name
         if task := self.tasks.get(wanted):
             return task

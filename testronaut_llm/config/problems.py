@@ -1,4 +1,4 @@
-"""Problems of a configuration as text: all at once, each with its line and the closest valid name, and no secret."""
+"""Problems of a configuration as one message: each with its line and the closest valid name, and without secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FromEnvironment(str):
-    """Text that a `${VAR}` gave. It may stand for a number, and is never shown."""
+    """The value of a `${VAR}`. It may stand for a number, and messages never contain it."""
 
     __slots__ = ()
 
@@ -38,14 +38,14 @@ _EXPECTED = {
     "bool_type": "expected true or false",
     "int_type": "expected a whole number",
 }
-"""Pydantic's type of an error, and our words for it."""
+"""Our message for each error type of pydantic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to fix; `line` is 1-based, None where the file's own line of that place is meant.
+    """One thing to fix. `line` is 1-based; None means the line of that place in the file.
 
-    `hint` returns the end of the message. Only the first few are called, since finding a close name takes time.
+    `hint` returns the end of the message. Only the first few are called, since finding close names takes time.
     """
 
     where: Where
@@ -88,21 +88,21 @@ def few(names: Sequence[str]) -> str:
 
 
 def quoted(value: object) -> str:
-    """Returns a value as messages may show it: short, and without what may be a secret."""
+    """Returns a value for a message: short, and without what may be a secret."""
     if isinstance(value, FromEnvironment):
-        return "what the environment variable holds"
+        return "the value of the environment variable"
     text = Redactor().redact(repr(public("extra", value)))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def path_of(where: Where) -> str:
-    """Returns `tasks.cli_analysis.models[0]`, the way people point at a value."""
+    """Returns a place as text: `tasks.cli_analysis.models[0]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
     return text.removeprefix(".")
 
 
 def of_pydantic(error: ErrorDetails, root: type[BaseModel]) -> Problem:
-    """Returns a problem that pydantic found, with what is expected and what is near."""
+    """Returns an error of pydantic as a problem, with what is expected and the closest name."""
     where: Where = tuple(part for part in error["loc"] if part != "[key]")
     kind, given = error["type"], error["input"]
     message = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "expected")
@@ -128,7 +128,7 @@ def keys_of(section: type[BaseModel]) -> list[str]:
 
 
 def _section_at(section: type[BaseModel], where: Where) -> type[BaseModel]:
-    """Returns the shape of the section at a place; names that the user gave are passed over."""
+    """Returns the pydantic class of the section at a place; names that the user chose are skipped."""
     for part in where:
         if field := section.model_fields.get(str(part)):
             section = next(_models_in(field.annotation), section)
@@ -163,13 +163,13 @@ def replaced(value: Any, change: Callable[[Where, str], str], where: Where = ())
 
 
 def secret_parts(url: str) -> tuple[str, ...]:
-    """Long segments of a URL's path that are the value of some variable: what a `${TOKEN}` in it became."""
+    """Returns long segments of a URL's path that are the value of a variable, as from `${TOKEN}`."""
     long = [part for part in url.partition("://")[2].partition("?")[0].split("/")[1:] if len(part) >= _LONG]
     return tuple(part for part in long if part in os.environ.values()) if long else ()
 
 
 def public(name: str, value: Any) -> Any:
-    """Returns the value of a model's field as `repr`, dumps and messages may show it."""
+    """Returns the value of a model's field for `repr`, dumps and messages."""
     if name == "api_base" and isinstance(value, str):
         url = re.sub(r"//[^/@]*@", "//***@", value).partition("?")[0]
         for part in secret_parts(value):

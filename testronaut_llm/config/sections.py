@@ -1,4 +1,4 @@
-"""The kinds of values in `llm.yaml` (money, times, sizes, names), and its small sections.
+"""Types of the values in `llm.yaml` (money, times, sizes, names), and its small sections.
 
 The sentence under each field is its description in the reference page and in the JSON Schema.
 """
@@ -19,7 +19,7 @@ from testronaut_llm.support.money import exact
 from testronaut_llm.support.text import seconds_of
 
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
-"""`provider/model`: the model's name may hold more slashes, colons, and whatever its server allows."""
+"""`provider/model`; the model's name may contain slashes, colons, and whatever its server allows."""
 
 _MODEL = rf"{REFERENCE.pattern}|(?s:.*\$\{{.*)"  # a variable that is not set may stand for any part of it
 _VARIABLE = r"(?![0-9a-fA-F]{32,}$)[A-Za-z_][A-Za-z0-9_]*"  # 32 hex digits are a key that was put in its place
@@ -33,7 +33,7 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:([kmgt]?)(i?)b)?", re.
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """Returns what YAML 1.2 makes of unquoted text, so that `off` and `2024-10-21` stay what they look like."""
+    """Returns the value of unquoted text by YAML 1.2, in which `off` and `2024-10-21` are texts."""
     if text in ("", "~") or text in _CONSTANTS:
         return _CONSTANTS.get(text)
     if _INT.fullmatch(text):
@@ -44,7 +44,7 @@ def scalar(text: str) -> str | int | float | bool | None:
 
 
 def native(value: Any) -> Any:
-    """Returns what text from the environment stands for, so that `${RETRIES}` can be a number."""
+    """Returns the value of a text from the environment, so that `${RETRIES}` can be a number."""
     plain = scalar(str(value)) if isinstance(value, FromEnvironment) else value
     return value if isinstance(plain, str) else plain
 
@@ -87,7 +87,7 @@ def size_in_bytes(value: Any) -> int:
 
 
 def _listed(value: Any) -> Any:
-    """One name stands for a list of one."""
+    """Returns a single name as a list of one."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -105,7 +105,7 @@ def _matching(pattern: str, example: str) -> AfterValidator:
 def _keep_alive(value: Any) -> Any:
     value = native(value)
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9.]+(ns|us|ms|s|m|h)([0-9.]+(ns|us|ms|s|m|h))*", value):
-        raise ValueError("expected seconds, or a time such as 10m; -1 for ever, 0 to unload at once")
+        raise ValueError("expected seconds, or a time such as 10m; -1 without end, 0 to unload at once")
     return value
 
 
@@ -147,37 +147,37 @@ OnExceeded = Literal["stop", "local", "warn"]
 
 
 class Section(BaseModel):
-    """Base of all shapes: frozen, strict about types, and no key that is not known."""
+    """Base of all sections: frozen, strict types, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 class PriceConfig(Section):
-    """What a model costs, in USD per million tokens."""
+    """Price of a model, in USD per million tokens."""
 
     input: Usd
     """USD per million prompt tokens."""
     output: Usd
     """USD per million answer tokens, reasoning included."""
     cache_read: Usd | None = None
-    """USD per million prompt tokens that the provider had cached (default: the price of `input`)."""
+    """USD per million prompt tokens that the provider read from its cache (default: the price of `input`)."""
     cache_write: Usd | None = None
-    """USD per million prompt tokens that the provider put into its cache (default: the price of `input`)."""
+    """USD per million prompt tokens that the provider wrote to its cache (default: the price of `input`)."""
 
 
 class LimitConfig(Section):
-    """How much at once; what does not fit waits, it does not fail. They hold for one process."""
+    """Limits of one process. A request that does not fit waits; it does not fail."""
 
     rpm: Count | None = None
     """Requests per minute (default: no limit)."""
     tpm: Count | None = None
     """Tokens per minute, prompt and answer together (default: no limit)."""
     concurrency: Count | None = None
-    """Requests at the same time (default: one for a local model, no limit otherwise)."""
+    """Concurrent requests (default: one for a local model, no limit otherwise)."""
 
 
 class BudgetConfig(Section):
-    """How much may be spent, in USD; days and months are UTC. All processes that share a scope share its money."""
+    """Limits of spend, in USD; days and months are UTC. All processes with the same scope share a budget."""
 
     per_call: Limit | None = None
     """USD for one call, its retries and fallbacks included."""
@@ -186,11 +186,11 @@ class BudgetConfig(Section):
     per_month: Limit | None = None
     """USD for one calendar month."""
     total: Limit | None = None
-    """USD for ever."""
+    """USD in total, without an end."""
     on_exceeded: OnExceeded = "stop"
-    """What happens to a call that does not fit: `stop` raises, `local` uses local models only, `warn` goes on."""
+    """For a call that does not fit: `stop` raises, `local` uses local models only, `warn` goes on."""
     scope: str | None = None
-    """Whose money it is: files with the same scope share a budget (default: the path of this file)."""
+    """Name of the budget: files with the same scope share it (default: the path of this file)."""
 
     @property
     def spans_calls(self) -> bool:
@@ -199,22 +199,22 @@ class BudgetConfig(Section):
 
 
 class CacheConfig(Section):
-    """How long answers are kept, and how many; the store is shared by all files of a user."""
+    """How long answers are stored, and how many; all files of a user share the store."""
 
     ttl: Seconds | None = 2_592_000.0
-    """How long an answer is kept once stored, such as `12h` or `30d` (default: 30 days); `null` keeps it for ever."""
+    """How long an answer is stored, such as `12h` or `30d` (default: 30 days); `null` stores it without end."""
     size_limit: Bytes = 1024**3
-    """Size of the store, such as `500MB` or `1GiB` (default: 1 GiB); the oldest answers leave first."""
+    """Size of the store, such as `500MB` or `1GiB` (default: 1 GiB); the oldest answers are deleted first."""
 
 
 class LogConfig(Section):
-    """A file of JSON lines, only appended to: one for each call and one for each attempt. Processes may share it."""
+    """A file of JSON lines, one per call and one per attempt, only appended to. Processes may share it."""
 
     file: str
     """Path of the file; a relative one starts at the folder of this file. `~` is your home."""
     content: Flag = False
-    """Also write prompts and answers, with known secrets blotted out (default: their length and hash only)."""
+    """Also write prompts and answers, with known secrets masked (default: their length and hash only)."""
     max_bytes: Bytes = 10 * 1024**2
-    """Without effect, and kept so that older files load: rotation is left to the system's tools, such as logrotate."""
+    """Without effect; accepted so that older files load. Rotate the file with a system tool, such as logrotate."""
     backups: Annotated[int, Field(ge=0, le=1000), Native] = 3
     """Without effect, as `max_bytes`."""

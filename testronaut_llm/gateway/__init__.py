@@ -1,1 +1,1 @@
-"""The only door to LiteLLM: the request, the client, the reply, and what was really received."""
+"""The only package that imports LiteLLM: requests, clients, replies, and what was received."""

@@ -1,7 +1,7 @@
-"""The clients that LiteLLM is handed: HTTP clients of ours, kept open between attempts, in the form that it takes.
+"""HTTP clients for LiteLLM, kept open between attempts, in the form that LiteLLM takes.
 
-The HTTP clients follow no redirect (the prompt and the key would go along) and use no proxy for loopback. They hold no
-key: what holds one is made for one attempt. What goes beyond LiteLLM's documentation has a test in
+The HTTP clients follow no redirect (prompt and key would go along) and use no proxy for loopback. They hold no key:
+objects with a key are created for one attempt. What LiteLLM does not document has a test in
 `tests/gateway/test_litellm_internals.py`.
 """
 
@@ -29,13 +29,13 @@ _V1 = ("v1", "preview", "latest")
 """API versions of Azure with the URLs of OpenAI."""
 
 _inside: ContextVar[object] = ContextVar("testronaut_llm_inside", default=None)
-"""The connection of the attempt that LiteLLM works on in this thread or task."""
+"""The connection of the attempt that runs in this thread or task."""
 
 
 class Connection:
-    """One HTTP client for one endpoint, which serves one attempt at a time.
+    """One HTTP client for one endpoint; it serves one attempt at a time.
 
-    A client that is shared by N attempts costs httpcore time that grows with N squared.
+    With a client shared by N attempts, httpcore's time grows with N squared.
     """
 
     def __init__(self, url: str | None) -> None:
@@ -51,7 +51,7 @@ class Connection:
 
     async def _on_request(self, request: httpx.Request) -> None:
         if self.exchange is None:
-            raise SecondRequestError("no attempt is under way")
+            raise SecondRequestError("no attempt is running")
         self.exchange.on_request(request)
 
     async def _on_response(self, response: httpx.Response) -> None:
@@ -59,7 +59,7 @@ class Connection:
             self.exchange.on_response(response)
 
     def handler(self, litellm: Any) -> Any:
-        """Returns LiteLLM's own kind of client, which sends with this one."""
+        """Returns LiteLLM's own client class, which sends through this one."""
         if self._handler is None:
             unused = httpx.MockTransport(lambda _: httpx.Response(500))
             self._handler = litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler(transport=unused)
@@ -67,7 +67,7 @@ class Connection:
         return self._handler
 
     def client(self, litellm: Any, target: Target, *, embedding: bool = False) -> Any:
-        """Returns what LiteLLM takes as `client` for this provider; with another it would open its own connection."""
+        """Returns LiteLLM's `client` argument for this provider; with another type it would open its own connection."""
         provider = target.provider
         kind = (provider.embedding_client if embedding else None) or provider.client
         if kind not in ("openai", "azure"):
@@ -97,7 +97,7 @@ class Clients:
 
     @asynccontextmanager
     async def connection(self, url: str | None, exchange: Exchange) -> AsyncIterator[Connection]:
-        """Lends a client for one attempt, whose requests belong to `exchange`."""
+        """Yields a client for one attempt, whose requests are noted in `exchange`."""
         if self._idle is None or self._loop is not asyncio.get_running_loop():
             self._loop, self._idle = asyncio.get_running_loop(), deque()
         idle = self._idle
@@ -111,26 +111,26 @@ class Clients:
             yield connection
         finally:
             connection.exchange = None
-            connection.http.cookies.clear()  # they may be of one account
+            connection.http.cookies.clear()  # they may belong to one account
             connection.idle_since = time.monotonic()
             idle.append(connection)
             await _retire(idle, _MOST_IDLE if idle is self._idle else 0)
 
     async def close(self) -> None:
-        """Closes the clients; those in use close when they come back."""
+        """Closes the clients; those in use close after their attempt."""
         idle, self._idle = self._idle, None
         if idle is not None and self._loop is asyncio.get_running_loop():
             await _retire(idle, 0)
 
 
 async def _retire(idle: deque[Connection], most: int) -> None:
-    """Closes the clients that are too many or have been idle for too long, the oldest first."""
+    """Closes clients beyond the maximum number or idle time, the oldest first."""
     while idle and (len(idle) > most or idle[0].idle_since < time.monotonic() - _IDLE_SECONDS):
         await idle.popleft().http.aclose()
 
 
 def forget(litellm: Any, client: object) -> None:
-    """Removes a client from LiteLLM's cache, which keeps those for Azure, with their key, and lends them to others."""
+    """Removes a client from LiteLLM's cache, which shares those for Azure, with their key."""
     kept = litellm.in_memory_llm_clients_cache
     for key in [key for key, one in list(kept.cache_dict.items()) if one is client]:
         kept.delete_cache(key)
@@ -139,7 +139,7 @@ def forget(litellm: Any, client: object) -> None:
 class ModuleClient:
     """Stands in for LiteLLM's module-level client, which its Ollama embeddings use whatever `client` they are given.
 
-    Inside our calls it is the attempt's handler, else one of its own.
+    Inside our calls it is the handler of the attempt, else one of its own.
     """
 
     def __init__(self, litellm: Any) -> None:
@@ -161,15 +161,15 @@ class _InsideMeta(type):
 
 
 class _AnyInside(Warning, metaclass=_InsideMeta):
-    """Stands for every category of warning, in a context that is inside `inside()`."""
+    """Matches every category of warning in a context inside `inside()`."""
 
 
 @contextmanager
 def inside(connection: object) -> Iterator[None]:
     """Lets LiteLLM work with the connection of an attempt, and silences its warnings.
 
-    A host that runs with `-W error` would lose a good answer to a warning. Other threads and tasks see their warnings
-    as before; `warnings.catch_warnings` would change them for all.
+    A program that runs with `-W error` would lose a good answer to a warning. Warnings of other threads and tasks do
+    not change, as they would with `warnings.catch_warnings`.
     """
     if not warnings.filters or warnings.filters[0][2] is not _AnyInside:  # another filter came before it since
         warnings.simplefilter("ignore", _AnyInside)

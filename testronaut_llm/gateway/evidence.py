@@ -1,7 +1,7 @@
-"""What a raw body proves: which finish reason and usage were received, and whether it reports an error.
+"""Reads from a raw body which finish reason, usage and error were really received.
 
-One reading serves JSON, server-sent events and NDJSON. The fields are those of the OpenAI, Anthropic, Ollama and Gemini
-wires; values are not interpreted here, LiteLLM does that.
+It reads JSON, server-sent events and NDJSON, with the fields of OpenAI, Anthropic, Ollama and Gemini. The values are
+not interpreted here.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from testronaut_llm.money.price_rows import service_of
 from testronaut_llm.records import TokenChoice
 
 _LINE = re.compile(r"\r\n|\r|\n")
-"""Where a line of a stream ends, and nowhere else: JSON allows what `str.splitlines` also takes for an end."""
+"""The only end of a line of a stream: `str.splitlines` also splits at characters that JSON allows."""
 _TEXTS = (None, "text", "output_text")
 _PARTS = re.compile(rb'"content"\s*:\s*\[')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What one body proves.
+    """Facts received in one body.
 
     Attributes:
         documents: number of JSON documents in the body.
         finish: finish reason as the provider spelled it; None if none was received.
-        usage: the tokens that were counted; None if none were.
+        usage: the tokens that the provider counted; None if none.
         service: the service tier that answered; empty is the standard one, None unknown.
         error: the document that reports an error under a success status.
     """
@@ -43,7 +43,7 @@ class Evidence:
 
 
 def examine(text: str) -> Evidence:
-    """Reads a body, whole or broken."""
+    """Reads a body, complete or cut."""
     whole = parsed(text)
     if whole is None:
         whole = [parsed(line.removeprefix("data:").strip()) for line in _LINE.split(text)]

@@ -1,7 +1,7 @@
-"""What really went over the wire in one attempt, seen from hooks on an HTTP client of ours.
+"""Records what one attempt sent and received, through hooks on an HTTP client of ours.
 
-LiteLLM repairs, renames and invents: a missing finish reason becomes `stop`, a missing usage is counted, a 529 becomes
-a 500. Here status, headers and body are kept as they came.
+LiteLLM changes responses: a missing finish reason becomes `stop`, a missing usage is counted, a 529 becomes a 500.
+Here status, headers and body are kept as received.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from testronaut_llm.gateway.evidence import readable
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, unpacker
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
-"""Of an answer that is no stream: it is parsed in one go, and becomes thirty times as large."""
+"""Most bytes of an answer that is not a stream: parsing makes it thirty times as large."""
 MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
-"""Of a stream from one event to the next, and of a body under an error status: LiteLLM searches both for secrets, ten
-seconds a megabyte, on the event loop."""
+"""Most bytes of one event of a stream, and of a body under an error status: LiteLLM searches both for secrets on the
+event loop, ten seconds a megabyte."""
 
 
 class SecondRequestError(Exception):
@@ -29,7 +29,7 @@ class SecondRequestError(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its response, filled in as they happen. `broke` is what ended the body early."""
+    """One request and its response, filled in as they happen. `broke` is the error that ended the body early."""
 
     requests: int = 0
     sent: dict[str, Any] | None = None
@@ -46,16 +46,16 @@ class Exchange:
 
     @property
     def left(self) -> bool:
-        """True if the request may have left this machine. Without a connection, no part of its body has."""
+        """True if a part of the request may have left this machine."""
         return self.requests > 0 and (self._body_begun or self.status is not None or not self._traced)
 
     @property
     def text(self) -> str:
-        """The body as text."""
+        """Returns the body as text."""
         return self.body.decode("utf-8", errors="replace")
 
     def on_request(self, request: httpx.Request) -> None:
-        """Notes the one request of the attempt. Raises SecondRequestError at another."""
+        """Notes the request of the attempt. Raises SecondRequestError for a second one."""
         if self.requests:
             raise SecondRequestError("one attempt is one request")
         self.requests = 1
@@ -66,7 +66,7 @@ class Exchange:
             self.sent = None
 
     def on_response(self, response: httpx.Response) -> None:
-        """Notes the head of the response, and bounds its body."""
+        """Notes the status and headers of the response, and limits the size of its body."""
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         whole_chat = not self._streams and any(name in (self.sent or ()) for name in ("messages", "contents"))
@@ -77,7 +77,7 @@ class Exchange:
             self._stream = response.stream
 
     async def aclose(self) -> None:
-        """Closes the response, read to its end or not."""
+        """Closes the response, even if it was not read to its end."""
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -87,11 +87,11 @@ class Exchange:
 
     async def _trace(self, event: str, info: dict[str, Any]) -> None:
         self._traced = True
-        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of a proxy's tunnel
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of the tunnel of a proxy
             self._body_begun = True
 
     def _take(self, chunk: bytes) -> Iterator[bytes]:
-        """Keeps a piece of the body and returns it unpacked, of a stream whole lines. Raises BodyError at the bound."""
+        """Keeps a piece of the body; returns it unpacked, of a stream whole lines. Raises BodyError if it is too large."""
         for piece in self._unpacker.take(chunk):
             start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
             self.body += piece

@@ -1,7 +1,7 @@
-"""The only door to LiteLLM: one attempt, sent, streamed or embedded, comes back as a Reply.
+"""The only module that imports LiteLLM: sends one attempt and returns a Reply.
 
-LiteLLM is loaded by the first request that no cache could answer. Exactly these settings of it are changed, for the
-whole process: the environment variables in `_SWITCHES`, `suppress_debug_info`, `disable_aiohttp_transport`,
+LiteLLM is loaded by the first request that the cache cannot answer. These of its settings are changed, for the whole
+process: the environment variables in `_SWITCHES`, `suppress_debug_info`, `disable_aiohttp_transport`,
 `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter there and on those of the libraries below,
 see `telemetry/log.py`), a row in `model_cost` for each Ollama model that is asked, and its module-level async client.
 """
@@ -28,7 +28,7 @@ _SWITCHES = {
     "DISABLE_AIOHTTP_TRANSPORT": "True",
 }
 _KNOWN = {"litellm_provider": "ollama", "mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 0}
-"""LiteLLM asks the server on localhost about an Ollama model that its table lacks, before and after each call."""
+"""LiteLLM asks the server on localhost about an Ollama model that is not in its table, before and after each call."""
 
 
 @cache
@@ -50,7 +50,7 @@ def load_litellm() -> Any:
 
 
 class Gateway:
-    """Sends attempts. Holds the connections of one manager; `redact` takes secrets out of a text."""
+    """Sends attempts. Holds the connections of one manager; `redact` masks secrets in a text."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
@@ -58,14 +58,14 @@ class Gateway:
         self._clients = Clients()
 
     def load(self) -> None:
-        """Loads LiteLLM, so that no attempt's time goes into it."""
+        """Loads LiteLLM, so that this does not count as time of an attempt."""
         load_litellm()
 
     async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """Sends one attempt. Yields pieces of text if it is a stream, then the Reply. Raises nothing of LiteLLM's.
+        """Sends one attempt. Yields pieces of text if it is a stream, then the Reply. LiteLLM's exceptions are not raised.
 
-        Closing the iterator early, or cancelling the task, closes the connection. `exchange` is a new one, for this
-        attempt alone.
+        Closing the iterator early, or cancelling the task, closes the connection. `exchange` is used for this
+        attempt only.
         """
         litellm, embedding = load_litellm(), bool(request.texts)
         _know(litellm, request.target, embedding=embedding)
@@ -96,7 +96,7 @@ class Gateway:
         yield reader.reply()
 
     def dropped_params(self, target: Target, params: dict[str, Any]) -> tuple[str, ...]:
-        """Returns which of these settings the model does not take. Loads LiteLLM; sends nothing."""
+        """Returns those of the settings that the model does not support. Loads LiteLLM; sends nothing."""
         litellm = load_litellm()
         _know(litellm, target)
         try:

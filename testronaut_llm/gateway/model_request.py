@@ -1,4 +1,4 @@
-"""One attempt at one model as values (`Request`, `Reply`), and the request as arguments of LiteLLM."""
+"""One attempt as values (`Request`, `Reply`), and the request as arguments of LiteLLM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a request goes, and with which key. `thinks`: True if the model can think, None if unknown."""
+    """Endpoint and key of a request. `thinks`: True if the model can reason, None if unknown."""
 
     model: ModelConfig
     provider: Provider
@@ -41,9 +41,9 @@ class Request:
     Attributes:
         timeout: seconds.
         num_ctx: tokens of context that an Ollama model is loaded with.
-        prompt_cache: asks the provider to keep the system text; only Anthropic has to be asked.
+        prompt_cache: asks the provider to cache the system text; only Anthropic has to be asked.
         logprobs: asks for the log-probabilities of tokens, if the wire gives them.
-        task: not sent; for gateways that answer by task.
+        task: not sent; for test gateways that answer by task.
     """
 
     target: Target
@@ -65,19 +65,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """How one attempt ended.
+    """The result of one attempt.
 
     Attributes:
-        text: the answer without reasoning, or the part of it that came.
-        reasoning: what the model thought first, as far as it was sent.
-        error: why it is no answer; None if it is one.
+        text: the answer without reasoning, or the part that was received.
+        reasoning: the reasoning of the model, if it was sent.
+        error: why it is not an answer; None if it is one.
         finish_reason: in OpenAI's words, or the received word if unknown; None if none was received.
-        usage: as the provider counted, not checked yet; a `Usage` is taken as it is. None if nothing was counted.
+        usage: as the provider counted, not checked yet; a `Usage` is used unchanged. None if nothing was counted.
         service: the service tier that answered; empty is the standard one, None unknown.
-        sent: True if a request left this machine, so that it may have to be paid.
-        dropped_params: settings that the model does not take and that were left out.
+        sent: True if a request left this machine, so that it may cost money.
+        dropped_params: settings that were not sent, since the model does not support them.
         headers: of the response, names in lower case.
-        num_ctx: tokens of context that an Ollama model was asked for.
+        num_ctx: tokens of context that were requested from Ollama.
     """
 
     text: str = ""
@@ -97,7 +97,7 @@ class Reply:
 
 
 class _NoRetries(int):
-    """0 that counts as given: LiteLLM's embeddings for OpenAI take a plain 0 for their default of 2 retries."""
+    """A true 0: LiteLLM's embeddings for OpenAI replace a plain 0 by their default of 2 retries."""
 
     def __bool__(self) -> bool:
         return True
@@ -113,7 +113,7 @@ def arguments(request: Request) -> dict[str, Any]:
     """Returns the arguments of `litellm.acompletion` or `litellm.aembedding`, without the client.
 
     Raises:
-        InvalidRequestError: the provider does not take a field of `extra`, or not with a single call.
+        InvalidRequestError: the provider does not support a field of `extra`, or only in `llm.yaml`.
     """
     target, embedding = request.target, bool(request.texts)
     name, ollama = litellm_name(target, embedding=embedding), target.provider.wire == "ollama"
@@ -171,7 +171,7 @@ def _body(request: Request, own: Mapping[str, Any]) -> dict[str, Any]:
     fields = {**model.extra, **request.extra}
     wrong = provider.refused(fields, embedding=bool(request.texts))
     if provider.name == "embedded" and (loaded := sorted_options(request.extra)[1]):
-        wrong = f"extra holds {next(iter(loaded))!r}, with which the model is loaded: write it into `extra` of its row"
+        wrong = f"extra holds {next(iter(loaded))!r}, with which a model is loaded; move it to `extra` of its row"
     if wrong:
         raise InvalidRequestError(wrong, model=model.alias, provider=provider.name)
     if provider.wire == "ollama" and request.texts:
@@ -189,7 +189,7 @@ def _body(request: Request, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Returns the settings of a chat that are nowhere in the body that was sent."""
+    """Returns the settings of a chat that are missing in the body that was sent."""
     if sent is None or request.texts:
         return ()
     level, wire = request.target.model.reasoning, request.target.provider.wire

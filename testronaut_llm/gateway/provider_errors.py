@@ -1,7 +1,7 @@
-"""A provider's failure becomes one of ours: status and the body's own codes first, its words last.
+"""Converts a provider's failure to one of our errors: by the codes of its body, then its words, then the status.
 
-LiteLLM's exception class is never asked: it differs by provider for the same failure, loses statuses
-(a 529 arrives as 500) and is chosen by words in the text. The rows of `error_rows.toml` decide.
+LiteLLM's exception class is not used: for the same failure it differs by provider, it loses statuses (a 529 arrives
+as 500), and is chosen by words in the text. The rows of `error_rows.toml` decide.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Complaint:
         codes: the provider's codes in lower case, the outermost first.
         words: the message for a person.
         wait: seconds that it asks to wait.
-        status: the HTTP status that the body names, 0 where it names none.
-        generated: the answer that the server itself refused.
+        status: the HTTP status that the body names, 0 if none.
+        generated: the answer that the server refused.
     """
 
     codes: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def error_rows() -> dict[str, Any]:
 
 
 def in_openai_words(word: str) -> str:
-    """Returns OpenAI's word for a finish word of any wire; the word itself where there is none."""
+    """Returns OpenAI's word for a finish reason of any wire; the word itself if there is none."""
     meaning = _meaning(word)
     if meaning == "ContentFilteredError":
         return "content_filter"
@@ -65,7 +65,7 @@ def in_openai_words(word: str) -> str:
 
 
 def failure_of(word: str) -> LLMError | None:
-    """Returns the error that a finish word reports; None where it may end an answer, or nobody knows it."""
+    """Returns the error that a finish reason reports; None if it may end an answer, or is unknown."""
     meaning = _meaning(word)
     if not meaning.endswith("Error"):
         return None
@@ -77,7 +77,7 @@ def _meaning(word: str) -> str:
 
 
 def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
-    """Returns the class of the error: by the body's codes, then its words, then the status, its own or the body's."""
+    """Returns the class of the error: by the body's codes, then its words, then the status."""
     known = status if status is not None and status >= 400 else complaint.status
     tables = [("codes", complaint.codes), ("words", (complaint.words,))]
     tables += [] if known else [("vague_codes", complaint.codes)]
@@ -99,7 +99,7 @@ def _error_class(name: str) -> type[LLMError]:
 
 
 def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint:
-    """Reads an error body of any provider; of a stream, the `document` in it that reported the error."""
+    """Reads an error body of any provider; of a stream, the `document` that reports the error."""
     body = document if document is not None else parsed(text)
     if isinstance(body, list):
         body = next((one for one in body if isinstance(one, dict)), None)
@@ -126,7 +126,7 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
 
 
 def _with_quoted(own: Complaint, metadata: Any, message: Any) -> Complaint:
-    """Adds the error body that an error quotes: OpenRouter in its metadata, others in the message."""
+    """Adds an error body that is quoted in another: in OpenRouter's metadata, or in the message."""
     if isinstance(metadata, dict):
         own, quoted = replace(own, status=own.status or status_in(metadata)), metadata.get("raw")
     else:
@@ -147,7 +147,7 @@ def _with_quoted(own: Complaint, metadata: Any, message: Any) -> Complaint:
 
 
 def reports_error(document: dict[str, Any]) -> bool:
-    """True if a document that came under a success status is an error, in the form of any server."""
+    """True if a document under a success status is an error, in the form of any server."""
     if document.get("error") or "error" in (document.get("type"), document.get("object")):
         return True
     minimax = document.get("base_resp")
@@ -158,13 +158,13 @@ def reports_error(document: dict[str, Any]) -> bool:
 
 
 def status_in(fields: dict[str, Any]) -> int:
-    """The HTTP status of an error that is given as a number or its digits, 0 where there is none."""
+    """Returns the HTTP status in an error, a number or its digits; 0 if there is none."""
     found = (re.fullmatch(r"([45]\d\d)(\.0)?", str(fields.get(name))) for name in _NUMBERED)
     return next((int(match[1]) for match in found if match), 0)
 
 
 def refused_settings(error: LLMError) -> tuple[str, ...]:
-    """Returns the settings that the model can be asked without, by what it said."""
+    """Returns the settings that the model refused and that can be left out."""
     if not isinstance(error, InvalidRequestError | errors.PermissionDeniedError):
         return ()
     words = error_rows()["refused_settings"]
@@ -172,7 +172,7 @@ def refused_settings(error: LLMError) -> tuple[str, ...]:
 
 
 def retry_after(headers: dict[str, str], now: float) -> float | None:
-    """Seconds that the provider asks to wait: `retry-after-ms`, then `retry-after` in seconds or as a date.
+    """Returns the seconds that the provider asks to wait: `retry-after-ms`, then `retry-after` in seconds or as a date.
 
     The names of the headers are in lower case; `now` is seconds since 1970.
     """
@@ -187,7 +187,7 @@ def retry_after(headers: dict[str, str], now: float) -> float | None:
 
 
 def parsed(text: str) -> Any:
-    """The JSON object or list that a text is; None where it is neither."""
+    """Returns the JSON object or list in a text; None if it is neither."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
