@@ -1,4 +1,4 @@
-"""Judges replies: whether one is an answer, and what it cost. The rules for text, schema, truncation and vectors."""
+"""Decides if a reply is an answer, and what it cost: rules for text, schema, truncation and vectors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from testronaut_llm.services import Services
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
-"""From how many tokens on, and below which share of the estimate, a prompt counts as cut."""
+"""A prompt of at least so many tokens counts as cut if less than this share of the estimate was read."""
 _ALMOST = 0.95
-"""Share of a window that is used when it is full: the server keeps a few tokens, and its counts leave some out."""
+"""Share of a window above which it counts as full: servers reserve some tokens, and do not count all."""
 
 
 def attempt_of(services: Services, ask: Ask, reply: Reply, *, waited: float, latency: float = 0.0) -> Attempt:
-    """Returns the record of an attempt, with its usage and what it cost."""
+    """Returns the record of an attempt, with its usage and cost."""
     usage = _usage(services, ask, reply)
     return Attempt(
         model=ask.row.alias,
@@ -46,7 +46,7 @@ def attempt_of(services: Services, ask: Ask, reply: Reply, *, waited: float, lat
 
 
 def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: Decimal) -> Result | Outcome:
-    """Returns the result that a reply is, or why it is none and what another attempt could do about it.
+    """Returns the accepted result, or why the reply is not one and what may help.
 
     Runs the caller's validators and `accept`, which may take long. `spent` is USD of all attempts of the call.
     """
@@ -67,7 +67,7 @@ def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: 
     if (unread := _unread(ask, reply)) is not None:
         return Outcome(error=unread, remaining=call.left)
     cut = reply.finish_reason == "length" and not (output is not None and is_runaway_whitespace(reply.text))
-    # half a JSON value is no answer
+    # half a JSON value is not an answer
     if cut and not (call.settings.allow_truncated and output is None and reply.text.strip()):
         return _truncated(services, ask, reply, usage, spent)
     try:
@@ -97,7 +97,7 @@ def _error(kind: type[LLMError], ask: Ask, reply: Reply, what: str, **facts: Any
 
 
 def _failed(services: Services, ask: Ask, reply: Reply, error: LLMError) -> Outcome:
-    """What a reply that is an error says, and what to say to a model whose server itself refused its answer."""
+    """Returns the outcome of a failed reply; with a repair if the server itself refused the answer of the model."""
     error = (None if reply.text else services.local.explain(ask.row, error)) or error
     if error.model is None:
         error.model, error.provider = ask.step.candidate.alias, ask.step.candidate.provider
@@ -114,7 +114,7 @@ def _failed(services: Services, ask: Ask, reply: Reply, error: LLMError) -> Outc
 
 
 def _usage(services: Services, ask: Ask, reply: Reply) -> Usage | None:
-    """Tokens as reported where that is possible, else estimated; None if unknown."""
+    """Returns the tokens as reported, else estimated; None if unknown."""
     if isinstance(reply.usage, Usage):
         return reply.usage
     if reply.usage is None and reply.error is not None and not reply.text:
@@ -142,19 +142,19 @@ def _cost(services: Services, ask: Ask, reply: Reply, usage: Usage | None) -> De
         return Decimal(0)
     whole = reply.error is None or reply.finish_reason is not None or ask.call.texts
     if usage is None or not whole:
-        return ask.worst  # it broke off, and nobody knows what was billed
+        return ask.worst  # the reply is incomplete, and the bill is unknown
     return _priced(services, ask, reply, usage).amount
 
 
 def _priced(services: Services, ask: Ask, reply: Reply, usage: Usage) -> Cost:
-    """By the service tier that answered; where the answer names none, by the one that was asked for."""
+    """Returns the cost in the service tier that answered, or that was asked for if the answer names none."""
     service = ask.service if reply.service is None else reply.service
     service = "" if service == "auto" else service
     return services.prices.cost(ask.row, usage, reply.response_model or None, service=service)
 
 
 def _unread(ask: Ask, reply: Reply) -> LLMError | None:
-    """Ollama cuts a prompt that is too long and answers about the rest (ollama#3839); the count gives it away."""
+    """Returns an error if Ollama cut the prompt (ollama#3839), which only its token count shows."""
     expected, read = ask.step.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
     if ask.row.provider != "ollama" or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
         return None
@@ -163,7 +163,7 @@ def _unread(ask: Ask, reply: Reply) -> LLMError | None:
 
 
 def _truncated(services: Services, ask: Ask, reply: Reply, usage: Usage, spent: Decimal) -> Outcome:
-    """What used the tokens up, which setting gives more of them, and whether twice as many fit model and money."""
+    """Returns the outcome of a cut answer: what used the tokens, the setting to raise, and if twice as many fit."""
     call, cap, prompt = ask.call, ask.most[1], ask.step.candidate.est_tokens or 0
     used, thought, window = usage.completion_tokens, usage.reasoning_tokens, reply.num_ctx
     doubles = False
@@ -177,10 +177,10 @@ def _truncated(services: Services, ask: Ask, reply: Reply, usage: Usage, spent: 
         worst = ask.price.worst(ask.most[0], twice) if ask.price is not None else None
         doubles = fits and services.budgets.affords(call, worst, spent=spent)
         if not reply.text.strip() and (reply.reasoning or thought):
-            what = f"all {tokens(used)} went into thinking"
+            what = f"all {tokens(used)} went into reasoning"
             fix = "set `reasoning: off` for the model, or raise `max_tokens`"
         else:
-            part = f", of which {tokens(thought)} went into thinking" if thought else ""
+            part = f", of which {tokens(thought)} went into reasoning" if thought else ""
             what, fix = f"the answer was cut at max_tokens {cap}{part}", "raise `max_tokens`"
             if call.output is None and not call.settings.allow_truncated:
                 fix += f", or set `allow_truncated: true` for {call.task}"

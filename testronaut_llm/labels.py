@@ -1,4 +1,4 @@
-"""Labels of a classification, and how probable each is by tokens or by votes. Pure."""
+"""Labels of a classification, and their probabilities by tokens or by votes. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ L = TypeVar("L", default=str)
 
 MOST_LABELS, LONGEST_LABEL = 26, 60
 _RELIABLE = 0.8
-"""Share of right votes that is assumed when votes become probabilities: two of two are 0.94, two of three 0.8."""
+"""Share of right votes that is assumed: two of two votes give 0.94, two of three 0.8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Labels(Generic[L]):
 
     @property
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of an answer that is one label."""
+        """Returns the JSON Schema of an answer that is one label."""
         return {"type": "string", "enum": list(self.values)}
 
     def question(self, prompt: Prompt) -> Prompt:
-        """Returns the prompt with the labels, and what to do with them."""
+        """Returns the prompt with the labels and the instruction to choose one."""
         listed = [f"- {text}: {words}" if (words := self.descriptions[text]) else f"- {text}" for text in self.values]
         asked = "\n".join(("Which of these labels fits? Answer with one label and nothing else.", *listed))
         if isinstance(prompt, str):
@@ -44,10 +44,10 @@ class Labels(Generic[L]):
 
 
 def labels_of(labels: Any) -> Labels[Any]:
-    """Checks labels: texts, a mapping of texts to descriptions, an `Enum` of texts, or a `Literal` of them.
+    """Returns the labels of texts, a mapping of texts to descriptions, an `Enum` of texts, or a `Literal` of them.
 
     Raises:
-        InvalidRequestError: there are fewer than 2 or more than 26, or one is empty, too long, or there twice.
+        InvalidRequestError: there are fewer than 2 or more than 26, or one is empty, too long, or a duplicate.
     """
     descriptions: Mapping[Any, Any] = labels if isinstance(labels, Mapping) else {}
     values: dict[Any, Any]
@@ -66,7 +66,7 @@ def labels_of(labels: Any) -> Labels[Any]:
         if not isinstance(words := descriptions.get(text, ""), str):
             raise InvalidRequestError(f"label {text!r} is described by {words!r:.40}; expected a text")
     if len({text.strip().casefold() for text in texts}) < len(texts):
-        raise InvalidRequestError(f"labels {texts!r:.200} hold one twice; expected labels that differ")
+        raise InvalidRequestError(f"labels {texts!r:.200} hold a duplicate; expected labels that differ")
     if not 2 <= len(texts) <= MOST_LABELS:
         raise InvalidRequestError(f"{len(texts)} labels; expected 2 to {MOST_LABELS}")
     return Labels(values, {text: descriptions.get(text, "") for text in texts})
@@ -76,8 +76,8 @@ def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) ->
     """Returns the probability of each label, by the tokens of an answer; None if the answer names none.
 
     At each token, the alternatives that some label begins with share the whole probability, since servers report what a
-    model would say without the list of labels. A label that shares its first tokens with the answer gets its part at
-    the token where they differ.
+    model would say without the list of labels. A label that begins with the same tokens as the answer gets its share
+    at the first token that differs.
     """
     said = "".join(one.token for one in tokens)
     quoted = {label: json.dumps(label, ensure_ascii=False) for label in labels}
@@ -111,7 +111,7 @@ def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) ->
 
 
 def vote_probabilities(votes: Mapping[str, int], labels: Sequence[str]) -> dict[str, float]:
-    """Returns the probability of each label after independent votes, each of which is right with `_RELIABLE`."""
+    """Returns the probability of each label, given independent votes that are right with probability `_RELIABLE`."""
     right, wrong = math.log(_RELIABLE), math.log((1 - _RELIABLE) / (len(labels) - 1))
     weights = {label: math.exp((right - wrong) * votes.get(label, 0)) for label in labels}
     return {label: weight / sum(weights.values()) for label, weight in weights.items()}

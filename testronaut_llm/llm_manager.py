@@ -1,4 +1,4 @@
-"""The surface: `LLMManager` answers tasks, from Python code with or without an event loop."""
+"""The public API: `LLMManager` answers tasks, with or without an event loop of the caller."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class LLMManager:
 
     Args:
         path: the file; found as documented if not given.
-        config: made in Python, in place of a file.
-        gateway: sends the requests in place of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
-        offline: for tests whose answers come from elsewhere: every model is ready without server and key, nothing is
+        config: a configuration written in Python, instead of a file.
+        gateway: sends the requests instead of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
+        offline: for tests with recorded or fake answers: every model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
     """
 
@@ -74,52 +74,52 @@ class LLMManager:
 
     @property
     def config(self) -> LLMConfig:
-        """The configuration as it is now; edits of the file show up here."""
+        """The current configuration; edits of the file are picked up."""
         return self._source.current()
 
     def complete(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
-        """Asks until an answer is accepted. Raises LLMError: see `testronaut_llm.errors` for the tree."""
+        """Returns an accepted answer; retries and falls back. Raises LLMError: see `testronaut_llm.errors`."""
         return cast("Answer[T]", self._result(call_of(self.config, task, prompt, {**options, "schema": schema})))
 
     async def acomplete(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Answer[T]:
-        """`complete` for the caller's event loop."""
+        """Same as `complete`, on the caller's event loop."""
         call = call_of(self.config, task, prompt, {**options, "schema": schema})
         return cast("Answer[T]", await self._aresult(call))
 
     def stream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> Stream[T]:
-        """An iterator of pieces of text; `.answer` at its end. Sends at the first piece."""
+        """Returns an iterator of pieces of text, with `.answer` at its end. The request is sent at the first piece."""
         return Stream(self._begin(task, prompt, {**options, "schema": schema}))
 
     def astream(
         self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]:
-        """The same for `async for`; there is no `await` before it."""
+        """Returns the same for `async for`; do not `await` the call itself."""
         return AsyncStream(self._begin(task, prompt, {**options, "schema": schema}))
 
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
-        """One vector a text. Raises LLMError: see `testronaut_llm.errors` for the tree."""
+        """Returns one vector per text. Raises LLMError, see `testronaut_llm.errors`."""
         return cast("Embeddings", self._result(embed_call_of(self.config, task, texts, options)))
 
     async def aembed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
-        """`embed` for the caller's event loop."""
+        """Same as `embed`, on the caller's event loop."""
         return cast("Embeddings", await self._aresult(embed_call_of(self.config, task, texts, options)))
 
     def classify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
-        """Says which label fits, and how sure that is. Labels: texts, text to description, an `Enum` or a `Literal`."""
+        """Returns the label that fits, with a confidence. `labels`: texts, text to description, `Enum` or `Literal`."""
         return self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options)).result()
 
     async def aclassify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
-        """`classify` for the caller's event loop."""
+        """Same as `classify`, on the caller's event loop."""
         from testronaut_llm.classify import classified
 
         ask, route = self._aresult, self._caller.services.route
@@ -134,10 +134,10 @@ class LLMManager:
         on_progress: Progress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
-        """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
+        """Asks many prompts, `concurrency` at a time. Returns results in order; a failed call is its error in the list.
 
-        `prompts` may be a generator, which is read as far as the calls have come; `total` of
-        `on_progress(done, total, result)` is then None. Raises LLMError: an argument of all calls is wrong.
+        `prompts` may be a generator, which is read while calls run; `total` of `on_progress(done, total, result)`
+        is then None. Raises LLMError if an argument of all calls is wrong.
         """
         record = Record(prompts, on_progress)
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
@@ -152,7 +152,7 @@ class LLMManager:
         on_progress: Progress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
-        """`batch` for the caller's event loop."""
+        """Same as `batch`, on the caller's event loop."""
         record = Record(prompts, on_progress)
         await arun_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
@@ -167,7 +167,7 @@ class LLMManager:
         options: Mapping[str, Any] | None = None,
         **more: Unpack[AllOptions],
     ) -> None:
-        """`batch` that keeps no results: `on_answer` gets each and its place. `options`: more options, as a mapping."""
+        """Like `batch`, keeps no results: `on_answer` gets each with its index. `options`: more options, a mapping."""
         if options is not None and not isinstance(options, Mapping):
             raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
         given = cast("AllOptions", {**(options or {}), **more})
@@ -182,7 +182,7 @@ class LLMManager:
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """Asks one prompt, or several, of each model; a model that fails does not stop the others."""
+        """Asks each model one prompt, or several, and compares answers; a failed model does not stop the others."""
         from testronaut_llm.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
@@ -198,7 +198,7 @@ class LLMManager:
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """`compare` for the caller's event loop."""
+        """Same as `compare`, on the caller's event loop."""
         from testronaut_llm.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
@@ -206,41 +206,41 @@ class LLMManager:
         return asked.result()
 
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """A dry run: every candidate, its cost, and why. Sends nothing. `dropped_params`: after a call or `warm_up`."""
+        """Returns all candidates with cost and reason. Sends nothing. `dropped_params`: after a call or `warm_up`."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
-        """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take, so is asked without."""
+        """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
         given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
         return self._caller.services.dropped_params(self.config.model(model), given)
 
     def warm_up(self, *models: str) -> None:
-        """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
+        """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it."""
         services = self._caller.services
         services.gateway.load()
         for name in models:
             services.local.load(self.config.model(name))
 
     def spend(self, since: str | date | None = None) -> Spend:
-        """What was spent and saved, by day, task and model, and what is left. `since`: a UTC day, or such as `7d`."""
+        """Returns money spent, saved and left, by day, task and model. `since`: a UTC day, or an age such as `7d`."""
         from testronaut_llm.money.budgets import all_limits, scope_of
         from testronaut_llm.money.report import report
 
         return report(self._ledger, scope_of(self.config), since=since, limits=all_limits(self.config))
 
     def prune_history(self, older_than: str | date) -> int:
-        """Forgets the single requests before a UTC day, or older than `90d`; sums stay. Returns how many went."""
+        """Deletes records of requests before a UTC day or older than `90d`, and returns how many; sums stay."""
         from testronaut_llm.money.report import prune
 
         return prune(self._ledger, older_than)
 
     @property
     def session(self) -> Session:
-        """What this manager's own calls cost and saved so far, in USD."""
+        """USD that the calls of this manager have cost and saved so far."""
         return self._ledger.session
 
     def close(self) -> None:
-        """Closes connections and ends embedded models."""
+        """Closes connections and stops embedded models."""
         if self._made is not None:
             self._made.close()
         self._ledger.close()
@@ -248,7 +248,7 @@ class LLMManager:
             self._lookup.cache.close()
 
     async def aclose(self) -> None:
-        """The same for an event loop."""
+        """Same as `close`, on the caller's event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
@@ -265,7 +265,7 @@ class LLMManager:
 
     @property
     def _caller(self) -> Caller:
-        """Asks models. Made at the first cache miss, since it loads much."""
+        """Runs calls on models. Created at the first cache miss, since it loads many modules."""
         with self._making:
             if self._made is None:
                 from testronaut_llm.call import Caller
@@ -277,7 +277,7 @@ class LLMManager:
             return self._made
 
     def _result(self, call: Call) -> Result:
-        """Looks into the cache in this thread; on a miss, the call runs on the manager's event loop."""
+        """Returns a cached result, read in this thread; on a miss, the call runs on the manager's event loop."""
         with self._telemetry.watch(call):
             found = self._lookup.find(call)
             return found if found is not None else self._caller.start_missed(call).result()
@@ -292,7 +292,7 @@ class LLMManager:
         return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
 
     def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
-        """Checks what many calls share, and returns what starts one of them."""
+        """Checks the shared options of many calls; returns a function that starts one call."""
         call_of(self.config, task, "?", options)
         caller = self._caller
         return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))

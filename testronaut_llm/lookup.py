@@ -1,4 +1,4 @@
-"""The stored answers as the calls of one manager see them: looked up, kept, and counted as hits."""
+"""Finds and stores answers for the calls of one manager, and counts hits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from testronaut_llm.telemetry.telemetry import Telemetry
 
 Emit = Callable[[str], None]
-"""Takes a piece of a stream. It must not wait."""
+"""Receives a piece of a stream; must not block."""
 
 _FEW = 20  # texts to embed
 _PIECE = re.compile(r"\s*\S+\s*")
 
 
 class Lookup:
-    """Finds and keeps answers; without a `cache` nothing is kept. Safe for threads and event loops."""
+    """Finds and stores answers; without a `cache` nothing is stored. Safe for threads and event loops."""
 
     def __init__(
         self, cache: AnswerCache | None, probes: Probes, ledger: Ledger, telemetry: Telemetry, redactor: Redactor
@@ -40,16 +40,16 @@ class Lookup:
         self._probes, self._ledger, self._telemetry, self._redactor = probes, ledger, telemetry, redactor
 
     def is_quick(self, call: Call) -> bool:
-        """True if a lookup takes microseconds, so that an event loop can do it."""
+        """True if a lookup takes microseconds, so that it may run on an event loop."""
         if call.cache == "off" or self.cache is None:
             return True
         return self.cache.is_open and len(call.texts) <= _FEW and call.accept is None and call.cache != "refresh"
 
     def find(self, call: Call) -> Result | None:
-        """Returns the stored result, counted as a hit; None where a model has to be asked.
+        """Returns the stored result, counted as a hit; None if a model has to be asked.
 
         Raises:
-            CacheMissError: nothing is stored, and the call says `only`.
+            CacheMissError: nothing is stored, and the cache mode is `only`.
         """
         if call.cache == "refresh":
             if self.cache is not None:
@@ -68,7 +68,7 @@ class Lookup:
         return result
 
     def find_stored(self, call: Call) -> Result | None:
-        """Returns the same for a call whose mode was looked at before."""
+        """Returns the same for a call whose cache mode is already checked."""
         cache = self.cache
         result: Result | None = None
         if cache is None or call.cache == "off" or not call.candidates:
@@ -96,7 +96,7 @@ class Lookup:
         return None
 
     def vectors(self, call: Call) -> dict[str, Vector]:
-        """Returns the vectors that are stored, by their texts."""
+        """Returns the stored vectors by their texts."""
         found: dict[str, Vector] = {}
         if self.cache is None or call.cache in ("off", "refresh") or not call.texts:
             return found
@@ -110,9 +110,9 @@ class Lookup:
         return found
 
     def flight(self, call: Call) -> str | None:
-        """Returns what the call has in common with every call that asks the same of the same models.
+        """Returns a value that is equal for identical calls to the same models.
 
-        None for a call that shares no request: one that is not stored, or wants a new answer.
+        None for a call that shares no request: it is not stored, or needs a new answer.
         """
         if self.cache is None or call.cache != "use" or not (parts := _parts(call)):
             return None
@@ -123,7 +123,7 @@ class Lookup:
         return self.cache is not None and call.cache != "off"
 
     def keep(self, call: Call, result: Result, dialect: SchemaDialect) -> None:
-        """Stores an accepted result, unless it may be cut, or holds a secret that this process knows."""
+        """Stores an accepted result, unless it may be cut or holds a known secret."""
         cache, parts = self.cache, _parts(call)
         if cache is None or not parts:
             return
@@ -139,14 +139,14 @@ class Lookup:
             cache.write(cache_key.hashed(part, model), value, call.config.cache, task=call.task)
 
     def without(self, call: Call, found: dict[str, Vector]) -> Call:
-        """Returns the call with the texts that have to be asked: each once, and none that was `found`."""
+        """Returns the call with only the texts to send: each once, without those `found`."""
         if not self.keeps(call):
             return call
         texts = tuple([text for text in dict.fromkeys(call.texts) if text not in found])
         return replace(call, texts=texts, messages=tuple([Message(role="user", content=text) for text in texts]))
 
     def joined(self, call: Call, found: dict[str, Vector], asked: Embeddings) -> Embeddings:
-        """Returns the vectors of all texts: those that were `found`, and those that were asked for."""
+        """Returns the vectors of all texts: those `found`, and those of the request."""
         if len(asked.vectors) == len(call.texts):
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
@@ -155,7 +155,7 @@ class Lookup:
         return result
 
     def _model_part(self, call: Call, one: Candidate, *, seen: str | None = None) -> str:
-        """A model with the digest that it was last seen with, if it is local; digests are kept beside the answers."""
+        """Returns a model's part of the key; that of a local model has its last seen digest, which is stored, too."""
         row, provider = one.row, one.provider_row
         if not provider.local or row.digest or self.cache is None:
             return cache_key.model_part(row, provider, None)
@@ -167,14 +167,14 @@ class Lookup:
 
 
 def _parts(call: Call) -> Sequence[str]:
-    """What a call asks, whoever answers it: one part, or one a text; none where it cannot be stored."""
+    """Returns what a call asks, without its model: one part, or one per text; none if it cannot be stored."""
     if not call.key_parts:
         call.key_parts.extend(cache_key.parts_of(call, call.texts))
     return call.key_parts
 
 
 def emit_stored(result: Result, emit: Emit | None) -> None:
-    """Hands over the words of a stored answer, if somebody wants them."""
+    """Passes the text of a stored answer to `emit`, if there is one."""
     if emit is not None and isinstance(result, Answer) and result.text:
         for piece in _PIECE.findall(result.text) or [result.text]:
             emit(piece)

@@ -1,4 +1,4 @@
-"""The event loop on which calls run, in one thread that starts with the first cache miss."""
+"""The event loop of calls, in a thread that starts with the first cache miss."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _T = TypeVar("_T")
 
 _NAME = "testronaut-llm-loop"
 MOST_THREADS = 256
-"""Of the loop's pool, where validators and `accept` run: one that asks the manager again needs a second thread."""
+"""Threads of the pool for validators and `accept`; one of those may call the manager, which needs another."""
 
 
 class Running(Generic[_T]):
-    """A coroutine on the loop. It runs with the context variables of whoever started it."""
+    """A coroutine on the loop. It runs with the context variables of its starter."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _T]) -> None:
         self.done: Future[_T] = Future()
@@ -58,13 +58,13 @@ class Running(Generic[_T]):
             self._loop.call_soon_threadsafe(self._cancel)
 
     def end(self) -> None:
-        """Cancels it, and waits in this thread until it has ended."""
+        """Cancels the coroutine, and waits in this thread until it has ended."""
         if not self.done.done():
             self.cancel()
             concurrent.futures.wait((self.done,))
 
     async def aend(self) -> None:
-        """Cancels it, and waits on the caller's event loop until it has ended."""
+        """Cancels the coroutine, and waits on the caller's event loop until it has ended."""
         if not self.done.done():
             self.cancel()
             await wait_for(self.done)
@@ -78,12 +78,12 @@ class Running(Generic[_T]):
             self._task.cancel()
 
     async def _run(self, work: Coroutine[Any, Any, _T]) -> None:
-        """Keeps what the coroutine ends in. A `SystemExit` of a validator is for the caller, not for the loop."""
+        """Stores the result or the error. A `SystemExit` of a validator is raised in the caller, not in the loop."""
         try:
             self.done.set_result(await work)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             self.done.set_exception(error)
 
     def _ended(self, work: Coroutine[Any, Any, _T]) -> None:
@@ -94,7 +94,7 @@ class Running(Generic[_T]):
 
 
 async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
-    """Waits until a future of a thread is done, at most so long; the future itself goes on."""
+    """Waits until the future of a thread is done, or a time-out; does not cancel it."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def notify(_: Future[Any]) -> None:
@@ -109,7 +109,7 @@ async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
 class Loop:
     """One event loop in a thread of its own. Safe for threads; a forked child starts its own.
 
-    `at_end` closes what belongs to the loop; it runs on it when all else has ended.
+    `at_end` runs on the loop after all other coroutines, and closes what belongs to it.
     """
 
     def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
@@ -126,7 +126,7 @@ class Loop:
         return self._loop is not None and self._pid == os.getpid()
 
     def start(self, work: Coroutine[Any, Any, _T]) -> Running[_T]:
-        """Starts a coroutine on the loop. Raises LLMError: the program is ending, and no thread can be started."""
+        """Starts a coroutine on the loop. Raises LLMError if the program is ending, since no thread can be started."""
         if not threading.main_thread().is_alive():
             work.close()
             raise LLMError("the program is ending, so no model can be asked; make the call before its end")
@@ -136,22 +136,22 @@ class Loop:
             return Running(self._loop, work)  # type: ignore[arg-type]  # begun
 
     async def on_file(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Returns what `work` does with a file, in the one thread for that: each thread would open it anew.
+        """Returns the result of `work`, run in the one thread for files: each other thread would open them again.
 
-        To be called on the loop.
+        Must be called on the loop.
         """
         done = partial(contextvars.copy_context().run, work, *arguments)
         return await asyncio.get_running_loop().run_in_executor(self._files, done)
 
     def close(self) -> None:
-        """Cancels what runs, waits until it has ended, and ends the thread. The next `start` begins anew."""
+        """Cancels all coroutines, waits until they have ended, and ends the thread. `start` starts it again."""
         with self._lock_of_this_process():
             stop, self._loop, self._stop = self._stop, None, None
         if stop is not None:
             stop()
 
     def _lock_of_this_process(self) -> threading.Lock:
-        if self._pid != os.getpid():  # a fork has left the thread behind, and maybe a lock that is held
+        if self._pid != os.getpid():  # a fork has no thread, and maybe a locked lock
             self._lock, self._pid, self._loop = threading.Lock(), os.getpid(), None
             if self._stop is not None:
                 self._stop.detach()
@@ -181,7 +181,7 @@ def _live(
         if at_end is not None:
             loop.run_until_complete(at_end())
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(_cancel_all())  # generators that were collected meanwhile are closed by tasks
+        loop.run_until_complete(_cancel_all())  # generators that were garbage-collected are closed by tasks
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # `accept` may be what closes the manager
         files.shutdown()

@@ -87,11 +87,11 @@ class Exchange:
 
     async def _trace(self, event: str, info: dict[str, Any]) -> None:
         self._traced = True
-        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of the tunnel of a proxy
+        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of a proxy's tunnel
             self._body_begun = True
 
     def _take(self, chunk: bytes) -> Iterator[bytes]:
-        """Keeps a piece of the body; returns it unpacked, of a stream whole lines. Raises BodyError if it is too large."""
+        """Keeps a piece of the body; returns it unpacked, of a stream whole lines. Raises BodyError: too large."""
         for piece in self._unpacker.take(chunk):
             start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
             self.body += piece

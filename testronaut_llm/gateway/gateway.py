@@ -62,7 +62,7 @@ class Gateway:
         load_litellm()
 
     async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[str | Reply]:
-        """Sends one attempt. Yields pieces of text if it is a stream, then the Reply. LiteLLM's exceptions are not raised.
+        """Sends one attempt. Yields pieces of text if it is a stream, then the Reply. LiteLLM's errors are not raised.
 
         Closing the iterator early, or cancelling the task, closes the connection. `exchange` is used for this
         attempt only.

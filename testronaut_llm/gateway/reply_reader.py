@@ -1,7 +1,7 @@
-"""From what LiteLLM made of a response, and what really came, to a Reply that can be trusted.
+"""Builds a Reply from LiteLLM's response and from the received body.
 
-An answer is accepted with content, a finish reason that was really received, and nothing withheld. Whatever went wrong,
-the usage that was reported is kept: a failed attempt may have to be paid.
+An answer needs content, a received finish reason, and no refusal. The reported usage is kept after every error, since a
+failed attempt may cost money.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
 from testronaut_llm.telemetry.redaction import said
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
-"""How a replay says that it has no such recording: our cassettes' own error, and plain vcrpy's."""
-_REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # where servers put it that know the template
+"""Names of the errors of a replay without such a recording: our cassettes' and vcrpy's."""
+_REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # fields of reasoning, if a server knows the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
 
@@ -38,7 +38,7 @@ class ReplyReader:
         self._exchange, self._redact = exchange, redact
         self._tags = tags_for(message.content for message in request.messages if message.role != "assistant")
         if self._target.provider.wire == "anthropic":
-            self._tags.pop("<thinking>", None)  # Claude writes that into its text
+            self._tags.pop("<thinking>", None)  # Claude writes them into its text
         self._filter = ReasoningFilter(self._tags)
         self._pieces: list[str] = []
         self._half = self._thought = self._refusal = self._model = ""
@@ -47,7 +47,7 @@ class ReplyReader:
         self._error: Exception | None = None
 
     def take(self, response: Any) -> str:
-        """Takes a response or a chunk of a stream, and returns the text that can be handed out by now."""
+        """Takes a response or a chunk of a stream; returns the text that can be passed on now."""
         self._model = response.model or self._model
         if self._request.texts:
             rows = [row if isinstance(row, dict) else row.model_dump() for row in response.data or ()]
@@ -63,7 +63,7 @@ class ReplyReader:
         self._called_tool = self._called_tool or bool(getattr(message, "tool_calls", None))
         piece = str(getattr(message, "content", None) or "")
         if not streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
-            piece = piece.lstrip()  # LiteLLM has split it, and leaves the empty lines between
+            piece = piece.lstrip()  # LiteLLM has split it and left empty lines between
         self._pieces.append(piece)
         text, last = self._half + piece, bool(choice.finish_reason)
         end = len(text) - (not last and "\ud800" <= text[-1:] <= "\udbff")  # its other half is in the next piece
@@ -71,11 +71,11 @@ class ReplyReader:
         return self._filter.take(_well_formed(text[:end])) + (self._filter.end() if last else "")
 
     def failed(self, error: Exception) -> None:
-        """Takes what LiteLLM raised."""
+        """Takes an exception of LiteLLM."""
         self._error = error
 
     def reply(self) -> Reply:
-        """Returns the attempt as a value."""
+        """Returns the result of the attempt."""
         exchange, evidence = self._exchange, examine(self._exchange.text)
         reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
         self._thought += reasoning
@@ -92,7 +92,7 @@ class ReplyReader:
                 error.retry_after = retry_after(exchange.headers, time.time())
         finish = self._redact(in_openai_words(evidence.finish)) if evidence.finish else None
         if finish == "tool_calls" and not self._called_tool:
-            finish = "stop"  # a call that LiteLLM asked for, and has made the text
+            finish = "stop"  # a tool call that LiteLLM asked for, and has converted to text
         return Reply(
             text=text,
             reasoning=self._thought,
@@ -111,7 +111,7 @@ class ReplyReader:
         )
 
     def _failure(self, evidence: Evidence) -> LLMError | None:
-        """Returns why no complete response came, or None. What was received decides before what LiteLLM raised."""
+        """Returns why no complete response was received, or None. The received body comes before LiteLLM's error."""
         status, broke = self._exchange.status, self._exchange.broke
         causes = [*_causes(self._error), *_causes(broke)]
         miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
@@ -134,19 +134,19 @@ class ReplyReader:
         return self._broken(causes)
 
     def _was_cut(self, evidence: Evidence) -> bool:
-        """True if a stream began and ended without a finish reason, whatever LiteLLM made of it."""
+        """True if a stream ended without a received finish reason."""
         return self._request.stream and evidence.documents > 0 and not evidence.finish
 
     def _missing(self, evidence: Evidence, text: str) -> LLMError | None:
-        """Returns what a complete response lacks to be an answer, or None."""
+        """Returns why a complete response is not an answer, or None."""
         if wanted := len(self._request.texts):
             if wanted == len(self._vectors) and all(self._vectors):
                 return None
-            return errors.BadResponseError(f"{wanted} texts were sent and {len(self._vectors)} vectors came back")
+            return errors.BadResponseError(f"{wanted} texts were sent, and {len(self._vectors)} vectors were received")
         if self._refusal:
             return errors.ContentFilteredError(f"the answer was withheld: {self._refusal}")
         if not evidence.finish:
-            cut = errors.ConnectionFailedError("the answer broke off: the stream ended without a finish reason")
+            cut = errors.ConnectionFailedError("the answer is incomplete: the stream ended without a finish reason")
             return cut if self._was_cut(evidence) else self._no_answer()
         if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
@@ -154,15 +154,15 @@ class ReplyReader:
             return errors.BadResponseError("the model called a tool instead of answering; no tools were offered to it")
         if self._thought:
             fix = "raise `max_tokens`, or set `reasoning: off` for the model"
-            return errors.BadResponseError(f"the model thought and then said nothing; {fix}")
+            return errors.BadResponseError(f"the model reasoned and then gave no answer; {fix}")
         return errors.BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
 
     def _no_answer(self) -> LLMError:
         start = " ".join(self._exchange.text[:200].split())[:120]
-        return errors.BadResponseError(f"status {self._exchange.status}, but no answer of a model: {start!r}")
+        return errors.BadResponseError(f"status {self._exchange.status}, but the body is not an answer: {start!r}")
 
     def _complained(self, evidence: Evidence) -> LLMError:
-        """Returns the error that the server reports, with advice for this provider."""
+        """Returns the error that the server reports, with a fix for this provider."""
         status, target, wire = self._exchange.status, self._target, self._target.provider.wire
         complaint = complaint_of(self._exchange.text, evidence.error)
         kind = kind_of(status, complaint)
@@ -178,7 +178,7 @@ class ReplyReader:
         failure = kind("; ".join(filter(None, (complaint.words or "no reason given", advice))))
         failure.retry_after = complaint.wait
         if evidence.documents == 1 and complaint.status and status is not None and status < 400:
-            failure.status = complaint.status  # nothing but the error came
+            failure.status = complaint.status  # only the error was received
         if isinstance(failure, errors.OutputInvalidError):
             failure.text = complaint.generated
         if self._exchange.headers.get("x-should-retry") == "false" and failure.verdict is Verdict.RETRY:
@@ -186,7 +186,7 @@ class ReplyReader:
         return failure
 
     def _broken(self, causes: list[BaseException]) -> LLMError:
-        """Returns why the connection, or LiteLLM itself, failed."""
+        """Returns why the connection, or LiteLLM, failed."""
         if body := next((cause for cause in causes if isinstance(cause, BodyError)), None):
             return errors.BadResponseError(str(body))
         if any(isinstance(cause, httpx.TimeoutException | TimeoutError) for cause in causes):
@@ -209,7 +209,7 @@ class ReplyReader:
         return self._no_answer()
 
     def _proxy_refused(self) -> LLMError:
-        """Returns the error of a 407, which is the proxy's own; asking again would bring another."""
+        """Returns the error for status 407, which the proxy sends; a retry would not help."""
         error = errors.ConnectionFailedError(
             f"the proxy {proxy_for(self._target.api_base) or 'in between'} asks for a valid user name and password "
             "(status 407); put them into its URL: http://user:password@host:port",
@@ -220,7 +220,7 @@ class ReplyReader:
 
 
 def _well_formed(text: str) -> str:
-    """Returns a text as Unicode: two halves of a character joined, a half alone (a lone surrogate) spelled out."""
+    """Returns a text as valid Unicode: surrogate pairs are joined, lone surrogates are escaped."""
     try:
         text.encode()
     except UnicodeEncodeError:

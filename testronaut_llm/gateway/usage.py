@@ -1,7 +1,7 @@
-"""The tokens that a provider says it counted: read from the raw body, and held against what can be.
+"""Reads the token counts of a provider from the raw body, and replaces impossible ones.
 
-Names differ, and so does what a count includes: Anthropic's `input_tokens` leaves out what its cache read and wrote,
-OpenAI's `prompt_tokens` includes it; Grok and Gemini count reasoning beside the answer, OpenAI within it.
+The names differ, and what a count includes: Anthropic's `input_tokens` leaves out what its cache read and wrote,
+OpenAI's `prompt_tokens` includes it; Grok and Gemini count reasoning apart from the answer, OpenAI in it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ITERATED = ("input_tokens", "output_tokens", *_CACHE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a body says of its tokens; None where it says nothing.
+    """The token counts of a body; None for those that are absent.
 
     Attributes:
-        unlisted: what the total holds beyond prompt and answer.
-        wrong: the counts that are no whole numbers of at least 0.
+        unlisted: tokens of the total beyond prompt and answer.
+        wrong: names of the counts that are not whole numbers of at least 0.
     """
 
     prompt_tokens: int | None = None
@@ -52,7 +52,7 @@ class Counts:
     def proven(
         self, *, most: tuple[int, int], guess: tuple[int, Callable[[], int]], least_answer: int
     ) -> tuple[Usage, tuple[str, ...]]:
-        """Returns the usage, estimated where a count is absent or impossible, and the names of the impossible ones.
+        """Returns the usage, with estimates for absent or impossible counts, and the names of the impossible ones.
 
         `most` and `guess` are the tokens that prompt and answer have at most and most likely, `least_answer` those that
         the answer has at least.
@@ -84,7 +84,7 @@ class Counts:
 def _filled(
     prompt: int | None, answer: int | None, total: int, most: tuple[int, int], guess: tuple[int, Callable[[], int]]
 ) -> tuple[int, int]:
-    """Both counts; of a total, what nobody accounts for is answer, which costs more."""
+    """Returns both counts; unassigned tokens of a total count as answer, which costs more."""
     if not 0 < total <= sum(most):
         total = 0
     if prompt is None:
@@ -95,13 +95,13 @@ def _filled(
 
 
 def merge(said: dict[str, Any], document: Mapping[str, Any]) -> None:
-    """Adds what one document of a body says of its usage and service tier; a later one replaces an earlier one."""
+    """Adds usage and service tier of one document of a body; a later one replaces an earlier one."""
     said.update({name: document[name] for name in SERVICES if document.get(name) is not None})
     for usage in _usages(document):
         flat = dict(usage)
         for details in map(usage.get, _DETAILS):
             flat |= details if isinstance(details, dict) else {}
-        rounds = usage.get("iterations")  # Anthropic: each of them is paid
+        rounds = usage.get("iterations")  # Anthropic: all of them are billed
         if isinstance(rounds, list) and rounds and all(isinstance(one, dict) for one in rounds):
             counts = {name: [one.get(name) or 0 for one in rounds] for name in _ITERATED}
             flat |= {name: sum(each) for name, each in counts.items() if all(map(is_count, each))}
@@ -112,7 +112,7 @@ def merge(said: dict[str, Any], document: Mapping[str, Any]) -> None:
 
 
 def counts_of(said: Mapping[str, Any]) -> Counts | None:
-    """The counts in what was merged; None where there are none."""
+    """Returns the counts of the merged usage; None if there are none."""
     values = {ours: [said[name] for name in names if name in said] for ours, names in _NAMES.items()}
     if not any(values.values()):
         return None
@@ -144,14 +144,14 @@ def counts_of(said: Mapping[str, Any]) -> Counts | None:
 
 
 def _usages(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The places where wires put their counts."""
+    """Yields the places of the counts in all wires."""
     if "prompt_eval_count" in document or "eval_count" in document:  # Ollama; an embedding has no answer to count
         empty = {"eval_count": 0} if "embeddings" in document else {}
         yield empty | {name: document[name] for name in ("prompt_eval_count", "eval_count") if name in document}
     message, choices = document.get("message"), document.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(message, dict) and isinstance(began := message.get("usage"), dict):
-        yield {name: value for name, value in began.items() if name != "output_tokens"}  # Anthropic: not the last word
+        yield {name: value for name, value in began.items() if name != "output_tokens"}  # Anthropic: not final
     for holder in (first, document.get("x_groq"), document):  # Moonshot's streams, Groq's streams, and all others
         for name in ("usage", "usageMetadata"):
             if isinstance(holder, dict) and isinstance(usage := holder.get(name), dict):

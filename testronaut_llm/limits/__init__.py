@@ -1,1 +1,1 @@
-"""Limits of requests and tokens a minute, of requests at once, and the cooldown of a model that keeps failing."""
+"""Limits of requests and tokens a minute and of concurrent requests, and cooldowns of models that keep failing."""

@@ -1,4 +1,4 @@
-"""Reads from a provider's rate limit headers how long to wait, before it has to say 429."""
+"""Reads from rate limit headers how long to wait, before the provider answers 429."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 
 def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
-    """Returns the seconds until the provider has room for one more such request; 0 if it has, or says nothing.
+    """Returns the seconds until the provider has room for one more such request; 0 if it has, or if unknown.
 
     The names of the headers are in lower case, `now` is seconds since 1970.
     """
@@ -42,7 +42,7 @@ def _number(text: str) -> float | None:
 
 
 def _seconds(text: str, now: float) -> float:
-    """From `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 if it is none of these."""
+    """Returns the seconds of `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 if it is none of these."""
     if (number := _number(text)) is not None:
         return max(0.0, number - now if number > now / 2 else number)
     if (seconds := seconds_of(text)) is not None:

@@ -1,7 +1,7 @@
-"""Says who may send now: requests and tokens a minute, and concurrent requests. Calls wait in order.
+"""Decides which call may send now: requests and tokens a minute, concurrent requests. Calls wait in order.
 
-All of it runs on the manager's event loop, without a thread and without I/O. A call asks its ticket for its turn, and
-again when it is woken or when the ticket's `look_in` is over. The limits hold for all calls of one manager.
+It runs on the manager's event loop, without threads and I/O. A call asks its ticket for its turn, and again when it is
+woken or after `look_in` seconds. The limits hold for all calls of one manager.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from testronaut_llm.limits.headers import pause_of
 from testronaut_llm.limits.windows import Gate, Rule, Use
 
 LONGEST_PAUSE = 120.0
-"""Seconds. A provider that asks for a longer pause is asked again after this."""
+"""Longest pause in seconds; a provider that wants a longer one is asked again after this."""
 
 
 class Ticket:
-    """One attempt's place in line, and then its slot. It has to be left, whatever happens."""
+    """The place of an attempt in the queue, then its slot. `leave` must be called in every case."""
 
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
@@ -45,7 +45,7 @@ class Ticket:
         if not self.holds:
             if self.woken.done():
                 self.woken = Future()
-                self.woken.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
+                self.woken.set_running_or_notify_cancel()  # so that a waiter cannot cancel it
             self._limiter.outlook(self)
         return self.holds
 
@@ -67,10 +67,10 @@ class Ticket:
         error: LLMError | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Gives place and slot back; a second time does nothing.
+        """Frees place and slot; a second call does nothing.
 
-        A request that was not `sent` does not count. `tokens` are None if nobody knows how many it used, `headers`
-        (names in lower case) if nobody waited for the response.
+        A request that was not `sent` does not count. `tokens` are None if unknown, `headers` (names in
+        lower case) if there was no response.
         """
         if self.has_left:
             return
@@ -83,23 +83,23 @@ class Ticket:
         self._limiter.dispatch(wake=True)
 
     def _learn(self, error: LLMError | None, headers: Mapping[str, str] | None) -> None:
-        """Notes a pause that the provider asks for, and whether the model failed or replied."""
+        """Notes the pause that the provider asks for, and a failure or a reply of the model."""
         gate, now = self.model, self._limiter.clock()
         passing = error if error is not None and type(error).verdict is Verdict.RETRY else None
         if isinstance(error, ConnectionFailedError) and error.verdict is Verdict.NEXT:
-            passing = None  # this machine's settings rule the connection out: no pause helps
+            passing = None  # a wrong proxy variable of this machine: no pause helps
         asked = min(LONGEST_PAUSE, passing.retry_after or 0.0) if passing else 0.0
         pause = max(asked, min(LONGEST_PAUSE, pause_of(headers or {}, self.tokens, time.time())))
         if pause > 0:
             gate.paused_until = max(gate.paused_until, now + pause)
         if passing:
             gate.failed(passing.code, now, asked=asked, probe=self.is_probe)
-        elif headers is not None:  # an answer, or a refusal of the request
+        elif headers is not None:  # an answer, or the request was refused
             gate.failures = gate.cooldowns = 0
 
 
 class RateLimiter:
-    """The limits of one manager. Its clock is in seconds that never go back.
+    """The limits of one manager. Its clock counts seconds and never goes back.
 
     Other threads may call `ticket`, `cooldown` and `outlook`, which change nothing that is counted.
     """
@@ -111,11 +111,11 @@ class RateLimiter:
         self._process = os.getpid()
 
     def ticket(self, rules: Sequence[Rule], model: str, tokens: int) -> Ticket:
-        """Returns a place at the end of the line, taken when its turn is first asked for.
+        """Returns a place at the end of the queue, taken when its turn is first asked for.
 
-        All `rules` hold. Replies of `model` say how fast to go on. `tokens` are the most that the attempt may use.
+        All `rules` apply. `model` is the key of pauses and cooldowns, `tokens` the most that the attempt may use.
         """
-        if self._process != os.getpid():  # the requests under way are the parent's
+        if self._process != os.getpid():  # the running requests are the parent's
             self._process, self.gates, self.line = os.getpid(), {}, {}
         gates = []
         for rule in (*rules, Rule(name=model)):
@@ -129,7 +129,7 @@ class RateLimiter:
         return (gate.cooldowns > 0, gate.pause(self.clock())) if gate else (False, 0.0)
 
     def outlook(self, ticket: Ticket) -> Ticket:
-        """Notes how long a ticket waits at least, if all before it stay, and for what."""
+        """Notes the shortest time that a ticket waits, if all before it stay, and for what."""
         now, look_in, ticket.at_least, ticket.blocked_by = self.clock(), 0.0, 0.0, ""
         before = tuple(itertools.takewhile(lambda other: other is not ticket, tuple(self.line)))
         for gate in ticket.gates:
@@ -144,9 +144,9 @@ class RateLimiter:
         return ticket
 
     def dispatch(self, *, wake: bool = False) -> None:
-        """Gives slots to all whose turn it is, and wakes those; with `wake` also the first in line for each limit.
+        """Gives slots to all tickets that may send, and wakes them; with `wake` also the first in line of each limit.
 
-        One that waits keeps later ones from the limits that it waits for, and from no others.
+        A ticket that waits blocks later ones on the limits that it waits for, and on no others.
         """
         closed: set[Gate] = set()
         now = self.clock() if self.line else 0.0

@@ -1,4 +1,4 @@
-"""Finds the limits of `llm.yaml` for a model: its own, those of its provider and those of its endpoint."""
+"""Finds the limits of `llm.yaml` for a model: its own, its provider's and its endpoint's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def at_once(config: LLMConfig, model: ModelConfig) -> int:
 
 
 def key_of(model: ModelConfig) -> str:
-    """Returns the name for pauses and cooldowns of a model. Another model under the same alias has another."""
+    """Returns the name for pauses and cooldowns of a model. Another model under the same alias has another one."""
     return f"{model.alias} ({model.model})"
 
 

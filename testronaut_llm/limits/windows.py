@@ -1,7 +1,7 @@
-"""One limit: the requests of the last minute, those under way, and the cooldown of a model after failures.
+"""One limit: the requests of the last minute, running requests, and the cooldown of a model after failures.
 
-A model that failed several times in a row has a cooldown, in which it gets no request. Then one request goes through,
-and ends the cooldowns or starts a longer one.
+A model that fails several times in a row gets no requests during a cooldown. Then one request is sent, which ends the
+cooldowns or starts a longer one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ FAILURES = 5
 """Failures in a row after which a cooldown starts."""
 
 FIRST_COOLDOWN, LONGEST_COOLDOWN = 5.0, 60.0
-"""Seconds. Each request that fails after a cooldown doubles the next one."""
+"""First and longest cooldown in seconds. A request that fails after a cooldown doubles the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A limit of a model: requests and tokens (prompt and answer) a minute, concurrent requests.
 
-    Rules of the same name (as a person writes it: `limits.openai`) share the limit. An `implied` one is a default.
+    Rules of the same name (as in `llm.yaml`: `limits.openai`) share the limit. An `implied` one is a default.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(slots=True, eq=False)
 class Use:
-    """What one request uses of a limit; `tokens` are an upper bound until they are `known`."""
+    """The share of one request in a limit; `tokens` are an upper bound until they are `known`."""
 
     at: float
     tokens: int
@@ -59,18 +59,18 @@ class Gate:
     tokens: int = 0
     running: int = 0  # requests under way
     paused_until: float = 0.0  # as the provider asked
-    failures: int = 0  # in a row, of the kind that may pass: no reply, 429, 5xx
+    failures: int = 0  # temporary failures in a row: no reply, 429, 5xx
     last_failure: str = ""
     cooldowns: int = 0  # in a row; 0 while the model works
     cooldown_until: float = 0.0
 
     @property
     def is_full(self) -> bool:
-        """True if no more requests may run at once; after a cooldown one may."""
+        """True if no more requests may run concurrently; after a cooldown one may."""
         return self.running >= (1 if self.cooldowns else self.rule.concurrency or math.inf)
 
     def take(self, tokens: int, now: float) -> Use:
-        """Starts a request. One that is larger than the limit counts as the limit, or it would wait for ever."""
+        """Starts a request. One that is larger than the limit counts as the limit, since it would never fit."""
         while self.uses and self.uses[0].at + MINUTE <= now:
             gone = self.uses.popleft()
             gone.known, self.requests, self.tokens = True, self.requests - gone.requests, self.tokens - gone.tokens
@@ -80,7 +80,7 @@ class Gate:
         return use
 
     def give_back(self, use: Use, tokens: int | None, *, sent: bool) -> None:
-        """Ends a request that used so many tokens; None if nobody knows how many. It counts if it was sent."""
+        """Ends a request that used so many tokens (None: unknown). It counts if it was sent."""
         self.running -= 1
         if use.known or tokens is None:
             return
@@ -105,7 +105,7 @@ class Gate:
 
     def _until(self, used: int, needed: int, limit: int, now: float, amount: Callable[[Use], int]) -> float:
         """Returns the seconds until `needed` more fit under a limit a minute, of which so much is used."""
-        minutes, needed = divmod(max(needed, 1) - 1, limit)  # those that go first have to leave the minute again
+        minutes, needed = divmod(max(needed, 1) - 1, limit)  # requests before it use some of the limit first
         over, wait = used + needed + 1 - limit, 0.0
         for use in tuple(self.uses) if over > 0 else ():  # a copy, since a dry run reads in another thread
             if over <= 0:
@@ -120,7 +120,7 @@ class Gate:
     def failed(self, code: str, now: float, *, asked: float, probe: bool) -> None:
         """Counts a failure; the provider `asked` for so many seconds of pause.
 
-        After a cooldown only the `probe`, the one request that was let through, says anything new.
+        After a cooldown only a failure of the `probe`, the one request that was sent, counts.
         """
         self.failures, self.last_failure = self.failures + 1, code
         if probe if self.cooldowns else self.failures >= FAILURES:
@@ -128,7 +128,7 @@ class Gate:
             self.cooldown_until = now + max(asked, min(LONGEST_COOLDOWN, FIRST_COOLDOWN * 2.0 ** (self.cooldowns - 1)))
 
     def words(self, now: float) -> str:
-        """Returns what a request waits for here: `limits.openai (rpm: 500)`."""
+        """Returns the name of what a request waits for: `limits.openai (rpm: 500)`."""
         if self.cooldowns:
             return f"its cooldown after {self.failures} failures in a row (last: {self.last_failure})"
         return "the pause that its provider asks for" if self.paused_until > now else str(self.rule)

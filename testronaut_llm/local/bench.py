@@ -1,4 +1,4 @@
-"""Measures how fast calls to a local model are on this machine, and keeps the last result of each model for routes."""
+"""Measures the speed of a local model on this machine, and stores the last result of each model for routes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rate = Annotated[float, Field(gt=0)]  # a route divides by it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """The medians of one measurement: seconds, and tokens a second."""
+    """Medians of one measurement: seconds, and tokens a second."""
 
     model: str  # `provider/name`
     at: str  # ISO 8601 in UTC
@@ -44,7 +44,7 @@ class Speed:
         return prompt / self.prompt_rate + answer / self.answer_rate
 
 
-_ROWS = TypeAdapter(dict[str, list[Speed]])  # leaves out fields that only another version knows
+_ROWS = TypeAdapter(dict[str, list[Speed]])  # ignores fields of other versions
 
 
 class SpeedHistory:
@@ -77,7 +77,7 @@ class SpeedHistory:
 
 
 def _key(model: ModelConfig) -> str:
-    """The same name on two servers is two models."""
+    """Returns a key with the server: the same name on two servers is two models."""
     provider = provider_of(model)
     base = None if provider.name == "embedded" else api_base_of(model, provider)
     return f"{model.model}@{base}" if base else model.model
@@ -86,7 +86,7 @@ def _key(model: ModelConfig) -> str:
 def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = print) -> Speed:
     """Measures the model `it` of a manager that `verify.alone` configured: the medians of `rounds`.
 
-    Each round is two calls, to tell reading from writing: one for a single token, and one for a longer answer.
+    Each round is two calls, to separate reading from writing: one for a single token, and one for a longer answer.
 
     Raises:
         LLMError: the model cannot be loaded or asked.
@@ -96,7 +96,7 @@ def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = p
 
     model = llm.config.model("it")
     if makes_vectors(model):
-        raise LocalModelError(f"{model.model} makes vectors, not text: there are no tokens a second to measure")
+        raise LocalModelError(f"{model.model} is an embedding model: it has no tokens a second to measure")
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             server.load(model.name, keep_alive=0)  # out of memory, so that the load can be measured
@@ -132,7 +132,7 @@ def _asked(llm: LLMManager, number: int, most: int) -> _Asked:
     """Asks for up to `most` tokens. An answer that was cut, or spent on thinking, is measured like any other."""
     from testronaut_llm.local.verify import WORDS
 
-    words = WORDS.split()  # no prompt begins like another, or the server would have its beginning in its cache
+    words = WORDS.split()  # prompts begin differently, or the server would answer from its prompt cache
     prompt = " ".join(words[(number * 31 + n * (number + 1)) % len(words)] for n in range(PROMPT_WORDS))
     try:
         attempts = llm.complete("lenient", prompt, max_tokens=most).attempts

@@ -1,6 +1,6 @@
-"""What all downloads share, and downloads over HTTP, which continue after a cut connection or a killed process.
+"""Downloads over HTTP, which continue after a cut connection or a killed process, and helpers of all downloads.
 
-huggingface_hub would begin again in every process. A part is continued only if the server still has the same file
+huggingface_hub would start again in every process. A part is continued only if the file on the server is unchanged
 (`If-Range`).
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 MARGIN = 64 * 2**20
 WARNING = "warning: "
-"""How a note begins that a person should read in any case."""
+"""Prefix of a note that is always printed."""
 TRIES, TIMEOUT_SECONDS = 5, 30.0
 HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A model to fetch, and what is known beforehand; sizes are bytes, `memory` what serving 8,192 tokens takes."""
+    """A model to fetch, with its known facts; sizes are bytes, `memory` is for serving 8,192 tokens."""
 
     name: str
     source: str
@@ -62,13 +62,13 @@ class Wanted:
 
     @property
     def origin(self) -> str:
-        """The source without what may be secret: a password or a signature."""
+        """The source without passwords and signatures."""
         return public(self.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Progress of a download in bytes; `total` is None if it is unknown, `note` says what happens."""
+    """Progress of a download in bytes; `total` is None if it is unknown, `note` is a message."""
 
     note: str = ""
     done: int = 0
@@ -102,7 +102,7 @@ def pull_again(name: str) -> str:
 def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
     """Holds a file lock against other threads and processes; `waiting` is called if it is taken.
 
-    Raises filelock.Timeout: it was taken for `timeout` seconds (negative: never raised).
+    Raises filelock.Timeout after `timeout` seconds (negative: never).
     """
     import filelock
 
@@ -118,7 +118,7 @@ def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout:
 
 
 def is_pinned(found: str, pin: str | None) -> bool:
-    """True if a digest begins as `digest:` of llm.yaml says, or if nothing is pinned."""
+    """True if a digest begins with `digest:` of llm.yaml, or if that is not set."""
     return found.removeprefix("sha256:").startswith((pin or "").removeprefix("sha256:"))
 
 
@@ -137,7 +137,7 @@ def sha256_of(file: Path) -> str:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raises LocalModelError if `needed` bytes and a margin are not free on the disk of `folder`."""
+    """Raises LocalModelError unless `needed` bytes and a margin are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
         raise LocalModelError(
@@ -163,12 +163,12 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     digest = _read_note(part).get("sha256")
     if digest and digest != sha256_of(part):
         part.unlink()
-        raise LocalModelError(f"{wanted.origin} is damaged: its sha256 is not {digest}, which the hub names. Try again")
+        raise LocalModelError(f"{wanted.origin} is damaged: its sha256 is not {digest}, as the hub says. Try again")
     return part
 
 
 def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str = "") -> Path:
-    """Downloads `https://...`; `url` replaces the source. Raises LocalModelError: it cannot be fetched."""
+    """Downloads `https://...`; `url` replaces the source. Raises LocalModelError if that fails."""
     import httpx
 
     from testronaut_llm.providers.network import client_settings
@@ -211,7 +211,7 @@ def _hub_token() -> str:
 
 
 def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:
-    """Fetches what is missing of `part`. True if it is complete."""
+    """Fetches the missing bytes of `part`. Returns True if it is complete."""
     have, note = size_of(part), _read_note(part)
     same = note.get("url") == public(url) and note.get("tag", "").startswith('"')  # a strong ETag
     headers = {"Range": f"bytes={have}-", "If-Range": note["tag"]} if have and same else {}
@@ -222,7 +222,7 @@ def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report
                 part.unlink()
             return complete
         start, total = _span(response, wanted)
-        if start not in (0, have):  # it would leave a hole
+        if start not in (0, have):  # it would leave a gap
             part.unlink()
             return False
         check_memory(wanted.origin, total or 0)
@@ -232,7 +232,7 @@ def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report
         _write_note(part, url, response)
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
-            for chunk in response.iter_raw():  # as it comes: a chunk that is still being filled would be lost
+            for chunk in response.iter_raw():  # unbuffered: an incomplete chunk would be lost
                 file.write(chunk)
                 if total is None:  # it may never end
                     check_disk(part.parent, 0)
@@ -243,7 +243,7 @@ def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report
 
 
 def _write_note(part: Path, url: str, response: httpx.Response) -> None:
-    """Writes what the next try needs. The hub names a large file's sha256 in the redirect to its storage."""
+    """Writes the facts that the next try needs. The hub sends the sha256 of a large file with its redirect."""
     linked = next((r.headers["x-linked-etag"] for r in response.history if "x-linked-etag" in r.headers), "").strip('"')
     digest = linked if re.fullmatch(r"[0-9a-f]{64}", linked) else ""
     note = {"url": public(url), "tag": response.headers.get("etag", ""), "sha256": digest}
@@ -273,7 +273,7 @@ def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
     if status in (401, 403, 404, 410):
         missing = {"RepoNotFound": "repository", "RevisionNotFound": "revision"}.get(code, "file")
         raise LocalModelError(
-            f"{wanted.origin}: there is no such {missing}, or you may not read it (status {status}). Check the address"
+            f"{wanted.origin}: no such {missing}, or you may not read it (status {status}). Check the address"
         )
     response.raise_for_status()
     packed = response.headers.get("content-encoding", "").strip().lower()
@@ -286,7 +286,7 @@ def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
         return 0, int(length)
     if not wanted.sha256 and "chunked" not in response.headers.get("transfer-encoding", ""):
         raise LocalModelError(
-            f"{wanted.origin}: the server does not say how long the file is, so that a cut one would not be noticed. "
+            f"{wanted.origin}: the server does not send the size, so a cut file would not be noticed. "
             "Add its digest to the address: #sha256=..."
         )
     return 0, None

@@ -1,8 +1,8 @@
-"""The child process that serves one model: a crash or an out-of-memory of llama.cpp ends this one, not the user's.
+"""The child process that serves one model: a crash of llama.cpp, or a lack of memory, ends only this process.
 
-`local_provider` runs this file as a script, so that it loads nothing of the package but itself. It reads one line of
-JSON on stdin, serves on loopback, prints its address in one line, and ends when stdin does: the parent closed it, or
-died. While llama.cpp loads a model no Python runs, so Linux is asked to end it as well.
+`local_provider` runs this file as a script, so that no other module of the package is loaded. It reads one line of
+JSON from stdin, serves on loopback, prints its address in one line, and ends when stdin is closed or the parent dies.
+While llama.cpp loads a model no Python code runs, so Linux is also asked to end it with its parent.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
 )
-"""What the child needs of the environment: it has no use for the user's keys."""
+"""Variables that the child gets; the user's keys are not among them."""
 
 
 _LOADABLE: set[str] = set()
-"""Places that llama.cpp could be loaded from; that does not change while this process lives."""
+"""Places from which llama.cpp was loaded; the result does not change while this process lives."""
 
 
 def environment() -> dict[str, str]:
@@ -43,14 +43,14 @@ def environment() -> dict[str, str]:
 
 
 def ending(status: int | None) -> str:
-    """Returns how a child ended, by its exit status."""
+    """Returns a description of how a child ended, by its exit status."""
     if status == -9:
         return "was killed by the system (signal 9), most often because memory ran out"
     return f"crashed ({signal.Signals(-status).name})" if status and status < 0 else f"ended with status {status}"
 
 
 def library_problem() -> Missing | None:
-    """Returns why llama.cpp cannot be loaded, tried in a process of its own; None if it can. Success is remembered."""
+    """Returns why llama.cpp cannot be loaded, tried in a separate process; None if it can. Success is cached."""
     variables = environment()
     if (place := variables["PYTHONPATH"]) in _LOADABLE:
         return None
@@ -69,7 +69,7 @@ def library_problem() -> Missing | None:
 
 
 def main() -> None:
-    """Serves until the parent is gone."""
+    """Serves until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = json.loads(sys.stdin.buffer.readline())
     _end_with(settings["parent"])
@@ -83,7 +83,7 @@ def main() -> None:
     sys.stdout.write(f"\n{READY}{server.listening_address}\n")
     sys.stdout.flush()
     sys.stdin.buffer.read()
-    os._exit(0)  # at once: a request may still be computing, and nothing here outlives the process
+    os._exit(0)  # at once, even if a request is still computed
 
 
 def _serve(settings: dict[str, Any]) -> Any:
@@ -102,7 +102,7 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.verbosity = LOG_ERRORS
     params.ui = False
     params.offline = True
-    params.fit_params = False  # the context was chosen by the parent, which can say why
+    params.fit_params = False  # the parent has chosen the context
     params.cache_ram_mib = 0  # llama.cpp would keep up to 8 GiB of old prompts
     hardware = settings["hardware"]  # Ollama's words
     params.n_gpu_layers = hardware.get("num_gpu", params.n_gpu_layers)

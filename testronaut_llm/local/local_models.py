@@ -1,4 +1,4 @@
-"""The local models of one manager: fetched when a call needs them, loaded, sized; and why one of them failed."""
+"""The local models of one manager: fetches, loads and sizes them, and explains their failures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from testronaut_llm.local.local_provider import Endpoint
 
 _REMEMBERED = 5.0
-"""Seconds that an answer of `/api/ps` counts, so that a busy manager does not ask at each call."""
+"""Seconds for which an answer of `/api/ps` is reused, so that not every call asks."""
 
 
 @dataclass(slots=True)
 class Fetch:
-    """A fetch in a thread of its own, for all calls that wait for the model. It ends at the latest at `until`."""
+    """A fetch in its own thread, for all calls that wait for the model. It ends at `until` at the latest."""
 
     model: ModelConfig
     until: float
@@ -45,7 +45,7 @@ class Fetch:
         raise error
 
     def report(self, progress: Progress) -> None:
-        """Takes note of the progress. Raises LocalModelError: the time is over."""
+        """Notes the progress. Raises LocalModelError if the time is over."""
         self.progress = progress
         if time.monotonic() > self.until:
             raise self._late()
@@ -61,7 +61,7 @@ class Fetch:
 
 @dataclass(slots=True)
 class _Loaded:
-    """What is known of an Ollama model in memory: its context (tokens), and until when that counts."""
+    """Context (tokens) of an Ollama model in memory, and until when that is valid."""
 
     until: float = 0.0
     context: int | None = None
@@ -70,9 +70,9 @@ class _Loaded:
 
 
 class LocalModels:
-    """What a manager does for models that no provider serves. Safe for threads. `on_event` gets the events of fetches.
+    """The local models of one manager. Safe for threads. `on_event` gets the events of fetches.
 
-    If `repeatable`, a call is the same request whatever a server has loaded; recordings need that.
+    If `repeatable`, requests do not depend on what a server has loaded; recordings need that.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class LocalModels:
         self.runner.close()
 
     def serve(self, model: ModelConfig, *, embeddings: bool) -> Endpoint:
-        """Returns where an embedded model answers; may start it. Raises as `EmbeddedRunner.endpoint` does."""
+        """Returns the endpoint of an embedded model; may start it. Raises as `EmbeddedRunner.endpoint` does."""
         endpoint = self.runner.endpoint(model, embeddings=embeddings, slots=at_once(self._config(), model))
         self._served[model.alias] = endpoint.api_base
         return endpoint
 
     def fetch(self, model: ModelConfig, seconds: float) -> Fetch | None:
-        """Begins or joins the fetch of a missing model that may be fetched; `seconds` is what the call has left."""
+        """Starts or joins the fetch of a missing model; `seconds` is the time that the call has left."""
         provider = provider_of(model)
         if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
             return None
@@ -111,7 +111,7 @@ class LocalModels:
                 running.until = max(running.until, until)
                 return running
             fetch = self._fetches[model.model, model.api_base] = Fetch(model, until)
-        fetch.future.set_running_or_notify_cancel()  # who waits for it on an event loop cannot cancel it for others
+        fetch.future.set_running_or_notify_cancel()  # so that one waiter cannot cancel it for the others
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(self._run, fetch), name=f"pull-{model.name}", daemon=True).start()
         return fetch
@@ -133,7 +133,7 @@ class LocalModels:
                     with OllamaServer.of(model) as server:
                         pull(server, model.name, report=report)
             self._probes.forget()
-            self._check(model)  # what came may be another model than the pinned one, or one that does not run here
+            self._check(model)  # it may not be the pinned model, or not run here
         except BaseException as raised:  # noqa: BLE001 - it is raised for those who wait
             error = raised
         how = {"llm.outcome": "failed" if error else "pulled", "error.message": error}
@@ -145,7 +145,7 @@ class LocalModels:
             raise LocalModelError(f"{model.alias}: {missing.what}; {missing.fix}".removesuffix("; "))
 
     def load(self, model: ModelConfig) -> None:
-        """Loads a local model into memory as calls want it. Raises LocalModelError: it is missing or cannot load."""
+        """Loads a local model into memory as calls want it. Raises LocalModelError if that fails."""
         name = provider_of(model).name
         if name == "embedded":
             self.runner.load(model, slots=at_once(self._config(), model))
@@ -165,17 +165,17 @@ class LocalModels:
         return provider_of(model).wire != "ollama" or self.repeatable or time.monotonic() < self._of(model).until
 
     def look(self, model: ModelConfig) -> None:
-        """Asks the server of an Ollama model how the model is loaded, unless that was asked some seconds ago."""
+        """Asks an Ollama server how the model is loaded, unless it was asked some seconds ago."""
         if self.remembers(model) or self._probes.seen(model, provider_of(model)) is None:
             return
         loaded = None
-        with suppress(LLMError), OllamaServer.of(model) as server:  # the call itself will say what is wrong
+        with suppress(LLMError), OllamaServer.of(model) as server:  # the call itself will report the problem
             loaded = server.find(model.name, loaded=True)
         known = self._of(model)
         known.until, known.context = time.monotonic() + _REMEMBERED, loaded.context_length if loaded else None
 
     def window(self, model: ModelConfig, *, needed: int = 0, most: int | None = None) -> int | None:
-        """Returns the tokens of context to ask an Ollama server for, from then on taken for loaded; else None."""
+        """Returns the tokens of context to request from Ollama, and notes them as loaded; None for other models."""
         if provider_of(model).wire != "ollama":
             return None
         known, usual = self._of(model), usual_context(self._config(), model)
@@ -185,16 +185,16 @@ class LocalModels:
         return size
 
     def thinks(self, model: ModelConfig) -> bool | None:
-        """True if a model can think before it answers; None if that is unknown."""
+        """True if a model can reason before it answers; None if unknown."""
         seen = None if self.repeatable else self._probes.seen(model, provider_of(model))
         return False if self._of(model).cannot_think else seen.thinks if seen else None
 
     def note_cannot_think(self, model: ModelConfig) -> None:
-        """Remembers that a server refused to let a model think."""
+        """Remembers that a server refused reasoning for a model."""
         self._of(model).cannot_think = True
 
     def explain(self, model: ModelConfig, error: LLMError) -> LLMError | None:
-        """Returns a better error: why the embedded model died, or that the model was still loading; or None."""
+        """Returns an error with the cause: the embedded model died, or was still loading; else None."""
         if isinstance(error, ConnectionFailedError) and (base := self._served.get(model.alias)):
             return self.runner.crash(base)
         if isinstance(error, LLMTimeoutError) and self._of(model).had_to_load:

@@ -1,4 +1,4 @@
-"""Embedded models: one pool of llama.cpp servers, each a child process on loopback, for as long as it is used."""
+"""Embedded models: a pool of llama.cpp servers, each a child process on loopback."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
-"""How long an unused server stays, how long a load may take, and how long a caller has to send its request."""
+"""Seconds: an unused server stays, a load may take, and a caller has to send its request."""
 INSTALL = 'pip install "testronaut-llm[embedded]"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where an OpenAI-compatible server answers, and the token it wants as the API key."""
+    """URL of an OpenAI-compatible server, and the token that is its API key."""
 
     api_base: str
     token: str = field(repr=False)
@@ -45,7 +45,7 @@ class Endpoint:
 class EmbeddedProcess:
     """One child process, with `settings` as `embedded_child` reads them. Only `token` gets an answer at `address`.
 
-    Its owner holds a lock to start and stop it, and may end it `idle` seconds after it was `used`.
+    Its pool holds a lock to start and stop it, and may stop it `idle` seconds after it was `used`.
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
@@ -57,11 +57,11 @@ class EmbeddedProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._unwanted = False
         self.timer: threading.Timer | None = None
-        # Linux ends the child with the thread that starts it (PR_SET_PDEATHSIG), so this one stays until its end.
+        # Linux ends the child with the thread that starts it (PR_SET_PDEATHSIG), so this thread stays until then.
         self._supervisor = threading.Thread(target=self._supervise, name=f"embedded-{name}", daemon=True)
 
     def start(self, timeout: float) -> None:
-        """Returns when the model is loaded. Raises LocalModelError: it is not after `timeout` seconds."""
+        """Waits until the model is loaded. Raises LocalModelError after `timeout` seconds."""
         self._supervisor.start()
         in_time = self._settled.wait(timeout)
         if self.address:
@@ -73,7 +73,7 @@ class EmbeddedProcess:
 
     @property
     def alive(self) -> bool:
-        """True if the process runs, and is not being stopped."""
+        """True if the process runs and is not being stopped."""
         return self._process is not None and not self._unwanted and self._process.poll() is None
 
     def busy(self) -> bool:
@@ -100,8 +100,8 @@ class EmbeddedProcess:
         return _error(self.name, f"was being served when the process {self._end(slice(-2, None))}. {then}")
 
     def stop(self) -> None:
-        """Ends the process; whatever it was computing is lost."""
-        self._unwanted = True  # a process that is being started at this moment is ended by its supervisor
+        """Ends the process; a request that it computes is lost."""
+        self._unwanted = True  # a process that is just being started is ended by its supervisor
         if self.timer:
             self.timer.cancel()
         if (process := self._process) is not None and process.stdin is not None:
@@ -115,7 +115,7 @@ class EmbeddedProcess:
     def _supervise(self) -> None:
         command, variables = [sys.executable, "-P", embedded_child.__file__], embedded_child.environment()
         pipes: dict[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
-        try:  # in a session of its own: a Ctrl-C in the terminal is for the parent, which may want to go on
+        try:  # in its own session, so that Ctrl-C in the terminal reaches only the parent
             process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, start_new_session=True, **pipes)  # noqa: S603
         except OSError as error:
             self._output.append(str(error))
@@ -139,27 +139,27 @@ class EmbeddedProcess:
         self._settled.set()
 
     def _end(self, lines: slice) -> str:
-        """Returns how the process ended, with some lines of its output: the first ones explain a failed start."""
+        """Returns how the process ended, with these lines of its output; the first ones explain a failed start."""
         how = embedded_child.ending(self._process.returncode if self._process else None)
         return f"{how}; its output: {' | '.join([*self._output][lines])}" if self._output else how
 
 
 class _Pool:
-    """The servers of one process. One at a time starts or ends."""
+    """The servers of one process; they start and end one at a time."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # the end of a manager may come in any thread, in that of a timer too
+        self.lock = threading.RLock()  # a manager may be closed in any thread, also in that of a timer
         self.servers: dict[tuple[Any, ...], EmbeddedProcess] = {}
 
     def make_room(self) -> bool:
-        """Ends a server that nobody uses. True if there was one; the caller holds the lock."""
+        """Ends an unused server; returns True if there was one. The caller holds the lock."""
         idle = next((one for one in self.servers.values() if one.alive and not one.busy()), None)
         if idle:
             idle.stop()
         return idle is not None
 
     def end_when_idle(self, server: EmbeddedProcess, seconds: float) -> None:
-        """Ends a server after `seconds` if it is idle then, else looks again later; never if they are infinite."""
+        """Ends a server after `seconds` if it is idle then, else checks again later; never if infinite."""
 
         def look() -> None:
             with self.lock:
@@ -184,8 +184,8 @@ class EmbeddedRunner:
 
     def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._store, self._idle_seconds = store or ModelStore(), idle_seconds
-        self._pools: dict[int, _Pool] = {}  # by process: a fork has the parent's, too, perhaps locked for ever
-        weakref.finalize(self, _close, self._pools)  # at exit too, and when nobody holds the runner
+        self._pools: dict[int, _Pool] = {}  # by process: a fork also has its parent's, which may stay locked
+        weakref.finalize(self, _close, self._pools)  # at exit, and when the last reference goes
 
     @property
     def pool(self) -> _Pool:
@@ -193,7 +193,7 @@ class EmbeddedRunner:
         return self._pools.setdefault(os.getpid(), _Pool())
 
     def endpoint(self, model: ModelConfig, *, embeddings: bool = False, slots: int = 1) -> Endpoint:
-        """Returns where `model` answers; starts its server if necessary. May block for seconds.
+        """Returns the endpoint of `model`; starts its server if necessary. May block for seconds.
 
         It answers `slots` requests at the same time, each with a context of its own. Raises LocalModelError: not
         pulled, damaged, no room in memory, or llama.cpp cannot serve it.
@@ -201,7 +201,7 @@ class EmbeddedRunner:
         key = (model.name, embeddings, model.num_ctx, slots, repr(sorted_options(model.extra)[1]))
         pool = self.pool
         server = pool.servers.get(key)
-        if server is None or not server.alive:  # else it is not waited for while another model loads
+        if server is None or not server.alive:  # without a wait for the load of another model
             with pool.lock:
                 server = pool.servers.get(key)
                 if server is None or not server.alive:
@@ -210,17 +210,17 @@ class EmbeddedRunner:
         return Endpoint(api_base=f"{server.address}/v1", token=server.token)
 
     def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Starts the server of `model` for what it makes, text or vectors. Raises as `endpoint` does."""
+        """Starts the server of `model` for text or vectors. Raises as `endpoint` does."""
         vectors = self._store.get(model.name) and read_header(self._store.path(model.name)).pooling is not None
         self.endpoint(model, embeddings=bool(vectors), slots=slots)
 
     def crash(self, api_base: str) -> LocalModelError | None:
-        """Returns why the server at `api_base` died, or None if it did not; for a connection to it that broke."""
+        """Returns why the server at `api_base` died, or None if it did not; called after its connection broke."""
         servers = list(self.pool.servers.values())
         return next((one.crash() for one in servers if f"{one.address}/v1" == api_base), None)
 
     def close(self) -> None:
-        """Ends all servers. The runner can be used again."""
+        """Ends all servers; the next call starts them again."""
         _close(self._pools)
 
     def _started(self, pool: _Pool, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
@@ -253,7 +253,7 @@ class EmbeddedRunner:
         return server
 
     def _check(self, model: ModelConfig) -> None:
-        """Raises LocalModelError if the model is not ready, or its file is not the expected one; may fetch it."""
+        """Raises LocalModelError if the model is not ready or not the expected file; may fetch it."""
         if isinstance(missing := embedded_missing(model, store=self._store), Missing):
             raise _error(model.name, f"is not ready: {missing.what}: {missing.fix}")
         stored = self._store.get(model.name) or fetch(model.name, store=self._store)
@@ -290,7 +290,7 @@ def _error(name: str, words: str) -> LocalModelError:
 
 
 def _idle_seconds(keep_alive: str | int | None, default: float) -> float:
-    """Returns the seconds of Ollama's form of a duration ("10m", seconds, negative: for ever)."""
+    """Returns the seconds of a duration as Ollama writes it ("10m", seconds, negative: infinite)."""
     text = str(keep_alive if keep_alive is not None else "").strip()
     if text.startswith("-"):
         return float("inf")

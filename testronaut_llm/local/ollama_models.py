@@ -1,7 +1,7 @@
 """Ollama models: readiness, pulls, and the context and options that requests are sent with.
 
-A pull succeeded only if its last line says `success`, whatever the HTTP status. The server keeps what it has, so the
-next pull continues.
+A pull succeeded only if its last line says `success`, independent of the HTTP status. The server keeps a partial
+download, so the next pull continues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HOPELESS = {
         "check its name and tag at https://ollama.com/library",
     ),
 }
-"""Words of errors that a retry cannot fix, and what fixes them."""
+"""Words of errors that a retry cannot fix, and the fix for each."""
 _STEP, _LEAST, _MOST = 2048, 4096, 16384
 """Tokens: another context size reloads the model, so sizes are multiples of a step, within bounds."""
 
@@ -62,7 +62,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
 
 
 def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> OllamaModel:
-    """Returns the row of the server's list, or of `show` if an older server's list lacks what is needed."""
+    """Returns the model from the server's list, or from `show` if the list of an older server lacks details."""
     needs_capabilities = model.reasoning not in (None, "off") and not found.capabilities
     if found.context_length is not None and not needs_capabilities:
         return found
@@ -74,13 +74,13 @@ def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> Ol
 
 
 def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> None:
-    """Raises LocalModelError if a model is not the pinned one, runs elsewhere, or does not fit into memory."""
+    """Raises LocalModelError if a model is not the pinned one, runs on another host, or does not fit into memory."""
     if not is_pinned(found.digest, model.digest):
         raise LocalModelError(
             f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins "
             f"{str(model.digest).removeprefix('sha256:')[:12]}; {server.pull_command(model.name)}, or correct `digest:`"
         )
-    if found.remote_host and is_local(model):  # its name and address look local; only the server knows better
+    if found.remote_host and is_local(model):  # its name and address look local; only the server reports it
         raise LocalModelError(
             f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}; "
             "to allow that, write `local: false` (private tasks then skip it)"
@@ -93,9 +93,9 @@ def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel
 
 
 def pull(server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0) -> None:
-    """Pulls a model, or what is missing of it; one pull of a model at a time on this machine.
+    """Pulls a model, or its missing parts; one pull of a model at a time on this machine.
 
-    `patience` is the seconds without progress after which a try is given up.
+    A try ends after `patience` seconds without progress.
 
     Raises:
         LocalModelError: no such model, not enough memory or disk, or three tries failed; the message says which.
@@ -116,7 +116,7 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
 
 
 def _interrupted(server: OllamaServer, name: str, notify: Report, patience: float, *, first: bool) -> str:
-    """Pulls once. Returns why it broke off, or "" for success. Raises LocalModelError: a retry cannot help."""
+    """Pulls once. Returns why it broke off, or "" for success. Raises LocalModelError if a retry cannot help."""
     import httpx
 
     try:
@@ -141,7 +141,7 @@ def _followed(server: OllamaServer, name: str, steps: Iterator[Step], notify: Re
             return step.error
         if step != last:
             since = time.monotonic()
-        elif time.monotonic() - since > patience:  # a stuck download goes on reporting the same number
+        elif time.monotonic() - since > patience:  # a stuck download keeps reporting the same number
             return f"no progress for {patience:g} seconds"
         if step.total != last.total and is_loopback(server.url):
             what = f"{name!r} (to pull it anyway: ollama pull {name})"
@@ -152,7 +152,7 @@ def _followed(server: OllamaServer, name: str, steps: Iterator[Step], notify: Re
 
 
 def usual_context(config: LLMConfig, model: ModelConfig) -> int:
-    """Returns the tokens of context that hold a prompt of usual length, and any answer of the model's tasks."""
+    """Returns the tokens of context for a prompt of usual length and the longest answer of the model's tasks."""
     longest = max((task.max_tokens for task in config.tasks.values() if model.alias in task.models), default=0)
     return max(_LEAST, min(_MOST, _rounded_up(longest + _STEP)))
 
@@ -160,9 +160,9 @@ def usual_context(config: LLMConfig, model: ModelConfig) -> int:
 def context_to_ask(
     model: ModelConfig, usual: int, *, needed: int = 0, loaded: int | None = None, most: int | None
 ) -> int:
-    """Returns the tokens of context to ask for: `num_ctx`, what is loaded if that is enough, or a new size.
+    """Returns the tokens of context to ask for: `num_ctx`, the loaded size if that is enough, or a new size.
 
-    `needed` are the tokens of this call, `most` those that the model was made for (None: unknown).
+    `needed` are the tokens of this call, `most` those that the model was trained for (None: unknown).
     """
     enough = loaded if loaded and loaded >= needed else max(usual, _rounded_up(needed))
     return min(model.num_ctx or enough, most or model.num_ctx or enough)
@@ -182,11 +182,11 @@ def chat_body(
 ) -> dict[str, Any]:
     """Returns the fields of `/api/chat` besides model, messages, format and stream.
 
-    The options `own` override those of `extra`; `thinks` is None if it is unknown whether the model can think.
+    The options `own` override those of `extra`; `thinks`: True if the model can reason, None if unknown.
     """
     sampling, _, others = sorted_options(model.extra, extra)
     options = {**sampling, **load_options(model, num_ctx, extra), **own}
-    # `truncate` would cut a prompt that is too long, `shift` forget its beginning while it answers; neither says so.
+    # Without an error, `truncate` cuts a prompt that is too long, and `shift` drops its beginning during the answer.
     body = {**others, "options": options, "truncate": False, "shift": False}
     if model.reasoning == "off" or (model.reasoning is not None and thinks is not False):
         body["think"] = False if model.reasoning == "off" else model.reasoning

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 _IMPLIED = re.compile(r"^(\w+://)?(registry\.ollama\.ai/(?=[^/]+/))?(library/(?=[^/]+$))?")
-"""The parts of a model's name that Ollama adds by itself."""
+"""Parts of a model's name that Ollama adds."""
 _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 """Seconds: to connect, for an answer, and for an answer that may load a model first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OllamaModel:
-    """What a server says of one model, in bytes and tokens. `remote_host` is not empty if another host answers for it.
+    """Facts from a server about one model, in bytes and tokens. `remote_host` is set if another host runs it.
 
-    It leaves memory at the ISO time `until`.
+    It is unloaded at the ISO time `until`.
     """
 
     name: str = ""
@@ -48,7 +48,7 @@ class OllamaModel:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Reads a row of `/api/tags` or `/api/ps`, or an answer of `/api/show`; leaves out values of a wrong type."""
+        """Reads a row of `/api/tags` or `/api/ps`, or an answer of `/api/show`; ignores values of a wrong type."""
         details, info = (one if isinstance(one := row.get(name), dict) else {} for name in ("details", "model_info"))
         capabilities = row.get("capabilities")
         prefix = f"{info.get('general.architecture', '')}."
@@ -66,7 +66,7 @@ class OllamaModel:
 
 
 class Step(NamedTuple):
-    """A line of a pull: what happens, the bytes of the current layer, or the error that ends the pull."""
+    """A line of a pull: its status, the bytes of the current layer, or the error that ends the pull."""
 
     status: str = ""
     total: int | None = None
@@ -94,7 +94,7 @@ class OllamaServer:
     def of(cls, model: ModelConfig | None = None) -> OllamaServer:
         """Returns the server of a model's row, or the default server.
 
-        Raises MissingCredentialError: its key cannot be read, or may not be sent there.
+        Raises MissingCredentialError if its key cannot be read, or may not be sent there.
         """
         row, model = model, model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
@@ -126,7 +126,7 @@ class OllamaServer:
         return self._rows("/api/ps")
 
     def find(self, name: str, *, loaded: bool = False) -> OllamaModel | None:
-        """Returns a pulled model (or one in memory), by its name in any form that Ollama takes; None if missing."""
+        """Returns a pulled model (or one in memory), by its name in any form of Ollama; None if missing."""
         rows = self.loaded() if loaded else self.models()
         return next((row for row in rows if full_name(row.name) == full_name(name)), None)
 
@@ -139,13 +139,13 @@ class OllamaServer:
         self._ask("DELETE", "/api/delete", {"model": name})
 
     def abilities(self, found: OllamaModel) -> tuple[str, ...]:
-        """Returns the capabilities of the list and of `show`; empty if an older server knows none."""
+        """Returns the capabilities from the list and `show`; empty for an older server."""
         with suppress(LocalModelError):
             return found.capabilities + self.show(found.name).capabilities
         return found.capabilities
 
     def makes_vectors(self, name: str) -> bool:
-        """True if a model is for embeddings. The list may call it a chat model; `show` is right."""
+        """True if a model is for embeddings. `show` is right if the list differs."""
         if (found := self.find(name)) is None:
             raise self.not_pulled(name)
         return "embedding" in self.abilities(found)
@@ -160,7 +160,7 @@ class OllamaServer:
     ) -> None:
         """Loads a chat or an embedding model into memory, with the `options` that calls send; may take minutes.
 
-        It stays for `keep_alive` (`10m`, seconds, negative for ever); 0 unloads it.
+        It stays for `keep_alive` (`10m`, seconds, negative: without end); 0 unloads it.
         """
         body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
         body |= {} if keep_alive is None else {"keep_alive": keep_alive}
@@ -227,7 +227,7 @@ class OllamaServer:
 
         from testronaut_llm.support.http_body import bounded
 
-        if self._http is None:  # no redirects, no proxy on loopback, our key only, and no body without a bound
+        if self._http is None:  # no redirects, no proxy on loopback, only our key, and a bound on the body
             headers = {"accept-encoding": "identity"}
             if self._key is not None:
                 headers["authorization"] = f"Bearer {self._key.get_secret_value()}"

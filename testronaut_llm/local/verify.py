@@ -1,6 +1,6 @@
-"""Checks that a local model is what it should be, and does what calls rely on: one finding a check.
+"""Checks that a local model is the expected one and does what calls rely on; one finding per check.
 
-It asks through the same door as any call, so that what passes here works there.
+Its requests go the same way as those of calls.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ SCHEMA = {
     "additionalProperties": False,
 }
 LONG, WINDOW_PER_WORD = 2000, 4
-"""Words of a prompt that has to be read whole, fewer if the window is small: a word may be two tokens."""
+"""Words of the prompt that tests reading; fewer if the window is small, as a word may be two tokens."""
 NO_TEMPLATE = (
-    "its template is {}: it gets its prompts without the marks it was trained on, and talks nonsense; pull one with a "
+    "its template is {}: prompts lack the marks it was trained on, so its answers are nonsense; pull one with a "
     "template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or write a Modelfile"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one check found, and why."""
+    """The result of one check, and the reason."""
 
     check: str
     outcome: Outcome
@@ -55,7 +55,7 @@ class Finding:
 def alone(config: LLMConfig, reference: str) -> LLMConfig:
     """Returns a configuration with this one model of `config`, named `it`, and neither cache nor budget.
 
-    Raises ConfigError: there is no such model, or it is not a local one.
+    Raises ConfigError if the model is unknown or not local.
     """
     model = config.model(reference)
     if provider_of(model).name not in ("embedded", "ollama"):
@@ -77,14 +77,14 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
 
 
 def verify(llm: LLMManager) -> Iterator[Finding]:
-    """Checks the model `it` of a manager that `alone` configured, one thing after the other."""
+    """Yields a finding per check of the model `it` of a manager that `alone` configured."""
     model = llm.config.model("it")
     makes = ""
     for check, needs, run in _CHECKS:
         outcome: Outcome = "skipped"
         try:
             if needs and needs != makes:
-                why = f"it makes {makes}, no {needs}" if makes else "it does not load"
+                why = f"it makes {makes}, not {needs}" if makes else "it does not load"
             else:
                 outcome, why = run(llm, model)
                 if run is _loads:
@@ -104,7 +104,7 @@ def loading_time(llm: LLMManager) -> float:
 
 
 def makes_vectors(model: ModelConfig) -> bool:
-    """True if a model is for embeddings, not for text. Raises LocalModelError: it is missing or damaged."""
+    """True if a model is for embeddings, not for text. Raises LocalModelError if it is missing or damaged."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             return server.makes_vectors(model.name)
@@ -171,7 +171,7 @@ def _stops(llm: LLMManager, _: ModelConfig) -> Found:
     try:
         answer = llm.complete(None, PROMPT)
     except OutputTruncatedError:
-        return "fail", "it does not end by itself: its answers are cut at max_tokens; its chat template may be wrong"
+        return "fail", "its answers do not end by themselves: max_tokens cuts them; its chat template may be wrong"
     return "pass", f"by itself, after {answer.usage.completion_tokens} tokens"
 
 
@@ -186,7 +186,7 @@ def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
     words = itertools.islice(itertools.cycle(WORDS.split()), count)
     usage = llm.complete("lenient", " ".join(words), max_tokens=1).usage
     if usage.estimated:
-        return "skipped", "the server does not say how much it read"
+        return "skipped", "the server does not report how many tokens it read"
     counted = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
     if usage.prompt_tokens < count:
         return "fail", f"{counted}: it cuts prompts; raise `num_ctx` in llm.yaml"
@@ -218,4 +218,4 @@ _CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...]
     ("repeats itself", "text", _repeats),
     ("embeds", "vectors", _embeds),
 )
-"""Name, what the model has to make for it (text or vectors, empty for either), and the check."""
+"""Name, what the model must make (text or vectors, empty for either), and the function of each check."""

@@ -200,7 +200,7 @@ def test_a_file_of_unknown_length_needs_a_digest(empty: ModelStore, site: Site) 
     site.script = [without_length] * 9
     fetch(site.pinned, store=empty)
     assert empty.path("m").read_bytes() == site.data
-    with pytest.raises(LocalModelError, match=r"the server does not say how long .*#sha256="):
+    with pytest.raises(LocalModelError, match=r"the server does not send the size.*#sha256="):
         fetch(site.url, store=empty, name="other")
     pinned, site.data = site.pinned, site.data[:-1]
     with pytest.raises(LocalModelError, match=r"gave 340,351 bytes .*Nothing was kept"):
@@ -310,9 +310,9 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, ser
     [
         (401, "GatedRepo", r"gated \(status 401\): accept its licence on https://huggingface.co/owner/repo, then set"),
         (403, "GatedRepo", "gated"),
-        (401, "RepoNotFound", "there is no such repository"),
-        (404, "RevisionNotFound", "there is no such revision"),
-        (404, "EntryNotFound", "there is no such file"),
+        (401, "RepoNotFound", "no such repository"),
+        (404, "RevisionNotFound", "no such revision"),
+        (404, "EntryNotFound", "no such file"),
     ],
 )
 def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: int, error: str, message: str) -> None:

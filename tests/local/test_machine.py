@@ -87,8 +87,8 @@ def test_the_context_fits_the_memory_and_the_model(room: int, wanted: int | None
     ("room", "wanted", "message"),
     [
         (room_for(3000), 16384, r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"),
-        (1000 * 2**20, None, r"embedded/m needs about 1,.* MiB .* 936 MiB can be spared"),
-        (1000 * 2**20, 4096, r"embedded/m needs about 1,.* MiB .* 936 MiB can be spared"),
+        (1000 * 2**20, None, r"embedded/m needs about 1,.* MiB .* 936 MiB are free"),
+        (1000 * 2**20, 4096, r"embedded/m needs about 1,.* MiB .* 936 MiB are free"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(room: int, wanted: int | None, message: str) -> None:

@@ -152,7 +152,7 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
         ("https://example.org/m.bin", "not a GGUF file"),
         (f"{URL}#sha256=abc", "expected #sha256= and 64 hex digits"),
         ("https://example.org/.gguf", "cannot be the name"),
-        ("file:///nowhere/m.gguf", "there is no file /nowhere/m.gguf"),
+        ("file:///nowhere/m.gguf", "file /nowhere/m.gguf does not exist"),
     ],
 )
 def test_a_reference_that_cannot_be_pulled_says_what_can(empty: ModelStore, reference: str, message: str) -> None:

@@ -270,7 +270,7 @@ async def test_a_cap_that_went_into_thinking_is_said_first(
     async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=lenient) as llm:
         with pytest.raises(OutputTruncatedError) as caught:
             await ask(llm, mode, "Say hello.", schema=schema)
-    wanted = "all 64 tokens went into thinking; set `reasoning: off` for the model, or raise `max_tokens`"
+    wanted = "all 64 tokens went into reasoning; set `reasoning: off` for the model, or raise `max_tokens`"
     assert wanted in str(caught.value)
     assert "allow_truncated" not in str(caught.value)
 
