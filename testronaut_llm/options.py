@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 F = TypeVar("F")
 
 CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
-"""Names the cache mode of all tasks for one run."""
+"""Environment variable with the cache mode of all tasks for one run."""
 _MODES = get_args(CacheMode)
 _OF_TASK = ("system", "max_tokens", "temperature", "stop", "seed", "timeout", "deadline")
-"""Options that the task sets where the caller does not."""
+"""Options with a default in the task."""
 _DEFAULTS = {"sample": 0, "votes": 3, "min_confidence": 0.0}
 """Of the options for which None is not a value."""
 
@@ -39,13 +39,13 @@ class EmbedOptions(TypedDict, total=False):
     """Options that all calls share. What is not given, or None, comes from the task.
 
     Attributes:
-        model: an alias, or `provider/model`, that overrides the route.
+        model: an alias or `provider/model`; only this model is asked.
         cache: `use`, `refresh`, `off` or `only`.
         max_cost: USD for all attempts together.
         timeout: seconds for one attempt.
-        deadline: seconds for everything.
-        extra: fields that the provider gets untouched.
-        metadata: goes to telemetry.
+        deadline: seconds for the whole call.
+        extra: further fields of the request body, sent unchanged.
+        metadata: written to telemetry, not sent.
     """
 
     model: str | None
@@ -61,13 +61,13 @@ class CallOptions(EmbedOptions, total=False):
     """Options of the calls that ask for text, with those of `EmbedOptions`.
 
     Attributes:
-        system: a text that comes before the prompt.
-        max_tokens: length of the longest answer.
-        temperature: 0 for the likeliest answer.
-        stop: a text, or several, that end the answer.
-        seed: asks for the same random choices again.
-        sample: a number other than 0 asks for another, still cached, answer.
-        accept: a function that says whether the answer is good enough.
+        system: system text, sent before the prompt.
+        max_tokens: longest answer, in tokens.
+        temperature: 0 for the most likely answer.
+        stop: a text, or several, at which the answer ends.
+        seed: the same seed repeats random choices, if the model supports it.
+        sample: each number has its own cached answer (default: 0).
+        accept: a function of the `Answer` that returns True if it is good enough.
     """
 
     system: str | None
@@ -83,8 +83,8 @@ class ClassifyOptions(CallOptions, total=False):
     """Options of `classify`, with those of `CallOptions`.
 
     Attributes:
-        votes: how often a model without log-probabilities is asked at most.
-        min_confidence: from 0 to 1; a verdict that is less sure goes on to the next better model of the task.
+        votes: most requests to a model without log-probabilities.
+        min_confidence: from 0 to 1; after a verdict below it, the next better model of the task is asked.
     """
 
     votes: int
@@ -92,7 +92,7 @@ class ClassifyOptions(CallOptions, total=False):
 
 
 class AllOptions(CallOptions, total=False):
-    """Those of `CallOptions`, and the `schema`, which some signatures name for the type of `.parsed`."""
+    """`CallOptions` and `schema`; other signatures name `schema` themselves, for the type of `.parsed`."""
 
     schema: Schema[Any]
 
@@ -148,11 +148,11 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "min_confidence": (lambda value: _if(value, _number(value) <= 1), "a number from 0 to 1"),
     "schema": (lambda value: value, ""),
 }
-"""What makes an option the value that a Call holds, or raises; and what an error says that it has to be."""
+"""Converter of each option (raises if invalid), and the expected value for the error message."""
 
 
 def lists_options(surface: type[F]) -> type[F]:
-    """Makes `help()` and `inspect.signature` of each method with `**options: Unpack[...]` list the options."""
+    """Class decorator: `help()` and `inspect.signature` list the options of `**options: Unpack[...]`."""
     for method in vars(surface).values():
         if not (inspect.isfunction(method) and method.__code__.co_flags & inspect.CO_VARKEYWORDS):
             continue
@@ -168,7 +168,7 @@ def lists_options(surface: type[F]) -> type[F]:
 
 
 def call_of(config: LLMConfig, task: str | None, prompt: Prompt, options: AllOptions, *, stream: bool = False) -> Call:
-    """Returns the call that asks for text. Raises LLMError: a task or model is unknown, or an argument is wrong."""
+    """Returns the call that asks for text. Raises LLMError if a task or model is unknown, or an argument is wrong."""
     settings, given = _task(config, task), checked(options, AllOptions.__annotations__)
     given = {name: value for name in _OF_TASK if (value := getattr(settings, name)) is not None} | given
     messages = messages_of(prompt, given.pop("system", None))
@@ -195,7 +195,7 @@ def _task(config: LLMConfig, name: Any) -> TaskConfig:
 
 
 def checked(options: Any, known: Iterable[str]) -> dict[str, Any]:
-    """Returns the options that were given, in the form in which a Call holds them."""
+    """Returns the given options in the form of `Call`."""
     given = {}
     for name, value in options.items():
         if name not in known:

@@ -1,4 +1,4 @@
-"""The prompt of a call: a text, or messages in OpenAI's form, checked before anything is spent."""
+"""Checks the prompt of a call: a text, or messages in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def texts_of(texts: Any) -> tuple[str, ...]:
     """Returns the texts of an embedding call.
 
     Raises:
-        InvalidRequestError: there is none, or one is empty or not a str.
+        InvalidRequestError: there is no text, or one is empty or not a str.
     """
     given = (texts,) if isinstance(texts, str) else tuple(texts) if isinstance(texts, Iterable) else ()
     if not given:
@@ -49,7 +49,7 @@ def texts_of(texts: Any) -> tuple[str, ...]:
 
 
 def encodable(name: str, text: str) -> str:
-    """Returns the text. Raises InvalidRequestError: it holds a lone surrogate, so it cannot be sent."""
+    """Returns the text. Raises InvalidRequestError if it holds a lone surrogate, which cannot be sent."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""The values that flow through a call. All are frozen; nothing flows back but these."""
+"""The frozen values of a call: arguments, routes, attempts and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T", default=Any)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
 Schema = type[T] | Mapping[str, Any] | None
-"""What an answer has to obey: a pydantic class or another type, or a JSON Schema."""
+"""The schema of an answer: a pydantic class or another type, or a JSON Schema."""
 Role = Literal["system", "user", "assistant"]
 
 
@@ -40,15 +40,15 @@ class Call:
     """One checked call, with the settings of its task filled in.
 
     Attributes:
-        settings: the task's, as the file said when the call began; `config` is that whole file.
+        settings: of the task, when the call began; `config` is the whole file at that time.
         selected: the models of the task in their listed order; `candidates` those that no rule of the task excludes.
         texts: what to embed; empty for a chat.
         timeout: seconds for one attempt; None is the model's default.
         deadline: seconds for everything, from `started` on.
         max_cost: USD for all attempts together.
         started: seconds on the monotonic clock.
-        id: what the events of the call have in common.
-        key_parts: what it asks, as the cache's keys say it; filled in by the first lookup.
+        id: the same in all events of the call.
+        key_parts: what it asks, for keys of the cache; set by the first lookup.
     """
 
     task: str
@@ -88,7 +88,7 @@ class Call:
 class Usage:
     """Tokens of one attempt. `prompt_tokens` includes cached and cache-written ones.
 
-    `estimated` is true where the wire carried no usage and the numbers are ours.
+    `estimated` is True if the provider reported no usage and the numbers are estimates.
     """
 
     prompt_tokens: int = 0
@@ -100,23 +100,23 @@ class Usage:
 
     @property
     def uncached_tokens(self) -> int:
-        """Prompt tokens at the full input price; never negative, whatever the wire said."""
+        """Prompt tokens at the full input price; never negative."""
         return max(0, self.prompt_tokens - self.cached_tokens - self.cache_write_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A model that a task lists, and what became of it in routing.
+    """A model of a task, and the result of routing for it.
 
     Attributes:
-        kept: False if a rule of the task excludes it, or routing dropped it; `reason` says why.
+        kept: False if a rule of the task excludes it or routing dropped it; `reason` says why.
         est_tokens: of the prompt; `est_completion_tokens` of the expected answer.
-        est_cost: expected price in USD, `worst_cost` the largest possible one; None where no price is known.
-        context_window: in tokens, None where nobody says.
+        est_cost: expected price in USD, `worst_cost` the largest possible one; None if no price is known.
+        context_window: in tokens, None if unknown.
         est_seconds: for a local model that `models bench` has measured on this machine.
-        problem: error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
-        limits: in a dry run, the rate limits that hold for it.
-        row: what `llm.yaml` says of it; `provider_row` says how its provider is reached.
+        problem: error code if it was dropped (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
+        limits: in a dry run, the rate limits that apply to it.
+        row: its row of `llm.yaml`; `provider_row` is the row of its provider.
     """
 
     alias: str
@@ -142,7 +142,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What a task would do now: every candidate, in the order of trying, dropped ones last."""
+    """All candidates of a task, in the order in which they would be tried, dropped ones last."""
 
     task: str
     strategy: str
@@ -158,7 +158,7 @@ class Route:
 class Attempt:
     """One request to one model, or why none was sent. `latency` is seconds, `cost` is USD.
 
-    `waited` is seconds before it was sent: until the retry was due, and in line for its rate limits.
+    `waited` is seconds before it was sent, for a retry or for rate limits.
     """
 
     model: str
@@ -177,7 +177,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenChoice:
-    """One token of an answer: its log-probability, and those of the likeliest others in its place."""
+    """One token of an answer: its log-probability, and those of the most likely alternatives."""
 
     token: str
     logprob: float
@@ -188,8 +188,8 @@ class TokenChoice:
 class Answer(Generic[T]):
     """An accepted answer.
 
-    `cost` (USD) is of all attempts together, None when any of them has no known price; `saved` is
-    what a cache hit did not cost; `latency` is seconds of the whole call.
+    `cost` (USD) is of all attempts together, None if one has no known price; `saved` is the USD that
+    a cache hit saved; `latency` is seconds of the whole call.
     """
 
     text: str
@@ -212,7 +212,7 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """One vector a text, in the order of the texts."""
+    """One vector per text, in the order of the texts."""
 
     vectors: tuple[tuple[float, ...], ...]
     model: str

@@ -1,4 +1,4 @@
-"""What one attempt asks: its turns, the most that they can cost, and the request that is sent."""
+"""Prepares one attempt: its messages, its worst-case cost, and the request to send."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What one attempt asks of one model.
+    """One attempt at one model, before it is sent.
 
-    It is no `Request` yet: that needs a key, and maybe a local server to start, once the money is reserved.
+    It becomes a `Request` after the money is reserved: that needs a key, and maybe a local server.
 
     Attributes:
-        schema: what the wire takes of the call's schema.
+        schema: the call's schema in the form of the wire.
         service: the service tier that is asked for; empty for the standard one.
         most: the most tokens that prompt and answer can have; the answer's are its cap, 0 for vectors.
-        price: None where nobody knows it.
+        price: None if unknown.
     """
 
     call: Call
@@ -43,14 +43,14 @@ class Ask:
 
     @property
     def worst(self) -> Decimal | None:
-        """The most that it may cost, in USD; None where no price is known."""
+        """Worst-case cost in USD; None if no price is known."""
         return self.price.worst(*self.most) if self.price is not None else None
 
 
 def ask_of(services: Services, call: Call, step: Try) -> Ask:
-    """Returns what an attempt asks.
+    """Returns the `Ask` of an attempt.
 
-    The schema is in words where the wire does not take it; a repair follows the answer that it is about.
+    The schema is sent as words if the wire does not take it; a repair follows the refused answer.
     """
     row, turns = step.candidate.row, call.messages
     schema = services.wire_schema(call, row)
@@ -75,10 +75,10 @@ def ask_of(services: Services, call: Call, step: Try) -> Ask:
 
 
 def request_of(services: Services, ask: Ask, timeout: float) -> Request:
-    """Returns what is sent. May start a local model, or run a command that prints a key.
+    """Returns the request to send. May start a local model, or run a command that prints a key.
 
     Raises:
-        LLMError: there is no key, or the local model cannot be served.
+        LLMError: the key is missing, or the local model cannot be served.
     """
     call, row, candidate = ask.call, ask.row, ask.step.candidate
     if "reasoning" in ask.step.without:

@@ -1,1 +1,1 @@
-"""What calls cost: prices, tokens, budgets, the ledger, and the report of what was spent."""
+"""The cost of calls: prices, tokens, budgets, the ledger, and the report of spend."""

@@ -1,4 +1,4 @@
-"""The budgets of `llm.yaml`: what they leave for a call, and reservations that keep to them."""
+"""Budgets of `llm.yaml`: the money that they leave for a call, and reservations within them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPARE = 60.0  # seconds after its deadline in which a call still settles by its
 
 
 def scope_of(config: LLMConfig) -> str:
-    """Returns whose money is spent; empty for all configurations that were made in Python and name no scope."""
+    """Returns the scope of the budget; empty for configurations written in Python that name none."""
     return config.budget_scope() or ""
 
 
@@ -46,7 +46,7 @@ def _limits(budget: BudgetConfig | None, task: str | None) -> list[Limit]:
 
 
 def _limits_of(call: Call) -> tuple[Limit, ...]:
-    """Returns every limit that holds for a call: its `max_cost`, those of the file and those of its task."""
+    """Returns every limit of a call: its `max_cost`, those of the file and those of its task."""
     whole, own = call.config.budget, call.settings.budget
     limits = _limits(whole, None) + _limits(own, call.settings.name) if own or whole else []
     if call.max_cost is not None:
@@ -57,15 +57,15 @@ def _limits_of(call: Call) -> tuple[Limit, ...]:
 
 
 class Budgets:
-    """What a manager may spend."""
+    """The budgets of one manager."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
 
     def money(self, call: Call) -> Money | None:
-        """Returns what one call may cost now; None without a limit.
+        """Returns the money for one call; None without a limit.
 
-        A ledger that cannot be read counts as no limit here. `reserve` then refuses whatever costs money.
+        A ledger that cannot be read counts as no limit here; `reserve` then refuses requests that cost money.
         """
         limits, ledger = _limits_of(call), self.ledger
         if not limits:
@@ -88,14 +88,14 @@ class Budgets:
 
     @exact
     def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:
-        """True if the limits of a single call leave that many USD, after `spent` by its earlier attempts."""
+        """True if the limits of a single call leave so many USD, after `spent` by its earlier attempts."""
         limits = [limit for limit in _limits_of(call) if limit.period == "call" and limit.hard]
         return not limits or (cost is not None and all(spent + cost <= limit.amount for limit in limits))
 
     def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Reservation:
-        """Sets the worst case of an attempt aside, as `Reservation.reserve` does.
+        """Reserves the worst case of an attempt, as `Reservation.reserve` does.
 
-        `worst` is USD, None if no price is known. `spent` is what the call's earlier attempts cost.
+        `worst` is USD, None if no price is known. `spent` is USD of the call's earlier attempts.
         """
         return Reservation(
             ledger=self.ledger,

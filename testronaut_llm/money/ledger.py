@@ -1,7 +1,7 @@
-"""What was spent, and what is set aside for requests under way: one SQLite file for all threads and processes.
+"""Spend, and reservations for running requests: one SQLite file for all threads and processes.
 
-Each attempt is reserved at its worst case, marked `sent`, and settled at its cost. When its lease ends, one that was
-only reserved is released, one that was sent is settled at the worst case. Spend dated in the future counts today, so
+Each attempt is reserved at its worst case, marked `sent`, and settled at its cost. When its lease ends, an
+unsent attempt is released, a sent one is settled at the worst case. Spend dated in the future counts today, so
 that setting the clock back frees no budget. Settlements wait in memory while another process holds the file.
 """
 
@@ -32,7 +32,7 @@ _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
 _HIT = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache) VALUES (?, ?, ?, ?, ?, ?)
           ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
           saved_by_cache = saved_by_cache + excluded.saved_by_cache"""
-REAP = (  # ends the attempts whose lease is over: what was not sent is released, what was is settled at its worst case
+REAP = (  # ends attempts whose lease is over: unsent ones are released, sent ones settled at their worst case
     "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?",
     "UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?",
 )
@@ -46,7 +46,7 @@ _STANDING = """SELECT ifnull(sum(CASE WHEN lease < ?6 AND state = 1 THEN amount 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What was booked since the ledger was made, in USD. The price of `unpriced` requests is not known."""
+    """USD booked since the ledger was created. The price of `unpriced` requests is unknown."""
 
     cost: Decimal = Decimal(0)
     saved: Decimal = Decimal(0)
@@ -56,8 +56,8 @@ class Session:
 class Ledger:
     """Books the attempts of one manager. Safe for threads, processes and forks.
 
-    `standing`, `calls_per_day` and `flush` raise ConfigError where the file cannot be used. The others warn once, keep
-    what they were told, and write it later. Without a path it is kept in memory. `scope` says whose money a hit saves.
+    `standing`, `calls_per_day` and `flush` raise ConfigError if the file cannot be used. The others warn once, keep the
+    data in memory, and write it later. Without a path the ledger is in memory. `scope` returns the scope of cache hits.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Ledger:
         _LEDGERS.add(self)
 
     def forget(self) -> None:
-        """Drops what is not written yet; in a forked child that is its parent's."""
-        self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, in the midst of this
+        """Drops unwritten data; in a forked child it belongs to the parent."""
+        self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, during this
         self._queue: deque[Callable[[], object]] = deque()
         self._hits: deque[tuple[float, str, str, Decimal | None]] = deque()
         self._counted: defaultdict[tuple[float, str, str], list[int]] = defaultdict(lambda: [0, 0])
 
     def book(self, write: Callable[[], object], change: Decimal, *, unpriced: int) -> None:
-        """Does what writes a settlement, now or later; `change` is what it adds to the cost of this session."""
+        """Runs a function that writes a settlement, now or later; `change` is added to the cost of this session."""
         with self._lock:
             self._cost = CONTEXT.add(self._cost, change)
             self._unpriced += unpriced
@@ -85,26 +85,26 @@ class Ledger:
         self._write()
 
     def hit(self, task: str, model: str, saved: Decimal | None) -> None:
-        """Counts an answer from the cache and the USD that it did not cost. A killed process may lose that."""
+        """Counts an answer from the cache and the USD that it saved. A killed process may lose it."""
         self._hits.append((self.clock(), task, model, saved))
         if len(self._hits) >= _MOST_HITS:
             self._write()
 
     @property
     def session(self) -> Session:
-        """What was booked since this ledger was made."""
+        """Sums since this ledger was created."""
         self._count_hits()
         return Session(cost=self._cost, saved=self._saved, unpriced=self._unpriced)
 
     def standing(self, scope: str, period: Period = "total", task: str | None = None) -> tuple[Decimal, Decimal]:
-        """Returns USD spent and USD set aside in the current period, of all tasks or of one."""
+        """Returns USD spent and USD reserved in the current period, of all tasks or of one."""
         if not self.file.exists:
             return Decimal(0), Decimal(0)
         spent, aside = self.file.run(lambda db: standing(db, scope, period, task, self.clock()), write=False)
         return dollars(spent), dollars(aside)
 
     def calls_per_day(self, scope: str) -> float:
-        """Returns the mean of the last seven days, or what today comes to at its pace if that is more."""
+        """Returns the mean of the last seven days, or of today at its pace if that is more."""
         if not self.file.exists:
             return 0.0
         now = self.clock()
@@ -113,13 +113,13 @@ class Ledger:
         return float(max(week / 7, today / max(now % _DAY / _DAY, _LEAST_OF_A_DAY)))
 
     def flush(self) -> None:
-        """Writes what was kept back, and ends the attempts of dead processes."""
+        """Writes unwritten data, and ends the attempts of dead processes."""
         patiently(partial(self._write, strict=True))
         if self.file.exists:
             patiently(lambda: self.file.run(lambda db: [db.execute(one, (self.clock(),)) for one in REAP]))
 
     def close(self) -> None:
-        """Writes what was kept back, and closes the file."""
+        """Writes unwritten data, and closes the file."""
         try:
             patiently(partial(self._write, strict=True))
         except ConfigError as error:
@@ -128,7 +128,7 @@ class Ledger:
             self.file.shut()
 
     def warn(self, error: ConfigError) -> None:
-        """Logs once that the ledger does not work."""
+        """Logs once that the ledger cannot be used."""
         if not self._warned:
             self._warned = True
             logger().warning("ledger_unavailable", error=str(error))
@@ -144,7 +144,7 @@ class Ledger:
                     self._saved = CONTEXT.add(self._saved, saved)
 
     def _write(self, *, strict: bool = False) -> None:
-        """Writes what was kept back; `strict` raises where that fails."""
+        """Writes unwritten data; with `strict`, raises if that fails."""
         if self._hits:
             self._count_hits()
         if self._counted:
@@ -170,7 +170,7 @@ class Ledger:
 
 
 def standing(db: sqlite3.Connection, scope: str, period: Period, task: str | None, now: float) -> tuple[int, int]:
-    """Returns picodollars spent and set aside. What was sent and whose lease is over counts as spent."""
+    """Returns picodollars spent and reserved. A sent attempt whose lease is over counts as spent."""
     since = {"day": day_of(now), "month": day_of(now)[:7]}.get(period, "")
     mark = period[0].upper()
     values = (scope, mark + since, chr(ord(mark) + 1), since, task, now)

@@ -1,6 +1,6 @@
-"""The SQLite file of the ledger: opened at its first use, private to the user, migrated forward.
+"""The SQLite file of the ledger: opened at first use, readable only by the user, migrated to newer versions.
 
-It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 of any process, not a power cut.
+It is in WAL mode with `synchronous=NORMAL`: written data survives kill -9 of any process, but not a power cut.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from testronaut_llm.support.paths import Connection, make_folder
 T = TypeVar("T")
 Period = Literal["call", "day", "month", "total"]
 
-_WAIT = 5.0  # seconds for another process that writes; each holds the file for less than a millisecond
-_LOCK_WAIT = 0.1  # seconds for another thread of this process; endless if the collector closes a call in its midst
-_LAST = 253_000_000_000.0  # seconds since 1970; datetime knows no later year, however wrong the clock is
+_WAIT = 5.0  # seconds to wait for other processes, each of which writes for less than a millisecond
+_LOCK_WAIT = 0.1  # seconds for another thread; with no end if the garbage collector closes a call during a write
+_LAST = 253_000_000_000.0  # seconds since 1970, the last that datetime supports
 _PICO = Decimal(10**12)
-_PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few waits for the disk
+_PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few syncs
 
-# Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. What is settled is
-# booked into `balances` by the trigger, in the same transaction, whoever settles it and however often it is corrected.
-# An id is never used twice: whoever still holds that of a row that is gone must not settle another's.
-# `daily` holds what is counted without a row of its own: cache hits, and attempts that were pruned.
+# Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. A trigger adds each
+# settlement and each correction to `balances`, in the same transaction. An id is never reused: a process with the id of
+# a deleted row must not settle another one.
+# `daily` counts cache hits, and attempts that were pruned.
 _VERSIONS = (
     """
     CREATE TABLE attempts (
@@ -63,8 +63,8 @@ _VERSIONS = (
     """,
 )
 
-_OTHER_PROCESS = "another process holds it: `fuser -v {path}` names that one"
-_FIXES = {  # of what SQLite reports, by the beginning of the error's name
+_OTHER_PROCESS = "another process holds it: `fuser -v {path}` shows which"
+_FIXES = {  # the fix, by the beginning of the name of SQLite's error
     "SQLITE_NOTADB": "restore it, or start a new one: `mv {path} {path}.broken`",
     "SQLITE_CORRUPT": "restore it, or start a new one: `mv {path} {path}.broken`",
     "SQLITE_FULL": "free space on its disk: `df -h {folder}`",
@@ -72,16 +72,16 @@ _FIXES = {  # of what SQLite reports, by the beginning of the error's name
     "SQLITE_BUSY": _OTHER_PROCESS,
     "SQLITE_LOCKED": _OTHER_PROCESS,
     "NEWER": "`pip install --upgrade testronaut-llm`",
-    "": "make it yours to write: `chmod u+rwX {folder} {path}`",
+    "": "make it writable: `chmod u+rwX {folder} {path}`",
 }
 
 
 class LedgerBusyError(ConfigError):
-    """Another process holds the file just now."""
+    """Another process is writing to the file now."""
 
 
 def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
-    """Returns picodollars of USD, rounded up unless told otherwise; None for an unknown price."""
+    """Returns picodollars of USD, rounded up by default; None for an unknown price."""
     if amount is None:
         return None
     scaled = CONTEXT.multiply(amount, _PICO)
@@ -90,9 +90,9 @@ def pico(amount: Decimal | None, *, down: bool = False) -> int | None:
 
 
 def dollars(amount: int) -> Decimal:
-    """Returns USD of picodollars, without zeros at the end. Raises ConfigError: that is no amount."""
+    """Returns USD of picodollars, without zeros at the end. Raises ConfigError if it is not an amount."""
     if type(amount) is not int:
-        raise ConfigError(f"the ledger holds {amount!r:.40} in place of an amount; restore it, or move it away")
+        raise ConfigError(f"the ledger holds {amount!r:.40} instead of an amount; restore the file, or move it away")
     return CONTEXT.divide(Decimal(amount), _PICO)
 
 
@@ -111,7 +111,7 @@ def seconds_left(period: Period, now: float) -> float | None:
 
 
 def _pauses(seconds: float) -> Iterator[float]:
-    """Yields what to sleep between two tries, until `seconds` are over."""
+    """Yields the seconds to sleep between two tries, until `seconds` are over."""
     until, pause = time.monotonic() + seconds, 0.001
     while (left := until - time.monotonic()) > 0:
         yield min(pause, left)
@@ -119,7 +119,7 @@ def _pauses(seconds: float) -> Iterator[float]:
 
 
 async def when_free(work: Callable[[], T], seconds: float) -> T:
-    """Returns what `work` does, on an event loop; tries again while another process holds the file."""
+    """Returns the result of `work`, on an event loop; tries again while another process holds the file."""
     try:
         return work()
     except LedgerBusyError:
@@ -131,7 +131,7 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """`when_free` for a thread that may wait."""
+    """Same as `when_free`, for a thread that may block."""
     try:
         return work()
     except LedgerBusyError:
@@ -143,7 +143,7 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 class LedgerFile:
-    """One connection, used by one thread at a time. Without a path the ledger is kept in memory."""
+    """One connection, used by one thread at a time. Without a path the ledger is in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.lock = path, threading.Lock()
@@ -155,9 +155,9 @@ class LedgerFile:
         return self._connection is not None or (self.path is not None and self.path.exists())
 
     def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
-        """Runs the work as one transaction, all of it or nothing. While it writes, no other process does.
+        """Runs the work as one transaction; no other process writes meanwhile.
 
-        Raises ConfigError: the file cannot be used; LedgerBusyError: another process holds it just now.
+        Raises ConfigError if the file cannot be used, LedgerBusyError if another process holds it now.
         """
         if not self.lock.acquire(timeout=_LOCK_WAIT):
             raise self._error(TimeoutError("another thread uses it"))
@@ -169,7 +169,7 @@ class LedgerFile:
             return result
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_FULL"):
-                self.shut()  # so that a repaired file is opened anew
+                self.shut()  # so that a repaired file is opened again
             raise self._error(error) from None
         finally:
             if self._connection is not None and self._connection.in_transaction:
@@ -177,7 +177,7 @@ class LedgerFile:
             self.lock.release()
 
     def shut(self) -> None:
-        """Closes the connection, for who has the lock; the next use opens it again. A ledger in memory stays."""
+        """Closes the connection; the next use opens it again. The caller has the lock. A ledger in memory stays."""
         if self._connection is not None and self.path is not None:
             self._connection.close()
             self._connection = None
@@ -201,7 +201,7 @@ class LedgerFile:
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Brings an older file to this version; one process does it."""
+        """Migrates an older file to this version; one process at a time."""
         if self.path is None:
             connection.executescript("".join(_VERSIONS))
             return
@@ -223,6 +223,6 @@ class LedgerFile:
             name = "NEWER"
         fix = next(words for start, words in _FIXES.items() if name.startswith(start))
         fix = fix.format(path=self.path, folder=self.path and self.path.parent)
-        what = f"the ledger {self.path} cannot be used ({error}), so no budget can be held; {fix}"
+        what = f"the ledger {self.path} cannot be used ({error}), so no budget can be enforced; {fix}"
         busy = name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
         return (LedgerBusyError if busy else ConfigError)(what, file=str(self.path))

@@ -1,4 +1,4 @@
-"""What one call may cost: what the limits leave, and what it should cost for the rest to last."""
+"""Computes the money for one call: what the limits leave, and the share that lasts until the period ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testronaut_llm.support.money import exact, usd
 OnExceeded = Literal["stop", "local", "warn"]
 
 CALLS_A_DAY = 50
-"""Calls that a day is expected to bring, while history does not show more."""
+"""Expected calls a day, unless history shows more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Money:
-    """What a call may cost, in USD: at most `left`, by the tightest `limit`, whose rule is `on_exceeded`.
+    """The money for a call in USD: at most `left`, by the tightest `limit`, with its rule `on_exceeded`.
 
-    `pace` is what it should cost for the money of `pace_limit` to last; None if no limit spans several calls.
+    `pace` is its share, so that the money of `pace_limit` lasts for the period; None if no limit spans several calls.
     """
 
     left: Decimal
@@ -53,16 +53,16 @@ class Money:
 
 @exact
 def money_of(limits: Sequence[tuple[Limit, Decimal, float | None]], *, calls_per_day: float = 0) -> Money | None:
-    """Returns the money of one call; None without a limit. One that only warns never stands in for one that refuses.
+    """Returns the money for one call; None without a limit. A limit that refuses comes before one that only warns.
 
-    Each limit comes with the USD that it leaves, and the seconds until it is renewed.
+    Each limit has the USD that are left, and the seconds until it is renewed.
     """
     if not limits:
         return None
     refusing = [one for one in limits if one[0].hard]
     tightest, left, _ = min(refusing or limits, key=lambda one: one[1])
     a_day = max(calls_per_day, CALLS_A_DAY)
-    paces = [  # shared by this call and those to come
+    paces = [  # shared by this call and later ones
         (left / Decimal(str(1 + a_day * max(seconds, 0.0) / 86_400)), limit.name)
         for limit, left, seconds in limits
         if seconds is not None

@@ -1,4 +1,4 @@
-"""Reads a row of a price table: its price, if it can be relied on, and what else it says of the model."""
+"""Reads a row of a price table: its price, if that is reliable, and other facts about the model."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Rates:
 
     @classmethod
     def of(cls, known: Mapping[str, Decimal]) -> Rates:
-        """Returns rates; those that are not known default to input or output, which must be."""
+        """Returns rates; unknown ones default to those of input or output, which must be known."""
         paid_as = {"cache_read": known["input"], "cache_write": known["input"], "reasoning": known["output"]}
         return cls(**{**paid_as, **known})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """The rates of all tokens of a call whose prompt has more than so many tokens, ascending; and their source."""
+    """Rates by the size of the prompt (more than so many tokens, ascending), and their source."""
 
     tiers: tuple[tuple[int, Rates], ...]
     source: str
@@ -68,7 +68,7 @@ class Price:
             ) / MILLION
 
     def worst(self, prompt_bound: int, max_tokens: int) -> Decimal:
-        """Returns the USD that a call can cost at most, however its tokens are split and in whichever tier."""
+        """Returns the most USD that a call can cost, in the most expensive split of its tokens and tier."""
         prompt = answer = Decimal(0)
         for above, rates in self.tiers:
             if above == 0 or prompt_bound > above:
@@ -83,7 +83,7 @@ FREE = Rates.of({"input": Decimal(0), "output": Decimal(0)})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model beside its price: if a table lists it, its sizes in tokens, the day it is withdrawn."""
+    """Facts about a model other than its price: listed in a table, sizes in tokens, day of withdrawal."""
 
     known: bool = False
     mode: str | None = None
@@ -97,7 +97,7 @@ class ModelFacts:
 def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | None:
     """Returns the tiers of a row in a service tier (empty: the standard one); None if the price is unknown, or zero.
 
-    Tables write zero for what they do not know. Free models are declared in `llm.yaml`.
+    Tables write zero for unknown prices. Free models are declared in `llm.yaml`.
     """
     suffix = f"_{service}" if service else ""
     bands = row.get("tiered_pricing")
@@ -116,7 +116,7 @@ def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | N
 
 
 def read_facts(row: Row) -> ModelFacts:
-    """Returns what a row says beside the price."""
+    """Returns the facts of a row other than its price."""
     sizes = ("max_input_tokens", "max_tokens", "max_output_tokens", "output_vector_size")
     window, whole, answer, dimensions = (_length(row.get(key)) or None for key in sizes)
     return ModelFacts(
@@ -147,6 +147,6 @@ def _rates(row: Row, suffix: str) -> dict[str, Decimal]:
 
 
 def _length(value: Any) -> int | None:
-    """Returns a number of tokens, which tables may write as 1e6; None if it is none."""
+    """Returns a number of tokens, which tables may write as 1e6; None if it is not one."""
     number = isinstance(value, int | Decimal) and not isinstance(value, bool) and Decimal(value).is_finite()
     return int(value) if number and 0 <= value <= MOST_TOKENS else None

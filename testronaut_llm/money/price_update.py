@@ -1,4 +1,4 @@
-"""`prices update`: installs a newer table from a file or URL, all of it or nothing."""
+"""`prices update`: installs a newer table from a file or URL, as a whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EXPECTED = "a JSON object of models, as LiteLLM's model_prices_and_context_wind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceUpdate:
-    """What an update did. `previous` is the file of the table before it, if there was one."""
+    """The result of an update. `previous` is the file with the previous table, if there was one."""
 
     path: Path
     models: int
@@ -34,10 +34,10 @@ class PriceUpdate:
 
 
 def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
-    """Replaces the user's price table, and keeps the previous one beside it as `prices.previous.json`.
+    """Replaces the user's price table, and keeps the previous one as `prices.previous.json` in the same folder.
 
-    `source` is a file or an https URL (http on loopback), in the format of LiteLLM's map. Raises ConfigError: it cannot
-    be read or holds an impossible price, and nothing has changed.
+    `source` is a file or an https URL (http on loopback), in the format of LiteLLM's map. Raises ConfigError, and
+    changes nothing, if it cannot be read or holds an impossible price.
     """
     import filelock
 

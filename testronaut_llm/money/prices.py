@@ -1,6 +1,6 @@
-"""What a model costs and what is known of it: `llm.yaml` first, then the tables, and never a guess.
+"""Prices and facts of models: from `llm.yaml` first, then from the tables, never guessed.
 
-LiteLLM and tokencost are slow to import, so their tables are read as files, each when a price is first looked for.
+LiteLLM and tokencost are slow to import, so their tables are read as files, each when it is first needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FILED_AS = {"openai": "text-completion-openai", "azure": "azure_text"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """USD, or None if no price is known; `source` says whose price it is."""
+    """USD, or None if no price is known; `source` names the origin of the price."""
 
     amount: Decimal | None
     source: str | None
@@ -48,21 +48,21 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One table: `name` says where it comes from, `rows` maps a model's name to what is known of it."""
+    """One table: `name` is its origin, `rows` maps the name of a model to its facts."""
 
     name: str
     rows: Rows
 
     @property
     def newest(self) -> str | None:
-        """Date (YYYY-MM-DD) of the newest dated model it lists, a lower bound of the table's own date."""
+        """Date (YYYY-MM-DD) of the newest dated model in it; the table is not older."""
         dates = [found[1].replace("-", "") for name in self.rows if (found := _SNAPSHOT.search(name))]
         newest = max(filter(_DATE.fullmatch, dates), default=None)
         return newest and f"{newest[:4]}-{newest[4:6]}-{newest[6:]}"
 
 
 class PriceTable:
-    """The prices of all models. `readers` return the tables, in the order of trust; each is called when reached."""
+    """The prices of all models. `readers` return the tables, the most trusted first; each is called when needed."""
 
     def __init__(self, readers: Sequence[Callable[[], Table | None]]) -> None:
         self._readers = [functools.cache(read) for read in readers]
@@ -71,16 +71,16 @@ class PriceTable:
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> PriceTable:
-        """Returns the table of this machine, with what `prices update` wrote to `user_file`. Reads nothing yet."""
+        """Returns the table of this machine, with that of `prices update` in `user_file`. Reads nothing yet."""
         bundled = [functools.partial(_read_bundled, *place) for place in _BUNDLED]
         return cls([functools.partial(_read_user, user_file or user_table_path()), *bundled])
 
     def tables(self) -> Iterator[Table]:
-        """Yields the tables that are there, the most trusted first."""
+        """Yields the tables, the most trusted first."""
         return (table for read in self._readers if (table := read()) is not None)
 
     def price(self, model: ModelConfig, service: str = "") -> Price | None:
-        """Returns what the model costs in a service tier; None if neither `llm.yaml` nor a table says."""
+        """Returns the price of the model in a service tier; None if neither `llm.yaml` nor a table has one."""
         if model.price is not None:
             return _configured(model.price)
         if _runs_on_own_machine(model):
@@ -91,7 +91,7 @@ class PriceTable:
         return listed
 
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None, *, service: str = "") -> Cost:
-        """Returns what a call cost in the service tier that answered.
+        """Returns the cost of a call in the service tier that answered.
 
         The response names the snapshot that answered, or the model of an Azure deployment without `base_model`.
         """
@@ -106,7 +106,7 @@ class PriceTable:
         return Cost(amount=price.cost(usage), source=price.source) if price else Cost(amount=None, source=None)
 
     def facts(self, model: ModelConfig) -> ModelFacts:
-        """Returns window, output limit and abilities; what `llm.yaml` says comes before the tables."""
+        """Returns window, output limit and abilities; `llm.yaml` comes before the tables."""
         own = _runs_on_own_machine(model)
         found = None if own else self._row(model.provider, model.name, model.base_model)
         facts = found[2] if found else ModelFacts()
@@ -119,7 +119,7 @@ class PriceTable:
         )
 
     def fix(self, model: ModelConfig) -> str:
-        """Returns the line of `llm.yaml` that gives this model a price."""
+        """Returns how to give this model a price in `llm.yaml`."""
         unnamed = model.provider == "azure" and not model.base_model
         how = "`base_model: NAME` (of the model it deploys) or " if unnamed else ""
         where = f"models.{model.alias} in llm.yaml"
@@ -136,7 +136,7 @@ class PriceTable:
         return Price(tiers=tiers, source=found[0] + (f" ({service})" if service else ""))
 
     def _find_row(self, provider: str, name: str, base_model: str | None) -> tuple[str, Row, ModelFacts] | None:
-        """Returns source, row and facts of a model: by its exact name in any table, else as a snapshot or an alias."""
+        """Returns source, row and facts of a model: by its exact name in any table, else by a snapshot or an alias."""
         wanted = _spellings(provider, name, base_model)
         for match in (_exact, lambda rows, owner, key: _exact(rows, owner, _SNAPSHOT.sub("", key)), _alias):
             for table in self.tables():
@@ -153,12 +153,12 @@ def user_table_path() -> Path:
 
 
 def decode(text: str) -> Any:
-    """Returns decoded JSON with every fraction as the Decimal that is written."""
+    """Returns decoded JSON, with fractions as exact Decimals."""
     return json.loads(text, parse_float=Decimal, parse_constant=Decimal)
 
 
 def model_rows(decoded: Mapping[str, Any]) -> dict[str, Row]:
-    """Returns the entries that describe a model; tables also hold rules and a commented sample."""
+    """Returns the entries of models; tables also hold rules and a sample."""
     models = {k: v for k, v in decoded.items() if isinstance(v, Mapping) and "litellm_provider" in v}
     models.pop("sample_spec", None)
     return models
@@ -184,7 +184,7 @@ def _read_bundled(package: str, file: str) -> Table | None:
 def _spellings(provider: str, name: str, base_model: str | None) -> list[tuple[str, str]]:
     """Returns (provider of the row, key) pairs under which a table may file this model, best first.
 
-    The name of an Azure deployment says nothing. Where Azure lists no price for its `base_model`, OpenAI's holds.
+    The name of an Azure deployment is not used. If Azure lists no price for its `base_model`, OpenAI's is used.
     """
     if base_model is None:
         owners = [] if provider == "azure" else [(provider, name)]

@@ -1,4 +1,4 @@
-"""Reports what was spent and saved by day, task and model, and what limits leave; and prunes the history."""
+"""Reports spend and savings by day, task and model, and what is left of limits; prunes the history."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendRow:
-    """What one model did for one task on one day (UTC, YYYY-MM-DD)."""
+    """Sums of one model for one task on one day (UTC, YYYY-MM-DD)."""
 
     day: str
     task: str
@@ -60,7 +60,7 @@ class SpendRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitState:
-    """The state of a limit, in USD. `reserved` is set aside for requests under way; `renewed_in` is in seconds."""
+    """The state of a limit, in USD. `reserved` is for running requests; `renewed_in` is in seconds."""
 
     name: str
     limit: Decimal
@@ -72,7 +72,7 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """What was spent under one scope since a UTC day (None: ever). `limits` are as they stand now."""
+    """Spend in one scope since a UTC day (None: ever). `limits` have their current state."""
 
     scope: str
     since: str | None
@@ -86,7 +86,7 @@ class Spend:
 
 @exact
 def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequence[Limit]) -> Spend:
-    """Sums what the ledger holds under one scope since a day."""
+    """Returns the sums of one scope in the ledger since a day."""
     first = first_day(since, ledger.clock())
     ledger.flush()
     rows: list[SpendRow] = []
@@ -113,7 +113,7 @@ def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequ
 
 
 def prune(ledger: Ledger, older_than: str | date) -> int:
-    """Deletes the single requests before a day, or older than `90d`; their sums stay. Returns how many it deleted."""
+    """Deletes records of requests before a day, or older than `90d`; their sums stay. Returns how many it deleted."""
     before = first_day(older_than, ledger.clock()) or ""
     if not ledger.file.exists:
         return 0
@@ -129,7 +129,7 @@ def prune(ledger: Ledger, older_than: str | date) -> int:
 
 
 def first_day(since: str | date | None, now: float) -> str | None:
-    """Returns a UTC day: of a date, or of a time that has passed, such as `7d`."""
+    """Returns a UTC day: of a date, or of an age such as `7d`."""
     if since is None:
         return None
     if isinstance(since, datetime):
@@ -141,7 +141,7 @@ def first_day(since: str | date | None, now: float) -> str | None:
             return date.fromisoformat(since).isoformat()
         return day_of(now - seconds(since))
     except (ValueError, TypeError):
-        expected = "a day such as 2026-08-01, or a time that has passed, such as 7d or 12h"
+        expected = "a day such as 2026-08-01, or an age such as 7d or 12h"
         raise ConfigError(f"since is {since!r:.40}; expected {expected}") from None
 
 

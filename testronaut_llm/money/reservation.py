@@ -1,4 +1,4 @@
-"""The money of one attempt: set aside before it is sent, and settled at what it cost."""
+"""The money of one attempt: reserved before it is sent, and settled at its cost."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _SETTLE = """UPDATE attempts SET state = 2, amount = ?, outcome = ?, error = ?, 
 class Reservation:
     """The money of one attempt: `sent` before the request leaves, `settle` when it has ended.
 
-    `worst` is the USD to set aside (None if no price is known), which the `limits` have to leave besides what the
-    call's earlier attempts `spent`. Nobody waits for the answer longer than the `lease` (seconds).
+    `worst` is the USD to reserve (None if no price is known); the `limits` must leave it, beyond what earlier attempts
+    of the call `spent`. No call waits for its answer longer than the `lease` (seconds).
     """
 
     ledger: Ledger
@@ -46,10 +46,10 @@ class Reservation:
     booked: Decimal | None = None
 
     def reserve(self) -> Reservation:
-        """Sets the worst case aside. Never waits.
+        """Reserves the worst case. Never waits.
 
-        Raises BudgetExceededError: a hard limit leaves less; ConfigError: the ledger cannot be used, though a limit has
-        to hold; LedgerBusyError: another process holds it just now.
+        Raises BudgetExceededError if a hard limit leaves less; ConfigError if there is a limit and the ledger cannot be
+        used; LedgerBusyError if another process holds it now.
         """
         for limit in self.limits:
             if limit.period == "call":
@@ -58,7 +58,7 @@ class Reservation:
         return self
 
     def sent(self) -> None:
-        """Marks that the request leaves now; must not be sent if this raises what `reserve` raises. Never waits.
+        """Marks the request as sent. If this raises (as `reserve` does), it must not be sent. Never waits.
 
         A process that slept past the end of its lease reserves again first.
         """
@@ -66,7 +66,7 @@ class Reservation:
             self._change(self._mark_sent)
 
     def settle(self, attempt: Attempt) -> None:
-        """Books what the attempt cost. A second time it corrects the first. Never waits, never raises."""
+        """Books the cost of the attempt. A second call corrects the first. Never waits, never raises."""
         cost = self.worst or Decimal(0) if attempt.cost is None else attempt.cost
         before, self.booked = self.booked, cost
         usage = attempt.usage or Usage(estimated=True)
@@ -80,7 +80,7 @@ class Reservation:
         self.ledger.book(partial(self._write, values, self.ledger.clock()), change, unpriced=int(unpriced))
 
     def _write(self, values: tuple[object, ...], now: float) -> None:
-        """Writes a settlement. An attempt whose row was never written, or is gone, gets a new one."""
+        """Writes a settlement. An attempt without a row gets a new one."""
 
         def settled(db: sqlite3.Connection) -> int:
             if self.row and db.execute(_SETTLE, (*values, self.row)).rowcount:
@@ -89,7 +89,7 @@ class Reservation:
             db.execute(_SETTLE, (*values, row))
             return row
 
-        self.row = self.ledger.file.run(settled)  # not before: an id that is rolled back may become another attempt's
+        self.row = self.ledger.file.run(settled)  # not before: after a rollback the id may belong to another attempt
 
     def _change(self, work: Callable[[sqlite3.Connection], int]) -> None:
         try:
@@ -97,11 +97,11 @@ class Reservation:
         except ConfigError as error:
             if self.worst != 0 and any(limit.hard and limit.period != "call" for limit in self.limits):
                 raise
-            if not isinstance(error, LedgerBusyError):  # what it costs is booked later
+            if not isinstance(error, LedgerBusyError):  # its cost is booked later
                 self.ledger.warn(error)
 
     def _set_aside(self, db: sqlite3.Connection, at: float | None = None) -> int:
-        """Inserts a row, if the limits leave its amount or the money was spent already, `at` some time."""
+        """Inserts a row if the limits leave its amount, or (with `at`) for money already spent at that time."""
         now, worst = self.ledger.clock() if at is None else at, pico(self.worst)
         if at is None:
             for statement in REAP:

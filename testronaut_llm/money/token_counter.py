@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from testronaut_llm.records import Message, Usage
 
 KEPT = 32
-"""Observations kept of each model family, and of each task and model."""
+"""Observations stored of each model family, and of each task and model."""
 
 ANSWER_SHARE = 8
-"""Before any answer was seen, one is expected to use an eighth of `max_tokens`."""
+"""Without observations, an answer is expected to use an eighth of `max_tokens`."""
 
-# Above all that was measured: 100 for a chat template, 29 for thinking, 150 for a schema's wrapping.
+# More than ever measured: 100 for a chat template, 29 for reasoning, 150 for the wrapping of a schema.
 _PROMPT_OVERHEAD, _MESSAGE_OVERHEAD, _SCHEMA_OVERHEAD = 256, 16, 256
 _SCHEMA_FACTOR = 2  # Anthropic writes a schema out with indentation
 
 _LEAST_POINTS = {"exact": KEPT + 1, "close": 5, "guess": 1}  # observations before an estimate is corrected
 _MARGINS = {"exact": 1.02, "close": 1.15, "guess": 1.3}  # by which a prompt may be longer than estimated
 _LARGEST_FILE = 512 * 1024  # bytes; a larger file is shortened to the newest half when it is read
-_ESTIMATES = 1024  # remembered until their answers come
+_ESTIMATES = 1024  # remembered until their answers arrive
 _SAVE_SECONDS = 1.0  # between two writes
 
 
@@ -45,7 +45,7 @@ def fit(points: Sequence[tuple[int, int]], slope: float) -> tuple[float, float]:
     """Returns offset and slope of a line through the points, each tokens counted and tokens charged.
 
     It is the family's own `slope`, unless a fitted line halves the typical error. That one has the median of the slopes
-    between any two points (Theil and Sen), so that a prompt with something uncounted in it does not move it.
+    between any two points (Theil and Sen), so that a prompt with uncounted parts has no effect.
     """
 
     def error(line: tuple[float, float]) -> float:
@@ -58,10 +58,10 @@ def fit(points: Sequence[tuple[int, int]], slope: float) -> tuple[float, float]:
 
 
 class TokenCounter:
-    """Counts, and learns from the usage that answers report. Safe for threads.
+    """Estimates tokens, and learns from reported usage. Safe for threads.
 
-    Observations are appended to a file, at most once a second; other processes read it when they start. A file that
-    cannot be read or written costs accuracy and one warning, never a call.
+    Observations are appended to a file, at most once a second; other processes read it when they start. If the
+    file cannot be read or written, estimates are less accurate and one warning is logged.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -78,7 +78,7 @@ class TokenCounter:
     def estimate(
         self, model: ModelConfig, messages: Sequence[Message], schema_text: str = "", *, embedding: bool = False
     ) -> int:
-        """Returns the tokens that this prompt will most likely be charged, or these texts to embed.
+        """Returns the tokens that will most likely be charged for this prompt, or for these texts to embed.
 
         `messages` include the system text. `schema_text` is the JSON Schema, if it is not sent as words.
         """
@@ -102,12 +102,12 @@ class TokenCounter:
         return estimate
 
     def text_length(self, model: ModelConfig, text: str) -> int:
-        """Returns the tokens of a text by itself, such as an answer whose usage nobody reported."""
+        """Returns the tokens of a text by itself, such as an answer without reported usage."""
         family = family_of(model)
         return round(family.slope * count(family.vocabulary, text))
 
     def cautious(self, model: ModelConfig, estimate: int) -> int:
-        """Returns the estimate with the margin of the model's family added, to check that a prompt fits a window."""
+        """Returns the estimate with the margin of the model's family added, to check if a prompt fits a window."""
         return math.ceil(estimate * _MARGINS[family_of(model).trust])
 
     def upper_bound(self, messages: Sequence[Message], schema_text: str = "") -> int:

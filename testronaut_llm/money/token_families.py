@@ -1,7 +1,7 @@
-"""How each model family counts tokens: its tokenizer, and what its provider adds to each message. One row a family.
+"""Tokenizer of each model family, and the tokens that its provider adds to messages. One row per family.
 
 The numbers were measured on recorded usage. Where the real vocabulary is not published, the row names the closest one,
-and `token_counter.py` learns the rest. tiktoken's own loader would download vocabularies, so LiteLLM's files are read.
+and `token_counter.py` corrects it. tiktoken's own loader would download vocabularies, so LiteLLM's files are read.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ VOCABULARIES = {  # LiteLLM's file, and how text is split before it is looked up
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models that count alike."""
+    """Models with the same way of counting."""
 
-    name: str  # key under which what is learned is kept
-    pattern: str  # what its provider and name look like, such as `openai/gpt-6-luna`
+    name: str  # key of the observations
+    pattern: str  # pattern of provider and name, such as `openai/gpt-6-luna`
     vocabulary: str  # the nearest one on disk; `-digits` if numbers are split digit by digit, not in threes
-    trust: Literal["exact", "close", "guess"] = "close"  # how near it is; `exact` is never corrected
+    trust: Literal["exact", "close", "guess"] = "close"  # its accuracy; `exact` is never corrected
     slope: float = 1.0  # tokens charged for each token counted
     start: int = 3  # tokens added to each prompt
     turn: int = 4  # tokens added to each message
@@ -67,13 +67,13 @@ class Family:
         if not self.system_turn:
             roles = [role for role in roles if role != "system"]
             if roles and roles[-1] == "assistant":
-                roles.pop()  # the beginning of the answer, not a turn before it
+                roles.pop()  # the beginning of the answer, not an earlier turn
         return added + self.turn * len(roles) + self.answered * roles.count("assistant")
 
 
 @functools.lru_cache(maxsize=_CACHED_TEXTS)
 def count(vocabulary: str, text: str) -> int:
-    """Returns the tokens of a text, without what is charged beyond. Special tokens in it are plain text."""
+    """Returns the tokens of a text, without the tokens of messages. Special tokens in it count as plain text."""
     encoding = _encoding(vocabulary)
     if encoding is None:
         return -int(-len(text) // _CHARACTERS_PER_TOKEN)
@@ -137,7 +137,7 @@ OTHER = Family(name="", pattern="", vocabulary="p50k-digits", trust="guess", sta
 
 
 def family_of(model: ModelConfig) -> Family:
-    """Returns the family of a model, by the name of what answers: for an Azure deployment its `base_model`."""
+    """Returns the family of a model, by its name, or for an Azure deployment by its `base_model`."""
     return _family_of(model.provider, model.base_model or model.name)
 
 

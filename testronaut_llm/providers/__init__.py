@@ -1,1 +1,1 @@
-"""What is known about each provider before LiteLLM is loaded: rows, keys, endpoints, readiness."""
+"""Facts about providers that need no LiteLLM: rows, keys, endpoints, readiness."""

@@ -1,4 +1,4 @@
-"""Where a model's key comes from, whether it may be sent to its endpoint, and the key itself, fetched for one call."""
+"""Finds the source of a model's key, checks that it may be sent to the endpoint, and reads it for one call."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _ENTRA_VARIABLES = (
     "AZURE_TOKEN_CREDENTIALS", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE",
     "IDENTITY_ENDPOINT", "MSI_ENDPOINT",
 )  # fmt: skip
-"""Variables of azure-identity. Without any key, one of them asks for tokens of Entra ID."""
+"""Variables of azure-identity. Without a key, one of them selects tokens of Entra ID."""
 _ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySource:
-    """`name` is the variable, the file or the command; `missing` says what stops it; `note` is for `check`."""
+    """`name` is the variable, the file or the command; `missing` is why it cannot be used; `note` is for `check`."""
 
     kind: Literal["variable", "file", "command", "entra", "none"]
     name: str = ""
@@ -47,7 +47,7 @@ class KeySource:
 class Credentials:
     """The keys of one manager; safe for threads.
 
-    Only what an `api_key_command` printed is remembered, for `remember` seconds: it may take long, or ask a person.
+    Only the output of an `api_key_command` is remembered, for `remember` seconds: it may take long, or ask a person.
     """
 
     def __init__(self, *, remember: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,7 +58,7 @@ class Credentials:
         self._identity: tuple[Any, Callable[[], str]] | None = None
 
     def key(self, model: ModelConfig, provider: Provider) -> SecretStr | None:
-        """Returns the key for one call, or None where none is sent (keyless servers, Entra ID).
+        """Returns the key for one call, or None if none is sent (keyless servers, Entra ID).
 
         May run a command (up to 30 seconds), so keep it off an event loop. Raises MissingCredentialError, with the fix.
         """
@@ -76,7 +76,7 @@ class Credentials:
             raise _error(error.missing, model, provider) from None
 
     def _from_command(self, command: str) -> SecretStr:
-        with self._lock:  # held while it runs: a password manager is asked once, not once a thread
+        with self._lock:  # locked while it runs: a password manager is asked once, not once a thread
             expires, secret = self._printed.get(command, (0.0, SecretStr("")))
             if self._clock() >= expires:
                 secret = SecretStr(run_command(command))
@@ -86,7 +86,7 @@ class Credentials:
     def token_provider(self, model: ModelConfig, provider: Provider) -> Callable[[], str] | None:
         """Returns a function that gives an Entra ID token, which azure-identity keeps and renews; None if not needed.
 
-        Both raise MissingCredentialError: azure-identity is not installed, or no identity works.
+        Both raise MissingCredentialError if azure-identity is not installed, or no identity works.
         """
         source = key_source(model, provider)
         if source.kind != "entra":
@@ -103,12 +103,12 @@ class Credentials:
             return self._identity[1]
 
     def forget(self) -> None:
-        """Drops what commands printed, as after a key was refused."""
+        """Drops the remembered keys, as after a key was refused."""
         with self._lock:
             self._printed.clear()
 
     def close(self) -> None:
-        """Forgets all and closes azure-identity's connections."""
+        """Drops all keys, and closes the connections of azure-identity."""
         self.forget()
         with self._lock:
             identity, self._identity = self._identity, None
@@ -117,7 +117,7 @@ class Credentials:
 
 
 def _typed(ask: Callable[[], str]) -> Callable[[], str]:
-    """Returns azure-identity's `ask` with errors of ours, without the long texts of its own."""
+    """Returns azure-identity's `ask` with our errors in place of its long texts."""
 
     def token() -> str:
         from azure.core.exceptions import AzureError
@@ -134,7 +134,7 @@ def _typed(ask: Callable[[], str]) -> Callable[[], str]:
 
 
 def resolve_key(model: ModelConfig, provider: Provider) -> SecretStr | None:
-    """Returns `Credentials.key`, once, remembering nothing. Raises MissingCredentialError, with the line to write."""
+    """Returns `Credentials.key` without remembering it. Raises MissingCredentialError, with the line to write."""
     return Credentials().key(model, provider)
 
 
@@ -156,13 +156,13 @@ def key_source(model: ModelConfig, provider: Provider) -> KeySource:
         return source
     if not url.lower().startswith("http:") or is_loopback(url):
         return source
-    what = f"the key would travel to {host_of(url)!r} over plain http"
+    what = f"the key would be sent to {host_of(url)!r} over plain http"
     fix = f"use https in api_base, or accept the risk with: export {ALLOW_HTTP}=1"
     return replace(source, missing=Missing(what, fix))
 
 
 def _configured(model: ModelConfig) -> KeySource:
-    """Returns the source that the file names. A command is not run, but looked for."""
+    """Returns the source that the file names. A command is searched for, but not run."""
     missing = None
     if name := model.api_key_env:
         shown = Redactor().redact(name)  # a key pasted where a name belongs must not reach a message
@@ -191,9 +191,9 @@ def _usual(model: ModelConfig, provider: Provider) -> KeySource:
     if (provider.local and (elsewhere or loopback)) or (
         provider.generic and elsewhere and not loopback and base.from_file
     ):
-        withheld = f"{found} is not sent there unless `api_key_env: {found}` says so" if found else "no key"
+        withheld = f"{found} is not sent there without `api_key_env: {found}`" if found else "no key"
         return KeySource(kind="none", note=withheld)
-    if found and base.from_file and not model.trusted:  # a server on loopback that a stranger chose
+    if found and base.from_file and not model.trusted:  # a server on loopback, chosen by a file that is not trusted
         return KeySource(kind="none", note=f"no key: {found} is not sent to its api_base until llm.yaml is trusted")
     if found:
         return KeySource(kind="variable", name=found, note=f"key from {found}")
@@ -210,7 +210,7 @@ def _usual(model: ModelConfig, provider: Provider) -> KeySource:
 
 
 def _no_identity() -> Missing | None:
-    """Looks for azure-identity without importing it."""
+    """Returns what is missing for Entra ID; does not import azure-identity."""
     with suppress(ModuleNotFoundError):  # of `azure` itself
         if importlib.util.find_spec("azure.identity"):
             return None

@@ -1,4 +1,4 @@
-"""Where a model is reached: its URL and API version, whose host that is, and whether it is this machine."""
+"""Finds the URL and API version of a model, and checks if the host is its provider's or this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _APPENDED_BY_LITELLM = {
     "ollama": re.compile(r"/(v1|api(/.*)?)$"),
     "openai": re.compile(r"/(chat/completions|completions|embeddings|responses)$"),
 }
-"""The end of a URL as people paste it from a portal or an SDK, by wire. LiteLLM would append it a second time."""
+"""Paths at the end of a pasted URL, by wire; they are cut off, since LiteLLM appends them again."""
 
 
 class Base(NamedTuple):
@@ -37,7 +37,7 @@ class Base(NamedTuple):
 
     @property
     def from_file(self) -> bool:
-        """True if the file says it, which may be a stranger's."""
+        """True if it comes from the file, which may not be trusted."""
         return self.source == "llm.yaml"
 
 
@@ -52,7 +52,7 @@ def base_of(model: ModelConfig, provider: Provider) -> Base:
 
 
 def api_base_of(model: ModelConfig, provider: Provider) -> str | None:
-    """Returns the endpoint as LiteLLM takes it, or None where LiteLLM knows it better."""
+    """Returns the endpoint for LiteLLM, or None if LiteLLM chooses it."""
     return base_of(model, provider).url
 
 
@@ -64,7 +64,7 @@ def api_version_of(model: ModelConfig, provider: Provider) -> str | None:
 
 
 def is_own_host(url: str, provider: Provider) -> bool:
-    """True if the URL names a server of the provider itself, and not one that speaks the same protocol."""
+    """True if the URL names a server of the provider, not another one with the same protocol."""
     host = host_of(url)
     for own in (*provider.hosts, host_of(provider.default_base or "")):
         if own and (host == own or host.endswith("." + own)):
@@ -73,10 +73,10 @@ def is_own_host(url: str, provider: Provider) -> bool:
 
 
 def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing | None:
-    """Returns what has no effect until the model's file is trusted, so that the model cannot be asked; None if it can.
+    """Returns the settings without effect until the file is trusted; None if the model can be asked.
 
-    What the file says was judged by `config.trust` when it was read. Here its provider is: its host must be the
-    provider's own or this machine (where `api_base` is not on loopback, it was withheld).
+    `config.trust` checked the settings when the file was read. Here the host is checked: it must be the provider's own
+    or this machine (an `api_base` that is not on loopback was removed).
     """
     if model.trusted:
         return None
@@ -91,7 +91,7 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
 
 
 def url_problem(url: str) -> str | None:
-    """Returns what is wrong with a URL, in words that do not repeat it; None if a client can use it."""
+    """Returns the problem of a URL, without the URL itself; None if a client can use it."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -112,13 +112,13 @@ def url_problem(url: str) -> str | None:
 
 
 def pull_command(model: ModelConfig) -> str:
-    """Returns the command that fetches a local model; by its alias where that says which server."""
+    """Returns the command that fetches a local model; by its alias if that names the server."""
     named = model.api_base and model.alias != "it"  # the alias that `local/` gives to a model without a row
     return f"testronaut-llm models pull {model.alias if named else model.model}"
 
 
 def leaves_by_name(model: ModelConfig, provider: Provider) -> bool:
-    """True for an Ollama model that ollama.com answers for, through the port of this machine."""
+    """True for an Ollama model that runs on ollama.com, reached through the port of this machine."""
     return provider.wire == "ollama" and model.name.lower().endswith(("-cloud", ":cloud"))
 
 
@@ -131,7 +131,7 @@ def _tidy(url: str, wire: str) -> str:
 
 
 def ollama_url(address: str) -> str:
-    """Returns the URL that `OLLAMA_HOST` stands for, as Ollama's own client reads it: `:11435`, `::1`, `box`, ...
+    """Returns the URL of `OLLAMA_HOST`, as Ollama's own client reads it: `:11435`, `::1`, `box`, ...
 
     An invalid port and a login stay in the URL, so that `url_problem` finds them.
     """

@@ -1,7 +1,7 @@
-"""Proxies and certificates of the environment, as settings for every HTTP client of the package.
+"""Proxies and certificates of the environment, as settings for all HTTP clients of the package.
 
-httpx would read the environment by itself, with a different raw exception for each value that it cannot use. Here
-such a value is one typed error, which names the variable and never its value.
+httpx would read the environment itself, with a different exception for each invalid value. Here it is always one
+typed error, which names the variable but never its value.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import httpx
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_READ_BY_LITELLM = ("SSL_CERTIFICATE", "SSL_SECURITY_LEVEL")  # for clients of its own, which are never used here
+_READ_BY_LITELLM = ("SSL_CERTIFICATE", "SSL_SECURITY_LEVEL")  # for clients of its own, which are not used here
 _READ_BY_HTTPX = re.compile(r"(?i:(http|https|all|no)_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|SSLKEYLOGFILE")
 _IMPORTING = threading.Lock()
 
@@ -63,7 +63,7 @@ def client_settings(
 
 
 def proxy_for(url: str | None) -> Proxy | None:
-    """Returns the proxy of connections to this endpoint, as far as its scheme tells."""
+    """Returns the proxy of connections to this endpoint, chosen by its scheme."""
     with suppress(LLMError):
         if url is None or not is_loopback(url):
             return _proxies(getproxies()).get("http" if url and url.startswith("http:") else "https")
@@ -71,7 +71,7 @@ def proxy_for(url: str | None) -> Proxy | None:
 
 
 def problems() -> list[str]:
-    """Returns a sentence for each value of the environment that no HTTP client can use."""
+    """Returns a sentence for each variable with a value that no HTTP client can use."""
     found = []
     for look in (lambda: _proxies(getproxies()), _tls):
         try:
@@ -83,7 +83,7 @@ def problems() -> list[str]:
 
 @contextmanager
 def importable(name: str) -> Iterator[None]:
-    """Hides variables that break the import of a library that makes HTTP clients, from all threads, until it ended."""
+    """Hides variables that break the import of a library with HTTP clients; for all threads, until it ends."""
     if name in sys.modules:
         yield
         return
@@ -113,7 +113,7 @@ def _routes(url: str | None) -> dict[str, Proxy | None]:
     routes: dict[str, Proxy | None] = {f"{scheme}://": proxy for scheme, proxy in proxies.items()}
     for entry in (*_LOOPBACK, *direct) if proxies else ():
         pattern = _pattern(entry, host_of(url or ""))
-        with suppress(httpx.InvalidURL, ValueError):  # an entry that is no host matches none, as with curl
+        with suppress(httpx.InvalidURL, ValueError):  # an entry that is not a host matches none, as with curl
             if httpx.URL(pattern).host:
                 routes[pattern] = None
     return routes
@@ -148,7 +148,7 @@ def _proxies(found: Mapping[str, str]) -> dict[str, Proxy]:
 def _pattern(entry: str, host: str) -> str:
     """Returns the pattern of httpx for an entry of NO_PROXY; empty for a range without this host.
 
-    `.corp` and `*.corp` are the hosts below corp, `corp` is that host, too. `[::1]`, `::1`, `fd00::/8` and `10.0.0.0/8`
+    `.corp` and `*.corp` are the hosts below corp, `corp` also that host. `[::1]`, `::1`, `fd00::/8` and `10.0.0.0/8`
     are addresses, `host:8080` and `[::1]:8080` one port.
     """
     if "://" in entry:

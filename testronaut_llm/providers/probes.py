@@ -1,4 +1,4 @@
-"""Looks at the world for a model that needs more than a key and an endpoint, and remembers what was found."""
+"""Checks servers and files of models that need more than a key and an endpoint, and remembers the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNKNOWN = Missing("not probed yet")
 
 
 class Probes:
-    """What the rows' probes found, remembered for some seconds, so that a busy manager does not ask at each call."""
+    """Results of the rows' probes, remembered for some seconds, so that not every call probes."""
 
     def __init__(self, *, remember: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._remember = remember
@@ -26,7 +26,7 @@ class Probes:
         self._found: dict[tuple[object, ...], tuple[float, Missing | Present | None]] = {}
 
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
-        """Returns what the row's probe misses, now or some seconds ago."""
+        """Returns what is missing by the row's probe, at most some seconds old."""
         key, expires, found = self._last(model, provider)
         if provider.probe and self._clock() >= expires:
             found = provider.probe(model)
@@ -34,11 +34,11 @@ class Probes:
         return found if isinstance(found, Missing) and found is not _UNKNOWN else None
 
     def remembers(self, model: ModelConfig, provider: Provider) -> bool:
-        """True if `ask` would probe nothing."""
+        """True if `ask` would not probe."""
         return self._clock() < self._last(model, provider)[1]
 
     def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
-        """Returns the local model that was found last; None if there was none, or no probe yet."""
+        """Returns the local model that was last found; None if none, or before the first probe."""
         found = self._last(model, provider)[2]
         return found if isinstance(found, Present) else None
 
@@ -52,7 +52,7 @@ class Probes:
         return found.digest if isinstance(found, Present) else None
 
     def forget(self) -> None:
-        """Makes the next `ask` probe again, as after a pull. What was found last stays."""
+        """Makes the next `ask` probe again, as after a pull. The last found model stays."""
         self._found = {key: (0.0, found) for key, (_, found) in self._found.copy().items()}
 
     def _last(
@@ -61,19 +61,19 @@ class Probes:
         """Returns (key, expiry, result). Rows without a probe never expire."""
         if provider.probe is None:
             return (), math.inf, _UNKNOWN
-        key = (provider.name, api_base_of(model, provider), model.settings)  # all that a probe may look at
+        key = (provider.name, api_base_of(model, provider), model.settings)  # all inputs of a probe
         return key, *self._found.get(key, (0.0, _UNKNOWN))
 
 
 def ollama(model: ModelConfig) -> Missing | Present | None:
-    """Asks the server whether it has the model."""
+    """Returns the model on the server, or what is missing."""
     from testronaut_llm.local.ollama_models import ollama_missing
 
     return ollama_missing(model)
 
 
 def embedded(model: ModelConfig) -> Missing | Present | None:
-    """Looks whether the runner is installed and the model is in the store."""
+    """Returns the stored model, or what is missing: the runner or the model."""
     from testronaut_llm.local.local_provider import embedded_missing
 
     return embedded_missing(model)
@@ -90,12 +90,12 @@ def ollama_behind_openai(model: ModelConfig) -> Missing | None:
     return Missing(
         "its api_base is Ollama's OpenAI form, which cannot set the context length and cuts longer prompts silently",
         f"write `model: ollama/{model.name}` without api_base, "
-        f"or `context_window:` with the tokens that the server really takes",
+        f"or `context_window:` with the tokens that the server really reads",
     )
 
 
 def google_cloud(model: ModelConfig) -> Missing | None:  # noqa: ARG001 - a probe takes its model
-    """Looks whether a project is named."""
+    """Returns what is missing if no project is named."""
     if os.environ.get("VERTEXAI_PROJECT"):
         return None
     return Missing("VERTEXAI_PROJECT is not set", "export VERTEXAI_PROJECT=<project> VERTEXAI_LOCATION=<region>")

@@ -1,7 +1,7 @@
-"""The table of providers, and whether a model is ready: known without loading LiteLLM.
+"""The table of providers, and the readiness of models, without loading LiteLLM.
 
-A row comes from `register_provider`, from `providers.json`, from an installed plugin, or from LiteLLM's own data, whose
-files are read, since importing LiteLLM takes seconds.
+A row comes from `register_provider`, `providers.json`, an installed plugin, or LiteLLM's own data, which is read as
+files, since importing LiteLLM takes seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _table: dict[str, Provider] = {}
 
 
 def register_provider(provider: Provider) -> None:
-    """Adds a row for the whole process. Raises ConfigError: a different row of that name is there."""
+    """Adds a row for the whole process. Raises ConfigError if there is a different row of that name."""
     name = provider.name
     if "/" in name or not name:
         raise ConfigError(f"a provider's name stands before the slash in llm.yaml; got {name!r}")
@@ -54,15 +54,15 @@ def register_provider(provider: Provider) -> None:
 
 
 def provider_of(model: ModelConfig) -> Provider:
-    """Returns the row of a model's provider. Raises ConfigError: it is unknown; the message names the closest one."""
+    """Returns the row of a model's provider. Raises ConfigError if unknown; it names the closest one."""
     return find_provider(model.provider)
 
 
 @lru_cache(maxsize=512)
 def find_provider(name: str) -> Provider:
-    """Returns the row of a name as `llm.yaml` spells it: registered, listed, of a plugin, or by LiteLLM's data.
+    """Returns the row of a name in `llm.yaml`: registered, listed, of a plugin, or from LiteLLM's data.
 
-    Raises ConfigError: the name is unknown. Where LiteLLM's list of names cannot be read, every name is accepted.
+    Raises ConfigError if the name is unknown. If LiteLLM's list of names cannot be read, every name is accepted.
     """
     name = ALIASES.get(name, name)
     if name not in _table and name not in listed() and (point := _plugins().get(name)):
@@ -81,10 +81,10 @@ def find_provider(name: str) -> Provider:
 
 
 def _row_by_default(name: str) -> Provider:
-    """Returns the row by `providers.json` and LiteLLM's data.
+    """Returns the row from `providers.json` and LiteLLM's data.
 
-    Where only the name is known, `llm.yaml` must give an endpoint, and requests have OpenAI's form: LiteLLM's own way
-    might open a connection that is not ours.
+    If only the name is known, `llm.yaml` must give an endpoint, and requests have OpenAI's form: LiteLLM's own way
+    might open its own connection.
     """
     usual = Provider(
         name=name,
@@ -105,9 +105,9 @@ def _row_by_default(name: str) -> Provider:
 def listed() -> Mapping[str, Mapping[str, Any]]:
     """Returns the lines of `providers.json` as fields of rows, by name.
 
-    A line without a prefix is of a provider that LiteLLM knows by its code, so that our client must be told the
-    endpoint. The prefix is `openai` where LiteLLM does not know the provider, opens a client of its own, or breaks on
-    the answers. `ollama/` of LiteLLM is /api/generate with a prompt made by hand, so its prefix is `ollama_chat`.
+    A line without a prefix is of a provider in LiteLLM's code, for which our client needs the endpoint. The prefix is
+    `openai` if LiteLLM does not know the provider, opens its own client, or fails on the answers. `ollama/` of LiteLLM
+    is /api/generate with a prompt built by LiteLLM, so its prefix is `ollama_chat`.
     """
     lines = json.loads(Path(__file__).with_name("providers.json").read_text("utf-8"))
     for line in lines.values():
@@ -119,9 +119,9 @@ def listed() -> Mapping[str, Mapping[str, Any]]:
 
 @cache
 def litellm_services() -> Mapping[str, Mapping[str, Any]]:
-    """Returns the OpenAI-compatible services of LiteLLM's data, as fields of rows; those alone that a key can go to."""
+    """Returns the OpenAI-compatible services of LiteLLM's data, as fields of rows, if a key can go to them."""
     found: dict[str, dict[str, Any]] = {}
-    with suppress(ValueError, AttributeError):  # another form than we know
+    with suppress(ValueError, AttributeError):  # a form that we do not know
         for name, row in json.loads(_litellm_file("llms/openai_like/providers.json")).items():
             given = row if isinstance(row, dict) else {}
             base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
@@ -140,7 +140,7 @@ def _variable(name: str, what: str) -> str:
 
 @cache
 def litellm_names() -> frozenset[str]:
-    """Returns all provider names of the installed LiteLLM; none where its list is missing or has another form."""
+    """Returns all provider names of the installed LiteLLM; empty if its list is missing or has another form."""
     source = _litellm_file("types/utils.py")
     listing = re.search(r"^class LlmProviders\(.*?(?=^\S|\Z)", source, re.MULTILINE | re.DOTALL)
     quoted = re.findall(r"""^    \w+ = ["']([^"']+)["']""", listing[0] if listing else "", re.MULTILINE)
@@ -159,7 +159,7 @@ def _litellm_file(path: str) -> str:
 
 @cache
 def _plugins() -> dict[str, metadata.EntryPoint]:
-    """Returns the installed plugins by name. The search reads the metadata of all packages."""
+    """Returns the installed plugins by name. Slow: reads the metadata of all packages."""
     return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
 
 
@@ -170,7 +170,7 @@ def _loaded(point: metadata.EntryPoint) -> Provider:
         provider = found() if callable(found) else found
     except Exception as error:  # noqa: BLE001 - a plugin of others may raise anything
         problem = f"failed to load ({type(error).__name__}: {error})"
-        raise ConfigError(f"{plugin} {problem}; fix or uninstall the package that brings it") from None
+        raise ConfigError(f"{plugin} {problem}; fix or uninstall its package") from None
     if isinstance(provider, Provider) and provider.name == point.name:
         return provider
     expected = f"a Provider named {point.name!r}, or a function that returns one"
@@ -189,7 +189,7 @@ def is_local(model: ModelConfig) -> bool:
 
 
 def timeout_of(model: ModelConfig) -> float:
-    """Returns seconds for one attempt where the task says nothing: 600 for models that run here or nearby, else 120."""
+    """Returns the default seconds for one attempt: 600 for models that run here or nearby, else 120."""
     provider = provider_of(model)
     nearby = (provider.local and not endpoint.leaves_by_name(model, provider)) or model.local
     return 600.0 if nearby else 120.0
@@ -197,7 +197,7 @@ def timeout_of(model: ModelConfig) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """True, or what is missing and how to fix it; `note` says where the key and the endpoint come from."""
+    """`ready`, or what is `missing` and the `fix`; `note` names the sources of the key and the endpoint."""
 
     ready: bool
     missing: str = ""
@@ -235,8 +235,8 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
 
 
 def _incomplete(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:
-    """Returns what its row of `llm.yaml` lacks: an endpoint, fields, or a URL that can be used."""
-    # An `openai.OpenAI` without an endpoint would take OpenAI's, with the key of another provider.
+    """Returns what is missing in its row of `llm.yaml`: an endpoint, fields, or a valid URL."""
+    # An `openai.OpenAI` without an endpoint would send the key of this provider to OpenAI.
     must_be_told = provider.client == "openai" and not provider.local
     if base.url is None and (must_be_told or "api_base" in provider.required):
         also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])

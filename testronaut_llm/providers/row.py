@@ -1,4 +1,4 @@
-"""One row of the table of providers: how to reach a provider, what it needs, which body fields it takes."""
+"""One row of the table of providers: how to reach a provider, what it needs, which body fields it supports."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ class Provider:
     """One provider. The defaults describe a cloud service that speaks OpenAI's protocol.
 
     Attributes:
-        name: what stands before the slash in `llm.yaml`; `litellm_prefix` is LiteLLM's word for it.
-        wire: whose error bodies and finish reasons its answers follow.
-        schema_dialect: which JSON Schema its structured output takes; `none`: the schema goes as words.
-        client: the client object that LiteLLM takes for a chat: `openai.OpenAI`, `openai.AzureOpenAI`
+        name: the part before the slash in `llm.yaml`; `litellm_prefix` is LiteLLM's name.
+        wire: the provider whose error bodies and finish reasons it uses.
+        schema_dialect: the JSON Schema of its structured output; `none`: the schema is sent as words.
+        client: the class of LiteLLM's `client` for a chat: `openai.OpenAI`, `openai.AzureOpenAI`
             or LiteLLM's `HTTPHandler`.
-        embedding_client: the same for embeddings, None where it is the same; `none`: LiteLLM opens its own.
+        embedding_client: the same for embeddings, None if it is `client`; `none`: LiteLLM opens its own.
         key_variables: environment variables of its usual key; the first that is set counts. The same for
             `base_variables` (its endpoint) and `version_variables` (its API version).
         default_base: its own endpoint; None leaves it to LiteLLM.
         hosts: further hosts (with their subdomains) that are the provider's own.
-        extra: body fields that a chat's `extra` may hold; None where LiteLLM sends any, in its `extra_body`.
+        extra: body fields that `extra` of a chat may hold; None if LiteLLM sends any, in its `extra_body`.
             `embedding_extra` is the same for embeddings.
-        required: fields of `ModelConfig` without which it cannot be reached.
-        generic: True if its name also stands for other people's servers that speak its protocol. They get its usual
-            key only if `api_key_env` says so.
-        rented: True if anybody can rent a host of it, or if it signs with credentials that it finds. An untrusted file
-            cannot name it.
+        required: fields of `ModelConfig` that it needs.
+        generic: True if its name is also used for other servers with its protocol. They get its usual key only if
+            `api_key_env` names it.
+        rented: True if anybody can rent a host of it, or if it signs with credentials of the machine. A file that is
+            not trusted cannot use it.
         local: True if it runs models on the host that its endpoint names.
-        logprobs: how many log-probabilities a token it gives on request; 0 if none.
-        probe: looks further, without a paid call: returns what is missing, which model is there, or None.
+        logprobs: most log-probabilities per token on request; 0 if none.
+        probe: checks more, at no cost: returns what is missing, the local model, or None.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Provider:
     probe: Probe | None = None
 
     def refused(self, extra: Mapping[str, Any], *, embedding: bool = False) -> str | None:
-        """Returns what is wrong with the first field of `extra` that cannot be sent; None if all can be."""
+        """Returns the problem of the first field of `extra` that cannot be sent; None if all can."""
         if not extra:
             return None
         if self.name in OTHER_FIELDS:
@@ -99,14 +99,14 @@ class Provider:
             if not known:
                 return f"extra holds {quoted(name)}, and LiteLLM has no way to send further body fields to {self.name}"
             if name not in known:
-                return f"extra holds {quoted(name)}, no body field of {self.name}{did_you_mean(name, known)}"
+                return f"extra holds {quoted(name)}, not a body field of {self.name}{did_you_mean(name, known)}"
         return None
 
     def body_arguments(self, body: Mapping[str, Any], *, embedding: bool = False) -> dict[str, Any]:
-        """Returns the arguments with which LiteLLM puts these fields into the body and does not act upon them.
+        """Returns the arguments with which LiteLLM puts these fields into the body without acting on them.
 
         That is `extra_body`, but for Anthropic, and Ollama's embeddings, LiteLLM would send a field of that name. There
-        each field is an argument of its own, and LiteLLM takes a list of those to hand on.
+        each field is an argument of its own, with a list of those to pass on.
         """
         if not body or self.wire not in (("ollama",) if embedding else ("anthropic",)):
             return {"extra_body": dict(body)} if body else {}

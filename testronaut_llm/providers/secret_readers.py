@@ -14,7 +14,7 @@ _MAX_BYTES = 64 * 1024
 
 
 class UnreadableError(Exception):
-    """There is no key. Holds a `Missing`, never a part of the secret."""
+    """The key cannot be read. Holds a `Missing`, never a part of the secret."""
 
     def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(what)
@@ -22,13 +22,13 @@ class UnreadableError(Exception):
 
 
 def read_file(name: str) -> str:
-    """Returns the key in a file. Raises UnreadableError: it is missing, open to others, or holds more than a key."""
+    """Returns the key in a file. Raises UnreadableError if it is missing, readable by others, or not just a key."""
     path = user_path(name)
     shown = f"api_key_file {str(path)!r}"
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would wait for its writer
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a named pipe must not block
         try:
-            mode = os.fstat(handle).st_mode  # of the open file, which cannot be swapped as its name can
+            mode = os.fstat(handle).st_mode  # of the open file, which cannot be replaced as its name can
             raw = os.read(handle, _MAX_BYTES) if stat.S_ISREG(mode) else b""
         finally:
             os.close(handle)
@@ -44,8 +44,8 @@ def read_file(name: str) -> str:
 
 
 def run_command(command: str, *, timeout: float = 30.0) -> str:
-    """Returns the key that a command prints within `timeout` seconds. Raises UnreadableError: it prints none."""
-    import subprocess  # and with it much that only a command needs
+    """Returns the key that a command prints within `timeout` seconds. Raises UnreadableError if it prints none."""
+    import subprocess  # imports much that only a command needs
     from subprocess import DEVNULL, PIPE
 
     words = words_of(command)
@@ -64,7 +64,7 @@ def run_command(command: str, *, timeout: float = 30.0) -> str:
 
 
 def one_word(raw: bytes, origin: str) -> str:
-    """Returns bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError: it is none."""
+    """Returns bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError for others."""
     text = raw.decode("utf-8-sig", errors="replace").strip()
     if not text:
         raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")
@@ -74,7 +74,7 @@ def one_word(raw: bytes, origin: str) -> str:
 
 
 def words_of(command: str) -> list[str]:
-    """Returns the words of a command that can be run at all, without running it. Raises UnreadableError."""
+    """Returns the words of a command line, if its program exists; does not run it. Raises UnreadableError."""
     try:
         words = shlex.split(command)
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""The same `llm.yaml` as a configuration of the LiteLLM proxy."""
+"""Converts `llm.yaml` to a configuration of the LiteLLM proxy."""

@@ -1,7 +1,7 @@
-"""The same `llm.yaml` as a configuration of the LiteLLM proxy, and what of it the proxy has no setting for.
+"""Converts `llm.yaml` to a configuration of the LiteLLM proxy, and lists what the proxy has no setting for.
 
-A model keeps its name, a task becomes a name with fallbacks. Each field that stays behind is listed: without its line a
-reader would think that the proxy enforces it.
+A model keeps its name, a task becomes a name with fallbacks. Each field that is not converted is listed, so
+that no reader expects the proxy to enforce it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _LITELLMS_FALLBACKS = 5
 _SENT, _OURS = "llm.yaml still sends it with each request", "stays with the caller"
 _TASK_STAYS = {
     "strategy": "the proxy tries a task's models in the listed order",
-    "min_quality": "weaker models are left out of the task's fallbacks; the proxy knows no more of it",
+    "min_quality": "weaker models are left out of the task's fallbacks; the proxy does not enforce it otherwise",
     **dict.fromkeys(("max_tokens", "temperature", "stop", "seed", "system", "prompt_cache"), _SENT),
     **dict.fromkeys(("timeout", "deadline", "allow_truncated", "optional"), _OURS),
-    "retries": "stay with the caller; the proxy is told not to retry, or both would",
+    "retries": "stay with the caller; the proxy is set not to retry, or both would",
     "fallback_on": "stays with the caller; the proxy falls back after any error",
     "private": "its text may not leave this machine, so the proxy does not have the task",
     "cache": "stays with the caller, and does not affect a cache of the proxy",
@@ -39,7 +39,7 @@ _PERIODS = {"per_month": "1mo", "per_day": "1d"}  # the proxy has one budget: th
 
 
 class ProxyExport(NamedTuple):
-    """The proxy's configuration as plain data, the new `rows` of llm.yaml by name, and a line for what `stays`."""
+    """The proxy's configuration as plain data, the new `rows` of llm.yaml by name, and lines about what `stays`."""
 
     document: dict[str, Any]
     rows: dict[str, dict[str, Any]]
@@ -116,8 +116,8 @@ def _router(
 
 
 def _settings(config: LLMConfig, *, redis: bool) -> tuple[dict[str, Any], list[str]]:
-    """Returns the proxy's budget and cache, and what of ours stays."""
-    settings: dict[str, Any] = {"drop_params": True}  # as here, a model is not sent what it does not take
+    """Returns the proxy's budget and cache, and lines about our settings that stay."""
+    settings: dict[str, Any] = {"drop_params": True}  # as here, a model is not sent settings that it does not support
     stays = []
     if (budget := config.budget) is not None:
         stays += [f"budget.{key}: {why}" for key, why in _BUDGET_STAYS.items() if key in budget.model_fields_set]
@@ -148,7 +148,7 @@ def _shared_limits(config: LLMConfig, moved: Mapping[str, ModelConfig]) -> Itera
 
 
 def _grouped(stays: Mapping[str, Stays], section: str) -> Iterable[str]:
-    """Yields a line for each field and reason, with the names that it is about."""
+    """Yields a line for each field and reason, with the names of its rows."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, pairs in stays.items():
         for pair in pairs:

@@ -1,4 +1,4 @@
-"""One model as a deployment of the LiteLLM proxy, and what of it the proxy has no setting for.
+"""Converts a model to a deployment of the LiteLLM proxy, and lists what the proxy has no setting for.
 
 No key and no value of a variable is written, only `os.environ/NAME`, which the proxy fills on its own machine.
 """
@@ -32,14 +32,14 @@ _RATES = {
 }
 _STAYS = {
     "quality": "llm.yaml still chooses by it",
-    "local": "llm.yaml still says where private text may go",
+    "local": "llm.yaml still decides where private text may go",
     "digest": "the proxy does not check which model a server holds",
     "auto_pull": "the proxy fetches no models: pull it on the server",
 }
 
 
 class Deployment(NamedTuple):
-    """A model for the proxy; `params` is empty if it cannot go there."""
+    """A model for the proxy; `params` is empty if the proxy cannot serve it."""
 
     params: dict[str, Any]
     info: dict[str, Any]
@@ -71,7 +71,7 @@ def deployment_of(model: ModelConfig, written: Mapping[str, Any], limits: Mappin
     info = {"base_model": model.base_model, "max_input_tokens": model.context_window}
     info |= {"max_output_tokens": model.max_output, "mode": "embedding" if model.dimensions else None}
     if lost := [name for name in model.unset if f"os.environ/{name}'" not in str(params)]:
-        stays.append(("unset", f"{', '.join(lost)} is not set here, so what it fills is left out"))
+        stays.append(("unset", f"{', '.join(lost)} is not set here, so the fields with it are left out"))
     return Deployment(params, {name: value for name, value in info.items() if value is not None}, stays)
 
 
@@ -107,7 +107,7 @@ def _endpoint(model: ModelConfig, provider: Provider, written: str, stays: Stays
     elif base.from_file or provider.litellm_prefix != provider.name:
         value = base.url
     if base.url and is_loopback(base.url):
-        stays.append(("api_base", "is a server on this machine: the proxy must reach it by that address too"))
+        stays.append(("api_base", "is a server on this machine: the proxy must reach it at this address, too"))
     settings = {"api_base": value, "api_version": api_version_of(model, provider)}
     return {name: given for name, given in settings.items() if given}
 
@@ -117,7 +117,7 @@ def _key(model: ModelConfig, provider: Provider, stays: Stays) -> dict[str, str]
     if model.api_key_file is not None or model.api_key_command is not None:
         variable = re.sub(r"\W", "_", model.alias).upper() + "_API_KEY"
         name = "api_key_command" if model.api_key_file is None else "api_key_file"
-        stays.append((name, f"the proxy reads keys from variables: give it this one as {variable}"))
+        stays.append((name, f"the proxy reads keys from variables: set {variable} there"))
     elif source.kind == "entra":
         stays.append(("api_key_env", "is not needed with Entra ID: give the proxy's machine an identity"))
         return {}
@@ -153,7 +153,7 @@ def _extra(provider: Provider, extra: Any, stays: Stays) -> dict[str, Any]:
 
 
 def _with_references(values: Mapping[str, Any], where: str, stays: Stays) -> dict[str, Any]:
-    """Returns the values with `${VAR}` as the proxy spells it, without those that it could not fill."""
+    """Returns the values with `${VAR}` as the proxy spells it, without those that it cannot fill."""
     filled: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,1 +1,1 @@
-"""The parts of a route: its options and limits, the strategies that order it, and pacing."""
+"""Chooses models: the candidates of a task, their limits, and strategies that order them."""

@@ -1,4 +1,4 @@
-"""On a cache miss: in which order to try the models that fit, and why. Pure: values in, a Route out."""
+"""Orders the models that fit, with the reason of each, as a Route. No I/O."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def plan(task: str, strategy: Strategy, weighed: Sequence[Candidate], money: Money | None = None) -> Route:
-    """Returns what to try, in which order, and what not, each with its reason.
+    """Returns all candidates in the order to try them, each with its reason.
 
-    Steps down to what the money still allows; under `stop` no free model stands in for a paid one.
+    Uses cheaper models if money runs low, but with `stop` no free model instead of a paid one.
 
     Args:
         task: its name.
         strategy: orders the candidates.
-        weighed: the candidates as listed, with their numbers; `problem` marks those that are over budget.
-        money: what the call may cost; None without a limit.
+        weighed: the candidates in listed order, with estimates; `problem` marks those that are over budget.
+        money: for the call; None without a limit.
     """
     on_exceeded = money.on_exceeded if money is not None else None
     kept: list[Candidate] = []
@@ -49,9 +49,9 @@ def plan(task: str, strategy: Strategy, weighed: Sequence[Candidate], money: Mon
 
 
 def nothing_left(route: Route) -> LLMError:
-    """Returns the error of a route that keeps no candidate.
+    """Returns the error of a route without candidates.
 
-    Money comes first, where it alone stopped a candidate; then a window; else no model was ready.
+    Over budget comes first, if only that dropped a candidate; then the window; else no model was ready.
     """
     problems = {candidate.problem for candidate in route.candidates}
     listing = "".join(f"\n  {c.alias} ({c.model}): {c.reason}" for c in route.candidates) or "\n  (no candidates)"

@@ -1,4 +1,4 @@
-"""What is known of a candidate before the choice: ready or not, window, tokens, price; and what rules it out."""
+"""Estimates candidates before the choice: readiness, window, tokens, price; drops those that cannot be asked."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _SETTINGS = 200  # characters of `extra` that hold no documents
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Weighs the models of one call.
+    """Estimates the models of one call.
 
     Attributes:
-        money: what the call may cost; None without a limit.
-        count_all: True for a dry run, which counts tokens for models that cannot be asked, too. A call does not wait
-            for a vocabulary that it will not need.
+        money: for the call; None without a limit.
+        count_all: True for a dry run, which counts tokens also for models that cannot be asked. A call does not
+            load a vocabulary that it does not need.
     """
 
     call: Call
@@ -53,13 +53,13 @@ class Scale:
         speed: Speed | None = None,
         dropped_params: tuple[str, ...] = (),
     ) -> Candidate:
-        """Returns the candidate with its numbers, dropped if it cannot be asked.
+        """Returns the candidate with estimates, dropped if it cannot be asked.
 
         One that is over budget is kept, with that `problem`: the choice depends on its place among the others.
-        `context` is the window (tokens) that its server states, `schema` the one that goes on its wire.
+        `context` is the window (tokens) that its server reports, `schema` the one for its wire.
         """
         row, facts = one.row, self.prices.facts(one.row)
-        if context is not None:  # no `num_ctx` makes a model read more than it was made for
+        if context is not None:  # a model cannot read more than it was trained for
             facts = replace(facts, context_window=min(context, facts.context_window or context))
         weighed = replace(one, local=is_local(row), context_window=facts.context_window, dropped_params=dropped_params)
         price, longest = self.prices.price(row, service_asked(self.call, row)), 0
@@ -75,7 +75,7 @@ class Scale:
     def _counted(
         self, one: Candidate, price: Price | None, schema: WireSchema | None, speed: Speed | None
     ) -> tuple[Candidate, int]:
-        """The candidate with tokens, costs and time; and the tokens that a window has to hold at once."""
+        """Returns the candidate with tokens, costs and time, and the tokens that must fit into the window."""
         call, counter, row = self.call, self.counter, one.row
         longest = prompt = counter.estimate(row, call.messages, schema_text(schema), embedding=bool(call.texts))
         answer = most = 0
@@ -96,7 +96,7 @@ class Scale:
         return counted, longest
 
     def _obstacle(self, one: Candidate, ready: Readiness, facts: ModelFacts, longest: int) -> tuple[str, str | None]:
-        """Why a model cannot be asked, and the problem's code; an empty reason where it can."""
+        """Returns why a model cannot be asked, and the error code; an empty reason if it can."""
         call, most = self.call, 0 if self.call.texts else self.call.max_tokens
         if not ready.ready:
             return f"not ready: {ready.missing}; {ready.fix}".removesuffix("; "), NOT_READY
@@ -111,7 +111,7 @@ class Scale:
         return self._over_budget(one)
 
     def _over_budget(self, one: Candidate) -> tuple[str, str | None]:
-        """Judged by the worst case: a budget that holds only for the expected case does not hold."""
+        """Returns why the worst case is over budget; empty if it is not."""
         if self.money is not None and one.worst_cost is None:
             return f"no known price, and a limit holds ({self.money.limit}): {self.prices.fix(one.row)}", MONEY
         if self.money is not None and (one.worst_cost or 0) > max(self.money.left, Decimal(0)):

@@ -1,7 +1,7 @@
-"""What to try next: the same model again, the next one, or nothing. No I/O and no clock.
+"""Decides what to try next: the same model again, the next one, or nothing. No I/O and no clock.
 
-A generator: it yields a `Try` and is sent the `Outcome`. It ends with the error to raise; whoever
-drives it stops asking when an attempt brings an answer.
+A generator: it yields a `Try` and is sent the `Outcome`. It returns the error to raise; its
+caller stops it when an answer is accepted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import TaskConfig
 
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED_WAIT = 0.5, 8.0, 120.0
-"""Seconds: of the first and the longest wait of our own, and of the longest that a provider may ask for."""
+"""Seconds: our first and longest wait, and the longest wait that a provider may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,9 @@ class Try:
     """One attempt to make. `wait` is seconds to wait before it.
 
     Attributes:
-        repair: text of a user's turn that asks to correct the answer before; `answered` is that answer.
+        repair: text of a user's turn that asks to correct the previous answer; `answered` is that answer.
         doubled: ask for twice the tokens, since the answer was cut.
-        without: settings to leave out, since the model has said that it does not take them.
+        without: settings to leave out, since the model refused them.
     """
 
     candidate: Candidate
@@ -58,11 +58,11 @@ class Outcome:
 
     Attributes:
         remaining: seconds left until the call's deadline.
-        repair: what to say to the model to have its answer corrected, None where that cannot help.
+        repair: text that asks the model to correct its answer, None if that cannot help.
         answered: the text of that answer.
-        delivered: True if the caller has seen a piece of it already.
-        may_double: True if twice the tokens fit the model and the money.
-        not_taken: settings that the model refused, and that it can be asked without.
+        delivered: True if the caller has already received a piece of it.
+        may_double: True if twice the tokens fit the model and the budget.
+        not_taken: settings that the model refused and that can be left out.
     """
 
     error: LLMError
@@ -75,19 +75,19 @@ class Outcome:
 
 
 class End(NamedTuple):
-    """Nothing is left to try. `stopped`: the last error itself ends the call; else every candidate has failed."""
+    """The end of all tries. `stopped`: the last error itself ends the call; else every candidate has failed."""
 
     last: LLMError
     stopped: bool
 
 
 def attempts(candidates: Sequence[Candidate], task: TaskConfig) -> Generator[Try, Outcome, End]:
-    """Yields what to try; returns how it ended when nothing is left.
+    """Yields the next try; returns an `End` when nothing is left to try.
 
     Args:
-        candidates: at least one, in the order of trying.
-        task: how often one model is asked again, which failures go on to the next, and whether a refused answer
-            rules out all models that are no better.
+        candidates: at least one, in the order to try them.
+        task: the number of retries, the failures that go on to the next model, and if a refused answer rules out
+            all models that are not better.
     """
     queue, reason = list(candidates), ""
     while queue:
@@ -132,7 +132,7 @@ def _one_model(step: Try, task: TaskConfig, more: bool) -> Generator[Try, Outcom
 
 
 def _final(outcome: Outcome) -> LLMError | None:
-    """The error that ends the call whatever the task says, or None."""
+    """Returns the error that ends the call regardless of the task, or None."""
     error = outcome.error
     if outcome.delivered or isinstance(error, CassetteMissError):
         return error
@@ -148,12 +148,12 @@ def _final(outcome: Outcome) -> LLMError | None:
 
 
 def _would_queue(error: LLMError, candidate: Candidate) -> bool:
-    """True if a retry would queue behind its own first request, or begin to load the model anew."""
+    """True if a retry would queue behind its own first request, or start to load the model again."""
     return isinstance(error, LLMTimeoutError) and (candidate.local or candidate.provider == "ollama")
 
 
 def _wait(error: LLMError, retried: int) -> float:
-    """What the provider asks for, and a little more so that callers do not come back together; else our own wait."""
+    """Returns the wait that the provider asks for, plus some random time so that callers spread; else our own wait."""
     own, jitter = min(LONGEST_WAIT, FIRST_WAIT * 2.0**retried), random.random()  # noqa: S311
     if error.retry_after is not None:
         return error.retry_after + 0.1 * own * jitter
@@ -163,7 +163,7 @@ def _wait(error: LLMError, retried: int) -> float:
 
 
 def passed_over(error: LLMError) -> LLMError:
-    """Returns the error of a model that was not asked; one that the money does not reach is followed by the next."""
+    """Returns the outcome of a model that was not asked; after one that is over budget, the next follows."""
     if isinstance(error, BudgetExceededError):
         error.verdict = Verdict.NEXT  # type: ignore[misc]
     return error

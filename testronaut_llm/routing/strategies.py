@@ -1,4 +1,4 @@
-"""In which order to try the models that may be tried, and why: one function a strategy."""
+"""Strategies: functions that order the candidates and give the reason for each place."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from testronaut_llm.records import Candidate
 
 SMALL_CHANGE = Decimal("0.001")
-"""USD below which `balanced` does not weigh one price against another."""
+"""USD below which `balanced` treats prices as equal."""
 Ranked = list[tuple["Candidate", str]]
-"""Candidates in their order, each with why it has its place."""
+"""Candidates in their order, each with the reason for its place."""
 _Key = Callable[["Candidate"], tuple[bool, Decimal, int, float]]
 
 
 def rank(strategy: str, candidates: Sequence[Candidate], money: Money | None) -> Ranked:
-    """Returns the candidates (given as listed, with their costs) in the order that the strategy tries them.
+    """Returns the candidates (given in listed order, with costs) in the order of the strategy.
 
-    `money` is what the call may cost; `balanced` keeps to its pace.
+    `money` is for the call; `balanced` keeps to its pace.
     """
     ranked = _STRATEGIES[strategy](candidates, _by_cost(candidates), money)
     return [(one, f"{why}: {_price(one)}") for one, why in ranked]
 
 
 def larger_than(failed: Candidate, rest: Sequence[Candidate]) -> list[Candidate]:
-    """Returns what is left to try when a prompt did not fit this model: known larger windows, and unknown ones."""
+    """Returns the candidates left after a prompt did not fit this model: those with larger or unknown windows."""
     window = failed.context_window
     return [c for c in rest if window is None or c.context_window is None or c.context_window > window]
 
@@ -63,7 +63,7 @@ def _cascade(candidates: Sequence[Candidate], by_cost: _Key, _money: Money | Non
 
 
 def _balanced(candidates: Sequence[Candidate], by_cost: _Key, money: Money | None) -> Ranked:
-    """With a pace, the best model within it; without one, each doubling of the price has to buy a point of quality."""
+    """Orders by quality within the pace; without one, each doubling of the price must add a point of quality."""
     if money is None or money.pace is None:
         ordered = sorted(candidates, key=lambda one: (-_worth(one), *by_cost(one)))
         places = _in_places(ordered, "most quality for the money", "worth")
@@ -88,9 +88,9 @@ _STRATEGIES: dict[str, Callable[[Sequence[Candidate], _Key, Money | None], Ranke
 
 
 def _by_cost(candidates: Sequence[Candidate]) -> _Key:
-    """Known prices before unknown ones, cheap before expensive, good before bad, and of free ones the fast first.
+    """Orders known prices before unknown ones, cheap before expensive, good before bad, fast free ones first.
 
-    The last only where all free ones were measured. A stable sort keeps the listed order.
+    The last only if all free ones were measured. A stable sort keeps the listed order.
     """
     measured = all(one.est_seconds is not None for one in candidates if one.est_cost == 0)
 

@@ -1,4 +1,4 @@
-"""Which of a task's models may do it at all, whatever they cost and whether or not they are ready."""
+"""Selects the models that the rules of a task allow, before readiness and cost are checked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def select(config: LLMConfig, call_model: str | None, task: TaskConfig) -> tuple[Candidate, ...]:
     """Returns the models of a task in its order; one that a rule of the task excludes is not `kept`.
 
-    A model that is named outright (`call_model`) is the only candidate. It need not be listed nor reach
+    A model named in the call (`call_model`) is the only candidate. It need not be listed nor reach
     `min_quality`; a private task still refuses it when it is not local. (`TESTRONAUT_LLM_MODEL`
-    has been put into the tasks when the configuration was read.)
+    was put into the tasks when the configuration was read.)
 
     Raises:
         ConfigError: a name is neither an alias nor `provider/model`.
@@ -30,7 +30,7 @@ def _candidate(row: ModelConfig, task: TaskConfig, floor: int) -> Candidate:
     provider, reason = provider_of(row), ""
     if row.quality < floor:
         wanted = f"quality {row.quality}, and {task.name} wants at least {floor}"
-        reason = f"too weak: {wanted}; lower its `min_quality`, or name it outright: model=, --model {row.alias}"
+        reason = f"too weak: {wanted}; lower its `min_quality`, or name the model: model=, --model {row.alias}"
     elif task.private and not is_local(row):
         reason = f"not private: {task.name} may not leave this machine, and {row.model} is not local"
     return Candidate(
@@ -46,7 +46,7 @@ def _candidate(row: ModelConfig, task: TaskConfig, floor: int) -> Candidate:
 
 
 def one_vector_space(selected: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-    """Drops the models whose base model or dimensions are not those of the first, which fixes the vector space."""
+    """Drops models whose base model or dimensions differ from those of the first, which defines the vector space."""
     first, *_ = spaces = [(one.row.base_model or one.row.name, one.row.dimensions) for one in selected]
     reason = f"another vector space than {selected[0].alias}: set the same base_model and dimensions"
     return tuple(

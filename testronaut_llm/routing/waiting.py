@@ -1,4 +1,4 @@
-"""How long an attempt waits for its rate limits, what it says when it gives up, and what a dry run says of them."""
+"""Decides how long an attempt waits for its rate limits, and adds waits and cooldowns to a dry run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def patience(route: Route, candidate: Candidate, ticket: Ticket, limiter: RateLimiter) -> float:
-    """Returns the seconds that it is worth to wait, whatever the deadline leaves.
+    """Returns the longest useful wait in seconds, without regard to the deadline.
 
-    For a limit that was written: as long as it takes. For a pause that the provider asks for: as long as for a retry.
-    A model in a cooldown is passed over where a later one can be asked sooner, and is waited for only once.
+    For a limit of `llm.yaml`: any time. For a pause that the provider asks for: as long as for a retry. A model in a
+    cooldown is skipped if a later one can be asked sooner, and is waited for only once.
     """
     later = route.kept[route.kept.index(candidate) + 1 :]
     if ticket.in_cooldown:
@@ -34,10 +34,10 @@ def patience(route: Route, candidate: Candidate, ticket: Ticket, limiter: RateLi
 
 
 def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
-    """Returns why nothing was sent; the next model follows. `left`: seconds that the call has."""
+    """Returns the error if nothing was sent; the next model follows. `left`: seconds until the deadline."""
     wait = f"at least {ticket.at_least:.3g} s" if ticket.at_least > 0 else "longer"
     if ticket.in_cooldown or ticket.is_alone:
-        what, fix = f"{ticket.blocked_by} takes {wait}", "another model or a later call may do"
+        what, fix = f"{ticket.blocked_by} takes {wait}", "list another model, or try later"
     else:
         what = f"{ticket.blocked_by} makes it wait {wait}, and the call has {max(0.0, left):.3g} s left"
         fix = "raise the limit or the call's `deadline`"
@@ -52,9 +52,9 @@ def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
 
 
 def leave(ticket: Ticket, attempt: Attempt, reply: Reply, *, cut_short: bool) -> None:
-    """Frees the slot of an attempt, and tells the limiter what its reply says of the model.
+    """Frees the slot of an attempt, and passes the facts of its reply to the limiter.
 
-    `cut_short`: the call's deadline ended it, which says nothing of the model.
+    `cut_short`: the call's deadline ended it, which is not a failure of the model.
     """
     error, usage = reply.error, attempt.usage if reply.usage is not None else None
     used = usage.prompt_tokens + usage.completion_tokens if usage is not None else None
@@ -67,9 +67,9 @@ def leave(ticket: Ticket, attempt: Attempt, reply: Reply, *, cut_short: bool) ->
 
 
 def with_limits(route: Route, config: LLMConfig, limiter: RateLimiter, max_tokens: int) -> Route:
-    """Returns the route as this process would take it now, for an answer of so many tokens.
+    """Returns the route with the rate limits of this process, for an answer of so many tokens.
 
-    A model in a cooldown is dropped where a later one can be asked sooner.
+    A model in a cooldown is dropped if a later one can be asked sooner.
     """
     kept, dropped = [], []
     cooldowns = [limiter.cooldown(key_of(one.row)) for one in route.kept]

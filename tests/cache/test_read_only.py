@@ -72,4 +72,4 @@ def _check(found: Found, said: str, works: set[str]) -> None:
         assert "/" in output or "cannot write" in output
     warned = [line.partition("event=")[2].split()[0] for line in said.splitlines() if "event=" in line]
     assert sorted(warned) == ["'cache_trouble'", "'ledger_unavailable'", "'token_memory_not_saved'"]
-    assert "make it yours to write: chmod -R u+rwX" in said
+    assert "make it writable: chmod -R u+rwX" in said

@@ -243,7 +243,7 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
     with _limited(a, **budget) as llm, structlog.testing.capture_logs() as logs:
         for _ in range(2):
             if budget:
-                with pytest.raises(errors.ConfigError, match=r"no budget can be held.*mv "):
+                with pytest.raises(errors.ConfigError, match=r"no budget can be enforced.*mv "):
                     llm.complete("t", "hi")
             else:
                 assert llm.complete("t", "hi").text

@@ -267,7 +267,7 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
         sent(ledger).settle(attempt("0.3"))
         ledger.hit("t", "m", Decimal("0.7"))
     assert [log["event"] for log in logs] == ["ledger_unavailable"]
-    with pytest.raises(ConfigError, match=r"readonly.*no budget can be held; .*`chmod u\+rwX "):
+    with pytest.raises(ConfigError, match=r"readonly.*no budget can be enforced; .*`chmod u\+rwX "):
         entry(ledger, "1", limit("9")).reserve()
     monkeypatch.undo()
     assert (total(ledger).saved_by_cache, money(ledger)) == (Decimal("0.7"), ("0.5", "0"))
@@ -329,7 +329,7 @@ def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path
     for _ in range(3):
         spend(ledger, "0.1")
     write_by_hand(path, "UPDATE attempts SET amount = ?", wrong)
-    with pytest.raises(ConfigError, match=r"the ledger .*(in place of an amount|integer overflow)"):
+    with pytest.raises(ConfigError, match=r"the ledger .*(instead of an amount|integer overflow)"):
         total(ledger)
     ledger.close()
 

@@ -90,7 +90,7 @@ def test_a_key_is_sent_to_its_own_provider_only(
 
 
 NONE_OF = "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
-IN_THE_OPEN = "the key would travel to 'proxy.example' over plain http"
+IN_THE_OPEN = "the key would be sent to 'proxy.example' over plain http"
 REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str, str]] = [
     ("openai/x", {}, {}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=<your key>"),
     ("openai/x", {}, {"OPENAI_API_KEY": "  "}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=<your key>"),

@@ -290,7 +290,7 @@ NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
     ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "no key, endpoint from llm.yaml"),
     ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"}, "no key, endpoint from OPENAI_BASE_URL"),
     ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
-     "OPENAI_API_KEY is not sent there unless `api_key_env: OPENAI_API_KEY` says so, endpoint from llm.yaml"),
+     "OPENAI_API_KEY is not sent there without `api_key_env: OPENAI_API_KEY`, endpoint from llm.yaml"),
     ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
      "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"),
     ("azure/x", {}, {"AZURE_API_KEY": "k", "AZURE_API_BASE": "https://o.openai.azure.com", "AZURE_API_VERSION": "1"},
