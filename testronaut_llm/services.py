@@ -1,4 +1,4 @@
-"""What the calls of one manager share: prices, keys, limits, local models and the gateway."""
+"""Shared by the calls of one manager: prices, keys, limits, local models and the gateway."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 _SHORT = 8000  # characters whose tokens are counted within a millisecond or two
 
 NOWHERE = "http://127.0.0.1:9"
-"""Nothing listens there. Cassettes know loopback without its port, so replays match all the same."""
+"""No server listens there. Cassettes store loopback without its port, so replays match."""
 AZURE = "https://resource.openai.azure.com"
-"""What cassettes make of the host of any Azure resource."""
+"""Replacement for the host of any Azure resource in cassettes."""
 
 
 class Services:
-    """The rooms of one manager, as its calls use them; `gateway` and `offline` as of `LLMManager`."""
+    """The parts of one manager; `gateway` and `offline` as in `LLMManager`."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class Services:
         self._doubted: set[str] = set()
 
     def route(self, call: Call, *, dry: bool = False) -> Route:
-        """Returns which models to ask, in which order, and why.
+        """Returns the models to ask, in order, with reasons.
 
-        A dry run counts the models that cannot be asked, too, and once LiteLLM is loaded, what each would leave out.
+        A dry run also counts tokens for models that cannot be asked, and, if LiteLLM is loaded, settings not sent.
         """
         money = self.budgets.money(call)
         scale = Scale(call=call, prices=self.prices, counter=self.counter, money=money, count_all=dry)
@@ -102,7 +102,7 @@ class Services:
         )
 
     def is_warm(self, call: Call) -> bool:
-        """True if `route` takes a fraction of a millisecond: all is loaded, no server is asked, the prompt is short."""
+        """True if `route` takes less than a millisecond: no load, no request to a server, a short prompt."""
         return sum([len(message.content) for message in call.messages]) <= _SHORT and all(
             (one.alias, one.model) in self._routed
             and self.probes.remembers(one.row, one.provider_row)
@@ -111,7 +111,7 @@ class Services:
         )
 
     def cold_route(self, call: Call) -> Route:
-        """Returns the route, and does what may take long: servers are asked, LiteLLM is loaded."""
+        """Returns the route; may take long, since it asks servers and loads LiteLLM."""
         route = self.route(call)
         if route.kept:
             self.gateway.load()
@@ -120,7 +120,7 @@ class Services:
         return route
 
     def dialect(self, row: ModelConfig) -> SchemaDialect:
-        """Returns which JSON Schema the model takes: its provider's, or none where the tables know it for too old."""
+        """Returns the schema dialect of the model: its provider's, or `none` if the tables say it supports none."""
         dialect, facts = provider_of(row).schema_dialect, self.prices.facts(row)
         if dialect in STRICT_DIALECTS and facts.known and not facts.supports_schema:
             return "none"
@@ -128,26 +128,26 @@ class Services:
         return "strict" if dialect == "openai" and row.name.startswith("ft:") else dialect
 
     def wire_schema(self, call: Call, row: ModelConfig) -> WireSchema | None:
-        """Returns the schema of a call as the model takes it; None without a schema."""
+        """Returns the schema of a call in the form for the model; None without a schema."""
         return call.output.wire(self.dialect(row)) if call.output is not None else None
 
     def ticket(self, call: Call, candidate: Candidate, answer_tokens: int) -> Ticket:
-        """Returns an attempt's place in line for the rate limits of its model."""
+        """Returns an attempt's place in the queue for the rate limits of its model."""
         row, tokens = candidate.row, (candidate.est_tokens or 0) + answer_tokens
         if self.offline:
             return Ticket(self.limiter, (), tokens)  # its turn comes at once
         return self.limiter.ticket(rules_of(call.config, row), key_of(row), tokens)
 
     def target(self, row: ModelConfig, *, embeddings: bool = False) -> Target:
-        """Returns where a model is asked and with which key. May start a local model, or run a command.
+        """Returns the endpoint and the key of a model. May start a local model, or run a command.
 
         Raises:
-            MissingCredentialError: there is no key.
+            MissingCredentialError: the key is missing.
             LocalModelError: the local model cannot be served.
         """
         provider = provider_of(row)
         base, version = api_base_of(row, provider), api_version_of(row, provider)
-        if self.offline:  # where an address is not known here, one that cassettes know
+        if self.offline:  # for an unknown address, the one in cassettes
             if provider.name == "embedded":
                 base = f"{NOWHERE}/v1"
             elif base is None or "${" in base:
@@ -173,13 +173,13 @@ class Services:
         )
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
-        """Takes note of an attempt that has ended."""
+        """Reports an attempt that has ended."""
         if isinstance(attempt.error, AuthenticationError | PermissionDeniedError):
             self.credentials.forget()  # a command may print a newer key
         self.telemetry.attempt(call, attempt)
 
     def dropped_params(self, row: ModelConfig, given: dict[str, Any]) -> tuple[str, ...]:
-        """Returns which settings a model is asked without, since it does not take them. May ask an Ollama server."""
+        """Returns settings that are not sent, since the model does not support them. May ask an Ollama server."""
         provider = provider_of(row)
         dropped = tuple(self.gateway.dropped_params(Target(model=row, provider=provider, api_base=None), given))
         if provider.wire == "ollama" and row.reasoning not in (None, "off"):
@@ -192,11 +192,11 @@ class Services:
         """Warns once of a model whose server reports impossible token counts."""
         if alias not in self._doubted:
             self._doubted.add(alias)
-            problem = f"{', '.join(counts)} of its answer cannot be right, so its tokens and cost are estimates"
+            problem = f"{', '.join(counts)} of its answer are impossible, so its tokens and cost are estimates"
             fix = "check the server behind `api_base`, and the bill of the provider"
             logger().warning("usage_impossible", model=alias, error=problem, fix=fix)
 
     def close(self) -> None:
-        """Ends what runs, closes connections, and ends embedded models."""
+        """Cancels calls, closes connections, and stops embedded models."""
         for part in (self.loop, self.local, self.counter, self.credentials):
             part.close()

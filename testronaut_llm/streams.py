@@ -1,4 +1,4 @@
-"""Answers in pieces: iterators that send at the first piece and know the whole answer at their end."""
+"""Streams: iterators over pieces of an answer. They send at the first piece, and have `.answer` at their end."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from testronaut_llm.loop import Running
 from testronaut_llm.records import Answer, T
 
 Begin = Callable[[Callable[[str], None]], Running[Any]]
-"""Starts a call, which hands each piece to the function."""
+"""Starts a call, which passes each piece to the function."""
 
 
 class _Pieces(Generic[T]):
-    """What both kinds of streams know of their call."""
+    """The part that both kinds of streams share."""
 
     def __init__(self, begin: Begin) -> None:
         self._begin = begin
@@ -27,26 +27,26 @@ class _Pieces(Generic[T]):
 
     @property
     def answer(self) -> Answer[T]:
-        """The whole answer. Raises LLMError: the stream has not been read to its end."""
+        """The complete answer. Raises LLMError before the stream was read to its end."""
         if self._answer is None:
             raise LLMError("the stream has no answer yet: read it to its end first")
         return self._answer
 
     def _start(self, put: Callable[[str | None], None]) -> Running[Any]:
-        """Starts the call, which puts its pieces, and None at its end."""
+        """Starts the call; it puts each piece, and None at its end."""
         self._running = self._begin(put)
         self._running.done.add_done_callback(lambda _: put(None))
         return self._running
 
     def __del__(self) -> None:
         if self._running is not None:
-            self._running.cancel()  # nobody reads it any more
+            self._running.cancel()  # it has no reader any more
 
 
 class Stream(_Pieces[T]):
     """Pieces of one answer, to be iterated once. Close it, or use it in `with`, to leave early.
 
-    Pieces may hold reasoning, where a model's template leaves out its opening tag; `answer.text` never does.
+    Pieces may hold reasoning if the opening tag is missing in the model's template; `answer.text` never does.
     """
 
     def __init__(self, begin: Begin) -> None:
@@ -85,7 +85,7 @@ class Stream(_Pieces[T]):
 
 
 class AsyncStream(_Pieces[T]):
-    """The same for `async for` and `async with`."""
+    """Same as `Stream`, for `async for` and `async with`."""
 
     def __init__(self, begin: Begin) -> None:
         super().__init__(begin)
@@ -123,11 +123,11 @@ class AsyncStream(_Pieces[T]):
 
 
 def _putter(pieces: asyncio.Queue[str | None]) -> Callable[[str | None], None]:
-    """What hands a piece over to the caller's event loop. It does not hold the stream, whose end it would outlive."""
+    """Returns a function that puts a piece into the caller's event loop. It has no reference to the stream."""
     loop = asyncio.get_running_loop()
 
     def put(piece: str | None) -> None:
-        with suppress(RuntimeError):  # the caller's loop is closed, so nobody reads
+        with suppress(RuntimeError):  # the caller's loop is closed
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
     return put

@@ -163,7 +163,7 @@ def _wait(error: LLMError, retried: int) -> float:
 
 
 def passed_over(error: LLMError) -> LLMError:
-    """Returns the outcome of a model that was not asked; after one that is over budget, the next follows."""
+    """Returns the error of a model that was not asked; if it is over budget, the next model follows."""
     if isinstance(error, BudgetExceededError):
         error.verdict = Verdict.NEXT  # type: ignore[misc]
     return error

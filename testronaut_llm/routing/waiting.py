@@ -42,7 +42,7 @@ def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
         what = f"{ticket.blocked_by} makes it wait {wait}, and the call has {max(0.0, left):.3g} s left"
         fix = "raise the limit or the call's `deadline`"
     error = (OverloadedError if ticket.in_cooldown else RateLimitError)(
-        f"{candidate.alias} ({candidate.model}): nothing was sent: {what}; {fix}",
+        f"{candidate.alias} ({candidate.model}): not tried: {what}; {fix}",
         model=candidate.alias,
         provider=candidate.provider,
         retry_after=ticket.at_least or None,

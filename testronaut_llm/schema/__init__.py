@@ -1,1 +1,1 @@
-"""Structured output: a caller's schema to what each wire takes, and an answer back, checked against the schema."""
+"""Structured output: converts a schema for each wire, and checks and converts the answer."""

@@ -1,4 +1,4 @@
-"""Finds the JSON values in the text of an answer that may be the answer itself."""
+"""Finds the JSON values in the text of an answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _START = re.compile(
     rf"(?:```|~~~)[\w-]*+[ \t]*+\n\s*+(?P<fenced>{_SCALAR})\s*+(?:```|~~~)"
     r"|\{(?=\s*+[\"}])|(?:(?<!\w)\[|\[(?!\s*+[-\d:]*+\s*+\]))(?=\s*+[\[\]{\"tfn\d-])"
 )
-"""Where a value may begin: at a bracket, but for an index as in `argv[0]`; or all of one, alone in a code fence."""
+"""Start of a value: a bracket (not an index as in `argv[0]`), or a whole value in a code fence."""
 _LEXEME = re.compile(rf"\s*+(?P<mark>[\[\]{{}},:]|{_SCALAR})")
 _TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*+\"?|[\[\]{}]")
 _LINE_END = re.compile(r"[ \t.`*]*+(?:\r?\n|\Z)")
@@ -28,9 +28,9 @@ _MOST_VALUES = 1000
 
 
 def parse(text: str, *, lenient: bool) -> list[Any]:
-    """Returns the JSON values that may be the answer: the whole text, or (with `lenient`) those within it, once each.
+    """Returns the JSON values that may be the answer: the whole text, or (if `lenient`) those in it, each once.
 
-    Reasoning in front of the answer is left out. Raises OutputInvalidError: there is none; `text` holds the answer.
+    Reasoning before the answer is ignored. Raises OutputInvalidError, with the answer in `text`, if there is none.
     """
     for whole in dict.fromkeys((text, split(text)[1])):
         try:
@@ -53,24 +53,24 @@ def parse(text: str, *, lenient: bool) -> list[Any]:
 
 def _reason(text: str, problem: ValueError) -> str:
     if not text.strip():
-        return "is empty, where JSON was expected"
+        return "is empty; expected JSON"
     if is_runaway_whitespace(text):
         return f"is runaway whitespace: {len(text)} characters, most of them blank, and no whole JSON"
     if _FENCE.search(text):
-        return "stands in a code fence, where JSON alone was expected"
+        return "is in a code fence; expected JSON alone"
     return f"is not JSON: {problem}. It begins {text.strip()[:60]!r}"
 
 
 def is_runaway_whitespace(text: str) -> bool:
-    """True if the model wrote blanks without end, as constrained decoding can make it do."""
+    """True if the model wrote blanks without end, which constrained decoding can cause."""
     return len(text) >= _MANY_SPACES and 2 * sum(map(len, text.split())) < len(text)
 
 
 def _extents(text: str) -> Iterator[str]:
-    """Yields the JSON texts that stand by themselves in a text, in time in proportion to its length.
+    """Yields the JSON texts in a text that are not part of others, in linear time.
 
-    A bracket with no JSON behind it is prose. What began as JSON and broke is passed over as a whole, so that no part
-    of it is taken for the answer. An empty list or object is a mark, as in `- [ ] to do`, unless it ends its line.
+    A bracket without JSON after it is prose. Broken JSON is skipped as a whole, so that no part of it is taken for the
+    answer. An empty list or object counts only at the end of its line: `- [ ] to do` is prose.
     """
     at = 0
     closings: dict[int, int] | None = None
@@ -91,7 +91,7 @@ def _extents(text: str) -> Iterator[str]:
 def _end(text: str, begin: int) -> tuple[int, bool]:
     """Returns where the value that begins at a bracket ends, and True if it ends with its own bracket.
 
-    An error of `json` is no help: to make one takes time in proportion to the text before it.
+    Errors of `json` are not used: creating one takes time in proportion to the text before it.
     """
     opened: list[str] = []
     at, complete = begin, False  # complete: a value ends at this place

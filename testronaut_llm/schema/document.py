@@ -1,7 +1,7 @@
-"""Reads a caller's JSON Schema: rewrites older forms to draft 2020-12 and finds errors before any money is spent.
+"""Reads a caller's JSON Schema: rewrites older forms to draft 2020-12, and finds errors before a request is sent.
 
-Draft 7 and OpenAPI forms (tuples in `items`, `dependencies`, `nullable`, ...) are rewritten, so that the rest of the
-package knows one form. `$id` is removed: every `$ref` points into the document itself.
+Draft 7 and OpenAPI forms (tuples in `items`, `dependencies`, `nullable`, ...) are rewritten, so that other modules
+handle one form. `$id` is removed: every `$ref` points into the document itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BOUNDS = frozenset({
     "unevaluatedProperties",
 })  # fmt: skip
 KEYWORDS = _STRUCTURE | BOUNDS | COMBINATORS
-"""What a schema can say about a value."""
+"""Keywords that constrain a value."""
 _MAX_DEPTH = 100
 
 
@@ -63,9 +63,9 @@ def canonical(schema: Json) -> Json:
 
 
 def with_references(schema: Json) -> Json:
-    """Returns a JSON Schema in the forms of 2020-12. Raises InvalidRequestError for a reference that leads nowhere."""
+    """Returns a JSON Schema in the forms of 2020-12. Raises InvalidRequestError for a broken reference."""
     declared = schema.get("$schema")
-    # Up to draft 7, keywords beside a `$ref` do not count.
+    # Up to draft 7, keywords next to a `$ref` do not count.
     lonely_refs = isinstance(declared, str) and re.search(r"draft-0[3-7]", declared) is not None
     named = {path[-1]: _rewritten(sub, lonely_refs) for path, sub in _roots(schema)[1:]}
     document: Json = {**_rewritten(schema, lonely_refs), **({"components": {"schemas": named}} if named else {})}
@@ -93,7 +93,7 @@ def plain(value: Any, path: Path = ()) -> Any:
 
 
 def json_path(path: Iterable[str | int]) -> str:
-    """Returns `$.steps[0].name` for the keys that lead there."""
+    """Returns keys as a path: `$.steps[0].name`."""
     steps = (f"[{p}]" if isinstance(p, int) else f".{p}" if re.fullmatch(r"[\w$]+", p) else f"[{p!r}]" for p in path)
     return "$" + "".join(steps)
 
@@ -129,7 +129,7 @@ def walk(document: Mapping[str, Any]) -> Iterator[tuple[Path, Json]]:
 
 
 def resolve(document: Mapping[str, Any], reference: str) -> Any:
-    """Returns what a `$ref` into the document points to. Raises LookupError, TypeError or ValueError: none."""
+    """Returns the target of a `$ref` into the document. Raises LookupError, TypeError or ValueError: none."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         return {str(node.get("$anchor")): node for _, node in walk(document)}[fragment]
@@ -141,10 +141,10 @@ def resolve(document: Mapping[str, Any], reference: str) -> Any:
 
 
 def core_of(node: Any) -> tuple[Json, Json]:
-    """Returns what a wire can say of a node, and its description and examples.
+    """Returns the parts of a node that a wire can express, and its description and examples.
 
-    The first is a lone `$ref`, a lone `anyOf`, plain keywords with `type` as a list, or nothing where combinators stand
-    beside other keywords.
+    The first is a lone `$ref`, a lone `anyOf`, plain keywords with `type` as a list, or nothing if combinators are
+    combined with other keywords.
     """
     if not isinstance(node, dict):
         return {}, {}
@@ -167,7 +167,7 @@ def core_of(node: Any) -> tuple[Json, Json]:
 
 
 def _roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
-    """Returns the document and OpenAPI's named schemas, which stand below no other schema."""
+    """Returns the document and OpenAPI's named schemas, which are below no other schema."""
     components = document.get("components")
     named = components.get("schemas") if isinstance(components, dict) else None
     listed = named.items() if isinstance(named, dict) else ()
@@ -213,7 +213,7 @@ def _without_nullable(node: Json) -> Json:
 
 
 def _check_references(document: Json) -> None:
-    """Raises InvalidRequestError for a reference that leads nowhere, out of the document, or back to itself."""
+    """Raises InvalidRequestError for a reference to nothing, out of the document, or back to itself."""
     nodes = list(walk(document))
     places = {id(node) for _, node in nodes}
     for path, node in nodes:
@@ -227,14 +227,14 @@ def _check_references(document: Json) -> None:
         except (LookupError, TypeError, ValueError):
             raise _unusable(place, f"`$ref` {reference!r} leads nowhere") from None
         if not isinstance(target, bool) and id(target) not in places:
-            raise _unusable(place, f"`$ref` {reference!r} leads to no schema, put its target into `$defs`")
+            raise _unusable(place, f"`$ref` {reference!r} does not lead to a schema, put its target into `$defs`")
     finished: set[int] = set()
     for path, node in nodes:
         _check_loops(document, node, path, finished, frozenset())
 
 
 def _check_loops(document: Json, node: Any, path: Path, finished: set[int], above: frozenset[int]) -> None:
-    """Raises for a schema that checks a value by checking the same value again, which would never end."""
+    """Raises for a schema that refers to itself for the same value, so that checks would never end."""
     if not isinstance(node, dict) or id(node) in finished:
         return
     if id(node) in above:

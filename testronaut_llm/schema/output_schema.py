@@ -1,7 +1,7 @@
-"""A caller's schema: what each wire takes of it, and the answer back in the caller's form.
+"""A caller's schema: its form on each wire, and answers converted back.
 
-The same pydantic class or JSON Schema gives the same kind of value behind every wire. Whatever a wire made of
-the schema, the answer is checked against the caller's own.
+The same pydantic class or JSON Schema gives the same type of value on every wire. The answer is always checked
+against the caller's own schema.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _MOST_FAULTS = 10
 
 
 class _QuietJsonSchema(GenerateJsonSchema):
-    """Ignores defaults that JSON cannot hold, since the model never sees defaults."""
+    """Ignores defaults that are not JSON, since models never see defaults."""
 
     ignored_warning_kinds = set(get_args(JsonSchemaWarningKind))  # noqa: RUF012 - as pydantic declares it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputSchema:
-    """What an answer has to look like.
+    """The schema of an answer.
 
     Attributes:
         json_schema: the caller's schema as one draft 2020-12 document; part of cache keys.
@@ -52,9 +52,9 @@ class OutputSchema:
 
     @classmethod
     def of(cls, schema: Any) -> OutputSchema:
-        """Takes a pydantic class, any type pydantic can check (`list[Model]`, a TypedDict, ...), or a JSON Schema.
+        """Returns the schema of a pydantic class, another type (`list[Model]`, a TypedDict, ...), or a JSON Schema.
 
-        Raises InvalidRequestError: the schema cannot be used; the message holds the path of what is wrong.
+        Raises InvalidRequestError if it cannot be used, with the path of the problem.
         """
         if isinstance(schema, Mapping):
             return _of_document(json.dumps(plain(schema)))
@@ -64,15 +64,15 @@ class OutputSchema:
             return _of_type.__wrapped__(schema, repr(schema))
 
     def wire(self, dialect: SchemaDialect) -> WireSchema:
-        """Returns what a wire of that dialect takes of this schema."""
+        """Returns the form of this schema on a wire of that dialect."""
         return self._plan(dialect)[0]
 
     def read(self, text: str, dialect: SchemaDialect) -> Any:
         """Returns the value of an answer: an instance of the pydantic type, or plain JSON.
 
-        Prose and code fences around the JSON are taken only where the wire was given no schema. There, a text may
-        hold other JSON, of a program that it quotes: the answer is the one value that obeys the schema.
-        Raises OutputInvalidError: no value obeys the schema, or values that differ; `text` holds the answer.
+        Prose and code fences around the JSON are accepted only if no schema was sent. Then the text may hold other
+        JSON, such as quoted output: the answer is the one value that matches the schema.
+        Raises OutputInvalidError, with the answer in `text`, if no value matches, or several that differ.
         """
         if text.strip() in self.json_schema.get("enum", ()):
             return self._checked(text.strip(), text)  # a label without its quotes
@@ -90,7 +90,7 @@ class OutputSchema:
         if refused is not None and not obeys:
             raise refused
         if len(obeys) > 1:
-            found = f"{len(obeys)} different JSON values that obey the schema `{self.name}`"
+            found = f"{len(obeys)} different JSON values that match the schema `{self.name}`"
             raise OutputInvalidError(f"The answer holds {found}; expected one.", text=text)
         return obeys.popitem()[1]
 
@@ -124,14 +124,14 @@ class OutputSchema:
                 found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_FAULTS]
                 problems = [(json_path(one["loc"]), one["msg"]) for one in found]
         words = [f"{path}: {words if len(words) <= 200 else words[:200] + '...'}" for path, words in sorted(problems)]
-        raise OutputInvalidError(f"The answer does not obey the schema `{self.name}`: {'; '.join(words)}.", text=text)
+        raise OutputInvalidError(f"The answer does not match the schema `{self.name}`: {'; '.join(words)}.", text=text)
 
 
 def _name(wanted: object) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", str(wanted or "")).strip("_")[:64] or "answer"
 
 
-# Checking a schema takes longer than a cached answer does, so what came out is kept: the same schema comes again.
+# Checking a schema takes longer than reading a cached answer, so results are kept: the same schemas come again.
 @lru_cache(maxsize=128)
 def _of_document(text: str) -> OutputSchema:
     document = canonical(json.loads(text))
@@ -140,7 +140,7 @@ def _of_document(text: str) -> OutputSchema:
 
 @lru_cache(maxsize=128)
 def _of_type(schema: Any, spelled: str) -> OutputSchema:
-    """`spelled` tells `int | str` and `str | int` apart, which are equal."""
+    """Returns the schema of a type. `spelled` separates `int | str` from `str | int`, which are equal."""
     try:
         if isinstance(schema, str | bytes | int | float | list | tuple | set | None):
             raise TypeError(f"{type(schema).__name__} is neither")

@@ -1,7 +1,7 @@
-"""Turns a schema, node by node, into what one wire takes, and each value back into the caller's form.
+"""Converts a schema, node by node, to the form of one wire, and values back to the caller's form.
 
-What a wire cannot say is left off there and said in words. A wire may let a wrong answer through, since the caller's
-schema is checked in the end, but it must never forbid a right one.
+Constraints that a wire cannot express are sent as words. A wire may allow a wrong answer, since the caller's schema is
+checked at the end, but must never forbid a right one.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _KINDS = {bool: "boolean", type(None): "null", str: "string", list: "array", dic
 
 
 Decode = Callable[[Any], Any]
-"""Turns a value of the wire into the caller's form."""
+"""Converts a value of the wire to the caller's form."""
 
 
 class TooLarge(Exception):  # noqa: N818 - a signal between two modules, not an error that leaves them
-    """The schema unfolds into more places than any wire takes."""
+    """The schema expands to more places than any wire takes."""
 
 
 class Place(NamedTuple):
     """One node of a schema on the wire.
 
-    `decode` leaves a value that has the caller's form. `encodes` is True if every value looks different on the wire.
+    `decode` does not change a value in the caller's form. `encodes`: True if every value has another form on the wire.
     """
 
     schema: Json
@@ -49,14 +49,14 @@ class Places:
 
     def __init__(self, document: Json, dialect: Dialect, *, unroll: int) -> None:
         self.table: dict[str, Place] = {}  # places that `$ref` names, by name
-        self.rules: dict[str, dict[str, None]] = {}  # what the wire cannot say, in words, by the place it is about
+        self.rules: dict[str, dict[str, None]] = {}  # constraints that the wire cannot express, as words, by place
         self._document, self._dialect, self._unroll = document, dialect, unroll
         self._names: dict[str, str] = {}
         self._within: list[str] = []
         self._count = self._deep = 0
 
     def place(self, schema: Any, path: str) -> Place:
-        """Returns the place that `schema` describes. Raises TooLarge."""
+        """Returns the place of a schema. Raises TooLarge."""
         self._count += 1
         if self._count > _MAX_PLACES or self._deep > _MAX_DEPTH:
             raise TooLarge
@@ -88,7 +88,7 @@ class Places:
         return self._array(core, path) if kind == "array" else Place(self._typed(kind, core, path))
 
     def _any(self, schema: Any) -> Place:
-        """Returns a place of any JSON value: on a wire of closed objects it is JSON text in a string."""
+        """Returns a place for any JSON value; with closed objects it is JSON text in a string."""
         if not self._dialect.closed:
             return Place({})
         items = schema.items() if isinstance(schema, dict) else ()
@@ -122,7 +122,7 @@ class Places:
         encodes = name in self.table and self.table[name].encodes
 
         def decode(value: Any) -> Any:
-            return self.table[name].decode(value)  # which may not be there yet
+            return self.table[name].decode(value)  # which may not exist yet
 
         return Place({"$ref": f"#/$defs/{name}"}, decode, encodes)
 
@@ -193,7 +193,7 @@ class Places:
         return record
 
     def _record(self, declared: Json, core: Json, path: str) -> Place:
-        """Returns the place of an object with these properties. A null stands for an optional one that is left out."""
+        """Returns the place of an object with these properties. Null means that an optional one is absent."""
         places = {name: self.place(sub, f"{path}.{name}".lstrip(".")) for name, sub in declared.items()}
         properties = {name: place.schema for name, place in places.items()}
         optional = properties.keys() - core.get("required", ())
@@ -231,7 +231,7 @@ class Places:
         return Place({"type": "array", "description": about, "items": entry}, decode, encodes=True)
 
     def _typed(self, kind: str, core: Json, path: str) -> Json:
-        """Returns the type with the bounds that the wire keeps; the others are said in words."""
+        """Returns the type with the bounds that the wire supports; the others are sent as words."""
         kept = {"type": kind}
         for key in [key for key in core if key in BOUNDS]:
             if self._dialect.may_keep(kind, key, core[key]):
@@ -241,7 +241,7 @@ class Places:
         return kept
 
     def _kinds(self, schema: Json) -> set[str]:
-        """Returns the JSON types that a wire's schema admits; none for a reference that is not finished."""
+        """Returns the JSON types that a wire's schema allows; none for an unfinished reference."""
         if not schema:
             return set(TYPES)
         if "$ref" in schema:
@@ -253,7 +253,7 @@ class Places:
 
     @cached_property
     def _validators(self) -> tuple[Draft202012Validator, Draft202012Validator]:
-        """The validators of the caller's schema and of the wire's."""
+        """Returns validators of the caller's schema and of the wire's."""
         from jsonschema import Draft202012Validator
 
         wire = {"$defs": {name: place.schema for name, place in self.table.items()}}
@@ -261,7 +261,7 @@ class Places:
 
 
 def _either(schemas: list[Json]) -> Json:
-    """Returns a schema that admits what any of them does; nested unions melt, and equals are said once."""
+    """Returns the union of schemas; nested unions are flattened, duplicates removed."""
     options = [option for one in schemas for option in (one["anyOf"] if one.keys() == {"anyOf"} else [one])]
     flat = list({words_of(option): option for option in options}.values())
     return flat[0] if len(flat) == 1 else {"anyOf": flat}
@@ -273,7 +273,7 @@ def _kind_of(value: Any) -> str:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Returns a value without the nulls by which a model leaves properties out."""
+    """Returns a value without the nulls that stand for absent properties."""
     if isinstance(value, list):
         return [_without_nulls(one) for one in value]
     if isinstance(value, dict):
@@ -289,5 +289,5 @@ def words_of(value: Any) -> str:
 def _obeys(validator: Draft202012Validator, schema: Any, value: Any) -> bool:
     try:
         return bool(validator.evolve(schema=schema).is_valid(value))
-    except re.error:  # a pattern of pydantic's, whose regular expressions know more than Python's
+    except re.error:  # a pattern for pydantic, whose regular expressions differ from Python's
         return True

@@ -1,6 +1,6 @@
-"""What each wire takes of a JSON Schema: one row a dialect, and the form of one schema there.
+"""The JSON Schema that each wire takes: one row per dialect, and the form of a schema there.
 
-What does not fit a wire is said in words. A schema that the wire is known to refuse for its size goes in words only.
+Constraints that a wire does not support are sent as words; a schema that is too large for it, only as words.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from testronaut_llm.schema.places import Decode, Place, Places, TooLarge
 
 _WRAP = "result"
 _MISREAD = "values"
-"""LiteLLM takes a root property of this name for the whole answer of a forced tool call."""
+"""LiteLLM returns a root property of this name as the whole answer of a forced tool call."""
 _ONLY_JSON = "Answer with one JSON value and nothing else: no explanation, no code fence. "
 
 _NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
@@ -37,13 +37,13 @@ class Dialect:
 
     Attributes:
         constrains: the wire takes a schema at all.
-        closed: the root and every object are closed objects; what is open travels encoded.
-        all_required: an optional property is required, and null where it is left out.
-        references: `$ref` into `$defs`, so that a schema may recurse.
-        in_prompt: the wire does not show the schema to the model, so the prompt holds it.
+        closed: all objects must be closed; open ones are sent encoded.
+        all_required: optional properties are required, and null if absent.
+        references: `$ref` into `$defs` is supported, so a schema may recurse.
+        in_prompt: the model does not see the schema, so the prompt also holds it.
         keeps: bounds that the wire takes, by JSON type.
         formats: values of `format` that the wire takes.
-        names: what a property may be called.
+        names: pattern of valid names of properties.
         limits: sizes above which the wire refuses a schema, by the names of `_sizes`.
     """
 
@@ -58,7 +58,7 @@ class Dialect:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def may_keep(self, kind: str, keyword: str, value: Any) -> bool:
-        """True if this bound may travel. A grammar explodes on large counts, and misreads all but simple patterns."""
+        """True if this bound may be sent. Grammars grow with counts, and support only simple patterns."""
         if keyword not in self.keeps.get(kind, ()):
             return False
         if keyword == "format":
@@ -83,7 +83,7 @@ DIALECTS: Mapping[str, Dialect] = {
     ),
     # Azure documents smaller sizes, and refuses every bound.
     "azure": Dialect(all_required=True, limits={**_OPENAI_SIZES, "properties": 100, "depth": 5}),
-    # Other servers that follow OpenAI's strict mode: nobody documents which bounds they take.
+    # Other servers that follow OpenAI's strict mode: the bounds that they take are not documented.
     "strict": Dialect(all_required=True, limits=_OPENAI_SIZES),
     # Anthropic refuses references to oneself, and LiteLLM inlines the others by their last segment: none is sent.
     "anthropic": Dialect(
@@ -106,10 +106,10 @@ DIALECTS: Mapping[str, Dialect] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireSchema:
-    """What goes to a provider for one schema.
+    """The form of one schema for a provider.
 
-    `schema` is None where the wire takes none. `instructions` belong into the prompt; they are empty where the wire
-    says all. `wrapped` says that the value travels inside `{"result": ...}`.
+    `schema` is None if the wire takes none. `instructions` belong into the prompt; they are empty if the schema is
+    complete. `wrapped`: the value is inside `{"result": ...}`.
     """
 
     schema: dict[str, Any] | None
@@ -119,7 +119,7 @@ class WireSchema:
 
 
 def planned(document: Json, name: str, dialect_name: str) -> tuple[WireSchema, Decode]:
-    """Returns what a wire takes of a document, and the way back. Raises ConfigError: the dialect is unknown."""
+    """Returns the form of a document on a wire, with its decoder. Raises ConfigError: the dialect is unknown."""
     if dialect_name not in DIALECTS:
         known = ", ".join(DIALECTS)
         raise ConfigError(f"Unknown schema dialect {dialect_name!r}: a provider's `schema_dialect` is {known}.")
@@ -152,7 +152,7 @@ def _constrained(document: Json, name: str, dialect: Dialect, unroll: int) -> tu
     else:
         rules = [f"- `{place}`: {', '.join(words)}" for place, words in places.rules.items()]
         said = ["\n".join(["The answer also obeys:", *rules])] if rules else []
-        if r"\"$ref\"" in json.dumps([schema, places.rules]):  # in words, so the model has to see the caller's schema
+        if r"\"$ref\"" in json.dumps([schema, places.rules]):  # as words, so the model needs the caller's schema
             said.append("The schema that `$ref` points into:\n" + _words(document))
 
     def decode(value: Any) -> Any:

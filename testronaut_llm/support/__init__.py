@@ -1,1 +1,1 @@
-"""What every room needs: files, text, money, bodies of HTTP responses."""
+"""Helpers of all parts: files, text, money, bodies of HTTP responses."""

@@ -1,7 +1,7 @@
-"""Bodies of responses, unpacked piece by piece and never beyond a bound: a few bytes can stand for gigabytes.
+"""Unpacks bodies of responses piece by piece, up to a bound: a few bytes can expand to gigabytes.
 
-httpx undoes any chain of `content-encoding`, a whole chunk at once. A response hook takes that header away, so that
-httpx unpacks nothing, and puts a stream of ours in place of the body.
+httpx unpacks any chain of `content-encoding`, a whole chunk at once. A response hook removes that header, so that
+httpx unpacks nothing, and replaces the body by a stream of ours.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 import httpx
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Of a body, packed and unpacked: reading on would only fill the memory."""
+"""Most bytes of a body, packed and unpacked."""
 MOST_PARTS = 250_000
-"""Lists and objects of one JSON document: 25 bytes of it become kilobytes of Python objects."""
+"""Most lists and objects of one JSON document: 25 bytes of it can become kilobytes of Python objects."""
 PIECE = 64 * 1024
-"""Bytes that are unpacked at a time."""
-_GZIP_OR_ZLIB = 47  # zlib's `wbits` that reads both headers
+"""Most bytes unpacked at a time."""
+_GZIP_OR_ZLIB = 47  # zlib's `wbits` for both headers
 
 Take = Callable[[bytes], Iterator[bytes]]
 
 
 class BodyError(httpx.DecodingError):
-    """The body is larger than it may be, damaged, or packed otherwise than once with gzip or deflate."""
+    """The body is too large, damaged, or packed other than once with gzip or deflate."""
 
 
 class Unpacker:
-    """Undoes at most one layer of gzip or deflate.
+    """Unpacks at most one layer of gzip or deflate.
 
-    `most` bounds the bytes that come and those that they become. A stream of documents may have any number of parts.
+    `most` bounds the packed and the unpacked bytes. A stream of documents may have any number of parts.
     """
 
     def __init__(self, encoding: str = "", *, most: int = MOST_BYTES, streams: bool = False) -> None:
@@ -58,11 +58,11 @@ class Unpacker:
                 )
 
     def _inflated(self, inflate: Any, chunk: bytes) -> tuple[bytes, bytes]:
-        """Returns a piece of what the chunk becomes, and the rest of the chunk; what follows the end is dropped."""
+        """Returns a piece of the unpacked chunk, and the remaining chunk; bytes after the end are dropped."""
         try:
             return inflate.decompress(chunk, PIECE), inflate.unconsumed_tail
         except zlib.error as error:
-            raise BodyError(f"the body is no sound {self._encoding} ({error})") from None
+            raise BodyError(f"the body is not valid {self._encoding} ({error})") from None
 
 
 def bound(
@@ -71,9 +71,9 @@ def bound(
     broke: Callable[[Exception], None] = lambda _: None,
     end: Callable[[], bytes] = bytes,
 ) -> None:
-    """Sends the body of a response that is not read yet through `take`, piece by piece.
+    """Passes the unread body of a response through `take`, piece by piece.
 
-    `broke` is called with the error that ends it; `end` returns what follows the last piece of a whole body.
+    `broke` is called with the error that ends it; `end` returns the bytes after the last piece of a complete body.
     """
     response.headers.pop("content-encoding", None)
     if isinstance(response.stream, httpx.SyncByteStream | httpx.AsyncByteStream):
@@ -86,14 +86,14 @@ def bounded(response: httpx.Response) -> None:
 
 
 def unpacker(response: httpx.Response, *, most: int = MOST_BYTES, streams: bool = False) -> Unpacker:
-    """Returns what unpacks the body of this response."""
+    """Returns the unpacker for the body of this response."""
     kind = response.headers.get("content-type", "")
     streams = streams or "event-stream" in kind or "ndjson" in kind
     return Unpacker(response.headers.get("content-encoding", ""), most=most, streams=streams)
 
 
 class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The body of a response, for sync and async clients; `stream` is of the kind that its client reads."""
+    """The body of a response, for sync and async clients; `stream` is the original one."""
 
     def __init__(self, stream: Any, take: Take, broke: Callable[[Exception], None], end: Callable[[], bytes]) -> None:
         self._stream, self._take, self._broke, self._end = stream, take, broke, end
@@ -109,7 +109,7 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
                 for piece in filter(None, self._take(chunk)):
                     yield piece
                     if len(chunk) < len(piece):
-                        await asyncio.sleep(0)  # one packed chunk can hold work for minutes: the deadline comes first
+                        await asyncio.sleep(0)  # one packed chunk can take minutes: allows the deadline to cancel
             yield self._end()
         except Exception as error:
             self._broke(error)

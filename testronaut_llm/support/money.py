@@ -1,4 +1,4 @@
-"""Money and tokens: exact arithmetic whatever the program's decimal context, bounds, and words for people."""
+"""Money and tokens: arithmetic independent of the program's decimal context, bounds, and texts for messages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MOST_USD = 1_000_000
-"""USD that one request costs at most; sums of larger amounts would overflow the ledger."""
+"""Most USD of one request; sums of larger amounts would overflow the ledger."""
 MOST_TOKENS = 2**40
-"""Tokens that one request has at most, for the same reason."""
+"""Most tokens of one request, for the same reason."""
 
 CONTEXT = Context(  # names every argument: the program may have changed `decimal.DefaultContext`
     *(28, ROUND_HALF_EVEN, -999_999, 999_999, 1, 0, []), traps=[DivisionByZero, InvalidOperation, Overflow]
 )
-"""In which money is computed."""
+"""The decimal context of all computations with money."""
 _TWO_DIGITS = Context(prec=2, rounding=ROUND_HALF_EVEN)
 _CENT = Decimal("0.01")
 

@@ -1,4 +1,4 @@
-"""Body fields that this package sets itself, and where a user says what they are to be."""
+"""Body fields that this package sets, and the setting of each."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _INSTEAD = {
     },
 }
 OWNED: Mapping[str, str] = {name: instead for instead, names in _INSTEAD.items() for name in names.split()}
-"""The field, and what to set instead; empty if there is nothing to set."""
+"""The field, and the setting to use instead; empty if there is none."""
 
 
 def refused_in_extra(extra: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yields the place and the reason of each field of an `extra` mapping that is ours, Ollama's `options` included."""
+    """Yields place and reason of each field of an `extra` mapping that is ours, also in Ollama's `options`."""
     options = extra.get("options")
     nested = options if isinstance(options, Mapping) else {}
     for place in (*((key,) for key in extra), *(("options", key) for key in nested)):

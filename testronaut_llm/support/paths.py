@@ -16,22 +16,22 @@ APP = "testronaut-llm"
 
 
 def config_dir() -> Path:
-    """Folder of the user's own `llm.yaml`."""
+    """Returns the folder of the user's own `llm.yaml`."""
     return _folder("config")
 
 
 def data_dir() -> Path:
-    """Folder of models, the ledger and what was learned; not to be thrown away."""
+    """Returns the folder of models, the ledger and token observations; do not delete it."""
     return _folder("data")
 
 
 def cache_dir() -> Path:
-    """Folder of stored answers; safe to delete."""
+    """Returns the folder of stored answers; safe to delete."""
     return _folder("cache")
 
 
 def make_folder(folder: Path) -> Path:
-    """Creates a folder and its parents, readable by the owner only (0700). Raises OSError: it cannot be created."""
+    """Creates a folder and its parents, readable by the owner only (0700). Raises OSError if that fails."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -47,7 +47,7 @@ def user_path(text: str | Path) -> Path:
 
 
 def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
-    """Replaces a file's text (UTF-8). A crash leaves the old file or the new one, never half of either.
+    """Replaces a file's text (UTF-8). After a crash the file is the old one or the new one, complete.
 
     A symbolic link stays, and its target is replaced. The folder must exist. Without a `mode` the file keeps its
     permissions; a new one has 0600.
@@ -75,7 +75,7 @@ def data_file(package: str, path: str) -> Path | None:
     """Returns a file of an installed package, which is not imported; None if the package or the file is missing."""
     try:
         spec = importlib.util.find_spec(package)
-    except ValueError:  # a stand-in that a test program put into sys.modules
+    except ValueError:  # a fake module in sys.modules
         return None
     files = (Path(folder, path) for folder in (spec and spec.submodule_search_locations) or ())
     return next((file for file in files if file.is_file()), None)
@@ -96,7 +96,7 @@ class Connection(sqlite3.Connection):
     """
 
     def __del__(self) -> None:
-        with contextlib.suppress(sqlite3.ProgrammingError):  # it was never open
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was not opened
             self.close()
 
 

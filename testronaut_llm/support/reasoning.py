@@ -1,7 +1,7 @@
-"""Takes the reasoning off a text that a model's chat template left in front of the answer.
+"""Removes reasoning that a chat template leaves before the answer.
 
-A server that does not know the template hands it out as text. Some templates put the opening tag into the prompt, so
-that the text begins inside the reasoning and only the closing tag comes.
+A server that does not know the template returns it as text. Some templates put the opening tag into the prompt, so
+that the text begins inside the reasoning and has only the closing tag.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TAGS = {
     "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",  # gpt-oss
     "◁think▷": "◁/think▷",  # Kimi
 }
-"""Opening and closing tag."""
+"""Opening and closing tags."""
 
 
 class ReasoningFilter:
-    """Holds back the reasoning of one answer that comes in pieces.
+    """Removes the reasoning of one answer that arrives in pieces.
 
-    Reasoning without an opening tag passes: it is known for what it is when its end comes, and then it is out.
+    Reasoning without an opening tag is passed on: only its end shows what it is.
     """
 
     def __init__(self, tags: Mapping[str, str]) -> None:
@@ -38,7 +38,7 @@ class ReasoningFilter:
         self._through = self._found = False
 
     def take(self, piece: str) -> str:
-        """Returns what can be handed out now."""
+        """Returns the text that can be passed on now."""
         if self._through:
             return piece
         self._held += piece
@@ -56,7 +56,7 @@ class ReasoningFilter:
             self._held, self._closing, self._found = start.removeprefix(opening), self._tags[opening], True
 
     def end(self) -> str:
-        """Returns what was held back, unless it is reasoning that has no end."""
+        """Returns the text not yet passed on, unless it is reasoning without an end."""
         held, self._held, self._through = self._held, "", True
         if self._closing is not None:
             return ""
@@ -64,20 +64,20 @@ class ReasoningFilter:
 
 
 def tags_for(prompts: Iterable[str]) -> dict[str, str]:
-    """Returns the tags that no prompt speaks of: the answer may be about those, or was asked to hold them."""
+    """Returns the tags that do not occur in the prompt: the answer may be about those, or was asked to use them."""
     spoken = "\n".join(prompts)
     return {opening: closing for opening, closing in TAGS.items() if closing not in spoken}
 
 
 def split(text: str, tags: Mapping[str, str] = TAGS) -> tuple[str, str]:
-    """Returns the reasoning in front of an answer, with its tags, and the answer."""
+    """Returns the reasoning before an answer, with its tags, and the answer."""
     pieces = ReasoningFilter(tags)
     answer = pieces.take(text) + pieces.end()
     parts = [(opening, *answer.partition(closing)) for opening, closing in tags.items() if closing in answer]
     after = [rest for opening, before, _, rest in parts if opening not in before]
     if after:
         try:
-            json.loads(answer)  # which may hold a tag in a string
+            json.loads(answer)  # JSON may hold a tag in a string
         except (ValueError, RecursionError):
             answer = max(after, key=len).lstrip()
     return text[: len(text) - len(answer)], answer

@@ -1,4 +1,4 @@
-"""Text from outside: files, JSON, durations, URLs and names are read, and shown without control characters."""
+"""Reads text from outside (files, JSON, durations, URLs, names), and escapes control characters for output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def visible(text: str) -> str:
 
 
 def decoded(raw: bytes, source: str, *, first_line: int = 1) -> str:
-    """Returns UTF-8 text without its byte order mark. Raises ConfigError: names the source, the line and the byte."""
+    """Returns UTF-8 text without its byte order mark. Raises ConfigError with source, line and byte."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,10 +54,10 @@ def read_utf8(file: Path, *, most: int | None = None) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns the value of a JSON text, by RFC 8259: no NaN, no duplicate names, nothing that Python cannot hold.
+    """Returns the value of a JSON text, by RFC 8259: no NaN, no duplicate names, no numbers that Python cannot hold.
 
     Raises:
-        ValueError: it is not JSON, or JSON that two readers understand differently; the message says what and where.
+        ValueError: it is not JSON, or ambiguous JSON; the message says what and where.
     """
     try:
         value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_distinct)
@@ -70,7 +70,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def seconds_of(text: str) -> float | None:
-    """Returns the seconds of `90`, `20ms`, `1.5h`, `30d`, `2w` or `6m0s`; None if the text is no duration."""
+    """Returns the seconds of `90`, `20ms`, `1.5h`, `30d`, `2w` or `6m0s`; None if it is not a duration."""
     text = text.strip()
     if re.fullmatch(_NUMBER, text):
         return float(text)
@@ -80,7 +80,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def closest(name: object, known: Iterable[object], *, cutoff: float = 0.6) -> str | None:
-    """Returns the known name that is most like the given one; None if none has a similarity of `cutoff` (0 to 1)."""
+    """Returns the known name most similar to the given one; None if none has a similarity of `cutoff` (0 to 1)."""
     from difflib import get_close_matches
 
     names = [str(one)[:80] for one in islice(known, _MOST_COMPARED)]
@@ -120,7 +120,7 @@ def is_loopback(url: str) -> bool:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits[:40]} is no number that JSON and Python can hold")
+        raise ValueError(f"{digits[:40]} is not a number that JSON and Python can hold")
     return number
 
 
@@ -128,5 +128,5 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     distinct = dict(pairs)
     if len(distinct) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the name {twice[:40]!r} stands twice in one object")
+        raise ValueError(f"the name {twice[:40]!r} occurs twice in one object")
     return distinct

@@ -1,1 +1,1 @@
-"""What happened, told: events, OpenTelemetry, and texts without secrets."""
+"""Events of calls, OpenTelemetry, and redaction of secrets."""

@@ -1,7 +1,7 @@
-"""Where events go: the application's structlog, else Python's logging, and a file of JSON lines.
+"""Writes events: to the application's structlog, else Python's logging, and to a file of JSON lines.
 
-structlog's own default prints to stdout, which would break every program that prints JSON there. A
-library never configures it.
+By default structlog prints to stdout, which would break programs that print JSON there; a
+library must not configure it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ NOISY_LOGGERS = (
     *("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
     *("openai", "openai._base_client", "anthropic", "anthropic._base_client", "LiteLLM", "asyncio"),
 )
-"""Of the libraries below, which log request bodies and response headers at DEBUG; a server may repeat a key in both."""
+"""Loggers of libraries that log request bodies and response headers at DEBUG; both may hold a key."""
 
 _STANDARD = logging.getLogger(NAME)
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-"""A pipe that nobody reads is an error, not a wait."""
+"""A pipe without a reader is an error, not a wait."""
 
 Redact = Callable[[str], str]
 
 
 def has_listener() -> bool:
-    """True if an event of level INFO reaches anybody. Costs next to nothing if not."""
+    """True if an event of level INFO has a listener. Very fast if not."""
     is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
     return is_configured() or _STANDARD.isEnabledFor(logging.INFO)
 
 
 def logger() -> Any:
-    """Returns the logger of this package, as the application has configured it by now."""
+    """Returns the logger of this package, in the current configuration of the application."""
     import structlog
 
     if structlog.is_configured():
@@ -55,10 +55,10 @@ def logger() -> Any:
 
 
 class EventFile:
-    """Appends events to a file of JSON lines. A file that cannot be written is one warning, never a failed call.
+    """Appends events to a file of JSON lines. A file that cannot be written causes one warning, not a failed call.
 
-    A line is one write at the end of the file, which is opened for each line: so threads and processes may share it,
-    and the system's tools may rotate it.
+    The file is opened for each line, which is one write at its end: threads and processes may share it, and tools of
+    the system may rotate it.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class EventFile:
 
 
 class _LogGuard(logging.Filter):
-    """Rewrites each record that one of its redactors changes."""
+    """Masks secrets in records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ _GUARD = _LogGuard()
 
 
 def guard_logs(redact: Redact) -> None:
-    """Sends the records of `NOISY_LOGGERS` through `redact`, as long as its owner lives."""
+    """Passes the records of `NOISY_LOGGERS` through `redact`, while its owner lives."""
     kind = weakref.WeakMethod if hasattr(redact, "__self__") else weakref.ref
     _GUARD.redactors.add(kind(redact, _GUARD.redactors.discard))
     for name in NOISY_LOGGERS:

@@ -1,4 +1,4 @@
-"""Calls as OpenTelemetry spans and metrics, named after its conventions for generative AI.
+"""OpenTelemetry spans and metrics of calls, named by its conventions for generative AI.
 
 Nothing is loaded or created unless the application has set OpenTelemetry up.
 Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"azure": "azure.ai.openai", "bedrock": "aws.bedrock", "gemini": "gcp.gemini", "mistral": "mistral_ai"}
 PROVIDERS |= {"vertex_ai": "gcp.vertex_ai", "watsonx": "ibm.watsonx.ai", "xai": "x_ai"}
-"""Names of the conventions, where they differ from LiteLLM's."""
+"""Names of the conventions that differ from LiteLLM's."""
 _TOKENS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 """Boundaries of the histograms' buckets, by the conventions."""
 
 
 def is_set_up() -> bool:
-    """True if the application has set OpenTelemetry up. Costs next to nothing if it has not loaded it."""
+    """True if the application has set OpenTelemetry up. Very fast if it is not loaded."""
     if "opentelemetry.trace" not in sys.modules:
         return False
     from opentelemetry import metrics, trace
@@ -50,7 +50,7 @@ def active_ids() -> dict[str, str]:
 
 
 def start(task: str) -> tuple[Span, Token[Context]]:
-    """Starts the span of a call, under the current span, and makes it the current one of this context."""
+    """Starts the span of a call under the current span, and makes it current in this context."""
     from opentelemetry import context, trace
 
     span = trace.get_tracer(NAME).start_span(f"{NAME} {task}")
@@ -75,9 +75,9 @@ def describe(span: Span, fields: Mapping[str, Any]) -> None:
 
 
 def record(operation: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
-    """Adds the span of an attempt that has just ended under the current one, and measures its seconds and tokens.
+    """Adds the span of an ended attempt under the current one, and records its seconds and tokens.
 
-    The `fields` are those of its event, without secrets. Tokens are measured if the provider reported them.
+    The `fields` are those of its event, without secrets. Tokens are recorded if the provider reported them.
     """
     from opentelemetry import metrics, trace
 

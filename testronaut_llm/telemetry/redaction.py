@@ -1,7 +1,7 @@
-"""Takes secrets out of every text that leaves: known ones by value, in the forms that servers echo, others by shape.
+"""Masks secrets in all texts that leave: known ones by value, in the forms that servers echo, others by pattern.
 
 The forms of a known secret: as it is, in a URL, in JSON or `repr`, up to two of these inside each other, and base64,
-as in a `Basic` header with any user name. Shapes catch keys that were never added.
+as in a `Basic` header with any user name. Patterns find keys that were never added.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NAMED = (
 )
 """Words of which a text in lower case holds one, and the pattern. A group, where there is one, stays.
 
-`_KEYS` are keys wherever they stand, `_NAMED` only by the word before them, which prose may hold as well.
+`_KEYS` are always keys, `_NAMED` only by the word before them, which prose may also contain.
 """
 _ESCAPES: tuple[Callable[[str], str], ...] = (
     lambda text: quote(text, errors="surrogatepass"),
@@ -71,7 +71,7 @@ class Redactor:
         return f"Redactor({len(self._secrets)} secrets)"
 
     def add(self, secret: str) -> None:
-        """Masks this value from now on. One shorter than 8 characters only where it stands alone."""
+        """Masks this value from now on; one shorter than 8 characters only as a separate word."""
         secret = secret.strip()
         if not secret or secret in self._secrets:
             return
@@ -94,7 +94,7 @@ class Redactor:
         return any(form in lowered and pattern.search(text) for form, pattern in self._forms)
 
     def redact(self, text: str) -> str:
-        """Returns the text with every known secret, and whatever looks like one, replaced by `[redacted]`."""
+        """Returns the text with every known secret, and texts that look like one, replaced by `[redacted]`."""
         lowered = text.lower()
         for form, pattern in self._forms:
             if form in lowered:  # much faster than the pattern
@@ -103,13 +103,13 @@ class Redactor:
 
 
 def find_keys(text: str) -> Iterator[re.Match[str]]:
-    """Yields each part of a text that looks like a key, with the word before it that says so."""
+    """Yields each part of a text that looks like a key, with the word before it."""
     for pattern in _likely(_KEYS + _NAMED, text):
         yield from re.finditer(pattern, text, re.IGNORECASE)
 
 
 def looks_like_key(text: str) -> bool:
-    """True if a text holds what can only be a key; `password=...` in prose is none."""
+    """True if a text surely holds a key; `password=...` in prose does not count."""
     return _without(_KEYS, text) != text
 
 
@@ -119,7 +119,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """Returns the first line of what a library's exception says, or its name: words about a header may quote a key."""
+    """Returns the first line of a library's exception, or its class name if the text may quote a key."""
     words = str(error).partition("\n")[0]
     return type(error).__name__ if not words or "header" in words.lower() else words
 
@@ -141,9 +141,9 @@ def _mask(found: re.Match[str]) -> str:
 
 
 def _base64_cores(secret: str, offset: int) -> set[str]:
-    """Returns what base64 makes of a text behind so many other bytes (mod 3), also in JSON and in a URL.
+    """Returns the base64 of a text after so many other bytes (mod 3), also in JSON and in a URL.
 
-    Only the characters that depend on nothing around them.
+    Only the characters that do not depend on their neighbours.
     """
     raw = secret.encode("utf-8", "surrogatepass")
     core = base64.b64encode(b"\0" * offset + raw).decode()[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]

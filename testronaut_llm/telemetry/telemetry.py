@@ -1,7 +1,7 @@
-"""Events: one for each call and one for each attempt. None holds a prompt, an answer or a secret.
+"""Writes events: one per call and one per attempt, without prompts, answers and secrets.
 
-They go to the application's log, to the file that `log:` names, and as spans to OpenTelemetry, by whose conventions
-their fields are named.
+They go to the application's log, to the file of `log:`, and as spans to OpenTelemetry, whose conventions give the
+names of fields.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
 
 CANCELLED = "left"
-"""In place of an error's code, of a call that was cancelled or whose stream was closed early."""
+"""The error code of a call that was cancelled, or whose stream was closed early."""
 _HASH_DIGITS, _LARGEST = 16, 2**63
 
 
 @contextmanager
 def _harmless() -> Iterator[None]:
-    """Logs what a processor, an exporter or a `repr` of the application raises: the answer is worth more."""
+    """Logs errors of the application's processors and exporters, so that no call fails from them."""
     try:
         yield
     except Exception as error:  # noqa: BLE001
@@ -48,15 +48,15 @@ class Telemetry:
 
     @property
     def is_active(self) -> bool:
-        """True if events go anywhere."""
+        """True if events have a listener."""
         return has_listener() or otel.is_set_up() or self._config().log is not None
 
     @contextmanager
     def watch(self, call: Call) -> Iterator[None]:
         """Starts the span of a call, which is current inside, and reports a call that ends without a result.
 
-        Enter and leave it in one context, never around the `yield` of a generator, whose reader would get the span
-        too. What is started inside, also in another thread, needs a copy of the context.
+        Enter and leave it in the same context, never around the `yield` of a generator, whose reader would get the
+        span too. Tasks and threads started inside need a copy of the context.
         """
         if otel.is_set_up():
             with _harmless():
@@ -124,20 +124,20 @@ class Telemetry:
         """Reports a call that ended in an error."""
         fields = {
             "error.type": error.code,
-            "error.message": None if error.attempts else str(error),  # which else may quote an answer or the prompt
+            "error.message": None if error.attempts else str(error),  # which may quote the prompt
             "http.response.status_code": error.status,
             "llm.attempts": len(error.attempts),
         }
         self._ended(call, fields)
 
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Reports an event that belongs to no single call, such as a download that several wait for."""
+        """Reports an event that does not belong to a single call, such as a download."""
         if self.is_active:
             with _harmless():
                 self._emit(event, fields)
 
     def _ended(self, call: Call, fields: Mapping[str, Any], *, answer: str | None = None) -> None:
-        """Writes the event of a call, with what tells two texts apart without their words, and describes its span."""
+        """Writes the event of a call, with lengths and hashes of its texts, and the attributes of its span."""
         if not self.is_active:
             return
         words = {"prompt": "\n".join(f"{message.role}: {message.content}" for message in call.messages)}
@@ -149,14 +149,14 @@ class Telemetry:
             outlines |= {f"llm.{word}.chars": len(text), f"llm.{word}.sha256": digest[:_HASH_DIGITS]}
         with _harmless():
             plain = self._emit("llm_call", {**fields, **outlines}, call, words)
-            if call.id in self._spans:  # without the tokens, which its attempts have
+            if call.id in self._spans:  # without tokens, which are in the spans of attempts
                 kept = {name: value for name, value in plain.items() if not name.startswith("gen_ai.usage.")}
                 otel.describe(self._spans[call.id][0], kept)
 
     def _emit(
         self, event: str, fields: Mapping[str, Any], call: Call | None = None, words: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Writes an event to the log and to the file, which alone may get the `words`. Returns its plain fields."""
+        """Writes an event to the log and the file; only the file may get the `words`. Returns its plain fields."""
         if call is not None:
             metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
             fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}
@@ -172,7 +172,7 @@ class Telemetry:
         return plain
 
     def _plain(self, value: Any) -> Any:
-        """Returns the value in a kind that JSON has, without secrets; any other in words."""
+        """Returns the value as a JSON type, without secrets; other types as text."""
         if isinstance(value, bool) or (isinstance(value, int | float) and -_LARGEST < value < _LARGEST):
             return value
         if isinstance(value, int):

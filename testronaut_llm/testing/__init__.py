@@ -1,4 +1,4 @@
-"""Record, replay and fake answers in tests, here and in the projects that use this package.
+"""Records, replays and fakes answers in tests, for users of this package.
 
-Nothing here is imported by the rest of the package. It needs the extra `testing` (pytest and vcrpy).
+No other module imports this package. It needs the extra `testing` (pytest and vcrpy).
 """

@@ -1,4 +1,4 @@
-"""The form of a cassette on disk: YAML with parsed JSON bodies, so that a reviewer can read and diff it.
+"""The file format of cassettes: YAML with parsed JSON bodies, so that a reviewer can read and diff it.
 
 A body becomes `json:` if it can be written and read back unchanged, else `text:` (event streams, HTML, broken JSON),
 else `base64:`.
@@ -38,9 +38,9 @@ _Dumper.add_representer(list, _Dumper.items)
 
 
 def to_yaml(value: Any, *, sort_keys: bool = False) -> str:
-    """Returns readable YAML of plain data, keys in the order they came unless they are sorted."""
+    """Returns readable YAML of plain data, with keys in their order or sorted."""
     text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=sort_keys, width=_LINE_WIDTH)
-    return text.removesuffix("...\n")  # libyaml's end mark, which says nothing here
+    return text.removesuffix("...\n")  # libyaml's end mark
 
 
 def from_yaml(text: str) -> Any:
@@ -56,7 +56,7 @@ def body_to_field(body: bytes | str | None) -> dict[str, Any]:
     try:
         if isinstance(value := parse_json(raw), dict | list):
             return {"json": value}
-    except ValueError:  # it is not JSON, or would not be written as it came
+    except ValueError:  # it is not JSON, or would change when written
         pass
     try:
         return {"text": raw.decode()}
@@ -74,7 +74,7 @@ def field_to_body(part: dict[str, Any]) -> bytes:
 
 
 class Serializer:
-    """What vcrpy calls to turn its dictionaries into the text of a cassette and back."""
+    """Converts vcrpy's dictionaries to the text of a cassette and back."""
 
     @staticmethod
     def serialize(cassette: dict[str, Any]) -> str:
@@ -95,7 +95,7 @@ class Serializer:
         data = from_yaml(text)
         if not isinstance(data, dict) or data.get("version") != VERSION or not data.get("recorded_from"):
             raise ConfigError(
-                f"this is no cassette of ours: it must hold `version: {VERSION}` and say in `recorded_from:` "
+                f"not a cassette of testronaut-llm: it must hold `version: {VERSION}` and say in `recorded_from:` "
                 "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
             )
 

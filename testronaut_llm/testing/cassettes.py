@@ -1,7 +1,7 @@
 """Records exchanges with real servers once, replays them later, and fails at once on any other request.
 
 vcrpy intercepts, matches and counts. Added here: JSON bodies are compared as data, a miss is a `CassetteMissError`
-that shows the nearest recording, and nothing is written that holds a secret.
+that shows the nearest recording, and files with a secret are not written.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
 _MAX_DIFF_LINES = 60
 THIS_TEST = "<this test>"
-"""Where the plugin puts the test's name into a message."""
+"""Placeholder that the plugin replaces by the name of the test."""
 
 
 class UnplayedRecordingError(AssertionError):
-    """The cassette holds an exchange that the test did not ask for."""
+    """The cassette holds a recording that the test did not use."""
 
 
 class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
@@ -67,12 +67,12 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
                 raise self._miss(request) from None
 
     def pass_by(self, *paths: str) -> None:
-        """Lets requests to these paths through to their server, neither recorded nor replayed."""
+        """Sends requests to these paths to their server; they are not recorded or replayed."""
         clean: Any = self._before_record_request
         self._before_record_request: Any = lambda request: None if request.path in paths else clean(request)
 
     def note(self, name: str, value: str) -> str:
-        """Keeps a fact with a new recording, such as the model's name. Returns the fact that an old one holds."""
+        """Stores a fact in a new recording, such as the model's name; of an old one, returns the stored fact."""
         return str(self.get_metadata(name, value))
 
     def check_all_played(self) -> None:
@@ -80,13 +80,13 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         if self.write_protected and not self.all_played:
             unplayed = (one for index, one in enumerate(self.requests) if not self.play_counts[index])
             raise UnplayedRecordingError(
-                f"{self.path}: recorded, but never asked for: "
+                f"{self.path}: recorded but not used: "
                 f"{', '.join(f'{one.method} {one.path}' for one in unplayed)}. "
                 f"Record again with pytest --llm-record=refresh {THIS_TEST}, or delete what is not needed."
             )
 
     def write(self) -> None:
-        """Writes what was recorded as a whole file. Raises ValueError: it would hold what looks like a secret."""
+        """Writes what was recorded as a whole file. Raises ValueError if it would hold a secret."""
         if not self.dirty:
             return
         hosts = ", ".join(sorted({str(request.host) for request in self.requests}))
@@ -94,7 +94,7 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         super()._save()
 
     def _save(self, force: bool = False) -> None:
-        """Does nothing: an error while vcrpy leaves its block would leave every HTTP client patched. See `write`."""
+        """Does nothing: an error here would leave all HTTP clients patched. See `write`."""
 
     def _same_body(self, request: Any, recorded: Any) -> bool:
         return self._comparable(request) == self._comparable(recorded)
@@ -107,7 +107,7 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         return body
 
     def _miss(self, request: Any) -> CassetteMissError:
-        """Returns what vcrpy found out about the request, with the difference and the options of our plugin."""
+        """Returns the error for a request without a recording, with the difference and the options of the plugin."""
         found = CannotOverwriteExistingCassetteException(cassette=self, failed_request=request)
         asked, how = self.filter_request(request), "refresh"
         lines = [f"{asked.method} {asked.uri} is not recorded in {self.path}."]
@@ -141,7 +141,7 @@ def _drop(value: Any, path: Sequence[str]) -> None:
 
 
 class _Files:
-    """vcrpy's persister: UTF-8, atomic, and it refuses to write a secret."""
+    """vcrpy's persister: UTF-8, atomic, and without secrets."""
 
     @staticmethod
     def load_cassette(path: str, serializer: Any) -> Any:
@@ -171,13 +171,13 @@ def use_cassette(
 
     Args:
         path: the cassette's file.
-        mode: `none` replays only; `once` records when there is no file; `refresh` records anew
+        mode: `none` replays only; `once` records if there is no file; `refresh` records again
             and replaces the file when the block succeeds.
         recorded_from: the real server and its version, for the reader of a new recording;
             by default the hosts that answered.
         ignored: body fields to leave out of the match: `options.num_ctx`, or in each item of a list
             `messages.*.images`.
-        play_all: fail when a recording was not asked for.
+        play_all: fail if a recording was not used.
 
     Raises:
         CassetteMissError: a request was not recorded. It is raised into the HTTP client, where it

@@ -1,4 +1,4 @@
-"""A manager whose models answer by rule: routing, fallback, cost, schemas and streams are the real ones.
+"""A manager whose models answer by rules; routing, fallback, cost, schemas and streams are real.
 
 ::
 
@@ -40,7 +40,7 @@ _PIECE = re.compile(r"\S+\s*|\s+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeCall:
-    """One request that a fake model got. `schema` is the JSON Schema that went with it, `texts` what to embed."""
+    """One request to a fake model. `schema` is its JSON Schema, `texts` are the texts to embed."""
 
     task: str
     model: str
@@ -58,10 +58,10 @@ class FakeCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeAnswer:
-    """An answer with all its details. None is filled in: usage by length, vectors from the text.
+    """An answer with details. None stands for a default: usage by length, vectors by text.
 
     Attributes:
-        text: what the model says.
+        text: the text of the answer.
         finish_reason: `stop`, `length` or `content_filter`.
         usage: tokens, for the cost.
         delay: seconds before the answer, or before each piece of a stream.
@@ -81,13 +81,13 @@ Says = Content | Callable[[FakeCall], Content]
 
 
 class NoRuleError(LLMError):
-    """A fake model was asked something that no rule answers."""
+    """No rule matches a request to a fake model."""
 
     code = "no_rule"
 
 
 class _Rule(NamedTuple):
-    """Answers for the calls that fit; one after the other, the last one again and again."""
+    """Answers for matching calls, one after the other; the last one repeats."""
 
     answers: list[Says]
     task: str | None
@@ -95,14 +95,14 @@ class _Rule(NamedTuple):
     prompt: re.Pattern[str] | None
 
     def fits(self, call: FakeCall) -> bool:
-        """True if the rule is for this call."""
+        """True if the rule matches this call."""
         if self.task not in (None, call.task) or self.model not in (None, call.model):
             return False
         return self.prompt is None or self.prompt.search(call.prompt) is not None
 
 
 class FakeGateway:
-    """Answers by rule in place of `Gateway`, which sends requests through LiteLLM. Safe for threads.
+    """Answers by rules, instead of `Gateway`, which sends requests through LiteLLM. Safe for threads.
 
     Attributes:
         calls: every request, in order; retries, repairs and fallbacks too.
@@ -116,15 +116,15 @@ class FakeGateway:
     def reply(
         self, *answers: Says, task: str | None = None, model: str | None = None, prompt: str | None = None
     ) -> None:
-        """Adds a rule. Of the rules that fit a request, the one that was added last answers.
+        """Adds a rule. Of several rules that match a request, the last added one answers.
 
         Args:
-            answers: one after the other, the last one again and again. A text; an instance of the schema, or plain
+            answers: one after the other; the last one repeats. A text; an instance of the schema, or plain
                 JSON for it; an error to raise; a `FakeAnswer` for usage, finish or delay; or a function of the
                 `FakeCall` that returns one of these.
             task: for this task only.
             model: for this alias only.
-            prompt: for prompts in which this regular expression is found.
+            prompt: for prompts that match this regular expression (anywhere).
         """
         rule = _Rule(list(answers or ("",)), task, model, None if prompt is None else re.compile(prompt))
         with self._lock:
@@ -134,7 +134,7 @@ class FakeGateway:
         """Loads nothing: LiteLLM is not needed."""
 
     def dropped_params(self, _target: Target, _params: dict[str, Any]) -> tuple[str, ...]:
-        """Returns (): a fake model takes every setting."""
+        """Returns (): a fake model supports every setting."""
         return ()
 
     async def aclose(self) -> None:
@@ -183,7 +183,7 @@ class FakeLLM(OfflineLLM):
     Args:
         path: an `llm.yaml` whose models, tasks and prices apply; without it, one free model named `fake` does the
             task `default` and any `tasks`.
-        config: the same, made in Python.
+        config: the same, written in Python.
         tasks: names of further tasks for the model `fake`.
 
     Attributes:
@@ -218,7 +218,7 @@ def _call_of(request: Request) -> FakeCall:
 
 
 def _reply(said: FakeAnswer, call: FakeCall, model: str) -> Reply:
-    """Returns what the real gateway makes of such a response, with the failures that it sees in one."""
+    """Returns the reply of the real gateway to such a response, with its errors."""
     asked = sum(len(message.content) for message in call.messages) + len("".join(call.texts))
     error: LLMError | None = None if call.texts else failure_of(said.finish_reason)
     if not call.texts and error is None and said.finish_reason != "length" and not said.text.strip():

@@ -1,7 +1,7 @@
-"""Shuts the network off: while a guard is on, this process reaches nothing but its own machine.
+"""Blocks the network: while a guard is on, this process can reach only its own machine.
 
 It is an audit hook, which sees every Python-level connect and name look-up of every thread and
-library, also of one that kept its own reference to `socket.socket`. Child processes are not covered.
+library, also with an own reference to `socket.socket`. Child processes are not covered.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Contact:
 
 @dataclass(slots=True, kw_only=True)
 class NetworkGuard:
-    """Connections that the process opened while the guard was on, all on loopback, and those that were refused."""
+    """Connections opened while the guard was on, all on loopback, and those refused."""
 
     connects: list[Contact] = field(default_factory=list)
     blocked: list[Contact] = field(default_factory=list)
@@ -54,12 +54,12 @@ def stays_here(host: str) -> bool:
 
 
 _guards: list[NetworkGuard] = []
-"""Those of the whole process that are on."""
+"""The guards of the process that are on."""
 
 
 @contextmanager
 def network_guard() -> Iterator[NetworkGuard]:
-    """Shuts the network off, but for loopback, while the block runs. Guards nest; each keeps its own count."""
+    """Blocks the network except loopback during the block. Guards nest; each has its own lists."""
     guard = NetworkGuard()
     _guards.append(guard)
     _install()
@@ -71,7 +71,7 @@ def network_guard() -> Iterator[NetworkGuard]:
 
 @cache
 def _install() -> None:
-    sys.addaudithook(_hook)  # it cannot be taken out again
+    sys.addaudithook(_hook)  # it cannot be removed
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
@@ -93,7 +93,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             guard.connects.append(contact)
     if not allowed:
         raise NetworkBlockedError(
-            f"the network is shut off in tests: {event} to {name!r} port {contact.port} from thread {thread!r}; "
+            f"the network is blocked in tests: {event} to {name!r} port {contact.port} from thread {thread!r}; "
             "replay a cassette or use a server on 127.0.0.1"
         )
 

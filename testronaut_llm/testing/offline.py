@@ -1,6 +1,6 @@
-"""The managers behind the fixtures: one needs no key and no server, one records under the budget of a session.
+"""Managers of the fixtures: one needs no key and no server, one records within the budget of a session.
 
-Everything that the test tools change inside a manager is changed in this file.
+All changes of test tools inside a manager are in this file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _RECORDING = "recording"
 
 
 class OfflineLLM(LLMManager):
-    """An `LLMManager` that sends nothing: an open cassette, or a gateway of the test, answers for the servers.
+    """An `LLMManager` that sends nothing: an open cassette, or a gateway of the test, answers instead of servers.
 
-    Every model counts as ready. Nothing is cached, and budgets hold in a ledger in memory.
+    Every model counts as ready. Nothing is cached, and budgets use a ledger in memory.
     """
 
     def __init__(self, path: str | Path | None = None, *, config: LLMConfig | None = None, gateway: Any = None) -> None:
@@ -29,13 +29,13 @@ class OfflineLLM(LLMManager):
 
 
 class RecordedLLM(LLMManager):
-    """An `LLMManager` whose calls are real and are to be recorded. Nothing is cached.
+    """An `LLMManager` with real calls, to be recorded. Nothing is cached.
 
     All that share a ledger (see `session_ledger`) may spend `limit` USD together.
     """
 
     ASIDE = ("/api/tags", "/api/version", "/api/show", "/api/ps")
-    """Paths that tell whether an Ollama model is there. They are not recorded, since a replay does not ask."""
+    """Paths of requests that list Ollama models. They are not recorded, since a replay does not send them."""
 
     def __init__(self, path: str | Path | None = None, *, limit: Decimal, ledger: Ledger) -> None:
         budget = BudgetConfig(scope=_RECORDING).model_copy(update={"total": limit})  # which may be 0

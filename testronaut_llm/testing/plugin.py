@@ -32,12 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--llm-record",
         choices=("none", "once", "refresh"),
         default="none",
-        help="none: replay cassettes only (the default); once: record those that are missing; refresh: record anew",
+        help="none: replay cassettes only (the default); once: record missing ones; refresh: record again",
     )
     group.addoption("--llm-budget", default="1.00", metavar="USD", help="for all recording of this session (1.00)")
     parser.addini("llm_config", "the llm.yaml of the fixtures `llm_manager` and `llm_fake` (default: found as always)")
     parser.addini("llm_cassettes", "folder of the cassettes", default="cassettes")
-    parser.addini("llm_block_network", "shut the network off for the whole session, but for loopback", "bool")
+    parser.addini("llm_block_network", "block the network except loopback for the whole session", "bool")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,7 +68,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.excinfo and report.failed and name in ("CassetteMissError", "UnplayedRecordingError"):
         from testronaut_llm.testing.cassettes import THIS_TEST
 
-        own = [one for one in call.excinfo.traceback if Path(one.path) == item.path]  # without what is inside of us
+        own = [one for one in call.excinfo.traceback if Path(one.path) == item.path]  # without our own frames
         where = f"{item.location[0]}:{own[-1].lineno + 1}" if own else item.nodeid
         report.longrepr = f"{where}: {name}\n{call.excinfo.value}".replace(THIS_TEST, f"'{item.nodeid}'")
     return report
@@ -86,7 +86,7 @@ def cassette_path(item: pytest.Item) -> Path:
 
 @pytest.fixture
 def llm_cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
-    """This test's cassette, open: every HTTP call of the process is replayed from it, or recorded into it."""
+    """The open cassette of this test: all HTTP calls of the process are replayed from it or recorded."""
     from testronaut_llm.testing.cassettes import use_cassette
 
     item = request.node
@@ -97,7 +97,7 @@ def llm_cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
     with use_cassette(cassette_path(item), mode=mode, play_all=False, **options) as opened:
         yield opened
         if item.stash.get(_FAILED, False):
-            opened.dirty = False  # what a failing test recorded is not kept
+            opened.dirty = False  # recordings of a failing test are not stored
     if play_all and not item.stash.get(_FAILED, False):
         opened.check_all_played()
 
@@ -123,7 +123,7 @@ def llm_manager(request: pytest.FixtureRequest, llm_cassette: Cassette, _llm_hom
 
 @pytest.fixture
 def llm_fake(request: pytest.FixtureRequest, _llm_home: Path) -> Iterator[FakeLLM]:
-    """A `FakeLLM` with the models, tasks and prices of `llm_config`, or with one free model where that is not set."""
+    """A `FakeLLM` with the models, tasks and prices of `llm_config`, or with one free model if that is not set."""
     from testronaut_llm.testing.fake import FakeLLM
 
     with FakeLLM(_config_file(request.config)) as fake:
@@ -137,7 +137,7 @@ def _config_file(config: pytest.Config) -> Path | None:
 
 @pytest.fixture
 def _llm_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for ledger, cache and what is learned, in place of the user's; fetched models stay in reach."""
+    """A folder for ledger, cache and what is learned, instead of the user's; stored models can still be used."""
     from testronaut_llm.support import paths
 
     models = paths.data_dir() / "models"
@@ -151,9 +151,9 @@ def _llm_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def llm_network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
-    """The network shut off for this test, and what the process tried: `.connects` and `.blocked`.
+    """The network is blocked for this test; `.connects` and `.blocked` list the connections.
 
-    A test that leaves something in `.blocked` fails, also when its code has swallowed the error.
+    A test fails if `.blocked` is not empty, even if its code ignored the error.
     """
     from testronaut_llm.testing.network import NetworkGuard, network_guard
 
@@ -163,7 +163,7 @@ def llm_network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
     with network_guard() as guard:
         yield guard
     if guard.blocked and not request.node.stash.get(_FAILED, False):
-        pytest.fail(f"this test tried to leave the machine: {guard.blocked}")
+        pytest.fail(f"this test tried to connect to other machines: {guard.blocked}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,7 +1,7 @@
-"""Cleans requests and responses for a cassette: only named headers, clean URLs and no account's name are kept.
+"""Cleans requests and responses for a cassette: only listed headers, clean URLs, no account names.
 
-The rules run over live requests too, so that a cassette replays on another port, for another Azure
-resource and with another key. Before a cassette is written, `leaks` searches it for what prompts and answers hold.
+The rules also apply to live requests, so that a cassette replays on another port, with another Azure
+resource and another key. Before a cassette is written, `leaks` searches it for secrets in prompts and answers.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def clean_request(request: Any) -> Any:
 def clean_response(response: dict[str, Any], secrets: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Returns a response with allowed headers, and without account ids and `secrets`, for `before_record_response`.
 
-    Raises ValueError: the body is still compressed, and so cannot be checked.
+    Raises ValueError if the body is still compressed, so that it cannot be checked.
     """
     headers: Mapping[str, list[str]] = response["headers"]
     encoding = next((value for name, value in headers.items() if name.lower() == "content-encoding"), None)
     if encoding and encoding != ["identity"]:
         raise ValueError(f"cannot record a body of content-encoding {encoding}: ask the server for gzip")
     body = response["body"]["string"]
-    with suppress(UnicodeDecodeError):  # bytes that are no text stay as they are
+    with suppress(UnicodeDecodeError):  # bytes that are not text do not change
         text = body.decode()
         for secret in secrets:
             text = text.replace(secret, REDACTED)
@@ -83,15 +83,15 @@ def clean_response(response: dict[str, Any], secrets: frozenset[str] = frozenset
 
 
 def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
-    """Returns the values of variables that are named like keys, but for very short ones."""
+    """Returns the values of variables with names like keys, without very short ones."""
     values = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
     return frozenset(value for value in values if len(value) >= _SHORTEST_SECRET)
 
 
 def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
-    """Returns what must not be in a file: keys, cookies, account ids, values of variables that are named like keys.
+    """Returns the secrets in a file: keys, cookies, account ids, values of variables with names like keys.
 
-    Bodies in base64 are looked into, values found in the forms that servers echo. Each leak is shortened.
+    Bodies in base64 are decoded, values are found in the forms that servers echo. Each leak is shortened.
     """
     found = []
     blocks = ((block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text))

@@ -54,7 +54,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
     ("text", "says"),
     [
         ("[NaN]", "NaN is no number"),
-        ("1e999", "1e999 is no number that JSON and Python can hold"),
+        ("1e999", "1e999 is not a number that JSON and Python can hold"),
         ('{"a": 1, "a": 2}', "'a' stands twice"),
         ('"\\ud800"', "lone surrogate"),
         ("[" * 200_000, "nested too deeply"),

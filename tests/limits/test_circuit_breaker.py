@@ -49,7 +49,7 @@ async def test_its_whole_life(api: Make, mode: str) -> None:
             if hits[-1] == ">b":
                 skipped = answer.attempts[0]
                 assert isinstance(skipped.error, errors.OverloadedError)
-                assert "nothing was sent: its cooldown after " in str(skipped.error)
+                assert "not tried: its cooldown after " in str(skipped.error)
                 assert "failures in a row (last: server_error) takes at least" in str(skipped.error)
                 assert (skipped.cost, answer.attempts[1].reason) == (0, "fell back: a failed (overloaded)")
     assert hits == [*["a>b"] * 5, ">b", ">b", "a>b", ">b", ">b", "a>a", "a>a"]

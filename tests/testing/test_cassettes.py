@@ -114,7 +114,7 @@ def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_p
 
 def test_what_is_missing_or_left_over_fails(recorded: Path, tmp_path: Path, server: Endpoint) -> None:
     """A recording that nobody asked for is named. Without a file nothing is replayed, and no server is asked."""
-    unplayed = r"never asked for: POST /v1/chat, POST /v1/chat\."
+    unplayed = r"not used: POST /v1/chat, POST /v1/chat\."
     with pytest.raises(UnplayedRecordingError, match=unplayed), use_cassette(recorded):
         _ask("one")
     server.requests.clear()
