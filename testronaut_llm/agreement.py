@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What several answers have in common.
+    """The agreement of several answers.
 
     Attributes:
         exact: True if the texts are equal.

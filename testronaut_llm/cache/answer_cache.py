@@ -50,7 +50,7 @@ class AnswerCache:
 
     @property
     def folder(self) -> Path:
-        """Path of the store, whether it exists or not."""
+        """Path of the store, which may not exist."""
         return self._folder or default_folder()
 
     @property

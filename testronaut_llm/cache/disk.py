@@ -68,7 +68,7 @@ def connect(file: Path) -> Connection:
 
 
 def cull(db: sqlite3.Connection, now: float, size_limit: int) -> None:
-    """Deletes a few answers that have expired, and the oldest ones where the file is larger than `size_limit` bytes."""
+    """Deletes a few answers that have expired, and the oldest ones if the file is larger than `size_limit` bytes."""
     few = "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache {} LIMIT ?)"
     db.execute(few.format("WHERE expire_time < ? ORDER BY expire_time"), (now, _CULLED))
     (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()

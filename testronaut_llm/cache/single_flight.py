@@ -110,7 +110,7 @@ class FlightLocks:
 
 
 def _lock(handle: int, key: str, *, free: bool) -> None:
-    """Locks one byte or frees it: for this open file alone where the system can (see `man fcntl`), or the process."""
+    """Locks one byte or frees it: for this open file if the system can (see `man fcntl`), else for the process."""
     import fcntl
 
     place, command = int(key[:15], 16), getattr(fcntl, "F_OFD_SETLK", None)

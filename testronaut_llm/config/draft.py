@@ -184,7 +184,7 @@ def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
         if isinstance(extra, Mapping):
             for place, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
                 yield Problem(("models", alias, "extra", *place), why)
-    # A limit on a provider that nothing uses does no harm; one letter beside a used one is a typo.
+    # A limit on an unused provider is harmless, but a name one letter from a used one is a typo.
     used = {str(text).partition("/")[0] for text in texts([draft.get("models"), draft.get("tasks")]) if "/" in text}
     for key in islice((key for key in _rows(draft, "limits") if key not in used), _MOST_LIMITS):
         near = closest(key, used)

@@ -46,7 +46,7 @@ Reasoning = Literal["off", "low", "medium", "high"]
 
 
 class ModelConfig(Section):
-    """How to reach one model, and facts about it."""
+    """One model: how to reach it, and facts about it."""
 
     alias: str = Field(exclude=True)
     """The user's name for it: the key of its section."""
@@ -201,7 +201,7 @@ class LLMConfig(Section):
     budget: BudgetConfig | None = None
     """Limits of all tasks together, in USD."""
     cache: CacheConfig = Field(default_factory=CacheConfig)
-    """How long answers are kept, and how many."""
+    """Lifetime of stored answers, and size of the store."""
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
     """Requests and tokens per minute, and concurrent requests, of a provider or of an endpoint URL."""
     log: LogConfig | None = None

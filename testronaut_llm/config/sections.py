@@ -199,10 +199,10 @@ class BudgetConfig(Section):
 
 
 class CacheConfig(Section):
-    """How long answers are stored, and how many; all files of a user share the store."""
+    """Lifetime of stored answers, and size of the store; all files of a user share it."""
 
     ttl: Seconds | None = 2_592_000.0
-    """How long an answer is stored, such as `12h` or `30d` (default: 30 days); `null` stores it without end."""
+    """Lifetime of a stored answer, such as `12h` or `30d` (default: 30 days); `null`: without end."""
     size_limit: Bytes = 1024**3
     """Size of the store, such as `500MB` or `1GiB` (default: 1 GiB); the oldest answers are deleted first."""
 

@@ -1,7 +1,7 @@
-"""Which `llm.yaml` is used, what it says, how a running process follows it, and how one value of it is set.
+"""Finds and loads `llm.yaml`, reloads it after an edit, and sets one value in it.
 
-One file is used, nothing is merged: the argument, `TESTRONAUT_LLM_CONFIG`, the nearest `llm.yaml` upwards from the
-working folder, the user's own, the packaged default. An edit takes effect at the next call; a broken one does not.
+One file is used, files are not merged: the argument, `TESTRONAUT_LLM_CONFIG`, the nearest `llm.yaml` upwards from the
+working folder, the user's own, the packaged default. A valid edit takes effect at the next call.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _CLOCK_TICK_NS = 2_000_000_000  # of the coarsest file systems
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundConfig:
-    """A configuration file, and how it was found; only one found `upwards` has to be trusted first."""
+    """A configuration file, and how it was found; only one found `upwards` must be trusted first."""
 
     path: Path
     how: Literal["argument", "environment", "upwards", "user", "packaged"]
 
 
 def find_config(argument: str | Path | None = None) -> FoundConfig:
-    """Returns the file that is used. Raises ConfigError: a path was given outright and leads to no file."""
+    """Returns the file that is used. Raises ConfigError if a given path is not a file."""
     if argument is not None:
         return FoundConfig(path=_given(argument, "the argument"), how="argument")
     if given := os.environ.get(PATH_VARIABLE):
         return FoundConfig(path=_given(given, PATH_VARIABLE), how="environment")
-    with suppress(OSError):  # of a working folder that is gone
+    with suppress(OSError):  # the working folder was deleted
         folder = Path.cwd()
         for file in (parent / FILE_NAME for parent in (folder, *folder.parents)):
             if os.path.isfile(file):  # noqa: PTH113 - which takes a folder closed to us as one without the file
@@ -59,23 +59,23 @@ def _given(text: str | Path, by: str) -> Path:
     path = user_path(text).absolute()
     if path.is_file():
         return path
-    what = "is a folder" if path.is_dir() else "is no file"
+    what = "is a folder" if path.is_dir() else "is not a file"
     raise ConfigError(f"{path}, given by {by}, {what}: `testronaut-llm init` writes a new one", file=str(path))
 
 
 def load_config(path: str | Path | None = None) -> LLMConfig:
-    """Returns what the file says that is used. Raises ConfigError: every problem, its line, the closest valid name."""
+    """Returns the configuration in use. Raises ConfigError with every problem, its line and the closest valid name."""
     found = find_config(path)
     return parse_config(read_text(found.path), found)
 
 
 def read_text(path: Path) -> str:
-    """Returns a configuration file's text. Raises ConfigError: it cannot be read, is far too large, or is not UTF-8."""
+    """Returns a configuration file's text. Raises ConfigError if unreadable, too large, or not UTF-8."""
     return read_utf8(path, most=MAX_BYTES)
 
 
 def parse_config(text: str, found: FoundConfig) -> LLMConfig:
-    """Returns what the text of a found file says. Raises ConfigError as `load_config`."""
+    """Returns the configuration in the text of a file. Raises ConfigError as `load_config`."""
     document = read_yaml(text, found.path)
     document.trusted = found.how != "upwards" or is_trusted(found.path, text)
     if document.data is None:
@@ -84,9 +84,9 @@ def parse_config(text: str, found: FoundConfig) -> LLMConfig:
 
 
 def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
-    """Replaces one value in a file where it stands, and returns the new configuration. A trusted file stays trusted.
+    """Replaces one value in a file, and returns the new configuration. A trusted file stays trusted.
 
-    Raises ConfigError, and leaves the file untouched: it would not be valid as a whole, or `edited` refuses.
+    Raises ConfigError, and does not change the file, if the result is not valid or `edited` raises.
     """
     found = find_config(path)
     text = read_text(found.path)
@@ -94,7 +94,7 @@ def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
     config = parse_config(new, found)
     known = is_trusted(found.path, text)
     if read_text(found.path) != text:
-        raise ConfigError(f"{found.path} was changed by someone else just now: try again", file=str(found.path))
+        raise ConfigError(f"{found.path} was changed by another program meanwhile; try again", file=str(found.path))
     try:
         write_atomically(found.path, new)
     except OSError as error:
@@ -105,11 +105,11 @@ def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
 
 
 class ConfigSource:
-    """Hands out the configuration as it is now; safe for threads.
+    """The current configuration, reloaded after edits. Safe for threads.
 
     Attributes:
-        found: the file and how it was found; None when the configuration was made in Python.
-        last: the configuration as it was last looked at.
+        found: the file and how it was found; None if the configuration was written in Python.
+        last: the configuration when it was last checked.
     """
 
     def __init__(self, config: LLMConfig, found: FoundConfig | None = None, text: str | None = None) -> None:
@@ -124,14 +124,14 @@ class ConfigSource:
 
     @classmethod
     def find(cls, argument: str | Path | None = None) -> ConfigSource:
-        """Returns the source of the file that is used, read once. Raises ConfigError: there is none, or it is wrong."""
+        """Returns the source of the file in use. Raises ConfigError if there is none, or it is wrong."""
         found = find_config(argument)
         text = read_text(found.path)
         return cls(parse_config(text, found), found, text)
 
     @classmethod
     def of(cls, config: LLMConfig) -> ConfigSource:
-        """Returns a source that never changes. Raises ConfigError: it has a budget, and nothing says whose money."""
+        """Returns a source that never changes. Raises ConfigError if it has a budget without a scope."""
         own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
         if (config.budget is not None or own) and config.budget_scope() is None:
             words = "say whose money it is: budget={'scope': 'my-app', ...}"
@@ -144,9 +144,9 @@ class ConfigSource:
         return self.found.path if self.found else self.last.path
 
     def current(self) -> LLMConfig:
-        """Returns the newest configuration that is valid. While nothing changed this costs one `stat`.
+        """Returns the newest valid configuration. Costs one `stat` if the file has not changed.
 
-        A file that is broken, or gone, leaves the last good one in place and logs one warning.
+        If the file is invalid or deleted, the last valid one stays in use, with one warning.
         """
         if self.found is not None:
             file, record = _stamp_of(self.found.path), _stamp_of(self._record)
@@ -181,7 +181,7 @@ class ConfigSource:
             logger().warning(section + "_ignored", file=str(self.last.path), error=problem)
 
     def _environment(self) -> int:
-        """Returns a hash, so that no value of a variable is kept."""
+        """Returns a hash of the variables, so that their values are not kept."""
         return hash(tuple(map(os.environ.get, (MODEL_VARIABLE, *self._variables))))
 
 

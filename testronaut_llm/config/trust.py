@@ -1,7 +1,7 @@
-"""Which configuration files the user has looked at, and what a file may say that nobody has looked at.
+"""Records which configuration files the user trusts, and limits the settings of other files.
 
-An `llm.yaml` that was found by walking upwards may have come with somebody's repository. Until its path and digest are
-recorded, as direnv does it, only what `ALLOWED` names has an effect; an edit ends the trust.
+An `llm.yaml` that was found by walking upwards may be part of a cloned repository. Until its path and digest are
+recorded (as in direnv), only settings in `ALLOWED` have an effect; an edit ends the trust.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "CacheConfig": "ttl",
     }.items()
 }
-"""What a file that is not trusted may say, by the class of the section; `api_base` on loopback only.
+"""Settings allowed in a file that is not trusted, by the class of the section; `api_base` only on loopback.
 
-A field that is missing here has its default until the file is trusted, and a model's row that sets it is not ready.
+Other fields have their default until the file is trusted, and a model whose row sets one is not ready.
 """
 
 _NOT_FOR_MODELS = ("log", "cache")
-"""Sections that a model can be asked without."""
+"""Sections that models do not need."""
 
 Shape = TypeVar("Shape", bound=Section)
 
 
 def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[LLMConfig, list[str], list[str]]:
-    """Returns a configuration with only what a file that is not trusted may say, and what has no effect in it.
+    """Returns the configuration with allowed settings only, and the settings without effect.
 
-    The latter outside `models`: what a model can be asked without, and what keeps every model of the file waiting.
+    The latter, outside `models`, in two parts: those that models do not need, and those without which none is ready.
     `unfilled` are the variables that the file refers to outside `models`, each with its place.
     """
     withheld: list[tuple[Where, str]] = []
@@ -71,12 +71,12 @@ def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[L
 
 
 def untrusted(row: ModelConfig, withheld: Iterable[str]) -> ModelConfig:
-    """Returns a model's row as one of a file that is not trusted, with what it says and may not."""
+    """Returns a model's row with allowed settings only, and the settings without effect."""
     return row.model_copy(update={"trusted": False, "withheld": tuple(withheld)})
 
 
 def _allowed(section: Shape, where: Where, withheld: list[tuple[Where, str]]) -> Shape:
-    """Returns a section without what is not allowed, and notes the place of what was taken out and what it said."""
+    """Returns a section with allowed settings only, and notes the place and value of the others."""
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value, default = getattr(section, name), field.get_default(call_default_factory=True)
@@ -98,7 +98,7 @@ def _allowed(section: Shape, where: Where, withheld: list[tuple[Where, str]]) ->
 
 
 def is_trusted(path: Path, text: str) -> bool:
-    """Returns whether exactly this text was trusted at exactly this path."""
+    """True if this exact text was trusted at this exact path."""
     try:
         return bool(json.loads(record_of(path).read_text("utf-8")) == _record(path, text))
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def is_trusted(path: Path, text: str) -> bool:
 
 
 def trust(path: str | Path) -> Path:
-    """Records the file as it is now; returns its resolved path. Raises ConfigError: it cannot be read or recorded."""
+    """Records the file as it is now; returns its resolved path. Raises ConfigError if that fails."""
     real = user_path(path).resolve()
     record = record_of(real)
     try:
@@ -119,7 +119,7 @@ def trust(path: str | Path) -> Path:
 
 
 def record_of(path: Path) -> Path:
-    """Returns the file that holds the record for a path; one a path, so that two at once lose nothing."""
+    """Returns the file with the record of a path; one per path, so that concurrent writes lose nothing."""
     return data_dir() / "trusted" / f"{_digest(str(path.resolve()))}.json"
 
 

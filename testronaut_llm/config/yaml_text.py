@@ -1,8 +1,8 @@
-"""An `llm.yaml` as text: read with the line of every value, and one value changed without a character around it.
+"""Reads an `llm.yaml` with the line of each value, and replaces one value without any other change.
 
-PyYAML's own loading drops line numbers, lets the second of two equal keys win, reads `off` as false and `2024-10-21` as
-a date, and grows a page of aliases into gigabytes. Its nodes have all that is needed instead: mappings with text keys,
-lists, scalars of YAML 1.2; no tags.
+PyYAML's loader drops line numbers, accepts duplicate keys, reads `off` as false and `2024-10-21` as a date, and expands
+a page of aliases to gigabytes. So its nodes are read here: mappings with text keys, lists, scalars of YAML 1.2; no
+tags.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
 @dataclass(slots=True)
 class Document(Source):
-    """What a text says: its data, and PyYAML's node of each value."""
+    """The data of a text, and PyYAML's node of each value."""
 
     data: Any = None
     nodes: dict[Where, Any] = field(default_factory=dict)
     _count: int = 0
 
     def read(self, node: Any, where: Where, line: int) -> Any:
-        """Returns the plain data of a node, and notes where each part stands. Raises ConfigError: it is refused."""
+        """Returns the plain data of a node, and notes the line of each part. Raises ConfigError if it is refused."""
         self.nodes[where], self.lines[where] = node, line
         self._count += 1
-        if len(where) > MAX_DEPTH:  # of an alias inside its own value
+        if len(where) > MAX_DEPTH:  # an alias inside its own value
             raise self.refused(where, _TOO_DEEP, line)
         if self._count > MAX_VALUES:
             raise self.refused(where, f"makes the file hold more than {MAX_VALUES:,} values, aliases included", line)
@@ -53,7 +53,7 @@ class Document(Source):
         return self._mapping(node, where)
 
     def refused(self, where: Where, message: str, line: int | None = None) -> ConfigError:
-        """Returns the error of a text that is not read any further."""
+        """Returns the error that ends the reading of a text."""
         return self.error([Problem(where[:4], message, line)])
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Document(Source):
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the one in C, where it was built
-    """Gives no tag to nodes without one, and stops at depth before it costs memory."""
+    """Adds no tags to nodes, and limits the depth."""
 
     depth = 0
 
@@ -86,7 +86,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return ""
 
     def descend_resolver(self, current: yaml.Node | None, _index: Any) -> None:
-        """The parser calls it before each node."""
+        """Called by the parser before each node."""
         self.depth += 1
         if self.depth > MAX_DEPTH + 1:
             raise yaml.MarkedYAMLError(problem=f"it {_TOO_DEEP}", problem_mark=current.start_mark if current else None)
@@ -98,31 +98,31 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 def read_yaml(text: str, path: Path | None = None) -> Document:
     """Returns the document; problems that leave it readable (a key given twice) are noted in it.
 
-    Raises ConfigError: it is no YAML, too large or too deep, or uses what has no place in a configuration.
+    Raises ConfigError if it is not YAML, too large, too deep, or uses forms that a configuration must not have.
     """
     document = Document(path)
     if len(text) > MAX_BYTES:
-        raise document.refused((), f"is larger than {MAX_BYTES:,} characters: no llm.yaml needs that")
+        raise document.refused((), f"is larger than {MAX_BYTES:,} characters, the limit for llm.yaml")
     try:
         if root := yaml.compose(text, Loader=_Loader):
             document.data = document.read(root, (), root.start_mark.line + 1)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = error.problem or error.context or ""
-        if words.startswith("but "):  # of a second document, whose sentence PyYAML cuts in two
+        if words.startswith("but "):  # a second document: PyYAML splits this message
             words = f"{error.context}, {words}"
         raise document.refused((), f"is not valid YAML: {words}", mark.line + 1 if mark else None) from None
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         position = getattr(error, "position", None) or getattr(error, "start", 0)
         line = text.count("\n", 0, position) + 1
-        raise document.refused((), "holds a character that no YAML text may hold", line) from None
+        raise document.refused((), "holds a character that is not allowed in YAML", line) from None
     return document
 
 
 def edited(text: str, dotted_key: str, yaml_text: str, path: Path) -> str:
-    """Returns the text with another value (in YAML) in the place of a scalar, or of a value in flow style (`[a, b]`).
+    """Returns the text with another value (in YAML) for a scalar, or for a value in flow style (`[a, b]`).
 
-    Raises ConfigError: there is no such value, it is written over several lines or shared, or the new one is no YAML.
+    Raises ConfigError if there is no such value, it spans lines or is shared, or the new one is not YAML.
     """
     document, value = read_yaml(text, path), read_yaml(yaml_text, Path(f"the value of {dotted_key}")).data
     try:
@@ -141,19 +141,19 @@ def edited(text: str, dotted_key: str, yaml_text: str, path: Path) -> str:
         old = text[start : node.end_mark.index].rstrip()  # PyYAML counts the blank lines below a literal text in
         for raw in (yaml_text.strip(), json.dumps(value, ensure_ascii=False)):
             new = text[:start] + (raw if old else f" {raw}") + text[start + len(old) :]
-            with suppress(ConfigError):  # compared as text, since NaN equals nothing
+            with suppress(ConfigError):  # compared as text, since NaN is not equal to itself
                 if json.dumps(read_yaml(new).data) == json.dumps(wanted):
                     return new
     raise document.error([Problem(where, "is written over several lines or shared: edit the file by hand")])
 
 
 def value_at(data: Any, dotted_key: str) -> Any:
-    """Returns the value at `tasks.x.models`. Raises ConfigError: nothing is there; names what is."""
+    """Returns the value at `tasks.x.models`. Raises ConfigError, with the names there, if it is missing."""
     return _found(data, dotted_key)[1]
 
 
 def _found(data: Any, dotted_key: str) -> tuple[Where, Any]:
-    """Returns the place and the value of `tasks.x.models`; a name with dots is found, or quoted: `models."gpt-5.6"`."""
+    """Returns the place and the value of `tasks.x.models`; a name may have dots, or quotes: `models."gpt-5.6"`."""
     rest = dotted_key.strip()
     where: Where = ()
     while rest:

@@ -259,7 +259,7 @@ def _read_note(part: Path) -> dict[str, str]:
 
 
 def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
-    """Returns where the body begins in the file, and the length of the whole file.
+    """Returns the offset of the body in the file, and the length of the whole file.
 
     Raises LocalModelError: the file cannot be fetched; httpx.HTTPStatusError: it may be fetched later.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tiktoken import Encoding
 
 _SLICE = 50_000  # characters encoded at once: tiktoken panics on a run of a million spaces
-_CHARACTERS_PER_TOKEN = 3.6  # of English and code, where LiteLLM ships no vocabulary file
+_CHARACTERS_PER_TOKEN = 3.6  # of English and code, if LiteLLM ships no vocabulary file
 _CACHED_TEXTS = 32  # of a call's candidates most share a tokenizer
 
 _CL100K = (
@@ -55,7 +55,7 @@ class Family:
     turn: int = 4  # tokens added to each message
     answered: int = 0  # tokens added to each earlier answer of the model, besides `turn`
     system_turn: bool = True  # True if a system message counts as a message
-    own_system: int = 0  # tokens of the system message that its template adds where there is none
+    own_system: int = 0  # tokens of the system message that its template adds if there is none
     thinking: int = 0  # tokens that asking for reasoning adds
     schema_start: int = 0  # the same as `start` and `slope` for a JSON Schema on the wire
     schema_slope: float = 0.0

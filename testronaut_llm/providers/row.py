@@ -22,14 +22,14 @@ ClientKind = Literal["openai", "azure", "handler", "none"]
 
 
 class Missing(NamedTuple):
-    """Why a model is not ready, and the line or command that fixes it."""
+    """Why a model is not ready (`what`), and the line or command that fixes it."""
 
     what: str
     fix: str = ""
 
 
 class Present(NamedTuple):
-    """A local model that was found: its digest, its context window in tokens, and whether it can reason."""
+    """A local model that was found: its digest, its context window in tokens, and True if it can reason."""
 
     digest: str
     context: int | None = None

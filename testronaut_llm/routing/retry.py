@@ -54,7 +54,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an attempt failed.
+    """The failure of an attempt.
 
     Attributes:
         remaining: seconds left until the call's deadline.

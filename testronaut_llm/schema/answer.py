@@ -89,7 +89,7 @@ def _extents(text: str) -> Iterator[str]:
 
 
 def _end(text: str, begin: int) -> tuple[int, bool]:
-    """Returns where the value that begins at a bracket ends, and True if it ends with its own bracket.
+    """Returns the end of the value that begins at a bracket, and True if it ends with its own bracket.
 
     Errors of `json` are not used: creating one takes time in proportion to the text before it.
     """
@@ -112,7 +112,7 @@ def _end(text: str, begin: int) -> tuple[int, bool]:
 
 
 def _closings(text: str) -> dict[int, int]:
-    """Returns where each closed bracket ends. Brackets in strings do not count."""
+    """Returns the end of each closed bracket. Brackets in strings do not count."""
     opened: list[int] = []
     found = {}
     for token in _TOKEN.finditer(text):

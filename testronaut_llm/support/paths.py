@@ -39,7 +39,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def user_path(text: str | Path) -> Path:
-    """Returns a path with `~` filled in; `~nobody` stays as it is. Raises ConfigError: this user has no home folder."""
+    """Returns a path with `~` filled in; `~nobody` stays as it is. Raises ConfigError: no home folder."""
     path = os.path.expanduser(text)  # noqa: PTH111 - which raises RuntimeError in pathlib
     if path == "~" or path.startswith(("~/", "~\\")):
         raise _no_home(str(text))

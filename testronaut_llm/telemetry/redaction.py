@@ -42,7 +42,7 @@ _NAMED = (
     ),
     ("://", r"(://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
 )
-"""Words of which a text in lower case holds one, and the pattern. A group, where there is one, stays.
+"""Words of which a text in lower case holds one, and the pattern. A group, if there is one, stays.
 
 `_KEYS` are always keys, `_NAMED` only by the word before them, which prose may also contain.
 """

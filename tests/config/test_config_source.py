@@ -98,7 +98,7 @@ def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert find_config("~/my.yaml").path == own
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(folder))
     for given_, words in (
-        ("nope.yaml", r"nope\.yaml, given by the argument, is no file: `testronaut-llm init`"),
+        ("nope.yaml", r"nope\.yaml, given by the argument, is not a file: `testronaut-llm init`"),
         ("~nobody-of-that-name/llm.yaml", r"~nobody-of-that-name/llm\.yaml"),
         (None, "given by TESTRONAUT_LLM_CONFIG, is a folder"),
     ):
