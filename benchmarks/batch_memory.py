@@ -1,4 +1,4 @@
-"""The most memory that `run --batch` takes for 100,000 lines, beside that for 10,000.
+"""Measures the peak memory of `run --batch` for 100,000 lines, compared with 10,000.
 
     python benchmarks/batch_memory.py [--lines 100000]
 
@@ -43,7 +43,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
     with served() as url, home(url) as folder:
         most(folder, 100)
         few, many = most(folder, given.lines // 10), most(folder, given.lines)
-        what = f"memory of a batch of {given.lines:,} lines, beside {given.lines // 10:,}"
+        what = f"memory of a batch of {given.lines:,} lines, compared with {given.lines // 10:,}"
         yield Row(what, many, few, "flat", "MB")
 
 

@@ -1,7 +1,7 @@
-"""What the scripts about speed share: a server on loopback, a file with one model, processes, and rows of a table.
+"""Shared by the speed benchmarks: a server on loopback, a file with one model, processes, and rows of a table.
 
 Each of them prints one or two rows that compare a figure of this package with that of another library in the same
-run, by turns. Compare ratios, not seconds; the machine should have nothing else to do.
+run, in rotation. Compare ratios, not seconds; the machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMPT = "Say hello."
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; seconds, but where `unit` says otherwise. `peer` is None where nobody is compared."""
+    """One row of the table, in seconds or another `unit`. `peer` is None without a comparison."""
 
     what: str
     ours: float
@@ -46,7 +46,7 @@ HEAD = "| what | here | peer | ratio | target |\n| --- | --- | --- | --- | --- |
 
 
 def options(doc: str | None, **defaults: int) -> argparse.Namespace:
-    """What every script understands, and its own numbers."""
+    """Returns the options of all scripts, with those of one script."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--peers", metavar="PYTHON", help="Python of an environment that has DSPy")
     for name, number in defaults.items():
@@ -76,14 +76,14 @@ def served(delay: float = 0.0) -> Iterator[str]:
 
 
 def asked(url: str, *, delay: float = 0.0) -> int:
-    """How many requests the server got since this was last said; from now on its answers take so many seconds."""
+    """Returns the requests since the last call of this; later answers take so many seconds."""
     with urlopen(f"{url}/{delay}") as told:
         return int(told.read())
 
 
 @contextmanager
 def home(url: str) -> Iterator[Path]:
-    """A folder of its own for this package and for DSPy, with a file of one model; this process is told of both."""
+    """A folder of its own for this package and for DSPy, with a file of one model; set in this process."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "llm.yaml")
@@ -112,7 +112,7 @@ def printed(python: str, code: str) -> float:
 
 
 def by_turns(rounds: int, *measured: Callable[[], float]) -> list[float]:
-    """The medians of several figures, taken by turns so that a busy moment hits all; the first round warms up."""
+    """The medians of several figures, taken in rotation so that a busy moment affects all; the first round warms up."""
     taken: list[list[float]] = [[one() for one in measured] for _ in range(rounds + 1)][1:]
     return [statistics.median(figures) for figures in zip(*taken, strict=True)]
 

@@ -1,4 +1,4 @@
-"""How good the verdicts of `classify` are, and what they cost: 200 labelled pairs of expected and actual output.
+"""Measures the verdicts of `classify` and their cost: 200 labelled pairs of expected and actual output.
 
     python benchmarks/classify.py [--rounds 20] [--seed 1] [--embedded 1]
 
@@ -8,7 +8,7 @@ how sure it is (15 of 100 answers have a confidence below 0.8). `mute` is wrong 
 log-probabilities. `good` is wrong in 5 of 100 and costs twice as much. All else is the real thing. `--embedded 1`
 asks a real model on this machine once instead (SmolLM2-135M, a weak one), which shows the mechanics.
 
-Wrong verdicts and cost are beside those of a single call to the same model; the calibration error is the mean distance
+Wrong verdicts and cost are relative to a single call to the same model; the calibration error is the mean distance
 of confidence and share of right verdicts over ten classes of confidence.
 """
 
@@ -68,7 +68,7 @@ def cases(seed: int, count: int = 200) -> list[Case]:
 
 
 class Judges:
-    """A gateway of simulated judges that know the label and are wrong as often as they say."""
+    """A gateway of simulated judges with known error rates."""
 
     def __init__(self, truth: Sequence[Case], seed: int) -> None:
         self._truth = {case.prompt.partition("\n")[0]: case.label for case in truth}
@@ -108,7 +108,7 @@ def simulated(truth: Sequence[Case], seed: int) -> LLMManager:
 
 @dataclass
 class Score:
-    """The verdicts of one way of asking: (right?, confidence), and what they cost."""
+    """The verdicts of one way of asking, as (correct, confidence), and their cost."""
 
     verdicts: list[tuple[bool, float]]
     cost: float = 0.0
@@ -178,7 +178,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=number)
     given = parser.parse_args()
     scores = embedded(given) if given.embedded else asyncio.run(rounds(given))
-    print("| how | verdicts | wrong | beside one call | cost beside one call | calibration error |")
+    print("| how | verdicts | wrong | compared with one call | cost compared with one call | calibration error |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, score in scores.items():
         one = scores.get(f"{name.split(',')[0]}, one call", score)

@@ -1,4 +1,4 @@
-"""What many calls leave behind in one process: memory, descriptors and threads.
+"""Measures memory, descriptors and threads of one process after many calls.
 
     python benchmarks/endurance.py [--calls 5000]
 
@@ -17,7 +17,7 @@ from bench import Row, home, options, served, show
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """What the process holds after all calls, beside what it held after a tenth of them."""
+    """Yields the resources after all calls, compared with those after a tenth of them."""
     from testronaut_llm import LLMManager
 
     me, held = psutil.Process(), []
@@ -28,7 +28,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
                 gc.collect()
                 held.append((me.memory_info().rss / 1e6, me.num_fds(), threading.active_count()))
     for what, unit, early, late in zip(("memory", "descriptors", "threads"), ("MB", "", ""), *held, strict=True):
-        yield Row(f"{what} after {given.calls:,} calls, beside {given.calls // 10:,}", late, early, "flat", unit)
+        yield Row(f"{what} after {given.calls:,} calls, compared with {given.calls // 10:,}", late, early, "flat", unit)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many requests a hundred identical calls at the same time become.
+"""Counts the requests of a hundred identical concurrent calls.
 
 python benchmarks/identical_calls.py
 """

@@ -1,4 +1,4 @@
-"""What a rate limit costs a call: kept in memory, beside kept in a file that processes share.
+"""Measures the cost of a rate limit for a call: in memory, and in a file that processes share.
 
     python benchmarks/limits_in_a_file.py [--rpm 500] [--calls 2000] [--rounds 5]
 
@@ -63,7 +63,7 @@ def in_a_file(rpm: int, calls: int) -> float:
 def rows(given: argparse.Namespace) -> Iterator[Row]:
     """One row."""
     memory, file = partial(in_memory, given.rpm, given.calls), partial(in_a_file, given.rpm, given.calls)
-    what = f"a rate limit of {given.rpm} requests a minute: in memory, beside in a file"
+    what = f"a rate limit of {given.rpm} requests a minute: in memory, compared with in a file"
     yield Row(what, *by_turns(given.rounds, memory, file), "<= 1")
 
 

@@ -1,4 +1,4 @@
-"""What one hit costs among a million stored answers, beside one among a thousand.
+"""Measures a cache hit among a million stored answers, compared with one among a thousand.
 
     python benchmarks/many_entries.py [--entries 1000000] [--few 1000] [--rounds 5]
 
@@ -60,7 +60,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
             with home(url) as few:
                 fill(few, given.few)
                 figures = by_turns(given.rounds, partial(hit, many), partial(hit, few))
-        yield Row(f"a hit among {given.entries:,} entries, beside one among {given.few:,}", *figures, "<= 1.5")
+        yield Row(f"a hit among {given.entries:,} entries, compared with one among {given.few:,}", *figures, "<= 1.5")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The most memory that a process takes when a server, a file or an archive tries to fill it.
+"""Measures the peak memory of a process when a server, a file or an archive tries to fill it.
 
     python benchmarks/memory_of_bombs.py [--only WORD]
 
-Each row is a process of its own, beside one that does the same with an honest input. Nothing leaves this machine. A
+Each row is a separate process, compared with one that gets a normal input. Nothing leaves this machine. A
 process may take 6 GB of addresses at most, so that a bomb that goes off ends in a MemoryError.
 """
 
@@ -139,7 +139,7 @@ async def _astream(llm: object) -> str:
 
 
 def tags(url: str) -> object:
-    """What an Ollama server says of its models."""
+    """Lists the models of an Ollama server."""
     from testronaut_llm.local.ollama_provider import OllamaServer
 
     with OllamaServer(url) as server:
@@ -226,7 +226,7 @@ def model(folder: Path, name: str, *pairs: bytes, count: int = 0, size: int = 0)
 
 
 def files(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """What reads it, a name, and the file."""
+    """The reader, a name, and the file."""
     layers, tokens = number("llama.block_count", 2), text("tokenizer.ggml.tokens") + struct.pack("<I", 9)
     hole = GIB
     yield "GGUF header", "300,000,000 layers", model(folder, "layers", number("llama.block_count", 300_000_000))
@@ -273,7 +273,7 @@ def peak() -> float:
 
 
 def child(what: str, given: str) -> None:
-    """Does it, and prints megabytes, seconds, and what came of it."""
+    """Runs one case, and prints megabytes, seconds and the result."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     began = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""A server on loopback that answers every chat with the same words: what the scripts about speed ask.
+"""A server on loopback that answers every chat with the same text, for the speed benchmarks.
 
 Prints its port. `GET /0.3` tells how many requests came and makes later answers take 0.3 s.
 """
@@ -23,7 +23,7 @@ ANSWER = json.dumps(
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a little later where it is told to."""
+    """Answers after a delay, if one is set."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # Head and body in one packet, as real servers send them.

@@ -1,4 +1,4 @@
-"""What a Testronaut session costs by each strategy: real `--help` texts through the three tasks.
+"""Computes the cost of a Testronaut session for each strategy, from real `--help` texts.
 
     python benchmarks/session.py [--commands 120] [--seed 1]
 
@@ -174,7 +174,7 @@ def table(number: int, seed: int) -> str:
     lines = [
         f"{len(texts)} commands, {len(asked)} calls. The day's budget of `balanced`: half of the first row.",
         "",
-        "| strategy | USD | beside always the best | mean quality | again, from the cache |",
+        "| strategy | USD | compared with always the best | mean quality | again, from the cache |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in STRATEGIES:

@@ -1,8 +1,8 @@
-"""All that is claimed about speed, as one table of Markdown with date, machine and versions.
+"""Runs all speed benchmarks and prints one Markdown table with date, machine and versions.
 
     python benchmarks/speed.py --peers PYTHON [--quick 1]
 
-PYTHON is that of an environment of its own with DSPy; without it, the rows beside DSPy are left out with a word.
+PYTHON is that of an environment of its own with DSPy; without it, the rows compared with DSPy are left out with a word.
 """
 
 from __future__ import annotations

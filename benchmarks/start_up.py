@@ -1,4 +1,4 @@
-"""What a new process costs: importing, one answer from a warm disk cache, and the command line, beside DSPy.
+"""Measures a new process, compared with DSPy: import, one answer from a warm disk cache, command line.
 
     python benchmarks/start_up.py --peers PYTHON [--rounds 15]
 
@@ -29,10 +29,10 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
         return
     with served() as url, home(url):
         for what, ours, theirs, target in (
-            ("`import testronaut_llm`, beside `import dspy`", "import testronaut_llm", IMPORT, "<= 0.25"),
+            ("`import testronaut_llm`, compared with `import dspy`", "import testronaut_llm", IMPORT, "<= 0.25"),
             ("a new process: import, file, one answer from a warm disk cache", ours_asks(), dspy_asks(url), "<= 0.4"),
-            ("the whole process of `--help`, beside `import dspy`", command("--help"), IMPORT, "<= 0.5"),
-            ("a whole `run` from the cache, beside `import dspy`", command("run", "default", PROMPT), IMPORT, "<= 0.5"),
+            ("the whole process of `--help`, compared with `import dspy`", command("--help"), IMPORT, "<= 0.5"),
+            ("`run` from the cache, compared with `import dspy`", command("run", "default", PROMPT), IMPORT, "<= 0.5"),
         ):
             mine, peer = partial(process, sys.executable, "-c", ours), partial(process, given.peers, "-c", theirs)
             mine(), peer()  # compiles, and fills the caches

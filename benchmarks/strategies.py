@@ -1,14 +1,14 @@
-"""How good the strategies choose, beside the best that could be done.
+"""Compares the strategies with the best possible choices.
 
     python benchmarks/strategies.py [--instances 1000] [--rejected 0.2] [--seed 1]
 
 An instance is eight calls in sequence over four models of random quality and price, with floors (`min_quality`) and one
 budget. Everything is the real thing (routes, ledger, fallback) but the models, whose answers have the expected length:
 
-- `cheapest` beside the least money of all 4^8 plans that answer whatever the money allows, call by call;
-- `balanced` beside the most quality of all 5^8 plans (any call may go unanswered) that knew all calls beforehand. Its
+- `cheapest`: the cheapest of all 4^8 plans that answer as many calls, in order, as the money allows;
+- `balanced`: the most quality of all 5^8 plans (any call may go unanswered) that know all calls in advance. Its
   calls come at the rate that it expects, 50 a day, and the day ends after the eighth;
-- `cascade`, where answers below a call's difficulty are rejected, beside the cheapest climb to be expected, among all
+- `cascade` (answers below a call's difficulty are rejected): the cheapest expected sequence of models, among all
   choices of models, by one that also knew how often answers of each quality are rejected.
 
 Quality is the sum over the calls, nothing for one without an answer. The optima obey the rule that makes budgets hold:
@@ -65,7 +65,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy reached, and what the optimum would have."""
+    """The result of a strategy, and the optimum."""
 
     answered: int
     quality: int
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def instance(rng: random.Random, rejected: float) -> Instance:
-    """Better models are dearer on the whole, not always; a share of the calls is too hard for some of them."""
+    """Returns a random case. Better models are mostly more expensive; some calls are too hard for some models."""
     qualities = sorted(rng.sample(range(1, 11), MODELS))
     models = {}
     for number, quality in enumerate(qualities):
@@ -137,7 +137,7 @@ def candidates(made: Instance) -> list[tuple[Candidate, ...]]:
 
 
 def run(made: Instance, strategy: str, *, limited: bool = True) -> list[Answer | None]:
-    """What the calls are answered, None where the money did not allow it."""
+    """Returns the quality of each answer, None if the money did not suffice."""
     known = {call.prompt: found for call, found in zip(made.calls, candidates(made), strict=True)}
 
     def answer(asked: FakeCall) -> FakeAnswer:
@@ -198,7 +198,7 @@ def most_quality(made: Instance) -> int:
 
 
 def best_climb(made: Instance, rejected: float) -> tuple[int, Decimal]:
-    """Calls answered and USD spent by whoever climbs the models that are the cheapest to be expected.
+    """Calls answered and USD spent with the cheapest expected sequence of models.
 
     That one knows the prices, and how often answers of each quality are rejected; not which.
     """
@@ -262,7 +262,7 @@ def table(instances: int, rejected: float, seed: int) -> str:
     ratio = float(sum((one.cost for one in cascade), ZERO) / sum((one.best_cost for one in cascade), ZERO))
     return "\n".join(
         (
-            "| strategy | beside | all together | median | worst twentieth |",
+            "| strategy | compared with | all together | median | worst twentieth |",
             "| --- | --- | --- | --- | --- |",
             f"| `cheapest` | least money | equal in {same} of {instances} | | |",
             f"| `balanced` | most quality | {whole:.3f} x | {_middle_and_twentieth(shares, 1)} |",

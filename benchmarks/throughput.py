@@ -1,4 +1,4 @@
-"""How many uncached async calls get through, 64 at once, beside bare LiteLLM and its Router.
+"""Measures uncached async calls a second, 64 at once, compared with bare LiteLLM and its Router.
 
     python benchmarks/throughput.py [--calls 1000] [--at-once 64] [--rounds 3]
 
@@ -82,14 +82,14 @@ def rate(who: str, url: str) -> float:
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """Three rows: ours beside bare LiteLLM with the cache off and on, and beside the Router."""
+    """Yields three rows: cache off and on compared with bare LiteLLM, and with the Router."""
     with served() as url:
         taken = [{who: rate(who, url) for who in (*OURS, BARE, ROUTER)} for _ in range(given.rounds)]
     found = {who: statistics.median(rates[who] for rates in taken) for who in taken[0]}
     what = f"{given.calls:,} async calls, {given.at_once} at once, cache"
     for mode in OURS:
-        yield Row(f"{what} `{mode}`, beside `litellm.acompletion`", found[mode], found[BARE], ">= 0.95", "calls/s")
-    yield Row(f"{what} `use`, beside `litellm.Router`", found["use"], found[ROUTER], "> 1", "calls/s")
+        yield Row(f"{what} `{mode}`, against `litellm.acompletion`", found[mode], found[BARE], ">= 0.95", "calls/s")
+    yield Row(f"{what} `use`, compared with `litellm.Router`", found["use"], found[ROUTER], "> 1", "calls/s")
 
 
 if __name__ == "__main__":

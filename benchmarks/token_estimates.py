@@ -1,4 +1,4 @@
-"""How far token estimates are from what providers charged, beside `litellm.token_counter`.
+"""Compares token estimates, and those of `litellm.token_counter`, with the charges of providers.
 
     python benchmarks/token_estimates.py PATH [--families]
 
@@ -36,7 +36,7 @@ ROLES = {"model": "assistant", "developer": "system", "input": "user"}
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt and what it was charged."""
+    """A prompt and its charged tokens."""
 
     provider: str
     model: ModelConfig
@@ -74,12 +74,12 @@ def read(path: Path) -> Iterator[Row]:
 
 
 def estimate(counter: TokenCounter, row: Row) -> int:
-    """What the counter says now."""
+    """Returns the current estimates."""
     return counter.estimate(row.model, row.messages, embedding=row.embedding)
 
 
 def learned(rows: list[Row], left_out: Row, folder: Path) -> int:
-    """What a counter says that has observed the others of the family."""
+    """Returns estimates after the others of the family were observed."""
     counter = TokenCounter(folder / "tokens.jsonl")
     for row in [row for row in rows if row is not left_out][-KEPT:]:
         counter.observe("benchmark", row.model, estimate(counter, row), Usage(prompt_tokens=row.charged))
@@ -87,7 +87,7 @@ def learned(rows: list[Row], left_out: Row, folder: Path) -> int:
 
 
 def litellm_counts(rows: list[Row]) -> list[int]:
-    """What LiteLLM's own counter says."""
+    """Returns the counts of LiteLLM's own counter."""
     os.environ.update(LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_MODE="PRODUCTION")
     import litellm
 

@@ -1,4 +1,4 @@
-"""What one uncached call costs, ledger on, beside bare `litellm.completion` to the same server.
+"""Measures one uncached call with the ledger, compared with bare `litellm.completion` to the same server.
 
 python benchmarks/uncached_call.py [--rounds 20] [--in-a-row 20]
 """
@@ -41,7 +41,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
             for mode, target in (("off", "<= 1.05"), ("use", "<= 1.10")):
                 ours = partial(llm.complete, None, cache=mode)
                 figures = by_turns(given.rounds, partial(timed, ours), partial(timed, bare))
-                yield Row(f"one uncached call, cache `{mode}`, beside `litellm.completion`", *figures, target)
+                yield Row(f"one uncached call, cache `{mode}`, compared with `litellm.completion`", *figures, target)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many files and functions of the package one warm uncached call enters, on all threads.
+"""Counts the files and functions of the package that one warm uncached call enters, on all threads.
 
 python benchmarks/walk.py [--list]
 """

@@ -1,4 +1,4 @@
-"""What one answer from the cache costs in a running process, beside DSPy's from its disk cache.
+"""Measures one answer from the cache in a running process, compared with DSPy's disk cache.
 
 python benchmarks/warm_hit.py --peers PYTHON [--rounds 5] [--hits 2000]
 """
@@ -25,7 +25,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
         added_up = timed.replace("print(", "llm.session; print(")  # what a hit notes, and leaves for later
         ours, theirs = ours_asks(added_up), dspy_asks(url, timed)
         figures = by_turns(given.rounds, lambda: printed(sys.executable, ours), lambda: printed(given.peers, theirs))
-        yield Row("one hit in a running process, beside DSPy's disk hit", *figures, "<= 0.5")
+        yield Row("one hit in a running process, compared with DSPy's disk hit", *figures, "<= 0.5")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What recorded answers of real providers cost, by this package and by an independent calculation.
+"""Compares costs of recorded answers with an independent calculation.
 
     python benchmarks/wire_costs.py FOLDER
 

@@ -1,6 +1,6 @@
-"""Writes the JSON Schema of `llm.yaml` from the shapes: editors complete, explain and check with it.
+"""Writes the JSON Schema of `llm.yaml` from its pydantic classes, for completion and checks in editors.
 
-python scripts/config_schema.py            after a change of the shapes
+python scripts/config_schema.py            after a change of these classes
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def schema_text() -> str:
 
 
 def descriptions(section: type[BaseModel]) -> dict[str, str]:
-    """Returns the sentence under each field of a section; read from the source, so that imports do not pay for it."""
+    """Returns the sentence under each field of a section; read from the source, so that imports do not need it."""
     (definition,) = ast.parse(inspect.getsource(section)).body
     found = {}
     for line, below in pairwise(definition.body if isinstance(definition, ast.ClassDef) else []):
@@ -45,7 +45,7 @@ def descriptions(section: type[BaseModel]) -> dict[str, str]:
 
 
 def _complete(part: dict[str, Any], section: type[BaseModel]) -> None:
-    """Adds descriptions, takes out what the file gives by its keys, and allows `${VAR}` where no text is expected."""
+    """Adds descriptions, removes fields that are keys in the file, and allows `${VAR}` for values that are not text."""
     keys, told = keys_of(section), descriptions(section)
     part["description"] = inspect.getdoc(section).partition("\n")[0]  # type: ignore[union-attr]  # each has one
     part["required"] = [key for key in part.get("required", []) if key in keys]
@@ -67,7 +67,7 @@ def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _untitled(value: Any) -> Any:
-    """Pydantic's titles repeat the names of the keys."""
+    """Removes titles of pydantic, which repeat the names of the keys."""
     if isinstance(value, dict):
         return {key: _untitled(part) for key, part in value.items() if key != "title" or not isinstance(part, str)}
     return [_untitled(part) for part in value] if isinstance(value, list) else value

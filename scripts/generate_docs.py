@@ -1,4 +1,4 @@
-"""Write the reference pages that can be read off the code, or say which of them are stale.
+"""Writes the generated reference pages, or reports which of them are stale.
 
 python scripts/generate_docs.py            write docs/reference/{llm-yaml,cli,errors,api}.md
 python scripts/generate_docs.py --check    exit 1 if a page differs from what would be written
@@ -21,7 +21,7 @@ from testronaut_llm.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-MADE = "<!-- Made by scripts/generate_docs.py; `make docs` writes it anew. -->\n"
+MADE = "<!-- Made by scripts/generate_docs.py; run `make docs` after a change. -->\n"
 
 PUBLIC_MODULES = {
     "llm_manager": "The manager",
@@ -74,7 +74,7 @@ def _fields(section: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _kind(value: dict[str, Any]) -> str:
-    """Say what a value may be: `cheapest` or `balanced`, whole number, list of text, a section."""
+    """Return the allowed values: `cheapest` or `balanced`, whole number, list of text, a section."""
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         return f"[{SECTIONS.get(name, name).rpartition(':')[2].strip()}](#{_anchor(SECTIONS.get(name, name))})"

@@ -1,4 +1,4 @@
-"""Record the cassettes of one provider anew, from real servers: `make record PROVIDER=...`.
+"""Records the cassettes of one provider again, from real servers: `make record PROVIDER=...`.
 
 - `embedded`: the llama.cpp server that comes with the package, behind its OpenAI and Anthropic wires and Azure's
   URLs. Needs no key.
@@ -32,7 +32,7 @@ CLOUD = {
 
 
 def main(provider: str) -> int:
-    """Record, then replay what was recorded, then look for what must not be committed."""
+    """Records, replays the recordings, and searches them for secrets."""
     try:
         settings = _settings(provider)
     except LLMError as error:
@@ -42,7 +42,7 @@ def main(provider: str) -> int:
     chosen = "same_weights or " * (provider == "embedded") + " or ".join(settings["RECORD_WIRES"].split())
     recorded = _pytest(["tests/gateway/test_wires.py", "--llm-record=refresh", "-k", chosen], settings)
     if recorded:
-        print("record: a failing test keeps its old cassette; mend it and record again", file=sys.stderr)
+        print("record: a failing test keeps its old cassette; fix the test and record again", file=sys.stderr)
         return recorded
     print("record: replaying what was recorded, without the server")
     return _pytest(["tests/gateway/test_wires.py", "tests/testing/test_scan.py"], {})
