@@ -3,7 +3,7 @@
 ::
 
     LLMError
-      ConfigError                   a person must act; file and line where there is one
+      ConfigError                   a person must fix it; file and line where there is one
         UnknownTaskError            names the known tasks and the closest one
         MissingCredentialError      names the variable to set
       BudgetExceededError           what was asked, what is left, which limit
@@ -25,9 +25,9 @@
       OutputTruncatedError          finish `length` twice                STOP
       LocalModelError               the message is the command that fixes it   NEXT
       NoReadyModelError             no candidate is ready
-      CacheMissError                `cache="only"` and nothing there
+      CacheMissError                `cache="only"` and no stored answer
       AllModelsFailedError          every candidate was tried and failed
-      CassetteMissError             a replay met a request that was never recorded
+      CassetteMissError             a request in a replay was never recorded
 
 Errors hold plain, redacted data: they can be pickled, and hold no secret and no exception
 of a provider's SDK (most of LiteLLM's cannot be unpickled).

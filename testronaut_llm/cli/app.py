@@ -43,7 +43,7 @@ def every_command(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Ask language models by task. One file, llm.yaml, says which model does which task."""
+    """Ask language models by task. One file, llm.yaml, assigns models to tasks."""
 
 
 for command in (config.init, ask.run, classify.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):

@@ -30,7 +30,7 @@ def check(
 ) -> None:
     """Check llm.yaml: its errors, missing keys, servers that do not answer. Sends no prompt without --live.
 
-    Exits with 2 if no model can run a task, unless the task says `optional: true`.
+    Exits with 2 if no model can run a task, unless the task has `optional: true`.
     """
     from testronaut_llm.money.prices import PriceTable
 

@@ -43,7 +43,7 @@ _WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "save
 
 @contextmanager
 def asking(config: Path | None) -> Iterator[testronaut_llm.LLMManager]:
-    """Opens a manager. If its calls fail or are interrupted, the message says what they cost."""
+    """Opens a manager. If its calls fail or are interrupted, the message includes their cost."""
     with testronaut_llm.LLMManager(config) as llm:
         try:
             yield llm

@@ -131,7 +131,7 @@ def show_prices(
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what a model costs, and the source of the price."""
+    """Show the price of a model, and its source."""
     from testronaut_llm.money.prices import PriceTable
 
     settings = settings_of(config)

@@ -134,7 +134,7 @@ class ConfigSource:
         """Returns a source that never changes. Raises ConfigError if it has a budget without a scope."""
         own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
         if (config.budget is not None or own) and config.budget_scope() is None:
-            words = "say whose money it is: budget={'scope': 'my-app', ...}"
+            words = "set a scope: budget={'scope': 'my-app', ...}"
             raise ConfigError(f"config= has a budget without `scope`; {words}")
         return cls(config)
 

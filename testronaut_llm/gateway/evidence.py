@@ -84,7 +84,7 @@ def logprobs_of(text: str) -> tuple[TokenChoice, ...]:
 def _finish(document: dict[str, Any]) -> str | None:
     for choices, name in (("choices", "finish_reason"), ("candidates", "finishReason")):
         for choice in _dicts(document.get(choices)):
-            if choice.get(name) and choice[name] != "null":  # so says DashScope until the last chunk
+            if choice.get(name) and choice[name] != "null":  # DashScope sends it until the last chunk
                 return ascii(choice[name])
     if isinstance(blocked := document.get("promptFeedback"), dict) and blocked.get("blockReason"):
         return "blocked"

@@ -77,7 +77,7 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         server = _serve(settings)
-    except RuntimeError:  # llama.cpp has said why, and this exception does not
+    except RuntimeError:  # llama.cpp has printed the reason, which this exception lacks
         time.sleep(0.3)  # its log is written by a thread of its own
         os._exit(1)
     sys.stdout.write(f"\n{READY}{server.listening_address}\n")

@@ -61,7 +61,7 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
     if provider_of(model).name not in ("embedded", "ollama"):
         raise ConfigError(
             f"{reference} is {model.model}; expected a model that runs here: embedded/<name>, ollama/<name>, "
-            "or a name of llm.yaml that stands for one"
+            "or the name of one in llm.yaml"
         )
     task = {"models": ["it"], "cache": "off", "retries": 0, "max_tokens": 256, "seed": 1}
     longest = max((one.max_tokens for one in config.tasks.values() if model.alias in one.models), default=256)

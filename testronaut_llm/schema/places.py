@@ -69,7 +69,7 @@ class Places:
         if not text or not place.schema:
             return place
         own = place.schema.get("description", "") if place.encodes else ""
-        whole = {"anyOf": [place.schema]} if "$ref" in place.schema else place.schema  # a reference stands alone
+        whole = {"anyOf": [place.schema]} if "$ref" in place.schema else place.schema  # a reference is alone
         return place._replace(schema={**whole, "description": f"{text} {own}".strip()})
 
     def _placed(self, core: Json, path: str) -> Place | None:
