@@ -18,7 +18,7 @@ export NO_MKDOCS_2_WARNING := 1
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-demo: $(READY) ## run the main job on real input; free, unless LIVE=1 lets it ask a paid model
+demo: $(READY) ## run the three tasks on a real tool; free, unless LIVE=1 allows a paid model
 	@$(VENV)/bin/testronaut-llm demo $(if $(LIVE),--live)
 
 test: $(READY) ## run the tests without a network, 95 % of branches at least; ARGS="-k name" narrows them
@@ -52,7 +52,7 @@ check: $(READY) ## lint, format, types, generated pages, documentation
 	@$(PY) -m mkdocs build -q --strict
 	@echo "check: all good"
 
-format: $(READY) ## let ruff mend what it can
+format: $(READY) ## fix and format with ruff
 	@$(PY) -m ruff check -q --fix .
 	@$(PY) -m ruff format -q .
 
@@ -64,10 +64,10 @@ docs: $(READY) ## write the generated pages, build the site into site/
 docs-serve: $(READY) ## show the site while you write it
 	@$(PY) -m mkdocs serve
 
-record: $(READY) ## record the cassettes of one PROVIDER anew (PROVIDER=embedded needs no key)
+record: $(READY) ## record the cassettes of one PROVIDER again (PROVIDER=embedded needs no key)
 	@$(PY) scripts/record.py $(PROVIDER)
 
-soak: $(READY) ## the long rounds: crashes, load, faults; SOAK_ROUNDS=200 of each
+soak: $(READY) ## the long tests: crashes, load, faults; SOAK_ROUNDS=200 of each
 	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) $(PY) -m pytest -q -m soak --timeout=0
 
 lock: $(UV) ## lock what pyproject.toml asks for; UPGRADE=1 takes newer versions (needs an index)
@@ -78,7 +78,7 @@ build: $(READY) ## build the wheel and the sdist into dist/
 	@$(PY) -m build --no-isolation --outdir dist > /dev/null
 	@ls dist
 
-clean: ## remove what these commands made, the environment too
+clean: ## remove the files that these commands create, environments too
 	@rm -rf .venv .cache build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
