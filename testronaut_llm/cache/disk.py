@@ -18,7 +18,7 @@ from diskcache.core import DEFAULT_SETTINGS, ENOVAL, METADATA, MODE_RAW, Cache, 
 from testronaut_llm.support.paths import Connection, made
 
 FILE, FAULTS = "cache.db", (OSError, sqlite3.Error, Timeout)
-_TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
+_TIMEOUT, _OPENING = 1.0, 5.0  # seconds to wait for a writer, and for others that open the store
 _OURS = {"statistics": 0, "eviction_policy": "least-recently-stored", "cull_limit": 0, "disk_min_file_size": 2**31 - 1}
 _SETTINGS = {**DEFAULT_SETTINGS, **_OURS}  # all there are, so that none is taken from the file; a read writes nothing
 

@@ -173,9 +173,10 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
     row = model("openai", api("a", faults.good()), api_base="${NOWHERE_BASE}")
     file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
     with LLMManager(file) as llm:
-        assert "${NOWHERE_BASE}" in "".join(llm._lookup._models(looked_up(llm)))
+        call = looked_up(llm)
+        assert "${NOWHERE_BASE}" in llm._lookup._model_part(call, call.candidates[0])
         monkeypatch.setenv("NOWHERE_BASE", "http://127.0.0.1:9/v1")
-        assert "127.0.0.1:9" in "".join(llm._lookup._models(looked_up(llm)))
+        assert "127.0.0.1:9" in llm._lookup._model_part(call, call.candidates[0])
 
 
 def test_an_endpoint_from_the_environment_counts(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
