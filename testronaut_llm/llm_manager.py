@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
@@ -136,8 +135,7 @@ class LLMManager:
     ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at a time. Returns results in order; a failed call is its error in the list.
 
-        `prompts` may be a generator, which is read while calls run; `total` of `on_progress(done, total, result)`
-        is then None. Raises LLMError if an argument of all calls is wrong.
+        A generator is read while calls run; `total` of `on_progress(done, total, result)` is then None.
         """
         record = Record(prompts, on_progress)
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
@@ -211,8 +209,8 @@ class LLMManager:
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
-        given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
-        return self._caller.services.dropped_params(self.config.model(model), given)
+        row = self.config.model(model)
+        return self._caller.services.dropped_params(row, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
 
     def warm_up(self, *models: str) -> None:
         """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it."""
@@ -249,7 +247,9 @@ class LLMManager:
 
     async def aclose(self) -> None:
         """Same as `close`, on the caller's event loop."""
-        await asyncio.to_thread(self.close)
+        from asyncio import to_thread
+
+        await to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -283,9 +283,11 @@ class LLMManager:
             return found if found is not None else self._caller.start_missed(call).result()
 
     async def _aresult(self, call: Call) -> Result:
+        from asyncio import to_thread
+
         lookup = self._lookup
         with self._telemetry.watch(call):
-            found = lookup.find(call) if lookup.is_quick(call) else await asyncio.to_thread(lookup.find, call)
+            found = lookup.find(call) if lookup.is_quick(call) else await to_thread(lookup.find, call)
             return found if found is not None else await self._caller.start_missed(call).aresult()
 
     def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:

@@ -27,7 +27,7 @@ from testronaut_llm.schema.wire import WireSchema, planned
 __all__ = ["OutputSchema", "SchemaDialect", "WireSchema"]
 
 _MODULE = re.compile(r"\b\w+\.")
-_MOST_FAULTS = 10
+_MOST_PROBLEMS = 10
 
 
 class _QuietJsonSchema(GenerateJsonSchema):
@@ -112,7 +112,7 @@ class OutputSchema:
             from jsonschema import Draft202012Validator
             from jsonschema.exceptions import best_match
 
-            errors = islice(Draft202012Validator(self.json_schema).iter_errors(value), _MOST_FAULTS)
+            errors = islice(Draft202012Validator(self.json_schema).iter_errors(value), _MOST_PROBLEMS)
             deepest = [best_match([error]) or error for error in errors]
             if not deepest:
                 return value
@@ -121,7 +121,7 @@ class OutputSchema:
             try:
                 return self._adapter.validate_json(json.dumps(value))
             except ValidationError as error:
-                found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_FAULTS]
+                found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_PROBLEMS]
                 problems = [(json_path(one["loc"]), one["msg"]) for one in found]
         words = [f"{path}: {words if len(words) <= 200 else words[:200] + '...'}" for path, words in sorted(problems)]
         raise OutputInvalidError(f"The answer does not match the schema `{self.name}`: {'; '.join(words)}.", text=text)
