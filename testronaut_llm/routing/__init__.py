@@ -1,1 +1,1 @@
-"""The parts of a route: its options and limits, the strategies that order it, and pacing."""
+"""Which models may answer, in which order and why, and what to try after a failure."""
