@@ -6,6 +6,7 @@ the question is asked several times and votes are counted. An unsure verdict is 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 from testronaut_llm.errors import LLMError
 from testronaut_llm.labels import L, Labels, labels_of, token_probabilities, vote_probabilities
 from testronaut_llm.options import ClassifyOptions, call_of, checked
-from testronaut_llm.prompts import Prompt
+from testronaut_llm.prompts import Prompt, messages_of
 from testronaut_llm.records import Answer, Call, Route
 from testronaut_llm.support.money import exact
 
@@ -126,10 +127,9 @@ async def classified(
     route_of: Callable[[Call], Route],
 ) -> Classification[Any]:
     """Returns the classification of a prompt. Raises LLMError if an argument is wrong or the first model fails."""
-    known, given = labels_of(labels), cast("dict[str, Any]", dict(options))
-    own = {name: given.pop(name) for name in ("votes", "min_confidence") if name in given}
-    limits = checked(own, ClassifyOptions.__annotations__)
-    asked, schema = known.question(prompt), known.schema
+    known, given = labels_of(labels), checked(options, ClassifyOptions.__annotations__)
+    limits: dict[str, Any] = {name: given.pop(name) for name in ("votes", "min_confidence") if name in given}
+    asked, schema = known.question(messages_of(prompt, None)), known.schema
 
     def call_with(given: Mapping[str, Any]) -> Call:
         call = replace(call_of(config, task, asked, cast("AllOptions", {**given, "schema": schema})), logprobs=True)
@@ -171,7 +171,7 @@ async def classification_of(
             break
         if verdicts[-1].confidence >= min_confidence:
             break
-        model = better_than(verdicts[-1].model)
+        model = await asyncio.to_thread(better_than, verdicts[-1].model)  # it may ask a server
         if model is None:
             break
     surest = max(verdicts, key=lambda verdict: verdict.confidence)

@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.prompts import Prompt
-from testronaut_llm.records import TokenChoice
+from testronaut_llm.records import Message, TokenChoice
 
 L = TypeVar("L", default=str)
 
@@ -34,13 +34,14 @@ class Labels(Generic[L]):
         """Returns the JSON Schema of an answer that is one label."""
         return {"type": "string", "enum": list(self.values)}
 
-    def question(self, prompt: Prompt) -> Prompt:
-        """Returns the prompt with the labels and the instruction to choose one."""
+    def question(self, messages: Sequence[Message]) -> Prompt:
+        """Returns the messages with the labels and the instruction to choose one after the last of them."""
         listed = [f"- {text}: {words}" if (words := self.descriptions[text]) else f"- {text}" for text in self.values]
         asked = "\n".join(("Which of these labels fits? Answer with one label and nothing else.", *listed))
-        if isinstance(prompt, str):
-            return f"{prompt}\n\n{asked}"
-        return [*prompt, {"role": "user", "content": asked}]
+        *before, last = [{"role": one.role, "content": one.content} for one in messages]
+        if last["role"] != "user":
+            return [*before, last, {"role": "user", "content": asked}]
+        return [*before, {**last, "content": f"{last['content']}\n\n{asked}"}]
 
 
 def labels_of(labels: Any) -> Labels[Any]:

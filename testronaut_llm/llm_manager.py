@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
 from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.lookup import Lookup
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import call_of, embed_call_of, lists_options
@@ -162,14 +162,10 @@ class LLMManager:
         on_answer: Callable[[int, Outcome], object],
         *,
         concurrency: int = 8,
-        options: Mapping[str, Any] | None = None,
-        **more: Unpack[AllOptions],
+        **options: Unpack[AllOptions],
     ) -> None:
-        """Like `batch`, keeps no results: `on_answer` gets each with its index. `options`: more options, a mapping."""
-        if options is not None and not isinstance(options, Mapping):
-            raise InvalidRequestError(f"options is {options!r:.60}; expected a mapping of options of a call")
-        given = cast("AllOptions", {**(options or {}), **more})
-        run_each(self._each(task, given), prompts, concurrency=concurrency, finished=on_answer)
+        """Same as `batch`, without a list of results: `on_answer` gets each with its index."""
+        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=on_answer)
 
     def compare(
         self,
@@ -265,7 +261,9 @@ class LLMManager:
 
     @property
     def _caller(self) -> Caller:
-        """Runs calls on models. Created at the first cache miss, since it loads many modules."""
+        """Runs calls on models. Created at the first cache miss. Raises LLMError if the program is ending."""
+        if not threading.main_thread().is_alive():  # so that no thread can be started
+            raise LLMError("the program is ending, so no model can be asked; make the call before its end")
         with self._making:
             if self._made is None:
                 from testronaut_llm.call import Caller

@@ -126,10 +126,7 @@ class Loop:
         return self._loop is not None and self._pid == os.getpid()
 
     def start(self, work: Coroutine[Any, Any, _T]) -> Running[_T]:
-        """Starts a coroutine on the loop. Raises LLMError if the program is ending, since no thread can be started."""
-        if not threading.main_thread().is_alive():
-            work.close()
-            raise LLMError("the program is ending, so no model can be asked; make the call before its end")
+        """Starts a coroutine on the loop."""
         with self._lock_of_this_process():
             if self._loop is None:
                 self._begin()
@@ -160,11 +157,21 @@ class Loop:
 
     def _begin(self) -> None:
         loop = asyncio.new_event_loop()
+        loop.set_exception_handler(_on_trouble)
         self._files = ThreadPoolExecutor(1, "testronaut-llm-files")
         pools = ThreadPoolExecutor(MOST_THREADS, "testronaut-llm"), self._files
         thread = threading.Thread(target=_live, args=(loop, self._at_end, *pools), name=_NAME, daemon=True)
         thread.start()
         self._loop, self._stop = loop, weakref.finalize(self, _end, loop, thread)
+
+
+def _on_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Ignores the end of tasks that libraries leave on the loop; those of `Running` end in its future.
+
+    LiteLLM's one logging worker, for example, moves to each event loop that asks, and leaves its task on the last one.
+    """
+    if not isinstance(context.get("task") or context.get("future"), asyncio.Task):
+        loop.default_exception_handler(context)
 
 
 def _live(

@@ -130,7 +130,10 @@ def _extra(value: Any) -> dict[str, Any]:
 
 _SECONDS = (lambda value: float(_if(value, _number(value) > 0)), "more than 0 seconds")
 _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "model": (lambda value: _if(value, isinstance(value, str)), "a name from `models`, or provider/model"),
+    "model": (
+        lambda value: _if(value, isinstance(value, str) and bool(value)),
+        "a name from `models`, or provider/model",
+    ),
     "cache": (lambda value: _if(value, value in _MODES), f"one of {', '.join(_MODES)}"),
     "max_cost": (_usd, "USD as a number of at least 0, such as 0.05"),
     "timeout": _SECONDS,

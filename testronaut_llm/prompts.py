@@ -38,7 +38,8 @@ def texts_of(texts: Any) -> tuple[str, ...]:
     Raises:
         InvalidRequestError: there is no text, or one is empty or not a str.
     """
-    given = (texts,) if isinstance(texts, str) else tuple(texts) if isinstance(texts, Iterable) else ()
+    listed = isinstance(texts, Iterable) and not isinstance(texts, Mapping | bytes)
+    given = (texts,) if isinstance(texts, str) else tuple(texts) if listed else ()
     if not given:
         raise InvalidRequestError(f"no text was given to embed, but {texts!r:.40}; expected a str or a list of them")
     for number, text in enumerate(given):

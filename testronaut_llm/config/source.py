@@ -132,6 +132,10 @@ class ConfigSource:
     @classmethod
     def of(cls, config: LLMConfig) -> ConfigSource:
         """Returns a source that never changes. Raises ConfigError if it has a budget without a scope."""
+        if not isinstance(config, LLMConfig):
+            raise ConfigError(
+                f"config= is a {type(config).__name__}; expected an LLMConfig: LLMConfig.model_validate(...)"
+            )
         own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
         if (config.budget is not None or own) and config.budget_scope() is None:
             words = "set a scope: budget={'scope': 'my-app', ...}"

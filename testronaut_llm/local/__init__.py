@@ -1,0 +1,1 @@
+"""Local models: Ollama's management side, embedded servers, downloads, resources, `verify` and `bench`."""

@@ -1,1 +1,1 @@
-"""Chooses models: the candidates of a task, their limits, and strategies that order them."""
+"""Chooses models: the candidates of a task, their limits, their order, and what to try after a failure."""

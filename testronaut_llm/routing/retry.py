@@ -7,6 +7,7 @@ caller stops it when an answer is accepted.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -171,11 +172,13 @@ def passed_over(error: LLMError) -> LLMError:
 
 def all_failed(task: str, last: LLMError, tried: tuple[Attempt, ...]) -> AllModelsFailedError:
     """Returns the error that holds every failure, in order."""
-    lines = "".join(f"\n  {one.model}: {one.error}" for one in tried if one.error is not None)
-    models = len({one.model for one in tried})
+    failures = Counter((one.model, str(one.error)) for one in tried if one.error is not None)
+    lines = "".join(f"\n  {model}: {words}{f' ({n} times)' if n > 1 else ''}" for (model, words), n in failures.items())
+    models = {one.model for one in tried}
+    who = f"all {len(models)} models" if len(models) > 1 else "".join(models) or "the model"
     attempts_made = f"{len(tried)} attempt{'s' if len(tried) != 1 else ''}"
     return AllModelsFailedError(
-        f"{task}: all {models} model{'s' if models != 1 else ''} failed in {attempts_made}:{lines}",
+        f"{task}: {who} failed in {attempts_made}:{lines}",
         last=last,
         model=last.model,
         provider=last.provider,

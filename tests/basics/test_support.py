@@ -53,9 +53,9 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[NaN]", "NaN is no number"),
+        ("[NaN]", "NaN is not a number"),
         ("1e999", "1e999 is not a number that JSON and Python can hold"),
-        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ('{"a": 1, "a": 2}', "'a' occurs twice"),
         ('"\\ud800"', "lone surrogate"),
         ("[" * 200_000, "nested too deeply"),
         ("{", "Expecting"),

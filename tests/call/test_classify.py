@@ -243,13 +243,32 @@ def test_max_cost_and_deadline_hold_for_all_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"votes": 0}, {"votes": True}, {"min_confidence": 1.1}, {"min_confidence": "0.8"}, {"vote": 3}]
+    "wrong",
+    [
+        {"votes": 0},
+        {"votes": True},
+        {"min_confidence": 1.1},
+        {"min_confidence": "0.8"},
+        {"vote": 3},
+        {"schema": int},
+        {"sample": "a"},
+        {"sample": None},
+    ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
     """Before anything is sent."""
     judges = Judges({"weak": ["passed"]})
     with judged(judges) as llm, pytest.raises(InvalidRequestError, match=next(iter(wrong))):
         ask(llm, False, **wrong)
+    assert not judges.asked
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", None, 5, []])
+def test_a_prompt_that_is_none_is_not_paid(prompt: Any) -> None:
+    """The question about the labels does not stand in for it."""
+    judges = Judges({"weak": ["passed"]})
+    with judged(judges) as llm, pytest.raises(InvalidRequestError, match="the prompt is"):
+        llm.classify("t", prompt, LABELS)
     assert not judges.asked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -124,3 +125,15 @@ def test_each_has_its_own_prices_and_rules(api: Make, opened: Open) -> None:
     assert other.cost == one.cost * 100
     with pytest.raises(NoReadyModelError):
         private.complete("t", "hi")
+
+
+def test_managers_that_take_turns_print_nothing(api: Make, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """LiteLLM's logging worker moves between their event loops, and leaves a task on each."""
+    a, b = (opened(name, model("openai", api(name, faults.good()))) for name in ("a", "b"))
+    for _ in range(5):
+        a.complete("t", "hi")
+        b.complete("t", "hi")
+    a.close()
+    b.close()
+    gc.collect()
+    assert [one.message for one in caplog.records if one.name == "asyncio"] == []

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import faults
 import pytest
-from conftest import Run
 from manager_kit import Api, model
 
+Run = Callable[..., tuple[int, str, str]]
 LABELS = ("--label", "passed=as expected", "--label", "failed")
 
 

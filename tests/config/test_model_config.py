@@ -181,7 +181,7 @@ SECTION_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"log": {}}, "log.file: is missing"),
     ({"log": {"file": "x", "backups": -1}}, "log.backups: expected greater"),
     ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
-    ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is no name for a model"),
+    ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is not a valid name"),
     ({"models": [1]}, "models: expected a mapping"),
     ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
     ({"tasks": None}, "tasks: is missing"),
@@ -295,11 +295,11 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
         ({"api-key": "x1"}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": "0123456789abcdef0123456789abcdef"}, "expected the name of an environment variable"),
-        ({"base_model": f"x {SECRET}"}, "keys are not written into this file"),
+        ({"base_model": f"x {SECRET}"}, "keys must not be in this file"),
         ({"extra": {"user": SECRET}}, "looks like a key"),
         ({"extra": {"auth": {"password": "hunter"}}}, "looks like a key"),
         ({"extra": {"u": "${U:-" + SECRET + "}"}}, "looks like a key"),
-        ({"api_base": "https://me:secret12@host/v1"}, "keys are not written into this file"),
+        ({"api_base": "https://me:secret12@host/v1"}, "keys must not be in this file"),
     ],
 )
 def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], fix: str) -> None:
@@ -378,8 +378,8 @@ def test_a_wrong_value_from_the_environment_is_not_shown(monkeypatch: pytest.Mon
         models={"a": {"model": "openai/x", "quality": "${T_Q}", "price": {"input": "${T_Q}", "output": 1}}},
         tasks={"t": {"models": "${T_Q}", "system": ["${T_Q}"], "seed": ["${T_Q}"]}},
     )
-    assert "models.a.quality: expected a whole number (given: what the environment variable holds)" in words
-    assert "tasks.t.models: unknown model what the environment variable holds" in words
+    assert "models.a.quality: expected a whole number (given: the value of the environment variable)" in words
+    assert "tasks.t.models: unknown model the value of the environment variable" in words
     assert "tasks.t.system: expected text (given: ['***'])" in words
     assert "canary" not in words
     assert "4242" not in words

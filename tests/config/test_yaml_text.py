@@ -231,7 +231,7 @@ def test_an_edit_by_someone_else_is_not_overwritten(path: Path, monkeypatch: pyt
         return real(*args)
 
     monkeypatch.setattr(config_source, "parse_config", slow)
-    with pytest.raises(ConfigError, match="changed by someone else"):
+    with pytest.raises(ConfigError, match="changed by another program"):
         set_value(path, "models.luna.quality", "1")
     assert path.read_text().endswith("# theirs\n")
 

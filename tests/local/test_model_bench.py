@@ -43,7 +43,7 @@ def a_file(row: dict[str, Any], **task: Any) -> LLMConfig:
 
 def measured(config: LLMConfig, rounds: int = 2, told: Callable[[str], None] = lambda _: None) -> Speed:
     with LLMManager(config=alone(config, "m")) as llm:
-        return bench(llm, rounds=rounds, told=told)
+        return bench(llm, rounds=rounds, report=told)
 
 
 @pytest.mark.usefixtures("home")

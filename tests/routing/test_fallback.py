@@ -244,4 +244,4 @@ def test_the_last_error_tells_all() -> None:
     error = all_failed("task", last, tried)
     assert str(error) == "task: all 2 models failed in 3 attempts:\n  a: broken\n  b: slow"
     assert (error.last, error.model, error.status, error.retry_after, error.request_id) == (last, "b", 429, 3.0, "r")
-    assert "1 model failed in 1 attempt:" in str(all_failed("task", last, tried[:1]))
+    assert "task: a failed in 1 attempt:" in str(all_failed("task", last, tried[:1]))

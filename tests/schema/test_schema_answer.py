@@ -41,7 +41,7 @@ GOOD = '{"name": "a"}'
         ('{"name": ' + "\n" * 4000, "runaway whitespace"),
         ('{"name": NaN}', "NaN"),
         ('{"name": -Infinity}', "Infinity"),
-        ('{"name": 1e999}', "1e999 is no number"),
+        ('{"name": 1e999}', "1e999 is not a number"),
         ('{"name": "a", "name": "b"}', "twice"),
         ('{"name": "\\ud800"}', "surrogate"),
         ("[" * 100_000, "nested too deeply"),
