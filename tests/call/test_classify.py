@@ -97,7 +97,7 @@ def test_votes_become_probabilities() -> None:
     [
         (["one"], "1 labels; expected 2 to 26"),
         ([f"l{n}" for n in range(27)], "27 labels; expected 2 to 26"),
-        (["a", " A"], "hold one twice"),
+        (["a", " A"], "hold a duplicate"),
         (["a", ""], "label ''"),
         (["a", 3], "label 3"),
         (["a", "x" * 61], "1 to 60 characters"),

@@ -376,9 +376,9 @@ def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(check, "BAD_LITELLM", (check.litellm_version(),))
     _, _, err = run("check")
     assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest dated model of 20\d\d-", err)
-    assert re.search(r"warning: litellm \S+ sends keys to a stranger", err)
+    assert re.search(r"warning: litellm \S+ sends keys to a third party", err)
     (warning,) = json.loads(run("check", "--json")[1])["warnings"]
-    assert "sends keys to a stranger" in warning
+    assert "sends keys to a third party" in warning
     monkeypatch.setattr(provider_registry, "litellm_names", frozenset)
     monkeypatch.setattr(check, "version", lambda _: None)
     _, _, err = run("check")

@@ -75,14 +75,14 @@ def test_stats_clear_export_and_import(run: Run, a: Api, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("line", "fault"),
-    [("{", "no JSON"), ("[]", "expected a JSON object"), ('{"key": "../x"}', "64 hex digits"), ('{"format": 9}', "64"),
-     (json.dumps({"key": "a" * 64, "format": 9}), "export it anew"),
+    [("{", "not JSON"), ("[]", "expected a JSON object"), ('{"key": "../x"}', "64 hex digits"), ('{"format": 9}', "64"),
+     (json.dumps({"key": "a" * 64, "format": 9}), "export it again"),
      (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": 1}), "`value`, an object"),
-     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {"text": 5}}), "no answer"),
-     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {"vector": "?"}}), "no vector"),
+     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {"text": 5}}), "not an answer"),
+     (json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {"vector": "?"}}), "not a vector"),
      (json.dumps({"key": "digest:" + "a" * 64, "format": 1, "task": None, "value": {}}), "expected a digest"),
      (json.dumps({"key": ["a" * 64], "format": 1}), "64 hex digits"),
-     ("[" * 100_000, "no JSON")],
+     ("[" * 100_000, "not JSON")],
 )  # fmt: skip
 def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: str, fault: str) -> None:
     """One wrong line keeps all of them out, and is named."""
@@ -197,7 +197,7 @@ def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api, tmp_path: 
     (row["value"][place] if place else row["value"])[name] = wrong
     file.write_text(json.dumps(row))
     code, _, err = run("cache", "import", str(file))
-    assert (code, "no answer" in err) == (2, True)
+    assert (code, "not an answer" in err) == (2, True)
     text = json.dumps(row["value"])
     stored = hashlib.sha256(f"{row['key']}\n{text}".encode()).hexdigest()[:16] + text
     rows = sqlite3.connect(default_folder() / "cache.db", isolation_level=None)
@@ -220,5 +220,5 @@ def test_an_impossible_vector_is_none(field: str, wrong: Any) -> None:
     """The same of what is stored for a text that was embedded."""
     good = {"vector": base64.b64encode(struct.pack("<d", 1.0)).decode(), "tokens": 1, "cost": "0.1"}
     assert vector_of(good).vector == (1.0,)
-    with pytest.raises(ValueError, match="no vector"):
+    with pytest.raises(ValueError, match="not a vector"):
         vector_of({**good, field: wrong})

@@ -185,7 +185,7 @@ def test_reasoning_without_an_answer_is_no_answer(server: FaultServer, attempt: 
     api = server.plan("a", faults.good("hmm\n</think>\n\n"))
     _, reply = attempt(request(target(wire, api.url)), mode)
     assert isinstance(reply.error, errors.BadResponseError)
-    assert "thought" in str(reply.error)
+    assert "reasoned" in str(reply.error)
 
 
 @each_mode

@@ -83,7 +83,7 @@ def test_reading_and_writing_are_told_apart(ollama: Ollama, said: dict[str, str]
 def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
     """Vectors, answers without a second token, and a model that is not there."""
     ollama.answer = lambda _: {"eval_count": 1}
-    for said in ("no answer long enough to time", "makes vectors", "testronaut-llm models pull ollama/small:1b"):
+    for said in ("no answer long enough to time", "embedding model", "testronaut-llm models pull ollama/small:1b"):
         ollama.has = "pull" not in said
         ollama.capabilities = ["embedding" if "vectors" in said else "completion"]
         with pytest.raises(LocalModelError, match=said):
