@@ -82,7 +82,7 @@ def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Batch) -
     assert [row.get("text") or row["error"]["code"] for row in answers()] == ["re: one", "invalid_request", "re: three"]
     server.plan(faults.good("now"))
     code, _, err = batch()
-    assert (code, "2 of 3 are answered already" in err, asked(server)) == (0, True, ["bad"])
+    assert (code, "2 of 3 are already answered" in err, asked(server)) == (0, True, ["bad"])
     assert Path("out.jsonl").read_text().count("\n") == 4
     assert json.loads(Path("out.jsonl").read_text().splitlines()[-1])["text"] == "now"
 

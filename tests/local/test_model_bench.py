@@ -85,7 +85,7 @@ def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
     ollama.answer = lambda _: {"eval_count": 1}
     for said in ("no answer long enough to time", "embedding model", "testronaut-llm models pull ollama/small:1b"):
         ollama.has = "pull" not in said
-        ollama.capabilities = ["embedding" if "vectors" in said else "completion"]
+        ollama.capabilities = ["embedding" if "embedding" in said else "completion"]
         with pytest.raises(LocalModelError, match=said):
             measured(a_file(ollama.row()), rounds=1)
 
