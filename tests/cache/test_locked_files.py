@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import faults
 import pytest
-from manager_kit import Api, ask, model
+from manager_kit import Api, Make, ask, model
 from pydantic import AfterValidator
 
 from testronaut_llm import LLMConfig, LLMManager, errors
@@ -25,7 +25,6 @@ from testronaut_llm.support.paths import data_dir
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
-Make = Callable[..., Api]
 each_mode = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
 HOLD = """import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)

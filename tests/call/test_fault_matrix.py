@@ -12,7 +12,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import faults
 import pytest
 from fault_table import FAULTS, HANGS, STREAMS, Fault, cells, classes
-from manager_kit import Api, config, model, prices
+from manager_kit import Api, Make, config, model, prices
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.config.sections import BudgetConfig
@@ -31,7 +31,6 @@ from testronaut_llm.routing import retry as fallback
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 SECOND = "Text of the second model."
 RETRIES, TIMEOUT, SHORT_TIMEOUT, DEADLINE = 1, 10.0, 0.7, 60.0
 _BUDGETS = itertools.count()
@@ -151,6 +150,9 @@ async def test_every_fault_in_every_wire_and_mode(api: Make, name: str, wire: st
         first = mine[0].error
         assert first is not None
         assert type(first) in classes(fault, wire, mode)
+        assert name != "redirect" or "api_base" in str(first)
+        if name == "refused" and wire not in LOCAL:
+            assert str(llm.config.models["a"].api_base).removesuffix("/v1") in str(first)
         # Text that was handed out ends the call; whether a torn connection still delivers some is the kernel's affair.
         delivered = bool(pieces) and pieces != SECOND
         assert not delivered or fault.after_pieces

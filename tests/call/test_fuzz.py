@@ -16,7 +16,7 @@ import pytest
 from fault_server import Exchange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manager_kit import Api, manager, model
+from manager_kit import Make, manager, model
 
 from testronaut_llm import Answer, LLMError
 from testronaut_llm.cache.answer_cache import AnswerCache
@@ -29,7 +29,6 @@ from testronaut_llm.money.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 WIRES = ("openai", "anthropic", "ollama")
 some = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

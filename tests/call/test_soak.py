@@ -11,14 +11,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from decimal import Decimal
 
 import faults
 import psutil
 import pytest
 from fault_server import Exchange, Reply
-from manager_kit import Api, config, model, prices
+from manager_kit import Make, config, model, prices
 
 from testronaut_llm import Answer, LLMError, LLMManager
 from testronaut_llm.config.sections import BudgetConfig
@@ -26,7 +25,6 @@ from testronaut_llm.routing import retry as fallback_module
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 SOAK_CALLS = 20_000
 BAD: tuple[Reply, ...] = (
     *(faults.error(case, headers={"retry-after-ms": "1"}) for case in ("rate_limit", "server_error", "unavailable")),
@@ -117,6 +115,7 @@ def _ask(llm: LLMManager, calls: int, *, loops: int) -> None:
     for number in range(calls):
         with contextlib.suppress(LLMError):
             llm.complete("t", f"hi {number}")
+            list(llm.stream("t", f"ho {number}"))
     for number in range(loops):
         answers = asyncio.run(_three(llm, number))
         assert all(isinstance(one, Answer | LLMError) for one in answers)

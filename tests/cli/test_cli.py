@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import faults
@@ -32,12 +32,6 @@ Run = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
 TINY = f"embedded/{_TINY}"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
 
 
 @pytest.fixture
@@ -168,7 +162,8 @@ from testronaut_llm.cli import main
 try:
     main()
 except SystemExit:
-    sys.exit(f"litellm={'litellm' in sys.modules}")
+    heavy = {'litellm', 'openai', 'anthropic', 'tokencost', 'requests', 'azure.identity'}
+    sys.exit(f"heavy={sorted(heavy & {*sys.modules})}")
 """
 
 
@@ -184,7 +179,8 @@ except SystemExit:
 def test_only_params_load_litellm(words: str, loads: bool) -> None:
     """LiteLLM takes seconds; only it knows which settings a model does not take."""
     done = subprocess.run([sys.executable, "-c", LIGHT, *words.split()], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == f"litellm={loads}"
+    heavy = done.stderr.splitlines()[-1]
+    assert "'litellm'" in heavy if loads else heavy == "heavy=[]"
 
 
 def test_help_loads_no_heavy_library() -> None:

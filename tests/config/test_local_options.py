@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fixtures_local import TINY, stored
-from manager_kit import ask, manager
+from manager_kit import MODES, ask, manager
 from ollama_kit import Ollama
 
 from testronaut_llm import ConfigError, InvalidRequestError
@@ -16,7 +16,6 @@ from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore
 
-MODES = ("complete", "acomplete", "stream", "astream")
 VALUES: dict[str, Any] = {
     **{word: 3 if kind is int else 0.5 for word, (kind, _) in SAMPLING.items()},
     **{word: True if kind is bool else 2 for word, kind in HARDWARE.items()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import faults
@@ -11,13 +10,12 @@ import pytest
 from fault_server import Exchange, FaultServer, Reply
 from gateway_kit import MODES, WIRES, Attempts, request, target
 from good_answers import Good, answer, sse
-from manager_kit import Api, ask, manager, model
+from manager_kit import Make, ask, manager, model
 
 from testronaut_llm import Answer, errors
 from testronaut_llm.gateway.provider_errors import in_openai_words
 from testronaut_llm.records import Message
 
-Make = Callable[..., Api]
 OPENAI_LIKE = {
     "openai": "openai/gpt-4o-mini",
     "azure": "azure/d",

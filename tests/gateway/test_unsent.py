@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -12,13 +12,12 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Api, ask, manager, model
+from manager_kit import Make, ask, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
-Make = Callable[..., Api]
 MODES = ("complete", "acomplete", "stream", "astream", "embed", "aembed")
 PROMPT = Decimal("0.0003425")  # 274 tokens at most, at 1.25 USD a million: they may all be written to a cache
 ANSWER = Decimal("0.0002")  # 100 tokens at 2 USD a million

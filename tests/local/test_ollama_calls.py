@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from faults import raw, silent
-from manager_kit import Api, ask, manager, model
+from manager_kit import MODES, Api, ask, manager, model
 from ollama_kit import Ollama
 from pytest_httpserver import HTTPServer
 
@@ -27,7 +27,6 @@ from testronaut_llm import (
 )
 
 MAIN = "from testronaut_llm.cli import main; main()"
-MODES = ("complete", "acomplete", "stream", "astream")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import Api, config, looked_up, manager, model
+from manager_kit import Api, Make, config, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
@@ -24,7 +23,6 @@ from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 
 # USD per million tokens: an answer of 1,000 tokens costs 1 cent, 1 mill, nothing.
 MODELS: dict[str, Any] = {

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,12 +20,6 @@ from testronaut_llm.support.paths import data_dir
 
 STORM = Path(__file__).parents[1] / "support" / "ledger_storm.py"
 CALL = Decimal("0.0001")
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as made:
-        yield made
 
 
 def slowly(reply: Reply) -> Reply:

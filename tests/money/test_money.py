@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import decimal
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import structlog
 from fault_server import Exchange, Reply
-from manager_kit import Api, ask, manager, model, prices
+from manager_kit import Make, ask, manager, model, prices
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.cli.spend import page
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 MODES = ("complete", "astream")
 MILLION = 1_000_000
 

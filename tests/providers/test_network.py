@@ -8,7 +8,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from fault_server import Endpoint, FaultServer
 from gateway_kit import MODES as GATEWAY_MODES
 from gateway_kit import Attempts, request, target
-from manager_kit import KEY, Api, ask, manager, model
+from manager_kit import KEY, MODES, Make, ask, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.config.model_config import LLMConfig
@@ -30,8 +30,6 @@ from testronaut_llm.testing.network import NetworkGuard
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
-MODES = ("complete", "acomplete", "stream", "astream")
 ELSEWHERE = "https://models.example.com"
 WIRES = ("openai", "azure", "azure v1", "anthropic")
 
@@ -67,12 +65,6 @@ def _no_socksio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
     find = network.importlib.util.find_spec
     monkeypatch.setattr(network.importlib.util, "find_spec", lambda name: None if name == "socksio" else find(name))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
 
 
 @pytest.fixture

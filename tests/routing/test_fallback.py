@@ -70,23 +70,6 @@ def test_a_failure_that_may_pass_is_asked_again(kind: type[errors.LLMError], ret
     assert not end.stopped
 
 
-@pytest.mark.parametrize("kind", NEXT)
-def test_a_failure_that_stays_goes_to_the_next_model(kind: type[errors.LLMError]) -> None:
-    """No retry helps, and nothing is waited for."""
-    tries, end = _run([A, B, C], [kind("1"), kind("2"), kind("3")])
-    assert _asked(tries) == ["a", "b", "c"]
-    assert [step.wait for step in tries] == [0.0, 0.0, 0.0]
-    assert end is not None
-    assert (end.stopped, str(end.last)) == (False, "3")
-
-
-@pytest.mark.parametrize("kind", STOP)
-def test_a_mistake_of_the_caller_ends_the_call(kind: type[errors.LLMError]) -> None:
-    """No other model is asked with what cannot be answered."""
-    error = kind("no")
-    assert _run([A, B], [error]) == ([Try(candidate=A)], End(last=error, stopped=True))
-
-
 @pytest.mark.parametrize("kind", [*STOP, *RETRY])
 def test_fallback_on_names_what_goes_on(kind: type[errors.LLMError]) -> None:
     """A code in `fallback_on` goes to the next model at once, whatever its verdict."""
@@ -154,50 +137,6 @@ def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> No
     assert isinstance(end.last, errors.LLMTimeoutError)
     assert "why" in str(end.last)
     assert end.last.model == "a"
-
-
-def test_a_local_model_that_times_out_is_not_asked_again() -> None:
-    """It would queue behind its own first request (P20)."""
-    local = _candidate("local", local=True)
-    assert _asked(_run([local, B], [errors.LLMTimeoutError("x")])[0]) == ["local", "b"]
-    assert _asked(_run([local, B], [errors.ServerError("x")])[0]) == ["local", "local"]
-
-
-def test_one_repair_a_model() -> None:
-    """An answer that fails its schema is asked to be mended once, by each model, without a wait."""
-    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="mend it")
-    tries, end = _run([A, B], [wrong] * 4)
-    assert [(step.candidate.alias, step.repair) for step in tries] == [
-        ("a", None),
-        ("a", "mend it"),
-        ("b", None),
-        ("b", "mend it"),
-    ]
-    assert all(step.wait == 0 for step in tries)
-    assert end is not None
-    assert not end.stopped
-
-
-def test_a_retry_after_a_repair_still_asks_for_the_repair() -> None:
-    """A failure that may pass does not forget what was asked."""
-    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="mend it")
-    tries, _ = _run([A], [wrong, errors.ServerError("x")])
-    assert [step.repair for step in tries] == [None, "mend it", "mend it"]
-
-
-def test_one_doubled_cap_a_model() -> None:
-    """A cut answer is asked for once more with twice the tokens, and then ends the call."""
-    cut = Outcome(error=errors.OutputTruncatedError("x"), remaining=LONG, may_double=True)
-    tries, end = _run([A, B], [cut, cut])
-    assert [(step.candidate.alias, step.doubled) for step in tries] == [("a", False), ("a", True)]
-    assert end == End(last=cut.error, stopped=True)
-
-
-def test_a_cap_that_may_not_be_doubled_is_not() -> None:
-    """What the money or the model do not allow is not tried."""
-    cut = Outcome(error=errors.OutputTruncatedError("x"), remaining=LONG)
-    assert _asked(_run([A, B], [cut])[0]) == ["a"]
-    assert _asked(_run([A, B], [cut], fallback_on=("truncated",))[0]) == ["a", "b"]
 
 
 def test_a_refused_setting_is_left_out_once() -> None:

@@ -99,10 +99,10 @@ class HoldsFunction(BaseModel):
 
 
 class Unfinished(BaseModel):
-    other: NoSuchClass  # type: ignore[name-defined]  # noqa: F821 - the point of it
+    other: NoSuchClass  # type: ignore[name-defined]
 
 
-MISSING = list["NoSuch"]  # type: ignore[name-defined]  # noqa: F821 - the point of it
+MISSING = list["NoSuch"]  # type: ignore[name-defined]
 
 
 @pytest.mark.parametrize(

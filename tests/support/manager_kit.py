@@ -78,6 +78,13 @@ def apis() -> Iterator[Callable[..., Api]]:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """A server of faults for the tests of a module."""
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
     """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
     load_litellm()

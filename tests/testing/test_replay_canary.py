@@ -10,8 +10,8 @@ from typing import Any
 
 import faults
 import pytest
-from attempts import attempt, chat, target
 from fault_server import Endpoint, FaultServer
+from gateway_kit import attempt, chat, target
 
 from testronaut_llm import LLMManager
 from testronaut_llm.config.model_config import LLMConfig
