@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import KEY, KEYS, Make, apis, ask, at_rest, manager, model
+from manager_kit import KEY, KEYS, Make, apis, ask, at_rest, eventually, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.errors import BudgetExceededError
@@ -88,13 +88,6 @@ def _with_books(llm: LLMManager) -> Books:
     return books
 
 
-def _ends(what: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 20
-    while not what() and time.monotonic() < until:
-        time.sleep(0.01)
-    return what()
-
-
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -133,7 +126,7 @@ def test_ctrl_c_settles_and_closes(api: Make, stream: bool) -> None:
         main = threading.get_ident()
 
         def interrupt() -> None:
-            assert _ends(lambda: bool(a.asked))
+            assert eventually(lambda: bool(a.asked))
             time.sleep(0.1)
             signal.pthread_kill(main, signal.SIGINT)
 
@@ -165,7 +158,7 @@ async def test_cancelling_settles_and_closes(api: Make, stream: bool) -> None:
         books = _with_books(llm)
 
         task = asyncio.create_task(ask(llm, "astream" if stream else "acomplete"))
-        assert await asyncio.to_thread(_ends, lambda: bool(a.asked))
+        assert await asyncio.to_thread(eventually, lambda: bool(a.asked))
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -181,7 +174,7 @@ def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
     books = _with_books(llm)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(llm.complete, "t", "hi")
-        assert _ends(lambda: bool(a.asked))
+        assert eventually(lambda: bool(a.asked))
         llm.close()
         with pytest.raises(errors.LLMError, match="the manager was closed before the call ended"):
             call.result(20)

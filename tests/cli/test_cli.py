@@ -8,13 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import faults
 import pytest
 from fault_server import Endpoint, FaultServer
 from fixtures_local import TINY as _TINY
+from manager_kit import Run
 from pytest_httpserver import HTTPServer
 from typer.main import get_command
 from werkzeug import Request, Response
@@ -28,7 +28,6 @@ from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import provider_registry
 
-Run = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
 TINY = f"embedded/{_TINY}"

@@ -267,7 +267,6 @@ def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
     assert (config.path, config.budget_scope()) == (tmp_path / "link.yaml", str(real.resolve()))
     assert config.models["a"].api_key_file == str(tmp_path / "keys" / "openai")
     assert config.models["b"].api_key_file == str(Path.home() / "k")
-    assert config.log is not None
     assert (config.log.file, config.log.content) == (str(tmp_path / "calls.jsonl"), True)
     with pytest.raises(ConfigError, match=r"link\.yaml"):
         config.task("nope")

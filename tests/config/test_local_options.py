@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_local import TINY, stored
+from fixtures_local import TINY
 from manager_kit import MODES, ask, manager
 from ollama_kit import Ollama
 
@@ -25,14 +24,6 @@ VALUES: dict[str, Any] = {
 
 def a_file(provider: str, extra: Any) -> LLMConfig:
     return LLMConfig(models={"m": {"model": f"{provider}/x", "extra": extra}}, tasks={"default": {"models": "m"}})  # type: ignore[dict-item]
-
-
-@pytest.fixture
-def home(tiny_gguf: Path) -> ModelStore:
-    """The user's own store, with the tiny model."""
-    store = ModelStore()
-    store.folder.parent.mkdir(parents=True)
-    return stored(store, tiny_gguf)
 
 
 @pytest.mark.parametrize("mode", MODES)

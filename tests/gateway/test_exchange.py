@@ -149,19 +149,6 @@ async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServ
     assert len(turns) > 50
 
 
-async def test_no_redirect_and_no_proxy_to_loopback(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment never sees what goes to this machine, and a redirect is an answer like any other."""
-    monkeypatch.setenv("HTTP_PROXY", server.refused())
-    other = server.plan("other", faults.good())
-    api = server.plan("a", faults.redirect(other.url))
-    async with connected(api.url) as (http, _):
-        assert (await http.post(api.url, json={})).status_code == 307
-    assert not other.requests
-    async with connected("http://models.example.com") as (http, _):
-        with pytest.raises(httpx.ConnectError):
-            await http.post("http://models.example.com", json={})  # goes to the proxy, which refuses it
-
-
 async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is used again by the next attempt at its endpoint; those too many, or idle for too long, are closed."""
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)

@@ -144,7 +144,6 @@ async def test_a_prompt_that_was_cut_shows_in_the_usage(cassette: Cassette) -> N
     """A server that cuts the prompt says 200; the prompt tokens that it read give it away."""
     body, _ = _recorded(cassette)
     _, reply = await attempt(_ours(body))
-    assert reply.usage is not None
     assert reply.usage.prompt_tokens == 258
     assert len(body["messages"][0]["content"]) > 10_000
 

@@ -165,7 +165,6 @@ def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
         left("60", "month", 30 * day),
     ]
     money = money_of(limits, calls_per_day=99)
-    assert money is not None
     assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")
     assert (money.pace, money.pace_limit) == (Decimal(60) / (1 + 99 * 30), "per_month")
     assert money.words == "$0.25 is left of per_call"
@@ -248,6 +247,7 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
         with pytest.raises(errors.ConfigError, match="not a database"):
             llm.spend()
     assert bool(a.asked) is not bool(budget)
+    assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may give it up
     assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
 
 

@@ -255,24 +255,6 @@ def test_the_file_is_private_and_tells_no_words(ledger: Ledger, path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
-    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under a limit it is an error before sending; an answer that is paid already is booked when that works again."""
-    connect, one = sqlite3.connect, sent(ledger)
-    ledger.close()
-    monkeypatch.setattr(sqlite3, "connect", lambda name, **facts: connect(f"file:{name}?mode=ro", uri=True, **facts))
-    with structlog.testing.capture_logs() as logs:
-        one.settle(attempt("0.2"))
-        sent(ledger).settle(attempt("0.3"))
-        ledger.hit("t", "m", Decimal("0.7"))
-    assert [log["event"] for log in logs] == ["ledger_unavailable"]
-    with pytest.raises(ConfigError, match=r"readonly.*no budget can be held; .*`chmod u\+rwX "):
-        entry(ledger, "1", limit("9")).reserve()
-    monkeypatch.undo()
-    assert (total(ledger).saved_by_cache, money(ledger)) == (Decimal("0.7"), ("0.5", "0"))
-
-
 def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process that holds the file stops what needs a budget at once, and delays what is to be booked."""
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
@@ -332,18 +314,6 @@ def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path
     with pytest.raises(ConfigError, match=r"the ledger .*(in place of an amount|integer overflow)"):
         total(ledger)
     ledger.close()
-
-
-def test_a_corrupt_ledger_is_not_replaced_behind_ones_back(ledger: Ledger, path: Path) -> None:
-    """What it knew is money: only a person may give that up, and is told how."""
-    path.parent.mkdir()
-    path.write_bytes(b"no database at all " * 100)
-    with pytest.raises(ConfigError, match=r"not a database.*`mv .*ledger\.sqlite3\.broken`"):
-        entry(ledger, "1", limit("9")).reserve()
-    assert path.read_bytes().startswith(b"no database")
-    path.rename(path.with_suffix(".broken"))
-    spend(ledger, "0.1")
-    assert money(ledger) == ("0.1", "0")
 
 
 def test_a_file_migrates_forward_and_never_back(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

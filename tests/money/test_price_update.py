@@ -40,7 +40,6 @@ def test_a_file_becomes_the_users_table(tmp_path: Path) -> None:
     done = update_prices(written(tmp_path, GOOD))
     assert (done.models, done.priced, done.previous) == (2, 1, None)
     price = PriceTable.load().price(ModelConfig(alias="a", model="openai/gpt-new"))
-    assert price is not None
     assert price.tiers[0][1].output == 2
     assert price.source.startswith("prices update of 20")
 

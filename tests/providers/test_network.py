@@ -8,10 +8,9 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import faults
 import httpx
@@ -21,8 +20,7 @@ from gateway_kit import MODES as GATEWAY_MODES
 from gateway_kit import Attempts, request, target
 from manager_kit import KEY, MODES, Make, ask, manager, model
 
-from testronaut_llm import LLMManager, errors
-from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm import errors
 from testronaut_llm.providers import network
 from testronaut_llm.providers.network import client_settings, importable, proxy_for
 from testronaut_llm.providers.network import faults as environment_faults
@@ -108,28 +106,6 @@ async def test_the_next_model_is_asked_and_nothing_is_paid(
         assert failed.cost == Decimal(0)
     assert answer.cost == answer.attempts[-1].cost
     assert network.blocked == []
-
-
-def test_alone_it_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no other model each form of a call fails as any route does. Nothing is paid, and no cooldown starts."""
-    monkeypatch.setenv("ALL_PROXY", "socks://proxy:1")
-    tasks, budget = {"t": {"models": ["cloud"]}}, {"per_day": 1, "scope": "x"}
-    settings = {"models": {"cloud": model("openai", ELSEWHERE)}, "tasks": tasks, "budget": budget}
-    with LLMManager(config=LLMConfig.model_validate(settings)) as llm:
-        calls: list[Callable[[], Any]] = [
-            lambda: llm.complete("t", "hi", max_tokens=1000),
-            lambda: list(llm.stream("t", "hi")),
-            lambda: llm.embed("t", ["hi"]),
-            lambda: asyncio.run(llm.acomplete("t", "hi")),
-        ]
-        for call in calls * 2:
-            with pytest.raises(errors.AllModelsFailedError, match="ALL_PROXY") as caught:
-                call()
-            assert isinstance(caught.value.last, errors.ConnectionFailedError)
-            assert [one.cost for one in caught.value.attempts] == [Decimal(0)]
-        results = [*llm.batch("t", ["a", "b"]), *asyncio.run(llm.abatch("t", ["a", "b"]))]
-        assert ["ALL_PROXY" in str(one) for one in results] == [True] * 4
-        assert llm.spend().total.cost == Decimal(0)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost:9/v1", "http://[::1]:9"])

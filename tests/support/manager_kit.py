@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from fault_server import Exchange, FaultServer, Received, Reply
 from gateway_kit import MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
+from testronaut_llm.cli import main as command_line
 from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.loop import Loop
@@ -24,6 +27,8 @@ from testronaut_llm.records import Call
 
 Make = Callable[..., "Api"]
 """The fixture `api`."""
+Run = Callable[..., tuple[int, str, str]]
+"""The fixture `run`."""
 MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -99,12 +104,35 @@ def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, KEY)
 
 
-def at_rest(llm: LLMManager, seconds: float = 20.0) -> bool:
-    """True once no attempt runs on the manager's event loop."""
-    loop, until = llm._caller.services.loop, time.monotonic() + seconds
-    while (busy := loop.is_running and _calls(loop)) and time.monotonic() < until:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line; returns its exit code, stdout and stderr."""
+
+    def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            command_line()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(ended.value.code or 0), out, err
+
+    return running
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """True if it comes true within half a minute; nothing here takes long."""
+    until = time.monotonic() + 30
+    while not (true := condition()) and time.monotonic() < until:
         time.sleep(0.005)
-    return not busy
+    return true
+
+
+def at_rest(llm: LLMManager) -> bool:
+    """True once no attempt runs on the manager's event loop."""
+    loop = llm._caller.services.loop
+    return eventually(lambda: not (loop.is_running and _calls(loop)))
 
 
 def under_way(llm: LLMManager) -> int:
