@@ -208,37 +208,6 @@ def test_a_stream_left_when_all_had_come_costs_the_next_call_nothing(api: Make, 
             assert llm.complete("t", "hi").text
 
 
-def test_a_stream_falls_back_before_its_first_piece(api: Make) -> None:
-    """An error before any text goes on like that of any call."""
-    a, b = api("a", faults.error_in_stream("overloaded")), api("b", faults.good())
-    with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
-        stream = llm.stream("t", "hi")
-        assert "".join(stream) == stream.answer.text
-    assert stream.answer.model == "b"
-
-
-def test_money_that_runs_out_goes_to_the_next_model(api: Make) -> None:
-    """A reservation that fails in a route tries the next; if nothing was sent it is the budget's error."""
-    a, b = api("a", faults.good()), api("b", faults.good())
-    with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
-        llm._caller.services.budgets.reserve = Books(refuse={"a"}).reserve
-        assert llm.complete("t", "hi").model == "b"
-        llm._caller.services.budgets.reserve = Books(refuse={"a", "b"}).reserve
-        with pytest.raises(errors.BudgetExceededError, match="nothing left"):
-            llm.complete("t", "hi")
-    assert not a.asked
-
-
-def test_what_a_users_function_raises_comes_through(api: Make) -> None:
-    """An error in `accept` is the caller's own; the attempt is settled all the same."""
-    a = api("a", faults.good())
-    with manager({"a": model("openai", a)}) as llm:
-        books = _with_books(llm)
-        with pytest.raises(ZeroDivisionError):
-            llm.complete("t", "hi", accept=lambda _: 1 / 0 > 0)
-        assert books.notes == ["reserved", "sent", "settled"]
-
-
 def test_abandoned_calls_leave_no_descriptors(api: Make) -> None:
     """Six calls that time out leave as many open files as one (P23)."""
     a = api("a", faults.silent)

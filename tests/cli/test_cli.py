@@ -109,16 +109,6 @@ def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder
     assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
 
 
-@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",)])
-def test_half_a_character_is_shown(run: Run, api: Endpoint, options: tuple[str, ...]) -> None:
-    """An answer with a lone surrogate is an answer: it is shown escaped, also from the cache."""
-    api.plan(faults.good("a\ud800b"))
-    for _ in range(2):
-        code, out, _ = run("run", "cli_analysis", "hi", *options)
-        text = json.loads(out)["text"] if "--json" in options else out.rstrip("\n")
-        assert (code, text) == (0, r"a\ud800b")
-
-
 def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
     """What came before the failure stays a line of its own on stdout."""
     api.plan(faults.good("Half an answ", finish="length"))

@@ -459,8 +459,10 @@ def test_a_configuration_made_in_python_stays_as_it_is() -> None:
     config = LLMConfig(tasks={"default": {"models": "a/b"}})
     source = ConfigSource.of(config)
     assert (source.current() is config, source.path, source.found) == (True, None, None)
-    with pytest.raises(ConfigError, match="config= has a budget without `scope`"):
-        ConfigSource.of(LLMConfig(tasks={}, budget={"per_day": 1}))
+    own = {"t": {"models": "a/b", "budget": {"per_day": 1}}}
+    for made in (LLMConfig(tasks={}, budget={"per_day": 1}), LLMConfig(tasks=own)):
+        with pytest.raises(ConfigError, match="config= has a budget without `scope`"):
+            ConfigSource.of(made)
 
 
 def test_threads_see_whole_configurations_while_the_file_is_edited(path: Path, log: Log) -> None:

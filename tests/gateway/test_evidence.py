@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testronaut_llm.gateway.evidence import Evidence, examine, readable
+from testronaut_llm.gateway.evidence import examine, readable
 from testronaut_llm.gateway.provider_errors import failure_of, in_openai_words
 from testronaut_llm.gateway.usage import Counts
 
@@ -93,14 +93,6 @@ def test_an_error_inside_a_success_is_seen(case: str) -> None:
 def test_no_error_is_made_up(document: object) -> None:
     """A null error, and a document that is no object, are not errors."""
     assert examine(json.dumps(document)).error is None
-
-
-def test_documents_are_counted() -> None:
-    """Whole bodies, lists, events and lines are documents; anything else is none."""
-    assert examine(_sse({"a": 1}, {"b": 2}, "[DONE]")).documents == 2
-    assert examine(_ndjson({"a": 1}, {"b": 2}, {"c": 3})).documents == 3
-    assert examine("[{}, {}, 1]").documents == 2
-    assert examine(": comment\n\nretry: 3\n\nnot json") == examine("") == Evidence()
 
 
 @pytest.mark.parametrize(

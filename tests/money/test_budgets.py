@@ -198,14 +198,6 @@ def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
     assert not data_dir().exists()  # what a test spends is kept in memory
 
 
-def test_whose_money_a_configuration_made_in_python_spends() -> None:
-    """A budget without a file has to say its scope, be it a task's."""
-    task = {"models": ["openai/gpt-6-luna"], "budget": {"per_day": 1}}
-    made = LLMConfig.model_validate({"version": 1, "tasks": {"t": task}})
-    with pytest.raises(errors.ConfigError, match="scope"):
-        LLMManager(config=made)
-
-
 def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(data_dir() / "ledger.sqlite3")) as db:
         found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()

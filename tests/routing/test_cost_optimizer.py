@@ -264,13 +264,6 @@ def test_what_the_money_still_reaches_is_kept(options: list[Option], amount: str
     assert order(routed("cheapest", options, max_tokens=1000, money=left(amount))) == kept
 
 
-def test_a_model_without_a_price_is_refused_under_a_limit_with_the_line_to_add() -> None:
-    """The reason names the limit, and how to give the model a price."""
-    route = routed("cheapest", [option("x", None)], max_tokens=10, money=left("100"))
-    assert reason(route, "x") == "no known price, and a limit holds (per_day): add `price:` to models.x"
-    assert route.candidates[0].problem == "budget_exceeded"
-
-
 def test_stop_stops_where_local_goes_on() -> None:
     """When the preferred model is over budget and only free ones remain, `stop` raises and `local` uses them."""
     options = [option("paid", "9"), option("home", "0", local=True)]
