@@ -18,9 +18,8 @@ from fault_server import Exchange
 from manager_kit import KEY, KEYS, Make, apis, ask, at_rest, eventually, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.errors import BudgetExceededError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.records import Attempt, Call, Candidate
+from testronaut_llm.records import Attempt
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -50,14 +49,11 @@ CASES = [("openai", slow) for slow in SLOW] + [(wire, "dripping") for wire in ("
 class Books:
     """A purse that notes what becomes of each slip."""
 
-    def __init__(self, refuse: set[str] | None = None) -> None:
+    def __init__(self) -> None:
         self.notes: list[str] = []
         self.settled: list[Attempt] = []
-        self._refuse = refuse or set()
 
-    def reserve(self, _call: Call, candidate: Candidate, _worst: Decimal | None, *, spent: Decimal) -> Books:
-        if candidate.alias in self._refuse:
-            raise BudgetExceededError(f"nothing left for {candidate.alias}")
+    def reserve(self, *_: object, spent: Decimal) -> Books:
         self.notes.append("reserved")
         return self
 
