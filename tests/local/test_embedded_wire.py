@@ -12,11 +12,9 @@ from pydantic import BaseModel
 
 from testronaut_llm import Answer, LLMManager
 from testronaut_llm.config.model_config import LLMConfig
-from testronaut_llm.errors import AllModelsFailedError, LocalModelError
 from testronaut_llm.local.model_store import ModelStore
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-SERVER = "real server: llama.cpp, started by the call, serving tiny random weights"
 
 
 class Verdict(BaseModel):
@@ -77,18 +75,3 @@ async def test_each_mode(llm: LLMManager, asynchronous: bool) -> None:
     first, second = (await llm.aembed("t", texts) if asynchronous else llm.embed("t", texts)).vectors
     assert len(first) == len(second) > 10
     assert first != second
-
-
-@both
-async def test_error(tiny_gguf: Path, asynchronous: bool) -> None:
-    """A file that llama.cpp refuses is our error in its words, with the command that mends it."""
-    store = ModelStore()
-    store.folder.parent.mkdir(parents=True)
-    stored(store, tiny_gguf)
-    (model,) = store.folder.rglob("*.gguf")
-    model.write_bytes(model.read_bytes().replace(b"blk.0.attn_q.weight", b"blk.0.attn_z.weight"))
-    config = {"version": 1, "models": {"m": {"model": f"embedded/{TINY}"}}, "tasks": {"t": {"models": ["m"]}}}
-    with LLMManager(config=LLMConfig.model_validate(config)) as llm, pytest.raises(AllModelsFailedError) as failed:
-        await _ask(llm, asynchronous, "list files")
-    assert isinstance(failed.value.last, LocalModelError)
-    assert f"models pull embedded/{TINY}" in str(failed.value.last)

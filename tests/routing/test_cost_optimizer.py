@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,6 @@ from testronaut_llm.providers.provider_registry import Readiness, provider_of
 from testronaut_llm.records import Candidate, Route
 from testronaut_llm.routing.cost_optimizer import nothing_left, plan
 from testronaut_llm.routing.estimates import READY, Scale
-from testronaut_llm.routing.strategies import larger_than
 from testronaut_llm.support.money import tokens, usd
 
 GONE = Readiness(ready=False, missing="no key", mend="export KEY=...")
@@ -203,16 +202,6 @@ def test_a_candidate_shows_its_numbers() -> None:
     assert (candidate.est_cost, candidate.worst_cost) == (Decimal("0.004"), Decimal("0.010"))
     assert (candidate.cost_source, candidate.context_window) == ("made up", 9000)
     assert candidate.reason == "the only one left: about $0.004"
-
-
-def test_a_prompt_that_did_not_fit_goes_to_larger_windows_only() -> None:
-    """Known larger ones and unknown ones remain."""
-    rest = [
-        replace(option(name).candidate, context_window=window)
-        for name, window in (("same", 8000), ("larger", 9000), ("unknown", None))
-    ]
-    assert [one.alias for one in larger_than(rest[0], rest)] == ["larger", "unknown"]
-    assert larger_than(rest[2], rest) == rest
 
 
 OBSTACLES: list[tuple[Option, str, str | None]] = [

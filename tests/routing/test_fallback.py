@@ -118,14 +118,6 @@ def test_a_long_wait_goes_to_the_next_model(asked: float, models: int, again: bo
     assert _asked(tries[1:]) == (["a"] if again else ["b"] * (models - 1))
 
 
-@pytest.mark.parametrize(("remaining", "goes_on"), [(7.1, ["a"]), (6.9, ["b"])])
-def test_a_wait_that_passes_the_deadline_is_not_begun(remaining: float, goes_on: list[str]) -> None:
-    """A wait that does not fit goes to the next model at once."""
-    error = errors.RateLimitError("x", retry_after=7.0)
-    tries, _ = _run([A, B], [Outcome(error=error, remaining=remaining)])
-    assert _asked(tries[1:]) == goes_on
-
-
 @pytest.mark.parametrize("kind", [*RETRY, *NEXT, *STOP])
 def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> None:
     """Whatever failed last, a call that is out of time ends in a time-out that tells it."""
