@@ -101,31 +101,6 @@ async def test_odd_prompts_arrive_or_are_refused(api: Make, wire: str, what: str
     assert len(a.asked) <= 1
 
 
-DEEP: dict[str, Any] = {}
-for _ in range(400):
-    DEEP = {"type": "object", "properties": {"a": DEEP}}
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        DEEP,
-        {"$ref": "#"},
-        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
-        {"type": "object", "properties": {"self": {"$ref": "#"}}},
-        {"$ref": "http://192.0.2.1/schema.json"},
-        {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
-        {"pattern": "("},
-    ],
-    ids=["deep", "itself", "a ring", "a tree", "elsewhere", "nowhere", "no pattern"],
-)
-@pytest.mark.parametrize("wire", WIRES)
-def test_odd_schemas_are_served_or_refused(api: Make, wire: str, schema: dict[str, Any]) -> None:
-    """And nobody is asked for a schema elsewhere."""
-    with manager({"m": model(wire, api("a", faults.good('{"a": {}}')))}, retries=0, timeout=30) as llm:
-        _ended(lambda: llm.complete("t", "hi", schema=schema))
-
-
 @given(row=st.binary(max_size=40) | st.text(max_size=40) | st.integers() | st.floats() | st.none())
 @many
 def test_any_row_of_the_cache_is_a_miss(row: Any) -> None:
