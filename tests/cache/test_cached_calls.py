@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
@@ -14,7 +12,7 @@ from typing import Any
 import faults
 import pytest
 import pytest_asyncio
-from manager_kit import KEY, MODES, Make, ask, looked_up, manager, model
+from manager_kit import KEY, MODES, Make, ask, looked_up, manager, model, program
 from pydantic import BaseModel, field_validator
 from structlog.testing import capture_logs
 
@@ -94,7 +92,7 @@ heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsons
 print(answer.text, [name for name in heavy if name in sys.modules], llm._made is not None)
 """
     a.plan(faults.error("server_error"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = program("-c", code)
     assert done.stdout.strip() == "from the store [] False", done.stderr
     assert not a.asked
 

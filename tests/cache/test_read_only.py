@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import faults
 import pytest
-from manager_kit import KEY, Api, model
+from manager_kit import KEY, Api, model, program
 from read_only_program import obey_modes
 
 PROGRAM = Path(__file__).parents[1] / "support" / "read_only_program.py"
+# A limited write would leave modules cut in half behind, for whoever imports them next.
+GIVEN = {"OPENAI_API_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1"}
 Found = dict[str, tuple[int, str]]
 
 READS = {
@@ -30,15 +31,7 @@ HAS_NOTHING = {"spend", "spend prune --older-than 1d", "cache stats", "cache cle
 
 def run(folder: Path) -> list[tuple[Found, str]]:
     """What came of everything that the program can do, in a home that was never used and in one that was."""
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder)],
-        env={**os.environ, "OPENAI_API_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=obey_modes,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = program(PROGRAM, folder, env={**os.environ, **GIVEN}, preexec_fn=obey_modes)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -88,15 +81,7 @@ def test_a_full_disk_costs_no_answer_and_breaks_no_file(api: Callable[..., Api],
         text = {"models": {"m": row}, "log": {"file": str(folder / "home" / "events.jsonl")}}
         task = json.dumps({"models": ["m"], "max_tokens": 5})
         (folder / "llm.yaml").write_text(json.dumps(text)[:-1] + ', "tasks": {"t": ' + task + "}}")
-    done = subprocess.run(
-        [sys.executable, str(DISK_PROGRAM), *map(str, folders.values())],
-        # A limited write would leave modules cut in half behind, for whoever imports them next.
-        env={**os.environ, "OPENAI_API_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = program(DISK_PROGRAM, *folders.values(), env={**os.environ, **GIVEN})
     assert done.returncode == 0, done.stderr[-2000:]
     for size, (found, said) in zip(folders, json.loads(done.stdout), strict=True):
         assert [found[name] for name in ("first", "second", "paid", "stream")] == ["ok"] * 4

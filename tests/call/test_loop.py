@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
 
 import pytest
+from manager_kit import program
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Loop
@@ -148,8 +147,6 @@ atexit.register(ask)
 @pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
 def test_a_call_while_the_program_ends_is_an_error_of_ours(before: str) -> None:
     """Python starts no thread then: the error says so, and nothing hangs."""
-    done = subprocess.run(
-        [sys.executable, "-c", AT_EXIT + before], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = program("-c", AT_EXIT + before)
     assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import faults
 import pytest
 from fault_server import Endpoint, FaultServer
 from fixtures_local import TINY as _TINY
-from manager_kit import Run
+from manager_kit import Run, program
 from pytest_httpserver import HTTPServer
 from typer.main import get_command
 from werkzeug import Request, Response
@@ -167,7 +166,7 @@ except SystemExit:
 )
 def test_only_params_load_litellm(words: str, loads: bool) -> None:
     """LiteLLM takes seconds; only it knows which settings a model does not take."""
-    done = subprocess.run([sys.executable, "-c", LIGHT, *words.split()], capture_output=True, text=True, check=False)
+    done = program("-c", LIGHT, *words.split())
     heavy = done.stderr.splitlines()[-1]
     assert "'litellm'" in heavy if loads else heavy == "heavy=[]"
 
@@ -175,7 +174,7 @@ def test_only_params_load_litellm(words: str, loads: bool) -> None:
 def test_help_loads_no_heavy_library() -> None:
     """`--help` pays for none of the libraries that only an answer needs."""
     code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = program("-c", code).stdout.split()
     heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
     assert not heavy & set(loaded)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
+from manager_kit import program
 from pydantic import ValidationError
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
@@ -364,7 +363,7 @@ def test_threads_may_make_the_first_configuration_together() -> None:
         from testronaut_llm.config.model_config import LLMConfig
         made = lambda _: LLMConfig(tasks={"t": {"models": "a/b"}}).model("c/d").name
         print(set(ThreadPoolExecutor(8).map(made, range(8))))"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = program("-c", code)
     assert (done.stdout, done.stderr) == ("{'d'}\n", "")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 from fault_server import Exchange, FaultServer, Reply
 from faults import good
 from ledger_storm import ROOM
-from manager_kit import KEY
+from manager_kit import KEY, program
 
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.support.paths import data_dir
@@ -34,14 +32,7 @@ def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> i
     """Runs it; returns how many requests arrived."""
     api = server.plan("api", slowly(good(usage=(10, 100))))
     numbers = (str(number) for number in (processes, threads, kills))
-    done = subprocess.run(
-        [sys.executable, str(STORM), api.url, *numbers],
-        env={**os.environ, "OPENAI_API_KEY": KEY},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = program(str(STORM), api.url, *numbers, env={**os.environ, "OPENAI_API_KEY": KEY}, timeout=300)
     assert done.returncode == 0, done.stderr
     return len([one for one in api.requests if one.method == "POST"])
 

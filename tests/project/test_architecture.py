@@ -9,7 +9,6 @@ import ast
 import fnmatch
 import graphlib
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from manager_kit import program
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from source_tree import PACKAGE, ROOT, Module, modules
@@ -174,14 +174,7 @@ sys.stderr.write(" ".join(filter(None, seen)) + "|" + " ".join(heavy))
 
 def test_importing_is_light(tmp_path: Path) -> None:
     """Importing the package, each public name of it, loads nothing slow, opens and writes nothing, says nothing."""
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", WATCH, *HEAVY],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = program("-B", "-c", WATCH, *HEAVY, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     acts, _, heavy = done.stderr.partition("|")
     assert (acts, heavy, done.stdout, done.returncode) == ("", "", "", 0)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from decimal import Decimal
@@ -18,7 +17,7 @@ import pytest
 from fault_server import Endpoint, FaultServer
 from gateway_kit import MODES as GATEWAY_MODES
 from gateway_kit import Attempts, request, target
-from manager_kit import KEY, MODES, Make, ask, manager, model
+from manager_kit import KEY, MODES, Make, ask, manager, model, program
 
 from testronaut_llm import errors
 from testronaut_llm.providers import network
@@ -255,12 +254,5 @@ def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path)
     worst = {variable: value for variable, value in BROKEN.values() if "\x01" not in value}
     worst |= {"NO_PROXY": "[::1]", "SSL_CERTIFICATE": "/no/such", "SSL_SECURITY_LEVEL": "junk"}
     worst |= {"OLLAMA_HOST": "http://[x", "MY_KEY": KEY}
-    ran = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(file)],
-        env={**os.environ, **worst},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ran = program("-c", _PROGRAM, str(file), env={**os.environ, **worst}, timeout=300)
     assert (ran.stdout, ran.returncode) == ("Hello from the fault server. here\n", 0), ran.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +103,12 @@ def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual variable of each provider holds a key."""
     for name in KEYS:
         monkeypatch.setenv(name, KEY)
+
+
+def program(*arguments: object, timeout: float = 110, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A Python process that has ended, with what it said."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
 
 @pytest.fixture

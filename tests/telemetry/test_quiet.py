@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import faults
-from manager_kit import KEY, apis, model
+from manager_kit import KEY, apis, model, program
 
 DOCUMENTED = {
     "LITELLM_LOCAL_MODEL_COST_MAP",
@@ -56,15 +54,8 @@ def test_a_host_program_stays_as_it_was(tmp_path: Path) -> None:
         tasks = {"t": {"models": ["good"], "cache": "off", "retries": 0}}
         (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": tasks}))
         keys = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), KEY)
-        done = subprocess.run(
-            [sys.executable, "-B", "-W", "error::ResourceWarning", "-c", HOST],
-            cwd=tmp_path,
-            env={**os.environ, **keys, "PYTHONPATH": str(Path(__file__).parents[2])},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        env = {**os.environ, **keys, "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = program("-B", "-W", "error::ResourceWarning", "-c", HOST, cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     said = done.stderr.splitlines()
     assert said[:3] == ["fine", "AllModelsFailedError", "NoReadyModelError"]
