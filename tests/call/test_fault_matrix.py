@@ -20,10 +20,9 @@ from typing import Any
 import faults
 import pytest
 from fault_table import FAULTS, HANGS, STREAMS, Fault, cells, classes
-from manager_kit import Api, Make, config, model, prices
+from manager_kit import Api, Make, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.errors import Verdict
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.records import Attempt
@@ -94,10 +93,9 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
         row = {"model": "embedded/smollm2-135m", "auto_pull": True, "context_window": 8192}
     models = {"a": row, "b": model("openai", b, context_window=100_000)}
     limit = SHORT_TIMEOUT if name in HANGS else TIMEOUT
-    settings = config(models, cache="use", retries=RETRIES, timeout=limit, deadline=DEADLINE, max_tokens=50)
-    budget = BudgetConfig(scope=f"matrix {next(_BUDGETS)}", per_call=Decimal(1), per_day=Decimal(5))
-    made = LLMManager(config=settings.model_copy(update={"budget": budget}))
-    made._caller.services.prices = prices()
+    task = {"cache": "use", "retries": RETRIES, "timeout": limit, "deadline": DEADLINE, "max_tokens": 50}
+    budget = {"scope": f"matrix {next(_BUDGETS)}", "per_call": 1, "per_day": 5}
+    made = manager(models, budget=budget, **task)
     if wire == "embedded":
         made._caller.services.local.runner = _Served(url)
     return made, a, b, elsewhere

@@ -17,10 +17,9 @@ import faults
 import psutil
 import pytest
 from fault_server import Exchange, Reply
-from manager_kit import Make, config, model, prices
+from manager_kit import Make, manager, model
 
 from testronaut_llm import Answer, LLMError, LLMManager
-from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.routing import retry as fallback_module
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -49,10 +48,7 @@ def moody(share: float, seed: int) -> Reply:
 def managed(api: Make, share: float = 0.2) -> LLMManager:
     """Three wires behind moody servers, a budget, no cache."""
     rows = {wire: model(wire, api(wire, moody(share, n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
-    settings = config(rows, retries=2, timeout=30)
-    made = LLMManager(config=settings.model_copy(update={"budget": BudgetConfig(scope="soak", per_day=Decimal(1000))}))
-    made._caller.services.prices = prices()
-    return made
+    return manager(rows, retries=2, timeout=30, budget={"per_day": 1000})
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 from fault_server import Exchange
 from manager_kit import Make, ask, manager, model
 
-from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm import LLMManager, errors
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
@@ -146,12 +146,9 @@ async def test_what_was_sent_and_not_answered_costs_its_worst_case(api: Make, mo
 
 async def test_dead_calls_leave_a_budget_as_it_was(api: Make) -> None:
     """However many there are: the first call that is answered still fits."""
-    tasks = {"t": {"models": ["a"], "max_tokens": 100, "retries": 0, "cache": "off"}}
 
     def made(url: Any) -> LLMManager:
-        budget = {"budget": {"total": "0.0006", "scope": "dead"}}
-        models = {"a": model("openai", url)}
-        return LLMManager(config=LLMConfig.model_validate({"version": 1, "models": models, "tasks": tasks, **budget}))
+        return manager({"a": model("openai", url)}, max_tokens=100, retries=0, budget={"total": "0.0006"})
 
     with made(f"http://{_free_port()}") as llm:
         for _ in range(3):

@@ -11,7 +11,7 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import Api, Make, config, looked_up, manager, model
+from manager_kit import Api, Make, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
@@ -219,8 +219,7 @@ def test_a_stream_that_is_left_is_paid_at_its_worst(api: Make) -> None:
 
 
 def _limited(url: Api, **budget: Any) -> LLMManager:
-    made = config({"a": model("openai", url)}, max_tokens=100).model_dump(exclude_unset=True)
-    return LLMManager(config=LLMConfig.model_validate({**made, "budget": {"scope": "s", **budget}}))
+    return manager({"a": model("openai", url)}, max_tokens=100, budget=budget)
 
 
 @pytest.mark.parametrize("budget", [{}, {"per_day": 1}])

@@ -182,11 +182,17 @@ def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:
 
 
 def config(
-    models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, *, limits: Any = None, **task: Any
+    models: Mapping[str, Any],
+    tasks: Mapping[str, Any] | None = None,
+    *,
+    limits: Any = None,
+    budget: Any = None,
+    **task: Any,
 ) -> LLMConfig:
-    """A configuration whose task `t` lists all these models in their order."""
+    """A configuration whose task `t` lists all these models in their order; `budget` is the file's."""
     settings = {"models": list(models), "strategy": "as_listed", "cache": "off", **task}
-    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {})
+    scoped = {"scope": "tests", **budget} if budget else None
+    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {}, budget=scoped)
 
 
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
