@@ -58,13 +58,8 @@ def test_a_finish_is_what_was_received(case: str) -> None:
 
 
 WORDS = {
-    "end_turn": "stop",
-    "COMPLETE": "stop",
-    "eos": "stop",
-    "MAX_TOKENS": "length",
-    "tool_use": "tool_calls",
-    "x": "x",
-}
+    "end_turn": "stop", "COMPLETE": "stop", "eos": "stop", "MAX_TOKENS": "length", "tool_use": "tool_calls", "x": "x",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -18,14 +18,10 @@ from testronaut_llm.gateway.provider_errors import in_openai_words
 from testronaut_llm.records import Message
 
 OPENAI_LIKE = {
-    "openai": "openai/gpt-4o-mini",
-    "azure": "azure/d",
-    "azure v1": "azure/d",
-    "mistral": "mistral/mistral-large-latest",
-    "openrouter": "openrouter/a/b",
-    "hosted_vllm": "hosted_vllm/m",
+    "openai": "openai/gpt-4o-mini", "azure": "azure/d", "azure v1": "azure/d",
+    "mistral": "mistral/mistral-large-latest", "openrouter": "openrouter/a/b", "hosted_vllm": "hosted_vllm/m",
     "databricks": "databricks/m",
-}
+}  # fmt: skip
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_wire = pytest.mark.parametrize("wire", WIRES)
 

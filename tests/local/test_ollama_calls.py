@@ -33,15 +33,10 @@ MAIN = "from testronaut_llm.cli import main; main()"
 @pytest.mark.parametrize(
     ("listed", "shown", "num_ctx", "sent"),
     [
-        (2048, None, 1_000_000, 2048),
-        (None, 2048, 1_000_000, 2048),
-        (None, 2048, None, 2048),
-        (None, 8192, 1024, 1024),
-        (None, 8192, 4096, 4096),
-        (None, 8192, None, 4096),
-        (None, None, 50_000, 50_000),
+        (2048, None, 1_000_000, 2048), (None, 2048, 1_000_000, 2048), (None, 2048, None, 2048),
+        (None, 8192, 1024, 1024), (None, 8192, 4096, 4096), (None, 8192, None, 4096), (None, None, 50_000, 50_000),
     ],
-)
+)  # fmt: skip
 async def test_the_context_is_what_is_written_and_never_more_than_the_model_was_made_for(
     ollama: Ollama, mode: str, listed: int | None, shown: int | None, num_ctx: int | None, sent: int
 ) -> None:

@@ -45,23 +45,14 @@ ANSWERS = [
     *(
         recording(name, None, ignored=OURS)
         for name in (
-            "chat",
-            "chat-warm",
-            "chat-length",
-            "chat-non-ascii",
-            "chat-pulled-model",
-            "chat-schema",
-            "chat-schema-length",
-            "chat-stop-sequence",
-            "chat-system",
-            "chat-turns",
-            "think-off",
+            "chat", "chat-warm", "chat-length", "chat-non-ascii", "chat-pulled-model", "chat-schema",
+            "chat-schema-length", "chat-stop-sequence", "chat-system", "chat-turns", "think-off",
         )
     ),
     recording("chat-after-runner-killed", None, ignored=(*OURS, "options")),
     recording("think", None, ignored=(*OURS, THINK)),
     recording("chat-too-long-shift-false", None, ignored=("truncate", IMAGES)),
-]
+]  # fmt: skip
 STREAMS = [
     recording("litellm-chat-stream", None, ignored=LITELLM),
     *(recording(name, None, ignored=OURS) for name in ("chat-stream", "chat-stream-length", "chat-schema-stream")),

@@ -165,17 +165,11 @@ def test_a_near_miss_is_a_miss() -> None:
 @pytest.mark.parametrize(
     ("reference", "answered", "cost"),
     [
-        ("openai/gpt-x", "gpt-x-2024-05-13", 5),
-        ("openai/gpt-x", "gpt-y", 1),
-        ("openai/gpt-x", "gpt-x-2030-01-01", 1),
-        ("ollama/gpt-x", "gpt-x-2024-05-13", 0),
-        ("azure/dep", None, None),
-        ("azure/dep", "gpt-az", 7),
-        ("azure/gpt-az", "gpt-az", 7),
-        ("azure/dep", "gpt-x-2025-01-01", 1),
-        ("azure/dep", "who-knows", None),
+        ("openai/gpt-x", "gpt-x-2024-05-13", 5), ("openai/gpt-x", "gpt-y", 1), ("openai/gpt-x", "gpt-x-2030-01-01", 1),
+        ("ollama/gpt-x", "gpt-x-2024-05-13", 0), ("azure/dep", None, None), ("azure/dep", "gpt-az", 7),
+        ("azure/gpt-az", "gpt-az", 7), ("azure/dep", "gpt-x-2025-01-01", 1), ("azure/dep", "who-knows", None),
     ],
-)
+)  # fmt: skip
 def test_the_response_settles_what_is_paid(reference: str, answered: str | None, cost: int | None) -> None:
     """A dated snapshot of the configured model, or what an Azure deployment without `base_model` turns out to be."""
     azure = {"azure/gpt-az": row("7e-6", provider="azure")}

@@ -44,17 +44,8 @@ DOOR = "gateway.gateway"
 
 # Slow, or with side effects: never at a module's top, but for the places that are nothing without them.
 LATE = (
-    "litellm",
-    "tokencost",
-    "tiktoken",
-    "openai",
-    "anthropic",
-    "azure",
-    "vcr",
-    "xllamacpp",
-    "typer",
-    "rich",
-)
+    "litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich",
+)  # fmt: skip
 AT_HOME = {"typer": ("cli",), "rich": ("cli",), "vcr": ("testing",)}
 
 # Neither these nor what they bring may be loaded by `import testronaut_llm` and touching each public name.

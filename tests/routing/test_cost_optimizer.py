@@ -315,14 +315,10 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
 @pytest.mark.parametrize(
     ("amount", "words"),
     [
-        ("0", "$0"),
-        ("0.00001234", "$0.000012"),
-        ("0.0987", "$0.099"),
-        ("0.1", "$0.10"),
-        ("1234.567", "$1,234.57"),
+        ("0", "$0"), ("0.00001234", "$0.000012"), ("0.0987", "$0.099"), ("0.1", "$0.10"), ("1234.567", "$1,234.57"),
         ("0.05", "$0.05"),
     ],
-)
+)  # fmt: skip
 def test_money_reads_like_money(amount: str, words: str) -> None:
     """No exponents, and two digits of what is small."""
     assert usd(Decimal(amount)) == words
