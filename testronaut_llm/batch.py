@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sized
-from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.errors import InvalidRequestError, LLMError
-from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.records import Answer
+
+if TYPE_CHECKING:  # a process that finds its answers in the cache needs no event loop
+    from concurrent.futures import Future
+
+    from testronaut_llm.loop import Running
 
 Outcome = Answer[Any] | LLMError
 Progress = Callable[[int, int | None, Outcome], object]
 Job = TypeVar("Job")
 """What differs between the calls: a prompt, or a prompt and a model."""
-Ask = Callable[[Job], Running[Outcome]]
+Ask = Callable[[Job], "Running[Outcome]"]
 """Starts one call, which ends in its answer or its error."""
 
 
@@ -78,6 +80,8 @@ def run_each(
     Raises:
         InvalidRequestError: `jobs` is one prompt or cannot be iterated, or `concurrency` is not a whole number above 0.
     """
+    from concurrent.futures import wait
+
     ended: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
     window = _Window(ask, jobs, concurrency, ended.put)
     try:
@@ -92,7 +96,11 @@ async def arun_each(
     ask: Ask[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """`run_each` on the caller's event loop."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Queue[Future[Outcome]]()
+    import asyncio
+
+    from testronaut_llm.loop import wait_for
+
+    loop, ended = asyncio.get_running_loop(), asyncio.Queue["Future[Outcome]"]()
 
     def tell(done: Future[Outcome]) -> None:
         with suppress(RuntimeError):  # the loop is closed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
@@ -134,10 +133,9 @@ class LLMManager:
         on_progress: Progress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
-        """Asks many prompts, `concurrency` at once; the results in order, an error in place of a failed one.
+        """Asks many prompts, `concurrency` at once. Returns results in order, an error in place of a failed one.
 
-        `prompts` may be a generator, which is read as far as the calls have come; `total` of
-        `on_progress(done, total, result)` is then None. Raises LLMError: an argument of all calls is wrong.
+        A generator is read as far as the calls have come; `total` of `on_progress(done, total, result)` is then None.
         """
         record = Record(prompts, on_progress)
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
@@ -211,8 +209,8 @@ class LLMManager:
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take, so is asked without."""
-        given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
-        return self._caller.services.dropped_params(self.config.model(model), given)
+        row = self.config.model(model)
+        return self._caller.services.dropped_params(row, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
 
     def warm_up(self, *models: str) -> None:
         """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
@@ -249,7 +247,9 @@ class LLMManager:
 
     async def aclose(self) -> None:
         """The same for an event loop."""
-        await asyncio.to_thread(self.close)
+        from asyncio import to_thread
+
+        await to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -283,9 +283,11 @@ class LLMManager:
             return found if found is not None else self._caller.start_missed(call).result()
 
     async def _aresult(self, call: Call) -> Result:
+        from asyncio import to_thread
+
         lookup = self._lookup
         with self._telemetry.watch(call):
-            found = lookup.find(call) if lookup.is_quick(call) else await asyncio.to_thread(lookup.find, call)
+            found = lookup.find(call) if lookup.is_quick(call) else await to_thread(lookup.find, call)
             return found if found is not None else await self._caller.start_missed(call).aresult()
 
     def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:

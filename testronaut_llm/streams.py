@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from testronaut_llm.errors import LLMError
-from testronaut_llm.loop import Running
 from testronaut_llm.records import Answer, T
 
-Begin = Callable[[Callable[[str], None]], Running[Any]]
+if TYPE_CHECKING:  # a process that finds its answers in the cache needs no event loop
+    import asyncio
+
+    from testronaut_llm.loop import Running
+
+Begin = Callable[[Callable[[str], None]], "Running[Any]"]
 """Starts a call, which hands each piece to the function."""
 
 
@@ -89,7 +92,9 @@ class AsyncStream(_Pieces[T]):
 
     def __init__(self, begin: Begin) -> None:
         super().__init__(begin)
-        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+        from asyncio import Queue
+
+        self._queue: Queue[str | None] = Queue()
 
     def __aiter__(self) -> Self:
         return self
@@ -124,7 +129,9 @@ class AsyncStream(_Pieces[T]):
 
 def _putter(pieces: asyncio.Queue[str | None]) -> Callable[[str | None], None]:
     """What hands a piece over to the caller's event loop. It does not hold the stream, whose end it would outlive."""
-    loop = asyncio.get_running_loop()
+    from asyncio import get_running_loop
+
+    loop = get_running_loop()
 
     def put(piece: str | None) -> None:
         with suppress(RuntimeError):  # the caller's loop is closed, so nobody reads

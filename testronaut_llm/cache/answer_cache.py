@@ -5,29 +5,26 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.cache import disk
 from testronaut_llm.cache.key import canonical
 from testronaut_llm.errors import LLMError
 from testronaut_llm.support import paths
 from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
+    from testronaut_llm.cache.disk import Store
     from testronaut_llm.config.sections import CacheConfig
 
 T = TypeVar("T")
 
 _COOLDOWN = 5.0  # seconds for which a store that could not be opened or read is not tried again
-_WRITES_A_CULL = 4  # to look for what is expired or too much takes as long as a write itself
+_WRITES_A_CULL, _CULLED = 4, 10  # to look for what is expired or too much takes as long as a write itself
 _SUM = 16  # characters of the checksum
-_READ = "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 _decoded = json.JSONDecoder().raw_decode
 
 
@@ -41,7 +38,7 @@ class AnswerCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._open: threading.local | None = None  # holds the connection of each thread, and the process that made it
+        self._store: Store | None = None
         self._closed_until = float("-inf")
         self._suspect = False
         self._opening = threading.Lock()
@@ -56,102 +53,92 @@ class AnswerCache:
     @property
     def is_open(self) -> bool:
         """True if a lookup takes microseconds."""
-        return self._open is not None
+        return self._store is not None
 
     def read(self, key: str, decode: Callable[[Any], T]) -> T | None:
         """Returns what `decode` makes of the stored value; None if there is none, or on its ValueError or LLMError."""
         try:
-            db = self._connection()
-            row = None if db is None else db.execute(_READ, (key, time.time())).fetchone()
-            value = None if row is None else unsealed(key, row[0])
+            store = self._opened()
+            text = None if store is None else store.get(key)
+            value = None if text is None else unsealed(key, text)
         except Exception as error:  # noqa: BLE001 - a broken cache fails no call
             self._failed(error, cooldown=not isinstance(error, ValueError | RecursionError))
             return None
-        if value is None:
-            return None
         try:
-            return decode(value)
-        except LLMError:  # it no longer obeys its schema
-            return None
-        except ValueError as error:
-            self._warn(error)
+            return None if value is None else decode(value)
+        except (LLMError, ValueError) as error:
+            if not isinstance(error, LLMError):  # which says that it no longer obeys its schema
+                self._failed(error)
             return None
 
     def write(self, key: str, value: Any, settings: CacheConfig, *, task: str | None) -> None:
         """Stores a JSON value: the answer to a task, or (None) a digest, which never expires."""
         try:
-            if (db := self._connection()) is not None:
-                now = time.time()
-                db.execute(disk.WRITE, row_of(key, value, task, now, settings.ttl))
-                if next(self._writes) % _WRITES_A_CULL == 0:
-                    disk.cull(db, now, settings.size_limit)
+            if (store := self._opened()) is not None:
+                store.reset("size_limit", settings.size_limit, update=False)
+                store.reset("cull_limit", 0 if next(self._writes) % _WRITES_A_CULL else _CULLED, update=False)
+                store.set(key, sealed(key, value), expire=None if task is None else settings.ttl, tag=task)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
 
     def drop(self, keys: Iterable[str]) -> None:
         """Deletes what is stored under these keys."""
         try:
-            if (db := self._connection()) is not None:
-                db.executemany("DELETE FROM Cache WHERE key = ?", [(key,) for key in keys])
+            if (store := self._opened()) is not None:
+                for key in keys:
+                    store.delete(key)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
 
     def close(self) -> None:
         """Closes the file; the next use opens it again. The connections of other threads close themselves."""
-        mine, self._open = self._open, None
-        if getattr(mine, "process", None) == os.getpid():
-            mine.db.close()  # type: ignore[union-attr]  # there is one
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
-    def _connection(self) -> sqlite3.Connection | None:
-        """Returns the connection of this thread and process; None during the cooldown."""
-        if self._open is None:
+    def _opened(self) -> Store | None:
+        """Returns the store; None during the cooldown."""
+        if self._store is None:
+            from testronaut_llm.cache import disk
+
             if not self._opening.acquire(timeout=_COOLDOWN):  # after a fork, its holder may be gone
                 raise TimeoutError("another thread does not get it open")
             try:
                 if not self.is_open and time.monotonic() >= self._closed_until:
                     self._closed_until = time.monotonic() + _COOLDOWN
-                    disk.opened(self.folder, suspect=self._suspect)
-                    self._open, self._suspect, self._closed_until = threading.local(), False, float("-inf")
+                    self._store = disk.opened(self.folder, suspect=self._suspect)
+                    self._suspect, self._closed_until = False, float("-inf")
             finally:
                 self._opening.release()
-        if (mine := self._open) is None:
-            return None
-        if getattr(mine, "process", None) != os.getpid():
-            mine.db, mine.process = disk.connect(self.folder / disk.FILE), os.getpid()
-        return cast("sqlite3.Connection", mine.db)
+        return self._store
 
     def _failed(self, error: Exception, *, cooldown: bool = False) -> None:
-        """Closes a store that is damaged, or after whose error nothing can be read."""
-        if disk.is_corrupt(error):
-            self.close()
-            self._suspect, self._closed_until = True, float("-inf")
-        elif cooldown:
-            self.close()
-            self._closed_until = time.monotonic() + _COOLDOWN
-        self._warn(error)
+        """Warns once of each kind. Closes a store that is damaged, or after whose error nothing can be read."""
+        from testronaut_llm.cache import disk
 
-    def _warn(self, error: Exception) -> None:
-        kind = type(error).__name__
-        if kind not in self._warned:
+        corrupt = disk.is_corrupt(error)
+        if corrupt or cooldown:
+            self.close()
+            self._suspect = corrupt or self._suspect
+            self._closed_until = float("-inf") if corrupt else time.monotonic() + _COOLDOWN
+        cause, mend = disk.explained(error, self.folder)
+        if (kind := type(cause).__name__) not in self._warned:
             self._warned.add(kind)
-            mend = f"the calls go on without it; {disk.advice(error, self.folder)}"
-            logger().warning("cache_trouble", folder=str(self.folder), fault=f"{kind}: {error}", mend=mend)
+            mend = f"the calls go on without it; {mend}"
+            logger().warning("cache_trouble", folder=str(self.folder), fault=f"{kind}: {cause}", mend=mend)
 
 
-def row_of(key: str, value: Any, task: str | None, now: float, ttl: float | None) -> tuple[Any, ...]:
-    """Returns the values of `disk.WRITE`; a checksum ties each to its key. Without a task it never expires."""
+def sealed(key: str, value: Any) -> str:
+    """Returns a JSON value as it is stored, with a checksum that ties it to its key."""
     text = canonical(value)
-    return key, now, None if task is None or ttl is None else now + ttl, task, _sum(key, text) + text
+    return _sum(key, text) + text
 
 
 def unsealed(key: str, stored: Any) -> Any:
     """Returns the JSON value of a row. Raises ValueError: it is not what was stored there."""
-    if type(stored) is not str:  # a pickle, or a row of diskcache that names a file
-        raise ValueError(f"{type(stored).__name__} in place of text")
-    text = stored[_SUM:]
-    if stored[:_SUM] != _sum(key, text):
-        raise ValueError("a row whose checksum is wrong")
-    return _decoded(text)[0]
+    if type(stored) is not str or stored[:_SUM] != _sum(key, stored[_SUM:]):
+        raise ValueError("a row that is no text, or whose checksum is wrong")
+    return _decoded(stored, _SUM)[0]
 
 
 def _sum(key: str, text: str) -> str:

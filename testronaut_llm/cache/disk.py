@@ -1,109 +1,140 @@
-"""The SQLite file of stored answers: opened, checked, moved aside when it is damaged, and kept within its size."""
+"""diskcache, limited to text: CVE-2025-69872 does not apply, since pickles are neither written nor read.
+
+diskcache unpickles rows and keys that say so, and reads and deletes whatever file a row names. Here all values are text
+in its SQLite file, so this package has written no row of any other kind.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
+
+from diskcache.core import DEFAULT_SETTINGS, ENOVAL, METADATA, MODE_RAW, Cache, Disk, Timeout
 
 from testronaut_llm.support.paths import Connection, made
 
-FILE = "cache.db"
-WRITE = """INSERT OR REPLACE INTO Cache (key, raw, store_time, expire_time, access_time, tag, mode, value)
-           VALUES (?, 1, ?, ?, 0, ?, 1, ?)"""
-_TIMEOUT, _OPENING = 0.5, 5.0  # seconds to wait for a writer, and for others that open the store
-_CULLED = 10  # rows
-_CORRUPT = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
-_LAST_MADE = "Cache_store_time"
-_TABLE = f"""
-PRAGMA auto_vacuum = FULL;
-PRAGMA journal_mode = WAL;
-CREATE TABLE IF NOT EXISTS Cache (
-    rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL, access_time REAL,
-    access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0, filename TEXT, value BLOB
-);
-CREATE UNIQUE INDEX IF NOT EXISTS Cache_key_raw ON Cache (key, raw);
-CREATE INDEX IF NOT EXISTS Cache_expire_time ON Cache (expire_time);
-CREATE INDEX IF NOT EXISTS {_LAST_MADE} ON Cache (store_time);
-"""
-"""The table of diskcache, with which older versions share the file. Its columns for pickles and files are not read."""
+FILE, FAULTS = "cache.db", (OSError, sqlite3.Error, Timeout)
+_TIMEOUT, _OPENING = 1.0, 5.0  # seconds to wait for a writer, and for others that open the store
+_OURS = {"statistics": 0, "eviction_policy": "least-recently-stored", "cull_limit": 0, "disk_min_file_size": 2**31 - 1}
+_SETTINGS = {**DEFAULT_SETTINGS, **_OURS}  # all there are, so that none is taken from the file; a read writes nothing
 
 
-class CorruptFileError(sqlite3.DatabaseError):
-    """A file that is a database, and damaged."""
+class _TextDisk(Disk):  # type: ignore[misc]  # diskcache has no types
+    """Keys and values are text. Anything else is refused."""
+
+    def put(self, key: Any) -> tuple[str, bool]:
+        return _text(key), True
+
+    def get(self, key: Any, raw: bool) -> str:
+        if not raw:
+            raise ValueError("a pickled key")
+        return _text(key)
+
+    def store(self, value: Any, read: Any, key: Any = None) -> tuple[int, int, None, str]:  # noqa: ARG002 - diskcache's
+        return 0, MODE_RAW, None, _text(value)
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: Any) -> str:  # noqa: ARG002 - as above
+        if mode != MODE_RAW or filename is not None:
+            raise ValueError("a pickle, or a file outside the store, in place of text")
+        return _text(value)
+
+    def remove(self, file_path: str) -> None:
+        """Deletes nothing: rows of this package have no file, and a foreign row may name any."""
 
 
-def opened(folder: Path, *, suspect: bool = False) -> Path:
-    """Returns the path of the store's file, which is made if it is missing, and moved aside first if it is damaged.
+class Store(Cache):  # type: ignore[misc]  # as above
+    """A diskcache of text that opens quickly, and whose connections close themselves."""
 
-    With `suspect` all of it is checked. Raises OSError or sqlite3.Error: it cannot be used.
+    def __init__(self, folder: Path, *, new: bool, timeout: float) -> None:
+        self._new, self._file, self._wait = new, folder / FILE, timeout
+        super().__init__(folder, timeout=timeout, disk=_TextDisk, **_SETTINGS)
+
+    def reset(self, key: str, value: Any = ENOVAL, update: bool = True) -> Any:
+        """Changes a setting, or reads it. One of a stranger in the file would be any attribute, such as the folder."""
+        return super().reset(key, value, update) if key in _SETTINGS or key in METADATA else None
+
+    @property
+    def _con(self) -> Any:
+        """Returns the connection of this thread and process."""
+        if getattr(self._local, "pid", None) != os.getpid() or not hasattr(self._local, "con"):
+            self._local.con, self._local.pid = connect(self._file, self._wait), os.getpid()
+        return self._local.con
+
+    @property
+    def _sql_retry(self) -> Any:
+        """Executes what opens a store, for which diskcache would wait a minute; it writes only if the store is new."""
+        execute = self._con.execute
+        return lambda sql, *values: execute(sql, *values) if self._new or sql.startswith(("SELECT", "PRAGMA")) else None
+
+
+def opened(folder: Path, *, suspect: bool = False, timeout: float | None = None) -> Store:
+    """Opens the store, made if it is missing, and moved aside first if it is damaged; `suspect`: all of it is checked.
+
+    With `timeout` (s) writers are waited for longer. Raises OSError or sqlite3.Error: it cannot be used.
     """
     made(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
-    file = folder / FILE
-    if suspect or not _is_ready(file):
+    file, state = folder / FILE, ""
+    with suppress(sqlite3.OperationalError):  # it is held, perhaps by who makes it
+        state = _state(file) if file.exists() and not suspect else ""
+    if state != "ready":
         import filelock  # and with it asyncio: a tenth of the time of a process that finds all it asks for here
 
         with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
-            try:
-                _make(file, whole=suspect)
-            except sqlite3.DatabaseError as error:
-                if not is_corrupt(error):
-                    raise
-                for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
-                    if (folder / name).exists():
-                        (folder / name).replace(folder / f"{name}.broken")
-                _make(file)
+            if _state(file, whole=suspect) == "broken":
+                for path in filter(Path.exists, (file, folder / f"{FILE}-wal", folder / f"{FILE}-shm")):
+                    path.replace(f"{path}.broken")
+            Store(folder, new=True, timeout=_TIMEOUT).close()
     file.chmod(0o600)
-    return file
+    return Store(folder, new=False, timeout=timeout or _TIMEOUT)
 
 
-def connect(file: Path) -> Connection:
+def connect(file: Path, timeout: float) -> Connection:
     """Returns a connection that closes itself when nobody has it any more."""
-    db = sqlite3.connect(file, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False, factory=Connection)
+    db = sqlite3.connect(file, timeout=timeout, isolation_level=None, check_same_thread=False, factory=Connection)
     db.execute("PRAGMA synchronous = NORMAL")
     return db
 
 
-def cull(db: sqlite3.Connection, now: float, size_limit: int) -> None:
-    """Deletes a few answers that have expired, and the oldest ones where the file is larger than `size_limit` bytes."""
-    few = "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache {} LIMIT ?)"
-    db.execute(few.format("WHERE expire_time < ? ORDER BY expire_time"), (now, _CULLED))
-    (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
-    if size > size_limit:
-        db.execute(few.format("ORDER BY store_time"), (_CULLED,))
-
-
 def is_corrupt(error: BaseException) -> bool:
     """True if only a new file helps."""
-    return isinstance(error, CorruptFileError) or getattr(error, "sqlite_errorname", "").startswith(_CORRUPT)
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
 
 
-def advice(error: BaseException, folder: Path) -> str:
-    """Returns what to do about this problem of a store, with the command."""
+def explained(error: BaseException, folder: Path) -> tuple[BaseException, str]:
+    """Returns what went wrong with a store, and what to do about it, with the command."""
+    error = (isinstance(error, Timeout) and error.__context__) or error  # whatever SQLite had to say
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"make it yours to write: chmod -R u+rwX {folder}"
+        return error, f"make it yours to write: chmod -R u+rwX {folder}"
     if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"make room on its disk: df -h {folder}"
+        return error, f"make room on its disk: df -h {folder}"
     if isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"another process holds it: fuser -v {folder / FILE} names that one"
-    return f"to begin anew: mv {folder} {folder}.old"
+        return error, f"another process holds it: fuser -v {folder / FILE} names that one"
+    return error, f"to begin anew: mv {folder} {folder}.old"
 
 
-def _is_ready(file: Path) -> bool:
-    """True if the store can be used without the lock."""
-    if file.exists():
-        with suppress(sqlite3.DatabaseError), closing(connect(file)) as db:
-            db.execute("BEGIN IMMEDIATE")  # raises if it cannot be written
-            return db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_LAST_MADE,)).fetchone() is not None
-    return False
+def _state(file: Path, *, whole: bool = False) -> str:
+    """Returns `ready`, `new` or `broken`. Raises sqlite3.Error: it cannot be written."""
+    try:
+        with closing(connect(file, _TIMEOUT)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                return "broken"
+            made_last = "SELECT 1 FROM sqlite_master WHERE name = 'Settings_size_delete'"
+            return "new" if db.execute(made_last).fetchone() is None else "ready"
+    except sqlite3.DatabaseError as error:
+        if is_corrupt(error):
+            return "broken"
+        raise
 
 
-def _make(file: Path, *, whole: bool = False) -> None:
-    with closing(connect(file)) as db:
-        if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise CorruptFileError("quick_check found faults")
-        db.executescript(_TABLE)
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{type(value).__name__} in place of text")
+    return value

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cache import disk
-from testronaut_llm.cache.answer_cache import default_folder, row_of, unsealed
+from testronaut_llm.cache.answer_cache import default_folder, sealed, unsealed
 from testronaut_llm.cache.entry import answer_of, vector_of
 from testronaut_llm.cache.key import FORMAT
 from testronaut_llm.errors import ConfigError
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from testronaut_llm.config.sections import CacheConfig
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
-_PATIENCE = 30_000  # milliseconds to wait for the programs that write to the store
+_PATIENCE = 30.0  # seconds to wait for the programs that write to the store
 _ROWS = """SELECT key, value, tag, store_time FROM Cache
            WHERE raw AND filename IS NULL AND (expire_time IS NULL OR expire_time > ?) ORDER BY store_time"""
-_CHOSEN = "WHERE tag = coalesce(?, tag) AND store_time < coalesce(?, store_time + 1)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +74,11 @@ class CacheFiles:
         """Deletes all, or what is of that task and was stored before that time (s since 1970). Returns how many."""
         if not (self.folder / disk.FILE).exists():
             return 0
-        with self._changing() as db:
-            if task is None and before is None:
-                return db.execute("DELETE FROM Cache").rowcount
-            return db.execute(f"DELETE FROM Cache {_CHOSEN}", (task, before)).rowcount  # noqa: S608 - a constant
+        with self._changing() as store:
+            if before is None:
+                return int(store.clear() if task is None else store.evict(task))
+            store.expire()  # those are neither kept nor deleted otherwise
+            return sum(store.delete(one.key) for one in self.kept(task=task) if one.stored < before)
 
     def export(self, file: Path, *, task: str | None = None, force: bool = False) -> tuple[int, list[Kept]]:
         """Writes what is stored, one a line and sorted, so that a new one is one more line in a diff.
@@ -111,26 +111,25 @@ class CacheFiles:
         if problems:
             more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise ConfigError("nothing was imported:\n  " + "\n  ".join(problems[:10]) + more)
-        now, ttl = time.time(), self._settings.ttl
-        with self._changing() as db:
-            db.executemany(disk.WRITE, [row_of(row["key"], row["value"], row["task"], now, ttl) for row in rows])
+        with self._changing() as store:
+            for row in rows:
+                key, task = row["key"], row["task"]
+                store.set(key, sealed(key, row["value"]), expire=None if task is None else self._settings.ttl, tag=task)
         return len(rows)
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _changing(self) -> Iterator[disk.Store]:
         """One transaction on the store."""
-        with self._explained(), closing(disk.connect(disk.opened(self.folder))) as db, db:
-            db.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
+        with self._explained(), closing(disk.opened(self.folder, timeout=_PATIENCE)) as store, store.transact():
+            yield store
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            words = f"the cache in {self.folder} cannot be used: {error}; {disk.advice(error, self.folder)}"
-            raise ConfigError(words) from None
+        except disk.FAULTS as error:
+            fault, mend = disk.explained(error, self.folder)
+            raise ConfigError(f"the cache in {self.folder} cannot be used: {fault}; {mend}") from None
 
 
 def _row(line: str) -> dict[str, Any]:

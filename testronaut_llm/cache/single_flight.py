@@ -86,14 +86,9 @@ class FlightLocks:
         try:
             if self._handle is None:
                 self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError:
-            return True
-        try:
             _lock(self._handle, key, free=False)
-        except (BlockingIOError, PermissionError):
-            return False
-        except (OSError, ImportError):
-            return True
+        except (OSError, ImportError) as error:
+            return self._handle is None or not isinstance(error, BlockingIOError | PermissionError)
         return True
 
     def release(self, key: str) -> None:

@@ -5,7 +5,6 @@ It is in WAL mode with `synchronous=NORMAL`: what was written survives kill -9 o
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
 import threading
@@ -123,6 +122,8 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
     try:
         return work()
     except LedgerBusyError:
+        import asyncio
+
         for pause in _pauses(min(seconds, _WAIT)):
             await asyncio.sleep(pause)
             with contextlib.suppress(LedgerBusyError):

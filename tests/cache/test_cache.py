@@ -16,11 +16,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import diskcache
 import pytest
 from structlog.testing import capture_logs
 
 from testronaut_llm.cache import disk
-from testronaut_llm.cache.answer_cache import AnswerCache, row_of
+from testronaut_llm.cache.answer_cache import AnswerCache, sealed
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.support.paths import Connection
 
@@ -42,10 +43,6 @@ def same(value: Any) -> Any:
 
 def write(cache: AnswerCache, value: Any, key: str = KEY, settings: CacheConfig = SETTINGS) -> None:
     cache.write(key, value, settings, task="t")
-
-
-def sealed(key: str, value: Any) -> str:
-    return str(row_of(key, value, None, 0, None)[-1])
 
 
 def rows(cache: AnswerCache, statement: str, *values: Any) -> list[Any]:
@@ -71,7 +68,7 @@ def test_what_was_stored_comes_back(cache: AnswerCache) -> None:
 
 
 def test_a_store_of_older_versions_is_read_and_written(cache: AnswerCache) -> None:
-    """They kept it with diskcache, whose triggers count rows."""
+    """Their settings stand in the file."""
     cache.folder.mkdir()
     with closing(sqlite3.connect(cache.folder / "cache.db")) as db:
         db.executescript(OLD_STORE.read_text())
@@ -130,6 +127,55 @@ def test_a_poisoned_row_is_a_miss_and_one_warning(cache: AnswerCache, tmp_path: 
     assert not mark.exists()
 
 
+def test_the_attack_works_on_diskcache_itself(tmp_path: Path) -> None:
+    """The row that the store refuses does run code where diskcache is used as it comes."""
+    with diskcache.Cache(str(tmp_path / "plain")) as plain:
+        plain.set(KEY, "good")
+        with closing(sqlite3.connect(tmp_path / "plain" / "cache.db", isolation_level=None)) as db:
+            db.execute("UPDATE Cache SET mode = 4, value = ?", (pickle.dumps(Bomb(tmp_path / "ran")),))
+        plain.get(KEY)
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_pickled_key_is_refused(cache: AnswerCache, tmp_path: Path) -> None:
+    """A lookup does not find it, and walking over the keys unpickles none; a new one is never pickled."""
+    write(cache, "good")
+    rows(cache, "UPDATE Cache SET raw = 0, key = ?", pickle.dumps(Bomb(tmp_path / "ran")))
+    assert cache.read(KEY, same) is None
+    with closing(disk.opened(cache.folder)) as store:
+        with pytest.raises(ValueError, match="pickled key"):
+            list(store)
+        for key, value in ((KEY, b"bytes"), (KEY, 1), (("a", "tuple"), "text")):
+            with pytest.raises(ValueError, match="in place of text"):
+                store.set(key, value)
+    assert not (tmp_path / "ran").exists()
+
+
+SETTINGS_OF_A_STRANGER = {
+    "_file": "elsewhere/cache.db", "_directory": "elsewhere", "get": "x", "sqlite_user_version": 7, "statistics": 1,
+    "eviction_policy": "least-recently-used", "disk_min_file_size": 0, "size_limit": 0, "cull_limit": 1000,
+}  # fmt: skip
+
+
+def test_no_setting_is_taken_from_the_file(cache: AnswerCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Diskcache would set any attribute from there, such as its folder; a read writes nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    write(cache, "good")
+    cache.close()
+    for setting in SETTINGS_OF_A_STRANGER.items():
+        rows(cache, "INSERT OR REPLACE INTO Settings VALUES (?, ?)", *setting)
+    assert cache.read(KEY, same) == "good"
+    with closing(sqlite3.connect(cache.folder / "cache.db")) as watcher:
+        before = watcher.execute("PRAGMA data_version").fetchone()
+        assert cache.read(KEY, same) == "good"
+        assert watcher.execute("PRAGMA data_version").fetchone() == before
+    write(cache, "x" * 50_000)
+    assert rows(cache, "SELECT mode, filename FROM Cache") == [(1, None)]
+    assert rows(cache, "PRAGMA user_version") == [(0,)]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_value_that_is_no_json_is_not_stored(cache: AnswerCache) -> None:
     """It costs a warning, never the call."""
     with capture_logs() as logs:
@@ -173,13 +219,12 @@ def test_each_fault_of_the_disk_is_a_miss(cache: AnswerCache, monkeypatch: pytes
         error.sqlite_errorname = name  # type: ignore[misc]  # read-only in its stub
         raise error
 
-    for method in ("execute", "executemany"):
-        monkeypatch.setattr(Connection, method, fail, raising=False)
+    monkeypatch.setattr(Connection, "execute", fail, raising=False)
     with capture_logs() as logs:
         write(cache, 2)
         cache.drop([KEY])
         assert cache.read(KEY, same) is None
-    assert [entry["event"] for entry in logs] == ["cache_trouble"]
+    assert [(entry["event"], entry["fault"]) for entry in logs] == [("cache_trouble", f"OperationalError: {name}")]
 
 
 def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(
@@ -247,7 +292,7 @@ def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.Monke
     opened: list[Path] = []
     real = disk.opened
 
-    def slowly(folder: Path, *, suspect: bool) -> Path:
+    def slowly(folder: Path, *, suspect: bool) -> disk.Store:
         opened.append(folder)
         time.sleep(0.05)
         return real(folder, suspect=suspect)
@@ -271,8 +316,8 @@ def test_every_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     closed: set[int] = set()
     connect, close = disk.connect, Connection.close
 
-    def counted(file: Path) -> Connection:
-        connection = connect(file)
+    def counted(file: Path, timeout: float) -> Connection:
+        connection = connect(file, timeout)
         connection.number = len(opened)  # type: ignore[attr-defined]
         opened.append(connection.number)  # type: ignore[attr-defined]
         return connection

@@ -51,7 +51,7 @@ AT_HOME = {"typer": ("cli",), "rich": ("cli",), "vcr": ("testing",)}
 # Neither these nor what they bring may be loaded by `import testronaut_llm` and touching each public name.
 HEAVY = (
     *(name for name in LATE if name != "rich"),  # structlog imports rich where it is installed
-    *("httpx", "httpx2", "aiohttp", "requests", "filelock", "jsonschema", "psutil", "pytest"),
+    *("httpx", "httpx2", "aiohttp", "requests", "diskcache", "filelock", "jsonschema", "psutil", "pytest"),
 )
 
 # These hand on what they do not name: the facts of LLMError, and the settings of vcrpy's own class.

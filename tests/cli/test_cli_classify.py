@@ -1,0 +1,61 @@
+"""`classify` prints a label; its exit code says whether it is the expected one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import faults
+import pytest
+from conftest import Run
+from manager_kit import Api, model
+
+LABELS = ("--label", "passed=as expected", "--label", "failed")
+
+
+@pytest.fixture
+def api(make: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """An endpoint that finds everything passed, and a file with one model there."""
+    server = make("a", faults.good('{"result": "passed"}'))
+    rows, tasks = {"m": model("openai", server)}, {"t": {"models": ["m"], "retries": 0}}
+    monkeypatch.chdir(tmp_path)
+    Path("llm.yaml").write_text(json.dumps({"version": 1, "models": rows, "tasks": tasks}))
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    return server
+
+
+@pytest.mark.parametrize(("expect", "code"), [((), 0), (("--expect", "passed"), 0), (("--expect", "failed"), 1)])
+def test_the_label_is_printed(run: Run, api: Api, expect: tuple[str, ...], code: int) -> None:
+    """On stdout; how sure it is and what it cost on stderr. Another verdict than the expected one exits with 1."""
+    found, out, err = run("classify", "t", "-", *LABELS, *expect, stdin="All is well.")
+    assert (found, out) == (code, "passed\n")
+    assert "passed 94%, failed 6% (by votes, 2 answers), $" in err
+    assert "- passed: as expected" in str(api.bodies[0])
+
+
+def test_json_holds_everything(run: Run, api: Api) -> None:
+    """Probabilities, votes, answers, and the verdict of each model."""
+    found = json.loads(run("classify", "t", "hi", *LABELS, "--votes", "1", "--json")[1])
+    assert (found["label"], found["method"], found["votes"]) == ("passed", "votes", {"passed": 1, "failed": 0})
+    assert sum(found["probabilities"].values()) == pytest.approx(1)
+    assert [one["model"] for one in found["verdicts"]] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--label", "a"), "1 labels; expected 2 to 26"),
+        ((), "0 labels; expected 2 to 26"),
+        (("--label", "a", "--label", "a=again"), "names one label twice"),
+        ((*LABELS, "--expect", "skipped"), "--expect is 'skipped'; expected one of passed, failed"),
+        ((*LABELS, "--votes", "0"), "votes is 0"),
+        ((*LABELS, "--min-confidence", "2"), "min_confidence is 2.0"),
+    ],
+)
+def test_wrong_labels_are_one_message(run: Run, api: Api, arguments: tuple[str, ...], words: str) -> None:
+    """Exit code 2, and nothing is sent."""
+    code, out, err = run("classify", "t", "hi", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not api.bodies
