@@ -8,8 +8,7 @@ from pathlib import Path
 
 import faults
 import pytest
-from conftest import Run
-from manager_kit import Api, model
+from manager_kit import Api, Run, model
 
 LABELS = ("--label", "passed=as expected", "--label", "failed")
 
