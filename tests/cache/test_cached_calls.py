@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import faults
 import pytest
 import pytest_asyncio
-from manager_kit import KEY, Api, ask, looked_up, manager, model
+from manager_kit import KEY, MODES, Make, ask, looked_up, manager, model, program
 from pydantic import BaseModel, field_validator
 from structlog.testing import capture_logs
 
@@ -28,8 +26,6 @@ from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
-MODES = ("complete", "acomplete", "stream", "astream")
 KNOWN_KEY = "baac2aa60bb1f8d6a53ef5652181211471ad31bc3aa78d08d672d6d4be0c6855"
 each_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -96,7 +92,7 @@ heavy = ("litellm", "openai", "tiktoken", "tokencost", "httpx", "psutil", "jsons
 print(answer.text, [name for name in heavy if name in sys.modules], llm._made is not None)
 """
     a.plan(faults.error("server_error"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = program("-c", code)
     assert done.stdout.strip() == "from the store [] False", done.stderr
     assert not a.asked
 
@@ -458,18 +454,6 @@ def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
     (event,) = logs
     assert (event["event"], event["llm.cached"], event["llm.attempts"]) == ("llm_call", True, 0)
     assert (event["llm.cost_usd"], event["llm.saved_usd"]) == ("0", "0.000024")
-
-
-async def test_a_broken_store_fails_no_call(api: Make) -> None:
-    """A file in place of its folder: every call asks, and there is one warning."""
-    (cache_dir()).mkdir(parents=True)
-    (cache_dir() / "answers").write_text("in the way")
-    a = api("a", faults.good())
-    async with cached({"m": model("openai", a)}) as llm:
-        with capture_logs() as logs:
-            assert not any([(await ask(llm, mode)).cached for mode in MODES])
-    assert [entry["event"] for entry in logs].count("cache_trouble") == 1
-    assert len(a.asked) == len(MODES)
 
 
 def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -15,17 +15,16 @@ from typing import Annotated, Any
 
 import faults
 import pytest
-from manager_kit import Api, ask, model
+from manager_kit import Api, Make, ask, manager, model
 from pydantic import AfterValidator
 
-from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm import LLMManager, errors
 from testronaut_llm.cache import disk
 from testronaut_llm.cache.answer_cache import default_folder
 from testronaut_llm.support.paths import data_dir
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
-Make = Callable[..., Api]
 each_mode = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
 HOLD = """import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -48,13 +47,7 @@ def hold(file: Path) -> subprocess.Popen[str]:
 
 
 def _llm(api: Api, budget: dict[str, Any] | None = None, cache: str = "off") -> LLMManager:
-    made = {
-        "version": 1,
-        "models": {"a": model("openai", api)},
-        "tasks": {"t": {"models": ["a"], "cache": cache, "retries": 0, "max_tokens": 100}},
-        "budget": budget,
-    }
-    return LLMManager(config=LLMConfig.model_validate(made))
+    return manager({"a": model("openai", api)}, cache=cache, retries=0, max_tokens=100, budget=budget)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Api, looked_up, manager, model, under_way
+from manager_kit import Make, looked_up, manager, model, under_way
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
 from testronaut_llm.cache.single_flight import FlightLocks
@@ -26,7 +26,6 @@ from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 CALLS = 100
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -124,29 +122,6 @@ def test_a_fault_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: str) -> 
     with pytest.raises(ZeroDivisionError):
         _batch(llm, mode, "t", ["slow", "a", "b"], concurrency=2, on_progress=lambda *_: 1 / 0)
     assert under_way(llm) == 0
-
-
-INTERRUPTED = """
-import os, signal, sys, threading
-from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
-llm = FakeLLM()
-def answer(call):
-    if len(llm.calls) == 20:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    return FakeAnswer(text="x", delay=0 if len(llm.calls) < 20 else 600)
-llm.reply(answer)
-done = []
-try:
-    llm.batch(None, (str(n) for n in range(1000)), on_progress=lambda n, total, result: done.append(n))
-except KeyboardInterrupt:
-    print(len(done) >= 12, len(llm.calls) < 40)
-"""
-
-
-def test_a_real_ctrl_c_in_the_middle_of_a_thousand() -> None:
-    """A signal to a process that waits for its batch ends it, with calls that would take minutes."""
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("True True", "")
 
 
 async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:

@@ -14,7 +14,6 @@ from manager_kit import build_call, looked_up, manager
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager
 from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.options import CACHE_VARIABLE
 from testronaut_llm.prompts import texts_of
 from testronaut_llm.testing.fake import FakeLLM
 
@@ -225,16 +224,6 @@ def test_wrong_texts_are_named(texts: Any, named: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         texts_of(texts)
     assert named in str(caught.value)
-
-
-def test_the_environment_may_name_the_cache_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all tasks of one run; the caller's own word wins."""
-    monkeypatch.setenv(CACHE_VARIABLE, "only")
-    assert build_call(PLAIN, "hi").cache == "only"
-    assert build_call(PLAIN, "hi", cache="use").cache == "use"
-    monkeypatch.setenv(CACHE_VARIABLE, "sometimes")
-    with pytest.raises(InvalidRequestError, match=f"{CACHE_VARIABLE} is 'sometimes'; expected one of use, refresh"):
-        build_call(PLAIN, "hi")
 
 
 def test_a_private_task_asks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from typing import Any
 import faults
 import pytest
 from fault_table import FAULTS, HANGS, STREAMS, Fault, cells, classes
-from manager_kit import Api, config, model, prices
+from manager_kit import Api, Make, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.errors import Verdict
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.records import Attempt
@@ -31,7 +30,6 @@ from testronaut_llm.routing import retry as fallback
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 SECOND = "Text of the second model."
 RETRIES, TIMEOUT, SHORT_TIMEOUT, DEADLINE = 1, 10.0, 0.7, 60.0
 _BUDGETS = itertools.count()
@@ -95,10 +93,9 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
         row = {"model": "embedded/smollm2-135m", "auto_pull": True, "context_window": 8192}
     models = {"a": row, "b": model("openai", b, context_window=100_000)}
     limit = SHORT_TIMEOUT if name in HANGS else TIMEOUT
-    settings = config(models, cache="use", retries=RETRIES, timeout=limit, deadline=DEADLINE, max_tokens=50)
-    budget = BudgetConfig(scope=f"matrix {next(_BUDGETS)}", per_call=Decimal(1), per_day=Decimal(5))
-    made = LLMManager(config=settings.model_copy(update={"budget": budget}))
-    made._caller.services.prices = prices()
+    task = {"cache": "use", "retries": RETRIES, "timeout": limit, "deadline": DEADLINE, "max_tokens": 50}
+    budget = {"scope": f"matrix {next(_BUDGETS)}", "per_call": 1, "per_day": 5}
+    made = manager(models, budget=budget, **task)
     if wire == "embedded":
         made._caller.services.local.runner = _Served(url)
     return made, a, b, elsewhere
@@ -151,6 +148,10 @@ async def test_every_fault_in_every_wire_and_mode(api: Make, name: str, wire: st
         first = mine[0].error
         assert first is not None
         assert type(first) in classes(fault, wire, mode)
+        assert not name.isdigit() or (name, wire) == ("504", "ollama") or first.status == int(name)
+        assert name != "redirect" or "api_base" in str(first)
+        if name == "refused" and wire not in LOCAL:
+            assert str(llm.config.models["a"].api_base).removesuffix("/v1") in str(first)
         # Text that was handed out ends the call; whether a torn connection still delivers some is the kernel's affair.
         delivered = bool(pieces) and pieces != SECOND
         assert not delivered or fault.after_pieces

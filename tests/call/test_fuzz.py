@@ -16,7 +16,7 @@ import pytest
 from fault_server import Exchange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manager_kit import Api, manager, model
+from manager_kit import Make, manager, model
 
 from testronaut_llm import Answer, LLMError
 from testronaut_llm.cache.answer_cache import AnswerCache
@@ -29,7 +29,6 @@ from testronaut_llm.money.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 WIRES = ("openai", "anthropic", "ollama")
 some = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -100,31 +99,6 @@ async def test_odd_prompts_arrive_or_are_refused(api: Make, wire: str, what: str
         for _ in range(2):
             _ended(lambda: llm.complete("t", PROMPTS[what]))
     assert len(a.asked) <= 1
-
-
-DEEP: dict[str, Any] = {}
-for _ in range(400):
-    DEEP = {"type": "object", "properties": {"a": DEEP}}
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        DEEP,
-        {"$ref": "#"},
-        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
-        {"type": "object", "properties": {"self": {"$ref": "#"}}},
-        {"$ref": "http://192.0.2.1/schema.json"},
-        {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
-        {"pattern": "("},
-    ],
-    ids=["deep", "itself", "a ring", "a tree", "elsewhere", "nowhere", "no pattern"],
-)
-@pytest.mark.parametrize("wire", WIRES)
-def test_odd_schemas_are_served_or_refused(api: Make, wire: str, schema: dict[str, Any]) -> None:
-    """And nobody is asked for a schema elsewhere."""
-    with manager({"m": model(wire, api("a", faults.good('{"a": {}}')))}, retries=0, timeout=30) as llm:
-        _ended(lambda: llm.complete("t", "hi", schema=schema))
 
 
 @given(row=st.binary(max_size=40) | st.text(max_size=40) | st.integers() | st.floats() | st.none())

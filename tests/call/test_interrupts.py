@@ -11,13 +11,12 @@ from typing import Any
 
 import faults
 import pytest
-from manager_kit import Api, at_rest, manager, model
+from manager_kit import Make, at_rest, manager, model
 
 from testronaut_llm import LLMManager, call
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 STEPS = range(13)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
 from multiprocessing import get_context
@@ -14,7 +14,7 @@ import faults
 import pytest
 import pytest_asyncio
 from gateway_kit import WIRES
-from manager_kit import KEY, Api, ask, config, manager, model
+from manager_kit import KEY, MODES, Make, ask, config, manager, model
 from pydantic import BaseModel
 
 from testronaut_llm import LLMManager, errors
@@ -24,8 +24,6 @@ from testronaut_llm.testing.network import NetworkGuard
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
-MODES = ("complete", "acomplete", "stream", "astream")
 TEXT = "Hello from the fault server."
 EMBEDS = [wire for wire in WIRES if wire != "anthropic"]
 
@@ -363,36 +361,6 @@ def test_a_config_edit_holds_from_the_next_call(api: Make, tmp_path: Path) -> No
         assert llm.complete("t", "hi").text == "from b"
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_only_the_cache_means_nobody_is_asked(api: Make, mode: str) -> None:
-    """`cache="only"` sends nothing and spends nothing, whatever is stored."""
-    a = api("a", faults.good())
-    async with manager({"m": model("openai", a)}) as llm:
-        with pytest.raises(errors.CacheMissError, match="t: cache is `only`"):
-            await ask(llm, mode, "Say hello.", cache="only")
-    assert not a.asked
-
-
-def test_model_overrides_the_route(api: Make) -> None:
-    """An alias, or provider/model, wins over the task's list and its quality; an unknown one is named."""
-    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
-    models = {"a": model("openai", a), "b": model("openai", b, quality=1)}
-    with manager(models, {"t": {"models": "a", "min_quality": 5, "cache": "off"}}) as llm:
-        assert llm.complete("t", "hi").text == "from a"
-        assert llm.complete("t", "hi", model="b").text == "from b"
-        with pytest.raises(errors.ConfigError, match="bb"):
-            llm.complete("t", "hi", model="bb")
-
-
-def test_an_unknown_task_names_the_closest(api: Make) -> None:
-    """A typo is told from a task, and `None` is `default`."""
-    a = api("a", faults.good())
-    with manager({"a": model("openai", a)}, {"default": {"models": "a", "cache": "off"}}) as llm:
-        with pytest.raises(errors.UnknownTaskError, match="default"):
-            llm.complete("defualt", "hi")
-        assert llm.complete(None, "hi").task == "default"
-
-
 def test_nothing_ready_lists_each_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each candidate says what it lacks and the command that fixes it; nothing is sent."""
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -404,19 +372,6 @@ def test_nothing_ready_lists_each_mend(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "export ANTHROPIC_API_KEY" in str(caught.value)
         with pytest.raises(errors.NoReadyModelError):
             llm.complete("t", "hi", model="b")
-
-
-def test_a_private_task_stays_here(api: Make) -> None:
-    """A model elsewhere is never asked, not even by name; one that the row calls local is."""
-    a, here = api("a", faults.error("server_error")), api("here", faults.error("authentication"))
-    models = {"here": model("ollama", here), "away": model("openai", a)}
-    with manager(models, private=True) as llm:
-        with pytest.raises(errors.AllModelsFailedError):
-            llm.complete("t", "hi")
-        with pytest.raises(errors.LLMError):
-            llm.complete("t", "hi", model="away")
-    assert len(here.asked) == 1
-    assert not a.asked
 
 
 def test_a_budget_needs_a_scope() -> None:

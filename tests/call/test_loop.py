@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
 
 import pytest
+from manager_kit import program
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Loop
@@ -49,39 +47,6 @@ def test_it_starts_with_its_first_work(loop: Loop) -> None:
     idents = {loop.start(where()).result() for _ in range(3)}
     assert len(idents) == loop_threads() == 1
     assert idents != {threading.get_ident()}
-
-
-def test_the_callers_context_variables_travel(loop: Loop) -> None:
-    """Work sees the values of the thread that started it, and changes none of them."""
-    variable = contextvars.ContextVar("variable", default="unset")
-
-    async def read_and_set() -> str:
-        seen = variable.get()
-        variable.set("there")
-        return seen
-
-    variable.set("here")
-    assert loop.start(read_and_set()).result() == "here"
-    assert variable.get() == "here"
-
-
-def test_ending_cancels_the_work_and_waits_for_its_end(loop: Loop) -> None:
-    """Its `finally` runs on the loop."""
-    begun, ended = threading.Event(), threading.Event()
-
-    async def wait() -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    running = loop.start(wait())
-    assert begun.wait(10)
-    running.end()
-    assert ended.is_set()
-    with pytest.raises(LLMError, match="closed before the call ended"):
-        running.result()
 
 
 def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
@@ -182,8 +147,6 @@ atexit.register(ask)
 @pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
 def test_a_call_while_the_program_ends_is_an_error_of_ours(before: str) -> None:
     """Python starts no thread then: the error says so, and nothing hangs."""
-    done = subprocess.run(
-        [sys.executable, "-c", AT_EXIT + before], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = program("-c", AT_EXIT + before)
     assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -11,22 +11,19 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from decimal import Decimal
 
 import faults
 import psutil
 import pytest
 from fault_server import Exchange, Reply
-from manager_kit import Api, config, model, prices
+from manager_kit import Make, manager, model
 
 from testronaut_llm import Answer, LLMError, LLMManager
-from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.routing import retry as fallback_module
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 SOAK_CALLS = 20_000
 BAD: tuple[Reply, ...] = (
     *(faults.error(case, headers={"retry-after-ms": "1"}) for case in ("rate_limit", "server_error", "unavailable")),
@@ -51,10 +48,7 @@ def moody(share: float, seed: int) -> Reply:
 def managed(api: Make, share: float = 0.2) -> LLMManager:
     """Three wires behind moody servers, a budget, no cache."""
     rows = {wire: model(wire, api(wire, moody(share, n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
-    settings = config(rows, retries=2, timeout=30)
-    made = LLMManager(config=settings.model_copy(update={"budget": BudgetConfig(scope="soak", per_day=Decimal(1000))}))
-    made._caller.services.prices = prices()
-    return made
+    return manager(rows, retries=2, timeout=30, budget={"per_day": 1000})
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +111,7 @@ def _ask(llm: LLMManager, calls: int, *, loops: int) -> None:
     for number in range(calls):
         with contextlib.suppress(LLMError):
             llm.complete("t", f"hi {number}")
+            list(llm.stream("t", f"ho {number}"))
     for number in range(loops):
         answers = asyncio.run(_three(llm, number))
         assert all(isinstance(one, Answer | LLMError) for one in answers)

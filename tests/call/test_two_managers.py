@@ -11,13 +11,12 @@ from typing import Any
 
 import faults
 import pytest
-from manager_kit import Api, model
+from manager_kit import Make, model
 
 from testronaut_llm import BudgetExceededError, LLMManager, NoReadyModelError, errors
 from testronaut_llm.limits.windows import FAILURES
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
-Make = Callable[..., Api]
 Open = Callable[..., LLMManager]
 
 

@@ -1,35 +1,14 @@
-"""Runs the command line in this process."""
+"""Terminals, and endpoints with a key and prices, for the command line."""
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 from manager_kit import KEY, Api, apis, prices
 
-from testronaut_llm.cli import main
 from testronaut_llm.money.prices import PriceTable
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line; returns its exit code, stdout and stderr."""
-
-    def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return running
 
 
 @pytest.fixture

@@ -18,15 +18,13 @@ import faults
 import pytest
 import yaml
 from fault_server import Exchange
-from manager_kit import Api, model
+from manager_kit import Api, Run, model
 
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMManager, RateLimitError, Usage
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import run_batch
 from testronaut_llm.cli.options import append, keyed, opened
 from testronaut_llm.testing.fake import FakeLLM
-
-Batch = Callable[..., tuple[int, str, str]]
 
 
 def echo(exchange: Exchange) -> None:
@@ -46,7 +44,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., 
 
 
 @pytest.fixture
-def batch(server: Api, run: Batch) -> Batch:
+def batch(server: Api, run: Run) -> Run:
     """Runs the batch of `in.jsonl`."""
     return lambda *words: run("run", "t", "--batch", "in.jsonl", "--out", "out.jsonl", "-c", "llm.yaml", *words)
 
@@ -63,7 +61,7 @@ def asked(server: Api) -> list[str]:
     return sorted(body["messages"][-1]["content"] for body in server.bodies)
 
 
-def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Batch) -> None:
+def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None:
     """Each form of a prompt is taken, and blank lines count as lines."""
     ask(*(str(n) for n in range(20)), {"prompt": "object"}, [{"role": "user", "content": "messages"}])
     Path("in.jsonl").write_text("\n" + Path("in.jsonl").read_text())
@@ -74,7 +72,7 @@ def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Batch) -> No
     assert answers()[0]["cost"] == "0.000024"
 
 
-def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Batch) -> None:
+def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> None:
     """It is a line with its error, and exit code 1; the same command adds the answer to what failed."""
     ask("one", "bad", "three")
     code, _, err = batch()
@@ -87,7 +85,7 @@ def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Batch) -
     assert json.loads(Path("out.jsonl").read_text().splitlines()[-1])["text"] == "now"
 
 
-def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Batch) -> None:
+def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run) -> None:
     """Half a last line, as kill -9 or a full disk leaves it, is asked again; the rest is not."""
     ask(*(str(n) for n in range(10)))
     batch()
@@ -99,7 +97,7 @@ def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Bat
     assert [row["text"] for row in answers()] == [f"re: {n}" for n in range(10)]
 
 
-def test_what_was_changed_is_asked_again(server: Api, batch: Batch) -> None:
+def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
     """Another prompt on a line, or another option that changes answers; the cache mode and the limit of cost do not."""
     ask("one", "two")
     batch()
@@ -171,7 +169,7 @@ BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(
-    server: Api, run: Batch, lines: str, words: tuple[str, ...], message: str
+    server: Api, run: Run, lines: str, words: tuple[str, ...], message: str
 ) -> None:
     """A line that holds no prompt is named with its number; a file that is something else stays as it is."""
     Path("in.jsonl").write_text(lines, errors="surrogateescape")

@@ -16,15 +16,13 @@ from typing import Any
 import faults
 import pytest
 import yaml
-from manager_kit import KEY, Api, model
+from manager_kit import KEY, Api, Run, model
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cache.answer_cache import default_folder
 from testronaut_llm.cache.entry import vector_of
 from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.config.sections import CacheConfig
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

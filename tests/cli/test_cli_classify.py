@@ -8,9 +8,8 @@ from pathlib import Path
 
 import faults
 import pytest
-from manager_kit import Api, model
+from manager_kit import Api, Run, model
 
-Run = Callable[..., tuple[int, str, str]]
 LABELS = ("--label", "passed=as expected", "--label", "failed")
 
 

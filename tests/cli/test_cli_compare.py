@@ -9,16 +9,13 @@ from pathlib import Path
 import faults
 import pytest
 import yaml
-from manager_kit import Api, model
+from manager_kit import Api, Run, model
 
-Compare = Callable[..., tuple[int, str, str]]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
 @pytest.fixture
-def compare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api], run: Callable[..., tuple[int, str, str]]
-) -> Compare:
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api], run: Run) -> Run:
     """The command in a folder whose `llm.yaml` has the models `a` and `b`."""
     monkeypatch.chdir(tmp_path)
     models = {name: model("openai", make(name, faults.good("Yes."))) for name in "ab"}
@@ -28,7 +25,7 @@ def compare(
     return lambda *words: run("compare", *words, "--config", "llm.yaml")
 
 
-def test_answers_stand_side_by_side(compare: Compare, make: Callable[..., Api]) -> None:
+def test_answers_stand_side_by_side(compare: Run, make: Callable[..., Api]) -> None:
     """Each model's answer, how far they agree, and what each took; the same as JSON."""
     make("b", faults.good("yes"))
     code, out, err = compare("Is it so?", "--models", "a, b")
@@ -51,14 +48,14 @@ def test_answers_stand_side_by_side(compare: Compare, make: Callable[..., Api]) 
         (json.dumps(list(range(12))), json.dumps([0] * 12), "$[10], ..."),
     ],
 )
-def test_agreement_is_told_in_words(compare: Compare, make: Callable[..., Api], a: str, b: str, says: str) -> None:
+def test_agreement_is_told_in_words(compare: Run, make: Callable[..., Api], a: str, b: str, says: str) -> None:
     """How far the answers agree, down to the values that differ."""
     make("a", faults.good(a))
     make("b", faults.good(b))
     assert says in compare("?", "-m", "a,b")[1]
 
 
-def test_a_file_of_prompts(compare: Compare, make: Callable[..., Api]) -> None:
+def test_a_file_of_prompts(compare: Run, make: Callable[..., Api]) -> None:
     """Each line of a JSONL file is a prompt: a string, messages, or an object with either."""
     turns = [{"role": "user", "content": "four"}]
     lines = ['"one\u2028half"', '{"prompt": "two", "id": 7}', "", json.dumps(turns), json.dumps({"prompt": turns})]
@@ -69,7 +66,7 @@ def test_a_file_of_prompts(compare: Compare, make: Callable[..., Api]) -> None:
     assert sorted(body["messages"][-1]["content"] for body in a.bodies) == ["four", "four", "one\u2028half", "two"]
 
 
-def test_a_schema_is_judged(compare: Compare, make: Callable[..., Api]) -> None:
+def test_a_schema_is_judged(compare: Run, make: Callable[..., Api]) -> None:
     """The share of answers that obey the schema, and the failure of the one that does not."""
     Path("schema.json").write_text(json.dumps(SCHEMA))
     make("a", faults.good('{"a": 1}'))
@@ -79,7 +76,7 @@ def test_a_schema_is_judged(compare: Compare, make: Callable[..., Api]) -> None:
     assert any(row[0] == "b" and row[1].startswith("failed (") for row in rows)
 
 
-def test_one_failure_is_shown_all_are_an_exit_code(compare: Compare, make: Callable[..., Api]) -> None:
+def test_one_failure_is_shown_all_are_an_exit_code(compare: Run, make: Callable[..., Api]) -> None:
     """An answer from one model is a success; without any the exit code says that models failed."""
     make("b", faults.error("authentication"))
     code, out, _ = compare("?", "-m", "a,b")
@@ -102,7 +99,7 @@ def test_one_failure_is_shown_all_are_an_exit_code(compare: Compare, make: Calla
         ("-f p.jsonl -m a", "[1]", "p.jsonl:1 holds no prompt"),
     ],
 )
-def test_what_is_wrong_is_named(compare: Compare, words: str, text: str | None, says: str) -> None:
+def test_what_is_wrong_is_named(compare: Run, words: str, text: str | None, says: str) -> None:
     """A wrong call says what to give, and a wrong line of a file its number."""
     if text is not None:
         Path("p.jsonl").write_text(text)

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import faults
@@ -31,12 +31,6 @@ def controls(text: str) -> set[str]:
     """What a terminal may obey: all control characters but newline and tab, and those that change directions."""
     kinds = {one: unicodedata.category(one) for one in set(text) - set("\n\t")}
     return {one for one, kind in kinds.items() if kind in ("Cc", "Cf", "Cs", "Zl", "Zp")}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_local import TINY, stored
-from manager_kit import ask, manager
+from fixtures_local import TINY
+from manager_kit import MODES, ask, manager
 from ollama_kit import Ollama
 
 from testronaut_llm import ConfigError, InvalidRequestError
@@ -16,7 +15,6 @@ from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore
 
-MODES = ("complete", "acomplete", "stream", "astream")
 VALUES: dict[str, Any] = {
     **{word: 3 if kind is int else 0.5 for word, (kind, _) in SAMPLING.items()},
     **{word: True if kind is bool else 2 for word, kind in HARDWARE.items()},
@@ -26,14 +24,6 @@ VALUES: dict[str, Any] = {
 
 def a_file(provider: str, extra: Any) -> LLMConfig:
     return LLMConfig(models={"m": {"model": f"{provider}/x", "extra": extra}}, tasks={"default": {"models": "m"}})  # type: ignore[dict-item]
-
-
-@pytest.fixture
-def home(tiny_gguf: Path) -> ModelStore:
-    """The user's own store, with the tiny model."""
-    store = ModelStore()
-    store.folder.parent.mkdir(parents=True)
-    return stored(store, tiny_gguf)
 
 
 @pytest.mark.parametrize("mode", MODES)

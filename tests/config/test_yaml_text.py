@@ -236,18 +236,6 @@ def test_an_edit_by_someone_else_is_not_overwritten(path: Path, monkeypatch: pyt
     assert path.read_text().endswith("# theirs\n")
 
 
-def test_a_full_disk_is_a_config_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file stays as it is."""
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(config_source, "write_atomically", full)
-    with pytest.raises(ConfigError, match=r"cannot write .*llm\.yaml: No space left"):
-        set_value(path, "models.luna.quality", "1")
-    assert path.read_text() == TEXT
-
-
 _NAMES = st.sampled_from(["a", "b", "c.d", "e-f", "é", "1"])
 _DATA = st.recursive(
     st.integers(-9, 9) | st.booleans() | st.none() | st.text("ab :#{}[],'\"\\$\n-", max_size=6),

@@ -1,13 +1,15 @@
-"""What a raw body proves, whoever sent it and however broken it is."""
+"""What a raw body proves, whoever sent it and however broken it is; and what its counts are worth."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from testronaut_llm.gateway.evidence import Evidence, examine, readable
+from testronaut_llm.gateway.evidence import examine, readable
 from testronaut_llm.gateway.provider_errors import failure_of, in_openai_words
+from testronaut_llm.gateway.usage import Counts
 
 
 def _sse(*events: object) -> str:
@@ -56,13 +58,8 @@ def test_a_finish_is_what_was_received(case: str) -> None:
 
 
 WORDS = {
-    "end_turn": "stop",
-    "COMPLETE": "stop",
-    "eos": "stop",
-    "MAX_TOKENS": "length",
-    "tool_use": "tool_calls",
-    "x": "x",
-}
+    "end_turn": "stop", "COMPLETE": "stop", "eos": "stop", "MAX_TOKENS": "length", "tool_use": "tool_calls", "x": "x",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -84,7 +81,6 @@ ERRORS = {
 def test_an_error_inside_a_success_is_seen(case: str) -> None:
     """An error document is found wherever it comes in a body, and the first one counts."""
     error = examine(f"{ERRORS[case]}\n" + _sse({"error": "a later one"})).error
-    assert error is not None
     assert error.get("error") != "a later one"
 
 
@@ -92,14 +88,6 @@ def test_an_error_inside_a_success_is_seen(case: str) -> None:
 def test_no_error_is_made_up(document: object) -> None:
     """A null error, and a document that is no object, are not errors."""
     assert examine(json.dumps(document)).error is None
-
-
-def test_documents_are_counted() -> None:
-    """Whole bodies, lists, events and lines are documents; anything else is none."""
-    assert examine(_sse({"a": 1}, {"b": 2}, "[DONE]")).documents == 2
-    assert examine(_ndjson({"a": 1}, {"b": 2}, {"c": 3})).documents == 3
-    assert examine("[{}, {}, 1]").documents == 2
-    assert examine(": comment\n\nretry: 3\n\nnot json") == examine("") == Evidence()
 
 
 @pytest.mark.parametrize(
@@ -116,3 +104,166 @@ def test_documents_are_counted() -> None:
 def test_what_litellm_can_read_is_not_touched(body: bytes) -> None:
     """Only the content of an answer that is a list of parts is rewritten; all else is given on byte for byte."""
     assert readable(body) == body
+
+
+def _body(**fields: object) -> str:
+    return json.dumps(fields)
+
+
+def _counts(body: str) -> dict[str, Any]:
+    found = examine(body).usage
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+    return {} if found is None else {name: getattr(found, name) for name in names if getattr(found, name)}
+
+
+def _is(prompt: int, answer: int, **more: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": answer, **more}
+
+
+BEGAN = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
+ENDED = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
+ANTHROPIC, GEMINI = {"input_tokens": 9, "output_tokens": 5}, {"promptTokenCount": 8}
+THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
+OPENAI = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
+
+READ: dict[str, tuple[str, dict[str, int]]] = {
+    "openai": (json.dumps({"usage": OPENAI}), _is(30, 20)),
+    "openai details": (_body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}),
+                       _is(30, 20, cached_tokens=10, reasoning_tokens=5)),
+    "openai stream": (_sse({"choices": [{}], "usage": None}, {"choices": [], "usage": OPENAI}), _is(30, 20)),
+    "a sum that grows from chunk to chunk": (
+        _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), _is(30, 20)),
+    "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), _is(30, 20)),
+    "moonshot stream": (_sse({"choices": [{"finish_reason": "stop", "usage": OPENAI}]}), _is(30, 20)),
+    "moonshot cache": (_body(usage={**OPENAI, "cached_tokens": 8}), _is(30, 20, cached_tokens=8)),
+    "deepseek": (_body(usage={**OPENAI, "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 22}),
+                 _is(30, 20, cached_tokens=8)),
+    "anthropic": (_body(usage={**ANTHROPIC, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7}),
+                  _is(116, 5, cached_tokens=100, cache_write_tokens=7)),
+    "anthropic stream": (_sse(BEGAN, ENDED), _is(9, 5)),
+    "anthropic stream that is cut": (_sse(BEGAN), {"prompt_tokens": 9}),
+    "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), _is(18, 10)),
+    "anthropic names on the openai wire": (_body(choices=[{}], usage=ANTHROPIC), _is(9, 5)),
+    "cache counts beside an openai prompt that includes them": (
+        _body(usage={**OPENAI, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}),
+        _is(30, 20, cached_tokens=10, cache_write_tokens=5)),
+    "cache counts that the total shows to be apart": (
+        _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), _is(45, 20, cached_tokens=15)),
+    "gemini": (_body(usageMetadata={**GEMINI, "candidatesTokenCount": 4, "totalTokenCount": 12}), _is(8, 4)),
+    "gemini leaves a zero out": (_body(usageMetadata=GEMINI), {"prompt_tokens": 8}),
+    "gemini with the results of tools": (
+        _body(usageMetadata={**GEMINI, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 4}), _is(11, 4)),
+    "ollama": (_body(prompt_eval_count=8, eval_count=4), _is(8, 4)),
+    "ollama embedding": (_body(prompt_eval_count=8, embeddings=[[1.0]]), {"prompt_tokens": 8}),
+    "two names of one count": (_body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), _is(9, 5)),
+    "null": (_body(usage=None), {}),
+    "empty": (_body(usage={}), {}),
+    "of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), {}),
+    "none": (_body(choices=[]), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_counts_are_read_by_the_names_of_each_wire(case: str) -> None:
+    """Each count has its provider's name, and what it includes is what that provider includes."""
+    body, expected = READ[case]
+    assert _counts(body) == expected
+
+
+MOST = (1000, 400)
+
+
+def _proven(usage: dict[str, Any], *, text: bool = True, wire: str = "usage") -> tuple[tuple[int, ...], bool, str]:
+    counts = examine(json.dumps({wire: usage})).usage or Counts()
+    found, doubts = counts.proven(most=MOST, guess=(11, lambda: 22), least_answer=int(text))
+    used = found.prompt_tokens, found.completion_tokens, found.cached_tokens, found.reasoning_tokens
+    return used, found.estimated, " ".join(doubts)
+
+
+GOOD = {"prompt_tokens": 30, "completion_tokens": 20}
+APART = {"prompt_tokens": 32, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 94}}
+HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n": 20})
+
+
+@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
+    """The other count stays as it was reported; one that cannot be is estimated, marked and named."""
+    prompt, answer = names
+    for wrong in HUGE:
+        assert _proven({prompt: 30, answer: wrong}) == ((30, 22, 0, 0), True, "completion_tokens"), wrong
+    for wrong in (*(one for one in HUGE if one != 401), 0, 1001):
+        assert _proven({prompt: wrong, answer: 20}) == ((11, 20, 0, 0), True, "prompt_tokens"), wrong
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True, 31], ids=repr)
+def test_cached_tokens_that_cannot_be_are_paid_in_full(wrong: Any) -> None:
+    """More than the prompt, or no count at all, lowers no price. Anthropic's prompt is a sum: then none is known."""
+    used, estimated, doubts = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
+    assert (used, estimated, doubts) == ((30, 20, 0, 0), True, "cached_tokens")
+    if wrong != 31:
+        used, estimated, _ = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
+        assert (used, estimated) == ((11, 20, 0, 0), True)
+
+
+OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
+    "only the total": ({"total_tokens": 15}, (11, 4, 0, 0), True),
+    "only a total that is less than the prompt may be": ({"total_tokens": 5}, (11, 22, 0, 0), True),
+    "a total and the prompt": ({"prompt_tokens": 30, "total_tokens": 50}, (30, 20, 0, 0), True),
+    "a total and the answer": ({"completion_tokens": 20, "total_tokens": 50}, (30, 20, 0, 0), True),
+    "only the prompt": ({"prompt_tokens": 30}, (30, 22, 0, 0), True),
+    "only the answer": ({"completion_tokens": 20}, (11, 20, 0, 0), True),
+    "nothing": ({}, (11, 22, 0, 0), True),
+    "zeros": ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (11, 22, 0, 0), True),
+    "a total out of all bounds": ({**GOOD, "total_tokens": 10**15}, (30, 20, 0, 0), False),
+    "a total that is no number": ({**GOOD, "total_tokens": "50"}, (30, 20, 0, 0), False),
+    "grok": ({**APART, "total_tokens": 135}, (32, 103, 0, 94), False),
+    "grok without a total": (APART, (32, 103, 0, 94), False),
+    "reasoning within": ({**GOOD, **THOUGHT, "total_tokens": 50}, (30, 20, 0, 5), False),
+    "reasoning within, without a total": ({**GOOD, **THOUGHT}, (30, 20, 0, 5), False),
+    "thoughts only in the total": ({**GOOD, "total_tokens": 150}, (30, 120, 0, 100), False),
+    "more thoughts than were reserved": (
+        {**GOOD, "total_tokens": 5050, "completion_tokens_details": {"reasoning_tokens": 5000}},
+        (30, 400, 0, 400),
+        True,
+    ),
+    "all of it": (GOOD, (30, 20, 0, 0), False),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_each_count_is_proven_for_itself(case: str) -> None:
+    """What is absent is estimated and marked; reasoning is added where the numbers show that it is apart."""
+    usage, used, estimated = OTHERS[case]
+    assert _proven(usage)[:2] == (used, estimated)
+
+
+def test_an_answer_without_text_may_have_no_tokens() -> None:
+    """A refusal before the first token costs its prompt."""
+    assert _proven({"prompt_tokens": 30, "completion_tokens": 0}, text=False) == ((30, 0, 0, 0), False, "")
+
+
+def test_geminis_thoughts_are_beside_its_answer() -> None:
+    """Whatever their number: its wire says so."""
+    usage = {"promptTokenCount": 30, "candidatesTokenCount": 20, "thoughtsTokenCount": 5}
+    assert _proven(usage, wire="usageMetadata") == ((30, 25, 0, 5), False, "")
+    assert _proven({**usage, "totalTokenCount": 50}, wire="usageMetadata") == ((30, 20, 0, 5), False, "")
+
+
+SERVICES = {
+    "openai": ({"service_tier": "priority"}, "priority"),
+    "openai default": ({"service_tier": "default"}, ""),
+    "anthropic": ({"usage": {"input_tokens": 1, "service_tier": "Standard"}}, ""),
+    "anthropic batch": ({"usage": {"input_tokens": 1, "service_tier": "batch"}}, "batch"),
+    "anthropic fast": ({"usage": {"input_tokens": 1, "service_tier": "standard", "speed": "fast"}}, "fast"),
+    "gemini": ({"usageMetadata": {"promptTokenCount": 1, "serviceTier": "flex"}}, "flex"),
+    "groq": ({"service_tier": "on_demand"}, ""),
+    "null": ({"service_tier": None}, None),
+    "nothing": ({}, None),
+}
+
+
+@pytest.mark.parametrize("case", SERVICES)
+def test_the_service_tier_is_the_one_that_answered(case: str) -> None:
+    """Where the body names one; every provider's word for the standard tier is empty."""
+    document, service = SERVICES[case]
+    assert examine(json.dumps(document)).service == service

@@ -11,14 +11,13 @@ import contextlib
 import json
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import faults
 import httpx
 import pytest
 from gateway_kit import request, target
-from manager_kit import Api, ask, manager, model
+from manager_kit import Api, Make, ask, manager, model
 from source_tree import modules
 
 from testronaut_llm.gateway.clients import Connection, forget, inside
@@ -28,7 +27,6 @@ from testronaut_llm.gateway.model_request import Request, arguments
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 MODES = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import faults
 import pytest
 from manager_kit import Api, manager, model
-
-from testronaut_llm import LLMConfig
-from testronaut_llm.records import Usage
-from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 SYSTEM = "You read manuals."
@@ -40,16 +35,3 @@ def test_the_system_text_is_marked(api: Callable[..., Api], wire: str, task: dic
         plain = found[0]["text"] if isinstance(found, list) and "cache_control" not in found[0] else found
         assert plain == sent
         assert str(body).count("cache_control") == (sent == MARKED)
-
-
-@pytest.mark.parametrize("kept", [{}, {"cached_tokens": 90}, {"cache_write_tokens": 90}])
-def test_what_is_kept_has_a_price_of_its_own(kept: dict[str, int]) -> None:
-    """What was read from the provider's cache costs less; nothing else changes."""
-    row = {"model": "anthropic/claude-haiku-4-5", "price": {"input": 1, "output": 1, "cache_read": "0.1"}}
-    task = {"models": ["m"], "prompt_cache": True, "system": SYSTEM}
-    config = LLMConfig.model_validate({"version": 1, "models": {"m": row}, "tasks": {"t": task}})
-    with FakeLLM(config=config) as llm:
-        llm.reply(FakeAnswer(text="yes", usage=Usage(prompt_tokens=100, completion_tokens=0, **kept)))
-        llm.complete("t", "hi")
-    price = Decimal("0.1") if "cached_tokens" in kept else Decimal(1)
-    assert llm.session.cost == (10 + 90 * price) / 10**6

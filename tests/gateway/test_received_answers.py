@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import faults
@@ -11,22 +11,17 @@ import pytest
 from fault_server import Exchange, FaultServer, Reply
 from gateway_kit import MODES, WIRES, Attempts, request, target
 from good_answers import Good, answer, sse
-from manager_kit import Api, ask, manager, model
+from manager_kit import Make, ask, manager, model
 
 from testronaut_llm import Answer, errors
 from testronaut_llm.gateway.provider_errors import in_openai_words
 from testronaut_llm.records import Message
 
-Make = Callable[..., Api]
 OPENAI_LIKE = {
-    "openai": "openai/gpt-4o-mini",
-    "azure": "azure/d",
-    "azure v1": "azure/d",
-    "mistral": "mistral/mistral-large-latest",
-    "openrouter": "openrouter/a/b",
-    "hosted_vllm": "hosted_vllm/m",
+    "openai": "openai/gpt-4o-mini", "azure": "azure/d", "azure v1": "azure/d",
+    "mistral": "mistral/mistral-large-latest", "openrouter": "openrouter/a/b", "hosted_vllm": "hosted_vllm/m",
     "databricks": "databricks/m",
-}
+}  # fmt: skip
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_wire = pytest.mark.parametrize("wire", WIRES)
 
@@ -118,7 +113,6 @@ def test_a_content_of_parts_is_one_text(server: FaultServer, attempt: Attempts, 
         to = target(wire if wire in WIRES else "openai", api.url, model=OPENAI_LIKE[wire])
         pieces, reply = attempt(request(to), mode)
         assert (reply.error, reply.text, pieces) == (None, "Hello", "Hello" if mode == "stream" else "")
-        assert reply.usage is not None
         assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 2)
         assert len(api.requests) == 1
 
@@ -252,3 +246,34 @@ async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make, betwee
     turns = [body["messages"][-2:] for body in a.bodies]
     assert turns[1] == turns[2]
     assert (turns[2][0]["role"], turns[2][0]["content"]) == ("assistant", "no JSON")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_number_inside_a_200_is_that_status(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
+    """An error in place of an answer is judged by the number that it gives; after a piece of text, too."""
+    numbers = {402: errors.QuotaExceededError, 404: errors.ModelNotFoundError, 429: errors.RateLimitError}
+    for code, kind in numbers.items():
+        body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
+        streaming = mode == "stream"
+        alone = faults.error_in_stream(body=body) if streaming else faults.raw(200, json.dumps(body).encode())
+        api = server.plan("a", alone, faults.error_in_stream(body=body, after=1), faults.good())
+        _, reply = attempt(request(target(wire, api.url)), mode)
+        assert (type(reply.error), reply.error.status, len(api.requests)) == (kind, code, 1)
+        if streaming:
+            _, reply = attempt(request(target(wire, api.url)), mode)
+            assert (type(reply.error), reply.error.status) == (kind, 200)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("wire", "version"), [("azure", "2024-10-21"), ("azure v1", "v1"), ("azure v1", "preview")])
+def test_a_token_is_asked_for_at_each_attempt(
+    server: FaultServer, attempt: Attempts, wire: str, version: str, mode: str
+) -> None:
+    """Where a token stands in for a key, in a thread, since it may have to be fetched; `preview` is in the URL."""
+    tokens, api = iter(("first", "second")), server.plan("a", faults.good("fine"))
+    to = replace(target(wire, api.url), key=None, token_provider=lambda: next(tokens), api_version=version)
+    for token in ("first", "second"):
+        assert attempt(request(to), mode)[1].text == "fine"
+        assert api.requests[-1].has_key("authorization", token)
+        assert api.requests[-1].query == ({} if version == "v1" else {"api-version": version})

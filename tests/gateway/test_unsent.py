@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -12,13 +12,12 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Api, ask, manager, model
+from manager_kit import Make, ask, manager, model
 
-from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm import LLMManager, errors
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
-Make = Callable[..., Api]
 MODES = ("complete", "acomplete", "stream", "astream", "embed", "aembed")
 PROMPT = Decimal("0.0003425")  # 274 tokens at most, at 1.25 USD a million: they may all be written to a cache
 ANSWER = Decimal("0.0002")  # 100 tokens at 2 USD a million
@@ -147,12 +146,9 @@ async def test_what_was_sent_and_not_answered_costs_its_worst_case(api: Make, mo
 
 async def test_dead_calls_leave_a_budget_as_it_was(api: Make) -> None:
     """However many there are: the first call that is answered still fits."""
-    tasks = {"t": {"models": ["a"], "max_tokens": 100, "retries": 0, "cache": "off"}}
 
     def made(url: Any) -> LLMManager:
-        budget = {"budget": {"total": "0.0006", "scope": "dead"}}
-        models = {"a": model("openai", url)}
-        return LLMManager(config=LLMConfig.model_validate({"version": 1, "models": models, "tasks": tasks, **budget}))
+        return manager({"a": model("openai", url)}, max_tokens=100, retries=0, budget={"total": "0.0006"})
 
     with made(f"http://{_free_port()}") as llm:
         for _ in range(3):

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from manager_kit import ask, config, manager
 from pydantic import BaseModel
 from wire_servers import Servers
 from wires import MODES, WIRES, Wire, cases
 
 from testronaut_llm import Answer, LLMError, LLMManager
-from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import (
     AllModelsFailedError,
     AuthenticationError,
@@ -36,33 +35,13 @@ JUDGE = (
 TEXTS = ["list files", "remove files"]
 LONG = "The quick brown fox jumps over the lazy dog. " * 1200
 
+SINGLE = ("complete", "acomplete")
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
 
 class Verdict(BaseModel):
     verdict: str
     reason: str
-
-
-@dataclass
-class Asker:
-    """A manager whose one model is behind the wire, asked sync or async."""
-
-    llm: LLMManager
-    asynchronous: bool
-
-    async def ask(self, prompt: str, **options: Any) -> Answer[Any]:
-        if self.asynchronous:
-            answer: Answer[Any] = await self.llm.acomplete("task", prompt, **options)
-            return answer
-        return self.llm.complete("task", prompt, **options)
-
-    async def stream(self, prompt: str) -> tuple[list[str], Answer[Any]]:
-        if self.asynchronous:
-            async with self.llm.astream("task", prompt) as pieces:
-                return [piece async for piece in pieces], pieces.answer
-        with self.llm.stream("task", prompt) as stream:
-            return list(stream), stream.answer
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +56,7 @@ def wire(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-async def asker(
+async def llm(
     request: pytest.FixtureRequest,
     wire: Wire,
     asynchronous: bool,
@@ -97,12 +76,11 @@ async def asker(
     model = {"model": f"{wire.provider}/{'no-such-model' if mode == 'missing_model' else name}", "api_base": base}
     model |= {"api_version": version, "api_key_env": "WIRE_KEY"}
     cap = 120 if wire.embedded else 1000  # a model that thinks first needs more
-    task = {"models": ["m"], "max_tokens": cap, "retries": 0, "cache": "off", "seed": 7}
-    config = LLMConfig.model_validate({"version": 1, "models": {"m": model}, "tasks": {"task": task}})
+    settings = config({"m": model}, max_tokens=cap, retries=0, seed=7)
     cassette.pass_by(*RecordedLLM.ASIDE)
-    manager = OfflineLLM if wire.name == "ollama" and not wire_servers.recording else LLMManager
-    async with manager(config=config) as llm:
-        yield Asker(llm, asynchronous)
+    kind = OfflineLLM if wire.name == "ollama" and not wire_servers.recording else LLMManager
+    async with kind(config=settings) as made:
+        yield made
 
 
 def _check_usage(answer: Answer[Any]) -> None:
@@ -114,9 +92,9 @@ def _check_usage(answer: Answer[Any]) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("text"), indirect=True)
-async def test_text(asker: Asker) -> None:
+async def test_text(llm: LLMManager, asynchronous: bool) -> None:
     """A question is answered with text, the usage that the server counted, and one request."""
-    answer = await asker.ask(PROMPT)
+    answer = await ask(llm, SINGLE[asynchronous], PROMPT)
     assert len(answer.text.split()) > 4
     assert answer.finish_reason == "stop"
     _check_usage(answer)
@@ -124,9 +102,15 @@ async def test_text(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("stream"), indirect=True)
-async def test_stream(asker: Asker) -> None:
+async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
     """A stream comes in pieces that make up the answer, with its usage at the end."""
-    pieces, answer = await asker.stream(PROMPT)
+    if asynchronous:
+        async with llm.astream("t", PROMPT) as stream:
+            pieces = [piece async for piece in stream]
+    else:
+        with llm.stream("t", PROMPT) as stream:
+            pieces = list(stream)
+    answer = stream.answer
     assert len(pieces) > 3
     assert "".join(pieces) == answer.text
     assert answer.finish_reason == "stop"
@@ -135,9 +119,9 @@ async def test_stream(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("schema"), indirect=True)
-async def test_schema(asker: Asker) -> None:
+async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
     """An answer with a schema is an instance of it."""
-    answer = await asker.ask(JUDGE, schema=Verdict)
+    answer = await ask(llm, SINGLE[asynchronous], JUDGE, schema=Verdict)
     assert isinstance(answer.parsed, Verdict)
     assert answer.parsed == Verdict.model_validate_json(answer.text)
     _check_usage(answer)
@@ -145,10 +129,9 @@ async def test_schema(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("embeddings"), indirect=True)
-async def test_embeddings(asker: Asker) -> None:
+async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
     """Each text has a vector of its own, of the same length."""
-    embed = asker.llm.aembed("task", TEXTS) if asker.asynchronous else None
-    result = await embed if embed else asker.llm.embed("task", TEXTS)
+    result = await llm.aembed("t", TEXTS) if asynchronous else llm.embed("t", TEXTS)
     first, second = result.vectors
     assert len(first) == len(second) > 10
     assert first != second
@@ -157,17 +140,17 @@ async def test_embeddings(asker: Asker) -> None:
 
 @both
 @pytest.mark.parametrize("wire", cases("truncated"), indirect=True)
-async def test_truncated(asker: Asker, wire: Wire) -> None:
+async def test_truncated(llm: LLMManager, asynchronous: bool, wire: Wire) -> None:
     """An answer that the cap cuts, twice, is an error that holds what came."""
     with pytest.raises(OutputTruncatedError) as cut:
-        await asker.ask(PROMPT, max_tokens=4)
+        await ask(llm, SINGLE[asynchronous], PROMPT, max_tokens=4)
     assert cut.value.text or not wire.embedded  # others may have spent it on thinking
     assert len(cut.value.attempts) == 2
 
 
-async def _failure(asker: Asker, prompt: str) -> LLMError:
+async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError:
     with pytest.raises(AllModelsFailedError) as failed:
-        await asker.ask(prompt)
+        await ask(llm, SINGLE[asynchronous], prompt)
     assert len(failed.value.attempts) == 1
     assert failed.value.last is not None
     return failed.value.last
@@ -175,25 +158,25 @@ async def _failure(asker: Asker, prompt: str) -> LLMError:
 
 @both
 @pytest.mark.parametrize("wire", cases("too_long"), indirect=True)
-async def test_too_long(asker: Asker) -> None:
+async def test_too_long(llm: LLMManager, asynchronous: bool) -> None:
     """A prompt that does not fit is the window's error, whatever the server calls it."""
-    assert isinstance(await _failure(asker, LONG), ContextWindowError)
+    assert isinstance(await _failure(llm, asynchronous, LONG), ContextWindowError)
 
 
 @both
 @pytest.mark.parametrize("wire", cases("wrong_key"), indirect=True)
-async def test_wrong_key(asker: Asker) -> None:
+async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
     """A key that the server refuses is an authentication error with its status, and is not repeated in it."""
-    error = await _failure(asker, PROMPT)
+    error = await _failure(llm, asynchronous, PROMPT)
     assert (type(error), error.status) == (AuthenticationError, 401)
     assert "wrong-key" not in str(error)
 
 
 @both
 @pytest.mark.parametrize("wire", cases("missing_model"), indirect=True)
-async def test_missing_model(asker: Asker) -> None:
+async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
     """A model that the server does not have is not found."""
-    assert isinstance(await _failure(asker, PROMPT), ModelNotFoundError)
+    assert isinstance(await _failure(llm, asynchronous, PROMPT), ModelNotFoundError)
 
 
 def test_every_cell_is_proved_or_says_why() -> None:
@@ -222,8 +205,7 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
         models[wire.name]["api_key_env"] = f"WIRE_KEY_{number}"
     if wire_servers.recording:
         cassette.note("recorded_from", wire_servers.described(WIRES[0]) + "; and the same server over its other wires")
-    task = {"models": list(models), "max_tokens": 120, "cache": "off"}
-    with LLMManager(config=LLMConfig.model_validate({"version": 1, "models": models, "tasks": {"task": task}})) as llm:
+    with manager(models, max_tokens=120) as llm:
         yield llm
 
 
@@ -231,7 +213,7 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
 def test_same_weights_same_text(all_wires: LLMManager, cassette: Cassette) -> None:
     """One server's weights give the same text and the same counts behind each of its wires."""
     for prompt in SAME:
-        answers = [all_wires.complete("task", prompt, model=wire.name) for wire in WIRES if wire.embedded]
+        answers = [all_wires.complete("t", prompt, model=wire.name) for wire in WIRES if wire.embedded]
         assert len({answer.text for answer in answers}) == 1
         assert len({(answer.usage.prompt_tokens, answer.usage.completion_tokens) for answer in answers}) == 1
         assert answers[0].text

@@ -6,7 +6,6 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +13,7 @@ import faults
 import pytest
 import structlog
 from fault_server import Exchange
-from manager_kit import MODES, Make, ask, config, looked_up, manager, model
+from manager_kit import MODES, Make, ask, config, eventually, looked_up, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.limits import windows
@@ -57,13 +56,6 @@ def in_line(llm: LLMManager) -> int:
 def is_free(llm: LLMManager) -> bool:
     """True if nobody holds or wants a slot."""
     return not in_line(llm) and not any(gate.running for gate in llm._caller.services.limiter.gates.values())
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +156,7 @@ def test_a_slot_that_does_not_come_free_ends_with_the_deadline(api: Make) -> Non
     a = api("a", server)
     with manager({"a": model("openai", a, limits=ONE)}) as llm, ThreadPoolExecutor(1) as pool:
         first = pool.submit(llm.complete, "t", "hi")
-        until(lambda: server.now == 1)
+        assert eventually(lambda: server.now == 1)
         with pytest.raises(errors.LLMTimeoutError, match=r"models\.a\.limits \(concurrency: 1\)") as caught:
             llm.complete("t", "hi", deadline=0.2)
         assert caught.value.attempts[0].waited > 0.15  # from its place in line on
@@ -193,10 +185,10 @@ def test_ctrl_c_gives_the_place_back(api: Make, where: str) -> None:
     with manager({"a": model("openai", a, limits=ONE)}) as llm, ThreadPoolExecutor(2) as pool:
         if where == "in line":
             pool.submit(llm.complete, "t", "hi")
-            until(lambda: server.now == 1)
+            assert eventually(lambda: server.now == 1)
 
         def interrupt() -> None:
-            until(lambda: server.now == 1 and in_line(llm) == int(where == "in line"))
+            assert eventually(lambda: server.now == 1 and in_line(llm) == int(where == "in line"))
             time.sleep(0.05)
             signal.pthread_kill(main, signal.SIGINT)
 
@@ -206,7 +198,7 @@ def test_ctrl_c_gives_the_place_back(api: Make, where: str) -> None:
         assert in_line(llm) == 0
         server.go.set()
         assert llm.complete("t", "hi").text
-        until(lambda: is_free(llm))
+        assert eventually(lambda: is_free(llm))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -217,7 +209,7 @@ async def test_a_cancelled_task_gives_the_place_back(api: Make, where: str, stre
     a = api("a", server)
     async with manager({"a": model("openai", a, limits=ONE)}) as llm:
         tasks = [asyncio.create_task(ask(llm, "astream" if stream else "acomplete")) for _ in range(3)]
-        await asyncio.to_thread(until, lambda: server.now == 1 and in_line(llm) == 2)
+        await asyncio.to_thread(eventually, lambda: server.now == 1 and in_line(llm) == 2)
         leaver = tasks.pop(where == "in line")
         leaver.cancel()
         with pytest.raises(asyncio.CancelledError):

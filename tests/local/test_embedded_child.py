@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,17 +53,6 @@ def test_it_serves_until_stdin_ends(
     assert capsys.readouterr().out.startswith(f"\n{embedded_child.READY}http://127.0.0.1:")
 
 
-def test_a_model_that_cannot_be_loaded_ends_it_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """What llama.cpp says is all that is said."""
-    assert run(monkeypatch, settings(tmp_path / "nowhere.gguf")) == 1
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert "failed to load model" in output.err
-    assert "Traceback" not in output.err
-
-
 @pytest.mark.parametrize("pooling", [None, 3])
 def test_the_settings_reach_the_server(tiny_gguf: Path, pooling: int | None) -> None:
     """The token; and a chat model, which names no pooling, gives one vector a text all the same."""
@@ -77,22 +64,3 @@ def test_the_settings_reach_the_server(tiny_gguf: Path, pooling: int | None) -> 
     server = embedded_child._serve(settings(tiny_gguf, hardware=hardware))
     answer = chat(Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken"), "Say hello.")
     assert answer["choices"][0]["finish_reason"] == "stop"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_it_is_tied_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the kernel, and by a thread that looks; if the parent died before, it ends at once."""
-    asked: list[tuple[int, int]] = []
-    started: list[str] = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *args: asked.append(args)))
-    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self._target.__name__))
-    with pytest.raises(SystemExit):
-        embedded_child._end_with(parent=-1)
-    assert (asked, started) == ([(1, signal.SIGKILL)], [])
-    embedded_child._end_with(os.getppid())
-    assert started == ["_watch"]
-    parents = iter([7, 7, 1])
-    monkeypatch.setattr(os, "getppid", lambda: next(parents))
-    monkeypatch.setattr(embedded_child.time, "sleep", lambda _: None)
-    with pytest.raises(SystemExit):
-        embedded_child._watch(7)

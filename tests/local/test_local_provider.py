@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 from fixtures_local import TINY, LocalModel, chat, post, stored
+from manager_kit import eventually
 from pytest_httpserver import HTTPServer
 
 from testronaut_llm import LLMManager
@@ -58,16 +59,6 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """True if it comes true within half a minute; nothing here takes long."""
-    end = time.monotonic() + 30
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 SCRIPT = """
@@ -107,7 +98,6 @@ def script(store: ModelStore) -> Iterator[Callable[[str], subprocess.Popen[str]]
 
 def numbers(process: subprocess.Popen[str]) -> list[int]:
     """The first line that it writes."""
-    assert process.stdout is not None
     return [int(word) for word in process.stdout.readline().split()]
 
 
@@ -327,7 +317,6 @@ def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: 
     assert runner.crash(endpoint.api_base) is None
     os.kill(pid_of(runner), signal.SIGKILL)
     error = runner.crash(endpoint.api_base)
-    assert error is not None
     assert "killed by the system (signal 9), most often because memory ran out" in str(error)
     assert error.provider == "embedded"
     assert not runner.pool.make_room()  # it has none to give

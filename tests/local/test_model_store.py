@@ -28,7 +28,6 @@ def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore,
     """File and facts are there for every store of the folder; a second removal finds nothing."""
     other = ModelStore(store.folder)
     found = other.get(TINY)
-    assert found is not None
     assert (found.source, found.size, found.added[-6:]) == ("test", tiny_gguf.stat().st_size, "+00:00")
     assert other.list() == (found,)
     files = sorted(file.name for file in store.folder.iterdir() if not file.name.startswith("."))
@@ -158,27 +157,15 @@ def test_the_command_asks_before_it_removes(
 
 ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
 LLAMA: dict[str, object] = {
-    "general.architecture": "llama",
-    "llama.block_count": 2,
-    "llama.context_length": 512,
-    "llama.embedding_length": 64,
-    "llama.attention.head_count": 4,
-    "tokenizer.ggml.tokens": ["a", "b"],
-}
+    "general.architecture": "llama", "llama.block_count": 2, "llama.context_length": 512, "llama.embedding_length": 64,
+    "llama.attention.head_count": 4, "tokenizer.ggml.tokens": ["a", "b"],
+}  # fmt: skip
 BERT: dict[str, object] = {
-    "general.architecture": "bert",
-    "bert.block_count": 3,
-    "bert.context_length": 512,
-    "bert.embedding_length": 64,
-    "bert.attention.head_count": 8,
-    "bert.attention.head_count_kv": [8, 4, 0],
-    "bert.attention.key_length": 10,
-    "bert.attention.value_length": 6,
-    "bert.pooling_type": 2,
-    "bert.attention.causal": False,
-    "bert.attention.layer_norm_epsilon": 0.5,
-    "tokenizer.ggml.tokens": ["a", "b"],
-}
+    "general.architecture": "bert", "bert.block_count": 3, "bert.context_length": 512, "bert.embedding_length": 64,
+    "bert.attention.head_count": 8, "bert.attention.head_count_kv": [8, 4, 0], "bert.attention.key_length": 10,
+    "bert.attention.value_length": 6, "bert.pooling_type": 2, "bert.attention.causal": False,
+    "bert.attention.layer_norm_epsilon": 0.5, "tokenizer.ggml.tokens": ["a", "b"],
+}  # fmt: skip
 BIG = 1 << 62
 
 

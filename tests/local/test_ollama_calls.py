@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from faults import raw, silent
-from manager_kit import Api, ask, manager, model
+from manager_kit import MODES, Api, ask, manager, model
 from ollama_kit import Ollama
 from pytest_httpserver import HTTPServer
 
@@ -27,22 +27,16 @@ from testronaut_llm import (
 )
 
 MAIN = "from testronaut_llm.cli import main; main()"
-MODES = ("complete", "acomplete", "stream", "astream")
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("listed", "shown", "num_ctx", "sent"),
     [
-        (2048, None, 1_000_000, 2048),
-        (None, 2048, 1_000_000, 2048),
-        (None, 2048, None, 2048),
-        (None, 8192, 1024, 1024),
-        (None, 8192, 4096, 4096),
-        (None, 8192, None, 4096),
-        (None, None, 50_000, 50_000),
+        (2048, None, 1_000_000, 2048), (None, 2048, 1_000_000, 2048), (None, 2048, None, 2048),
+        (None, 8192, 1024, 1024), (None, 8192, 4096, 4096), (None, 8192, None, 4096), (None, None, 50_000, 50_000),
     ],
-)
+)  # fmt: skip
 async def test_the_context_is_what_is_written_and_never_more_than_the_model_was_made_for(
     ollama: Ollama, mode: str, listed: int | None, shown: int | None, num_ctx: int | None, sent: int
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import faults
 import pytest
 import structlog
-from manager_kit import Api, config, looked_up, manager, model
+from manager_kit import Api, Make, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.ledger import Ledger
@@ -24,7 +23,6 @@ from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 
 # USD per million tokens: an answer of 1,000 tokens costs 1 cent, 1 mill, nothing.
 MODELS: dict[str, Any] = {
@@ -167,7 +165,6 @@ def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
         left("60", "month", 30 * day),
     ]
     money = money_of(limits, calls_per_day=99)
-    assert money is not None
     assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")
     assert (money.pace, money.pace_limit) == (Decimal(60) / (1 + 99 * 30), "per_month")
     assert money.words == "$0.25 is left of per_call"
@@ -201,14 +198,6 @@ def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
     assert not data_dir().exists()  # what a test spends is kept in memory
 
 
-def test_whose_money_a_configuration_made_in_python_spends() -> None:
-    """A budget without a file has to say its scope, be it a task's."""
-    task = {"models": ["openai/gpt-6-luna"], "budget": {"per_day": 1}}
-    made = LLMConfig.model_validate({"version": 1, "tasks": {"t": task}})
-    with pytest.raises(errors.ConfigError, match="scope"):
-        LLMManager(config=made)
-
-
 def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(data_dir() / "ledger.sqlite3")) as db:
         found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
@@ -230,8 +219,7 @@ def test_a_stream_that_is_left_is_paid_at_its_worst(api: Make) -> None:
 
 
 def _limited(url: Api, **budget: Any) -> LLMManager:
-    made = config({"a": model("openai", url)}, max_tokens=100).model_dump(exclude_unset=True)
-    return LLMManager(config=LLMConfig.model_validate({**made, "budget": {"scope": "s", **budget}}))
+    return manager({"a": model("openai", url)}, max_tokens=100, budget=budget)
 
 
 @pytest.mark.parametrize("budget", [{}, {"per_day": 1}])
@@ -250,6 +238,7 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
         with pytest.raises(errors.ConfigError, match="not a database"):
             llm.spend()
     assert bool(a.asked) is not bool(budget)
+    assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may give it up
     assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
 
 

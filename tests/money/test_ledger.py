@@ -145,25 +145,6 @@ def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
             entry(ledger, worst, held).reserve()
 
 
-def test_nobody_reserves_between_another_s_look_and_its_reservation(
-    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While one process sees what is left, no other can take it, and the other is told at once."""
-    other, check = Ledger(path), Reservation._check
-
-    def meanwhile(one: Reservation, *given: Any) -> None:
-        check(one, *given)
-        monkeypatch.setattr(Reservation, "_check", check)
-        with pytest.raises(LedgerBusyError, match="fuser"):
-            entry(other, "0.5", limit("1")).reserve()
-
-    entry(other, "0.5").reserve()
-    monkeypatch.setattr(Reservation, "_check", meanwhile)
-    entry(ledger, "0.5", limit("1")).reserve()
-    assert money(ledger) == ("0", "1")
-    other.close()
-
-
 @pytest.mark.parametrize(
     ("state", "soon", "later"),
     [
@@ -334,18 +315,6 @@ def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path
     ledger.close()
 
 
-def test_a_corrupt_ledger_is_not_replaced_behind_ones_back(ledger: Ledger, path: Path) -> None:
-    """What it knew is money: only a person may give that up, and is told how."""
-    path.parent.mkdir()
-    path.write_bytes(b"no database at all " * 100)
-    with pytest.raises(ConfigError, match=r"not a database.*`mv .*ledger\.sqlite3\.broken`"):
-        entry(ledger, "1", limit("9")).reserve()
-    assert path.read_bytes().startswith(b"no database")
-    path.rename(path.with_suffix(".broken"))
-    spend(ledger, "0.1")
-    assert money(ledger) == ("0.1", "0")
-
-
 def test_a_file_migrates_forward_and_never_back(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A newer program adds to an older file; an older program leaves a newer file alone."""
     spend(ledger, "0.1")
@@ -376,17 +345,6 @@ def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) 
     spend(ledger, "0.1")
     assert in_a_child(no_room) == 0
     assert (money(ledger), total(ledger).hits) == (("0.3", "0"), 1)
-
-
-def test_a_forked_child_books_nothing_of_its_parents(ledger: Ledger) -> None:
-    """Hits that the parent has noted and not yet written are the parent's, and written once."""
-    for _ in range(11):
-        ledger.hit("t", "m", Decimal("0.5"))
-    for _ in range(2):
-        assert in_a_child(lambda: (ledger.hit("t", "m", Decimal("0.5")), ledger.close())) == 0
-    ledger.close()
-    booked = ledger.file.run(lambda db: db.execute("SELECT sum(hits), sum(saved_by_cache) FROM daily").fetchone())
-    assert booked == (13, 13 * 5 * 10**11)
 
 
 def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:

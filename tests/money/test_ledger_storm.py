@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,19 +11,13 @@ import pytest
 from fault_server import Exchange, FaultServer, Reply
 from faults import good
 from ledger_storm import ROOM
-from manager_kit import KEY
+from manager_kit import KEY, program
 
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.support.paths import data_dir
 
 STORM = Path(__file__).parents[1] / "support" / "ledger_storm.py"
 CALL = Decimal("0.0001")
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as made:
-        yield made
 
 
 def slowly(reply: Reply) -> Reply:
@@ -41,14 +32,7 @@ def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> i
     """Runs it; returns how many requests arrived."""
     api = server.plan("api", slowly(good(usage=(10, 100))))
     numbers = (str(number) for number in (processes, threads, kills))
-    done = subprocess.run(
-        [sys.executable, str(STORM), api.url, *numbers],
-        env={**os.environ, "OPENAI_API_KEY": KEY},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = program(str(STORM), api.url, *numbers, env={**os.environ, "OPENAI_API_KEY": KEY}, timeout=300)
     assert done.returncode == 0, done.stderr
     return len([one for one in api.requests if one.method == "POST"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import decimal
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import structlog
 from fault_server import Exchange, Reply
-from manager_kit import Api, ask, manager, model, prices
+from manager_kit import Make, ask, manager, model
 
-from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm import LLMManager, errors
 from testronaut_llm.cli.spend import page
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-Make = Callable[..., Api]
 MODES = ("complete", "astream")
 MILLION = 1_000_000
 
@@ -69,10 +68,8 @@ def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int]
 def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
     """Zeros beside a text, or a total alone, are no free answers."""
     a = api("a", _chat({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}), _chat({"total_tokens": 15}))
-    tasks = {"t": {"models": ["a"], "max_tokens": 100, "cache": "off"}}
-    budget = {"total": "0.0006", "scope": "ends"}
-    made = {"version": 1, "models": {"a": model("openai", a)}, "tasks": tasks, "budget": budget}
-    with LLMManager(config=LLMConfig.model_validate(made)) as llm, pytest.raises(errors.BudgetExceededError):
+    made = manager({"a": model("openai", a)}, max_tokens=100, budget={"total": "0.0006"})
+    with made as llm, pytest.raises(errors.BudgetExceededError):
         [llm.complete("t", "hi") for _ in range(100)]
 
 
@@ -204,15 +201,12 @@ def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None
     price = {"input": "1.2345678", "output": "3.4567891"}
     a = api("a", _chat({"prompt_tokens": 111, "completion_tokens": 77, "total_tokens": 188}))
     budget = {"per_day": "98.7654321", "per_call": "1.23456789", "scope": "hostile"}
-    tasks = {"t": {"models": ["a", "b"], "max_tokens": 1234, "strategy": "balanced"}}
     models = {
         "a": model("openai", a, price=price, quality=9),
         "b": model("openai", a, price=None, model="openai/gpt-5"),
     }
-    made = LLMConfig.model_validate({"version": 1, "models": models, "tasks": tasks, "budget": budget})
     cost = Decimal("0.0004032097865")  # (111 * 1.2345678 + 77 * 3.4567891) / 1,000,000
-    with LLMManager(config=made) as llm:
-        llm._caller.services.prices = prices()
+    with manager(models, max_tokens=1234, strategy="balanced", cache="use", budget=budget) as llm:
         answers = [_run(llm, mode, f"number {n}", max_cost=0.1234567) for n in range(3)]
         assert str(answers[0].cost) == str(cost)
         assert _run(llm, mode, "number 1").saved == cost

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
-from collections.abc import Callable
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from manager_kit import Run
 
-from testronaut_llm.cli import main
 from testronaut_llm.cli.spend import page
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.pacing import Limit
@@ -23,7 +20,6 @@ from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
 
-Run = Callable[..., tuple[int, str, str]]
 Spent = tuple[float, str, str, str | None]
 """Days ago, task, model, cost of an attempt."""
 NOON = 20_000 * 86_400.0 + 43_200
@@ -34,23 +30,12 @@ budget: {scope: mine, per_month: 4, total: 100}
 """
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in a folder with an `llm.yaml`; its exit code, stdout and stderr."""
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an `llm.yaml`."""
     (tmp_path / "llm.yaml").write_text(CONFIG)
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     monkeypatch.chdir(tmp_path)
-
-    def running(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        try:
-            main()
-            code: Any = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-        return (code, *capsys.readouterr())
-
-    return running
 
 
 def book(path: Path | None, *spent: Spent) -> Ledger:

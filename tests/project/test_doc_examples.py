@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import faults
@@ -18,7 +20,9 @@ from ollama_kit import Ollama
 from source_tree import ROOT
 
 from testronaut_llm.cli import main
+from testronaut_llm.errors import AllModelsFailedError
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.testing.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -91,6 +95,7 @@ def test_an_example_for_ollama_runs(
 def test_a_console_example_runs(
     line: str,
     folder: Path,
+    api: Callable[..., Api],
     ollama: Ollama,
     tiny_gguf: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,7 +104,12 @@ def test_a_console_example_runs(
     """With the exit code 0, and no traceback; a model of random weights may fail the checks of `verify`."""
     ollama.name = "qwen3:8b"
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
-    words = shlex.split(line.replace(*TINY))
+    line, _, given = line.replace(*TINY).partition(" < ")
+    if given:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"12 passed")))
+    words = shlex.split(line)
+    if "classify" in words:
+        api("a", faults.good('{"result": "passed"}'))
     if words[1] == "init":
         (folder / "llm.yaml").unlink()
     if TINY[1] in words:
@@ -113,3 +123,52 @@ def test_a_console_example_runs(
     out, err = capsys.readouterr()
     assert code in ((0, 1) if "verify" in words else (0, None)), out + err
     assert "Traceback" not in err
+
+
+PAGE = ROOT / "docs" / "how-to" / "phases.md"
+TREE = {"name": "python", "about": "runs Python", "subcommands": [],
+        "options": [{"names": ["-V", "--version"], "meaning": "print the version", "takes_value": False}]}  # fmt: skip
+CASE = {"title": "it tells its version", "arguments": ["--version"], "exit_code": 0, "output_has": ["Python 3"]}
+
+
+@pytest.fixture
+def page() -> ModuleType:
+    """The code of the page as a module."""
+    module = ModuleType("phases_page")
+    sys.modules["phases_page"] = module
+    exec(compile("\n".join(one.text for one in blocks("python", PAGE)), str(PAGE), "exec"), vars(module))
+    return module
+
+
+@pytest.fixture
+def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
+    """A fake over the page's own llm.yaml."""
+    (block,) = blocks("yaml", PAGE)
+    (tmp_path / "llm.yaml").write_text(block.text)
+    return FakeLLM(tmp_path / "llm.yaml")
+
+
+def test_the_three_phases_hang_together(page: Any, llm: FakeLLM) -> None:
+    """A real help text becomes a tree, the tree a plan, its outputs verdicts; each task asks whom the file says."""
+    llm.reply(TREE, task="cli_analysis")
+    llm.reply([CASE], task="test_generation")
+    llm.reply('{"passed": false, "reason": "no version"}', task="result_verification")
+    tree = page.analyse(llm, [sys.executable])
+    assert tree == page.Command.model_validate(TREE)
+    (case,) = page.plan(llm, tree)
+    assert case == page.Case.model_validate(CASE)
+    assert page.verify(llm, case, "Python 3.11.7\n", 0).passed
+    assert page.verify(llm, case, "Ruby", 0) == page.Verdict(passed=False, reason="no version")
+    spent = llm.spend().by_task
+    assert {name: one.calls for name, one in spent.items()} == {
+        "cli_analysis": 1,
+        "test_generation": 1,
+        "result_verification": 1,
+    }
+
+
+def test_a_plan_that_is_too_long_is_refused(page: Any, llm: FakeLLM) -> None:
+    """By each model in turn."""
+    llm.reply([CASE] * 3, task="test_generation")
+    with pytest.raises(AllModelsFailedError, match="accept"):
+        page.plan(llm, page.Command.model_validate(TREE), most=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from doc_blocks import PAGES, Block, blocks
+from manager_kit import program
 from source_tree import ROOT, modules
 from typer.main import get_command
 
@@ -56,14 +57,8 @@ def test_the_worked_provider_example_works(key: dict[str, str], says: str, tmp_p
     (example,) = blocks("python", page)
     (config,) = (block for block in blocks("yaml", page) if "acme" in block.text)
     (tmp_path / "llm.yaml").write_text(config.text, "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", example.text + WORKED_EXAMPLE],
-        cwd=tmp_path,
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "TESTRONAUT_LLM_HOME": str(tmp_path), **key},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {"PATH": "", "PYTHONPATH": str(ROOT), "TESTRONAUT_LLM_HOME": str(tmp_path), **key}
+    done = program("-c", example.text + WORKED_EXAMPLE, cwd=tmp_path, env=env)
     assert (done.stdout.strip(), done.returncode) == (says, 0), done.stderr
 
 

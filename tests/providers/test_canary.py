@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from fault_server import Reply
 from faults import error, good, raw
-from manager_kit import Api, model
+from manager_kit import Api, model, program
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cache.files import CacheFiles
@@ -93,14 +92,7 @@ def test_no_key_comes_out_anywhere(folder: Path) -> None:
     """Output, logs at DEBUG, errors in every shape, cache, ledger, event file, exports: searched byte by byte."""
     home = folder / "home"
     environment = {**os.environ, **KEYS, "TESTRONAUT_LLM_HOME": str(home), "HOME": str(folder / "elsewhere")}
-    run = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder / "llm.yaml")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    run = program(str(PROGRAM), str(folder / "llm.yaml"), env=environment)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "all_models_failed" in run.stdout
     assert "llm_attempt" in run.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -57,20 +55,6 @@ def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
 
 
 # Rows
-
-
-def test_looking_up_a_provider_loads_no_litellm() -> None:
-    """Rows, readiness and the error for a misspelt name need none of the slow libraries."""
-    code = """
-import sys
-from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.providers.provider_registry import readiness
-for name in ("openai/x", "groq/x", "azure/x", "embedded/x", "opnai/x"):
-    readiness(ModelConfig(alias="a", model=name))
-print(sorted({"litellm", "openai", "anthropic", "ollama", "httpx", "azure.identity"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:

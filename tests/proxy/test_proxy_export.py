@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from manager_kit import Run
 from source_tree import ROOT
 
-from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.sections import BudgetConfig
@@ -21,7 +19,6 @@ from testronaut_llm.providers.provider_registry import readiness
 from testronaut_llm.proxy.export import ProxyExport, proxy_export
 
 CANARY = "sk-canary-0123456789abcdefghijklmn"
-Export = Callable[..., tuple[int, str, str]]
 PACKAGED = ROOT / "llm.yaml"
 
 
@@ -47,17 +44,9 @@ def test_a_deployment_of_a_model_that_only_openai_lists_has_a_price(base: str) -
 
 
 @pytest.fixture
-def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
+def export(run: Run) -> Run:
     """Runs the command; its exit code, stdout and stderr."""
-
-    def running(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", "export", "litellm-proxy", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return running
+    return lambda *arguments: run("export", "litellm-proxy", *arguments)
 
 
 EXPECTED = """
@@ -94,7 +83,7 @@ ENVIRONMENT = {"AZURE_API_BASE": "https://x.openai.azure.com", "OPENAI_API_KEY":
 
 
 @pytest.mark.parametrize("environment", [{}, ENVIRONMENT], ids=["bare", "set"])
-def test_the_packaged_file(environment: dict[str, str], export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model that can go, the tasks as names with fallbacks, limits, budget; the same whatever variables hold."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -106,7 +95,7 @@ def test_the_packaged_file(environment: dict[str, str], export: Export, monkeypa
     assert not [value for value in ENVIRONMENT.values() if value in out + err]
 
 
-def test_the_head_has_the_rows_that_go_through_the_proxy(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_has_the_rows_that_go_through_the_proxy(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of llm.yaml: of the same price and quality, ready once the two variables are set; no second hop."""
     _, out, _ = export("--config", str(PACKAGED))
     rows = yaml.safe_load("\n".join(line[3:] for line in out.splitlines() if "{model: litellm_proxy/" in line))
@@ -119,8 +108,6 @@ def test_the_head_has_the_rows_that_go_through_the_proxy(export: Export, monkeyp
     for name, model in moved.models.items():
         before = config.models.get(name) or config.model("openai/text-embedding-3-small")
         old, new = prices.price(before), prices.price(model)
-        assert old is not None
-        assert new is not None
         assert (new.tiers, model.quality) == (old.tiers, before.quality)
         assert readiness(model).ready
     again = proxy_export(moved, {"models": rows})
@@ -288,7 +275,7 @@ def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
     assert made.document["router_settings"]["max_fallbacks"] == 8
 
 
-def test_the_file_is_replaced_whole(export: Export, tmp_path: Path) -> None:
+def test_the_file_is_replaced_whole(export: Run, tmp_path: Path) -> None:
     """`--out` writes what stdout would show, where it cannot, the error names the file; `--redis` adds its address."""
     target = tmp_path / "proxy.yaml"
     target.write_text("old")
@@ -303,7 +290,7 @@ def test_the_file_is_replaced_whole(export: Export, tmp_path: Path) -> None:
     assert (made["litellm_settings"]["cache"], made["litellm_settings"]["cache_params"]) == (True, expected)
 
 
-def test_a_model_forced_into_every_task_is_refused(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_forced_into_every_task_is_refused(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """TESTRONAUT_LLM_MODEL is for one run; a file made under it would hold for ever."""
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "luna")
     code, out, err = export("--config", str(PACKAGED))
@@ -311,7 +298,7 @@ def test_a_model_forced_into_every_task_is_refused(export: Export, monkeypatch: 
     assert "unset TESTRONAUT_LLM_MODEL" in err
 
 
-def test_a_strangers_file_runs_nothing(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strangers_file_runs_nothing(export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export reads the file and no more: no command is run, none is shown, and names hold no control character."""
     flag = tmp_path / "ran"
     nasty = '"caf\\u00e9\\u202e": {model: "openai/x\\u202e"}\n  '

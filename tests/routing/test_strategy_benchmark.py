@@ -18,8 +18,6 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "strategies.py"
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     spec = importlib.util.spec_from_file_location("strategy_benchmark", FILE)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

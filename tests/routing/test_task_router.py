@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from testronaut_llm.config.model_config import LLMConfig
-from testronaut_llm.errors import ConfigError
 from testronaut_llm.routing.task_router import select
 
 
@@ -44,11 +41,6 @@ def test_models_come_in_the_listed_order_with_their_provider() -> None:
     assert all(one.kept for one in chosen)
 
 
-def test_a_task_may_list_a_model_outright() -> None:
-    """`provider/model` needs no alias."""
-    assert verdicts(config(models=["openai/gpt-4o"])) == {"openai/gpt-4o": None}
-
-
 def test_too_weak_is_excluded_with_both_numbers() -> None:
     """min_quality keeps a model out for good, and says what it has and what is wanted."""
     excluded = verdicts(config(min_quality=5))
@@ -75,18 +67,3 @@ def test_naming_a_model_overrides_the_list_and_min_quality() -> None:
 def test_naming_a_model_never_overrides_private() -> None:
     """What may not leave the machine does not, whoever asks."""
     assert "not private" in (verdicts(config(private=True), "sonnet")["sonnet"] or "")
-
-
-def test_an_unknown_name_is_an_error_with_the_closest() -> None:
-    """A typo in `model=` names the alias that was meant."""
-    found = config()
-    with pytest.raises(ConfigError, match=r"did you mean .?sonnet"):
-        select(found, "sonet", found.task("cli_analysis"))
-
-
-def test_the_environment_puts_one_model_before_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TESTRONAUT_LLM_MODEL chooses for every task of a run, as if named outright; private still holds."""
-    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "toy")
-    assert verdicts(config(min_quality=5)) == {"toy": None}
-    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "sonnet")
-    assert "not private" in (verdicts(config(private=True))["sonnet"] or "")

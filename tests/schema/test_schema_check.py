@@ -1,4 +1,4 @@
-"""A broken schema is found before any money is spent, and the message says where."""
+"""A broken schema is found before any money is spent, with its place; and what a provider is sent for a sound one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import faults
 import pytest
+from manager_kit import Api, manager, model
 from pydantic import BaseModel
 from schema_speech import said
 
@@ -173,3 +175,23 @@ def test_beside_a_reference_draft_7_sees_nothing() -> None:
     assert old.read('{"a": "xy"}', "free") == {"a": "xy"}
     with pytest.raises(OutputInvalidError):
         OutputSchema.of(schema).read('{"a": "xy"}', "free")
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize(
+    ("wire", "fields", "bounded"),
+    [("openai", {}, True), ("openai", {"model": "openai/ft:gpt-4o-mini:me::1"}, False), ("azure", {}, False)],
+)
+def test_openai_is_sent_the_bounds_that_it_takes(
+    api: Callable[..., Api], wire: str, fields: dict[str, Any], bounded: bool
+) -> None:
+    """Its fine-tuned models and Azure refuse bounds: there they stand in the prompt."""
+    a = api("a", faults.good('{"n": 3}'))
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
+    with manager({"m": model(wire, a, **fields)}) as llm:
+        assert llm.complete("t", "hi", schema=schema).parsed == {"n": 3}
+    (body,) = a.bodies
+    sent = body["response_format"]["json_schema"]
+    assert sent["strict"] is True
+    assert ("minimum" in sent["schema"]["properties"]["n"]) is bounded
+    assert ("minimum 1" in str(body["messages"])) is not bounded

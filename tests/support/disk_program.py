@@ -1,4 +1,4 @@
-"""A program on a disk that is full: for `test_full_disk.py`.
+"""A program on a disk that is full: for `test_read_only.py`.
 
 Run as `disk_program.py FOLDER...`: each folder's name is a number of bytes, and no file may grow beyond it, whoever
 writes it. Prints for each what came of everything, and what was said on standard error.

@@ -59,9 +59,7 @@ class Received:
             return "azure"
         if self.path.endswith("/messages"):
             return "anthropic"
-        if "/api/" in self.path:
-            return "ollama"
-        return "gemini" if ":generateContent" in self.path or ":streamGenerateContent" in self.path else "openai"
+        return "ollama" if "/api/" in self.path else "openai"
 
     def has_key(self, header: str, key: str) -> bool:
         """Did this header carry this key, with or without `Bearer`?"""

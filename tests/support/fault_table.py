@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import faults
 from fault_server import Reply
@@ -28,7 +29,6 @@ class Fault:
     """One row.
 
     Attributes:
-        does: what the server does, in words.
         reply: how; None for a place where no server answers.
         error: the class that comes of it.
         streamed: other classes that a stream may make of the same bytes.
@@ -40,7 +40,6 @@ class Fault:
         url: in place of a server's.
     """
 
-    does: str
     error: type[errors.LLMError]
     reply: Reply | None = None
     streamed: tuple[type[errors.LLMError], ...] = ()
@@ -58,131 +57,75 @@ _NOT_OLLAMA = tuple(wire for wire in WIRES if wire != "ollama")
 """An Ollama that is not there, is not ready, and so is never asked; and it has not all of these statuses."""
 
 
-def _status(case: str, error: type[errors.LLMError], does: str, **given: object) -> Fault:
-    return Fault(does=does, error=error, reply=faults.error(case, headers=_NOW), **given)  # type: ignore[arg-type]
+def _status(case: str, error: type[errors.LLMError], **given: Any) -> Fault:
+    return Fault(error=error, reply=faults.error(case, headers=_NOW), **given)
 
 
-def _body(name: str, does: str, *streamed: type[errors.LLMError]) -> Fault:
-    return Fault(does=does, error=errors.BadResponseError, reply=faults.BAD_BODIES[name], streamed=streamed)
+def _wait(headers: Mapping[str, str], seconds: float, **given: Any) -> Fault:
+    return Fault(error=errors.RateLimitError, reply=faults.error("rate_limit", headers=headers), waits=seconds, **given)
 
 
-def _event(case: str, error: type[errors.LLMError], does: str, *, after: int = 0) -> Fault:
-    reply = faults.error_in_stream(case, after=after)
+def _event(case: str, error: type[errors.LLMError], *, after: int = 0) -> Fault:
     own = {"ollama": errors.ServerError}  # which has no code for it
-    return Fault(does=does, error=error, reply=reply, per_wire=own, modes=STREAMS, after_pieces=bool(after))
+    reply = faults.error_in_stream(case, after=after)
+    return Fault(error=error, reply=reply, per_wire=own, modes=STREAMS, after_pieces=bool(after))
+
+
+def _torn(reply: Reply, error: type[errors.LLMError] = errors.ConnectionFailedError) -> Fault:
+    return Fault(error=error, reply=reply, modes=STREAMS, after_pieces=True)
 
 
 FAULTS: Mapping[str, Fault] = {
-    "400": _status("bad_request", errors.InvalidRequestError, "refuses the request"),
-    "400, too long": _status("context", errors.ContextWindowError, "says that the prompt is too long"),
-    "400, filtered": _status(
-        "content_filter", errors.ContentFilteredError, "its safety system refuses the prompt",
-        wires=("openai", "azure", "embedded"),
-    ),
-    "401": _status("authentication", errors.AuthenticationError, "does not know the key"),
-    "402": _status("payment", errors.QuotaExceededError, "wants to be paid first"),
-    "403": _status("permission", errors.PermissionDeniedError, "the key may not do this"),
-    "404": _status("not_found", errors.ModelNotFoundError, "does not know the model"),
-    "408": _status("timeout", errors.LLMTimeoutError, "gave up waiting", wires=_NOT_OLLAMA),
-    "409": _status("conflict", errors.ServerError, "reports a conflict", wires=_NOT_OLLAMA),
-    "413": _status("too_large", errors.ContextWindowError, "says that the request is too large", wires=_NOT_OLLAMA),
-    "422": _status("unprocessable", errors.InvalidRequestError, "cannot process the request", wires=_NOT_OLLAMA),
-    "429": _status("rate_limit", errors.RateLimitError, "too many requests"),
-    "429, wait in ms": Fault(
-        does="too many requests; `retry-after-ms`", error=errors.RateLimitError, waits=0.15,
-        reply=faults.error("rate_limit", headers={"retry-after-ms": "150"}),
-    ),
-    "429, wait in seconds": Fault(
-        does="too many requests; `retry-after` in seconds", error=errors.RateLimitError, waits=1.0,
-        reply=faults.error("rate_limit", headers={"retry-after": "1"}), wires=("openai",), modes=("acomplete",),
-    ),
-    "429, a date that is past": Fault(
-        does="too many requests; `retry-after` is a date that is past", error=errors.RateLimitError,
-        reply=faults.error("rate_limit", headers=faults.RETRY_AFTER["past date"]),
-    ),
-    "429, nonsense": Fault(
-        does="too many requests; `retry-after` is no number and no date", error=errors.RateLimitError,
-        reply=faults.error("rate_limit", headers=faults.RETRY_AFTER["no number"]),
-    ),
-    "429, a day": Fault(
-        does="too many requests; wait for a day: longer than anybody waits", error=errors.RateLimitError, waits=86400.0,
-        reply=faults.error("rate_limit", headers=faults.RETRY_AFTER["a day"]),
-    ),
-    "429, a far date": Fault(
-        does="too many requests; wait until a far date", error=errors.RateLimitError, waits=86400.0,
-        reply=faults.error("rate_limit", headers=faults.RETRY_AFTER["date"]),
-    ),
-    "429, no credit": _status(
-        "quota", errors.QuotaExceededError, "no credit left, told as a rate limit",
-        wires=("openai", "azure", "anthropic", "embedded"),
-    ),
-    "500": _status("server_error", errors.ServerError, "has an error of its own"),
-    "500, no memory": _status("no_memory", errors.LocalModelError, "has no memory for the model", wires=("ollama",)),
-    "502": _status("bad_gateway", errors.ServerError, "a page of the gateway before it"),
-    "503": _status("unavailable", errors.OverloadedError, "is busy"),
-    "504": _status("gateway_timeout", errors.LLMTimeoutError, "a gateway gave up waiting for it"),
-    "529": _status("overloaded", errors.OverloadedError, "is overloaded", wires=_NOT_OLLAMA),
-    "refused": Fault(does="nobody listens there", error=errors.ConnectionFailedError, wires=_NOT_OLLAMA),
+    "400": _status("bad_request", errors.InvalidRequestError),
+    "400, too long": _status("context", errors.ContextWindowError),
+    "400, filtered": _status("content_filter", errors.ContentFilteredError, wires=("openai", "azure", "embedded")),
+    "401": _status("authentication", errors.AuthenticationError),
+    "402": _status("payment", errors.QuotaExceededError),
+    "403": _status("permission", errors.PermissionDeniedError),
+    "404": _status("not_found", errors.ModelNotFoundError),
+    "408": _status("timeout", errors.LLMTimeoutError, wires=_NOT_OLLAMA),
+    "409": _status("conflict", errors.ServerError, wires=_NOT_OLLAMA),
+    "413": _status("too_large", errors.ContextWindowError, wires=_NOT_OLLAMA),
+    "422": _status("unprocessable", errors.InvalidRequestError, wires=_NOT_OLLAMA),
+    "429": _status("rate_limit", errors.RateLimitError),
+    "429, wait in ms": _wait({"retry-after-ms": "150"}, 0.15),
+    "429, wait in seconds": _wait({"retry-after": "1"}, 1.0, wires=("openai",), modes=("acomplete",)),
+    "429, a date that is past": _wait({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    "429, nonsense": _wait({"retry-after": "abc"}, 0.0),
+    "429, a day": _wait({"retry-after": "86400"}, 86400.0),
+    "429, a far date": _wait({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, 86400.0),
+    "429, no credit": _status("quota", errors.QuotaExceededError, wires=_NOT_OLLAMA),
+    "500": _status("server_error", errors.ServerError),
+    "500, no memory": _status("no_memory", errors.LocalModelError, wires=("ollama",)),
+    "502": _status("bad_gateway", errors.ServerError),
+    "503": _status("unavailable", errors.OverloadedError),
+    "504": _status("gateway_timeout", errors.LLMTimeoutError),
+    "529": _status("overloaded", errors.OverloadedError, wires=_NOT_OLLAMA),
+    "refused": Fault(error=errors.ConnectionFailedError, wires=_NOT_OLLAMA),
     "no such host": Fault(
-        does="the name of the host leads nowhere", error=errors.ConnectionFailedError, url="https://llm.invalid",
-        wires=("openai", "azure", "anthropic"),
+        error=errors.ConnectionFailedError, url="https://llm.invalid", wires=("openai", "azure", "anthropic")
     ),
-    "redirect": Fault(does="sends the caller to another host", error=errors.BadResponseError),
-    "silent": Fault(does="takes the request and says nothing", error=errors.LLMTimeoutError, reply=faults.silent),
-    "dripping": Fault(
-        does="answers a byte at a time", error=errors.LLMTimeoutError, reply=faults.dripping(0.05),
-        modes=("complete", "stream"),
-    ),
+    "redirect": Fault(error=errors.BadResponseError),
+    "silent": Fault(error=errors.LLMTimeoutError, reply=faults.silent),
+    "dripping": Fault(error=errors.LLMTimeoutError, reply=faults.dripping(0.05), modes=("complete", "stream")),
     **{
-        name: Fault(does=does, error=errors.ConnectionFailedError, reply=faults.BROKEN[name])
-        for name, does in {
-            "closed before headers": "hangs up without an answer",
-            "reset before headers": "the connection breaks before the headers",
-            "reset in headers": "the connection breaks in the headers",
-            "reset after headers": "the connection breaks after the headers",
-        }.items()
+        name: Fault(error=errors.ConnectionFailedError, reply=reply)
+        for name, reply in faults.BROKEN.items()
+        if name != "cut body"
     },
-    "cut body": Fault(
-        does="hangs up in the middle of the body", error=errors.ConnectionFailedError, reply=faults.cut_body,
-        modes=("complete", "acomplete"),
-    ),
-    "empty": _body("empty", "200 and nothing", *_CUT),
-    "HTML": _body("html", "200 and a web page", *_CUT),
-    "HTML called JSON": _body("html as json", "200 and a web page that calls itself JSON", *_CUT),
-    "truncated JSON": _body("truncated json", "200 and half of an object", *_CUT),
-    "wrong shape": _body("wrong shape", "200 and another object", *_CUT),
-    "a list": _body("a list", "200 and a list", *_CUT),
-    "null": _body("null", "200 and null", *_CUT),
-    "huge": _body("huge", "200 and 8 MB of no answer", *_CUT),
-    "not UTF-8": _body("not utf-8", "200 and bytes that are no text", *_CUT),
-    "broken gzip": _body("broken gzip", "200 and a body that is not what it is packed as", *_CUT),
-    "no choices": _body("no choices", "200 and `choices: []`, or the like", *_CUT),
-    "empty text": _body("empty text", "200 and an answer without text", *_CUT),
-    "reasoning only": _body("reasoning only", "200 and thoughts, but no answer", *_CUT),
-    "no finish": Fault(
-        does="200 and a text that nobody finished", error=errors.BadResponseError, streamed=_CUT,
-        reply=faults.BAD_BODIES["no finish"], after_pieces=True,
-    ),
-    "error event first": _event("overloaded", errors.OverloadedError, "an error as the first event of a stream"),
-    "error event later": _event("overloaded", errors.OverloadedError, "an error after some text", after=1),
-    "rate limit later": _event("rate_limit", errors.RateLimitError, "a rate limit after some text", after=1),
-    "cut stream": Fault(
-        does="a stream that ends too early, as if it were whole", error=errors.ConnectionFailedError,
-        reply=faults.cut_stream_clean, modes=STREAMS, after_pieces=True,
-    ),
-    "torn stream": Fault(
-        does="a stream that ends in the middle of a chunk", error=errors.ConnectionFailedError,
-        reply=faults.cut_stream_unclean, modes=STREAMS, after_pieces=True,
-    ),
-    "reset stream": Fault(
-        does="a stream whose connection is torn down", error=errors.ConnectionFailedError,
-        reply=faults.reset_in_stream, modes=STREAMS, after_pieces=True,
-    ),
-    "stalled stream": Fault(
-        does="a stream that stops, with the connection open", error=errors.LLMTimeoutError,
-        reply=faults.stalled_stream, modes=STREAMS, after_pieces=True,
-    ),
-}  # fmt: skip
+    "cut body": Fault(error=errors.ConnectionFailedError, reply=faults.cut_body, modes=("complete", "acomplete")),
+    **{
+        name: Fault(error=errors.BadResponseError, reply=reply, streamed=_CUT, after_pieces=name == "no finish")
+        for name, reply in faults.BAD_BODIES.items()
+    },
+    "error event first": _event("overloaded", errors.OverloadedError),
+    "error event later": _event("overloaded", errors.OverloadedError, after=1),
+    "rate limit later": _event("rate_limit", errors.RateLimitError, after=1),
+    "cut stream": _torn(faults.cut_stream_clean),
+    "torn stream": _torn(faults.cut_stream_unclean),
+    "reset stream": _torn(faults.reset_in_stream),
+    "stalled stream": _torn(faults.stalled_stream, errors.LLMTimeoutError),
+}
 
 
 def cells() -> list[tuple[str, str, str]]:

@@ -206,16 +206,6 @@ def _holds_text(piece: bytes) -> bool:
     return bool(delta.get("content") or delta.get("text"))
 
 
-RETRY_AFTER: Mapping[str, Mapping[str, str]] = {
-    "milliseconds": {"retry-after-ms": "300"},
-    "seconds": {"retry-after": "2"},
-    "date": {"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"},
-    "past date": {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"},
-    "negative": {"retry-after": "-1"},
-    "no number": {"retry-after": "abc"},
-    "a day": {"retry-after": "86400"},
-}
-
 BAD_BODIES: Mapping[str, Reply] = {
     "empty": raw(200, b""),
     "html": raw(200, b"<html><body><h1>Sign in to the hotel Wi-Fi</h1></body></html>", "text/html"),
@@ -239,11 +229,8 @@ BROKEN: Mapping[str, Reply] = {
     "reset in headers": _head(b"HTTP/1.1 200 OK\r\ncontent-type: applica"),
     "reset after headers": _head(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"),
     "cut body": cut_body,
-    "cut stream, clean": cut_stream_clean,
-    "cut stream, unclean": cut_stream_unclean,
-    "reset in stream": reset_in_stream,
 }
-"""Connections that break. The two cut streams hold cut JSON when the request asks for no stream."""
+"""Connections that break."""
 
 
 def recorded(name: str) -> Reply:

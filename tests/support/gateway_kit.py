@@ -1,4 +1,4 @@
-"""One attempt at the fault server through the gateway, in each wire and mode."""
+"""One attempt through the gateway, in each wire and mode."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from attempts import as_reported
 from pydantic import SecretStr
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Reply, Request, Target
-from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.records import Message
+from testronaut_llm.providers.provider_registry import api_version_of, provider_of
+from testronaut_llm.records import Message, Usage
 
 KEY = "sk-canary-0123456789abcdefghijklmn"
 WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama")
@@ -26,15 +25,23 @@ MODELS = {
     "anthropic": "anthropic/claude-haiku-4-5",
     "ollama": "ollama/qwen3:8b",
 }
+DEAD = "http://127.0.0.1:9"
+"""Nothing listens there: an answer can only come out of a cassette."""
 VERSIONS = {"azure": "2024-10-21", "azure v1": "v1"}
 
 
-def target(wire: str, url: str, **fields: Any) -> Target:
-    """The target of a wire at a server."""
-    model = ModelConfig(alias="m", model=fields.pop("model", MODELS[wire]), **fields)
+def target(wire: str, url: str = DEAD, *, key: str | None = KEY, **fields: Any) -> Target:
+    """The target of a wire, or of a model at its `api_base`; `fields` are those of a model in `llm.yaml`."""
     base = f"{url}/v1" if wire == "openai" else url
-    version = VERSIONS.get(wire)
-    return Target(model=model, provider=provider_of(model), api_base=base, api_version=version, key=SecretStr(KEY))
+    model = ModelConfig(**{"alias": "m", "model": MODELS.get(wire, wire), "api_base": base, **fields})
+    provider, version = provider_of(model), VERSIONS.get(wire)
+    return Target(
+        model=model,
+        provider=provider,
+        api_base=base,
+        api_version=version or api_version_of(model, provider),
+        key=SecretStr(key) if key else None,
+    )
 
 
 def request(to: Target, **fields: Any) -> Request:
@@ -48,6 +55,21 @@ def request(to: Target, **fields: Any) -> Request:
         num_ctx=4096 if to.provider.wire == "ollama" else None,
     )
     return replace(plain, **fields)
+
+
+def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request:
+    """A request of some turns, `(role, text)` or a user's text; `fields` are those of `Request`."""
+    pairs = [("user", turn) if isinstance(turn, str) else turn for turn in turns]
+    messages = tuple(Message(role=role, content=text) for role, text in pairs)  # type: ignore[arg-type]
+    return Request(target=where, messages=messages, **{"max_tokens": 80, "timeout": 10.0, **fields})
+
+
+def as_reported(reply: Reply) -> Reply:
+    """The reply with its counts as the provider reports them, those that it leaves out as 0."""
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+    if reply.usage is None:
+        return reply
+    return replace(reply, usage=Usage(**{name: getattr(reply.usage, name) or 0 for name in names}))
 
 
 class Attempts:
@@ -72,3 +94,11 @@ class Attempts:
 
     async def _collected(self, asked: Request) -> list[Any]:
         return [one async for one in self.gateway.send(asked, Exchange())]
+
+
+async def attempt(asked: Request) -> tuple[list[str], Reply]:
+    """The pieces of a stream, and the reply, of one attempt alone."""
+    gateway = Gateway(lambda text: text)
+    parts: list[Any] = [part async for part in gateway.send(asked, Exchange())]
+    await gateway.aclose()
+    return parts[:-1], as_reported(parts[-1])

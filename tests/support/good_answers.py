@@ -50,8 +50,6 @@ def answer(wire: str, path: str, request: Any, good: Good) -> Body:
         return (_anthropic_stream if body.get("stream") else _anthropic)(body, good, model)
     if wire == "ollama":
         return (_ollama_stream if body.get("stream", True) else _ollama)(good, model)
-    if wire == "gemini":
-        return _gemini(good)
     return (_openai_stream if body.get("stream") else _openai)(body, good, model)
 
 
@@ -162,13 +160,6 @@ def _ollama_stream(good: Good, model: str) -> Body:
     if good.finish:
         lines.append(_ollama_line(good, model, text="", done=True))
     return "application/x-ndjson", [json.dumps(line).encode() + b"\n" for line in lines]
-
-
-def _gemini(good: Good) -> Body:
-    prompt, completion = good.usage or (0, 0)
-    candidate = {"content": {"role": "model", "parts": [{"text": good.text}]}, "finishReason": "STOP", "index": 0}
-    usage = {"promptTokenCount": prompt, "candidatesTokenCount": completion, "totalTokenCount": prompt + completion}
-    return _json({"candidates": [candidate], "usageMetadata": usage})
 
 
 def _embeddings(wire: str, body: dict[str, Any], good: Good, model: str) -> Body:

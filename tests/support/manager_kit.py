@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from fault_server import Exchange, FaultServer, Received, Reply
 from gateway_kit import MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
+from testronaut_llm.cli import main as command_line
 from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.loop import Loop
@@ -24,6 +28,8 @@ from testronaut_llm.records import Call
 
 Make = Callable[..., "Api"]
 """The fixture `api`."""
+Run = Callable[..., tuple[int, str, str]]
+"""The fixture `run`."""
 MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -78,6 +84,13 @@ def apis() -> Iterator[Callable[..., Api]]:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """A server of faults for the tests of a module."""
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
     """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
     load_litellm()
@@ -92,12 +105,41 @@ def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, KEY)
 
 
-def at_rest(llm: LLMManager, seconds: float = 20.0) -> bool:
-    """True once no attempt runs on the manager's event loop."""
-    loop, until = llm._caller.services.loop, time.monotonic() + seconds
-    while (busy := loop.is_running and _calls(loop)) and time.monotonic() < until:
+def program(*arguments: object, timeout: float = 110, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A Python process that has ended, with what it said."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line; returns its exit code, stdout and stderr."""
+
+    def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            command_line()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(ended.value.code or 0), out, err
+
+    return running
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """True if it comes true within half a minute; nothing here takes long."""
+    until = time.monotonic() + 30
+    while not (true := condition()) and time.monotonic() < until:
         time.sleep(0.005)
-    return not busy
+    return true
+
+
+def at_rest(llm: LLMManager) -> bool:
+    """True once no attempt runs on the manager's event loop."""
+    loop = llm._caller.services.loop
+    return eventually(lambda: not (loop.is_running and _calls(loop)))
 
 
 def under_way(llm: LLMManager) -> int:
@@ -140,11 +182,17 @@ def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:
 
 
 def config(
-    models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, *, limits: Any = None, **task: Any
+    models: Mapping[str, Any],
+    tasks: Mapping[str, Any] | None = None,
+    *,
+    limits: Any = None,
+    budget: Any = None,
+    **task: Any,
 ) -> LLMConfig:
-    """A configuration whose task `t` lists all these models in their order."""
+    """A configuration whose task `t` lists all these models in their order; `budget` is the file's."""
     settings = {"models": list(models), "strategy": "as_listed", "cache": "off", **task}
-    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {})
+    scoped = {"scope": "tests", **budget} if budget else None
+    return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {}, budget=scoped)
 
 
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:

@@ -66,14 +66,10 @@ ROPE_BASE, ROPE_PAIR = 5000.0, 5
 """The pair of dimensions that rotates by 0.005 a token: far enough in 300 of them."""
 
 MATRICES = {  # of each layer: columns, rows, reach of the random numbers, and whether it writes to the stream
-    "attn_q": (WIDTH, WIDTH, 0.5, False),
-    "attn_k": (WIDTH, WIDTH, 0.5, False),
-    "attn_v": (WIDTH, WIDTH, 0.3, False),
-    "attn_output": (WIDTH, WIDTH, 0.3, True),
-    "ffn_gate": (WIDTH, FEED, 0.2, False),
-    "ffn_up": (WIDTH, FEED, 0.2, False),
-    "ffn_down": (FEED, WIDTH, 0.2, True),
-}
+    "attn_q": (WIDTH, WIDTH, 0.5, False), "attn_k": (WIDTH, WIDTH, 0.5, False), "attn_v": (WIDTH, WIDTH, 0.3, False),
+    "attn_output": (WIDTH, WIDTH, 0.3, True), "ffn_gate": (WIDTH, FEED, 0.2, False),
+    "ffn_up": (WIDTH, FEED, 0.2, False), "ffn_down": (FEED, WIDTH, 0.2, True),
+}  # fmt: skip
 
 ROW = {
     "source": "made://tiny-random",

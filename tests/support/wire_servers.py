@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fixtures_local import LocalModel
+from gateway_kit import DEAD
 from wire_proxy import WireProxy
-from wires import DEAD, Recording, Wire
+from wires import Recording, Wire
 
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore

@@ -15,8 +15,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cassettes" / "wires"
-DEAD = "http://127.0.0.1:9"
-"""Nothing listens there: in a replay, an answer can only come out of the cassette."""
 
 MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wrong_key", "missing_model")
 _ANY_MODEL = "llama.cpp answers any model name with its one model"

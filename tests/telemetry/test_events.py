@@ -175,15 +175,10 @@ def test_writers_share_a_file_that_may_be_moved_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "fault"),
     [
-        ("/dev/full", "No space"),
-        ("/proc/nope/calls.jsonl", "No such"),
-        (".", "directory"),
-        ("a\x00b", "null"),
-        ("pipe", "No such device"),
-        ("~/calls.jsonl", "HOME"),
-        ("cut", "bytes were written"),
+        ("/dev/full", "No space"), ("/proc/nope/calls.jsonl", "No such"), (".", "directory"), ("a\x00b", "null"),
+        ("pipe", "No such device"), ("~/calls.jsonl", "HOME"), ("cut", "bytes were written"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_cannot_be_written_fails_no_call(
     tmp_path: Path, good: dict[str, Any], events: list[Any], monkeypatch: pytest.MonkeyPatch, where: str, fault: str
 ) -> None:

@@ -78,7 +78,6 @@ async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
         f"chat {answer.attempts[1].provider_model}",
         "testronaut_llm t",
     ]
-    assert call.parent is not None
     assert call.parent.span_id == mine.get_span_context().span_id
     assert all(one.parent is not None and one.parent.span_id == call.context.span_id for one in (first, second))
     assert sending == [call.context.span_id] * 2
@@ -123,7 +122,6 @@ def test_tokens_and_seconds_of_each_attempt_are_measured(llm: LLMManager, measur
     """The two instruments of the conventions."""
     llm.complete("t", "hi")
     data = measured.get_metrics_data()
-    assert data is not None
     found = {one.name: one for one in data.resource_metrics[0].scope_metrics[0].metrics}
     assert {name: one.unit for name, one in found.items()} == {
         "gen_ai.client.token.usage": "{token}",
