@@ -200,7 +200,9 @@ class LocalModels:
         if isinstance(error, LLMTimeoutError) and self._of(model).had_to_load:
             return LLMTimeoutError(
                 f"{error}. The model was not in memory when it was asked, and may still have been loading: load it "
-                f"beforehand (llm.warm_up({model.alias!r})), or give it a longer `timeout`"
+                f"beforehand (llm.warm_up({model.alias!r})), or give it a longer `timeout`",
+                status=error.status,
+                request_id=error.request_id,
             )
         return None
 
