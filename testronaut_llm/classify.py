@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.labels import L, Labels, labels_of, token_probabilities, vote_probabilities
-from testronaut_llm.options import ClassifyOptions, call_of, checked
+from testronaut_llm.options import DEFAULTS, ClassifyOptions, call_of, checked
 from testronaut_llm.prompts import Prompt, messages_of
-from testronaut_llm.records import Answer, Call, Route
-from testronaut_llm.support.money import exact
+from testronaut_llm.records import Answer, Call, Route, known_cost, total_cost
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.options import AllOptions
 
 
-VOTES, SAMPLING = 3, 0.7
-"""Most requests to a model without log-probabilities, and their temperature if the task sets 0."""
+SAMPLING = 0.7
+"""Temperature of the requests to a model without log-probabilities, if the task sets 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,7 @@ async def classified(
 ) -> Classification[Any]:
     """Returns the classification of a prompt. Raises LLMError if an argument is wrong or the first model fails."""
     known, given = labels_of(labels), checked(options, ClassifyOptions.__annotations__)
-    limits: dict[str, Any] = {name: given.pop(name) for name in ("votes", "min_confidence") if name in given}
+    limits: dict[str, Any] = {name: given.pop(name, DEFAULTS[name]) for name in ("votes", "min_confidence")}
     asked, schema = known.question(messages_of(prompt, None)), known.schema
 
     def call_with(given: Mapping[str, Any]) -> Call:
@@ -149,8 +148,8 @@ async def classification_of(
     labels: Labels[Any],
     options: Mapping[str, Any],
     *,
-    votes: int = VOTES,
-    min_confidence: float = 0.0,
+    votes: int,
+    min_confidence: float,
 ) -> Classification[Any]:
     """Asks the models of the route in turn, until a verdict has `min_confidence` or no better model is left.
 
@@ -183,22 +182,16 @@ async def classification_of(
         answers=surest.answers,
         method=surest.method,
         verdicts=tuple(verdicts),
-        cost=_cost([answer for verdict in verdicts for answer in verdict.answers]),
+        cost=total_cost([answer for verdict in verdicts for answer in verdict.answers]),
         error=error,
     )
-
-
-@exact
-def _cost(answers: Sequence[Answer[Any]]) -> Decimal | None:
-    costs = [answer.cost for answer in answers]
-    return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
 
 def _left(options: Mapping[str, Any], answers: Sequence[Answer[Any]], seconds: float) -> dict[str, Any]:
     """Returns what is left of `max_cost` and `deadline`; both hold for all requests together."""
     left: dict[str, Any] = {}
     if options.get("max_cost") is not None:
-        left["max_cost"] = max(Decimal(0), Decimal(str(options["max_cost"])) - (_cost(answers) or Decimal(0)))
+        left["max_cost"] = max(Decimal(0), Decimal(str(options["max_cost"])) - known_cost(answers))
     if options.get("deadline") is not None:
         left["deadline"] = max(0.001, options["deadline"] - seconds)
     return left

@@ -31,7 +31,7 @@ CACHE_VARIABLE = "TESTRONAUT_LLM_CACHE"
 _MODES = get_args(CacheMode)
 _OF_TASK = ("system", "max_tokens", "temperature", "stop", "seed", "timeout", "deadline")
 """Options with a default in the task."""
-_DEFAULTS = {"sample": 0, "votes": 3, "min_confidence": 0.0}
+DEFAULTS = {"sample": 0, "votes": 3, "min_confidence": 0.0}
 """Of the options for which None is not a value."""
 
 
@@ -162,7 +162,7 @@ def lists_options(surface: type[F]) -> type[F]:
         *own, rest = inspect.signature(method).parameters.values()
         options = globals()[str(rest.annotation).removeprefix("Unpack[").removesuffix("]")]
         listed = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=kind)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=kind)
             for name, kind in get_type_hints(options).items()
             if name not in [one.name for one in own]
         ]
@@ -203,7 +203,7 @@ def checked(options: Any, known: Iterable[str]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in known:
             raise InvalidRequestError(f"unknown option {name!r:.60}{did_you_mean(name, known)}")
-        if value is None and name not in _DEFAULTS:
+        if value is None and name not in DEFAULTS:
             continue
         check, words = _CHECKS[name]
         try:

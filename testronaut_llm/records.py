@@ -233,11 +233,11 @@ Accept = Callable[[Answer[Any]], bool]
 
 
 @exact
-def known_cost(attempts: Iterable[Attempt]) -> Decimal:
+def known_cost(attempts: Iterable[Attempt | Answer[Any]]) -> Decimal:
     """Returns the USD of all attempts whose price is known."""
     return sum((one.cost for one in attempts if one.cost is not None), Decimal(0))
 
 
-def total_cost(attempts: Sequence[Attempt]) -> Decimal | None:
+def total_cost(attempts: Sequence[Attempt | Answer[Any]]) -> Decimal | None:
     """Returns the USD of all attempts together; None if the price of one is unknown."""
     return None if any(one.cost is None for one in attempts) else known_cost(attempts)

@@ -4,6 +4,7 @@ LiteLLM is loaded by the first request that the cache cannot answer. These of it
 process: the environment variables in `_SWITCHES`, `suppress_debug_info`, `disable_aiohttp_transport`,
 `disable_hf_tokenizer_download`, the handlers of its loggers (with a filter there and on those of the libraries below,
 see `telemetry/log.py`), a row in `model_cost` for each Ollama model that is asked, and its module-level async client.
+A filter of Python's warnings, which silences those of LiteLLM inside our calls, stands in front of the host's filters.
 """
 
 from __future__ import annotations
