@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import faults
+import pytest
 from manager_kit import KEYS, apis, model
 
 MANY = """
@@ -71,3 +72,45 @@ def test_many_calls_leave_as_much_open_as_one(tmp_path: Path) -> None:
     assert all(after <= before + 4 for before, after in zip(first, last, strict=True))
     assert "ResourceWarning" not in run.stderr
     assert "never awaited" not in run.stderr
+
+
+UNCLOSED = """
+import os, sys, threading
+from testronaut_llm import LLMManager
+from testronaut_llm.testing.fake import FakeGateway
+gateway = FakeGateway()
+gateway.reply("hi")
+kept = LLMManager(gateway=gateway)
+def ask(*_):
+    assert [kept.complete("t", "p").cached for _ in range(2)][1]
+    assert kept.spend().rows is not None
+ask()
+other = threading.Thread(target=ask)
+other.start()
+other.join()
+LLMManager(gateway=gateway).complete("t", "dropped")
+if sys.argv[1] == "fork":
+    child = os.fork()
+    if child == 0:
+        kept.complete("t", "in the child")
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
+    kept.complete("t", "in the parent")
+"""
+
+
+@pytest.mark.parametrize("way", ["exit", "fork"])
+def test_a_manager_that_nobody_closes_warns_of_nothing(tmp_path: Path, way: str) -> None:
+    """No SQLite connection of a program, its threads or its forked child is left open, as Python 3.13 would say."""
+    row = {"model": "openai/fake", "price": {"input": 1, "output": 1}}
+    (tmp_path / "llm.yaml").write_text(json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"]}}}))
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-W", "error::ResourceWarning", "-c", UNCLOSED, way],
+        cwd=tmp_path,
+        env={**os.environ, "OPENAI_API_KEY": "sk-x", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
