@@ -28,6 +28,7 @@ PUBLIC_MODULES = {
     "options": "Options of a call",
     "records": "Values",
     "streams": "Streams",
+    "classify": "Verdicts with a confidence",
     "compare": "Comparisons",
     "agreement": "Agreement",
     "config.model_config": "Configuration in Python",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from testronaut_llm.classify import Classification
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "CallOptions",
     "Candidate",
     "CassetteMissError",
+    "Classification",
     "Comparison",
     "ConfigError",
     "ConnectionFailedError",
@@ -94,6 +96,7 @@ __all__ = [
 _HOMES = {
     name: module
     for module, names in {
+        "classify": "Classification",
         "compare": "Comparison",
         "config.model_config": "LLMConfig",
         "llm_manager": "LLMManager",

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.errors import InvalidRequestError, LLMError
+from testronaut_llm.options import takes
 from testronaut_llm.records import Answer
 
 if TYPE_CHECKING:  # a process that finds its answers in the cache needs no event loop
@@ -27,6 +28,10 @@ class Record:
     """The results so far, in the order of the jobs; `on_progress` is called for each."""
 
     def __init__(self, jobs: Any = (), on_progress: Progress | None = None) -> None:
+        if on_progress is not None and not takes(on_progress, 3):
+            raise InvalidRequestError(
+                f"on_progress is {on_progress!r:.60}; expected a function of three arguments: done, total, result"
+            )
         self.results: list[Any] = []
         self._done, self._on_progress = 0, on_progress
         self._total = len(jobs) if isinstance(jobs, Sized) else None

@@ -14,7 +14,7 @@ from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLM
 from testronaut_llm.loop import Running
 from testronaut_llm.options import AllOptions
 from testronaut_llm.prompts import Prompt
-from testronaut_llm.records import Answer, total_cost
+from testronaut_llm.records import Answer, Message, total_cost
 from testronaut_llm.support.money import exact
 
 
@@ -134,7 +134,7 @@ def comparing(
     prompts: Any = (prompt,) if isinstance(prompt, str) else prompt
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray) or not prompts:
         raise InvalidRequestError(f"prompt is {prompt!r:.40}; expected a text, messages, or a list of these")
-    if all(isinstance(turn, Mapping) for turn in prompts):
+    if all(isinstance(turn, Mapping | Message) for turn in prompts):
         prompts = (prompts,)
     names = () if isinstance(models, str) or not isinstance(models, Sequence) else tuple(models)
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
 from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
-from testronaut_llm.cache.answer_cache import AnswerCache
-from testronaut_llm.config.source import ConfigSource
-from testronaut_llm.errors import ConfigError, LLMError
-from testronaut_llm.lookup import Lookup
-from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.options import call_of, embed_call_of, lists_options
-from testronaut_llm.prompts import Prompt
-from testronaut_llm.providers.provider_registry import Probes
-from testronaut_llm.records import Answer, Call, Embeddings, Result, Route, Schema, T
-from testronaut_llm.streams import AsyncStream, Begin, Stream
-from testronaut_llm.support.paths import data_dir
-from testronaut_llm.telemetry.redaction import Redactor
-from testronaut_llm.telemetry.telemetry import Telemetry
+from testronaut_llm.engine import Engine
+from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.options import call_of, embed_call_of, lists_options, takes
+from testronaut_llm.prompts import Prompt, Prompts
+from testronaut_llm.records import Answer, Embeddings, JsonSchema, Route, T
+from testronaut_llm.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
-    from testronaut_llm.call import Caller
+    from typing_extensions import TypeForm
+
     from testronaut_llm.classify import Classification
     from testronaut_llm.compare import Comparison
-    from testronaut_llm.config.model_config import LLMConfig
-    from testronaut_llm.loop import Running
+    from testronaut_llm.labels import L
     from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
     from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
 
 @lists_options
-class LLMManager:
+class LLMManager(Engine):
     """Answers the tasks of one `llm.yaml`. Safe for threads and tasks; close it, or use it in `with`.
 
     Raises ConfigError if the configuration is wrong, with every error and its line. Arguments that the call methods
-    share: `task` is a name from the file (None: `default`), `prompt` a text or messages in OpenAI's form, `schema` a
-    pydantic class, a type or a JSON Schema for `.parsed`; for the others see `CallOptions`.
+    share: `task` is a name from the file (None: `default`), `prompt` a text or messages (in OpenAI's form, or
+    `Message`), `schema` a pydantic class, a type or a JSON Schema for `.parsed`; for the others see `CallOptions`.
 
     Args:
         path: the file; found as documented if not given.
@@ -50,56 +41,53 @@ class LLMManager:
             cached, nothing waits, and the ledger is in memory.
     """
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        config: LLMConfig | None = None,
-        gateway: Any = None,
-        offline: bool = False,
-    ) -> None:
-        if path is not None and config is not None:
-            raise ConfigError("both a path and config= were given; expected one of them")
-        self._source = source = ConfigSource.of(config) if config is not None else ConfigSource.find(path)
-        self._redactor, self._probes = Redactor(), Probes()
-        self._telemetry = Telemetry(self._redactor.redact, lambda: source.last)
-        books = None if offline else data_dir() / "ledger.sqlite3"
-        self._ledger = Ledger(books, scope=lambda: source.current().budget_scope() or "")
-        cache = None if offline else AnswerCache()
-        self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
-        self._gateway, self._offline = gateway, offline
-        self._made: Caller | None = None
-        self._making = threading.Lock()
-
-    @property
-    def config(self) -> LLMConfig:
-        """The current configuration; edits of the file are picked up."""
-        return self._source.current()
-
+    @overload
     def complete(
-        self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
-    ) -> Answer[T]:
+        self, task: str | None, prompt: Prompt, *, schema: TypeForm[T], **options: Unpack[CallOptions]
+    ) -> Answer[T]: ...
+    @overload
+    def complete(
+        self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
+    ) -> Answer[T]: ...
+    def complete(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Answer[Any]:
         """Returns an accepted answer; retries and falls back. Raises LLMError: see `testronaut_llm.errors`."""
-        return cast("Answer[T]", self._result(call_of(self.config, task, prompt, {**options, "schema": schema})))
+        return cast("Answer[Any]", self._result(call_of(self.config, task, prompt, options)))
 
+    @overload
     async def acomplete(
-        self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
-    ) -> Answer[T]:
+        self, task: str | None, prompt: Prompt, *, schema: TypeForm[T], **options: Unpack[CallOptions]
+    ) -> Answer[T]: ...
+    @overload
+    async def acomplete(
+        self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
+    ) -> Answer[T]: ...
+    async def acomplete(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Answer[Any]:
         """Same as `complete`, on the caller's event loop."""
-        call = call_of(self.config, task, prompt, {**options, "schema": schema})
-        return cast("Answer[T]", await self._aresult(call))
+        return cast("Answer[Any]", await self._aresult(call_of(self.config, task, prompt, options)))
 
+    @overload
     def stream(
-        self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
-    ) -> Stream[T]:
+        self, task: str | None, prompt: Prompt, *, schema: TypeForm[T], **options: Unpack[CallOptions]
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
+    ) -> Stream[T]: ...
+    def stream(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Stream[Any]:
         """Returns an iterator of pieces of text, with `.answer` at its end. The request is sent at the first piece."""
-        return Stream(self._begin(task, prompt, {**options, "schema": schema}))
+        return Stream(self._begin(task, prompt, options))
 
+    @overload
     def astream(
-        self, task: str | None, prompt: Prompt, *, schema: Schema[T] = None, **options: Unpack[CallOptions]
-    ) -> AsyncStream[T]:
+        self, task: str | None, prompt: Prompt, *, schema: TypeForm[T], **options: Unpack[CallOptions]
+    ) -> AsyncStream[T]: ...
+    @overload
+    def astream(
+        self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncStream[T]: ...
+    def astream(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> AsyncStream[Any]:
         """Returns the same for `async for`; do not `await` the call itself."""
-        return AsyncStream(self._begin(task, prompt, {**options, "schema": schema}))
+        return AsyncStream(self._begin(task, prompt, options))
 
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """Returns one vector per text. Raises LLMError, see `testronaut_llm.errors`."""
@@ -109,12 +97,37 @@ class LLMManager:
         """Same as `embed`, on the caller's event loop."""
         return cast("Embeddings", await self._aresult(embed_call_of(self.config, task, texts, options)))
 
+    @overload
+    def classify(
+        self, task: str | None, prompt: Prompt, labels: TypeForm[L], **options: Unpack[ClassifyOptions]
+    ) -> Classification[L]: ...
+    @overload
+    def classify(
+        self,
+        task: str | None,
+        prompt: Prompt,
+        labels: Mapping[str, str] | Sequence[str],
+        **options: Unpack[ClassifyOptions],
+    ) -> Classification[str]: ...
     def classify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
         """Returns the label that fits, with a confidence. `labels`: texts, text to description, `Enum` or `Literal`."""
-        return self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options)).result()
+        running = self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options))
+        return cast("Classification[Any]", running.result())
 
+    @overload
+    async def aclassify(
+        self, task: str | None, prompt: Prompt, labels: TypeForm[L], **options: Unpack[ClassifyOptions]
+    ) -> Classification[L]: ...
+    @overload
+    async def aclassify(
+        self,
+        task: str | None,
+        prompt: Prompt,
+        labels: Mapping[str, str] | Sequence[str],
+        **options: Unpack[ClassifyOptions],
+    ) -> Classification[str]: ...
     async def aclassify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
@@ -165,12 +178,16 @@ class LLMManager:
         **options: Unpack[AllOptions],
     ) -> None:
         """Same as `batch`, without a list of results: `on_answer` gets each with its index."""
+        if not takes(on_answer, 2):
+            raise InvalidRequestError(
+                f"on_answer is {on_answer!r:.60}; expected a function of two arguments: index, result"
+            )
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=on_answer)
 
     def compare(
         self,
         task: str | None,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Prompts,
         *,
         models: Sequence[str],
         concurrency: int = 4,
@@ -186,7 +203,7 @@ class LLMManager:
     async def acompare(
         self,
         task: str | None,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Prompts,
         *,
         models: Sequence[str],
         concurrency: int = 4,
@@ -233,14 +250,6 @@ class LLMManager:
         """USD that the calls of this manager have cost and saved so far."""
         return self._ledger.session
 
-    def close(self) -> None:
-        """Closes connections and stops embedded models."""
-        if self._made is not None:
-            self._made.close()
-        self._ledger.close()
-        if self._lookup.cache is not None:
-            self._lookup.cache.close()
-
     async def aclose(self) -> None:
         """Same as `close`, on the caller's event loop."""
         from asyncio import to_thread
@@ -258,41 +267,3 @@ class LLMManager:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def _caller(self) -> Caller:
-        """Runs calls on models. Created at the first cache miss. Raises LLMError if the program is ending."""
-        if not threading.main_thread().is_alive():  # so that no thread can be started
-            raise LLMError("the program is ending, so no model can be asked; make the call before its end")
-        with self._making:
-            if self._made is None:
-                from testronaut_llm.call import Caller
-                from testronaut_llm.services import Services
-
-                rooms = self._redactor, self._telemetry, self._probes, self._ledger
-                services = Services(self._source.current, *rooms, self._gateway, offline=self._offline)
-                self._made = Caller(services, self._lookup)
-            return self._made
-
-    def _result(self, call: Call) -> Result:
-        """Returns a cached result, read in this thread; on a miss, the call runs on the manager's event loop."""
-        with self._telemetry.watch(call):
-            found = self._lookup.find(call)
-            return found if found is not None else self._caller.start_missed(call).result()
-
-    async def _aresult(self, call: Call) -> Result:
-        from asyncio import to_thread
-
-        lookup = self._lookup
-        with self._telemetry.watch(call):
-            found = lookup.find(call) if lookup.is_quick(call) else await to_thread(lookup.find, call)
-            return found if found is not None else await self._caller.start_missed(call).aresult()
-
-    def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
-        return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
-
-    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
-        """Checks the shared options of many calls; returns a function that starts one call."""
-        call_of(self.config, task, "?", options)
-        caller = self._caller
-        return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))

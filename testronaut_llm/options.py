@@ -94,7 +94,7 @@ class ClassifyOptions(CallOptions, total=False):
 class AllOptions(CallOptions, total=False):
     """`CallOptions` and `schema`; other signatures name `schema` themselves, for the type of `.parsed`."""
 
-    schema: Schema[Any]
+    schema: Schema
 
 
 def _if(value: Any, right: bool) -> Any:
@@ -128,6 +128,21 @@ def _extra(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def takes(function: Any, arguments: int) -> bool:
+    """True if this can be called with that many arguments and is no coroutine function, or if nobody can know."""
+    if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        return False
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # some builtins have none
+        return True
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
+
+
 _SECONDS = (lambda value: float(_if(value, _number(value) > 0)), "more than 0 seconds")
 _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "model": (
@@ -146,7 +161,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "stop": (_stop, "a text, or a list of texts, none empty"),
     "seed": (_whole, "a whole number"),
     "sample": (lambda value: _whole(value, 0), "a whole number of at least 0"),
-    "accept": (lambda value: _if(value, callable(value)), "a function of the Answer"),
+    "accept": (lambda value: _if(value, takes(value, 1)), "a function of one argument, the Answer"),
     "votes": (lambda value: _whole(value, 1), "a whole number of at least 1"),
     "min_confidence": (lambda value: _if(value, _number(value) <= 1), "a number from 0 to 1"),
     "schema": (lambda value: value, ""),

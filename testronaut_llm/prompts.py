@@ -10,7 +10,10 @@ from testronaut_llm.records import Message, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
-Prompt = str | Sequence[Mapping[str, Any]]
+Prompt = str | Sequence[Mapping[str, Any] | Message]
+"""A text, or messages: in OpenAI's form, or as `Message`."""
+Prompts = str | Sequence[Prompt | Mapping[str, Any] | Message]
+"""One prompt, or several; mypy infers a list's type only from a single `Sequence`."""
 
 
 def messages_of(prompt: Any, system: str | None) -> tuple[Message, ...]:
@@ -62,8 +65,10 @@ def encodable(name: str, text: str) -> str:
 
 
 def _message(where: str, turn: Any) -> Message:
+    if isinstance(turn, Message):
+        turn = {"role": turn.role, "content": turn.content}
     if not isinstance(turn, Mapping):
-        raise InvalidRequestError(f"{where} is {turn!r:.40}; expected a mapping with `role` and `content`")
+        raise InvalidRequestError(f"{where} is {turn!r:.40}; expected a Message or a mapping with role and content")
     role, content = turn.get("role"), turn.get("content")
     if role not in ROLES:
         raise InvalidRequestError(f"{where} has role {role!r}; expected one of {', '.join(ROLES)}")

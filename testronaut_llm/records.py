@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeForm, TypeVar
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.support.money import exact
@@ -19,12 +19,22 @@ if TYPE_CHECKING:
     from testronaut_llm.providers.row import Provider
     from testronaut_llm.schema.output_schema import OutputSchema
 
-T = TypeVar("T", default=Any)
+T = TypeVar("T", default=None)
+_Any_co = TypeVar("_Any_co", covariant=True)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
-Schema = type[T] | Mapping[str, Any] | None
-"""The schema of an answer: a pydantic class or another type, or a JSON Schema."""
 Role = Literal["system", "user", "assistant"]
+
+
+class JsonSchema(Protocol[_Any_co]):
+    """A mapping, for type checkers. They solve its parameter as Any, the declared type of an unknown attribute."""
+
+    def keys(self) -> KeysView[str]: ...
+    def __getattribute__(self, name: str, /) -> _Any_co: ...
+
+
+Schema: TypeAlias = TypeForm[Any] | JsonSchema[Any] | None
+"""What an answer has to obey: a pydantic class or another type, or a JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +196,7 @@ class TokenChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[T]):
-    """An accepted answer.
+    """An accepted answer. `parsed` has the type of the call's `schema`, Any for a JSON Schema, None without one.
 
     `cost` (USD) is of all attempts together, None if one has no known price; `saved` is the USD that
     a cache hit saved; `latency` is seconds of the whole call.
@@ -206,7 +216,7 @@ class Answer(Generic[T]):
     finish_reason: str = "stop"
     latency: float = 0.0
     request_id: str | None = None
-    parsed: T | None = None
+    parsed: T = None  # type: ignore[assignment]  # the default of T
     logprobs: tuple[TokenChoice, ...] = ()
 
 

@@ -219,8 +219,10 @@ def compare(
 
 
 def _show_comparison(found: Comparison) -> None:
+    from testronaut_llm.prompts import messages_of
+
     for number, one in enumerate(found.prompts, 1):
-        text = one.prompt if isinstance(one.prompt, str) else str(one.prompt[-1].get("content", ""))
+        text = messages_of(one.prompt, None)[-1].content
         rows = [
             (model, result.text if isinstance(result, Answer) else f"failed ({result.code}): {result}")
             for model, result in one.results.items()

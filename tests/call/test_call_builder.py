@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import pydoc
 import re
 from decimal import Decimal
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 from manager_kit import build_call, looked_up, manager
 
-from testronaut_llm import CallOptions, EmbedOptions, LLMManager
+from testronaut_llm import CallOptions, EmbedOptions, LLMManager, Message
 from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.options import takes
 from testronaut_llm.prompts import texts_of
 from testronaut_llm.testing.fake import FakeLLM
 
@@ -167,6 +170,9 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
         ("lone \ud800 surrogate", "character 5"),
         ([TURN, {"role": "user", "content": "\udfff"}], "message 1"),
+        ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
+        ([TURN, Message(role="user", content=3)], "message 1 has content 3"),  # type: ignore[arg-type]
+        (Message(role="user", content="hi"), "expected a str, or messages"),
     ],
 )
 def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
@@ -198,6 +204,83 @@ def test_money_is_exact(amount: Decimal | float | str) -> None:
 def test_one_stop_needs_no_list() -> None:
     """A single text is one stop."""
     assert build_call(PLAIN, "hi", stop="END").stop == ("END",)
+
+
+def test_messages_may_be_messages_of_ours() -> None:
+    """A `Message` stands wherever a mapping of OpenAI's form does: in a call, a batch, a comparison, a verdict."""
+    turns = [{"role": "system", "content": "s"}, Message(role="user", content="hi")]
+    assert [(one.role, one.content) for one in build_call(PLAIN, turns).messages] == [("system", "s"), ("user", "hi")]
+    llm = FakeLLM()
+    llm.reply("passed")
+    mine = turns[1:]
+    llm.complete(None, mine)
+    llm.batch(None, [mine, turns])
+    assert len(llm.compare(None, mine, models=["fake"]).prompts) == 1
+    assert len(llm.compare(None, [mine, turns], models=["fake"]).prompts) == 2
+    assert llm.classify(None, mine, ["passed", "failed"], votes=1).label == "passed"
+    assert [call.messages[-1].content for call in llm.calls][:6] == ["hi"] * 6
+
+
+def _keyword(answer: Any, *, least: int) -> bool:
+    return len(answer.text) >= least
+
+
+async def _coroutine(_answer: Any) -> bool:
+    return False
+
+
+class _Coroutine:
+    async def __call__(self, _answer: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "right"),
+    [
+        (lambda answer: True, 1, True),
+        (lambda answer, least=3: True, 1, True),
+        (lambda *_: True, 3, True),
+        (functools.partial(_keyword, least=3), 1, True),
+        (bool, 1, True),
+        (print, 3, True),
+        ("".startswith, 1, True),
+        (operator.attrgetter("text"), 1, True),
+        (lambda: True, 1, False),
+        (lambda answer, other: True, 1, False),
+        (lambda done, total: True, 3, False),
+        (_keyword, 1, False),
+        (_coroutine, 1, False),
+        (functools.partial(_coroutine), 1, False),
+        (_Coroutine(), 1, False),
+        ("text", 1, False),
+    ],
+)
+def test_a_function_is_asked_how_many_arguments_it_takes(function: Any, arguments: int, right: bool) -> None:
+    """Partials, bound methods and builtins pass, whose signature nobody knows too; coroutine functions do not."""
+    assert takes(function, arguments) is right
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("complete", {"accept": lambda: True}, "expected a function of one argument, the Answer"),
+        ("acomplete", {"accept": _coroutine}, "expected a function of one argument, the Answer"),
+        ("batch", {"accept": _keyword}, "expected a function of one argument, the Answer"),
+        ("batch", {"on_progress": lambda done: None}, "expected a function of three arguments: done, total, result"),
+        ("abatch", {"on_progress": 3}, "expected a function of three arguments: done, total, result"),
+    ],
+)
+async def test_a_function_of_other_arguments_is_refused_before_anything_is_sent(
+    name: str, given: dict[str, Any], words: str
+) -> None:
+    """The error names the option and what it is called with."""
+    llm = FakeLLM(tasks=("t",))
+    llm.reply("hi")
+    with pytest.raises(InvalidRequestError, match=f"^{next(iter(given))} is .*{words}"):
+        await called(llm, name, **given)
+    with pytest.raises(InvalidRequestError, match=r"^on_answer is .*expected a function of two arguments"):
+        llm.answer_each("t", ["hi"], lambda answer: None)  # type: ignore[arg-type, misc]
+    assert llm.calls == []
 
 
 def test_what_the_caller_changes_later_does_not_change_the_call() -> None:

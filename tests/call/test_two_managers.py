@@ -11,7 +11,7 @@ from typing import Any
 
 import faults
 import pytest
-from manager_kit import Make, model
+from manager_kit import Make, model, program
 
 from testronaut_llm import BudgetExceededError, LLMManager, NoReadyModelError, errors
 from testronaut_llm.limits.windows import FAILURES
@@ -136,3 +136,37 @@ def test_managers_that_take_turns_print_nothing(api: Make, opened: Open, caplog:
     b.close()
     gc.collect()
     assert [one.message for one in caplog.records if one.name == "asyncio"] == []
+
+
+UNCLOSED = """
+import os, sys, threading
+from testronaut_llm import LLMManager
+from testronaut_llm.testing.fake import FakeGateway
+gateway = FakeGateway()
+gateway.reply("hi")
+kept = LLMManager(gateway=gateway)
+def ask(*_):
+    assert [kept.complete("t", "p").cached for _ in range(2)][1]
+    assert kept.spend().rows is not None
+ask()
+other = threading.Thread(target=ask)
+other.start()
+other.join()
+LLMManager(gateway=gateway).complete("t", "dropped")
+if sys.argv[1] == "fork":
+    child = os.fork()
+    if child == 0:
+        kept.complete("t", "in the child")
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
+    kept.complete("t", "in the parent")
+"""
+
+
+@pytest.mark.parametrize("way", ["exit", "fork"])
+def test_a_manager_that_nobody_closes_warns_of_nothing(tmp_path: Path, way: str) -> None:
+    """No SQLite connection of a program, its threads or its forked child is left open, as Python 3.13 would say."""
+    row = {"model": "openai/fake", "price": {"input": 1, "output": 1}}
+    (tmp_path / "llm.yaml").write_text(json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"]}}}))
+    done = program("-W", "ignore", "-W", "error::ResourceWarning", "-c", UNCLOSED, way, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

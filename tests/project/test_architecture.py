@@ -37,7 +37,7 @@ LADDER = (
     ("prompts", "labels", "options", "lookup", "batch", "compare", "agreement", "streams"),
     ("services", "requests", "judge", "call"),
     ("classify",),
-    ("llm_manager", ""),
+    ("engine", "llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
 DOOR = "gateway.gateway"

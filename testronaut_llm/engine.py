@@ -1,0 +1,105 @@
+"""The parts of a manager, and how one call or many get their results."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testronaut_llm.batch import Outcome
+from testronaut_llm.cache.answer_cache import AnswerCache
+from testronaut_llm.config.source import ConfigSource
+from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.lookup import Lookup
+from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.options import call_of
+from testronaut_llm.prompts import Prompt
+from testronaut_llm.providers.provider_registry import Probes
+from testronaut_llm.records import Call, Result
+from testronaut_llm.streams import Begin
+from testronaut_llm.support.paths import data_dir
+from testronaut_llm.telemetry.redaction import Redactor
+from testronaut_llm.telemetry.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from testronaut_llm.call import Caller
+    from testronaut_llm.config.model_config import LLMConfig
+    from testronaut_llm.loop import Running
+    from testronaut_llm.options import AllOptions
+
+
+class Engine:
+    """The parts behind `LLMManager`, the public API."""
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        config: LLMConfig | None = None,
+        gateway: Any = None,
+        offline: bool = False,
+    ) -> None:
+        if path is not None and config is not None:
+            raise ConfigError("both a path and config= were given; expected one of them")
+        self._source = source = ConfigSource.of(config) if config is not None else ConfigSource.find(path)
+        self._redactor, self._probes = Redactor(), Probes()
+        self._telemetry = Telemetry(self._redactor.redact, lambda: source.last)
+        books = None if offline else data_dir() / "ledger.sqlite3"
+        self._ledger = Ledger(books, scope=lambda: source.current().budget_scope() or "")
+        cache = None if offline else AnswerCache()
+        self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
+        self._gateway, self._offline = gateway, offline
+        self._made: Caller | None = None
+        self._making = threading.Lock()
+
+    @property
+    def config(self) -> LLMConfig:
+        """The current configuration; edits of the file are picked up."""
+        return self._source.current()
+
+    def close(self) -> None:
+        """Closes connections and stops embedded models."""
+        if self._made is not None:
+            self._made.close()
+        self._ledger.close()
+        if self._lookup.cache is not None:
+            self._lookup.cache.close()
+
+    @property
+    def _caller(self) -> Caller:
+        """Runs calls on models. Created at the first cache miss. Raises LLMError if the program is ending."""
+        if not threading.main_thread().is_alive():  # so that no thread can be started
+            raise LLMError("the program is ending, so no model can be asked; make the call before its end")
+        with self._making:
+            if self._made is None:
+                from testronaut_llm.call import Caller
+                from testronaut_llm.services import Services
+
+                rooms = self._redactor, self._telemetry, self._probes, self._ledger
+                services = Services(self._source.current, *rooms, self._gateway, offline=self._offline)
+                self._made = Caller(services, self._lookup)
+            return self._made
+
+    def _result(self, call: Call) -> Result:
+        """Returns a cached result, read in this thread; on a miss, the call runs on the manager's event loop."""
+        with self._telemetry.watch(call):
+            found = self._lookup.find(call)
+            return found if found is not None else self._caller.start_missed(call).result()
+
+    async def _aresult(self, call: Call) -> Result:
+        from asyncio import to_thread
+
+        lookup = self._lookup
+        with self._telemetry.watch(call):
+            found = lookup.find(call) if lookup.is_quick(call) else await to_thread(lookup.find, call)
+            return found if found is not None else await self._caller.start_missed(call).aresult()
+
+    def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
+        return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
+
+    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
+        """Checks the shared options of many calls; returns a function that starts one call."""
+        call_of(self.config, task, "?", options)
+        caller = self._caller
+        return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))

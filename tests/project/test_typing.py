@@ -1,0 +1,35 @@
+"""What type checkers say of programs that use the package."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT
+
+EXAMPLES = ROOT / "tests" / "support" / "data" / "typing_examples.py"
+
+
+def _says(*command: str, folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return f"{done.stdout}{done.stderr}" if done.returncode else ""
+
+
+@pytest.mark.timeout(300)
+def test_mypy_knows_the_type_of_each_result(tmp_path: Path) -> None:
+    """`.parsed`, labels, messages and callbacks have the types of the examples; what must not pass does not."""
+    settings = tmp_path / "mypy.ini"
+    settings.write_text(f"[mypy]\nmypy_path = {ROOT}\nstrict = True\n")
+    assert not _says(sys.executable, "-m", "mypy", "--config-file", str(settings), str(EXAMPLES), folder=tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not shutil.which("pyright"), reason="pyright is not installed")
+def test_pyright_knows_the_type_of_each_result(tmp_path: Path) -> None:
+    """The same of pyright, which needs no setting to resolve a type from an expression."""
+    shutil.copy(EXAMPLES, tmp_path)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    assert not _says("pyright", "--pythonpath", sys.executable, EXAMPLES.name, folder=tmp_path)
