@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ProviderError,
         QuotaExceededError,
         RateLimitError,
+        SecretInPromptError,
         ServerError,
         UnknownTaskError,
     )
@@ -84,6 +85,7 @@ __all__ = [
     "QuotaExceededError",
     "RateLimitError",
     "Route",
+    "SecretInPromptError",
     "ServerError",
     "Stream",
     "UnknownTaskError",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 from typing_extensions import TypeVar
 
 from testronaut_llm.errors import LLMError
+from testronaut_llm.masking import NOTHING, Masking
 from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ T = TypeVar("T", default=Any)
 CacheMode = Literal["use", "refresh", "off", "only"]
 Schema = type[T] | Mapping[str, Any] | None
 """What an answer has to obey: a pydantic class or another type, or a JSON Schema."""
+Secrets = Literal["mask", "refuse", "allow"]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -43,6 +45,7 @@ class Call:
         settings: the task's, as the file said when the call began; `config` is that whole file.
         selected: the models of the task in their listed order; `candidates` those that no rule of the task excludes.
         texts: what to embed; empty for a chat.
+        masking: the secrets of `messages`, which hold placeholders for them.
         timeout: seconds for one attempt; None is the model's default.
         deadline: seconds for everything, from `started` on.
         max_cost: USD for all attempts together.
@@ -72,6 +75,7 @@ class Call:
     timeout: float | None = None
     stream: bool = False
     logprobs: bool = False
+    masking: Masking = NOTHING
     extra: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -114,6 +118,7 @@ class Candidate:
         est_cost: expected price in USD, `worst_cost` the largest possible one; None where no price is known.
         context_window: in tokens, None where nobody says.
         est_seconds: for a local model that `models bench` has measured on this machine.
+        secrets: what happens to secrets of a prompt for it: `mask`, `refuse` or `allow`.
         problem: error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
         limits: in a dry run, the rate limits that hold for it.
         row: what `llm.yaml` says of it; `provider_row` says how its provider is reached.
@@ -124,6 +129,7 @@ class Candidate:
     provider: str
     quality: int
     local: bool = False
+    secrets: Secrets = "mask"
     kept: bool = True
     reason: str = ""
     est_tokens: int | None = None
@@ -189,7 +195,8 @@ class Answer(Generic[T]):
     """An accepted answer.
 
     `cost` (USD) is of all attempts together, None when any of them has no known price; `saved` is
-    what a cache hit did not cost; `latency` is seconds of the whole call.
+    what a cache hit did not cost; `latency` is seconds of the whole call; `masked` is how many places of
+    the prompt held a placeholder in place of a secret.
     """
 
     text: str
@@ -208,6 +215,7 @@ class Answer(Generic[T]):
     request_id: str | None = None
     parsed: T | None = None
     logprobs: tuple[TokenChoice, ...] = ()
+    masked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +234,7 @@ class Embeddings:
     attempts: tuple[Attempt, ...] = ()
     latency: float = 0.0
     request_id: str | None = None
+    masked: int = 0
 
 
 Result = Answer[Any] | Embeddings
