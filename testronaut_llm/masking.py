@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -78,7 +78,15 @@ class Pieces:
 
 def secrets_in(text: str) -> list[tuple[int, int, str]]:
     """Returns start, end and kind of each secret of a text: known shapes, and values of secret variables."""
-    found = [*_own_values(text), *_shapes(text)]
+    found = []
+    for kind, match in find_keys(text):
+        start = match.end(match.lastindex) if match.lastindex else match.start()
+        secret = text[start : match.end()].rstrip(".,:;!?")  # of the sentence
+        if secret and not _EXAMPLE.fullmatch(secret):
+            found.append((start, start + len(secret), kind))
+    for name, value in os.environ.items():
+        if len(value) >= _SHORT and value in text and _OWN.search(name):
+            found += [(*one.span(), f"value of {name}") for one in re.finditer(re.escape(value), text)]
     whole: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(found):
         if whole and start < whole[-1][1]:
@@ -111,27 +119,12 @@ def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
     return done, Masking({name: secret for secret, name in names.items()}, places)
 
 
-def _shapes(text: str) -> Iterator[tuple[int, int, str]]:
-    for kind, match in find_keys(text):
-        start = match.end(match.lastindex) if match.lastindex else match.start()
-        secret = text[start : match.end()].rstrip(".,:;!?")  # of the sentence
-        if secret and not _EXAMPLE.fullmatch(secret):
-            yield start, start + len(secret), kind
-
-
-def _own_values(text: str) -> Iterator[tuple[int, int, str]]:
-    for name, value in os.environ.items():
-        if len(value) >= _SHORT and value in text and _OWN.search(name):
-            for found in re.finditer(re.escape(value), text):
-                yield *found.span(), f"value of {name}"
-
-
 def _forms(secret: str) -> set[str]:
     written = json.dumps(secret)[1:-1]
     return {secret, written, written.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
 
 
-def _pattern(secrets: Iterator[str] | Mapping[str, str] | set[str]) -> re.Pattern[str]:
+def _pattern(secrets: Iterable[str]) -> re.Pattern[str]:
     """Finds the secrets anywhere, the longest first; short ones, which may be words, only as a value."""
     ordered = sorted(secrets, key=lambda one: (-len(one), one))
     return re.compile(

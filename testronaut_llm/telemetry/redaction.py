@@ -18,6 +18,7 @@ _SHORT = 8
 _RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # keys hold a digit, words of prose rarely do
 
 _VALUE = r"[\w.~+/=!@#^*?:%$-]"
+_MIXED = rf"(?={_VALUE}{{0,60}}[0-9])(?={_VALUE}{{0,60}}[a-z]){_VALUE}{{8,}}"
 _NAME = r"(?:api|subscription|account|secret|private|signing|shared[-_]?access|secret[-_]?access)[-_]?key"
 
 _KEYS = (
@@ -39,9 +40,8 @@ _KEYS = (
     ("Telegram token", ":aa", r"\b[0-9]{8,10}:AA[\w-]{32,36}"),
     (
         "access token",
-        "dop_v1_ dckr_pat_ shpat_ hvs. lin_api_ sq0atp- dapi age-secret-key-1",
-        rf"\b(?:dop_v1_|dckr_pat_|shpat_|hvs\.|lin_api_|sq0atp-|dapi(?=[0-9a-f]{{32}})|age-secret-key-1)"
-        rf"{_RANDOM}[\w-]{{20,}}",
+        "dop_v1_ dckr_pat_ shpat_ hvs. lin_api_",
+        r"\b(?:dop_v1_|dckr_pat_|shpat_|hvs\.|lin_api_)[\w-]{20,}",
     ),
 )
 _NAMED = (
@@ -49,7 +49,7 @@ _NAMED = (
     (
         "basic credentials",
         "basic",
-        rf"(\bauthorization\W{{1,5}}basic\s+)[\w+/=-]{{6,}}|(\bbasic +){_RANDOM}[\w+/=-]{{16,}}",
+        rf"(?=[ab])(?:(\bauthorization\W{{1,5}}basic\s+)[\w+/=-]{{6,}}|(\bbasic +){_RANDOM}[\w+/=-]{{16,}})",
     ),
     (
         "authorization header",
@@ -59,21 +59,16 @@ _NAMED = (
     (
         "key or password",
         "key token secret password",
-        rf"((?:{_NAME}|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
+        rf"(?=[acps])((?:{_NAME}|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
         rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
     ),
     (
         "key or password",
         "key token secret pass pwd",
-        rf"((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|{_NAME})[\"']?\s?[:=]\s?[\"']?)"
-        rf"(?![$%*])(?={_VALUE}{{0,60}}[0-9])(?={_VALUE}{{0,60}}[a-z]){_VALUE}{{8,}}",
+        rf"(?=[acpst_])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|{_NAME})[\"']?\s?[:=]\s?[\"']?)"
+        rf"(?![$%*]){_MIXED}",
     ),
-    (
-        "key or password",
-        "--",
-        rf"(--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key)[ ])(?!-)"
-        rf"(?={_VALUE}{{0,60}}[0-9])(?={_VALUE}{{0,60}}[a-z]){_VALUE}{{8,}}",
-    ),
+    ("key or password", "--", rf"(--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
     ("password", "password", rf"(\blogin\s+\S{{1,64}}\s+password\s+){_RANDOM}[^\s\"'<>\[\]]{{8,}}"),
     ("cookie", "cookie", rf"(\b(?:set-)?cookie[\"']?: ?[\"']?[\w.-]{{1,40}}=){_RANDOM}[\w.~+/=%-]{{16,}}"),
     (
