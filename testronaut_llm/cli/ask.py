@@ -14,10 +14,8 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import options, screen
-from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.local.download import Progress
-from testronaut_llm.options import call_of
 from testronaut_llm.records import Answer, CacheMode, Route, Secrets
 
 if TYPE_CHECKING:
@@ -161,6 +159,8 @@ def route(
     config: options.ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Sends nothing."""
+    from testronaut_llm.options import call_of
+
     text = "" if prompt is None and file is None else options.read_prompt(prompt, file)
     with testronaut_llm.LLMManager(config) as llm:
         if params:
@@ -193,7 +193,7 @@ def show_route(found: Route, *, drawn: bool | None = None) -> None:
     columns = ("model", "tokens", "cost", "at most", *(["seconds"] if measured else []), "selected", "why")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
     modes = {mode: [one.alias for one in found.candidates if one.secrets == mode] for mode in get_args(Secrets)}
-    screen.note(f"secrets: {'; '.join(f'{mode} ({few(names)})' for mode, names in modes.items() if names)}")
+    screen.note("secrets: " + "; ".join(f"{mode} ({', '.join(names)})" for mode, names in modes.items() if names))
 
 
 def compare(

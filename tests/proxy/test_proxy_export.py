@@ -153,6 +153,7 @@ BUDGET_FIELDS: dict[str, Any] = {
 }  # fmt: skip
 SECTIONS: dict[str, Any] = {
     "budget": {"per_day": 1}, "cache": {"size_limit": "1MB"}, "limits": {"openai": {"tpm": 9}}, "log": {"file": "x"},
+    "secrets": "mask",
 }  # fmt: skip
 
 
