@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ProviderError,
         QuotaExceededError,
         RateLimitError,
+        SecretInPromptError,
         ServerError,
         UnknownTaskError,
     )
@@ -86,6 +87,7 @@ __all__ = [
     "QuotaExceededError",
     "RateLimitError",
     "Route",
+    "SecretInPromptError",
     "ServerError",
     "Stream",
     "UnknownTaskError",

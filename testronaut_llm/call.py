@@ -20,6 +20,7 @@ from testronaut_llm.gateway.model_request import Reply, Request
 from testronaut_llm.judge import attempt_of, judged
 from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
+from testronaut_llm.masking import Pieces
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
 from testronaut_llm.records import Attempt, Call, Embeddings, Result, Route, T, known_cost, total_cost
@@ -241,12 +242,15 @@ class _Attempts:
     async def _sent(self, request: Request, exchange: Exchange) -> Reply:
         """Sends a request through the gateway; pieces of a stream go to the caller."""
         reply = Reply(error=LLMError("no reply"), sent=False)
+        pieces = Pieces(self.call.masking, as_json=self.call.output is not None)
         async for part in self.services.gateway.send(request, exchange):
             if isinstance(part, Reply):
-                reply = part
-            elif self.emit is not None:
+                reply, piece = part, pieces.end() if part.error is None else ""
+            else:
+                piece = pieces.add(part)
+            if piece and self.emit is not None:
                 self.delivered = True
-                self.emit(part)
+                self.emit(piece)
         return reply
 
     async def _judged(self, ask: Ask, reply: Reply, attempt: Attempt, reservation: Reservation) -> Result | Outcome:

@@ -6,6 +6,7 @@
       ConfigError                   a person must fix it; file and line where there is one
         UnknownTaskError            names the known tasks and the closest one
         MissingCredentialError      names the variable to set
+        SecretInPromptError         names the kind of secret and its place
       BudgetExceededError           what was asked, what is left, which limit
       ProviderError                 one attempt failed
         AuthenticationError         401        NEXT
@@ -112,6 +113,12 @@ class MissingCredentialError(ConfigError):
     """An API key is missing; the message names the variable to set."""
 
     code = "missing_credential"
+
+
+class SecretInPromptError(ConfigError):
+    """A prompt holds a secret, and `secrets: refuse` holds for the task. The message never holds its value."""
+
+    code = "secret_in_prompt"
 
 
 class BudgetExceededError(LLMError):

@@ -61,6 +61,7 @@ def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: 
         "usage": usage,
         "cost_source": _priced(services, ask, reply, usage).source,
         "request_id": reply.request_id,
+        "masked": call.masking.count if ask.step.candidate.secrets == "mask" or call.texts else 0,
     }
     if call.texts:
         return Embeddings(vectors=reply.vectors, **common)
@@ -70,14 +71,15 @@ def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: 
     # half a JSON value is not an answer
     if cut and not (call.settings.allow_truncated and output is None and reply.text.strip()):
         return _truncated(services, ask, reply, usage, spent)
+    said, text = call.masking.mask(reply.text), call.masking.restore(reply.text, as_json=output is not None)
     try:
-        parsed = output.read(reply.text, services.dialect(row)) if output is not None else None
+        parsed = output.read(text, services.dialect(row)) if output is not None else None
     except OutputInvalidError as error:
-        repair = output.repair_request(error) if output is not None else None
-        invalid = _error(OutputInvalidError, ask, reply, error.args[0], text=reply.text)
-        return Outcome(error=invalid, remaining=call.left, repair=repair, answered=reply.text)
+        repair = call.masking.mask(output.repair_request(error)) if output is not None else None
+        invalid = _error(OutputInvalidError, ask, reply, call.masking.mask(error.args[0]), text=said)
+        return Outcome(error=invalid, remaining=call.left, repair=repair, answered=said)
     answer: Answer[Any] = Answer(
-        text=reply.text,
+        text=text,
         parsed=parsed,
         response_model=reply.response_model,
         finish_reason=reply.finish_reason or "",
@@ -86,7 +88,7 @@ def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: 
     )
     if call.accept is None or call.accept(answer):
         return answer
-    refused = _error(OutputInvalidError, ask, reply, "`accept` refused the answer", text=reply.text)
+    refused = _error(OutputInvalidError, ask, reply, "`accept` refused the answer", text=said)
     return Outcome(error=refused, remaining=call.left)
 
 
@@ -108,7 +110,7 @@ def _failed(services: Services, ask: Ask, reply: Reply, error: LLMError) -> Outc
         error=error,
         remaining=ask.call.left,
         repair=repair,
-        answered=getattr(error, "text", reply.text),
+        answered=ask.call.masking.mask(getattr(error, "text", reply.text)),
         not_taken=refused_settings(error),
     )
 
@@ -184,5 +186,5 @@ def _truncated(services: Services, ask: Ask, reply: Reply, usage: Usage, spent: 
             what, fix = f"the answer was cut at max_tokens {cap}{part}", "raise `max_tokens`"
             if call.output is None and not call.settings.allow_truncated:
                 fix += f", or set `allow_truncated: true` for {call.task}"
-    error = _error(OutputTruncatedError, ask, reply, f"{what}; {fix}", text=reply.text)
+    error = _error(OutputTruncatedError, ask, reply, f"{what}; {fix}", text=call.masking.mask(reply.text))
     return Outcome(error=error, remaining=call.left, may_double=doubles)

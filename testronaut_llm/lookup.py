@@ -77,7 +77,7 @@ class Lookup:
             found = self.vectors(call)
             if len(found) == len(set(call.texts)):
                 result = all_vectors(found, call.texts, None, model=call.candidates[0].row, task=call.task)
-                result = replace(result, latency=time.monotonic() - call.started)
+                result = replace(result, latency=time.monotonic() - call.started, masked=call.masking.count)
         else:
             result = self._answer(call, cache)
         if result is not None:
@@ -89,7 +89,7 @@ class Lookup:
         for part in _parts(call):  # one, or none
             for one in call.candidates:
                 key = cache_key.hashed(part, self._model_part(call, one))
-                decode = partial(answer_of, call.task, call.output, one.row, call.started)
+                decode = partial(_decoded, call, one)
                 answer = cache.read(key, decode)
                 if answer is not None and (call.accept is None or call.accept(answer)):
                     return answer
@@ -132,7 +132,10 @@ class Lookup:
         if isinstance(result, Embeddings):
             values = vector_values(result, call.texts)
         else:
-            values = [answer_value(result, dialect)]
+            text = call.masking.mask(result.text)
+            values = [answer_value(replace(result, text=text), dialect)]
+            if text != result.text:
+                values[0].pop("logprobs", None)  # its tokens may be parts of a secret
             if result.finish_reason != "stop" or self._redactor.knows(cache_key.canonical(values[0])):
                 return
         for part, value in zip(parts, values, strict=True):
@@ -171,6 +174,14 @@ def _parts(call: Call) -> Sequence[str]:
     if not call.key_parts:
         call.key_parts.extend(cache_key.parts_of(call, call.texts))
     return call.key_parts
+
+
+def _decoded(call: Call, one: Candidate, value: Any) -> Answer[Any]:
+    """Returns a stored answer with the secrets of this call."""
+    if call.masking.originals and isinstance(value, dict) and isinstance(value.get("text"), str):
+        value = {**value, "text": call.masking.restore(value["text"], as_json=call.output is not None)}
+    answer = answer_of(call.task, call.output, one.row, call.started, value)
+    return replace(answer, masked=call.masking.count) if one.secrets == "mask" else answer
 
 
 def emit_stored(result: Result, emit: Emit | None) -> None:

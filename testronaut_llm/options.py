@@ -9,12 +9,14 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
-from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.errors import InvalidRequestError, SecretInPromptError
+from testronaut_llm.masking import Masking, masked, secrets_in
 from testronaut_llm.prompts import Prompt, encodable, messages_of, texts_of
 from testronaut_llm.records import Accept, CacheMode, Call, Message, Schema
 from testronaut_llm.routing.task_router import one_vector_space, select
@@ -237,6 +239,11 @@ def _call(config: LLMConfig, settings: TaskConfig, given: dict[str, Any], **aske
         if mode not in _MODES:
             raise InvalidRequestError(f"{CACHE_VARIABLE} is {mode!r}; expected one of {', '.join(_MODES)}")
     candidates = tuple([one for one in selected if one.kept])
+    modes = {one.secrets for one in candidates}
+    if "refuse" in modes:
+        _refuse_secrets(settings.name, asked)
+    if "mask" in modes:
+        asked |= _masked(asked)
     return Call(
         task=settings.name,
         settings=settings,
@@ -246,3 +253,27 @@ def _call(config: LLMConfig, settings: TaskConfig, given: dict[str, Any], **aske
         **asked,
         **given,
     )
+
+
+def _masked(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns messages and texts with placeholders. Each text to embed is numbered alone, since it is stored alone."""
+    messages, found = asked["messages"], [masked([text]) for text in asked.get("texts", ())]
+    if found:
+        texts, masking = tuple([text for (text,), _ in found]), Masking(count=sum(one.count for _, one in found))
+    else:
+        texts, masking = masked([one.content for one in messages])
+    if not masking.count:
+        return {}
+    messages = tuple([replace(one, content=text) for one, text in zip(messages, texts, strict=True)])
+    return {"messages": messages, "masking": masking, **({"texts": texts} if found else {})}
+
+
+def _refuse_secrets(task: str, asked: Mapping[str, Any]) -> None:
+    for number, message in enumerate(asked["messages"], 1):
+        for start, _, kind in secrets_in(message.content)[:1]:
+            where = f"text {number}" if asked.get("texts") else f"message {number} ({message.role})"
+            line = message.content.count("\n", 0, start) + 1
+            place = f"{where}, line {line}, character {start - message.content.rfind(chr(10), 0, start)}"
+            raise SecretInPromptError(
+                f"{task}: the prompt holds a secret ({kind}): {place}; remove it, or set `secrets: mask` for the task"
+            )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
 from typing_extensions import TypeForm, TypeVar
 
 from testronaut_llm.errors import LLMError
+from testronaut_llm.masking import NOTHING, Masking
 from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ T = TypeVar("T", default=None)
 _Any_co = TypeVar("_Any_co", covariant=True)
 
 CacheMode = Literal["use", "refresh", "off", "only"]
+Secrets = Literal["mask", "refuse", "allow"]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -53,6 +55,7 @@ class Call:
         settings: of the task, when the call began; `config` is the whole file at that time.
         selected: the models of the task in their listed order; `candidates` those that no rule of the task excludes.
         texts: what to embed; empty for a chat.
+        masking: the secrets of `messages`, which hold placeholders for them.
         timeout: seconds for one attempt; None is the model's default.
         deadline: seconds for everything, from `started` on.
         max_cost: USD for all attempts together.
@@ -82,6 +85,7 @@ class Call:
     timeout: float | None = None
     stream: bool = False
     logprobs: bool = False
+    masking: Masking = NOTHING
     extra: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -124,6 +128,7 @@ class Candidate:
         est_cost: expected price in USD, `worst_cost` the largest possible one; None if no price is known.
         context_window: in tokens, None if unknown.
         est_seconds: for a local model that `models bench` has measured on this machine.
+        secrets: what happens to secrets of a prompt for it: `mask`, `refuse` or `allow`.
         problem: error code if it was dropped (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
         limits: in a dry run, the rate limits that apply to it.
         row: its row of `llm.yaml`; `provider_row` is the row of its provider.
@@ -134,6 +139,7 @@ class Candidate:
     provider: str
     quality: int
     local: bool = False
+    secrets: Secrets = "mask"
     kept: bool = True
     reason: str = ""
     est_tokens: int | None = None
@@ -199,7 +205,7 @@ class Answer(Generic[T]):
     """An accepted answer. `parsed` has the type of the call's `schema`, Any for a JSON Schema, None without one.
 
     `cost` (USD) is of all attempts together, None if one has no known price; `saved` is the USD that
-    a cache hit saved; `latency` is seconds of the whole call.
+    a cache hit saved; `latency` is seconds of the whole call; `masked` counts the secrets replaced in the prompt.
     """
 
     text: str
@@ -218,6 +224,7 @@ class Answer(Generic[T]):
     request_id: str | None = None
     parsed: T = None  # type: ignore[assignment]  # the default of T
     logprobs: tuple[TokenChoice, ...] = ()
+    masked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +243,7 @@ class Embeddings:
     attempts: tuple[Attempt, ...] = ()
     latency: float = 0.0
     request_id: str | None = None
+    masked: int = 0
 
 
 Result = Answer[Any] | Embeddings

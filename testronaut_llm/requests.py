@@ -87,11 +87,15 @@ def request_of(services: Services, ask: Ask, timeout: float) -> Request:
     longest = candidate.est_tokens or 0
     if call.texts:
         longest = max(services.counter.text_length(row, text) for text in call.texts)
-    needed = int(longest * 1.3) + 256 + ask.most[1]
+    hidden = sum(map(len, call.masking.originals.values())) if candidate.secrets == "allow" else 0
+    needed = int(longest * 1.3) + hidden + 256 + ask.most[1]
     num_ctx = services.local.window(row, needed=needed, most=candidate.context_window)
+    turns = ask.turns
+    if candidate.secrets == "allow" and call.masking.originals:
+        turns = tuple([replace(one, content=call.masking.restore(one.content)) for one in turns])
     return Request(
         target=target,
-        messages=() if call.texts else ask.turns,
+        messages=() if call.texts else turns,
         texts=call.texts,
         max_tokens=ask.most[1],
         timeout=timeout,

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -16,7 +16,7 @@ import testronaut_llm
 from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.local.download import Progress
-from testronaut_llm.records import Answer, CacheMode, Route
+from testronaut_llm.records import Answer, CacheMode, Route, Secrets
 
 if TYPE_CHECKING:
     from testronaut_llm.compare import Comparison
@@ -84,6 +84,7 @@ def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: 
         raise
     source = "from the cache, " if answer.cached else ""
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
+    tokens += f", {answer.masked} secrets masked" if answer.masked else ""
     screen.note(
         f"{answer.model} ({answer.provider_model}): {source}{tokens}, {options.bill(llm)}, {answer.latency:.1f} s"
     )
@@ -151,20 +152,29 @@ def route(
     file: options.PromptFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Estimate for this model, as `run -m`.")] = None,
     params: options.Params = False,
+    show_masked: Annotated[
+        bool, typer.Option("--show-masked", help="Also print the prompt with its secrets masked.")
+    ] = False,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
     """Show which models a task would ask, in which order, at what cost, and why. Sends nothing."""
+    from testronaut_llm.options import call_of
+
     text = "" if prompt is None and file is None else options.read_prompt(prompt, file)
     with testronaut_llm.LLMManager(config) as llm:
         if params:
             llm.warm_up()
         found = llm.route(task, text, model=model)
+        sent = call_of(llm.config, task, text or "?", {"model": model}).messages if show_masked else ()
     if as_json:
         shown = [{one.name: getattr(each, one.name) for one in fields(each) if one.repr} for each in found.candidates]
-        screen.out_json({"task": found.task, "strategy": found.strategy, "candidates": shown})
+        messages = {"messages": sent} if show_masked else {}
+        screen.out_json({"task": found.task, "strategy": found.strategy, "candidates": shown, **messages})
     else:
         show_route(found)
+        for one in sent:
+            screen.out(f"{one.role}: {one.content}")
 
 
 def show_route(found: Route, *, drawn: bool | None = None) -> None:
@@ -182,6 +192,8 @@ def show_route(found: Route, *, drawn: bool | None = None) -> None:
         rows.append([one.alias, tokens, one.est_cost, one.worst_cost, *seconds, one.kept, "; ".join(why)])
     columns = ("model", "tokens", "cost", "at most", *(["seconds"] if measured else []), "selected", "why")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
+    modes = {mode: [one.alias for one in found.candidates if one.secrets == mode] for mode in get_args(Secrets)}
+    screen.note("secrets: " + "; ".join(f"{mode} ({', '.join(names)})" for mode, names in modes.items() if names))
 
 
 def compare(

@@ -21,6 +21,8 @@ TESTED_LITELLM = "1.110.2"
 BAD_LITELLM = ("1.82.7", "1.82.8")
 """LiteLLM releases that sent keys to a third party."""
 
+_SECRETS = "mask; allow for local models"
+
 
 def check(
     live: Annotated[bool, typer.Option("--live", help="Send one token to each ready model; this costs money.")] = False,
@@ -46,6 +48,7 @@ def check(
         "ignored": settings.ignored,
         "models": models,
         "tasks": {name: _can_run(settings, name, ready) for name in settings.tasks},
+        "secrets": {name: task.secrets or settings.secrets or _SECRETS for name, task in settings.tasks.items()},
         "litellm": litellm_version(),
         "prices": f"{table.name}, newest dated model of {table.newest}" if table else "none; see prices update --help",
         "warnings": list(warnings()),
@@ -124,6 +127,8 @@ def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:
         about = "; ".join(filter(None, (one["note"], one["fix"], dropped, one["live"])))
         rows.append((one["alias"], one["model"], one["ready"], about))
     screen.table("models", ("model", "is", "ready", "note"), rows)
+    for mode in dict.fromkeys(found["secrets"].values()):
+        screen.note(f"secrets: {mode} ({', '.join(name for name, one in found['secrets'].items() if one == mode)})")
     screen.note(f"litellm {found['litellm']}; prices: {found['prices']}")
     for warning in found["warnings"]:
         screen.note(f"warning: {warning}")

@@ -38,7 +38,7 @@ from testronaut_llm.config.sections import (
 )
 from testronaut_llm.config.trust import limited, untrusted
 from testronaut_llm.errors import ConfigError, UnknownTaskError
-from testronaut_llm.records import CacheMode
+from testronaut_llm.records import CacheMode, Secrets
 from testronaut_llm.support.text import did_you_mean
 
 Strategy = Literal["cheapest", "as_listed", "local_first", "balanced", "cascade"]
@@ -172,6 +172,8 @@ class TaskConfig(Section):
     """The text must stay on this machine: local models only (default: false)."""
     cache: CacheMode = "use"
     """`use`, `refresh` (ask again and store), `off` (neither read nor store), or `only` (never ask)."""
+    secrets: Secrets | None = None
+    """`mask`, `refuse` or `allow` secrets in its prompts, for all its models (default: as the file's `secrets`)."""
     prompt_cache: Flag = False
     """Let Anthropic cache the system text for some minutes: cheaper from the second call on (default: false)."""
     budget: BudgetConfig | None = None
@@ -204,6 +206,8 @@ class LLMConfig(Section):
     """Lifetime of stored answers, and size of the store."""
     limits: Mapping[str, LimitConfig] = Field(default_factory=dict)
     """Requests and tokens per minute, and concurrent requests, of a provider or of an endpoint URL."""
+    secrets: Secrets | None = None
+    """Secrets in prompts: `mask` them, `refuse` the call, or `allow` them (default: `mask`; local models `allow`)."""
     log: LogConfig | None = None
     """Telemetry as a file of JSON lines (default: none)."""
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 ALLOWED: Mapping[str, frozenset[str]] = {
     section: frozenset(fields.split())
     for section, fields in {
-        "LLMConfig": "version models tasks budget cache limits",
+        "LLMConfig": "version models tasks budget cache limits secrets",
         "ModelConfig": "model api_base quality price context_window max_output num_ctx reasoning limits",
         "TaskConfig": (
             "models strategy min_quality max_tokens temperature stop seed system timeout deadline retries fallback_on"
-            " allow_truncated private cache prompt_cache budget optional"
+            " allow_truncated private cache secrets prompt_cache budget optional"
         ),
         "PriceConfig": "input output cache_read cache_write",
         "LimitConfig": "rpm tpm concurrency",
@@ -36,7 +36,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "CacheConfig": "ttl",
     }.items()
 }
-"""Settings allowed in a file that is not trusted, by the class of the section; `api_base` only on loopback.
+"""Settings allowed in a file that is not trusted, by the class of the section; `api_base` only on loopback, no `allow`.
 
 Other fields have their default until the file is trusted, and a model whose row sets one is not ready.
 """
@@ -83,7 +83,8 @@ def _allowed(section: Shape, where: Where, withheld: list[tuple[Where, str]]) ->
         if field.exclude or value == default:
             continue
         at = (*where, name)
-        if name not in ALLOWED.get(type(section).__name__, ()) or (name == "api_base" and not is_loopback(value)):
+        refused = (name == "api_base" and not is_loopback(value)) or (name, value) == ("secrets", "allow")
+        if refused or name not in ALLOWED.get(type(section).__name__, ()):
             kept[name] = default
             words = path_of(at[2:] if at[0] == "models" else at)
             if not isinstance(value, Section):

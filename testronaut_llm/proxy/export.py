@@ -18,6 +18,7 @@ from testronaut_llm.routing.task_router import one_vector_space, select
 PROXY = "litellm_proxy"
 _LITELLMS_FALLBACKS = 5
 _SENT, _OURS = "llm.yaml still sends it with each request", "stays with the caller"
+_SECRETS = "stays with the caller, who sends masked text unless it says `allow`"
 _TASK_STAYS = {
     "strategy": "the proxy tries a task's models in the listed order",
     "min_quality": "weaker models are left out of the task's fallbacks; the proxy does not enforce it otherwise",
@@ -27,6 +28,7 @@ _TASK_STAYS = {
     "fallback_on": "stays with the caller; the proxy falls back after any error",
     "private": "its text may not leave this machine, so the proxy does not have the task",
     "cache": "stays with the caller, and does not affect a cache of the proxy",
+    "secrets": _SECRETS,
     "budget": "stays with the caller; the proxy has no budget for a task",
 }
 _BUDGET_STAYS = {
@@ -133,6 +135,8 @@ def _settings(config: LLMConfig, *, redis: bool) -> tuple[dict[str, Any], list[s
         stays.append("cache.ttl: stays with the caller; --redis gives the proxy a cache")
     if "size_limit" in config.cache.model_fields_set:
         stays.append("cache.size_limit: stays with the caller; Redis has its own limit (maxmemory)")
+    if config.secrets is not None:
+        stays.append(f"secrets: {_SECRETS}")
     if config.log is not None:
         stays.append("log: stays with the caller; the proxy has its own")
     return settings, stays

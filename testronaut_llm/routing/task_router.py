@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testronaut_llm.providers.provider_registry import is_local, provider_of
-from testronaut_llm.records import Candidate
+from testronaut_llm.records import Candidate, Secrets
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
@@ -23,10 +23,10 @@ def select(config: LLMConfig, call_model: str | None, task: TaskConfig) -> tuple
         ConfigError: a name is neither an alias nor `provider/model`.
     """
     names, floor = ((call_model,), 0) if call_model else (task.models, task.min_quality)
-    return tuple([_candidate(config.model(name), task, floor) for name in names])
+    return tuple([_candidate(config.model(name), task, floor, task.secrets or config.secrets) for name in names])
 
 
-def _candidate(row: ModelConfig, task: TaskConfig, floor: int) -> Candidate:
+def _candidate(row: ModelConfig, task: TaskConfig, floor: int, secrets: Secrets | None) -> Candidate:
     provider, reason = provider_of(row), ""
     if row.quality < floor:
         wanted = f"quality {row.quality}, and {task.name} wants at least {floor}"
@@ -40,6 +40,7 @@ def _candidate(row: ModelConfig, task: TaskConfig, floor: int) -> Candidate:
         quality=row.quality,
         row=row,
         provider_row=provider,
+        secrets=secrets or ("allow" if is_local(row) else "mask"),
         kept=not reason,
         reason=reason,
     )

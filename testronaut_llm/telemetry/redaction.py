@@ -17,32 +17,68 @@ MASK = "[redacted]"
 _SHORT = 8
 _RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # keys hold a digit, words of prose rarely do
 
+_VALUE = r"[\w.~+/=!@#^*?:%$-]"
+_MIXED = rf"(?={_VALUE}{{0,60}}[0-9])(?={_VALUE}{{0,60}}[a-z]){_VALUE}{{8,}}"
+_NAME = r"(?:api|subscription|account|secret|private|signing|shared[-_]?access|secret[-_]?access)[-_]?key"
+
 _KEYS = (
-    ("sk- pk- rk-", rf"\b[spr]k-{_RANDOM}[\w-]{{20,}}"),
-    ("gsk_ hf_ xai- pplx- nvapi- r8_ ya29.", r"\b(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_|ya29\.)[\w-]{20,}"),
-    ("gh", r"\bgh[pousr]_\w{20,}"),
-    ("github_pat_ glpat-", r"\b(?:github_pat_|glpat-)[\w-]{20,}"),
-    ("xox", r"\bxox[abeoprs]-[\w-]{10,}"),
-    ("aiza", r"\bAIza[\w-]{30,}"),
-    ("akia asia", r"\b(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
-    ("eyj", r"\beyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
-    ("private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"),
+    ("API key", "sk- pk- rk-", rf"\b[spr]k-{_RANDOM}[\w-]{{20,}}"),
+    ("API key", "gsk_ hf_ xai- pplx- nvapi- r8_ ya29.", r"\b(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_|ya29\.)[\w-]{20,}"),
+    ("GitHub token", "gh", r"\bgh[pousr]_\w{20,}"),
+    ("GitHub or GitLab token", "github_pat_ glpat-", r"\b(?:github_pat_|glpat-)[\w-]{20,}"),
+    ("Slack token", "xox xapp-", r"\b(?:xox[abeoprs]|xapp)-[\w-]{10,}"),
+    ("Slack webhook", "hooks.slack.com", r"(\bhooks\.slack\.com/(?:services|workflows)/)[\w/]{20,}"),
+    ("Google key", "aiza gocspx-", r"\b(?:AIza|GOCSPX-)[\w-]{24,}"),
+    ("AWS access key", "akia asia", r"\b(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
+    ("JWT", "eyj", r"\beyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
+    ("private key", "private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"),
+    ("npm token", "npm_", r"\bnpm_[a-z0-9]{36}\b"),
+    ("PyPI token", "pypi-age", r"\bpypi-AgE[\w-]{30,}"),
+    ("Stripe key", "_live_ _test_ whsec_", r"\b(?:[spr]k_(?:live|test)_|whsec_)[a-z0-9]{16,}"),
+    ("Twilio key", "sk", r"\b(?-i:SK[0-9a-f]{32})\b"),
+    ("SendGrid key", "sg.", r"\bSG\.[\w-]{16,80}\.[\w-]{16,80}"),
+    ("Telegram token", ":aa", r"\b[0-9]{8,10}:AA[\w-]{32,36}"),
+    (
+        "access token",
+        "dop_v1_ dckr_pat_ shpat_ hvs. lin_api_",
+        r"\b(?:dop_v1_|dckr_pat_|shpat_|hvs\.|lin_api_)[\w-]{20,}",
+    ),
 )
 _NAMED = (
-    ("bearer", rf"(\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
-    ("basic", rf"(\bauthorization\W{{1,5}}basic\s+)[\w+/=-]{{6,}}|(\bbasic +){_RANDOM}[\w+/=-]{{16,}}"),
+    ("bearer token", "bearer", rf"(\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
     (
+        "basic credentials",
+        "basic",
+        rf"(?=[ab])(?:(\bauthorization\W{{1,5}}basic\s+)[\w+/=-]{{6,}}|(\bbasic +){_RANDOM}[\w+/=-]{{16,}})",
+    ),
+    (
+        "authorization header",
+        "authorization",
+        rf"(\bauthorization[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?(?:(?:token|apikey) +)?){_RANDOM}[\w.~+/=-]{{16,}}",
+    ),
+    (
+        "key or password",
         "key token secret password",
-        r"((?:api[-_]?key|subscription[-_]?key|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
+        rf"(?=[acps])((?:{_NAME}|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
         rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
     ),
     (
+        "key or password",
+        "key token secret pass pwd",
+        rf"(?=[acpst_])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|{_NAME})[\"']?\s?[:=]\s?[\"']?)"
+        rf"(?![$%*]){_MIXED}",
+    ),
+    ("key or password", "--", rf"(--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
+    ("password", "password", rf"(\blogin\s+\S{{1,64}}\s+password\s+){_RANDOM}[^\s\"'<>\[\]]{{8,}}"),
+    ("cookie", "cookie", rf"(\b(?:set-)?cookie[\"']?: ?[\"']?[\w.-]{{1,40}}=){_RANDOM}[\w.~+/=%-]{{16,}}"),
+    (
+        "signed URL",
         "key= token= sig= signature=",
         r"([?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature)=)(?!REDACTED)[^&\s\"'#<>\[\]]+",
     ),
-    ("://", r"(://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
+    ("password in a URL", "://", r"(://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
 )
-"""Words of which a text in lower case holds one, and the pattern. A group, if there is one, stays.
+"""Kind of secret, words of which a text in lower case holds one, and the pattern. A group, if there is one, stays.
 
 `_KEYS` are always keys, `_NAMED` only by the word before them, which prose may also contain.
 """
@@ -102,10 +138,11 @@ class Redactor:
         return _without(_KEYS + _NAMED, text)
 
 
-def find_keys(text: str) -> Iterator[re.Match[str]]:
-    """Yields each part of a text that looks like a key, with the word before it."""
-    for pattern in _likely(_KEYS + _NAMED, text):
-        yield from re.finditer(pattern, text, re.IGNORECASE)
+def find_keys(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yields the kind and the place of each part of a text that looks like a key, with the word before it."""
+    for kind, pattern in _likely(_KEYS + _NAMED, text):
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            yield kind, match
 
 
 def looks_like_key(text: str) -> bool:
@@ -124,14 +161,14 @@ def said(error: BaseException) -> str:
     return type(error).__name__ if not words or "header" in words.lower() else words
 
 
-def _likely(shapes: tuple[tuple[str, str], ...], text: str) -> list[str]:
-    """Returns the patterns that may match."""
+def _likely(shapes: tuple[tuple[str, str, str], ...], text: str) -> list[tuple[str, str]]:
+    """Returns kind and pattern of the shapes that may be there."""
     lowered = text.lower()
-    return [pattern for hints, pattern in shapes if any(map(lowered.__contains__, hints.split()))]
+    return [(kind, pattern) for kind, hints, pattern in shapes if any(map(lowered.__contains__, hints.split()))]
 
 
-def _without(shapes: tuple[tuple[str, str], ...], text: str) -> str:
-    for pattern in _likely(shapes, text):
+def _without(shapes: tuple[tuple[str, str, str], ...], text: str) -> str:
+    for _, pattern in _likely(shapes, text):
         text = re.sub(pattern, _mask, text, flags=re.IGNORECASE)
     return text
 

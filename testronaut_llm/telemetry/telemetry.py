@@ -142,7 +142,7 @@ class Telemetry:
             return
         words = {"prompt": "\n".join(f"{message.role}: {message.content}" for message in call.messages)}
         if answer is not None:
-            words["answer"] = answer
+            words["answer"] = call.masking.mask(answer)
         outlines: dict[str, Any] = {}
         for word, text in words.items():
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

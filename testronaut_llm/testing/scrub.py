@@ -96,7 +96,7 @@ def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
     found = []
     blocks = ((block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text))
     for offset, part in [(None, text), *blocks]:
-        matches = [("secret", match) for match in find_keys(part)]
+        matches = [("secret", match) for _, match in find_keys(part)]
         matches += [(kind, match) for kind, pattern in _LEAKS for match in pattern.finditer(part)]
         for kind, match in matches:
             line = text.count("\n", 0, match.start() if offset is None else offset) + 1

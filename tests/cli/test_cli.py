@@ -330,6 +330,22 @@ def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> No
     assert (code, "\ntasks that no model can run: default; for the reasons" in err) == (2, True)
 
 
+def test_route_and_check_say_what_happens_to_secrets(run: Run, folder: Path) -> None:
+    """The setting of each model and task, and the prompt as a model gets it; a refusal is wrong usage."""
+    token = "ghp_a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi"
+    code, out, err = run("route", "cli_analysis", f"log in with {token}", "--show-masked")
+    assert (code, "user: log in with <secret-1>" in out, token in out + err) == (0, True, False)
+    assert "secrets: mask (good" in err
+    report = json.loads(run("route", "cli_analysis", token, "--show-masked", "--json")[1])
+    assert [one["content"] for one in report["messages"]] == ["<secret-1>"]
+    assert report["candidates"][0]["secrets"] == "mask"
+    assert "secrets: mask; allow for local models (cli_analysis, default)" in run("check")[2]
+    edit(folder, "version: 1\n", "version: 1\nsecrets: refuse\n")
+    assert json.loads(run("check", "--json")[1])["secrets"] == {"cli_analysis": "refuse", "default": "refuse"}
+    code, out, err = run("route", "cli_analysis", token)
+    assert (code, "(GitHub token): message 1 (user), line 1, character 1" in err, token in err) == (2, True, False)
+
+
 def test_check_live_sends_one_token(run: Run, folder: Path, api: Endpoint) -> None:
     """An answer that is cut after its one token is an answer, an error is not; only the file's budget stops it."""
     strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"

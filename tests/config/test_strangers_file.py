@@ -77,6 +77,17 @@ def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     return endpoint
 
 
+@pytest.mark.parametrize("value", ["mask", "refuse", "allow"])
+def test_a_strangers_file_cannot_let_secrets_out(write: Write, value: str) -> None:
+    """`allow` has no effect, in the file or in a task; the other two make it stricter."""
+    write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
+    config = load_config()
+    kept = None if value == "allow" else value
+    assert (config.secrets, config.tasks["t"].secrets) == (kept, kept)
+    assert [words.partition(" ")[0] for words in config.ignored] == ([] if kept else ["tasks.t.secrets", "secrets"])
+    assert config.models["m"].withheld == ()
+
+
 def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
     """A new field has no effect in a stranger's file until somebody puts it on a list."""
     for section in SECTIONS:

@@ -27,7 +27,7 @@ from testronaut_llm.cli import check
 
 # From the ground up. A module may import from its own rung and from those below, never from above, not even late.
 LADDER = (
-    ("errors", "loop", "support", "support.*", "telemetry", "telemetry.log", "telemetry.redaction"),
+    ("errors", "loop", "support", "support.*", "telemetry", "telemetry.log", "telemetry.redaction", "masking"),
     ("records",),
     ("config", "config.*"),
     ("providers", "providers.*", "local", "local.*", "limits", "limits.*", "telemetry.*"),

@@ -132,14 +132,15 @@ ROWS = {
 TASK_FIELDS: dict[str, Any] = {
     "strategy": "balanced", "min_quality": 2, "max_tokens": 7, "temperature": 1, "stop": "x", "seed": 1,
     "system": "Be brief.", "timeout": 5, "deadline": 50, "retries": 1, "fallback_on": "content_filter",
-    "allow_truncated": True, "private": True, "cache": "off", "prompt_cache": True, "budget": {"per_day": 1},
-    "optional": True,
+    "allow_truncated": True, "private": True, "secrets": "mask", "cache": "off", "prompt_cache": True,
+    "budget": {"per_day": 1}, "optional": True,
 }  # fmt: skip
 BUDGET_FIELDS: dict[str, Any] = {
     "per_call": 1, "per_day": 2, "per_month": 3, "total": 4, "on_exceeded": "warn", "scope": "team",
 }  # fmt: skip
 SECTIONS: dict[str, Any] = {
     "budget": {"per_day": 1}, "cache": {"size_limit": "1MB"}, "limits": {"openai": {"tpm": 9}}, "log": {"file": "x"},
+    "secrets": "mask",
 }  # fmt: skip
 
 

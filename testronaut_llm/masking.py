@@ -1,0 +1,132 @@
+"""Secrets in prompts: found, replaced by placeholders such as `<secret-1>`, and put back into answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from testronaut_llm.telemetry.redaction import find_keys
+
+_PLACEHOLDER = re.compile(r"<secret-[0-9]{1,6}>")
+_OWN = re.compile(r"(?i)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)(?:_?[0-9]+)?$")
+"""Names of variables whose values are secrets."""
+_EXAMPLE = re.compile(r"(?i)(?:your|my)?[-_]?(?:pass(?:word|wd)?|pwd?|secret|token|key)|[x*.]+|[<\[{$%].*|redacted")
+"""What examples in documentation say in place of a secret."""
+_SHORT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """The secrets of one call. Without any it changes nothing.
+
+    Attributes:
+        originals: the secrets by their placeholders.
+        count: how many places of the prompt hold a placeholder.
+    """
+
+    originals: Mapping[str, str] = field(default_factory=dict, repr=False)
+    count: int = 0
+
+    def mask(self, text: str) -> str:
+        """Returns a text with placeholders for the secrets of this call, also as JSON writes them."""
+        if not self.originals:
+            return text
+        placeholders = {form: name for name, secret in self.originals.items() for form in _forms(secret)}
+        return _pattern(placeholders).sub(lambda found: placeholders[found[0]], text)
+
+    def restore(self, text: str, *, as_json: bool = False) -> str:
+        """Returns a text with the secrets in place of their placeholders; in JSON they are escaped."""
+        if not self.originals:
+            return text
+
+        def original(found: re.Match[str]) -> str:
+            secret = self.originals.get(found[0], found[0])
+            return json.dumps(secret, ensure_ascii=False)[1:-1] if as_json else secret
+
+        return _PLACEHOLDER.sub(original, text)
+
+
+NOTHING = Masking()
+
+
+class Pieces:
+    """Restores a stream piece by piece. It holds back only what may be the beginning of a placeholder."""
+
+    def __init__(self, masking: Masking, *, as_json: bool) -> None:
+        self._masking, self._as_json, self._held = masking, as_json, ""
+
+    def add(self, piece: str) -> str:
+        """Returns what can be handed over now."""
+        text = self._held + piece
+        cut = text.rfind("<")
+        begins = cut >= 0 and any(
+            len(text) - cut < len(name) and name.startswith(text[cut:]) for name in self._masking.originals
+        )
+        cut = cut if begins else len(text)
+        self._held = text[cut:]
+        return self._masking.restore(text[:cut], as_json=self._as_json)
+
+    def end(self) -> str:
+        """Returns what was held back, at the end of the stream."""
+        held, self._held = self._held, ""
+        return held
+
+
+def secrets_in(text: str) -> list[tuple[int, int, str]]:
+    """Returns start, end and kind of each secret of a text: known shapes, and values of secret variables."""
+    found = []
+    for kind, match in find_keys(text):
+        start = match.end(match.lastindex) if match.lastindex else match.start()
+        secret = text[start : match.end()].rstrip(".,:;!?")  # of the sentence
+        if secret and not _EXAMPLE.fullmatch(secret):
+            found.append((start, start + len(secret), kind))
+    for name, value in os.environ.items():
+        if len(value) >= _SHORT and value in text and _OWN.search(name):
+            found += [(*one.span(), f"value of {name}") for one in re.finditer(re.escape(value), text)]
+    whole: list[tuple[int, int, str]] = []
+    for start, end, kind in sorted(found):
+        if whole and start < whole[-1][1]:
+            first, last, first_kind = whole[-1]
+            whole[-1] = (first, max(last, end), first_kind)
+        else:
+            whole.append((start, end, kind))
+    return whole
+
+
+def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
+    """Returns the texts with one placeholder for each secret, numbered in the order of their first places."""
+    secrets = {text[start:end] for text in texts for start, end, _ in secrets_in(text)}
+    if not secrets:
+        return tuple(texts), NOTHING
+    written = {name for text in texts for name in _PLACEHOLDER.findall(text)}  # by the caller
+    free = (name for number in count(1) if (name := f"<secret-{number}>") not in written)
+    names: dict[str, str] = {}
+    places = 0
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal places
+        places += 1
+        if found[0] not in names:
+            names[found[0]] = next(free)
+        return names[found[0]]
+
+    pattern = _pattern(secrets)
+    done = tuple([pattern.sub(replace, text) for text in texts])
+    return done, Masking({name: secret for secret, name in names.items()}, places)
+
+
+def _forms(secret: str) -> set[str]:
+    written = json.dumps(secret)[1:-1]
+    return {secret, written, written.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
+
+
+def _pattern(secrets: Iterable[str]) -> re.Pattern[str]:
+    """Finds the secrets anywhere, the longest first; short ones, which may be words, only as a value."""
+    ordered = sorted(secrets, key=lambda one: (-len(one), one))
+    return re.compile(
+        "|".join(re.escape(one) if len(one) >= _SHORT else rf"(?<=[:=]){re.escape(one)}(?![\w-])" for one in ordered)
+    )

@@ -1,0 +1,262 @@
+"""Secrets in prompts stay on this machine: models get placeholders, and the caller gets the secrets back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import faults
+import pytest
+from fault_server import Exchange
+from gateway_kit import WIRES
+from hypothesis import given
+from hypothesis import strategies as st
+from manager_kit import MODES, Make, ask, config, manager, model
+from planted_secrets import KINDS, Planted, harmless, planted, texts
+from pydantic import BaseModel, Field
+
+from testronaut_llm import LLMConfig, LLMManager
+from testronaut_llm.errors import AllModelsFailedError, ConfigError, SecretInPromptError
+from testronaut_llm.masking import Masking, Pieces, masked, secrets_in
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+TOKEN, OTHER = "ghp_a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi", "ghp_ZZZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5999"
+KEY_FILE = '-----BEGIN PRIVATE KEY-----\nMIIEabc"d\n-----END PRIVATE KEY-----'
+REMOTE = {"local": False}
+
+
+def repeat(exchange: Exchange) -> None:
+    """The last message, in pieces of three characters in a stream."""
+    said = exchange.request.body["messages"][-1]["content"]
+    text = said if isinstance(said, str) else "".join(part["text"] for part in said)
+    faults.good(text, pieces=max(1, len(text) // 3))(exchange)
+
+
+def remote(wire: str, api: Any) -> dict[str, Any]:
+    """A row whose model is not local, though its server is on this machine."""
+    return model(wire, api, local=False)
+
+
+def leaked(secrets: Iterable[str], sent: Iterable[bytes]) -> list[str]:
+    """The secrets that are in what was sent, as they are or in JSON."""
+    whole = b"\n".join(sent).decode()
+    return [one for one in secrets if one in whole or json.dumps(one)[1:-1] in whole]
+
+
+def test_there_are_enough_texts_kinds_and_secrets() -> None:
+    """The proof is about 500 secrets of at least 25 kinds in 120 texts."""
+    found = planted()
+    assert (len(texts()), len(found)) == (120, 120)
+    assert len(KINDS) >= 25
+    assert len({secret for one in found for secret in one.secrets}) == 500
+    assert all(secret in one.text for one in found for secret in one.secrets)
+
+
+@pytest.mark.parametrize("mode", ["batch", "abatch", *MODES, "embed"])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_no_planted_secret_reaches_a_server(api: Make, wire: str, mode: str) -> None:
+    """None of 500 secrets leaves in a prompt or a system text; the answers hold them again."""
+    if mode == "embed" and wire == "anthropic":
+        pytest.skip("the Anthropic wire has no embeddings")
+    a, found = api("a", faults.good(vectors=((0.5, 0.25),)) if mode == "embed" else repeat), planted()
+    every = found if mode in ("batch", "abatch", "embed") else found[:34]  # a secret of each kind
+    system = f"The token is {TOKEN}."
+    async with manager({"m": remote(wire, a)}, max_tokens=4000) as llm:
+        if mode == "embed":
+            for one in every:
+                assert llm.embed("t", one.text).masked >= len(one.secrets)
+        else:
+            answers = await _answers(llm, mode, every, system)
+            assert [answer.text for answer in answers] == [one.text for one in every]
+            assert all(answer.masked > len(one.secrets) for answer, one in zip(answers, every, strict=True))
+    assert len(a.asked) == len(every)
+    assert leaked([*(one for each in every for one in each.secrets), TOKEN], [one.raw for one in a.asked]) == []
+
+
+async def _answers(llm: LLMManager, mode: str, every: list[Planted], system: str) -> list[Any]:
+    prompts = [one.text for one in every]
+    if mode == "batch":
+        return await asyncio.to_thread(llm.batch, "t", prompts, system=system)
+    if mode == "abatch":
+        return await llm.abatch("t", prompts, system=system)
+    return [await ask(llm, mode, prompt, system=system) for prompt in prompts]
+
+
+def test_what_is_no_secret_is_sent_as_it_is() -> None:
+    """At most 1 % of the same texts are touched, with digests of git, UUIDs and pictures in them or without."""
+    for each in (texts(), harmless()):
+        touched = [text for text in each if masked([text])[1].count]
+        assert len(touched) <= len(each) / 100, [
+            text[start:end] for text in touched for start, end, _ in secrets_in(text)
+        ]
+
+
+def test_the_same_secret_has_one_placeholder_and_the_callers_own_words_stay() -> None:
+    """Numbers follow the first places; one that the prompt itself says is not used."""
+    prompts = [f"{TOKEN} and {OTHER}, {TOKEN}", f"<secret-2> password='{OTHER}'"]
+    hidden, masking = masked(prompts)
+    assert hidden == ("<secret-1> and <secret-3>, <secret-1>", "<secret-2> password='<secret-3>'")
+    assert (masking.count, [masking.restore(one) for one in hidden]) == (4, prompts)
+    assert TOKEN not in repr(masking)
+
+
+def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value without any shape is known by the name of its variable; short values and other names are not."""
+    for name, value in {"DEPLOY_PASSWORD": "correct horse", "MY_TOKEN": "short", "MY_PLACE": "some other"}.items():
+        monkeypatch.setenv(name, value)
+    assert masked(["correct horse, short, some other"])[0] == ("<secret-1>, short, some other",)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1), st.text("<secrt-12> x", max_size=40))
+def test_a_stream_restores_a_placeholder_wherever_it_is_cut(sizes: list[int], noise: str) -> None:
+    """The pieces together are the whole text restored, and nothing but the start of a placeholder waits."""
+    masking = Masking({"<secret-1>": "one", "<secret-12>": "twelve"}, 2)
+    text, pieces, said, at = f"a<secret-1>{noise}<secret-12>{noise}", Pieces(masking, as_json=False), "", 0
+    while at < len(text):
+        size = sizes[at % len(sizes)]
+        said += pieces.add(text[at : at + size])
+        at += size
+        assert len(pieces._held) < len("<secret-12>")
+    assert said + pieces.end() == masking.restore(text)
+
+
+class Found(BaseModel):
+    token: str = Field(pattern="^ghp_")
+    key: str
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_parsed_text_and_accept_get_the_originals(api: Make, mode: str) -> None:
+    """The schema holds for the secret itself, and one with quotes and lines is right inside JSON."""
+    a = api("a", faults.good(json.dumps({"token": "<secret-1>", "key": "<secret-2>"}), pieces=15))
+    seen: list[Any] = []
+    async with manager({"m": remote("openai", a)}) as llm:
+        answer = await ask(
+            llm, mode, f"{TOKEN}\n{KEY_FILE}", schema=Found, accept=lambda one: bool(seen.append(one) or True)
+        )
+    assert answer.parsed == Found(token=TOKEN, key=KEY_FILE)
+    assert json.loads(answer.text) == {"token": TOKEN, "key": KEY_FILE}
+    assert (seen[0].text, answer.masked) == (answer.text, 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_another_secret_hits_the_same_entry(api: Make, tmp_path: Path, mode: str) -> None:
+    """The cache and the log hold placeholders; each caller gets their own secret."""
+    a, log = api("a", repeat), tmp_path / "events.jsonl"
+    settings = LLMConfig(
+        models={"m": remote("openai", a)},
+        tasks={"t": {"models": "m"}},
+        log={"file": str(log), "content": True},  # type: ignore[arg-type]
+    )
+    async with LLMManager(config=settings) as llm:
+        for number, token in enumerate((TOKEN, OTHER, TOKEN)):
+            answer = await ask(llm, mode, f"keep {token} {mode}")
+            assert (answer.text, answer.cached, answer.masked) == (f"keep {token} {mode}", number > 0, 1)
+        folder = llm._lookup.cache.folder  # type: ignore[union-attr]
+    stored = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+    assert b"keep <secret-1>" in stored
+    assert (
+        leaked([TOKEN, OTHER], [stored.decode("latin-1").encode(), log.read_bytes(), *[one.raw for one in a.asked]])
+        == []
+    )
+    assert len(a.asked) == 1
+
+
+async def test_equal_texts_to_embed_share_a_vector(api: Make) -> None:
+    """Texts that differ in a secret only have one vector, also when they are asked for in another order."""
+    a = api("a", faults.good(vectors=((0.5, 0.25),)))
+    async with manager({"m": remote("openai", a)}, cache="use") as llm:
+        both = llm.embed("t", [f"log in with {TOKEN}", f"log in with {OTHER}"])
+        again = await llm.aembed("t", f"log in with {OTHER}")
+    assert both.vectors == ((0.5, 0.25), (0.5, 0.25))
+    assert (both.masked, again.masked, again.cached, len(a.asked)) == (2, 1, True, 1)
+
+
+async def test_a_local_model_sees_the_originals_and_the_next_does_not(api: Make) -> None:
+    """By default a local model is allowed secrets; what it said reaches another model only in placeholders."""
+    near = api("near", faults.good(f'{{"token": 5, "key": "{TOKEN}"}}'))
+    far = api("far", faults.good('{"token": "<secret-1>", "key": "k"}'))
+    async with manager({"near": model("ollama", near), "far": remote("openai", far)}) as llm:
+        answer = await llm.acomplete("t", f"Who has {TOKEN}?", schema=Found)
+    assert answer.parsed == Found(token=TOKEN, key="k")
+    assert TOKEN in str(near.bodies)
+    assert leaked([TOKEN], [one.raw for one in far.asked]) == []
+    errors = [one.error for one in answer.attempts if one.error is not None]
+    assert errors
+    assert TOKEN not in "".join(f"{error} {error.text}" for error in errors)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("task", "file", "sent"), [
+    (None, None, {"near": TOKEN, "far": "<secret-1>"}),
+    ("allow", "refuse", {"near": TOKEN, "far": TOKEN}),
+    (None, "allow", {"near": TOKEN, "far": TOKEN}),
+    ("mask", "allow", {"near": "<secret-1>", "far": "<secret-1>"}),
+])  # fmt: skip
+async def test_the_setting_of_the_task_goes_before_that_of_the_file(
+    api: Make, task: Any, file: Any, sent: dict[str, str]
+) -> None:
+    """Where nothing is set, local models get secrets and others do not; what is set holds for all."""
+    asked = {"near": api("near", repeat), "far": api("far", repeat)}
+    rows = {"near": model("ollama", asked["near"]), "far": remote("openai", asked["far"])}
+    settings = config(rows, secrets=task).model_copy(update={"secrets": file})
+    async with LLMManager(config=settings) as llm:
+        for name, seen in sent.items():
+            answer = await llm.acomplete("t", TOKEN, model=name)
+            assert (answer.text, answer.masked) == (TOKEN, seen != TOKEN)
+            assert asked[name].bodies[0]["messages"][-1]["content"] == seen
+        assert [one.secrets for one in llm.route("t", TOKEN).candidates] == [
+            "allow" if seen == TOKEN else "mask" for seen in sent.values()
+        ]
+
+
+@pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream", "embed", "classify", "route", "batch"])
+async def test_refuse_names_kind_and_place_and_never_the_value(api: Make, mode: str) -> None:
+    """Nothing is sent, and the error is a ConfigError that can be shown to anybody."""
+    a, prompt = api("a", faults.good()), f"first line\ntoken {TOKEN}"
+    async with manager({"m": remote("openai", a)}, secrets="refuse") as llm:
+        if mode == "batch":
+            (error,) = llm.batch("t", [prompt])
+        else:
+            with pytest.raises(ConfigError) as raised:
+                await _asked(llm, mode, prompt)
+            error = raised.value
+        assert (await llm.acomplete("t", "hi")).text
+    assert isinstance(error, SecretInPromptError)
+    assert "GitHub token" in str(error)
+    assert "line 2, character 7" in str(error)
+    assert TOKEN not in repr(error)
+    assert len(a.asked) == 1
+
+
+async def _asked(llm: LLMManager, mode: str, prompt: str) -> None:
+    if mode in MODES:
+        await ask(llm, mode, prompt)
+    elif mode == "classify":
+        await llm.aclassify("t", prompt, ["yes", "no"])
+    else:
+        getattr(llm, mode)("t", prompt)
+
+
+async def test_classify_masks(api: Make) -> None:
+    """A verdict about a log with a token needs no token."""
+    a = api("a", faults.good('"yes"'))
+    async with manager({"m": remote("openai", a)}) as llm:
+        labels = Literal["yes", "no"]
+        verdict = await llm.aclassify("t", f"Does this log hold a token? {TOKEN}", labels)
+    assert verdict.label == "yes"
+    assert all(answer.masked == 1 for answer in verdict.answers)
+    assert leaked([TOKEN], [one.raw for one in a.asked]) == []
+
+
+async def test_a_failed_answer_keeps_the_placeholders(api: Make) -> None:
+    """An error's message and text may be logged anywhere."""
+    a = api("a", faults.good(f"<secret-1> is no JSON, nor is {OTHER}"))
+    async with manager({"m": remote("openai", a)}, retries=0) as llm:
+        with pytest.raises(AllModelsFailedError) as raised:
+            await llm.acomplete("t", f"{TOKEN} {OTHER}", schema=Found)
+    assert "<secret-1>" in str(raised.value.last)
+    assert leaked([TOKEN, OTHER], [repr(raised.value).encode(), raised.value.last.text.encode()]) == []  # type: ignore[union-attr]

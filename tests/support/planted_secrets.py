@@ -1,0 +1,129 @@
+"""Secrets of many kinds, made by a program, and real help and log texts to plant them in.
+
+`data/help_and_logs.json` holds the beginnings of what the commands that it names printed on a Debian system.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+DATA = Path(__file__).parent / "data" / "help_and_logs.json"
+_WORD, _HEX, _UPPER = string.ascii_letters + string.digits, "0123456789abcdef", string.ascii_uppercase + string.digits
+
+
+class Planted(NamedTuple):
+    """A text with the secrets that it holds."""
+
+    text: str
+    secrets: tuple[str, ...]
+
+
+def texts() -> list[str]:
+    """The texts as they were printed."""
+    return [one["text"] for one in json.loads(DATA.read_text("utf-8"))]
+
+
+def _of(letters: str, length: int) -> Callable[[random.Random], str]:
+    """Random letters, of which one is a digit and one is none."""
+    return lambda chance: (
+        "".join(chance.choices(letters, k=length - 2)) + "7a"
+        if letters != _UPPER
+        else "".join(chance.choices(letters, k=length))
+    )
+
+
+def _after(prefix: str, letters: str, length: int) -> Callable[[random.Random], str]:
+    rest = _of(letters, length)
+    return lambda chance: prefix + rest(chance)
+
+
+def _jwt(chance: random.Random) -> str:
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"sub": chance.randrange(10**9), "iat": 1516239022}]
+    coded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*coded, _of(_WORD, 43)(chance)])
+
+
+def _private_key(chance: random.Random) -> str:
+    lines = "\n".join(_of(_WORD + "+/", 64)(chance) for _ in range(4))
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{lines}\n-----END RSA PRIVATE KEY-----"
+
+
+def _base64(length: int) -> Callable[[random.Random], str]:
+    return lambda chance: base64.b64encode(chance.randbytes(length - 1) + b"7").decode()
+
+
+def _password(chance: random.Random) -> str:
+    return _of(_WORD, 6)(chance) + chance.choice("!@#^*") + _of(_WORD, 6)(chance)
+
+
+KINDS: dict[str, tuple[str, Callable[[random.Random], str]]] = {
+    "OpenAI": ("Incorrect API key provided: {}.", _after("sk-proj-", _WORD, 48)),
+    "Anthropic": ("using {} for requests", _after("sk-ant-api03-", _WORD, 60)),
+    "Groq": ("GROQ_API_KEY={}", _after("gsk_", _WORD, 52)),
+    "Hugging Face": ("login with {} succeeded", _after("hf_", string.ascii_letters, 34)),
+    "GitHub": ("remote: https://{}@github.com/o/r.git", _after("ghp_", _WORD, 36)),
+    "GitHub, fine": ("GH_TOKEN: {}", _after("github_pat_", _WORD, 70)),
+    "GitLab": ("PRIVATE-TOKEN {}", _after("glpat-", _WORD, 20)),
+    "Slack": ("posting as {}", _after("xoxb-", _WORD, 40)),
+    "Slack webhook": ("POST https://hooks.slack.com/services/{}", lambda c: f"T0AB/B0CD/{_of(_WORD, 24)(c)}"),
+    "Google": ("?q=1 key {}", _after("AIza", _WORD, 35)),
+    "AWS id": ("aws_access_key_id = {}", _after("AKIA", _UPPER, 16)),
+    "AWS secret": ("aws_secret_access_key = {}", _base64(30)),
+    "JWT": ("session {} expired", _jwt),
+    "private key": ("wrote\n{}\nto id_rsa", _private_key),
+    "URL": ("postgres://app:{}@db.internal:5432/app", _of(_WORD, 12)),
+    "short URL": ("redis://cache:{}@10.0.0.5:6379/0", _of(_WORD, 6)),
+    "bearer": ("> Authorization: Bearer {}", _of(_WORD, 40)),
+    "basic": ("> Authorization: Basic {}", _base64(24)),
+    "password": ('password="{}"', _password),
+    "password flag": ("+ mysql --password {} --host db", _of(_WORD, 16)),
+    "npm": ("//registry.npmjs.org/:_authToken={}", _after("npm_", _WORD, 36)),
+    "PyPI": ("uploading with {}", _after("pypi-AgEIcHlwaS5vcmc", _WORD, 120)),
+    "Stripe": ("stripe: {} (test mode)", _after("sk_test_", _WORD, 24)),
+    "Twilio": ("twilio: key {}", _after("SK", _HEX, 32)),
+    "SendGrid": ("smtp: apikey {}", lambda c: f"SG.{_of(_WORD, 22)(c)}.{_of(_WORD, 43)(c)}"),
+    "Azure storage": ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey={};End", _base64(64)),
+    "Azure bus": ("SharedAccessKeyName=root;SharedAccessKey={}", _base64(32)),
+    "signed URL": ("GET https://a.blob.core.windows.net/c/f?sv=2024&sig={}&se=1", _of(_WORD, 44)),
+    "Telegram": ("bot {} started", lambda c: f"{c.randrange(10**9, 10**10)}:AA{_of(_WORD, 33)(c)}"),
+    "client secret": ('"client_secret": "{}"', _of(_WORD, 32)),
+    "environment": ("export DEPLOY_TOKEN={}", _of(_HEX, 40)),
+    "cookie": ("Set-Cookie: session={}; HttpOnly", _of(_WORD, 32)),
+    "netrc": ("machine h login me password {}", _of(_WORD, 14)),
+    "Docker": ("docker login -u me with {}", _after("dckr_pat_", _WORD, 27)),
+}
+"""A line that holds a secret of this kind, and what makes one."""
+
+
+def planted(many: int = 500, seed: int = 24) -> list[Planted]:
+    """The texts with `many` secrets among their lines, each kind about as often as the others."""
+    chance, found = random.Random(seed), [(text.splitlines(), list[str]()) for text in texts()]
+    kinds = list(KINDS.values())
+    for number in range(many):
+        lines, secrets = found[number % len(found)]
+        line, make = kinds[number % len(kinds)]
+        secret = make(chance)
+        lines.insert(chance.randrange(len(lines) + 1), line.format(secret))
+        secrets.append(secret)
+    return [Planted("\n".join(lines), tuple(secrets)) for lines, secrets in found]
+
+
+def harmless(seed: int = 24) -> list[str]:
+    """The texts with what looks random and is no secret: digests of git, UUIDs, a picture in base64."""
+    chance = random.Random(seed)
+
+    def digits(length: int) -> str:
+        return "".join(chance.choices(_HEX, k=length))
+
+    picture = base64.b64encode(b"\x89PNG\r\n" + chance.randbytes(600)).decode()
+    return [
+        f"{text}\ncommit {digits(40)}\nindex {digits(7)}..{digits(7)}\nsha256:{digits(64)}\n"
+        f"id {digits(8)}-{digits(4)}-4{digits(3)}-8{digits(3)}-{digits(12)}\n![](data:image/png;base64,{picture})"
+        for text in texts()
+    ]
