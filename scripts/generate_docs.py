@@ -28,6 +28,7 @@ PUBLIC_MODULES = {
     "options": "Options of a call",
     "records": "Values",
     "streams": "Streams",
+    "estimate": "Estimates",
     "compare": "Comparisons",
     "agreement": "Agreement",
     "config.model_config": "Configuration in Python",

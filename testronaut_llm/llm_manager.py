@@ -14,7 +14,7 @@ from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.lookup import Lookup
-from testronaut_llm.money.ledger import Ledger
+from testronaut_llm.money.ledger import Ledger, Session
 from testronaut_llm.options import call_of, embed_call_of, lists_options
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.provider_registry import Probes
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from testronaut_llm.classify import Classification
     from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
+    from testronaut_llm.estimate import Estimate
     from testronaut_llm.loop import Running
-    from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
     from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
@@ -68,9 +68,8 @@ class LLMManager:
         self._ledger = Ledger(books, scope=lambda: source.current().budget_scope() or "")
         cache = None if offline else AnswerCache()
         self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
-        self._gateway, self._offline = gateway, offline
+        self._gateway, self._offline, self._making = gateway, offline, threading.Lock()
         self._made: Caller | None = None
-        self._making = threading.Lock()
 
     @property
     def config(self) -> LLMConfig:
@@ -122,8 +121,7 @@ class LLMManager:
         """`classify` for the caller's event loop."""
         from testronaut_llm.classify import classified
 
-        ask, route = self._aresult, self._caller.services.route
-        return await classified(self.config, task, prompt, labels, options, ask, route)
+        return await classified(self.config, task, prompt, labels, options, self._aresult, self._caller.services.route)
 
     def batch(
         self,
@@ -209,6 +207,13 @@ class LLMManager:
         """A dry run: every candidate, its cost, and why. Sends nothing. `dropped_params`: after a call or `warm_up`."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
+    def estimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
+        """What `batch` would cost, by model; reads `prompts` once. Sends nothing, so it has no async twin."""
+        from testronaut_llm.estimate import estimate_of
+
+        services = self._caller.services
+        return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)
+
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Settings of tasks (`temperature`, `seed`, `stop`) that a model does not take, so is asked without."""
         given = {"temperature": 0.0, "seed": 1, "stop": ["x"]}
@@ -216,10 +221,9 @@ class LLMManager:
 
     def warm_up(self, *models: str) -> None:
         """Does now what the first call would wait for: loads LiteLLM, and these local models into memory."""
-        services = self._caller.services
-        services.gateway.load()
+        self._caller.services.gateway.load()
         for name in models:
-            services.local.load(self.config.model(name))
+            self._caller.services.local.load(self.config.model(name))
 
     def spend(self, since: str | date | None = None) -> Spend:
         """What was spent and saved, by day, task and model, and what is left. `since`: a UTC day, or such as `7d`."""
@@ -244,8 +248,7 @@ class LLMManager:
         if self._made is not None:
             self._made.close()
         self._ledger.close()
-        if self._lookup.cache is not None:
-            self._lookup.cache.close()
+        self._lookup.close()
 
     async def aclose(self) -> None:
         """The same for an event loop."""
@@ -279,13 +282,12 @@ class LLMManager:
     def _result(self, call: Call) -> Result:
         """Looks into the cache in this thread; on a miss, the call runs on the manager's event loop."""
         with self._telemetry.watch(call):
-            found = self._lookup.find(call)
-            return found if found is not None else self._caller.start_missed(call).result()
+            return self._lookup.find(call) or self._caller.start_missed(call).result()
 
     async def _aresult(self, call: Call) -> Result:
-        lookup = self._lookup
+        find = self._lookup.find
         with self._telemetry.watch(call):
-            found = lookup.find(call) if lookup.is_quick(call) else await asyncio.to_thread(lookup.find, call)
+            found = find(call) if self._lookup.is_quick(call) else await asyncio.to_thread(find, call)
             return found if found is not None else await self._caller.start_missed(call).aresult()
 
     def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,6 +18,7 @@ from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.local.download import Progress
 from testronaut_llm.records import Answer, CacheMode, Route
+from testronaut_llm.support.money import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.compare import Comparison
@@ -43,6 +45,9 @@ def run(
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; what is there is not asked.")] = None,
     concurrency: Annotated[int, typer.Option(help="How many lines of --batch are asked at the same time.")] = 8,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what --batch would cost, and send nothing.")
+    ] = False,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
@@ -52,6 +57,11 @@ def run(
     """
     given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
     given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
+    if dry_run:
+        if batch is None or prompt or file or stream:
+            raise InvalidRequestError("--dry-run goes with --batch FILE; `route` estimates a single prompt")
+        _estimate(task, batch, out, given, as_json=as_json, config=config)
+        return
     if batch is None and out is None:
         _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, config=config)
         return
@@ -108,9 +118,7 @@ def run_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
 ) -> int:
     """Asks each prompt that has no answer in `out` yet, and returns how many failed. Raises LLMError: a wrong file."""
-    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
-    salt = json.dumps(shared, sort_keys=True, default=str)
-    done, end = options.read_answers(out)
+    salt, (done, end) = _salt(task, given), options.read_answers(out)
     total = answered = failed = 0
     for key, _ in options.keyed(prompts, salt):
         total += 1
@@ -143,6 +151,33 @@ def run_batch(
         raise
     screen.note(f"{out}: {state()}{'; run the same command again to ask those that failed' if failed else ''}")
     return failed
+
+
+def _salt(task: str, given: Mapping[str, Any]) -> str:
+    """Returns what changes the answers of a batch beside its prompts."""
+    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
+    return json.dumps(shared, sort_keys=True, default=str)
+
+
+def _estimate(
+    task: str, prompts: Path, out: Path | None, given: dict[str, Any], *, as_json: bool, config: Path | None
+) -> None:
+    """Prints what the prompts that have no answer in `out` yet would cost."""
+    done = options.read_answers(out)[0] if out is not None else set()
+    missing = (prompt for key, prompt in options.keyed(prompts, _salt(task, given)) if key not in done)
+    with testronaut_llm.LLMManager(config) as llm:
+        found = llm.estimate(task, missing, **given)
+    if as_json:
+        screen.out_json(found)
+        return
+    rows = [
+        (one.model, one.first, one.prompts, one.tokens + one.answer_tokens, one.cost, one.worst_cost, one.reason)
+        for one in (*found.models, found.route)
+    ]
+    screen.table(f"{prompts}", ("model", "asked first", "can be asked", "tokens", "cost", "at most", "why not"), rows)
+    left = f"; {usd(max(found.left, Decimal(0)))} is left of {found.limit}" if found.left is not None else ""
+    over = ", which is not enough" if found.fits is False else ""
+    screen.note(f"{found.prompts:,} prompts, {found.cached:,} cached, {found.refused:,} refused{left}{over}")
 
 
 def route(

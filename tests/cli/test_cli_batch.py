@@ -113,6 +113,30 @@ def test_what_was_changed_is_asked_again(server: Api, batch: Batch) -> None:
     assert len(server.asked) == 3
 
 
+def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Batch, run: Batch) -> None:
+    """For the lines that have no answer yet, by model, as a table or as JSON; nothing is sent or written."""
+    ask("one", "two", "two", "")
+    dry = ("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
+    code, out, err = run(*dry)
+    assert (code, server.asked, Path("out.jsonl").exists()) == (0, [], False)
+    assert [line.split("\t")[:3] for line in out.splitlines()] == [
+        ["model", "asked first", "can be asked"],
+        *([name, "3", "3"] for name in ("a", "route")),
+    ]
+    assert "4 prompts, 0 cached, 1 refused; $5.00 is left of budget.per_day\n" in err
+    batch()
+    found = json.loads(run(*dry, "--out", "out.jsonl", "--json", "--cache", "use")[1])
+    assert (found["prompts"], found["refused"], found["route"]["prompts"], found["fits"]) == (1, 1, 0, True)
+
+
+def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Batch) -> None:
+    """Each prompt by itself would fit."""
+    ask(*(str(n) for n in range(40)))
+    Path("llm.yaml").write_text(Path("llm.yaml").read_text().replace("per_day: 5", "per_day: 0.01"))
+    code, _, err = run("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
+    assert (code, "$0.01 is left of budget.per_day, which is not enough" in err, server.asked) == (0, True, []), err
+
+
 BREAKS = """
 import time
 from pathlib import Path
@@ -163,6 +187,8 @@ BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
         ('"a"\n', (*BATCH, *OUT, "--stream"), "go together, without"),
         ('"a"\n', BATCH, "go together, without"),
         ('"a"\n', OUT, "go together, without"),
+        ('"a"\n', ("x", "--dry-run"), "--dry-run goes with --batch FILE"),
+        ('"a"\nnot json\n', (*BATCH, "--dry-run"), "in.jsonl:2 is not JSON"),
         ('"a"\n', (*BATCH, *OUT, "--concurrency", "0"), "concurrency is 0"),
         ("\n\udcff", (*BATCH, *OUT), "in.jsonl:2: is not UTF-8 text"),
         ('"a"\n', (*BATCH, "--out", "notes"), "notes is not a file of answers"),
