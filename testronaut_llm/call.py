@@ -54,9 +54,13 @@ class Caller:
         """Starts a call of a batch, from its arguments on; it ends in its answer or its error."""
 
         async def outcome() -> Result | LLMError:
+            call = None
             try:
-                return await self.answer(make())
+                call = make()
+                return await self.answer(call)
             except LLMError as error:
+                if call is None:
+                    self.services.telemetry.count(error)
                 return error.with_traceback(None)  # its frames would keep every call of the batch alive
 
         return self.services.loop.start(outcome())

@@ -241,7 +241,7 @@ class LLMManager:
     @property
     def session(self) -> Session:
         """What this manager's own calls cost and saved so far, in USD."""
-        return self._ledger.session
+        return self._telemetry.counted(self._ledger.session)
 
     def close(self) -> None:
         """Closes connections and ends embedded models."""

@@ -114,7 +114,8 @@ class Candidate:
         est_cost: expected price in USD, `worst_cost` the largest possible one; None where no price is known.
         context_window: in tokens, None where nobody says.
         est_seconds: for a local model that `models bench` has measured on this machine.
-        problem: error code of what dropped it (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
+        problem: error code of what dropped it (`no_ready_model`, `connection_failed`, `context_window`,
+            `budget_exceeded`), or None.
         limits: in a dry run, the rate limits that hold for it.
         row: what `llm.yaml` says of it; `provider_row` says how its provider is reached.
     """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
+Asking = AbstractContextManager[testronaut_llm.LLMManager]
 _SAME_ANSWER = ("cache", "max_cost")
 """Options that do not change the answer."""
 _PATHS_SHOWN = 10
@@ -48,6 +51,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what --batch would cost, and send nothing.")
     ] = False,
+    summary: options.Summary = None,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
@@ -58,25 +62,26 @@ def run(
     given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
     given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
     if dry_run:
-        if batch is None or prompt or file or stream:
-            raise InvalidRequestError("--dry-run goes with --batch FILE; `route` estimates a single prompt")
+        if batch is None or prompt or file or stream or summary:
+            raise InvalidRequestError("--dry-run goes with --batch FILE alone; `route` estimates a single prompt")
         _estimate(task, batch, out, given, as_json=as_json, config=config)
         return
+    asking = options.asking(config, summary, f"run {task}")
     if batch is None and out is None:
-        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, config=config)
+        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, asking=asking)
         return
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
-    with options.asking(config) as llm:
+    with asking as llm:
         failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
     if failed:
-        raise typer.Exit(screen.FAILED)
+        raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
 
 
-def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
+def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, asking: Asking) -> None:
     from testronaut_llm.cli.models import offer
 
-    with options.asking(config) as llm:
+    with asking as llm:
         offer(llm, task, given["model"])
         if stream:
             answer = _streamed(llm.stream(task, text, **given), silent=as_json)
@@ -116,10 +121,14 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
 
 def run_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
-) -> int:
-    """Asks each prompt that has no answer in `out` yet, and returns how many failed. Raises LLMError: a wrong file."""
+) -> Counter[int]:
+    """Asks each prompt that has no answer in `out` yet. Raises LLMError: a wrong file.
+
+    Returns how many failed, by the exit code of their error.
+    """
     salt, (done, end) = _salt(task, given), options.read_answers(out)
-    total = answered = failed = 0
+    total = answered = 0
+    failed = Counter[int]()
     for key, _ in options.keyed(prompts, salt):
         total += 1
         answered += key in done
@@ -131,15 +140,16 @@ def run_batch(
             yield prompt
 
     def take(place: int, result: Answer[Any] | LLMError) -> None:
-        nonlocal answered, failed
+        nonlocal answered
         options.append(file, asked.pop(place), result)
         answered += isinstance(result, Answer)
-        failed += isinstance(result, LLMError)
-        words = f"{f'{failed:,} failed, ' if failed else ''}{options.bill(llm)}"
-        show(Progress(done=answered + failed, total=total, note=words))
+        failed.update([screen.code_of(result)] if isinstance(result, LLMError) else [])
+        words = f"{failed.total():,} failed, " if failed else ""
+        show(Progress(done=answered + failed.total(), total=total, note=words + options.bill(llm)))
 
     def state() -> str:
-        return f"{answered:,} of {total:,} answered{f', {failed:,} failed' if failed else ''}; {options.bill(llm)}"
+        words = f", {failed.total():,} failed" if failed else ""
+        return f"{answered:,} of {total:,} answered{words}; {options.bill(llm)}"
 
     if answered:
         screen.note(f"{out}: {answered:,} of {total:,} are answered already")

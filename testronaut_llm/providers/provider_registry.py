@@ -203,6 +203,7 @@ class Readiness:
     missing: str = ""
     mend: str = ""
     note: str = ""
+    unreachable: bool = False
 
 
 def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
@@ -225,7 +226,7 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
         or (probes or Probes()).ask(model, provider)
     )
     if missing:
-        return Readiness(ready=False, missing=missing.what, mend=missing.mend)
+        return Readiness(ready=False, missing=missing.what, mend=missing.mend, unreachable=missing.unreachable)
     notes = [source.note] if source.note else []
     if base.source not in ("", "default"):
         notes.append(f"endpoint from {base.source}")

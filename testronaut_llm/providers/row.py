@@ -26,6 +26,7 @@ class Missing(NamedTuple):
 
     what: str
     mend: str = ""
+    unreachable: bool = False  # its server does not answer
 
 
 class Present(NamedTuple):

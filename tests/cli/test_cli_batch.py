@@ -137,6 +137,32 @@ def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Batch) -> None
     assert (code, "$0.01 is left of budget.per_day, which is not enough" in err, server.asked) == (0, True, []), err
 
 
+@pytest.mark.parametrize(
+    ("bad", "fine", "code"),
+    [("content_filter", 0, 4), ("content_filter", 1, 4), ("no connection", 0, 5), ("server_error", 0, 1)],
+)
+def test_the_exit_code_says_why_lines_failed(server: Api, batch: Batch, bad: str, fine: int, code: int) -> None:
+    """Where all that failed have one reason; the summary has it by kind."""
+    failure = faults.reset_before_headers if bad == "no connection" else faults.error(bad)
+    server.plan(*[faults.good()] * fine, failure)
+    ask(*(f"prompt {n}" for n in range(fine + 2)))
+    found, _, err = batch("--summary", "summary.md", "--concurrency", "1")
+    assert found == code, err
+    text = Path("summary.md").read_text()
+    assert f"| {fine + 2} | 0 | 2 | $" in text
+    assert f"| {bad.replace('no connection', 'connection_failed')} | 2 |" in text
+
+
+def test_different_failures_exit_with_one(server: Api, batch: Batch) -> None:
+    """And a line that is no prompt is a failure of its own."""
+    server.plan(faults.error("content_filter"), faults.reset_before_headers)
+    ask("one", "two", "")
+    code, _, err = batch("--summary", "summary.md", "--concurrency", "1")
+    assert code == 1, err
+    kinds = [line for line in Path("summary.md").read_text().splitlines() if line.endswith("| 1 |")]
+    assert kinds == ["| connection_failed | 1 |", "| content_filter | 1 |", "| invalid_request | 1 |"]
+
+
 BREAKS = """
 import time
 from pathlib import Path
@@ -169,7 +195,7 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
     assert ("to continue" in said) is (how is signal.SIGINT)
     llm = FakeLLM(tasks=("t",))
     llm.reply("second")
-    assert run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, given={}) == 0
+    assert run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, given={}) == {}
     assert sorted(call.prompt for call in llm.calls) == [f"{n:04}" for n in range(300, 1000)]
     assert [(row["line"], row["text"]) for row in answers()] == [
         (n + 1, "first" if n < 300 else "second") for n in range(1000)
@@ -221,7 +247,7 @@ def test_it_shows_how_far_it_is(
     with LLMManager("llm.yaml") as llm:
         failed = run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=1, given={})
     said = capsys.readouterr().err
-    assert failed == 1
+    assert failed == {1: 1}
     assert "1 failed, $0.00012" in said
     assert ("6/6" if terminal else "out.jsonl: 6 of 6 prompts, ") in said
 
