@@ -29,6 +29,7 @@ PUBLIC_MODULES = {
     "records": "Values",
     "streams": "Streams",
     "classify": "Verdicts with a confidence",
+    "estimate": "Estimates",
     "compare": "Comparisons",
     "agreement": "Agreement",
     "config.model_config": "Configuration in Python",

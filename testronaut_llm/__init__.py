@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ServerError,
         UnknownTaskError,
     )
+    from testronaut_llm.estimate import Estimate
     from testronaut_llm.llm_manager import LLMManager
     from testronaut_llm.options import CallOptions, EmbedOptions
     from testronaut_llm.providers.provider_registry import Provider, register_provider
@@ -68,6 +69,7 @@ __all__ = [
     "ContextWindowError",
     "EmbedOptions",
     "Embeddings",
+    "Estimate",
     "InvalidRequestError",
     "LLMConfig",
     "LLMError",
@@ -101,6 +103,7 @@ _HOMES = {
         "classify": "Classification",
         "compare": "Comparison",
         "config.model_config": "LLMConfig",
+        "estimate": "Estimate",
         "llm_manager": "LLMManager",
         "options": "CallOptions EmbedOptions",
         "providers.provider_registry": "Provider register_provider",

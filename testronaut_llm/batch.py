@@ -45,16 +45,21 @@ class Record:
             self._on_progress(self._done, self._total, result)
 
 
+def listed(jobs: Any) -> Iterable[Any]:
+    """Returns the jobs. Raises InvalidRequestError: it is one prompt, or cannot be iterated."""
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
+        raise InvalidRequestError(f"prompts is {jobs!r:.40}; expected a list or another iterable of prompts")
+    return jobs
+
+
 class _Window:
     """The running calls, each with the index of its job. `ended` is called for each that ends, in any thread."""
 
     def __init__(self, ask: Ask[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]) -> None:
-        if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
-            raise InvalidRequestError(f"prompts is {jobs!r:.40}; expected a list or another iterable of prompts")
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
         self.running: dict[Future[Outcome], tuple[int, Running[Outcome]]] = {}
-        self._ask, self._jobs, self._concurrency, self._ended = ask, enumerate(jobs), concurrency, ended
+        self._ask, self._jobs, self._concurrency, self._ended = ask, enumerate(listed(jobs)), concurrency, ended
 
     def fill(self) -> bool:
         """Starts calls until the window is full; False if none is left."""

@@ -55,9 +55,13 @@ class Caller:
         """Starts a call of a batch from its arguments; its result is the answer or the error."""
 
         async def outcome() -> Result | LLMError:
+            call = None
             try:
-                return await self.answer(make())
+                call = make()
+                return await self.answer(call)
             except LLMError as error:
+                if call is None:
+                    self.services.telemetry.count(error)
                 return error.with_traceback(None)  # the traceback would keep every call of the batch in memory
 
         return self.services.loop.start(outcome())

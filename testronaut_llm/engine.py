@@ -63,8 +63,7 @@ class Engine:
         if self._made is not None:
             self._made.close()
         self._ledger.close()
-        if self._lookup.cache is not None:
-            self._lookup.cache.close()
+        self._lookup.close()
 
     @property
     def _caller(self) -> Caller:

@@ -257,9 +257,14 @@ class LocalModelError(LLMError):
 
 
 class NoReadyModelError(LLMError):
-    """No candidate is ready; the message says how to fix each."""
+    """No candidate is ready; the message says how to fix each.
+
+    Attributes:
+        unreachable: True if each lacks nothing but a server that answers.
+    """
 
     code = "no_ready_model"
+    unreachable = False
 
 
 class CacheMissError(LLMError):

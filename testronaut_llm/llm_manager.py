@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from testronaut_llm.classify import Classification
     from testronaut_llm.compare import Comparison
+    from testronaut_llm.estimate import Estimate
     from testronaut_llm.labels import L
     from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
@@ -134,8 +135,7 @@ class LLMManager(Engine):
         """Same as `classify`, on the caller's event loop."""
         from testronaut_llm.classify import classified
 
-        ask, route = self._aresult, self._caller.services.route
-        return await classified(self.config, task, prompt, labels, options, ask, route)
+        return await classified(self.config, task, prompt, labels, options, self._aresult, self._caller.services.route)
 
     def batch(
         self,
@@ -220,6 +220,13 @@ class LLMManager(Engine):
         """Returns all candidates with cost and reason. Sends nothing. `dropped_params`: after a call or `warm_up`."""
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
+    def estimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
+        """Returns what `batch` would cost, by model; reads `prompts` once. Sends nothing, so it has no async twin."""
+        from testronaut_llm.estimate import estimate_of
+
+        services = self._caller.services
+        return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)
+
     def dropped_params(self, model: str) -> tuple[str, ...]:
         """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
         row = self.config.model(model)
@@ -248,7 +255,7 @@ class LLMManager(Engine):
     @property
     def session(self) -> Session:
         """USD that the calls of this manager have cost and saved so far."""
-        return self._ledger.session
+        return self._telemetry.counted(self._ledger.session)
 
     async def aclose(self) -> None:
         """Same as `close`, on the caller's event loop."""

@@ -67,6 +67,16 @@ class Lookup:
             )
         return result
 
+    def has(self, call: Call) -> bool:
+        """True if a stored answer would be returned. It counts no hit and reports nothing."""
+        usable = self.cache is not None and call.cache in ("use", "only")
+        return usable and self._answer(call, self.cache) is not None  # type: ignore[arg-type]  # there is one
+
+    def close(self) -> None:
+        """Closes the file of the cache."""
+        if self.cache is not None:
+            self.cache.close()
+
     def find_stored(self, call: Call) -> Result | None:
         """Returns the same for a call whose cache mode is already checked."""
         cache = self.cache

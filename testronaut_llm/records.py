@@ -129,7 +129,8 @@ class Candidate:
         context_window: in tokens, None if unknown.
         est_seconds: for a local model that `models bench` has measured on this machine.
         secrets: what happens to secrets of a prompt for it: `mask`, `refuse` or `allow`.
-        problem: error code if it was dropped (`no_ready_model`, `context_window`, `budget_exceeded`), or None.
+        problem: error code if it was dropped (`no_ready_model`, `connection_failed`, `context_window`,
+            `budget_exceeded`), or None.
         limits: in a dry run, the rate limits that apply to it.
         row: its row of `llm.yaml`; `provider_row` is the row of its provider.
     """

@@ -21,7 +21,14 @@ from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.providers.credentials import Credentials
-from testronaut_llm.providers.provider_registry import Probes, api_base_of, api_version_of, provider_of, readiness
+from testronaut_llm.providers.provider_registry import (
+    Probes,
+    Readiness,
+    api_base_of,
+    api_version_of,
+    provider_of,
+    readiness,
+)
 from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.routing.cost_optimizer import plan
 from testronaut_llm.routing.estimates import READY, Scale
@@ -31,6 +38,7 @@ from testronaut_llm.telemetry.log import logger
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
     from testronaut_llm.money.ledger import Ledger
+    from testronaut_llm.money.pacing import Money
     from testronaut_llm.records import Attempt, Call, Candidate, Route
     from testronaut_llm.schema.output_schema import SchemaDialect, WireSchema
     from testronaut_llm.telemetry.redaction import Redactor
@@ -72,22 +80,26 @@ class Services:
         self._routed: set[tuple[str, str]] = set()
         self._doubted: set[str] = set()
 
-    def route(self, call: Call, *, dry: bool = False) -> Route:
+    def route(
+        self, call: Call, *, dry: bool = False, money: Money | None = None, ready: dict[str, Readiness] | None = None
+    ) -> Route:
         """Returns the models to ask, in order, with reasons.
 
         A dry run also counts tokens for models that cannot be asked, and, if LiteLLM is loaded, settings not sent.
+        If many calls are routed at one moment, `money` is for each, and `ready` keeps what is known, by alias.
         """
-        money = self.budgets.money(call)
+        money = money or self.budgets.money(call)
         scale = Scale(call=call, prices=self.prices, counter=self.counter, money=money, count_all=dry)
-        weighed = [self._weighed(scale, one) for one in call.selected]
+        weighed = [self._weighed(scale, one, {} if ready is None else ready) for one in call.selected]
         self._routed.update([(one.alias, one.model) for one in call.selected])
         route = plan(call.task, "as_listed" if call.texts else call.settings.strategy, weighed, money)
         return with_limits(route, call.config, self.limiter, 0 if call.texts else call.max_tokens) if dry else route
 
-    def _weighed(self, scale: Scale, one: Candidate) -> Candidate:
+    def _weighed(self, scale: Scale, one: Candidate, known: dict[str, Readiness]) -> Candidate:
         call, row, provider = scale.call, one.row, one.provider_row
         dropped: tuple[str, ...] = ()
-        ready = READY if self.offline or not one.kept else readiness(row, probes=self.probes)  # first: asks the server
+        if (ready := READY if self.offline or not one.kept else known.get(one.alias)) is None:
+            ready = known[one.alias] = readiness(row, probes=self.probes)  # first: asks the server
         seen = self.probes.seen(row, provider)
         if scale.count_all and "litellm" in sys.modules:
             given = {"temperature": call.temperature, "stop": list(call.stop) or None, "seed": call.seed}

@@ -12,12 +12,13 @@ import typer
 
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, check, classify, config, demo, models, screen, spend
-from testronaut_llm.errors import BudgetExceededError, ConfigError, InvalidRequestError, LLMError, NoReadyModelError
+from testronaut_llm.errors import LLMError, NoReadyModelError
 from testronaut_llm.local.download import reporter
 from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (
-    "Exit codes: 0 answer, 1 models failed, 2 wrong usage or configuration, 3 budget.  "
+    "Exit codes: 0 answer, 1 models failed, 2 wrong usage or configuration, 3 budget, 4 refused by a content filter, "
+    "5 provider unreachable.  "
     "Results go to stdout, all else to stderr."
 )
 
@@ -80,7 +81,7 @@ def _run() -> int:
         if isinstance(error, NoReadyModelError):
             lines.append(f"  without any key: {_without_key()}")
         screen.note("\n".join(lines))
-        return code_of(error)
+        return screen.code_of(error)
     except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
         *_, last = traceback.extract_tb(error.__traceback__)
         where = f"{type(error).__name__} in {last.filename}:{last.lineno}"
@@ -88,14 +89,6 @@ def _run() -> int:
         screen.note("\n".join((said, *getattr(error, "__notes__", ()))))
         return screen.FAILED
     return 0
-
-
-def code_of(error: LLMError) -> int:
-    """Returns the exit code: 1 if models failed, 2 for wrong usage or configuration, 3 for a budget."""
-    if isinstance(error, BudgetExceededError):
-        return screen.BUDGET
-    never_sent = isinstance(error, InvalidRequestError) and error.model is None
-    return screen.USAGE if never_sent or isinstance(error, ConfigError | NoReadyModelError) else screen.FAILED
 
 
 def _without_key() -> str:

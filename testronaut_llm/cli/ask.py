@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -17,12 +20,14 @@ from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.local.download import Progress
 from testronaut_llm.records import Answer, CacheMode, Route, Secrets
+from testronaut_llm.support.money import usd
 
 if TYPE_CHECKING:
     from testronaut_llm.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
+Asking = AbstractContextManager[testronaut_llm.LLMManager]
 _SAME_ANSWER = ("cache", "max_cost")
 """Options that do not change the answer."""
 _PATHS_SHOWN = 10
@@ -43,6 +48,10 @@ def run(
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; those there are not asked.")] = None,
     concurrency: Annotated[int, typer.Option(help="Lines of --batch that are asked concurrently.")] = 8,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what --batch would cost, and send nothing.")
+    ] = False,
+    summary: options.Summary = None,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
@@ -52,21 +61,27 @@ def run(
     """
     given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
     given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
+    if dry_run:
+        if batch is None or prompt or file or stream or summary:
+            raise InvalidRequestError("--dry-run goes with --batch FILE alone; `route` estimates a single prompt")
+        _estimate(task, batch, out, given, as_json=as_json, config=config)
+        return
+    asking = options.asking(config, summary, f"run {task}")
     if batch is None and out is None:
-        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, config=config)
+        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, asking=asking)
         return
     if batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
-    with options.asking(config) as llm:
+    with asking as llm:
         failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
     if failed:
-        raise typer.Exit(screen.FAILED)
+        raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
 
 
-def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, config: Path | None) -> None:
+def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, asking: Asking) -> None:
     from testronaut_llm.cli.models import offer
 
-    with options.asking(config) as llm:
+    with asking as llm:
         offer(llm, task, given["model"])
         if stream:
             answer = _streamed(llm.stream(task, text, **given), silent=as_json)
@@ -107,12 +122,14 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
 
 def run_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
-) -> int:
-    """Asks each prompt that has no answer in `out`; returns how many failed. Raises LLMError if a file is wrong."""
-    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
-    salt = json.dumps(shared, sort_keys=True, default=str)
-    done, end = options.read_answers(out)
-    total = answered = failed = 0
+) -> Counter[int]:
+    """Asks each prompt that has no answer in `out`. Raises LLMError if a file is wrong.
+
+    Returns how many failed, by the exit code of their error.
+    """
+    salt, (done, end) = _salt(task, given), options.read_answers(out)
+    total = answered = 0
+    failed = Counter[int]()
     for key, _ in options.keyed(prompts, salt):
         total += 1
         answered += key in done
@@ -124,15 +141,16 @@ def run_batch(
             yield prompt
 
     def take(place: int, result: Answer[Any] | LLMError) -> None:
-        nonlocal answered, failed
+        nonlocal answered
         options.append(file, asked.pop(place), result)
         answered += isinstance(result, Answer)
-        failed += isinstance(result, LLMError)
-        words = f"{f'{failed:,} failed, ' if failed else ''}{options.bill(llm)}"
-        show(Progress(done=answered + failed, total=total, note=words))
+        failed.update([screen.code_of(result)] if isinstance(result, LLMError) else [])
+        words = f"{failed.total():,} failed, " if failed else ""
+        show(Progress(done=answered + failed.total(), total=total, note=words + options.bill(llm)))
 
     def state() -> str:
-        return f"{answered:,} of {total:,} answered{f', {failed:,} failed' if failed else ''}; {options.bill(llm)}"
+        words = f", {failed.total():,} failed" if failed else ""
+        return f"{answered:,} of {total:,} answered{words}; {options.bill(llm)}"
 
     if answered:
         screen.note(f"{out}: {answered:,} of {total:,} are already answered")
@@ -144,6 +162,33 @@ def run_batch(
         raise
     screen.note(f"{out}: {state()}{'; run the same command again to ask those that failed' if failed else ''}")
     return failed
+
+
+def _salt(task: str, given: Mapping[str, Any]) -> str:
+    """Returns what changes the answers of a batch beside its prompts."""
+    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
+    return json.dumps(shared, sort_keys=True, default=str)
+
+
+def _estimate(
+    task: str, prompts: Path, out: Path | None, given: dict[str, Any], *, as_json: bool, config: Path | None
+) -> None:
+    """Prints what the prompts that have no answer in `out` yet would cost."""
+    done = options.read_answers(out)[0] if out is not None else set()
+    missing = (prompt for key, prompt in options.keyed(prompts, _salt(task, given)) if key not in done)
+    with testronaut_llm.LLMManager(config) as llm:
+        found = llm.estimate(task, missing, **given)
+    if as_json:
+        screen.out_json(found)
+        return
+    rows = [
+        (one.model, one.first, one.prompts, one.tokens + one.answer_tokens, one.cost, one.worst_cost, one.reason)
+        for one in (*found.models, found.route)
+    ]
+    screen.table(f"{prompts}", ("model", "asked first", "can be asked", "tokens", "cost", "at most", "why not"), rows)
+    left = f"; {usd(max(found.left, Decimal(0)))} is left of {found.limit}" if found.left is not None else ""
+    over = ", which is not enough" if found.fits is False else ""
+    screen.note(f"{found.prompts:,} prompts, {found.cached:,} cached, {found.refused:,} refused{left}{over}")
 
 
 def route(

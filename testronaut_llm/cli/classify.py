@@ -25,6 +25,7 @@ def classify(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model instead of the task's.")] = None,
     max_cost: Annotated[str | None, typer.Option(help="Most that the verdict may cost, in USD.")] = None,
     cache: options.CacheOption = None,
+    summary: options.Summary = None,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
@@ -38,7 +39,7 @@ def classify(
     if expect is not None and expect not in described:
         raise InvalidRequestError(f"--expect is {expect!r}; expected one of {', '.join(described) or 'the labels'}")
     text = options.read_prompt(prompt, file)
-    with options.asking(config) as llm:
+    with options.asking(config, summary, f"classify {task}") as llm:
         found = llm.classify(
             task,
             text,

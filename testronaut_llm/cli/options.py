@@ -20,6 +20,7 @@ from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.records import Answer
 from testronaut_llm.support.money import usd
+from testronaut_llm.support.summary import append_summary
 from testronaut_llm.support.text import decoded, parse_json, read_utf8
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ SchemaFile = Annotated[Path | None, typer.Option("--schema", help="A file with t
 CacheOption = Annotated[str | None, typer.Option("--cache", help=_CACHE)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Same as --cache off.")]
 Params = Annotated[bool, typer.Option("--params", help="Also show which settings a model does not support (slower).")]
+Summary = Annotated[
+    Path | None, typer.Option("--summary", help="Add calls, hits, cost and failures to this file, as Markdown.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 Key = tuple[int, str]
@@ -42,17 +46,35 @@ _WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "save
 
 
 @contextmanager
-def asking(config: Path | None) -> Iterator[testronaut_llm.LLMManager]:
-    """Opens a manager. If its calls fail or are interrupted, the message includes their cost."""
+def asking(config: Path | None, summary: Path | None = None, title: str = "") -> Iterator[testronaut_llm.LLMManager]:
+    """Opens a manager. If its calls fail or are interrupted, the message includes their cost.
+
+    Their summary is added to the file `summary`. Raises ConfigError if it cannot be written.
+    """
+    if summary is not None:
+        try:
+            summary.open("a").close()
+        except OSError as error:
+            raise ConfigError(f"cannot write {summary}: {error.strerror}", file=str(summary)) from None
+    failed: dict[str, int] = {}
     with testronaut_llm.LLMManager(config) as llm:
         try:
             yield llm
         except BaseException as error:
+            failed = {getattr(error, "code", type(error).__name__): 1}
             if llm.session.cost or llm.session.unpriced:
                 # The notes of a KeyboardInterrupt are not printed.
                 say = screen.note if isinstance(error, KeyboardInterrupt) else error.add_note
                 say(f"this run cost {bill(llm)}")
             raise
+        finally:
+            if summary is not None:
+                done = llm.session
+                failures, cost = done.failures or failed, bill(llm)
+                try:
+                    append_summary(summary, title, calls=done.calls, hits=done.hits, cost=cost, failures=failures)
+                except OSError as error:
+                    screen.note(f"cannot write {summary}: {error.strerror}")
 
 
 def settings_of(config: Path | None) -> testronaut_llm.LLMConfig:

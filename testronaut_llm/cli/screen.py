@@ -15,16 +15,38 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from decimal import Decimal
 from typing import Any, TextIO, cast
 
-from testronaut_llm.errors import LLMError
+from testronaut_llm.errors import (
+    BudgetExceededError,
+    ConfigError,
+    ConnectionFailedError,
+    ContentFilteredError,
+    InvalidRequestError,
+    LLMError,
+    NoReadyModelError,
+)
 from testronaut_llm.local.download import WARNING, Progress, Report
 from testronaut_llm.support.money import usd
 from testronaut_llm.support.text import visible
 
-FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
+FAILED, USAGE, BUDGET, FILTERED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 5, 130
 PIPE_COLUMNS = 120
 EVERY_SECONDS = 5.0
 """Seconds between two lines of progress if there is no terminal."""
 _SHORT = 30
+
+
+def code_of(error: LLMError) -> int:
+    """Returns the exit code of an error."""
+    if isinstance(error, BudgetExceededError):
+        return BUDGET
+    never_sent = isinstance(error, InvalidRequestError) and error.model is None
+    if never_sent or isinstance(error, ConfigError | NoReadyModelError):
+        return UNREACHABLE if getattr(error, "unreachable", False) else USAGE
+    last = getattr(error, "last", None) or error
+    if isinstance(last, ContentFilteredError):
+        return FILTERED
+    tried = [one.error for one in error.attempts] or [last]
+    return UNREACHABLE if all(isinstance(one, ConnectionFailedError) for one in tried) else FAILED
 
 
 class CannotPrintError(Exception):

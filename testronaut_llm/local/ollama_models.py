@@ -56,7 +56,7 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
         raise  # an error of the test, not of the server
     except LLMError as error:
         what, _, fix = str(error).partition("; ")
-        return Missing(what, fix.removeprefix("run: "))
+        return Missing(what, fix.removeprefix("run: "), unreachable=what.startswith("no Ollama answers"))
     thinks = "thinking" in details.capabilities if details.capabilities else None
     return Present(found.digest, details.context_length, thinks)
 

@@ -62,12 +62,12 @@ class Budgets:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
 
-    def money(self, call: Call) -> Money | None:
-        """Returns the money for one call; None without a limit.
+    def money(self, call: Call, *, of_many: bool = False) -> Money | None:
+        """Returns the money for one call, or for `of_many` calls together; None without a limit.
 
         A ledger that cannot be read counts as no limit here; `reserve` then refuses requests that cost money.
         """
-        limits, ledger = _limits_of(call), self.ledger
+        limits, ledger = [one for one in _limits_of(call) if not of_many or one.period != "call"], self.ledger
         if not limits:
             return None
         found: list[tuple[Limit, Decimal, float | None]] = []

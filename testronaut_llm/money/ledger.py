@@ -14,8 +14,8 @@ import threading
 import time
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -46,11 +46,17 @@ _STANDING = """SELECT ifnull(sum(CASE WHEN lease < ?6 AND state = 1 THEN amount 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """USD booked since the ledger was created. The price of `unpriced` requests is unknown."""
+    """USD booked since the ledger was created. The price of `unpriced` requests is unknown.
+
+    For a manager also its `calls` that have ended, `hits` of the cache, and the `failures` by their code.
+    """
 
     cost: Decimal = Decimal(0)
     saved: Decimal = Decimal(0)
     unpriced: int = 0
+    calls: int = 0
+    hits: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ledger:

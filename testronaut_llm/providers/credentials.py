@@ -139,7 +139,7 @@ def resolve_key(model: ModelConfig, provider: Provider) -> SecretStr | None:
 
 
 def _error(missing: Missing, model: ModelConfig, provider: Provider) -> MissingCredentialError:
-    words = "; ".join(filter(None, missing))
+    words = f"{missing.what}; {missing.fix}".removesuffix("; ")
     return MissingCredentialError(f"{model.alias}: {words}", model=model.alias, provider=provider.name)
 
 

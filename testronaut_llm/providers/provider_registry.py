@@ -203,6 +203,7 @@ class Readiness:
     missing: str = ""
     fix: str = ""
     note: str = ""
+    unreachable: bool = False
 
 
 def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
@@ -225,7 +226,7 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
         or (probes or Probes()).ask(model, provider)
     )
     if missing:
-        return Readiness(ready=False, missing=missing.what, fix=missing.fix)
+        return Readiness(ready=False, missing=missing.what, fix=missing.fix, unreachable=missing.unreachable)
     notes = [source.note] if source.note else []
     if base.source not in ("", "default"):
         notes.append(f"endpoint from {base.source}")

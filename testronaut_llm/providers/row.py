@@ -26,6 +26,8 @@ class Missing(NamedTuple):
 
     what: str
     fix: str = ""
+    unreachable: bool = False
+    """Its server does not answer."""
 
 
 class Present(NamedTuple):

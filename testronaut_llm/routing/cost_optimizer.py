@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, LLMError, NoReadyModelError
 from testronaut_llm.records import Candidate, Route
-from testronaut_llm.routing.estimates import MONEY, WINDOW
+from testronaut_llm.routing.estimates import MONEY, UNREACHABLE, WINDOW
 from testronaut_llm.routing.strategies import rank
 
 if TYPE_CHECKING:
@@ -61,4 +61,6 @@ def nothing_left(route: Route) -> LLMError:
     if WINDOW in problems:
         fix = "shorten the prompt, lower `max_tokens`, or list a model with a larger window"
         return ContextWindowError(f"{route.task}: the call fits no model's window ({fix}):{listing}")
-    return NoReadyModelError(f"{route.task}: no model is ready; fix one of these:{listing}")
+    error = NoReadyModelError(f"{route.task}: no model is ready; fix one of these:{listing}")
+    error.unreachable = problems == {UNREACHABLE}
+    return error

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from testronaut_llm.records import Call, Candidate, Message
     from testronaut_llm.schema.output_schema import WireSchema
 
-NOT_READY, WINDOW, MONEY = "no_ready_model", "context_window", "budget_exceeded"
+NOT_READY, UNREACHABLE = "no_ready_model", "connection_failed"
+WINDOW, MONEY = "context_window", "budget_exceeded"
 READY = Readiness(ready=True)
 _SETTINGS = 200  # characters of `extra` that hold no documents
 
@@ -99,7 +100,8 @@ class Scale:
         """Returns why a model cannot be asked, and the error code; an empty reason if it can."""
         call, most = self.call, 0 if self.call.texts else self.call.max_tokens
         if not ready.ready:
-            return f"not ready: {ready.missing}; {ready.fix}".removesuffix("; "), NOT_READY
+            reason = f"not ready: {ready.missing}; {ready.fix}".removesuffix("; ")
+            return reason, UNREACHABLE if ready.unreachable else NOT_READY
         if call.output is not None and facts.supports_schema is False:
             return "cannot answer in a given shape (JSON Schema)", None
         if facts.max_output is not None and most > facts.max_output:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
@@ -23,6 +26,7 @@ from testronaut_llm.telemetry.log import NAME, EventFile, has_listener, logger
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
 
+S = TypeVar("S")
 CANCELLED = "left"
 """The error code of a call that was cancelled, or whose stream was closed early."""
 _HASH_DIGITS, _LARGEST = 16, 2**63
@@ -45,6 +49,23 @@ class Telemetry:
         self._redact, self._config = redact, config
         self._file = EventFile()
         self._spans: dict[str, Any] = {}
+        self._calls, self._hits, self._failures = 0, 0, Counter[str]()
+        self._counting = threading.Lock()
+
+    def count(self, ended: Answer[Any] | Embeddings | LLMError) -> None:
+        """Counts a call that has ended."""
+        with self._counting:
+            self._calls += 1
+            if isinstance(ended, LLMError):
+                self._failures[(getattr(ended, "last", None) or ended).code] += 1
+            else:
+                self._hits += ended.cached
+
+    def counted(self, session: S) -> S:
+        """Returns the session of a ledger with the calls of this manager."""
+        with self._counting:
+            counts = {"calls": self._calls, "hits": self._hits, "failures": dict(self._failures)}
+            return cast("S", replace(cast("Any", session), **counts))
 
     @property
     def is_active(self) -> bool:
@@ -104,6 +125,7 @@ class Telemetry:
 
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """Reports a call that was answered."""
+        self.count(result)
         if not self.is_active:
             return
         fields = {
@@ -122,6 +144,7 @@ class Telemetry:
 
     def failed(self, call: Call, error: LLMError) -> None:
         """Reports a call that ended in an error."""
+        self.count(error)
         fields = {
             "error.type": error.code,
             "error.message": None if error.attempts else str(error),  # which may quote the prompt

@@ -6,8 +6,9 @@ Only pytest is imported here, since pytest loads this module in every project th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("none", "once", "refresh"),
         default="none",
         help="none: replay cassettes only (the default); once: record missing ones; refresh: record again",
+    )
+    group.addoption(
+        "--llm-summary", metavar="FILE", help="add calls, hits, cost and failures to this file, as Markdown"
     )
     group.addoption("--llm-budget", default="1.00", metavar="USD", help="for all recording of this session (1.00)")
     parser.addini("llm_config", "the llm.yaml of the fixtures `llm_manager` and `llm_fake` (default: found as always)")
@@ -117,7 +121,7 @@ def llm_manager(request: pytest.FixtureRequest, llm_cassette: Cassette, _llm_hom
         llm_cassette.pass_by(*RecordedLLM.ASIDE)
         ledger = request.config.stash.setdefault(_LEDGER, session_ledger())
         made = RecordedLLM(path, limit=Decimal(request.config.getoption("--llm-budget")), ledger=ledger)
-    with made:
+    with made, _counted(request.node, made):
         yield made
 
 
@@ -126,8 +130,24 @@ def llm_fake(request: pytest.FixtureRequest, _llm_home: Path) -> Iterator[FakeLL
     """A `FakeLLM` with the models, tasks and prices of `llm_config`, or with one free model if that is not set."""
     from testronaut_llm.testing.fake import FakeLLM
 
-    with FakeLLM(_config_file(request.config)) as fake:
+    with FakeLLM(_config_file(request.config)) as fake, _counted(request.node, fake):
         yield fake
+
+
+@contextmanager
+def _counted(item: pytest.Item, llm: LLMManager) -> Iterator[None]:
+    """Adds what a test's calls did to its properties, which the JUnit file and the summary show."""
+    before = llm.session
+    yield
+    done = llm.session
+    sums = {name: value for name, value in item.user_properties if name.startswith("llm_")}
+    counts = {"llm_calls": done.calls, "llm_hits": done.hits}
+    counts |= {f"llm_failures_{kind}": count for kind, count in done.failures.items()}
+    for name, count in counts.items():
+        sums[name] = int(str(sums.get(name, 0))) + count
+    sums["llm_cost"] = f"{Decimal(str(sums.get('llm_cost', 0))) + done.cost - before.cost:f}"
+    others = [one for one in item.user_properties if one[0] not in sums]
+    item.user_properties[:] = [*others, *sums.items()]
 
 
 def _config_file(config: pytest.Config) -> Path | None:
@@ -182,7 +202,29 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def _write_summary(terminalreporter: pytest.TerminalReporter, file: Path) -> None:
+    from testronaut_llm.support.money import usd
+    from testronaut_llm.support.summary import append_summary
+
+    sums, cost = Counter[str](), Decimal(0)
+    ended = [one for many in terminalreporter.stats.values() for one in many if getattr(one, "when", "") == "teardown"]
+    for name, value in [one for report in ended for one in report.user_properties if one[0].startswith("llm_")]:
+        if name == "llm_cost":
+            cost += Decimal(value)
+        else:
+            sums[name] += value
+    failures = {name.removeprefix("llm_failures_"): count for name, count in sums.items() if "_failures_" in name}
+    try:
+        append_summary(
+            file, "pytest", calls=sums["llm_calls"], hits=sums["llm_hits"], cost=usd(cost), failures=failures
+        )
+    except OSError as error:
+        terminalreporter.line(f"--llm-summary: cannot write {file}: {error.strerror}", red=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if file := config.getoption("--llm-summary"):
+        _write_summary(terminalreporter, Path(file))
     orphans = config.stash.get(_ORPHANS, [])
     if orphans:
         terminalreporter.section("cassettes that no test uses: delete them, or name them in a test", red=True)

@@ -111,6 +111,56 @@ def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
     assert len(server.asked) == 3
 
 
+def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) -> None:
+    """For the lines that have no answer yet, by model, as a table or as JSON; nothing is sent or written."""
+    ask("one", "two", "two", "")
+    dry = ("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
+    code, out, err = run(*dry)
+    assert (code, server.asked, Path("out.jsonl").exists()) == (0, [], False)
+    assert [line.split("\t")[:3] for line in out.splitlines()] == [
+        ["model", "asked first", "can be asked"],
+        *([name, "3", "3"] for name in ("a", "route")),
+    ]
+    assert "4 prompts, 0 cached, 1 refused; $5.00 is left of budget.per_day\n" in err
+    batch()
+    found = json.loads(run(*dry, "--out", "out.jsonl", "--json", "--cache", "use")[1])
+    assert (found["prompts"], found["refused"], found["route"]["prompts"], found["fits"]) == (1, 1, 0, True)
+
+
+def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Run) -> None:
+    """Each prompt by itself would fit."""
+    ask(*(str(n) for n in range(40)))
+    Path("llm.yaml").write_text(Path("llm.yaml").read_text().replace("per_day: 5", "per_day: 0.01"))
+    code, _, err = run("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
+    assert (code, "$0.01 is left of budget.per_day, which is not enough" in err, server.asked) == (0, True, []), err
+
+
+@pytest.mark.parametrize(
+    ("bad", "fine", "code"),
+    [("content_filter", 0, 4), ("content_filter", 1, 4), ("no connection", 0, 5), ("server_error", 0, 1)],
+)
+def test_the_exit_code_says_why_lines_failed(server: Api, batch: Run, bad: str, fine: int, code: int) -> None:
+    """Where all that failed have one reason; the summary has it by kind."""
+    failure = faults.reset_before_headers if bad == "no connection" else faults.error(bad)
+    server.plan(*[faults.good()] * fine, failure)
+    ask(*(f"prompt {n}" for n in range(fine + 2)))
+    found, _, err = batch("--summary", "summary.md", "--concurrency", "1")
+    assert found == code, err
+    text = Path("summary.md").read_text()
+    assert f"| {fine + 2} | 0 | 2 | $" in text
+    assert f"| {bad.replace('no connection', 'connection_failed')} | 2 |" in text
+
+
+def test_different_failures_exit_with_one(server: Api, batch: Run) -> None:
+    """And a line that is no prompt is a failure of its own."""
+    server.plan(faults.error("content_filter"), faults.reset_before_headers)
+    ask("one", "two", "")
+    code, _, err = batch("--summary", "summary.md", "--concurrency", "1")
+    assert code == 1, err
+    kinds = [line for line in Path("summary.md").read_text().splitlines() if line.endswith("| 1 |")]
+    assert kinds == ["| connection_failed | 1 |", "| content_filter | 1 |", "| invalid_request | 1 |"]
+
+
 BREAKS = """
 import time
 from pathlib import Path
@@ -143,7 +193,7 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
     assert ("to continue" in said) is (how is signal.SIGINT)
     llm = FakeLLM(tasks=("t",))
     llm.reply("second")
-    assert run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, given={}) == 0
+    assert run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=16, given={}) == {}
     assert sorted(call.prompt for call in llm.calls) == [f"{n:04}" for n in range(300, 1000)]
     assert [(row["line"], row["text"]) for row in answers()] == [
         (n + 1, "first" if n < 300 else "second") for n in range(1000)
@@ -161,6 +211,8 @@ BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
         ('"a"\n', (*BATCH, *OUT, "--stream"), "go together, without"),
         ('"a"\n', BATCH, "go together, without"),
         ('"a"\n', OUT, "go together, without"),
+        ('"a"\n', ("x", "--dry-run"), "--dry-run goes with --batch FILE"),
+        ('"a"\nnot json\n', (*BATCH, "--dry-run"), "in.jsonl:2 is not JSON"),
         ('"a"\n', (*BATCH, *OUT, "--concurrency", "0"), "concurrency is 0"),
         ("\n\udcff", (*BATCH, *OUT), "in.jsonl:2: is not UTF-8 text"),
         ('"a"\n', (*BATCH, "--out", "notes"), "notes is not a file of answers"),
@@ -193,7 +245,7 @@ def test_it_shows_how_far_it_is(
     with LLMManager("llm.yaml") as llm:
         failed = run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=1, given={})
     said = capsys.readouterr().err
-    assert failed == 1
+    assert failed == {1: 1}
     assert "1 failed, $0.00012" in said
     assert ("6/6" if terminal else "out.jsonl: 6 of 6 prompts, ") in said
 

@@ -36,7 +36,7 @@ LADDER = (
     ("gateway", "gateway.*"),
     ("prompts", "labels", "options", "lookup", "batch", "compare", "agreement", "streams"),
     ("services", "requests", "judge", "call"),
-    ("classify",),
+    ("classify", "estimate"),
     ("engine", "llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )

@@ -45,6 +45,7 @@ def folder(api: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings["models"]["embedded"] = {**row, "quality": 1}
     (tmp_path / "llm.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "answers.jsonl").write_text("")
+    (tmp_path / "prompts.jsonl").write_text('"What does ls do?"\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -60,6 +61,15 @@ def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture
     assert "one file a line" in printed
     assert "sonnet" in printed  # of models that cost the same, the best
     assert "0.000024" in printed
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_example_of_an_estimate_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints a price for three prompts."""
+    (block,) = blocks("python", ROOT / "docs" / "how-to" / "estimate.md")
+    exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out
+    assert "USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True" in printed
 
 
 def commands() -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from xml.etree import ElementTree
 
 import faults
 import pytest
@@ -13,6 +15,7 @@ from fixtures_local import stored
 from source_tree import ROOT
 
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.support.money import usd
 from testronaut_llm.testing import cassettes, fake, network, offline  # noqa: F401 - for the inner runs, see `_import_once`
 from testronaut_llm.testing.network import NetworkGuard
 
@@ -287,6 +290,73 @@ def test_recording_keeps_to_the_session_budget(
     result.assert_outcomes(passed=passed, failed=4 - passed)
     result.stdout.fnmatch_lines(["*BudgetExceededError*", "*--llm-budget=USD*"])
     assert len(calls.chats) == passed
+
+
+SUMMARY = """
+    import pytest
+    from testronaut_llm import LLMError, RateLimitError
+
+    def test_cost(llm_fake):
+        llm_fake.reply("one")
+        assert llm_fake.complete("cli_analysis", "What does ls do?").cost > 0
+
+    def test_failure(llm_fake):
+        llm_fake.reply(RateLimitError("slow down", retry_after=1000))
+        with pytest.raises(LLMError):
+            llm_fake.complete("local", "What does ls do?")
+        llm_fake.reply("fine")
+        llm_fake.batch("local", ["one", "two", ""])
+
+    def test_without():
+        pass
+"""
+
+
+def test_calls_are_properties_of_tests_and_a_summary(calls: Project) -> None:
+    """Each test that used a fixture has its calls, hits and cost in the JUnit file; the summary has their sums."""
+    calls.write(SUMMARY)
+    Path("summary.md").write_text("# Job\n")
+    for times in (1, 2):
+        calls.run("--junit-xml=junit.xml", "--llm-summary=summary.md").assert_outcomes(passed=3)
+        assert Path("summary.md").read_text().count("### `pytest`") == times
+    found = {
+        case.get("name"): {one.get("name"): one.get("value") for one in case.iter("property")}
+        for case in ElementTree.parse("junit.xml").iter("testcase")
+    }
+    cost = found["test_cost"].pop("llm_cost")
+    assert cost is not None
+    assert 0 < float(cost) < 1e-3
+    assert found == {
+        "test_cost": {"llm_calls": "1", "llm_hits": "0"},
+        "test_failure": {
+            "llm_calls": "4",
+            "llm_hits": "0",
+            "llm_cost": "0",
+            "llm_failures_invalid_request": "1",
+            "llm_failures_rate_limit": "1",
+        },
+        "test_without": {},
+    }
+    text = Path("summary.md").read_text()
+    assert f"| 5 | 0 | 2 | {usd(Decimal(cost))} |" in text
+    assert text.startswith("# Job\n### `pytest`")
+    assert text.count("| rate_limit | 1 |") == 2
+
+
+def test_replayed_calls_are_counted_and_a_wrong_file_fails_no_run(
+    calls: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a replay would have cost; managers that record share a ledger, and each test has its own part of it."""
+    monkeypatch.setenv("ACME_API_KEY", KEY)
+    calls.run("--llm-record=once", "--llm-summary=recorded.md").assert_outcomes(passed=3)
+    result = calls.run("--llm-summary=no/summary.md", "-k", "test_text or test_async")
+    result.assert_outcomes(passed=2, deselected=1)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["--llm-summary: cannot write no/summary.md: No such file*"])
+    calls.run("--llm-summary=replayed.md").assert_outcomes(passed=3)
+    recorded, replayed = (Path(f"{name}.md").read_text() for name in ("recorded", "replayed"))
+    assert recorded == replayed
+    assert "| 3 | 0 | 0 | $0.0002" in recorded
 
 
 def test_the_examples_of_the_page_hold(

@@ -1,0 +1,131 @@
+"""What many prompts would cost, before any of them is sent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from testronaut_llm.batch import listed
+from testronaut_llm.errors import LLMError
+from testronaut_llm.prompts import Prompt
+from testronaut_llm.records import Call, Candidate
+from testronaut_llm.support.money import exact
+
+if TYPE_CHECKING:
+    from testronaut_llm.lookup import Lookup
+    from testronaut_llm.providers.provider_registry import Readiness
+    from testronaut_llm.services import Services
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelEstimate:
+    """What the prompts that are not in the cache would cost with one model.
+
+    Attributes:
+        model: its alias; `route` for the sum over the models that are asked first.
+        prompts: how many it can be asked: it is ready, and its window and the money are enough for each.
+        first: how many of them ask it first.
+        tokens: of these prompts; `answer_tokens` of their expected answers.
+        cost: USD, expected; `worst_cost` if each answer is as long as it may be; None if a price is unknown.
+        reason: why it cannot be asked, of the last prompt for which it cannot.
+    """
+
+    model: str
+    prompts: int = 0
+    first: int = 0
+    tokens: int = 0
+    answer_tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+    worst_cost: Decimal | None = Decimal(0)
+    reason: str = ""
+
+    def add(self, candidate: Candidate, *, first: bool) -> None:
+        """Counts one prompt more."""
+        if not candidate.kept:
+            self.reason = candidate.reason
+            return
+        self.prompts += 1
+        self.first += first
+        self.tokens += candidate.est_tokens or 0
+        self.answer_tokens += candidate.est_completion_tokens or 0
+        self.cost = _sum(self.cost, candidate.est_cost)
+        self.worst_cost = _sum(self.worst_cost, candidate.worst_cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a batch would cost now, if the first model of each prompt answers at its first attempt.
+
+    Attributes:
+        prompts: how many there are.
+        cached: how many of them the cache answers, or an equal prompt before them.
+        refused: how many are no prompt, or cannot be asked of any model.
+        route: the sum over the model that each prompt asks first.
+        models: one entry for each model of the task that was weighed, in its order.
+        left: USD that the tightest limit of many calls leaves, and `limit` its name; None without one.
+        fits: True if `left` is enough for the expected cost; None if a price is unknown.
+    """
+
+    task: str
+    prompts: int
+    cached: int
+    refused: int
+    route: ModelEstimate
+    models: tuple[ModelEstimate, ...]
+    left: Decimal | None = None
+    limit: str = ""
+    fits: bool | None = True
+
+
+@exact
+def estimate_of(
+    call_of: Callable[[Prompt], Call], prompts: Iterable[Prompt], lookup: Lookup, services: Services
+) -> Estimate:
+    """Returns the estimate of prompts, which are read once and not kept. Raises LLMError: an argument is wrong."""
+    shared = call_of("?")
+    money = services.budgets.money(shared)
+    route, models = ModelEstimate(model="route"), dict[str, ModelEstimate]()
+    ready: dict[str, Readiness] = {}
+    count = cached = refused = 0
+    with closing(sqlite3.connect("")) as db:  # in a temporary file: as many hashes as there are prompts
+        db.execute("CREATE TABLE seen (hash INTEGER UNIQUE)")
+        for prompt in listed(prompts):
+            count += 1
+            try:
+                call = call_of(prompt)
+            except LLMError:
+                refused += 1
+                continue
+            flight = lookup.flight(call)
+            key = int(flight[:15], 16) if flight is not None else None  # None, too, is new each time
+            if lookup.has(call) or not db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount:
+                cached += 1
+                continue
+            found = services.route(call, money=money, ready=ready) if call.cache != "only" else None
+            if found is None or not found.kept:
+                refused += 1
+                db.execute("DELETE FROM seen WHERE hash = ?", (key,))
+            else:
+                route.add(found.kept[0], first=True)
+            for place, one in enumerate(found.candidates if found is not None else ()):
+                models.setdefault(one.alias, ModelEstimate(model=one.alias)).add(one, first=place == 0)
+    limit = services.budgets.money(shared, of_many=True)
+    return Estimate(
+        task=shared.task,
+        prompts=count,
+        cached=cached,
+        refused=refused,
+        route=route,
+        models=tuple(models[one.alias] for one in shared.selected if one.alias in models),
+        left=limit.left if limit is not None else None,
+        limit=limit.limit if limit is not None else "",
+        fits=limit is None or (None if route.cost is None else route.cost <= limit.left),
+    )
+
+
+def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return None if one is None or other is None else one + other

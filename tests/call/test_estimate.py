@@ -1,0 +1,146 @@
+"""`estimate` says what a batch would cost, from a stream of prompts, and sends nothing."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import faults
+import pytest
+from fault_server import Exchange
+from manager_kit import Api, manager, model, prices
+
+from testronaut_llm import LLMConfig, LLMManager
+from testronaut_llm.errors import InvalidRequestError, UnknownTaskError
+from testronaut_llm.money.token_families import count
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+USAGE = (20, 10)
+
+
+@pytest.fixture
+def server(api: Callable[..., Api]) -> Api:
+    return api("a", faults.good("an answer", usage=USAGE))
+
+
+@pytest.fixture
+def llm(server: Api) -> Iterator[LLMManager]:
+    """Two models with a price, of which the second costs ten times as much, and a cache."""
+    price = {"input": "10", "output": "20"}
+    with manager({"a": model("openai", server), "b": model("openai", server, price=price)}, cache="use") as made:
+        yield made
+
+
+def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
+    """As `route` does for one prompt, and nothing is sent."""
+    server.asked.clear()
+    prompts = ["one", "two and more", "three"]
+    found = llm.estimate("t", prompts)
+    routes = [llm.route("t", prompt) for prompt in prompts]
+    for place, one in enumerate(found.models):
+        assert one.model == "ab"[place]
+        assert one.cost == sum(route.kept[place].est_cost or 0 for route in routes)
+        assert one.worst_cost == sum(route.kept[place].worst_cost or 0 for route in routes)
+        assert one.tokens == sum(route.kept[place].est_tokens or 0 for route in routes)
+    assert (found.route.cost, found.route.first, found.models[1].first) == (found.models[0].cost, 3, 0)
+    assert (found.prompts, found.cached, found.refused, found.left, found.fits) == (3, 0, 0, None, True)
+    assert server.asked == []
+
+
+def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
+    """It counts no hit for them. A refreshing or uncached batch asks each; `only` asks none."""
+    llm.complete("t", "stored")
+    before = llm.session
+    prompts = ["stored", "new", "new", "newer"]
+    assert [(llm.estimate("t", prompts, cache=mode).cached, llm.estimate("t", prompts, cache=mode).route.first)  # type: ignore[arg-type]
+            for mode in ("use", "refresh", "off", "only")] == [(2, 2), (0, 4), (0, 4), (1, 0)]  # fmt: skip
+    assert llm.estimate("t", prompts, cache="only").refused == 3
+    assert llm.estimate("t", prompts, accept=lambda _: False).cached == 1
+    assert (llm.session, llm.spend().total.hits) == (before, 0)
+
+
+def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
+    """No prompt, and one that fits no window; each time that it comes."""
+    found = llm.estimate("t", ["", "x " * 20_000, "x " * 20_000, "fine"])
+    assert (found.prompts, found.cached, found.refused, found.route.first) == (4, 0, 3, 1)
+    assert "window too small" in found.models[0].reason
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "error"),
+    [("one prompt", {}, InvalidRequestError), (["x"], {"max_tokens": 0}, InvalidRequestError)],
+)
+def test_a_wrong_argument_is_an_error(llm: LLMManager, prompts: Any, options: Any, error: type[Exception]) -> None:
+    """As of `batch`."""
+    with pytest.raises(error):
+        llm.estimate("t", prompts, **options)
+    with pytest.raises(UnknownTaskError):
+        llm.estimate("no such task", [])
+
+
+@pytest.mark.parametrize(
+    ("limits", "fits", "limit"),
+    [
+        ({"per_call": "0.01"}, True, ""),
+        ({"per_call": "0.01", "per_day": "0.00045"}, False, "budget.per_day"),
+        ({"per_day": "1", "total": "0.5"}, True, "budget.total"),
+    ],
+)
+def test_it_says_what_the_budget_leaves(server: Api, limits: Any, fits: bool, limit: str) -> None:
+    """Of limits that hold for many calls: one of a single call says nothing about a batch."""
+    config = LLMConfig.model_validate(
+        {
+            "version": 1,
+            "models": {"a": model("openai", server)},
+            "tasks": {"t": {"models": ["a"], "max_tokens": 20}},
+            "budget": {"scope": "test", **limits},
+        }
+    )
+    with LLMManager(config=config) as llm:
+        llm._caller.services.prices = prices()
+        spent = llm.complete("t", "first", cache="off").cost or Decimal(0)
+        found = llm.estimate("t", (f"prompt {number}" for number in range(20)))
+    assert (found.fits, found.limit) == (fits, limit)
+    left = min((Decimal(amount) for name, amount in limits.items() if name != "per_call"), default=None)
+
+    assert found.left == (None if left is None else left - spent)
+    assert found.route.first == 20
+
+
+def test_an_unknown_price_is_not_zero(server: Api) -> None:
+    """Neither of the model nor of the route, nor is it known whether the money is enough."""
+    with manager({"a": model("openai", server, price=None, model="openai/no-such-model")}) as llm:
+        found = llm.estimate("t", ["x"])
+    assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
+
+
+def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
+    """Within 10 %, once a few answers were seen."""
+
+    def answer(exchange: Exchange) -> None:
+        text = exchange.request.body["messages"][-1]["content"]
+        faults.good(usage=(count("o200k", text) + 7, 100 + len(text) % 40))(exchange)
+
+    server.plan(answer)
+    llm.batch("t", [f"learn {'x' * number}" for number in range(12)])
+    prompts = [f"{'What does the option do? ' * (number % 9 + 1)}{number}" for number in range(100)]
+    found, before = llm.estimate("t", prompts), llm.session.cost
+    llm.batch("t", prompts)
+    spent = llm.session.cost - before
+    assert float(found.route.cost or 0) == pytest.approx(float(spent), rel=0.1)
+    assert spent < (found.route.worst_cost or 0)
+
+
+def test_prompts_are_not_kept(llm: LLMManager) -> None:
+    """Neither they nor what is known of them: a generator of many long ones takes little memory."""
+    llm.estimate("t", (f"{number} {'x' * 5000}" for number in range(200)))  # fills what has a bound
+    tracemalloc.start()
+    try:
+        found = llm.estimate("t", (f"{number} {'x' * 5000}" for number in range(2000)))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.route.first == 2000
+    assert most < 3_000_000, most

@@ -1,0 +1,113 @@
+"""For CI: exit codes that tell failures apart, and a summary for the page of the job."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import faults
+import pytest
+import yaml
+from manager_kit import Api, model
+
+from testronaut_llm import errors
+from testronaut_llm.cli import screen
+from testronaut_llm.errors import LLMError
+from testronaut_llm.records import Attempt
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api]) -> Api:
+    """A server in a folder whose `llm.yaml` names it."""
+    monkeypatch.chdir(tmp_path)
+    a = make("a", faults.good("passed"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    models = {"a": model("openai", a), "off": {"model": "ollama/qwen3:8b", "api_base": f"http://127.0.0.1:{port}"}}
+    tasks = {"t": {"models": ["a"], "retries": 0}, "local": {"models": ["off"], "retries": 0}}
+    Path("llm.yaml").write_text(yaml.safe_dump({"models": models, "tasks": tasks}))
+    return a
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "kind"),
+    [
+        (faults.error("content_filter"), 4, "content_filter"),
+        (faults.reset_before_headers, 5, "connection_failed"),
+        (faults.error("server_error"), 1, "server_error"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "classify"])
+def test_exit_codes_tell_failures_apart(
+    server: Api, run: Run, command: str, failure: faults.Reply, code: int, kind: str
+) -> None:
+    """Of `run` and `classify` alike, and the summary names the kind."""
+    server.plan(failure)
+    labels = ("--label", "passed", "--label", "failed") if command == "classify" else ()
+    found, out, err = run(command, "t", "hi", *labels, "-c", "llm.yaml", "--summary", "summary.md")
+    assert (found, out) == (code, ""), err
+    assert f"| {kind} | " in Path("summary.md").read_text()
+
+
+@pytest.mark.usefixtures("server")
+def test_a_server_that_does_not_run_is_unreachable(run: Run) -> None:
+    """A missing Ollama is found before anything is sent."""
+    code, _, err = run("run", "local", "hi", "-c", "llm.yaml")
+    assert (code, "no Ollama answers" in err) == (5, True), err
+
+
+def failed(*tried: LLMError, last: LLMError | None = None) -> LLMError:
+    made = [Attempt(model="a", provider_model="p/a", outcome="error", error=error) for error in tried]
+    return errors.AllModelsFailedError("all failed", last=last or tried[-1], attempts=tuple(made))
+
+
+GONE, REFUSED, BROKEN = errors.ConnectionFailedError("x"), errors.ContentFilteredError("x"), errors.ServerError("x")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (failed(GONE, GONE), 5),
+        (failed(GONE, BROKEN), 1),
+        (failed(BROKEN, GONE), 1),
+        (failed(BROKEN, REFUSED), 4),
+        (failed(REFUSED, GONE), 1),
+        (GONE, 5),
+        (errors.LLMTimeoutError("the deadline has passed", attempts=failed(GONE).attempts), 5),
+        (errors.LLMTimeoutError("x"), 1),
+        (errors.BudgetExceededError("x", attempts=failed(GONE).attempts), 3),
+        (errors.NoReadyModelError("x"), 2),
+        (errors.InvalidRequestError("x"), 2),
+        (errors.InvalidRequestError("x", model="a"), 1),
+    ],
+)
+def test_the_code_of_an_error(error: LLMError, code: int) -> None:
+    """Unreachable only if no attempt met a server; refused if that was the last word."""
+    assert screen.code_of(error) == code
+
+
+def test_a_summary_is_appended(server: Api, run: Run) -> None:
+    """One table a command: calls, hits and what they cost and saved."""
+    Path("summary.md").write_text("# Job\n\n")
+    for _ in range(2):
+        assert run("run", "t", "hi", "-c", "llm.yaml", "--summary", "summary.md")[0] == 0
+    assert run("run", "t", "hi", "-c", "llm.yaml", "--model", "god", "--summary", "summary.md")[0] == 2
+    head = "| calls | hits | failed | cost |\n| ---: | ---: | ---: | ---: |\n"
+    failure = "| failure | calls |\n| --- | ---: |\n| config | 1 |\n\n"
+    assert Path("summary.md").read_text() == (
+        f"# Job\n\n### `run t`\n\n{head}| 1 | 0 | 0 | $0.000024 |\n\n"
+        f"### `run t`\n\n{head}| 1 | 1 | 0 | $0 (saved $0.000024) |\n\n"
+        f"### `run t`\n\n{head}| 0 | 0 | 1 | $0 |\n\n{failure}"
+    )
+    assert len(server.asked) == 1
+
+
+def test_a_summary_that_cannot_be_written_stops_before_anything_is_sent(server: Api, run: Run) -> None:
+    """As a wrong option does. A disk that is full at the end takes no answer away."""
+    code, _, err = run("run", "t", "hi", "-c", "llm.yaml", "--summary", "no/summary.md")
+    assert (code, "cannot write no/summary.md" in err, server.asked) == (2, True, [])
+    code, out, err = run("run", "t", "hi", "-c", "llm.yaml", "--summary", "/dev/full")
+    assert (code, out, "cannot write /dev/full: No space left" in err) == (0, "passed\n", True)
