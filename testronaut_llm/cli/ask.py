@@ -7,7 +7,6 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -23,11 +22,14 @@ from testronaut_llm.records import Answer, CacheMode, Route, Secrets
 from testronaut_llm.support.money import usd
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from testronaut_llm.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
+    Asking = AbstractContextManager[testronaut_llm.LLMManager]
+
 TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
-Asking = AbstractContextManager[testronaut_llm.LLMManager]
 _SAME_ANSWER = ("cache", "max_cost")
 """Options that do not change the answer."""
 _PATHS_SHOWN = 10
@@ -48,9 +50,7 @@ def run(
     batch: Annotated[Path | None, typer.Option(help='Ask each line: a JSON string, messages, {"prompt": ...}.')] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch adds answers; those there are not asked.")] = None,
     concurrency: Annotated[int, typer.Option(help="Lines of --batch that are asked concurrently.")] = 8,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what --batch would cost, and send nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what --batch would cost; send nothing.")] = False,
     summary: options.Summary = None,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
@@ -61,21 +61,20 @@ def run(
     """
     given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
     given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
+    asking = options.asking(config, summary, f"run {task}")
     if dry_run:
         if batch is None or prompt or file or stream or summary:
             raise InvalidRequestError("--dry-run goes with --batch FILE alone; `route` estimates a single prompt")
-        _estimate(task, batch, out, given, as_json=as_json, config=config)
-        return
-    asking = options.asking(config, summary, f"run {task}")
-    if batch is None and out is None:
+        _estimate(task, batch, out, given, as_json=as_json, asking=asking)
+    elif batch is None and out is None:
         _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, asking=asking)
-        return
-    if batch is None or out is None or prompt or file or stream:
+    elif batch is None or out is None or prompt or file or stream:
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
-    with asking as llm:
-        failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
-    if failed:
-        raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
+    else:
+        with asking as llm:
+            failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
+        if failed:
+            raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
 
 
 def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, asking: Asking) -> None:
@@ -171,12 +170,12 @@ def _salt(task: str, given: Mapping[str, Any]) -> str:
 
 
 def _estimate(
-    task: str, prompts: Path, out: Path | None, given: dict[str, Any], *, as_json: bool, config: Path | None
+    task: str, prompts: Path, out: Path | None, given: dict[str, Any], *, as_json: bool, asking: Asking
 ) -> None:
     """Prints what the prompts that have no answer in `out` yet would cost."""
     done = options.read_answers(out)[0] if out is not None else set()
     missing = (prompt for key, prompt in options.keyed(prompts, _salt(task, given)) if key not in done)
-    with testronaut_llm.LLMManager(config) as llm:
+    with asking as llm:
         found = llm.estimate(task, missing, **given)
     if as_json:
         screen.out_json(found)
