@@ -19,31 +19,52 @@ _RANDOM = r"(?=[\w.~+/=-]{0,60}\d)"  # keys hold a digit, words of prose rarely 
 
 _VALUE = r"[\w.~+/=!@#^*?:%$-]"
 _MIXED = rf"(?={_VALUE}{{0,60}}[0-9])(?={_VALUE}{{0,60}}[a-z]){_VALUE}{{8,}}"
-_NAME = r"(?:api|subscription|account|secret|private|signing|shared[-_]?access|secret[-_]?access)[-_]?key"
+_NAME = (
+    r"(?:(?:api|subscription|account|secret|private|signing|encryption|master|access|webhook|license)[-_]?key"
+    r"|client-key-data|signing[-_]?secret)"
+)
 
+_PREFIXES = {
+    "API key": "gsk_ hf_ xai- pplx- nvapi- r8_ fw_ tvly- pcsk_ lsv2_pt_ lsv2_sk_ csk- jina_",
+    "GitHub token": "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+    "GitLab token": "glpat- glrt- gldt- glcbt- glptt- glft- glsoat- gloas-",
+    "Google key": "aiza gocspx- ya29. 1//0",
+    "Slack token": "xoxa- xoxb- xoxe- xoxe. xoxo- xoxp- xoxr- xoxs- xapp-",
+    "Stripe key": "sk_live_ sk_test_ rk_live_ rk_test_ pk_live_ whsec_",
+    "access token": (
+        "dop_v1_ doo_v1_ dor_v1_ dckr_pat_ dckr_oat_ hvs. hvb. hvr. lin_api_ lin_oauth_ npm_ pypi- rubygems_ shpat_ "
+        "shpss_ shpca_ shppa_ sq0atp- sq0csp- ntn_ figd_ pmak- glsa_ glc_ sntrys_ sntryu_ nrak- nrii- pscale_tkn_ "
+        "pscale_pw_ sbp_ dp.pt. dp.st. hrku- nfp_ fo1_ fm2_ atatt3x atctt3x atbb age-secret-key-1 ezak ezte phx_ "
+        "tskey- ico- dapi eaaa ltai"
+    ),
+}
+"""How keys begin, by their kind."""
+_REST = r"(?=[\w-]{0,60}?(?:\d|(?-i:[a-z][A-Z])))[\w-]{16,}(?:\.[\w-]{6,})*"
 _KEYS = (
+    *((kind, words, rf"\b(?:{'|'.join(map(re.escape, words.split()))}){_REST}") for kind, words in _PREFIXES.items()),
     ("API key", "sk- pk- rk-", rf"\b[spr]k-{_RANDOM}[\w-]{{20,}}"),
-    ("API key", "gsk_ hf_ xai- pplx- nvapi- r8_ ya29.", r"\b(?:gsk_|hf_|xai-|pplx-|nvapi-|r8_|ya29\.)[\w-]{20,}"),
-    ("GitHub token", "gh", r"\bgh[pousr]_\w{20,}"),
-    ("GitHub or GitLab token", "github_pat_ glpat-", r"\b(?:github_pat_|glpat-)[\w-]{20,}"),
-    ("Slack token", "xox xapp-", r"\b(?:xox[abeoprs]|xapp)-[\w-]{10,}"),
-    ("Slack webhook", "hooks.slack.com", r"(\bhooks\.slack\.com/(?:services|workflows)/)[\w/]{20,}"),
-    ("Google key", "aiza gocspx-", r"\b(?:AIza|GOCSPX-)[\w-]{24,}"),
+    ("API key", "key- -us", r"\bkey-[0-9a-f]{32}\b|\b[0-9a-f]{32}-us[0-9]{1,2}\b"),
     ("AWS access key", "akia asia", r"\b(?-i:(?:AKIA|ASIA)[0-9A-Z]{16})\b"),
-    ("JWT", "eyj", r"\beyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
-    ("private key", "private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"),
-    ("npm token", "npm_", r"\bnpm_[a-z0-9]{36}\b"),
-    ("PyPI token", "pypi-age", r"\bpypi-AgE[\w-]{30,}"),
-    ("Stripe key", "_live_ _test_ whsec_", r"\b(?:[spr]k_(?:live|test)_|whsec_)[a-z0-9]{16,}"),
     ("Twilio key", "sk", r"\b(?-i:SK[0-9a-f]{32})\b"),
     ("SendGrid key", "sg.", r"\bSG\.[\w-]{16,80}\.[\w-]{16,80}"),
     ("Telegram token", ":aa", r"\b[0-9]{8,10}:AA[\w-]{32,36}"),
+    ("Discord token", ".", r"\b(?-i:[MNO][\w-]{23,27}\.[\w-]{6}\.)[\w-]{27,40}"),
     (
         "access token",
-        "dop_v1_ dckr_pat_ shpat_ hvs. lin_api_",
-        r"\b(?:dop_v1_|dckr_pat_|shpat_|hvs\.|lin_api_)[\w-]{20,}",
+        ".atlasv1. pul- secret_",
+        r"\b\w{14}\.atlasv1\.[\w-]{40,}|\bpul-[0-9a-f]{40}\b|\bsecret_[a-z0-9]{43}\b",
     ),
+    ("access token", "sl. cio", rf"\bsl\.{_RANDOM}[\w-]{{60,}}|\bcio(?-i:{_RANDOM}[A-Za-z0-9]{{32}})\b"),
+    ("JWT", "eyj", r"\beyJ[\w-]{8,400}+\.[\w-]{8,}+\.[\w-]*"),
+    (
+        "private key",
+        "private",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|$)",
+    ),
+    ("webhook", "hooks.slack.com", r"(\bhooks\.slack\.com/(?:services|workflows)/)[\w/]{20,}"),
+    ("webhook", "/api/webhooks/", r"(/api/webhooks/[0-9]{10,25}/)[\w-]{30,}"),
 )
+_FLAG = r"(?:-p|(?:-u|--user)[= ][^\s:]{1,64}:)"
 _NAMED = (
     ("bearer token", "bearer", rf"(\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
     (
@@ -59,24 +80,35 @@ _NAMED = (
     (
         "key or password",
         "key token secret password",
-        rf"(?=[acps])((?:{_NAME}|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
+        rf"(?=[acprs])((?:{_NAME}|(?:access|auth|refresh|session)[-_]?token|client[-_]?secret|password)"
         rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
     ),
     (
         "key or password",
-        "key token secret pass pwd",
-        rf"(?=[acpst_])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|{_NAME})[\"']?\s?[:=]\s?[\"']?)"
-        rf"(?![$%*]){_MIXED}",
+        "key token secret pass pwd auth",
+        rf"(?=[acempst_\"'])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|[\"'](?:pass|auth)(?=[\"'])"
+        rf"|{_NAME})[\"']?\s?[:=]\s?[\"']?)(?![$%*]){_MIXED}",
     ),
     ("key or password", "--", rf"(--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
-    ("password", "password", rf"(\blogin\s+\S{{1,64}}\s+password\s+){_RANDOM}[^\s\"'<>\[\]]{{8,}}"),
-    ("cookie", "cookie", rf"(\b(?:set-)?cookie[\"']?: ?[\"']?[\w.-]{{1,40}}=){_RANDOM}[\w.~+/=%-]{{16,}}"),
+    (
+        "password",
+        "curl mysql sshpass docker",
+        rf"(\b(?:curl|mysql\w*|sshpass|docker login)\b[^\n]{{0,80}}? {_FLAG} ?){_MIXED}",
+    ),
+    ("password", "password", r"(\blogin\s+\S{1,64}\s+password\s+)(?=\S{0,60}\d)[^\s\"'<>\[\]]{8,}"),
+    (
+        "cookie",
+        "cookie",
+        r"(\b(?:set-)?cookie[\"']?: ?[\"']?)"
+        r"(?=[^\n]{0,600}?=(?=[\w.~+/-]{0,60}\d)[\w.~+/%-]{16})[^\n\"']{16,}",
+    ),
     (
         "signed URL",
-        "key= token= sig= signature=",
-        r"([?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature)=)(?!REDACTED)[^&\s\"'#<>\[\]]+",
+        "key= token= sig= signature= secret=",
+        r"([?&](?:[\w-]*key|[\w-]*token|sig|[\w-]*signature|secret)=)(?!REDACTED)[^&\s\"'#<>\[\]]+",
     ),
     ("password in a URL", "://", r"(://[^/\s:@]{0,64}:)[^/\s:@]++(?=@)"),
+    ("token in a URL", "://", r"(://)(?=[\w-]{0,60}\d)[\w-]{20,}(?=@)"),
 )
 """Kind of secret, words of which a text in lower case holds one, and the pattern. A group, if there is one, stays.
 
