@@ -210,5 +210,5 @@ class Services:
 
     def close(self) -> None:
         """Cancels calls, closes connections, and stops embedded models."""
-        for part in (self.loop, self.local, self.counter, self.credentials):
+        for part in (self.loop, self.local, self.credentials):
             part.close()

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.money import token_counter, token_families
-from testronaut_llm.money.token_counter import KEPT, TokenCounter
-from testronaut_llm.money.token_families import VOCABULARIES, count, family_of, memory_key
+from testronaut_llm.money import token_counter
+from testronaut_llm.money.token_counter import KEPT, VOCABULARIES, TokenCounter, count, family_of, memory_key
 from testronaut_llm.records import Message, Usage
 
 FRANCE = "What is the capital of France?"
@@ -139,8 +138,8 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
 
 def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A LiteLLM that ships no such file costs accuracy, not the call."""
-    monkeypatch.setitem(VOCABULARIES, "o200k", ("no-such-file", ""))
-    monkeypatch.setattr(token_families, "_encoding", token_families._encoding.__wrapped__)
+    monkeypatch.setitem(VOCABULARIES, "o200k", {"file": "no-such-file", "pattern": ""})
+    monkeypatch.setattr(token_counter, "_encoding", token_counter._encoding.__wrapped__)
     assert [count.__wrapped__("o200k", "x" * length) for length in (36, 0)] == [10, 0]
 
 
@@ -248,7 +247,6 @@ def learn(counter: TokenCounter, *charged: int) -> None:
     for number in charged:
         estimate = counter.estimate(who, prompt(LISTING))
         counter.observe("t", who, estimate, Usage(prompt_tokens=number, completion_tokens=3))
-    counter.close()
 
 
 def points(path: Path, who: str = "xai:grok-9") -> list[int]:
@@ -259,14 +257,12 @@ def points(path: Path, who: str = "xai:grok-9") -> list[int]:
 
 
 def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
-    """The first observation is appended to the file at once, later ones within a second or at the end."""
+    """Each observation is appended to the file at once; the next process reads it."""
     path, who = tmp_path / "data" / "tokens.jsonl", model("xai/grok-9")
     first = TokenCounter(path)
     for _ in range(5):
         charge(first, who, LISTING * 3, 1.5, 0)
-    assert path.read_text().count("\n") == 1
-    first.close()
-    first.close()
+    assert path.read_text().count("\n") == 5
     again = TokenCounter(path)
     assert again.estimate(who, prompt(LISTING * 3)) == first.estimate(who, prompt(LISTING * 3))
     assert again.answer_length("cli_analysis", who, 800) == 20
