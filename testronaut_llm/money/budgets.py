@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, seconds_left
-from testronaut_llm.money.pacing import Limit, Money, OnExceeded, money_of
-from testronaut_llm.money.reservation import Reservation
-from testronaut_llm.support.money import CONTEXT, exact
+from testronaut_llm.money.reservation import Limit, OnExceeded, Reservation
+from testronaut_llm.support.money import CONTEXT, exact, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.config.sections import BudgetConfig
     from testronaut_llm.records import Call, Candidate
 
+CALLS_A_DAY = 50
+"""Expected calls a day, unless history shows more."""
+
 _FIELDS: dict[Period, str] = {"call": "per_call", "day": "per_day", "month": "per_month", "total": "total"}
 _SPARE = 60.0  # seconds after its deadline in which a call still settles by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """The money for a call in USD: at most `left`, by the tightest `limit`, with its rule `on_exceeded`.
+
+    `pace` is its share, so that the money of `pace_limit` lasts for the period; None if no limit spans several calls.
+    """
+
+    left: Decimal
+    limit: str
+    pace: Decimal | None = None
+    pace_limit: str = ""
+    on_exceeded: OnExceeded = "stop"
+
+    @property
+    def words(self) -> str:
+        """`$0.12 is left of per_day`."""
+        return f"{usd(max(self.left, Decimal(0)))} is left of {self.limit}"
+
+
+@exact
+def money_of(limits: Sequence[tuple[Limit, Decimal, float | None]], *, calls_per_day: float = 0) -> Money | None:
+    """Returns the money for one call; None without a limit. A limit that refuses comes before one that only warns.
+
+    Each limit has the USD that are left, and the seconds until it is renewed.
+    """
+    if not limits:
+        return None
+    refusing = [one for one in limits if one[0].hard]
+    tightest, left, _ = min(refusing or limits, key=lambda one: one[1])
+    a_day = max(calls_per_day, CALLS_A_DAY)
+    paces = [  # shared by this call and later ones
+        (left / Decimal(str(1 + a_day * max(seconds, 0.0) / 86_400)), limit.name)
+        for limit, left, seconds in limits
+        if seconds is not None
+    ]
+    pace, pace_limit = min(paces, default=(None, ""), key=lambda pair: pair[0])
+    return Money(left=left, limit=tightest.name, pace=pace, pace_limit=pace_limit, on_exceeded=tightest.on_exceeded)
 
 
 def scope_of(config: LLMConfig) -> str:
@@ -28,9 +71,9 @@ def scope_of(config: LLMConfig) -> str:
 
 def all_limits(config: LLMConfig) -> tuple[Limit, ...]:
     """Returns every limit that spans calls."""
-    limits = _limits(config.budget, None) + [
-        one for task in config.tasks.values() for one in _limits(task.budget, task.name)
-    ]
+    limits = _limits(config.budget, None)
+    for task in config.tasks.values():
+        limits += _limits(task.budget, task.name)
     return tuple(limit for limit in limits if limit.period != "call")
 
 
@@ -67,24 +110,24 @@ class Budgets:
 
         A ledger that cannot be read counts as no limit here; `reserve` then refuses requests that cost money.
         """
-        limits, ledger = [one for one in _limits_of(call) if not of_many or one.period != "call"], self.ledger
+        limits = _limits_of(call)
         if not limits:
             return None
-        found: list[tuple[Limit, Decimal, float | None]] = []
-        rate, now, scope = 0.0, ledger.clock(), scope_of(call.config)
+        scope, now = scope_of(call.config), self.ledger.clock()
+        single = [(one, one.amount, None) for one in limits if one.period == "call" and not of_many]
+        spanning, rate = [one for one in limits if one.period != "call"], 0.0
+        shared: list[tuple[Limit, Decimal, float | None]] = []
         try:
-            for limit in limits:
-                left = limit.amount
-                if limit.period != "call":
-                    rate = rate or ledger.calls_per_day(scope)
-                    for used in ledger.standing(scope, limit.period, limit.task):
-                        left = CONTEXT.subtract(left, used)
-                found.append((limit, left, seconds_left(limit.period, now)))
+            for limit in spanning:
+                spent, reserved = self.ledger.standing(scope, limit.period, limit.task)
+                left = CONTEXT.subtract(CONTEXT.subtract(limit.amount, spent), reserved)
+                shared.append((limit, left, seconds_left(limit.period, now)))
+            rate = self.ledger.calls_per_day(scope) if shared else 0.0
         except ConfigError as error:
             if not isinstance(error, LedgerBusyError):
-                ledger.warn(error)
-            found = [(limit, limit.amount, None) for limit in limits if limit.period == "call"]
-        return money_of(found, calls_per_day=rate)
+                self.ledger.warn(error)
+            shared = []
+        return money_of([*single, *shared], calls_per_day=rate)
 
     @exact
     def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:

@@ -29,15 +29,14 @@ _PICO = Decimal(10**12)
 _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few syncs
 
 # Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. A trigger adds each
-# settlement and each correction to `balances`, in the same transaction. An id is never reused: a process with the id of
-# a deleted row must not settle another one.
-# `daily` counts cache hits, and attempts that were pruned.
+# settlement and each correction to `balances`, in the same transaction. `daily` counts
+# cache hits, and attempts that were pruned.
 _VERSIONS = (
     """
     CREATE TABLE attempts (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL,
+        id INTEGER PRIMARY KEY, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL,
         at REAL NOT NULL, lease REAL NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, provider_model TEXT NOT NULL,
-        amount INTEGER, estimate INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
+        amount INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
         cache_write_tokens INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER NOT NULL DEFAULT 0,
         estimated INTEGER NOT NULL DEFAULT 0, latency REAL NOT NULL DEFAULT 0);
@@ -49,8 +48,7 @@ _VERSIONS = (
         scope TEXT NOT NULL, day TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL,
         calls INTEGER NOT NULL DEFAULT 0, unpriced INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0, hits INTEGER NOT NULL DEFAULT 0,
-        saved_by_cache INTEGER NOT NULL DEFAULT 0, saved_by_routing INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (scope, day, task, model)) WITHOUT ROWID;
+        saved_by_cache INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (scope, day, task, model)) WITHOUT ROWID;
     CREATE TRIGGER book AFTER UPDATE OF state, amount ON attempts WHEN NEW.state = 2 BEGIN
         INSERT INTO balances (scope, period, task, spent, calls)
         SELECT NEW.scope, period, NEW.task,

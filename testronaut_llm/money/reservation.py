@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from typing import Literal
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError
-from testronaut_llm.money.ledger import REAP, Ledger, standing
-from testronaut_llm.money.ledger_file import LedgerBusyError, day_of, dollars, pico
-from testronaut_llm.money.pacing import Limit
+from testronaut_llm.money.ledger import Ledger, end_leases, standing
+from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, usd
 from testronaut_llm.telemetry.log import logger
 
+OnExceeded = Literal["stop", "local", "warn"]
+
 _RESERVED_LEASE = 60.0  # seconds; marking `sent` follows at once
-_INSERT = """INSERT INTO attempts (state, scope, day, at, lease, task, model, provider_model, amount)
-             VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT = """INSERT INTO attempts (state, id, scope, day, at, lease, task, model, provider_model, amount)
+             VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _SEND = "UPDATE attempts SET state = 1, lease = ? WHERE id = ? AND state = 0 AND lease >= ?"
 _SETTLE = """UPDATE attempts SET state = 2, amount = ?, outcome = ?, error = ?, estimated = ?, latency = ?,
              prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cache_write_tokens = ?, reasoning_tokens = ?
              WHERE id = ?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit: `amount` in USD of one call, or of all calls (of one `task`) of a day, a month (UTC) or ever."""
+
+    name: str
+    period: Period
+    amount: Decimal
+    task: str | None = None
+    on_exceeded: OnExceeded = "stop"
+
+    @property
+    def hard(self) -> bool:
+        """True if a model that does not fit is refused."""
+        return self.on_exceeded != "warn"
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +61,8 @@ class Reservation:
     lease: float = 960.0
     limits: tuple[Limit, ...] = ()
     spent: Decimal = Decimal(0)
-    row: int = 0
     booked: Decimal | None = None
+    id: int = field(default_factory=partial(secrets.randbits, 62))  # never that of another row, even of a deleted one
 
     def reserve(self) -> Reservation:
         """Reserves the worst case. Never waits.
@@ -62,8 +81,7 @@ class Reservation:
 
         A process that slept past the end of its lease reserves again first.
         """
-        if self.row:
-            self._change(self._mark_sent)
+        self._change(self._mark_sent)
 
     def settle(self, attempt: Attempt) -> None:
         """Books the cost of the attempt. A second call corrects the first. Never waits, never raises."""
@@ -75,50 +93,45 @@ class Reservation:
             pico(self.worst if attempt.cost is None else cost),
             *(attempt.outcome, attempt.error.code if attempt.error else None, usage.estimated, attempt.latency),
             *[max(0, min(n, MOST_TOKENS)) for n in (*counts, usage.cache_write_tokens, usage.reasoning_tokens)],
+            self.id,
         )
+        now = self.ledger.clock()
+
+        def write(db: sqlite3.Connection) -> None:
+            if not db.execute(_SETTLE, values).rowcount:  # it could not be reserved, or its lease was over
+                self._insert(db, now)
+                db.execute(_SETTLE, values)
+
         change, unpriced = CONTEXT.subtract(cost, before or Decimal(0)), before is None and attempt.cost is None
-        self.ledger.book(partial(self._write, values, self.ledger.clock()), change, unpriced=int(unpriced))
+        self.ledger.book(write, change, unpriced=int(unpriced))
 
-    def _write(self, values: tuple[object, ...], now: float) -> None:
-        """Writes a settlement. An attempt without a row gets a new one."""
-
-        def settled(db: sqlite3.Connection) -> int:
-            if self.row and db.execute(_SETTLE, (*values, self.row)).rowcount:
-                return self.row
-            row = self._set_aside(db, now)
-            db.execute(_SETTLE, (*values, row))
-            return row
-
-        self.row = self.ledger.file.run(settled)  # not before: after a rollback the id may belong to another attempt
-
-    def _change(self, work: Callable[[sqlite3.Connection], int]) -> None:
+    def _change(self, work: Callable[[sqlite3.Connection], object]) -> None:
         try:
-            self.row = self.ledger.file.run(work)
+            self.ledger.file.run(work)
         except ConfigError as error:
             if self.worst != 0 and any(limit.hard and limit.period != "call" for limit in self.limits):
                 raise
             if not isinstance(error, LedgerBusyError):  # its cost is booked later
                 self.ledger.warn(error)
 
-    def _set_aside(self, db: sqlite3.Connection, at: float | None = None) -> int:
-        """Inserts a row if the limits leave its amount, or (with `at`) for money already spent at that time."""
-        now, worst = self.ledger.clock() if at is None else at, pico(self.worst)
-        if at is None:
-            for statement in REAP:
-                db.execute(statement, (now,))
-            for limit in self.limits if worst != 0 else ():
-                if limit.period != "call":
-                    used = standing(db, self.scope, limit.period, limit.task, now)
-                    self._check(limit, sum(used))
-        values = (self.scope, day_of(now), now, now + _RESERVED_LEASE)
-        return db.execute(_INSERT, (*values, self.task, self.model, self.provider_model, worst)).lastrowid or 0
+    def _set_aside(self, db: sqlite3.Connection) -> None:
+        """Inserts a row, if the limits leave its amount."""
+        now = self.ledger.clock()
+        end_leases(db, now)
+        for limit in self.limits if self.worst != 0 else ():
+            if limit.period != "call":
+                self._check(limit, sum(standing(db, self.scope, limit.period, limit.task, now)))
+        self._insert(db, now)
 
-    def _mark_sent(self, db: sqlite3.Connection) -> int:
-        now, row = self.ledger.clock(), self.row
-        if not db.execute(_SEND, (now + self.lease, row, now)).rowcount:
-            row = self._set_aside(db)
-            db.execute(_SEND, (now + self.lease, row, now))
-        return row
+    def _insert(self, db: sqlite3.Connection, now: float) -> None:
+        row = (self.id, self.scope, day_of(now), now, now + _RESERVED_LEASE, self.task, self.model, self.provider_model)
+        db.execute(_INSERT, (*row, pico(self.worst)))
+
+    def _mark_sent(self, db: sqlite3.Connection) -> None:
+        now = self.ledger.clock()
+        if not db.execute(_SEND, (now + self.lease, self.id, now)).rowcount:
+            self._set_aside(db)
+            db.execute(_SEND, (now + self.lease, self.id, now))
 
     def _check(self, limit: Limit, used: int) -> None:
         left, worst = (pico(limit.amount, down=True) or 0) - used, pico(self.worst)

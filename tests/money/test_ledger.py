@@ -23,9 +23,8 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitErr
 from testronaut_llm.money import ledger_file
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, patiently, pico, seconds_left
-from testronaut_llm.money.pacing import Limit
 from testronaut_llm.money.report import Totals, prune, report
-from testronaut_llm.money.reservation import Reservation
+from testronaut_llm.money.reservation import Limit, Reservation
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
