@@ -117,28 +117,24 @@ def _pauses(seconds: float) -> Iterator[float]:
 
 async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns the result of `work`, on an event loop; tries again while another process holds the file."""
-    try:
-        return work()
-    except LedgerBusyError:
-        import asyncio
+    import asyncio
 
-        for pause in _pauses(min(seconds, _WAIT)):
+    for pause in _pauses(min(seconds, _WAIT)):
+        try:
+            return work()
+        except LedgerBusyError:
             await asyncio.sleep(pause)
-            with contextlib.suppress(LedgerBusyError):
-                return work()
-        raise
+    return work()
 
 
 def patiently(work: Callable[[], T]) -> T:
     """Same as `when_free`, for a thread that may block."""
-    try:
-        return work()
-    except LedgerBusyError:
-        for pause in _pauses(_WAIT):
+    for pause in _pauses(_WAIT):
+        try:
+            return work()
+        except LedgerBusyError:
             time.sleep(pause)
-            with contextlib.suppress(LedgerBusyError):
-                return work()
-        raise
+    return work()
 
 
 class LedgerFile:
