@@ -5,7 +5,6 @@ It is in WAL mode with `synchronous=NORMAL`: written data survives kill -9 of an
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 import time
