@@ -112,9 +112,11 @@ class AnswerCache:
 
     def _failed(self, error: Exception, *, cooldown: bool = False) -> None:
         """Warns once of each kind. Closes the store if it is damaged, or cannot be read after this error."""
+        from diskcache import Timeout
+
         from testronaut_llm.cache import disk
 
-        if isinstance(error, disk.Timeout):  # no other call waits for the program that holds it
+        if isinstance(error, Timeout):  # no other call waits for the program that holds it
             self._held_until = time.monotonic() + _COOLDOWN
         corrupt = disk.is_corrupt(error)
         if corrupt or cooldown:
