@@ -144,8 +144,10 @@ class Ledger:
     def _write(self, *, strict: bool = False) -> None:
         """Writes unwritten data in one transaction, the oldest first; with `strict`, raises if that fails."""
         with self._lock:
-            settlements, scope = list(self._settlements), self._scope() if self._hits else ""
-            hits = [(scope, *key, *sums) for key, sums in self._hits.items()]
+            settlements, hits = list(self._settlements), []
+            if self._hits:
+                scope = self._scope()
+                hits = [(scope, *key, *sums) for key, sums in self._hits.items()]
 
             def write(db: sqlite3.Connection) -> None:
                 for settle in settlements:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -106,34 +106,32 @@ def seconds_left(period: Period, now: float) -> float | None:
     return end.timestamp() - now
 
 
-def _pauses(seconds: float) -> Iterator[float]:
-    """Yields the seconds to sleep between two tries, until `seconds` are over."""
-    until, pause = time.monotonic() + seconds, 0.001
-    while (left := until - time.monotonic()) > 0:
-        yield min(pause, left)
-        pause = min(2 * pause, 0.05)
-
-
 async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns the result of `work`, on an event loop; tries again while another process holds the file."""
     import asyncio
 
-    for pause in _pauses(min(seconds, _WAIT)):
+    until, pause = time.monotonic() + min(seconds, _WAIT), 0.001
+    while True:
         try:
             return work()
         except LedgerBusyError:
+            if time.monotonic() >= until:
+                raise
             await asyncio.sleep(pause)
-    return work()
+            pause = min(2 * pause, 0.05)
 
 
 def patiently(work: Callable[[], T]) -> T:
     """Same as `when_free`, for a thread that may block."""
-    for pause in _pauses(_WAIT):
+    until, pause = time.monotonic() + _WAIT, 0.001
+    while True:
         try:
             return work()
         except LedgerBusyError:
+            if time.monotonic() >= until:
+                raise
             time.sleep(pause)
-    return work()
+            pause = min(2 * pause, 0.05)
 
 
 class LedgerFile:

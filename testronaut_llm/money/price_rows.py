@@ -132,10 +132,12 @@ def read_facts(row: Row) -> ModelFacts:
 
 def service_of(said: Mapping[str, Any]) -> str | None:
     """Returns the service tier that a body names: empty for the standard one, None if it names none."""
-    words = [str(said[name]).lower() for name in SERVICES if said.get(name) is not None]
-    if not words:
-        return None
-    return next((word for word in words if word not in _STANDARD), "")
+    found = None
+    for name in SERVICES:
+        if said.get(name) is not None and not found:
+            word = str(said[name]).lower()
+            found = "" if word in _STANDARD else word
+    return found
 
 
 @exact

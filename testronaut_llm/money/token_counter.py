@@ -114,8 +114,10 @@ def count(vocabulary: str, text: str) -> int:
     encoding = _encoding(vocabulary)
     if encoding is None:
         return -int(-len(text) // _CHARACTERS_PER_TOKEN)
-    slices = [text[start : start + _SLICE] for start in range(0, len(text), _SLICE)]
-    return sum([len(encoding.encode_ordinary(one)) for one in slices])
+    tokens = 0
+    for start in range(0, len(text), _SLICE):
+        tokens += len(encoding.encode_ordinary(text[start : start + _SLICE]))
+    return tokens
 
 
 @functools.cache
@@ -173,13 +175,13 @@ class TokenCounter:
         """
         family = family_of(model)
         key = memory_key(model, family) + ("+embedding" if embedding else "") + ("+schema" if schema_text else "")
-        counted, framing = 0, 0
+        reasons, counted = model.reasoning not in (None, "off"), 0
         for message in messages:
             counted += count(family.vocabulary, message.content)
-        if not embedding:
-            framing = family.framing(messages, schema_text, reasoning=model.reasoning not in (None, "off"))
+        framing = 0 if embedding else family.framing(messages, schema_text, reasoning=reasons)
         with self._lock:
-            self._load()
+            if not self._read:
+                self._load()
             if key not in self._lines:
                 learns = family.trust != "exact" or schema_text
                 enough = len(self._points[key]) >= _LEAST_POINTS
@@ -210,7 +212,8 @@ class TokenCounter:
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
         """Returns the median of the model's answers to the task, else of any model's, else `max_tokens` / 8."""
         with self._lock:
-            self._load()
+            if not self._read:
+                self._load()
             seen = self._answers[task]
             lengths = seen.get(f"{model.provider}/{model.name}") or [length for one in seen.values() for length in one]
         expected = statistics.median(lengths) if lengths else max_tokens / ANSWER_SHARE
@@ -224,7 +227,8 @@ class TokenCounter:
             if usage.estimated or (charged is None and not usage.completion_tokens):
                 return
             seen = (key, counted, charged, task, f"{model.provider}/{model.name}", max(0, usage.completion_tokens))
-            self._load()
+            if not self._read:
+                self._load()
             self._keep(*seen)
             try:
                 make_folder(self._path.parent)
@@ -242,8 +246,6 @@ class TokenCounter:
 
     def _load(self) -> None:
         """Reads the file, once. A line that is damaged, or cut by a killed process, is skipped."""
-        if self._read:
-            return
         self._read = True
         try:
             lines = self._path.read_bytes().splitlines()
