@@ -14,10 +14,9 @@ import structlog
 from manager_kit import Api, Make, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
-from testronaut_llm.money.budgets import CALLS_A_DAY, money_of
+from testronaut_llm.money.budgets import CALLS_A_DAY, Limit, money_of
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile, Period
-from testronaut_llm.money.reservation import Limit
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM

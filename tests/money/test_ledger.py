@@ -21,10 +21,10 @@ import structlog
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitError
 from testronaut_llm.money import ledger_file
+from testronaut_llm.money.budgets import Limit, Reservation
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, patiently, pico, seconds_left
 from testronaut_llm.money.report import Totals, prune, report
-from testronaut_llm.money.reservation import Limit, Reservation
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
