@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError
@@ -147,7 +145,10 @@ class Reservation:
     limits: tuple[Limit, ...] = ()
     spent: Decimal = Decimal(0)
     booked: Decimal | None = None
-    id: int = field(default_factory=partial(secrets.randbits, 62))  # never that of another row, even of a deleted one
+    id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.id = next(self.ledger.ids)
 
     def reserve(self) -> Reservation:
         """Reserves the worst case. Never waits.

@@ -7,7 +7,9 @@ that setting the clock back frees no budget. Settlements wait in memory while an
 
 from __future__ import annotations
 
+import itertools
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -78,6 +80,7 @@ class Ledger:
         self._settlements: list[Callable[[sqlite3.Connection], object]] = []
         self._hits: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
         self._hits_to_write = 0
+        self.ids = itertools.count(secrets.randbits(61))  # of attempts: unique among processes, and never used again
 
     def book(self, settle: Callable[[sqlite3.Connection], object], change: Decimal, *, unpriced: int) -> None:
         """Writes a settlement, now or later; `change` is added to the cost of this session."""
