@@ -29,7 +29,7 @@ from functools import cache
 
 from testronaut_llm import Answer, LLMConfig
 from testronaut_llm.errors import BudgetExceededError
-from testronaut_llm.money.pacing import CALLS_A_DAY
+from testronaut_llm.money.budgets import CALLS_A_DAY
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.records import Candidate, Usage
 from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.money.token_counter import KEPT, TokenCounter
-from testronaut_llm.money.token_families import family_of, memory_key
+from testronaut_llm.money.token_counter import KEPT, TokenCounter, family_of, memory_key
 from testronaut_llm.records import Message, Usage
 
 PROVIDERS = {"ollama_openai": "ollama", "local_openai": "openai"}

@@ -31,7 +31,7 @@ from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
     from testronaut_llm.limits.rate_limiter import Ticket
-    from testronaut_llm.money.reservation import Reservation
+    from testronaut_llm.money.budgets import Reservation
     from testronaut_llm.services import Services
 
 

@@ -37,8 +37,8 @@ from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
+    from testronaut_llm.money.budgets import Money
     from testronaut_llm.money.ledger import Ledger
-    from testronaut_llm.money.pacing import Money
     from testronaut_llm.records import Attempt, Call, Candidate, Route
     from testronaut_llm.schema.output_schema import SchemaDialect, WireSchema
     from testronaut_llm.telemetry.redaction import Redactor
@@ -210,5 +210,5 @@ class Services:
 
     def close(self) -> None:
         """Cancels calls, closes connections, and stops embedded models."""
-        for part in (self.loop, self.local, self.counter, self.credentials):
+        for part in (self.loop, self.local, self.credentials):
             part.close()

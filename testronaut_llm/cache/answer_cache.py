@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import threading
 import time
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COOLDOWN = 5.0  # seconds for which a store that could not be opened or read is not tried again
-_WRITES_A_CULL, _CULLED = 4, 10  # searching for expired answers takes as long as a write
+_COOLDOWN = 5.0  # seconds for which a store that could not be opened, read or locked is not tried again
 _SUM = 16  # characters of the checksum
 _decoded = json.JSONDecoder().raw_decode
 
@@ -39,10 +37,9 @@ class AnswerCache:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._store: Store | None = None
-        self._closed_until = float("-inf")
+        self._closed_until = self._held_until = float("-inf")
         self._suspect = False
         self._opening = threading.Lock()
-        self._writes = itertools.count()
         self._warned: set[str] = set()
 
     @property
@@ -73,10 +70,11 @@ class AnswerCache:
 
     def write(self, key: str, value: Any, settings: CacheConfig, *, task: str | None) -> None:
         """Stores a JSON value: the answer to a task, or (None) a digest, which never expires."""
+        if time.monotonic() < self._held_until:
+            return
         try:
             if (store := self._opened()) is not None:
                 store.reset("size_limit", settings.size_limit, update=False)
-                store.reset("cull_limit", 0 if next(self._writes) % _WRITES_A_CULL else _CULLED, update=False)
                 store.set(key, sealed(key, value), expire=None if task is None else settings.ttl, tag=task)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
@@ -114,8 +112,12 @@ class AnswerCache:
 
     def _failed(self, error: Exception, *, cooldown: bool = False) -> None:
         """Warns once of each kind. Closes the store if it is damaged, or cannot be read after this error."""
+        from diskcache import Timeout
+
         from testronaut_llm.cache import disk
 
+        if isinstance(error, Timeout):  # no other call waits for the program that holds it
+            self._held_until = time.monotonic() + _COOLDOWN
         corrupt = disk.is_corrupt(error)
         if corrupt or cooldown:
             self.close()

@@ -18,8 +18,8 @@ from diskcache.core import DEFAULT_SETTINGS, ENOVAL, METADATA, MODE_RAW, Cache, 
 from testronaut_llm.support.paths import Connection, make_folder
 
 FILE, ERRORS = "cache.db", (OSError, sqlite3.Error, Timeout)
-_TIMEOUT, _OPENING = 1.0, 5.0  # seconds to wait for a writer, and for others that open the store
-_OURS = {"statistics": 0, "eviction_policy": "least-recently-stored", "cull_limit": 0, "disk_min_file_size": 2**31 - 1}
+_TIMEOUT, _LOOK = 5.0, 1.0  # seconds to wait for other writers (dozens at once need three), and to see if it is ready
+_OURS = {"statistics": 0, "eviction_policy": "least-recently-stored", "cull_limit": 10, "disk_min_file_size": 2**31 - 1}
 _SETTINGS = {**DEFAULT_SETTINGS, **_OURS}  # all of them, so that none is read from the file; a read writes nothing
 
 
@@ -85,7 +85,7 @@ def opened(folder: Path, *, suspect: bool = False, timeout: float | None = None)
     if state != "ready":
         import filelock  # imports asyncio, a tenth of the time of a process with cached answers
 
-        with filelock.FileLock(folder / "open.lock", timeout=_OPENING, mode=0o600):
+        with filelock.FileLock(folder / "open.lock", timeout=_TIMEOUT, mode=0o600):
             if _state(file, whole=suspect) == "broken":
                 for path in filter(Path.exists, (file, folder / f"{FILE}-wal", folder / f"{FILE}-shm")):
                     path.replace(f"{path}.broken")
@@ -122,7 +122,7 @@ def explained(error: BaseException, folder: Path) -> tuple[BaseException, str]:
 def _state(file: Path, *, whole: bool = False) -> str:
     """Returns `ready`, `new` or `broken`. Raises sqlite3.Error if it cannot be written."""
     try:
-        with closing(connect(file, _TIMEOUT)) as db:
+        with closing(connect(file, _LOOK)) as db:
             db.execute("BEGIN IMMEDIATE")
             if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 return "broken"

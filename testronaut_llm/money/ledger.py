@@ -7,13 +7,14 @@ that setting the clock back frees no budget. Settlements wait in memory while an
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import os
+import secrets
 import sqlite3
 import threading
 import time
 import weakref
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -32,10 +33,8 @@ _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
 _HIT = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache) VALUES (?, ?, ?, ?, ?, ?)
           ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
           saved_by_cache = saved_by_cache + excluded.saved_by_cache"""
-REAP = (  # ends attempts whose lease is over: unsent ones are released, sent ones settled at their worst case
-    "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?",
-    "UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?",
-)
+_RELEASE = "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?"
+_LOSE = "UPDATE attempts SET state = 2, outcome = 'lost' WHERE state < 2 AND state = 1 AND lease < ?"
 _CALLS = "SELECT ifnull(sum(calls), 0) FROM balances WHERE scope = ? AND period >= ? AND period < 'E'"
 _STANDING = """SELECT ifnull(sum(CASE WHEN lease < ?6 AND state = 1 THEN amount END), 0) + (
                    SELECT ifnull(sum(spent), 0) FROM balances
@@ -77,30 +76,36 @@ class Ledger:
 
     def forget(self) -> None:
         """Drops unwritten data; in a forked child it belongs to the parent."""
-        self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, during this
-        self._queue: deque[Callable[[], object]] = deque()
-        self._hits: deque[tuple[float, str, str, Decimal | None]] = deque()
-        self._counted: defaultdict[tuple[float, str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, during a write
+        self._settlements: list[Callable[[sqlite3.Connection], object]] = []
+        self._hits: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._hits_to_write = 0
+        self.ids = itertools.count(secrets.randbits(61))  # of attempts: unique among processes, and never used again
 
-    def book(self, write: Callable[[], object], change: Decimal, *, unpriced: int) -> None:
-        """Runs a function that writes a settlement, now or later; `change` is added to the cost of this session."""
+    def book(self, settle: Callable[[sqlite3.Connection], object], change: Decimal, *, unpriced: int) -> None:
+        """Writes a settlement, now or later; `change` is added to the cost of this session."""
         with self._lock:
             self._cost = CONTEXT.add(self._cost, change)
             self._unpriced += unpriced
-        self._queue.append(write)
+            self._settlements.append(settle)
         self._write()
 
     def hit(self, task: str, model: str, saved: Decimal | None) -> None:
         """Counts an answer from the cache and the USD that it saved. A killed process may lose it."""
-        self._hits.append((self.clock(), task, model, saved))
-        if len(self._hits) >= _MOST_HITS:
+        with self._lock:
+            row = self._hits[day_of(self.clock()), task, model]
+            row[0] += 1
+            row[1] += pico(saved) or 0
+            self._saved = CONTEXT.add(self._saved, saved or Decimal(0))
+            self._hits_to_write += 1
+        if self._hits_to_write >= _MOST_HITS:
             self._write()
 
     @property
     def session(self) -> Session:
         """Sums since this ledger was created."""
-        self._count_hits()
-        return Session(cost=self._cost, saved=self._saved, unpriced=self._unpriced)
+        with self._lock:
+            return Session(cost=self._cost, saved=self._saved, unpriced=self._unpriced)
 
     def standing(self, scope: str, period: Period = "total", task: str | None = None) -> tuple[Decimal, Decimal]:
         """Returns USD spent and USD reserved in the current period, of all tasks or of one."""
@@ -122,7 +127,7 @@ class Ledger:
         """Writes unwritten data, and ends the attempts of dead processes."""
         patiently(partial(self._write, strict=True))
         if self.file.exists:
-            patiently(lambda: self.file.run(lambda db: [db.execute(one, (self.clock(),)) for one in REAP]))
+            patiently(lambda: self.file.run(lambda db: end_leases(db, self.clock())))
 
     def close(self) -> None:
         """Writes unwritten data, and closes the file."""
@@ -139,40 +144,30 @@ class Ledger:
             self._warned = True
             logger().warning("ledger_unavailable", error=str(error))
 
-    def _count_hits(self) -> None:
-        with self._lock, contextlib.suppress(IndexError):
-            while True:
-                at, task, model, saved = self._hits.popleft()
-                row = self._counted[at // _DAY, task, model]
-                row[0] += 1
-                if saved is not None:
-                    row[1] += pico(saved) or 0
-                    self._saved = CONTEXT.add(self._saved, saved)
-
     def _write(self, *, strict: bool = False) -> None:
-        """Writes unwritten data; with `strict`, raises if that fails."""
-        if self._hits:
-            self._count_hits()
-        if self._counted:
-            scope = self._scope()
-            with self._lock:
-                counted = [(scope, day_of(at * _DAY), *who, *sums) for (at, *who), sums in self._counted.items()]
-                self._counted.clear()
-            self._queue.append(lambda: self.file.run(lambda db: db.executemany(_HIT, counted)))
-        while self._queue:
+        """Writes unwritten data in one transaction, the oldest first; with `strict`, raises if that fails."""
+        with self._lock:
+            settlements, hits = list(self._settlements), []
+            if self._hits:
+                scope = self._scope()
+                hits = [(scope, *key, *sums) for key, sums in self._hits.items()]
+
+            def write(db: sqlite3.Connection) -> None:
+                for settle in settlements:
+                    settle(db)
+                db.executemany(_HIT, hits)
+
             try:
-                work = self._queue.popleft()
-            except IndexError:  # another thread took it
-                return
-            try:
-                work()
-            except BaseException as error:
-                self._queue.appendleft(work)
-                if strict or not isinstance(error, ConfigError):
+                if settlements or hits:
+                    self.file.run(write)
+                    del self._settlements[: len(settlements)]
+                    self._hits.clear()
+                    self._hits_to_write = 0
+            except ConfigError as error:
+                if strict:
                     raise
                 if not isinstance(error, LedgerBusyError):
                     self.warn(error)
-                return
 
 
 def standing(db: sqlite3.Connection, scope: str, period: Period, task: str | None, now: float) -> tuple[int, int]:
@@ -182,6 +177,12 @@ def standing(db: sqlite3.Connection, scope: str, period: Period, task: str | Non
     values = (scope, mark + since, chr(ord(mark) + 1), since, task, now)
     spent, aside = db.execute(_STANDING, values).fetchone()
     return spent, aside
+
+
+def end_leases(db: sqlite3.Connection, now: float) -> None:
+    """Ends attempts whose lease is over: unsent ones are released, sent ones settled at their worst case."""
+    for statement in (_RELEASE, _LOSE):
+        db.execute(statement, (now,))
 
 
 # No connection is kept through a fork: the child would take its parent's locks for its own.

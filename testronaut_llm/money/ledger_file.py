@@ -5,11 +5,10 @@ It is in WAL mode with `synchronous=NORMAL`: written data survives kill -9 of an
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -29,15 +28,14 @@ _PICO = Decimal(10**12)
 _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, few syncs
 
 # Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. A trigger adds each
-# settlement and each correction to `balances`, in the same transaction. An id is never reused: a process with the id of
-# a deleted row must not settle another one.
-# `daily` counts cache hits, and attempts that were pruned.
+# settlement and each correction to `balances`, in the same transaction. `daily` counts
+# cache hits, and attempts that were pruned.
 _VERSIONS = (
     """
     CREATE TABLE attempts (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL,
+        id INTEGER PRIMARY KEY, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL,
         at REAL NOT NULL, lease REAL NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, provider_model TEXT NOT NULL,
-        amount INTEGER, estimate INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
+        amount INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
         cache_write_tokens INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER NOT NULL DEFAULT 0,
         estimated INTEGER NOT NULL DEFAULT 0, latency REAL NOT NULL DEFAULT 0);
@@ -49,8 +47,7 @@ _VERSIONS = (
         scope TEXT NOT NULL, day TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL,
         calls INTEGER NOT NULL DEFAULT 0, unpriced INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0, hits INTEGER NOT NULL DEFAULT 0,
-        saved_by_cache INTEGER NOT NULL DEFAULT 0, saved_by_routing INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (scope, day, task, model)) WITHOUT ROWID;
+        saved_by_cache INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (scope, day, task, model)) WITHOUT ROWID;
     CREATE TRIGGER book AFTER UPDATE OF state, amount ON attempts WHEN NEW.state = 2 BEGIN
         INSERT INTO balances (scope, period, task, spent, calls)
         SELECT NEW.scope, period, NEW.task,
@@ -109,38 +106,32 @@ def seconds_left(period: Period, now: float) -> float | None:
     return end.timestamp() - now
 
 
-def _pauses(seconds: float) -> Iterator[float]:
-    """Yields the seconds to sleep between two tries, until `seconds` are over."""
-    until, pause = time.monotonic() + seconds, 0.001
-    while (left := until - time.monotonic()) > 0:
-        yield min(pause, left)
-        pause = min(2 * pause, 0.05)
-
-
 async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns the result of `work`, on an event loop; tries again while another process holds the file."""
-    try:
-        return work()
-    except LedgerBusyError:
-        import asyncio
+    import asyncio
 
-        for pause in _pauses(min(seconds, _WAIT)):
+    until, pause = time.monotonic() + min(seconds, _WAIT), 0.001
+    while True:
+        try:
+            return work()
+        except LedgerBusyError:
+            if time.monotonic() >= until:
+                raise
             await asyncio.sleep(pause)
-            with contextlib.suppress(LedgerBusyError):
-                return work()
-        raise
+            pause = min(2 * pause, 0.05)
 
 
 def patiently(work: Callable[[], T]) -> T:
     """Same as `when_free`, for a thread that may block."""
-    try:
-        return work()
-    except LedgerBusyError:
-        for pause in _pauses(_WAIT):
+    until, pause = time.monotonic() + _WAIT, 0.001
+    while True:
+        try:
+            return work()
+        except LedgerBusyError:
+            if time.monotonic() >= until:
+                raise
             time.sleep(pause)
-            with contextlib.suppress(LedgerBusyError):
-                return work()
-        raise
+            pause = min(2 * pause, 0.05)
 
 
 class LedgerFile:

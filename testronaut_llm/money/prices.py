@@ -83,11 +83,10 @@ class PriceTable:
         """Returns the price of the model in a service tier; None if neither `llm.yaml` nor a table has one."""
         if model.price is not None:
             return _configured(model.price)
-        if _runs_on_own_machine(model):
-            return Price(tiers=((0, FREE),), source="local: free")
-        listed = self._price(service, model.provider, model.name, model.base_model)
-        if listed is None and model.local:
-            return Price(tiers=((0, FREE),), source="llm.yaml: declared local")
+        own = _runs_on_own_machine(model)
+        listed = None if own else self._price(service, model.provider, model.name, model.base_model)
+        if listed is None and (own or model.local):
+            return Price(tiers=((0, FREE),), source="local: free" if own else "llm.yaml: declared local")
         return listed
 
     def cost(self, model: ModelConfig, usage: Usage, response_model: str | None = None, *, service: str = "") -> Cost:
@@ -107,13 +106,11 @@ class PriceTable:
 
     def facts(self, model: ModelConfig) -> ModelFacts:
         """Returns window, output limit and abilities; `llm.yaml` comes before the tables."""
-        own = _runs_on_own_machine(model)
-        found = None if own else self._row(model.provider, model.name, model.base_model)
-        facts = found[2] if found else ModelFacts()
-        window = model.num_ctx or model.context_window
+        listed = None if _runs_on_own_machine(model) else self._row(model.provider, model.name, model.base_model)
+        facts = listed[2] if listed else ModelFacts()
         return replace(
             facts,
-            context_window=window or facts.context_window,
+            context_window=model.num_ctx or model.context_window or facts.context_window,
             max_output=model.max_output or facts.max_output,
             dimensions=model.dimensions or facts.dimensions,
         )

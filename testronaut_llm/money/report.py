@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -12,13 +12,12 @@ from typing import Any
 
 from testronaut_llm.config.sections import seconds
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.money.budgets import Limit
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import day_of, dollars, patiently, seconds_left
-from testronaut_llm.money.pacing import Limit
 from testronaut_llm.support.money import exact
 
 _NAMES = ("calls", "unpriced", "prompt_tokens", "completion_tokens", "cost", "hits", "saved_by_cache")
-_MONEY = ("cost", "saved_by_cache")
 _SUMS = ", ".join(_NAMES)
 _ATTEMPTS = """SELECT scope, day, task, model, count(*) AS calls, sum(amount IS NULL) AS unpriced,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens, ifnull(sum(amount), 0) AS cost,
@@ -93,20 +92,13 @@ def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequ
     if ledger.file.exists:
         found = patiently(lambda: ledger.file.run(lambda db: db.execute(_ROWS, (scope, first or "")).fetchall()))
         rows = [_row(*one) for one in found]
-    total = Totals()
-    by: dict[str, dict[str, Totals]] = {"day": {}, "task": {}, "model": {}}
-    for row in rows:
-        total += row.totals
-        for name, sums in by.items():
-            key = getattr(row, name)
-            sums[key] = sums.get(key, Totals()) + row.totals
     return Spend(
         scope=scope,
         since=first,
-        total=total,
-        by_day=by["day"],
-        by_task=by["task"],
-        by_model=by["model"],
+        total=sum((row.totals for row in rows), Totals()),
+        by_day=_sums((row.day, row.totals) for row in rows),
+        by_task=_sums((row.task, row.totals) for row in rows),
+        by_model=_sums((row.model, row.totals) for row in rows),
         rows=tuple(rows),
         limits=tuple(_state(ledger, scope, limit) for limit in limits),
     )
@@ -145,10 +137,18 @@ def first_day(since: str | date | None, now: float) -> str | None:
         raise ConfigError(f"since is {since!r:.40}; expected {expected}") from None
 
 
+def _sums(rows: Iterable[tuple[str, Totals]]) -> dict[str, Totals]:
+    sums: dict[str, Totals] = {}
+    for key, totals in rows:
+        sums[key] = sums.get(key, Totals()) + totals
+    return sums
+
+
 def _row(day: str, task: str, model: str, *sums: int) -> SpendRow:
     named: dict[str, Any] = dict(zip(_NAMES, sums, strict=True))
-    totals = Totals(**named | {name: dollars(named[name]) for name in _MONEY})
-    return SpendRow(day=day, task=task, model=model, totals=totals)
+    for name in ("cost", "saved_by_cache"):
+        named[name] = dollars(named[name])
+    return SpendRow(day=day, task=task, model=model, totals=Totals(**named))
 
 
 def _state(ledger: Ledger, scope: str, limit: Limit) -> LimitState:

@@ -13,7 +13,7 @@ from testronaut_llm.routing.strategies import rank
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import Strategy
-    from testronaut_llm.money.pacing import Money
+    from testronaut_llm.money.budgets import Money
 
 
 def plan(task: str, strategy: Strategy, weighed: Sequence[Candidate], money: Money | None = None) -> Route:

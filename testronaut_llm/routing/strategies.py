@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from testronaut_llm.support.money import exact, usd
 
 if TYPE_CHECKING:
-    from testronaut_llm.money.pacing import Money
+    from testronaut_llm.money.budgets import Money
     from testronaut_llm.records import Candidate
 
 SMALL_CHANGE = Decimal("0.001")

@@ -263,6 +263,26 @@ def test_a_locked_file_is_a_miss_after_a_moment(cache: AnswerCache) -> None:
     assert "fuser -v" in logs[0]["fix"]
 
 
+def test_only_one_write_waits_for_a_program_that_holds_the_store(
+    cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later ones are skipped for some seconds; stored answers are found meanwhile."""
+    now, tries, store = [100.0], [], disk.Store.set
+    monkeypatch.setattr("testronaut_llm.cache.answer_cache.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(disk, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(disk.Store, "set", lambda *args, **given: (tries.append(args[1]), store(*args, **given))[1])
+    write(cache, 1)
+    with closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as holder, capture_logs() as logs:
+        holder.execute("BEGIN IMMEDIATE")
+        for _ in range(3):
+            write(cache, 2)
+            assert cache.read(KEY, same) == 1
+    assert (len(tries), len(logs)) == (2, 1)
+    now[0] += 6
+    write(cache, 3)
+    assert cache.read(KEY, same) == 3
+
+
 def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it is asked for anew; `null` keeps it for ever, and what stands beside the answers does not age."""
     real = time.time

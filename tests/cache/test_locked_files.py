@@ -25,7 +25,7 @@ from testronaut_llm.support.paths import data_dir
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
-each_mode = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
+each_mode = pytest.mark.parametrize("mode", ["complete", "astream"])
 HOLD = """import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
 db.execute("BEGIN EXCLUSIVE")

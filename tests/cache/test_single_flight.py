@@ -60,35 +60,23 @@ async def until(full: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_a_hundred_identical_tasks_are_one_request(api: Make) -> None:
-    """From one event loop, which stays free meanwhile."""
-    gate = Gate()
-    a = api("a", gate)
-
-    async def many(llm: LLMManager) -> list[Answer[Any]]:
-        calls = [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(CALLS)]
-        await until(lambda: under_way(llm) == CALLS)
-        gate.open.set()
-        answers = await asyncio.gather(*calls)
-        await llm.aclose()
-        return answers
-
-    answers = asyncio.run(many(cached(model("openai", a))))
-    assert len(a.asked) == 1
-    assert sum(not answer.cached for answer in answers) == 1
-
-
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
-    """From threads, several event loops and a batch: one asks, the others are hits that saved what it cost."""
+    """From threads, event loops and a batch: one asks, the others are hits that saved what it cost."""
     gate = Gate()
     a = api("a", gate)
+
+    async def tasks(llm: LLMManager, number: int) -> list[Answer[Any]]:
+        return await asyncio.gather(*[llm.acomplete("t", "hi") for _ in range(number)])
+
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(CALLS) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(CALLS - 8)]
-        calls += [pool.submit(lambda: asyncio.run(llm.acomplete("t", "hi"))) for _ in range(3)]
+        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(CALLS - 48)]
+        loops = [pool.submit(lambda n: asyncio.run(tasks(llm, n)), number) for number in (40, 2, 1)]
         batch = pool.submit(llm.batch, "t", ["hi"] * 5, concurrency=5)
         gate.when(lambda: under_way(llm) == CALLS)
-        answers: list[Any] = [*(call.result() for call in calls), *batch.result()]
-    assert len(a.asked) == 1
+        answers: list[Any] = [call.result() for call in calls]
+        for many in (*loops, batch):
+            answers += many.result()
+    assert (len(answers), len(a.asked)) == (CALLS, 1)
     assert {answer.text for answer in answers} == {"one answer"}
     assert sum(not answer.cached for answer in answers) == 1
     assert sum(len(answer.attempts) for answer in answers) == 1

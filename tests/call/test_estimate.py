@@ -14,7 +14,7 @@ from manager_kit import Api, manager, model, prices
 
 from testronaut_llm import LLMConfig, LLMManager
 from testronaut_llm.errors import InvalidRequestError, UnknownTaskError
-from testronaut_llm.money.token_families import count
+from testronaut_llm.money.token_counter import count
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 USAGE = (20, 10)

@@ -14,9 +14,9 @@ import structlog
 from manager_kit import Api, Make, looked_up, manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
+from testronaut_llm.money.budgets import CALLS_A_DAY, Limit, money_of
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerFile, Period
-from testronaut_llm.money.pacing import CALLS_A_DAY, Limit, money_of
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
@@ -200,7 +200,7 @@ def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
 
 def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(data_dir() / "ledger.sqlite3")) as db:
-        found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY id").fetchall()
+        found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY at").fetchall()
     llm._ledger.close()
     return found
 

@@ -21,16 +21,16 @@ import structlog
 
 from testronaut_llm.errors import BudgetExceededError, ConfigError, RateLimitError
 from testronaut_llm.money import ledger_file
+from testronaut_llm.money.budgets import Limit, Reservation
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, patiently, pico, seconds_left
-from testronaut_llm.money.pacing import Limit
 from testronaut_llm.money.report import Totals, prune, report
-from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
 DAY = 86_400.0
 SCOPE = "/home/me/llm.yaml"
+OLD_LEDGER = Path(__file__).parents[1] / "support" / "data" / "old_ledger.sql"
 
 
 class Clock:
@@ -327,6 +327,23 @@ def test_a_file_migrates_forward_and_never_back(ledger: Ledger, path: Path, monk
         entry(ledger, "1", limit("9")).reserve()
     write_by_hand(path, "PRAGMA user_version = 1")
     assert money(ledger) == ("0.3", "0")
+
+
+def test_a_ledger_of_older_versions_is_read_and_written(ledger: Ledger, path: Path, clock: Clock) -> None:
+    """It has columns that are no longer used, one request that is sent and one that is reserved."""
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(OLD_LEDGER.read_text())
+    assert money(ledger) == ("0.2", "0.65")
+    spend(ledger, "0.1", limit("1.85"))
+    clock.now += 901
+    assert money(ledger) == ("0.7", "0")
+    ledger.hit("t", "m", Decimal("0.2"))
+    before = total(ledger)
+    assert (before.calls, before.hits, before.cost, before.saved_by_cache) == (3, 2, Decimal("0.7"), Decimal("0.3"))
+    clock.now += DAY
+    assert prune(ledger, day_of(clock.now)) == 3
+    assert total(ledger) == before
 
 
 def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) -> None:

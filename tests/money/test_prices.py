@@ -285,18 +285,14 @@ def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: P
         assert price.source.startswith("litellm ")
 
 
-def test_the_tables_tell_their_age(real: PriceTable) -> None:
-    """Each names itself, its version and the newest dated model that it lists; impossible dates do not count."""
+def test_the_tables_tell_their_age(real: PriceTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each names itself, its version and the newest dated model that it lists. A missing package leaves the others."""
     litellm, tokencost = real.tables()
     assert litellm.name.startswith("litellm ")
     assert tokencost.name.startswith("tokencost ")
     assert (litellm.newest or "") > (tokencost.newest or "") > "2025"
     assert Table(name="t", rows={"a-20259999": {}, "b-2024-02-30": {}, "c": {}}).newest == "2024-02-30"
     assert Table(name="t", rows={}).newest is None
-
-
-def test_a_missing_package_leaves_the_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without tokencost, or without its file, LiteLLM's map is still there."""
     bundled = (price_module._BUNDLED[0], ("no_such_package", "x.json"), ("tokencost", "moved.json"))
     monkeypatch.setattr(price_module, "_BUNDLED", bundled)
     assert [table.name.split()[0] for table in PriceTable.load().tables()] == ["litellm"]
@@ -321,28 +317,18 @@ def with_row(**fields: Any) -> dict[str, Any]:
     return {**GOOD, "bad": {**OPENAI, "mode": "chat", **fields}}
 
 
-def test_a_file_becomes_the_users_table(tmp_path: Path) -> None:
+def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: Path) -> None:
     """After the update its prices rule, and the report says how many models it prices."""
     done = update_prices(written(tmp_path, GOOD))
     assert (done.models, done.priced, done.previous) == (2, 1, None)
-    price = PriceTable.load().price(ModelConfig(alias="a", model="openai/gpt-new"))
+    price = PriceTable.load().price(model("openai/gpt-new"))
     assert price.tiers[0][1].output == 2
     assert price.source.startswith("prices update of 20")
-
-
-def test_the_previous_table_is_kept(tmp_path: Path) -> None:
-    """A second update leaves the first one beside it."""
-    target = tmp_path / "data" / "prices.json"
-    update_prices(written(tmp_path, GOOD), path=target)
-    before = target.read_text()
-    done = update_prices(written(tmp_path, {**GOOD, "gpt-newer": GOOD["gpt-new"]}), path=target)
-    assert done.previous == target.with_name("prices.previous.json")
+    before = done.path.read_text()
+    done = update_prices(written(tmp_path, {**GOOD, "gpt-newer": GOOD["gpt-new"]}))
+    assert (done.models, done.previous) == (3, done.path.with_name("prices.previous.json"))
     assert done.previous.read_text() == before
-    assert done.models == 3
-    assert sorted(p.name for p in target.parent.iterdir() if p.suffix == ".json") == [
-        "prices.json",
-        "prices.previous.json",
-    ]
+    assert {one.name for one in done.path.parent.glob("*.json")} == {"prices.json", "prices.previous.json"}
 
 
 def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ import pytest
 from manager_kit import Run
 
 from testronaut_llm.cli.spend import page
+from testronaut_llm.money.budgets import Limit, Reservation
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.pacing import Limit
 from testronaut_llm.money.report import Spend, report
-from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
-from testronaut_llm.money.pacing import Money
+from testronaut_llm.money.budgets import Money
 from testronaut_llm.money.price_rows import ModelFacts, Price, Rates
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter

@@ -21,8 +21,8 @@ from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.money.budgets import Reservation
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.reservation import Reservation
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.telemetry.log import EventFile
 
