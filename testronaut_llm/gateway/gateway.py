@@ -71,10 +71,10 @@ class Gateway:
         litellm, embedding = load_litellm(), bool(request.texts)
         _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
-        async with self._clients.connection(request.target.api_base, exchange) as connection:
+        async with self._clients.connection(request.target, exchange, embedding=embedding) as connection:
             client = None
             try:
-                client = connection.client(litellm, request.target, embedding=embedding)
+                client = connection.client(litellm, request.target)
                 with inside(connection):
                     ask = litellm.aembedding if embedding else litellm.acompletion
                     response = await ask(**arguments(request), client=client)

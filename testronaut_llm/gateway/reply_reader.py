@@ -65,6 +65,8 @@ class ReplyReader:
         if not streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
             piece = piece.lstrip()  # LiteLLM has split it and left empty lines between
         self._pieces.append(piece)
+        if not streams:
+            return ""
         text, last = self._half + piece, bool(choice.finish_reason)
         end = len(text) - (not last and "\ud800" <= text[-1:] <= "\udbff")  # its other half is in the next piece
         self._half = text[end:]
@@ -76,7 +78,8 @@ class ReplyReader:
 
     def reply(self) -> Reply:
         """Returns the result of the attempt."""
-        exchange, evidence = self._exchange, examine(self._exchange.text)
+        exchange = self._exchange
+        evidence = examine(exchange.text)
         reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
         self._thought += reasoning
         request_id = next(filter(None, map(exchange.headers.get, _REQUEST_IDS)), None)
@@ -105,7 +108,7 @@ class ReplyReader:
             sent=exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(self._request, exchange.sent),
-            logprobs=logprobs_of(exchange.text) if self._request.logprobs else (),
+            logprobs=logprobs_of(evidence.first) if self._request.logprobs else (),
             headers=exchange.headers,
             num_ctx=self._request.num_ctx,
         )
@@ -164,7 +167,7 @@ class ReplyReader:
     def _complained(self, evidence: Evidence) -> LLMError:
         """Returns the error that the server reports, with a fix for this provider."""
         status, target, wire = self._exchange.status, self._target, self._target.provider.wire
-        complaint = complaint_of(self._exchange.text, evidence.error)
+        complaint = complaint_of(self._exchange.text, evidence.error or evidence.first)
         kind = kind_of(status, complaint)
         deployment = f"{target.model.name!r} must be the name of a deployment of {target.api_base}"
         no_path = f"nothing is at this URL: check api_base ({target.api_base}) and api_version"
