@@ -115,8 +115,8 @@ class Clients:
         if self._idle is None or self._loop is not asyncio.get_running_loop():
             self._loop, self._idle = asyncio.get_running_loop(), deque()
         idle = self._idle
-        provider = target.provider
-        serves = target.api_base, (provider.embedding_client if embedding else None) or provider.client, target.api_version
+        kind = (target.provider.embedding_client if embedding else None) or target.provider.client
+        serves = target.api_base, kind, target.api_version
         for connection in reversed(idle):
             if connection.serves == serves:
                 idle.remove(connection)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testronaut_llm.gateway.provider_errors import dicts, parsed, reports_error
+from testronaut_llm.gateway.provider_errors import dicts, error_in, parsed
 from testronaut_llm.money.price_rows import SERVICES, service_of
 from testronaut_llm.records import TokenChoice, Usage
 from testronaut_llm.support.money import is_count
@@ -99,19 +99,18 @@ class Evidence:
     """Facts received in one body.
 
     Attributes:
-        documents: number of JSON documents in the body; `first` is the first one.
+        documents: the JSON objects in the body.
         finish: finish reason as the provider spelled it; None if none was received.
         usage: the tokens that the provider counted; None if none.
         service: the service tier that answered; empty is the standard one, None unknown.
-        error: the document that reports an error under a success status.
+        error: what reports an error under a success status.
     """
 
-    documents: int = 0
-    first: dict[str, Any] | None = None
-    finish: str | None = None
-    usage: Counts | None = None
-    service: str | None = None
-    error: dict[str, Any] | None = None
+    documents: list[dict[str, Any]]
+    finish: str | None
+    usage: Counts | None
+    service: str | None
+    error: dict[str, Any] | None
 
 
 def examine(text: str) -> Evidence:
@@ -125,21 +124,13 @@ def examine(text: str) -> Evidence:
     for document in documents:
         choices = dicts(document.get("choices"))
         finish = _finish(document, choices) or finish
+        error = error or error_in(document, choices)
         for name in SERVICES:
             if document.get(name) is not None:
                 said[name] = document[name]
-        for usage in _usages(document, choices):
-            _add(said, usage)
-        if error is None:
-            error = _error(document, choices)
-    return Evidence(
-        documents=len(documents),
-        first=documents[0] if documents else None,
-        finish=finish.strip("'")[:60] if finish else None,
-        usage=counts_of(said),
-        service=service_of(said),
-        error=error,
-    )
+        _add_usage(said, document, choices)
+    finish = finish.strip("'")[:60] if finish else None
+    return Evidence(documents=documents, finish=finish, usage=_counts(said), service=service_of(said), error=error)
 
 
 def _finish(document: dict[str, Any], choices: list[dict[str, Any]]) -> str | None:
@@ -158,68 +149,57 @@ def _finish(document: dict[str, Any], choices: list[dict[str, Any]]) -> str | No
     return "stop" if document.get("done") is True else None
 
 
-def _error(document: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any] | None:
-    for choice in choices:
-        if choice.get("error"):  # OpenRouter
-            return {"error": choice["error"]}
-    return document if reports_error(document) else None
-
-
-def _usages(document: dict[str, Any], choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the objects that hold counts, in all wires."""
-    found: list[dict[str, Any]] = []
+def _add_usage(said: dict[str, Any], document: dict[str, Any], choices: list[dict[str, Any]]) -> None:
+    """Adds the counts in one document, at the places of all wires; a later count replaces an earlier one."""
     if "prompt_eval_count" in document or "eval_count" in document:  # Ollama; an embedding has no answer to count
-        empty = {"eval_count": 0} if "embeddings" in document else {}
-        found.append(empty | {name: document[name] for name in ("prompt_eval_count", "eval_count") if name in document})
+        said.update({"eval_count": 0} if "embeddings" in document else {})
+        said.update({name: document[name] for name in ("prompt_eval_count", "eval_count") if name in document})
     message = document.get("message")
     if isinstance(message, dict) and isinstance(began := message.get("usage"), dict):
-        found.append({name: value for name, value in began.items() if name != "output_tokens"})  # Anthropic: not final
-    for holder in (*choices[:1], document.get("x_groq"), document):  # Moonshot's streams, Groq's streams, and all others
-        for name in ("usage", "usageMetadata"):
-            if isinstance(holder, dict) and isinstance(usage := holder.get(name), dict):
-                found.append(usage)
-    return found
+        said.update(_flat({**began, "output_tokens": None}))  # Anthropic: not final
+    for holder in (*choices[:1], document.get("x_groq"), document):  # Moonshot's streams, Groq's, and all others
+        if isinstance(holder, dict):
+            for usage in dicts([holder.get("usage"), holder.get("usageMetadata")]):
+                said.update(_flat(usage))
 
 
-def _add(said: dict[str, Any], usage: dict[str, Any]) -> None:
-    """Adds the counts of one object to those of a body; a later count replaces an earlier one."""
+def _flat(usage: dict[str, Any]) -> dict[str, Any]:
+    """Returns the counts of a usage object and of its details."""
     flat = dict(usage)
     for name in _DETAILS:
         if isinstance(details := usage.get(name), dict):
             flat.update(details)
-    rounds = usage.get("iterations")  # Anthropic: all of them are billed
-    if rounds and isinstance(rounds, list) and len(dicts(rounds)) == len(rounds):
-        for name in _ITERATED:
-            each = [one.get(name) or 0 for one in rounds]
-            if all(map(is_count, each)):
-                flat[name] = sum(each)
+    rounds = dicts(usage.get("iterations"))  # Anthropic: all of them are billed
+    for name in _ITERATED if rounds else ():
+        each = [one.get(name) or 0 for one in rounds]
+        if all(map(is_count, each)):
+            flat[name] = sum(each)
     prompt, tools = flat.get("promptTokenCount"), flat.get("toolUsePromptTokenCount", 0)
     if is_count(prompt) and is_count(tools):  # Gemini: counts of zero are left out
         flat = {"candidatesTokenCount": 0, **flat, "promptTokenCount": prompt + tools}
-    for name, value in flat.items():
-        if value is not None:
-            said[name] = value
+    return {name: value for name, value in flat.items() if value is not None}
 
 
-def counts_of(said: Mapping[str, Any]) -> Counts | None:
-    """Returns the counts by our names; None if there are none."""
+def _counts(said: Mapping[str, Any]) -> Counts | None:
+    """Returns the counts of a body by our names; None if there are none."""
     if said.keys().isdisjoint(_ALL_NAMES):
         return None
     found: dict[str, int | None] = {}
     wrong = []
     for ours, names in _NAMES.items():
-        value, given = None, False
-        for name in names:
-            if name in said:
-                given = True
-                if is_count(said[name]):
-                    value = value or said[name]
-        found[ours] = value
-        if given and value is None and ours != "total_tokens":
+        given = [said[name] for name in names if name in said]
+        valid = [one for one in given if is_count(one)]
+        found[ours] = next(filter(None, valid), 0 if valid else None)
+        if given and not valid and ours != "total_tokens":
             wrong.append(ours)
-    prompt, answer, total, cached, written, thought = found.values()
-    cached, written, thought = cached or 0, written or 0, thought or 0
-    in_cache = cached + written
+    return _adjusted(said, found, tuple(wrong))
+
+
+def _adjusted(said: Mapping[str, Any], found: dict[str, int | None], wrong: tuple[str, ...]) -> Counts:
+    """Returns the counts with cached tokens as part of the prompt, and reasoning as part of the answer."""
+    prompt, answer, total = found["prompt_tokens"], found["completion_tokens"], found["total_tokens"]
+    cached, written = found["cached_tokens"] or 0, found["cache_write_tokens"] or 0
+    in_cache, thought = cached + written, found["reasoning_tokens"] or 0
     beyond = None if prompt is None or answer is None or total is None else total - prompt - answer
     by_name = not said.get("prompt_tokens") and not said.keys().isdisjoint(_CACHE)
     if by_name and ("cached_tokens" in wrong or "cache_write_tokens" in wrong):
@@ -237,13 +217,12 @@ def counts_of(said: Mapping[str, Any]) -> Counts | None:
         cache_write_tokens=written,
         reasoning_tokens=thought,
         unlisted=max(0, beyond or 0),
-        wrong=tuple(wrong),
+        wrong=wrong,
     )
 
 
-def logprobs_of(document: dict[str, Any] | None) -> tuple[TokenChoice, ...]:
+def logprobs_of(document: dict[str, Any]) -> tuple[TokenChoice, ...]:
     """Returns the log-probabilities of the tokens: in the first choice on OpenAI's wire, at the top on Ollama's."""
-    document = document or {}
     holder = next(iter(dicts(document.get("choices"))), document).get("logprobs")
     found = []
     for one in dicts(holder.get("content") if isinstance(holder, dict) else holder):

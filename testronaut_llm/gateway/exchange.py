@@ -49,7 +49,7 @@ class Exchange:
     _streams: bool = False
     _passed_on: int = 0
     _event: int = 0
-    _unpacker: Unpacker | None = None
+    _unpacker: Unpacker = field(default_factory=Unpacker)
     _stream: httpx.AsyncByteStream | None = None
 
     @property
@@ -94,7 +94,6 @@ class Exchange:
 
     def _take(self, chunk: bytes) -> Iterator[bytes]:
         """Keeps a piece of the body; passes on whole lines of a stream. Raises BodyError: too large."""
-        assert self._unpacker is not None
         for piece in self._unpacker.take(chunk):
             self.body += piece
             yield self._lines(len(piece)) if self._streams else b""
@@ -108,7 +107,7 @@ class Exchange:
         begin = self._passed_on
         end = max(self.body.rfind(b"\n", begin), self.body.rfind(b"\r", begin)) + 1
         self._passed_on = max(begin, end)
-        return b"".join(map(readable, self.body[begin : self._passed_on].splitlines(keepends=True)))
+        return b"".join(map(readable, bytes(self.body[begin : self._passed_on]).splitlines(keepends=True)))
 
     def _rest(self) -> bytes:
         """Returns the end of a body that was received to its end: all of it, or the last line of a stream."""

@@ -148,17 +148,20 @@ def _with_quoted(own: Complaint, metadata: Any, message: Any) -> Complaint:
     )
 
 
-def reports_error(document: dict[str, Any]) -> bool:
-    """True if a document under a success status is an error, in the form of any server."""
+def error_in(document: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns what reports an error in a document under a success status, in the form of any server; None if none."""
+    for choice in choices:
+        if choice.get("error"):  # OpenRouter
+            return {"error": choice["error"]}
     if document.get("error") or "error" in (document.get("type"), document.get("object")):
-        return True
+        return document
     minimax = document.get("base_resp")
     if isinstance(minimax, dict) and minimax.get("status_code"):
-        return True
+        return document
     if "choices" in document:
-        return False
+        return None
     has_words = any(isinstance(document.get(name), str) for name in ("message", "detail", "msg"))
-    return has_words and status_in(document) > 0
+    return document if has_words and status_in(document) else None
 
 
 def status_in(fields: dict[str, Any]) -> int:

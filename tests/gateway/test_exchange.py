@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import gzip
-import weakref
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
