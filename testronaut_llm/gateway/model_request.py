@@ -10,8 +10,7 @@ from testronaut_llm.config.local_options import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.gateway.evidence import Counts
 from testronaut_llm.local.ollama_models import chat_body, embed_body
-from testronaut_llm.providers.provider_registry import Provider
-from testronaut_llm.providers.row import STRICT_DIALECTS
+from testronaut_llm.providers.row import STRICT_DIALECTS, Provider
 from testronaut_llm.records import Message, TokenChoice, Usage
 
 if TYPE_CHECKING:

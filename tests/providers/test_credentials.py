@@ -18,7 +18,8 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers import secret_readers
 from testronaut_llm.providers.credentials import Credentials, resolve_key
-from testronaut_llm.providers.provider_registry import Provider, provider_of, readiness
+from testronaut_llm.providers.provider_registry import Provider, provider_of
+from testronaut_llm.providers.readiness import readiness
 
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
