@@ -31,7 +31,7 @@ _NAMES = {
     "cache_write_tokens": ("cache_creation_input_tokens", "cache_creation_tokens", "cache_write_tokens"),
     "reasoning_tokens": ("reasoning_tokens", "thinking_tokens", "thoughtsTokenCount"),
 }
-_ALL_NAMES = frozenset(name for names in _NAMES.values() for name in names)
+_OURS = {name: ours for ours, names in _NAMES.items() for name in names}
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
 _CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _ITERATED = ("input_tokens", "output_tokens", *_CACHE)
@@ -182,24 +182,25 @@ def _flat(usage: dict[str, Any]) -> dict[str, Any]:
 
 def _counts(said: Mapping[str, Any]) -> Counts | None:
     """Returns the counts of a body by our names; None if there are none."""
-    if said.keys().isdisjoint(_ALL_NAMES):
+    found: dict[str, int] = {}
+    refused: dict[str, None] = {}
+    for name, ours in _OURS.items():
+        if name in said:
+            if is_count(said[name]):
+                found[ours] = found.get(ours) or said[name]
+            else:
+                refused[ours] = None
+    if not found and not refused:
         return None
-    found: dict[str, int | None] = {}
-    wrong = []
-    for ours, names in _NAMES.items():
-        given = [said[name] for name in names if name in said]
-        valid = [one for one in given if is_count(one)]
-        found[ours] = next(filter(None, valid), 0 if valid else None)
-        if given and not valid and ours != "total_tokens":
-            wrong.append(ours)
-    return _adjusted(said, found, tuple(wrong))
+    wrong = tuple([ours for ours in refused if ours not in found and ours != "total_tokens"])
+    return _adjusted(said, found, wrong)
 
 
-def _adjusted(said: Mapping[str, Any], found: dict[str, int | None], wrong: tuple[str, ...]) -> Counts:
+def _adjusted(said: Mapping[str, Any], found: Mapping[str, int], wrong: tuple[str, ...]) -> Counts:
     """Returns the counts with cached tokens as part of the prompt, and reasoning as part of the answer."""
-    prompt, answer, total = found["prompt_tokens"], found["completion_tokens"], found["total_tokens"]
-    cached, written = found["cached_tokens"] or 0, found["cache_write_tokens"] or 0
-    in_cache, thought = cached + written, found["reasoning_tokens"] or 0
+    prompt, answer, total = map(found.get, ("prompt_tokens", "completion_tokens", "total_tokens"))
+    cached, written = found.get("cached_tokens", 0), found.get("cache_write_tokens", 0)
+    in_cache, thought = cached + written, found.get("reasoning_tokens", 0)
     beyond = None if prompt is None or answer is None or total is None else total - prompt - answer
     by_name = not said.get("prompt_tokens") and not said.keys().isdisjoint(_CACHE)
     if by_name and ("cached_tokens" in wrong or "cache_write_tokens" in wrong):

@@ -117,9 +117,9 @@ class ReplyReader:
         """Returns why no complete response was received, or None. The received body comes before LiteLLM's error."""
         status, broke = self._exchange.status, self._exchange.broke
         causes = [*_causes(self._error), *_causes(broke)]
-        miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
-        if miss is not None:
-            return errors.CassetteMissError(str(miss))
+        for cause in causes:
+            if type(cause).__name__ in _MISSES:
+                return errors.CassetteMissError(str(cause))
         if status is not None and 300 <= status < 400:
             place = self._exchange.headers.get("location", "").split("?", maxsplit=1)[0]
             return errors.BadResponseError(
