@@ -165,7 +165,7 @@ class Services:
             self.redactor.add(endpoint.token)
             return Target(model=row, provider=provider, api_base=endpoint.api_base, key=SecretStr(endpoint.token))
         key = self.credentials.key(row, provider)
-        if key is not None:
+        if isinstance(key, SecretStr):
             self.redactor.add(key.get_secret_value())
         for text in (*row.environment_texts, *secret_parts(base or "")):
             self.redactor.add(text)
@@ -175,7 +175,6 @@ class Services:
             api_base=base,
             api_version=version,
             key=key,
-            token_provider=None if key else self.credentials.token_provider(row, provider),
             thinks=self.local.thinks(row) if provider.wire == "ollama" else None,
         )
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from testronaut_llm.gateway.exchange import Exchange, SecondRequestError
 from testronaut_llm.gateway.model_request import Target
@@ -75,8 +76,8 @@ class Connection:
         """Returns LiteLLM's `client` argument for this provider; with another type it would open its own connection."""
         if self.serves[1] not in ("openai", "azure"):
             return self.handler(litellm)
-        if target.key is None and target.token_provider is not None:
-            return self._made(partial(asyncio.to_thread, target.token_provider))
+        if target.key is not None and not isinstance(target.key, SecretStr):
+            return self._made(partial(asyncio.to_thread, target.key))
         key = target.key.get_secret_value() if target.key is not None else _NO_KEY
         if self._sdk is None:
             self._sdk = self._made(key)  # it asks a thread about the platform at its first request

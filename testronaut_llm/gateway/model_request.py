@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
 
 from testronaut_llm.config.local_options import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.gateway.evidence import Counts
 from testronaut_llm.local.ollama_models import chat_body, embed_body
+from testronaut_llm.providers.credentials import Key
 from testronaut_llm.providers.row import STRICT_DIALECTS, Provider
 from testronaut_llm.records import Message, TokenChoice, Usage
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.schema.output_schema import WireSchema
 
@@ -28,8 +29,7 @@ class Target:
     provider: Provider
     api_base: str | None
     api_version: str | None = None
-    key: SecretStr | None = None
-    token_provider: Callable[[], str] | None = None
+    key: Key | None = None
     thinks: bool | None = None
 
 
@@ -125,7 +125,7 @@ def arguments(request: Request) -> dict[str, Any]:
         "model": name,
         "api_base": target.api_base,
         "api_version": target.api_version,
-        "api_key": target.key.get_secret_value() if target.key else "none",
+        "api_key": target.key.get_secret_value() if isinstance(target.key, SecretStr) else "none",
         # Without it LiteLLM asks the server on localhost about each Ollama model that an answer names.
         "base_model": target.model.base_model or (name if ollama else None),
         "timeout": request.timeout,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.providers.row import Provider
 
+Key = SecretStr | Callable[[], str]
+"""A key, or a function that gives a token; it raises MissingCredentialError if no identity works."""
 ALLOW_HTTP = "TESTRONAUT_LLM_ALLOW_HTTP_KEYS"
 _ENTRA_VARIABLES = (
     "AZURE_TOKEN_CREDENTIALS", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE",
@@ -57,8 +59,8 @@ class Credentials:
         self._printed: dict[str, tuple[float, SecretStr]] = {}
         self._identity: tuple[Any, Callable[[], str]] | None = None
 
-    def key(self, model: ModelConfig, provider: Provider) -> SecretStr | None:
-        """Returns the key for one call, or None if none is sent (keyless servers, Entra ID).
+    def key(self, model: ModelConfig, provider: Provider) -> Key | None:
+        """Returns the key for one call, a function that gives a token of Entra ID, or None if none is sent.
 
         May run a command (up to 30 seconds), so keep it off an event loop. Raises MissingCredentialError, with the fix.
         """
@@ -71,9 +73,11 @@ class Credentials:
                 return SecretStr(one_word(raw, f"the variable {source.name}"))
             if source.kind == "file":
                 return SecretStr(read_file(source.name))
-            return self._from_command(source.name) if source.kind == "command" else None
+            if source.kind == "command":
+                return self._from_command(source.name)
         except UnreadableError as error:
             raise _error(error.missing, model, provider) from None
+        return self._entra_token() if source.kind == "entra" else None
 
     def _from_command(self, command: str) -> SecretStr:
         with self._lock:  # locked while it runs: a password manager is asked once, not once a thread
@@ -83,16 +87,8 @@ class Credentials:
                 self._printed[command] = (self._clock() + self._remember, secret)
             return secret
 
-    def token_provider(self, model: ModelConfig, provider: Provider) -> Callable[[], str] | None:
-        """Returns a function that gives an Entra ID token, which azure-identity keeps and renews; None if not needed.
-
-        Both raise MissingCredentialError if azure-identity is not installed, or no identity works.
-        """
-        source = key_source(model, provider)
-        if source.kind != "entra":
-            return None
-        if source.missing:
-            raise _error(source.missing, model, provider)
+    def _entra_token(self) -> Callable[[], str]:
+        """Returns a function that gives a token, which azure-identity keeps and renews."""
         with self._lock:
             if self._identity is None:
                 from azure.identity import DefaultAzureCredential, get_bearer_token_provider
@@ -134,8 +130,9 @@ def _typed(ask: Callable[[], str]) -> Callable[[], str]:
 
 
 def resolve_key(model: ModelConfig, provider: Provider) -> SecretStr | None:
-    """Returns `Credentials.key` without remembering it. Raises MissingCredentialError, with the line to write."""
-    return Credentials().key(model, provider)
+    """Returns the key for one call, without remembering it. Raises MissingCredentialError, with the line to write."""
+    key = Credentials().key(model, provider)
+    return key if isinstance(key, SecretStr) else None
 
 
 def _error(missing: Missing, model: ModelConfig, provider: Provider) -> MissingCredentialError:

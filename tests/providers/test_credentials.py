@@ -267,14 +267,12 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
     model = a_model("azure/x", **AZURE)
     provider = provider_of(model)
     with closing(Credentials()) as credentials:
-        assert credentials.token_provider(a_model(), provider_of(a_model())) is None
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
         assert readiness(model).note.startswith("Entra ID, because AZURE_TOKEN_CREDENTIALS is set")
         assert not identity.DefaultAzureCredential.called
-        assert credentials.key(model, provider) is None
-        first, second = credentials.token_provider(model, provider), credentials.token_provider(model, provider)
-        assert first is not None
-        assert second is not None
+        first, second = credentials.key(model, provider), credentials.key(model, provider)
+        assert callable(first)
+        assert callable(second)
         assert (first(), second()) == ("token-1", "token-2")
         credential = identity.DefaultAzureCredential.return_value
         scope = "https://cognitiveservices.azure.com/.default"
@@ -285,7 +283,6 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
             first()
         assert CANARY not in str(caught.value)
         monkeypatch.setenv("AZURE_API_KEY", CANARY)
-        assert credentials.token_provider(model, provider) is None
         assert credentials.key(model, provider) == SecretStr(CANARY)
     credential.close.assert_called_once_with()
 
@@ -303,4 +300,4 @@ def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPat
     model = a_model("azure/x", **AZURE)
     assert readiness(model).fix == "pip install 'testronaut-llm[azure]'"
     with pytest.raises(MissingCredentialError, match="needs azure-identity"):
-        Credentials().token_provider(model, provider_of(model))
+        Credentials().key(model, provider_of(model))
