@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -208,4 +208,9 @@ def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[st
     if not wanted or sent is None or request.texts:
         return ()
     names = {*sent, *(sent.get("options") or ()), *(sent.get("generationConfig") or ())}
-    return tuple([name for name in dict.fromkeys(wanted) if names.isdisjoint(_OTHER_NAMES.get(name, (name,)))])
+    return missing(wanted, names)
+
+
+def missing(settings: Iterable[str], names: set[str]) -> tuple[str, ...]:
+    """Returns the settings that are under none of their names in a body."""
+    return tuple([one for one in dict.fromkeys(settings) if names.isdisjoint(_OTHER_NAMES.get(one, (one,)))])

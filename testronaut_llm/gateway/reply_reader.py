@@ -31,7 +31,7 @@ _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-i
 
 
 class ReplyReader:
-    """Reads one attempt."""
+    """Reads one attempt. `error` is the exception that LiteLLM raised."""
 
     def __init__(self, request: Request, exchange: Exchange, redact: Callable[[str], str]) -> None:
         self._request, self._target = request, request.target
@@ -44,7 +44,7 @@ class ReplyReader:
         self._half = self._thought = self._refusal = self._model = ""
         self._called_tool = False
         self._vectors: tuple[tuple[float, ...], ...] = ()
-        self._error: Exception | None = None
+        self.error: Exception | None = None
 
     def take(self, response: Any) -> str:
         """Takes a response or a chunk of a stream; returns the text that can be passed on now."""
@@ -71,10 +71,6 @@ class ReplyReader:
         end = len(text) - (not last and "\ud800" <= text[-1:] <= "\udbff")  # its other half is in the next piece
         self._half = text[end:]
         return self._filter.take(_well_formed(text[:end])) + (self._filter.end() if last else "")
-
-    def failed(self, error: Exception) -> None:
-        """Takes an exception of LiteLLM."""
-        self._error = error
 
     def reply(self) -> Reply:
         """Returns the result of the attempt."""
@@ -116,7 +112,7 @@ class ReplyReader:
     def _failure(self, evidence: Evidence) -> LLMError | None:
         """Returns why no complete response was received, or None. The received body comes before LiteLLM's error."""
         status, broke = self._exchange.status, self._exchange.broke
-        causes = [*_causes(self._error), *_causes(broke)]
+        causes = [*_causes(self.error), *_causes(broke)]
         for cause in causes:
             if type(cause).__name__ in _MISSES:
                 return errors.CassetteMissError(str(cause))
@@ -132,7 +128,7 @@ class ReplyReader:
             return self._complained(evidence)
         if failure := failure_of(evidence.finish or ""):
             return failure
-        if broke is None and (self._error is None or self._was_cut(evidence)):
+        if broke is None and (self.error is None or self._was_cut(evidence)):
             return None
         return self._broken(causes)
 
