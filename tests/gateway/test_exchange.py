@@ -41,6 +41,17 @@ async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer) -
     assert len(api.requests) == exchange.requests == 1
 
 
+async def test_nothing_is_sent_between_attempts(server: FaultServer) -> None:
+    """What LiteLLM leaves running after an attempt is not the next attempt's."""
+    api, connection = server.plan("a", faults.good()), Connection("http://a")
+    connection.begin(Exchange())
+    connection.end()
+    async with connection.http as http:
+        with pytest.raises(SecondRequestError):
+            await http.post(f"{api.url}/v1/chat/completions", json={})
+    assert api.requests == []
+
+
 MIB = 2**20
 EVENT = b"data: " + b"x" * 1000 + b"\n\n"
 
