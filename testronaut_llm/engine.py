@@ -15,7 +15,7 @@ from testronaut_llm.lookup import Lookup
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import call_of
 from testronaut_llm.prompts import Prompt
-from testronaut_llm.providers.provider_registry import Probes
+from testronaut_llm.providers.readiness import Probes
 from testronaut_llm.records import Call, Result
 from testronaut_llm.streams import Begin
 from testronaut_llm.support.paths import data_dir

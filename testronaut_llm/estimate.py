@@ -17,7 +17,7 @@ from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.lookup import Lookup
-    from testronaut_llm.providers.provider_registry import Readiness
+    from testronaut_llm.providers.readiness import Readiness
     from testronaut_llm.services import Services
 
 

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ContextWindowError, LLMError, OutputInvalidError, OutputTruncatedError
+from testronaut_llm.gateway.evidence import Counts
 from testronaut_llm.gateway.provider_errors import refused_settings
-from testronaut_llm.gateway.usage import Counts
 from testronaut_llm.records import Answer, Attempt, Embeddings, Result, Usage
 from testronaut_llm.routing.retry import Outcome
 from testronaut_llm.schema.answer import is_runaway_whitespace

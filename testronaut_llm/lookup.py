@@ -18,7 +18,7 @@ from testronaut_llm.records import Answer, Call, Candidate, Embeddings, Message,
 if TYPE_CHECKING:
     from testronaut_llm.cache.answer_cache import AnswerCache
     from testronaut_llm.money.ledger import Ledger
-    from testronaut_llm.providers.provider_registry import Probes
+    from testronaut_llm.providers.readiness import Probes
     from testronaut_llm.schema.output_schema import SchemaDialect
     from testronaut_llm.telemetry.redaction import Redactor
     from testronaut_llm.telemetry.telemetry import Telemetry

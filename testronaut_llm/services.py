@@ -21,14 +21,9 @@ from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.providers.credentials import Credentials
-from testronaut_llm.providers.provider_registry import (
-    Probes,
-    Readiness,
-    api_base_of,
-    api_version_of,
-    provider_of,
-    readiness,
-)
+from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider_registry import provider_of
+from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.routing.cost_optimizer import plan
 from testronaut_llm.routing.estimates import READY, Scale
@@ -158,7 +153,7 @@ class Services:
             LocalModelError: the local model cannot be served.
         """
         provider = provider_of(row)
-        base, version = api_base_of(row, provider), api_version_of(row, provider)
+        base, _, version = endpoint_of(row, provider)
         if self.offline:  # for an unknown address, the one in cassettes
             if provider.name == "embedded":
                 base = f"{NOWHERE}/v1"
@@ -170,7 +165,7 @@ class Services:
             self.redactor.add(endpoint.token)
             return Target(model=row, provider=provider, api_base=endpoint.api_base, key=SecretStr(endpoint.token))
         key = self.credentials.key(row, provider)
-        if key is not None:
+        if isinstance(key, SecretStr):
             self.redactor.add(key.get_secret_value())
         for text in (*row.environment_texts, *secret_parts(base or "")):
             self.redactor.add(text)
@@ -180,7 +175,6 @@ class Services:
             api_base=base,
             api_version=version,
             key=key,
-            token_provider=None if key else self.credentials.token_provider(row, provider),
             thinks=self.local.thinks(row) if provider.wire == "ollama" else None,
         )
 

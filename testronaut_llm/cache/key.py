@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.providers.provider_registry import api_base_of, api_version_of
+from testronaut_llm.providers.endpoint import endpoint_of
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
@@ -52,11 +52,12 @@ def parts_of(call: Call, texts: Sequence[str] = ()) -> tuple[str, ...]:
 
 def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> str:
     """Returns the part of a model: its endpoint, its name there, and its settings."""
+    endpoint = endpoint_of(model, provider)
     return _joined(
         format=FORMAT,
         model=model.model,
-        base=api_base_of(model, provider),
-        version=api_version_of(model, provider),
+        base=endpoint.url,
+        version=endpoint.api_version,
         base_model=model.base_model,
         num_ctx=model.num_ctx or "auto",
         digest=model.digest or digest,
@@ -69,7 +70,7 @@ def model_part(model: ModelConfig, provider: Provider, digest: str | None) -> st
 
 def digest_key(model: ModelConfig, provider: Provider) -> str:
     """Returns the key of the digest that a local model was last seen with."""
-    return "digest:" + hashed(canonical([model.model, api_base_of(model, provider)]))
+    return "digest:" + hashed(canonical([model.model, endpoint_of(model, provider).url]))
 
 
 def hashed(*parts: str) -> str:

@@ -39,7 +39,7 @@ def init(
     """Write a commented llm.yaml, and list which of its models are ready on this machine."""
     from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
-    from testronaut_llm.providers.provider_registry import readiness
+    from testronaut_llm.providers.readiness import readiness
 
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))

@@ -138,7 +138,7 @@ def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
 
 def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     """Offers at a terminal to fetch the missing models with `auto_pull: ask`."""
-    from testronaut_llm.providers.provider_registry import readiness
+    from testronaut_llm.providers.readiness import readiness
 
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return

@@ -1,8 +1,7 @@
 """HTTP clients for LiteLLM, kept open between attempts, in the form that LiteLLM takes.
 
-The HTTP clients follow no redirect (prompt and key would go along) and use no proxy for loopback. They hold no key:
-objects with a key are created for one attempt. What LiteLLM does not document has a test in
-`tests/gateway/test_litellm_internals.py`.
+The HTTP clients follow no redirect (prompt and key would go along) and use no proxy for loopback. They hold a key only
+during an attempt. What LiteLLM does not document has a test in `tests/gateway/test_litellm_internals.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from testronaut_llm.gateway.exchange import Exchange, SecondRequestError
 from testronaut_llm.gateway.model_request import Target
@@ -25,6 +25,7 @@ from testronaut_llm.providers.network import client_settings
 
 _MOST_IDLE, _IDLE_SECONDS = 64, 60.0
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+_NO_KEY = "none"
 _V1 = ("v1", "preview", "latest")
 """API versions of Azure with the URLs of OpenAI."""
 
@@ -38,25 +39,30 @@ class Connection:
     With a client shared by N attempts, httpcore's time grows with N squared.
     """
 
-    def __init__(self, url: str | None) -> None:
-        self.url = url
+    def __init__(self, url: str | None, kind: str = "handler", api_version: str | None = None) -> None:
+        self.serves = url, kind, api_version
         self.exchange: Exchange | None = None
         self.idle_since = 0.0
         self._handler: Any = None
+        self._sdk: Any = None
         self.http = httpx.AsyncClient(
-            event_hooks={"request": [self._on_request], "response": [self._on_response]},
+            event_hooks={"request": [_refuse]},
             headers={"accept-encoding": "gzip"},
             **client_settings(url, asynchronous=True, limits=_LIMITS),
         )
 
-    async def _on_request(self, request: httpx.Request) -> None:
-        if self.exchange is None:
-            raise SecondRequestError("no attempt is running")
-        self.exchange.on_request(request)
+    def begin(self, exchange: Exchange) -> None:
+        """Notes what is sent and received from now on in `exchange`."""
+        self.exchange = exchange
+        self.http.event_hooks = {"request": [exchange.on_request], "response": [exchange.on_response]}
 
-    async def _on_response(self, response: httpx.Response) -> None:
-        if self.exchange is not None:
-            self.exchange.on_response(response)
+    def end(self) -> None:
+        """Refuses further requests, and forgets the key and the cookies of the attempt."""
+        self.exchange, self.http.event_hooks = None, {"request": [_refuse]}
+        if self._sdk is not None:
+            self._sdk.api_key = _NO_KEY
+        self.http.cookies.clear()  # they may belong to one account
+        self.idle_since = time.monotonic()
 
     def handler(self, litellm: Any) -> Any:
         """Returns LiteLLM's own client class, which sends through this one."""
@@ -66,26 +72,35 @@ class Connection:
             self._handler.client = self.http
         return self._handler
 
-    def client(self, litellm: Any, target: Target, *, embedding: bool = False) -> Any:
+    def client(self, litellm: Any, target: Target) -> Any:
         """Returns LiteLLM's `client` argument for this provider; with another type it would open its own connection."""
-        provider = target.provider
-        kind = (provider.embedding_client if embedding else None) or provider.client
-        if kind not in ("openai", "azure"):
+        if self.serves[1] not in ("openai", "azure"):
             return self.handler(litellm)
+        if target.key is not None and not isinstance(target.key, SecretStr):
+            return self._made(partial(asyncio.to_thread, target.key))
+        key = target.key.get_secret_value() if target.key is not None else _NO_KEY
+        if self._sdk is None:
+            self._sdk = self._made(key)  # it asks a thread about the platform at its first request
+        self._sdk.api_key = key
+        return self._sdk
+
+    def _made(self, key: Any) -> Any:
+        """Returns a client of OpenAI's SDK; `key` is a key, or a function that returns a token."""
         import openai
 
-        key: Any = target.key.get_secret_value() if target.key else "none"
-        if not target.key and target.token_provider is not None:
-            key = partial(asyncio.to_thread, target.token_provider)
+        base, kind, api_version = self.serves
         settings: dict[str, Any] = {"http_client": self.http, "max_retries": 0}
-        base = target.api_base
-        if kind == "azure" and target.api_version not in _V1:
+        if kind == "azure" and api_version not in _V1:
             settings["azure_ad_token_provider" if callable(key) else "api_key"] = key
-            return openai.AsyncAzureOpenAI(azure_endpoint=base or "", api_version=target.api_version, **settings)
+            return openai.AsyncAzureOpenAI(azure_endpoint=base or "", api_version=api_version, **settings)
         if kind == "azure":
             base = f"{base}/openai/v1/"
-            settings["default_query"] = {"api-version": "preview"} if target.api_version == "preview" else None
+            settings["default_query"] = {"api-version": "preview"} if api_version == "preview" else None
         return openai.AsyncOpenAI(api_key=key, base_url=base, **settings)
+
+
+async def _refuse(_: httpx.Request) -> None:
+    raise SecondRequestError("no attempt is running")
 
 
 class Clients:
@@ -96,23 +111,24 @@ class Clients:
         self._idle: deque[Connection] | None = None
 
     @asynccontextmanager
-    async def connection(self, url: str | None, exchange: Exchange) -> AsyncIterator[Connection]:
-        """Yields a client for one attempt, whose requests are noted in `exchange`."""
+    async def connection(self, target: Target, exchange: Exchange, *, embedding: bool) -> AsyncIterator[Connection]:
+        """Yields a connection for one attempt, whose requests are noted in `exchange`."""
         if self._idle is None or self._loop is not asyncio.get_running_loop():
             self._loop, self._idle = asyncio.get_running_loop(), deque()
         idle = self._idle
-        connection = next((one for one in reversed(idle) if one.url == url), None)
-        if connection is None:
-            connection = Connection(url)
+        kind = (target.provider.embedding_client if embedding else None) or target.provider.client
+        serves = target.api_base, kind, target.api_version
+        for connection in reversed(idle):
+            if connection.serves == serves:
+                idle.remove(connection)
+                break
         else:
-            idle.remove(connection)
-        connection.exchange = exchange
+            connection = Connection(*serves)
+        connection.begin(exchange)
         try:
             yield connection
         finally:
-            connection.exchange = None
-            connection.http.cookies.clear()  # they may belong to one account
-            connection.idle_since = time.monotonic()
+            connection.end()
             idle.append(connection)
             await _retire(idle, _MOST_IDLE if idle is self._idle else 0)
 

@@ -7,13 +7,14 @@ Here status, headers and body are kept as received.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from testronaut_llm.gateway.evidence import readable
+from testronaut_llm.gateway.provider_errors import dicts
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, unpacker
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
@@ -21,6 +22,8 @@ MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
 """Most bytes of one event of a stream, and of a body under an error status: LiteLLM searches both for secrets on the
 event loop, ten seconds a megabyte."""
+_PARTS = re.compile(rb'"content"\s*:\s*\[')
+_TEXTS = (None, "text", "output_text")
 
 
 class SecondRequestError(Exception):
@@ -29,50 +32,58 @@ class SecondRequestError(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its response, filled in as they happen. `broke` is the error that ended the body early."""
+    """One request and its response, filled in as they happen.
+
+    Attributes:
+        waits: True while the request waits for a connection, so that nothing has left this machine.
+        broke: the error that ended the body early.
+    """
 
     requests: int = 0
     sent: dict[str, Any] | None = None
+    waits: bool = False
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None
-    _traced: bool = False
-    _body_begun: bool = False
+    _streams: bool = False
+    _passed_on: int = 0
     _event: int = 0
     _unpacker: Unpacker = field(default_factory=Unpacker)
-    _line: bytearray = field(default_factory=bytearray)
     _stream: httpx.AsyncByteStream | None = None
 
     @property
     def left(self) -> bool:
         """True if a part of the request may have left this machine."""
-        return self.requests > 0 and (self._body_begun or self.status is not None or not self._traced)
+        return self.requests > 0 and not self.waits
 
     @property
     def text(self) -> str:
         """Returns the body as text."""
         return self.body.decode("utf-8", errors="replace")
 
-    def on_request(self, request: httpx.Request) -> None:
+    async def on_request(self, request: httpx.Request) -> None:
         """Notes the request of the attempt. Raises SecondRequestError for a second one."""
         if self.requests:
             raise SecondRequestError("one attempt is one request")
-        self.requests = 1
-        request.extensions["trace"] = self._trace
+        self.requests, self.waits = 1, True
         try:
             self.sent = json.loads(request.content)
         except ValueError:
             self.sent = None
+        self._streams = self.sent is not None and self.sent.get("stream") is True
+        request.stream = _RequestBody(self, request.content)
 
-    def on_response(self, response: httpx.Response) -> None:
+    async def on_response(self, response: httpx.Response) -> None:
         """Notes the status and headers of the response, and limits the size of its body."""
-        self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
-        whole_chat = not self._streams and any(name in (self.sent or ()) for name in ("messages", "contents"))
-        most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
+        self.status, self.headers, self.waits = response.status_code, dict(response.headers.items()), False
+        most = MOST_BYTES
+        if self.status >= 400:
+            most = MOST_BYTES_OF_AN_ERROR
+        elif not self._streams and self.sent and ("messages" in self.sent or "contents" in self.sent):
+            most = MOST_BYTES_OF_A_CHAT
         self._unpacker = unpacker(response, most=most, streams=self._streams)
-        bound(response, self._take, self._broken, lambda: readable(bytes(self._line)))
+        bound(response, self._take, self._broken, self._rest)
         if isinstance(response.stream, httpx.AsyncByteStream):
             self._stream = response.stream
 
@@ -81,28 +92,59 @@ class Exchange:
         if self._stream is not None:
             await self._stream.aclose()
 
-    @property
-    def _streams(self) -> bool:
-        return self.sent is not None and self.sent.get("stream") is True
-
-    async def _trace(self, event: str, info: dict[str, Any]) -> None:
-        self._traced = True
-        if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of a proxy's tunnel
-            self._body_begun = True
-
     def _take(self, chunk: bytes) -> Iterator[bytes]:
-        """Keeps a piece of the body; returns it unpacked, of a stream whole lines. Raises BodyError: too large."""
+        """Keeps a piece of the body; passes on whole lines of a stream. Raises BodyError: too large."""
         for piece in self._unpacker.take(chunk):
-            start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
             self.body += piece
-            self._event = max(self._event, *(self.body.rfind(begin, start) for begin in (b"\ndata:", b"\n{")))
-            if self._streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
-                raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
-            self._line += piece
-            end = max(self._line.rfind(b"\n"), self._line.rfind(b"\r")) + 1 if self._streams else 0
-            lines = bytes(self._line[:end])
-            del self._line[:end]
-            yield b"".join(map(readable, lines.splitlines(keepends=True)))
+            yield self._lines(len(piece)) if self._streams else b""
+
+    def _lines(self, added: int) -> bytes:
+        """Returns the whole lines of a stream that were not passed on yet."""
+        start = max(0, len(self.body) - added - 6)  # the beginning of an event may be spread over two pieces
+        self._event = max(self._event, self.body.rfind(b"\ndata:", start), self.body.rfind(b"\n{", start))
+        if len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
+            raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
+        begin = self._passed_on
+        end = max(self.body.rfind(b"\n", begin), self.body.rfind(b"\r", begin)) + 1
+        self._passed_on = max(begin, end)
+        return b"".join(map(readable, bytes(self.body[begin : self._passed_on]).splitlines(keepends=True)))
+
+    def _rest(self) -> bytes:
+        """Returns the end of a body that was received to its end: all of it, or the last line of a stream."""
+        return readable(bytes(self.body[self._passed_on :]))
 
     def _broken(self, error: Exception) -> None:
         self.broke = error
+
+
+class _RequestBody(httpx.AsyncByteStream):
+    """The body of a request, which notes when a connection begins to send it."""
+
+    def __init__(self, exchange: Exchange, content: bytes) -> None:
+        self._exchange, self._content = exchange, content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._exchange.waits = False
+        yield self._content
+
+
+def readable(text: bytes) -> bytes:
+    """Returns a body, or a line of a stream, with each `content` that is a list of parts as one text.
+
+    LiteLLM refuses or drops such lists.
+    """
+    if not _PARTS.search(text):
+        return text
+    start, end = text.find(b"{"), len(text.rstrip())
+    try:
+        document = json.loads(text[start:end])
+    except (ValueError, RecursionError):
+        return text
+    joined = False
+    for choice in dicts(document.get("choices") if isinstance(document, dict) else None):
+        for message in dicts([choice.get("message"), choice.get("delta")]):
+            if isinstance(content := message.get("content"), list):
+                parts = [one for one in content if not isinstance(one, dict) or one.get("type") in _TEXTS]
+                texts = [one.get("text") if isinstance(one, dict) else one for one in parts]
+                message["content"], joined = "".join([one for one in texts if isinstance(one, str)]), True
+    return text[:start] + json.dumps(document).encode() + text[end:] if joined else text

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from testronaut_llm.gateway.clients import Clients, ModuleClient, forget, inside
 from testronaut_llm.gateway.exchange import Exchange
-from testronaut_llm.gateway.model_request import Reply, Request, Target, arguments, litellm_name
+from testronaut_llm.gateway.model_request import Reply, Request, Target, arguments, litellm_name, missing
 from testronaut_llm.gateway.reply_reader import ReplyReader
 from testronaut_llm.providers.network import importable
 from testronaut_llm.telemetry.log import guard_logs
@@ -71,10 +71,10 @@ class Gateway:
         litellm, embedding = load_litellm(), bool(request.texts)
         _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
-        async with self._clients.connection(request.target.api_base, exchange) as connection:
+        async with self._clients.connection(request.target, exchange, embedding=embedding) as connection:
             client = None
             try:
-                client = connection.client(litellm, request.target, embedding=embedding)
+                client = connection.client(litellm, request.target)
                 with inside(connection):
                     ask = litellm.aembedding if embedding else litellm.acompletion
                     response = await ask(**arguments(request), client=client)
@@ -90,7 +90,7 @@ class Gateway:
                         if piece := reader.take(chunk):
                             yield piece
             except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises becomes one of ours
-                reader.failed(error)
+                reader.error = error
             finally:
                 forget(litellm, client)
                 await exchange.aclose()
@@ -109,8 +109,7 @@ class Gateway:
             )
         except Exception:  # noqa: BLE001 - a model that LiteLLM does not know takes what it is given
             return ()
-        known_as = {"stop": {"stop", "stop_sequences"}}
-        return tuple(name for name in params if not known_as.get(name, {name}) & set(taken))
+        return missing(params, set(taken))
 
     async def aclose(self) -> None:
         """Closes the connections of the running event loop."""

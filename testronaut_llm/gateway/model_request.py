@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from testronaut_llm.config.local_options import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
-from testronaut_llm.gateway.usage import Counts
+from testronaut_llm.gateway.evidence import Counts
 from testronaut_llm.local.ollama_models import chat_body, embed_body
-from testronaut_llm.providers.provider_registry import Provider
-from testronaut_llm.providers.row import STRICT_DIALECTS
+from testronaut_llm.providers.credentials import Key
+from testronaut_llm.providers.row import STRICT_DIALECTS, Provider
 from testronaut_llm.records import Message, TokenChoice, Usage
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.schema.output_schema import WireSchema
 
@@ -29,8 +29,7 @@ class Target:
     provider: Provider
     api_base: str | None
     api_version: str | None = None
-    key: SecretStr | None = None
-    token_provider: Callable[[], str] | None = None
+    key: Key | None = None
     thinks: bool | None = None
 
 
@@ -126,7 +125,7 @@ def arguments(request: Request) -> dict[str, Any]:
         "model": name,
         "api_base": target.api_base,
         "api_version": target.api_version,
-        "api_key": target.key.get_secret_value() if target.key else "none",
+        "api_key": target.key.get_secret_value() if isinstance(target.key, SecretStr) else "none",
         # Without it LiteLLM asks the server on localhost about each Ollama model that an answer names.
         "base_model": target.model.base_model or (name if ollama else None),
         "timeout": request.timeout,
@@ -188,21 +187,30 @@ def _body(request: Request, own: Mapping[str, Any]) -> dict[str, Any]:
     return {**others, **{SAMPLING[word][1]: value for word, value in sampling.items()}}
 
 
+_OTHER_NAMES = {
+    "stop": {"stop", "stop_sequences", "stopSequences"},
+    "reasoning": {"reasoning_effort", "thinking", "think", "output_config", "thinkingConfig"},
+}
+"""Settings with the fields of bodies that hold them, where the names differ."""
+
+
 def dropped_params(request: Request, sent: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Returns the settings of a chat that are missing in the body that was sent."""
-    if sent is None or request.texts:
+    model, wire = request.target.model, request.target.provider.wire
+    wanted = ["temperature"] if request.temperature is not None else []
+    if request.stop:
+        wanted.append("stop")
+    if request.seed is not None:
+        wanted.append("seed")
+    if model.reasoning is not None and (model.reasoning, wire) != ("off", "anthropic"):  # off is Anthropic's default
+        wanted.append("reasoning")
+    wanted += [*model.extra, *request.extra]
+    if not wanted or sent is None or request.texts:
         return ()
-    level, wire = request.target.model.reasoning, request.target.provider.wire
-    names = {*sent, *(k for holder in ("options", "generationConfig") for k in sent.get(holder) or ())}
-    wanted = {
-        "temperature": request.temperature is not None,
-        "stop": bool(request.stop),
-        "seed": request.seed is not None,
-        "reasoning": level is not None and (level, wire) != ("off", "anthropic"),  # off is Anthropic's default
-        **dict.fromkeys((*request.target.model.extra, *request.extra), True),
-    }
-    known_as = {
-        "stop": {"stop", "stop_sequences", "stopSequences"},
-        "reasoning": {"reasoning_effort", "thinking", "think", "output_config", "thinkingConfig"},
-    }
-    return tuple(name for name, given in wanted.items() if given and not names & known_as.get(name, {name}))
+    names = {*sent, *(sent.get("options") or ()), *(sent.get("generationConfig") or ())}
+    return missing(wanted, names)
+
+
+def missing(settings: Iterable[str], names: set[str]) -> tuple[str, ...]:
+    """Returns the settings that are under none of their names in a body."""
+    return tuple([one for one in dict.fromkeys(settings) if names.isdisjoint(_OTHER_NAMES.get(one, (one,)))])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -56,9 +55,15 @@ def error_rows() -> dict[str, Any]:
     return tomllib.loads(resources.files(__package__).joinpath("error_rows.toml").read_text("utf-8"))
 
 
+@cache
+def _finish_words() -> dict[str, str]:
+    """Returns the meaning of each finish reason: OpenAI's word, or the name of an error."""
+    return {word: meaning for meaning, words in error_rows()["finish_words"].items() for word in words}
+
+
 def in_openai_words(word: str) -> str:
     """Returns OpenAI's word for a finish reason of any wire; the word itself if there is none."""
-    meaning = _meaning(word)
+    meaning = _finish_words().get(word.lower(), "")
     if meaning == "ContentFilteredError":
         return "content_filter"
     return meaning if meaning and not meaning.endswith("Error") else word
@@ -66,14 +71,10 @@ def in_openai_words(word: str) -> str:
 
 def failure_of(word: str) -> LLMError | None:
     """Returns the error that a finish reason reports; None if it may end an answer, or is unknown."""
-    meaning = _meaning(word)
+    meaning = _finish_words().get(word.lower(), "")
     if not meaning.endswith("Error"):
         return None
     return _error_class(meaning)(f"{_FINISHES.get(meaning, 'the generation failed')}: finish reason {word}")
-
-
-def _meaning(word: str) -> str:
-    return next((name for name, words in error_rows()["finish_words"].items() if word.lower() in words), "")
 
 
 def kind_of(status: int | None, complaint: Complaint) -> type[LLMError]:
@@ -102,7 +103,7 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
     """Reads an error body of any provider; of a stream, the `document` that reports the error."""
     body = document if document is not None else parsed(text)
     if isinstance(body, list):
-        body = next((one for one in body if isinstance(one, dict)), None)
+        body = next(iter(dicts(body)), None)
     if not isinstance(body, dict):
         return Complaint(words=" ".join(re.sub(r"<[^>]*>", " ", text).split())[:300])
     error: Any = body.get("error") or body.get("base_resp") or body
@@ -114,7 +115,8 @@ def complaint_of(text: str, document: dict[str, Any] | None = None) -> Complaint
     if not isinstance(error, dict):
         error = body
     message = next(filter(None, map(error.get, ("message", "detail", "msg", "status_msg"))), "")
-    delays = (re.fullmatch(r"(\d+(\.\d+)?)s", str(detail.get("retryDelay"))) for detail in _details(error))  # Google
+    waits = (str(detail.get("retryDelay")) for detail in dicts(error.get("details")))  # Google
+    delays = (re.fullmatch(r"(\d+(\.\d+)?)s", wait) for wait in waits)
     own = Complaint(
         codes=_codes(error),
         words=(_text(message) or text)[:1000],
@@ -146,15 +148,20 @@ def _with_quoted(own: Complaint, metadata: Any, message: Any) -> Complaint:
     )
 
 
-def reports_error(document: dict[str, Any]) -> bool:
-    """True if a document under a success status is an error, in the form of any server."""
+def error_in(document: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns what reports an error in a document under a success status, in the form of any server; None if none."""
+    for choice in choices:
+        if choice.get("error"):  # OpenRouter
+            return {"error": choice["error"]}
     if document.get("error") or "error" in (document.get("type"), document.get("object")):
-        return True
+        return document
     minimax = document.get("base_resp")
     if isinstance(minimax, dict) and minimax.get("status_code"):
-        return True
-    words = any(isinstance(document.get(name), str) for name in ("message", "detail", "msg"))
-    return words and "choices" not in document and status_in(document) > 0
+        return document
+    if "choices" in document:
+        return None
+    has_words = any(isinstance(document.get(name), str) for name in ("message", "detail", "msg"))
+    return document if has_words and status_in(document) else None
 
 
 def status_in(fields: dict[str, Any]) -> int:
@@ -196,17 +203,17 @@ def parsed(text: str) -> Any:
         return None
 
 
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """Returns the objects in a list; none if it is not a list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def _codes(error: dict[str, Any]) -> tuple[str, ...]:
     inner = error.get("innererror")
     nested = inner.get("code") if isinstance(inner, dict) else None
-    reasons = (detail.get("reason") for detail in _details(error))
+    reasons = (detail.get("reason") for detail in dicts(error.get("details")))
     found = (error.get("code"), nested, error.get("type"), error.get("status"), *reasons)
     return tuple(code.lower() for code in found if isinstance(code, str))
-
-
-def _details(error: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    details = error.get("details")
-    yield from (one for one in details if isinstance(one, dict)) if isinstance(details, list) else ()
 
 
 def _text(value: Any) -> str:

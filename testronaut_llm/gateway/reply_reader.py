@@ -18,8 +18,8 @@ from testronaut_llm.gateway.evidence import Evidence, examine, logprobs_of
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request, dropped_params
 from testronaut_llm.gateway.provider_errors import complaint_of, failure_of, in_openai_words, kind_of, retry_after
+from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.network import proxy_for
-from testronaut_llm.providers.provider_registry import pull_command
 from testronaut_llm.support.http_body import BodyError
 from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
 from testronaut_llm.telemetry.redaction import said
@@ -31,7 +31,7 @@ _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-i
 
 
 class ReplyReader:
-    """Reads one attempt."""
+    """Reads one attempt. `error` is the exception that LiteLLM raised."""
 
     def __init__(self, request: Request, exchange: Exchange, redact: Callable[[str], str]) -> None:
         self._request, self._target = request, request.target
@@ -44,7 +44,7 @@ class ReplyReader:
         self._half = self._thought = self._refusal = self._model = ""
         self._called_tool = False
         self._vectors: tuple[tuple[float, ...], ...] = ()
-        self._error: Exception | None = None
+        self.error: Exception | None = None
 
     def take(self, response: Any) -> str:
         """Takes a response or a chunk of a stream; returns the text that can be passed on now."""
@@ -65,18 +65,17 @@ class ReplyReader:
         if not streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
             piece = piece.lstrip()  # LiteLLM has split it and left empty lines between
         self._pieces.append(piece)
+        if not streams:
+            return ""
         text, last = self._half + piece, bool(choice.finish_reason)
         end = len(text) - (not last and "\ud800" <= text[-1:] <= "\udbff")  # its other half is in the next piece
         self._half = text[end:]
         return self._filter.take(_well_formed(text[:end])) + (self._filter.end() if last else "")
 
-    def failed(self, error: Exception) -> None:
-        """Takes an exception of LiteLLM."""
-        self._error = error
-
     def reply(self) -> Reply:
         """Returns the result of the attempt."""
-        exchange, evidence = self._exchange, examine(self._exchange.text)
+        exchange = self._exchange
+        evidence = examine(exchange.text)
         reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
         self._thought += reasoning
         request_id = next(filter(None, map(exchange.headers.get, _REQUEST_IDS)), None)
@@ -105,7 +104,7 @@ class ReplyReader:
             sent=exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(self._request, exchange.sent),
-            logprobs=logprobs_of(exchange.text) if self._request.logprobs else (),
+            logprobs=logprobs_of(evidence.documents[0]) if self._request.logprobs and evidence.documents else (),
             headers=exchange.headers,
             num_ctx=self._request.num_ctx,
         )
@@ -113,10 +112,10 @@ class ReplyReader:
     def _failure(self, evidence: Evidence) -> LLMError | None:
         """Returns why no complete response was received, or None. The received body comes before LiteLLM's error."""
         status, broke = self._exchange.status, self._exchange.broke
-        causes = [*_causes(self._error), *_causes(broke)]
-        miss = next((cause for cause in causes if type(cause).__name__ in _MISSES), None)
-        if miss is not None:
-            return errors.CassetteMissError(str(miss))
+        causes = [*_causes(self.error), *_causes(broke)]
+        for cause in causes:
+            if type(cause).__name__ in _MISSES:
+                return errors.CassetteMissError(str(cause))
         if status is not None and 300 <= status < 400:
             place = self._exchange.headers.get("location", "").split("?", maxsplit=1)[0]
             return errors.BadResponseError(
@@ -129,13 +128,13 @@ class ReplyReader:
             return self._complained(evidence)
         if failure := failure_of(evidence.finish or ""):
             return failure
-        if broke is None and (self._error is None or self._was_cut(evidence)):
+        if broke is None and (self.error is None or self._was_cut(evidence)):
             return None
         return self._broken(causes)
 
     def _was_cut(self, evidence: Evidence) -> bool:
         """True if a stream ended without a received finish reason."""
-        return self._request.stream and evidence.documents > 0 and not evidence.finish
+        return self._request.stream and bool(evidence.documents) and not evidence.finish
 
     def _missing(self, evidence: Evidence, text: str) -> LLMError | None:
         """Returns why a complete response is not an answer, or None."""
@@ -164,7 +163,7 @@ class ReplyReader:
     def _complained(self, evidence: Evidence) -> LLMError:
         """Returns the error that the server reports, with a fix for this provider."""
         status, target, wire = self._exchange.status, self._target, self._target.provider.wire
-        complaint = complaint_of(self._exchange.text, evidence.error)
+        complaint = complaint_of(self._exchange.text, evidence.error or next(iter(evidence.documents), None))
         kind = kind_of(status, complaint)
         deployment = f"{target.model.name!r} must be the name of a deployment of {target.api_base}"
         no_path = f"nothing is at this URL: check api_base ({target.api_base}) and api_version"
@@ -177,7 +176,7 @@ class ReplyReader:
         }.get((kind.code, wire))
         failure = kind("; ".join(filter(None, (complaint.words or "no reason given", advice))))
         failure.retry_after = complaint.wait
-        if evidence.documents == 1 and complaint.status and status is not None and status < 400:
+        if len(evidence.documents) == 1 and complaint.status and status is not None and status < 400:
             failure.status = complaint.status  # only the error was received
         if isinstance(failure, errors.OutputInvalidError):
             failure.text = complaint.generated

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.limits.windows import Rule
-from testronaut_llm.providers.provider_registry import api_base_of, is_local, provider_of
+from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider_registry import is_local, provider_of
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
@@ -16,7 +17,7 @@ def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
     provider = provider_of(model)
     if model.limits is None and not config.limits and not provider.local:
         return ()
-    base = api_base_of(model, provider) or ""
+    base = endpoint_of(model, provider).url or ""
     found = {f"models.{model.alias}.limits": model.limits} if model.limits else {}
     for name, limits in config.limits.items():
         if name in (model.provider, provider.name) or _is_under(base, name):

@@ -15,7 +15,8 @@ from pydantic import Field, TypeAdapter
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.download import file_lock
-from testronaut_llm.providers.provider_registry import api_base_of, provider_of
+from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.support import paths
 from testronaut_llm.support.paths import write_atomically
 
@@ -79,7 +80,7 @@ class SpeedHistory:
 def _key(model: ModelConfig) -> str:
     """Returns a key with the server: the same name on two servers is two models."""
     provider = provider_of(model)
-    base = None if provider.name == "embedded" else api_base_of(model, provider)
+    base = None if provider.name == "embedded" else endpoint_of(model, provider).url
     return f"{model.model}@{base}" if base else model.model
 
 

@@ -18,7 +18,9 @@ from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
 from testronaut_llm.local.ollama_models import context_to_ask, load_options, pull, usual_context
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.providers.provider_registry import Probes, api_base_of, provider_of, pull_command
+from testronaut_llm.providers.endpoint import endpoint_of, pull_command
+from testronaut_llm.providers.provider_registry import provider_of
+from testronaut_llm.providers.readiness import Probes
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
@@ -207,4 +209,4 @@ class LocalModels:
         return None
 
     def _of(self, model: ModelConfig) -> _Loaded:
-        return self._loaded.setdefault((api_base_of(model, provider_of(model)), model.name), _Loaded())
+        return self._loaded.setdefault((endpoint_of(model, provider_of(model)).url, model.name), _Loaded())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.providers.endpoint import base_of, pull_command, url_problem
+from testronaut_llm.providers.endpoint import endpoint_of, pull_command, url_problem
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.support.text import closest
@@ -98,7 +98,7 @@ class OllamaServer:
         """
         row, model = model, model or ModelConfig(alias="ollama", model="ollama/any")
         provider = provider_of(model)
-        base = base_of(model, provider)
+        base = endpoint_of(model, provider)
         if problem := url_problem(base.url or ""):
             raise LocalModelError(
                 f"the endpoint of {base.source} {problem}; expected a URL such as http://127.0.0.1:11434"

@@ -16,7 +16,8 @@ from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, L
 from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
 from testronaut_llm.local.model_store import GgufHeader, ModelStore, read_header
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.providers.provider_registry import provider_of, pull_command
+from testronaut_llm.providers.endpoint import pull_command
+from testronaut_llm.providers.provider_registry import provider_of
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.money.price_rows import FREE, ModelFacts, Price, Rates, Row, read_facts, read_price
-from testronaut_llm.providers.endpoint import api_base_of, is_own_host, leaves_by_name
+from testronaut_llm.providers.endpoint import endpoint_of, is_own_host, leaves_by_name
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir, data_file, version
@@ -231,5 +231,5 @@ def _runs_on_own_machine(model: ModelConfig) -> bool:
     provider = provider_of(model)
     if not provider.local or leaves_by_name(model, provider):
         return False
-    url = api_base_of(model, provider) or ""
+    url = endpoint_of(model, provider).url or ""
     return not is_own_host(url, provider) or is_loopback(url)

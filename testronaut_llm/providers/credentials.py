@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import SecretStr
 
 from testronaut_llm.errors import MissingCredentialError
-from testronaut_llm.providers.endpoint import base_of, is_own_host, not_trusted
+from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host, not_trusted
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.providers.secret_readers import UnreadableError, one_word, read_file, run_command, words_of
 from testronaut_llm.support.text import host_of, is_loopback
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.providers.row import Provider
 
+Key = SecretStr | Callable[[], str]
+"""A key, or a function that gives a token; it raises MissingCredentialError if no identity works."""
 ALLOW_HTTP = "TESTRONAUT_LLM_ALLOW_HTTP_KEYS"
 _ENTRA_VARIABLES = (
     "AZURE_TOKEN_CREDENTIALS", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE",
@@ -57,8 +59,8 @@ class Credentials:
         self._printed: dict[str, tuple[float, SecretStr]] = {}
         self._identity: tuple[Any, Callable[[], str]] | None = None
 
-    def key(self, model: ModelConfig, provider: Provider) -> SecretStr | None:
-        """Returns the key for one call, or None if none is sent (keyless servers, Entra ID).
+    def key(self, model: ModelConfig, provider: Provider) -> Key | None:
+        """Returns the key for one call, a function that gives a token of Entra ID, or None if none is sent.
 
         May run a command (up to 30 seconds), so keep it off an event loop. Raises MissingCredentialError, with the fix.
         """
@@ -71,9 +73,11 @@ class Credentials:
                 return SecretStr(one_word(raw, f"the variable {source.name}"))
             if source.kind == "file":
                 return SecretStr(read_file(source.name))
-            return self._from_command(source.name) if source.kind == "command" else None
+            if source.kind == "command":
+                return self._from_command(source.name)
         except UnreadableError as error:
             raise _error(error.missing, model, provider) from None
+        return self._entra_token() if source.kind == "entra" else None
 
     def _from_command(self, command: str) -> SecretStr:
         with self._lock:  # locked while it runs: a password manager is asked once, not once a thread
@@ -83,16 +87,8 @@ class Credentials:
                 self._printed[command] = (self._clock() + self._remember, secret)
             return secret
 
-    def token_provider(self, model: ModelConfig, provider: Provider) -> Callable[[], str] | None:
-        """Returns a function that gives an Entra ID token, which azure-identity keeps and renews; None if not needed.
-
-        Both raise MissingCredentialError if azure-identity is not installed, or no identity works.
-        """
-        source = key_source(model, provider)
-        if source.kind != "entra":
-            return None
-        if source.missing:
-            raise _error(source.missing, model, provider)
+    def _entra_token(self) -> Callable[[], str]:
+        """Returns a function that gives a token, which azure-identity keeps and renews."""
         with self._lock:
             if self._identity is None:
                 from azure.identity import DefaultAzureCredential, get_bearer_token_provider
@@ -134,8 +130,9 @@ def _typed(ask: Callable[[], str]) -> Callable[[], str]:
 
 
 def resolve_key(model: ModelConfig, provider: Provider) -> SecretStr | None:
-    """Returns `Credentials.key` without remembering it. Raises MissingCredentialError, with the line to write."""
-    return Credentials().key(model, provider)
+    """Returns the key for one call, without remembering it. Raises MissingCredentialError, with the line to write."""
+    key = Credentials().key(model, provider)
+    return key if isinstance(key, SecretStr) else None
 
 
 def _error(missing: Missing, model: ModelConfig, provider: Provider) -> MissingCredentialError:
@@ -147,11 +144,12 @@ def key_source(model: ModelConfig, provider: Provider) -> KeySource:
     """Returns the first of `api_key_env`, `api_key_file`, `api_key_command`, the usual variables, Entra ID (Azure)."""
     if missing := not_trusted(model, provider):
         return KeySource(kind="none", missing=missing)
-    url = base_of(model, provider).url or ""
+    endpoint = endpoint_of(model, provider)
+    url = endpoint.url or ""
     if model.api_key_env or model.api_key_file or model.api_key_command:
         source = _configured(model)
     else:
-        source = _usual(model, provider)
+        source = _usual(model, provider, endpoint)
     if source.kind == "none" or os.environ.get(ALLOW_HTTP) == "1":
         return source
     if not url.lower().startswith("http:") or is_loopback(url):
@@ -168,7 +166,7 @@ def _configured(model: ModelConfig) -> KeySource:
         shown = Redactor().redact(name)  # a key pasted where a name belongs must not reach a message
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             missing = Missing("api_key_env is not the name of a variable", "api_key_env: OPENAI_API_KEY")
-        elif not os.environ.get(name, "").strip():
+        elif not _is_set(name):
             missing = Missing(f"{shown} is not set", f"export {shown}=<your key>")
         return KeySource(kind="variable", name=name, missing=missing, note=f"key from {shown}")
     file, command = model.api_key_file, model.api_key_command or ""
@@ -181,19 +179,18 @@ def _configured(model: ModelConfig) -> KeySource:
     return KeySource(kind="command", name=command, missing=missing, note="key from api_key_command")
 
 
-def _usual(model: ModelConfig, provider: Provider) -> KeySource:
+def _usual(model: ModelConfig, provider: Provider, endpoint: Endpoint) -> KeySource:
     """Returns the usual variable, Entra ID or none: a usual key is not sent to a host that is not its provider's."""
-    base = base_of(model, provider)
-    elsewhere = base.url is not None and not is_own_host(base.url, provider)
-    loopback = base.url is not None and is_loopback(base.url)
+    elsewhere = endpoint.url is not None and not is_own_host(endpoint.url, provider)
+    loopback = endpoint.url is not None and is_loopback(endpoint.url)
     names = provider.key_variables
-    found = next((name for name in names if os.environ.get(name, "").strip()), None)
+    found = next(filter(_is_set, names), None)
     if (provider.local and (elsewhere or loopback)) or (
-        provider.generic and elsewhere and not loopback and base.from_file
+        provider.generic and elsewhere and not loopback and endpoint.from_file
     ):
         withheld = f"{found} is not sent there without `api_key_env: {found}`" if found else "no key"
         return KeySource(kind="none", note=withheld)
-    if found and base.from_file and not model.trusted:  # a server on loopback, chosen by a file that is not trusted
+    if found and endpoint.from_file and not model.trusted:  # a server on loopback, chosen by a file that is not trusted
         return KeySource(kind="none", note=f"no key: {found} is not sent to its api_base until llm.yaml is trusted")
     if found:
         return KeySource(kind="variable", name=found, note=f"key from {found}")
@@ -207,6 +204,10 @@ def _usual(model: ModelConfig, provider: Provider) -> KeySource:
         return KeySource(kind="none", missing=Missing(what, fix))
     what = f"{names[0]} is not set" if len(names) == 1 else f"none of {', '.join(names)} is set"
     return KeySource(kind="none", missing=Missing(what, f"export {names[0]}=<your key>"))
+
+
+def _is_set(variable: str) -> bool:
+    return bool(os.environ.get(variable, "").strip())
 
 
 def _no_identity() -> Missing | None:

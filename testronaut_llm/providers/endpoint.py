@@ -29,11 +29,18 @@ _APPENDED_BY_LITELLM = {
 """Paths at the end of a pasted URL, by wire; they are cut off, since LiteLLM appends them again."""
 
 
-class Base(NamedTuple):
-    """An endpoint and its source: `llm.yaml`, the name of a variable, `default`, or empty if there is none."""
+class Endpoint(NamedTuple):
+    """How a model is reached.
+
+    Attributes:
+        url: for LiteLLM, or None if LiteLLM chooses it.
+        source: of the URL: `llm.yaml`, the name of a variable, `default`, or empty if there is none.
+        api_version: of an Azure resource; None elsewhere.
+    """
 
     url: str | None
-    source: str
+    source: str = ""
+    api_version: str | None = None
 
     @property
     def from_file(self) -> bool:
@@ -41,26 +48,17 @@ class Base(NamedTuple):
         return self.source == "llm.yaml"
 
 
-def base_of(model: ModelConfig, provider: Provider) -> Base:
-    """Returns the endpoint with its source: `api_base`, then the provider's variables, then its default."""
+def endpoint_of(model: ModelConfig, provider: Provider) -> Endpoint:
+    """Returns the endpoint: `api_base`, then the provider's variables, then its default; the version likewise."""
+    version = model.api_version
+    if not version and provider.version_variables:
+        version = next(filter(None, map(os.environ.get, provider.version_variables)), "v1")
     if model.api_base:
-        return Base(_tidy(model.api_base, provider.wire), "llm.yaml")
+        return Endpoint(_tidy(model.api_base, provider.wire), "llm.yaml", version)
     for name in provider.base_variables:
         if url := os.environ.get(name, "").strip():
-            return Base(_tidy(url, provider.wire), name)
-    return Base(provider.default_base, "default" if provider.default_base else "")
-
-
-def api_base_of(model: ModelConfig, provider: Provider) -> str | None:
-    """Returns the endpoint for LiteLLM, or None if LiteLLM chooses it."""
-    return base_of(model, provider).url
-
-
-def api_version_of(model: ModelConfig, provider: Provider) -> str | None:
-    """Returns the API version of an Azure resource: `api_version`, then the variables, then `v1`; None elsewhere."""
-    if model.api_version or not provider.version_variables:
-        return model.api_version
-    return next(filter(None, map(os.environ.get, provider.version_variables)), "v1")
+            return Endpoint(_tidy(url, provider.wire), name, version)
+    return Endpoint(provider.default_base, "default" if provider.default_base else "", version)
 
 
 def is_own_host(url: str, provider: Provider) -> bool:

@@ -1,4 +1,4 @@
-"""The table of providers, and the readiness of models, without loading LiteLLM.
+"""The table of providers, without loading LiteLLM.
 
 A row comes from `register_provider`, `providers.json`, an installed plugin, or LiteLLM's own data, which is read as
 files, since importing LiteLLM takes seconds.
@@ -10,30 +10,21 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers import endpoint
-from testronaut_llm.providers import probes as looks
-from testronaut_llm.providers.credentials import key_source
-from testronaut_llm.providers.endpoint import api_base_of, api_version_of, pull_command
-from testronaut_llm.providers.probes import Probes
-from testronaut_llm.providers.row import Missing, Provider
+from testronaut_llm.providers.endpoint import endpoint_of, leaves_by_name, url_problem
+from testronaut_llm.providers.row import Provider as Provider  # noqa: PLC0414 - exported from here
 from testronaut_llm.support.paths import data_file
 from testronaut_llm.support.text import closest, is_loopback
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
 
-__all__ = [
-    "Missing", "Probes", "Provider", "Readiness", "api_base_of", "api_version_of", "find_provider", "is_local",
-    "provider_of", "pull_command", "readiness", "register_provider", "timeout_of",
-]  # fmt: skip
 ENTRY_POINTS = "testronaut_llm.providers"
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}
 _table: dict[str, Provider] = {}
@@ -93,7 +84,6 @@ def _row_by_default(name: str) -> Provider:
         embedding_client="handler",
         key_variables=(_variable(name, "KEY"),),
         base_variables=(_variable(name, "BASE"),),
-        probe=looks.BY_PROVIDER.get(name),
     )
     line = listed().get(name, {})
     if "litellm_prefix" not in line and (service := litellm_services().get(name)):
@@ -125,7 +115,7 @@ def litellm_services() -> Mapping[str, Mapping[str, Any]]:
         for name, row in json.loads(_litellm_file("llms/openai_like/providers.json")).items():
             given = row if isinstance(row, dict) else {}
             base, key, own = (str(given.get(field) or "") for field in ("base_url", "api_key_env", "api_base_env"))
-            if base.startswith("https://") and not endpoint.url_problem(base) and key.isidentifier():
+            if base.startswith("https://") and not url_problem(base) and key.isidentifier():
                 found[name] = {
                     "default_base": base.rstrip("/"),
                     "key_variables": (key,),
@@ -180,74 +170,16 @@ def _loaded(point: metadata.EntryPoint) -> Provider:
 def is_local(model: ModelConfig) -> bool:
     """True if `private` tasks may use it: a model server on loopback, or `local: true`; never a `-cloud` tag."""
     provider = provider_of(model)
-    if endpoint.leaves_by_name(model, provider):
+    if leaves_by_name(model, provider):
         return False
     if model.local is not None:
         return model.local
-    url = api_base_of(model, provider)
+    url = endpoint_of(model, provider).url
     return provider.local and (url is None or is_loopback(url))
 
 
 def timeout_of(model: ModelConfig) -> float:
     """Returns the default seconds for one attempt: 600 for models that run here or nearby, else 120."""
     provider = provider_of(model)
-    nearby = (provider.local and not endpoint.leaves_by_name(model, provider)) or model.local
+    nearby = (provider.local and not leaves_by_name(model, provider)) or model.local
     return 600.0 if nearby else 120.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
-    """`ready`, or what is `missing` and the `fix`; `note` names the sources of the key and the endpoint."""
-
-    ready: bool
-    missing: str = ""
-    fix: str = ""
-    note: str = ""
-    unreachable: bool = False
-
-
-def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
-    """Returns the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
-
-    Without `probes`, which remember, servers are asked now.
-    """
-    unset = Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>") if model.unset else None
-    try:
-        provider = provider_of(model)
-    except ConfigError as error:
-        lack = endpoint.not_trusted(model) or unset or Missing(str(error))
-        return Readiness(ready=False, missing=lack.what, fix=lack.fix)
-    base, source = endpoint.base_of(model, provider), key_source(model, provider)
-    missing = (
-        endpoint.not_trusted(model, provider)
-        or unset
-        or _incomplete(model, provider, base)
-        or source.missing
-        or (probes or Probes()).ask(model, provider)
-    )
-    if missing:
-        return Readiness(ready=False, missing=missing.what, fix=missing.fix, unreachable=missing.unreachable)
-    notes = [source.note] if source.note else []
-    if base.source not in ("", "default"):
-        notes.append(f"endpoint from {base.source}")
-    if version := api_version_of(model, provider):
-        notes.append(f"api_version {version}")
-    return Readiness(ready=True, note=", ".join(notes))
-
-
-def _incomplete(model: ModelConfig, provider: Provider, base: endpoint.Base) -> Missing | None:
-    """Returns what is missing in its row of `llm.yaml`: an endpoint, fields, or a valid URL."""
-    # An `openai.OpenAI` without an endpoint would send the key of this provider to OpenAI.
-    must_be_told = provider.client == "openai" and not provider.local
-    if base.url is None and (must_be_told or "api_base" in provider.required):
-        also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
-        return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
-    refused = provider.refused(model.extra)
-    if refused and provider.refused(model.extra, embedding=True):
-        return Missing(refused, "correct `extra:` in llm.yaml")
-    for field in provider.required:
-        if field != "api_base" and getattr(model, field, None) in (None, ""):
-            return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
-    if base.url is not None and (problem := endpoint.url_problem(base.url)):
-        return Missing(f"the endpoint of {base.source} {problem}", "expected a URL such as https://host.example/v1")
-    return None

@@ -13,8 +13,8 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import LimitConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.credentials import key_source
-from testronaut_llm.providers.endpoint import base_of, url_problem
-from testronaut_llm.providers.provider_registry import api_version_of, provider_of
+from testronaut_llm.providers.endpoint import endpoint_of, url_problem
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.row import Provider
 from testronaut_llm.support.money import exact
 from testronaut_llm.support.text import is_loopback
@@ -77,7 +77,7 @@ def deployment_of(model: ModelConfig, written: Mapping[str, Any], limits: Mappin
 
 def limited_by(model: ModelConfig, limits: Mapping[str, LimitConfig]) -> list[str]:
     """Returns the keys of `limits` (a provider, or the URL of an endpoint) that apply to a model."""
-    url = (base_of(model, provider_of(model)).url or "").rstrip("/")
+    url = (endpoint_of(model, provider_of(model)).url or "").rstrip("/")
     return [key for key in limits if key == model.provider or (url and key.rstrip("/") == url)]
 
 
@@ -96,7 +96,7 @@ def _cannot_go(model: ModelConfig) -> str:
 
 
 def _endpoint(model: ModelConfig, provider: Provider, written: str, stays: Stays) -> dict[str, Any]:
-    base, value = base_of(model, provider), None
+    base, value = endpoint_of(model, provider), None
     if "${" in written:
         if (value := _reference(written)) is None:
             stays.append(("api_base", "the proxy fills whole values only: use one variable for all of it"))
@@ -108,7 +108,7 @@ def _endpoint(model: ModelConfig, provider: Provider, written: str, stays: Stays
         value = base.url
     if base.url and is_loopback(base.url):
         stays.append(("api_base", "is a server on this machine: the proxy must reach it at this address, too"))
-    settings = {"api_base": value, "api_version": api_version_of(model, provider)}
+    settings = {"api_base": value, "api_version": base.api_version}
     return {name: given for name, given in settings.items() if given}
 
 

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from testronaut_llm.money.price_rows import ModelFacts, Price, service_of
-from testronaut_llm.providers.provider_registry import Readiness, is_local
+from testronaut_llm.providers.provider_registry import is_local
+from testronaut_llm.providers.readiness import Readiness
 from testronaut_llm.records import Usage
 from testronaut_llm.support.money import tokens, usd
 

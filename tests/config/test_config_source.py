@@ -33,7 +33,7 @@ from testronaut_llm.config.source import (
 from testronaut_llm.config.trust import trust
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.options import call_of
-from testronaut_llm.providers.provider_registry import readiness
+from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.paths import config_dir, data_dir
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,8 @@ from testronaut_llm.config.trust import ALLOWED, is_trusted, record_of, trust
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.providers.provider_registry import find_provider, readiness
+from testronaut_llm.providers.provider_registry import find_provider
+from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.paths import data_dir
 
 SECRET = "canary-of-the-user-0123456789"

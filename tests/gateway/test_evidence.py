@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from testronaut_llm.gateway.evidence import examine, readable
+from testronaut_llm.gateway.evidence import Counts, examine
+from testronaut_llm.gateway.exchange import readable
 from testronaut_llm.gateway.provider_errors import failure_of, in_openai_words
-from testronaut_llm.gateway.usage import Counts
 
 
 def _sse(*events: object) -> str:

@@ -68,7 +68,7 @@ async def test_a_plain_0_is_taken_for_2_retries(api: Make) -> None:
 async def test_ollama_embeddings_take_no_client(api: Make) -> None:
     """Why `_ModuleClient` exists: `client=` is not used by LiteLLM's Ollama embeddings, its module-level one is."""
     a, connection = api("a", faults.good(vectors=((1.0,),))), Connection(None)
-    connection.exchange = Exchange()
+    connection.begin(Exchange())
     async with connection.http:
         client = connection.handler(load_litellm())
         assert await _embedded(a, client, "ollama") == 1
@@ -80,9 +80,9 @@ async def test_ollama_embeddings_take_no_client(api: Make) -> None:
 
 async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
     """Why `forget` exists: LiteLLM keeps a client that it was handed for Azure in a cache of its own, with the key."""
-    litellm, connection = load_litellm(), Connection(None)
-    connection.exchange = Exchange()
-    to = target("azure", api("a", faults.good()).url)
+    litellm, to = load_litellm(), target("azure", api("a", faults.good()).url)
+    connection = Connection(to.api_base, "azure", to.api_version)
+    connection.begin(Exchange())
     async with connection.http:
         client = connection.client(litellm, to)
         await litellm.acompletion(**arguments(request(to)), client=client)

@@ -16,10 +16,10 @@ from testronaut_llm import errors
 from testronaut_llm.gateway.provider_errors import (
     Complaint,
     complaint_of,
+    error_in,
     error_rows,
     kind_of,
     refused_settings,
-    reports_error,
     retry_after,
 )
 
@@ -132,7 +132,7 @@ def test_a_number_inside_a_200_is_judged_as_that_status(status: int) -> None:
     for form in NUMBERED:
         for spelled in (status, str(status), float(status)):
             document = json.loads(json.dumps(form).replace('"N"', json.dumps(spelled)))
-            assert reports_error(document)
+            assert error_in(document, []) is document
             complaint = complaint_of(json.dumps(document), document)
             assert complaint.status == status
             assert kind_of(200, complaint) is kind_of(None, complaint) is STATUSES[status]
@@ -160,13 +160,13 @@ def test_what_is_no_status_is_not_read_as_one(code: object) -> None:
 )
 def test_an_answer_is_no_error(document: dict[str, Any]) -> None:
     """Fields that only resemble an error do not make an answer one."""
-    assert not reports_error(document)
+    assert error_in(document, []) is None
 
 
 def test_minimax_and_routers_say_their_errors_elsewhere() -> None:
     """MiniMax in `base_resp`; OpenRouter quotes the provider behind it, as JSON or as text."""
     body: dict[str, Any] = {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": None}
-    assert reports_error(body)
+    assert error_in(body, []) is body
     assert kind_of(200, complaint_of("", body)) is errors.QuotaExceededError
     inner = json.dumps({"error": {"code": 400, "message": "User location is not supported for the API use."}})
     for raw in (inner, "User location is not supported for the API use.", json.loads(inner)):

@@ -272,7 +272,7 @@ def test_a_token_is_asked_for_at_each_attempt(
 ) -> None:
     """Where a token stands in for a key, in a thread, since it may have to be fetched; `preview` is in the URL."""
     tokens, api = iter(("first", "second")), server.plan("a", faults.good("fine"))
-    to = replace(target(wire, api.url), key=None, token_provider=lambda: next(tokens), api_version=version)
+    to = replace(target(wire, api.url), key=lambda: next(tokens), api_version=version)
     for token in ("first", "second"):
         assert attempt(request(to), mode)[1].text == "fine"
         assert api.requests[-1].has_key("authorization", token)

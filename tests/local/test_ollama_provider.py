@@ -17,7 +17,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import ollama_models
 from testronaut_llm.local.ollama_provider import OllamaServer, full_name
-from testronaut_llm.providers.provider_registry import readiness
+from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.testing.cassette_format import from_yaml
 
 DATA, CASSETTES = Path(__file__).parents[1] / "support" / "data" / "ollama", Path(__file__).parents[2] / "cassettes"

@@ -37,10 +37,12 @@ def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
 
 WORKED_EXAMPLE = """
 from testronaut_llm.config.source import load_config
-from testronaut_llm.providers.provider_registry import api_base_of, provider_of, readiness
+from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider_registry import provider_of
+from testronaut_llm.providers.readiness import readiness
 model = load_config("llm.yaml").model("acme")
 state = readiness(model)
-print(state.ready, state.missing, state.fix, api_base_of(model, provider_of(model)), sep="|")
+print(state.ready, state.missing, state.fix, endpoint_of(model, provider_of(model)).url, sep="|")
 """
 
 

@@ -18,7 +18,8 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers import secret_readers
 from testronaut_llm.providers.credentials import Credentials, resolve_key
-from testronaut_llm.providers.provider_registry import Provider, provider_of, readiness
+from testronaut_llm.providers.provider_registry import Provider, provider_of
+from testronaut_llm.providers.readiness import readiness
 
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
@@ -266,14 +267,12 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
     model = a_model("azure/x", **AZURE)
     provider = provider_of(model)
     with closing(Credentials()) as credentials:
-        assert credentials.token_provider(a_model(), provider_of(a_model())) is None
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
         assert readiness(model).note.startswith("Entra ID, because AZURE_TOKEN_CREDENTIALS is set")
         assert not identity.DefaultAzureCredential.called
-        assert credentials.key(model, provider) is None
-        first, second = credentials.token_provider(model, provider), credentials.token_provider(model, provider)
-        assert first is not None
-        assert second is not None
+        first, second = credentials.key(model, provider), credentials.key(model, provider)
+        assert callable(first)
+        assert callable(second)
         assert (first(), second()) == ("token-1", "token-2")
         credential = identity.DefaultAzureCredential.return_value
         scope = "https://cognitiveservices.azure.com/.default"
@@ -284,7 +283,6 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
             first()
         assert CANARY not in str(caught.value)
         monkeypatch.setenv("AZURE_API_KEY", CANARY)
-        assert credentials.token_provider(model, provider) is None
         assert credentials.key(model, provider) == SecretStr(CANARY)
     credential.close.assert_called_once_with()
 
@@ -302,4 +300,4 @@ def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPat
     model = a_model("azure/x", **AZURE)
     assert readiness(model).fix == "pip install 'testronaut-llm[azure]'"
     with pytest.raises(MissingCredentialError, match="needs azure-identity"):
-        Credentials().token_provider(model, provider_of(model))
+        Credentials().key(model, provider_of(model))

@@ -13,23 +13,20 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers import provider_registry
-from testronaut_llm.providers.endpoint import is_own_host
+from testronaut_llm.providers.endpoint import endpoint_of, is_own_host
 from testronaut_llm.providers.provider_registry import (
     ALIASES,
-    Missing,
-    Probes,
     Provider,
-    api_base_of,
-    api_version_of,
     find_provider,
     is_local,
     listed,
     litellm_services,
     provider_of,
-    readiness,
     register_provider,
     timeout_of,
 )
+from testronaut_llm.providers.readiness import Probes, readiness
+from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.text import is_loopback
 
 
@@ -39,7 +36,7 @@ def a_model(reference: str, **fields: Any) -> ModelConfig:
 
 def base(reference: str, **fields: Any) -> str | None:
     model = a_model(reference, **fields)
-    return api_base_of(model, provider_of(model))
+    return endpoint_of(model, provider_of(model)).url
 
 
 @pytest.fixture
@@ -213,11 +210,11 @@ def test_the_file_goes_before_the_environment_and_that_before_the_default(monkey
 def test_azures_api_version_is_v1_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row goes before the variables; other providers have none."""
     azure, openai = a_model("azure/x"), a_model("openai/x")
-    assert api_version_of(azure, provider_of(azure)) == "v1"
+    assert endpoint_of(azure, provider_of(azure)).api_version == "v1"
     monkeypatch.setenv("OPENAI_API_VERSION", "preview")
-    assert api_version_of(azure, provider_of(azure)) == "preview"
-    assert api_version_of(a_model("azure/x", api_version="2025-01-01"), provider_of(azure)) == "2025-01-01"
-    assert api_version_of(openai, provider_of(openai)) is None
+    assert endpoint_of(azure, provider_of(azure)).api_version == "preview"
+    assert endpoint_of(a_model("azure/x", api_version="2025-01-01"), provider_of(azure)).api_version == "2025-01-01"
+    assert endpoint_of(openai, provider_of(openai)).api_version is None
 
 
 OWN_HOSTS = [

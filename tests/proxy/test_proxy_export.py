@@ -15,7 +15,7 @@ from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfi
 from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.money.prices import PriceTable
-from testronaut_llm.providers.provider_registry import readiness
+from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.proxy.export import ProxyExport, proxy_export
 
 CANARY = "sk-canary-0123456789abcdefghijklmn"

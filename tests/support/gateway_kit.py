@@ -12,7 +12,8 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Reply, Request, Target
-from testronaut_llm.providers.provider_registry import api_version_of, provider_of
+from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Message, Usage
 
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -39,7 +40,7 @@ def target(wire: str, url: str = DEAD, *, key: str | None = KEY, **fields: Any) 
         model=model,
         provider=provider,
         api_base=base,
-        api_version=version or api_version_of(model, provider),
+        api_version=version or endpoint_of(model, provider).api_version,
         key=SecretStr(key) if key else None,
     )
 

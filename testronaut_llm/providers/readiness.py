@@ -1,0 +1,176 @@
+"""Tells if a model is ready, and asks the servers and files of local models at most every few seconds."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testronaut_llm.config.problems import few
+from testronaut_llm.errors import ConfigError
+from testronaut_llm.providers.credentials import key_source
+from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, not_trusted, ollama_url, url_problem
+from testronaut_llm.providers.provider_registry import provider_of
+from testronaut_llm.providers.row import Missing, Present, Probe, Provider
+
+if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
+
+_UNKNOWN = Missing("not probed yet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """`ready`, or what is `missing` and the `fix`; `note` names the sources of the key and the endpoint."""
+
+    ready: bool
+    missing: str = ""
+    fix: str = ""
+    note: str = ""
+    unreachable: bool = False
+
+
+def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
+    """Returns the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
+
+    Without `probes`, which remember, servers are asked now.
+    """
+    unset = Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>") if model.unset else None
+    try:
+        provider = provider_of(model)
+    except ConfigError as error:
+        lack = not_trusted(model) or unset or Missing(str(error))
+        return Readiness(ready=False, missing=lack.what, fix=lack.fix)
+    endpoint, source = endpoint_of(model, provider), key_source(model, provider)
+    check = _CHECKS.get(provider.name)
+    missing = (
+        not_trusted(model, provider)
+        or unset
+        or _incomplete(model, provider, endpoint)
+        or source.missing
+        or (check and check(model))
+        or (probes or Probes()).ask(model, provider)
+    )
+    if missing:
+        return Readiness(ready=False, missing=missing.what, fix=missing.fix, unreachable=missing.unreachable)
+    notes = [source.note] if source.note else []
+    if endpoint.source not in ("", "default"):
+        notes.append(f"endpoint from {endpoint.source}")
+    if endpoint.api_version:
+        notes.append(f"api_version {endpoint.api_version}")
+    return Readiness(ready=True, note=", ".join(notes))
+
+
+def _incomplete(model: ModelConfig, provider: Provider, endpoint: Endpoint) -> Missing | None:
+    """Returns what is missing in its row of `llm.yaml`: an endpoint, fields, or a valid URL."""
+    # An `openai.OpenAI` without an endpoint would send the key of this provider to OpenAI.
+    must_be_told = provider.client == "openai" and not provider.local
+    if endpoint.url is None and (must_be_told or "api_base" in provider.required):
+        also = "".join(f", or set {variable}" for variable in provider.base_variables[:1])
+        return Missing(f"{provider.name} needs an endpoint", f"add `api_base:` in llm.yaml{also}")
+    refused = provider.refused(model.extra)
+    if refused and provider.refused(model.extra, embedding=True):
+        return Missing(refused, "correct `extra:` in llm.yaml")
+    for field in provider.required:
+        if field != "api_base" and getattr(model, field, None) in (None, ""):
+            return Missing(f"{provider.name} needs `{field}`", f"add `{field}:` in llm.yaml")
+    if endpoint.url is not None and (problem := url_problem(endpoint.url)):
+        return Missing(f"the endpoint of {endpoint.source} {problem}", "expected a URL such as https://host.example/v1")
+    return None
+
+
+class Probes:
+    """Results of asking for local models, and of the probes of rows, remembered for some seconds."""
+
+    def __init__(self, *, remember: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._remember = remember
+        self._clock = clock
+        self._found: dict[tuple[object, ...], tuple[float, Missing | Present | None]] = {}
+
+    def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
+        """Returns what is missing by the row's probe, at most some seconds old."""
+        key, expires, found = self._last(model, provider)
+        probe = provider.probe or _PROBES.get(provider.name)
+        if probe and self._clock() >= expires:
+            found = probe(model)
+            self._found[key] = (self._clock() + self._remember, found)
+        return found if isinstance(found, Missing) and found is not _UNKNOWN else None
+
+    def remembers(self, model: ModelConfig, provider: Provider) -> bool:
+        """True if `ask` would not probe."""
+        return self._clock() < self._last(model, provider)[1]
+
+    def seen(self, model: ModelConfig, provider: Provider) -> Present | None:
+        """Returns the local model that was last found; None if none, or before the first probe."""
+        found = self._last(model, provider)[2]
+        return found if isinstance(found, Present) else None
+
+    def is_absent(self, model: ModelConfig, provider: Provider) -> bool:
+        """True if a probe found that a local model is not there but may be fetched."""
+        return self._last(model, provider)[2] is None
+
+    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
+        """Returns the digest of `seen`."""
+        seen = self.seen(model, provider)
+        return seen.digest if seen is not None else None
+
+    def forget(self) -> None:
+        """Makes the next `ask` probe again, as after a pull. The last found model stays."""
+        self._found = {key: (0.0, found) for key, (_, found) in self._found.copy().items()}
+
+    def _last(
+        self, model: ModelConfig, provider: Provider
+    ) -> tuple[tuple[object, ...], float, Missing | Present | None]:
+        """Returns (key, expiry, result). Rows without a probe never expire."""
+        if provider.probe is None and provider.name not in _PROBES:
+            return (), math.inf, _UNKNOWN
+        key = (provider.name, endpoint_of(model, provider).url, model.settings)  # all inputs of a probe
+        return key, *self._found.get(key, (0.0, _UNKNOWN))
+
+
+def _ollama(model: ModelConfig) -> Missing | Present | None:
+    from testronaut_llm.local.ollama_models import ollama_missing
+
+    return ollama_missing(model)
+
+
+def _embedded(model: ModelConfig) -> Missing | Present | None:
+    from testronaut_llm.local.local_provider import embedded_missing
+
+    return embedded_missing(model)
+
+
+_PROBES: Mapping[str, Probe] = {"ollama": _ollama, "embedded": _embedded}
+"""Probes of the rows of `providers.json`, by name."""
+
+
+def _ollama_behind_openai(model: ModelConfig) -> Missing | None:
+    """Refuses Ollama's OpenAI form, which cannot set the context length, unless the row states a window."""
+    if not model.api_base or model.num_ctx or model.context_window:
+        return None
+    ours = {ollama_url(os.environ.get("OLLAMA_HOST", "").strip()), "http://127.0.0.1:11434"}
+    asked = ollama_url(model.api_base.replace("//localhost", "//127.0.0.1"))
+    if "/".join(asked.split("/")[:3]) not in ours:
+        return None
+    return Missing(
+        "its api_base is Ollama's OpenAI form, which cannot set the context length and cuts longer prompts silently",
+        f"write `model: ollama/{model.name}` without api_base, "
+        f"or `context_window:` with the tokens that the server really reads",
+    )
+
+
+def _google_cloud(_: ModelConfig) -> Missing | None:
+    """Returns what is missing if no project is named."""
+    if os.environ.get("VERTEXAI_PROJECT"):
+        return None
+    return Missing("VERTEXAI_PROJECT is not set", "export VERTEXAI_PROJECT=<project> VERTEXAI_LOCATION=<region>")
+
+
+_CHECKS: Mapping[str, Callable[[ModelConfig], Missing | None]] = {
+    "openai": _ollama_behind_openai,
+    **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), _google_cloud),
+}
+"""What some providers need beyond a key and an endpoint, by name."""
