@@ -7,14 +7,13 @@ Here status, headers and body are kept as received.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from testronaut_llm.gateway.evidence import readable
-from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, unpacker
+from testronaut_llm.support.http_body import MOST_BYTES, BodyError, BoundedBody, bounded
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Most bytes of an answer that is not a stream: parsing makes it thirty times as large."""
@@ -40,9 +39,8 @@ class Exchange:
     _traced: bool = False
     _body_begun: bool = False
     _event: int = 0
-    _unpacker: Unpacker = field(default_factory=Unpacker)
     _line: bytearray = field(default_factory=bytearray)
-    _stream: httpx.AsyncByteStream | None = None
+    _stream: BoundedBody | None = None
 
     @property
     def left(self) -> bool:
@@ -71,10 +69,8 @@ class Exchange:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         whole_chat = not self._streams and any(name in (self.sent or ()) for name in ("messages", "contents"))
         most = MOST_BYTES_OF_AN_ERROR if self.status >= 400 else MOST_BYTES_OF_A_CHAT if whole_chat else MOST_BYTES
-        self._unpacker = unpacker(response, most=most, streams=self._streams)
-        bound(response, self._take, self._broken, lambda: readable(bytes(self._line)))
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            self._stream = response.stream
+        self._stream = stream = bounded(response, most=most, streams=self._streams)
+        stream.through, stream.broke, stream.end = self._take, self._broken, self._last_line
 
     async def aclose(self) -> None:
         """Closes the response, even if it was not read to its end."""
@@ -90,19 +86,21 @@ class Exchange:
         if event.endswith(".send_request_body.started") and info["request"].method != b"CONNECT":  # of a proxy's tunnel
             self._body_begun = True
 
-    def _take(self, chunk: bytes) -> Iterator[bytes]:
-        """Keeps a piece of the body; returns it unpacked, of a stream whole lines. Raises BodyError: too large."""
-        for piece in self._unpacker.take(chunk):
-            start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
-            self.body += piece
-            self._event = max(self._event, *(self.body.rfind(begin, start) for begin in (b"\ndata:", b"\n{")))
-            if self._streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
-                raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
-            self._line += piece
-            end = max(self._line.rfind(b"\n"), self._line.rfind(b"\r")) + 1 if self._streams else 0
-            lines = bytes(self._line[:end])
-            del self._line[:end]
-            yield b"".join(map(readable, lines.splitlines(keepends=True)))
+    def _take(self, piece: bytes) -> bytes:
+        """Keeps a piece of the body; returns it, of a stream its whole lines. Raises BodyError: no event comes."""
+        start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
+        self.body += piece
+        self._event = max(self._event, *(self.body.rfind(begin, start) for begin in (b"\ndata:", b"\n{")))
+        if self._streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
+            raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
+        self._line += piece
+        end = max(self._line.rfind(b"\n"), self._line.rfind(b"\r")) + 1 if self._streams else 0
+        lines = bytes(self._line[:end])
+        del self._line[:end]
+        return b"".join(map(readable, lines.splitlines(keepends=True)))
+
+    def _last_line(self) -> bytes:
+        return readable(bytes(self._line))
 
     def _broken(self, error: Exception) -> None:
         self.broke = error
