@@ -90,7 +90,7 @@ class Exchange:
         """Keeps a piece of the body; returns it, of a stream its whole lines. Raises BodyError: no event comes."""
         start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
         self.body += piece
-        self._event = max(self._event, *(self.body.rfind(begin, start) for begin in (b"\ndata:", b"\n{")))
+        self._event = max(self._event, self.body.rfind(b"\ndata:", start), self.body.rfind(b"\n{", start))
         if self._streams and len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
             raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
         self._line += piece
