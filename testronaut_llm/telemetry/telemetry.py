@@ -124,7 +124,7 @@ class Telemetry:
         }
         with _harmless():
             plain = self._emit("llm_attempt", fields, call)
-            if otel.is_set_up():
+            if self._watched[call.id] is not None:
                 otel.record("embeddings" if call.texts else "chat", attempt, plain)
 
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:

@@ -120,16 +120,10 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         elif found.reason == "already_played":
             lines.append("Its recording was already played: each one answers once.")
         elif found.similar_requests:
-            closeness = difflib.SequenceMatcher(autojunk=False)
-            closeness.set_seq2(str(asked.body))
-
-            def how_close(one: Any) -> float:
-                closeness.set_seq1(str(one[0].body))
-                return closeness.quick_ratio()
-
-            nearest, _, failed = max(found.similar_requests, key=how_close)
+            bodies = {str(one.body): (one, dict(failed)) for one, _, failed in found.similar_requests}
+            nearest, differs = bodies[difflib.get_close_matches(str(asked.body), bodies, n=1, cutoff=0)[0]]
             lines.append(f"The nearest recording is {nearest.method} {nearest.uri}:")
-            lines.append(dict(failed).get("_same_body") or "(its body is the same)")
+            lines.append(differs.get("_same_body") or "(its body is the same)")
         lines.append(f"If the request is right, record it: pytest --llm-record={how} {THIS_TEST}")
         return CassetteMissError("\n".join(lines))
 

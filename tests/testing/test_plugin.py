@@ -307,9 +307,8 @@ SUMMARY = """
         llm_fake.reply("fine")
         llm_fake.batch("local", ["one", "two", ""])
 
-    def test_both(llm_fake, llm_manager, record_property):
-        record_property("owner", "a")
-        record_property("owner", "b")
+    def test_both(llm_fake, llm_manager, request):
+        request.node.user_properties += [("owner", "a"), ("owner", "b")]
 
     def test_without():
         pass
