@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -106,6 +107,14 @@ def test_a_failed_call_is_a_failed_span(api: Make, provider_keys: None, spans: I
     assert of(call)["error.type"] == of(other)["error.type"] == "all_models_failed"
     assert call.status.status_code is StatusCode.ERROR
     assert (chat.name.split()[0], vectors.name.split()[0]) == ("chat", "embeddings")
+
+
+def test_an_ended_call_leaves_no_span_behind(llm: LLMManager, spans: InMemorySpanExporter) -> None:
+    """However many calls a process makes, only those under way are kept in memory."""
+    llm.complete("t", "hi")
+    spans.clear()
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, ReadableSpan)]
 
 
 def test_a_hit_is_a_span_without_attempts(api: Make, provider_keys: None, spans: InMemorySpanExporter) -> None:
