@@ -71,9 +71,9 @@ def describe(span: Span, fields: Mapping[str, Any]) -> None:
 
 
 def record(operation: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
-    """Adds the span of an ended attempt under the current one, and records its seconds and tokens.
+    """Adds the span of an ended attempt under the current one, and records its seconds, and tokens if reported.
 
-    The `fields` are those of its event. Tokens are recorded if the provider reported them.
+    The `fields` are those of its event.
     """
     from opentelemetry import metrics, trace
 

@@ -122,10 +122,7 @@ class Telemetry:
             "llm.dropped_params": attempt.dropped_params,
             "error.type": attempt.error and attempt.error.code,
         }
-        with _harmless():
-            plain = self._emit("llm_attempt", fields, call)
-            if self._watched[call.id] is not None:
-                otel.record("embeddings" if call.texts else "chat", attempt, plain)
+        self._emit("llm_attempt", fields, call, attempt=attempt)
 
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """Reports a call that was answered."""
@@ -160,8 +157,7 @@ class Telemetry:
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Reports an event that does not belong to a single call, such as a download."""
         if has_listener(self._config()):
-            with _harmless():
-                self._emit(event, fields)
+            self._emit(event, fields)
 
     def _ended(self, call: Call, fields: Mapping[str, Any], *, answer: str | None = None) -> None:
         """Writes the event of a call, with lengths and hashes of its texts, and the attributes of its span."""
@@ -174,30 +170,37 @@ class Telemetry:
         for word, text in words.items():
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             outlines |= {f"llm.{word}.chars": len(text), f"llm.{word}.sha256": digest[:_HASH_DIGITS]}
-        with _harmless():
-            plain = self._emit("llm_call", {**fields, **outlines}, call, words)
-            if (span := self._watched[call.id]) is not None:  # without tokens, which are in the spans of attempts
-                kept = {name: value for name, value in plain.items() if not name.startswith("gen_ai.usage.")}
-                otel.describe(span, kept)
+        self._emit("llm_call", {**fields, **outlines}, call, words=words)
 
     def _emit(
-        self, event: str, fields: Mapping[str, Any], call: Call | None = None, words: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Writes an event to the log and the file; only the file may get the `words`. Returns its plain fields."""
-        span = None
-        if call is not None:
-            span = self._watched[call.id]
-            metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
-            fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}
-        plain = {name: self._plain(value) for name, value in fields.items() if value is not None}
-        written = {**plain, **(otel.ids_of(span) if span is not None else {})}
-        logger().info(event, **written)
-        config = self._config() if call is None else call.config
-        if (log := config.log) is not None:
-            folder = config.path.parent if config.path else Path()
-            shown = {f"llm.{word}": self._redact(text) for word, text in (words or {}).items() if log.content}
-            self._file.write(log.file, folder, {"event": event, **written, **shown})
-        return plain
+        self,
+        event: str,
+        fields: Mapping[str, Any],
+        call: Call | None = None,
+        *,
+        attempt: Attempt | None = None,
+        words: Mapping[str, str] | None = None,
+    ) -> None:
+        """Passes an event to the log, the file and OpenTelemetry. Only the file may get the `words`."""
+        with _harmless():
+            span, config = None, self._config()
+            if call is not None:
+                span, config = self._watched[call.id], call.config
+                metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
+                fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}
+            plain = {name: self._plain(value) for name, value in fields.items() if value is not None}
+            written = plain if span is None else {**plain, **otel.ids_of(span)}
+            logger().info(event, **written)
+            if (log := config.log) is not None:
+                folder = config.path.parent if config.path else Path()
+                shown = {f"llm.{word}": self._redact(text) for word, text in (words or {}).items() if log.content}
+                self._file.write(log.file, folder, {"event": event, **written, **shown})
+            if call is None or span is None:
+                return
+            if attempt is not None:
+                otel.record("embeddings" if call.texts else "chat", attempt, plain)
+            else:  # without tokens, which are in the spans of attempts
+                otel.describe(span, {name: one for name, one in plain.items() if not name.startswith("gen_ai.usage.")})
 
     def _plain(self, value: Any) -> Any:
         """Returns the value as a JSON type, without secrets; other types as text."""
