@@ -214,7 +214,3 @@ class LogConfig(Section):
     """Path of the file; a relative one starts at the folder of this file. `~` is your home."""
     content: Flag = False
     """Also write prompts and answers, with known secrets masked (default: their length and hash only)."""
-    max_bytes: Bytes = 10 * 1024**2
-    """Without effect; accepted so that older files load. Rotate the file with a system tool, such as logrotate."""
-    backups: Annotated[int, Field(ge=0, le=1000), Native] = 3
-    """Without effect, as `max_bytes`."""

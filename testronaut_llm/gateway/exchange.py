@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from testronaut_llm.gateway.provider_errors import dicts
-from testronaut_llm.support.http_body import MOST_BYTES, BodyError, Unpacker, bound, unpacker
+from testronaut_llm.support.http_body import MOST_BYTES, BodyError, BoundedBody, bounded
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Most bytes of an answer that is not a stream: parsing makes it thirty times as large."""
@@ -49,8 +49,7 @@ class Exchange:
     _streams: bool = False
     _passed_on: int = 0
     _event: int = 0
-    _unpacker: Unpacker = field(default_factory=Unpacker)
-    _stream: httpx.AsyncByteStream | None = None
+    _stream: BoundedBody | None = None
 
     @property
     def left(self) -> bool:
@@ -82,21 +81,19 @@ class Exchange:
             most = MOST_BYTES_OF_AN_ERROR
         elif not self._streams and self.sent and ("messages" in self.sent or "contents" in self.sent):
             most = MOST_BYTES_OF_A_CHAT
-        self._unpacker = unpacker(response, most=most, streams=self._streams)
-        bound(response, self._take, self._broken, self._rest)
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            self._stream = response.stream
+        self._stream = stream = bounded(response, most=most, streams=self._streams)
+        stream.through, stream.broke, stream.end = self._take, self._broken, self._rest
 
     async def aclose(self) -> None:
         """Closes the response, even if it was not read to its end."""
-        if self._stream is not None:
-            await self._stream.aclose()
+        stream, self._stream = self._stream, None  # they refer to each other
+        if stream is not None:
+            await stream.aclose()
 
-    def _take(self, chunk: bytes) -> Iterator[bytes]:
-        """Keeps a piece of the body; passes on whole lines of a stream. Raises BodyError: too large."""
-        for piece in self._unpacker.take(chunk):
-            self.body += piece
-            yield self._lines(len(piece)) if self._streams else b""
+    def _take(self, piece: bytes) -> bytes:
+        """Keeps a piece of the body; returns the whole lines of a stream. Raises BodyError: no event comes."""
+        self.body += piece
+        return self._lines(len(piece)) if self._streams else b""
 
     def _lines(self, added: int) -> bytes:
         """Returns the whole lines of a stream that were not passed on yet."""

@@ -24,6 +24,8 @@ TAGS = {
     "◁think▷": "◁/think▷",  # Kimi
 }
 """Opening and closing tags."""
+_BEGINNINGS = frozenset({tag[:length] for tag in TAGS for length in range(len(tag))})
+"""Texts that more text can make an opening tag."""
 
 
 class ReasoningFilter:
@@ -34,7 +36,7 @@ class ReasoningFilter:
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         self._tags, self._held = tags, ""
-        self._closing: str | None = None  # of the reasoning that has begun
+        self._closing = ""  # of the reasoning that has begun
         self._through = self._found = False
 
     def take(self, piece: str) -> str:
@@ -43,38 +45,46 @@ class ReasoningFilter:
             return piece
         self._held += piece
         while True:
-            if self._closing is not None:
+            if self._closing:
                 reasoning, closed, rest = self._held.partition(self._closing)
                 if not closed:
                     self._held = reasoning[-len(self._closing) :]
                     return ""
-                self._held, self._closing = rest, None
+                self._held, self._closing = rest, ""
             start = self._held.lstrip()
+            if start in _BEGINNINGS:
+                return ""
             opening = next(filter(start.startswith, self._tags), None)
             if opening is None:
-                return "" if any(tag.startswith(start) for tag in self._tags) else self.end()
+                return self.end()
             self._held, self._closing, self._found = start.removeprefix(opening), self._tags[opening], True
 
     def end(self) -> str:
         """Returns the text not yet passed on, unless it is reasoning without an end."""
         held, self._held, self._through = self._held, "", True
-        if self._closing is not None:
+        if self._closing:
             return ""
         return held.lstrip() if self._found else held
 
 
 def tags_for(prompts: Iterable[str]) -> dict[str, str]:
     """Returns the tags that do not occur in the prompt: the answer may be about those, or was asked to use them."""
-    spoken = "\n".join(prompts)
-    return {opening: closing for opening, closing in TAGS.items() if closing not in spoken}
+    spoken, tags = "\n".join(prompts), dict(TAGS)
+    for opening, closing in TAGS.items():
+        if closing in spoken:
+            del tags[opening]
+    return tags
 
 
 def split(text: str, tags: Mapping[str, str] = TAGS) -> tuple[str, str]:
     """Returns the reasoning before an answer, with its tags, and the answer."""
     pieces = ReasoningFilter(tags)
     answer = pieces.take(text) + pieces.end()
-    parts = [(opening, *answer.partition(closing)) for opening, closing in tags.items() if closing in answer]
-    after = [rest for opening, before, _, rest in parts if opening not in before]
+    after = []
+    for opening, closing in tags.items():
+        before, closed, rest = answer.partition(closing)
+        if closed and opening not in before:
+            after.append(rest)
     if after:
         try:
             json.loads(answer)  # JSON may hold a tag in a string

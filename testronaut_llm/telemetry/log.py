@@ -1,7 +1,7 @@
-"""Writes events: to the application's structlog, else Python's logging, and to a file of JSON lines.
+"""The logger of this package, the file of JSON lines, and a filter that masks secrets in records of other libraries.
 
-By default structlog prints to stdout, which would break programs that print JSON there; a
-library must not configure it.
+By default structlog prints to stdout, which would break programs that print JSON there; a library must not configure
+it. Events then go to Python's logging.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import errno
 import json
 import logging
 import os
-import sys
-import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import make_folder, user_path
+from testronaut_llm.telemetry.redaction import Redactor
 
 NAME = "testronaut_llm"
 NOISY_LOGGERS = (
@@ -27,17 +27,9 @@ NOISY_LOGGERS = (
 )
 """Loggers of libraries that log request bodies and response headers at DEBUG; both may hold a key."""
 
-_STANDARD = logging.getLogger(NAME)
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+STANDARD = logging.getLogger(NAME)
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
 """A pipe without a reader is an error, not a wait."""
-
-Redact = Callable[[str], str]
-
-
-def has_listener() -> bool:
-    """True if an event of level INFO has a listener. Very fast if not."""
-    is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
-    return is_configured() or _STANDARD.isEnabledFor(logging.INFO)
 
 
 def logger() -> Any:
@@ -47,7 +39,7 @@ def logger() -> Any:
     if structlog.is_configured():
         return structlog.get_logger(NAME)
     return structlog.wrap_logger(
-        _STANDARD,
+        STANDARD,
         processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
@@ -71,12 +63,9 @@ class EventFile:
         try:
             path = folder / user_path(name)
             make_folder(path.parent)
-            handle = os.open(path, _FLAGS, 0o600)
-            try:
-                written = os.write(handle, line)
-            finally:
-                os.close(handle)
-            if written < len(line):
+            with os.fdopen(os.open(path, _APPEND, 0o600), "ab", buffering=0) as file:
+                written = file.write(line)
+            if written != len(line):
                 raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written")
         except (OSError, ValueError, ConfigError) as error:  # the latter two: a NUL in the path, no home folder
             if name not in self._warned:
@@ -85,18 +74,17 @@ class EventFile:
 
 
 class _LogGuard(logging.Filter):
-    """Masks secrets in records."""
+    """Masks secrets in records. It keeps no redactor alive."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.redactors: set[weakref.ref[Redact]] = set()
+        self.redactors: WeakSet[Redactor] = WeakSet()
 
     def filter(self, record: logging.LogRecord) -> bool:
         trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         before = texts = (record.getMessage(), trace)
-        for redact in [reference() for reference in tuple(self.redactors)]:
-            if redact is not None:
-                texts = (redact(texts[0]), redact(texts[1]))
+        for redactor in tuple(self.redactors):
+            texts = (redactor.redact(texts[0]), redactor.redact(texts[1]))
         if texts != before:
             record.msg, record.args, record.exc_text, record.exc_info = texts[0], None, texts[1], None
         return True
@@ -105,9 +93,9 @@ class _LogGuard(logging.Filter):
 _GUARD = _LogGuard()
 
 
-def guard_logs(redact: Redact) -> None:
-    """Passes the records of `NOISY_LOGGERS` through `redact`, while its owner lives."""
-    kind = weakref.WeakMethod if hasattr(redact, "__self__") else weakref.ref
-    _GUARD.redactors.add(kind(redact, _GUARD.redactors.discard))
+def guard_logs(redact: Callable[[str], str]) -> None:
+    """Masks the records of `NOISY_LOGGERS` by the method of a redactor, while it lives."""
+    if isinstance(owner := getattr(redact, "__self__", None), Redactor):
+        _GUARD.redactors.add(owner)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).addFilter(_GUARD)

@@ -28,25 +28,13 @@ _TOKENS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 
 
 def is_set_up() -> bool:
-    """True if the application has set OpenTelemetry up. Very fast if it is not loaded."""
+    """True if the application has set OpenTelemetry up."""
     if "opentelemetry.trace" not in sys.modules:
         return False
     from opentelemetry import metrics, trace
 
     providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
     return not all("Proxy" in type(one).__name__ for one in providers)  # the default until one is set
-
-
-def active_ids() -> dict[str, str]:
-    """Returns the ids of the current trace and span, as logs name them; empty if there are none."""
-    if "opentelemetry.trace" not in sys.modules:
-        return {}
-    from opentelemetry import trace
-
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return {}
-    return {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
 
 
 def start(task: str) -> tuple[Span, Token[Context]]:
@@ -65,8 +53,16 @@ def end(span: Span, token: Token[Context]) -> None:
     span.end()
 
 
+def ids_of(span: Span) -> dict[str, str]:
+    """Returns the ids of a span and its trace, as logs name them; empty if only metrics are set up."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+
 def describe(span: Span, fields: Mapping[str, Any]) -> None:
-    """Sets the attributes of a span, and its status from `error.type`."""
+    """Sets the fields of an event as attributes of a span, and its status from `error.type`."""
     from opentelemetry.trace import StatusCode
 
     span.set_attributes({name: value for name, value in fields.items() if value is not None})
@@ -75,26 +71,24 @@ def describe(span: Span, fields: Mapping[str, Any]) -> None:
 
 
 def record(operation: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
-    """Adds the span of an ended attempt under the current one, and records its seconds and tokens.
+    """Adds the span of an ended attempt under the current one, and records its seconds, and tokens if reported.
 
-    The `fields` are those of its event, without secrets. Tokens are recorded if the provider reported them.
+    The `fields` are those of its event.
     """
     from opentelemetry import metrics, trace
 
     name = fields["gen_ai.request.model"]
     provider, _, model = name.partition("/")
-    names = {
-        "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": PROVIDERS.get(provider, provider),
-        "gen_ai.request.model": model,
-    }
+    names = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
+    names["gen_ai.provider.name"] = PROVIDERS.get(provider, provider)
+    cost = None if attempt.cost is None else float(attempt.cost)
     now = time.time_ns()
     span = trace.get_tracer(NAME).start_span(
         f"{operation} {name}", kind=trace.SpanKind.CLIENT, start_time=now - int(attempt.latency * 1e9)
     )
-    cost = None if attempt.cost is None else float(attempt.cost)
     describe(span, {**fields, **names, "gen_ai.response.id": fields.get("llm.request_id"), "llm.cost_usd": cost})
     span.end(now)
+
     create = metrics.get_meter(NAME).create_histogram  # which returns the same one for the same name
     error = {"error.type": attempt.error.code} if attempt.error else {}
     seconds = create("gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=_SECONDS)

@@ -114,6 +114,7 @@ _NAMED = (
 
 `_KEYS` are always keys, `_NAMED` only by the word before them, which prose may also contain.
 """
+_SHAPES = tuple([(kind, tuple(hints.split()), shape) for kind, hints, shape in _KEYS + _NAMED])
 _ESCAPES: tuple[Callable[[str], str], ...] = (
     lambda text: quote(text, errors="surrogatepass"),
     lambda text: quote(text, safe="", errors="surrogatepass"),
@@ -159,7 +160,10 @@ class Redactor:
     def knows(self, text: str) -> bool:
         """True if the text holds a secret that was added."""
         lowered = text.lower()
-        return any(form in lowered and pattern.search(text) for form, pattern in self._forms)
+        for form, pattern in self._forms:  # noqa: SIM110 - a generator costs more than the search
+            if form in lowered and pattern.search(text):
+                return True
+        return False
 
     def redact(self, text: str) -> str:
         """Returns the text with every known secret, and texts that look like one, replaced by `[redacted]`."""
@@ -167,19 +171,24 @@ class Redactor:
         for form, pattern in self._forms:
             if form in lowered:  # much faster than the pattern
                 text = pattern.sub(MASK, text)
-        return _without(_KEYS + _NAMED, text)
+        for _, hints, shape in _SHAPES:
+            if any(map(lowered.__contains__, hints)):
+                text = re.sub(shape, _mask, text, flags=re.IGNORECASE)
+        return text
 
 
 def find_keys(text: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yields the kind and the place of each part of a text that looks like a key, with the word before it."""
-    for kind, pattern in _likely(_KEYS + _NAMED, text):
-        for match in re.finditer(pattern, text, re.IGNORECASE):
-            yield kind, match
+    lowered = text.lower()
+    for kind, hints, shape in _SHAPES:
+        if any(map(lowered.__contains__, hints)):
+            for match in re.finditer(shape, text, re.IGNORECASE):
+                yield kind, match
 
 
 def looks_like_key(text: str) -> bool:
     """True if a text surely holds a key; `password=...` in prose does not count."""
-    return _without(_KEYS, text) != text
+    return any(re.search(shape, text, re.IGNORECASE) for _, _, shape in _KEYS)
 
 
 def is_secret_name(name: str) -> bool:
@@ -191,18 +200,6 @@ def said(error: BaseException) -> str:
     """Returns the first line of a library's exception, or its class name if the text may quote a key."""
     words = str(error).partition("\n")[0]
     return type(error).__name__ if not words or "header" in words.lower() else words
-
-
-def _likely(shapes: tuple[tuple[str, str, str], ...], text: str) -> list[tuple[str, str]]:
-    """Returns kind and pattern of the shapes that may be there."""
-    lowered = text.lower()
-    return [(kind, pattern) for kind, hints, pattern in shapes if any(map(lowered.__contains__, hints.split()))]
-
-
-def _without(shapes: tuple[tuple[str, str, str], ...], text: str) -> str:
-    for _, pattern in _likely(shapes, text):
-        text = re.sub(pattern, _mask, text, flags=re.IGNORECASE)
-    return text
 
 
 def _mask(found: re.Match[str]) -> str:

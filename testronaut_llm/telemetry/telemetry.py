@@ -1,13 +1,13 @@
-"""Writes events: one per call and one per attempt, without prompts, answers and secrets.
+"""Reports calls and attempts to the application's log, to the file of `log:`, and to OpenTelemetry.
 
-They go to the application's log, to the file of `log:`, and as spans to OpenTelemetry, whose conventions give the
-names of fields.
+All three get the same fields, named by OpenTelemetry's conventions, without prompts, answers and secrets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 from testronaut_llm.telemetry import otel
-from testronaut_llm.telemetry.log import NAME, EventFile, has_listener, logger
+from testronaut_llm.telemetry.log import STANDARD, EventFile, logger
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
@@ -39,7 +39,15 @@ def _harmless() -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001
         with suppress(Exception):
-            logging.getLogger(NAME).warning("an event was lost: %s", type(error).__name__)
+            STANDARD.warning("an event was lost: %s", type(error).__name__)
+
+
+def has_listener(config: LLMConfig | None = None) -> bool:
+    """True if anything takes events. Very fast if not."""
+    if STANDARD.isEnabledFor(logging.INFO) or (config is not None and config.log is not None):
+        return True
+    is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
+    return is_configured() or ("opentelemetry.trace" in sys.modules and otel.is_set_up())
 
 
 class Telemetry:
@@ -48,7 +56,7 @@ class Telemetry:
     def __init__(self, redact: Callable[[str], str], config: Callable[[], LLMConfig]) -> None:
         self._redact, self._config = redact, config
         self._file = EventFile()
-        self._spans: dict[str, Any] = {}
+        self._watched: dict[str, Any] = {}  # calls that have a listener, and their spans
         self._calls, self._hits, self._failures = 0, 0, Counter[str]()
         self._counting = threading.Lock()
 
@@ -67,11 +75,6 @@ class Telemetry:
             counts = {"calls": self._calls, "hits": self._hits, "failures": dict(self._failures)}
             return cast("S", replace(cast("Any", session), **counts))
 
-    @property
-    def is_active(self) -> bool:
-        """True if events have a listener."""
-        return has_listener() or otel.is_set_up() or self._config().log is not None
-
     @contextmanager
     def watch(self, call: Call) -> Iterator[None]:
         """Starts the span of a call, which is current inside, and reports a call that ends without a result.
@@ -79,27 +82,28 @@ class Telemetry:
         Enter and leave it in the same context, never around the `yield` of a generator, whose reader would get the
         span too. Tasks and threads started inside need a copy of the context.
         """
-        if otel.is_set_up():
+        span = None
+        if has_listener(call.config):
             with _harmless():
-                self._spans[call.id] = otel.start(call.task)
+                span = otel.start(call.task) if otel.is_set_up() else None
+            self._watched[call.id] = span and span[0]
         try:
             yield
-        except LLMError as error:
-            self.failed(call, error)
-            raise
-        except Exception:
-            raise
-        except BaseException:  # closed early, ctrl-C, cancelled
-            self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(time.monotonic() - call.started, 4)})
+        except BaseException as error:
+            if isinstance(error, LLMError):
+                self.failed(call, error)
+            elif not isinstance(error, Exception):  # closed early, ctrl-C, cancelled
+                self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(time.monotonic() - call.started, 4)})
             raise
         finally:
-            if started := self._spans.pop(call.id, None):
+            self._watched.pop(call.id, None)
+            if span is not None:
                 with _harmless():
-                    otel.end(*started)
+                    otel.end(*span)
 
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """Reports an attempt that has just ended."""
-        if not self.is_active:
+        if call.id not in self._watched:
             return
         usage = attempt.usage
         fields = {
@@ -108,25 +112,22 @@ class Telemetry:
             "llm.outcome": attempt.outcome,
             "llm.reason": attempt.reason,
             "gen_ai.response.finish_reasons": [attempt.finish_reason] if attempt.finish_reason else [],
-            "gen_ai.usage.input_tokens": usage.prompt_tokens if usage else None,
-            "gen_ai.usage.output_tokens": usage.completion_tokens if usage else None,
-            "llm.usage.estimated": usage.estimated if usage else None,
+            "gen_ai.usage.input_tokens": usage and usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": usage and usage.completion_tokens,
+            "llm.usage.estimated": usage and usage.estimated,
             "llm.cost_usd": attempt.cost,
             "llm.latency_s": round(attempt.latency, 4),
             "llm.waited_s": round(attempt.waited, 4),
             "llm.request_id": attempt.request_id,
-            "llm.dropped_params": list(attempt.dropped_params),
-            "error.type": attempt.error.code if attempt.error else None,
+            "llm.dropped_params": attempt.dropped_params,
+            "error.type": attempt.error and attempt.error.code,
         }
-        with _harmless():
-            plain = self._emit("llm_attempt", fields, call)
-            if otel.is_set_up():
-                otel.record("embeddings" if call.texts else "chat", attempt, plain)
+        self._emit("llm_attempt", fields, call, attempt=attempt)
 
     def answered(self, call: Call, result: Answer[Any] | Embeddings) -> None:
         """Reports a call that was answered."""
         self.count(result)
-        if not self.is_active:
+        if call.id not in self._watched:
             return
         fields = {
             "llm.model": result.model,
@@ -155,13 +156,12 @@ class Telemetry:
 
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Reports an event that does not belong to a single call, such as a download."""
-        if self.is_active:
-            with _harmless():
-                self._emit(event, fields)
+        if has_listener(self._config()):
+            self._emit(event, fields)
 
     def _ended(self, call: Call, fields: Mapping[str, Any], *, answer: str | None = None) -> None:
         """Writes the event of a call, with lengths and hashes of its texts, and the attributes of its span."""
-        if not self.is_active:
+        if call.id not in self._watched:
             return
         words = {"prompt": "\n".join(f"{message.role}: {message.content}" for message in call.messages)}
         if answer is not None:
@@ -170,29 +170,37 @@ class Telemetry:
         for word, text in words.items():
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             outlines |= {f"llm.{word}.chars": len(text), f"llm.{word}.sha256": digest[:_HASH_DIGITS]}
-        with _harmless():
-            plain = self._emit("llm_call", {**fields, **outlines}, call, words)
-            if call.id in self._spans:  # without tokens, which are in the spans of attempts
-                kept = {name: value for name, value in plain.items() if not name.startswith("gen_ai.usage.")}
-                otel.describe(self._spans[call.id][0], kept)
+        self._emit("llm_call", {**fields, **outlines}, call, words=words)
 
     def _emit(
-        self, event: str, fields: Mapping[str, Any], call: Call | None = None, words: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Writes an event to the log and the file; only the file may get the `words`. Returns its plain fields."""
-        if call is not None:
-            metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
-            fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}
-        plain = {name: self._plain(value) for name, value in fields.items() if value is not None}
-        written = {**plain, **otel.active_ids()}
-        if has_listener():
+        self,
+        event: str,
+        fields: Mapping[str, Any],
+        call: Call | None = None,
+        *,
+        attempt: Attempt | None = None,
+        words: Mapping[str, str] | None = None,
+    ) -> None:
+        """Passes an event to the log, the file and OpenTelemetry. Only the file may get the `words`."""
+        with _harmless():
+            span, config = None, self._config()
+            if call is not None:
+                span, config = self._watched[call.id], call.config
+                metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
+                fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}
+            plain = {name: self._plain(value) for name, value in fields.items() if value is not None}
+            written = plain if span is None else {**plain, **otel.ids_of(span)}
             logger().info(event, **written)
-        config = self._config()
-        if (log := config.log) is not None:
-            folder = config.path.parent if config.path else Path()
-            shown = {f"llm.{word}": self._redact(text) for word, text in (words or {}).items() if log.content}
-            self._file.write(log.file, folder, {"event": event, **written, **shown})
-        return plain
+            if (log := config.log) is not None:
+                folder = config.path.parent if config.path else Path()
+                shown = {f"llm.{word}": self._redact(text) for word, text in (words or {}).items() if log.content}
+                self._file.write(log.file, folder, {"event": event, **written, **shown})
+            if call is None or span is None:
+                return
+            if attempt is not None:
+                otel.record("embeddings" if call.texts else "chat", attempt, plain)
+            else:  # without tokens, which are in the spans of attempts
+                otel.describe(span, {name: one for name, one in plain.items() if not name.startswith("gen_ai.usage.")})
 
     def _plain(self, value: Any) -> Any:
         """Returns the value as a JSON type, without secrets; other types as text."""

@@ -37,9 +37,9 @@ _Dumper.add_representer(str, _Dumper.text)
 _Dumper.add_representer(list, _Dumper.items)
 
 
-def to_yaml(value: Any, *, sort_keys: bool = False) -> str:
-    """Returns readable YAML of plain data, with keys in their order or sorted."""
-    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=sort_keys, width=_LINE_WIDTH)
+def to_yaml(value: Any) -> str:
+    """Returns readable YAML of plain data, with keys in their order."""
+    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=_LINE_WIDTH)
     return text.removesuffix("...\n")  # libyaml's end mark
 
 
@@ -105,12 +105,8 @@ class Serializer:
         interactions = []
         for one in data.pop("interactions"):
             asked, said = one["request"], one["response"]
-            request = {"method": asked["method"], "uri": asked["uri"]}
-            response = {"status": {"code": said["status"], "message": ""}, "body": {"string": field_to_body(said)}}
-            interactions.append(
-                {
-                    "request": {**request, "headers": headers(asked), "body": field_to_body(asked)},
-                    "response": {**response, "headers": headers(said)},
-                }
-            )
+            request = {"method": asked["method"], "uri": asked["uri"], "headers": headers(asked)}
+            response = {"status": {"code": said["status"], "message": ""}, "headers": headers(said)}
+            request["body"], response["body"] = field_to_body(asked), {"string": field_to_body(said)}
+            interactions.append({"request": request, "response": response})
         return {"version": data.pop("version"), "metadata": data, "interactions": interactions}

@@ -1,12 +1,14 @@
 """Records exchanges with real servers once, replays them later, and fails at once on any other request.
 
-vcrpy intercepts, matches and counts. Added here: JSON bodies are compared as data, a miss is a `CassetteMissError`
-that shows the nearest recording, and files with a secret are not written.
+vcrpy intercepts, matches and counts. Added here: fields that a match leaves out, a miss that is a `CassetteMissError`
+with the nearest recording, and that files with a secret are not written.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,11 +28,10 @@ from vcr.serialize import deserialize, serialize
 from testronaut_llm.errors import CassetteMissError
 from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.testing import scrub
-from testronaut_llm.testing.cassette_format import Serializer, body_to_field, to_yaml
+from testronaut_llm.testing.cassette_format import Serializer, body_to_field
 
 Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
-_MAX_DIFF_LINES = 60
 THIS_TEST = "<this test>"
 """Placeholder that the plugin replaces by the name of the test."""
 
@@ -96,15 +97,18 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
     def _save(self, force: bool = False) -> None:
         """Does nothing: an error here would leave all HTTP clients patched. See `write`."""
 
-    def _same_body(self, request: Any, recorded: Any) -> bool:
-        return self._comparable(request) == self._comparable(recorded)
+    def _same_body(self, request: Any, recorded: Any) -> None:
+        """Compares bodies, JSON as data. Raises AssertionError with the difference, for vcrpy."""
+        matchers.raw_body(self._comparable(request), self._comparable(recorded))
 
-    def _comparable(self, request: Any) -> dict[str, Any]:
-        """Returns the body as data, without the ignored fields; the order of its keys does not matter."""
-        body = body_to_field(request.body)
+    def _comparable(self, request: Any) -> Any:
+        """Returns a copy with the JSON in lines and sorted, without the ignored fields."""
+        request, value = copy.copy(request), body_to_field(request.body).get("json")
         for path in self._ignored:
-            _drop(body.get("json"), path)
-        return body
+            _drop(value, path)
+        if value is not None:
+            request.body = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+        return request
 
     def _miss(self, request: Any) -> CassetteMissError:
         """Returns the error for a request without a recording, with the difference and the options of the plugin."""
@@ -116,15 +120,10 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
         elif found.reason == "already_played":
             lines.append("Its recording was already played: each one answers once.")
         elif found.similar_requests:
-            new = to_yaml(self._comparable(asked), sort_keys=True)
-            texts = {to_yaml(self._comparable(one), sort_keys=True): one for one, *_ in found.similar_requests}
-            old = max(texts, key=lambda text: difflib.SequenceMatcher(None, new, text, autojunk=False).quick_ratio())
-            both = old.splitlines(), new.splitlines()
-            changes = list(difflib.unified_diff(*both, "recorded", "this request", lineterm="", n=2))
-            if len(changes) > _MAX_DIFF_LINES:
-                changes[_MAX_DIFF_LINES:] = [f"... {len(changes) - _MAX_DIFF_LINES} more lines"]
-            lines.append(f"The nearest recording is {texts[old].method} {texts[old].uri}:")
-            lines += changes or ["(its body is the same)"]
+            bodies = {str(one.body): (one, dict(failed)) for one, _, failed in found.similar_requests}
+            nearest, differs = bodies[difflib.get_close_matches(str(asked.body), bodies, n=1, cutoff=0)[0]]
+            lines.append(f"The nearest recording is {nearest.method} {nearest.uri}:")
+            lines.append(differs.get("_same_body") or "(its body is the same)")
         lines.append(f"If the request is right, record it: pytest --llm-record={how} {THIS_TEST}")
         return CassetteMissError("\n".join(lines))
 

@@ -223,10 +223,7 @@ def _reply(said: FakeAnswer, call: FakeCall, model: str) -> Reply:
     error: LLMError | None = None if call.texts else failure_of(said.finish_reason)
     if not call.texts and error is None and said.finish_reason != "length" and not said.text.strip():
         error = BadResponseError(f"the answer is empty (finish reason {said.finish_reason})")
-    vectors = said.vectors
-    if vectors is None or not call.texts:
-        digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in call.texts)
-        vectors = tuple(tuple(byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]) for digest in digests)
+    vectors = said.vectors or tuple([_vector(text) for text in call.texts])
     prompt_tokens, completion_tokens = (max(1, characters // 4) for characters in (asked, len(said.text)))
     return Reply(
         text=said.text,
@@ -236,3 +233,9 @@ def _reply(said: FakeAnswer, call: FakeCall, model: str) -> Reply:
         vectors=vectors,
         error=error,
     )
+
+
+def _vector(text: str) -> tuple[float, ...]:
+    """Returns a vector that depends on the text alone."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return tuple([byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]])

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 _LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
 _SENDS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
@@ -25,8 +25,7 @@ class NetworkBlockedError(OSError):
     """Raised into code that tries to leave the machine; an OSError, as of a dead network."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contact:
+class Contact(NamedTuple):
     """One connect or lookup of a name, with its target and thread."""
 
     event: str
@@ -83,8 +82,8 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         host, port = args[1][:2]
     else:
         return
-    name, thread = host.decode("idna") if isinstance(host, bytes) else str(host or ""), threading.current_thread().name
-    contact = Contact(event=event, host=name, port=port if isinstance(port, int) else None, thread=thread)
+    name = host.decode("idna") if isinstance(host, bytes) else str(host or "")
+    contact = Contact(event, name, port if isinstance(port, int) else None, threading.current_thread().name)
     allowed = stays_here(name)
     for guard in tuple(_guards):
         if not allowed:
@@ -93,7 +92,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             guard.connects.append(contact)
     if not allowed:
         raise NetworkBlockedError(
-            f"the network is blocked in tests: {event} to {name!r} port {contact.port} from thread {thread!r}; "
+            f"the network is blocked in tests: {event} to {name!r} port {contact.port} from thread {contact.thread!r}; "
             "replay a cassette or use a server on 127.0.0.1"
         )
 

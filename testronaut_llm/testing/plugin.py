@@ -6,7 +6,7 @@ Only pytest is imported here, since pytest loads this module in every project th
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
@@ -137,17 +137,12 @@ def llm_fake(request: pytest.FixtureRequest, _llm_home: Path) -> Iterator[FakeLL
 @contextmanager
 def _counted(item: pytest.Item, llm: LLMManager) -> Iterator[None]:
     """Adds what a test's calls did to its properties, which the JUnit file and the summary show."""
-    before = llm.session
+    before = llm.session.cost  # managers that record share a ledger
     yield
     done = llm.session
-    sums = {name: value for name, value in item.user_properties if name.startswith("llm_")}
-    counts = {"llm_calls": done.calls, "llm_hits": done.hits}
-    counts |= {f"llm_failures_{kind}": count for kind, count in done.failures.items()}
-    for name, count in counts.items():
-        sums[name] = int(str(sums.get(name, 0))) + count
-    sums["llm_cost"] = f"{Decimal(str(sums.get('llm_cost', 0))) + done.cost - before.cost:f}"
-    others = [one for one in item.user_properties if one[0] not in sums]
-    item.user_properties[:] = [*others, *sums.items()]
+    properties = {"llm_calls": done.calls, "llm_hits": done.hits, "llm_cost": f"{done.cost - before:f}"}
+    properties |= {f"llm_failures_{kind}": count for kind, count in done.failures.items()}
+    item.user_properties += properties.items()
 
 
 def _config_file(config: pytest.Config) -> Path | None:
@@ -206,18 +201,15 @@ def _write_summary(terminalreporter: pytest.TerminalReporter, file: Path) -> Non
     from testronaut_llm.support.money import usd
     from testronaut_llm.support.summary import append_summary
 
-    sums, cost = Counter[str](), Decimal(0)
-    ended = [one for many in terminalreporter.stats.values() for one in many if getattr(one, "when", "") == "teardown"]
-    for name, value in [one for report in ended for one in report.user_properties if one[0].startswith("llm_")]:
-        if name == "llm_cost":
-            cost += Decimal(value)
-        else:
-            sums[name] += value
-    failures = {name.removeprefix("llm_failures_"): count for name, count in sums.items() if "_failures_" in name}
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for report in [one for many in terminalreporter.stats.values() for one in many]:
+        for name, value in report.user_properties if getattr(report, "when", "") == "teardown" else ():
+            if name in ("llm_calls", "llm_hits", "llm_cost") or name.startswith("llm_failures_"):
+                sums[name] += Decimal(value)
+    failures = {name.removeprefix("llm_failures_"): int(count) for name, count in sums.items() if "_failures_" in name}
+    counts = {"calls": int(sums["llm_calls"]), "hits": int(sums["llm_hits"])}
     try:
-        append_summary(
-            file, "pytest", calls=sums["llm_calls"], hits=sums["llm_hits"], cost=usd(cost), failures=failures
-        )
+        append_summary(file, "pytest", **counts, cost=usd(sums["llm_cost"]), failures=failures)
     except OSError as error:
         terminalreporter.line(f"--llm-summary: cannot write {file}: {error.strerror}", red=True)
 

@@ -94,7 +94,7 @@ def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
     Bodies in base64 are decoded, values are found in the forms that servers echo. Each leak is shortened.
     """
     found = []
-    blocks = ((block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text))
+    blocks = [(block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text)]
     for offset, part in [(None, text), *blocks]:
         matches = [("secret", match) for _, match in find_keys(part)]
         matches += [(kind, match) for kind, pattern in _LEAKS for match in pattern.finditer(part)]
@@ -102,10 +102,10 @@ def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
             line = text.count("\n", 0, match.start() if offset is None else offset) + 1
             found.append(f"line {line}: {kind}: {match[0][:6]}...({len(match[0])} characters)")
     secrets, lines = secrets_in(environ), text.splitlines()
-    for name, value in environ.items():
+    for name in [name for name, value in environ.items() if value in secrets]:
         known = Redactor()
-        known.add(value)
-        if value in secrets and known.knows(text):
+        known.add(environ[name])
+        if known.knows(text):
             numbers = (number for number, line in enumerate(lines, 1) if known.knows(line))
             found.append(f"line {next(numbers, len(lines))}: value of a variable: {name}")
     return found

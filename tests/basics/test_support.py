@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from testronaut_llm.support.paths import write_atomically
@@ -125,6 +125,7 @@ _TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "[THINK
 
 
 @given(_TEXTS)
+@example(["<thi", "nk>", "a", "</think>", "b"])
 def test_pieces_and_whole_agree(pieces: list[str]) -> None:
     """However a text is cut into pieces, the same is handed out, and what is split off later is reasoning."""
     text, stream = "".join(pieces), ReasoningFilter(TAGS)

@@ -176,7 +176,7 @@ SECTION_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"cache": {"ttl": "30x"}}, "cache.ttl: expected a time"),
     ({"cache": {"size_limit": 0}}, "cache.size_limit: expected greater than 0"),
     ({"log": {}}, "log.file: is missing"),
-    ({"log": {"file": "x", "backups": -1}}, "log.backups: expected greater"),
+    ({"log": {"file": "x", "backups": 3}}, "log.backups: unknown key"),
     ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
     ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is not a valid name"),
     ({"models": [1]}, "models: expected a mapping"),

@@ -37,7 +37,7 @@ REFUSED: Mapping[str, Mapping[str, Any]] = {
     },
     "BudgetConfig": {"scope": "of-the-user"},
     "CacheConfig": {"size_limit": 1},
-    "LogConfig": {"file": "x", "content": True, "max_bytes": 5, "backups": 5},
+    "LogConfig": {"file": "x", "content": True},
 }  # fmt: skip
 """Each field that a file may not say until it is trusted, with a value that is not its default."""
 

@@ -74,6 +74,7 @@ router_settings:
   - test_generation: [luna]
   - result_verification: [luna]
   - default: [qwen]
+  max_fallbacks: 5
   num_retries: 0
   optional_pre_call_checks: [enforce_model_rate_limits]
 litellm_settings: {drop_params: true, max_budget: 60.0, budget_duration: 1mo}

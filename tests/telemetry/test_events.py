@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import stat
 import sys
 import threading
@@ -22,8 +23,9 @@ from manager_kit import KEY, MODES, Make, ask, model
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs, has_listener
+from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs
 from testronaut_llm.telemetry.redaction import Redactor
+from testronaut_llm.telemetry.telemetry import has_listener
 
 PROMPT, ANSWER = "the secret plan of the prompt", "the secret words of the answer"
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -185,11 +187,15 @@ def test_a_file_that_cannot_be_written_fails_no_call(
     """One warning for all events; a pipe that nobody reads is not waited for, and a disk may be full in mid-line."""
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr("testronaut_llm.support.paths.os.path.expanduser", str)
+    (tmp_path / "cut").write_bytes(b"x" * 10)
+    one, limit = EventFile(), resource.getrlimit(resource.RLIMIT_FSIZE)
     if where == "cut":
-        monkeypatch.setattr(os, "write", lambda _handle, data: len(data) - 1)
-    one = EventFile()
-    for _ in range(2):
-        one.write(where, tmp_path, {"event": "x"})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limit[1]))
+    try:
+        for _ in range(2):
+            one.write(where, tmp_path, {"event": "x"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     (warning,) = events
     assert (warning["event"], fault in warning["error"]) == ("log_not_written", True)
     monkeypatch.undo()

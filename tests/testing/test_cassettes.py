@@ -72,7 +72,7 @@ def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> N
     """One word that differs is a miss, shown beside the nearest recording; so is the same body elsewhere."""
     with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
         _ask("twos")
-    assert "-  prompt: two\n+  prompt: twos" in str(miss.value)
+    assert '- "prompt": "two"\n+ "prompt": "twos"' in str(miss.value)
     assert "--llm-record=refresh" in str(miss.value)
     for address in (f"{DEAD}/v1/messages", f"{DEAD}/v1/chat?api-version=1", "http://127.0.0.2:9/v1/chat"):
         with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
@@ -100,16 +100,18 @@ def test_a_recording_answers_once(recorded: Path) -> None:
 
 def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_path: Path, server: Endpoint) -> None:
     """The message stays readable, whatever the bodies are."""
-    path = tmp_path / "text.yaml"
-    with use_cassette(path, mode="once"):
+    plain, binary = tmp_path / "plain.yaml", tmp_path / "binary.yaml"
+    with use_cassette(plain, mode="once"):
         _post(server.url, content=b"a plain text")
-        _post(server.url, content=b"\xff\x00 no text at all")
-    with use_cassette(path, play_all=False, ignored=("a.b",)):
-        assert _post(DEAD, content=b"\xff\x00 no text at all").content == b"\xff\x00 no text at all"
-        with pytest.raises(CassetteMissError, match="-text: a plain text"):
+    with use_cassette(plain, play_all=False, ignored=("a.b",)):
+        with pytest.raises(CassetteMissError, match="-a plain text"):
             _post(DEAD, content=b"a plain tale")
         with pytest.raises(CassetteMissError, match="more lines"):
             _post(DEAD, json={"a": [f"line {n}" for n in range(200)]})
+    with use_cassette(binary, mode="once"):
+        _post(server.url, content=b"\xff\x00 no text at all")
+    with use_cassette(binary):
+        assert _post(DEAD, content=b"\xff\x00 no text at all").content == b"\xff\x00 no text at all"
 
 
 def test_what_is_missing_or_left_over_fails(recorded: Path, tmp_path: Path, server: Endpoint) -> None:

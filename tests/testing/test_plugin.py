@@ -307,6 +307,9 @@ SUMMARY = """
         llm_fake.reply("fine")
         llm_fake.batch("local", ["one", "two", ""])
 
+    def test_both(llm_fake, llm_manager, request):
+        request.node.user_properties += [("owner", "a"), ("owner", "b")]
+
     def test_without():
         pass
 """
@@ -317,12 +320,15 @@ def test_calls_are_properties_of_tests_and_a_summary(calls: Project) -> None:
     calls.write(SUMMARY)
     Path("summary.md").write_text("# Job\n")
     for times in (1, 2):
-        calls.run("--junit-xml=junit.xml", "--llm-summary=summary.md").assert_outcomes(passed=3)
+        calls.run("--junit-xml=junit.xml", "--llm-summary=summary.md").assert_outcomes(passed=4)
         assert Path("summary.md").read_text().count("### `pytest`") == times
-    found = {
-        case.get("name"): {one.get("name"): one.get("value") for one in case.iter("property")}
+    listed = {
+        case.get("name"): [(one.get("name"), one.get("value")) for one in case.iter("property")]
         for case in ElementTree.parse("junit.xml").iter("testcase")
     }
+    none = [("llm_calls", "0"), ("llm_hits", "0"), ("llm_cost", "0")]  # of each manager of the test
+    assert listed.pop("test_both") == [("owner", "a"), ("owner", "b"), *none, *none]
+    found = {name: dict(properties) for name, properties in listed.items()}
     cost = found["test_cost"].pop("llm_cost")
     assert cost is not None
     assert 0 < float(cost) < 1e-3
