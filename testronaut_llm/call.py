@@ -198,8 +198,7 @@ class _Attempts:
             try:
                 reply = await self._reply(planned, exchange, reservation)
             finally:
-                cancelled = LLMTimeoutError("the call was cancelled before its answer was complete")
-                ended = reply if reply is not None else Reply(error=cancelled, sent=exchange.left)
+                ended = reply if reply is not None else _cancelled(exchange)
                 latency = time.monotonic() - began
                 attempt, source = attempt_of(self.services, planned, ended, waited=waited, latency=latency)
                 _free(ticket, attempt, ended, hurried=reply is None or self.call.left <= 0)
@@ -219,7 +218,7 @@ class _Attempts:
         """
         call, row = self.call, planned.row
         pieces = Pieces(call.masking, as_json=call.output is not None)
-        reply = Reply(error=LLMError("no reply"), sent=False)
+        reply = None
         try:
             await when_free(reservation.sent, call.left)
             seconds = max(0.001, min(call.timeout or timeout_of(row), call.left))
@@ -240,7 +239,7 @@ class _Attempts:
             return Reply(error=LLMTimeoutError(message), sent=exchange.left)
         except LLMError as error:
             return Reply(error=passed_over(error), sent=False)
-        return reply
+        return reply if reply is not None else Reply(error=LLMError("no reply"), sent=False)
 
     async def _judged(
         self, planned: PlannedRequest, reply: Reply, attempt: Attempt, source: str | None
@@ -255,6 +254,12 @@ class _Attempts:
     def _tell(self, attempt: Attempt) -> None:
         self.made.append(attempt)
         self.services.attempted(self.call, attempt)
+
+
+def _cancelled(exchange: Exchange) -> Reply:
+    """Returns the reply of an attempt that ended from outside; its bill is unknown."""
+    error = LLMTimeoutError("the call was cancelled before its answer was complete")
+    return Reply(error=error, sent=exchange.left)
 
 
 def _free(ticket: Ticket, attempt: Attempt, reply: Reply, *, hurried: bool) -> None:

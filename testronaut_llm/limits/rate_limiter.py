@@ -149,17 +149,17 @@ class RateLimiter:
 
     def outlook(self, ticket: Ticket) -> Ticket:
         """Notes the shortest time that a ticket waits, if all before it stay, and for what."""
-        now, look_in, ticket.at_least, ticket.blocked_by = self.clock(), 0.0, 0.0, ""
+        now, ticket.look_in, ticket.at_least, ticket.blocked_by = self.clock(), 0.0, 0.0, ""
         before = tuple(itertools.takewhile(lambda other: other is not ticket, tuple(self.line)))
         for gate in ticket.gates:
             ahead = sum(gate in other.gates for other in before)
             at_least = gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
             wait = gate.wait(ticket.tokens, now)
-            look_in = max(look_in, wait)
-            if at_least > ticket.at_least or ((wait or ahead or gate.is_full) and not ticket.blocked_by):
+            if at_least > ticket.at_least or ((wait or ahead) and not ticket.blocked_by):
                 ticket.at_least, ticket.blocked_by = at_least, gate.words(now)
                 ticket.is_alone = gate is ticket.model
-        ticket.look_in = look_in or math.inf
+            ticket.look_in = max(ticket.look_in, wait)
+        ticket.look_in = ticket.look_in or math.inf
         return ticket
 
     def dispatch(self, *, wake: bool = False) -> None:
@@ -172,7 +172,7 @@ class RateLimiter:
         closed: set[Gate] = set()
         now = self.clock()
         for ticket in tuple(self.line):
-            shut = [g for g in ticket.gates if g in closed or g.is_full or g.wait(ticket.tokens, now) > 0]
+            shut = [g for g in ticket.gates if g in closed or g.wait(ticket.tokens, now) > 0]
             if not shut:
                 del self.line[ticket]
                 ticket.holds, ticket.is_probe = True, ticket.model.cooldowns > 0

@@ -44,11 +44,6 @@ class Gate:
     cooldowns: int = 0  # in a row; 0 while the model works
     cooldown_until: float = 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """True if no more requests may run concurrently; after a cooldown one may."""
-        return self.running >= (1 if self.cooldowns else self.rule.concurrency or math.inf)
-
     def take(self, tokens: int, now: float) -> Use:
         """Starts a request. One that is larger than the limit counts as the limit, since it would never fit."""
         while self.uses and self.uses[0].at + MINUTE <= now:
@@ -71,11 +66,15 @@ class Gate:
             self.uses.remove(use)
 
     def wait(self, tokens: int, now: float, *, ahead: int = 0, at_least: bool = False) -> float:
-        """Returns the seconds until the rates allow a request, with so many in line before it.
+        """Returns the seconds until a request may be sent; inf if only the end of another one makes room.
 
-        With `at_least`, the tokens of requests under way count as nothing: most use less than their upper bound.
+        With `at_least`, the shortest wait, with so many requests in line `ahead`: those under way may end at any time,
+        and count no tokens, since most use less than their upper bound.
         """
         rpm, tpm, wait = self.rule.rpm, self.rule.tpm, self.pause(now)
+        most = 1 if self.cooldowns else self.rule.concurrency  # after a cooldown one request finds out
+        if not at_least and most is not None and self.running >= most:
+            return math.inf
         if rpm is None and tpm is None:
             return wait
         uses = tuple(self.uses)  # a copy, since a dry run reads in another thread
