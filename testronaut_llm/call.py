@@ -27,7 +27,7 @@ from testronaut_llm.providers.provider_registry import timeout_of
 from testronaut_llm.records import Attempt, Call, Result, T, known_cost, total_cost
 from testronaut_llm.requests import PlannedRequest, planned_request, request_of
 from testronaut_llm.routing.cost_optimizer import nothing_left
-from testronaut_llm.routing.retry import Failure, Try, all_failed, next_try, no_turn, passed_over, patience
+from testronaut_llm.routing.retry import Failure, Try, all_failed, first_try, next_try, no_turn, passed_over, patience
 
 if TYPE_CHECKING:
     from testronaut_llm.limits.rate_limiter import Ticket
@@ -105,11 +105,10 @@ class Caller:
             await services.loop.on_file(lookup.drop, call)
 
         route = await services.routed(call)
-        if not route.kept:
+        if not (candidates := route.kept):
             raise nothing_left(route)
 
-        first, *later = route.kept
-        attempts, step = _Attempts(services, call, emit), Try(candidate=first, later=tuple(later))
+        attempts, step = _Attempts(services, call, emit), first_try(candidates)
         outcome = await attempts.make(step)
         while isinstance(outcome, Failure):
             step = attempts.after(step, outcome)
@@ -153,17 +152,17 @@ class _Attempts:
             waited = time.monotonic() - began
             if error is not None:
                 self._tell(attempt_of(services, planned, Reply(error=error, sent=False), waited=waited)[0])
-                return Failure(error=error, remaining=call.left)
+                return Failure(error=error)
             reserve = partial(services.budgets.reserve, call, step.candidate, planned.worst)
             try:
                 reservation = await when_free(partial(reserve, spent=known_cost(self.made)), call.left)
             except (BudgetExceededError, ConfigError) as refused:
-                return Failure(error=passed_over(refused), remaining=call.left)
+                return Failure(error=passed_over(refused))
             return await self._send(planned, ticket, reservation, waited)
 
     def after(self, step: Try, failure: Failure) -> Try:
         """Returns what to try after a failed attempt. Raises the error of the call if nothing is left to try."""
-        following = next_try(step, failure, self.call.settings)
+        following = next_try(step, failure, self.call.settings, left=self.call.left)
         if isinstance(following, Try):
             return following
         last, made = following.last, tuple(self.made)

@@ -109,7 +109,7 @@ def judged(
     if call.texts:
         return Embeddings(vectors=reply.vectors, **common)
     if (unread := _unread(planned, reply)) is not None:
-        return Failure(error=unread, remaining=call.left)
+        return Failure(error=unread)
     cut = reply.finish_reason == "length" and not (output is not None and is_runaway_whitespace(reply.text))
     # half a JSON value is not an answer
     if cut and not (call.settings.allow_truncated and output is None and reply.text.strip()):
@@ -120,7 +120,7 @@ def judged(
     except OutputInvalidError as error:
         repair = call.masking.mask(output.repair_request(error)) if output is not None else None
         invalid = _error(OutputInvalidError, planned, reply, call.masking.mask(error.args[0]), text=said)
-        return Failure(error=invalid, remaining=call.left, repair=repair, answered=said)
+        return Failure(error=invalid, repair=repair, answered=said)
     answer: Answer[Any] = Answer(
         text=text,
         parsed=parsed,
@@ -132,7 +132,7 @@ def judged(
     if call.accept is None or call.accept(answer):
         return answer
     refused = _error(OutputInvalidError, planned, reply, "`accept` refused the answer", text=said)
-    return Failure(error=refused, remaining=call.left)
+    return Failure(error=refused)
 
 
 def _error(kind: type[LLMError], planned: PlannedRequest, reply: Reply, what: str, **facts: Any) -> LLMError:
@@ -151,7 +151,6 @@ def _failed(services: Services, planned: PlannedRequest, reply: Reply, error: LL
         repair = call.output.repair_request(OutputInvalidError("It is not the JSON that was asked for."))
     return Failure(
         error=error,
-        remaining=call.left,
         repair=repair,
         answered=call.masking.mask(getattr(error, "text", reply.text)),
         not_taken=refused_settings(error),
@@ -191,4 +190,4 @@ def _truncated(services: Services, planned: PlannedRequest, reply: Reply, usage:
             if call.output is None and not call.settings.allow_truncated:
                 fix += f", or set `allow_truncated: true` for {call.task}"
     error = _error(OutputTruncatedError, planned, reply, f"{what}; {fix}", text=call.masking.mask(reply.text))
-    return Failure(error=error, remaining=call.left, may_double=doubles)
+    return Failure(error=error, may_double=doubles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,7 +61,6 @@ class Failure:
     """How an attempt failed.
 
     Attributes:
-        remaining: seconds left until the call's deadline.
         repair: text that asks the model to correct its answer, None if that cannot help.
         answered: the text of that answer.
         delivered: True if the caller has already received a piece of it.
@@ -69,7 +69,6 @@ class Failure:
     """
 
     error: LLMError
-    remaining: float
     repair: str | None = None
     answered: str = ""
     delivered: bool = False
@@ -84,13 +83,19 @@ class End(NamedTuple):
     stopped: bool
 
 
-def next_try(step: Try, failure: Failure, task: TaskConfig) -> Try | End:
+def first_try(candidates: Sequence[Candidate], reason: str = "") -> Try:
+    """Returns the first attempt at these candidates, of which there is at least one, in their order."""
+    first, *later = candidates
+    return Try(candidate=first, later=tuple(later), reason=reason)
+
+
+def next_try(step: Try, failure: Failure, task: TaskConfig, *, left: float) -> Try | End:
     """Returns the attempt to make after a failed one, or the end.
 
-    `task` has the number of retries, and the errors that go on to the next model.
+    `task` has the number of retries, and the errors that go on to the next model; `left` is seconds until the deadline.
     """
     error, goes_on = failure.error, failure.error.code in task.fallback_on
-    if (final := _final(failure)) is not None:
+    if (final := _final(failure, left)) is not None:
         return End(final, stopped=True)
     if isinstance(error, OutputTruncatedError) and failure.may_double and not step.doubled:
         return replace(step, wait=0.0, doubled=True, reason="once more with a doubled cap: its answer was cut")
@@ -105,7 +110,7 @@ def next_try(step: Try, failure: Failure, task: TaskConfig) -> Try | End:
     if not goes_on and error.verdict is Verdict.RETRY and step.retries < task.retries:
         wait = _wait(error, step.retries)
         longest = LONGEST_WAIT * 4 if step.later else LONGEST_ASKED_WAIT
-        if wait < failure.remaining and wait <= longest and not _would_queue(error, step.candidate):
+        if wait < left and wait <= longest and not _would_queue(error, step.candidate):
             number = step.retries + 1
             return replace(step, wait=wait, retries=number, reason=f"retry {number} after {error.code}")
     return _next_model(step, error, task)
@@ -120,15 +125,15 @@ def _next_model(step: Try, error: LLMError, task: TaskConfig) -> Try | End:
         later = tuple([one for one in later if one.quality > failed.quality])
     if not later:
         return End(error, stopped=False)
-    return Try(candidate=later[0], later=later[1:], reason=f"fell back: {failed.alias} failed ({error.code})")
+    return first_try(later, f"fell back: {failed.alias} failed ({error.code})")
 
 
-def _final(failure: Failure) -> LLMError | None:
+def _final(failure: Failure, left: float) -> LLMError | None:
     """Returns the error that ends the call regardless of the task, or None."""
     error = failure.error
     if failure.delivered or isinstance(error, CassetteMissError):
         return error
-    if failure.remaining > 0:
+    if left > 0:
         return None
     if isinstance(error, LLMTimeoutError):
         return error
