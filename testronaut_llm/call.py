@@ -1,7 +1,7 @@
 """Runs one call, in the order from top to bottom, on the manager's event loop.
 
 Join an identical call, look into the cache, route; for each step of `routing/retry.py`, wait for the turn, reserve,
-send, judge, settle, tell; then store and return.
+send, settle, judge, tell; then store and return.
 """
 
 from __future__ import annotations
@@ -142,23 +142,28 @@ class _Attempts:
 
     async def make(self, step: Try) -> Result | Failure:
         """Makes one attempt: returns the accepted result, or why there is none."""
-        call, services, began = self.call, self.services, time.monotonic()
+        call, services, began, before = self.call, self.services, time.monotonic(), len(self.made)
         planned = planned_request(services, call, step)
         if step.wait:
             await asyncio.sleep(step.wait)
-
-        with services.ticket(call, step.candidate, planned.most[1]) as ticket:
-            error = await self._turn(step, ticket)
-            waited = time.monotonic() - began
-            if error is not None:
-                self._tell(attempt_of(services, planned, Reply(error=error, sent=False), waited=waited)[0])
-                return Failure(error=error)
-            reserve = partial(services.budgets.reserve, call, step.candidate, planned.worst)
-            try:
-                reservation = await when_free(partial(reserve, spent=known_cost(self.made)), call.left)
-            except (BudgetExceededError, ConfigError) as refused:
-                return Failure(error=passed_over(refused))
-            return await self._send(planned, ticket, reservation, waited)
+        try:
+            with services.ticket(call, step.candidate, planned.most[1]) as ticket:
+                error = await self._turn(step, ticket)
+                waited = time.monotonic() - began
+                if error is not None:
+                    unsent = attempt_of(services, planned, Reply(error=error, sent=False), waited=waited)[0]
+                    self.made.append(unsent)
+                    return Failure(error=error)
+                reserve = partial(services.budgets.reserve, call, step.candidate, planned.worst)
+                try:
+                    reservation = await when_free(partial(reserve, spent=known_cost(self.made)), call.left)
+                except (BudgetExceededError, ConfigError) as refused:
+                    return Failure(error=passed_over(refused))
+                reply, source = await self._send(planned, ticket, reservation, waited)
+            return await self._judged(planned, reply, source)
+        finally:
+            for attempt in self.made[before:]:
+                services.attempted(call, attempt)
 
     def after(self, step: Try, failure: Failure) -> Try:
         """Returns what to try after a failed attempt. Raises the error of the call if nothing is left to try."""
@@ -190,25 +195,20 @@ class _Attempts:
 
     async def _send(
         self, planned: PlannedRequest, ticket: Ticket, reservation: Reservation, waited: float
-    ) -> Result | Failure:
-        """Sends a request and judges its reply. However it ends, the slot is freed and the cost is settled."""
+    ) -> tuple[Reply, str | None]:
+        """Returns the reply and the source of its price. However it ends, its cost is settled and the slot is freed."""
         began, exchange, reply = time.monotonic(), Exchange(), None
         try:
-            try:
-                reply = await self._reply(planned, exchange, reservation)
-            finally:
-                ended = reply if reply is not None else _cancelled(exchange)
-                latency = time.monotonic() - began
-                attempt, source = attempt_of(self.services, planned, ended, waited=waited, latency=latency)
-                _free(ticket, attempt, ended, hurried=reply is None or self.call.left <= 0)
-            outcome = await self._judged(planned, reply, attempt, source)
-            if isinstance(outcome, Failure):
-                attempt = replace(attempt, error=outcome.error, outcome="error" if reply.error else "rejected")
-            return outcome
+            reply = await self._reply(planned, exchange, reservation)
         finally:
+            ended = reply if reply is not None else _cancelled(exchange)
+            latency = time.monotonic() - began
+            attempt, source = attempt_of(self.services, planned, ended, waited=waited, latency=latency)
+            self.made.append(attempt)
             self.sent = self.sent or ended.sent
             reservation.settle(attempt)
-            self._tell(attempt)
+            _free(ticket, attempt, ended, hurried=reply is None or self.call.left <= 0)
+        return reply, source
 
     async def _reply(self, planned: PlannedRequest, exchange: Exchange, reservation: Reservation) -> Reply:
         """Returns the reply; pieces of a stream go to the caller.
@@ -240,19 +240,16 @@ class _Attempts:
             return Reply(error=passed_over(error), sent=False)
         return reply if reply is not None else Reply(error=LLMError("no reply"), sent=False)
 
-    async def _judged(
-        self, planned: PlannedRequest, reply: Reply, attempt: Attempt, source: str | None
-    ) -> Result | Failure:
+    async def _judged(self, planned: PlannedRequest, reply: Reply, source: str | None) -> Result | Failure:
         """Returns the accepted result, or why there is none. The caller's own code runs in a thread."""
-        call, spent = self.call, known_cost([*self.made, attempt])
-        judge = partial(judged, self.services, planned, reply, attempt, source, spent)
+        call, attempt = self.call, self.made[-1]
+        judge = partial(judged, self.services, planned, reply, attempt, source, known_cost(self.made))
         callers_code = call.accept is not None or call.output is not None  # may take long, or call the manager
         outcome = await asyncio.to_thread(judge) if callers_code else judge()
-        return replace(outcome, delivered=self.delivered) if isinstance(outcome, Failure) else outcome
-
-    def _tell(self, attempt: Attempt) -> None:
-        self.made.append(attempt)
-        self.services.attempted(self.call, attempt)
+        if not isinstance(outcome, Failure):
+            return outcome
+        self.made[-1] = replace(attempt, error=outcome.error, outcome="error" if reply.error else "rejected")
+        return replace(outcome, delivered=self.delivered)
 
 
 def _cancelled(exchange: Exchange) -> Reply:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from testronaut_llm.services import Services
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PlannedRequest:
     """The request of one attempt, as far as it is known before money is reserved for it.
 
@@ -61,18 +61,8 @@ def planned_request(services: Services, call: Call, step: Try) -> PlannedRequest
     longest = 0 if call.texts else call.max_tokens * (2 if step.doubled else 1)
     most = prompt_bound(call, row, turns, schema, services.counter), longest
     price = services.prices.price(row, service := service_asked(call, row))
-    return PlannedRequest(
-        call=call,
-        step=step,
-        candidate=step.candidate,
-        row=row,
-        turns=turns,
-        schema=schema,
-        service=service,
-        most=most,
-        price=price,
-        worst=price.worst(*most) if price is not None else None,
-    )
+    worst = price.worst(*most) if price is not None else None
+    return PlannedRequest(call, step, step.candidate, row, turns, schema, service, most, price, worst)
 
 
 def request_of(services: Services, planned: PlannedRequest, timeout: float) -> Request:
