@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.gateway.model_request import Request
 from testronaut_llm.records import Message
-from testronaut_llm.routing.estimates import prompt_bound, service_asked
+from testronaut_llm.routing.estimates import prompt_bound, schema_text, service_asked
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
@@ -59,7 +59,7 @@ def planned_request(services: Services, call: Call, step: Try) -> PlannedRequest
         said = (Message(role="assistant", content=step.answered),) if step.answered.strip() else ()
         turns = (*turns, *said, Message(role="user", content=step.repair))  # an empty turn is refused
     longest = 0 if call.texts else call.max_tokens * (2 if step.doubled else 1)
-    most = prompt_bound(call, row, turns, schema, services.counter), longest
+    most = prompt_bound(call, row, turns, schema_text(schema), services.counter), longest
     price = services.prices.price(row, service := service_asked(call, row))
     worst = price.worst(*most) if price is not None else None
     return PlannedRequest(call, step, step.candidate, row, turns, schema, service, most, price, worst)

@@ -80,8 +80,8 @@ class Scale:
         self, row: ModelConfig, price: Price | None, schema: WireSchema | None, speed: Speed | None
     ) -> tuple[dict[str, Any], int]:
         """Returns fields of the candidate (tokens, costs, time), and the tokens that must fit into the window."""
-        call, counter = self.call, self.counter
-        longest = prompt = counter.estimate(row, call.messages, schema_text(schema), embedding=bool(call.texts))
+        call, counter, shape = self.call, self.counter, schema_text(schema)
+        longest = prompt = counter.estimate(row, call.messages, shape, embedding=bool(call.texts))
         answer = most = 0
         if call.texts:  # a window holds one text at a time
             longest = max(counter.text_length(row, text) for text in call.texts)
@@ -92,7 +92,7 @@ class Scale:
             counted["est_seconds"] = speed.seconds(prompt, answer)
         if price is not None:
             counted["est_cost"] = price.cost(Usage(prompt_tokens=prompt, completion_tokens=answer))
-            counted["worst_cost"] = price.worst(prompt_bound(call, row, call.messages, schema, counter), most)
+            counted["worst_cost"] = price.worst(prompt_bound(call, row, call.messages, shape, counter), most)
         return counted, longest
 
     def _obstacle(self, one: Candidate, ready: Readiness, facts: ModelFacts, longest: int) -> tuple[str, str | None]:
@@ -127,9 +127,7 @@ def service_asked(call: Call, row: ModelConfig) -> str:
     return service_of({**row.extra, **call.extra}) or ""
 
 
-def prompt_bound(
-    call: Call, row: ModelConfig, turns: Sequence[Message], schema: WireSchema | None, counter: TokenCounter
-) -> int:
-    """Returns the most tokens that a prompt can have: its turns, its schema, and documents in `extra`."""
+def prompt_bound(call: Call, row: ModelConfig, turns: Sequence[Message], shape: str, counter: TokenCounter) -> int:
+    """Returns the most tokens that a prompt can have: its turns, its schema as text, and documents in `extra`."""
     extra = json.dumps({**row.extra, **call.extra}, default=str)
-    return counter.upper_bound(turns, schema_text(schema) + (extra if len(extra) > _SETTINGS else ""))
+    return counter.upper_bound(turns, shape + (extra if len(extra) > _SETTINGS else ""))
