@@ -151,14 +151,12 @@ class _Attempts:
                 error = await self._turn(step, ticket)
                 waited = time.monotonic() - began
                 if error is not None:
-                    unsent = attempt_of(services, planned, Reply(error=error, sent=False), waited=waited)[0]
-                    self.made.append(unsent)
+                    unsent = Reply(error=error, sent=False)
+                    self.made.append(attempt_of(services, planned, unsent, waited=waited)[0])
                     return Failure(error=error)
-                reserve = partial(services.budgets.reserve, call, step.candidate, planned.worst)
-                try:
-                    reservation = await when_free(partial(reserve, spent=known_cost(self.made)), call.left)
-                except (BudgetExceededError, ConfigError) as refused:
-                    return Failure(error=passed_over(refused))
+                reservation = await self._reserved(planned)
+                if isinstance(reservation, LLMError):
+                    return Failure(error=reservation)
                 reply, source = await self._send(planned, ticket, reservation, waited)
             return await self._judged(planned, reply, source)
         finally:
@@ -192,6 +190,15 @@ class _Attempts:
             return None
         late = f"{call.task}: the deadline of {call.deadline:g} s has passed; raise `deadline` if it needs longer"
         return LLMTimeoutError(late, model=one.alias, provider=one.provider)
+
+    async def _reserved(self, planned: PlannedRequest) -> Reservation | LLMError:
+        """Reserves the worst case; returns an error if the budget does not leave it."""
+        call, spent = self.call, known_cost(self.made)
+        reserve = partial(self.services.budgets.reserve, call, planned.candidate, planned.worst, spent=spent)
+        try:
+            return await when_free(reserve, call.left)
+        except (BudgetExceededError, ConfigError) as error:
+            return passed_over(error)
 
     async def _send(
         self, planned: PlannedRequest, ticket: Ticket, reservation: Reservation, waited: float
