@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import Row, by_turns, options, show
 
 from testronaut_llm.limits.rate_limiter import RateLimiter
-from testronaut_llm.limits.windows import Rule
+from testronaut_llm.limits.rules import Rule
 
 TOKENS, USED = 4000, 700
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sized
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from testronaut_llm.errors import InvalidRequestError, LLMError
@@ -20,7 +19,7 @@ Outcome = Answer[Any] | LLMError
 Progress = Callable[[int, int | None, Outcome], object]
 Job = TypeVar("Job")
 """The part in which calls differ: a prompt, or a prompt and a model."""
-Ask = Callable[[Job], "Running[Outcome]"]
+Start = Callable[[Job], "Running[Outcome]"]
 """Starts one call, whose result is its answer or its error."""
 
 
@@ -55,16 +54,18 @@ def listed(jobs: Any) -> Iterable[Any]:
 class _Window:
     """The running calls, each with the index of its job. `ended` is called for each that ends, in any thread."""
 
-    def __init__(self, ask: Ask[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]) -> None:
+    def __init__(
+        self, start: Start[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]
+    ) -> None:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
         self.running: dict[Future[Outcome], tuple[int, Running[Outcome]]] = {}
-        self._ask, self._jobs, self._concurrency, self._ended = ask, enumerate(listed(jobs)), concurrency, ended
+        self._start, self._jobs, self._concurrency, self._ended = start, enumerate(listed(jobs)), concurrency, ended
 
     def fill(self) -> bool:
         """Starts calls until the window is full; False if none is left."""
         while len(self.running) < self._concurrency and (job := next(self._jobs, None)) is not None:
-            running = self._ask(job[1])
+            running = self._start(job[1])
             self.running[running.done] = job[0], running
             running.done.add_done_callback(self._ended)
         return bool(self.running)
@@ -81,7 +82,7 @@ class _Window:
 
 
 def run_each(
-    ask: Ask[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
+    start: Start[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """Passes on each result with the index of its job as soon as it is there, and keeps none.
 
@@ -93,7 +94,7 @@ def run_each(
     from concurrent.futures import wait
 
     ended: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    window = _Window(ask, jobs, concurrency, ended.put)
+    window = _Window(start, jobs, concurrency, ended.put)
     try:
         while window.fill():
             finished(*window.take(ended.get()))
@@ -103,20 +104,15 @@ def run_each(
 
 
 async def arun_each(
-    ask: Ask[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
+    start: Start[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """Same as `run_each`, on the caller's event loop."""
-    import asyncio
+    from asyncio import Queue
 
-    from testronaut_llm.loop import wait_for
+    from testronaut_llm.loop import to_this_loop, wait_for
 
-    loop, ended = asyncio.get_running_loop(), asyncio.Queue["Future[Outcome]"]()
-
-    def notify(done: Future[Outcome]) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(ended.put_nowait, done)
-
-    window = _Window(ask, jobs, concurrency, notify)
+    ended: Queue[Future[Outcome]] = Queue()
+    window = _Window(start, jobs, concurrency, to_this_loop(ended.put_nowait))
     try:
         while window.fill():
             finished(*window.take(await ended.get()))

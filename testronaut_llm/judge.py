@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import ContextWindowError, LLMError, OutputInvalidError, OutputTruncatedError
 from testronaut_llm.gateway.evidence import Counts
 from testronaut_llm.gateway.provider_errors import refused_settings
+from testronaut_llm.money.prices import Cost
 from testronaut_llm.records import Answer, Attempt, Embeddings, Result, Usage
-from testronaut_llm.routing.retry import Outcome
+from testronaut_llm.routing.retry import Failure
 from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.support.money import tokens
 
 if TYPE_CHECKING:
     from testronaut_llm.gateway.model_request import Reply
-    from testronaut_llm.money.prices import Cost
-    from testronaut_llm.requests import Ask
+    from testronaut_llm.requests import PlannedRequest
     from testronaut_llm.services import Services
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7
@@ -26,58 +26,101 @@ _ALMOST = 0.95
 """Share of a window above which it counts as full: servers reserve some tokens, and do not count all."""
 
 
-def attempt_of(services: Services, ask: Ask, reply: Reply, *, waited: float, latency: float = 0.0) -> Attempt:
-    """Returns the record of an attempt, with its usage and cost."""
-    usage = _usage(services, ask, reply)
-    return Attempt(
-        model=ask.row.alias,
-        provider_model=ask.row.model,
+def attempt_of(
+    services: Services, planned: PlannedRequest, reply: Reply, *, waited: float, latency: float = 0.0
+) -> tuple[Attempt, str | None]:
+    """Returns the record of an attempt with its usage and cost, and the source of the price."""
+    usage = _usage(services, planned, reply)
+    cost = _cost(services, planned, reply, usage)
+    attempt = Attempt(
+        model=planned.row.alias,
+        provider_model=planned.row.model,
         outcome="answer" if reply.error is None else "error",
         error=reply.error,
         waited=waited,
         latency=latency,
         usage=usage,
-        cost=_cost(services, ask, reply, usage),
+        cost=cost.amount,
         finish_reason=reply.finish_reason,
         request_id=reply.request_id,
-        reason=ask.step.reason or ask.step.candidate.reason,
+        reason=planned.step.reason or planned.candidate.reason,
         dropped_params=reply.dropped_params,
     )
+    return attempt, cost.source
 
 
-def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: Decimal) -> Result | Outcome:
+def _usage(services: Services, planned: PlannedRequest, reply: Reply) -> Usage | None:
+    """Returns the tokens as reported, else estimated; None if unknown."""
+    if isinstance(reply.usage, Usage):
+        return reply.usage
+    if reply.usage is None and reply.error is not None and not reply.text:
+        return None
+    counts, counter, step = reply.usage or Counts(), services.counter, planned.step
+    if planned.call.texts and reply.usage is not None:
+        counts = replace(counts, completion_tokens=0)
+    prompt = planned.candidate.est_tokens or 1
+    if step.repair:
+        prompt += counter.text_length(planned.row, step.answered + step.repair)
+    said = reply.reasoning + reply.text
+
+    def answer() -> int:
+        return planned.most[1] if reply.finish_reason == "length" else counter.text_length(planned.row, said)
+
+    usage, doubts = counts.proven(most=planned.most, guess=(prompt, answer), least_answer=int(bool(said)))
+    if doubts:
+        services.warn_of_usage(planned.row.alias, doubts)
+    return usage
+
+
+def _cost(services: Services, planned: PlannedRequest, reply: Reply, usage: Usage | None) -> Cost:
+    """Returns the cost in the service tier that answered, or that was asked for if the answer names none."""
+    refused = reply.error is not None and (reply.error.status or 0) >= 400
+    if not reply.sent or (refused and usage is None):
+        return Cost(amount=Decimal(0), source=None)
+    whole = reply.error is None or reply.finish_reason is not None or planned.call.texts
+    if usage is None or not whole:
+        return Cost(amount=planned.worst, source=None)  # the reply is incomplete, and the bill is unknown
+    service = planned.service if reply.service is None else reply.service
+    service = "" if service == "auto" else service
+    return services.prices.cost(planned.row, usage, reply.response_model or None, service=service)
+
+
+def judged(
+    services: Services, planned: PlannedRequest, reply: Reply, attempt: Attempt, source: str | None, spent: Decimal
+) -> Result | Failure:
     """Returns the accepted result, or why the reply is not one and what may help.
 
-    Runs the caller's validators and `accept`, which may take long. `spent` is USD of all attempts of the call.
+    Runs the caller's validators and `accept`, which may take long. `source` is that of the price, `spent` is USD of all
+    attempts of the call.
     """
-    call, row, output = ask.call, ask.row, ask.call.output
+    call, row, output = planned.call, planned.row, planned.call.output
     if reply.error is not None:
-        return _failed(services, ask, reply, reply.error)
+        return _failed(services, planned, reply, reply.error)
     usage = attempt.usage or Usage(estimated=True)
     common: dict[str, Any] = {
         "model": row.alias,
         "provider_model": row.model,
         "task": call.task,
         "usage": usage,
-        "cost_source": _priced(services, ask, reply, usage).source,
+        "cost_source": source,
         "request_id": reply.request_id,
-        "masked": call.masking.count if ask.step.candidate.secrets == "mask" or call.texts else 0,
+        "masked": call.masking.count if planned.candidate.secrets == "mask" or call.texts else 0,
     }
     if call.texts:
         return Embeddings(vectors=reply.vectors, **common)
-    if (unread := _unread(ask, reply)) is not None:
-        return Outcome(error=unread, remaining=call.left)
+    if (unread := _unread(planned, reply)) is not None:
+        return Failure(error=unread)
     cut = reply.finish_reason == "length" and not (output is not None and is_runaway_whitespace(reply.text))
     # half a JSON value is not an answer
     if cut and not (call.settings.allow_truncated and output is None and reply.text.strip()):
-        return _truncated(services, ask, reply, usage, spent)
+        return _truncated(services, planned, reply, usage, spent)
     said, text = call.masking.mask(reply.text), call.masking.restore(reply.text, as_json=output is not None)
     try:
-        parsed = output.read(text, services.dialect(row)) if output is not None else None
+        parsed = output.read(text, services.dialect(planned.candidate)) if output is not None else None
     except OutputInvalidError as error:
         repair = call.masking.mask(output.repair_request(error)) if output is not None else None
-        invalid = _error(OutputInvalidError, ask, reply, call.masking.mask(error.args[0]), text=said)
-        return Outcome(error=invalid, remaining=call.left, repair=repair, answered=said)
+        invalid = _error(OutputInvalidError, planned, reply, call.masking.mask(error.args[0]), text=said)
+        return Failure(error=invalid, repair=repair, answered=said)
     answer: Answer[Any] = Answer(
         text=text,
         parsed=parsed,
@@ -88,95 +131,55 @@ def judged(services: Services, ask: Ask, reply: Reply, attempt: Attempt, spent: 
     )
     if call.accept is None or call.accept(answer):
         return answer
-    refused = _error(OutputInvalidError, ask, reply, "`accept` refused the answer", text=said)
-    return Outcome(error=refused, remaining=call.left)
+    refused = _error(OutputInvalidError, planned, reply, "`accept` refused the answer", text=said)
+    return Failure(error=refused)
 
 
-def _error(kind: type[LLMError], ask: Ask, reply: Reply, what: str, **facts: Any) -> LLMError:
-    row = ask.row
+def _error(kind: type[LLMError], planned: PlannedRequest, reply: Reply, what: str, **facts: Any) -> LLMError:
+    row = planned.row
     facts |= {"model": row.alias, "provider": row.provider, "request_id": reply.request_id}
     return kind(f"{row.alias} ({row.model}): {what}", **facts)
 
 
-def _failed(services: Services, ask: Ask, reply: Reply, error: LLMError) -> Outcome:
-    """Returns the outcome of a failed reply; with a repair if the server itself refused the answer of the model."""
-    error = (None if reply.text else services.local.explain(ask.row, error)) or error
+def _failed(services: Services, planned: PlannedRequest, reply: Reply, error: LLMError) -> Failure:
+    """Returns the failure of a reply; with a repair if the server itself refused the answer of the model."""
+    error = (None if reply.text else services.local.explain(planned.row, error)) or error
     if error.model is None:
-        error.model, error.provider = ask.step.candidate.alias, ask.step.candidate.provider
-    repair = None
-    if ask.call.output is not None and isinstance(error, OutputInvalidError):
-        repair = ask.call.output.repair_request(OutputInvalidError("It is not the JSON that was asked for."))
-    return Outcome(
+        error.model, error.provider = planned.candidate.alias, planned.candidate.provider
+    call, repair = planned.call, None
+    if call.output is not None and isinstance(error, OutputInvalidError):
+        repair = call.output.repair_request(OutputInvalidError("It is not the JSON that was asked for."))
+    return Failure(
         error=error,
-        remaining=ask.call.left,
         repair=repair,
-        answered=ask.call.masking.mask(getattr(error, "text", reply.text)),
+        answered=call.masking.mask(getattr(error, "text", reply.text)),
         not_taken=refused_settings(error),
     )
 
 
-def _usage(services: Services, ask: Ask, reply: Reply) -> Usage | None:
-    """Returns the tokens as reported, else estimated; None if unknown."""
-    if isinstance(reply.usage, Usage):
-        return reply.usage
-    if reply.usage is None and reply.error is not None and not reply.text:
-        return None
-    counts, counter, step = reply.usage or Counts(), services.counter, ask.step
-    if ask.call.texts and reply.usage is not None:
-        counts = replace(counts, completion_tokens=0)
-    prompt = step.candidate.est_tokens or 1
-    if step.repair:
-        prompt += counter.text_length(ask.row, step.answered + step.repair)
-    said = reply.reasoning + reply.text
-
-    def answer() -> int:
-        return ask.most[1] if reply.finish_reason == "length" else counter.text_length(ask.row, said)
-
-    usage, doubts = counts.proven(most=ask.most, guess=(prompt, answer), least_answer=int(bool(said)))
-    if doubts:
-        services.warn_of_usage(ask.row.alias, doubts)
-    return usage
-
-
-def _cost(services: Services, ask: Ask, reply: Reply, usage: Usage | None) -> Decimal | None:
-    refused = reply.error is not None and (reply.error.status or 0) >= 400
-    if not reply.sent or (refused and usage is None):
-        return Decimal(0)
-    whole = reply.error is None or reply.finish_reason is not None or ask.call.texts
-    if usage is None or not whole:
-        return ask.worst  # the reply is incomplete, and the bill is unknown
-    return _priced(services, ask, reply, usage).amount
-
-
-def _priced(services: Services, ask: Ask, reply: Reply, usage: Usage) -> Cost:
-    """Returns the cost in the service tier that answered, or that was asked for if the answer names none."""
-    service = ask.service if reply.service is None else reply.service
-    service = "" if service == "auto" else service
-    return services.prices.cost(ask.row, usage, reply.response_model or None, service=service)
-
-
-def _unread(ask: Ask, reply: Reply) -> LLMError | None:
+def _unread(planned: PlannedRequest, reply: Reply) -> LLMError | None:
     """Returns an error if Ollama cut the prompt (ollama#3839), which only its token count shows."""
-    expected, read = ask.step.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
-    if ask.row.provider != "ollama" or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
+    expected, read = planned.candidate.est_tokens or 0, reply.usage.prompt_tokens if reply.usage else None
+    is_ollama = planned.row.provider == "ollama"
+    if not is_ollama or read is None or expected < LONG_PROMPT or read >= expected * LEAST_SHARE_READ:
         return None
     what = f"the server read {read:,} of about {expected:,} prompt tokens"
-    return _error(ContextWindowError, ask, reply, f"{what}; raise `num_ctx` of the model, or shorten the prompt")
+    return _error(ContextWindowError, planned, reply, f"{what}; raise `num_ctx` of the model, or shorten the prompt")
 
 
-def _truncated(services: Services, ask: Ask, reply: Reply, usage: Usage, spent: Decimal) -> Outcome:
-    """Returns the outcome of a cut answer: what used the tokens, the setting to raise, and if twice as many fit."""
-    call, cap, prompt = ask.call, ask.most[1], ask.step.candidate.est_tokens or 0
+def _truncated(services: Services, planned: PlannedRequest, reply: Reply, usage: Usage, spent: Decimal) -> Failure:
+    """Returns the failure of a cut answer: what used the tokens, the setting to raise, and if twice as many fit."""
+    call, cap, prompt = planned.call, planned.most[1], planned.candidate.est_tokens or 0
     used, thought, window = usage.completion_tokens, usage.reasoning_tokens, reply.num_ctx
     doubles = False
     if window is not None and used < cap and usage.prompt_tokens + used >= window * _ALMOST:
         what = f"prompt and answer filled its window of {tokens(window)}"
         fix = "raise `num_ctx` of the model, or shorten the prompt"
     else:
-        facts, twice = services.prices.facts(ask.row), 2 * call.max_tokens
+        facts, twice = services.prices.facts(planned.row), 2 * call.max_tokens
         fits = facts.max_output is None or twice <= facts.max_output
         fits = fits and (facts.context_window is None or prompt + twice <= facts.context_window)
-        worst = ask.price.worst(ask.most[0], twice) if ask.price is not None else None
+        worst = planned.price.worst(planned.most[0], twice) if planned.price is not None else None
         doubles = fits and services.budgets.affords(call, worst, spent=spent)
         if not reply.text.strip() and (reply.reasoning or thought):
             what = f"all {tokens(used)} went into reasoning"
@@ -186,5 +189,5 @@ def _truncated(services: Services, ask: Ask, reply: Reply, usage: Usage, spent: 
             what, fix = f"the answer was cut at max_tokens {cap}{part}", "raise `max_tokens`"
             if call.output is None and not call.settings.allow_truncated:
                 fix += f", or set `allow_truncated: true` for {call.task}"
-    error = _error(OutputTruncatedError, ask, reply, f"{what}; {fix}", text=call.masking.mask(reply.text))
-    return Outcome(error=error, remaining=call.left, may_double=doubles)
+    error = _error(OutputTruncatedError, planned, reply, f"{what}; {fix}", text=call.masking.mask(reply.text))
+    return Failure(error=error, may_double=doubles)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from testronaut_llm.cache import key as cache_key
 from testronaut_llm.cache.entry import Vector, answer_of, answer_value, vector_of, vector_values
@@ -38,12 +39,13 @@ class Lookup:
     ) -> None:
         self.cache = cache
         self._probes, self._ledger, self._telemetry, self._redactor = probes, ledger, telemetry, redactor
+        self._asked: WeakKeyDictionary[Call, Sequence[str]] = WeakKeyDictionary()
 
     def is_quick(self, call: Call) -> bool:
         """True if a lookup takes microseconds, so that it may run on an event loop."""
-        if call.cache == "off" or self.cache is None:
+        if self.cache is None or call.cache in ("off", "refresh"):
             return True
-        return self.cache.is_open and len(call.texts) <= _FEW and call.accept is None and call.cache != "refresh"
+        return self.cache.is_open and len(call.texts) <= _FEW and call.accept is None
 
     def find(self, call: Call) -> Result | None:
         """Returns the stored result, counted as a hit; None if a model has to be asked.
@@ -51,14 +53,11 @@ class Lookup:
         Raises:
             CacheMissError: nothing is stored, and the cache mode is `only`.
         """
-        if call.cache == "refresh":
-            if self.cache is not None:
-                models = [self._model_part(call, one) for one in call.candidates]
-                keys = (cache_key.hashed(part, model) for part in _parts(call) for model in models)
-                self.cache.drop(keys)
-            return None
-        result = self.find_stored(call)
-        if result is None and call.cache == "only":
+        result = self._stored(call)
+        if result is not None:
+            self._ledger.hit(result.task, result.model, result.saved)
+            self._telemetry.answered(call, result)
+        elif call.cache == "only":
             names = ", ".join(one.alias for one in call.candidates) or "its models"
             what = f"vectors of all {len(call.texts)} texts" if call.texts else "answer to this prompt"
             raise CacheMissError(
@@ -69,41 +68,29 @@ class Lookup:
 
     def has(self, call: Call) -> bool:
         """True if a stored answer would be returned. It counts no hit and reports nothing."""
-        usable = self.cache is not None and call.cache in ("use", "only")
-        return usable and self._answer(call, self.cache) is not None  # type: ignore[arg-type]  # there is one
+        return self._stored(call) is not None
+
+    def _stored(self, call: Call) -> Result | None:
+        if self.cache is None or call.cache not in ("use", "only") or not call.candidates:
+            return None
+        if call.texts:
+            found = self.vectors(call)
+            if len(found) < len(set(call.texts)):
+                return None
+            result = all_vectors(found, call.texts, None, model=call.candidates[0].row, task=call.task)
+            return replace(result, latency=time.monotonic() - call.started, masked=call.masking.count)
+        for part in self._parts(call):  # one, or none
+            for one in call.candidates:
+                key = cache_key.hashed(part, self._model_part(call, one))
+                answer = self.cache.read(key, partial(_decoded, call, one))
+                if answer is not None and (call.accept is None or call.accept(answer)):
+                    return answer
+        return None
 
     def close(self) -> None:
         """Closes the file of the cache."""
         if self.cache is not None:
             self.cache.close()
-
-    def find_stored(self, call: Call) -> Result | None:
-        """Returns the same for a call whose cache mode is already checked."""
-        cache = self.cache
-        result: Result | None = None
-        if cache is None or call.cache == "off" or not call.candidates:
-            return None
-        if call.texts:
-            found = self.vectors(call)
-            if len(found) == len(set(call.texts)):
-                result = all_vectors(found, call.texts, None, model=call.candidates[0].row, task=call.task)
-                result = replace(result, latency=time.monotonic() - call.started, masked=call.masking.count)
-        else:
-            result = self._answer(call, cache)
-        if result is not None:
-            self._ledger.hit(result.task, result.model, result.saved)
-            self._telemetry.answered(call, result)
-        return result
-
-    def _answer(self, call: Call, cache: AnswerCache) -> Answer[Any] | None:
-        for part in _parts(call):  # one, or none
-            for one in call.candidates:
-                key = cache_key.hashed(part, self._model_part(call, one))
-                decode = partial(_decoded, call, one)
-                answer = cache.read(key, decode)
-                if answer is not None and (call.accept is None or call.accept(answer)):
-                    return answer
-        return None
 
     def vectors(self, call: Call) -> dict[str, Vector]:
         """Returns the stored vectors by their texts."""
@@ -111,7 +98,7 @@ class Lookup:
         if self.cache is None or call.cache in ("off", "refresh") or not call.texts:
             return found
         models = [self._model_part(call, one) for one in call.candidates]
-        for text, part in zip(call.texts, _parts(call), strict=False):
+        for text, part in zip(call.texts, self._parts(call), strict=False):
             for model in models:
                 vector = self.cache.read(cache_key.hashed(part, model), vector_of)
                 if vector is not None:
@@ -124,20 +111,25 @@ class Lookup:
 
         None for a call that shares no request: it is not stored, or needs a new answer.
         """
-        if self.cache is None or call.cache != "use" or not (parts := _parts(call)):
+        if self.cache is None or call.cache != "use" or not (parts := self._parts(call)):
             return None
         return cache_key.hashed(*parts, *[self._model_part(call, one) for one in call.candidates])
+
+    def drop(self, call: Call) -> None:
+        """Deletes what is stored for a call, so that no other model's older answer is found later."""
+        if self.cache is not None:
+            models = [self._model_part(call, one) for one in call.candidates]
+            self.cache.drop([cache_key.hashed(part, model) for part in self._parts(call) for model in models])
 
     def keeps(self, call: Call) -> bool:
         """True if the result of a call is stored."""
         return self.cache is not None and call.cache != "off"
 
-    def keep(self, call: Call, result: Result, dialect: SchemaDialect) -> None:
-        """Stores an accepted result, unless it may be cut or holds a known secret."""
-        cache, parts = self.cache, _parts(call)
+    def keep(self, call: Call, one: Candidate, result: Result, dialect: SchemaDialect) -> None:
+        """Stores the accepted result of a model, unless it may be cut or holds a known secret."""
+        cache, parts = self.cache, self._parts(call)
         if cache is None or not parts:
             return
-        one = next(one for one in call.candidates if one.alias == result.model)
         model = self._model_part(call, one, seen=self._probes.digest(one.row, one.provider_row))
         if isinstance(result, Embeddings):
             values = vector_values(result, call.texts)
@@ -158,14 +150,20 @@ class Lookup:
         texts = tuple([text for text in dict.fromkeys(call.texts) if text not in found])
         return replace(call, texts=texts, messages=tuple([Message(role="user", content=text) for text in texts]))
 
-    def joined(self, call: Call, found: dict[str, Vector], asked: Embeddings) -> Embeddings:
-        """Returns the vectors of all texts: those `found`, and those of the request."""
-        if len(asked.vectors) == len(call.texts):
+    def joined(self, call: Call, found: dict[str, Vector], asked: Result) -> Result:
+        """Returns the vectors of all texts: those `found`, and those of the request. An answer stays as it is."""
+        if isinstance(asked, Answer) or len(asked.vectors) == len(call.texts):
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
         if found:
             self._ledger.hit(result.task, result.model, result.saved)
         return result
+
+    def _parts(self, call: Call) -> Sequence[str]:
+        """Returns what a call asks, without its model: one part, or one per text; none if it cannot be stored."""
+        if (parts := self._asked.get(call)) is None:
+            parts = self._asked[call] = cache_key.parts_of(call, call.texts)
+        return parts
 
     def _model_part(self, call: Call, one: Candidate, *, seen: str | None = None) -> str:
         """Returns a model's part of the key; that of a local model has its last seen digest, which is stored, too."""
@@ -179,13 +177,6 @@ class Lookup:
         return cache_key.model_part(row, provider, seen or noted)
 
 
-def _parts(call: Call) -> Sequence[str]:
-    """Returns what a call asks, without its model: one part, or one per text; none if it cannot be stored."""
-    if not call.key_parts:
-        call.key_parts.extend(cache_key.parts_of(call, call.texts))
-    return call.key_parts
-
-
 def _decoded(call: Call, one: Candidate, value: Any) -> Answer[Any]:
     """Returns a stored answer with the secrets of this call."""
     if call.masking.originals and isinstance(value, dict) and isinstance(value.get("text"), str):
@@ -194,8 +185,8 @@ def _decoded(call: Call, one: Candidate, value: Any) -> Answer[Any]:
     return replace(answer, masked=call.masking.count) if one.secrets == "mask" else answer
 
 
-def emit_stored(result: Result, emit: Emit | None) -> None:
-    """Passes the text of a stored answer to `emit`, if there is one."""
-    if emit is not None and isinstance(result, Answer) and result.text:
+def emit_stored(result: Result, emit: Emit) -> None:
+    """Passes the text of a stored answer to `emit`, in pieces."""
+    if isinstance(result, Answer) and result.text:
         for piece in _PIECE.findall(result.text) or [result.text]:
             emit(piece)

@@ -71,7 +71,7 @@ class Running(Generic[_T]):
 
     def _begin(self, work: Coroutine[Any, Any, _T]) -> None:
         self._task = self._loop.create_task(self._run(work))
-        self._task.add_done_callback(lambda _: self._ended(work))
+        self._task.add_done_callback(partial(self._ended, work))
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -86,22 +86,28 @@ class Running(Generic[_T]):
         except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             self.done.set_exception(error)
 
-    def _ended(self, work: Coroutine[Any, Any, _T]) -> None:
+    def _ended(self, work: Coroutine[Any, Any, _T], _: asyncio.Task[None]) -> None:
         if not self.done.done():  # cancelled, maybe before its first step
             work.close()
             self.done.cancel()
             self.done.set_running_or_notify_cancel()
 
 
+def to_this_loop(function: Callable[[_T], object]) -> Callable[[_T], None]:
+    """Returns a function for any thread: it calls `function` on the current event loop, unless that is closed."""
+    loop = asyncio.get_running_loop()
+
+    def hand_over(value: _T) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(function, value)
+
+    return hand_over
+
+
 async def wait_for(future: Future[Any], seconds: float = math.inf) -> None:
     """Waits until the future of a thread is done, or a time-out; does not cancel it."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def notify(_: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(done.set)
-
-    future.add_done_callback(notify)
+    done = asyncio.Event()
+    future.add_done_callback(to_this_loop(lambda _: done.set()))
     with suppress(TimeoutError):
         await asyncio.wait_for(done.wait(), None if seconds == math.inf else max(0.0, seconds))
 
@@ -119,11 +125,6 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: weakref.finalize[Any, Any] | None = None
         self._files: ThreadPoolExecutor | None = None
-
-    @property
-    def is_running(self) -> bool:
-        """True between the first `start` and `close`."""
-        return self._loop is not None and self._pid == os.getpid()
 
     def start(self, work: Coroutine[Any, Any, _T]) -> Running[_T]:
         """Starts a coroutine on the loop."""

@@ -47,7 +47,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Call:
     """One checked call, with the settings of its task filled in.
 
@@ -61,7 +61,6 @@ class Call:
         max_cost: USD for all attempts together.
         started: seconds on the monotonic clock.
         id: the same in all events of the call.
-        key_parts: what it asks, for keys of the cache; set by the first lookup.
     """
 
     task: str
@@ -90,7 +89,6 @@ class Call:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     id: str = field(default_factory=lambda: os.urandom(8).hex())
-    key_parts: list[str] = field(default_factory=list, init=False, repr=False)
 
     @property
     def left(self) -> float:

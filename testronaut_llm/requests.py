@@ -8,52 +8,50 @@ from typing import TYPE_CHECKING
 
 from testronaut_llm.gateway.model_request import Request
 from testronaut_llm.records import Message
-from testronaut_llm.routing.estimates import prompt_bound, service_asked
+from testronaut_llm.routing.estimates import prompt_bound, schema_text, service_asked
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.money.price_rows import Price
-    from testronaut_llm.records import Call
+    from testronaut_llm.records import Call, Candidate
     from testronaut_llm.routing.retry import Try
     from testronaut_llm.schema.output_schema import WireSchema
     from testronaut_llm.services import Services
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One attempt at one model, before it is sent.
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """The request of one attempt, as far as it is known before money is reserved for it.
 
-    It becomes a `Request` after the money is reserved: that needs a key, and maybe a local server.
+    It cannot be a `Request` yet: that needs a key, and maybe a local server that starts for it.
 
     Attributes:
         schema: the call's schema in the form of the wire.
         service: the service tier that is asked for; empty for the standard one.
         most: the most tokens that prompt and answer can have; the answer's are its cap, 0 for vectors.
         price: None if unknown.
+        worst: the worst-case cost in USD; None if no price is known.
     """
 
     call: Call
     step: Try
+    candidate: Candidate
     row: ModelConfig
     turns: tuple[Message, ...]
     schema: WireSchema | None
     service: str
     most: tuple[int, int]
     price: Price | None
-
-    @property
-    def worst(self) -> Decimal | None:
-        """Worst-case cost in USD; None if no price is known."""
-        return self.price.worst(*self.most) if self.price is not None else None
+    worst: Decimal | None
 
 
-def ask_of(services: Services, call: Call, step: Try) -> Ask:
-    """Returns the `Ask` of an attempt.
+def planned_request(services: Services, call: Call, step: Try) -> PlannedRequest:
+    """Returns the request of an attempt before money is reserved.
 
     The schema is sent as words if the wire does not take it; a repair follows the refused answer.
     """
     row, turns = step.candidate.row, call.messages
-    schema = services.wire_schema(call, row)
+    schema = services.wire_schema(call, step.candidate)
     if schema is not None and schema.instructions:
         last = turns[-1]
         turns = (*turns[:-1], replace(last, content=f"{last.content}\n\n{schema.instructions}"))
@@ -61,52 +59,44 @@ def ask_of(services: Services, call: Call, step: Try) -> Ask:
         said = (Message(role="assistant", content=step.answered),) if step.answered.strip() else ()
         turns = (*turns, *said, Message(role="user", content=step.repair))  # an empty turn is refused
     longest = 0 if call.texts else call.max_tokens * (2 if step.doubled else 1)
-    service = service_asked(call, row)
-    return Ask(
-        call=call,
-        step=step,
-        row=row,
-        turns=turns,
-        schema=schema,
-        service=service,
-        most=(prompt_bound(call, row, turns, schema, services.counter), longest),
-        price=services.prices.price(row, service),
-    )
+    most = prompt_bound(call, row, turns, schema_text(schema), services.counter), longest
+    price = services.prices.price(row, service := service_asked(call, row))
+    worst = price.worst(*most) if price is not None else None
+    return PlannedRequest(call, step, step.candidate, row, turns, schema, service, most, price, worst)
 
 
-def request_of(services: Services, ask: Ask, timeout: float) -> Request:
+def request_of(services: Services, planned: PlannedRequest, timeout: float) -> Request:
     """Returns the request to send. May start a local model, or run a command that prints a key.
 
     Raises:
         LLMError: the key is missing, or the local model cannot be served.
     """
-    call, row, candidate = ask.call, ask.row, ask.step.candidate
-    if "reasoning" in ask.step.without:
+    call, row, candidate, without = planned.call, planned.row, planned.candidate, planned.step.without
+    if "reasoning" in without:
         services.local.note_cannot_think(row)
-    target = services.target(row, embeddings=bool(call.texts))
+    target = services.target(candidate, embeddings=bool(call.texts))
+    turns, hidden, originals = planned.turns, 0, call.masking.originals
+    if candidate.secrets == "allow" and originals:
+        turns = tuple([replace(one, content=call.masking.restore(one.content)) for one in turns])
+        hidden = sum(map(len, originals.values()))
     longest = candidate.est_tokens or 0
     if call.texts:
         longest = max(services.counter.text_length(row, text) for text in call.texts)
-    hidden = sum(map(len, call.masking.originals.values())) if candidate.secrets == "allow" else 0
-    needed = int(longest * 1.3) + hidden + 256 + ask.most[1]
-    num_ctx = services.local.window(row, needed=needed, most=candidate.context_window)
-    turns = ask.turns
-    if candidate.secrets == "allow" and call.masking.originals:
-        turns = tuple([replace(one, content=call.masking.restore(one.content)) for one in turns])
+    needed = int(longest * 1.3) + hidden + 256 + planned.most[1]
     return Request(
         target=target,
         messages=() if call.texts else turns,
         texts=call.texts,
-        max_tokens=ask.most[1],
+        max_tokens=planned.most[1],
         timeout=timeout,
         temperature=call.temperature,
         stop=call.stop,
         seed=call.seed,
-        schema=ask.schema,
-        num_ctx=num_ctx,
+        schema=planned.schema,
+        num_ctx=services.local.window(row, needed=needed, most=candidate.context_window),
         stream=call.stream,
         prompt_cache=call.settings.prompt_cache and target.provider.wire == "anthropic",
-        logprobs=call.logprobs and "logprobs" not in ask.step.without,
+        logprobs=call.logprobs and "logprobs" not in without,
         extra=call.extra,
         task=call.task,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,16 +26,15 @@ from testronaut_llm.providers.endpoint import endpoint_of
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import STRICT_DIALECTS
-from testronaut_llm.routing.cost_optimizer import plan
+from testronaut_llm.routing.cost_optimizer import plan, with_limits
 from testronaut_llm.routing.estimates import READY, Scale
-from testronaut_llm.routing.waiting import with_limits
 from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
     from testronaut_llm.money.budgets import Money
     from testronaut_llm.money.ledger import Ledger
-    from testronaut_llm.records import Attempt, Call, Candidate, Route
+    from testronaut_llm.records import Attempt, Call, Candidate, Result, Route
     from testronaut_llm.schema.output_schema import SchemaDialect, WireSchema
     from testronaut_llm.telemetry.redaction import Redactor
     from testronaut_llm.telemetry.telemetry import Telemetry
@@ -83,10 +83,12 @@ class Services:
         A dry run also counts tokens for models that cannot be asked, and, if LiteLLM is loaded, settings not sent.
         If many calls are routed at one moment, `money` is for each, and `ready` keeps what is known, by alias.
         """
-        money = money or self.budgets.money(call)
+        money, known = money or self.budgets.money(call), {} if ready is None else ready
         scale = Scale(call=call, prices=self.prices, counter=self.counter, money=money, count_all=dry)
-        weighed = [self._weighed(scale, one, {} if ready is None else ready) for one in call.selected]
-        self._routed.update([(one.alias, one.model) for one in call.selected])
+        weighed = []
+        for one in call.selected:
+            weighed.append(self._weighed(scale, one, known))
+            self._routed.add((one.alias, one.model))
         route = plan(call.task, "as_listed" if call.texts else call.settings.strategy, weighed, money)
         return with_limits(route, call.config, self.limiter, 0 if call.texts else call.max_tokens) if dry else route
 
@@ -102,23 +104,23 @@ class Services:
         return scale.weigh(
             one,
             ready,
-            schema=self.wire_schema(call, row),
+            schema=self.wire_schema(call, one),
             context=seen.context if seen is not None else None,
             speed=self.speeds.latest(row) if provider.local else None,
             dropped_params=dropped,
         )
 
-    def is_warm(self, call: Call) -> bool:
-        """True if `route` takes less than a millisecond: no load, no request to a server, a short prompt."""
-        return sum([len(message.content) for message in call.messages]) <= _SHORT and all(
-            (one.alias, one.model) in self._routed
-            and self.probes.remembers(one.row, one.provider_row)
-            and self.local.remembers(one.row)
-            for one in call.candidates
-        )
+    async def routed(self, call: Call) -> Route:
+        """Returns the same on the event loop: in a thread if that may take more than a millisecond."""
+        warm = sum([len(message.content) for message in call.messages]) <= _SHORT
+        for one in call.candidates:
+            row, provider = one.row, one.provider_row
+            warm = warm and (one.alias, one.model) in self._routed
+            warm = warm and self.probes.remembers(row, provider) and self.local.remembers(row)
+        return self.route(call) if warm else await asyncio.to_thread(self._cold_route, call)
 
-    def cold_route(self, call: Call) -> Route:
-        """Returns the route; may take long, since it asks servers and loads LiteLLM."""
+    def _cold_route(self, call: Call) -> Route:
+        """Asks servers, and loads LiteLLM."""
         route = self.route(call)
         if route.kept:
             self.gateway.load()
@@ -126,17 +128,17 @@ class Services:
                 self.local.look(one.row)
         return route
 
-    def dialect(self, row: ModelConfig) -> SchemaDialect:
+    def dialect(self, one: Candidate) -> SchemaDialect:
         """Returns the schema dialect of the model: its provider's, or `none` if the tables say it supports none."""
-        dialect, facts = provider_of(row).schema_dialect, self.prices.facts(row)
+        dialect, facts = one.provider_row.schema_dialect, self.prices.facts(one.row)
         if dialect in STRICT_DIALECTS and facts.known and not facts.supports_schema:
             return "none"
         # OpenAI takes no bounds for fine-tuned models.
-        return "strict" if dialect == "openai" and row.name.startswith("ft:") else dialect
+        return "strict" if dialect == "openai" and one.row.name.startswith("ft:") else dialect
 
-    def wire_schema(self, call: Call, row: ModelConfig) -> WireSchema | None:
+    def wire_schema(self, call: Call, one: Candidate) -> WireSchema | None:
         """Returns the schema of a call in the form for the model; None without a schema."""
-        return call.output.wire(self.dialect(row)) if call.output is not None else None
+        return call.output.wire(self.dialect(one)) if call.output is not None else None
 
     def ticket(self, call: Call, candidate: Candidate, answer_tokens: int) -> Ticket:
         """Returns an attempt's place in the queue for the rate limits of its model."""
@@ -145,14 +147,14 @@ class Services:
             return Ticket(self.limiter, (), tokens)  # its turn comes at once
         return self.limiter.ticket(rules_of(call.config, row), key_of(row), tokens)
 
-    def target(self, row: ModelConfig, *, embeddings: bool = False) -> Target:
+    def target(self, one: Candidate, *, embeddings: bool = False) -> Target:
         """Returns the endpoint and the key of a model. May start a local model, or run a command.
 
         Raises:
             MissingCredentialError: the key is missing.
             LocalModelError: the local model cannot be served.
         """
-        provider = provider_of(row)
+        row, provider = one.row, one.provider_row
         base, _, version = endpoint_of(row, provider)
         if self.offline:  # for an unknown address, the one in cassettes
             if provider.name == "embedded":
@@ -183,6 +185,11 @@ class Services:
         if isinstance(attempt.error, AuthenticationError | PermissionDeniedError):
             self.credentials.forget()  # a command may print a newer key
         self.telemetry.attempt(call, attempt)
+
+    def observe(self, call: Call, one: Candidate, result: Result) -> None:
+        """Improves token estimates by the usage of an answer to a single request, without repairs."""
+        if len(result.attempts) == 1 and one.est_tokens is not None and not self.offline:
+            self.counter.observe(call.task, one.row, one.est_tokens, result.usage)
 
     def dropped_params(self, row: ModelConfig, given: dict[str, Any]) -> tuple[str, ...]:
         """Returns settings that are not sent, since the model does not support them. May ask an Ollama server."""

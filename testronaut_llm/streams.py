@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, T
 
 if TYPE_CHECKING:  # a process that finds its answers in the cache needs no event loop
-    import asyncio
-
     from testronaut_llm.loop import Running
 
 Begin = Callable[[Callable[[str], None]], "Running[Any]"]
@@ -102,8 +99,10 @@ class AsyncStream(_Pieces[T]):
     async def __anext__(self) -> str:
         if self._closed:
             raise StopAsyncIteration
+        from testronaut_llm.loop import to_this_loop
+
         try:
-            running = self._running or self._start(_putter(self._queue))
+            running = self._running or self._start(to_this_loop(self._queue.put_nowait))
             piece = await self._queue.get()
             if piece is None:
                 self._closed = True
@@ -125,16 +124,3 @@ class AsyncStream(_Pieces[T]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-def _putter(pieces: asyncio.Queue[str | None]) -> Callable[[str | None], None]:
-    """Returns a function that puts a piece into the caller's event loop. It has no reference to the stream."""
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
-
-    def put(piece: str | None) -> None:
-        with suppress(RuntimeError):  # the caller's loop is closed
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-    return put

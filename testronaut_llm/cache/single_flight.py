@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from testronaut_llm.support.paths import make_folder
+
 _FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.05  # seconds between two checks for the end of another process
 
 
@@ -85,6 +87,7 @@ class FlightLocks:
             self.close()
         try:
             if self._handle is None:
+                make_folder(self._file.parent)
                 self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
             _lock(self._handle, key, free=False)
         except (OSError, ImportError) as error:

@@ -1,28 +1,37 @@
 """Decides which call may send now: requests and tokens a minute, concurrent requests. Calls wait in order.
 
-It runs on the manager's event loop, without threads and I/O. A call asks its ticket for its turn, and again when it is
-woken or after `look_in` seconds. The limits hold for all calls of one manager.
+It runs on the manager's event loop, without threads and I/O. The limits hold for all calls of one manager.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Self
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
-from testronaut_llm.limits.headers import pause_of
-from testronaut_llm.limits.windows import Gate, Rule, Use
+from testronaut_llm.limits.rules import Rule
+from testronaut_llm.limits.windows import Gate, Use
+from testronaut_llm.support.text import seconds_of
 
 LONGEST_PAUSE = 120.0
 """Longest pause in seconds; a provider that wants a longer one is asked again after this."""
+_KIND = "(requests|tokens|input-tokens|output-tokens)"
+_REMAINING = re.compile(f"x-ratelimit-remaining-{_KIND}|anthropic-ratelimit-{_KIND}-remaining")
 
 
 class Ticket:
-    """The place of an attempt in the queue, then its slot. `leave` must be called in every case."""
+    """The place of an attempt in the queue, then its slot, until `leave` or the end of `with`.
+
+    Its caller asks for its `turn`, and again after `wait`.
+    """
 
     def __init__(self, limiter: RateLimiter, gates: Sequence[Gate], tokens: int) -> None:
         self._limiter = limiter
@@ -33,7 +42,7 @@ class Ticket:
         self.holds = self.has_left = False
         self.is_probe = False  # True if it is the one request after a cooldown
         self.is_alone = False  # True if it waits for its own model: a pause or a cooldown
-        self.woken: Future[None] = _NOW  # done when the turn is worth asking for again
+        self.woken = asyncio.Event()  # set when the turn is worth asking for again
         self.look_in = math.inf  # seconds until the next check; inf if only another request makes room
         self.at_least, self.blocked_by = 0.0, ""  # seconds that it will wait, and for what
 
@@ -43,11 +52,15 @@ class Ticket:
             self._limiter.line.setdefault(self)
             self._limiter.dispatch()
         if not self.holds:
-            if self.woken.done():
-                self.woken = Future()
-                self.woken.set_running_or_notify_cancel()  # so that a waiter cannot cancel it
+            self.woken.clear()
             self._limiter.outlook(self)
         return self.holds
+
+    async def wait(self, seconds: float) -> None:
+        """Waits until the turn is worth asking for again, at most so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(seconds, self.look_in))):
+                await self.woken.wait()
 
     @property
     def in_cooldown(self) -> bool:
@@ -77,10 +90,16 @@ class Ticket:
         self.has_left = True
         self._limiter.line.pop(self, None)
         for gate, use in zip(self.gates, self.uses, strict=self.holds):
-            gate.give_back(use, tokens if sent else 0, sent=sent)
+            gate.give_back(use, tokens, sent=sent)
         if sent or error is not None:
             self._learn(error, headers if sent else None)
         self._limiter.dispatch(wake=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
     def _learn(self, error: LLMError | None, headers: Mapping[str, str] | None) -> None:
         """Notes the pause that the provider asks for, and a failure or a reply of the model."""
@@ -130,17 +149,17 @@ class RateLimiter:
 
     def outlook(self, ticket: Ticket) -> Ticket:
         """Notes the shortest time that a ticket waits, if all before it stay, and for what."""
-        now, look_in, ticket.at_least, ticket.blocked_by = self.clock(), 0.0, 0.0, ""
+        now, ticket.look_in, ticket.at_least, ticket.blocked_by = self.clock(), 0.0, 0.0, ""
         before = tuple(itertools.takewhile(lambda other: other is not ticket, tuple(self.line)))
         for gate in ticket.gates:
             ahead = sum(gate in other.gates for other in before)
             at_least = gate.wait(ticket.tokens, now, ahead=ahead, at_least=True)
             wait = gate.wait(ticket.tokens, now)
-            look_in = max(look_in, wait)
-            if at_least > ticket.at_least or ((wait or ahead or gate.is_full) and not ticket.blocked_by):
+            if at_least > ticket.at_least or ((wait or ahead) and not ticket.blocked_by):
                 ticket.at_least, ticket.blocked_by = at_least, gate.words(now)
                 ticket.is_alone = gate is ticket.model
-        ticket.look_in = look_in or math.inf
+            ticket.look_in = max(ticket.look_in, wait)
+        ticket.look_in = ticket.look_in or math.inf
         return ticket
 
     def dispatch(self, *, wake: bool = False) -> None:
@@ -148,19 +167,56 @@ class RateLimiter:
 
         A ticket that waits blocks later ones on the limits that it waits for, and on no others.
         """
+        if not self.line:
+            return
         closed: set[Gate] = set()
-        now = self.clock() if self.line else 0.0
+        now = self.clock()
         for ticket in tuple(self.line):
-            gates = ticket.gates
-            shut = {gate for gate in gates if gate in closed or gate.is_full or gate.wait(ticket.tokens, now) > 0}
+            shut = [g for g in ticket.gates if g in closed or g.wait(ticket.tokens, now) > 0]
             if not shut:
                 del self.line[ticket]
                 ticket.holds, ticket.is_probe = True, ticket.model.cooldowns > 0
-                ticket.uses = [gate.take(ticket.tokens, now) for gate in gates]
-            if (not shut or (wake and not shut <= closed)) and not ticket.woken.done():
-                ticket.woken.set_result(None)
-            closed |= shut
+                ticket.uses = [gate.take(ticket.tokens, now) for gate in ticket.gates]
+            if not shut or (wake and not closed.issuperset(shut)):
+                ticket.woken.set()
+            closed.update(shut)
 
 
-_NOW: Future[None] = Future()
-_NOW.set_result(None)
+def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
+    """Returns the seconds until the provider has room for one more such request; 0 if it has, or if unknown.
+
+    The names of the headers are in lower case, `now` is seconds since 1970.
+    """
+    longest = 0.0
+    for name, value in headers.items():
+        if not _REMAINING.fullmatch(name):
+            continue
+        limit, reset = (headers.get(name.replace("remaining", what), "").strip() for what in ("limit", "reset"))
+        has, most, needed = _number(value), _number(limit), 1 if "requests" in name else tokens
+        if has is not None and has < needed:
+            pause = _seconds(reset, now)
+            if most is not None and most > has > 0:  # it fills up evenly
+                pause *= min(1.0, (needed - has) / (most - has))
+            longest = max(longest, pause)
+    return longest
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _seconds(text: str, now: float) -> float:
+    """Returns the seconds of `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 if it is none of these."""
+    if (number := _number(text)) is not None:
+        return max(0.0, number - now if number > now / 2 else number)
+    if (seconds := seconds_of(text)) is not None:
+        return seconds
+    try:
+        date = datetime.fromisoformat(text.upper())
+    except ValueError:
+        return 0.0
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)

@@ -1,11 +1,31 @@
-"""Finds the limits of `llm.yaml` for a model: its own, its provider's and its endpoint's."""
+"""The limits of a model: those of `llm.yaml` for itself, its provider and its endpoint."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.limits.windows import Rule
 from testronaut_llm.providers.endpoint import endpoint_of
 from testronaut_llm.providers.provider_registry import is_local, provider_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A limit of a model: requests and tokens (prompt and answer) a minute, concurrent requests.
+
+    Rules of the same name (as in `llm.yaml`: `limits.openai`) share the limit. An `implied` one is a default.
+    """
+
+    name: str
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    implied: bool = False
+
+    def __str__(self) -> str:
+        limits = {"rpm": self.rpm, "tpm": self.tpm, "concurrency": self.concurrency}
+        parts = ", ".join(f"{name}: {limit:,}" for name, limit in limits.items() if limit)
+        return f"{self.name} ({parts}{', by default' if self.implied else ''})"
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:

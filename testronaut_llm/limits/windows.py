@@ -1,4 +1,4 @@
-"""One limit: the requests of the last minute, running requests, and the cooldown of a model after failures.
+"""The state of one limit: the requests of the last minute, running requests, and the cooldown of a model.
 
 A model that fails several times in a row gets no requests during a cooldown. Then one request is sent, which ends the
 cooldowns or starts a longer one.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from testronaut_llm.limits.rules import Rule
 
 MINUTE = 60.0
 
@@ -20,32 +21,12 @@ FIRST_COOLDOWN, LONGEST_COOLDOWN = 5.0, 60.0
 """First and longest cooldown in seconds. A request that fails after a cooldown doubles the next one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """A limit of a model: requests and tokens (prompt and answer) a minute, concurrent requests.
-
-    Rules of the same name (as in `llm.yaml`: `limits.openai`) share the limit. An `implied` one is a default.
-    """
-
-    name: str
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    implied: bool = False
-
-    def __str__(self) -> str:
-        limits = {"rpm": self.rpm, "tpm": self.tpm, "concurrency": self.concurrency}
-        parts = ", ".join(f"{name}: {limit:,}" for name, limit in limits.items() if limit)
-        return f"{self.name} ({parts}{', by default' if self.implied else ''})"
-
-
 @dataclass(slots=True, eq=False)
 class Use:
-    """The share of one request in a limit; `tokens` are an upper bound until they are `known`."""
+    """One request of the last minute; its `tokens` are an upper bound until they are `known`."""
 
     at: float
     tokens: int
-    requests: int = 1
     known: bool = False
 
 
@@ -55,8 +36,7 @@ class Gate:
 
     rule: Rule
     uses: deque[Use] = field(default_factory=deque)  # of the last minute, maybe longer
-    requests: int = 0  # the sum of those
-    tokens: int = 0
+    tokens: int = 0  # the sum of those
     running: int = 0  # requests under way
     paused_until: float = 0.0  # as the provider asked
     failures: int = 0  # temporary failures in a row: no reply, 429, 5xx
@@ -64,54 +44,46 @@ class Gate:
     cooldowns: int = 0  # in a row; 0 while the model works
     cooldown_until: float = 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """True if no more requests may run concurrently; after a cooldown one may."""
-        return self.running >= (1 if self.cooldowns else self.rule.concurrency or math.inf)
-
     def take(self, tokens: int, now: float) -> Use:
         """Starts a request. One that is larger than the limit counts as the limit, since it would never fit."""
         while self.uses and self.uses[0].at + MINUTE <= now:
             gone = self.uses.popleft()
-            gone.known, self.requests, self.tokens = True, self.requests - gone.requests, self.tokens - gone.tokens
+            self.tokens, gone.known = self.tokens - gone.tokens, True
         use = Use(now, min(tokens, self.rule.tpm or tokens))
         self.uses.append(use)
-        self.running, self.requests, self.tokens = self.running + 1, self.requests + 1, self.tokens + use.tokens
+        self.running, self.tokens = self.running + 1, self.tokens + use.tokens
         return use
 
     def give_back(self, use: Use, tokens: int | None, *, sent: bool) -> None:
         """Ends a request that used so many tokens (None: unknown). It counts if it was sent."""
         self.running -= 1
-        if use.known or tokens is None:
+        if use.known or (sent and tokens is None):
             return
-        tokens, requests = min(tokens, self.rule.tpm or tokens), int(sent)
-        self.requests, self.tokens = self.requests + requests - use.requests, self.tokens + tokens - use.tokens
-        use.requests, use.tokens, use.known = requests, tokens, True
+        used = min(tokens or 0, self.rule.tpm or tokens or 0) if sent else 0
+        self.tokens += used - use.tokens
+        use.tokens, use.known = used, True
+        if not sent:
+            self.uses.remove(use)
 
     def wait(self, tokens: int, now: float, *, ahead: int = 0, at_least: bool = False) -> float:
-        """Returns the seconds until the rates allow a request, with so many in line before it.
+        """Returns the seconds until a request may be sent; inf if only the end of another one makes room.
 
-        With `at_least`, the tokens of requests under way count as nothing: most use less than their upper bound.
+        With `at_least`, the shortest wait, with so many requests in line `ahead`: those under way may end at any time,
+        and count no tokens, since most use less than their upper bound.
         """
         rpm, tpm, wait = self.rule.rpm, self.rule.tpm, self.pause(now)
-        if rpm is not None:
-            wait = max(wait, self._until(self.requests, ahead + 1, rpm, now, lambda use: use.requests))
-        if tpm is not None and not at_least:
-            wait = max(wait, self._until(self.tokens, min(tokens, tpm), tpm, now, lambda use: use.tokens))
-        elif tpm is not None:
-            used = sum([use.tokens for use in tuple(self.uses) if use.known])
-            wait = max(wait, self._until(used, min(tokens, tpm), tpm, now, lambda use: use.known and use.tokens))
+        most = 1 if self.cooldowns else self.rule.concurrency  # after a cooldown one request finds out
+        if not at_least and most is not None and self.running >= most:
+            return math.inf
+        if rpm is None and tpm is None:
+            return wait
+        uses = tuple(self.uses)  # a copy, since a dry run reads in another thread
+        if rpm is not None and len(uses) + ahead >= rpm:
+            wait = max(wait, _until([(use.at, 1) for use in uses], ahead + 1, rpm, now))
+        if tpm is not None and self.tokens + min(tokens, tpm) > tpm:
+            counted = [(use.at, use.tokens) for use in uses if use.known or not at_least]
+            wait = max(wait, _until(counted, min(tokens, tpm), tpm, now))
         return wait
-
-    def _until(self, used: int, needed: int, limit: int, now: float, amount: Callable[[Use], int]) -> float:
-        """Returns the seconds until `needed` more fit under a limit a minute, of which so much is used."""
-        minutes, needed = divmod(max(needed, 1) - 1, limit)  # requests before it use some of the limit first
-        over, wait = used + needed + 1 - limit, 0.0
-        for use in tuple(self.uses) if over > 0 else ():  # a copy, since a dry run reads in another thread
-            if over <= 0:
-                break
-            over, wait = over - amount(use), max(0.0, use.at + MINUTE - now)
-        return wait + MINUTE * minutes
 
     def pause(self, now: float) -> float:
         """Returns the seconds left of the provider's pause, or of the cooldown."""
@@ -132,3 +104,14 @@ class Gate:
         if self.cooldowns:
             return f"its cooldown after {self.failures} failures in a row (last: {self.last_failure})"
         return "the pause that its provider asks for" if self.paused_until > now else str(self.rule)
+
+
+def _until(uses: list[tuple[float, int]], needed: int, limit: int, now: float) -> float:
+    """Returns the seconds until `needed` more fit under a limit a minute; `uses` are (time, amount), oldest first."""
+    minutes, needed = divmod(max(needed, 1) - 1, limit)  # requests before it use some of the limit first
+    over, wait = sum([amount for _, amount in uses]) + needed + 1 - limit, 0.0
+    for at, amount in uses:
+        if over <= 0:
+            break
+        over, wait = over - amount, max(0.0, at + MINUTE - now)
+    return wait + MINUTE * minutes

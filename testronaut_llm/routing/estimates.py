@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.money.price_rows import ModelFacts, Price, service_of
-from testronaut_llm.providers.provider_registry import is_local
 from testronaut_llm.providers.readiness import Readiness
 from testronaut_llm.records import Usage
 from testronaut_llm.support.money import tokens, usd
@@ -63,43 +62,43 @@ class Scale:
         row, facts = one.row, self.prices.facts(one.row)
         if context is not None:  # a model cannot read more than it was trained for
             facts = replace(facts, context_window=min(context, facts.context_window or context))
-        weighed = replace(one, local=is_local(row), context_window=facts.context_window, dropped_params=dropped_params)
-        price, longest = self.prices.price(row, service_asked(self.call, row)), 0
+        price = self.prices.price(row, service_asked(self.call, row))
+        found: dict[str, Any] = {"context_window": facts.context_window, "dropped_params": dropped_params}
         if price is not None:
-            weighed = replace(weighed, cost_source=price.source)
+            found["cost_source"] = price.source
+        longest = 0
         if self.count_all or (one.kept and ready.ready):
-            weighed, longest = self._counted(weighed, price, schema, speed)
+            counted, longest = self._counted(row, price, schema, speed)
+            found |= counted
+        weighed = replace(one, **found)
         if not one.kept:
             return weighed
         reason, problem = self._obstacle(weighed, ready, facts, longest)
         return replace(weighed, kept=not reason or problem == MONEY, reason=reason, problem=problem)
 
     def _counted(
-        self, one: Candidate, price: Price | None, schema: WireSchema | None, speed: Speed | None
-    ) -> tuple[Candidate, int]:
-        """Returns the candidate with tokens, costs and time, and the tokens that must fit into the window."""
-        call, counter, row = self.call, self.counter, one.row
-        longest = prompt = counter.estimate(row, call.messages, schema_text(schema), embedding=bool(call.texts))
+        self, row: ModelConfig, price: Price | None, schema: WireSchema | None, speed: Speed | None
+    ) -> tuple[dict[str, Any], int]:
+        """Returns fields of the candidate (tokens, costs, time), and the tokens that must fit into the window."""
+        call, counter, shape = self.call, self.counter, schema_text(schema)
+        longest = prompt = counter.estimate(row, call.messages, shape, embedding=bool(call.texts))
         answer = most = 0
         if call.texts:  # a window holds one text at a time
             longest = max(counter.text_length(row, text) for text in call.texts)
         else:
             answer, most = counter.answer_length(call.task, row, call.max_tokens), call.max_tokens
-        counted = replace(
-            one,
-            est_tokens=prompt,
-            est_completion_tokens=answer,
-            est_seconds=speed.seconds(prompt, answer) if speed is not None else None,
-        )
+        counted: dict[str, Any] = {"est_tokens": prompt, "est_completion_tokens": answer}
+        if speed is not None:
+            counted["est_seconds"] = speed.seconds(prompt, answer)
         if price is not None:
-            bound = prompt_bound(call, row, call.messages, schema, counter)
-            expected = price.cost(Usage(prompt_tokens=prompt, completion_tokens=answer))
-            counted = replace(counted, est_cost=expected, worst_cost=price.worst(bound, most))
+            counted["est_cost"] = price.cost(Usage(prompt_tokens=prompt, completion_tokens=answer))
+            counted["worst_cost"] = price.worst(prompt_bound(call, row, call.messages, shape, counter), most)
         return counted, longest
 
     def _obstacle(self, one: Candidate, ready: Readiness, facts: ModelFacts, longest: int) -> tuple[str, str | None]:
         """Returns why a model cannot be asked, and the error code; an empty reason if it can."""
-        call, most = self.call, 0 if self.call.texts else self.call.max_tokens
+        call, money, worst = self.call, self.money, one.worst_cost
+        most = 0 if call.texts else call.max_tokens
         if not ready.ready:
             reason = f"not ready: {ready.missing}; {ready.fix}".removesuffix("; ")
             return reason, UNREACHABLE if ready.unreachable else NOT_READY
@@ -111,14 +110,10 @@ class Scale:
         if window is not None and self.counter.cautious(one.row, longest) + most > window:
             prompt = f"the prompt (about {one.est_tokens or 0:,}) and an answer of {most:,}"
             return f"window too small: {tokens(window)}, for {prompt}", WINDOW
-        return self._over_budget(one)
-
-    def _over_budget(self, one: Candidate) -> tuple[str, str | None]:
-        """Returns why the worst case is over budget; empty if it is not."""
-        if self.money is not None and one.worst_cost is None:
-            return f"no known price, and a limit holds ({self.money.limit}): {self.prices.fix(one.row)}", MONEY
-        if self.money is not None and (one.worst_cost or 0) > max(self.money.left, Decimal(0)):
-            return f"over budget: worst case {usd(one.worst_cost or Decimal(0))}, and {self.money.words}", MONEY
+        if money is not None and worst is None:
+            return f"no known price, and a limit holds ({money.limit}): {self.prices.fix(one.row)}", MONEY
+        if money is not None and worst is not None and worst > max(money.left, Decimal(0)):
+            return f"over budget: worst case {usd(worst)}, and {money.words}", MONEY
         return "", None
 
 
@@ -132,9 +127,7 @@ def service_asked(call: Call, row: ModelConfig) -> str:
     return service_of({**row.extra, **call.extra}) or ""
 
 
-def prompt_bound(
-    call: Call, row: ModelConfig, turns: Sequence[Message], schema: WireSchema | None, counter: TokenCounter
-) -> int:
-    """Returns the most tokens that a prompt can have: its turns, its schema, and documents in `extra`."""
+def prompt_bound(call: Call, row: ModelConfig, turns: Sequence[Message], shape: str, counter: TokenCounter) -> int:
+    """Returns the most tokens that a prompt can have: its turns, its schema as text, and documents in `extra`."""
     extra = json.dumps({**row.extra, **call.extra}, default=str)
-    return counter.upper_bound(turns, schema_text(schema) + (extra if len(extra) > _SETTINGS else ""))
+    return counter.upper_bound(turns, shape + (extra if len(extra) > _SETTINGS else ""))

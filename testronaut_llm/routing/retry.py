@@ -1,14 +1,11 @@
-"""Decides what to try next: the same model again, the next one, or nothing. No I/O and no clock.
-
-A generator: it yields a `Try` and is sent the `Outcome`. It returns the error to raise; its
-caller stops it when an answer is accepted.
-"""
+"""Decides what to try after a failure: the same model again, the next one, or nothing. No I/O and no clock."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,14 +18,16 @@ from testronaut_llm.errors import (
     LLMTimeoutError,
     OutputInvalidError,
     OutputTruncatedError,
+    OverloadedError,
     RateLimitError,
     Verdict,
 )
+from testronaut_llm.limits.rules import key_of
 from testronaut_llm.records import Attempt, Candidate
-from testronaut_llm.routing.strategies import larger_than
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import TaskConfig
+    from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED_WAIT = 0.5, 8.0, 120.0
 """Seconds: our first and longest wait, and the longest wait that a provider may ask for."""
@@ -39,13 +38,17 @@ class Try:
     """One attempt to make. `wait` is seconds to wait before it.
 
     Attributes:
+        later: the candidates after this one, in the order to try them.
+        retries: how often this candidate was asked again after a failure that may pass.
         repair: text of a user's turn that asks to correct the previous answer; `answered` is that answer.
         doubled: ask for twice the tokens, since the answer was cut.
         without: settings to leave out, since the model refused them.
     """
 
     candidate: Candidate
+    later: tuple[Candidate, ...] = ()
     wait: float = 0.0
+    retries: int = 0
     repair: str | None = None
     answered: str = ""
     doubled: bool = False
@@ -54,11 +57,10 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The failure of an attempt.
+class Failure:
+    """How an attempt failed.
 
     Attributes:
-        remaining: seconds left until the call's deadline.
         repair: text that asks the model to correct its answer, None if that cannot help.
         answered: the text of that answer.
         delivered: True if the caller has already received a piece of it.
@@ -67,7 +69,6 @@ class Outcome:
     """
 
     error: LLMError
-    remaining: float
     repair: str | None = None
     answered: str = ""
     delivered: bool = False
@@ -82,62 +83,57 @@ class End(NamedTuple):
     stopped: bool
 
 
-def attempts(candidates: Sequence[Candidate], task: TaskConfig) -> Generator[Try, Outcome, End]:
-    """Yields the next try; returns an `End` when nothing is left to try.
+def first_try(candidates: Sequence[Candidate], reason: str = "") -> Try:
+    """Returns the first attempt at these candidates, of which there is at least one, in their order."""
+    first, *later = candidates
+    return Try(candidate=first, later=tuple(later), reason=reason)
 
-    Args:
-        candidates: at least one, in the order to try them.
-        task: the number of retries, the failures that go on to the next model, and if a refused answer rules out
-            all models that are not better.
+
+def next_try(step: Try, failure: Failure, task: TaskConfig, *, left: float) -> Try | End:
+    """Returns the attempt to make after a failed one, or the end.
+
+    `task` has the number of retries, and the errors that go on to the next model; `left` is seconds until the deadline.
     """
-    queue, reason = list(candidates), ""
-    while queue:
-        candidate = queue.pop(0)
-        last, stopped = end = yield from _one_model(Try(candidate=candidate, reason=reason), task, bool(queue))
-        if stopped:
-            return end
-        reason = f"fell back: {candidate.alias} failed ({last.code})"
-        if isinstance(last, ContextWindowError):
-            queue = larger_than(candidate, queue)
-        elif task.strategy == "cascade" and isinstance(last, OutputInvalidError):
-            queue = [one for one in queue if one.quality > candidate.quality]
-    return end
+    error, goes_on = failure.error, failure.error.code in task.fallback_on
+    if (final := _final(failure, left)) is not None:
+        return End(final, stopped=True)
+    if isinstance(error, OutputTruncatedError) and failure.may_double and not step.doubled:
+        return replace(step, wait=0.0, doubled=True, reason="once more with a doubled cap: its answer was cut")
+    if failure.not_taken and not step.without:
+        reason = f"once more without {', '.join(failure.not_taken)}"
+        return replace(step, wait=0.0, without=failure.not_taken, reason=reason)
+    if failure.repair is not None and step.repair is None:
+        reason = "asked to correct its answer"
+        return replace(step, wait=0.0, repair=failure.repair, answered=failure.answered, reason=reason)
+    if not goes_on and error.verdict is Verdict.STOP:
+        return End(error, stopped=True)
+    if not goes_on and error.verdict is Verdict.RETRY and step.retries < task.retries:
+        wait = _wait(error, step.retries)
+        longest = LONGEST_WAIT * 4 if step.later else LONGEST_ASKED_WAIT
+        if wait < left and wait <= longest and not _would_queue(error, step.candidate):
+            number = step.retries + 1
+            return replace(step, wait=wait, retries=number, reason=f"retry {number} after {error.code}")
+    return _next_model(step, error, task)
 
 
-def _one_model(step: Try, task: TaskConfig, more: bool) -> Generator[Try, Outcome, End]:
-    retried, may_repair, may_double = 0, True, True
-    while True:
-        outcome = yield step
-        error, goes_on = outcome.error, outcome.error.code in task.fallback_on
-        if (final := _final(outcome)) is not None:
-            return End(final, stopped=True)
-        if isinstance(error, OutputTruncatedError) and may_double and outcome.may_double:
-            may_double = False
-            step = replace(step, wait=0.0, doubled=True, reason="once more with a doubled cap: its answer was cut")
-        elif outcome.not_taken and not step.without:
-            refused = ", ".join(outcome.not_taken)
-            step = replace(step, wait=0.0, without=outcome.not_taken, reason=f"once more without {refused}")
-        elif outcome.repair is not None and may_repair:
-            may_repair, reason = False, "asked to correct its answer"
-            step = replace(step, wait=0.0, repair=outcome.repair, answered=outcome.answered, reason=reason)
-        elif goes_on or error.verdict is not Verdict.RETRY:
-            return End(error, stopped=error.verdict is Verdict.STOP and not goes_on)
-        else:
-            wait = _wait(error, retried)
-            longest = LONGEST_WAIT * 4 if more else LONGEST_ASKED_WAIT
-            late = wait >= outcome.remaining or wait > longest
-            if retried >= task.retries or late or _would_queue(error, step.candidate):
-                return End(error, stopped=False)
-            retried += 1
-            step = replace(step, wait=wait, reason=f"retry {retried} after {error.code}")
+def _next_model(step: Try, error: LLMError, task: TaskConfig) -> Try | End:
+    """Returns the first attempt at the next model: one with a larger window, or a better one, if that is the point."""
+    failed, later = step.candidate, step.later
+    if isinstance(error, ContextWindowError) and (window := failed.context_window) is not None:
+        later = tuple([one for one in later if one.context_window is None or one.context_window > window])
+    elif task.strategy == "cascade" and isinstance(error, OutputInvalidError):
+        later = tuple([one for one in later if one.quality > failed.quality])
+    if not later:
+        return End(error, stopped=False)
+    return first_try(later, f"fell back: {failed.alias} failed ({error.code})")
 
 
-def _final(outcome: Outcome) -> LLMError | None:
+def _final(failure: Failure, left: float) -> LLMError | None:
     """Returns the error that ends the call regardless of the task, or None."""
-    error = outcome.error
-    if outcome.delivered or isinstance(error, CassetteMissError):
+    error = failure.error
+    if failure.delivered or isinstance(error, CassetteMissError):
         return error
-    if outcome.remaining > 0:
+    if left > 0:
         return None
     if isinstance(error, LLMTimeoutError):
         return error
@@ -161,6 +157,37 @@ def _wait(error: LLMError, retried: int) -> float:
     if isinstance(error, RateLimitError):
         own = min(LONGEST_WAIT, 2 * own)
     return own * (0.5 + 0.5 * jitter)
+
+
+def patience(step: Try, ticket: Ticket, limiter: RateLimiter) -> float:
+    """Returns the longest useful wait for a turn in seconds, without regard to the deadline.
+
+    For a limit of `llm.yaml`: any time. For a pause that the provider asks for: as long as for a retry. A model in a
+    cooldown is skipped if a later one can be asked sooner, and is waited for only once.
+    """
+    if ticket.in_cooldown:
+        own = limiter.cooldown(key_of(step.candidate.row))
+        sooner = any(limiter.cooldown(key_of(one.row)) < own for one in step.later)
+        return 0.0 if sooner or ticket.is_in_vain else math.inf
+    return LONGEST_WAIT * 4 if ticket.is_alone and step.later else math.inf
+
+
+def no_turn(candidate: Candidate, ticket: Ticket, left: float) -> LLMError:
+    """Returns the error if nothing was sent; the next model follows. `left`: seconds until the deadline."""
+    wait = f"at least {ticket.at_least:.3g} s" if ticket.at_least > 0 else "longer"
+    if ticket.in_cooldown or ticket.is_alone:
+        what, fix = f"{ticket.blocked_by} takes {wait}", "list another model, or try later"
+    else:
+        what = f"{ticket.blocked_by} makes it wait {wait}, and the call has {max(0.0, left):.3g} s left"
+        fix = "raise the limit or the call's `deadline`"
+    error = (OverloadedError if ticket.in_cooldown else RateLimitError)(
+        f"{candidate.alias} ({candidate.model}): not tried: {what}; {fix}",
+        model=candidate.alias,
+        provider=candidate.provider,
+        retry_after=ticket.at_least or None,
+    )
+    error.verdict = Verdict.NEXT  # type: ignore[misc]
+    return error
 
 
 def passed_over(error: LLMError) -> LLMError:

@@ -27,11 +27,11 @@ def select(config: LLMConfig, call_model: str | None, task: TaskConfig) -> tuple
 
 
 def _candidate(row: ModelConfig, task: TaskConfig, floor: int, secrets: Secrets | None) -> Candidate:
-    provider, reason = provider_of(row), ""
+    provider, local, reason = provider_of(row), is_local(row), ""
     if row.quality < floor:
         wanted = f"quality {row.quality}, and {task.name} wants at least {floor}"
         reason = f"too weak: {wanted}; lower its `min_quality`, or name the model: model=, --model {row.alias}"
-    elif task.private and not is_local(row):
+    elif task.private and not local:
         reason = f"not private: {task.name} may not leave this machine, and {row.model} is not local"
     return Candidate(
         alias=row.alias,
@@ -40,7 +40,8 @@ def _candidate(row: ModelConfig, task: TaskConfig, floor: int, secrets: Secrets 
         quality=row.quality,
         row=row,
         provider_row=provider,
-        secrets=secrets or ("allow" if is_local(row) else "mask"),
+        local=local,
+        secrets=secrets or ("allow" if local else "mask"),
         kept=not reason,
         reason=reason,
     )

@@ -8,10 +8,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import faults
 import pytest
-from manager_kit import under_way
+from fault_server import Exchange
+from manager_kit import Make, manager, model, under_way
 
 from testronaut_llm import Answer, InvalidRequestError, LLMError, UnknownTaskError
+from testronaut_llm.support.paths import cache_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM
 
 MODES = ("batch", "abatch")
@@ -144,6 +147,22 @@ async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
 async def test_the_sync_form_works_where_a_loop_runs(llm: FakeLLM) -> None:
     """`batch` may be called in a notebook, whose thread has an event loop already."""
     assert _texts(llm.batch("t", ["a"])) == ["re: a"]
+
+
+@pytest.mark.usefixtures("provider_keys")
+def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
+    """The lock of identical calls is there before the first answer is stored: another process may ask the same."""
+    folder = cache_dir() / "answers"
+    locks: list[bool] = []
+
+    def reply(exchange: Exchange) -> None:
+        locks.append((folder / "flights.lock").exists())
+        faults.good()(exchange)
+
+    assert not folder.exists()
+    with manager({"m": model("openai", api("a", reply))}, cache="use") as llm:
+        assert _texts(llm.batch("t", ["hi"])) != []
+    assert locks == [True]
 
 
 @each_mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 from fault_server import Exchange
 from manager_kit import KEY, KEYS, Make, apis, ask, at_rest, eventually, manager, model
 
-from testronaut_llm import LLMManager, errors
+from testronaut_llm import Answer, LLMManager, errors
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.records import Attempt
 
@@ -161,6 +162,23 @@ async def test_cancelling_settles_and_closes(api: Make, stream: bool) -> None:
             await task
         assert books.notes == ["reserved", "sent", "settled"]
         assert await asyncio.to_thread(hung_up.wait, 20)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_an_answer_is_paid_for_once_and_before_it_is_judged(api: Make, good: bool) -> None:
+    """Whatever `accept` takes, and whatever it says: it may spend what the worst case had set aside."""
+    a, seen = api("a", faults.good()), []
+
+    def accept(_: Answer[Any]) -> bool:
+        seen.append(list(books.notes))
+        return good
+
+    with manager({"m": model("openai", a)}) as llm:
+        books = _with_books(llm)
+        with contextlib.nullcontext() if good else pytest.raises(errors.AllModelsFailedError):
+            llm.complete("t", "hi", accept=accept)
+    assert seen == [["reserved", "sent", "settled"]]
+    assert books.notes == seen[0]
 
 
 def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import faults
@@ -14,6 +14,7 @@ import pytest
 from manager_kit import Make, at_rest, manager, model
 
 from testronaut_llm import LLMManager, call
+from testronaut_llm.gateway.gateway import Gateway
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -33,24 +34,35 @@ def llm(api: Make) -> Iterator[LLMManager]:
 class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
-    STEPS = ("_turn", "_reply", "_sent", "_judged")
+    STEPS = ("_turn", "_reply", "_judged")
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, interrupt: Callable[[], object]) -> None:
         self.left, self.interrupt, self.happened = at, interrupt, False
         for name in self.STEPS:
             monkeypatch.setattr(call._Attempts, name, self._before(getattr(call._Attempts, name)))
         monkeypatch.setattr(call, "when_free", self._before(call.when_free))
+        send = Gateway.send
+
+        async def halted(*arguments: Any) -> AsyncIterator[Any]:
+            await self._pass()
+            async for part in send(*arguments):
+                yield part
+
+        monkeypatch.setattr(Gateway, "send", halted)
 
     def _before(self, step: Callable[..., Any]) -> Callable[..., Any]:
         async def do(*arguments: Any) -> Any:
-            self.left -= 1
-            if self.left == -1:
-                self.happened = True
-                self.interrupt()
-                await asyncio.sleep(60)
+            await self._pass()
             return await step(*arguments)
 
         return do
+
+    async def _pass(self) -> None:
+        self.left -= 1
+        if self.left == -1:
+            self.happened = True
+            self.interrupt()
+            await asyncio.sleep(60)
 
 
 def check(llm: LLMManager) -> None:

@@ -410,3 +410,12 @@ def test_a_dry_run_sends_nothing(api: Make) -> None:
         assert all(one.est_cost for one in route.kept)
         assert llm.dropped_params("b") == ("seed",)
     assert not a.asked
+
+
+def test_the_usage_of_an_answer_improves_the_next_estimate(api: Make) -> None:
+    """After one answer, the expected length of the next is no guess any more."""
+    with manager({"m": model("openai", api("a", faults.good()))}) as llm:
+        (guess,) = llm.route("t", "hi").candidates
+        answer = llm.complete("t", "hi")
+        (learned,) = llm.route("t", "hi").candidates
+    assert learned.est_completion_tokens == answer.usage.completion_tokens != guess.est_completion_tokens

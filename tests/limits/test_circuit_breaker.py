@@ -90,6 +90,16 @@ def test_a_deadline_that_is_too_short_says_nothing_of_the_model(api: Make) -> No
         assert llm._caller.services.limiter.cooldown("a (openai/gpt-4o-mini)") == (False, 0.0)
 
 
+def test_a_caller_who_leaves_says_nothing_of_the_model(api: Make) -> None:
+    """Streams that are closed early are no failures of their model."""
+    a = api("a", faults.stalled_stream)
+    with manager({"a": model("openai", a)}, retries=0) as llm:
+        for _ in range(5):
+            with llm.stream("t", "hi") as pieces:
+                assert next(pieces)
+        assert llm._caller.services.limiter.cooldown("a (openai/gpt-4o-mini)") == (False, 0.0)
+
+
 def test_the_only_model_is_waited_for(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else can answer: the call waits for the end of the rest, and asks."""
     monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.3)

@@ -19,9 +19,8 @@ from testronaut_llm.errors import (
     RateLimitError,
     ServerError,
 )
-from testronaut_llm.limits.headers import pause_of
-from testronaut_llm.limits.rate_limiter import LONGEST_PAUSE, RateLimiter
-from testronaut_llm.limits.windows import Rule
+from testronaut_llm.limits.rate_limiter import LONGEST_PAUSE, RateLimiter, pause_of
+from testronaut_llm.limits.rules import Rule
 
 RPM = Rule(name="limits.p", rpm=3)
 TPM = Rule(name="limits.p", tpm=100)
@@ -99,7 +98,7 @@ def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
     assert not second.turn()
     assert second.at_least == 0.0  # the first may turn out to be short
     first.leave(sent=True, tokens=10, headers={})
-    assert second.woken.done()
+    assert second.woken.is_set()
     assert second.turn()
     assert not still.ticket(70).turn()
 
@@ -113,9 +112,9 @@ def test_a_correction_that_makes_a_wait_shorter_wakes_the_first_in_line() -> Non
     assert not third.turn()
     assert third.look_in == 60.0
     second.leave(sent=True, tokens=10, headers={})
-    assert third.woken.done()
+    assert third.woken.is_set()
     assert not third.turn()
-    assert (third.look_in, third.woken.done()) == (30.0, False)
+    assert (third.look_in, third.woken.is_set()) == (30.0, False)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,7 @@ def test_whoever_leaves_makes_room(place: int) -> None:
     leaver.leave()
     for ticket, later in zip(line, [*line[1:], None], strict=True):
         assert ticket.holds
-        assert ticket.woken.done()
+        assert ticket.woken.is_set()
         assert later is None or not later.turn()
         ticket.leave()
     assert not still.limiter.line

@@ -52,6 +52,7 @@ class Option:
             quality=row.quality,
             row=row,
             provider_row=provider_of(row),
+            local=self.local,
             kept=not self.excluded,
             reason=self.excluded,
         )

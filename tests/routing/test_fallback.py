@@ -1,4 +1,4 @@
-"""What is tried next, and when it is over: the generator alone, without a clock or a wire."""
+"""What is tried next, and when it is over: the decision alone, without a clock or a wire."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testronaut_llm import errors
 from testronaut_llm.config.model_config import ModelConfig, TaskConfig
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Attempt, Candidate
-from testronaut_llm.routing.retry import End, Outcome, Try, all_failed, attempts
+from testronaut_llm.routing.retry import End, Failure, Try, all_failed, first_try, next_try
 
 LONG = 900.0
 
@@ -28,22 +28,23 @@ A, B, C = _candidate("a"), _candidate("b"), _candidate("c")
 
 def _run(
     candidates: Sequence[Candidate],
-    failures: Sequence[errors.LLMError | Outcome],
+    failures: Sequence[errors.LLMError | Failure],
     *,
     jitter: float = 0.0,
+    left: float = LONG,
     **task: Any,
 ) -> tuple[list[Try], End | None]:
-    """Sends the failures in order; the tries made, and the end where it came to one."""
-    steps = attempts(candidates, TaskConfig(name="t", models=("a",)).model_copy(update=task))
-    tries = [next(steps)]
+    """The tries made with these failures, and the end where it came to one."""
+    settings = TaskConfig(name="t", models=("a",)).model_copy(update=task)
+    tries = [first_try(candidates)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random, "random", lambda: jitter)
-        for failure in failures:
-            outcome = failure if isinstance(failure, Outcome) else Outcome(error=failure, remaining=LONG)
-            try:
-                tries.append(steps.send(outcome))
-            except StopIteration as stop:
-                return tries, stop.value
+        for one in failures:
+            failure = one if isinstance(one, Failure) else Failure(error=one)
+            step = next_try(tries[-1], failure, settings, left=left)
+            if isinstance(step, End):
+                return tries, step
+            tries.append(step)
     return tries, None
 
 
@@ -121,7 +122,7 @@ def test_a_long_wait_goes_to_the_next_model(asked: float, models: int, again: bo
 @pytest.mark.parametrize("kind", [*RETRY, *NEXT, *STOP])
 def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> None:
     """Whatever failed last, a call that is out of time ends in a time-out that tells it."""
-    _, end = _run([A, B], [Outcome(error=kind("why", model="a"), remaining=0.0)])
+    _, end = _run([A, B], [kind("why", model="a")], left=0.0)
     assert end.stopped
     assert isinstance(end.last, errors.LLMTimeoutError)
     assert "why" in str(end.last)
@@ -137,7 +138,7 @@ def test_a_local_model_that_times_out_is_not_asked_again() -> None:
 
 def test_one_repair_a_model() -> None:
     """An answer that fails its schema is asked to be corrected once, by each model, without a wait."""
-    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="correct it")
+    wrong = Failure(error=errors.OutputInvalidError("x"), repair="correct it")
     tries, end = _run([A, B], [wrong] * 4)
     assert [(step.candidate.alias, step.repair) for step in tries] == [
         ("a", None),
@@ -152,14 +153,14 @@ def test_one_repair_a_model() -> None:
 
 def test_a_retry_after_a_repair_still_asks_for_the_repair() -> None:
     """A failure that may pass does not forget what was asked."""
-    wrong = Outcome(error=errors.OutputInvalidError("x"), remaining=LONG, repair="correct it")
+    wrong = Failure(error=errors.OutputInvalidError("x"), repair="correct it")
     tries, _ = _run([A], [wrong, errors.ServerError("x")])
     assert [step.repair for step in tries] == [None, "correct it", "correct it"]
 
 
 def test_one_doubled_cap_a_model() -> None:
     """A cut answer is asked for once more with twice the tokens, and then ends the call."""
-    cut = Outcome(error=errors.OutputTruncatedError("x"), remaining=LONG, may_double=True)
+    cut = Failure(error=errors.OutputTruncatedError("x"), may_double=True)
     tries, end = _run([A, B], [cut, cut])
     assert [(step.candidate.alias, step.doubled) for step in tries] == [("a", False), ("a", True)]
     assert end == End(last=cut.error, stopped=True)
@@ -167,14 +168,14 @@ def test_one_doubled_cap_a_model() -> None:
 
 def test_a_cap_that_may_not_be_doubled_is_not() -> None:
     """What the money or the model do not allow is not tried."""
-    cut = Outcome(error=errors.OutputTruncatedError("x"), remaining=LONG)
+    cut = Failure(error=errors.OutputTruncatedError("x"))
     assert _asked(_run([A, B], [cut])[0]) == ["a"]
     assert _asked(_run([A, B], [cut], fallback_on=("truncated",))[0]) == ["a", "b"]
 
 
 def test_a_refused_setting_is_left_out_once() -> None:
     """The same model is asked without it; a second refusal ends the call."""
-    refused = Outcome(error=errors.InvalidRequestError("x"), remaining=LONG, not_taken=("reasoning",))
+    refused = Failure(error=errors.InvalidRequestError("x"), not_taken=("reasoning",))
     tries, end = _run([A, B], [refused, refused])
     assert [(step.candidate.alias, step.without) for step in tries] == [("a", ()), ("a", ("reasoning",))]
     assert end == End(last=refused.error, stopped=True)
@@ -196,9 +197,9 @@ def test_a_long_prompt_goes_to_a_larger_window_only() -> None:
     assert _asked(tries) == ["a", "c", "d"]
 
 
-@pytest.mark.parametrize("make", [lambda: Outcome(error=errors.ServerError("x"), remaining=LONG, delivered=True),
-                                  lambda: Outcome(error=errors.CassetteMissError("x"), remaining=LONG)])  # fmt: skip
-def test_what_cannot_be_taken_back_ends_the_call(make: Callable[[], Outcome]) -> None:
+@pytest.mark.parametrize("make", [lambda: Failure(error=errors.ServerError("x"), delivered=True),
+                                  lambda: Failure(error=errors.CassetteMissError("x"))])  # fmt: skip
+def test_what_cannot_be_taken_back_ends_the_call(make: Callable[[], Failure]) -> None:
     """A piece in the caller's hands, and a replay without its recording, stop all, whatever `fallback_on` says."""
     outcome = make()
     _, end = _run([A, B], [outcome], fallback_on=("cassette_miss", "server_error"))

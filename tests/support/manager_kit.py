@@ -139,17 +139,17 @@ def eventually(condition: Callable[[], bool]) -> bool:
 def at_rest(llm: LLMManager) -> bool:
     """True once no attempt runs on the manager's event loop."""
     loop = llm._caller.services.loop
-    return eventually(lambda: not (loop.is_running and _calls(loop)))
+    return eventually(lambda: not _calls(loop))
 
 
 def under_way(llm: LLMManager) -> int:
     """How many calls run on the manager's event loop."""
     loop = llm._caller.services.loop
-    return len(_calls(loop)) if loop.is_running else 0
+    return len(_calls(loop))
 
 
 def _calls(loop: Loop) -> list[Any]:
-    tasks = asyncio.all_tasks(loop._loop)  # type: ignore[arg-type]  # LiteLLM has one of its own there
+    tasks = asyncio.all_tasks(loop._loop) if loop._loop else ()  # LiteLLM has one of its own there
     return [one for one in tasks if "Running._run" in getattr(one.get_coro(), "__qualname__", "")]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
-from testronaut_llm.limits.windows import Rule
+from testronaut_llm.limits.rules import Rule
 
 
 class Still:
@@ -88,7 +88,7 @@ class _Run:
     def _ask(self, due: Job | None) -> None:
         """All whose turn may have come, one after the other: a turn may wake others."""
         while job := next(
-            (one for one in self.waiting if one is due or (one.ticket and one.ticket.woken.done())), None
+            (one for one in self.waiting if one is due or (one.ticket and one.ticket.woken.is_set())), None
         ):
             assert job.ticket is not None
             due = None

@@ -1,0 +1,60 @@
+"""Each field of a call counts in the key of its stored answer, or says here why it does not."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from manager_kit import build_call
+
+from testronaut_llm.cache.key import parts_of
+from testronaut_llm.config.model_config import TaskConfig
+from testronaut_llm.records import Call, Message
+from testronaut_llm.schema.output_schema import OutputSchema
+
+COUNTS: dict[str, Any] = {
+    "messages": (Message(role="user", content="another prompt"),),
+    "texts": ("another text",),
+    "output": OutputSchema.of(int),
+    "max_tokens": 7,
+    "temperature": 0.7,
+    "stop": ("END",),
+    "seed": 7,
+    "sample": 7,
+    "logprobs": True,
+    "extra": {"top_p": 0.5},
+}
+"""The fields that are part of the key, each with another value."""
+EXEMPT = {
+    "task": "the same prompt to the same model has one answer, whatever task asks",
+    "settings": "what they change in a request is in fields of the call",
+    "config": "what it says of a model is in the model's part of the key",
+    "selected": "of these, the candidates are looked up",
+    "candidates": "each has a key of its own, with the model's part",
+    "model": "it chooses the candidates",
+    "accept": "it judges a stored answer again",
+    "cache": "it says if the key is used",
+    "max_cost": "it limits the money, not the answer",
+    "timeout": "it limits the time, not the answer",
+    "deadline": "it limits the time, not the answer",
+    "stream": "the pieces of a stream are the same answer",
+    "masking": "its placeholders are in the messages; the secrets are in no key",
+    "metadata": "it goes to telemetry only",
+    "started": "a time",
+    "id": "another one for each call",
+}
+"""The other fields, each with its reason."""
+
+
+def test_each_field_of_a_call_is_named() -> None:
+    """A new field has to be added to the key, or to the exempt ones with a reason."""
+    assert sorted([*COUNTS, *EXEMPT]) == sorted(field.name for field in fields(Call))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_another_value_is_another_key(name: str) -> None:
+    """An answer to one call is never found for the other."""
+    call = build_call(TaskConfig(name="t", models=("m",)), "hi")
+    other = replace(call, **{name: COUNTS[name]})
+    assert parts_of(call, call.texts) != parts_of(other, other.texts) != ()
