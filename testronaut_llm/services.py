@@ -14,8 +14,8 @@ from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.rules import key_of, rules_of
-from testronaut_llm.local.bench import SpeedHistory
 from testronaut_llm.local.local_models import LocalModels
+from testronaut_llm.local.model_store import SpeedHistory
 from testronaut_llm.loop import Loop
 from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.prices import PriceTable
@@ -116,9 +116,7 @@ class Services:
     def is_warm(self, call: Call) -> bool:
         """True if `route` takes less than a millisecond: no load, no request to a server, a short prompt."""
         return sum([len(message.content) for message in call.messages]) <= _SHORT and all(
-            (one.alias, one.model) in self._routed
-            and self.probes.remembers(one.row, one.provider_row)
-            and self.local.remembers(one.row)
+            (one.alias, one.model) in self._routed and self.probes.remembers(one.row, one.provider_row)
             for one in call.candidates
         )
 
@@ -127,8 +125,6 @@ class Services:
         route = self.route(call)
         if route.kept:
             self.gateway.load()
-            for one in call.selected:
-                self.local.look(one.row)
         return route
 
     def dialect(self, row: ModelConfig) -> SchemaDialect:

