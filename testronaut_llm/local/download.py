@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,8 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-@contextmanager
-def _unseen(_: str) -> Iterator[Report]:
-    yield lambda _: None
-
-
-reporter: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("reporter", default=_unseen)
+Reporter = Callable[[str], AbstractContextManager[Report]]
+reporter: ContextVar[Reporter] = ContextVar("reporter", default=lambda _: nullcontext(lambda _: None))
 """Shows a person the progress of a fetch that a call waits for; the command line sets it."""
 
 
@@ -92,8 +88,8 @@ def public(url: str) -> str:
 
 
 @contextmanager
-def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
-    """Holds a file lock against other threads and processes; `waiting` is called if it is taken.
+def file_lock(file: Path, report: Report | None = None, *, timeout: float = -1.0) -> Iterator[None]:
+    """Holds a file lock against other threads and processes; `report` is told if another pull holds it.
 
     Raises filelock.Timeout after `timeout` seconds (negative: never).
     """
@@ -103,8 +99,8 @@ def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout:
     try:
         taken = lock.acquire(timeout=0)
     except filelock.Timeout:
-        if waiting:
-            waiting()
+        if report:
+            report(Progress(note="waiting for another pull"))
         taken = lock.acquire(timeout=timeout)
     with taken:
         yield
@@ -158,11 +154,6 @@ def fetch_over_http(wanted: Wanted, folder: Path, report: Report) -> Path:
             time.sleep(min(2.0**failures / 4, 10))
 
 
-def announced_digest(folder: Path) -> str:
-    """Returns the sha256 that the hub announced for the download in `folder`; empty if it did not."""
-    return _note(folder / "model.part").get("sha256", "")
-
-
 def _hub_url(wanted: Wanted) -> str:
     """Returns the URL of `hf://owner/repo[@revision]/file.gguf`, at the hub or the mirror that HF_ENDPOINT names."""
     from testronaut_llm.providers.endpoint import url_problem
@@ -193,7 +184,7 @@ def _receive(client: httpx.Client, url: str, wanted: Wanted, part: Path, report:
     """Fetches the missing bytes of `part`. Raises httpx.HTTPError if another try may help."""
     import httpx
 
-    have, note = size_of(part), _note(part)
+    have, note = size_of(part), note_of(part.parent)
     same = note.get("url") == public(url) and note.get("tag", "").startswith('"')  # a strong ETag
     headers = {"Range": f"bytes={have}-", "If-Range": note["tag"]} if have and same else {}
     with client.stream("GET", url, headers=headers) as response:
@@ -206,7 +197,7 @@ def _receive(client: httpx.Client, url: str, wanted: Wanted, part: Path, report:
         _check(response, wanted, total)
         check_memory(wanted.origin, total or 0)
         check_disk(part.parent, (total or 0) - start)
-        _write_note(part, url, response)
+        _write_note(part.parent, url, response)
         with part.open("ab" if start else "wb") as file:
             for chunk in response.iter_raw():  # unbuffered: an incomplete chunk would be lost
                 file.write(chunk)
@@ -254,17 +245,18 @@ def _check(response: httpx.Response, wanted: Wanted, total: int | None) -> None:
         raise LocalModelError(f"{wanted.origin} has {total:,} bytes, expected {wanted.size:,}: the file has changed")
 
 
-def _write_note(part: Path, url: str, response: httpx.Response) -> None:
+def _write_note(folder: Path, url: str, response: httpx.Response) -> None:
     """Writes the facts that the next try needs. The hub sends the sha256 of a large file with its redirect."""
     linked = next((r.headers["x-linked-etag"] for r in response.history if "x-linked-etag" in r.headers), "").strip('"')
     digest = linked if re.fullmatch(r"[0-9a-f]{64}", linked) else ""
     note = {"url": public(url), "tag": response.headers.get("etag", ""), "sha256": digest}
-    part.with_suffix(".json").write_text(json.dumps(note), "utf-8")
+    (folder / "model.json").write_text(json.dumps(note), "utf-8")
 
 
-def _note(part: Path) -> dict[str, str]:
+def note_of(folder: Path) -> dict[str, str]:
+    """Returns facts of the download in `folder`: `url`, `tag` and the announced `sha256`; empty if unknown."""
     try:
-        note = json.loads(part.with_suffix(".json").read_text("utf-8"))
+        note = json.loads((folder / "model.json").read_text("utf-8"))
         return {name: str(value) for name, value in note.items()}
     except (OSError, ValueError, AttributeError):
         return {}

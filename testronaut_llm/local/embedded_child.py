@@ -124,9 +124,10 @@ def _end_with(parent: int) -> None:
     if sys.platform == "linux":  # the kernel ends this process when the parent's end of the pipe closes
         import fcntl
 
-        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+        with contextlib.suppress(OSError):  # a sandbox may not know this
+            fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
     if os.name == "posix":
         if os.getppid() != parent:
             os._exit(1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
 from testronaut_llm.local.download import Progress, reporter
-from testronaut_llm.local.local_provider import EmbeddedRunner
+from testronaut_llm.local.local_provider import EmbeddedRunner, stored_header
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
 from testronaut_llm.local.ollama_models import load_options, pull
 from testronaut_llm.local.ollama_provider import OllamaServer
@@ -66,6 +66,14 @@ class _Loaded:
     context: int | None = None
     had_to_load: bool = False
     cannot_think: bool = False
+
+
+def makes_vectors(model: ModelConfig) -> bool:
+    """True if a model is for embeddings, not for text. Raises LocalModelError if it is missing or damaged."""
+    if provider_of(model).name == "ollama":
+        with OllamaServer.of(model) as server:
+            return server.makes_vectors(model.name)
+    return stored_header(model).pooling is not None
 
 
 class LocalModels:
@@ -147,18 +155,20 @@ class LocalModels:
 
     def load(self, model: ModelConfig) -> None:
         """Loads a local model into memory as calls want it. Raises LocalModelError if that fails."""
-        name = provider_of(model).name
-        if name == "embedded":
-            self.runner.load(model, slots=at_once(self._config(), model))
-        elif name == "ollama":
-            self._check(model)
-            if (fetch := self.fetch(model, float("inf"))) is not None:
-                fetch.future.result()
-            seen = self._probes.seen(model, provider_of(model))
-            options = load_options(model, self.window(model, most=seen.context if seen else None))
-            with OllamaServer.of(model) as server:
-                vectors = server.makes_vectors(model.name)
-                server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
+        provider = provider_of(model)
+        if provider.name not in ("embedded", "ollama"):
+            return
+        self._check(model)
+        if (fetch := self.fetch(model, float("inf"))) is not None:
+            fetch.future.result()
+        vectors = makes_vectors(model)
+        if provider.name == "embedded":
+            self.serve(model, embeddings=vectors)
+            return
+        seen = self._probes.seen(model, provider)
+        options = load_options(model, self.window(model, most=seen.context if seen else None))
+        with OllamaServer.of(model) as server:
+            server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
 
     def window(self, model: ModelConfig, *, needed: int = 0, most: int | None = None) -> int | None:
         """Returns the tokens of context to request from Ollama, and notes them as loaded; None for other models.

@@ -24,9 +24,10 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
 from testronaut_llm.local.download import is_pinned, size_of
-from testronaut_llm.local.gguf import read_header
+from testronaut_llm.local.gguf import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, pull_again
+from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.text import seconds_of
@@ -202,11 +203,6 @@ class EmbeddedRunner:
         server.used, server.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
         return Endpoint(api_base=f"{server.address}/v1", token=server.token)
 
-    def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Starts the server of `model` for text or vectors. Raises as `endpoint` does."""
-        vectors = self._store.get(model.name) and read_header(self._store.path(model.name)).pooling is not None
-        self.endpoint(model, embeddings=bool(vectors), slots=slots)
-
     def crash(self, api_base: str) -> LocalModelError | None:
         """Returns why the server at `api_base` died, or None if it did not; called after its connection broke."""
         servers = list(self.pool.servers.values())
@@ -277,6 +273,13 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):
         return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
     return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
+
+
+def stored_header(model: ModelConfig) -> GgufHeader:
+    """Returns the header of an embedded model. Raises LocalModelError if it is missing or damaged."""
+    if ModelStore().get(model.name) is None:
+        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
+    return read_header(ModelStore().path(model.name))
 
 
 def _error(name: str, words: str) -> LocalModelError:

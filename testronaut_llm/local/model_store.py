@@ -6,8 +6,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,7 +119,7 @@ class ModelStore:
         import filelock
 
         try:
-            with self.pull_lock(name, timeout=0), self._index.changed() as models:
+            with file_lock(self.pull_lock(name), timeout=0), self._index.changed() as models:
                 files = self._files(name)
                 for file in files:
                     file.unlink(missing_ok=True)
@@ -145,11 +145,9 @@ class ModelStore:
             if name in models:
                 models[name] = replace(models[name], last_used=_iso(time.time()))
 
-    def pull_lock(
-        self, name: str, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0
-    ) -> AbstractContextManager[None]:
-        """Holds the lock that each pull of `name` takes; see `download.file_lock`."""
-        return file_lock(self.folder / f".pull-{checked_name(name)}.lock", waiting, timeout=timeout)
+    def pull_lock(self, name: str) -> Path:
+        """Returns the lock file that each pull of `name` holds."""
+        return self.folder / f".pull-{checked_name(name)}.lock"
 
     def _files(self, name: str) -> tuple[Path, ...]:
         """Returns the files of a model on disk, those of an unfinished download included."""

@@ -102,7 +102,7 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
     """
     notify = report or (lambda _: None)
     lock = f"pull-{hashlib.sha256(f'{server.url} {full_name(name)}'.encode()).hexdigest()[:16]}.lock"
-    with file_lock(data_dir() / "locks" / lock, lambda: notify(Progress(note="waiting for another pull"))):
+    with file_lock(data_dir() / "locks" / lock, notify):
         for wait in (*_WAITS, None):
             try:
                 _pull_once(server, name, notify, patience)

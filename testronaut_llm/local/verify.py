@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, LocalModelError, OutputTruncatedError
 from testronaut_llm.local.download import is_pinned, sha256_of
-from testronaut_llm.local.gguf import GgufHeader, read_header
+from testronaut_llm.local.local_models import makes_vectors
+from testronaut_llm.local.local_provider import stored_header
 from testronaut_llm.local.model_store import ModelStore, Speed, pull_again
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.providers.provider_registry import provider_of, pull_command
+from testronaut_llm.providers.provider_registry import provider_of
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
@@ -93,14 +94,6 @@ def verify(llm: LLMManager) -> Iterator[Finding]:
         yield Finding(check=check, outcome=outcome, why=why)
 
 
-def makes_vectors(model: ModelConfig) -> bool:
-    """True if a model is for embeddings, not for text. Raises LocalModelError if it is missing or damaged."""
-    if provider_of(model).name == "ollama":
-        with OllamaServer.of(model) as server:
-            return server.makes_vectors(model.name)
-    return _header(model).pooling is not None
-
-
 def ollama_template(server: OllamaServer, name: str) -> Found:
     """Checks the chat template of a model. Raises LocalModelError: it is missing, or no Ollama answers."""
     details = server.show(name)
@@ -111,18 +104,12 @@ def ollama_template(server: OllamaServer, name: str) -> Found:
     return "pass", f"of {len(details.template):,} characters"
 
 
-def _header(model: ModelConfig) -> GgufHeader:
-    if ModelStore().get(model.name) is None:
-        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
-    return read_header(ModelStore().path(model.name))
-
-
 def _digest(_: LLMManager, model: ModelConfig) -> Found:
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             digest, checked = server.pulled(model.name).digest, "Ollama checked it when it was pulled"
     else:
-        _header(model)
+        stored_header(model)
         store, checked = ModelStore(), "as it was when it was stored"
         stored, digest = store.get(model.name), sha256_of(store.path(model.name))
         if stored and digest != stored.sha256:
@@ -138,7 +125,7 @@ def _template(_: LLMManager, model: ModelConfig) -> Found:
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             return ollama_template(server, model.name)
-    header = _header(model)
+    header = stored_header(model)
     if header.pooling is not None:
         return "skipped", "it makes vectors, no text"
     if header.has_template:

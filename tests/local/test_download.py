@@ -292,7 +292,7 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, ser
     assert [headers.get("Authorization") for _, headers in storage.requests] == [None, None]
     assert storage.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
     hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{"0" * 64}"')]
-    with pytest.raises(LocalModelError, match="expected .* bytes with 0{64}"):
+    with pytest.raises(LocalModelError, match=r"expected .* bytes with 0{64}"):
         fetch("hf://owner/repo/m.gguf", store=empty, name="other")
     assert [model.sha256 for model in empty.list()] == [digest]
     assert not list(empty.folder.glob(".parts/other/*.part"))
