@@ -164,7 +164,7 @@ def prices(url: str) -> object:
 
 def header(file: str) -> object:
     """The header of a model's file."""
-    from testronaut_llm.local.model_store import read_header
+    from testronaut_llm.local.gguf import read_header
 
     return read_header(Path(file))
 

@@ -15,8 +15,8 @@ from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.rules import key_of, rules_of
-from testronaut_llm.local.bench import SpeedHistory
 from testronaut_llm.local.local_models import LocalModels
+from testronaut_llm.local.model_store import SpeedHistory
 from testronaut_llm.loop import Loop
 from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.prices import PriceTable
@@ -116,7 +116,7 @@ class Services:
         for one in call.candidates:
             row, provider = one.row, one.provider_row
             warm = warm and (one.alias, one.model) in self._routed
-            warm = warm and self.probes.remembers(row, provider) and self.local.remembers(row)
+            warm = warm and self.probes.remembers(row, provider)
         return self.route(call) if warm else await asyncio.to_thread(self._cold_route, call)
 
     def _cold_route(self, call: Call) -> Route:
@@ -124,8 +124,6 @@ class Services:
         route = self.route(call)
         if route.kept:
             self.gateway.load()
-            for one in call.selected:
-                self.local.look(one.row)
         return route
 
     def dialect(self, one: Candidate) -> SchemaDialect:

@@ -28,9 +28,8 @@ Local = Annotated[str, typer.Argument(help="Such as embedded/smollm2-135m, ollam
 @group.command("list")
 def list_(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """List the models of the Ollama servers, the stored embedded models, and those of the catalogue."""
-    from testronaut_llm.local.bench import SpeedHistory
     from testronaut_llm.local.model_downloader import catalogue
-    from testronaut_llm.local.model_store import ModelStore
+    from testronaut_llm.local.model_store import ModelStore, SpeedHistory
 
     speeds, servers = SpeedHistory(), _servers(config)
     stored, offered = {one.name: one for one in ModelStore().list()}, catalogue()
@@ -227,8 +226,8 @@ def bench(
 
     Example: testronaut-llm models bench embedded/smollm2-135m
     """
-    from testronaut_llm.local.bench import SpeedHistory
-    from testronaut_llm.local.bench import bench as measured
+    from testronaut_llm.local.model_store import SpeedHistory
+    from testronaut_llm.local.verify import bench as measured
 
     with _alone(model, config) as llm:
         row = llm.config.model("it")

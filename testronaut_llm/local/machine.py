@@ -1,18 +1,18 @@
-"""Cores and memory that are free for a model, within the cgroup (version 2), and the context that fits."""
+"""Cores, memory and disk that are free for a model, within the cgroup (version 2), and the context that fits."""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import LocalModelError
 
 if TYPE_CHECKING:
-    from testronaut_llm.local.model_store import GgufHeader
+    from testronaut_llm.local.gguf import GgufHeader
 
 CGROUP, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
@@ -21,8 +21,8 @@ DEFAULT_CONTEXT, DEFAULT_TEXT, SMALLEST_CONTEXT, STEP, BATCH = 8192, 2048, 512, 
 """Tokens. A text to embed is computed at once, so that memory is needed for all of it."""
 WIDTHS = 32
 """Activations of each token of a batch, in widths of the model (measured)."""
-OVERHEAD, RESERVE = 80 * 2**20, 64 * 2**20
-"""Bytes of the child process without a model (Python, llama.cpp, HTTP threads), and bytes left to the machine."""
+OVERHEAD, RESERVE, MARGIN = 80 * 2**20, 64 * 2**20, 64 * 2**20
+"""Bytes of the child process without a model (Python, llama.cpp, HTTP threads); memory and disk left to others."""
 
 
 def threads() -> int:
@@ -110,23 +110,24 @@ def fitting_context(
     `wanted` (`num_ctx`) is kept or refused, but never exceeds what the model was trained for; without it the context
     shrinks as far as necessary. Raises LocalModelError if the wanted or the smallest context does not fit.
     """
-    needed, room = partial(needed_memory, header, embeddings=embeddings), available - RESERVE
+
+    def needed(size: int) -> int:
+        return needed_memory(header, size, embeddings=embeddings)
+
+    room = max(0, available - RESERVE)
     target = min(wanted or (DEFAULT_TEXT if embeddings else DEFAULT_CONTEXT), header.context)
-    if needed(target) <= room:
-        return target
-    largest = next((n for n in range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP) if needed(n) <= room), None)
-    if largest is None:
-        raise LocalModelError(
-            f"embedded/{name} needs about {_mib(needed(min(SMALLEST_CONTEXT, target)))} of memory even with a context "
-            f"of {SMALLEST_CONTEXT} tokens, and {_mib(max(0, room))} are free. Close other programs, or name a smaller "
-            "model or a stronger quantisation (testronaut-llm models list)"
-        )
-    if wanted is None:
+    sizes = [target, *range(target - target % STEP, SMALLEST_CONTEXT - 1, -STEP)]
+    largest: int | None = next((one for one in sizes if needed(one) <= room), None)
+    if largest is not None and (largest == target or wanted is None):
         return largest
-    raise LocalModelError(
-        f"embedded/{name} with num_ctx: {wanted} needs about {_mib(needed(target))} of memory, and {_mib(room)} are "
-        f"free. The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
-    )
+    if largest is not None:
+        asked, size = f" with num_ctx: {wanted}", target
+        fix = f"The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
+    else:
+        asked, size = "", min(SMALLEST_CONTEXT, target)
+        fix = "Close other programs, or name a smaller model or a stronger quantisation (testronaut-llm models list)"
+    what = f"embedded/{name}{asked} needs about {_mib(needed(size))} of memory for a context of {size:,} tokens"
+    raise LocalModelError(f"{what}, and {_mib(room)} are free. {fix}")
 
 
 def check_memory(what: str, size: int, most: float | None = None) -> None:
@@ -136,6 +137,16 @@ def check_memory(what: str, size: int, most: float | None = None) -> None:
         raise LocalModelError(
             f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}; name a "
             "smaller model or a stronger quantisation"
+        )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises LocalModelError unless `needed` bytes and a margin are free on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + MARGIN:
+        raise LocalModelError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and {(needed + MARGIN) / 1e6:,.0f} MB are needed. Make room "
+            "(testronaut-llm models list, then models remove), or set TESTRONAUT_LLM_HOME to a folder on a larger disk"
         )
 
 

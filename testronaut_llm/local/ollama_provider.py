@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import TypeAdapter
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
+from testronaut_llm.local.download import Progress
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.endpoint import endpoint_of, pull_command, url_problem
 from testronaut_llm.providers.network import client_settings
@@ -19,11 +21,11 @@ from testronaut_llm.support.text import closest
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
-    import httpx
     from pydantic import SecretStr
 
 _IMPLIED = re.compile(r"^(\w+://)?(registry\.ollama\.ai/(?=[^/]+/))?(library/(?=[^/]+$))?")
 """Parts of a model's name that Ollama adds."""
+_OBJECT = TypeAdapter(dict[str, Any])
 _CONNECT, _ANSWER, _LOADING = 1.0, 10.0, 600.0
 """Seconds: to connect, for an answer, and for an answer that may load a model first."""
 
@@ -50,8 +52,7 @@ class OllamaModel:
     def of(cls, row: Mapping[str, Any]) -> Self:
         """Reads a row of `/api/tags` or `/api/ps`, or an answer of `/api/show`; ignores values of a wrong type."""
         details, info = (one if isinstance(one := row.get(name), dict) else {} for name in ("details", "model_info"))
-        capabilities = row.get("capabilities")
-        prefix = f"{info.get('general.architecture', '')}."
+        capabilities, prefix = row.get("capabilities"), f"{info.get('general.architecture', '')}."
         known = {
             **details,
             **row,
@@ -65,16 +66,8 @@ class OllamaModel:
         return cls(**{name: known[name] for name, kind in kinds.items() if type(known.get(name)) is kind})
 
 
-class Step(NamedTuple):
-    """A line of a pull: its status, the bytes of the current layer, or the error that ends the pull."""
-
-    status: str = ""
-    total: int | None = None
-    completed: int = 0
-    error: str = ""
-
-
-_KINDS = {"status": str, "total": int, "completed": int, "error": str}
+class PullBrokenError(Exception):
+    """A pull ended before it was done. Its cause is a LocalModelError if no Ollama answered."""
 
 
 class OllamaServer:
@@ -85,10 +78,18 @@ class OllamaServer:
     """
 
     def __init__(self, url: str, *, key: SecretStr | None = None, row: ModelConfig | None = None) -> None:
-        self.url, self._row, self._key, self._redactor = url, row, key, Redactor()
+        import httpx
+
+        from testronaut_llm.support.http_body import bounded
+
+        self.url, self._row, self._redactor = url, row, Redactor()
+        headers = {"accept-encoding": "identity"}
         if key is not None:
             self._redactor.add(key.get_secret_value())
-        self._http: httpx.Client | None = None
+            headers["authorization"] = f"Bearer {key.get_secret_value()}"
+        # No redirects, no proxy on loopback, only our key, and a bound on the body.
+        settings = client_settings(url) | {"event_hooks": {"response": [bounded]}}
+        self._http = httpx.Client(base_url=url, headers=headers, **settings)
 
     @classmethod
     def of(cls, model: ModelConfig | None = None) -> OllamaServer:
@@ -109,13 +110,11 @@ class OllamaServer:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._http:
-            self._http.close()
-            self._http = None
+        self._http.close()
 
     def version(self) -> str:
         """Returns the version that the server reports."""
-        return str(self._ask("GET", "/api/version").get("version", ""))
+        return str(self._ask("/api/version").get("version", ""))
 
     def models(self) -> tuple[OllamaModel, ...]:
         """Returns the models that are pulled."""
@@ -130,13 +129,19 @@ class OllamaServer:
         rows = self.loaded() if loaded else self.models()
         return next((row for row in rows if full_name(row.name) == full_name(name)), None)
 
+    def pulled(self, name: str) -> OllamaModel:
+        """Returns a pulled model. Raises LocalModelError if it is missing."""
+        if (found := self.find(name)) is None:
+            raise self._not_pulled(name)
+        return found
+
     def show(self, name: str) -> OllamaModel:
         """Returns the details of a model: its template, its capabilities, and its context length."""
-        return OllamaModel.of(self._ask("POST", "/api/show", {"model": name}))
+        return OllamaModel.of(self._ask("/api/show", {"model": name}))
 
     def remove(self, name: str) -> None:
         """Deletes a model."""
-        self._ask("DELETE", "/api/delete", {"model": name})
+        self._ask("/api/delete", {"model": name}, method="DELETE")
 
     def abilities(self, found: OllamaModel) -> tuple[str, ...]:
         """Returns the capabilities from the list and `show`; empty for an older server."""
@@ -146,9 +151,7 @@ class OllamaServer:
 
     def makes_vectors(self, name: str) -> bool:
         """True if a model is for embeddings. `show` is right if the list differs."""
-        if (found := self.find(name)) is None:
-            raise self.not_pulled(name)
-        return "embedding" in self.abilities(found)
+        return "embedding" in self.abilities(self.pulled(name))
 
     def load(
         self,
@@ -165,22 +168,40 @@ class OllamaServer:
         body: dict[str, Any] = {"model": name, **({"input": []} if vectors else {"stream": False})}
         body |= {} if keep_alive is None else {"keep_alive": keep_alive}
         body |= {"options": dict(options)} if options else {}
-        self._ask("POST", "/api/embed" if vectors else "/api/generate", body, silence=_LOADING)
+        self._ask("/api/embed" if vectors else "/api/generate", body, silence=_LOADING)
 
-    def pulling(self, name: str, *, silence: float) -> Generator[Step]:
-        """Yields the steps of a pull. Raises httpx.HTTPError, or ValueError: a line is not a step of a pull."""
-        with self._sent("POST", "/api/pull", {"model": name, "stream": True}, silence) as response:
-            for line in filter(str.strip, response.iter_lines()):
-                row = _mapping(json.loads(line))
-                step = Step(**{name: row[name] for name, kind in _KINDS.items() if type(row.get(name)) is kind})
-                redact = self._redactor.redact  # the server may repeat the key
-                yield step._replace(status=redact(step.status), error=redact(step.error))
+    def pulling(self, name: str, *, silence: float) -> Generator[Progress]:
+        """Yields the progress of a pull; the last note of a complete one is `success`. Raises PullBrokenError."""
+        import httpx
+
+        redact = self._redactor.redact  # the server may repeat the key
+        body, timeout = {"model": name, "stream": True}, httpx.Timeout(silence, connect=_CONNECT)
+        try:
+            with self._http.stream("POST", "/api/pull", json=body, timeout=timeout) as response:
+                for line in filter(str.strip, response.iter_lines()):
+                    row = _OBJECT.validate_json(line)
+                    if "error" in row:
+                        raise PullBrokenError(redact(str(row["error"])))
+                    done, total = (one if type(one := row.get(key)) is int else None for key in ("completed", "total"))
+                    yield Progress(note=redact(str(row.get("status", ""))), done=done or 0, total=total)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise PullBrokenError("Ollama cannot be reached any more") from self._unreachable(error)
+        except httpx.TimeoutException:
+            raise PullBrokenError(f"nothing came for {silence:g} seconds") from None
+        except (httpx.HTTPError, ValueError) as error:
+            raise PullBrokenError(f"the connection to Ollama broke ({type(error).__name__})") from None
 
     def pull_command(self, name: str) -> str:
         """Returns the command that fetches a model to this server."""
         return pull_command(self._row or ModelConfig(alias="", model=f"ollama/{name}"))
 
-    def not_pulled(self, name: str) -> LocalModelError:
+    def _unreachable(self, error: Exception) -> LocalModelError:
+        return LocalModelError(
+            f"no Ollama answers at {self.url} ({type(error).__name__}); is `ollama serve` running? "
+            f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
+        )
+
+    def _not_pulled(self, name: str) -> LocalModelError:
         """Returns the error for a model that the server does not have; it names the closest one that it has."""
         there: list[str] = []
         with suppress(LLMError):
@@ -191,72 +212,41 @@ class OllamaServer:
         return LocalModelError(f"Ollama has no model {name!r}{hint}; run: {self.pull_command(name)}", status=404)
 
     def _rows(self, path: str) -> tuple[OllamaModel, ...]:
-        rows = self._ask("GET", path).get("models")
+        rows = self._ask(path).get("models")
         return tuple(OllamaModel.of(one) for one in rows if isinstance(one, dict)) if isinstance(rows, list) else ()
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, silence: float = _ANSWER
+        self, path: str, body: Mapping[str, Any] | None = None, *, method: str = "POST", silence: float = _ANSWER
     ) -> Mapping[str, Any]:
+        """Returns the answer to a request, a GET if it has no `body`; fails after `silence` seconds without a byte."""
         import httpx
 
+        from testronaut_llm.support.http_body import BodyError
+
+        answer, words, timeout = None, "", httpx.Timeout(silence, connect=_CONNECT)
         try:
-            with self._sent(method, path, body, silence) as response:
+            with self._http.stream(method if body else "GET", path, json=body, timeout=timeout) as response:
                 status = response.status_code
-                answer = _mapping(json.loads(response.read() or b"{}"))
+                answer = _OBJECT.validate_json(response.read() or b"{}")
+                words = self._redactor.redact(str(answer.get("error", "")))[:200]
+        except BodyError as error:
+            words = str(error)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise unreachable(self.url, error) from None
-        except (ValueError, RecursionError):
-            answer = None
+            raise self._unreachable(error) from None
+        except ValueError:
+            pass  # it is not JSON
         if status == 200 and answer is not None:
             return answer
-        words = self._redactor.redact(str((answer or {}).get("error", "")))[:200]
         if body and status == 404:
-            raise self.not_pulled(str(body["model"]))
+            raise self._not_pulled(str(body["model"]))
         if body and status != 200:
             raise LocalModelError(f"Ollama refused {body['model']!r}: {words or f'status {status}'}", status=status)
-        raise LocalModelError(
-            f"the server at {self.url} does not answer {path} like Ollama (status {status}"
-            f"{': ' + words if words else ''}); check api_base, or update Ollama",
-            status=status,
-        )
-
-    @contextmanager
-    def _sent(self, method: str, path: str, body: Mapping[str, Any] | None, silence: float) -> Iterator[httpx.Response]:
-        """Yields the response to one request; fails after `silence` seconds without a byte."""
-        import httpx
-
-        from testronaut_llm.support.http_body import bounded
-
-        if self._http is None:  # no redirects, no proxy on loopback, only our key, and a bound on the body
-            headers = {"accept-encoding": "identity"}
-            if self._key is not None:
-                headers["authorization"] = f"Bearer {self._key.get_secret_value()}"
-            settings = client_settings(self.url) | {"event_hooks": {"response": [bounded]}}
-            self._http = httpx.Client(base_url=self.url, headers=headers, **settings)
-        timeout = httpx.Timeout(silence, connect=_CONNECT)
-        with self._http.stream(method, path, json=body, timeout=timeout) as response:
-            yield response
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
+        said = f"status {status}{': ' + words if words else ''}"
+        what = f"the server at {self.url} does not answer {path} like Ollama ({said})"
+        raise LocalModelError(f"{what}; check api_base, or update Ollama", status=status)
 
 
 def full_name(name: str) -> str:
     """Returns a name as Ollama compares it: `Qwen3` and `registry.ollama.ai/library/qwen3` are `qwen3:latest`."""
     name = _IMPLIED.sub("", name.lower())
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-def unreachable(url: str, error: Exception) -> LocalModelError:
-    """Returns the error for a server that does not answer, or answers with a body that cannot be read."""
-    from testronaut_llm.support.http_body import BodyError
-
-    if isinstance(error, BodyError):
-        return LocalModelError(f"the server at {url} does not answer like Ollama: {error}; check api_base")
-    return LocalModelError(
-        f"no Ollama answers at {url} ({type(error).__name__}); is `ollama serve` running? "
-        f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
-    )

@@ -1,26 +1,27 @@
-"""Checks that a local model is the expected one and does what calls rely on; one finding per check.
-
-Its requests go the same way as those of calls.
-"""
+"""Checks and measures a local model. The requests go the same way as those of calls."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import cycle, islice
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, LocalModelError, OutputTruncatedError
-from testronaut_llm.local.download import is_pinned, pull_again, sha256_of
-from testronaut_llm.local.model_store import GgufHeader, ModelStore, read_header
+from testronaut_llm.local.download import is_pinned, sha256_of
+from testronaut_llm.local.local_models import makes_vectors
+from testronaut_llm.local.local_provider import stored_header
+from testronaut_llm.local.model_store import ModelStore, Speed, pull_again
 from testronaut_llm.local.ollama_provider import OllamaServer
-from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.provider_registry import provider_of
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.records import Usage
 
 Outcome = Literal["pass", "fail", "skipped"]
 Found = tuple[Outcome, str]
@@ -38,6 +39,8 @@ SCHEMA = {
 }
 LONG, WINDOW_PER_WORD = 2000, 4
 """Words of the prompt that tests reading; fewer if the window is small, as a word may be two tokens."""
+PROMPT_WORDS, ANSWER_TOKENS = 300, 96
+"""Sizes of the prompts and answers that `bench` measures."""
 NO_TEMPLATE = (
     "its template is {}: prompts lack the marks it was trained on, so its answers are nonsense; pull one with a "
     "template (testronaut-llm models pull ollama/hf.co/<owner>/<repository>:<quantisation>), or write a Modelfile"
@@ -66,14 +69,9 @@ def alone(config: LLMConfig, reference: str) -> LLMConfig:
         )
     task = {"models": ["it"], "cache": "off", "retries": 0, "max_tokens": 256, "seed": 1}
     longest = max((one.max_tokens for one in config.tasks.values() if model.alias in one.models), default=256)
-    made = LLMConfig(
-        models={"it": {"model": model.model}},  # type: ignore[dict-item]
-        tasks={
-            "default": task,  # type: ignore[dict-item]
-            "lenient": {**task, "allow_truncated": True},  # type: ignore[dict-item]
-            "usual": {**task, "max_tokens": longest},  # type: ignore[dict-item] # never asked: it sets the window
-        },
-    )
+    usual = {**task, "max_tokens": longest}  # never asked: it sets the window
+    tasks = {"default": task, "lenient": {**task, "allow_truncated": True}, "usual": usual}
+    made = LLMConfig.model_validate({"models": {"it": {"model": model.model}}, "tasks": tasks})
     return made.model_copy(update={"models": {"it": model.model_copy(update={"alias": "it"})}})
 
 
@@ -96,22 +94,6 @@ def verify(llm: LLMManager) -> Iterator[Finding]:
         yield Finding(check=check, outcome=outcome, why=why)
 
 
-def loading_time(llm: LLMManager) -> float:
-    """Loads the model `it` and returns the seconds; LiteLLM is loaded before the clock starts."""
-    llm.warm_up()
-    began = time.perf_counter()
-    llm.warm_up("it")
-    return time.perf_counter() - began
-
-
-def makes_vectors(model: ModelConfig) -> bool:
-    """True if a model is for embeddings, not for text. Raises LocalModelError if it is missing or damaged."""
-    if provider_of(model).name == "ollama":
-        with OllamaServer.of(model) as server:
-            return server.makes_vectors(model.name)
-    return _header(model).pooling is not None
-
-
 def ollama_template(server: OllamaServer, name: str) -> Found:
     """Checks the chat template of a model. Raises LocalModelError: it is missing, or no Ollama answers."""
     details = server.show(name)
@@ -122,23 +104,14 @@ def ollama_template(server: OllamaServer, name: str) -> Found:
     return "pass", f"of {len(details.template):,} characters"
 
 
-def _header(model: ModelConfig) -> GgufHeader:
-    store = ModelStore()
-    if store.get(model.name) is None:
-        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
-    return read_header(store.path(model.name))
-
-
 def _digest(_: LLMManager, model: ModelConfig) -> Found:
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
-            if (found := server.find(model.name)) is None:
-                raise server.not_pulled(model.name)
-        digest, checked = found.digest, "Ollama checked it when it was pulled"
+            digest, checked = server.pulled(model.name).digest, "Ollama checked it when it was pulled"
     else:
-        _header(model)
-        stored = ModelStore().get(model.name)
-        digest, checked = sha256_of(ModelStore().path(model.name)), "as it was when it was stored"
+        stored_header(model)
+        store, checked = ModelStore(), "as it was when it was stored"
+        stored, digest = store.get(model.name), sha256_of(store.path(model.name))
         if stored and digest != stored.sha256:
             was = f"the file has sha256 {digest[:12]}, and had {stored.sha256[:12]} when it was stored"
             return "fail", f"{was}; {pull_again(model.name)}"
@@ -152,7 +125,7 @@ def _template(_: LLMManager, model: ModelConfig) -> Found:
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
             return ollama_template(server, model.name)
-    header = _header(model)
+    header = stored_header(model)
     if header.pooling is not None:
         return "skipped", "it makes vectors, no text"
     if header.has_template:
@@ -160,8 +133,15 @@ def _template(_: LLMManager, model: ModelConfig) -> Found:
     return "fail", "the file has none, and llama.cpp guesses one; look for a GGUF of the same model that has it"
 
 
+def _loading_time(llm: LLMManager) -> float:
+    llm.warm_up()  # LiteLLM is loaded before the clock starts
+    began = time.perf_counter()
+    llm.warm_up("it")
+    return time.perf_counter() - began
+
+
 def _loads(llm: LLMManager, _: ModelConfig) -> Found:
-    return "pass", f"in {loading_time(llm):.1f} s"
+    return "pass", f"in {_loading_time(llm):.1f} s"
 
 
 def _answers(llm: LLMManager, _: ModelConfig) -> Found:
@@ -184,8 +164,7 @@ def _obeys(llm: LLMManager, _: ModelConfig) -> Found:
 def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
     window = llm.route(None, PROMPT).candidates[0].context_window or LONG * WINDOW_PER_WORD
     count = max(50, min(LONG, window // WINDOW_PER_WORD))
-    words = itertools.islice(itertools.cycle(WORDS.split()), count)
-    usage = llm.complete("lenient", " ".join(words), max_tokens=1).usage
+    usage = llm.complete("lenient", " ".join(islice(cycle(WORDS.split()), count)), max_tokens=1).usage
     if usage.estimated:
         return "skipped", "the server does not report how many tokens it read"
     counted = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
@@ -220,3 +199,56 @@ _CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...]
     ("embeds", "vectors", _embeds),
 )
 """Name, what the model must make (text or vectors, empty for either), and the function of each check."""
+
+
+def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = print) -> Speed:
+    """Measures the model `it` of a manager that `alone` configured: the medians of `rounds`.
+
+    Each round is two calls, to separate reading from writing: one for a single token, and one for a longer answer.
+
+    Raises:
+        LLMError: the model cannot be loaded or asked.
+    """
+    model = llm.config.model("it")
+    if makes_vectors(model):
+        raise LocalModelError(f"{model.model} is an embedding model: it has no tokens a second to measure")
+    if provider_of(model).name == "ollama":
+        with OllamaServer.of(model) as server:
+            server.load(model.name, keep_alive=0)  # out of memory, so that the load can be measured
+    report(f"{model.model}: loading")
+    load = _loading_time(llm)
+    _asked(llm, 2 * rounds, 1)  # not measured: it opens connections
+    first, prompts, read, written = [], [], [], []
+    for number in range(rounds):
+        report(f"{model.model}: round {number + 1} of {rounds}")
+        short, began = _asked(llm, 2 * number, 1)
+        long, took = _asked(llm, 2 * number + 1, ANSWER_TOKENS)
+        first.append(began)
+        prompts.append(short.prompt_tokens)
+        read.append(short.prompt_tokens / began)
+        if long.completion_tokens > 1:  # of a fast model the first token may take as long as all
+            written.append((long.completion_tokens - 1) / (took - began if took > began else took))
+    if not written:
+        raise LocalModelError(f"{model.model} gave no answer long enough to time; see: testronaut-llm models verify")
+    return Speed(
+        model=model.model,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        load=load,
+        first=median(first),
+        prompt_tokens=round(median(prompts)),
+        prompt_rate=median(read),
+        answer_rate=median(written),
+    )
+
+
+def _asked(llm: LLMManager, number: int, most: int) -> tuple[Usage, float]:
+    """Asks for up to `most` tokens; returns usage and seconds, also of an answer that was cut or spent on thinking."""
+    words = WORDS.split()  # prompts begin differently, or the server would answer from its prompt cache
+    prompt = " ".join(words[(number * 31 + n * (number + 1)) % len(words)] for n in range(PROMPT_WORDS))
+    try:
+        attempts = llm.complete("lenient", prompt, max_tokens=most).attempts
+    except LLMError as error:
+        attempts = error.attempts
+        if not any(one.usage for one in attempts):
+            raise
+    return next((one.usage, max(one.latency, 1e-6)) for one in attempts if one.usage)

@@ -31,11 +31,16 @@ class Missing(NamedTuple):
 
 
 class Present(NamedTuple):
-    """A local model that was found: its digest, its context window in tokens, and True if it can reason."""
+    """A local model that was found: its digest, its context window in tokens, and True if it can reason.
+
+    `loaded` is the context with which it was in memory, at the monotonic time `at`.
+    """
 
     digest: str
     context: int | None = None
     thinks: bool | None = None
+    loaded: int | None = None
+    at: float = 0.0
 
 
 Probe = Callable[["ModelConfig"], Missing | Present | None]

@@ -15,7 +15,7 @@ from testronaut_llm.support.money import tokens, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.local.bench import Speed
+    from testronaut_llm.local.model_store import Speed
     from testronaut_llm.money.budgets import Money
     from testronaut_llm.money.prices import PriceTable
     from testronaut_llm.money.token_counter import TokenCounter

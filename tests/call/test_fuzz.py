@@ -24,7 +24,7 @@ from testronaut_llm.cli import main
 from testronaut_llm.cli.options import prompt_of
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
-from testronaut_llm.local.model_store import GgufHeader, read_header
+from testronaut_llm.local.gguf import GgufHeader, read_header
 from testronaut_llm.money.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("provider_keys")

@@ -135,6 +135,7 @@ def test_a_dropped_connection_continues_where_it_was(empty: ModelStore, site: Si
     assert {progress.total for progress in seen if not progress.note} == {len(site.data)}
     asked = site.requests[1][1]
     assert (asked["Range"], asked["If-Range"]) == (f"bytes={len(site.data) // 2}-", '"v1"')
+    assert asked["Accept-Encoding"] == "identity"  # no file could be continued from packed bytes
     assert empty.path("m").read_bytes() == site.data
 
 
@@ -226,14 +227,6 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
         fetch(site.pinned, store=empty)
 
 
-def test_what_comes_compressed_is_refused(empty: ModelStore, site: Site) -> None:
-    """Nobody asked for it, and no file could be continued from it."""
-    site.script = [status(200, Content_Encoding="gzip, gzip")]
-    with pytest.raises(LocalModelError, match=r"is compressed \(content-encoding 'gzip, gzip'\)"):
-        fetch(site.url, store=empty)
-    assert site.requests[0][1]["Accept-Encoding"] == "identity"
-
-
 def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Site) -> None:
     """An answer that begins elsewhere than was asked for is thrown away, and the file begun anew."""
 
@@ -283,7 +276,7 @@ def test_a_clients_words_about_a_header_are_not_repeated(
     def refuse(client: httpx.Client, *_: object) -> bool:
         raise httpx.LocalProtocolError(f"Illegal header value b'{client.headers['authorization']}\\n'")
 
-    monkeypatch.setattr(download, "_complete", refuse)
+    monkeypatch.setattr(download, "_receive", refuse)
     with pytest.raises(LocalModelError, match="could not be fetched: LocalProtocolError") as caught:
         fetch("hf://owner/repo/m.gguf", store=empty)
     assert "sentinel" not in str(caught.value)
@@ -299,7 +292,7 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, ser
     assert [headers.get("Authorization") for _, headers in storage.requests] == [None, None]
     assert storage.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
     hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{"0" * 64}"')]
-    with pytest.raises(LocalModelError, match="is damaged: its sha256 is not 0000"):
+    with pytest.raises(LocalModelError, match=r"expected .* bytes with 0{64}"):
         fetch("hf://owner/repo/m.gguf", store=empty, name="other")
     assert [model.sha256 for model in empty.list()] == [digest]
     assert not list(empty.folder.glob(".parts/other/*.part"))

@@ -29,8 +29,9 @@ from testronaut_llm import LLMManager
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import local_provider, machine
+from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.local_provider import EmbeddedProcess, EmbeddedRunner, Endpoint, embedded_missing
-from testronaut_llm.local.model_store import ModelStore, read_header
+from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers.row import Missing, Present
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")

@@ -10,8 +10,8 @@ import pytest
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine
+from testronaut_llm.local.gguf import GgufHeader
 from testronaut_llm.local.machine import RESERVE, fitting_context, needed_memory
-from testronaut_llm.local.model_store import GgufHeader
 
 
 @pytest.fixture

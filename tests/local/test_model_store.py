@@ -19,7 +19,9 @@ import tiny_model
 from fixtures_local import TINY, stored
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.model_store import GgufHeader, ModelStore, StoredModel, read_header
+from testronaut_llm.local.download import file_lock
+from testronaut_llm.local.gguf import GgufHeader, read_header
+from testronaut_llm.local.model_store import ModelStore, StoredModel
 
 DAY = 86400
 
@@ -117,7 +119,7 @@ def test_what_was_not_used_for_long_is_named(full: ModelStore) -> None:
 @pytest.mark.parametrize("name", ["old", "broken", "lost"])
 def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: ModelStore, name: str) -> None:
     """Its file, its entry and what came of its download."""
-    with full.locked(f"pull-{name}"), pytest.raises(LocalModelError, match=f"embedded/{name} is being pulled"):
+    with file_lock(full.pull_lock(name)), pytest.raises(LocalModelError, match=f"embedded/{name} is being pulled"):
         full.remove(name)
     assert full.remove(name)
     assert name not in full.unused(0)
@@ -142,7 +144,7 @@ def test_the_command_asks_before_it_removes(
     (home / "models").symlink_to(full.folder)
     before = [*full.unused(0)]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    with full.locked("pull-broken"):
+    with file_lock(full.pull_lock("broken")):
         assert command("models", "remove", "--older-than", *arguments) == code
     assert sorted(full.unused(0)) == sorted(left or before)
     out, err = capsys.readouterr()

@@ -282,10 +282,10 @@ def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, r
 
 
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
-    """One GET finds it, `:latest` implied, in whatever case."""
+    """A GET finds it, `:latest` implied, in whatever case, and another how it is loaded."""
     tags(httpserver, ROW)
     assert readiness(a_model("Qwen3")).ready
-    assert [request.path for request, _ in httpserver.log] == ["/api/tags"]
+    assert [request.path for request, _ in httpserver.log] == ["/api/tags", "/api/ps"]
 
 
 def test_a_model_that_is_not_pulled_names_the_command(httpserver: HTTPServer, url: str) -> None:

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import ollama_models
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.ollama_models import pull
-from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.local.ollama_provider import OllamaServer, PullBrokenError
 
 MODEL = "127.0.0.1:5001/library/smollm2:135m"
 NOTHING = "127.0.0.1:5001/library/nothing:latest"
@@ -78,14 +79,15 @@ def answers(httpserver: HTTPServer, *bodies: str) -> None:
 def test_a_recorded_pull_ends_in_success_or_the_servers_words(
     cassette: object, name: str, first: int | None, error: str | None
 ) -> None:
-    """Progress counts up from what was there; an error is the last step, whatever the HTTP status was."""
-    steps = list(OllamaServer("http://127.0.0.1:9").pulling(name, silence=10.0))
-    done = [step.completed for step in steps if step.total == 98362432 and step.completed]
+    """Progress counts up from what was there; an error ends it, whatever the HTTP status was."""
+    steps: list[Progress] = []
+    with pytest.raises(PullBrokenError, match=error) if error else nullcontext():
+        steps.extend(OllamaServer("http://127.0.0.1:9").pulling(name, silence=10.0))
+    done = [step.done for step in steps if step.total == 98362432 and step.done]
     assert done == sorted(done)
     assert first in (None, *done[:1])
-    assert (error or "") in steps[-1].error
-    assert [step.status == "success" for step in steps].count(True) == (error == "")
-    assert (steps[-1].status == "success") is (error == "")
+    assert [step.note for step in steps].count("success") == (error == "")
+    assert error != "" or steps[-1].note == "success"
 
 
 @pytest.mark.llm_cassette("ollama/pull-resumed", ignored=REPLAYED)
@@ -161,8 +163,7 @@ def test_a_server_that_is_gone_for_a_while_ends_no_pull(
     addresses = iter(["http://127.0.0.1:9", server.url])
 
     def moved(_: float) -> None:
-        server.__exit__()
-        server.url = next(addresses)
+        server._http.base_url = next(addresses)
 
     monkeypatch.setattr(ollama_models, "sleep", moved)
     pull(server, "qwen3")
