@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LL
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request
 from testronaut_llm.judge import attempt_of, judged
+from testronaut_llm.local.download import reported, reporter
 from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.masking import Pieces
@@ -30,6 +32,7 @@ from testronaut_llm.routing.retry import Outcome, Try, all_failed, attempts, pas
 from testronaut_llm.routing.waiting import leave, no_turn, patience
 
 if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.money.reservation import Reservation
     from testronaut_llm.services import Services
@@ -236,12 +239,20 @@ class _Attempts:
         try:
             async with asyncio.timeout(seconds):
                 may_wait = ask.row.provider == "embedded" or ask.row.api_key_command is not None
-                return await self._sent(await asyncio.to_thread(make) if may_wait else make(), exchange)
+                request = await asyncio.to_thread(make) if may_wait else make()
+                unseen = self.emit is not None or reporter.get() is None
+                with nullcontext() if unseen else reported(self._waiting(ask.row), "seconds"):
+                    return await self._sent(request, exchange)
         except TimeoutError:
             message = f"no complete answer within {seconds:.3g} s; raise `timeout` or `deadline` if it needs longer"
             return Reply(error=LLMTimeoutError(message), sent=exchange.left)
         except LLMError as error:
             return Reply(error=error, sent=False)
+
+    def _waiting(self, row: ModelConfig) -> str:
+        """Returns what a person waits for: `asking qwen (ollama/qwen3:8b)`."""
+        does = "loading and asking" if self.services.local.has_to_load(row) else "asking"
+        return f"{does} {row.alias}" + (f" ({row.model})" if row.alias != row.model else "")
 
     async def _sent(self, request: Request, exchange: Exchange) -> Reply:
         """Sends a request through the gateway; pieces of a stream go to the caller."""

@@ -15,6 +15,7 @@ from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.rules import key_of, rules_of
 from testronaut_llm.local.bench import SpeedHistory
+from testronaut_llm.local.download import reported
 from testronaut_llm.local.local_models import LocalModels
 from testronaut_llm.loop import Loop
 from testronaut_llm.money.budgets import Budgets
@@ -126,7 +127,8 @@ class Services:
         """Returns the route; may take long, since it asks servers and loads LiteLLM."""
         route = self.route(call)
         if route.kept:
-            self.gateway.load()
+            with reported("loading LiteLLM", "seconds"):
+                self.gateway.load()
             for one in call.selected:
                 self.local.look(one.row)
         return route

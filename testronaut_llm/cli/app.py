@@ -12,8 +12,10 @@ import typer
 
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, check, classify, config, demo, models, screen, spend
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import LLMError, NoReadyModelError
 from testronaut_llm.local.download import reporter
+from testronaut_llm.support.install import install
 from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (
@@ -67,7 +69,7 @@ def main() -> None:
 
 def _run() -> int:
     context = contextvars.copy_context()
-    context.run(reporter.set, screen.progress)  # for calls that wait until a model is pulled
+    context.run(reporter.set, progress)  # of what a call waits for: a model's answer, load or download
     try:
         context.run(app)
     except KeyboardInterrupt:
@@ -93,7 +95,6 @@ def _run() -> int:
 
 def _without_key() -> str:
     """Returns the commands that are still needed to get an answer from the embedded model."""
-    from testronaut_llm.local.local_provider import INSTALL
     from testronaut_llm.local.model_downloader import DEFAULT
     from testronaut_llm.local.model_store import ModelStore
 
@@ -101,5 +102,5 @@ def _without_key() -> str:
     if not ModelStore().get(DEFAULT):
         steps.insert(0, f"testronaut-llm models pull embedded/{DEFAULT}")
     if importlib.util.find_spec("xllamacpp") is None:
-        steps.insert(0, INSTALL)
+        steps.insert(0, install("embedded"))
     return "\n  then ".join(steps)

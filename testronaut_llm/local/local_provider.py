@@ -22,16 +22,16 @@ from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
-from testronaut_llm.local.download import is_pinned, pull_again, size_of
+from testronaut_llm.local.download import is_pinned, pull_again, reported, size_of
 from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, read_header
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.install import install
 from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
 """Seconds: an unused server stays, a load may take, and a caller has to send its request."""
-INSTALL = 'pip install "testronaut-llm[embedded]"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +247,8 @@ class EmbeddedRunner:
             "pooling": header.pooling,
         }
         server = EmbeddedProcess(model.name, settings)
-        server.start(START_SECONDS)
+        with reported(f"loading embedded/{model.name}", "seconds"):
+            server.start(START_SECONDS)
         pool.end_when_idle(server, _idle_seconds(model.keep_alive, self._idle_seconds))
         self._store.touch(model.name)
         return server
@@ -275,7 +276,7 @@ def _close(pools: Mapping[int, _Pool]) -> None:
 def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
     """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
     if importlib.util.find_spec("xllamacpp") is None:
-        return Missing("the package xllamacpp is not installed", INSTALL)
+        return Missing("the package xllamacpp is not installed", install("embedded"))
     try:
         stored = (store or ModelStore()).get(model.name)
     except LocalModelError as error:

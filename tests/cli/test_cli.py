@@ -20,6 +20,7 @@ from werkzeug import Request, Response
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cli import app, check, demo, screen
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
@@ -574,7 +575,7 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
 
 def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal, too, though other lines come only every few seconds."""
-    with screen.progress("a model") as report:
+    with progress("a model") as report:
         report(Progress(note="pulling"))
         report(Progress(note="warning: the disk looks small"))
         report(Progress(note="success"))

@@ -1,0 +1,136 @@
+"""Shows on stderr what a command waits for: bars and spinners on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from testronaut_llm.local.download import WARNING, Progress, Report
+from testronaut_llm.support.text import visible
+
+EVERY_SECONDS, SPINNER_AFTER = 5.0, 0.5
+"""Seconds between two lines if there is no terminal, and until a wait is shown."""
+_FRAMES = "|/-\\"
+
+
+@contextmanager
+def progress(title: str, unit: str = "bytes") -> Iterator[Report]:
+    """Yields a function that shows progress: as a bar on a terminal, elsewhere as a line every few seconds.
+
+    The unit `seconds` is for a wait without steps: on a terminal a spinner, if it takes long, elsewhere nothing.
+    """
+    if sys.stderr.isatty():
+        with _spinner(title) if unit == "seconds" else _bar(title, unit) as show:
+            yield show
+        return
+    due = math.inf if unit == "seconds" else 0.0
+
+    def line(step: Progress) -> None:
+        nonlocal due
+        if time.monotonic() >= due or step.note.startswith(WARNING):
+            due = time.monotonic() + EVERY_SECONDS
+            counted = f"{title}: {step.done:,}{f' of {step.total:,}' if step.total else ''} {unit}"
+            sys.stderr.write(", ".join(filter(None, (counted, step.note))) + "\n")
+
+    yield line
+
+
+@contextmanager
+def _spinner(title: str) -> Iterator[Report]:
+    """Shows a wait that has taken `SPINNER_AFTER` seconds, from a thread of its own."""
+    began, ended = time.monotonic(), threading.Event()
+
+    def spin() -> None:
+        if not ended.wait(SPINNER_AFTER):
+            with area.showing((visible(title), began)):
+                ended.wait()
+
+    thread = threading.Thread(target=spin, name="spinner", daemon=True)
+    thread.start()
+    try:
+        yield lambda _: None
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Report]:
+    from rich import progress as bars
+
+    counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else (bars.MofNCompleteColumn(),)
+    about = bars.TextColumn("{task.description}", markup=False)
+    bar = bars.Progress(about, bars.BarColumn(), *counts, bars.TimeRemainingColumn())
+    task = bar.add_task(visible(title), total=None)
+    with area.showing(bar) as refresh:
+
+        def show(step: Progress) -> None:
+            if step.note.startswith(WARNING):
+                sys.stderr.write(f"{step.note}\n")
+            before, words = bar.tasks[0].description, visible(step.note or title)
+            bar.update(task, completed=step.done, total=step.total, description=words)
+            if words != before:
+                refresh()
+
+        yield show
+
+
+class _Area:
+    """The last lines of the terminal, which show bars and spinners while there are any. Safe for threads."""
+
+    def __init__(self) -> None:
+        self.live: Any = None
+        self._parts: list[Any] = []  # a bar of rich, or the title and the start of a wait
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def showing(self, part: Any) -> Iterator[Callable[[], None]]:
+        """Shows a part; yields a function that draws it now."""
+        with self._lock:
+            self._parts.append(part)
+            if self.live is None:
+                self.live = self._started()
+        try:
+            yield self.live.refresh
+        finally:
+            with self._lock:
+                self._parts.remove(part)
+                if not self._parts:
+                    self.live.stop()
+                    self.live = None
+
+    def _started(self) -> Any:
+        from rich.console import Console
+        from rich.live import Live
+
+        raw = getattr(sys.stderr, "raw", sys.stderr)  # the codes that move the cursor must not be escaped
+        console = Console(file=raw, highlight=False, markup=False, emoji=False, color_system=None)
+        options: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "refresh_per_second": 8}
+        live = Live(get_renderable=self._drawn, console=console, transient=True, **options)
+        live.start()
+        return live
+
+    def _drawn(self) -> Any:
+        """Returns the bars, and one line for all waits with the same title."""
+        from rich.console import Group
+        from rich.text import Text
+
+        now, waits, parts = time.monotonic(), dict[str, list[float]](), []
+        for part in [*self._parts]:
+            if isinstance(part, tuple):
+                waits.setdefault(part[0], []).append(part[1])
+            else:
+                parts.append(part)
+        for title, began in waits.items():
+            many = f", {len(began)} requests" if len(began) > 1 else ""
+            line = f"{_FRAMES[int(now * 8) % 4]} {title}{many}: {now - min(began):.0f} s"
+            parts.append(Text(line, no_wrap=True, overflow="ellipsis"))
+        return Group(*parts)
+
+
+area = _Area()
