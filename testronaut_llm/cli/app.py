@@ -6,6 +6,7 @@ import contextvars
 import importlib.util
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -68,6 +69,8 @@ def main() -> None:
 
 
 def _run() -> int:
+    # LiteLLM leaves a coroutine behind if Ctrl-C comes just before it sends.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     context = contextvars.copy_context()
     context.run(reporter.set, progress)  # of what a call waits for: a model's answer, load or download
     try:
