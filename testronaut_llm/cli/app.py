@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from testronaut_llm import __version__
-from testronaut_llm.cli import ask, check, classify, config, demo, models, screen, spend
+from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
 from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import LLMError, NoReadyModelError
 from testronaut_llm.local.download import reporter
@@ -50,7 +50,7 @@ def every_command(
     """Ask language models by task. One file, llm.yaml, assigns models to tasks."""
 
 
-for command in (config.init, ask.run, classify.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):
+for command in (config.init, ask.run, ask.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):
     app.command()(command)
 for group in (models.group, spend.group, config.group, spend.prices, spend.cache, config.export):
     app.add_typer(group)

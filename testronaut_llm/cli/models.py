@@ -14,7 +14,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of
+from testronaut_llm.cli.options import AsJson, ConfigFile, OlderThan, Yes, age, settings_of
 from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
@@ -155,7 +155,7 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
 @group.command("remove")
 def remove(
     model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
-    older_than: Annotated[str | None, typer.Option(help="Models unused for this long, such as 30d.")] = None,
+    older_than: OlderThan = None,
     yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:

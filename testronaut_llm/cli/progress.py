@@ -15,17 +15,18 @@ from testronaut_llm.support.text import visible
 
 EVERY_SECONDS, SPINNER_AFTER = 5.0, 0.5
 """Seconds between two lines if there is no terminal, and until a wait is shown."""
+_NOTHING = Progress()
 _FRAMES = "|/-\\"
 
 
 @contextmanager
-def progress(title: str, unit: str = "bytes") -> Iterator[Report]:
+def progress(title: str, unit: str = "bytes", start: Progress = _NOTHING) -> Iterator[Report]:
     """Yields a function that shows progress: as a bar on a terminal, elsewhere as a line every few seconds.
 
     The unit `seconds` is for a wait without steps: on a terminal a spinner, if it takes long, elsewhere nothing.
     """
     if sys.stderr.isatty():
-        with _spinner(title) if unit == "seconds" else _bar(title, unit) as show:
+        with _spinner(title) if unit == "seconds" else _bar(title, unit, start) as show:
             yield show
         return
     due = math.inf if unit == "seconds" else 0.0
@@ -60,13 +61,13 @@ def _spinner(title: str) -> Iterator[Report]:
 
 
 @contextmanager
-def _bar(title: str, unit: str) -> Iterator[Report]:
+def _bar(title: str, unit: str, start: Progress) -> Iterator[Report]:
     from rich import progress as bars
 
     counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else (bars.MofNCompleteColumn(),)
     about = bars.TextColumn("{task.description}", markup=False)
     bar = bars.Progress(about, bars.BarColumn(), *counts, bars.TimeRemainingColumn())
-    task = bar.add_task(visible(title), total=None)
+    task = bar.add_task(visible(title), completed=start.done, total=start.total)
     with area.showing(bar) as refresh:
 
         def show(step: Progress) -> None:
@@ -95,8 +96,10 @@ class _Area:
             self._parts.append(part)
             if self.live is None:
                 self.live = self._started()
+            live = self.live
         try:
-            yield self.live.refresh
+            live.refresh()
+            yield live.refresh
         finally:
             with self._lock:
                 self._parts.remove(part)

@@ -128,7 +128,7 @@ def edited(text: str, dotted_key: str, yaml_text: str, path: Path) -> str:
     try:
         value = read_yaml(yaml_text).data
     except ConfigError as error:
-        raise ConfigError(f"the value of {dotted_key}: {error} (given: {quoted(yaml_text)})") from None
+        raise ConfigError(f"{dotted_key}: the new value {error} (given: {quoted(yaml_text)})") from None
     try:
         where = _found(document.data, dotted_key)[0]
     except ConfigError as error:

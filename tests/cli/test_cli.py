@@ -212,9 +212,14 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
         (("run", "default", "hi"), 2, "export ANTHROPIC_API_KEY"),
         (("run", "cli_analysis", "hi", "--max-cost", "1e-9"), 3, "max_cost"),
         (("run", "cli_analysis", "hi", "--max-cost", "much"), 2, "expected USD"),
+        (("run", "cli_analysis", "hi", "--no-cache", "--cache", "only"), 2, "--no-cache and --cache only were given"),
+        (("compare", "hi", "-m", "good", "--no-cache", "--cache", "use"), 2, "expected one of them"),
+        (("classify", "cli_analysis", "hi", "--no-cache", "--cache", "refresh"), 2, "expected one of them"),
         (("run", "cli_analysis", "hi", "--model", "god"), 2, "did you mean `good`"),
         (("run", "cli_analysis", "hi", "--config", "missing.yaml"), 2, "missing.yaml"),
         (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
+        (("config", "set", "models.good", "[good"), 2, "models.good: the new value is not valid YAML"),
+        (("spend", "prune", "--older-than", "1x"), 2, "older_than is '1x'; expected a day"),
         (("config", "show", "tasks.nothing"), 2, "tasks has no 'nothing'; known: cli_analysis, default"),
         (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
         (("models", "pull", "ollama/x", "--name", "y"), 2, "keeps its name"),
@@ -340,7 +345,7 @@ def test_route_and_check_say_what_happens_to_secrets(run: Run, folder: Path) -> 
     report = json.loads(run("route", "cli_analysis", token, "--show-masked", "--json")[1])
     assert [one["content"] for one in report["messages"]] == ["<secret-1>"]
     assert report["candidates"][0]["secrets"] == "mask"
-    assert "secrets: mask; allow for local models (cli_analysis, default)" in run("check")[2]
+    assert "secrets: mask, allow for local models (cli_analysis, default)" in run("check")[2]
     edit(folder, "version: 1\n", "version: 1\nsecrets: refuse\n")
     assert json.loads(run("check", "--json")[1])["secrets"] == {"cli_analysis": "refuse", "default": "refuse"}
     code, out, err = run("route", "cli_analysis", token)
@@ -358,8 +363,9 @@ def test_check_live_sends_one_token(run: Run, folder: Path, api: Endpoint) -> No
     assert [one["dropped_params"] for one in models] == [[], None]
     assert api.requests[0].body["max_tokens"] == 1
     api.plan(faults.error("authentication"))
-    code, out, _ = run("check", "--live")
-    assert (code, "all_models_failed" in out) == (1, True)
+    code, out, err = run("check", "--live")
+    assert (code, "good\topenai/gpt-4o-mini\tno\t" in out, "all_models_failed" in out) == (1, True, True)
+    assert "\ntasks that no model can run: cli_analysis; " in err
     edit(folder, "version: 1\n", "version: 1\nbudget: {per_day: 0.0000001}\n")
     assert "budget_exceeded" in run("check", "--live")[1]
 
