@@ -69,7 +69,7 @@ def run_batch(
     if answered:
         screen.note(f"{out}: {answered:,} of {total:,} are already answered")
     try:
-        with opened(out, end) as file, progress(str(out), "prompts", start) as show:
+        with opened(out, end) as file, progress(out.name, "prompts", start) as show:
             llm.answer_each(task, missing(), take, concurrency=concurrency, **given)
     except KeyboardInterrupt:
         screen.note(f"{out}: stopped with {state()}; run the same command again to continue")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import threading
 import time
@@ -63,19 +64,24 @@ def _spinner(title: str) -> Iterator[Report]:
 @contextmanager
 def _bar(title: str, unit: str, start: Progress) -> Iterator[Report]:
     from rich import progress as bars
+    from rich.table import Column
 
     counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else (bars.MofNCompleteColumn(),)
-    about = bars.TextColumn("{task.description}", markup=False)
-    bar = bars.Progress(about, bars.BarColumn(), *counts, bars.TimeRemainingColumn())
+    others = 58 if unit == "bytes" else 42  # columns that the bar and the numbers need
+    room = Column(no_wrap=True, max_width=max(16, shutil.get_terminal_size().columns - others))
+    about = bars.TextColumn("{task.description}", markup=False, table_column=room)
+    bar = bars.Progress(about, bars.BarColumn(bar_width=20), *counts, bars.TimeRemainingColumn())
     task = bar.add_task(visible(title), completed=start.done, total=start.total)
     with area.showing(bar) as refresh:
 
         def show(step: Progress) -> None:
             if step.note.startswith(WARNING):
                 sys.stderr.write(f"{step.note}\n")
-            before, words = bar.tasks[0].description, visible(step.note or title)
-            bar.update(task, completed=step.done, total=step.total, description=words)
-            if words != before:
+            before, words = bar.tasks[0].description, step.note or title
+            if unit != "bytes":
+                words = f"{title}, {step.note}"
+            bar.update(task, completed=step.done, total=step.total, description=visible(words))
+            if unit == "bytes" and words != before:  # else each step has new words
                 refresh()
 
         yield show
