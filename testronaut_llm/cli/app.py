@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import importlib.util
 import sys
 import traceback
 import warnings
@@ -16,7 +15,6 @@ from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
 from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import LLMError, NoReadyModelError
 from testronaut_llm.local.download import reporter
-from testronaut_llm.support.install import install
 from testronaut_llm.telemetry.redaction import Redactor
 
 EPILOG = (
@@ -98,12 +96,14 @@ def _run() -> int:
 
 def _without_key() -> str:
     """Returns the commands that are still needed to get an answer from the embedded model."""
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.local.model_downloader import DEFAULT
-    from testronaut_llm.local.model_store import ModelStore
+    from testronaut_llm.providers.provider_registry import readiness
 
-    steps = [f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (a weak model)"]
-    if not ModelStore().get(DEFAULT):
-        steps.insert(0, f"testronaut-llm models pull embedded/{DEFAULT}")
-    if importlib.util.find_spec("xllamacpp") is None:
-        steps.insert(0, install("embedded"))
+    name = f"embedded/{DEFAULT}"
+    fix = readiness(ModelConfig(alias=name, model=name)).fix
+    steps = [
+        *filter(None, fix.split("; then ")),
+        f"the same command with --model {name} --max-tokens 200 (a weak model)",
+    ]
     return "\n  then ".join(steps)

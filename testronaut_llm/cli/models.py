@@ -242,10 +242,13 @@ def bench(
 
 @contextmanager
 def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
-    """Opens a manager whose only model, `it`, is this one."""
+    """Opens a manager whose only model, `it`, is this one. Raises LocalModelError if it is not ready."""
     from testronaut_llm.local.verify import alone
+    from testronaut_llm.providers.provider_registry import readiness
 
     with testronaut_llm.LLMManager(file) as whole:
         settings = alone(whole.config, reference)
+    if not (found := readiness(settings.models["it"])).ready:
+        raise LocalModelError(f"{reference} is not ready: {found.missing}; {found.fix}".removesuffix("; "))
     with testronaut_llm.LLMManager(config=settings) as llm:
         yield llm

@@ -275,14 +275,19 @@ def _close(pools: Mapping[int, _Pool]) -> None:
 
 def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
     """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        return Missing("the package xllamacpp is not installed", install("embedded"))
     try:
         stored = (store or ModelStore()).get(model.name)
     except LocalModelError as error:
         return Missing(str(error))
+    lacks, steps = [], []
+    if importlib.util.find_spec("xllamacpp") is None:
+        lacks.append("the package xllamacpp is not installed")
+        steps.append(install("embedded"))
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):
-        return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
+        lacks.append("the model is not on this machine")
+        steps.append(f"testronaut-llm models pull embedded/{model.name}")
+    if lacks:
+        return Missing(", and ".join(lacks), "; then ".join(steps))
     return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
 
 

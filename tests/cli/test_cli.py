@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import faults
 import pytest
@@ -27,6 +28,7 @@ from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import provider_registry
+from testronaut_llm.support import install
 
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -195,9 +197,39 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
         r"without any key: pip install .*\n  then testronaut-llm models pull", run("run", "default", "hi")[2]
     )
     monkeypatch.undo()
-    monkeypatch.setattr(ModelStore, "get", lambda _, name: name)
+    monkeypatch.setattr(ModelStore, "get", lambda *_: SimpleNamespace(sha256="0"))
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(Path("llm.yaml").absolute()))
     assert f"without any key: {asked}" in run("run", "default", "hi")[2]
+
+
+def test_one_constant_says_how_to_install() -> None:
+    """Until the name is on an index, whoever registers it there could be installed; a release changes the constant."""
+    assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
+    root = Path(install.__file__).parents[2]
+    advice = re.compile(
+        r"pip install [^`\n]*(?<![\w/])testronaut-llm|pip install [^`\n]*\[(embedded|azure|otel|testing)\]"
+    )
+    by_path = re.compile(r"pip install '?/path/to/testronaut-llm")
+    files = [*root.glob("testronaut_llm/**/*.py"), *root.glob("docs/**/*.md"), root / "README.md"]
+    found = [
+        f"{file.relative_to(root)}: {line}"
+        for file in files
+        for line in file.read_text("utf-8").splitlines()
+        if advice.search(line) and not by_path.search(line) and file != Path(install.__file__)
+    ]
+    assert found == []
+    (command,) = re.findall(r"sed -i 's/(.*)/(.*)/' (.*)", (root / ".github/workflows/release.yml").read_text())
+    changed = re.sub(command[0], command[1], (root / command[2]).read_text(), flags=re.MULTILINE)
+    assert '\nSOURCE = "testronaut-llm"\n' in changed
+
+
+@pytest.mark.parametrize("command", ["bench", "verify"])
+def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Each step that is missing, in order, with its command."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run("models", command, "embedded/smollm2-135m")
+    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
+    assert (code, out, err.endswith(steps), err.count("\n")) == (1, "", True, 1)
 
 
 @pytest.mark.parametrize(
