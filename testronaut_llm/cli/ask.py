@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -58,14 +59,17 @@ def run(
     if not dry_run and (batch or out) and (batch is None or out is None or prompt or file or stream):
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     text = "" if batch else options.read_prompt(prompt, file)
+    failed = Counter[int]()
     with options.asking(config, summary, f"run {task}") as llm:
         if batch is None:
             _one(llm, task, text, given, stream=stream, as_json=as_json)
         elif dry_run:
             found = estimate_batch(llm, task, batch, out, given=given)
             screen.out_json(found) if as_json else show_estimate(str(batch), found)
-        elif out and (failed := run_batch(llm, task, batch, out, concurrency=concurrency, given=given)):
-            raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
+        elif out:
+            failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
+    if failed:
+        raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
 
 
 def _one(

@@ -27,8 +27,12 @@ def progress(title: str, unit: str = "bytes", start: Progress = _NOTHING) -> Ite
     The unit `seconds` is for a wait without steps: on a terminal a spinner, if it takes long, elsewhere nothing.
     """
     if sys.stderr.isatty():
-        with _spinner(title) if unit == "seconds" else _bar(title, unit, start) as show:
-            yield show
+        if unit == "seconds":
+            with area.showing((visible(title), time.monotonic())):
+                yield lambda _: None
+        else:
+            with _bar(title, unit, start) as show:
+                yield show
         return
     due = math.inf if unit == "seconds" else 0.0
 
@@ -40,25 +44,6 @@ def progress(title: str, unit: str = "bytes", start: Progress = _NOTHING) -> Ite
             sys.stderr.write(", ".join(filter(None, (counted, step.note))) + "\n")
 
     yield line
-
-
-@contextmanager
-def _spinner(title: str) -> Iterator[Report]:
-    """Shows a wait that has taken `SPINNER_AFTER` seconds, from a thread of its own."""
-    began, ended = time.monotonic(), threading.Event()
-
-    def spin() -> None:
-        if not ended.wait(SPINNER_AFTER):
-            with area.showing((visible(title), began)):
-                ended.wait()
-
-    thread = threading.Thread(target=spin, name="spinner", daemon=True)
-    thread.start()
-    try:
-        yield lambda _: None
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
@@ -108,10 +93,10 @@ class _Area:
             yield live.refresh
         finally:
             with self._lock:
-                self._parts.remove(part)
-                if not self._parts:
-                    self.live.stop()
+                if len(self._parts) == 1:
+                    live.stop()  # draws it once more, then erases it
                     self.live = None
+                self._parts.remove(part)
 
     def _started(self) -> Any:
         from rich.console import Console
@@ -136,6 +121,8 @@ class _Area:
             else:
                 parts.append(part)
         for title, began in waits.items():
+            if now - min(began) < SPINNER_AFTER:
+                continue
             many = f", {len(began)} requests" if len(began) > 1 else ""
             line = f"{_FRAMES[int(now * 8) % 4]} {title}{many}: {now - min(began):.0f} s"
             parts.append(Text(line, no_wrap=True, overflow="ellipsis"))
