@@ -19,6 +19,7 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LL
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply
 from testronaut_llm.judge import attempt_of, judged
+from testronaut_llm.local.download import reported, reporter
 from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.masking import Pieces
@@ -30,6 +31,7 @@ from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.routing.retry import Failure, Try, all_failed, first_try, next_try, no_turn, passed_over, patience
 
 if TYPE_CHECKING:
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.money.budgets import Reservation
     from testronaut_llm.services import Services
@@ -232,20 +234,27 @@ class _Attempts:
                 make = partial(request_of, self.services, planned, seconds)
                 may_wait = row.provider == "embedded" or row.api_key_command is not None
                 request = await asyncio.to_thread(make) if may_wait else make()
-                async for part in self.services.gateway.send(request, exchange):
-                    if isinstance(part, Reply):
-                        reply, piece = part, pieces.end() if part.error is None else ""
-                    else:
-                        piece = pieces.add(part)
-                    if piece and self.emit is not None:
-                        self.delivered = True
-                        self.emit(piece)
+                unseen = self.emit is not None or reporter.get() is None
+                with nullcontext() if unseen else reported(self._waiting(row), "seconds"):
+                    async for part in self.services.gateway.send(request, exchange):
+                        if isinstance(part, Reply):
+                            reply, piece = part, pieces.end() if part.error is None else ""
+                        else:
+                            piece = pieces.add(part)
+                        if piece and self.emit is not None:
+                            self.delivered = True
+                            self.emit(piece)
         except TimeoutError:
             message = f"no complete answer within {seconds:.3g} s; raise `timeout` or `deadline` if it needs longer"
             return Reply(error=LLMTimeoutError(message), sent=exchange.left)
         except LLMError as error:
             return Reply(error=passed_over(error), sent=False)
         return reply if reply is not None else Reply(error=LLMError("no reply"), sent=False)
+
+    def _waiting(self, row: ModelConfig) -> str:
+        """Returns what a person waits for: `asking qwen (ollama/qwen3:8b)`."""
+        does = "loading and asking" if self.services.local.has_to_load(row) else "asking"
+        return f"{does} {row.alias}" + (f" ({row.model})" if row.alias != row.model else "")
 
     async def _judged(self, planned: PlannedRequest, reply: Reply, source: str | None) -> Result | Failure:
         """Returns the accepted result, or why there is none. The caller's own code runs in a thread."""

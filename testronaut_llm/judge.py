@@ -186,7 +186,9 @@ def _truncated(services: Services, planned: PlannedRequest, reply: Reply, usage:
             fix = "set `reasoning: off` for the model, or raise `max_tokens`"
         else:
             part = f", of which {tokens(thought)} went into reasoning" if thought else ""
-            what, fix = f"the answer was cut at max_tokens {cap}{part}", "raise `max_tokens`"
+            again = " and at twice that" if cap > call.max_tokens else ""
+            what = f"the answer was cut at max_tokens {min(cap, call.max_tokens)}{again}{part}"
+            fix = "raise `max_tokens`"
             if call.output is None and not call.settings.allow_truncated:
                 fix += f", or set `allow_truncated: true` for {call.task}"
     error = _error(OutputTruncatedError, planned, reply, f"{what}; {fix}", text=call.masking.mask(reply.text))

@@ -15,6 +15,7 @@ from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Target
 from testronaut_llm.limits.rate_limiter import RateLimiter, Ticket
 from testronaut_llm.limits.rules import key_of, rules_of
+from testronaut_llm.local.download import reported
 from testronaut_llm.local.local_models import LocalModels
 from testronaut_llm.local.model_store import SpeedHistory
 from testronaut_llm.loop import Loop
@@ -123,7 +124,8 @@ class Services:
         """Asks servers, and loads LiteLLM."""
         route = self.route(call)
         if route.kept:
-            self.gateway.load()
+            with reported("loading LiteLLM", "seconds"):
+                self.gateway.load()
         return route
 
     def dialect(self, one: Candidate) -> SchemaDialect:

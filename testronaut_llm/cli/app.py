@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextvars
-import importlib.util
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
 
 from testronaut_llm import __version__
-from testronaut_llm.cli import ask, check, classify, config, demo, models, screen, spend
+from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import LLMError, NoReadyModelError
 from testronaut_llm.local.download import reporter
 from testronaut_llm.telemetry.redaction import Redactor
@@ -47,7 +48,7 @@ def every_command(
     """Ask language models by task. One file, llm.yaml, assigns models to tasks."""
 
 
-for command in (config.init, ask.run, classify.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):
+for command in (config.init, ask.run, ask.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):
     app.command()(command)
 for group in (models.group, spend.group, config.group, spend.prices, spend.cache, config.export):
     app.add_typer(group)
@@ -66,8 +67,10 @@ def main() -> None:
 
 
 def _run() -> int:
+    # LiteLLM leaves a coroutine behind if Ctrl-C comes just before it sends.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     context = contextvars.copy_context()
-    context.run(reporter.set, screen.progress)  # for calls that wait until a model is pulled
+    context.run(reporter.set, progress)  # of what a call waits for: a model's answer, load or download
     try:
         context.run(app)
     except KeyboardInterrupt:
@@ -93,13 +96,14 @@ def _run() -> int:
 
 def _without_key() -> str:
     """Returns the commands that are still needed to get an answer from the embedded model."""
-    from testronaut_llm.local.local_provider import INSTALL
+    from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.local.model_downloader import DEFAULT
-    from testronaut_llm.local.model_store import ModelStore
+    from testronaut_llm.providers.readiness import readiness
 
-    steps = [f"the same command with --model embedded/{DEFAULT} --max-tokens 200 (a weak model)"]
-    if not ModelStore().get(DEFAULT):
-        steps.insert(0, f"testronaut-llm models pull embedded/{DEFAULT}")
-    if importlib.util.find_spec("xllamacpp") is None:
-        steps.insert(0, INSTALL)
+    name = f"embedded/{DEFAULT}"
+    fix = readiness(ModelConfig(alias=name, model=name)).fix
+    steps = [
+        *filter(None, fix.split("; then ")),
+        f"the same command with --model {name} --max-tokens 200 (a weak model)",
+    ]
     return "\n  then ".join(steps)

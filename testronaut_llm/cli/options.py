@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +13,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.errors import ConfigError, InvalidRequestError, LLMError
-from testronaut_llm.records import Answer
+from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.support.money import usd
 from testronaut_llm.support.summary import append_summary
 from testronaut_llm.support.text import decoded, parse_json, read_utf8
@@ -28,21 +23,22 @@ if TYPE_CHECKING:
 
 _CONFIG = "The llm.yaml to use (default: TESTRONAUT_LLM_CONFIG, the nearest upwards, the user's)."
 _CACHE = "`use` stored answers, `refresh` them, turn the cache `off`, or use it `only`."
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help=_CONFIG)]
+_SUMMARY = "Add calls, hits, cost and failures to this file, as Markdown."
+
+TaskName = Annotated[str, typer.Argument(help="A task of llm.yaml, such as cli_analysis.")]
+PromptText = Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")]
 PromptFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="A file with the JSON Schema of the answer.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Ask this model instead of the task's.")]
+MaxCost = Annotated[str | None, typer.Option(help="Most that the command may cost, in USD.")]
 CacheOption = Annotated[str | None, typer.Option("--cache", help=_CACHE)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Same as --cache off.")]
+Summary = Annotated[Path | None, typer.Option("--summary", help=_SUMMARY)]
 Params = Annotated[bool, typer.Option("--params", help="Also show which settings a model does not support (slower).")]
-Summary = Annotated[
-    Path | None, typer.Option("--summary", help="Add calls, hits, cost and failures to this file, as Markdown.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help=_CONFIG)]
+OlderThan = Annotated[str | None, typer.Option(help="Only those unused or stored for longer than this, such as 30d.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-
-Key = tuple[int, str]
-"""Identifies a line of `run --batch`: its number, and a digest of the prompt and the options that change its answer."""
-_WRITTEN = ("text", "parsed", "model", "provider_model", "cached", "cost", "saved", "usage", "finish_reason", "latency")
 
 
 @contextmanager
@@ -52,14 +48,14 @@ def asking(config: Path | None, summary: Path | None = None, title: str = "") ->
     Their summary is added to the file `summary`. Raises ConfigError if it cannot be written.
     """
     if summary is not None:
-        try:
+        with file_errors("write", summary):
             summary.open("a").close()
-        except OSError as error:
-            raise ConfigError(f"cannot write {summary}: {error.strerror}", file=str(summary)) from None
     failed: dict[str, int] = {}
     with testronaut_llm.LLMManager(config) as llm:
         try:
             yield llm
+        except screen.CannotPrintError:  # the calls have not failed
+            raise
         except BaseException as error:
             failed = {getattr(error, "code", type(error).__name__): 1}
             if llm.session.cost or llm.session.unpriced:
@@ -75,6 +71,22 @@ def asking(config: Path | None, summary: Path | None = None, title: str = "") ->
                     append_summary(summary, title, calls=done.calls, hits=done.hits, cost=cost, failures=failures)
                 except OSError as error:
                     screen.note(f"cannot write {summary}: {error.strerror}")
+
+
+@contextmanager
+def file_errors(does: str, file: object, advice: str = "") -> Iterator[None]:
+    """Turns an OSError into a ConfigError that says what cannot be done to the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot {does} {file}: {error.strerror}{advice}", file=str(file)) from None
+
+
+def cache_mode(cache: str | None, no_cache: bool) -> Any:
+    """Returns the cache mode of both options. Raises InvalidRequestError if they contradict each other."""
+    if no_cache and cache not in (None, "off"):
+        raise InvalidRequestError(f"--no-cache and --cache {cache} were given together; expected one of them")
+    return "off" if no_cache else cache
 
 
 def settings_of(config: Path | None) -> testronaut_llm.LLMConfig:
@@ -130,14 +142,11 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 
 def prompts_of(file: Path) -> Iterator[tuple[int, str, Prompt]]:
     """Yields (line number, line, prompt) for each line that is not blank. Raises ConfigError, which names the line."""
-    try:
-        with file.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                line = decoded(raw, str(file), first_line=number).strip()
-                if line:
-                    yield number, line, prompt_of(f"{file}:{number}", line)
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}", file=str(file)) from None
+    with file_errors("read", file), file.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
+            line = decoded(raw, str(file), first_line=number).strip()
+            if line:
+                yield number, line, prompt_of(f"{file}:{number}", line)
 
 
 def prompt_of(where: str, line: str) -> Prompt:
@@ -152,68 +161,13 @@ def prompt_of(where: str, line: str) -> Prompt:
     raise ConfigError(f'{where} holds no prompt; expected a string, messages, or {{"prompt": ...}}')
 
 
-def keyed(prompts: Path, salt: str) -> Iterator[tuple[Key, Prompt]]:
-    """Yields each prompt of a file with its key. Raises ConfigError if a line holds no prompt."""
-    for number, line, prompt in prompts_of(prompts):
-        yield (number, hashlib.sha256(f"{salt}\n{line}".encode()).hexdigest()[:16]), prompt
-
-
-def read_answers(out: Path) -> tuple[set[Key], int]:
-    """Returns the keys that earlier runs answered, and the length of the whole lines: a crash may cut the last one."""
-    done, end = set[Key](), 0
-    if not out.is_file():
-        return done, end
-    try:
-        with out.open("rb") as lines:
-            for line in lines:
-                if line.endswith(b"\n"):
-                    row = json.loads(line)
-                    key = int(row["line"]), str(row["mark"])
-                    end += len(line)
-                    if "error" not in row:
-                        done.add(key)
-    except OSError as error:
-        raise ConfigError(f"cannot use {out}: {error.strerror}", file=str(out)) from None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        raise ConfigError(f"{out} is not a file of answers; name another one with --out") from None
-    return done, end
-
-
-def opened(out: Path, end: int) -> FileIO:
-    """Opens a file to append to, after its first `end` bytes. Raises ConfigError: it cannot be written."""
-    try:
-        file = FileIO(out, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
-        file.truncate(end)
-    except OSError as error:
-        raise ConfigError(f"cannot use {out}: {error.strerror}", file=str(out)) from None
-    return file
-
-
-def append(file: FileIO, key: Key, result: Answer[Any] | LLMError) -> None:
-    """Adds the line of one result. Raises ConfigError if it cannot be written."""
-    row: dict[str, Any] = {"line": key[0], "mark": key[1]}
-    if isinstance(result, Answer):
-        row |= {name: screen.plain(getattr(result, name)) for name in _WRITTEN}
-    else:
-        row["error"] = screen.plain(result)
-    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    try:
-        if file.write(line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        again = "paid answers are in the cache: free some disk space, and run the same command again"
-        raise ConfigError(f"cannot write {file.name}: {error.strerror}; {again}", file=str(file.name)) from None
-
-
 def write_file(file: Path, text: str) -> None:
     """Writes a file, all of it or nothing, and says so on stderr. Raises ConfigError: it cannot be written."""
     from testronaut_llm.support.paths import write_atomically
 
-    try:
+    with file_errors("write", file):
         if file.exists() and not file.is_file():  # /dev/stdout must not be replaced
             file.write_text(text, "utf-8")
         else:
             write_atomically(file, text, mode=None if file.exists() else 0o644)
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}", file=str(file)) from None
     screen.note(f"wrote {file}")

@@ -9,12 +9,12 @@ import re
 import shutil
 import sys
 import textwrap
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from decimal import Decimal
 from typing import Any, TextIO, cast
 
+from testronaut_llm.cli.progress import area
 from testronaut_llm.errors import (
     BudgetExceededError,
     ConfigError,
@@ -24,14 +24,11 @@ from testronaut_llm.errors import (
     LLMError,
     NoReadyModelError,
 )
-from testronaut_llm.local.download import WARNING, Progress, Report
 from testronaut_llm.support.money import usd
 from testronaut_llm.support.text import visible
 
 FAILED, USAGE, BUDGET, FILTERED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 5, 130
 PIPE_COLUMNS = 120
-EVERY_SECONDS = 5.0
-"""Seconds between two lines of progress if there is no terminal."""
 _SHORT = 30
 
 
@@ -73,7 +70,10 @@ class Stream:
     def write(self, text: str, *, unchanged: bool = False) -> int:
         """Writes text, escaped unless `unchanged`. Raises CannotPrintError if stdout cannot be written."""
         shown = text if unchanged else visible(text)  # raises TypeError for bytes, by which click tests a stream
-        if shown:
+        if (live := area.live) and not self._is_result:
+            if line := shown.removesuffix("\n"):  # `print` writes the end of a line by itself
+                live.console.print(line, soft_wrap=True)  # above bars and spinners
+        elif shown:
             self._do("write", shown)
         return len(shown)
 
@@ -208,43 +208,3 @@ def _cell(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_cell(one)}" for name, one in value.items()) or "none"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if isinstance(value, float) else str(value)
-
-
-@contextmanager
-def progress(title: str, unit: str = "bytes") -> Iterator[Report]:
-    """Yields a function that shows progress: as a bar on a terminal, elsewhere as a line every few seconds."""
-    if sys.stderr.isatty():
-        with _bar(title, unit) as show:
-            yield show
-        return
-    due = 0.0
-
-    def line(step: Progress) -> None:
-        nonlocal due
-        if time.monotonic() >= due or step.note.startswith(WARNING):
-            due = time.monotonic() + EVERY_SECONDS
-            counted = f"{title}: {step.done:,}{f' of {step.total:,}' if step.total else ''} {unit}"
-            note(", ".join(filter(None, (counted, step.note))))
-
-    yield line
-
-
-@contextmanager
-def _bar(title: str, unit: str) -> Iterator[Report]:
-    from rich import progress as bars
-    from rich.console import Console
-
-    counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else (bars.MofNCompleteColumn(),)
-    columns = (bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), *counts)
-    raw = getattr(sys.stderr, "raw", sys.stderr)  # the codes that move the cursor must not be escaped; the words are
-    console = Console(file=raw, highlight=False, markup=False, emoji=False, color_system=None)
-    options: dict[str, Any] = {"console": console, "redirect_stdout": False, "redirect_stderr": False}
-    with bars.Progress(*columns, bars.TimeRemainingColumn(), **options) as drawn:
-        bar = drawn.add_task(visible(title), total=None)
-
-        def show(step: Progress) -> None:
-            if step.note.startswith(WARNING):
-                console.print(visible(step.note))
-            drawn.update(bar, completed=step.done, total=step.total, description=visible(step.note or title))
-
-        yield show

@@ -14,7 +14,7 @@ import typer
 
 import testronaut_llm
 from testronaut_llm.cli import screen
-from testronaut_llm.cli.options import AsJson, ConfigFile, Yes, age, settings_of, write_file
+from testronaut_llm.cli.options import AsJson, ConfigFile, OlderThan, Yes, age, settings_of, write_file
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.support.money import exact, usd
 from testronaut_llm.support.text import visible
@@ -29,7 +29,6 @@ prices = typer.Typer(name="prices", no_args_is_help=True, help="Show prices and 
 cache = typer.Typer(name="cache", no_args_is_help=True, help="Show, delete, export and import stored answers.")
 
 Task = Annotated[str | None, typer.Option(help="Only the answers of this task.")]
-OlderThan = Annotated[str | None, typer.Option(help="Only those older than this, such as 30d.")]
 Force = Annotated[bool, typer.Option("--force", help="Also write answers that seem to hold a secret.")]
 _SERIES, _MOST_DAYS, _BAR = 7, 62, 10
 

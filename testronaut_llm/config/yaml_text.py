@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from testronaut_llm.config.problems import Problem, Source, Where, path_of
+from testronaut_llm.config.problems import Problem, Source, Where, path_of, quoted
 from testronaut_llm.config.sections import scalar
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.text import did_you_mean
@@ -124,7 +124,11 @@ def edited(text: str, dotted_key: str, yaml_text: str, path: Path) -> str:
 
     Raises ConfigError if there is no such value, it spans lines or is shared, or the new one is not YAML.
     """
-    document, value = read_yaml(text, path), read_yaml(yaml_text, Path(f"the value of {dotted_key}")).data
+    document = read_yaml(text, path)
+    try:
+        value = read_yaml(yaml_text).data
+    except ConfigError as error:
+        raise ConfigError(f"{dotted_key}: the new value {error} (given: {quoted(yaml_text)})") from None
     try:
         where = _found(document.data, dotted_key)[0]
     except ConfigError as error:

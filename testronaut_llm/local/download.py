@@ -76,9 +76,14 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-Reporter = Callable[[str], AbstractContextManager[Report]]
-reporter: ContextVar[Reporter] = ContextVar("reporter", default=lambda _: nullcontext(lambda _: None))
-"""Shows a person the progress of a fetch that a call waits for; the command line sets it."""
+reporter: ContextVar[Callable[[str, str], AbstractContextManager[Report]] | None] = ContextVar("reporter", default=None)
+"""Shows a person what a call waits for, by title and unit (`bytes` or `seconds`); the command line sets it."""
+
+
+def reported(title: str, unit: str = "bytes") -> AbstractContextManager[Report]:
+    """Returns the display of one wait, which takes its progress; without a `reporter` it shows nothing."""
+    show = reporter.get()
+    return nullcontext(lambda _: None) if show is None else show(title, unit)
 
 
 def public(url: str) -> str:

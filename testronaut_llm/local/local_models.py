@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
-from testronaut_llm.local.download import Progress, reporter
+from testronaut_llm.local.download import Progress, reported
 from testronaut_llm.local.local_provider import EmbeddedRunner, stored_header
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
 from testronaut_llm.local.ollama_models import load_options, pull
@@ -132,7 +132,7 @@ class LocalModels:
         about = {"gen_ai.request.model": model.model}
         self._on_event("model_pull", about)
         try:
-            with reporter.get()(model.model) as show:
+            with reported(model.model) as show:
 
                 def report(progress: Progress) -> None:
                     show(progress)
@@ -194,6 +194,10 @@ class LocalModels:
         if not self.repeatable:
             known.at, known.context, known.had_to_load = time.monotonic(), size, known.context != size
         return size
+
+    def has_to_load(self, model: ModelConfig) -> bool:
+        """True if an Ollama server loads the model for the request that was prepared last."""
+        return self._of(model).had_to_load
 
     def thinks(self, model: ModelConfig) -> bool | None:
         """True if a model can reason before it answers; None if unknown."""

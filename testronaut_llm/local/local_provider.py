@@ -23,18 +23,18 @@ from testronaut_llm.config.local_options import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
-from testronaut_llm.local.download import is_pinned, size_of
+from testronaut_llm.local.download import is_pinned, reported, size_of
 from testronaut_llm.local.gguf import GgufHeader, read_header
 from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, pull_again
 from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.install import install
 from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
 """Seconds: an unused server stays, a load may take, and a caller has to send its request."""
-INSTALL = 'pip install "testronaut-llm[embedded]"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +235,8 @@ class EmbeddedRunner:
             "pooling": header.pooling,
         }
         server = EmbeddedProcess(model.name, settings)
-        server.start(START_SECONDS)
+        with reported(f"loading embedded/{model.name}", "seconds"):
+            server.start(START_SECONDS)
         pool.end_when_idle(server, _idle_seconds(model.keep_alive, self._idle_seconds))
         self._store.touch(model.name)
         return server
@@ -264,14 +265,19 @@ def _close(pools: Mapping[int, _Pool]) -> None:
 
 def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
     """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        return Missing("the package xllamacpp is not installed", INSTALL)
     try:
         stored = (store or ModelStore()).get(model.name)
     except LocalModelError as error:
         return Missing(str(error))
+    lacks, steps = [], []
+    if importlib.util.find_spec("xllamacpp") is None:
+        lacks.append("the package xllamacpp is not installed")
+        steps.append(install("embedded"))
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):
-        return Missing("the model is not on this machine", f"testronaut-llm models pull embedded/{model.name}")
+        lacks.append("the model is not on this machine")
+        steps.append(f"testronaut-llm models pull embedded/{model.name}")
+    if lacks:
+        return Missing(", and ".join(lacks), "; then ".join(steps))
     return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
 
 

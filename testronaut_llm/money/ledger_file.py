@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.support.install import install
 from testronaut_llm.support.money import CONTEXT, MOST_USD
 from testronaut_llm.support.paths import Connection, make_folder
 
@@ -67,7 +68,7 @@ _FIXES = {  # the fix, by the beginning of the name of SQLite's error
     "SQLITE_IOERR": "free space on its disk: `df -h {folder}`",
     "SQLITE_BUSY": _OTHER_PROCESS,
     "SQLITE_LOCKED": _OTHER_PROCESS,
-    "NEWER": "`pip install --upgrade testronaut-llm`",
+    "NEWER": install(),
     "": "make it writable: `chmod u+rwX {folder} {path}`",
 }
 

@@ -106,7 +106,7 @@ def report(ledger: Ledger, scope: str, *, since: str | date | None, limits: Sequ
 
 def prune(ledger: Ledger, older_than: str | date) -> int:
     """Deletes records of requests before a day, or older than `90d`; their sums stay. Returns how many it deleted."""
-    before = first_day(older_than, ledger.clock()) or ""
+    before = first_day(older_than, ledger.clock(), "older_than") or ""
     if not ledger.file.exists:
         return 0
     ledger.flush()
@@ -120,8 +120,8 @@ def prune(ledger: Ledger, older_than: str | date) -> int:
     return gone
 
 
-def first_day(since: str | date | None, now: float) -> str | None:
-    """Returns a UTC day: of a date, or of an age such as `7d`."""
+def first_day(since: str | date | None, now: float, name: str = "since") -> str | None:
+    """Returns a UTC day: of a date, or of an age such as `7d`. Raises ConfigError, which has the argument's `name`."""
     if since is None:
         return None
     if isinstance(since, datetime):
@@ -134,7 +134,7 @@ def first_day(since: str | date | None, now: float) -> str | None:
         return day_of(now - seconds(since))
     except (ValueError, TypeError):
         expected = "a day such as 2026-08-01, or an age such as 7d or 12h"
-        raise ConfigError(f"since is {since!r:.40}; expected {expected}") from None
+        raise ConfigError(f"{name} is {since!r:.40}; expected {expected}") from None
 
 
 def _sums(rows: Iterable[tuple[str, Totals]]) -> dict[str, Totals]:

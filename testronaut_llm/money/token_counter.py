@@ -6,7 +6,7 @@ LiteLLM's files are read.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import functools
 import json
 import math
@@ -128,8 +128,8 @@ def _encoding(vocabulary: str) -> Encoding | None:
         return None
     from tiktoken import Encoding
 
-    lines = (line.split() for line in path.read_bytes().splitlines() if line)
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    words = path.read_bytes().split()  # a token and its rank by turns; `map` halves the time of a loop
+    ranks = dict(zip(map(binascii.a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
     pattern = VOCABULARIES[name]["pattern"].replace(r"\p{N}{1,3}", r"\p{N}" if digits else r"\p{N}{1,3}")
     return Encoding(name=vocabulary, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 

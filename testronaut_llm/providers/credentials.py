@@ -18,6 +18,7 @@ from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host, not_trusted
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.providers.secret_readers import UnreadableError, one_word, read_file, run_command, words_of
+from testronaut_llm.support.install import install
 from testronaut_llm.support.text import host_of, is_loopback
 from testronaut_llm.telemetry.redaction import Redactor
 
@@ -215,4 +216,4 @@ def _no_identity() -> Missing | None:
     with suppress(ModuleNotFoundError):  # of `azure` itself
         if importlib.util.find_spec("azure.identity"):
             return None
-    return Missing("Entra ID needs azure-identity, which is not installed", "pip install 'testronaut-llm[azure]'")
+    return Missing("Entra ID needs azure-identity, which is not installed", install("azure"))

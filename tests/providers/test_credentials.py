@@ -20,6 +20,7 @@ from testronaut_llm.providers import secret_readers
 from testronaut_llm.providers.credentials import Credentials, resolve_key
 from testronaut_llm.providers.provider_registry import Provider, provider_of
 from testronaut_llm.providers.readiness import readiness
+from testronaut_llm.support.install import install
 
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
@@ -298,6 +299,6 @@ def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
     monkeypatch.setenv("AZURE_CLIENT_ID", "c")
     model = a_model("azure/x", **AZURE)
-    assert readiness(model).fix == "pip install 'testronaut-llm[azure]'"
+    assert readiness(model).fix == install("azure")
     with pytest.raises(MissingCredentialError, match="needs azure-identity"):
         Credentials().key(model, provider_of(model))

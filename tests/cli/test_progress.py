@@ -1,0 +1,124 @@
+"""What a command waits for is shown on a terminal, never on a pipe and never on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import faults
+import pytest
+from fixtures_local import TINY
+from manager_kit import Api, Run, model
+
+from testronaut_llm.cli import progress, screen
+from testronaut_llm.local.download import Progress
+
+ASKING, SHOW_CURSOR = "asking m (openai/", "\x1b[?25h"
+COMMANDS = {
+    "run t hi": '{"result": "passed"}\n',
+    "classify t hi --label passed --label failed": "passed\n",
+    "compare hi --task t --models m": "agreement: fewer than two answers",
+    "run t --batch in.jsonl --out out.jsonl": "",
+}
+
+
+@pytest.fixture
+def api(make: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """A slow model in a folder with an llm.yaml, and a wait is shown at once."""
+    server = make("a", faults.late(0.3, faults.good('{"result": "passed"}')))
+    rows, tasks = {"m": model("openai", server)}, {"t": {"models": ["m"], "retries": 0, "cache": "off"}}
+    monkeypatch.chdir(tmp_path)
+    Path("llm.yaml").write_text(json.dumps({"version": 1, "models": rows, "tasks": tasks}))
+    Path("in.jsonl").write_text('"one"\n"two"\n')
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    monkeypatch.setattr(progress, "SPINNER_AFTER", 0.0)
+    return server
+
+
+@pytest.mark.usefixtures("api", "on_terminal")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_terminal_shows_the_model_and_the_seconds(run: Run, command: str) -> None:
+    """While a model works; the display is gone before the result, and stdout holds the result alone."""
+    code, out, err = run(*command.split())
+    shown, _, after = err.rpartition(SHOW_CURSOR)
+    assert (code, COMMANDS[command] in out, "\x1b" in out) == (0, True, False)
+    assert ASKING in shown
+    assert ": 0 s" in shown
+    assert ASKING not in after
+    assert progress.area.live is None
+
+
+@pytest.mark.usefixtures("api")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_pipe_shows_no_wait(run: Run, command: str) -> None:
+    """Only lines that say something; a spinner would fill a log."""
+    code, _, err = run(*command.split())
+    assert (code, "asking" in err, "\x1b" in err) == (0, False, False)
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_stream_is_its_own_progress(run: Run, api: Api) -> None:
+    """Its pieces and a spinner would write over each other."""
+    api.plan(faults.dripping())
+    assert ASKING not in run("run", "t", "hi", "--stream")[2]
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_an_error_ends_the_display_first(run: Run, api: Api) -> None:
+    """The message stands alone, below."""
+    api.plan(faults.late(0.3, faults.error("authentication")))
+    code, out, err = run("run", "t", "hi")
+    shown, _, after = err.rpartition(SHOW_CURSOR)
+    assert (code, out, ASKING in shown) == (1, "", True)
+    assert after.lstrip().startswith("error (all_models_failed)")
+
+
+def test_ctrl_c_ends_the_display(api: Api) -> None:
+    """With the cursor shown again, exit code 130 and no traceback."""
+    api.plan(faults.silent)
+    outer, inner = pty.openpty()
+    code = "from testronaut_llm.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, "run", "t", "hi"], stderr=inner, stdout=inner)
+    os.close(inner)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(outer, 65536)
+        except OSError:  # the end of a terminal, on Linux
+            break
+        if ASKING.encode() in piece and ASKING.encode() not in shown:
+            process.send_signal(signal.SIGINT)
+        shown += piece
+    os.close(outer)
+    assert process.wait(60) == 130
+    last = shown.rpartition(SHOW_CURSOR.encode())[2].decode().strip()
+    assert last.startswith("this run cost $0.0")
+    assert "\n" not in last
+
+
+@pytest.mark.usefixtures("tiny_offered", "api", "on_terminal")
+def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
+    """The process that serves an embedded model is started by the first call."""
+    run("models", "pull", f"embedded/{TINY}")
+    err = run("run", "t", "hi", "--model", f"embedded/{TINY}", "--max-tokens", "400")[2]
+    assert f"loading embedded/{TINY}: 0 s" in err
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_messages_stand_above_the_display(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those of other libraries; a bar draws each new note at once, and equal waits share a line."""
+    with screen.standard_streams(), progress.progress("a model") as report:
+        report(Progress(note="pulling", total=2))
+        report(Progress(note="warning: \x07 the disk looks small", done=1, total=2))
+        print("a message", file=sys.stderr)  # noqa: T201 - as another library would
+    err = capsys.readouterr().err
+    assert err.index("pulling") < err.index("warning: \\u0007 the disk looks small\n") < err.index("a message\n")
+    with progress.area.showing(("x", 0.0)) as refresh, progress.area.showing(("x", 0.0)):
+        refresh()
+    assert "x, 2 requests: " in capsys.readouterr().err
