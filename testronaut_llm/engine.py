@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.batch import Outcome
@@ -38,6 +40,7 @@ class Engine:
         *,
         config: LLMConfig | None = None,
         gateway: Any = None,
+        ledger: Ledger | None = None,
         offline: bool = False,
     ) -> None:
         if path is not None and config is not None:
@@ -46,8 +49,9 @@ class Engine:
         self._redactor, self._probes = Redactor(), Probes()
         self._telemetry = Telemetry(self._redactor.redact, lambda: source.last)
         books = None if offline else data_dir() / "ledger.sqlite3"
-        self._ledger = Ledger(books, scope=lambda: source.current().budget_scope() or "")
-        cache = None if offline else AnswerCache()
+        self._ledger = ledger or Ledger(books, scope=lambda: source.current().budget_scope() or "")
+        self._repeatable = offline or ledger is not None
+        cache = None if self._repeatable else AnswerCache()
         self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
         self._gateway, self._offline = gateway, offline
         self._made: Caller | None = None
@@ -77,6 +81,7 @@ class Engine:
 
                 rooms = self._redactor, self._telemetry, self._probes, self._ledger
                 services = Services(self._source.current, *rooms, self._gateway, offline=self._offline)
+                services.local.repeatable = self._repeatable
                 self._made = Caller(services, self._lookup)
             return self._made
 
@@ -95,7 +100,9 @@ class Engine:
             return found if found is not None else await self._caller.start_missed(call).aresult()
 
     def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
-        return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
+        """Checks the arguments now; returns a function that starts the call. Its deadline counts from then on."""
+        call = call_of(self.config, task, prompt, options, stream=True)
+        return lambda emit: self._caller.start(replace(call, started=monotonic()), emit)
 
     def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
         """Checks the shared options of many calls; returns a function that starts one call."""

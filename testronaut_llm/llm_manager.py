@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
-from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
+from testronaut_llm.batch import OnProgress, Outcome, Record, arun_each, run_each
 from testronaut_llm.engine import Engine
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.options import call_of, embed_call_of, lists_options, takes
@@ -38,6 +38,8 @@ class LLMManager(Engine):
         path: the file; found as documented if not given.
         config: a configuration written in Python, instead of a file.
         gateway: sends the requests instead of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
+        ledger: books the requests instead of the user's file, for recordings: nothing is cached, and requests do not
+            depend on what a local server has loaded.
         offline: for tests with recorded or fake answers: every model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
     """
@@ -143,7 +145,7 @@ class LLMManager(Engine):
         prompts: Iterable[Prompt],
         *,
         concurrency: int = 8,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at a time. Returns results in order; a failed call is its error in the list.
@@ -160,7 +162,7 @@ class LLMManager(Engine):
         prompts: Iterable[Prompt],
         *,
         concurrency: int = 8,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
         """Same as `batch`, on the caller's event loop."""
