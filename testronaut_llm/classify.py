@@ -69,6 +69,10 @@ class Classification(ModelVerdict[L]):
         verdicts: of each model, in the order in which they were asked.
         cost: USD of all requests; None if a price is unknown.
         error: the error of a better model that was asked and failed, if `min_confidence` was not reached.
+
+    >>> found = llm.classify("result_verification", "2 of 2 tests passed", ["passed", "failed"])
+    >>> found.label, found.votes, found.cost
+    ('passed', {'passed': 2, 'failed': 0}, Decimal('0'))
     """
 
     verdicts: tuple[ModelVerdict[L], ...]

@@ -1,13 +1,14 @@
-"""The parts of a manager, and how one call or many get their results."""
+"""The parts of a manager, how one call or many get their results, and the methods that ask no model."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from testronaut_llm.batch import Outcome
 from testronaut_llm.cache.answer_cache import AnswerCache
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from testronaut_llm.call import Caller
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.loop import Running
+    from testronaut_llm.money.ledger import Session
     from testronaut_llm.options import AllOptions
 
 
@@ -68,6 +70,47 @@ class Engine:
             self._made.close()
         self._ledger.close()
         self._lookup.close()
+
+    def dropped_params(self, model: str) -> tuple[str, ...]:
+        """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
+        row = self.config.model(model)
+        return self._caller.services.dropped_params(row, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
+
+    def warm_up(self, *models: str) -> None:
+        """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it."""
+        services = self._caller.services
+        services.gateway.load()
+        for name in models:
+            services.local.load(self.config.model(name))
+
+    def prune_history(self, older_than: str | date) -> int:
+        """Deletes records of requests before a UTC day or older than `90d`, and returns how many; sums stay."""
+        from testronaut_llm.money.report import prune
+
+        return prune(self._ledger, older_than)
+
+    @property
+    def session(self) -> Session:
+        """USD that the calls of this manager have cost and saved so far."""
+        return self._telemetry.counted(self._ledger.session)
+
+    async def aclose(self) -> None:
+        """Same as `close`, on the caller's event loop."""
+        from asyncio import to_thread
+
+        await to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     @property
     def _caller(self) -> Caller:

@@ -68,6 +68,10 @@ class Estimate:
         models: one entry for each model of the task that was weighed, in its order.
         left: USD that the tightest limit of many calls leaves, and `limit` its name; None without one.
         fits: True if `left` is enough for the expected cost; None if a price is unknown.
+
+    >>> found = llm.estimate("cli_analysis", ["What is ls?", "What is ls?", ""])
+    >>> found.prompts, found.route.first, found.refused, [one.model for one in found.models]
+    (3, 2, 1, ['fake'])
     """
 
     task: str

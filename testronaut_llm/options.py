@@ -48,6 +48,9 @@ class EmbedOptions(TypedDict, total=False):
         deadline: seconds for the whole call.
         extra: further fields of the request body, sent unchanged.
         metadata: written to telemetry, not sent.
+
+    >>> llm.embed("embedding", "ls", timeout=10, metadata={"run": 7}).model
+    'fake'
     """
 
     model: str | None
@@ -70,6 +73,10 @@ class CallOptions(EmbedOptions, total=False):
         seed: the same seed repeats random choices, if the model supports it.
         sample: each number has its own cached answer (default: 0).
         accept: a function of the `Answer` that returns True if it is good enough.
+
+    >>> shared: CallOptions = {"max_tokens": 200, "max_cost": "0.01", "accept": lambda answer: len(answer.text) > 3}
+    >>> llm.complete("cli_analysis", "What is ls?", **shared).text
+    'It lists files.'
     """
 
     system: str | None
@@ -87,6 +94,9 @@ class ClassifyOptions(CallOptions, total=False):
     Attributes:
         votes: most requests to a model without log-probabilities.
         min_confidence: from 0 to 1; after a verdict below it, the next better model of the task is asked.
+
+    >>> llm.classify("result_verification", "2 of 2 tests passed", ["passed", "failed"], votes=1).method
+    'votes'
     """
 
     votes: int
