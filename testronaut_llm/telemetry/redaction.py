@@ -68,7 +68,7 @@ _NAMED = (
         rf"(?=[acpst_])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|{_NAME})[\"']?\s?[:=]\s?[\"']?)"
         rf"(?![$%*]){_MIXED}",
     ),
-    ("key or password", "--", rf"((?<!-)--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
+    ("key or password", "--", rf"(--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
     ("password", "password", rf"(\blogin\s+\S{{1,64}}\s+password\s+){_RANDOM}[^\s\"'<>\[\]]{{8,}}"),
     ("cookie", "cookie", rf"(\b(?:set-)?cookie[\"']?: ?[\"']?[\w.-]{{1,40}}=){_RANDOM}[\w.~+/=%-]{{16,}}"),
     (
