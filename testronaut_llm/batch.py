@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # a process that finds its answers in the cache needs no even
     from testronaut_llm.loop import Running
 
 Outcome = Answer[Any] | LLMError
-Progress = Callable[[int, int | None, Outcome], object]
+OnProgress = Callable[[int, int | None, Outcome], object]
+"""Called after each call with how many have ended, how many there are (None if unknown), and the result."""
 Job = TypeVar("Job")
 """The part in which calls differ: a prompt, or a prompt and a model."""
 Start = Callable[[Job], "Running[Outcome]"]
@@ -26,7 +27,7 @@ Start = Callable[[Job], "Running[Outcome]"]
 class Record:
     """The results so far, in the order of the jobs; `on_progress` is called for each."""
 
-    def __init__(self, jobs: Any = (), on_progress: Progress | None = None) -> None:
+    def __init__(self, jobs: Any = (), on_progress: OnProgress | None = None) -> None:
         if on_progress is not None and not takes(on_progress, 3):
             raise InvalidRequestError(
                 f"on_progress is {on_progress!r:.60}; expected a function of three arguments: done, total, result"

@@ -30,7 +30,7 @@ SAMPLING = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict(Generic[L]):
+class ModelVerdict(Generic[L]):
     """The verdict of one model.
 
     Attributes:
@@ -62,16 +62,20 @@ class Verdict(Generic[L]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classification(Verdict[L]):
+class Classification(ModelVerdict[L]):
     """The surest verdict, with those of all models that were asked.
 
     Attributes:
         verdicts: of each model, in the order in which they were asked.
         cost: USD of all requests; None if a price is unknown.
         error: the error of a better model that was asked and failed, if `min_confidence` was not reached.
+
+    >>> found = llm.classify("result_verification", "2 of 2 tests passed", ["passed", "failed"])
+    >>> found.label, found.votes, found.cost
+    ('passed', {'passed': 2, 'failed': 0}, Decimal('0'))
     """
 
-    verdicts: tuple[Verdict[L], ...]
+    verdicts: tuple[ModelVerdict[L], ...]
     cost: Decimal | None
     error: LLMError | None = None
 
@@ -80,7 +84,7 @@ Ask = Callable[[dict[str, Any]], Awaitable[Answer[Any]]]
 """Asks for one answer with these options of a call."""
 
 
-async def verdict_of(ask: Ask, labels: Labels[Any], options: Mapping[str, Any], votes: int) -> Verdict[Any]:
+async def verdict_of(ask: Ask, labels: Labels[Any], options: Mapping[str, Any], votes: int) -> ModelVerdict[Any]:
     """Asks one model until its verdict cannot change; the first answer names the model."""
     texts, began = list(labels.values), time.monotonic()
     answers: list[Answer[Any]] = []
@@ -98,7 +102,7 @@ async def verdict_of(ask: Ask, labels: Labels[Any], options: Mapping[str, Any], 
             break
     found = probabilities or vote_probabilities(counted, texts)
     best = max(texts, key=lambda text: (found[text], text == leader))
-    return Verdict(
+    return ModelVerdict(
         model=answers[0].model,
         label=labels.values[best],
         probabilities={labels.values[text]: share for text, share in found.items()},
@@ -156,7 +160,7 @@ async def classification_of(
     Raises:
         LLMError: the first model failed. If a better one fails, the verdicts so far are returned.
     """
-    verdicts: list[Verdict[Any]] = []
+    verdicts: list[ModelVerdict[Any]] = []
     began, error, model = time.monotonic(), None, None
     while True:
         answers = [answer for verdict in verdicts for answer in verdict.answers]

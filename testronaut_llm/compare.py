@@ -62,6 +62,10 @@ class Comparison:
         exact: True if all models answered each prompt with the same text.
         normalised: the same, apart from white space, case and punctuation.
         json: the same as JSON values; False if an answer is not JSON.
+
+    >>> found = llm.compare("cli_analysis", ["What is ls?", "What is cp?"], models=["fake", "other"])
+    >>> [(one.model, one.answered, one.cost) for one in found.totals], found.normalised
+    ([('fake', 2, Decimal('0')), ('other', 2, Decimal('0'))], True)
     """
 
     task: str | None

@@ -1,11 +1,14 @@
-"""The parts of a manager, and how one call or many get their results."""
+"""The parts of a manager, how one call or many get their results, and the methods that ask no model."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
 
 from testronaut_llm.batch import Outcome
 from testronaut_llm.cache.answer_cache import AnswerCache
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from testronaut_llm.call import Caller
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.loop import Running
+    from testronaut_llm.money.ledger import Session
     from testronaut_llm.options import AllOptions
 
 
@@ -38,6 +42,7 @@ class Engine:
         *,
         config: LLMConfig | None = None,
         gateway: Any = None,
+        ledger: Ledger | None = None,
         offline: bool = False,
     ) -> None:
         if path is not None and config is not None:
@@ -46,8 +51,9 @@ class Engine:
         self._redactor, self._probes = Redactor(), Probes()
         self._telemetry = Telemetry(self._redactor.redact, lambda: source.last)
         books = None if offline else data_dir() / "ledger.sqlite3"
-        self._ledger = Ledger(books, scope=lambda: source.current().budget_scope() or "")
-        cache = None if offline else AnswerCache()
+        self._ledger = ledger or Ledger(books, scope=lambda: source.current().budget_scope() or "")
+        self._repeatable = offline or ledger is not None
+        cache = None if self._repeatable else AnswerCache()
         self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
         self._gateway, self._offline = gateway, offline
         self._made: Caller | None = None
@@ -65,6 +71,47 @@ class Engine:
         self._ledger.close()
         self._lookup.close()
 
+    def dropped_params(self, model: str) -> tuple[str, ...]:
+        """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
+        row = self.config.model(model)
+        return self._caller.services.dropped_params(row, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
+
+    def warm_up(self, *models: str) -> None:
+        """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it."""
+        services = self._caller.services
+        services.gateway.load()
+        for name in models:
+            services.local.load(self.config.model(name))
+
+    def prune_history(self, older_than: str | date) -> int:
+        """Deletes records of requests before a UTC day or older than `90d`, and returns how many; sums stay."""
+        from testronaut_llm.money.report import prune
+
+        return prune(self._ledger, older_than)
+
+    @property
+    def session(self) -> Session:
+        """USD that the calls of this manager have cost and saved so far."""
+        return self._telemetry.counted(self._ledger.session)
+
+    async def aclose(self) -> None:
+        """Same as `close`, on the caller's event loop."""
+        from asyncio import to_thread
+
+        await to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     @property
     def _caller(self) -> Caller:
         """Runs calls on models. Created at the first cache miss. Raises LLMError if the program is ending."""
@@ -77,6 +124,7 @@ class Engine:
 
                 rooms = self._redactor, self._telemetry, self._probes, self._ledger
                 services = Services(self._source.current, *rooms, self._gateway, offline=self._offline)
+                services.local.repeatable = self._repeatable
                 self._made = Caller(services, self._lookup)
             return self._made
 
@@ -95,7 +143,9 @@ class Engine:
             return found if found is not None else await self._caller.start_missed(call).aresult()
 
     def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
-        return lambda emit: self._caller.start(call_of(self.config, task, prompt, options, stream=True), emit)
+        """Checks the arguments now; returns a function that starts the call. Its deadline counts from then on."""
+        call = call_of(self.config, task, prompt, options, stream=True)
+        return lambda emit: self._caller.start(replace(call, started=monotonic()), emit)
 
     def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
         """Checks the shared options of many calls; returns a function that starts one call."""

@@ -62,6 +62,12 @@ class LLMError(Exception):
         request_id: the provider's id of the exchange.
         code: stable name of the kind of error, as used in `fallback_on`.
         attempts: the attempts before this was raised, in order.
+
+    >>> try:
+    ...     llm.complete("cli_analysis", "What is ls?", max_tokens=0)
+    ... except LLMError as error:
+    ...     error.code, str(error)
+    ('invalid_request', 'max_tokens is 0; expected a whole number of at least 1')
     """
 
     code: ClassVar[str] = "error"

@@ -1,4 +1,4 @@
-"""What many prompts would cost, before any of them is sent."""
+"""Estimates what many prompts would cost, before any of them is sent."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class ModelEstimate:
     worst_cost: Decimal | None = Decimal(0)
     reason: str = ""
 
-    def add(self, candidate: Candidate, *, first: bool) -> None:
+    def add(self, one: Candidate, *, first: bool) -> None:
         """Counts one prompt more."""
-        if not candidate.kept:
-            self.reason = candidate.reason
+        if not one.kept:
+            self.reason = one.reason
             return
         self.prompts += 1
         self.first += first
-        self.tokens += candidate.est_tokens or 0
-        self.answer_tokens += candidate.est_completion_tokens or 0
-        self.cost = _sum(self.cost, candidate.est_cost)
-        self.worst_cost = _sum(self.worst_cost, candidate.worst_cost)
+        self.tokens += one.est_tokens or 0
+        self.answer_tokens += one.est_completion_tokens or 0
+        self.cost = _sum(self.cost, one.est_cost)
+        self.worst_cost = _sum(self.worst_cost, one.worst_cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,10 @@ class Estimate:
         models: one entry for each model of the task that was weighed, in its order.
         left: USD that the tightest limit of many calls leaves, and `limit` its name; None without one.
         fits: True if `left` is enough for the expected cost; None if a price is unknown.
+
+    >>> found = llm.estimate("cli_analysis", ["What is ls?", "What is ls?", ""])
+    >>> found.prompts, found.route.first, found.refused, [one.model for one in found.models]
+    (3, 2, 1, ['fake'])
     """
 
     task: str
@@ -76,9 +80,9 @@ class Estimate:
     refused: int
     route: ModelEstimate
     models: tuple[ModelEstimate, ...]
-    left: Decimal | None = None
-    limit: str = ""
-    fits: bool | None = True
+    left: Decimal | None
+    limit: str
+    fits: bool | None
 
 
 @exact
@@ -88,11 +92,11 @@ def estimate_of(
     """Returns the estimate of prompts, which are read once and not kept. Raises LLMError: an argument is wrong."""
     shared = call_of("?")
     money = services.budgets.money(shared)
-    route, models = ModelEstimate(model="route"), dict[str, ModelEstimate]()
+    route, models = ModelEstimate(model="route"), {one.alias: ModelEstimate(model=one.alias) for one in shared.selected}
     ready: dict[str, Readiness] = {}
     count = cached = refused = 0
     with closing(sqlite3.connect("")) as db:  # in a temporary file: as many hashes as there are prompts
-        db.execute("CREATE TABLE seen (hash INTEGER UNIQUE)")
+        db.execute("CREATE TABLE seen (hash INTEGER PRIMARY KEY)")
         for prompt in listed(prompts):
             count += 1
             try:
@@ -101,29 +105,33 @@ def estimate_of(
                 refused += 1
                 continue
             flight = lookup.flight(call)
-            key = int(flight[:15], 16) if flight is not None else None  # None, too, is new each time
-            if lookup.has(call) or not db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount:
+            key = (int(flight[:15], 16),) if flight is not None else None
+            if lookup.has(call) or (key and db.execute("SELECT 1 FROM seen WHERE hash = ?", key).fetchone()):
                 cached += 1
-                continue
-            found = services.route(call, money=money, ready=ready) if call.cache != "only" else None
-            if found is None or not found.kept:
+            elif call.cache == "only":
                 refused += 1
-                db.execute("DELETE FROM seen WHERE hash = ?", (key,))
             else:
-                route.add(found.kept[0], first=True)
-            for place, one in enumerate(found.candidates if found is not None else ()):
-                models.setdefault(one.alias, ModelEstimate(model=one.alias)).add(one, first=place == 0)
+                found = services.route(call, money=money, ready=ready)
+                for one in found.candidates:
+                    models[one.alias].add(one, first=one is found.candidates[0])
+                if found.kept:
+                    route.add(found.kept[0], first=True)
+                    if key:
+                        db.execute("INSERT INTO seen VALUES (?)", key)
+                else:
+                    refused += 1
     limit = services.budgets.money(shared, of_many=True)
+    fits = limit is None or (None if route.cost is None else route.cost <= limit.left)
     return Estimate(
         task=shared.task,
         prompts=count,
         cached=cached,
         refused=refused,
         route=route,
-        models=tuple(models[one.alias] for one in shared.selected if one.alias in models),
+        models=tuple([one for one in models.values() if one.prompts or one.reason]),
         left=limit.left if limit is not None else None,
         limit=limit.limit if limit is not None else "",
-        fits=limit is None or (None if route.cost is None else route.cost <= limit.left),
+        fits=fits,
     )
 
 

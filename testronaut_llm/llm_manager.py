@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
-from testronaut_llm.batch import Outcome, Progress, Record, arun_each, run_each
+from testronaut_llm.batch import OnProgress, Outcome, Record, arun_each, run_each
 from testronaut_llm.engine import Engine
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.options import call_of, embed_call_of, lists_options, takes
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from testronaut_llm.compare import Comparison
     from testronaut_llm.estimate import Estimate
     from testronaut_llm.labels import L
-    from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
     from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
@@ -38,6 +37,8 @@ class LLMManager(Engine):
         path: the file; found as documented if not given.
         config: a configuration written in Python, instead of a file.
         gateway: sends the requests instead of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
+        ledger: books the requests instead of the user's file, for recordings: nothing is cached, and requests do not
+            depend on what a local server has loaded.
         offline: for tests with recorded or fake answers: every model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
     """
@@ -51,7 +52,13 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> Answer[T]: ...
     def complete(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Answer[Any]:
-        """Returns an accepted answer; retries and falls back. Raises LLMError: see `testronaut_llm.errors`."""
+        """Returns an accepted answer; retries and falls back. Raises LLMError: see `testronaut_llm.errors`.
+
+        >>> llm.complete("cli_analysis", "What does `ls -l` do?", system="Be brief.").text
+        'It lists files.'
+        >>> llm.complete("test_generation", "Name the options of ls.", schema=list[str]).parsed
+        ['-a', '-l']
+        """
         return cast("Answer[Any]", self._result(call_of(self.config, task, prompt, options)))
 
     @overload
@@ -63,7 +70,11 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> Answer[T]: ...
     async def acomplete(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Answer[Any]:
-        """Same as `complete`, on the caller's event loop."""
+        """Same as `complete`, on the caller's event loop.
+
+        >>> asyncio.run(llm.acomplete("cli_analysis", "What does `ls` do?")).text
+        'It lists files.'
+        """
         return cast("Answer[Any]", await self._aresult(call_of(self.config, task, prompt, options)))
 
     @overload
@@ -75,7 +86,12 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> Stream[T]: ...
     def stream(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Stream[Any]:
-        """Returns an iterator of pieces of text, with `.answer` at its end. The request is sent at the first piece."""
+        """Returns an iterator of pieces of text, with `.answer` at its end. The request is sent at the first piece.
+
+        >>> stream = llm.stream("cli_analysis", "What does `ls` do?")
+        >>> [piece for piece in stream], stream.answer.model
+        (['It ', 'lists ', 'files.'], 'fake')
+        """
         return Stream(self._begin(task, prompt, options))
 
     @overload
@@ -87,11 +103,21 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]: ...
     def astream(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> AsyncStream[Any]:
-        """Returns the same for `async for`; do not `await` the call itself."""
+        """Returns the same for `async for`; do not `await` the call itself.
+
+        >>> async def pieces():
+        ...     return [piece async for piece in llm.astream("cli_analysis", "What does `ls` do?")]
+        >>> asyncio.run(pieces())
+        ['It ', 'lists ', 'files.']
+        """
         return AsyncStream(self._begin(task, prompt, options))
 
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
-        """Returns one vector per text. Raises LLMError, see `testronaut_llm.errors`."""
+        """Returns one vector per text. Raises LLMError, see `testronaut_llm.errors`.
+
+        >>> len(llm.embed("embedding", ["ls", "cat"]).vectors)
+        2
+        """
         return cast("Embeddings", self._result(embed_call_of(self.config, task, texts, options)))
 
     async def aembed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
@@ -113,7 +139,12 @@ class LLMManager(Engine):
     def classify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
-        """Returns the label that fits, with a confidence. `labels`: texts, text to description, `Enum` or `Literal`."""
+        """Returns the label that fits, with a confidence. `labels`: texts, text to description, `Enum` or `Literal`.
+
+        >>> verdict = llm.classify("result_verification", "expected 3 files, got 3 files", ["passed", "failed"])
+        >>> verdict.label, round(verdict.confidence, 2)
+        ('passed', 0.94)
+        """
         running = self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options))
         return cast("Classification[Any]", running.result())
 
@@ -143,12 +174,15 @@ class LLMManager(Engine):
         prompts: Iterable[Prompt],
         *,
         concurrency: int = 8,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
         """Asks many prompts, `concurrency` at a time. Returns results in order; a failed call is its error in the list.
 
         A generator is read while calls run; `total` of `on_progress(done, total, result)` is then None.
+
+        >>> [one.text for one in llm.batch("cli_analysis", ["What is ls?", "What is cp?"], concurrency=2)]
+        ['It lists files.', 'It lists files.']
         """
         record = Record(prompts, on_progress)
         run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
@@ -160,7 +194,7 @@ class LLMManager(Engine):
         prompts: Iterable[Prompt],
         *,
         concurrency: int = 8,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
         """Same as `batch`, on the caller's event loop."""
@@ -177,7 +211,11 @@ class LLMManager(Engine):
         concurrency: int = 8,
         **options: Unpack[AllOptions],
     ) -> None:
-        """Same as `batch`, without a list of results: `on_answer` gets each with its index."""
+        """Same as `batch`, without a list of results: `on_answer` gets each with its index.
+
+        >>> llm.answer_each("cli_analysis", ["What is ls?"], lambda index, result: print(index, result.text))
+        0 It lists files.
+        """
         if not takes(on_answer, 2):
             raise InvalidRequestError(
                 f"on_answer is {on_answer!r:.60}; expected a function of two arguments: index, result"
@@ -193,7 +231,12 @@ class LLMManager(Engine):
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """Asks each model one prompt, or several, and compares answers; a failed model does not stop the others."""
+        """Asks each model one prompt, or several, and compares answers; a failed model does not stop the others.
+
+        >>> found = llm.compare("cli_analysis", "What is ls?", models=["fake", "other"])
+        >>> found.exact, found.results["other"].text
+        (True, 'It lists files.')
+        """
         from testronaut_llm.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
@@ -217,60 +260,38 @@ class LLMManager(Engine):
         return asked.result()
 
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """Returns all candidates with cost and reason. Sends nothing. `dropped_params`: after a call or `warm_up`."""
+        """Returns all candidates with cost and reason. Sends nothing. `dropped_params`: after a call or `warm_up`.
+
+        >>> [(one.alias, one.kept, one.est_cost) for one in llm.route("cli_analysis", "What is ls?").candidates]
+        [('fake', True, Decimal('0'))]
+        """
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def estimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
-        """Returns what `batch` would cost, by model; reads `prompts` once. Sends nothing, so it has no async twin."""
+        """Returns what `batch` would cost, by model; reads `prompts` once, and sends nothing.
+
+        >>> found = llm.estimate("cli_analysis", ["What is ls?", "What is cp?"])
+        >>> found.prompts, found.route.cost, found.fits
+        (2, Decimal('0'), True)
+        """
         from testronaut_llm.estimate import estimate_of
 
         services = self._caller.services
         return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)
 
-    def dropped_params(self, model: str) -> tuple[str, ...]:
-        """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
-        row = self.config.model(model)
-        return self._caller.services.dropped_params(row, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
+    async def aestimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
+        """Same as `estimate`, in a thread, which also reads the prompts."""
+        from asyncio import to_thread
 
-    def warm_up(self, *models: str) -> None:
-        """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it."""
-        services = self._caller.services
-        services.gateway.load()
-        for name in models:
-            services.local.load(self.config.model(name))
+        return await to_thread(lambda: self.estimate(task, prompts, **options))
 
     def spend(self, since: str | date | None = None) -> Spend:
-        """Returns money spent, saved and left, by day, task and model. `since`: a UTC day, or an age such as `7d`."""
+        """Returns money spent, saved and left, by day, task and model. `since`: a UTC day, or an age such as `7d`.
+
+        >>> llm.spend(since="7d").total.cost
+        Decimal('0')
+        """
         from testronaut_llm.money.budgets import all_limits, scope_of
         from testronaut_llm.money.report import report
 
         return report(self._ledger, scope_of(self.config), since=since, limits=all_limits(self.config))
-
-    def prune_history(self, older_than: str | date) -> int:
-        """Deletes records of requests before a UTC day or older than `90d`, and returns how many; sums stay."""
-        from testronaut_llm.money.report import prune
-
-        return prune(self._ledger, older_than)
-
-    @property
-    def session(self) -> Session:
-        """USD that the calls of this manager have cost and saved so far."""
-        return self._telemetry.counted(self._ledger.session)
-
-    async def aclose(self) -> None:
-        """Same as `close`, on the caller's event loop."""
-        from asyncio import to_thread
-
-        await to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()

@@ -8,12 +8,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
+from testronaut_llm.errors import SecretInPromptError
 from testronaut_llm.telemetry.redaction import find_keys
 
+if TYPE_CHECKING:
+    from testronaut_llm.records import Message
+
 _PLACEHOLDER = re.compile(r"<secret-[0-9]{1,6}>")
-_OWN = re.compile(r"(?i)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)(?:_?[0-9]+)?$")
-"""Names of variables whose values are secrets."""
+_OWN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE")
+"""Ends of the names of variables whose values are secrets; a number may follow."""
 _EXAMPLE = re.compile(r"(?i)(?:your|my)?[-_]?(?:pass(?:word|wd)?|pwd?|secret|token|key)|[x*.]+|[<\[{$%].*|redacted")
 """What examples in documentation say in place of a secret."""
 _SHORT = 8
@@ -63,10 +68,9 @@ class Pieces:
         """Returns what can be handed over now."""
         text = self._held + piece
         cut = text.rfind("<")
-        begins = cut >= 0 and any(
-            len(text) - cut < len(name) and name.startswith(text[cut:]) for name in self._masking.originals
-        )
-        cut = cut if begins else len(text)
+        rest = text[cut:] if cut >= 0 else ""
+        if not any(name.startswith(rest) and name != rest for name in self._masking.originals if rest):
+            cut = len(text)
         self._held = text[cut:]
         return self._masking.restore(text[:cut], as_json=self._as_json)
 
@@ -84,8 +88,8 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
         secret = text[start : match.end()].rstrip(".,:;!?")  # of the sentence
         if secret and not _EXAMPLE.fullmatch(secret):
             found.append((start, start + len(secret), kind))
-    for name, value in os.environ.items():
-        if len(value) >= _SHORT and value in text and _OWN.search(name):
+    for name in os.environ:
+        if name.upper().rstrip("_0123456789").endswith(_OWN) and len(value := os.environ.get(name, "")) >= _SHORT:
             found += [(*one.span(), f"value of {name}") for one in re.finditer(re.escape(value), text)]
     whole: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(found):
@@ -117,6 +121,18 @@ def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
     pattern = _pattern(secrets)
     done = tuple([pattern.sub(replace, text) for text in texts])
     return done, Masking({name: secret for secret, name in names.items()}, places)
+
+
+def refuse_secrets(task: str, messages: Sequence[Message], *, to_embed: bool) -> None:
+    """Raises SecretInPromptError if a message, or a text to embed, holds a secret."""
+    for number, message in enumerate(messages, 1):
+        for start, _, kind in secrets_in(message.content)[:1]:
+            where = f"text {number}" if to_embed else f"message {number} ({message.role})"
+            lines = message.content[:start].split("\n")
+            place = f"{where}, line {len(lines)}, character {len(lines[-1]) + 1}"
+            raise SecretInPromptError(
+                f"{task}: the prompt holds a secret ({kind}): {place}; remove it, or set `secrets: mask` for the task"
+            )
 
 
 def _forms(secret: str) -> set[str]:

@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
-from testronaut_llm.errors import InvalidRequestError, SecretInPromptError
-from testronaut_llm.masking import Masking, masked, secrets_in
+from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.masking import Masking, masked, refuse_secrets
 from testronaut_llm.prompts import Prompt, encodable, messages_of, texts_of
 from testronaut_llm.records import Accept, CacheMode, Call, Message, Schema
 from testronaut_llm.routing.task_router import one_vector_space, select
@@ -48,6 +48,9 @@ class EmbedOptions(TypedDict, total=False):
         deadline: seconds for the whole call.
         extra: further fields of the request body, sent unchanged.
         metadata: written to telemetry, not sent.
+
+    >>> llm.embed("embedding", "ls", timeout=10, metadata={"run": 7}).model
+    'fake'
     """
 
     model: str | None
@@ -70,6 +73,10 @@ class CallOptions(EmbedOptions, total=False):
         seed: the same seed repeats random choices, if the model supports it.
         sample: each number has its own cached answer (default: 0).
         accept: a function of the `Answer` that returns True if it is good enough.
+
+    >>> shared: CallOptions = {"max_tokens": 200, "max_cost": "0.01", "accept": lambda answer: len(answer.text) > 3}
+    >>> llm.complete("cli_analysis", "What is ls?", **shared).text
+    'It lists files.'
     """
 
     system: str | None
@@ -87,6 +94,9 @@ class ClassifyOptions(CallOptions, total=False):
     Attributes:
         votes: most requests to a model without log-probabilities.
         min_confidence: from 0 to 1; after a verdict below it, the next better model of the task is asked.
+
+    >>> llm.classify("result_verification", "2 of 2 tests passed", ["passed", "failed"], votes=1).method
+    'votes'
     """
 
     votes: int
@@ -99,35 +109,28 @@ class AllOptions(CallOptions, total=False):
     schema: Schema
 
 
-def _if(value: Any, right: bool) -> Any:
-    if not right:
-        raise ValueError
-    return value
+def _whole(value: Any, least: float = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _whole(value: Any, least: float = -math.inf) -> int:
-    return int(_if(value, isinstance(value, int) and not isinstance(value, bool) and value >= least))
+def _number(value: Any, most: float = math.inf) -> bool:
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    return right and math.isfinite(value) and 0 <= value <= most
 
 
-def _number(value: Any) -> float:
-    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return cast("float", _if(value, right))
+def _texts(value: Any) -> tuple[Any, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _usd(value: Any) -> Decimal:
+def _is_usd(value: Any) -> bool:
     amount = Decimal(str(value))
-    return cast("Decimal", _if(amount, amount.is_finite() and amount >= 0))
+    return amount.is_finite() and amount >= 0
 
 
-def _stop(value: Any) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else tuple(value)
-    return tuple([encodable("stop", _if(one, isinstance(one, str) and bool(one))) for one in stops])
-
-
-def _extra(value: Any) -> dict[str, Any]:
-    for place, reason in refused_in_extra(_if(value, isinstance(value, Mapping))):
+def _body_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
+    for place, reason in refused_in_extra(extra):
         raise InvalidRequestError(f"extra holds {'.'.join(place)!r}: {reason}")
-    return dict(value)
+    return dict(extra)
 
 
 def takes(function: Any, arguments: int) -> bool:
@@ -145,30 +148,43 @@ def takes(function: Any, arguments: int) -> bool:
     return True
 
 
-_SECONDS = (lambda value: float(_if(value, _number(value) > 0)), "more than 0 seconds")
-_CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "model": (
-        lambda value: _if(value, isinstance(value, str) and bool(value)),
-        "a name from `models`, or provider/model",
-    ),
-    "cache": (lambda value: _if(value, value in _MODES), f"one of {', '.join(_MODES)}"),
-    "max_cost": (_usd, "USD as a number of at least 0, such as 0.05"),
+_SECONDS = (lambda value: _number(value) and value > 0, "a finite number of seconds above 0")
+_CHECKS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "model": (lambda value: isinstance(value, str) and value, "a name from `models`, or provider/model"),
+    "cache": (lambda value: value in _MODES, f"one of {', '.join(_MODES)}"),
+    "max_cost": (_is_usd, "USD as a number of at least 0, such as 0.05"),
     "timeout": _SECONDS,
     "deadline": _SECONDS,
-    "extra": (_extra, "a mapping of body fields"),
-    "metadata": (lambda value: dict(_if(value, isinstance(value, Mapping))), "a mapping"),
-    "system": (lambda value: encodable("system", _if(value, isinstance(value, str))), "a text"),
+    "extra": (lambda value: isinstance(value, Mapping), "a mapping of body fields"),
+    "metadata": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "system": (lambda value: isinstance(value, str), "a text"),
     "max_tokens": (lambda value: _whole(value, 1), "a whole number of at least 1"),
     "temperature": (_number, "a number of at least 0"),
-    "stop": (_stop, "a text, or a list of texts, none empty"),
-    "seed": (_whole, "a whole number"),
-    "sample": (lambda value: _whole(value, 0), "a whole number of at least 0"),
-    "accept": (lambda value: _if(value, takes(value, 1)), "a function of one argument, the Answer"),
+    "stop": (
+        lambda value: all(isinstance(one, str) and one for one in _texts(value)),
+        "a text, or a list of texts, none empty",
+    ),
+    "seed": (lambda value: _whole(value, -math.inf), "a whole number"),
+    "sample": (_whole, "a whole number of at least 0"),
+    "accept": (lambda value: takes(value, 1), "a function of one argument, the Answer"),
     "votes": (lambda value: _whole(value, 1), "a whole number of at least 1"),
-    "min_confidence": (lambda value: _if(value, _number(value) <= 1), "a number from 0 to 1"),
-    "schema": (lambda value: value, ""),
+    "min_confidence": (lambda value: _number(value, 1), "a number from 0 to 1"),
+    "schema": (
+        lambda value: not isinstance(value, str | bytes | int | float | list | tuple | set),
+        "a pydantic class, another type, or a JSON Schema as a dict",
+    ),
 }
-"""Converter of each option (raises if invalid), and the expected value for the error message."""
+"""Check of each option (false, or raises, if it is invalid), and the expected value for the error message."""
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "max_cost": lambda value: Decimal(str(value)),
+    "timeout": float,
+    "deadline": float,
+    "extra": _body_fields,
+    "metadata": dict,
+    "system": lambda value: encodable("system", value),
+    "stop": lambda value: tuple([encodable("stop", one) for one in _texts(value)]),
+}
+"""Converters of valid options to the form that `Call` has."""
 
 
 def lists_options(surface: type[F]) -> type[F]:
@@ -224,9 +240,12 @@ def checked(options: Any, known: Iterable[str]) -> dict[str, Any]:
             continue
         check, words = _CHECKS[name]
         try:
-            given[name] = check(value)
-        except (ValueError, TypeError, ArithmeticError):
-            raise InvalidRequestError(f"{name} is {value!r:.60}; expected {words}") from None
+            right = check(value)
+        except (TypeError, ValueError, ArithmeticError):
+            right = False
+        if not right:
+            raise InvalidRequestError(f"{name} is {value!r:.60}; expected {words}")
+        given[name] = _FORMS[name](value) if name in _FORMS else value
     return given
 
 
@@ -241,7 +260,7 @@ def _call(config: LLMConfig, settings: TaskConfig, given: dict[str, Any], **aske
     candidates = tuple([one for one in selected if one.kept])
     modes = {one.secrets for one in candidates}
     if "refuse" in modes:
-        _refuse_secrets(settings.name, asked)
+        refuse_secrets(settings.name, asked["messages"], to_embed="texts" in asked)
     if "mask" in modes:
         asked |= _masked(asked)
     return Call(
@@ -266,14 +285,3 @@ def _masked(asked: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     messages = tuple([replace(one, content=text) for one, text in zip(messages, texts, strict=True)])
     return {"messages": messages, "masking": masking, **({"texts": texts} if found else {})}
-
-
-def _refuse_secrets(task: str, asked: Mapping[str, Any]) -> None:
-    for number, message in enumerate(asked["messages"], 1):
-        for start, _, kind in secrets_in(message.content)[:1]:
-            where = f"text {number}" if asked.get("texts") else f"message {number} ({message.role})"
-            line = message.content.count("\n", 0, start) + 1
-            place = f"{where}, line {line}, character {start - message.content.rfind(chr(10), 0, start)}"
-            raise SecretInPromptError(
-                f"{task}: the prompt holds a secret ({kind}): {place}; remove it, or set `secrets: mask` for the task"
-            )

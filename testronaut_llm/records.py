@@ -41,7 +41,11 @@ Schema: TypeAlias = TypeForm[Any] | JsonSchema[Any] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of the conversation; text only."""
+    """One turn of the conversation; text only.
+
+    >>> llm.complete("cli_analysis", [Message(role="user", content="What is ls?")]).text
+    'It lists files.'
+    """
 
     role: Role
     content: str
@@ -157,7 +161,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """All candidates of a task, in the order in which they would be tried, dropped ones last."""
+    """All candidates of a task, in the order in which they would be tried, dropped ones last.
+
+    >>> [one.alias for one in llm.route("cli_analysis", "What is ls?").kept]
+    ['fake']
+    """
 
     task: str
     strategy: str
@@ -205,6 +213,10 @@ class Answer(Generic[T]):
 
     `cost` (USD) is of all attempts together, None if one has no known price; `saved` is the USD that
     a cache hit saved; `latency` is seconds of the whole call; `masked` counts the secrets replaced in the prompt.
+
+    >>> answer = llm.complete("cli_analysis", "What is ls?")
+    >>> answer.text, answer.model, answer.cost, answer.cached, answer.finish_reason
+    ('It lists files.', 'fake', Decimal('0'), False, 'stop')
     """
 
     text: str
@@ -228,7 +240,12 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """One vector per text, in the order of the texts."""
+    """One vector per text, in the order of the texts.
+
+    >>> found = llm.embed("embedding", "ls")
+    >>> len(found.vectors), found.model
+    (1, 'fake')
+    """
 
     vectors: tuple[tuple[float, ...], ...]
     model: str

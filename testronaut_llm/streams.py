@@ -47,6 +47,10 @@ class Stream(_Pieces[T]):
     """Pieces of one answer, to be iterated once. Close it, or use it in `with`, to leave early.
 
     Pieces may hold reasoning if the opening tag is missing in the model's template; `answer.text` never does.
+
+    >>> with llm.stream("cli_analysis", "What is ls?") as stream:
+    ...     next(stream)
+    'It '
     """
 
     def __init__(self, begin: Begin) -> None:
@@ -85,7 +89,14 @@ class Stream(_Pieces[T]):
 
 
 class AsyncStream(_Pieces[T]):
-    """Same as `Stream`, for `async for` and `async with`."""
+    """Same as `Stream`, for `async for` and `async with`.
+
+    >>> async def first():
+    ...     async with llm.astream("cli_analysis", "What is ls?") as stream:
+    ...         return await anext(stream)
+    >>> asyncio.run(first())
+    'It '
+    """
 
     def __init__(self, begin: Begin) -> None:
         super().__init__(begin)

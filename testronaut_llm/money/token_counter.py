@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from tiktoken import Encoding
 
 KEPT = 32
-"""Observations kept of each model family, and of each task and model."""
+"""Observations kept of each model family."""
+
+ANSWERS_KEPT = 128
+"""Lengths of answers kept of each task and model."""
+
 ANSWER_SHARE = 8
 """Without observations, an answer is expected to use an eighth of `max_tokens`."""
 
@@ -210,14 +214,15 @@ class TokenCounter:
         return bound + (_SCHEMA_OVERHEAD + _SCHEMA_FACTOR * _most_bytes(schema_text) if schema_text else 0)
 
     def answer_length(self, task: str, model: ModelConfig, max_tokens: int) -> int:
-        """Returns the median of the model's answers to the task, else of any model's, else `max_tokens` / 8."""
+        """Returns the mean of the model's answers to the task, else of any model's, else `max_tokens` / 8."""
         with self._lock:
             if not self._read:
                 self._load()
             seen = self._answers[task]
             lengths = seen.get(f"{model.provider}/{model.name}") or [length for one in seen.values() for length in one]
-        expected = statistics.median(lengths) if lengths else max_tokens / ANSWER_SHARE
-        return max(1, min(max_tokens, round(expected)))
+        if not lengths:
+            return max(1, round(max_tokens / ANSWER_SHARE))
+        return max(1, round(statistics.fmean([min(length, max_tokens) for length in lengths])))
 
     def observe(self, task: str, model: ModelConfig, estimate: int, usage: Usage) -> None:
         """Learns from an accepted answer, whose prompt had that `estimate`."""
@@ -242,7 +247,7 @@ class TokenCounter:
             self._points[key].append((int(counted), int(charged)))
             self._lines.pop(key, None)
         if answer:
-            self._answers[task].setdefault(model, deque(maxlen=KEPT)).append(int(answer))
+            self._answers[task].setdefault(model, deque(maxlen=ANSWERS_KEPT)).append(int(answer))
 
     def _load(self) -> None:
         """Reads the file, once. A line that is damaged, or cut by a killed process, is skipped."""

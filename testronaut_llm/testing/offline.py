@@ -1,7 +1,4 @@
-"""Managers of the fixtures: one needs no key and no server, one records within the budget of a session.
-
-All changes of test tools inside a manager are in this file.
-"""
+"""Managers of the fixtures: one needs no key and no server, one records within the budget of a session."""
 
 from __future__ import annotations
 
@@ -39,10 +36,7 @@ class RecordedLLM(LLMManager):
 
     def __init__(self, path: str | Path | None = None, *, limit: Decimal, ledger: Ledger) -> None:
         budget = BudgetConfig(scope=_RECORDING).model_copy(update={"total": limit})  # which may be 0
-        super().__init__(config=ConfigSource.find(path).current().model_copy(update={"budget": budget}))
-        self._ledger = ledger
-        self._lookup.cache = None
-        self._caller.services.local.repeatable = True
+        super().__init__(config=ConfigSource.find(path).current().model_copy(update={"budget": budget}), ledger=ledger)
 
 
 def session_ledger() -> Ledger:

@@ -7,6 +7,7 @@ import inspect
 import operator
 import pydoc
 import re
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +16,7 @@ from manager_kit import build_call, looked_up, manager
 
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager, Message
 from testronaut_llm.config.model_config import TaskConfig
-from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.errors import InvalidRequestError, UnknownTaskError
 from testronaut_llm.options import takes
 from testronaut_llm.prompts import texts_of
 from testronaut_llm.testing.fake import FakeLLM
@@ -88,6 +89,26 @@ async def test_an_unknown_option_is_refused(name: str) -> None:
     assert not llm.calls
 
 
+@pytest.mark.parametrize("name", ["stream", "astream"])
+@pytest.mark.parametrize(("task", "options"), [("t", {"max_costs": 1}), ("t", {"max_tokens": 0}), ("tt", {})])
+async def test_a_stream_checks_its_arguments_at_the_call(name: str, task: str, options: dict[str, Any]) -> None:
+    """As `complete` does, and not when its first piece is read; a right one sends nothing until then."""
+    with FakeLLM(tasks=("t",)) as llm:
+        with pytest.raises((InvalidRequestError, UnknownTaskError)):
+            getattr(llm, name)(task, "hi", **options)
+        getattr(llm, name)("t", "hi")
+        assert llm.calls == []
+
+
+def test_the_deadline_of_a_stream_counts_from_its_first_piece() -> None:
+    """A stream may be made long before it is read."""
+    with FakeLLM(tasks=("t",)) as llm:
+        llm.reply("late")
+        stream = llm.stream("t", "hi", deadline=0.3)
+        time.sleep(0.4)
+        assert "".join(stream) == "late"
+
+
 @pytest.mark.parametrize("name", EMBED)
 async def test_an_embedding_takes_no_option_of_a_text(name: str) -> None:
     """It would change nothing."""
@@ -123,8 +144,9 @@ WRONG: dict[str, list[Any]] = {
     "cache": ["maybe", ["use"]],
     "sample": [-1, None, 1.5],
     "max_cost": ["cheap", -0.01, float("nan"), float("inf"), True],
-    "timeout": [0, -1, "1m", True],
-    "deadline": [0, float("nan"), True],
+    "timeout": [0, -1, "1m", True, float("inf")],
+    "deadline": [0, float("nan"), float("inf"), True],
+    "schema": [5, "int", ["a"], 1.5],
     "model": [3],
     "accept": ["yes"],
     "system": [3, "\udc80"],

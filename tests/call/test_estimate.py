@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -144,3 +145,16 @@ def test_prompts_are_not_kept(llm: LLMManager) -> None:
         tracemalloc.stop()
     assert found.route.first == 2000
     assert most < 3_000_000, most
+
+
+async def test_the_async_twin_is_the_same(llm: LLMManager) -> None:
+    """And the event loop is free meanwhile: the prompts are read in another thread."""
+    readers = set()
+
+    def prompts() -> Iterator[str]:
+        for one in ("one", "two"):
+            readers.add(threading.get_ident())
+            yield one
+
+    assert await llm.aestimate("t", prompts()) == llm.estimate("t", ["one", "two"])
+    assert threading.get_ident() not in readers

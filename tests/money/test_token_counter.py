@@ -217,14 +217,14 @@ def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> Non
     assert counter.answer_length("t", who, 800) == 100
 
 
-def test_an_answers_length_is_the_median_of_earlier_ones(counter: TokenCounter) -> None:
+def test_an_answers_length_is_the_mean_of_earlier_ones(counter: TokenCounter) -> None:
     """First an eighth of max_tokens, then what any model did for this task, then what this one did."""
     mine, other = model("openai/gpt-4o"), model("openai/gpt-4o-mini")
     assert counter.answer_length("cli_analysis", mine, 4096) == 512
     assert counter.answer_length("cli_analysis", mine, 4) == 1
     for length in (40, 50, 6000):
         counter.observe("cli_analysis", other, 0, Usage(prompt_tokens=1, completion_tokens=length))
-    assert counter.answer_length("cli_analysis", mine, 4096) == 50
+    assert counter.answer_length("cli_analysis", mine, 4096) == round((40 + 50 + 4096) / 3)  # as long as it may be
     counter.observe("cli_analysis", mine, 0, Usage(prompt_tokens=1, completion_tokens=300))
     assert counter.answer_length("cli_analysis", mine, 4096) == 300
     assert counter.answer_length("cli_analysis", mine, 200) == 200

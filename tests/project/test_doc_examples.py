@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import doctest
+import importlib
 import io
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +23,7 @@ from manager_kit import Api
 from ollama_kit import Ollama
 from source_tree import ROOT
 
+from testronaut_llm import LLMConfig
 from testronaut_llm.cli import main
 from testronaut_llm.errors import AllModelsFailedError
 from testronaut_llm.local.model_store import ModelStore
@@ -70,6 +75,47 @@ def test_the_example_of_an_estimate_runs(capsys: pytest.CaptureFixture[str]) -> 
     exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
     assert "USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True" in printed
+
+
+SURFACE = {
+    "llm_manager.LLMManager": "complete acomplete stream astream embed classify batch answer_each compare route "
+    "estimate spend",
+    "options": "EmbedOptions CallOptions ClassifyOptions",
+    "records": "Message Route Answer Embeddings",
+    "streams": "Stream AsyncStream",
+    "classify": "Classification",
+    "compare": "Comparison",
+    "estimate": "Estimate",
+    "errors": "LLMError",
+}
+
+
+@pytest.fixture
+def answering() -> Iterator[FakeLLM]:
+    """The models of the examples in docstrings."""
+    row = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
+    tasks = ("cli_analysis", "test_generation", "result_verification", "embedding")
+    made = {"models": {"fake": row, "other": row}, "tasks": {name: {"models": ["fake"]} for name in tasks}}
+    with FakeLLM(config=LLMConfig.model_validate(made)) as llm:
+        llm.reply("It lists files.")
+        llm.reply(["-a", "-l"], task="test_generation")
+        llm.reply("passed", task="result_verification")
+        yield llm
+
+
+@pytest.mark.parametrize("name", [f"{place}.{name}" for place, names in SURFACE.items() for name in names.split()])
+def test_the_example_of_a_docstring_runs(name: str, answering: FakeLLM) -> None:
+    """Each public class and method shows a call and its result."""
+    module, *path = name.split(".")
+    found: Any = importlib.import_module(f"testronaut_llm.{module}")
+    scope = {**vars(found), "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
+    for step in path:
+        found = getattr(found, step)
+    example = doctest.DocTestParser().get_doctest(found.__doc__, scope, name, None, None)
+    assert example.examples
+    report = io.StringIO()
+    doctest.DocTestRunner(verbose=False).run(example, out=report.write)
+    assert not report.getvalue()
 
 
 def commands() -> list[str]:
