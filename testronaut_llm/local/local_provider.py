@@ -275,7 +275,7 @@ def _close(pools: Mapping[int, _Pool]) -> None:
 def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
     """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
     if importlib.util.find_spec("xllamacpp") is None:
-        return Missing("the package xllamacpp is not installed", INSTALL)
+        return embedded_child.unsupported() or Missing("the package xllamacpp is not installed", INSTALL)
     try:
         stored = (store or ModelStore()).get(model.name)
     except LocalModelError as error:
