@@ -48,6 +48,7 @@ check: $(READY) ## lint, format, types, generated pages, documentation
 	@$(PY) -m mypy --no-error-summary
 	@echo "check: generated pages"
 	@$(PY) scripts/generate_docs.py --check
+	@$(PY) scripts/pictures.py --check
 	@echo "check: documentation"
 	@$(PY) -m mkdocs build -q --strict
 	@echo "check: all good"

@@ -49,6 +49,21 @@ def ending(status: int | None) -> str:
     return f"crashed ({signal.Signals(-status).name})" if status and status < 0 else f"ended with status {status}"
 
 
+def unsupported() -> Missing | None:
+    """Returns why embedded models cannot run on this platform, which no installation changes; None if they can."""
+    import platform
+    import sysconfig
+
+    from testronaut_llm.providers.row import Missing
+
+    if platform.system() == "Windows":
+        return Missing("embedded models do not run on Windows", "use Ollama (https://ollama.com/download)")
+    if "musl" in str(sysconfig.get_config_var("HOST_GNU_TYPE")):
+        fix = "use an image with glibc, such as python:3.12-slim, or Ollama"
+        return Missing("embedded models do not run on musl (Alpine Linux): llama.cpp has no wheel for it", fix)
+    return None
+
+
 def library_problem() -> Missing | None:
     """Returns why llama.cpp cannot be loaded, tried in a separate process; None if it can. Success is cached."""
     variables = environment()

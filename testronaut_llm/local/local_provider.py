@@ -271,6 +271,8 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
         return Missing(str(error))
     lacks, steps = [], []
     if importlib.util.find_spec("xllamacpp") is None:
+        if (never := embedded_child.unsupported()) is not None:
+            return never
         lacks.append("the package xllamacpp is not installed")
         steps.append(install("embedded"))
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):

@@ -8,9 +8,11 @@ import importlib.util
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -476,6 +478,23 @@ def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: 
     assert embedded_missing(MODEL, store=store) == Missing(lacks, install("embedded"))
     missing = embedded_missing(LocalModel(name="smollm2-135m"), store=store)
     assert missing == Missing(f"{lacks}, and the model is not on this machine", f"{install('embedded')}; then {pull}")
+
+
+@pytest.mark.parametrize(
+    ("system", "libc", "named"), [("Windows", "", "Windows"), ("Linux", "x86_64-pc-linux-musl", "musl")]
+)
+def test_a_platform_without_the_library_is_named(
+    system: str, libc: str, named: str, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the extra installs nothing or fails, so `check` advises Ollama instead of pip."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: libc)
+    missing = embedded_missing(MODEL, store=store)
+    assert isinstance(missing, Missing)
+    assert f"embedded models do not run on {named}" in missing.what
+    assert "Ollama" in missing.fix
+    assert "pip" not in missing.fix
 
 
 @pytest.mark.usefixtures("tiny_offered")

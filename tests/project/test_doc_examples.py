@@ -32,7 +32,7 @@ from testronaut_llm.testing.fake import FakeLLM
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 SHORT = [
-    block for name in ("README.md", "docs/index.md", "docs/tutorial.md") for block in blocks("python", ROOT / name)
+    block for name in ("README.md", "docs/index.md", "docs/first-answer.md") for block in blocks("python", ROOT / name)
 ]
 LIST = '[{"flag": "-l", "meaning": "one file a line"}]'
 TINY = ("embedded/smollm2-135m", "embedded/tiny-random")
@@ -147,6 +147,7 @@ def test_an_example_for_ollama_runs(
     assert len(ollama.loads) == 1
 
 
+@pytest.mark.usefixtures("tiny_offered")
 @pytest.mark.parametrize("line", commands())
 def test_a_console_example_runs(
     line: str,
