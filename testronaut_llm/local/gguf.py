@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.model_store import pull_again
+from testronaut_llm.local.model_store import ModelStore, pull_again
+from testronaut_llm.providers.endpoint import pull_command
 
 _TEXT, _LIST = 8, 9
 _FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -147,3 +149,10 @@ def _header(metadata: dict[str, Any], size: int) -> GgufHeader:
         pooling=numbers("pooling_type")[0] if f"{family}.pooling_type" in metadata else None,
         has_template="tokenizer.chat_template" in metadata,
     )
+
+
+def stored_header(model: ModelConfig) -> GgufHeader:
+    """Returns the header of an embedded model. Raises LocalModelError if it is missing or damaged."""
+    if ModelStore().get(model.name) is None:
+        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
+    return read_header(ModelStore().path(model.name))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.errors import ConnectionFailedError, LLMError, LLMTimeoutError, LocalModelError
 from testronaut_llm.limits.rules import at_once
 from testronaut_llm.local.download import Progress, reported
-from testronaut_llm.local.local_provider import EmbeddedRunner, stored_header
+from testronaut_llm.local.gguf import stored_header
+from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
 from testronaut_llm.local.ollama_models import load_options, pull
 from testronaut_llm.local.ollama_provider import OllamaServer

@@ -24,10 +24,9 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
 from testronaut_llm.local.download import is_pinned, reported, size_of
-from testronaut_llm.local.gguf import GgufHeader, read_header
+from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, pull_again
-from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.install import install
@@ -281,13 +280,6 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
     if lacks:
         return Missing(", and ".join(lacks), "; then ".join(steps))
     return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
-
-
-def stored_header(model: ModelConfig) -> GgufHeader:
-    """Returns the header of an embedded model. Raises LocalModelError if it is missing or damaged."""
-    if ModelStore().get(model.name) is None:
-        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
-    return read_header(ModelStore().path(model.name))
 
 
 def _error(name: str, words: str) -> LocalModelError:
