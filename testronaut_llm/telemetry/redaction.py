@@ -89,7 +89,7 @@ _NAMED = (
         rf"(?=[acempst_\"'])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|[\"'](?:pass|auth)(?=[\"'])"
         rf"|{_NAME})[\"']?\s?[:=]\s?[\"']?)(?![$%*]){_MIXED}",
     ),
-    ("key or password", "--", rf"(--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
+    ("key or password", "--", rf"((?<!-)--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
     (
         "password",
         "curl mysql sshpass docker",
@@ -99,8 +99,8 @@ _NAMED = (
     (
         "cookie",
         "cookie",
-        r"(\b(?:set-)?cookie[\"']?: ?[\"']?)"
-        r"(?=[^\n]{0,600}?=(?=[\w.~+/-]{0,60}\d)[\w.~+/%-]{16})[^\n\"']{16,}",
+        r"(\b(?:set-)?cookie[\"']?: ?[\"']?(?:[\w.-]{1,40}=[^;=\s\"']{0,80}; ?){0,9}?[\w.-]{1,40}=)"
+        rf"{_RANDOM}[\w.~+/=%-]{{16,}}[^\n\"']*",
     ),
     (
         "signed URL",
