@@ -1,10 +1,11 @@
 """How long `estimate` takes and how much memory, for 100,000 lines beside 10,000; and how near it comes to the bill.
 
-    python benchmarks/estimate.py [--lines 100000] [--asked 500] [--learned 32]
+    python benchmarks/estimate.py [--lines 100000] [--asked 500] [--learned 32] [--embedded 60]
 
 Each estimate is a dry run of `run --batch` in a process of its own, with prompts that all differ. For the bill, a
 server on loopback answers with 20 to 60 tokens and counts the prompt in a way that nobody knows: a token for each three
-characters, and 11 for its template. After `--learned` answers the rest is estimated, and then asked.
+characters, and 11 for its template. After `--learned` answers the rest is estimated, and then asked. The same with the
+embedded model and `--embedded` prompts, if `testronaut-llm models pull embedded/smollm2-135m` has stored it.
 """
 
 from __future__ import annotations
@@ -75,20 +76,41 @@ def dry_run(folder: Path, lines: int) -> tuple[float, float]:
     return seconds, megabytes
 
 
-def bill(given: argparse.Namespace) -> tuple[float, float]:
+def bill(learned: int, asked: int) -> tuple[float, float]:
     """Returns USD estimated and USD spent."""
     from testronaut_llm import LLMManager
 
     with LLMManager() as llm:
-        llm.batch(None, [prompt(-number) for number in range(1, given.learned + 1)])
-        prompts = [prompt(number) for number in range(given.asked)]
+        llm.batch(None, [prompt(-number) for number in range(1, learned + 1)])
+        prompts = [prompt(number) for number in range(asked)]
         found, before = llm.estimate(None, prompts), llm.session.cost
         llm.batch(None, prompts)
         return float(found.route.cost or 0), float(llm.session.cost - before)
 
 
+EMBEDDED = """
+models: {m: {model: embedded/smollm2-135m, price: {input: 1, output: 4}}}
+tasks: {default: {models: m, max_tokens: 200, allow_truncated: true, system: Answer in one sentence.}}
+"""
+
+
+def embedded_row(given: argparse.Namespace) -> Iterator[Row]:
+    """One row, or none if the model is not stored."""
+    from testronaut_llm.support.paths import data_dir
+
+    models = data_dir() / "models"
+    if not (models / "smollm2-135m.gguf").is_file():
+        return
+    with home("") as folder:
+        (folder / "data").mkdir()
+        (folder / "data" / "models").symlink_to(models.resolve())
+        (folder / "llm.yaml").write_text(EMBEDDED, "utf-8")
+        what = f"USD of {given.embedded:,} prompts to the embedded model, beside the bill"
+        yield Row(what, *bill(given.learned, given.embedded), "0.90 to 1.10", "USD")
+
+
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """Three rows."""
+    """Three rows, and one of the embedded model."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -99,9 +121,11 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
         what = f"of an estimate of {given.lines:,} lines, beside {given.lines // 10:,}"
         yield Row(f"seconds {what}", many[0], few[0], "60 s", "s")
         yield Row(f"memory {what}", many[1], few[1], "flat", "MB")
-        yield Row(f"USD of {given.asked:,} prompts, beside the bill", *bill(given), "0.90 to 1.10", "USD")
+        figures = bill(given.learned, given.asked)
+        yield Row(f"USD of {given.asked:,} prompts, beside the bill", *figures, "0.90 to 1.10", "USD")
     server.shutdown()
+    yield from embedded_row(given)
 
 
 if __name__ == "__main__":
-    show(rows(options(__doc__, lines=100_000, asked=500, learned=32)))
+    show(rows(options(__doc__, lines=100_000, asked=500, learned=32, embedded=60)))

@@ -94,18 +94,16 @@ def estimate_of(
     money = services.budgets.money(shared)
     route, models = ModelEstimate(model="route"), {one.alias: ModelEstimate(model=one.alias) for one in shared.selected}
     ready: dict[str, Readiness] = {}
-    count = cached = refused = 0
+    cached = refused = 0
     with closing(sqlite3.connect("")) as db:  # in a temporary file: as many hashes as there are prompts
         db.execute("CREATE TABLE seen (hash INTEGER PRIMARY KEY)")
         for prompt in listed(prompts):
-            count += 1
             try:
                 call = call_of(prompt)
             except LLMError:
                 refused += 1
                 continue
-            flight = lookup.flight(call)
-            key = (int(flight[:15], 16),) if flight is not None else None
+            key = (int(flight[:15], 16),) if (flight := lookup.flight(call)) else None
             if lookup.has(call) or (key and db.execute("SELECT 1 FROM seen WHERE hash = ?", key).fetchone()):
                 cached += 1
             elif call.cache == "only":
@@ -121,17 +119,16 @@ def estimate_of(
                 else:
                     refused += 1
     limit = services.budgets.money(shared, of_many=True)
-    fits = limit is None or (None if route.cost is None else route.cost <= limit.left)
     return Estimate(
         task=shared.task,
-        prompts=count,
+        prompts=cached + refused + route.first,
         cached=cached,
         refused=refused,
         route=route,
         models=tuple([one for one in models.values() if one.prompts or one.reason]),
         left=limit.left if limit is not None else None,
         limit=limit.limit if limit is not None else "",
-        fits=fits,
+        fits=limit is None or (None if route.cost is None else route.cost <= limit.left),
     )
 
 
