@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from testronaut_llm.batch import listed
 from testronaut_llm.errors import LLMError
 from testronaut_llm.prompts import Prompt
-from testronaut_llm.records import Call, Candidate
+from testronaut_llm.records import Call, Candidate, Route
 from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
@@ -106,18 +106,10 @@ def estimate_of(
             key = (int(flight[:15], 16),) if (flight := lookup.flight(call)) else None
             if lookup.has(call) or (key and db.execute("SELECT 1 FROM seen WHERE hash = ?", key).fetchone()):
                 cached += 1
-            elif call.cache == "only":
+            elif call.cache == "only" or not _weighed(services.route(call, money=money, ready=ready), route, models):
                 refused += 1
-            else:
-                found = services.route(call, money=money, ready=ready)
-                for one in found.candidates:
-                    models[one.alias].add(one, first=one is found.candidates[0])
-                if found.kept:
-                    route.add(found.kept[0], first=True)
-                    if key:
-                        db.execute("INSERT INTO seen VALUES (?)", key)
-                else:
-                    refused += 1
+            elif key:
+                db.execute("INSERT INTO seen VALUES (?)", key)
     limit = services.budgets.money(shared, of_many=True)
     return Estimate(
         task=shared.task,
@@ -130,6 +122,15 @@ def estimate_of(
         limit=limit.limit if limit is not None else "",
         fits=limit is None or (None if route.cost is None else route.cost <= limit.left),
     )
+
+
+def _weighed(found: Route, route: ModelEstimate, models: Mapping[str, ModelEstimate]) -> bool:
+    """Adds one prompt to the estimates of its models and of the route; False if no model can be asked."""
+    for one in found.candidates:
+        models[one.alias].add(one, first=one is found.candidates[0])
+    if found.kept:
+        route.add(found.kept[0], first=True)
+    return bool(found.kept)
 
 
 def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:

@@ -209,7 +209,7 @@ def test_one_constant_says_how_to_install() -> None:
     advice = re.compile(
         r"pip install [^`\n]*(?<![\w/])testronaut-llm|pip install [^`\n]*\[(embedded|azure|otel|testing)\]"
     )
-    by_path = re.compile(r"pip install '?/path/to/testronaut-llm")
+    by_path = re.compile(r"pip install '?(/path/to/testronaut-llm|testronaut-llm\[testing\] @ git\+)")
     files = [*root.glob("testronaut_llm/**/*.py"), *root.glob("docs/**/*.md"), root / "README.md"]
     found = [
         f"{file.relative_to(root)}: {line}"

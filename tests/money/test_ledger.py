@@ -29,7 +29,7 @@ from testronaut_llm.records import Attempt, Usage
 
 NOON = 1_787_400_000.0 - 1_787_400_000.0 % 86_400 + 43_200
 DAY = 86_400.0
-SCOPE = "/home/me/llm.yaml"
+SCOPE = "/srv/project/llm.yaml"
 OLD_LEDGER = Path(__file__).parents[1] / "support" / "data" / "old_ledger.sql"
 
 
