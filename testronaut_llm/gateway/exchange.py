@@ -89,8 +89,9 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Closes the response, even if it was not read to its end."""
-        if self._stream is not None:
-            await self._stream.aclose()
+        stream, self._stream = self._stream, None  # they refer to each other
+        if stream is not None:
+            await stream.aclose()
 
     def _take(self, chunk: bytes) -> Iterator[bytes]:
         """Keeps a piece of the body; passes on whole lines of a stream. Raises BodyError: too large."""
