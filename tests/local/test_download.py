@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import download
@@ -25,98 +27,62 @@ from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
-Handler = BaseHTTPRequestHandler
-Behaviour = Callable[[Handler, "Site"], None]
+Behaviour = Callable[[Request, "Site"], Response]
 
 
-@dataclass
 class Site:
     """A web server with one file; `script` says how the next requests are answered, then it behaves well."""
 
-    data: bytes
-    tag: str = '"v1"'
-    script: list[Behaviour] = field(default_factory=list)
-    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    address: str = ""
-
-    @property
-    def url(self) -> str:
-        return f"{self.address}/m.gguf"
+    def __init__(self, server: HTTPServer, data: bytes) -> None:
+        self.data, self.tag, self.address = data, '"v1"', server.url_for("").rstrip("/")
+        self.script: list[Behaviour] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.url = f"{self.address}/m.gguf"
+        server.expect_request(re.compile(".*")).respond_with_handler(self._answer)
 
     @property
     def pinned(self) -> str:
         return f"{self.url}#sha256={hashlib.sha256(self.data).hexdigest()}"
 
-
-def send(handler: Handler, code: int, body: bytes = b"", **headers: object) -> None:
-    handler.send_response(code)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), str(value))
-    handler.end_headers()
-    handler.wfile.write(body)
+    def _answer(self, request: Request) -> Response:
+        self.requests.append((request.path, dict(request.headers)))
+        return (self.script.pop(0) if self.script else well)(request, self)
 
 
-def well(handler: Handler, site: Site) -> None:
-    span, unchanged, size = handler.headers.get("Range"), handler.headers.get("If-Range"), len(site.data)
+def well(request: Request, site: Site) -> Response:
+    span, unchanged, size = request.headers.get("Range"), request.headers.get("If-Range"), len(site.data)
     start = int(span.removeprefix("bytes=").rstrip("-")) if span and unchanged == site.tag else 0
     if start >= size:
-        send(handler, 416, Content_Range=f"bytes */{size}", Content_Length=0)
-        return
-    about = {"Content_Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
-    send(handler, 206 if start else 200, site.data[start:], Content_Length=size - start, ETag=site.tag, **about)
+        return Response("", 416, {"Content-Range": f"bytes */{size}"})
+    about = {"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
+    return Response(site.data[start:], 206 if start else 200, {"ETag": site.tag, **about})
 
 
-def cut_at_half(handler: Handler, site: Site) -> None:
-    send(handler, 200, site.data[: len(site.data) // 2], Content_Length=len(site.data), ETag=site.tag)
-    handler.close_connection = True
+def cut_at_half(_: Request, site: Site) -> Response:
+    half = iter([site.data[: len(site.data) // 2]])
+    return Response(half, 200, {"Content-Length": str(len(site.data)), "ETag": site.tag})
 
 
-def without_length(handler: Handler, site: Site) -> None:
-    send(handler, 200, site.data)
-    handler.close_connection = True
+def without_length(_: Request, site: Site) -> Response:
+    return Response(iter([site.data]))
 
 
 def status(code: int, **headers: str) -> Behaviour:
-    return lambda handler, _: send(handler, code, Content_Length=0, **headers)
+    return lambda *_: Response("", code, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[bytes], Site]]:
-    """Starts sites on ports of their own."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(data: bytes) -> Site:
-        site = Site(data)
-
-        class Answers(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                site.requests.append((self.path, dict(self.headers)))
-                (site.script.pop(0) if site.script else well)(self, site)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing on stderr."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-        server.daemon_threads = True
-        server.handle_error = lambda *_: None  # clients hang up here
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        site.address = f"http://127.0.0.1:{server.server_port}"
-        return site
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def site(serve: Callable[[bytes], Site], tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(httpserver: HTTPServer, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site with the tiny model, where nobody sleeps between tries."""
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    return serve(tiny_gguf.read_bytes())
+    return Site(httpserver, tiny_gguf.read_bytes())
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[HTTPServer]:
+    """Another host."""
+    with HTTPServer() as server:
+        yield server
 
 
 @pytest.fixture
@@ -217,12 +183,7 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
     rooms = iter([10**9, 10**9, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
 
-    def endless(handler: Handler, _: Site) -> None:
-        send(handler, 200)
-        while True:
-            handler.wfile.write(bytes(2**16))
-
-    site.script = [endless]
+    site.script = [lambda *_: Response(repeat(bytes(2**16)))]
     with pytest.raises(LocalModelError, match="0 MB free"):
         fetch(site.pinned, store=empty)
 
@@ -230,9 +191,9 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
 def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Site) -> None:
     """An answer that begins elsewhere than was asked for is thrown away, and the file begun anew."""
 
-    def too_late(handler: Handler, site: Site) -> None:
+    def too_late(_: Request, site: Site) -> Response:
         size = len(site.data)
-        send(handler, 206, site.data[-10:], Content_Range=f"bytes {size - 10}-{size - 1}/{size}", Content_Length=10)
+        return Response(site.data[-10:], 206, {"Content-Range": f"bytes {size - 10}-{size - 1}/{size}"})
 
     site.script = [cut_at_half, too_late]
     fetch(site.url, store=empty)
@@ -282,9 +243,9 @@ def test_a_clients_words_about_a_header_are_not_repeated(
     assert "sentinel" not in str(caught.value)
 
 
-def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, serve: Callable[[bytes], Site]) -> None:
+def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, elsewhere: HTTPServer) -> None:
     """The hub redirects to its storage and names the digest: the token stays with the hub, the range goes along."""
-    storage = serve(hub.data)
+    storage = Site(elsewhere, hub.data)
     storage.script = [cut_at_half]
     digest = hashlib.sha256(hub.data).hexdigest()
     hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{digest}"')] * 2
@@ -347,10 +308,12 @@ def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Pat
     """The whole command, killed with -9 in the middle and run again: the second asks for the rest alone."""
     half, stop = len(site.data) // 2, threading.Event()
 
-    def stalls(handler: Handler, site: Site) -> None:
-        cut_at_half(handler, site)
-        handler.wfile.flush()
-        stop.wait(60)
+    def stalls(request: Request, site: Site) -> Response:
+        def body() -> Iterator[bytes]:
+            yield site.data[:half]
+            stop.wait(60)
+
+        return Response(body(), 200, cut_at_half(request, site).headers)
 
     site.script = [stalls]
     command = [sys.executable, "-c", "from testronaut_llm.cli import main; main()", "models", "pull", site.pinned]
