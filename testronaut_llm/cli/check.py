@@ -133,7 +133,8 @@ def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:
     screen.note(f"{found['file'] or 'the packaged default'}: valid")
     if not found["trusted"]:
         ignored = f"; without effect until it is trusted: {', '.join(found['ignored'])}" if found["ignored"] else ""
-        screen.note(f"not trusted, as it may come from elsewhere: some rows are not ready{ignored}; {TRUST}")
+        some = "" if all(one["ready"] for one in found["models"]) else ": some rows are not ready"
+        screen.note(f"not trusted, as it may come from elsewhere{some}{ignored}; {TRUST}")
     rows = []
     for one in found["models"]:
         dropped = f"does not take {', '.join(one['dropped_params'])}" if one["dropped_params"] else ""

@@ -189,7 +189,7 @@ def _usual(model: ModelConfig, provider: Provider, endpoint: Endpoint) -> KeySou
     if (provider.local and (elsewhere or loopback)) or (
         provider.generic and elsewhere and not loopback and endpoint.from_file
     ):
-        withheld = f"{found} is not sent there without `api_key_env: {found}`" if found else "no key"
+        withheld = f"{found} is not sent there without `api_key_env: {found}`" if found else "no key is sent"
         return KeySource(kind="none", note=withheld)
     if found and endpoint.from_file and not model.trusted:  # a server on loopback, chosen by a file that is not trusted
         return KeySource(kind="none", note=f"no key: {found} is not sent to its api_base until llm.yaml is trusted")
@@ -199,7 +199,7 @@ def _usual(model: ModelConfig, provider: Provider, endpoint: Endpoint) -> KeySou
     if sign:
         return KeySource(kind="entra", missing=_no_identity(), note=f"Entra ID, because {sign} is set")
     if not provider.key_required or loopback or (provider.generic and elsewhere):
-        return KeySource(kind="none", note="no key")
+        return KeySource(kind="none", note="no key is sent")
     if not names:
         what, fix = f"no key for {provider.name}", "name its variable in llm.yaml: api_key_env: <VARIABLE>"
         return KeySource(kind="none", missing=Missing(what, fix))

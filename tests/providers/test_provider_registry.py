@@ -268,8 +268,9 @@ def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.
 
 NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
     ("openai/gpt", {}, {"OPENAI_API_KEY": "sk-canary-1"}, "key from OPENAI_API_KEY"),
-    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "no key, endpoint from llm.yaml"),
-    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"}, "no key, endpoint from OPENAI_BASE_URL"),
+    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "no key is sent, endpoint from llm.yaml"),
+    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"},
+     "no key is sent, endpoint from OPENAI_BASE_URL"),
     ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
      "OPENAI_API_KEY is not sent there without `api_key_env: OPENAI_API_KEY`, endpoint from llm.yaml"),
     ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
