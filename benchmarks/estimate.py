@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def dry_run(folder: Path, lines: int) -> tuple[float, float]:
     return seconds, megabytes
 
 
-def bill(learned: int, asked: int) -> tuple[float, float]:
+def bill(learned: int, asked: int, prompt: Callable[[int], str] = prompt) -> tuple[float, float]:
     """Returns USD estimated and USD spent."""
     from testronaut_llm import LLMManager
 
@@ -90,8 +90,16 @@ def bill(learned: int, asked: int) -> tuple[float, float]:
 
 EMBEDDED = """
 models: {m: {model: embedded/smollm2-135m, price: {input: 1, output: 4}}}
-tasks: {default: {models: m, max_tokens: 200, allow_truncated: true, system: Answer in one sentence.}}
+tasks: {default: {models: m, max_tokens: 80, allow_truncated: true}}
 """
+VERBS = ("copy", "move", "list", "find", "sort", "count", "pack", "compare")
+THINGS = ("files", "folders", "lines", "users", "processes", "ports")
+
+
+def question(number: int) -> str:
+    """Returns a short question, as a phase of Testronaut asks about one option of a tool."""
+    verb, thing = VERBS[number % len(VERBS)], THINGS[number // len(VERBS) % len(THINGS)]
+    return f"What would the option --limit {abs(number) + 2} of a command that can {verb} {thing} do?"
 
 
 def embedded_row(given: argparse.Namespace) -> Iterator[Row]:
@@ -106,7 +114,7 @@ def embedded_row(given: argparse.Namespace) -> Iterator[Row]:
         (folder / "data" / "models").symlink_to(models.resolve())
         (folder / "llm.yaml").write_text(EMBEDDED, "utf-8")
         what = f"USD of {given.embedded:,} prompts to the embedded model, beside the bill"
-        yield Row(what, *bill(given.learned, given.embedded), "0.90 to 1.10", "USD")
+        yield Row(what, *bill(given.learned, given.embedded, question), "0.90 to 1.10", "USD")
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
