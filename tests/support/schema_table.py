@@ -117,6 +117,16 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
           "subcommands": [{"name": "remote", "subcommands": [{"name": "add", "subcommands": [{"name": "x"}]}]}]}],
         [{"name": "Git"}, {"name": "git", "subcommands": [{"name": "remote", "subcommands": [{"name": "A!"}]}]}, {}],
     ),
+    "keys of an enum": (
+        dict[Literal["passed", "failed"], int],
+        [{}, {"passed": 1}, {"passed": 1, "failed": 2}],
+        [{"other": 1}, {"passed": "x"}, []],
+    ),
+    "optional values under keys of an enum class": (
+        dict[Outcome, int | None],
+        [{"passed": 1, "failed": None}],
+        [{"other": 1}, {"passed": "x"}],
+    ),
     "cases at the top": (
         list[Case],
         [[], [{"title": "t", "argv": [], "expected_exit": 0},
