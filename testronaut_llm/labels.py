@@ -97,9 +97,10 @@ def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) ->
         position, before = before, before + one.token
         if len(before) <= start:
             continue
-        likely = {**one.others, one.token: one.logprob}
+        given = {**one.others, one.token: one.logprob}
+        likely = {token: max(-700.0, min(0.0, value)) for token, value in given.items()}  # below that, `exp` gives 0
         fits = {token: [label for label in labels if wholes[label].startswith(position + token)] for token in likely}
-        allowed = {token: math.exp(min(0.0, likely[token])) for token, of in fits.items() if of or token == one.token}
+        allowed = {token: math.exp(likely[token]) for token, of in fits.items() if of or token == one.token}
         for token, mass in allowed.items():
             for label in fits[token] if token != one.token else ():
                 found[label] += shared * mass / sum(allowed.values()) / len(fits[token])

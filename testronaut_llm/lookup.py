@@ -182,7 +182,7 @@ def _decoded(call: Call, one: Candidate, value: Any) -> Answer[Any]:
     if call.masking.originals and isinstance(value, dict) and isinstance(value.get("text"), str):
         value = {**value, "text": call.masking.restore(value["text"], as_json=call.output is not None)}
     answer = answer_of(call.task, call.output, one.row, call.started, value)
-    return replace(answer, masked=call.masking.count) if one.secrets == "mask" else answer
+    return replace(answer, masked=call.masking.count) if call.masking.count and one.secrets == "mask" else answer
 
 
 def emit_stored(result: Result, emit: Emit) -> None:

@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from testronaut_llm.errors import SecretInPromptError
 from testronaut_llm.telemetry.redaction import find_keys
@@ -90,7 +92,7 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
             found.append((start, start + len(secret), kind))
     for name in os.environ:
         if name.upper().rstrip("_0123456789").endswith(_OWN) and len(value := os.environ.get(name, "")) >= _SHORT:
-            found += [(*one.span(), f"value of {name}") for one in re.finditer(re.escape(value), text)]
+            found += [(*one.span(), f"value of {name}") for one in _pattern(_forms(value)).finditer(text)]
     whole: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(found):
         if whole and start < whole[-1][1]:
@@ -135,9 +137,14 @@ def refuse_secrets(task: str, messages: Sequence[Message], *, to_embed: bool) ->
             )
 
 
-def _forms(secret: str) -> set[str]:
+@lru_cache(maxsize=256)
+def _forms(secret: str) -> frozenset[str]:
+    """Returns a secret as it is, in JSON, and in a URL."""
     written = json.dumps(secret)[1:-1]
-    return {secret, written, written.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
+    in_url = quote(secret, safe="", errors="surrogatepass")
+    return frozenset(
+        {secret, written, written.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1], in_url}
+    )
 
 
 def _pattern(secrets: Iterable[str]) -> re.Pattern[str]:

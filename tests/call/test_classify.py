@@ -314,3 +314,10 @@ def test_a_model_that_refuses_log_probabilities_is_asked_without(api: Any) -> No
         found = llm.classify("t", "Did it pass?", LABELS)
     assert (found.label, found.method) == ("passed", "votes")
     assert ["logprobs" in body for body in a.bodies][:2] == [True, False]
+
+
+@pytest.mark.parametrize("logprob", [-9999.0, -800.0, float("-inf")])
+def test_a_label_of_hardly_any_probability_is_a_label(logprob: float) -> None:
+    """OpenAI reports -9999 for a token that is very unlikely."""
+    tokens = [TokenChoice(token="passed", logprob=logprob, others={"The": -0.1})]
+    assert token_probabilities(tokens, ["passed", "failed"]) == {"passed": 1.0, "failed": 0.0}

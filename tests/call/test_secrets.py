@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import faults
 import pytest
@@ -260,3 +261,14 @@ async def test_a_failed_answer_keeps_the_placeholders(api: Make) -> None:
             await llm.acomplete("t", f"{TOKEN} {OTHER}", schema=Found)
     assert "<secret-1>" in str(raised.value.last)
     assert leaked([TOKEN, OTHER], [repr(raised.value).encode(), raised.value.last.text.encode()]) == []  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("write", [str, lambda text: json.dumps({"t": text}), lambda text: quote(text, safe="")])
+def test_a_variable_is_found_as_json_and_urls_write_it(monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    """Also in several forms at once, and each comes back as it was."""
+    value = 'multi/line"tok-\n99'
+    monkeypatch.setenv("MY_TOKEN", value)
+    text = f"raw {value} and {write(value)}"
+    (sent,), masking = masked([text])
+    assert "tok-" not in sent
+    assert masking.restore(sent) == text

@@ -106,7 +106,7 @@ KINDS: dict[str, tuple[str, Callable[[random.Random], str]]] = {
     "AWS session": ('{{"SessionToken": "{}"}}', _base64(120)),
     "PGP": ("{}", lambda c: _private_key(c).replace("RSA PRIVATE KEY", "PGP PRIVATE KEY BLOCK")),
     "kubeconfig": ("    client-key-data: {}", _base64(90)),
-    "Discord": ("client ready with {}", lambda c: f"M{_of(_WORD, 24)(c)}.{_of(_WORD, 6)(c)}.{_of(_WORD, 30)(c)}"),
+    "Discord": ("bot ready with {}", lambda c: f"M{_of(_WORD, 24)(c)}.{_of(_WORD, 6)(c)}.{_of(_WORD, 30)(c)}"),
     "Discord webhook": ("POST https://discord.com/api/webhooks/761125651788002158/{}", _of(_WORD, 68)),
     "Mailgun": ("mailgun says {}", _after("key-", _HEX, 32)),
     "Mailchimp": ("mailchimp says {}", lambda c: f"{_of(_HEX, 32)(c)}-us12"),
