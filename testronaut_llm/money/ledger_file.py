@@ -8,7 +8,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -111,28 +112,28 @@ async def when_free(work: Callable[[], T], seconds: float) -> T:
     """Returns the result of `work`, on an event loop; tries again while another process holds the file."""
     import asyncio
 
-    until, pause = time.monotonic() + min(seconds, _WAIT), 0.001
-    while True:
-        try:
+    for pause in _pauses(min(seconds, _WAIT)):
+        with suppress(LedgerBusyError):
             return work()
-        except LedgerBusyError:
-            if time.monotonic() >= until:
-                raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 0.05)
+        await asyncio.sleep(pause)
+    return work()
 
 
 def patiently(work: Callable[[], T]) -> T:
     """Same as `when_free`, for a thread that may block."""
-    until, pause = time.monotonic() + _WAIT, 0.001
-    while True:
-        try:
+    for pause in _pauses(_WAIT):
+        with suppress(LedgerBusyError):
             return work()
-        except LedgerBusyError:
-            if time.monotonic() >= until:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
+        time.sleep(pause)
+    return work()
+
+
+def _pauses(seconds: float) -> Iterator[float]:
+    """Yields the seconds between two tries, until that many are over."""
+    until, pause = time.monotonic() + seconds, 0.001
+    while time.monotonic() < until:
+        yield pause
+        pause = min(2 * pause, 0.05)
 
 
 class LedgerFile:
