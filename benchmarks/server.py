@@ -1,4 +1,4 @@
-"""A server on loopback that answers every chat with the same text, for the speed benchmarks.
+"""A server on loopback that answers every chat with the same text, or JSON if asked, for the speed benchmarks.
 
 Prints its port. `GET /0.3` tells how many requests came and makes later answers take 0.3 s.
 """
@@ -10,16 +10,23 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-ANSWER = json.dumps(
-    {
+TEXT, DOCUMENT = "hello", '{"text": "hello"}'
+
+
+def answer(content: str) -> bytes:
+    """Returns the body of a chat completion."""
+    document = {
         "id": "1",
         "object": "chat.completion",
         "created": 1,
         "model": "gpt-4o-mini",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
         "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
     }
-).encode()
+    return json.dumps(document).encode()
+
+
+ANSWER, JSON_ANSWER = answer(TEXT), answer(DOCUMENT)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,10 +38,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """One chat completion."""
-        self.rfile.read(int(self.headers["content-length"]))
+        asked = self.rfile.read(int(self.headers["content-length"]))
         Handler.asked += 1
         time.sleep(Handler.delay)
-        self._send(ANSWER)
+        self._send(JSON_ANSWER if b'"response_format"' in asked else ANSWER)
 
     def do_GET(self) -> None:
         """How many requests came; from now on each takes as many seconds as the path says."""

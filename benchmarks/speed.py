@@ -29,7 +29,7 @@ SCRIPTS = (
 )
 QUICK = {
     "start_up": ("--rounds", "3"),
-    "warm_hit": ("--rounds", "2"),
+    "warm_hit": ("--rounds", "2", "--hits", "500"),
     "uncached_call": ("--rounds", "5"),
     "throughput": ("--rounds", "1"),
     "many_entries": ("--entries", "100000"),

@@ -88,8 +88,9 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
     found = {who: statistics.median(rates[who] for rates in taken) for who in taken[0]}
     what = f"{given.calls:,} async calls, {given.at_once} at once, cache"
     for mode in OURS:
-        yield Row(f"{what} `{mode}`, against `litellm.acompletion`", found[mode], found[BARE], ">= 0.95", "calls/s")
-    yield Row(f"{what} `use`, compared with `litellm.Router`", found["use"], found[ROUTER], "> 1", "calls/s")
+        target = ">= 1" if mode == "off" else ""
+        yield Row(f"{what} `{mode}`, compared with `litellm.acompletion`", found[mode], found[BARE], target, "calls/s")
+    yield Row(f"{what} `use`, compared with `litellm.Router`", found["use"], found[ROUTER], ">= 1", "calls/s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures one uncached call with the ledger, compared with bare `litellm.completion` to the same server.
+"""Measures one uncached call with the ledger, compared with LiteLLM's `completion` and its Router's, on one server.
 
 python benchmarks/uncached_call.py [--rounds 20] [--in-a-row 20]
 """
@@ -16,7 +16,7 @@ from bench import Row, by_turns, home, options, served, show
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """Two rows: with the cache off, and on."""
+    """Yields four rows: cache off and on, each compared with LiteLLM and with its Router."""
     with served() as url, home(url):
         import litellm
 
@@ -31,17 +31,22 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
                 ask(f"Say hello, {next(counter)}.")
             return (time.perf_counter() - began) / given.in_a_row
 
+        settings: dict[str, Any] = {"model": "openai/gpt-4o-mini", "api_base": f"{url}/v1", "api_key": "none"}
+        router = litellm.Router(model_list=[{"model_name": "m", "litellm_params": settings}], num_retries=0)
+
         def bare(prompt: str) -> Any:
-            messages = [{"role": "user", "content": prompt}]
-            return litellm.completion(
-                "openai/gpt-4o-mini", messages, api_base=f"{url}/v1", api_key="none", max_retries=0
-            )
+            return litellm.completion(**settings, messages=[{"role": "user", "content": prompt}], max_retries=0)
+
+        def routed(prompt: str) -> Any:
+            return router.completion("m", [{"role": "user", "content": prompt}])
 
         with LLMManager() as llm:
-            for mode, target in (("off", "<= 1.05"), ("use", "<= 1.10")):
+            for mode in ("off", "use"):
                 ours = partial(llm.complete, None, cache=mode)
-                figures = by_turns(given.rounds, partial(timed, ours), partial(timed, bare))
-                yield Row(f"one uncached call, cache `{mode}`, compared with `litellm.completion`", *figures, target)
+                seconds = by_turns(given.rounds, *[partial(timed, one) for one in (ours, bare, routed)])
+                what = f"one uncached call, cache `{mode}`, compared with"
+                yield Row(f"{what} `litellm.completion`", seconds[0], seconds[1], "<= 1.35")
+                yield Row(f"{what} `Router.completion`", seconds[0], seconds[2], "<= 1")
 
 
 if __name__ == "__main__":
