@@ -130,7 +130,8 @@ class Lookup:
         cache, parts = self.cache, self._parts(call)
         if cache is None or not parts:
             return
-        model = self._model_part(call, one, seen=self._probes.digest(one.row, one.provider_row))
+        seen = self._probes.seen(one.row, one.provider_row)
+        model = self._model_part(call, one, seen=seen and seen.digest)
         if isinstance(result, Embeddings):
             values = vector_values(result, call.texts)
         else:

@@ -118,7 +118,7 @@ class AnswerCache:
 
         if isinstance(error, Timeout):  # no other call waits for the program that holds it
             self._held_until = time.monotonic() + _COOLDOWN
-        corrupt = disk.is_corrupt(error)
+        corrupt = paths.is_corrupt(error)
         if corrupt or cooldown:
             self.close()
             self._suspect = corrupt or self._suspect

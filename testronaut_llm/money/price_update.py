@@ -39,20 +39,17 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     `source` is a file or an https URL (http on loopback), in the format of LiteLLM's map. Raises ConfigError, and
     changes nothing, if it cannot be read or holds an impossible price.
     """
-    import filelock
-
     text = _fetch(source) if "://" in source else read_utf8(user_path(source), most=LARGEST)
     rows = _checked(Redactor().redact(source), text)
     path = path or user_table_path()
     written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
     try:
         make_folder(path.parent)
-        with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
-            previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
-            if previous is not None:
-                shutil.copyfile(path, previous)
-            write_atomically(path, written, mode=0o644)
-    except (OSError, filelock.Timeout) as error:
+        previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
+        if previous is not None:
+            shutil.copyfile(path, previous)
+        write_atomically(path, written, mode=0o644)
+    except OSError as error:
         raise ConfigError(f"cannot write the price table {str(path)!r}: {error}", file=str(path)) from None
     priced = sum(read_price(row) is not None for row in rows.values())
     return PriceUpdate(path=path, models=len(rows), priced=priced, previous=previous)

@@ -166,26 +166,6 @@ def core_of(node: Any) -> tuple[Json, Json]:
     return {**core, "type": types if isinstance(types, list) else [types]}, notes
 
 
-def with_named_keys(document: Mapping[str, Any], core: Json, *, null_is_absent: bool) -> Json:
-    """Returns an object whose keys are an enum, as of `dict[Literal["a", "b"], int]`, with a property for each key.
-
-    Not if its values may be null, and null stands for an absent key.
-    """
-    from jsonschema import Draft202012Validator
-
-    names, others = core.get("propertyNames"), core.get("additionalProperties", {})
-    if isinstance(names, dict) and "$ref" in names:
-        names = resolve(document, names["$ref"])
-    keys = names.get("enum", [names.get("const")]) if isinstance(names, dict) else []
-    if not keys or not all(isinstance(key, str) for key in keys) or others is False or "patternProperties" in core:
-        return core
-    if null_is_absent and Draft202012Validator(document).evolve(schema=others).is_valid(None):
-        return core
-    properties = {**dict.fromkeys(keys, others), **core.get("properties", {})}
-    kept = {key: value for key, value in core.items() if key != "propertyNames"}
-    return {**kept, "properties": properties, "additionalProperties": False}
-
-
 def _roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
     """Returns the document and OpenAPI's named schemas, which are below no other schema."""
     components = document.get("components")

@@ -206,11 +206,6 @@ class Telemetry:
         """Returns the value as a JSON type, without secrets; other types as text."""
         if isinstance(value, bool) or (isinstance(value, int | float) and -_LARGEST < value < _LARGEST):
             return value
-        if isinstance(value, int):
-            return f"an integer of {value.bit_length()} bits"
         if isinstance(value, list | tuple):
             return [self._plain(one) for one in value]
-        try:
-            return self._redact(str(value) if isinstance(value, str | Decimal) else repr(value))
-        except Exception:  # noqa: BLE001 - of the application's own `__repr__`
-            return f"<{type(value).__name__}>"
+        return self._redact(str(value))

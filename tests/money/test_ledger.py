@@ -248,7 +248,7 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
         sent(ledger).settle(attempt("0.3"))
         ledger.hit("t", "m", Decimal("0.7"))
     assert [log["event"] for log in logs] == ["ledger_unavailable"]
-    with pytest.raises(ConfigError, match=r"readonly.*no budget can be enforced; .*`chmod u\+rwX "):
+    with pytest.raises(ConfigError, match=r"readonly.*no budget can be enforced; .*chmod -R u\+rwX "):
         entry(ledger, "1", limit("9")).reserve()
     monkeypatch.undo()
     assert (total(ledger).saved_by_cache, money(ledger)) == (Decimal("0.7"), ("0.5", "0"))
