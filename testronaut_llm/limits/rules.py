@@ -43,11 +43,7 @@ class Rule:
 
 
 def rules_of(config: LLMConfig, model: ModelConfig) -> tuple[Rule, ...]:
-    """Returns the limits of a model. A model server on this machine gets one request at a time by default.
-
-    Raises:
-        ConfigError: the provider is unknown.
-    """
+    """Returns the limits of a model. A model server on this machine gets one request at a time by default."""
     provider = provider_of(model)
     if model.limits is None and not config.limits and not provider.local:
         return ()

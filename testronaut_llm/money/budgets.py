@@ -6,19 +6,15 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.config.sections import BudgetConfig, OnExceeded
 from testronaut_llm.errors import BudgetExceededError, ConfigError
 from testronaut_llm.money.ledger import Ledger, end_leases, standing
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico, seconds_left
-from testronaut_llm.records import Attempt, Usage
+from testronaut_llm.records import Attempt, Call, Candidate, Usage
 from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, exact, usd
 from testronaut_llm.telemetry.log import logger
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig
-    from testronaut_llm.config.sections import BudgetConfig, OnExceeded
-    from testronaut_llm.records import Call, Candidate
 
 CALLS_A_DAY = 50
 """Expected calls a day, unless history shows more."""

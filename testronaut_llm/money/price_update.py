@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
 from testronaut_llm.money.price_rows import Row, read_price
@@ -63,19 +65,13 @@ def _fetch(url: str) -> str:
     scheme, shown = url.partition("://")[0].lower(), Redactor().redact(url)
     if scheme != "https" and not (scheme == "http" and is_loopback(url)):
         raise ConfigError(f"cannot take prices from {shown!r}: expected a file or an https:// address")
-    body = bytearray()
+    hooks: dict[str, Any] = {"response": [partial(bounded, most=LARGEST)]}
     try:
-        settings = {"event_hooks": {"response": [bounded]}, **client_settings(url, redirects=True)}
-        with httpx.Client(timeout=_FETCH_SECONDS, **settings) as client, client.stream("GET", url) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > LARGEST:
-                    raise ConfigError(f"{shown!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
+        with httpx.Client(timeout=_FETCH_SECONDS, event_hooks=hooks, **client_settings(url, redirects=True)) as client:
+            return decoded(client.get(url).raise_for_status().content, shown)
     except (ConnectionFailedError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         why = Redactor().redact(said(error))
         raise ConfigError(f"cannot fetch prices from {shown!r}: {why}; expected {_EXPECTED}") from None
-    return decoded(bytes(body), shown)
 
 
 def _checked(source: str, text: str) -> Mapping[str, Row]:

@@ -13,20 +13,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import SecretStr
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host, not_trusted
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.row import Missing, Provider
 from testronaut_llm.support.paths import install, user_path
 from testronaut_llm.support.text import host_of, is_loopback
 from testronaut_llm.telemetry.redaction import Redactor
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.providers.row import Provider
 
 Key = SecretStr | Callable[[], str]
 """A key, or a function that gives a token; it raises MissingCredentialError if no identity works."""

@@ -7,17 +7,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, not_trusted, ollama_url, url_problem
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.row import Missing, Present, Probe, Provider
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
 
 _UNKNOWN = Missing("not probed yet")
 

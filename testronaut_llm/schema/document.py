@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.support.text import closest
+from testronaut_llm.support.text import did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
@@ -248,16 +248,9 @@ def _check_loops(document: Json, node: Any, path: Path, finished: set[int], abov
 
 
 def _explained(error: SchemaError) -> str:
-    given, message = error.instance, str(error.message)
-    if isinstance(given, str) and [*error.absolute_path, ""][-2:][0] == "type":
-        if given == "json_schema":
-            return "this is a response format, pass the schema inside it"
-        close = closest(given, TYPES, cutoff=0.4)
-        hint = f", did you mean {close!r}?" if close else ""
-        return f"unknown type {given!r} (known: {', '.join(TYPES)}){hint}"
-    if isinstance(given, str) and "regex" in message:
-        return f"{given!r} is not a regular expression that Python's `re` takes"
-    return message if len(message) <= 200 else message[:200] + "..."
+    if isinstance(error.instance, str) and [*error.absolute_path, ""][-2:][0] == "type":
+        return f"unknown type {error.instance!r}{did_you_mean(error.instance, TYPES)}"
+    return f"{error.message:.200}"
 
 
 def _too_deep() -> InvalidRequestError:

@@ -57,13 +57,10 @@ def user_path(text: str | Path) -> Path:
 
 
 def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
-    """Replaces a file's text (UTF-8). After a crash the file is the old one or the new one, complete.
+    """Replaces a file's text (UTF-8). After a crash, or an OSError, the file is the old one or the new one, complete.
 
     A symbolic link stays, and its target is replaced. The folder must exist. Without a `mode` the file keeps its
     permissions; a new one has 0600.
-
-    Raises:
-        OSError: it could not be written; the old file is unchanged.
     """
     real = path.resolve()
     if mode is None:

@@ -14,17 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 from testronaut_llm.telemetry import otel
 from testronaut_llm.telemetry.log import STANDARD, EventFile, logger
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig
 
 S = TypeVar("S")
 CANCELLED = "left"

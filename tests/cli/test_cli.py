@@ -339,10 +339,10 @@ def test_an_unusable_ollama_host_is_named_and_stops_no_command(run: Run, monkeyp
     assert run("check")[0] == 0
     code, out, err = run("models", "list")
     assert (code, "embedded/smollm2-135m" in out) == (0, True)
-    assert "the endpoint of OLLAMA_HOST is not a URL" in err
+    assert "the endpoint of OLLAMA_HOST is not an http or https URL" in err
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "ollama/qwen3")
-        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is not a URL" in err) == (True, True)
+        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is not an http or https URL" in err) == (True, True)
 
 
 # check
