@@ -119,7 +119,7 @@ class CacheFiles:
     def _changing(self) -> Iterator[disk.Store]:
         """One transaction on the store."""
         with self._explained(), closing(disk.opened(self.folder, timeout=_PATIENCE)) as store, store.transact():
-            store.reset("size_limit", self._settings.size_limit, update=False)
+            store.size_limit = self._settings.size_limit
             yield store
 
     @contextmanager
