@@ -55,7 +55,7 @@ class Lookup:
         """
         result = self._stored(call)
         if result is not None:
-            self._ledger.hit(result.task, result.model, result.saved)
+            self._ledger.hit(call.config.budget_scope() or "", result.task, result.model, result.saved)
             self._telemetry.answered(call, result)
         elif call.cache == "only":
             names = ", ".join(one.alias for one in call.candidates) or "its models"
@@ -157,7 +157,7 @@ class Lookup:
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
         if found:
-            self._ledger.hit(result.task, result.model, result.saved)
+            self._ledger.hit(call.config.budget_scope() or "", result.task, result.model, result.saved)
         return result
 
     def _parts(self, call: Call) -> Sequence[str]:

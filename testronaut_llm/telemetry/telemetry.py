@@ -13,9 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LLMError
@@ -23,7 +22,6 @@ from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 from testronaut_llm.telemetry import otel
 from testronaut_llm.telemetry.log import STANDARD, EventFile, logger
 
-S = TypeVar("S")
 CANCELLED = "left"
 """The error code of a call that was cancelled, or whose stream was closed early."""
 _HASH_DIGITS, _LARGEST = 16, 2**63
@@ -66,11 +64,10 @@ class Telemetry:
             else:
                 self._hits += ended.cached
 
-    def counted(self, session: S) -> S:
-        """Returns the session of a ledger with the calls of this manager."""
+    def counts(self) -> dict[str, Any]:
+        """Returns the calls that have ended, the hits of the cache among them, and the failures by their code."""
         with self._counting:
-            counts = {"calls": self._calls, "hits": self._hits, "failures": dict(self._failures)}
-            return cast("S", replace(cast("Any", session), **counts))
+            return {"calls": self._calls, "hits": self._hits, "failures": dict(self._failures)}
 
     @contextmanager
     def watch(self, call: Call) -> Iterator[None]:
