@@ -51,7 +51,7 @@ class Engine:
         self._redactor, self._probes = Redactor(), Probes()
         self._telemetry = Telemetry(self._redactor.redact, lambda: source.last)
         books = None if offline else data_dir() / "ledger.sqlite3"
-        self._ledger = ledger or Ledger(books, scope=lambda: source.current().budget_scope() or "")
+        self._ledger = ledger or Ledger(books)
         self._repeatable = offline or ledger is not None
         cache = None if self._repeatable else AnswerCache()
         self._lookup = Lookup(cache, self._probes, self._ledger, self._telemetry, self._redactor)
@@ -92,7 +92,7 @@ class Engine:
     @property
     def session(self) -> Session:
         """USD that the calls of this manager have cost and saved so far."""
-        return self._telemetry.counted(self._ledger.session)
+        return replace(self._ledger.session, **self._telemetry.counts())
 
     async def aclose(self) -> None:
         """Same as `close`, on the caller's event loop."""

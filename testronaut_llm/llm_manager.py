@@ -291,7 +291,7 @@ class LLMManager(Engine):
         >>> llm.spend(since="7d").total.cost
         Decimal('0')
         """
-        from testronaut_llm.money.budgets import all_limits, scope_of
+        from testronaut_llm.money.budgets import all_limits
         from testronaut_llm.money.report import report
 
-        return report(self._ledger, scope_of(self.config), since=since, limits=all_limits(self.config))
+        return report(self._ledger, self.config.budget_scope() or "", since=since, limits=all_limits(self.config))

@@ -55,7 +55,7 @@ class Lookup:
         """
         result = self._stored(call)
         if result is not None:
-            self._ledger.hit(result.task, result.model, result.saved)
+            self._ledger.hit(call.config.budget_scope() or "", result.task, result.model, result.saved)
             self._telemetry.answered(call, result)
         elif call.cache == "only":
             names = ", ".join(one.alias for one in call.candidates) or "its models"
@@ -130,7 +130,8 @@ class Lookup:
         cache, parts = self.cache, self._parts(call)
         if cache is None or not parts:
             return
-        model = self._model_part(call, one, seen=self._probes.digest(one.row, one.provider_row))
+        seen = self._probes.seen(one.row, one.provider_row)
+        model = self._model_part(call, one, seen=seen and seen.digest)
         if isinstance(result, Embeddings):
             values = vector_values(result, call.texts)
         else:
@@ -156,7 +157,7 @@ class Lookup:
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
         if found:
-            self._ledger.hit(result.task, result.model, result.saved)
+            self._ledger.hit(call.config.budget_scope() or "", result.task, result.model, result.saved)
         return result
 
     def _parts(self, call: Call) -> Sequence[str]:

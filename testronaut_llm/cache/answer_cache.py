@@ -74,7 +74,7 @@ class AnswerCache:
             return
         try:
             if (store := self._opened()) is not None:
-                store.reset("size_limit", settings.size_limit, update=False)
+                store.size_limit = settings.size_limit
                 store.set(key, sealed(key, value), expire=None if task is None else settings.ttl, tag=task)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
@@ -118,7 +118,7 @@ class AnswerCache:
 
         if isinstance(error, Timeout):  # no other call waits for the program that holds it
             self._held_until = time.monotonic() + _COOLDOWN
-        corrupt = disk.is_corrupt(error)
+        corrupt = paths.is_corrupt(error)
         if corrupt or cooldown:
             self.close()
             self._suspect = corrupt or self._suspect

@@ -6,7 +6,6 @@ are text in its SQLite file, so rows of another kind are not from this package.
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from contextlib import closing, suppress
@@ -15,7 +14,7 @@ from typing import Any
 
 from diskcache.core import DEFAULT_SETTINGS, ENOVAL, METADATA, MODE_RAW, Cache, Disk, Timeout
 
-from testronaut_llm.support.paths import Connection, make_folder
+from testronaut_llm.support.paths import Connection, fix_of, is_corrupt, make_folder
 
 FILE, ERRORS = "cache.db", (OSError, sqlite3.Error, Timeout)
 _TIMEOUT, _LOOK = 5.0, 1.0  # seconds to wait for other writers (dozens at once need three), and to see if it is ready
@@ -101,22 +100,10 @@ def connect(file: Path, timeout: float) -> Connection:
     return db
 
 
-def is_corrupt(error: BaseException) -> bool:
-    """True if the file must be replaced."""
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
-
-
 def explained(error: BaseException, folder: Path) -> tuple[BaseException, str]:
     """Returns the cause of an error of a store, and the command that fixes it."""
     error = (isinstance(error, Timeout) and error.__context__) or error  # the error of SQLite
-    name = getattr(error, "sqlite_errorname", "")
-    if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return error, f"make it writable: chmod -R u+rwX {folder}"
-    if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return error, f"free space on its disk: df -h {folder}"
-    if isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return error, f"another process holds it: fuser -v {folder / FILE} shows which"
-    return error, f"to start with an empty cache: mv {folder} {folder}.old"
+    return error, fix_of(error, folder / FILE) or f"to start with an empty cache: mv {folder} {folder}.old"
 
 
 def _state(file: Path, *, whole: bool = False) -> str:

@@ -56,9 +56,7 @@ def answer_of(
 ) -> Answer[Any]:
     """Returns a stored answer for a call of that task that started then (by the monotonic clock).
 
-    Raises:
-        ValueError: the value was not stored by this package.
-        OutputInvalidError: it does not match the call's schema.
+    Raises ValueError if it was not stored by this package, OutputInvalidError if it does not match the call's schema.
     """
     try:
         for name, kind in _KINDS.items():

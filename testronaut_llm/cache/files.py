@@ -13,19 +13,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testronaut_llm.cache import disk
 from testronaut_llm.cache.answer_cache import default_folder, sealed, unsealed
 from testronaut_llm.cache.entry import answer_of, vector_of
 from testronaut_llm.cache.key import FORMAT
+from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.support.text import read_utf8
 from testronaut_llm.telemetry.redaction import Redactor
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.sections import CacheConfig
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
 _PATIENCE = 30.0  # seconds to wait for another program that writes to the store
@@ -121,7 +119,7 @@ class CacheFiles:
     def _changing(self) -> Iterator[disk.Store]:
         """One transaction on the store."""
         with self._explained(), closing(disk.opened(self.folder, timeout=_PATIENCE)) as store, store.transact():
-            store.reset("size_limit", self._settings.size_limit, update=False)
+            store.size_limit = self._settings.size_limit
             yield store
 
     @contextmanager

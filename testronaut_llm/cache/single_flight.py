@@ -32,12 +32,9 @@ class Flights:
 
     @asynccontextmanager
     async def join(self, key: str, left: Callable[[], float], *, leads: bool) -> AsyncIterator[None]:
-        """Enters when no identical call runs; the caller then looks into the cache.
+        """Enters when no identical call (of the same `key`) runs; the caller then looks into the cache.
 
-        Args:
-            key: equal for identical calls.
-            left: returns the seconds that this call can still wait; then FlightTimeoutError is raised.
-            leads: False for a stream: other callers would wait for its reader.
+        Raises FlightTimeoutError when no seconds are `left`. A stream never `leads`: others would wait for its reader.
         """
         loop = asyncio.get_running_loop()
         while (leader := self._leaders.get(key)) is not None and leader.get_loop() is loop:  # not of a forked parent

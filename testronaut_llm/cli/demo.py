@@ -15,7 +15,7 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import show_route
 from testronaut_llm.cli.options import bill, settings_of
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
-from testronaut_llm.support.install import install
+from testronaut_llm.support.paths import install
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig

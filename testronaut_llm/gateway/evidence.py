@@ -39,12 +39,7 @@ _ITERATED = ("input_tokens", "output_tokens", *_CACHE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """The token counts of a body; None for those that are absent.
-
-    Attributes:
-        unlisted: tokens of the total beyond prompt and answer.
-        wrong: names of the counts that are not whole numbers of at least 0.
-    """
+    """The token counts of a body; None for those that are absent."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -52,8 +47,8 @@ class Counts:
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
-    unlisted: int = 0
-    wrong: tuple[str, ...] = ()
+    unlisted: int = 0  # tokens of the total beyond prompt and answer
+    wrong: tuple[str, ...] = ()  # names of the counts that are not whole numbers of at least 0
 
     def proven(
         self, *, most: tuple[int, int], guess: tuple[int, Callable[[], int]], least_answer: int
@@ -96,21 +91,13 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Facts received in one body.
+    """Facts received in one body; None for what was not received."""
 
-    Attributes:
-        documents: the JSON objects in the body.
-        finish: finish reason as the provider spelled it; None if none was received.
-        usage: the tokens that the provider counted; None if none.
-        service: the service tier that answered; empty is the standard one, None unknown.
-        error: what reports an error under a success status.
-    """
-
-    documents: list[dict[str, Any]]
-    finish: str | None
+    documents: list[dict[str, Any]]  # the JSON objects in it
+    finish: str | None  # as the provider spelled it
     usage: Counts | None
-    service: str | None
-    error: dict[str, Any] | None
+    service: str | None  # the service tier that answered; empty is the standard one
+    error: dict[str, Any] | None  # what reports an error under a success status
 
 
 def examine(text: str) -> Evidence:

@@ -32,20 +32,15 @@ class SecondRequestError(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its response, filled in as they happen.
-
-    Attributes:
-        waits: True while the request waits for a connection, so that nothing has left this machine.
-        broke: the error that ended the body early.
-    """
+    """One request and its response, filled in as they happen."""
 
     requests: int = 0
     sent: dict[str, Any] | None = None
-    waits: bool = False
+    waits: bool = False  # for a connection, so that nothing has left this machine
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
-    broke: Exception | None = None
+    broke: Exception | None = None  # what ended the body early
     _streams: bool = False
     _passed_on: int = 0
     _event: int = 0
@@ -82,22 +77,21 @@ class Exchange:
         elif not self._streams and self.sent and ("messages" in self.sent or "contents" in self.sent):
             most = MOST_BYTES_OF_A_CHAT
         self._stream = stream = bounded(response, most=most, streams=self._streams)
-        stream.through, stream.broke, stream.end = self._take, self._broken, self._rest
+        stream.through, stream.end = self._take, self._rest
 
     async def aclose(self) -> None:
         """Closes the response, even if it was not read to its end."""
         stream, self._stream = self._stream, None  # they refer to each other
         if stream is not None:
+            self.broke = stream.broke
             await stream.aclose()
 
     def _take(self, piece: bytes) -> bytes:
         """Keeps a piece of the body; returns the whole lines of a stream. Raises BodyError: no event comes."""
+        start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
         self.body += piece
-        return self._lines(len(piece)) if self._streams else b""
-
-    def _lines(self, added: int) -> bytes:
-        """Returns the whole lines of a stream that were not passed on yet."""
-        start = max(0, len(self.body) - added - 6)  # the beginning of an event may be spread over two pieces
+        if not self._streams:
+            return b""
         self._event = max(self._event, self.body.rfind(b"\ndata:", start), self.body.rfind(b"\n{", start))
         if len(self.body) - self._event > MOST_BYTES_OF_AN_EVENT:
             raise BodyError(f"{MOST_BYTES_OF_AN_EVENT:,} bytes of the stream came without an event")
@@ -109,9 +103,6 @@ class Exchange:
     def _rest(self) -> bytes:
         """Returns the end of a body that was received to its end: all of it, or the last line of a stream."""
         return readable(bytes(self.body[self._passed_on :]))
-
-    def _broken(self, error: Exception) -> None:
-        self.broke = error
 
 
 class _RequestBody(httpx.AsyncByteStream):

@@ -35,18 +35,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: a chat, or vectors of `texts`.
-
-    Attributes:
-        timeout: seconds.
-        num_ctx: tokens of context that an Ollama model is loaded with.
-        prompt_cache: asks the provider to cache the system text; only Anthropic has to be asked.
-        logprobs: asks for the log-probabilities of tokens, if the wire gives them.
-        task: not sent; for test gateways that answer by task.
-    """
+    """One request: a chat, or vectors of `texts`."""
 
     target: Target
-    timeout: float
+    timeout: float  # seconds
     messages: tuple[Message, ...] = ()
     texts: tuple[str, ...] = ()
     max_tokens: int = 0
@@ -54,45 +46,32 @@ class Request:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     schema: WireSchema | None = None
-    num_ctx: int | None = None
+    num_ctx: int | None = None  # tokens of context that an Ollama model is loaded with
     stream: bool = False
-    prompt_cache: bool = False
-    logprobs: bool = False
+    prompt_cache: bool = False  # asks the provider to cache the system text; only Anthropic has to be asked
+    logprobs: bool = False  # asks for the log-probabilities of tokens, if the wire gives them
     extra: Mapping[str, Any] = field(default_factory=dict)
-    task: str = ""
+    task: str = ""  # not sent; for test gateways that answer by task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The result of one attempt.
+    """The result of one attempt; None for what was not received."""
 
-    Attributes:
-        text: the answer without reasoning, or the part that was received.
-        reasoning: the reasoning of the model, if it was sent.
-        error: why it is not an answer; None if it is one.
-        finish_reason: in OpenAI's words, or the received word if unknown; None if none was received.
-        usage: as the provider counted, not checked yet; a `Usage` is used unchanged. None if nothing was counted.
-        service: the service tier that answered; empty is the standard one, None unknown.
-        sent: True if a request left this machine, so that it may cost money.
-        dropped_params: settings that were not sent, since the model does not support them.
-        headers: of the response, names in lower case.
-        num_ctx: tokens of context that were requested from Ollama.
-    """
-
-    text: str = ""
+    text: str = ""  # the answer without reasoning, or the part that was received
     reasoning: str = ""
-    error: LLMError | None = None
-    finish_reason: str | None = None
-    usage: Usage | Counts | None = None
-    service: str | None = None
+    error: LLMError | None = None  # why it is not an answer
+    finish_reason: str | None = None  # in OpenAI's words, or the received word if unknown
+    usage: Usage | Counts | None = None  # counts are not checked yet; a `Usage` is used unchanged
+    service: str | None = None  # the service tier that answered; empty is the standard one
     response_model: str = ""
     request_id: str | None = None
-    sent: bool = True
+    sent: bool = True  # a request left this machine, so it may cost money
     vectors: tuple[tuple[float, ...], ...] = ()
-    dropped_params: tuple[str, ...] = ()
+    dropped_params: tuple[str, ...] = ()  # settings that were not sent, since the model does not support them
     logprobs: tuple[TokenChoice, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    num_ctx: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    num_ctx: int | None = None  # tokens of context that were requested from Ollama
 
 
 class _NoRetries(int):
@@ -111,8 +90,7 @@ def litellm_name(target: Target, *, embedding: bool = False) -> str:
 def arguments(request: Request) -> dict[str, Any]:
     """Returns the arguments of `litellm.acompletion` or `litellm.aembedding`, without the client.
 
-    Raises:
-        InvalidRequestError: the provider does not support a field of `extra`, or only in `llm.yaml`.
+    Raises InvalidRequestError if the provider does not support a field of `extra`, or only in `llm.yaml`.
     """
     target, embedding = request.target, bool(request.texts)
     name, ollama = litellm_name(target, embedding=embedding), target.provider.wire == "ollama"

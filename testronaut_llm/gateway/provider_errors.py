@@ -32,21 +32,13 @@ _FINISHES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complaint:
-    """An error body, read.
+    """An error body, read."""
 
-    Attributes:
-        codes: the provider's codes in lower case, the outermost first.
-        words: the message for a person.
-        wait: seconds that it asks to wait.
-        status: the HTTP status that the body names, 0 if none.
-        generated: the answer that the server refused.
-    """
-
-    codes: tuple[str, ...] = ()
-    words: str = ""
-    wait: float | None = None
-    status: int = 0
-    generated: str = ""
+    codes: tuple[str, ...] = ()  # of the provider, in lower case, the outermost first
+    words: str = ""  # the message for a person
+    wait: float | None = None  # seconds that it asks to wait
+    status: int = 0  # the HTTP status that the body names, 0 if none
+    generated: str = ""  # the answer that the server refused
 
 
 @cache

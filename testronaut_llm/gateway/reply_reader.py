@@ -149,18 +149,11 @@ class ReplyReader:
             return cut if self._was_cut(evidence) else self._no_answer()
         if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
-        return errors.BadResponseError(self._why_empty(evidence))
-
-    def _why_empty(self, evidence: Evidence) -> str:
-        if self._called_tool:
-            return "the model called a tool instead of answering; no tools were offered to it"
         if self._thought:
-            return (
+            return errors.BadResponseError(
                 "the model reasoned and then gave no answer; raise `max_tokens`, or set `reasoning: off` for the model"
             )
-        if self._request.stream and self._exchange.headers.get("content-type", "").startswith("application/json"):
-            return "the server did not stream: it sent one JSON document; ask without a stream"
-        return f"the answer is empty (finish reason {evidence.finish})"
+        return errors.BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
 
     def _no_answer(self) -> LLMError:
         start = " ".join(self._exchange.text[:200].split())[:120]

@@ -13,12 +13,11 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Self
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
-from testronaut_llm.limits.rules import Rule
-from testronaut_llm.limits.windows import Gate, Use
+from testronaut_llm.limits.rules import Gate, Rule, Use
 from testronaut_llm.support.text import seconds_of
 
 LONGEST_PAUSE = 120.0
@@ -189,13 +188,11 @@ def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
     """
     longest = 0.0
     for name, value in headers.items():
-        if not _REMAINING.fullmatch(name):
-            continue
-        limit, reset = (headers.get(name.replace("remaining", what), "").strip() for what in ("limit", "reset"))
-        has, most, needed = _number(value), _number(limit), 1 if "requests" in name else tokens
-        if has is not None and has < needed:
-            pause = _seconds(reset, now)
-            if most is not None and most > has > 0:  # it fills up evenly
+        has, needed = _number(value), 1 if "requests" in name else tokens
+        if _REMAINING.fullmatch(name) and has is not None and has < needed:
+            limit, reset = (headers.get(name.replace("remaining", what), "").strip() for what in ("limit", "reset"))
+            pause, most = _seconds(reset, now), _number(limit) or 0.0
+            if most > has > 0:  # it fills up evenly
                 pause *= min(1.0, (needed - has) / (most - has))
             longest = max(longest, pause)
     return longest
@@ -203,20 +200,16 @@ def pause_of(headers: Mapping[str, str], tokens: int, now: float) -> float:
 
 def _number(text: str) -> float | None:
     try:
-        number = float(text)
+        return float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
 
 
 def _seconds(text: str, now: float) -> float:
     """Returns the seconds of `6m0s`, `20ms`, plain seconds, seconds since 1970 or a date; 0 if it is none of these."""
-    if (number := _number(text)) is not None:
-        return max(0.0, number - now if number > now / 2 else number)
-    if (seconds := seconds_of(text)) is not None:
-        return seconds
-    try:
-        date = datetime.fromisoformat(text.upper())
-    except ValueError:
-        return 0.0
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+    seconds = seconds_of(text)
+    if seconds is None:
+        with suppress(ValueError):
+            seconds = datetime.fromisoformat(text).timestamp()
+    seconds = seconds or 0.0
+    return max(0.0, seconds - now if seconds > now / 2 else seconds)

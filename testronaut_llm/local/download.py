@@ -176,7 +176,7 @@ def _hub_url(wanted: Wanted) -> str:
 
 
 def _hub_token() -> str:
-    from testronaut_llm.providers.secret_readers import UnreadableError, one_word
+    from testronaut_llm.providers.credentials import UnreadableError, one_word
 
     raw = os.environ.get("HF_TOKEN", "").encode("utf-8", "surrogateescape")
     try:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
 
+from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.config.sections import BudgetConfig, OnExceeded
 from testronaut_llm.errors import BudgetExceededError, ConfigError
 from testronaut_llm.money.ledger import Ledger, end_leases, standing
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico, seconds_left
-from testronaut_llm.records import Attempt, Usage
+from testronaut_llm.records import Attempt, Call, Candidate, Usage
 from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, exact, usd
 from testronaut_llm.telemetry.log import logger
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig
-    from testronaut_llm.config.sections import BudgetConfig
-    from testronaut_llm.records import Call, Candidate
-
-OnExceeded = Literal["stop", "local", "warn"]
 
 CALLS_A_DAY = 50
 """Expected calls a day, unless history shows more."""
@@ -92,11 +86,6 @@ def money_of(limits: Sequence[tuple[Limit, Decimal, float | None]], *, calls_per
     return Money(left=left, limit=tightest.name, pace=pace, pace_limit=pace_limit, on_exceeded=tightest.on_exceeded)
 
 
-def scope_of(config: LLMConfig) -> str:
-    """Returns the scope of the budget; empty for configurations written in Python that name none."""
-    return config.budget_scope() or ""
-
-
 def all_limits(config: LLMConfig) -> tuple[Limit, ...]:
     """Returns every limit that spans calls."""
     limits = _limits(config.budget, None)
@@ -145,10 +134,7 @@ class Reservation:
     limits: tuple[Limit, ...] = ()
     spent: Decimal = Decimal(0)
     booked: Decimal | None = None
-    id: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.id = next(self.ledger.ids)
+    id: int = 0
 
     def reserve(self) -> Reservation:
         """Reserves the worst case. Never waits.
@@ -156,6 +142,7 @@ class Reservation:
         Raises BudgetExceededError if a hard limit leaves less; ConfigError if there is a limit and the ledger cannot be
         used; LedgerBusyError if another process holds it now.
         """
+        self.id = next(self.ledger.ids)
         for limit in self.limits:
             if limit.period == "call":
                 self._check(limit, pico(self.spent) or 0)
@@ -247,7 +234,7 @@ class Budgets:
         limits = _limits_of(call)
         if not limits:
             return None
-        scope, now = scope_of(call.config), self.ledger.clock()
+        scope, now = call.config.budget_scope() or "", self.ledger.clock()
         single = [(one, one.amount, None) for one in limits if one.period == "call" and not of_many]
         spanning, rate = [one for one in limits if one.period != "call"], 0.0
         shared: list[tuple[Limit, Decimal, float | None]] = []
@@ -276,7 +263,7 @@ class Budgets:
         """
         return Reservation(
             ledger=self.ledger,
-            scope=scope_of(call.config),
+            scope=call.config.budget_scope() or "",
             task=call.task,
             model=candidate.alias,
             provider_model=candidate.model,

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.install import install
 from testronaut_llm.support.money import CONTEXT, MOST_USD
-from testronaut_llm.support.paths import Connection, make_folder
+from testronaut_llm.support.paths import Connection, fix_of, install, is_corrupt, make_folder
 
 T = TypeVar("T")
 Period = Literal["call", "day", "month", "total"]
@@ -60,18 +59,6 @@ _VERSIONS = (
     END;
     """,
 )
-
-_OTHER_PROCESS = "another process holds it: `fuser -v {path}` shows which"
-_FIXES = {  # the fix, by the beginning of the name of SQLite's error
-    "SQLITE_NOTADB": "restore it, or start a new one: `mv {path} {path}.broken`",
-    "SQLITE_CORRUPT": "restore it, or start a new one: `mv {path} {path}.broken`",
-    "SQLITE_FULL": "free space on its disk: `df -h {folder}`",
-    "SQLITE_IOERR": "free space on its disk: `df -h {folder}`",
-    "SQLITE_BUSY": _OTHER_PROCESS,
-    "SQLITE_LOCKED": _OTHER_PROCESS,
-    "NEWER": install(),
-    "": "make it writable: `chmod u+rwX {folder} {path}`",
-}
 
 
 class LedgerBusyError(ConfigError):
@@ -210,13 +197,14 @@ class LedgerFile:
                 connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
     def _error(self, error: Exception) -> ConfigError:
-        name = getattr(error, "sqlite_errorname", "")
-        if isinstance(error, TimeoutError):  # of filelock, or of another thread
-            name = "SQLITE_BUSY"
-        elif isinstance(error, sqlite3.NotSupportedError):
-            name = "NEWER"
-        fix = next(words for start, words in _FIXES.items() if name.startswith(start))
-        fix = fix.format(path=self.path, folder=self.path and self.path.parent)
+        file = self.path or Path()
+        if isinstance(error, sqlite3.NotSupportedError):
+            fix = install()
+        elif is_corrupt(error):
+            fix = f"restore it, or start a new one: mv {file} {file}.broken"
+        else:
+            fix = fix_of(error, file) or f"make it writable: chmod -R u+rwX {file.parent}"
         what = f"the ledger {self.path} cannot be used ({error}), so no budget can be enforced; {fix}"
-        busy = name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        name = getattr(error, "sqlite_errorname", "")
+        busy = isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
         return (LedgerBusyError if busy else ConfigError)(what, file=str(self.path))

@@ -83,7 +83,7 @@ FREE = Rates.of({"input": Decimal(0), "output": Decimal(0)})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """Facts about a model other than its price: listed in a table, sizes in tokens, day of withdrawal."""
+    """Facts about a model other than its price: listed in a table, sizes in tokens."""
 
     known: bool = False
     mode: str | None = None
@@ -91,7 +91,6 @@ class ModelFacts:
     max_output: int | None = None
     dimensions: int | None = None
     supports_schema: bool | None = None
-    retires: str | None = None
 
 
 def read_price(row: Row, service: str = "") -> tuple[tuple[int, Rates], ...] | None:
@@ -126,7 +125,6 @@ def read_facts(row: Row) -> ModelFacts:
         max_output=answer,
         dimensions=dimensions,
         supports_schema=row.get("supports_response_schema"),
-        retires=row.get("deprecation_date"),
     )
 
 

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from testronaut_llm.errors import ConfigError, ConnectionFailedError
 from testronaut_llm.money.price_rows import Row, read_price
@@ -39,20 +41,17 @@ def update_prices(source: str, *, path: Path | None = None) -> PriceUpdate:
     `source` is a file or an https URL (http on loopback), in the format of LiteLLM's map. Raises ConfigError, and
     changes nothing, if it cannot be read or holds an impossible price.
     """
-    import filelock
-
     text = _fetch(source) if "://" in source else read_utf8(user_path(source), most=LARGEST)
     rows = _checked(Redactor().redact(source), text)
     path = path or user_table_path()
     written = f'{{"version": 1, "updated": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "rows": {text}}}'
     try:
         make_folder(path.parent)
-        with filelock.FileLock(path.with_suffix(".lock"), timeout=_FETCH_SECONDS):
-            previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
-            if previous is not None:
-                shutil.copyfile(path, previous)
-            write_atomically(path, written, mode=0o644)
-    except (OSError, filelock.Timeout) as error:
+        previous = path.with_name(f"{path.stem}.previous.json") if path.exists() else None
+        if previous is not None:
+            shutil.copyfile(path, previous)
+        write_atomically(path, written, mode=0o644)
+    except OSError as error:
         raise ConfigError(f"cannot write the price table {str(path)!r}: {error}", file=str(path)) from None
     priced = sum(read_price(row) is not None for row in rows.values())
     return PriceUpdate(path=path, models=len(rows), priced=priced, previous=previous)
@@ -66,19 +65,13 @@ def _fetch(url: str) -> str:
     scheme, shown = url.partition("://")[0].lower(), Redactor().redact(url)
     if scheme != "https" and not (scheme == "http" and is_loopback(url)):
         raise ConfigError(f"cannot take prices from {shown!r}: expected a file or an https:// address")
-    body = bytearray()
+    hooks: dict[str, Any] = {"response": [partial(bounded, most=LARGEST)]}
     try:
-        settings = {"event_hooks": {"response": [bounded]}, **client_settings(url, redirects=True)}
-        with httpx.Client(timeout=_FETCH_SECONDS, **settings) as client, client.stream("GET", url) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > LARGEST:
-                    raise ConfigError(f"{shown!r} sent more than {LARGEST:,} bytes; expected {_EXPECTED}")
+        with httpx.Client(timeout=_FETCH_SECONDS, event_hooks=hooks, **client_settings(url, redirects=True)) as client:
+            return decoded(client.get(url).raise_for_status().content, shown)
     except (ConnectionFailedError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         why = Redactor().redact(said(error))
         raise ConfigError(f"cannot fetch prices from {shown!r}: {why}; expected {_EXPECTED}") from None
-    return decoded(bytes(body), shown)
 
 
 def _checked(source: str, text: str) -> Mapping[str, Row]:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.config.sections import PriceConfig
 from testronaut_llm.money.price_rows import FREE, ModelFacts, Price, Rates, Row, read_facts, read_price
 from testronaut_llm.providers.endpoint import endpoint_of, is_own_host, leaves_by_name
 from testronaut_llm.providers.provider_registry import provider_of
@@ -21,10 +23,6 @@ from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir, data_file, version
 from testronaut_llm.support.text import is_loopback
 from testronaut_llm.telemetry.log import logger
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.config.sections import PriceConfig
 
 Rows = Mapping[str, Row]
 

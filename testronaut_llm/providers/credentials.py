@@ -5,26 +5,25 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
+import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import SecretStr
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host, not_trusted
-from testronaut_llm.providers.row import Missing
-from testronaut_llm.providers.secret_readers import UnreadableError, one_word, read_file, run_command, words_of
-from testronaut_llm.support.install import install
+from testronaut_llm.providers.row import Missing, Provider
+from testronaut_llm.support.paths import install, user_path
 from testronaut_llm.support.text import host_of, is_loopback
 from testronaut_llm.telemetry.redaction import Redactor
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.providers.row import Provider
 
 Key = SecretStr | Callable[[], str]
 """A key, or a function that gives a token; it raises MissingCredentialError if no identity works."""
@@ -35,6 +34,7 @@ _ENTRA_VARIABLES = (
 )  # fmt: skip
 """Variables of azure-identity. Without a key, one of them selects tokens of Entra ID."""
 _ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
+_MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,3 +217,76 @@ def _no_identity() -> Missing | None:
         if importlib.util.find_spec("azure.identity"):
             return None
     return Missing("Entra ID needs azure-identity, which is not installed", install("azure"))
+
+
+class UnreadableError(Exception):
+    """The key cannot be read. Holds a `Missing`, never a part of the secret."""
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(what)
+        self.missing = Missing(what, fix)
+
+
+def read_file(name: str) -> str:
+    """Returns the key in a file. Raises UnreadableError if it is missing, readable by others, or not just a key."""
+    path = user_path(name)
+    shown = f"api_key_file {str(path)!r}"
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a named pipe must not block
+        try:
+            mode = os.fstat(handle).st_mode  # of the open file, which cannot be replaced as its name can
+            raw = os.read(handle, _MAX_BYTES) if stat.S_ISREG(mode) else b""
+        finally:
+            os.close(handle)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UnreadableError(f"{shown} cannot be read ({reason})", "correct its path in llm.yaml") from None
+    if not stat.S_ISREG(mode):
+        raise UnreadableError(f"{shown} is not a file", "name a file that holds the key and nothing else")
+    if os.name == "posix" and mode & 0o077:
+        words = f"{shown} can be read by others (mode {stat.S_IMODE(mode):04o})"
+        raise UnreadableError(words, f"chmod 600 {shlex.quote(str(path))}")
+    return one_word(raw, shown)
+
+
+def run_command(command: str, *, timeout: float = 30.0) -> str:
+    """Returns the key that a command prints within `timeout` seconds. Raises UnreadableError if it prints none."""
+    import subprocess  # imports much that only a command needs
+    from subprocess import DEVNULL, PIPE
+
+    words = words_of(command)
+    shown = f"api_key_command {words[0]!r}"
+    try:
+        # The user's own line of a trusted llm.yaml, without a shell. Its error output may hold secrets.
+        done = subprocess.run(words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=timeout, check=False)  # noqa: S603
+        problem = f"ended with status {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"gave no key within {timeout:g} seconds"
+    except OSError as error:
+        problem = f"cannot be run ({error.strerror})"
+    if problem:
+        raise UnreadableError(f"{shown} {problem}", "run the command by hand to see why")
+    return one_word(done.stdout, shown)
+
+
+def one_word(raw: bytes, origin: str) -> str:
+    """Returns bytes as a key: printable ASCII without blanks, as HTTP takes it. Raises UnreadableError for others."""
+    text = raw.decode("utf-8-sig", errors="replace").strip()
+    if not text:
+        raise UnreadableError(f"{origin} holds no key", "put the key there, alone on one line")
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise UnreadableError(f"{origin} holds more than a key", "a key is one word of plain ASCII, on one line")
+    return text
+
+
+def words_of(command: str) -> list[str]:
+    """Returns the words of a command line, if its program exists; does not run it. Raises UnreadableError."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UnreadableError(f"api_key_command is not a command line ({error})", "fix its quotes") from None
+    if not words:
+        raise UnreadableError("api_key_command is empty", "api_key_command: pass show openai")
+    if shutil.which(words[0]) is None:
+        raise UnreadableError(f"api_key_command {words[0]!r} is not on PATH", f"install {words[0]!r} or fix the line")
+    return words

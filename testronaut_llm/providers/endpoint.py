@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.problems import few
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.row import Missing, Provider
 from testronaut_llm.support.text import host_of
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
-    from testronaut_llm.providers.row import Provider
 
 TRUST = "read it, then run: testronaut-llm trust"
 _OLLAMA_PORT, _PORTS = 11434, {"http": 80, "https": 443}
@@ -30,17 +28,11 @@ _APPENDED_BY_LITELLM = {
 
 
 class Endpoint(NamedTuple):
-    """How a model is reached.
+    """How a model is reached."""
 
-    Attributes:
-        url: for LiteLLM, or None if LiteLLM chooses it.
-        source: of the URL: `llm.yaml`, the name of a variable, `default`, or empty if there is none.
-        api_version: of an Azure resource; None elsewhere.
-    """
-
-    url: str | None
-    source: str = ""
-    api_version: str | None = None
+    url: str | None  # None if LiteLLM chooses it
+    source: str = ""  # of the URL: `llm.yaml`, the name of a variable, `default`, or empty if there is none
+    api_version: str | None = None  # of an Azure resource
 
     @property
     def from_file(self) -> bool:
@@ -90,23 +82,14 @@ def not_trusted(model: ModelConfig, provider: Provider | None = None) -> Missing
 
 def url_problem(url: str) -> str | None:
     """Returns the problem of a URL, without the URL itself; None if a client can use it."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        host.encode("idna")  # raises for a label that is empty or too long
-    except ValueError:
-        return "is not a URL"
-    if not (_HOST.fullmatch(host) and url.isprintable()):
-        return "is not a URL"
-    if parts.scheme not in ("http", "https") or not host:
-        return "is not an http or https URL"
-    if "@" in parts.netloc:
+    if "@" in url.partition("://")[2].partition("/")[0]:
         return "holds a user name or password"
-    try:
-        _ = parts.port
-    except ValueError:
-        return "has a port that is not a number from 0 to 65535"
-    return None
+    with suppress(ValueError):  # no URL, a port over 65535, a label of the host that is empty or too long
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+        if parts.scheme in _PORTS and host.encode("idna") and _HOST.fullmatch(host) and url.isprintable():
+            return None
+    return "is not an http or https URL, its port at most 65535"
 
 
 def pull_command(model: ModelConfig) -> str:

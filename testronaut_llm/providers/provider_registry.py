@@ -14,16 +14,14 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.endpoint import endpoint_of, leaves_by_name, url_problem
 from testronaut_llm.providers.row import Provider as Provider  # noqa: PLC0414 - exported from here
 from testronaut_llm.support.paths import data_file
 from testronaut_llm.support.text import closest, is_loopback
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
 
 ENTRY_POINTS = "testronaut_llm.providers"
 ALIASES = {"ollama_chat": "ollama", "custom_openai": "openai", "cohere_chat": "cohere"}

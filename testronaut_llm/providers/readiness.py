@@ -7,17 +7,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, not_trusted, ollama_url, url_problem
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.row import Missing, Present, Probe, Provider
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
 
 _UNKNOWN = Missing("not probed yet")
 
@@ -93,8 +90,7 @@ class Probes:
     def ask(self, model: ModelConfig, provider: Provider) -> Missing | None:
         """Returns what is missing by the row's probe, at most some seconds old."""
         key, expires, found = self._last(model, provider)
-        probe = provider.probe or _PROBES.get(provider.name)
-        if probe and self._clock() >= expires:
+        if self._clock() >= expires and (probe := _probe_of(provider)):
             found = probe(model)
             self._found[key] = (self._clock() + self._remember, found)
         return found if isinstance(found, Missing) and found is not _UNKNOWN else None
@@ -112,11 +108,6 @@ class Probes:
         """True if a probe found that a local model is not there but may be fetched."""
         return self._last(model, provider)[2] is None
 
-    def digest(self, model: ModelConfig, provider: Provider) -> str | None:
-        """Returns the digest of `seen`."""
-        seen = self.seen(model, provider)
-        return seen.digest if seen is not None else None
-
     def forget(self) -> None:
         """Makes the next `ask` probe again, as after a pull. The last found model stays."""
         self._found = {key: (0.0, found) for key, (_, found) in self._found.copy().items()}
@@ -125,26 +116,19 @@ class Probes:
         self, model: ModelConfig, provider: Provider
     ) -> tuple[tuple[object, ...], float, Missing | Present | None]:
         """Returns (key, expiry, result). Rows without a probe never expire."""
-        if provider.probe is None and provider.name not in _PROBES:
+        if _probe_of(provider) is None:
             return (), math.inf, _UNKNOWN
         key = (provider.name, endpoint_of(model, provider).url, model.settings)  # all inputs of a probe
         return key, *self._found.get(key, (0.0, _UNKNOWN))
 
 
-def _ollama(model: ModelConfig) -> Missing | Present | None:
+def _probe_of(provider: Provider) -> Probe | None:
+    if provider.probe or not provider.local:
+        return provider.probe
+    from testronaut_llm.local.local_provider import embedded_missing
     from testronaut_llm.local.ollama_models import ollama_missing
 
-    return ollama_missing(model)
-
-
-def _embedded(model: ModelConfig) -> Missing | Present | None:
-    from testronaut_llm.local.local_provider import embedded_missing
-
-    return embedded_missing(model)
-
-
-_PROBES: Mapping[str, Probe] = {"ollama": _ollama, "embedded": _embedded}
-"""Probes of the rows of `providers.json`, by name."""
+    return {"ollama": ollama_missing, "embedded": embedded_missing}.get(provider.name)
 
 
 def _ollama_behind_openai(model: ModelConfig) -> Missing | None:

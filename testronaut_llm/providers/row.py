@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.problems import quoted
 from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import did_you_mean
-
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import ModelConfig
 
 Wire = Literal["openai", "azure", "anthropic", "ollama", "other"]
 SchemaDialect = Literal["openai", "azure", "strict", "anthropic", "free", "none"]

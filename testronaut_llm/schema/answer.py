@@ -12,7 +12,6 @@ from testronaut_llm.errors import OutputInvalidError
 from testronaut_llm.support.reasoning import split
 from testronaut_llm.support.text import parse_json
 
-_FENCE = re.compile(r"(?:```|~~~)[\w-]*+[ \t]*+\n")
 _SCALAR = r"\"(?:[^\"\\\x00-\x1f]|\\.)*+\"|-?\d[\d.eE+-]*+|true|false|null"
 _START = re.compile(
     rf"(?:```|~~~)[\w-]*+[ \t]*+\n\s*+(?P<fenced>{_SCALAR})\s*+(?:```|~~~)"
@@ -56,8 +55,6 @@ def _reason(text: str, problem: ValueError) -> str:
         return "is empty; expected JSON"
     if is_runaway_whitespace(text):
         return f"is runaway whitespace: {len(text)} characters, most of them blank, and no whole JSON"
-    if _FENCE.search(text):
-        return "is in a code fence; expected JSON alone"
     return f"is not JSON: {problem}. It begins {text.strip()[:60]!r}"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from testronaut_llm.errors import InvalidRequestError
-from testronaut_llm.support.text import closest
+from testronaut_llm.support.text import did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import SchemaError
@@ -166,26 +166,6 @@ def core_of(node: Any) -> tuple[Json, Json]:
     return {**core, "type": types if isinstance(types, list) else [types]}, notes
 
 
-def with_named_keys(document: Mapping[str, Any], core: Json, *, null_is_absent: bool) -> Json:
-    """Returns an object whose keys are an enum, as of `dict[Literal["a", "b"], int]`, with a property for each key.
-
-    Not if its values may be null, and null stands for an absent key.
-    """
-    from jsonschema import Draft202012Validator
-
-    names, others = core.get("propertyNames"), core.get("additionalProperties", {})
-    if isinstance(names, dict) and "$ref" in names:
-        names = resolve(document, names["$ref"])
-    keys = names.get("enum", [names.get("const")]) if isinstance(names, dict) else []
-    if not keys or not all(isinstance(key, str) for key in keys) or others is False or "patternProperties" in core:
-        return core
-    if null_is_absent and Draft202012Validator(document).evolve(schema=others).is_valid(None):
-        return core
-    properties = {**dict.fromkeys(keys, others), **core.get("properties", {})}
-    kept = {key: value for key, value in core.items() if key != "propertyNames"}
-    return {**kept, "properties": properties, "additionalProperties": False}
-
-
 def _roots(document: Mapping[str, Any]) -> list[tuple[Path, Any]]:
     """Returns the document and OpenAPI's named schemas, which are below no other schema."""
     components = document.get("components")
@@ -268,16 +248,9 @@ def _check_loops(document: Json, node: Any, path: Path, finished: set[int], abov
 
 
 def _explained(error: SchemaError) -> str:
-    given, message = error.instance, str(error.message)
-    if isinstance(given, str) and [*error.absolute_path, ""][-2:][0] == "type":
-        if given == "json_schema":
-            return "this is a response format, pass the schema inside it"
-        close = closest(given, TYPES, cutoff=0.4)
-        hint = f", did you mean {close!r}?" if close else ""
-        return f"unknown type {given!r} (known: {', '.join(TYPES)}){hint}"
-    if isinstance(given, str) and "regex" in message:
-        return f"{given!r} is not a regular expression that Python's `re` takes"
-    return message if len(message) <= 200 else message[:200] + "..."
+    if isinstance(error.instance, str) and [*error.absolute_path, ""][-2:][0] == "type":
+        return f"unknown type {error.instance!r}{did_you_mean(error.instance, TYPES)}"
+    return f"{error.message:.200}"
 
 
 def _too_deep() -> InvalidRequestError:

@@ -38,15 +38,10 @@ class _QuietJsonSchema(GenerateJsonSchema):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputSchema:
-    """The schema of an answer.
+    """The schema of an answer."""
 
-    Attributes:
-        json_schema: the caller's schema as one draft 2020-12 document; part of cache keys.
-        name: 1 to 64 letters, digits, `_` and `-`.
-    """
-
-    json_schema: dict[str, Any]
-    name: str
+    json_schema: dict[str, Any]  # the caller's as one draft 2020-12 document; part of cache keys
+    name: str  # 1 to 64 letters, digits, `_` and `-`
     _adapter: TypeAdapter[Any] | None = None
     _plans: dict[str, tuple[WireSchema, Decode]] = field(default_factory=dict, repr=False)
 

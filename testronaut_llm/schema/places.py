@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from testronaut_llm.schema.document import BOUNDS, KEYWORDS, TYPES, Json, core_of, resolve, with_named_keys
+from testronaut_llm.schema.document import BOUNDS, KEYWORDS, TYPES, Json, core_of, resolve
 from testronaut_llm.support.text import parse_json
 
 if TYPE_CHECKING:
@@ -173,7 +173,6 @@ class Places:
         return Place({**self._typed("array", core, path), "items": items}, decode)
 
     def _object(self, core: Json, path: str) -> Place | None:
-        core = with_named_keys(self._document, core, null_is_absent=self._dialect.all_required)
         others, required = core.get("additionalProperties"), core.get("required", [])
         free = [sub for sub in [*core.get("patternProperties", {}).values(), others] if sub not in (None, False)]
         declared = {name: sub for name, sub in core.get("properties", {}).items() if sub is not False}

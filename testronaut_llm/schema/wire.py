@@ -33,29 +33,17 @@ _SIMPLE_PATTERN = re.compile(rf"\^(?:{_PIECE}|{_GROUP})*+\$", re.ASCII)  # posse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One wire's rules.
+    """One wire's rules."""
 
-    Attributes:
-        constrains: the wire takes a schema at all.
-        closed: all objects must be closed; open ones are sent encoded.
-        all_required: optional properties are required, and null if absent.
-        references: `$ref` into `$defs` is supported, so a schema may recurse.
-        in_prompt: the model does not see the schema, so the prompt also holds it.
-        keeps: bounds that the wire takes, by JSON type.
-        formats: values of `format` that the wire takes.
-        names: pattern of valid names of properties.
-        limits: sizes above which the wire refuses a schema, by the names of `_sizes`.
-    """
-
-    constrains: bool = True
-    closed: bool = True
-    all_required: bool = False
-    references: bool = True
-    in_prompt: bool = False
-    keeps: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    formats: frozenset[str] = _FORMATS
-    names: re.Pattern[str] = re.compile(r".*", re.DOTALL)
-    limits: Mapping[str, int] = field(default_factory=dict)
+    constrains: bool = True  # it takes a schema at all
+    closed: bool = True  # all objects must be closed; open ones are sent encoded
+    all_required: bool = False  # optional properties are required, and null if absent
+    references: bool = True  # `$ref` into `$defs` is supported, so a schema may recurse
+    in_prompt: bool = False  # the model does not see the schema, so the prompt also holds it
+    keeps: Mapping[str, frozenset[str]] = field(default_factory=dict)  # bounds that it takes, by JSON type
+    formats: frozenset[str] = _FORMATS  # values of `format` that it takes
+    names: re.Pattern[str] = re.compile(r".*", re.DOTALL)  # of properties
+    limits: Mapping[str, int] = field(default_factory=dict)  # largest sizes that it takes, by the names of `_sizes`
 
     def may_keep(self, kind: str, keyword: str, value: Any) -> bool:
         """True if this bound may be sent. Grammars grow with counts, and support only simple patterns."""
@@ -106,16 +94,12 @@ DIALECTS: Mapping[str, Dialect] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireSchema:
-    """The form of one schema for a provider.
+    """The form of one schema for a provider."""
 
-    `schema` is None if the wire takes none. `instructions` belong into the prompt; they are empty if the schema is
-    complete. `wrapped`: the value is inside `{"result": ...}`.
-    """
-
-    schema: dict[str, Any] | None
+    schema: dict[str, Any] | None  # None if the wire takes none
     name: str
-    instructions: str
-    wrapped: bool
+    instructions: str  # for the prompt; empty if the schema is complete
+    wrapped: bool  # the value is inside `{"result": ...}`
 
 
 def planned(document: Json, name: str, dialect_name: str) -> tuple[WireSchema, Decode]:

@@ -29,20 +29,15 @@ class BodyError(httpx.DecodingError):
 class BoundedBody(httpx.SyncByteStream, httpx.AsyncByteStream):
     """The body of a response, for sync and async clients. It undoes at most one layer of gzip or deflate.
 
-    Attributes:
-        most: bytes that it may have, packed and unpacked.
-        streams: it is a stream of documents, which may have any number of lists and objects.
-        through: takes each unpacked piece, cut at `most`; returns the bytes for the reader.
-        end: returns the bytes after the last piece of a complete body.
-        broke: takes the error that ends the body, of an async client.
+    It may have `most` bytes, packed and unpacked; if it `streams` documents, any number of lists and objects.
     """
 
     def __init__(self, response: httpx.Response, most: int, *, streams: bool) -> None:
         kind = response.headers.get("content-type", "")
         self.most, self.streams = most, streams or "event-stream" in kind or "ndjson" in kind
-        self.through: Callable[[bytes], bytes] = bytes
-        self.end: Callable[[], bytes] = bytes
-        self.broke: Callable[[Exception], None] = lambda _: None
+        self.through: Callable[[bytes], bytes] = bytes  # takes each unpacked piece, returns the bytes for the reader
+        self.end: Callable[[], bytes] = bytes  # returns the bytes after the last piece of a complete body
+        self.broke: Exception | None = None  # what ended the body of an async client
         self._stream: Any = response.stream
         self._encoding = response.headers.get("content-encoding", "").strip().lower()
         self._inflate = None if self._encoding in ("", "identity") else zlib.decompressobj(_GZIP_OR_ZLIB)
@@ -87,7 +82,7 @@ class BoundedBody(httpx.SyncByteStream, httpx.AsyncByteStream):
                         await asyncio.sleep(0)  # one packed chunk can take minutes: allows the deadline to cancel
             yield self.end()
         except Exception as error:
-            self.broke(error)
+            self.broke = error
             raise
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
-"""Files: the user's folders, atomic replacement, SQLite connections, files of installed packages."""
+"""Files: the user's folders, atomic replacement, SQLite connections; installed packages and how to install this one."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,15 @@ from pathlib import Path
 from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
+
+SOURCE = "."
+"""What pip installs: the source folder, in which the command is run. A release writes the name on the index here."""
+
+
+def install(extra: str = "") -> str:
+    """Returns the command for an extra of `pyproject.toml`, such as `embedded`; without one, for a newer version."""
+    where = " (in the source folder of testronaut-llm)" if SOURCE == "." else ""
+    return (f"pip install '{SOURCE}[{extra}]'" if extra else f"pip install --upgrade {SOURCE}") + where
 
 
 def config_dir() -> Path:
@@ -47,13 +57,10 @@ def user_path(text: str | Path) -> Path:
 
 
 def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
-    """Replaces a file's text (UTF-8). After a crash the file is the old one or the new one, complete.
+    """Replaces a file's text (UTF-8). After a crash, or an OSError, the file is the old one or the new one, complete.
 
     A symbolic link stays, and its target is replaced. The folder must exist. Without a `mode` the file keeps its
     permissions; a new one has 0600.
-
-    Raises:
-        OSError: it could not be written; the old file is unchanged.
     """
     real = path.resolve()
     if mode is None:
@@ -98,6 +105,24 @@ class Connection(sqlite3.Connection):
     def __del__(self) -> None:
         with contextlib.suppress(sqlite3.ProgrammingError):  # it was not opened
             self.close()
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """True if a SQLite file must be replaced."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
+
+
+def fix_of(error: BaseException, file: Path) -> str:
+    """Returns the command that fixes an error of SQLite, or of its file; empty if none is known."""
+    name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, TimeoutError) or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"another process holds it: fuser -v {file} shows which"
+    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")) or getattr(error, "errno", None) in full:
+        return f"free space on its disk: df -h {file.parent}"
+    if isinstance(error, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return f"make it writable: chmod -R u+rwX {file.parent}"
+    return ""
 
 
 def _folder(kind: str) -> Path:

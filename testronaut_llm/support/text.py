@@ -56,8 +56,7 @@ def read_utf8(file: Path, *, most: int | None = None) -> str:
 def parse_json(text: str | bytes) -> Any:
     """Returns the value of a JSON text, by RFC 8259: no NaN, no duplicate names, no numbers that Python cannot hold.
 
-    Raises:
-        ValueError: it is not JSON, or ambiguous JSON; the message says what and where.
+    Raises ValueError, which says what and where.
     """
     try:
         value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_distinct)

@@ -13,20 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any
 
+from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
 from testronaut_llm.telemetry import otel
 from testronaut_llm.telemetry.log import STANDARD, EventFile, logger
 
-if TYPE_CHECKING:
-    from testronaut_llm.config.model_config import LLMConfig
-
-S = TypeVar("S")
 CANCELLED = "left"
 """The error code of a call that was cancelled, or whose stream was closed early."""
 _HASH_DIGITS, _LARGEST = 16, 2**63
@@ -69,11 +64,10 @@ class Telemetry:
             else:
                 self._hits += ended.cached
 
-    def counted(self, session: S) -> S:
-        """Returns the session of a ledger with the calls of this manager."""
+    def counts(self) -> dict[str, Any]:
+        """Returns the calls that have ended, the hits of the cache among them, and the failures by their code."""
         with self._counting:
-            counts = {"calls": self._calls, "hits": self._hits, "failures": dict(self._failures)}
-            return cast("S", replace(cast("Any", session), **counts))
+            return {"calls": self._calls, "hits": self._hits, "failures": dict(self._failures)}
 
     @contextmanager
     def watch(self, call: Call) -> Iterator[None]:
@@ -206,11 +200,6 @@ class Telemetry:
         """Returns the value as a JSON type, without secrets; other types as text."""
         if isinstance(value, bool) or (isinstance(value, int | float) and -_LARGEST < value < _LARGEST):
             return value
-        if isinstance(value, int):
-            return f"an integer of {value.bit_length()} bits"
         if isinstance(value, list | tuple):
             return [self._plain(one) for one in value]
-        try:
-            return self._redact(str(value) if isinstance(value, str | Decimal) else repr(value))
-        except Exception:  # noqa: BLE001 - of the application's own `__repr__`
-            return f"<{type(value).__name__}>"
+        return self._redact(str(value))

@@ -17,7 +17,7 @@ from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.price_update import update_prices
-from testronaut_llm.providers.secret_readers import read_file
+from testronaut_llm.providers.credentials import read_file
 from testronaut_llm.support.paths import cache_dir, config_dir, data_dir, user_path
 
 MARK = b"\xef\xbb\xbf"

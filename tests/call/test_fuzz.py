@@ -121,7 +121,7 @@ def test_any_file_as_ledger_is_our_error(
     """With the file's name in it."""
     path = tmp_path_factory.mktemp("l") / "ledger.sqlite3"
     path.write_bytes((b"SQLite format 3\x00" if header else b"") + content)
-    ledger = Ledger(path, scope=lambda: "s")
+    ledger = Ledger(path)
     with contextlib.suppress(ConfigError):
         ledger.standing("s")
     ledger.close()

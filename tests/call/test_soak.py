@@ -54,7 +54,7 @@ def managed(api: Make, share: float = 0.2) -> LLMManager:
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback_module, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr("testronaut_llm.limits.windows.FIRST_COOLDOWN", 0.005)
+    monkeypatch.setattr("testronaut_llm.limits.rules.FIRST_COOLDOWN", 0.005)
 
 
 def spent(results: list[Answer | LLMError]) -> Decimal:

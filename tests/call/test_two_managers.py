@@ -14,7 +14,7 @@ import pytest
 from manager_kit import Make, model, program
 
 from testronaut_llm import BudgetExceededError, LLMManager, NoReadyModelError, errors
-from testronaut_llm.limits.windows import FAILURES
+from testronaut_llm.limits.rules import FAILURES
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 Open = Callable[..., LLMManager]

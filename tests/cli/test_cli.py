@@ -28,7 +28,7 @@ from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import provider_registry
-from testronaut_llm.support import install
+from testronaut_llm.support import paths
 
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -204,8 +204,8 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
 
 def test_one_constant_says_how_to_install() -> None:
     """Until the name is on an index, whoever registers it there could be installed; a release changes the constant."""
-    assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
-    root = Path(install.__file__).parents[2]
+    assert paths.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
+    root = Path(paths.__file__).parents[2]
     advice = re.compile(
         r"pip install [^`\n]*(?<![\w/])testronaut-llm|pip install [^`\n]*\[(embedded|azure|otel|testing)\]"
     )
@@ -215,7 +215,7 @@ def test_one_constant_says_how_to_install() -> None:
         f"{file.relative_to(root)}: {line}"
         for file in files
         for line in file.read_text("utf-8").splitlines()
-        if advice.search(line) and not by_path.search(line) and file != Path(install.__file__)
+        if advice.search(line) and not by_path.search(line) and file != Path(paths.__file__)
     ]
     assert found == []
     (command,) = re.findall(r"sed -i 's/(.*)/(.*)/' (.*)", (root / ".github/workflows/release.yml").read_text())
@@ -228,7 +228,7 @@ def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.M
     """Each step that is missing, in order, with its command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     code, out, err = run("models", command, "embedded/smollm2-135m")
-    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
+    steps = f"{paths.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
     assert (code, out, err.endswith(steps), err.count("\n")) == (1, "", True, 1)
 
 
@@ -339,10 +339,10 @@ def test_an_unusable_ollama_host_is_named_and_stops_no_command(run: Run, monkeyp
     assert run("check")[0] == 0
     code, out, err = run("models", "list")
     assert (code, "embedded/smollm2-135m" in out) == (0, True)
-    assert "the endpoint of OLLAMA_HOST is not a URL" in err
+    assert "the endpoint of OLLAMA_HOST is not an http or https URL" in err
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "ollama/qwen3")
-        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is not a URL" in err) == (True, True)
+        assert (code in (1, 2), "the endpoint of OLLAMA_HOST is not an http or https URL" in err) == (True, True)
 
 
 # check

@@ -29,6 +29,7 @@ async def connected(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Exchange
     connection.begin(exchange)
     async with connection.http as http:
         yield http, exchange
+        await exchange.aclose()
 
 
 async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer) -> None:

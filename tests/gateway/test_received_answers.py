@@ -61,20 +61,6 @@ def test_a_finish_word_that_nobody_knows_is_handed_on(
     assert (reply.error, reply.text, reply.finish_reason) == (None, "An answer.", "tired")
 
 
-@each_wire
-def test_a_server_that_does_not_stream_is_named(server: FaultServer, attempt: Attempts, wire: str) -> None:
-    """A whole document in place of a stream is not called an empty answer."""
-
-    def whole(exchange: Exchange) -> None:
-        asked = exchange.request
-        kind, (body,) = answer(asked.wire, asked.path, {**asked.body, "stream": False}, Good(text="An answer."))
-        exchange.respond(200, kind, body)
-
-    api = server.plan("a", whole)
-    _, reply = attempt(request(target(wire, api.url)), "stream")
-    assert reply.text == "An answer." if wire == "ollama" else "the server did not stream" in str(reply.error)
-
-
 def _choice(kind: str, **facts: Any) -> dict[str, Any]:
     choice = {"index": 0, kind: {"role": "assistant", "content": "Half an ans"}, "finish_reason": "stop", **facts}
     return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}

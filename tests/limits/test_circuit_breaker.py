@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.cli.app import app
-from testronaut_llm.limits import windows
+from testronaut_llm.limits import rules
 from testronaut_llm.limits.rate_limiter import RateLimiter
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -102,7 +102,7 @@ def test_a_caller_who_leaves_says_nothing_of_the_model(api: Make) -> None:
 
 def test_the_only_model_is_waited_for(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else can answer: the call waits for the end of the rest, and asks."""
-    monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.3)
+    monkeypatch.setattr(rules, "FIRST_COOLDOWN", 0.3)
     a = api("a", faults.error("server_error"))
     with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)
@@ -127,7 +127,7 @@ def test_a_rest_that_does_not_fit_the_deadline_fails_at_once(api: Make) -> None:
 
 def test_a_rest_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a server is down, a batch fails about as fast as its cooldowns end, not one call a cooldown."""
-    monkeypatch.setattr(windows, "FIRST_COOLDOWN", 0.1)
+    monkeypatch.setattr(rules, "FIRST_COOLDOWN", 0.1)
     a = api("a", faults.error("server_error"))
     with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)

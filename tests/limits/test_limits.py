@@ -16,7 +16,7 @@ from fault_server import Exchange
 from manager_kit import MODES, Make, ask, config, eventually, looked_up, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.limits import windows
+from testronaut_llm.limits import rules
 from testronaut_llm.limits.rules import rules_of
 from testronaut_llm.testing.offline import OfflineLLM
 
@@ -114,7 +114,7 @@ def test_a_storm_of_threads_and_tasks_stays_within_the_limit(api: Make) -> None:
 
 def test_what_does_not_fit_a_minute_waits_for_the_next(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five calls at two a minute: the third and the fifth are sent a minute after those before; the wait is told."""
-    monkeypatch.setattr(windows, "MINUTE", 0.3)
+    monkeypatch.setattr(rules, "MINUTE", 0.3)
     a = api("a", faults.good())
     with manager({"a": model("openai", a, limits={"rpm": 2})}) as llm, structlog.testing.capture_logs() as captured:
         structlog.configure(processors=structlog.get_config()["processors"])

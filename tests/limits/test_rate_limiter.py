@@ -318,7 +318,6 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
         ({**openai("requests", "0", "3s"), **openai("tokens", "0", "5s")}, 5.0),
         (anthropic("requests", "0", "2026-09-21T14:13:30Z", "50"), 10.0),
         (anthropic("input-tokens", "0", "2026-09-21T14:13:21+00:00", "50000"), 1.0),
-        (anthropic("output-tokens", "0", "2026-09-21T14:13:22", "8000"), 2.0),
         (anthropic("tokens", "0", "2026-09-21T13:00:00Z", "8000"), 0.0),
         (openai("requests", "-1", "1s"), 1.0),
         (openai("requests", "few", "9s"), 0.0),

@@ -54,7 +54,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
-    made = Ledger(path, scope=lambda: SCOPE, clock=clock)
+    made = Ledger(path, clock=clock)
     yield made
     made.close()
 
@@ -246,9 +246,9 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
     with structlog.testing.capture_logs() as logs:
         one.settle(attempt("0.2"))
         sent(ledger).settle(attempt("0.3"))
-        ledger.hit("t", "m", Decimal("0.7"))
+        ledger.hit(SCOPE, "t", "m", Decimal("0.7"))
     assert [log["event"] for log in logs] == ["ledger_unavailable"]
-    with pytest.raises(ConfigError, match=r"readonly.*no budget can be enforced; .*`chmod u\+rwX "):
+    with pytest.raises(ConfigError, match=r"readonly.*no budget can be enforced; .*chmod -R u\+rwX "):
         entry(ledger, "1", limit("9")).reserve()
     monkeypatch.undo()
     assert (total(ledger).saved_by_cache, money(ledger)) == (Decimal("0.7"), ("0.5", "0"))
@@ -277,7 +277,7 @@ def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: p
 def test_who_may_wait_waits_for_another_process(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A report waits for seconds, and says who holds the file; closing warns and goes on."""
     spend(ledger, "0.1")
-    ledger.hit("t", "m", None)
+    ledger.hit(SCOPE, "t", "m", None)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(ledger_file, "_WAIT", 0.01)
@@ -338,7 +338,7 @@ def test_a_ledger_of_older_versions_is_read_and_written(ledger: Ledger, path: Pa
     spend(ledger, "0.1", limit("1.85"))
     clock.now += 901
     assert money(ledger) == ("0.7", "0")
-    ledger.hit("t", "m", Decimal("0.2"))
+    ledger.hit(SCOPE, "t", "m", Decimal("0.2"))
     before = total(ledger)
     assert (before.calls, before.hits, before.cost, before.saved_by_cache) == (3, 2, Decimal("0.7"), Decimal("0.3"))
     clock.now += DAY
@@ -355,7 +355,7 @@ def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) 
         with pytest.raises(ConfigError, match="df -h"):
             entry(ledger, "0.5", limit("9")).reserve()
         one.settle(attempt("0.2"))
-        ledger.hit("t", "m", Decimal("0.1"))
+        ledger.hit(SCOPE, "t", "m", Decimal("0.1"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         ledger.close()
 
@@ -367,7 +367,7 @@ def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) 
 def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
     """Parent and child go on with the same manager. None trusts the other's locks, or writes the other's hits."""
     spend(ledger, "0.1")
-    ledger.hit("t", "m", Decimal(1))
+    ledger.hit(SCOPE, "t", "m", Decimal(1))
     gc.collect()  # a connection that is finalised while another thread forks would hold SQLite's own locks
     going = threading.Event()
 
@@ -397,14 +397,14 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
 def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path) -> None:
     """A hit costs no write of its own, in any thread; many of them, the next settlement or the end write them."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: ledger.hit("t", "m", Decimal("0.01")), range(100)))
-    ledger.hit("t", "n", None)
+        list(pool.map(lambda _: ledger.hit(SCOPE, "t", "m", Decimal("0.01")), range(100)))
+    ledger.hit(SCOPE, "t", "n", None)
     assert (ledger.session.saved, path.exists()) == (1, False)
     spend(ledger, "0.1")
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT model, hits FROM daily").fetchall() == [("m", 100), ("n", 1)]
         for _ in range(300):
-            ledger.hit("t", "m", Decimal("0.01"))
+            ledger.hit(SCOPE, "t", "m", Decimal("0.01"))
         assert db.execute("SELECT sum(hits) FROM daily").fetchone()[0] > 300
     ledger.close()
     found = total(Ledger(path))
@@ -415,7 +415,7 @@ def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     """The single requests go; sums by day, task and model, and what counts against limits, stay."""
     spend(ledger, "0.1")
     sent(ledger, None, model="n").settle(attempt(None))
-    ledger.hit("t", "m", Decimal("0.7"))
+    ledger.hit(SCOPE, "t", "m", Decimal("0.7"))
     clock.now += 40 * DAY
     spend(ledger, "0.2", task="u")
     before = report(ledger, SCOPE, since=None, limits=())

@@ -391,7 +391,7 @@ def test_a_url_is_fetched_when_asked(tmp_path: Path, httpserver: HTTPServer, mon
         with pytest.raises(ConfigError, match=says):
             update_prices(httpserver.url_for(path), path=target)
     monkeypatch.setattr(price_update, "LARGEST", 10)
-    with pytest.raises(ConfigError, match="sent more than 10 bytes"):
+    with pytest.raises(ConfigError, match="larger than 10 bytes"):
         update_prices(httpserver.url_for("/good"), path=target)
     assert target.read_text() == before
 

@@ -40,7 +40,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def book(path: Path | None, *spent: Spent) -> Ledger:
     """A ledger of attempts. One in memory lives at a fixed noon."""
     today, days = NOON if path is None else time.time(), [0.0]
-    ledger = Ledger(path, scope=lambda: "mine", clock=lambda: today - days[0] * 86_400)
+    ledger = Ledger(path, clock=lambda: today - days[0] * 86_400)
     for days[0], task, model, cost in spent:
         facts = {"model": model, "provider_model": f"openai/{model}"}
         amount, usage = cost and Decimal(cost), Usage(prompt_tokens=1000, completion_tokens=10)
@@ -55,7 +55,7 @@ def spent() -> None:
     """Three requests of today and one of long ago, in the user's own ledger."""
     rows = (400, "t", "m", "0.5"), (0, "t", "m", "0.25"), (0, "u", "n", "1.5"), (0, "u", "m", None)
     ledger = book(data_dir() / "ledger.sqlite3", *rows)
-    ledger.hit("t", "m", Decimal("0.125"))
+    ledger.hit("mine", "t", "m", Decimal("0.125"))
     ledger.close()
 
 

@@ -16,11 +16,10 @@ from pydantic import SecretStr
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
-from testronaut_llm.providers import secret_readers
-from testronaut_llm.providers.credentials import Credentials, resolve_key
+from testronaut_llm.providers.credentials import Credentials, UnreadableError, one_word, resolve_key, run_command
 from testronaut_llm.providers.provider_registry import Provider, provider_of
 from testronaut_llm.providers.readiness import readiness
-from testronaut_llm.support.install import install
+from testronaut_llm.support.paths import install
 
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
@@ -137,8 +136,8 @@ def test_a_row_without_variables_asks_for_one() -> None:
 @pytest.mark.parametrize("value", [f"{CANARY}\nline", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é", " \n"])
 def test_what_is_no_key_is_refused_unseen(value: str) -> None:
     """A line break in a header is an attack or an accident; the value stays out of the message."""
-    with pytest.raises(secret_readers.UnreadableError) as caught:
-        secret_readers.one_word(value.encode(), "it")
+    with pytest.raises(UnreadableError) as caught:
+        one_word(value.encode(), "it")
     assert str(caught.value) == ("it holds more than a key" if value.strip() else "it holds no key")
 
 
@@ -222,8 +221,8 @@ def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path, code: str
 def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> None:
     """A password manager that waits for somebody does not hold a call for ever."""
     hang = command_that(tmp_path, "import time; time.sleep(600)")
-    with pytest.raises(secret_readers.UnreadableError, match=r"gave no key within 0\.2 seconds"):
-        secret_readers.run_command(hang, timeout=0.2)
+    with pytest.raises(UnreadableError, match=r"gave no key within 0\.2 seconds"):
+        run_command(hang, timeout=0.2)
     program = tmp_path / "broken"
     program.write_bytes(b"\x7fELF")
     program.chmod(0o700)

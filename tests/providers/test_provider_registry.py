@@ -174,10 +174,10 @@ def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch)
     assert found == OLLAMA_HOSTS
 
 
-PORT, LOGIN, NO_URL = "has a port that is not a number from 0 to 65535", "holds a user name or password", "is not a URL"
+LOGIN, NO_URL = "holds a user name or password", "is not an http or https URL, its port at most 65535"
 NO_URLS = {
-    "127.0.0.1:66000": PORT, "http://127.0.0.1:-1": PORT, "box:port": PORT, "http://user:canary@127.0.0.1": LOGIN,
-    "user:canary@127.0.0.1:11434": LOGIN, "https://canary@box/path": LOGIN, "tcp://box": "is not an http or https URL",
+    "127.0.0.1:66000": NO_URL, "http://127.0.0.1:-1": NO_URL, "box:port": NO_URL, "http://user:canary@127.0.0.1": LOGIN,
+    "user:canary@127.0.0.1:11434": LOGIN, "https://canary@box/path": LOGIN, "tcp://box": NO_URL,
     "http://h box": NO_URL, "http://h..example": NO_URL, "http://h.example/\x01": NO_URL, "http://[x": NO_URL,
     "http://" + "a" * 64: NO_URL, "a..b": NO_URL,
 }  # fmt: skip

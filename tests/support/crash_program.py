@@ -31,7 +31,7 @@ COST, SETTINGS = Decimal("0.001"), CacheConfig()
 
 def write_all(home: Path, start: int) -> Iterator[str]:
     """Writes for ever; says what is finished, each with the number of its round trip."""
-    ledger, cache, log = Ledger(home / "ledger.sqlite3", scope=lambda: "s"), AnswerCache(home / "cache"), EventFile()
+    ledger, cache, log = Ledger(home / "ledger.sqlite3"), AnswerCache(home / "cache"), EventFile()
     answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
     number = start
     while True:
@@ -80,7 +80,7 @@ Done = list[tuple[str, int]]
 
 def money(home: Path, done: Done) -> Iterator[str]:
     """What a later process finds wrong in the books."""
-    ledger = Ledger(home / "ledger.sqlite3", scope=lambda: "s", clock=lambda: time.time() + 10_000)
+    ledger = Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)
     spent, aside = ledger.standing("s")
     ledger.close()
     settled = sum(what == "settled" for what, _ in done)

@@ -69,7 +69,7 @@ def main(url: str, processes: int, threads: int, kills: int) -> None:
     llm._caller.services.gateway = Post()
     with contextlib.suppress(BudgetExceededError):  # loads what every call needs
         llm.complete("t", "hi", max_cost="0.000001")
-    llm._ledger.hit("t", "m", None)
+    llm._ledger.hit("storm", "t", "m", None)
     llm._ledger.flush()  # a connection is open now, and must not go along
     children = [_forked(llm, threads) for _ in range(processes)]
     for child in random.sample(children, kills):
