@@ -25,10 +25,11 @@ BAD_LITELLM = ("1.82.7", "1.82.8")
 """LiteLLM releases that sent keys to a third party."""
 
 _SECRETS = "mask, allow for local models"
+_LIVE = "Send one token to each ready model; this costs money. The result is not kept: `route` does not know it."
 
 
 def check(
-    live: Annotated[bool, typer.Option("--live", help="Send one token to each ready model; this costs money.")] = False,
+    live: Annotated[bool, typer.Option("--live", help=_LIVE)] = False,
     params: Params = False,
     as_json: AsJson = False,
     config: ConfigFile = None,

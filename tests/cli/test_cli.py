@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
 import re
 import shutil
 import sys
@@ -21,11 +22,9 @@ from werkzeug import Request, Response
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cli import app, check, demo, screen
-from testronaut_llm.cli.progress import progress
 from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
-from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers import provider_registry
 from testronaut_llm.support import install
@@ -446,8 +445,11 @@ def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
     assert (folder / "llm.yaml").read_text() == before.replace("retries: 0", "retries: 1")
     assert run("config", "show", "tasks.cli_analysis.retries")[1] == "1\n"
     assert json.loads(run("config", "show", "tasks.cli_analysis", "--json")[1])["retries"] == 1
-    assert run("config", "show", 'models."gpt-5.6".quality')[1] == "5\n"
+    assert run("config", "show", "models.gpt-5.6.quality")[1] == "5\n"
     assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
+    code, _, err = run("config", "set", "tasks.cli_analysis.retries", "-1")
+    assert (code, "tasks.cli_analysis.retries: expected " in err, "(given: -1)" in err) == (2, True, True)
+    assert "older_than is '-5d'; expected a day" in run("spend", "prune", "--older-than", "-5d")[2]
 
 
 def test_init_writes_a_file_that_is_valid_and_trusted(
@@ -611,15 +613,6 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
     assert [(one["server"], one["name"]) for one in said["ollama"]] == [(there, "far:1b")]
 
 
-def test_a_warning_of_a_fetch_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal, too, though other lines come only every few seconds."""
-    with progress("a model") as report:
-        report(Progress(note="pulling"))
-        report(Progress(note="warning: the disk looks small"))
-        report(Progress(note="success"))
-    assert capsys.readouterr().err == "a model: 0 bytes, pulling\na model: 0 bytes, warning: the disk looks small\n"
-
-
 def test_a_file_of_this_disk_is_pulled(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
     """By its `file://` address; it stays where it was. What is no model is not stored, and not deleted."""
     mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
@@ -663,6 +656,12 @@ def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     code, out, err = run("demo")
     assert (code, out, "[embedded]" in err) == (1, "", True)
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    for command in ("demo", "run default hi"):
+        err = run(*command.split())[2]
+        assert "use Ollama" in err
+        assert "embedded models do not run on Windows" in err
+        assert "[embedded]" not in err
 
 
 def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:

@@ -370,6 +370,18 @@ def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypa
     assert eventually(lambda: set(psutil.Process().children()) <= before)
 
 
+def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C closes the manager while a thread loads a model; nobody waits until it is loaded."""
+    (child := tmp_path / "child.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(local_provider.embedded_child, "__file__", str(child))
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(runner.endpoint, MODEL)
+        assert eventually(lambda: any(server._process for server in runner.pool.servers.values()))
+        runner.close()
+        with pytest.raises(LocalModelError, match="could not be started"):
+            loading.result(timeout=20)
+
+
 def test_a_process_that_cannot_be_started_is_an_error(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the system's words."""
     assert isinstance(embedded_missing(MODEL, store=runner._store), Present)
