@@ -115,7 +115,8 @@ class ConfigSource:
         self.found, self.last = found, config
         self._lock = threading.Lock()
         self._record = record_of(found.path) if found and found.how == "upwards" else None
-        self._read, self._seen = (text, _stamp_of(self._record)), None
+        self._read = (text, _stamp_of(self._record))
+        self._seen: object = None
         self._warn_ignored()
 
     @classmethod

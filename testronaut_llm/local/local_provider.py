@@ -92,11 +92,9 @@ class EmbeddedProcess:
         key = {"Authorization": f"Bearer {self.token}"}
         try:
             slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
-            return any(slot["is_processing"] for slot in slots)
-        except (httpx.NetworkError, httpx.RemoteProtocolError):
-            return False
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        except httpx.HTTPError:
             return True
+        return any(slot["is_processing"] for slot in slots)
 
     def crash(self, patience: float = 1.0) -> LocalModelError | None:
         """Returns why the process died, or None if it did not; waits up to `patience` seconds for its end."""

@@ -25,12 +25,11 @@ import psutil
 import pytest
 from fixtures_local import TINY, LocalModel, chat, post, stored
 from manager_kit import eventually
-from pytest_httpserver import HTTPServer
 
 from testronaut_llm import LLMManager
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import local_provider, machine
+from testronaut_llm.local import embedded_child, local_provider, machine
 from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.local_provider import EmbeddedProcess, EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore
@@ -123,6 +122,16 @@ def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, 
     assert endpoint.api_base != embedded_server.api_base
     assert [len(vector) for vector in vectors] == [64, 64, 64]
     assert vectors[0] == vectors[2] != vectors[1]
+
+
+@pytest.mark.parametrize("declared", [None, 3])
+def test_pooling_is_as_the_model_declares_it(tiny_gguf: Path, declared: int | None) -> None:
+    """A chat model declares none, and gives one vector per text all the same."""
+    told = {"context": 1024, "batch": 256, "threads": 1, "slots": 1, "hardware": {}, "embeddings": True}
+    server = embedded_child._serve({"model": str(tiny_gguf), "token": "t0ken", "pooling": declared, **told})
+    endpoint = Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken")
+    (row,) = post(endpoint, "/embeddings", {"input": ["a b c"]})["data"]
+    assert len(row["embedding"]) == 64
 
 
 def test_each_slot_has_the_whole_context_and_no_prompt_is_cut(runner: EmbeddedRunner) -> None:
@@ -373,7 +382,7 @@ def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypa
 def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ctrl-C closes the manager while a thread loads a model; nobody waits until it is loaded."""
     (child := tmp_path / "child.py").write_text("import time; time.sleep(60)")
-    monkeypatch.setattr(local_provider.embedded_child, "__file__", str(child))
+    monkeypatch.setattr(embedded_child, "__file__", str(child))
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(runner.endpoint, MODEL)
         assert eventually(lambda: any(server._process for server in runner.pool.servers.values()))
@@ -417,19 +426,6 @@ def test_an_idle_model_makes_room_for_another(
     assert eventually(lambda: not server.busy())
     assert chat(runner.endpoint(LocalModel(name="other")), HELLO)["choices"]
     assert not alive(pid)
-
-
-def test_only_a_server_that_says_so_is_idle(httpserver: HTTPServer) -> None:
-    """An answer that cannot be understood counts as busy; nobody listening does not."""
-    process = EmbeddedProcess("m", {})
-    httpserver.expect_request("/slots").respond_with_data("not JSON")
-    process.address = httpserver.url_for("")
-    assert process.busy()
-    httpserver.clear()
-    httpserver.expect_request("/slots").respond_with_json([{"is_processing": False}])
-    assert not process.busy()
-    httpserver.stop()
-    assert not process.busy()
 
 
 # Readiness
