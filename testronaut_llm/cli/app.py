@@ -82,7 +82,7 @@ def _run() -> int:
             screen.out_json({"error": error})
         lines = [f"error ({error.code}): {error}", *getattr(error, "__notes__", ())]
         if isinstance(error, NoReadyModelError):
-            lines.append(f"  without any key: {_without_key()}")
+            lines.append("  without any key: " + "\n  then ".join(_without_key()))
         screen.note("\n".join(lines))
         return screen.code_of(error)
     except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
@@ -94,16 +94,16 @@ def _run() -> int:
     return 0
 
 
-def _without_key() -> str:
-    """Returns the commands that are still needed to get an answer from the embedded model."""
+def _without_key() -> list[str]:
+    """Returns the steps to an answer from the embedded model, or what else works on this platform."""
     from testronaut_llm.config.model_config import ModelConfig
+    from testronaut_llm.local.embedded_child import unsupported
     from testronaut_llm.local.model_downloader import DEFAULT
     from testronaut_llm.providers.readiness import readiness
 
+    if never := unsupported():
+        return [f"{never.fix}; {never.what}"]
     name = f"embedded/{DEFAULT}"
     fix = readiness(ModelConfig(alias=name, model=name)).fix
-    steps = [
-        *filter(None, fix.split("; then ")),
-        f"the same command with --model {name} --max-tokens 200 (a weak model)",
-    ]
-    return "\n  then ".join(steps)
+    last = f"the same command with --model {name} --max-tokens 200 (a weak model)"
+    return [*filter(None, fix.split("; then ")), last]

@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 TESTED_LITELLM = "1.110.2"
 """The newest LiteLLM release that passed the tests."""
 
-BAD_LITELLM = ("1.82.7", "1.82.8")
-"""LiteLLM releases that sent keys to a third party."""
-
 _SECRETS = "mask, allow for local models"
+_LIVE = "Send one token to each ready model; this costs money. The result is not kept: `route` does not know it."
 
 
 def check(
-    live: Annotated[bool, typer.Option("--live", help="Send one token to each ready model; this costs money.")] = False,
+    live: Annotated[bool, typer.Option("--live", help=_LIVE)] = False,
     params: Params = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -159,17 +157,13 @@ def litellm_version() -> str:
 
 def warnings() -> Iterator[str]:
     """Yields a sentence for each problem of the installation."""
-    from testronaut_llm.providers import network, provider_registry
+    from testronaut_llm.providers import network
 
     yield from network.problems()
     litellm = litellm_version()
-    if litellm in BAD_LITELLM:
-        yield f"litellm {litellm} sends keys to a third party: upgrade it, and replace your keys"
     installed, tested = ([int(part) for part in re.findall(r"\d+", text)[:3]] for text in (litellm, TESTED_LITELLM))
     if installed > tested:
         yield (
             f"litellm {litellm} is newer than {TESTED_LITELLM}, the newest release that was tested; "
             f"if calls fail, run: pip install 'litellm=={TESTED_LITELLM}'"
         )
-    if not provider_registry.litellm_names():
-        yield "the provider names of litellm cannot be read, so a misspelt provider is not reported"

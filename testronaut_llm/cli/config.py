@@ -111,7 +111,7 @@ def show(
     screen.out_json(value) if as_json else screen.out(text)
 
 
-@group.command("set")
+@group.command("set", context_settings={"ignore_unknown_options": True})  # so that -1 is a value
 def set_(
     key: Annotated[str, typer.Argument(help=_KEY)],
     value: Annotated[str, typer.Argument(help="Its value in YAML, such as '[qwen]' or 9.")],

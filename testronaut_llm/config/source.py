@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testronaut_llm.config.draft import MODEL_VARIABLE, variables_in
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.problems import Problem
 from testronaut_llm.config.trust import is_trusted, record_of, trust
@@ -114,12 +113,10 @@ class ConfigSource:
 
     def __init__(self, config: LLMConfig, found: FoundConfig | None = None, text: str | None = None) -> None:
         self.found, self.last = found, config
-        self._record = record_of(found.path) if found and found.how == "upwards" else None
         self._lock = threading.Lock()
-        self._variables = variables_in(text or "")
-        self._read = (text, self._environment(), _stamp_of(self._record))
+        self._record = record_of(found.path) if found and found.how == "upwards" else None
+        self._read = (text, _stamp_of(self._record))
         self._seen: object = None
-        self._warned: set[tuple[int, str]] = set()
         self._warn_ignored()
 
     @classmethod
@@ -153,40 +150,33 @@ class ConfigSource:
         If the file is invalid or deleted, the last valid one stays in use, with one warning.
         """
         if self.found is not None:
-            file, record = _stamp_of(self.found.path), _stamp_of(self._record)
-            if (file, record, self._environment()) != self._seen:
+            stamps = file, record = _stamp_of(self.found.path), _stamp_of(self._record)
+            if stamps != self._seen:
                 with self._lock:
                     self._reload(self.found, record)
                     # A stamp younger than a tick of the file system's clock could miss the next edit.
                     settled = file is None or time.time_ns() - file[0] > _CLOCK_TICK_NS
-                    self._seen = (file, record, self._read[1]) if settled else None
+                    self._seen = stamps if settled else None
         return self.last
 
     def _reload(self, found: FoundConfig, record: tuple[int, ...] | None) -> None:
         text = None
         with suppress(ConfigError):
             text = read_text(found.path)
-        self._variables = variables_in(text or "")
-        if (read := (text, self._environment(), record)) == self._read:
+        if (read := (text, record)) == self._read:
             return
         self._read = read
         try:
             self.last = parse_config(read_text(found.path) if text is None else text, found)
             self._warn_ignored()
         except ConfigError as error:
-            if (known := (hash(text), str(error))) not in self._warned:
-                self._warned.add(known)
-                facts = {"file": error.file, "line": error.line, "error": str(error), "kept": "the last valid one"}
-                logger().warning("config_broken", **facts)
+            facts = {"file": error.file, "line": error.line, "error": str(error), "kept": "the last valid one"}
+            logger().warning("config_broken", **facts)
 
     def _warn_ignored(self) -> None:
         for section in sorted({re.split(r"\W", text)[0] for text in self.last.ignored}):
             problem = "this llm.yaml is not trusted; run: testronaut-llm trust"
             logger().warning(section + "_ignored", file=str(self.last.path), error=problem)
-
-    def _environment(self) -> int:
-        """Returns a hash of the variables, so that their values are not kept."""
-        return hash(tuple(map(os.environ.get, (MODEL_VARIABLE, *self._variables))))
 
 
 def _stamp_of(path: Path | None) -> tuple[int, ...] | None:

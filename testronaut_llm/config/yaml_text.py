@@ -1,15 +1,13 @@
 """Reads an `llm.yaml` with the line of each value, and replaces one value without any other change.
 
 PyYAML's loader drops line numbers, accepts duplicate keys, reads `off` as false and `2024-10-21` as a date, and expands
-a page of aliases to gigabytes. So its nodes are read here: mappings with text keys, lists, scalars of YAML 1.2; no
-tags.
+a page of aliases to gigabytes. So its nodes are read here: mappings with text keys, lists, plain values; no tags.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +56,6 @@ class Document(Source):
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line, key = key_node.start_mark.line + 1, key_node.value
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag:
@@ -67,14 +64,9 @@ class Document(Source):
             if key in found:
                 message = f"is given twice; the first is on line {self.lines[*where, key]}"
                 self.problems.append(Problem((*where, key), message, line))
-            elif key == "<<":
-                parts = value if isinstance(value, list) else [value]
-                if not all(isinstance(part, dict) for part in parts):
-                    raise self.refused(where, "merges (`<<`) what is not a mapping", line)
-                merged |= {name: item for part in reversed(parts) for name, item in part.items()}
             else:
                 found[key] = value
-        return merged | found
+        return found
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the one in C, where it was built
@@ -145,7 +137,7 @@ def edited(text: str, dotted_key: str, yaml_text: str, path: Path) -> str:
         old = text[start : node.end_mark.index].rstrip()  # PyYAML counts the blank lines below a literal text in
         for raw in (yaml_text.strip(), json.dumps(value, ensure_ascii=False)):
             new = text[:start] + (raw if old else f" {raw}") + text[start + len(old) :]
-            with suppress(ConfigError):  # compared as text, since NaN is not equal to itself
+            with suppress(ConfigError):  # compared as text, since 1 and true are equal
                 if json.dumps(read_yaml(new).data) == json.dumps(wanted):
                     return new
     raise document.error([Problem(where, "is written over several lines or shared: edit the file by hand")])
@@ -157,18 +149,17 @@ def value_at(data: Any, dotted_key: str) -> Any:
 
 
 def _found(data: Any, dotted_key: str) -> tuple[Where, Any]:
-    """Returns the place and the value of `tasks.x.models`; a name may have dots, or quotes: `models."gpt-5.6"`."""
+    """Returns the place and the value of `tasks.x.models`; a name may have dots: `models.gpt-5.6`."""
     rest = dotted_key.strip()
     where: Where = ()
     while rest:
         keys: dict[str, str | int] = {}
         if isinstance(data, list | dict):
             keys = {str(key): key for key in (data if isinstance(data, dict) else range(len(data)))}
-        quoted = re.match(r'"([^"]+)"(?:\.|$)', rest)
         known = [key for key in keys if f"{rest}.".startswith(f"{key}.")]
-        head = quoted[1] if quoted else max(known, key=len, default=rest.partition(".")[0])
+        head = max(known, key=len, default=rest.partition(".")[0])
         if head not in keys:
             raise ConfigError(f"{path_of(where) or 'the file'} has no {head!r}{did_you_mean(head, keys)}")
-        rest = rest[quoted.end() if quoted else len(head) + 1 :]
+        rest = rest[len(head) + 1 :]
         where, data = (*where, keys[head]), data[keys[head]]
     return where, data

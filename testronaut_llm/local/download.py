@@ -1,8 +1,4 @@
-"""Downloads over HTTP, which continue after a cut connection or a killed process, and helpers of all downloads.
-
-huggingface_hub would start again in every process. A part is continued only if the file on the server is unchanged
-(`If-Range`).
-"""
+"""Downloads over HTTP, which continue after a cut connection or a killed process, and helpers of all downloads."""
 
 from __future__ import annotations
 
@@ -11,12 +7,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
@@ -27,8 +23,6 @@ from testronaut_llm.telemetry.redaction import said
 if TYPE_CHECKING:
     import httpx
 
-WARNING = "warning: "
-"""Prefix of a note that is always printed."""
 TRIES, TIMEOUT_SECONDS = 5, 30.0
 HUB = "https://huggingface.co"
 
@@ -92,23 +86,11 @@ def public(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
-@contextmanager
-def file_lock(file: Path, report: Report | None = None, *, timeout: float = -1.0) -> Iterator[None]:
-    """Holds a file lock against other threads and processes; `report` is told if another pull holds it.
-
-    Raises filelock.Timeout after `timeout` seconds (negative: never).
-    """
+def file_lock(file: Path, timeout: float = -1.0) -> AbstractContextManager[Any]:
+    """Returns a lock across processes; it raises filelock.Timeout after `timeout` seconds (negative: never)."""
     import filelock
 
-    lock = filelock.FileLock(make_folder(file.parent) / file.name)
-    try:
-        taken = lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if report:
-            report(Progress(note="waiting for another pull"))
-        taken = lock.acquire(timeout=timeout)
-    with taken:
-        yield
+    return filelock.FileLock(make_folder(file.parent) / file.name, timeout)
 
 
 def is_pinned(found: str, pin: str | None) -> bool:
@@ -166,9 +148,8 @@ def _hub_url(wanted: Wanted) -> str:
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", wanted.path)
     if match is None:
         raise LocalModelError(f"{wanted.source!r} is not the address of a model: expected hf://owner/repo/file.gguf")
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        if os.environ.get(name, "").lower() in ("1", "on", "true", "yes"):
-            raise LocalModelError(f"{name} is set, so {wanted.source} is not fetched. Unset it and try again")
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "true", "yes"):
+        raise LocalModelError(f"HF_HUB_OFFLINE is set, so {wanted.source} is not fetched. Unset it and try again")
     base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     if problem := url_problem(base):
         raise LocalModelError(f"HF_ENDPOINT {problem}; expected a URL such as {HUB}")
@@ -227,17 +208,16 @@ def _check(response: httpx.Response, wanted: Wanted, total: int | None) -> None:
     """Raises LocalModelError: the file cannot be fetched; httpx.HTTPError: it may be fetched later."""
     import httpx
 
-    status, code = response.status_code, response.headers.get("x-error-code", "")
-    if status in (401, 403) and wanted.scheme == "hf" and code != "RepoNotFound":
+    status = response.status_code
+    if status in (401, 403) and wanted.scheme == "hf" and response.headers.get("x-error-code") != "RepoNotFound":
         page = f"{HUB}/{'/'.join(wanted.path.split('/')[:2]).partition('@')[0]}"
         raise LocalModelError(
             f"{wanted.origin} is gated (status {status}): accept its licence on {page}, then set HF_TOKEN to a "
             f"token of your account ({HUB}/settings/tokens)"
         )
     if status in (401, 403, 404, 410):
-        missing = {"RepoNotFound": "repository", "RevisionNotFound": "revision"}.get(code, "file")
         raise LocalModelError(
-            f"{wanted.origin}: no such {missing}, or you may not read it (status {status}). Check the address"
+            f"{wanted.origin} does not exist, or you may not read it (status {status}). Check the address"
         )
     if status not in (200, 206):
         raise httpx.HTTPError(f"status {status}")

@@ -50,12 +50,15 @@ def ending(status: int | None) -> str:
 
 
 def unsupported() -> Missing | None:
-    """Returns why embedded models cannot run on this platform, which no installation changes; None if they can."""
+    """Returns why embedded models cannot run on this platform; None if they can, or if llama.cpp is there anyway."""
+    import importlib.util
     import platform
     import sysconfig
 
     from testronaut_llm.providers.row import Missing
 
+    if importlib.util.find_spec("xllamacpp"):
+        return None
     if platform.system() == "Windows":
         return Missing("embedded models do not run on Windows", "use Ollama (https://ollama.com/download)")
     if "musl" in str(sysconfig.get_config_var("HOST_GNU_TYPE")):

@@ -37,27 +37,19 @@ class Fetch:
     model: ModelConfig
     until: float
     future: Future[None] = field(default_factory=Future)
-    progress: Progress = field(default_factory=Progress)
 
     def failure(self) -> LLMError | None:
         """Returns why the model is missing for the call that has waited, or None if it is there."""
-        error = self.future.exception() if self.future.done() else self._late()
+        error = self.future.exception() if self.future.done() else self.late()
         if error is not None and not isinstance(error, LLMError):
             raise error
         return error
 
-    def report(self, progress: Progress) -> None:
-        """Notes the progress. Raises LocalModelError if the time is over."""
-        self.progress = progress
-        if time.monotonic() > self.until:
-            raise self._late()
-
-    def _late(self) -> LocalModelError:
-        done, total = self.progress.done, self.progress.total
-        how_far = f" ({done / 1e9:.2f} of {total / 1e9:.2f} GB)" if total else ""
+    def late(self) -> LocalModelError:
+        """Returns the error of a fetch that took too long."""
         return LocalModelError(
-            f"{self.model.alias}: {self.model.model} was still being pulled{how_far} when the time of the call was "
-            f"over; the next pull continues. Pull it beforehand: {pull_command(self.model)}"
+            f"{self.model.alias}: {self.model.model} was still being pulled when the time of the call was over; "
+            f"the next pull continues. Pull it beforehand: {pull_command(self.model)}"
         )
 
 
@@ -137,7 +129,8 @@ class LocalModels:
 
                 def report(progress: Progress) -> None:
                     show(progress)
-                    fetch.report(progress)
+                    if time.monotonic() > fetch.until:
+                        raise fetch.late()
 
                 if provider_of(model).name == "embedded":
                     fetch_embedded(model.name, progress=report)

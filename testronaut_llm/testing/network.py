@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +25,10 @@ class NetworkBlockedError(OSError):
 
 
 class Contact(NamedTuple):
-    """One connect or lookup of a name, with its target and thread."""
+    """The target of a connect, or of the lookup of a name."""
 
-    event: str
     host: str
     port: int | None
-    thread: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +50,6 @@ def stays_here(host: str) -> bool:
 
 
 _guards: list[NetworkGuard] = []
-"""The guards of the process that are on."""
 
 
 @contextmanager
@@ -74,25 +70,22 @@ def _install() -> None:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if not _guards or not event.startswith("socket."):
-        return
     if event in _LOOK_UPS:
-        host, port = args[0], args[1] if len(args) > 1 else None
+        host, port = (*args, None)[:2]
     elif event in _SENDS and args[0].family in _INTERNET and args[1]:
         host, port = args[1][:2]
     else:
         return
     name = host.decode("idna") if isinstance(host, bytes) else str(host or "")
-    contact = Contact(event, name, port if isinstance(port, int) else None, threading.current_thread().name)
-    allowed = stays_here(name)
+    contact, allowed = Contact(name, port if isinstance(port, int) else None), stays_here(name)
     for guard in tuple(_guards):
         if not allowed:
             guard.blocked.append(contact)
         elif event == "socket.connect":
             guard.connects.append(contact)
-    if not allowed:
+    if _guards and not allowed:
         raise NetworkBlockedError(
-            f"the network is blocked in tests: {event} to {name!r} port {contact.port} from thread {contact.thread!r}; "
+            f"the network is blocked in tests: {event} to {name!r} port {contact.port}; "
             "replay a cassette or use a server on 127.0.0.1"
         )
 

@@ -112,15 +112,21 @@ def llm_manager(request: pytest.FixtureRequest, llm_cassette: Cassette, _llm_hom
 
     A replay needs no key and no server. Nothing is cached, and each replay has a ledger of its own.
     """
-    from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM, session_ledger
+    from testronaut_llm.config.sections import BudgetConfig
+    from testronaut_llm.config.source import ConfigSource
+    from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.money.ledger import Ledger
 
     path = _config_file(request.config)
     if llm_cassette.write_protected:
-        made: OfflineLLM | RecordedLLM = OfflineLLM(path)
+        made = LLMManager(path, offline=True)
     else:
-        llm_cassette.pass_by(*RecordedLLM.ASIDE)
-        ledger = request.config.stash.setdefault(_LEDGER, session_ledger())
-        made = RecordedLLM(path, limit=Decimal(request.config.getoption("--llm-budget")), ledger=ledger)
+        llm_cassette.leave_out_listings()
+        ledger = request.config.stash.setdefault(_LEDGER, Ledger(None, scope=lambda: "recording"))
+        limit = Decimal(request.config.getoption("--llm-budget"))  # may be 0, which the file may not say
+        budget = BudgetConfig(scope="recording").model_copy(update={"total": limit})
+        config = ConfigSource.find(path).current().model_copy(update={"budget": budget})
+        made = LLMManager(config=config, ledger=ledger)
     with made, _counted(request.node, made):
         yield made
 

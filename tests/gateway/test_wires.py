@@ -25,7 +25,6 @@ from testronaut_llm.errors import (
     OutputTruncatedError,
 )
 from testronaut_llm.testing.cassettes import Cassette
-from testronaut_llm.testing.offline import OfflineLLM, RecordedLLM
 
 PROMPT = "What does `ls -la` do? Answer in one sentence."
 JUDGE = (
@@ -77,9 +76,8 @@ async def llm(
     model |= {"api_version": version, "api_key_env": "WIRE_KEY"}
     cap = 120 if wire.embedded else 1000  # a model that thinks first needs more
     settings = config({"m": model}, max_tokens=cap, retries=0, seed=7)
-    cassette.pass_by(*RecordedLLM.ASIDE)
-    kind = OfflineLLM if wire.name == "ollama" and not wire_servers.recording else LLMManager
-    async with kind(config=settings) as made:
+    cassette.leave_out_listings()
+    async with LLMManager(config=settings, offline=wire.name == "ollama" and not wire_servers.recording) as made:
         yield made
 
 

@@ -18,7 +18,6 @@ from manager_kit import MODES, Make, ask, config, eventually, looked_up, manager
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.limits import rules
 from testronaut_llm.limits.rules import rules_of
-from testronaut_llm.testing.offline import OfflineLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -275,7 +274,7 @@ def test_a_long_pause_is_not_waited_for_where_another_model_is_there(api: Make) 
 def test_a_cassette_is_replayed_without_limits(api: Make) -> None:
     """Nothing is sent, so nothing waits: neither for `limits` nor for what a recorded answer asks."""
     made = config({"a": model("openai", api("a"), limits={"rpm": 1})})
-    with OfflineLLM(config=made) as llm:
+    with LLMManager(config=made, offline=True) as llm:
         call, services = looked_up(llm), llm._caller.services
         candidate = services.route(call).kept[0]
         for _ in range(3):

@@ -25,17 +25,16 @@ import psutil
 import pytest
 from fixtures_local import TINY, LocalModel, chat, post, stored
 from manager_kit import eventually
-from pytest_httpserver import HTTPServer
 
 from testronaut_llm import LLMManager
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import local_provider, machine
+from testronaut_llm.local import embedded_child, local_provider, machine
 from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.local_provider import EmbeddedProcess, EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.paths import install
+from testronaut_llm.support.install import install
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")
@@ -123,6 +122,16 @@ def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, 
     assert endpoint.api_base != embedded_server.api_base
     assert [len(vector) for vector in vectors] == [64, 64, 64]
     assert vectors[0] == vectors[2] != vectors[1]
+
+
+@pytest.mark.parametrize("declared", [None, 3])
+def test_pooling_is_as_the_model_declares_it(tiny_gguf: Path, declared: int | None) -> None:
+    """A chat model declares none, and gives one vector per text all the same."""
+    told = {"context": 1024, "batch": 256, "threads": 1, "slots": 1, "hardware": {}, "embeddings": True}
+    server = embedded_child._serve({"model": str(tiny_gguf), "token": "t0ken", "pooling": declared, **told})
+    endpoint = Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken")
+    (row,) = post(endpoint, "/embeddings", {"input": ["a b c"]})["data"]
+    assert len(row["embedding"]) == 64
 
 
 def test_each_slot_has_the_whole_context_and_no_prompt_is_cut(runner: EmbeddedRunner) -> None:
@@ -370,6 +379,18 @@ def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypa
     assert eventually(lambda: set(psutil.Process().children()) <= before)
 
 
+def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C closes the manager while a thread loads a model; nobody waits until it is loaded."""
+    (child := tmp_path / "child.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(embedded_child, "__file__", str(child))
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(runner.endpoint, MODEL)
+        assert eventually(lambda: any(server._process for server in runner.pool.servers.values()))
+        runner.close()
+        with pytest.raises(LocalModelError, match="could not be started"):
+            loading.result(timeout=20)
+
+
 def test_a_process_that_cannot_be_started_is_an_error(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the system's words."""
     assert isinstance(embedded_missing(MODEL, store=runner._store), Present)
@@ -405,19 +426,6 @@ def test_an_idle_model_makes_room_for_another(
     assert eventually(lambda: not server.busy())
     assert chat(runner.endpoint(LocalModel(name="other")), HELLO)["choices"]
     assert not alive(pid)
-
-
-def test_only_a_server_that_says_so_is_idle(httpserver: HTTPServer) -> None:
-    """An answer that cannot be understood counts as busy; nobody listening does not."""
-    process = EmbeddedProcess("m", {})
-    httpserver.expect_request("/slots").respond_with_data("not JSON")
-    process.address = httpserver.url_for("")
-    assert process.busy()
-    httpserver.clear()
-    httpserver.expect_request("/slots").respond_with_json([{"is_processing": False}])
-    assert not process.busy()
-    httpserver.stop()
-    assert not process.busy()
 
 
 # Readiness

@@ -16,7 +16,7 @@ from source_tree import ROOT
 
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.support.money import usd
-from testronaut_llm.testing import cassettes, fake, network, offline  # noqa: F401 - for the inner runs, see `_import_once`
+from testronaut_llm.testing import cassettes, fake, network  # noqa: F401 - for the inner runs, see `_import_once`
 from testronaut_llm.testing.network import NetworkGuard
 
 PAGE = ROOT / "docs" / "how-to" / "test-your-code.md"
