@@ -202,6 +202,30 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
     assert f"without any key: {asked}" in run("run", "default", "hi")[2]
 
 
+ASKING = {
+    "run": ("default", "hi"),
+    "classify": ("default", "hi", "--label", "a", "--label", "b"),
+    "compare": ("hi", "--models", "keyless"),
+    "route": ("default", "hi"),
+}
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> None:
+    """What it prints where nothing is ready names only its own options."""
+    code, out, err = run(command, *ASKING[command])
+    known = {option for one in get_command(app).commands[command].params for option in one.opts}  # type: ignore[attr-defined]
+    advised = {
+        word
+        for line in (out + err).splitlines()
+        if "pip install" not in line
+        for word in re.findall(r"(?<!\S)--[a-z-]+", line)
+    }
+    assert advised <= known
+    assert ("--model" in advised) == (code == 2)
+    assert ("--max-tokens" in advised) == (command == "run")
+
+
 def test_one_constant_says_how_to_install() -> None:
     """Until the name is on an index, whoever registers it there could be installed; a release changes the constant."""
     assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
