@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 
@@ -80,44 +80,48 @@ class Classification(ModelVerdict[L]):
     error: LLMError | None = None
 
 
-Ask = Callable[[dict[str, Any]], Awaitable[Answer[Any]]]
-"""Asks for one answer with these options of a call."""
+@dataclass(slots=True)
+class _Question:
+    """The requests of one classification; `max_cost` and `deadline` of the options hold for all of them together."""
 
+    call_with: Callable[[Mapping[str, Any]], Call]
+    answer_of: Callable[[Call], Awaitable[Any]]
+    options: Mapping[str, Any]
+    labels: Labels[Any]
+    votes: int
+    asked: list[Answer[Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
-async def verdict_of(ask: Ask, labels: Labels[Any], options: Mapping[str, Any], votes: int) -> ModelVerdict[Any]:
-    """Asks one model until its verdict cannot change; the first answer names the model."""
-    texts, began = list(labels.values), time.monotonic()
-    answers: list[Answer[Any]] = []
-    counted: Counter[str] = Counter()
-    while True:
-        given = {**options, "sample": options.get("sample", 0) + len(answers)}
-        if answers:
-            given |= {"model": answers[0].model, **_left(options, answers, time.monotonic() - began)}
-        answers.append(await ask(given))
-        counted[str(answers[-1].parsed)] += 1
-        probabilities = token_probabilities(answers[0].logprobs, texts)
-        (leader, most), *others = counted.most_common(2)
-        behind = others[0][1] if others else 0
-        if probabilities is not None or most - behind > votes - len(answers):
-            break
-    found = probabilities or vote_probabilities(counted, texts)
-    best = max(texts, key=lambda text: (found[text], text == leader))
-    return ModelVerdict(
-        model=answers[0].model,
-        label=labels.values[best],
-        probabilities={labels.values[text]: share for text, share in found.items()},
-        votes={labels.values[text]: counted[text] for text in texts},
-        answers=tuple(answers),
-        method="votes" if probabilities is None else "logprobs",
-    )
+    async def ask(self, model: str | None, number: int) -> Answer[Any]:
+        """Returns the answer of a model to the question when it is asked for the `number`th time."""
+        given = {**self.options, "sample": self.options.get("sample", 0) + number, "model": model}
+        if self.asked and "max_cost" in given:
+            given["max_cost"] = max(Decimal(0), given["max_cost"] - known_cost(self.asked))
+        if self.asked and "deadline" in given:
+            given["deadline"] = max(0.001, given["deadline"] - (time.monotonic() - self.began))
+        self.asked.append(await self.answer_of(self.call_with(given)))
+        return self.asked[-1]
 
-
-def next_better(route: Route, alias: str) -> str | None:
-    """Returns the next better model of a route, the cheapest of those of equal quality; None if there is none."""
-    quality = next((one.quality for one in route.kept if one.alias == alias), 10)
-    better = [one for one in route.kept if one.quality > quality]
-    cheapest = min(better, key=lambda one: (one.quality, one.est_cost or Decimal(0)), default=None)
-    return cheapest.alias if cheapest is not None else None
+    async def verdict(self, model: str | None) -> ModelVerdict[Any]:
+        """Asks a model until its verdict cannot change; without a `model`, the one that answers first."""
+        texts, values = list(self.labels.values), self.labels.values
+        answers = [await self.ask(model, 0)]
+        votes = Counter([answers[0].parsed])
+        known = token_probabilities(answers[0].logprobs, texts)
+        while known is None and _lead(votes) <= self.votes - len(answers) > 0:
+            answers.append(await self.ask(answers[0].model, len(answers)))
+            votes[answers[-1].parsed] += 1
+        found = known or vote_probabilities(votes, texts)
+        leader = votes.most_common(1)[0][0]  # in a tie, the label that was named first
+        best = max(texts, key=lambda text: (found[text], text == leader))
+        return ModelVerdict(
+            model=answers[0].model,
+            label=values[best],
+            probabilities={values[text]: share for text, share in found.items()},
+            votes={values[text]: votes[text] for text in texts},
+            answers=tuple(answers),
+            method="logprobs" if known else "votes",
+        )
 
 
 async def classified(
@@ -129,73 +133,47 @@ async def classified(
     answer_of: Callable[[Call], Awaitable[Any]],
     route_of: Callable[[Call], Route],
 ) -> Classification[Any]:
-    """Returns the classification of a prompt. Raises LLMError if an argument is wrong or the first model fails."""
-    known, given = labels_of(labels), checked(options, ClassifyOptions.__annotations__)
-    limits: dict[str, Any] = {name: given.pop(name, DEFAULTS[name]) for name in ("votes", "min_confidence")}
-    asked, schema = known.question(messages_of(prompt, None)), known.schema
+    """Asks the models of a route in turn, until a verdict has `min_confidence` or no better model is left.
 
-    def call_with(given: Mapping[str, Any]) -> Call:
-        call = replace(call_of(config, task, asked, cast("AllOptions", {**given, "schema": schema})), logprobs=True)
+    Raises:
+        LLMError: an argument is wrong, or the first model failed. After a better one fails, the verdicts so far count.
+    """
+    known, given = labels_of(labels), checked(options, ClassifyOptions.__annotations__)
+    votes, min_confidence = (given.pop(name, DEFAULTS[name]) for name in ("votes", "min_confidence"))
+    messages = known.question(messages_of(prompt, None))
+
+    def call_with(more: Mapping[str, Any]) -> Call:
+        asked = cast("AllOptions", {**given, **more, "schema": known.schema})
+        call = replace(call_of(config, task, messages, asked), logprobs=True)
         if call.temperature or all(one.provider_row.logprobs for one in call.candidates):
             return call
         return replace(call, temperature=SAMPLING)  # without log-probabilities it votes
 
-    def better_than(alias: str) -> str | None:
-        return None if given.get("model") else next_better(route_of(call_with(given)), alias)
-
-    return await classification_of(lambda one: answer_of(call_with(one)), better_than, known, given, **limits)
-
-
-async def classification_of(
-    ask: Ask,
-    better_than: Callable[[str], str | None],
-    labels: Labels[Any],
-    options: Mapping[str, Any],
-    *,
-    votes: int,
-    min_confidence: float,
-) -> Classification[Any]:
-    """Asks the models of the route in turn, until a verdict has `min_confidence` or no better model is left.
-
-    Raises:
-        LLMError: the first model failed. If a better one fails, the verdicts so far are returned.
-    """
-    verdicts: list[ModelVerdict[Any]] = []
-    began, error, model = time.monotonic(), None, None
-    while True:
-        answers = [answer for verdict in verdicts for answer in verdict.answers]
-        given = {**options, **({"model": model, **_left(options, answers, time.monotonic() - began)} if model else {})}
+    question = _Question(call_with, answer_of, given, known, int(votes))
+    verdicts = [await question.verdict(given.get("model"))]
+    error = None
+    while verdicts[-1].confidence < min_confidence and error is None and "model" not in given:
+        route = await asyncio.to_thread(lambda: route_of(call_with({})))  # it may ask a server
+        if (better := next_better(route, verdicts[-1].model)) is None:
+            break
         try:
-            verdicts.append(await verdict_of(ask, labels, given, votes))
+            verdicts.append(await question.verdict(better))
         except LLMError as failed:
-            if not verdicts:
-                raise
             error = failed
-            break
-        if verdicts[-1].confidence >= min_confidence:
-            break
-        model = await asyncio.to_thread(better_than, verdicts[-1].model)  # it may ask a server
-        if model is None:
-            break
     surest = max(verdicts, key=lambda verdict: verdict.confidence)
-    return Classification(
-        model=surest.model,
-        label=surest.label,
-        probabilities=surest.probabilities,
-        votes=surest.votes,
-        answers=surest.answers,
-        method=surest.method,
-        verdicts=tuple(verdicts),
-        cost=total_cost([answer for verdict in verdicts for answer in verdict.answers]),
-        error=error,
-    )
+    facts = {one.name: getattr(surest, one.name) for one in fields(surest)}
+    return Classification(**facts, verdicts=tuple(verdicts), cost=total_cost(question.asked), error=error)
 
 
-def _left(options: Mapping[str, Any], answers: Sequence[Answer[Any]], seconds: float) -> dict[str, Any]:
-    """Returns what is left of `max_cost` and `deadline`; both hold for all requests together."""
-    left: dict[str, Any] = {}
-    if options.get("max_cost") is not None:
-        left["max_cost"] = max(Decimal(0), Decimal(str(options["max_cost"])) - known_cost(answers))
-    if options.get("deadline") is not None:
-        left["deadline"] = max(0.001, options["deadline"] - seconds)
-    return left
+def next_better(route: Route, alias: str) -> str | None:
+    """Returns the next better model of a route, the cheapest of those of equal quality; None if there is none."""
+    quality = next((one.quality for one in route.kept if one.alias == alias), 10)
+    better = [one for one in route.kept if one.quality > quality]
+    cheapest = min(better, key=lambda one: (one.quality, one.est_cost or Decimal(0)), default=None)
+    return cheapest.alias if cheapest is not None else None
+
+
+def _lead(votes: Counter[Any]) -> int:
+    """Returns how many votes the first label has more than the second."""
+    (_, first), (_, second) = [*votes.most_common(2), ("", 0)][:2]
+    return first - second

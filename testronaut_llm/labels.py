@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Message, TokenChoice
+from testronaut_llm.support.text import counted
 
 L = TypeVar("L", default=str)
 
@@ -24,53 +25,50 @@ _RELIABLE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Labels(Generic[L]):
-    """The labels by their texts, each with a description, which may be empty."""
+    """What the caller gave as labels, by the text of each, and descriptions, which may be empty."""
 
     values: Mapping[str, L]
     descriptions: Mapping[str, str]
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Returns the JSON Schema of an answer that is one label."""
+        """JSON Schema of an answer that is one label."""
         return {"type": "string", "enum": list(self.values)}
 
     def question(self, messages: Sequence[Message]) -> Prompt:
         """Returns the messages with the labels and the instruction to choose one after the last of them."""
         listed = [f"- {text}: {words}" if (words := self.descriptions[text]) else f"- {text}" for text in self.values]
         asked = "\n".join(("Which of these labels fits? Answer with one label and nothing else.", *listed))
-        *before, last = [{"role": one.role, "content": one.content} for one in messages]
-        if last["role"] != "user":
-            return [*before, last, {"role": "user", "content": asked}]
-        return [*before, {**last, "content": f"{last['content']}\n\n{asked}"}]
+        *before, last = messages
+        if last.role != "user":
+            return [*messages, Message(role="user", content=asked)]
+        return [*before, Message(role="user", content=f"{last.content}\n\n{asked}")]
 
 
 def labels_of(labels: Any) -> Labels[Any]:
-    """Returns the labels of texts, a mapping of texts to descriptions, an `Enum` of texts, or a `Literal` of them.
+    """Returns the labels of texts, a mapping of texts to descriptions, a `Literal`, an `Enum`, or some of its members.
 
     Raises:
         InvalidRequestError: there are fewer than 2 or more than 26, or one is empty, too long, or a duplicate.
     """
-    descriptions: Mapping[Any, Any] = labels if isinstance(labels, Mapping) else {}
-    values: dict[Any, Any]
-    if isinstance(labels, type) and issubclass(labels, Enum):
-        values = {member.value: member for member in labels}
-        texts = list(values)
-    else:
-        given = get_args(labels) if get_origin(labels) is Literal else labels
-        if isinstance(given, str | bytes) or not isinstance(given, Mapping | Sequence):
-            raise InvalidRequestError(f"labels is {labels!r:.60}; expected texts, a mapping, an Enum or a Literal")
-        texts = list(given)
-        values = {text: text for text in texts if isinstance(text, str)}
-    for text in texts:
+    given = get_args(labels) if get_origin(labels) is Literal else labels
+    is_enum = isinstance(given, type) and issubclass(given, Enum)
+    if isinstance(given, str | bytes) or not (is_enum or isinstance(given, Mapping | Sequence)):
+        raise InvalidRequestError(f"labels is {labels!r:.60}; expected texts, a mapping, an Enum or a Literal")
+    values, descriptions = {}, {}
+    for one in given:
+        text = one.value if isinstance(one, Enum) else one
         if not isinstance(text, str) or not 0 < len(text.strip()) <= LONGEST_LABEL or not text.isprintable():
             raise InvalidRequestError(f"label {text!r:.80}; expected a text of 1 to {LONGEST_LABEL} characters")
-        if not isinstance(words := descriptions.get(text, ""), str):
+        words = given[one] if isinstance(given, Mapping) else ""
+        if not isinstance(words, str):
             raise InvalidRequestError(f"label {text!r} is described by {words!r:.40}; expected a text")
-    if len({text.strip().casefold() for text in texts}) < len(texts):
-        raise InvalidRequestError(f"labels {texts!r:.200} hold a duplicate; expected labels that differ")
-    if not 2 <= len(texts) <= MOST_LABELS:
-        raise InvalidRequestError(f"{len(texts)} labels; expected 2 to {MOST_LABELS}")
-    return Labels(values, {text: descriptions.get(text, "") for text in texts})
+        values[text.strip()], descriptions[text.strip()] = one, words
+    if len({text.casefold() for text in values}) < len(given):
+        raise InvalidRequestError(f"labels {list(given)!r:.200} hold a duplicate; expected labels that differ")
+    if not 2 <= len(values) <= MOST_LABELS:
+        raise InvalidRequestError(f"{counted(len(values), 'label')}; expected 2 to {MOST_LABELS}")
+    return Labels(values, descriptions)
 
 
 def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) -> dict[str, float] | None:
@@ -82,38 +80,35 @@ def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) ->
     """
     said = "".join(one.token for one in tokens)
     quoted = {label: json.dumps(label, ensure_ascii=False) for label in labels}
-    in_json = any(text in said for text in quoted.values())
-    spelled = {label: text[1:-1] if in_json else label for label, text in quoted.items()}
-    named = next(
-        (one for one in sorted(labels, key=len, reverse=True) if (quoted[one] if in_json else one) in said), None
-    )
+    spelled = quoted if any(text in said for text in quoted.values()) else {label: label for label in labels}
+    named = max((label for label in labels if spelled[label] in said), key=len, default=None)
     if named is None:
         return None
-    start = said.rfind(quoted[named]) + 1 if in_json else said.find(named)
+    start = said.rfind(spelled[named])
     end = start + len(spelled[named])
-    wholes = {label: said[:start] + text + said[end:] for label, text in spelled.items()}
-    found, shared, before = dict.fromkeys(labels, 0.0), 1.0, ""
+    answers = {label: said[:start] + text + said[end:] for label, text in spelled.items()}
+    found, share, before = dict.fromkeys(labels, 0.0), 1.0, ""
     for one in tokens:
-        position, before = before, before + one.token
-        if len(before) <= start:
-            continue
-        given = {**one.others, one.token: one.logprob}
-        likely = {token: max(-700.0, min(0.0, value)) for token, value in given.items()}  # below that, `exp` gives 0
-        fits = {token: [label for label in labels if wholes[label].startswith(position + token)] for token in likely}
-        allowed = {token: math.exp(likely[token]) for token, of in fits.items() if of or token == one.token}
-        for token, mass in allowed.items():
-            for label in fits[token] if token != one.token else ():
-                found[label] += shared * mass / sum(allowed.values()) / len(fits[token])
-        shared *= allowed[one.token] / sum(allowed.values())
-        if len(before) > end:
-            break
-    found[named] += shared
+        if start < len(before) + len(one.token) and len(before) <= end:
+            weights = {}
+            for token, logprob in {**one.others, one.token: one.logprob}.items():
+                fits = [label for label in labels if answers[label].startswith(before + token)]
+                if fits or token == one.token:
+                    weights[token] = fits, math.exp(max(-700.0, min(0.0, logprob)))  # below that, it would be 0
+            whole = sum(weight for _, weight in weights.values())
+            for token, (fits, weight) in weights.items():
+                for label in fits if token != one.token else ():
+                    found[label] += share * weight / whole / len(fits)
+            share *= weights[one.token][1] / whole
+        before += one.token
+    found[named] += share
     total = sum(found.values())
-    return {label: share / total for label, share in found.items()} if total > 0 else None
+    return {label: part / total for label, part in found.items()} if total > 0 else None
 
 
 def vote_probabilities(votes: Mapping[str, int], labels: Sequence[str]) -> dict[str, float]:
     """Returns the probability of each label, given independent votes that are right with probability `_RELIABLE`."""
-    right, wrong = math.log(_RELIABLE), math.log((1 - _RELIABLE) / (len(labels) - 1))
-    weights = {label: math.exp((right - wrong) * votes.get(label, 0)) for label in labels}
+    odds = _RELIABLE / (1 - _RELIABLE) * (len(labels) - 1)  # of one vote more for a label
+    most = max(votes.values(), default=0)
+    weights = {label: odds ** (votes.get(label, 0) - most) for label in labels}
     return {label: weight / sum(weights.values()) for label, weight in weights.items()}

@@ -133,9 +133,9 @@ class LLMManager(Engine):
         self,
         task: str | None,
         prompt: Prompt,
-        labels: Mapping[str, str] | Sequence[str],
+        labels: Mapping[L, str] | Sequence[L],
         **options: Unpack[ClassifyOptions],
-    ) -> Classification[str]: ...
+    ) -> Classification[L]: ...
     def classify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
@@ -146,7 +146,7 @@ class LLMManager(Engine):
         ('passed', 0.94)
         """
         running = self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options))
-        return cast("Classification[Any]", running.result())
+        return running.result()
 
     @overload
     async def aclassify(
@@ -157,9 +157,9 @@ class LLMManager(Engine):
         self,
         task: str | None,
         prompt: Prompt,
-        labels: Mapping[str, str] | Sequence[str],
+        labels: Mapping[L, str] | Sequence[L],
         **options: Unpack[ClassifyOptions],
-    ) -> Classification[str]: ...
+    ) -> Classification[L]: ...
     async def aclassify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:

@@ -24,6 +24,8 @@ def messages_of(prompt: Any, system: str | None) -> tuple[Message, ...]:
     """
     if isinstance(prompt, str):
         messages = [Message(role="user", content=encodable("the prompt", prompt))]
+    elif isinstance(prompt, Message | Mapping):
+        raise InvalidRequestError(f"the prompt is a single message, {prompt!r:.40}; pass a list of messages")
     elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray) or not prompt:
         raise InvalidRequestError(f"the prompt is {prompt!r:.40}; expected a str, or messages with role and content")
     else:

@@ -9,6 +9,7 @@ import warnings
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from testronaut_llm import __version__
 from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
@@ -105,5 +106,6 @@ def _without_key() -> list[str]:
         return [f"{never.fix}; {never.what}"]
     name = f"embedded/{DEFAULT}"
     fix = readiness(ModelConfig(alias=name, model=name)).fix
-    last = f"the same command with --model {name} --max-tokens 200 (a weak model)"
-    return [*filter(None, fix.split("; then ")), last]
+    known = {option for one in get_command(app).commands[sys.argv[1]].params for option in one.opts}  # type: ignore[attr-defined]
+    short = " --max-tokens 200" if "--max-tokens" in known else ""
+    return [*filter(None, fix.split("; then ")), f"the same command with --model {name}{short} (a weak model)"]

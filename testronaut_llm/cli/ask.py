@@ -16,6 +16,7 @@ import testronaut_llm
 from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.records import Answer, Route, Secrets
+from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
     from testronaut_llm.compare import Comparison
@@ -91,7 +92,7 @@ def _one(
         raise
     source = "from the cache, " if answer.cached else ""
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    tokens += f", {answer.masked} secrets masked" if answer.masked else ""
+    tokens += f", {counted(answer.masked, 'secret')} masked" if answer.masked else ""
     screen.note(
         f"{answer.model} ({answer.provider_model}): {source}{tokens}, {options.bill(llm)}, {answer.latency:.1f} s"
     )
@@ -132,23 +133,22 @@ def classify(
 
     Example: testronaut-llm classify result_verification - --label passed --label failed --expect passed < report.txt
     """
-    described = dict(one.partition("=")[::2] for one in label or ())
+    described = {name.strip(): about.strip() for name, _, about in (one.partition("=") for one in label or ())}
     if len(described) < len(label or ()):
         raise InvalidRequestError("--label names one label twice; expected labels that differ")
-    if expect is not None and expect not in described:
+    if expect is not None and (expect := expect.strip()) not in described:
         raise InvalidRequestError(f"--expect is {expect!r}; expected one of {', '.join(described) or 'the labels'}")
     given: dict[str, Any] = {"votes": votes, "min_confidence": min_confidence, "model": model, "max_cost": max_cost}
     given["cache"] = options.cache_mode(cache, no_cache)
     text = options.read_prompt(prompt, file)
     with options.asking(config, summary, f"classify {task}") as llm:
         found = llm.classify(task, text, described, **given)
-        if as_json:
-            screen.out_json(found)
-        else:
-            screen.out(found.label)
+        screen.out_json(found) if as_json else screen.out(found.label)
         shares = ", ".join(f"{one} {share:.0%}" for one, share in found.probabilities.items())
         asked = " -> ".join(one.model for one in found.verdicts)
-        screen.note(f"{asked}: {shares} (by {found.method}, {len(found.answers)} answers), {options.bill(llm)}")
+        screen.note(
+            f"{asked}: {shares} (by {found.method}, {counted(len(found.answers), 'answer')}), {options.bill(llm)}"
+        )
     if expect is not None and found.label != expect:
         raise typer.Exit(DIFFERS)
 

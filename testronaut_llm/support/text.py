@@ -1,4 +1,4 @@
-"""Reads text from outside (files, JSON, durations, URLs, names), and escapes control characters for output."""
+"""Reads text from outside (files, JSON, durations, URLs, names), and forms text for output."""
 
 from __future__ import annotations
 
@@ -114,6 +114,11 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns `1 label` or `1,234 labels`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _finite(digits: str) -> float:

@@ -122,7 +122,7 @@ def llm_manager(request: pytest.FixtureRequest, llm_cassette: Cassette, _llm_hom
         made = LLMManager(path, offline=True)
     else:
         llm_cassette.leave_out_listings()
-        ledger = request.config.stash.setdefault(_LEDGER, Ledger(None, scope=lambda: "recording"))
+        ledger = request.config.stash.setdefault(_LEDGER, Ledger(None))
         limit = Decimal(request.config.getoption("--llm-budget"))  # may be 0, which the file may not say
         budget = BudgetConfig(scope="recording").model_copy(update={"total": limit})
         config = ConfigSource.find(path).current().model_copy(update={"budget": budget})

@@ -194,7 +194,8 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
         ([TURN, {"role": "user", "content": "\udfff"}], "message 1"),
         ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
         ([TURN, Message(role="user", content=3)], "message 1 has content 3"),  # type: ignore[arg-type]
-        (Message(role="user", content="hi"), "expected a str, or messages"),
+        (Message(role="user", content="hi"), "pass a list of messages"),
+        ({"role": "user", "content": "hi"}, "pass a list of messages"),
     ],
 )
 def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:

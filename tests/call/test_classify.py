@@ -95,7 +95,7 @@ def test_votes_become_probabilities() -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["one"], "1 labels; expected 2 to 26"),
+        (["one"], "1 label; expected 2 to 26"),
         ([f"l{n}" for n in range(27)], "27 labels; expected 2 to 26"),
         (["a", " A"], "hold a duplicate"),
         (["a", ""], "label ''"),
@@ -105,6 +105,7 @@ def test_votes_become_probabilities() -> None:
         ({"a": "x", "b": 3}, "label 'b' is described by 3"),
         ("ab", "labels is 'ab'; expected texts"),
         (Enum("Number", {"ONE": 1, "TWO": 2}), "label 1"),  # type: ignore[misc]
+        ([Outcome.PASSED, "passed "], "hold a duplicate"),
         (None, "labels is None"),
     ],
 )
@@ -173,6 +174,9 @@ def asynchronous(request: pytest.FixtureRequest) -> bool:
         ({"passed": "as expected", "failed": "not"}, "passed"),
         (Outcome, Outcome.PASSED),
         (Literal["passed", "failed"], "passed"),
+        (list(Outcome), Outcome.PASSED),
+        ({Outcome.PASSED: "as expected", Outcome.FAILED: ""}, Outcome.PASSED),
+        ([" passed", "failed "], " passed"),
     ],
 )
 def test_one_request_is_enough_where_the_wire_gives_log_probabilities(
@@ -209,6 +213,16 @@ def test_votes_decide_elsewhere(said: list[str | LLMError], label: str, requests
     )
     assert judges.asked == [("mute", 0.7)] * requests
     assert 0.5 < found.confidence < 1
+
+
+@pytest.mark.parametrize("votes", [1, 2, 3, 4])
+def test_no_model_gets_more_requests_than_votes(votes: int, asynchronous: bool) -> None:
+    """Also if its answers alternate; of a tie, the label that was named first counts, with half of the probability."""
+    judges = Judges({"mute": ["failed", "passed"] * 4})
+    with judged(judges, models=["mute"]) as llm:
+        found = ask(llm, asynchronous, votes=votes)
+    assert (len(judges.asked), len(found.answers), found.label) == (votes, votes, "failed")
+    assert (found.confidence == pytest.approx(0.5)) == (votes % 2 == 0)
 
 
 def test_a_verdict_that_is_not_sure_goes_to_a_better_model(asynchronous: bool) -> None:

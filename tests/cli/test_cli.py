@@ -26,7 +26,6 @@ from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.providers import provider_registry
 from testronaut_llm.support import install
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -196,6 +195,30 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
     monkeypatch.setattr(ModelStore, "get", lambda *_: SimpleNamespace(sha256="0"))
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(Path("llm.yaml").absolute()))
     assert f"without any key: {asked}" in run("run", "default", "hi")[2]
+
+
+ASKING = {
+    "run": ("default", "hi"),
+    "classify": ("default", "hi", "--label", "a", "--label", "b"),
+    "compare": ("hi", "--models", "keyless"),
+    "route": ("default", "hi"),
+}
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> None:
+    """What it prints where nothing is ready names only its own options."""
+    code, out, err = run(command, *ASKING[command])
+    known = {option for one in get_command(app).commands[command].params for option in one.opts}  # type: ignore[attr-defined]
+    advised = {
+        word
+        for line in (out + err).splitlines()
+        if "pip install" not in line
+        for word in re.findall(r"(?<!\S)--[a-z-]+", line)
+    }
+    assert advised <= known
+    assert ("--model" in advised) == (code == 2)
+    assert ("--max-tokens" in advised) == (command == "run")
 
 
 def test_one_constant_says_how_to_install() -> None:

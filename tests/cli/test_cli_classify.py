@@ -33,6 +33,14 @@ def test_the_label_is_printed(run: Run, api: Api, expect: tuple[str, ...], code:
     assert "- passed: as expected" in str(api.bodies[0])
 
 
+def test_a_label_is_taken_without_its_outer_spaces(run: Run, api: Api) -> None:
+    """Of --label and --expect alike, and one answer is not `1 answers`."""
+    words = ("--label", " passed = fine", "--label", "failed ", "--expect", "passed ", "--votes", "1")
+    code, out, err = run("classify", "t", "hi", *words)
+    assert (code, out, "(by votes, 1 answer), $" in err) == (0, "passed\n", True), err
+    assert "- passed: fine\\n- failed" in json.dumps(api.bodies[0])
+
+
 def test_json_holds_everything(run: Run, api: Api) -> None:
     """Probabilities, votes, answers, and the verdict of each model."""
     found = json.loads(run("classify", "t", "hi", *LABELS, "--votes", "1", "--json")[1])
@@ -44,7 +52,7 @@ def test_json_holds_everything(run: Run, api: Api) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--label", "a"), "1 labels; expected 2 to 26"),
+        (("--label", "a"), "1 label; expected 2 to 26"),
         ((), "0 labels; expected 2 to 26"),
         (("--label", "a", "--label", "a=again"), "names one label twice"),
         ((*LABELS, "--expect", "skipped"), "--expect is 'skipped'; expected one of passed, failed"),

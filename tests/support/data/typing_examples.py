@@ -98,6 +98,7 @@ async def coroutines() -> None:
 def labels() -> None:
     assert_type(llm.classify("t", "p", Mood).label, Mood)
     assert_type(llm.classify("t", "p", Level), Classification[Level])
+    assert_type(llm.classify("t", "p", list(Level)).label, Level)
     assert_type(llm.classify("t", "p", ["a", "b"]), Classification[str])
     assert_type(llm.classify("t", "p", ("a", "b"), votes=5).label, str)
     assert_type(llm.classify("t", "p", {"a": "the first", "b": ""}).label, str)
