@@ -1,4 +1,4 @@
-"""The event loop in a thread on which sync calls send."""
+"""The event loop of a manager, in its thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loop() -> Iterator[Loop]:
 
 
 def loop_threads() -> int:
-    """How many such threads this test has."""
+    """Number of loop threads that this test started."""
     return sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - BEFORE)
 
 
@@ -42,7 +42,7 @@ async def where() -> int:
 
 
 def test_it_starts_with_its_first_work(loop: Loop) -> None:
-    """No thread before; one for all that follows."""
+    """No thread exists before the first call; one serves all that follow."""
     assert loop_threads() == 0
     idents = {loop.start(where()).result() for _ in range(3)}
     assert len(idents) == loop_threads() == 1
@@ -50,7 +50,7 @@ def test_it_starts_with_its_first_work(loop: Loop) -> None:
 
 
 def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
-    """`close` returns when the work has cleaned up; the next work begins anew."""
+    """`close` waits until running work has cleaned up; later work starts a new thread."""
     begun, steps = threading.Event(), []
 
     async def wait() -> None:
@@ -70,7 +70,7 @@ def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
 
 
 def test_it_ends_with_its_owner() -> None:
-    """A manager that was never closed leaves no thread."""
+    """A loop that is dropped without `close` leaves no thread."""
     loop = Loop()
     loop.start(where()).result()
     gone = weakref.ref(loop)
@@ -83,7 +83,7 @@ def test_it_ends_with_its_owner() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_its_own(loop: Loop) -> None:
-    """The thread stays behind in the parent; the child works all the same, and closing there harms nobody."""
+    """After a fork the child has its own thread, and closing it does not touch the parent's."""
     loop.start(where()).result()
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
@@ -99,8 +99,8 @@ def test_a_forked_child_starts_its_own(loop: Loop) -> None:
     os.close(writes)
 
 
-def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
-    """`SystemExit` does not end the event loop, which the next call needs."""
+def test_system_exit_reaches_the_caller(loop: Loop) -> None:
+    """SystemExit in the work is raised to its caller and leaves the event loop running."""
 
     async def leave() -> None:
         raise SystemExit(3)
@@ -110,8 +110,8 @@ def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
     assert loop.start(where()).result()
 
 
-def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
-    """Whoever waits for it is told."""
+def test_work_cancelled_before_it_starts_ends(loop: Loop) -> None:
+    """Its caller gets an error."""
     loop.start(where()).result()
     begun, blocked = threading.Event(), threading.Event()
 
@@ -145,8 +145,8 @@ atexit.register(ask)
 
 
 @pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
-def test_a_call_while_the_program_ends_is_an_error_of_ours(before: str) -> None:
-    """Python starts no thread then: the error says so, and nothing hangs."""
+def test_a_call_while_the_program_ends_is_an_error(before: str) -> None:
+    """A call from an atexit handler raises an LLMError, since Python starts no thread then."""
     done = program("-c", AT_EXIT + before)
     assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
     assert "Traceback" not in done.stderr

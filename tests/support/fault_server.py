@@ -204,11 +204,11 @@ class FaultServer:
             self.endpoints[name] = Endpoint()
         return self.endpoints[name].plan(*replies)
 
-    def refused(self) -> str:
-        """A URL on loopback where nothing listens."""
-        endpoint = Endpoint()
-        endpoint.stop()
-        return endpoint.url
+
+def refused() -> str:
+    """A URL on loopback where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def _no_plan(exchange: Exchange) -> None:
