@@ -17,7 +17,7 @@ PROGRAM = Path(__file__).parents[1] / "support" / "crash_program.py"
 @pytest.mark.timeout(0)
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 and fork")
 def test_a_kill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
-    """After kill -9 at random moments, ledger, cache, llm.yaml, event file and model index hold all that was written."""
+    """After kill -9 at random moments, ledger, cache, llm.yaml, events and model index hold what was written."""
     rounds = int(os.environ.get("SOAK_ROUNDS", "12"))
     done = program(PROGRAM, tmp_path, rounds, random.randrange(1 << 30), timeout=30 + 10 * rounds)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -121,7 +121,7 @@ def _requests(first: errors.LLMError, fault: Fault, wire: str, *, delivered: boo
 
 @pytest.mark.parametrize(("name", "wire", "mode"), cells())
 async def test_every_fault_on_every_wire(api: Make, name: str, wire: str, mode: str) -> None:
-    """A fault becomes its error, costs what was billed, leaves nothing in the cache, and the right model is asked next."""
+    """A fault becomes its error, is paid as billed, is not cached, and the right model is asked next."""
     fault, prompt = FAULTS[name], f"{name}, {wire}, {mode}"
     llm, a, b, elsewhere = _managed(api, fault, name, wire)
     async with llm:

@@ -36,7 +36,7 @@ def fail(llm: LLMManager, alias: str = "a", times: int = 5) -> None:
 
 @pytest.mark.parametrize("mode", ["complete", "astream"])
 async def test_cooldown_probe_and_recovery(api: Make, mode: str) -> None:
-    """Five failures start a cooldown; after it one call probes the model, and its result ends or doubles the cooldown."""
+    """Five failures start a cooldown; after it one call probes the model, whose result ends or doubles it."""
     a, b = api("a", faults.error("server_error")), api("b", faults.good())
     async with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
         clock, hits = Clock(llm), []

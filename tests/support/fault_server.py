@@ -54,7 +54,7 @@ class Received:
 
     @property
     def wire(self) -> str:
-        """Whose wire this is, by its path and key header."""
+        """Name of the wire, by path."""
         if "/openai/deployments/" in self.path or self.path.startswith("/openai/v1/"):
             return "azure"
         if self.path.endswith("/messages"):
@@ -62,7 +62,7 @@ class Received:
         return "ollama" if "/api/" in self.path else "openai"
 
     def has_key(self, header: str, key: str) -> bool:
-        """Did this header carry this key, with or without `Bearer`?"""
+        """True if this header carried this key, with or without `Bearer`."""
         return self.key_digests.get(header.lower()) == _digest(key)
 
 

@@ -23,7 +23,7 @@ MODES_OF = {
     "ollama": ("complete", "astream"),
     "embedded": ("stream",),
 }
-"""The methods by which each wire is called. Azure and embedded models share the client of OpenAI's wire: one will do."""
+"""The methods by which each wire is called. Azure and embedded models share the client of OpenAI's wire: one does."""
 HANGS = ("silent", "dripping", "stalled stream")
 """For these both models get a time-out that is short, and long enough for an answer on a busy machine."""
 

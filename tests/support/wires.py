@@ -37,7 +37,7 @@ class Wire:
 
     @property
     def embedded(self) -> bool:
-        """Is it the llama.cpp server that this package brings along?"""
+        """True for the llama.cpp server that this package brings along."""
         return self.name.startswith("llama.cpp")
 
     def case(self, mode: str) -> Any:
