@@ -1,4 +1,4 @@
-"""Retries are ours alone: as many as the task says, not before the provider wants them, the same over each wire."""
+"""Retries in whole calls: as many as the task says, and not before the provider wants them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def _complete(llm: LLMManager, *, asynchronous: bool) -> str:
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_failure_that_passes_is_survived(api: Make, wire: str, asynchronous: bool) -> None:
-    """Two failures and an answer are three requests, none sent before the wait that was asked for (P03, P04)."""
+    """Two failures and an answer are three requests, each after the wait that was asked for."""
     later = {"retry-after-ms": "80"}
     a = api("a", faults.error("rate_limit", headers=later), faults.error("server_error", headers=later), faults.good())
     async with manager({"m": model(wire, a)}, retries=2) as llm:
@@ -41,8 +41,10 @@ def test_a_provider_may_forbid_retries(api: Make) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_key_that_cannot_be_fetched_is_told(api: Make, tmp_path: Path, asynchronous: bool) -> None:
-    """A command that fails is an error of the attempt, before anything is sent and at no cost."""
+async def test_a_key_command_that_fails_is_an_error_of_the_attempt(
+    api: Make, tmp_path: Path, asynchronous: bool
+) -> None:
+    """Nothing is sent, and it costs nothing."""
     a = api("a", faults.good())
     row = model("openai", a, api_key_command="false")
     async with manager({"a": row}) as llm:
@@ -54,10 +56,10 @@ async def test_a_key_that_cannot_be_fetched_is_told(api: Make, tmp_path: Path, a
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_fault_of_ours_reaches_the_caller_as_it_is(
+async def test_a_programming_error_is_raised_as_it_is(
     api: Make, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
-    """A programming error is never taken for a provider's failure, nor retried."""
+    """An error of our own code is not retried, nor taken for a provider's failure."""
 
     def broken(self: Gateway, *_: object) -> None:
         raise ZeroDivisionError
