@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from manager_kit import program
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Loop
-
-BEFORE: set[threading.Thread] = set()
-
-
-@pytest.fixture(autouse=True)
-def _threads_of_others() -> None:
-    """Managers of other tests may not have been collected yet."""
-    BEFORE.clear()
-    BEFORE.update(threading.enumerate())
 
 
 @pytest.fixture
@@ -32,44 +21,29 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
-def loop_threads() -> int:
-    """Number of loop threads that this test started."""
-    return sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - BEFORE)
+@pytest.fixture
+def loop_threads() -> Callable[[], int]:
+    """Counts the loop threads that this test started; managers of other tests may not have been collected yet."""
+    before = set(threading.enumerate())
+    return lambda: sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - before)
 
 
 async def where() -> int:
     return threading.get_ident()
 
 
-def test_it_starts_with_its_first_work(loop: Loop) -> None:
-    """No thread exists before the first call; one serves all that follow."""
+def test_it_starts_with_its_first_work_and_ends_with_close(loop: Loop, loop_threads: Callable[[], int]) -> None:
+    """No thread exists before the first work; one serves all that follows, also after a `close`."""
     assert loop_threads() == 0
     idents = {loop.start(where()).result() for _ in range(3)}
     assert len(idents) == loop_threads() == 1
     assert idents != {threading.get_ident()}
-
-
-def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
-    """`close` waits until running work has cleaned up; later work starts a new thread."""
-    begun, steps = threading.Event(), []
-
-    async def wait() -> None:
-        try:
-            begun.set()
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            steps.append("ended")
-
-    loop.start(wait())
-    assert begun.wait(10)
     loop.close()
-    assert steps == ["ended"]
     assert loop_threads() == 0
     assert loop.start(where()).result()
 
 
-def test_it_ends_with_its_owner() -> None:
+def test_it_ends_with_its_owner(loop_threads: Callable[[], int]) -> None:
     """A loop that is dropped without `close` leaves no thread."""
     loop = Loop()
     loop.start(where()).result()
@@ -78,25 +52,6 @@ def test_it_ends_with_its_owner() -> None:
     gc.collect()
     assert gone() is None
     assert loop_threads() == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_starts_its_own(loop: Loop) -> None:
-    """After a fork the child has its own thread, and closing it does not touch the parent's."""
-    loop.start(where()).result()
-    reads, writes = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(writes, b"answered" if loop.start(where()).result() else b"")
-            loop.close()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reads, 100) == b"answered"
-    assert loop.start(where()).result()
-    os.close(reads)
-    os.close(writes)
 
 
 def test_system_exit_reaches_the_caller(loop: Loop) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
 from testronaut_llm.money.budgets import Money
-from testronaut_llm.money.price_rows import ModelFacts, Price, Rates
+from testronaut_llm.money.price_rows import ModelFacts
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.options import call_of, embed_call_of
@@ -30,58 +30,37 @@ from testronaut_llm.support.money import tokens, usd
 GONE = Readiness(ready=False, missing="no key", fix="export KEY=...")
 
 
-@dataclass
-class Option:
-    """A model whose prompt of 1,000 and answer of 1,000 tokens cost `price` dollars a million each."""
-
-    alias: str
-    price: str | None = "1"
-    quality: int = 5
-    local: bool = False
-    excluded: str = ""
-    ready: Readiness = READY
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def candidate(self) -> Candidate:
-        row = ModelConfig(alias=self.alias, model=f"openai/{self.alias}", quality=self.quality, local=self.local)
-        return Candidate(
-            alias=row.alias,
-            model=row.model,
-            provider="openai",
-            quality=row.quality,
-            row=row,
-            provider_row=provider_of(row),
-            local=self.local,
-            kept=not self.excluded,
-            reason=self.excluded,
-        )
+Option = tuple[Candidate, Readiness]
 
 
-def option(alias: str, price: str | None = "1", **known: Any) -> Option:
-    """Returns an option; arguments that are no field of it are facts of the model."""
-    own = {name: known.pop(name) for name in ("quality", "local", "excluded", "ready") if name in known}
-    return Option(alias, price, facts=known, **own)
+def option(
+    alias: str, price: str | None = "1", *, excluded: str = "", ready: Readiness = READY, **fields: Any
+) -> Option:
+    """A model with these fields, at `price` dollars a million tokens, and its readiness."""
+    usd = {"input": price, "output": price} if price is not None else None
+    row = ModelConfig(alias=alias, model=f"openai/{alias}", price=usd, **fields)
+    candidate = Candidate(
+        alias=alias,
+        model=row.model,
+        provider="openai",
+        quality=row.quality,
+        row=row,
+        provider_row=provider_of(row),
+        local=bool(row.local),
+        kept=not excluded,
+        reason=excluded,
+    )
+    return candidate, ready
 
 
-class Tables:
-    """The prices and facts of these options."""
+class Prices(PriceTable):
+    """What `llm.yaml` says of prices and windows; the model `plain` takes no schema."""
 
-    def __init__(self, options: Sequence[Option]) -> None:
-        self._options = {one.alias: one for one in options}
+    def __init__(self) -> None:
+        super().__init__([])
 
     def facts(self, row: ModelConfig) -> ModelFacts:
-        return ModelFacts(**self._options[row.alias].facts)
-
-    def price(self, row: ModelConfig, _service: str) -> Price | None:
-        price = self._options[row.alias].price
-        if price is None:
-            return None
-        rates = Rates.of({"input": Decimal(price), "output": Decimal(price)})
-        return Price(tiers=((0, rates),), source="made up")
-
-    def fix(self, row: ModelConfig) -> str:
-        return f"add `price:` to models.{row.alias}"
+        return replace(super().facts(row), supports_schema=row.alias != "plain")
 
 
 COUNTS = SimpleNamespace(
@@ -98,9 +77,8 @@ def routed(
     """Returns the route of a call with these models."""
     output = SimpleNamespace() if schema else None
     call: Any = SimpleNamespace(task="cli", texts=(), messages=(), max_tokens=max_tokens, extra={}, output=output)
-    tables: Any = Tables(options)
-    scale = Scale(call=call, prices=tables, counter=COUNTS, money=money)  # type: ignore[arg-type]
-    return plan("cli", strategy, [scale.weigh(one.candidate, one.ready) for one in options], money)
+    scale = Scale(call=call, prices=Prices(), counter=COUNTS, money=money)  # type: ignore[arg-type]
+    return plan("cli", strategy, [scale.weigh(*one) for one in options], money)
 
 
 def order(route: Route) -> list[str]:
@@ -202,7 +180,7 @@ def test_a_candidate_shows_its_numbers() -> None:
     (candidate,) = routed("cheapest", [option("a", "2", context_window=9000)], max_tokens=1000).candidates
     assert (candidate.est_tokens, candidate.est_completion_tokens) == (1000, 1000)
     assert (candidate.est_cost, candidate.worst_cost) == (Decimal("0.004"), Decimal("0.010"))
-    assert (candidate.cost_source, candidate.context_window) == ("made up", 9000)
+    assert (candidate.cost_source, candidate.context_window) == ("llm.yaml", 9000)
     assert candidate.reason == "the only one left: about $0.004"
 
 
@@ -216,14 +194,14 @@ OBSTACLES: list[tuple[Option, str, str | None]] = [
         "context_window",
     ),
     (option("a", max_output=999), "its answers have at most 999 tokens, and max_tokens is 1,000", "context_window"),
-    (option("a", supports_schema=False), "cannot answer in a given shape (JSON Schema)", None),
+    (option("plain"), "cannot answer in a given shape (JSON Schema)", None),
 ]
 
 
 @pytest.mark.parametrize(("dropped", "says", "problem"), OBSTACLES)
 def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: str, problem: str | None) -> None:
     """The task's rules count first, then readiness, then whether the call fits; unknown facts are tried."""
-    fits = option("b", context_window=2100, max_output=1000, supports_schema=True)
+    fits = option("b", context_window=2100, max_output=1000)
     route = routed("cheapest", [dropped, option("c"), fits], max_tokens=1000, schema=True)
     assert order(route) == ["c", "b"]
     assert (route.candidates[-1].reason, route.candidates[-1].problem) == (says, problem)
@@ -359,11 +337,11 @@ def test_no_route_breaks_a_rule(made: list[Any], strategy: str, money: Money | N
     if money is not None and pace is not None:
         money = Money(left=money.left, limit="per_day", pace=pace, pace_limit="per_day", on_exceeded=money.on_exceeded)
     route = routed(strategy, options, max_tokens=1000, money=money)
-    assert sorted(c.alias for c in route.candidates) == sorted(o.alias for o in options)
+    assert sorted(c.alias for c in route.candidates) == sorted(one.alias for one, _ in options)
     assert all(c.reason for c in route.candidates)
-    by_alias = {o.alias: o for o in options}
+    ready = {one.alias: state.ready for one, state in options}
     for candidate in route.kept:
-        assert by_alias[candidate.alias].ready.ready
+        assert ready[candidate.alias]
         assert candidate.context_window in (None, 100_000)
         if money is not None:
             assert candidate.worst_cost is not None
