@@ -1,4 +1,4 @@
-"""One way to read text: UTF-8, with or without its mark, and errors that name the file, the line and the byte."""
+"""Text files are read as UTF-8, with or without a byte order mark; errors name file, line and byte."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
 
 
 @pytest.mark.parametrize("what", READERS)
-def test_a_mark_is_dropped_and_bytes_that_are_no_text_are_named(tmp_path: Path, what: str) -> None:
-    """A file that Windows wrote says what the same file says without the mark. Of a bad key only the source is told."""
+def test_a_mark_is_dropped_and_bad_bytes_are_named(tmp_path: Path, what: str) -> None:
+    """A file with a mark reads like one without; invalid bytes are named, except of a key."""
     read, content = READERS[what]
     (tmp_path / "plain").write_bytes(content)
     plain = read(tmp_path / "plain")
@@ -62,7 +62,7 @@ def test_a_mark_is_dropped_and_bytes_that_are_no_text_are_named(tmp_path: Path, 
 
 
 def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digest is of what the file says."""
+    """The digest of trust ignores the mark."""
     file = tmp_path / "llm.yaml"
     file.write_bytes(MARK + YAML)
     trust(file)
@@ -75,7 +75,7 @@ def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: py
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in a container with an arbitrary user id: no HOME, and no entry in the passwd file."""
+    """A user without HOME and without an entry in the passwd file, as in some containers."""
 
     def nobody(uid: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {uid}")
@@ -99,7 +99,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], object], tmp_path: Path) -> None:
-    """HOME, or TESTRONAUT_LLM_HOME; and no folder is called `~`."""
+    """The error names HOME and TESTRONAUT_LLM_HOME, and no folder `~` is made."""
     with pytest.raises(ConfigError, match=r"set HOME, or TESTRONAUT_LLM_HOME"):
         use()
     assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
@@ -117,15 +117,15 @@ def _command(words: str, monkeypatch: pytest.MonkeyPatch) -> object:
 def test_a_command_without_a_home_folder_is_one_line(
     words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And exit code 2, as for any configuration that a person has to change."""
+    """A command prints one line and ends with exit code 2."""
     code, said = _command(words, monkeypatch), capsys.readouterr()
     assert (code, said.out, said.err.count("\n")) == (2, "", 1), said.err
     assert "set HOME, or TESTRONAUT_LLM_HOME" in said.err
 
 
 @pytest.mark.usefixtures("homeless")
-def test_without_a_home_folder_one_that_is_named_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TESTRONAUT_LLM_HOME alone is enough; a path that names nobody's home stays as it is."""
+def test_testronaut_llm_home_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without HOME, TESTRONAUT_LLM_HOME is used; a path of an unknown user stays as it is."""
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
     assert (config_dir(), data_dir()) == (tmp_path / "config", tmp_path / "data")
     assert user_path("~nobody-here/x") == Path("~nobody-here/x")

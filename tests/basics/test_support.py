@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, text from outside is read strictly, reasoning is told from the answer."""
+"""Small helpers: atomic writes, strict JSON, durations, names, hosts, and reasoning apart from the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from testronaut_llm.support.text import closest, is_loopback, parse_json, second
 
 
 def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
-    """0600 for a new one; what the user chose stays. Line ends are those of the text, on any platform."""
+    """A new file has mode 0600, an old one keeps its own; line ends are unchanged."""
     path = tmp_path / "f"
     write_atomically(path, "a\r\nb\né")
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == ("a\r\nb\né".encode(), 0o600)
@@ -27,7 +27,7 @@ def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> 
 
 
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
-    """The file that it leads to is replaced, in its own folder."""
+    """The file behind a link is replaced, in its own folder."""
     real, link = tmp_path / "real" / "f", tmp_path / "link"
     real.parent.mkdir()
     real.write_text("old")
@@ -39,7 +39,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """A full disk, or a crash of the step itself; no temporary file stays."""
+    """If a step of the write fails, the old file stays, and no temporary file."""
     path = tmp_path / "f"
     path.write_text("old")
 
@@ -71,7 +71,7 @@ def test_json_that_readers_disagree_about_is_refused(text: str, says: str) -> No
 
 
 def test_durations_names_and_hosts() -> None:
-    """As users and servers write them."""
+    """Durations, close names and loopback hosts are read as users and servers write them."""
     written = ("90", "20ms", "1.5h", "6m0s", "1h 30m", "", "soon", "1m30", "1.5.2s", "-1s")
     assert [*map(seconds_of, written)] == [90, 0.02, 5400, 360, None, None, None, None, None, None]
     assert closest("cli_analisys", ["default", "cli_analysis"]) == "cli_analysis"
@@ -100,7 +100,7 @@ def test_durations_names_and_hosts() -> None:
     ],
 )
 def test_the_answer_follows_the_reasoning(text: str, answer: str) -> None:
-    """A closing tag without an opening one ends reasoning; a pair in the middle of a text, or JSON, is text."""
+    """A closing tag without an opening one ends reasoning; a pair inside a text, or JSON, is text."""
     reasoning, found = split(text)
     assert found == answer
     assert reasoning + found == text
@@ -108,14 +108,14 @@ def test_the_answer_follows_the_reasoning(text: str, answer: str) -> None:
 
 @pytest.mark.parametrize("opening", TAGS)
 def test_each_pair_of_tags_is_known(opening: str) -> None:
-    """With the opening tag and without it."""
+    """Each pair is split off, with the opening tag and without it."""
     closing = TAGS[opening]
     assert split(f"{opening}a{closing}\nHello")[1] == "Hello"
     assert split(f"a\n{closing}\nHello")[1] == "Hello"
 
 
-def test_a_prompt_that_speaks_of_a_tag_keeps_it() -> None:
-    """The other tags are looked for as ever."""
+def test_a_tag_in_the_prompt_is_text() -> None:
+    """A tag that the prompt contains is not split off; the others are."""
     tags = tags_for(["What is </think>?", "hi"])
     assert split("a</think>b", tags)[1] == "a</think>b"
     assert split("a[/THINK]b", tags)[1] == "b"
@@ -126,8 +126,8 @@ _TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "[THINK
 
 @given(_TEXTS)
 @example(["<thi", "nk>", "a", "</think>", "b"])
-def test_pieces_and_whole_agree(pieces: list[str]) -> None:
-    """However a text is cut into pieces, the same is handed out, and what is split off later is reasoning."""
+def test_reasoning_is_split_off_however_a_text_is_cut(pieces: list[str]) -> None:
+    """Any pieces of a text give what the whole text gives."""
     text, stream = "".join(pieces), ReasoningFilter(TAGS)
     handed_out = "".join(map(stream.take, pieces)) + stream.end()
     once = ReasoningFilter(TAGS)

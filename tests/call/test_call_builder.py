@@ -1,4 +1,4 @@
-"""A wrong argument is refused by its name before anything is spent; a right one arrives unchanged."""
+"""Arguments of a call are checked by name before anything is spent, and arrive unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TURN = {"role": "user", "content": "hi"}
 
 
 def test_the_task_fills_in_what_the_caller_left_out() -> None:
-    """Without arguments, the settings are those of `llm.yaml`."""
+    """Options that are not given have the values of the task in `llm.yaml`."""
     call = build_call(TASK, "hi")
     assert [(m.role, m.content) for m in call.messages] == [("system", "Be brief."), ("user", "hi")]
     assert (call.task, call.max_tokens, call.temperature, call.stop, call.seed) == ("t", 77, 0.5, ("END",), 3)
@@ -37,7 +37,7 @@ def test_the_task_fills_in_what_the_caller_left_out() -> None:
 
 
 def test_the_caller_overrides_the_task() -> None:
-    """Each argument wins over the task's setting, zero and empty ones too."""
+    """Each option wins over the task's setting, also if it is zero or empty."""
     call = build_call(
         TASK, [TURN], system="", max_tokens=5, temperature=0, stop=[], seed=0, cache="refresh", sample=2,
         max_cost=0, timeout=1, deadline=2, model="m", extra={"top_k": 1}, metadata={"run": 1}, stream=True,
@@ -68,7 +68,7 @@ async def called(llm: LLMManager, name: str, **options: Any) -> None:
 
 @pytest.mark.parametrize("name", [*LISTED, *EMBED])
 def test_a_signature_lists_every_option(name: str) -> None:
-    """`help()` and editors show what a method takes, with its type and default, as if it were written out."""
+    """`help()` and `inspect.signature` list every option with its type and default."""
     options = EmbedOptions if name in EMBED else CallOptions
     parameters = inspect.signature(getattr(FakeLLM(), name)).parameters
     wanted = [*options.__annotations__, *(() if name in EMBED else ("schema",))]
@@ -82,7 +82,7 @@ def test_a_signature_lists_every_option(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LISTED, *EMBED])
 async def test_an_unknown_option_is_refused(name: str) -> None:
-    """Every method names the option and the closest one that it takes, and sends nothing."""
+    """Every method names the unknown option and the closest known one, and sends nothing."""
     llm = FakeLLM(tasks=("t",))
     with pytest.raises(InvalidRequestError, match=r"unknown option 'max_costs'; did you mean `max_cost`\?"):
         await called(llm, name, max_costs=1)
@@ -92,7 +92,7 @@ async def test_an_unknown_option_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["stream", "astream"])
 @pytest.mark.parametrize(("task", "options"), [("t", {"max_costs": 1}), ("t", {"max_tokens": 0}), ("tt", {})])
 async def test_a_stream_checks_its_arguments_at_the_call(name: str, task: str, options: dict[str, Any]) -> None:
-    """As `complete` does, and not when its first piece is read; a right one sends nothing until then."""
+    """A stream raises for wrong arguments when it is made, and sends nothing until its first piece is read."""
     with FakeLLM(tasks=("t",)) as llm:
         with pytest.raises((InvalidRequestError, UnknownTaskError)):
             getattr(llm, name)(task, "hi", **options)
@@ -109,16 +109,9 @@ def test_the_deadline_of_a_stream_counts_from_its_first_piece() -> None:
         assert "".join(stream) == "late"
 
 
-@pytest.mark.parametrize("name", EMBED)
-async def test_an_embedding_takes_no_option_of_a_text(name: str) -> None:
-    """It would change nothing."""
-    with pytest.raises(InvalidRequestError, match="'temperature'"):
-        await called(FakeLLM(tasks=("t",)), name, temperature=1)
-
-
 @pytest.mark.parametrize("name", LISTED)
 async def test_the_methods_take_the_same_options(name: str) -> None:
-    """What one call was asked with can be given to a dry run, a comparison or a batch as it is."""
+    """The options of one call can be given to a dry run, a comparison or a batch unchanged."""
     llm = FakeLLM(tasks=("t",))
     llm.reply('"yes"')
     options = {"system": "s", "max_tokens": 9, "temperature": 1, "stop": ".", "seed": 1, "cache": "off", "sample": 1,
@@ -129,11 +122,17 @@ async def test_the_methods_take_the_same_options(name: str) -> None:
     assert [call.max_tokens for call in llm.calls] == ([] if name == "route" else [9])
 
 
-@pytest.mark.parametrize("name", ["compare", "acompare"])
-async def test_a_comparison_takes_no_single_model(name: str) -> None:
-    """It names its models already."""
-    with pytest.raises(InvalidRequestError, match="model is 'fake'; `compare` asks each of `models`"):
-        await called(FakeLLM(tasks=("t",)), name, model="fake")
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        *((name, {"temperature": 1}, "'temperature'") for name in EMBED),
+        *((name, {"model": "fake"}, "`compare` asks each of `models`") for name in ("compare", "acompare")),
+    ],
+)
+async def test_an_option_that_would_change_nothing_is_refused(name: str, given: dict[str, Any], says: str) -> None:
+    """`embed` takes no option of a text, and `compare`, which names its models, no `model`."""
+    with pytest.raises(InvalidRequestError, match=says):
+        await called(FakeLLM(tasks=("t",)), name, **given)
 
 
 WRONG: dict[str, list[Any]] = {
@@ -157,7 +156,7 @@ WRONG: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("name", "given"), [(name, given) for name, all_given in WRONG.items() for given in all_given])
 def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
-    """The error names the argument and shows what was given, or what is wrong in it."""
+    """The error names the option, and what was given or what is wrong in it."""
     with pytest.raises(InvalidRequestError, match=name) as caught:
         build_call(PLAIN, "hi", **{name: given})
     said = str(caught.value)
@@ -199,38 +198,39 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
     ],
 )
 def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
-    """The error says which message and which part is at fault."""
+    """The error names the message and the part that are wrong."""
     with pytest.raises(InvalidRequestError) as caught:
         build_call(PLAIN, prompt)
     assert named in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\u202e", "😀", "é", "x" * 100_000, "\r\n\t x", "{}", "</s>"])
-def test_odd_text_is_text(text: str) -> None:
-    """Whatever can be encoded is sent as it is."""
+def test_odd_text_is_sent_unchanged(text: str) -> None:
+    """Any text that can be encoded is sent as it is."""
     assert build_call(PLAIN, text).messages[-1].content == text
 
 
 def test_text_parts_become_one_text() -> None:
-    """Parts of text are joined, in a list or a tuple."""
+    """Parts of text, in a list or a tuple, are joined."""
     parts = ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
     call = build_call(PLAIN, [{"role": "system", "content": "s"}, {"role": "user", "content": parts}])
     assert [m.content for m in call.messages] == ["s", "ab"]
 
 
-@pytest.mark.parametrize("amount", [0.05, "0.05", Decimal("0.05")])
-def test_money_is_exact(amount: Decimal | float | str) -> None:
-    """A float of dollars does not become a long binary fraction."""
-    assert build_call(PLAIN, "hi", max_cost=amount).max_cost == Decimal("0.05")
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        *(("max_cost", amount, Decimal("0.05")) for amount in (0.05, "0.05", Decimal("0.05"))),
+        ("stop", "END", ("END",)),
+    ],
+)
+def test_a_value_may_be_given_in_several_forms(name: str, given: Any, value: Any) -> None:
+    """A float of dollars is exact, and a single stop needs no list."""
+    assert getattr(build_call(PLAIN, "hi", **{name: given}), name) == value
 
 
-def test_one_stop_needs_no_list() -> None:
-    """A single text is one stop."""
-    assert build_call(PLAIN, "hi", stop="END").stop == ("END",)
-
-
-def test_messages_may_be_messages_of_ours() -> None:
-    """A `Message` stands wherever a mapping of OpenAI's form does: in a call, a batch, a comparison, a verdict."""
+def test_a_message_is_accepted_like_a_mapping() -> None:
+    """A `Message` stands wherever a mapping of OpenAI's form does."""
     turns = [{"role": "system", "content": "s"}, Message(role="user", content="hi")]
     assert [(one.role, one.content) for one in build_call(PLAIN, turns).messages] == [("system", "s"), ("user", "hi")]
     llm = FakeLLM()
@@ -278,8 +278,8 @@ class _Coroutine:
         ("text", 1, False),
     ],
 )
-def test_a_function_is_asked_how_many_arguments_it_takes(function: Any, arguments: int, right: bool) -> None:
-    """Partials, bound methods and builtins pass, whose signature nobody knows too; coroutine functions do not."""
+def test_the_arguments_of_a_function_are_counted(function: Any, arguments: int, right: bool) -> None:
+    """`takes` is true for partials, bound methods and builtins that fit, and false for coroutine functions."""
     assert takes(function, arguments) is right
 
 
@@ -293,10 +293,8 @@ def test_a_function_is_asked_how_many_arguments_it_takes(function: Any, argument
         ("abatch", {"on_progress": 3}, "expected a function of three arguments: done, total, result"),
     ],
 )
-async def test_a_function_of_other_arguments_is_refused_before_anything_is_sent(
-    name: str, given: dict[str, Any], words: str
-) -> None:
-    """The error names the option and what it is called with."""
+async def test_a_function_with_other_arguments_is_refused(name: str, given: dict[str, Any], words: str) -> None:
+    """The error names the option and the arguments that it is called with; nothing is sent."""
     llm = FakeLLM(tasks=("t",))
     llm.reply("hi")
     with pytest.raises(InvalidRequestError, match=f"^{next(iter(given))} is .*{words}"):
@@ -306,8 +304,8 @@ async def test_a_function_of_other_arguments_is_refused_before_anything_is_sent(
     assert llm.calls == []
 
 
-def test_what_the_caller_changes_later_does_not_change_the_call() -> None:
-    """A call is a value: mappings are copied."""
+def test_a_call_copies_its_mappings() -> None:
+    """What the caller changes later does not change the call."""
     extra, metadata = {"a": 1}, {"b": 1}
     call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
     extra["a"], metadata["b"] = 2, 2
@@ -315,7 +313,7 @@ def test_what_the_caller_changes_later_does_not_change_the_call() -> None:
 
 
 def test_texts_to_embed() -> None:
-    """One text needs no list, and any iterable of texts will do."""
+    """One text needs no list, and any iterable of texts is accepted."""
     assert texts_of("a") == ("a",)
     assert texts_of(iter(["a", "b\x00"])) == ("a", "b\x00")
 
@@ -326,14 +324,14 @@ def test_texts_to_embed() -> None:
      (None, "None")],
 )  # fmt: skip
 def test_wrong_texts_are_named(texts: Any, named: str) -> None:
-    """The error says which text cannot be embedded."""
+    """The error names the text that cannot be embedded."""
     with pytest.raises(InvalidRequestError) as caught:
         texts_of(texts)
     assert named in str(caught.value)
 
 
-def test_a_private_task_asks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment may move an Ollama from this machine to another."""
+def test_a_private_task_checks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Ollama that the environment moves to another host is no longer a candidate."""
     with manager({"m": {"model": "ollama/qwen3:8b"}}, private=True) as llm:
         assert len(looked_up(llm).candidates) == 1
         monkeypatch.setenv("OLLAMA_API_BASE", "http://203.0.113.9:11434")

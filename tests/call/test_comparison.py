@@ -1,4 +1,4 @@
-"""The same prompt asked of several models: who said what, how far they agree, and what it took."""
+"""`compare` asks several models the same: who said what, how far they agree, and what it cost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _answer(text: str) -> Answer[Any]:
 
 @each_mode
 def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
-    """Results stand by alias in the order asked, each from its own model."""
+    """Results are listed by alias in the order asked, each from its own model."""
     for name in "abc":
         llm.reply(f"I am {name}.", model=name)
     found = _compare(llm, mode, "t", "Who?", models=["c", "a"])
@@ -71,8 +71,8 @@ def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
 
 
 @each_mode
-def test_a_failed_model_stops_nobody(llm: FakeLLM, mode: str) -> None:
-    """Its error stands in its place; the others agree among themselves, all together do not."""
+def test_a_failed_model_stops_no_other(llm: FakeLLM, mode: str) -> None:
+    """Its error stands in its place, and the others are compared."""
     llm.reply("yes")
     llm.reply(InvalidRequestError("no"), model="b")
     found = _compare(llm, mode, "t", "?", models=["a", "b", "c"])
@@ -87,7 +87,7 @@ def test_a_failed_model_stops_nobody(llm: FakeLLM, mode: str) -> None:
 
 @each_mode
 def test_several_prompts_have_a_row_each(llm: FakeLLM, mode: str) -> None:
-    """A list of texts and messages is asked one by one, and totals run over all of them."""
+    """A list of texts and messages is asked one by one, and totals cover all of them."""
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply("another", model="b", prompt="two")
     turns = [{"role": "user", "content": "one"}]
@@ -109,7 +109,7 @@ def test_messages_are_one_prompt(llm: FakeLLM) -> None:
 
 
 def test_cost_and_time_are_summed(llm: FakeLLM) -> None:
-    """Totals hold what the answers say; failed attempts cost too, and an unknown price stays unknown."""
+    """Totals include failed attempts, and an unknown price makes a total unknown."""
     llm.reply("four words are here")
     found = llm.compare("t", ["p", "q"], models=["a", "b"])
     answers: list[Any] = [row.results["a"] for row in found.prompts]
@@ -120,8 +120,8 @@ def test_cost_and_time_are_summed(llm: FakeLLM) -> None:
     assert [one.cost is None for one in unpriced.compare("t", "p", models=["a", "b"]).totals] == [True, False]
 
 
-def test_validity_is_a_share_of_what_the_schema_decided(llm: FakeLLM) -> None:
-    """An answer that breaks the schema counts against its model, a server's failure does not; both cost."""
+def test_validity_is_a_share_of_the_answers_with_a_schema(llm: FakeLLM) -> None:
+    """An answer that breaks the schema counts against its model, a server's failure does not."""
     good = {"passed": True, "reason": "ok"}
     llm.reply(good)
     llm.reply(lambda call: "no JSON" if call.messages[0].content == "two" else good, model="b")
@@ -154,7 +154,7 @@ WRONG: list[tuple[dict[str, Any], type[LLMError], str]] = [
 
 @each_mode
 @pytest.mark.parametrize(("given", "kind", "says"), WRONG, ids=str)
-def test_what_is_wrong_is_said_before_anything_is_asked(
+def test_a_wrong_argument_is_refused_before_anything_is_sent(
     llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError], says: str
 ) -> None:
     """A wrong argument is an error of the call, not of one model."""
@@ -163,8 +163,8 @@ def test_what_is_wrong_is_said_before_anything_is_asked(
     assert llm.calls == []
 
 
-def test_it_can_be_written_as_json(llm: FakeLLM) -> None:
-    """The whole of it, errors and money too, is JSON for a program to read."""
+def test_a_comparison_can_be_written_as_json(llm: FakeLLM) -> None:
+    """Answers, errors and money are JSON for a program to read."""
     llm.reply("yes")
     llm.reply(InvalidRequestError("no"), model="b")
     shown = json.loads(json.dumps(plain(llm.compare("t", "?", models=["a", "b"]))))
@@ -187,7 +187,7 @@ NORMALISED = [
 
 
 @pytest.mark.parametrize(("one", "other", "same"), NORMALISED)
-def test_form_is_not_what_an_answer_says(one: str, other: str, same: bool) -> None:
+def test_texts_are_compared_without_their_form(one: str, other: str, same: bool) -> None:
     """Case, white space and punctuation may differ; words, signs and numbers may not."""
     assert (normalised(one) == normalised(other)) is same
 
@@ -211,7 +211,7 @@ FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = 
 def test_json_agrees_field_by_field(
     texts: list[str], json_agrees: bool | None, same: tuple[str, ...], different: tuple[str, ...]
 ) -> None:
-    """Paths say which values are the same and which are not, whatever the spelling of the JSON."""
+    """Paths list the values that are the same and those that differ, however the JSON is written."""
     found = agreement_of([_answer(text) for text in texts])
     assert (found.json, found.same, found.different) == (json_agrees, same, different)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and cancelling at each step of a call: money settles, slots and flights are given back, threads end."""
+"""A call that ends early (deadline, Ctrl-C, cancellation, close) settles its money and leaves nothing open."""
 
 from __future__ import annotations
 
@@ -7,25 +7,193 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import faults
 import pytest
-from manager_kit import Make, at_rest, manager, model
+from fault_server import Exchange
+from manager_kit import MODES, Make, ask, booked, eventually, is_idle, manager, model
 
-from testronaut_llm import LLMManager, call
+from testronaut_llm import Answer, LLMManager, call, errors
 from testronaut_llm.gateway.gateway import Gateway
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
+
+WIRES = ("openai", "anthropic", "ollama")
+SOON = 0.4
+both = pytest.mark.parametrize("stream", [False, True])
+
+
+def dripping_headers(exchange: Exchange) -> None:
+    """Sends a header that never ends: no read times out, and no response arrives."""
+    exchange.send(b"HTTP/1.1 200 OK\r\nx-slow: ")
+    while True:
+        exchange.send(b"x")
+        exchange.wait(0.02)
+
+
+def managed(api: Any, wire: str = "openai", **task: Any) -> LLMManager:
+    """A manager of one model with one slot and a budget."""
+    return manager({"m": model(wire, api, limits={"concurrency": 1})}, budget={"per_day": 1}, **task)
+
+
+def check(llm: LLMManager, *, attempts: int = 1) -> None:
+    """Asserts that so many attempts were booked, all are settled, and no call, place in line or slot is left."""
+    assert is_idle(llm)
+    count, unsettled, _ = booked(llm)
+    assert (count, unsettled) == (attempts, 0)
+
+
+SLOW: list[tuple[str, Any, str]] = [
+    *(("openai", faults.silent, mode) for mode in MODES),
+    ("openai", dripping_headers, "complete"),
+    ("openai", faults.stalled_stream, "stream"),
+    *((wire, faults.dripping(0.02, text="x" * 5000), "stream") for wire in WIRES),
+]
+
+
+@pytest.mark.parametrize(("wire", "slow", "mode"), SLOW)
+async def test_a_deadline_ends_a_call_whatever_the_server_sends(api: Make, wire: str, slow: Any, mode: str) -> None:
+    """A call whose server sends nothing, or a byte now and then, raises LLMTimeoutError soon after its deadline."""
+    a = api("a", slow)
+    async with managed(a, wire, timeout=60) as llm:
+        began = time.monotonic()
+        with pytest.raises(errors.LLMTimeoutError) as caught:
+            await ask(llm, mode, deadline=SOON)
+        assert time.monotonic() - began < 10 * SOON
+        assert len(caught.value.attempts) == len(a.asked) == 1
+        assert caught.value.model == "m"
+        check(llm)
+
+
+def test_a_wait_longer_than_the_deadline_is_not_begun(api: Make) -> None:
+    """If the server asks for a longer wait than the deadline leaves, the call fails at once."""
+    a = api("a", faults.error("rate_limit", retry_after="30"))
+    with managed(a) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
+        llm.complete("t", "hi", deadline=5)
+    assert caught.value.retry_after == 30.0
+    assert len(a.asked) == 1
+
+
+@both
+def test_ctrl_c_ends_a_request(api: Make, stream: bool) -> None:
+    """KeyboardInterrupt reaches the caller at once, and the request is settled at its worst case."""
+    a, main = api("a", faults.stalled_stream if stream else faults.silent), threading.get_ident()
+
+    def interrupt() -> None:
+        assert eventually(lambda: bool(a.asked))
+        time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with managed(a) as llm, ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(llm.stream("t", "hi")) if stream else llm.complete("t", "hi")
+        check(llm)
+        assert booked(llm)[2] > 0
+
+
+@both
+async def test_cancelling_a_task_closes_its_connection(api: Make, stream: bool) -> None:
+    """A cancelled task ends at once, and its connection is closed."""
+    hung_up = threading.Event()
+
+    def watched(exchange: Exchange) -> None:
+        try:
+            (faults.stalled_stream if stream else faults.silent)(exchange)
+        except OSError:
+            hung_up.set()
+            raise
+
+    a = api("a", watched)
+    async with managed(a) as llm:
+        task = asyncio.create_task(ask(llm, "astream" if stream else "acomplete"))
+        assert await asyncio.to_thread(eventually, lambda: bool(a.asked))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        check(llm)
+        assert await asyncio.to_thread(hung_up.wait, 20)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_an_answer_is_settled_before_accept_sees_it(api: Make, good: bool) -> None:
+    """`accept` may spend what the worst case had reserved, and an answer is paid for once, whatever it says."""
+    seen: list[Any] = []
+
+    def accept(_: Answer[Any]) -> bool:
+        seen.append(booked(llm))
+        return good
+
+    with managed(api("a", faults.good())) as llm:
+        if good:
+            llm.complete("t", "hi", accept=accept)
+        else:
+            with pytest.raises(errors.AllModelsFailedError):
+                llm.complete("t", "hi", accept=accept)
+        check(llm)
+        assert seen == [booked(llm)]
+
+
+def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
+    """They raise an error that says so, and what was sent is settled."""
+    a = api("a", faults.silent)
+    llm = managed(a, timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(llm.complete, "t", "hi")
+        assert eventually(lambda: bool(a.asked))
+        llm.close()
+        with pytest.raises(errors.LLMError, match="the manager was closed before the call ended"):
+            running.result(20)
+    check(llm)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_stream_that_is_closed_early_is_settled(api: Make, wire: str) -> None:
+    """Closing a stream after a piece is no error; it has no answer and no more pieces."""
+    a = api("a", faults.stalled_stream)
+    with managed(a, wire) as llm:
+        with llm.stream("t", "hi") as stream:
+            assert next(stream)
+        check(llm)
+        assert list(stream) == []
+        with pytest.raises(errors.LLMError, match="read it to its end"):
+            _ = stream.answer
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_closing_a_stream_that_has_arrived_harms_no_other_call(api: Make, wire: str) -> None:
+    """The connection of a complete stream may serve another call already, which goes on."""
+    with managed(api("a", faults.good("one two three")), wire) as llm:
+        for _ in range(3):
+            with llm.stream("t", "hi") as stream:
+                next(stream)
+                assert is_idle(llm)
+            assert llm.complete("t", "hi").text
+
+
+def test_calls_that_time_out_leave_no_descriptors(api: Make) -> None:
+    """Four calls that time out leave as many open files as one."""
+    counts: list[int] = []
+    with managed(api("a", faults.silent), retries=0) as llm:
+        for number in range(4):  # a fifth failure would start a cooldown
+            with pytest.raises(errors.AllModelsFailedError):
+                llm.complete("t", "hi", timeout=0.05)
+            check(llm, attempts=number + 1)
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+            assert eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) <= counts[0] + 2)
+
 
 STEPS = range(13)
 
 
 @pytest.fixture
 def llm(api: Make) -> Iterator[LLMManager]:
-    """One failure that passes, then an answer: waiting in line, sending, pausing, sending again, storing."""
-    retried = faults.error("rate_limit", headers={"retry-after-ms": "1"})
-    a = api("a", retried, faults.good("fine"))
+    """A manager whose calls wait in line, send, fail, pause, send again and store."""
+    a = api("a", faults.error("rate_limit", headers={"retry-after-ms": "1"}), faults.good("fine"))
     row = model("openai", a, limits={"concurrency": 1, "rpm": 1000})
     with manager({"m": row}, cache="use", retries=2, timeout=20) as made:
         yield made
@@ -34,11 +202,9 @@ def llm(api: Make) -> Iterator[LLMManager]:
 class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
-    STEPS = ("_turn", "_reply", "_judged")
-
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, interrupt: Callable[[], object]) -> None:
         self.left, self.interrupt, self.happened = at, interrupt, False
-        for name in self.STEPS:
+        for name in ("_turn", "_reply", "_judged"):
             monkeypatch.setattr(call._Attempts, name, self._before(getattr(call._Attempts, name)))
         monkeypatch.setattr(call, "when_free", self._before(call.when_free))
         send = Gateway.send
@@ -65,68 +231,28 @@ class Halt:
             await asyncio.sleep(60)
 
 
-def check(llm: LLMManager) -> None:
-    """Nothing is reserved, in line, in flight or running; the next call goes through at once."""
-    unsettled = llm._ledger.file.run(
-        lambda db: db.execute("SELECT count(*) FROM attempts WHERE state < 2").fetchone()[0]
-    )
-    assert unsettled == 0
-    limiter = llm._caller.services.limiter
-    assert not limiter.line
-    assert not any(gate.running for gate in limiter.gates.values())
-    began = time.monotonic()
-    assert llm.complete("t", "hi", deadline=10).text == "fine"
-    assert time.monotonic() - began < 9
-    assert at_rest(llm)
-
-
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", STEPS)
-def test_ctrl_c_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, stream: bool) -> None:
-    """A sync call; past its last step it is simply answered."""
+def test_an_interrupt_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
+    """Ctrl-C or cancellation at any step leaves nothing behind, and the next call is answered at once."""
     main = threading.get_ident()
-    with monkeypatch.context() as patch:
-        halt = Halt(patch, step, lambda: signal.pthread_kill(main, signal.SIGINT))
-        try:
-            list(llm.stream("t", "hi")) if stream else llm.complete("t", "hi")
-        except KeyboardInterrupt:
-            assert halt.happened
-        else:
-            assert not halt.happened
-    check(llm)
 
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("step", STEPS)
-def test_cancelling_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, stream: bool) -> None:
-    """A task on an event loop of the caller's."""
-
-    async def ask() -> None:
-        if not stream:
-            await llm.acomplete("t", "hi")
-            return
-        async with llm.astream("t", "hi") as pieces:
-            async for _ in pieces:
-                pass
-
-    async def cancelled() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.create_task(ask())
+    async def cancelled() -> bool:
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(ask(llm, mode))
         halt = Halt(patch, step, lambda: loop.call_soon_threadsafe(task.cancel))
-        try:
-            await task
-        except asyncio.CancelledError:
-            assert halt.happened
+        await asyncio.wait([task])
+        return halt.happened == task.cancelled() and halt.happened == (step < STEPS[-1])
+
+    with monkeypatch.context() as patch:
+        if mode.startswith("a"):
+            assert asyncio.run(cancelled())
         else:
-            assert not halt.happened
-
-    with monkeypatch.context() as patch:
-        asyncio.run(cancelled())
-    check(llm)
-
-
-def test_some_steps_are_met(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the tests above would prove nothing."""
-    with monkeypatch.context() as patch:
-        halt = Halt(patch, 10_000, lambda: None)
-        llm.complete("t", "hi")
-    assert 10_000 - halt.left == len(STEPS) - 1
+            halt = Halt(patch, step, lambda: signal.pthread_kill(main, signal.SIGINT))
+            try:
+                list(llm.stream("t", "hi")) if mode == "stream" else llm.complete("t", "hi")
+            except KeyboardInterrupt:
+                assert halt.happened
+            assert halt.happened == (step < STEPS[-1])  # at the last number, no step is left
+    assert is_idle(llm)
+    assert booked(llm)[1] == 0
+    assert llm.complete("t", "hi", deadline=9).text == "fine"

@@ -1,4 +1,4 @@
-"""Each field of a call counts in the key of its stored answer, or says here why it does not."""
+"""Each field of a call is part of the cache key, or has a reason why it is not."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ EXEMPT = {
 """The other fields, each with its reason."""
 
 
-def test_each_field_of_a_call_is_named() -> None:
-    """A new field has to be added to the key, or to the exempt ones with a reason."""
+def test_each_field_of_a_call_is_listed() -> None:
+    """A new field must be added to the key, or to the exempt ones with a reason."""
     assert sorted([*COUNTS, *EXEMPT]) == sorted(field.name for field in fields(Call))
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_another_value_is_another_key(name: str) -> None:
-    """An answer to one call is never found for the other."""
+    """Calls that differ in such a field never share a stored answer."""
     call = build_call(TaskConfig(name="t", models=("m",)), "hi")
     other = replace(call, **{name: COUNTS[name]})
     assert parts_of(call, call.texts) != parts_of(other, other.texts) != ()

@@ -1,28 +1,17 @@
-"""The event loop in a thread on which sync calls send."""
+"""The event loop of a manager, in its thread."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from manager_kit import program
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Loop
-
-BEFORE: set[threading.Thread] = set()
-
-
-@pytest.fixture(autouse=True)
-def _threads_of_others() -> None:
-    """Managers of other tests may not have been collected yet."""
-    BEFORE.clear()
-    BEFORE.update(threading.enumerate())
 
 
 @pytest.fixture
@@ -32,45 +21,30 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
-def loop_threads() -> int:
-    """How many such threads this test has."""
-    return sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - BEFORE)
+@pytest.fixture
+def loop_threads() -> Callable[[], int]:
+    """Counts the loop threads that this test started; managers of other tests may not have been collected yet."""
+    before = set(threading.enumerate())
+    return lambda: sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - before)
 
 
 async def where() -> int:
     return threading.get_ident()
 
 
-def test_it_starts_with_its_first_work(loop: Loop) -> None:
-    """No thread before; one for all that follows."""
+def test_it_starts_with_its_first_work_and_ends_with_close(loop: Loop, loop_threads: Callable[[], int]) -> None:
+    """No thread exists before the first work; one serves all that follows, also after a `close`."""
     assert loop_threads() == 0
     idents = {loop.start(where()).result() for _ in range(3)}
     assert len(idents) == loop_threads() == 1
     assert idents != {threading.get_ident()}
-
-
-def test_closing_ends_what_runs_and_the_thread(loop: Loop) -> None:
-    """`close` returns when the work has cleaned up; the next work begins anew."""
-    begun, steps = threading.Event(), []
-
-    async def wait() -> None:
-        try:
-            begun.set()
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            steps.append("ended")
-
-    loop.start(wait())
-    assert begun.wait(10)
     loop.close()
-    assert steps == ["ended"]
     assert loop_threads() == 0
     assert loop.start(where()).result()
 
 
-def test_it_ends_with_its_owner() -> None:
-    """A manager that was never closed leaves no thread."""
+def test_it_ends_with_its_owner(loop_threads: Callable[[], int]) -> None:
+    """A loop that is dropped without `close` leaves no thread."""
     loop = Loop()
     loop.start(where()).result()
     gone = weakref.ref(loop)
@@ -80,27 +54,8 @@ def test_it_ends_with_its_owner() -> None:
     assert loop_threads() == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_starts_its_own(loop: Loop) -> None:
-    """The thread stays behind in the parent; the child works all the same, and closing there harms nobody."""
-    loop.start(where()).result()
-    reads, writes = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.write(writes, b"answered" if loop.start(where()).result() else b"")
-            loop.close()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reads, 100) == b"answered"
-    assert loop.start(where()).result()
-    os.close(reads)
-    os.close(writes)
-
-
-def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
-    """`SystemExit` does not end the event loop, which the next call needs."""
+def test_system_exit_reaches_the_caller(loop: Loop) -> None:
+    """SystemExit in the work is raised to its caller and leaves the event loop running."""
 
     async def leave() -> None:
         raise SystemExit(3)
@@ -110,8 +65,8 @@ def test_an_exit_of_the_callers_code_reaches_the_caller(loop: Loop) -> None:
     assert loop.start(where()).result()
 
 
-def test_what_is_cancelled_before_its_first_step_ends(loop: Loop) -> None:
-    """Whoever waits for it is told."""
+def test_work_cancelled_before_it_starts_ends(loop: Loop) -> None:
+    """Its caller gets an error."""
     loop.start(where()).result()
     begun, blocked = threading.Event(), threading.Event()
 
@@ -145,8 +100,8 @@ atexit.register(ask)
 
 
 @pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
-def test_a_call_while_the_program_ends_is_an_error_of_ours(before: str) -> None:
-    """Python starts no thread then: the error says so, and nothing hangs."""
+def test_a_call_while_the_program_ends_is_an_error(before: str) -> None:
+    """A call from an atexit handler raises an LLMError, since Python starts no thread then."""
     done = program("-c", AT_EXIT + before)
     assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Two managers in one process do not see each other: files, keys, connections, limits, rest, money, log, prices."""
+"""Two managers in one process share no files, keys, connections, limits, cooldowns, money, log or prices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[..., LLMManager]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens managers, each on an `llm.yaml` of its own with one task `t`; `None` writes nothing of a section."""
+    """Opens managers, each on an `llm.yaml` of its own with one task `t`."""
     with ExitStack() as managers:
 
         def make(name: str, row: dict[str, Any], *, task: dict[str, Any] | None = None, **sections: Any) -> LLMManager:
@@ -35,8 +35,8 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         yield make
 
 
-def test_each_asks_its_own_and_closes_its_own(api: Make, opened: Open) -> None:
-    """The same alias is two models, and the end of one manager is the end of its connections alone."""
+def test_an_alias_is_a_model_of_its_own_file(api: Make, opened: Open) -> None:
+    """The same alias names two models, and closing one manager leaves the other's connections open."""
     a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
     first, second = opened("first", model("openai", a)), opened("second", model("openai", b))
     assert (first.complete("t", "hi").text, second.complete("t", "hi").text) == ("from a", "from b")
@@ -45,7 +45,7 @@ def test_each_asks_its_own_and_closes_its_own(api: Make, opened: Open) -> None:
 
 
 def test_each_sends_its_own_key(api: Make, opened: Open, tmp_path: Path) -> None:
-    """One endpoint, two files with a key each: by turns each sends its own; the server notes its length."""
+    """Managers at one endpoint each send the key of their own file."""
     a = api("a", faults.good())
     managers = []
     for length in (20, 30):
@@ -59,8 +59,8 @@ def test_each_sends_its_own_key(api: Make, opened: Open, tmp_path: Path) -> None
     assert [one.headers["authorization"] for one in a.asked] == sent * 2
 
 
-def test_a_slot_of_one_is_no_slot_of_the_other(api: Make, opened: Open) -> None:
-    """An open stream holds the only slot of its manager: a second call there ends with its deadline."""
+def test_slots_are_not_shared(api: Make, opened: Open) -> None:
+    """An open stream holds the only slot of its manager, and none of another manager."""
     a = api("a", faults.good())
     row = model("openai", a, limits={"concurrency": 1})
     first, second = opened("first", row), opened("second", row)
@@ -70,8 +70,8 @@ def test_a_slot_of_one_is_no_slot_of_the_other(api: Make, opened: Open) -> None:
         assert not first.route("t", "hi").candidates[0].reason.endswith("at once")
 
 
-def test_a_model_rests_for_who_saw_it_fail(api: Make, opened: Open) -> None:
-    """One manager leaves a failing model alone; another, which saw nothing of it, asks it at once."""
+def test_cooldowns_are_not_shared(api: Make, opened: Open) -> None:
+    """A manager that saw a model fail waits out its cooldown; another one asks the model at once."""
     a = api("a", faults.error("server_error"))
     first, second = opened("first", model("openai", a)), opened("second", model("openai", a))
     for _ in range(FAILURES):
@@ -84,8 +84,8 @@ def test_a_model_rests_for_who_saw_it_fail(api: Make, opened: Open) -> None:
     assert second.complete("t", "hi", deadline=3).text
 
 
-def test_each_file_has_its_own_budget(api: Make, opened: Open) -> None:
-    """What one spent to the last cent leaves the other all of its own, and each reports its own spending."""
+def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
+    """A manager that has spent its budget leaves that of another file whole, and each reports its own spend."""
     a = api("a", faults.good())
     row = model("openai", a)
     first, second = (opened(name, row, task={"max_tokens": 10}, budget={"per_day": 0.0005}) for name in ("a1", "b1"))
@@ -99,7 +99,7 @@ def test_each_file_has_its_own_budget(api: Make, opened: Open) -> None:
 
 
 def test_each_logs_to_its_own_file(api: Make, opened: Open, tmp_path: Path) -> None:
-    """The `log:` of one file gets the calls of its manager, and no other's."""
+    """The `log:` of a file gets the calls of its own manager only."""
     row = model("openai", api("a", faults.good()))
     first = opened("first", row, log={"file": "calls.jsonl"})
     second = opened("second", row, log={"file": "calls.jsonl"})
@@ -113,8 +113,8 @@ def test_each_logs_to_its_own_file(api: Make, opened: Open, tmp_path: Path) -> N
     assert not (tmp_path / "silent" / "calls.jsonl").exists()
 
 
-def test_each_has_its_own_prices_and_rules(api: Make, opened: Open) -> None:
-    """The same model at another price costs what its own file says, and a private task of one is no other's."""
+def test_prices_and_private_tasks_are_not_shared(api: Make, opened: Open) -> None:
+    """A call costs what its own file says, and only the file that says `private` restricts its models."""
     a = api("a", faults.good())
     cheap = opened("cheap", model("openai", a, price={"input": 1, "output": 1}))
     dear = opened("dear", model("openai", a, price={"input": 100, "output": 100}))
@@ -126,8 +126,8 @@ def test_each_has_its_own_prices_and_rules(api: Make, opened: Open) -> None:
         private.complete("t", "hi")
 
 
-def test_managers_that_take_turns_print_nothing(api: Make, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """LiteLLM's logging worker moves between their event loops, and leaves a task on each."""
+def test_managers_in_turns_log_nothing(api: Make, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """LiteLLM's logging worker moves between two event loops without a message of asyncio's."""
     a, b = (opened(name, model("openai", api(name, faults.good()))) for name in ("a", "b"))
     for _ in range(5):
         a.complete("t", "hi")
@@ -164,8 +164,8 @@ if sys.argv[1] == "fork":
 
 
 @pytest.mark.parametrize("way", ["exit", "fork"])
-def test_a_manager_that_nobody_closes_warns_of_nothing(tmp_path: Path, way: str) -> None:
-    """No SQLite connection of a program, its threads or its forked child is left open, as Python 3.13 would say."""
+def test_a_manager_that_is_not_closed_warns_of_nothing(tmp_path: Path, way: str) -> None:
+    """No SQLite connection is left open by a program, its threads or its forked child."""
     row = {"model": "openai/fake", "price": {"input": 1, "output": 1}}
     (tmp_path / "llm.yaml").write_text(json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"]}}}))
     done = program("-W", "ignore", "-W", "error::ResourceWarning", "-c", UNCLOSED, way, cwd=tmp_path)

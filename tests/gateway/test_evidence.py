@@ -1,4 +1,4 @@
-"""What a raw body proves, whoever sent it and however broken it is; and what its counts are worth."""
+"""The facts that a raw body proves: its finish word, its error, and its counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FINISH = {
 
 @pytest.mark.parametrize("case", FINISH)
 def test_a_finish_is_what_was_received(case: str) -> None:
-    """A finish reason counts only where the provider's own field holds one."""
+    """A finish reason counts only if the provider's own field holds one."""
     text, finish = FINISH[case]
     assert examine(text).finish == finish
 
@@ -63,8 +63,8 @@ WORDS = {
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_words_of_all_wires_have_openais_name(word: str) -> None:
-    """Callers see one word for one thing; one that nobody knows stays as it is."""
+def test_finish_words_are_put_into_openais(word: str) -> None:
+    """One word stands for one meaning; an unknown one stays as it is."""
     assert in_openai_words(word) == WORDS[word]
     assert failure_of(word) is None
 
@@ -79,13 +79,13 @@ ERRORS = {
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_inside_a_success_is_seen(case: str) -> None:
-    """An error document is found wherever it comes in a body, and the first one counts."""
+    """The first error document in a body with status 200 is found."""
     error = examine(f"{ERRORS[case]}\n" + _sse({"error": "a later one"})).error
     assert error.get("error") != "a later one"
 
 
 @pytest.mark.parametrize("document", [{"error": None}, {"error": ""}, {"type": "message"}, [], [1], "text", 1, None])
-def test_no_error_is_made_up(document: object) -> None:
+def test_other_documents_are_no_errors(document: object) -> None:
     """A null error, and a document that is no object, are not errors."""
     assert examine(json.dumps(document)).error is None
 
@@ -101,8 +101,8 @@ def test_no_error_is_made_up(document: object) -> None:
         b"",
     ],
 )
-def test_what_litellm_can_read_is_not_touched(body: bytes) -> None:
-    """Only the content of an answer that is a list of parts is rewritten; all else is given on byte for byte."""
+def test_a_body_without_parts_is_unchanged(body: bytes) -> None:
+    """Only a content that is a list of parts is rewritten."""
     assert readable(body) == body
 
 
@@ -165,7 +165,7 @@ READ: dict[str, tuple[str, dict[str, int]]] = {
 
 @pytest.mark.parametrize("case", READ)
 def test_counts_are_read_by_the_names_of_each_wire(case: str) -> None:
-    """Each count has its provider's name, and what it includes is what that provider includes."""
+    """Each count is found under its provider's name, with what that provider includes in it."""
     body, expected = READ[case]
     assert _counts(body) == expected
 
@@ -187,7 +187,7 @@ HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n"
 
 @pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
 def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
-    """The other count stays as it was reported; one that cannot be is estimated, marked and named."""
+    """A count that cannot be is estimated and named; the other one stays as reported."""
     prompt, answer = names
     for wrong in HUGE:
         assert _proven({prompt: 30, answer: wrong}) == ((30, 22, 0, 0), True, "completion_tokens"), wrong
@@ -196,8 +196,8 @@ def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True, 31], ids=repr)
-def test_cached_tokens_that_cannot_be_are_paid_in_full(wrong: Any) -> None:
-    """More than the prompt, or no count at all, lowers no price. Anthropic's prompt is a sum: then none is known."""
+def test_impossible_cached_tokens_lower_no_price(wrong: Any) -> None:
+    """Without a valid count of cached tokens the prompt is paid in full; Anthropic's prompt is then unknown."""
     used, estimated, doubts = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
     assert (used, estimated, doubts) == ((30, 20, 0, 0), True, "cached_tokens")
     if wrong != 31:
@@ -231,8 +231,8 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_each_count_is_proven_for_itself(case: str) -> None:
-    """What is absent is estimated and marked; reasoning is added where the numbers show that it is apart."""
+def test_missing_counts_are_estimated(case: str) -> None:
+    """Missing counts are marked as estimated; reasoning is added where the numbers show that it is apart."""
     usage, used, estimated = OTHERS[case]
     assert _proven(usage)[:2] == (used, estimated)
 
@@ -243,7 +243,7 @@ def test_an_answer_without_text_may_have_no_tokens() -> None:
 
 
 def test_geminis_thoughts_are_beside_its_answer() -> None:
-    """Whatever their number: its wire says so."""
+    """Gemini's thoughts are added to its answer, unless its total includes them."""
     usage = {"promptTokenCount": 30, "candidatesTokenCount": 20, "thoughtsTokenCount": 5}
     assert _proven(usage, wire="usageMetadata") == ((30, 25, 0, 5), False, "")
     assert _proven({**usage, "totalTokenCount": 50}, wire="usageMetadata") == ((30, 20, 0, 5), False, "")
@@ -264,6 +264,6 @@ SERVICES = {
 
 @pytest.mark.parametrize("case", SERVICES)
 def test_the_service_tier_is_the_one_that_answered(case: str) -> None:
-    """Where the body names one; every provider's word for the standard tier is empty."""
+    """The tier is the one that the body names; the standard tier is empty."""
     document, service = SERVICES[case]
     assert examine(json.dumps(document)).service == service

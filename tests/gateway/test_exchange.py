@@ -1,4 +1,4 @@
-"""The locks on our HTTP clients: one request an attempt, bounded bodies, no redirect, no proxy for loopback, no key."""
+"""Our HTTP clients: one request an attempt, bounded bodies, retired connections, no key kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def connected(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Exchange
 
 
 async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer) -> None:
-    """Whatever asks again by itself below us is stopped before it sends."""
+    """A retry below the gateway is stopped before it sends."""
     api = server.plan("a", faults.good())
     async with connected(api.url) as (http, exchange):
         await http.post(f"{api.url}/v1/chat/completions", json={})
@@ -43,7 +43,7 @@ async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer) -
 
 
 async def test_nothing_is_sent_between_attempts(server: FaultServer) -> None:
-    """What LiteLLM leaves running after an attempt is not the next attempt's."""
+    """What LiteLLM leaves running after an attempt cannot send."""
     api, connection = server.plan("a", faults.good()), Connection("http://a")
     connection.begin(Exchange())
     connection.end()
@@ -85,7 +85,7 @@ def gzipped(body: bytes) -> bytes:
 async def test_bodies_are_bounded(
     server: FaultServer, status: int, sent: object, body: bytes, refusal: str | None, packed: bool
 ) -> None:
-    """What a body becomes is bounded, however it is packed; no more than that is kept, and a long honest one passes."""
+    """A body, packed or not, is refused when it becomes too large; a long valid one is read."""
     answer = faults.raw(status, gzipped(body), content_encoding="gzip") if packed else faults.raw(status, body)
     api = server.plan("a", answer)
     async with connected(api.url) as (http, exchange):
@@ -120,7 +120,7 @@ async def test_bodies_are_bounded(
 async def test_packed_bodies_are_unpacked_once(
     server: FaultServer, encoding: str, body: bytes, found: str | None, sync: bool
 ) -> None:
-    """One layer of gzip or deflate is undone; chains, other packings and what is broken are refused."""
+    """One layer of gzip or deflate is unpacked; chains, other encodings and broken ones are refused."""
     api = server.plan("a", faults.raw(200, body, content_encoding=encoding))
     with contextlib.nullcontext() if found is not None else pytest.raises(BodyError):
         if sync:
@@ -132,7 +132,7 @@ async def test_packed_bodies_are_unpacked_once(
 
 
 async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServer) -> None:
-    """One packed chunk can hold minutes of work: others have their turn between its pieces."""
+    """Other tasks run between the pieces of one large chunk."""
     api = server.plan("a", faults.raw(200, gzipped(b"data: 1\n\n" * 500_000), content_encoding="gzip"))
     turns: list[int] = []
 
@@ -150,8 +150,8 @@ async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServ
     assert len(turns) > 50
 
 
-async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is used again by the next attempt at its endpoint; those too many, or idle for too long, are closed."""
+async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client serves the next attempt at its endpoint; those that are too many or idle are closed."""
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
     clients, used = Clients(), []
     for url in ("http://a", "http://b", "http://c", "http://c"):
@@ -173,7 +173,7 @@ async def test_clients_are_kept_bounded_and_retired(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_event_loop_has_clients_of_its_own() -> None:
-    """A connection belongs to one loop: after a fork, the child uses none of its parent's."""
+    """A connection belongs to one event loop."""
     clients, used = Clients(), []
 
     async def use() -> None:
@@ -197,7 +197,7 @@ def _parts(thing: object, depth: int = 3) -> object:
 async def test_a_rotated_key_leaves_none_behind(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str
 ) -> None:
-    """The kept client holds a key only during its attempt, and the next one is sent with the new key."""
+    """A kept client holds a key only during an attempt, and the next one sends the new key."""
     api, gateway, made = server.plan("a", faults.good()), Gateway(str), []
     client = Connection.client
     monkeypatch.setattr(Connection, "client", lambda *a, **k: made.append(new := client(*a, **k)) or new)

@@ -1,7 +1,7 @@
-"""What this package leans on inside LiteLLM and the SDKs beyond what they document: each has one test here.
+"""What the gateway uses of LiteLLM and the SDKs beyond their documents.
 
-A test that fails says that the reason is gone: then the code goes, too. `gateway/clients.py` is the one module that may
-know of them; `_NoRetries` stands with the arguments.
+When a test here fails, its reason is gone, and so can the code be. `gateway/clients.py` is the one module that may know
+of them; `_NoRetries` stands with the arguments.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from testronaut_llm.gateway.model_request import Request, arguments
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-MODES = pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream"])
-
 
 async def _sent(asked: Any) -> tuple[Exchange, Any]:
     gateway, exchange = Gateway(lambda text: text), Exchange()
@@ -40,13 +38,13 @@ async def _sent(asked: Any) -> tuple[Exchange, Any]:
 @pytest.mark.parametrize("wire", ["anthropic", "ollama"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: bool) -> None:
-    """Leans on `AsyncHTTPHandler.client`: LiteLLM's handler class sends with the httpx client that stands there."""
+    """LiteLLM's handler class sends with the httpx client in `AsyncHTTPHandler.client`."""
     exchange, reply = await _sent(request(target(wire, api("a", faults.good("fine")).url), stream=stream))
     assert (exchange.requests, exchange.status, reply.text) == (1, 200, "fine")
 
 
 async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
-    """How many requests one embedding of LiteLLM's is."""
+    """Number of requests of one embedding of LiteLLM's."""
     asked = Request(target=target(wire, api.url), texts=("one",), timeout=5.0)
     with contextlib.suppress(Exception):
         await load_litellm().aembedding(**{**arguments(asked), **changed}, client=client)
@@ -54,7 +52,7 @@ async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any)
 
 
 async def test_a_plain_0_is_taken_for_2_retries(api: Make) -> None:
-    """Why `_NoRetries` exists: LiteLLM's embeddings for OpenAI set `client.max_retries` to `max_retries or 2`."""
+    """Why `_NoRetries` exists: LiteLLM's embeddings set `client.max_retries` to `max_retries or 2`."""
     import openai
 
     refuses = faults.error("server_error", headers={"retry-after-ms": "1"})
@@ -66,7 +64,7 @@ async def test_a_plain_0_is_taken_for_2_retries(api: Make) -> None:
 
 
 async def test_ollama_embeddings_take_no_client(api: Make) -> None:
-    """Why `_ModuleClient` exists: `client=` is not used by LiteLLM's Ollama embeddings, its module-level one is."""
+    """Why `_ModuleClient` exists: LiteLLM's Ollama embeddings use a module-level client, not `client=`."""
     a, connection = api("a", faults.good(vectors=((1.0,),))), Connection(None)
     connection.begin(Exchange())
     async with connection.http:
@@ -79,7 +77,7 @@ async def test_ollama_embeddings_take_no_client(api: Make) -> None:
 
 
 async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
-    """Why `forget` exists: LiteLLM keeps a client that it was handed for Azure in a cache of its own, with the key."""
+    """Why `forget` exists: LiteLLM keeps an Azure client, with its key, in a cache of its own."""
     litellm, to = load_litellm(), target("azure", api("a", faults.good()).url)
     connection = Connection(to.api_base, "azure", to.api_version)
     connection.begin(Exchange())
@@ -94,19 +92,16 @@ async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
 
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1", "ollama"])
 async def test_an_embedding_is_sent_once_and_by_our_client(api: Make, wire: str) -> None:
-    """Whatever the way on which LiteLLM takes it."""
+    """Each wire sends one request, with our client."""
     a = api("a", faults.error("server_error"))
     exchange, reply = await _sent(Request(target=target(wire, a.url), texts=("one",), timeout=5.0))
     assert reply.error is not None
     assert len(a.asked) == exchange.requests == 1
 
 
-@MODES
+@pytest.mark.parametrize("mode", ["complete", "stream"])
 async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """Leans on `litellm.model_cost` and `base_model=`.
-
-    LiteLLM sends `/api/show` to localhost for a model that has no row there, and for another one that an answer names.
-    """
+    """With a row in `litellm.model_cost`, LiteLLM sends no `/api/show`, also for a model that an answer names."""
     show = api("show", faults.good())
     monkeypatch.setenv("OLLAMA_API_BASE", show.url)
     monkeypatch.delitem(load_litellm().model_cost, "ollama_chat/qwen3:8b", raising=False)
@@ -114,7 +109,7 @@ async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pyte
     a = api("a", named)
     with manager({"m": model("ollama", a)}) as llm:
         assert (await ask(llm, mode)).text == "fine"
-    await asyncio.sleep(0.3)  # a thread of LiteLLM's would ask afterwards
+    await asyncio.sleep(0.2)  # a thread of LiteLLM's would ask afterwards
     assert [one.path.rsplit("/", 2)[-2:] for one in a.asked] == [["api", "chat"]]
     assert show.asked == []
 
@@ -129,7 +124,7 @@ ANSWER = {
 
 
 def test_nothing_else_reaches_inside() -> None:
-    """No name of LiteLLM or an SDK that starts with an underscore, and no class of theirs is changed or subclassed."""
+    """No private name of LiteLLM or an SDK is used, and no class of theirs is changed or subclassed."""
     for module in modules():
         inner = re.findall(r"\b(?:litellm|openai|anthropic|httpx|httpx2|httpcore)(?:\.\w+)*\._\w+", module.text)
         assert not [one for one in inner if not re.fullmatch(r"(openai|anthropic)\._base_client", one)]  # logger names
@@ -148,7 +143,7 @@ ODD = {
 
 
 async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    """Pydantic's warnings about what a server made up do not reach stderr."""
+    """Pydantic's warnings about fields of a server do not reach stderr."""
     odd = faults.raw(200, json.dumps(ODD).encode())
     with manager({"m": model("openai", api("a", odd))}, retries=0) as llm, warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -159,14 +154,14 @@ async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize("mode", ["complete", "astream"])
 @pytest.mark.parametrize("wire", ["openai", "azure", "anthropic", "ollama"])
 async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: str, wire: str) -> None:
-    """With `-W error` in the host, LiteLLM's and pydantic's warnings inside a call are silent."""
+    """With `-W error` in the host, warnings inside a call are silent."""
     with manager({"m": model(wire, api("a", faults.good("fine")))}) as llm, warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (await ask(llm, mode)).text == "fine"
 
 
 def test_the_hosts_own_warnings_are_heard() -> None:
-    """Outside our calls, and in other contexts during them, every warning is what the host makes of it."""
+    """Outside our calls, and in other contexts during them, warnings are raised as the host wants."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with inside(object()):

@@ -1,4 +1,4 @@
-"""`prompt_cache` marks what never changes, for Anthropic alone, and what is kept has a price of its own."""
+"""`prompt_cache` marks the system text, for Anthropic only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"
     ],
 )
 def test_the_system_text_is_marked(api: Callable[..., Api], wire: str, task: dict[str, Any], sent: Any) -> None:
-    """One mark, on the last stable part, and only where it has to be asked for (P35); never on a question."""
+    """The last stable part has one mark where the wire needs it; a question has none."""
     a = api("a", faults.good())
     with manager({"a": model(wire, a)}, **task) as llm:
         llm.complete("t", "What is ls?")

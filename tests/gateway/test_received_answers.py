@@ -1,4 +1,4 @@
-"""An answer is what the provider sent: its finish word, its text in whatever form, without the reasoning before it."""
+"""An answer is what the provider sent: its finish word, its text in any form, without its reasoning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FINISHES: dict[str, type[errors.LLMError]] = {
 @each_mode
 @each_wire
 def test_the_finish_word_that_came_decides(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A generation that failed, was withheld or ran out of context is that error, whatever text came, and is paid."""
+    """A generation that failed, was withheld or ran out of context is that error, and is paid."""
     for word, kind in FINISHES.items():
         api = server.plan("a", faults.good("Half an ans", finish=word))
         _, reply = attempt(request(target(wire, api.url)), mode)
@@ -52,10 +52,8 @@ def test_the_finish_word_that_came_decides(server: FaultServer, attempt: Attempt
 
 @each_mode
 @each_wire
-def test_a_finish_word_that_nobody_knows_is_handed_on(
-    server: FaultServer, attempt: Attempts, wire: str, mode: str
-) -> None:
-    """Whether such an answer is whole nobody can say, so the word is on it as it came."""
+def test_an_unknown_finish_word_is_kept(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
+    """The reply has the word as it came."""
     api = server.plan("a", faults.good("An answer.", finish="tired"))
     _, reply = attempt(request(target(wire, api.url)), mode)
     assert (reply.error, reply.text, reply.finish_reason) == (None, "An answer.", "tired")
@@ -83,7 +81,7 @@ IN_THE_CHOICE: list[tuple[Any, type[errors.LLMError]]] = [
 @each_mode
 @pytest.mark.parametrize("wire", ["openai", "openrouter"])
 def test_an_error_in_the_choice_is_a_failure(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A choice that carries an error is judged by it, whatever its finish word says."""
+    """A choice that holds an error is judged by it, whatever its finish word."""
     for error, kind in IN_THE_CHOICE:
         api = server.plan("a", _body(mode, _choice("message", error=error), [_choice("delta", error=error)]))
         to = target("openai", api.url, model=OPENAI_LIKE[wire])
@@ -103,7 +101,7 @@ PARTS: list[list[Any]] = [
 @each_mode
 @pytest.mark.parametrize("wire", OPENAI_LIKE)
 def test_a_content_of_parts_is_one_text(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """Where `content` is a list of parts, their texts are joined, with the usage and the model that came."""
+    """The texts of a list of parts are joined, with usage and model as they came."""
     for parts in PARTS:
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         whole = _choice("message", message={"role": "assistant", "content": parts}) | {"usage": usage}
@@ -118,7 +116,7 @@ def test_a_content_of_parts_is_one_text(server: FaultServer, attempt: Attempts, 
 
 
 def _unescaped(good: Good) -> Reply:
-    """The answer with its characters as they are: JSON needs no escapes for them."""
+    """Answers without JSON escapes, which JSON does not need."""
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = answer(exchange.request.wire, exchange.request.path, exchange.request.body, good)
@@ -162,7 +160,7 @@ REASONED = {
 @each_mode
 @each_wire
 def test_the_reasoning_is_no_part_of_the_text(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """What a template left in front of the answer is cut off, and counts as reasoning."""
+    """Reasoning that a template left in front of the answer is cut off, and kept as reasoning."""
     for case, raw in REASONED.items():
         api = server.plan("a", faults.good(raw, pieces=7))
         pieces, reply = attempt(request(target(wire, api.url)), mode)
@@ -175,7 +173,7 @@ def test_the_reasoning_is_no_part_of_the_text(server: FaultServer, attempt: Atte
 @each_mode
 @each_wire
 def test_reasoning_without_an_answer_is_no_answer(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A model that thought and said nothing has not answered."""
+    """A model that only reasoned has not answered."""
     api = server.plan("a", faults.good("hmm\n</think>\n\n"))
     _, reply = attempt(request(target(wire, api.url)), mode)
     assert isinstance(reply.error, errors.BadResponseError)
@@ -184,7 +182,7 @@ def test_reasoning_without_an_answer_is_no_answer(server: FaultServer, attempt: 
 
 @each_mode
 def test_a_tag_that_the_prompt_speaks_of_is_text(server: FaultServer, attempt: Attempts, mode: str) -> None:
-    """An answer about `</think>`, or one that was asked for its reasoning, stays whole."""
+    """An answer about `</think>` stays whole."""
     text = "The tag </think> ends the reasoning."
     api = server.plan("a", faults.good(text))
     asked = request(target("ollama", api.url), messages=(Message(role="user", content="What is </think>?"),))
@@ -194,7 +192,7 @@ def test_a_tag_that_the_prompt_speaks_of_is_text(server: FaultServer, attempt: A
 @each_mode
 @each_wire
 def test_text_is_valid_unicode(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """Half a character is spelled out; two halves that come in two pieces are one character."""
+    """A lone half of a character is escaped; two halves in two pieces are one character."""
     text = "a\ud83d\ude00b\ud83dc\ude00"
     api = server.plan("a", faults.good(text, pieces=len(text)))
     pieces, reply = attempt(request(target(wire, api.url)), mode)
@@ -210,8 +208,8 @@ KEPT = {
 
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize("mode", ["complete", "astream"])
-async def test_only_what_is_known_to_be_whole_is_kept(api: Make, mode: str) -> None:
-    """An answer with a finish word that nobody knows is asked for again; what is kept holds no reasoning."""
+async def test_only_whole_answers_are_cached(api: Make, mode: str) -> None:
+    """An answer with an unknown finish word is asked for again; a cached one holds no reasoning."""
     for text, finish, kept in ((text, *row) for text, rows in KEPT.items() for row in rows.items()):
         a = api("a", faults.good(text, finish=finish))
         async with manager({"m": model("openai", a)}, cache="use", system=finish) as llm:
@@ -222,8 +220,8 @@ async def test_only_what_is_known_to_be_whole_is_kept(api: Make, mode: str) -> N
 
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize("wire", ["openai", "ollama"])
-async def test_what_follows_a_finish_word(api: Make, wire: str) -> None:
-    """A failed generation is asked for again; one that ran out of context goes to a larger window."""
+async def test_a_failed_finish_is_tried_again_or_elsewhere(api: Make, wire: str) -> None:
+    """A failed generation is asked for again; one out of context goes to a larger window."""
     a = api("a", faults.good("Half", finish="error"), faults.good("Half", finish="model_context_window_exceeded"))
     b = api("b", faults.good("An answer."))
     small, large = model(wire, a), model("openai", b, context_window=64_000)
@@ -251,7 +249,7 @@ async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make, betwee
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_number_inside_a_200_is_that_status(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """An error in place of an answer is judged by the number that it gives; after a piece of text, too."""
+    """An error in place of an answer, or after a piece of text, is judged by its number."""
     numbers = {402: errors.QuotaExceededError, 404: errors.ModelNotFoundError, 429: errors.RateLimitError}
     for code, kind in numbers.items():
         body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
@@ -270,7 +268,7 @@ def test_a_number_inside_a_200_is_that_status(server: FaultServer, attempt: Atte
 def test_a_token_is_asked_for_at_each_attempt(
     server: FaultServer, attempt: Attempts, wire: str, version: str, mode: str
 ) -> None:
-    """Where a token stands in for a key, in a thread, since it may have to be fetched; `preview` is in the URL."""
+    """A token function is called for each attempt; `preview` is in the URL."""
     tokens, api = iter(("first", "second")), server.plan("a", faults.good("fine"))
     to = replace(target(wire, api.url), key=lambda: next(tokens), api_version=version)
     for token in ("first", "second"):

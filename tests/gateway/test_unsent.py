@@ -1,4 +1,4 @@
-"""What never left this machine costs nothing; what may have left costs its worst case."""
+"""A request that was never sent costs nothing; one that may have been sent costs its worst case."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import faults
 import pytest
-from fault_server import Exchange
+from fault_server import Exchange, refused
 from manager_kit import Make, ask, manager, model
 
 from testronaut_llm import LLMManager, errors
 
 pytestmark = [pytest.mark.usefixtures("provider_keys"), pytest.mark.asyncio]
 
-MODES = ("complete", "acomplete", "stream", "astream", "embed", "aembed")
+MODES = ("complete", "astream", "embed")
 PROMPT = Decimal("0.0003425")  # 274 tokens at most, at 1.25 USD a million: they may all be written to a cache
 ANSWER = Decimal("0.0002")  # 100 tokens at 2 USD a million
 ELSEWHERE = "https://api.example.test"
@@ -27,7 +27,7 @@ WANTS_A_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-lengt
 
 @contextmanager
 def _server(words: bytes | None) -> Iterator[str]:
-    """A server that says one thing to each connection, or nothing at all; its port on loopback."""
+    """A server that sends the same words to each connection, or nothing; yields its address."""
     over = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -52,18 +52,13 @@ def _server(words: bytes | None) -> Iterator[str]:
         thread.join()
 
 
-def _free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return f"127.0.0.1:{one.getsockname()[1]}"
-
-
 def _unknown(*_: Any, **__: Any) -> Any:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 @contextmanager
 def _unreachable(how: str, patch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a provider to which no request gets."""
+    """Yields the URL of a provider that no request reaches."""
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
         patch.delenv(name, raising=False)
         patch.delenv(name.lower(), raising=False)
@@ -73,7 +68,7 @@ def _unreachable(how: str, patch: pytest.MonkeyPatch) -> Iterator[str]:
             patch.setenv("HTTPS_PROXY", f"http://{port}")
             yield ELSEWHERE
     elif how == "a proxy that is not there":
-        patch.setenv("HTTPS_PROXY", f"http://{_free_port()}")
+        patch.setenv("HTTPS_PROXY", refused())
         yield ELSEWHERE
     elif how == "a server without TLS":
         with _server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
@@ -82,19 +77,17 @@ def _unreachable(how: str, patch: pytest.MonkeyPatch) -> Iterator[str]:
         patch.setattr(socket, "getaddrinfo", _unknown)
         yield "http://models.example.test"
     else:
-        yield f"http://{_free_port()}"
+        yield refused()
 
 
 async def _asked(llm: LLMManager, mode: str, **given: Any) -> Any:
     if mode == "embed":
         return llm.embed("embedding", ["hi"], **given)
-    if mode == "aembed":
-        return await llm.aembed("embedding", ["hi"], **given)
     return await ask(llm, mode, **given)
 
 
 async def _failed(llm: LLMManager, mode: str, **given: Any) -> errors.LLMError:
-    """The last error of a call that fails, with its one attempt."""
+    """Returns the error of a call that fails with one attempt."""
     with pytest.raises(errors.LLMError) as caught:
         await _asked(llm, mode, **given)
     assert len(caught.value.attempts) == 1
@@ -118,8 +111,10 @@ def _llm(wire: str, url: str) -> LLMManager:
         ("a server without TLS", "openai"),
     ],
 )
-async def test_what_never_left_costs_nothing(monkeypatch: pytest.MonkeyPatch, how: str, wire: str, mode: str) -> None:
-    """Nothing was sent: the attempt, the books and what is left of a budget say so."""
+async def test_a_request_that_was_not_sent_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, how: str, wire: str, mode: str
+) -> None:
+    """The attempt, the ledger and the session report no cost."""
     if wire == "anthropic" and "embed" in mode:
         pytest.skip("this wire has no embeddings")
     late = how == "a proxy that never opens the tunnel"
@@ -133,8 +128,8 @@ async def test_what_never_left_costs_nothing(monkeypatch: pytest.MonkeyPatch, ho
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("broken", ["reset", "closed"])
-async def test_what_was_sent_and_not_answered_costs_its_worst_case(api: Make, mode: str, broken: str) -> None:
-    """Nobody knows what the server did with it."""
+async def test_a_request_without_an_answer_costs_its_worst_case(api: Make, mode: str, broken: str) -> None:
+    """The bill of a torn connection is unknown."""
 
     def drop(exchange: Exchange) -> None:
         (exchange.reset if broken == "reset" else exchange.close)()
@@ -144,13 +139,13 @@ async def test_what_was_sent_and_not_answered_costs_its_worst_case(api: Make, mo
         assert llm.session.cost == error.attempts[0].cost == PROMPT + (ANSWER if "embed" not in mode else 0)
 
 
-async def test_dead_calls_leave_a_budget_as_it_was(api: Make) -> None:
-    """However many there are: the first call that is answered still fits."""
+async def test_calls_that_were_not_sent_leave_a_budget_whole(api: Make) -> None:
+    """After any number of refused connections, the next call still fits."""
 
     def made(url: Any) -> LLMManager:
         return manager({"a": model("openai", url)}, max_tokens=100, retries=0, budget={"total": "0.0006"})
 
-    with made(f"http://{_free_port()}") as llm:
+    with made(refused()) as llm:
         for _ in range(3):
             with pytest.raises(errors.AllModelsFailedError):
                 llm.complete("t", "hi")

@@ -1,6 +1,6 @@
 """Every wire in every mode, sync and async: recorded from real servers, replayed without them.
 
-`record.py` records them anew. What a wire has no recording of, and why, is in `wires.py`.
+`record.py` records them again. `wires.py` says why a wire has no recording of a mode.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from manager_kit import ask, config, manager
 from pydantic import BaseModel
-from wire_servers import Servers
-from wires import MODES, WIRES, Wire, cases
+from wires import MODES, WIRES, Servers, Wire, cases
 
 from testronaut_llm import Answer, LLMError, LLMManager
 from testronaut_llm.errors import (
@@ -91,7 +90,7 @@ def _check_usage(answer: Answer[Any]) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("text"), indirect=True)
 async def test_text(llm: LLMManager, asynchronous: bool) -> None:
-    """A question is answered with text, the usage that the server counted, and one request."""
+    """A question is answered with text and the usage that the server counted, in one request."""
     answer = await ask(llm, SINGLE[asynchronous], PROMPT)
     assert len(answer.text.split()) > 4
     assert answer.finish_reason == "stop"
@@ -101,7 +100,7 @@ async def test_text(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("stream"), indirect=True)
 async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
-    """A stream comes in pieces that make up the answer, with its usage at the end."""
+    """The pieces of a stream make up its answer, with usage at the end."""
     if asynchronous:
         async with llm.astream("t", PROMPT) as stream:
             pieces = [piece async for piece in stream]
@@ -128,7 +127,7 @@ async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("embeddings"), indirect=True)
 async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
-    """Each text has a vector of its own, of the same length."""
+    """Each text has its own vector, of the same length."""
     result = await llm.aembed("t", TEXTS) if asynchronous else llm.embed("t", TEXTS)
     first, second = result.vectors
     assert len(first) == len(second) > 10
@@ -139,7 +138,7 @@ async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("truncated"), indirect=True)
 async def test_truncated(llm: LLMManager, asynchronous: bool, wire: Wire) -> None:
-    """An answer that the cap cuts, twice, is an error that holds what came."""
+    """An answer that the cap cuts twice is an error that holds its text."""
     with pytest.raises(OutputTruncatedError) as cut:
         await ask(llm, SINGLE[asynchronous], PROMPT, max_tokens=4)
     assert cut.value.text or not wire.embedded  # others may have spent it on thinking
@@ -157,14 +156,14 @@ async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError
 @both
 @pytest.mark.parametrize("wire", cases("too_long"), indirect=True)
 async def test_too_long(llm: LLMManager, asynchronous: bool) -> None:
-    """A prompt that does not fit is the window's error, whatever the server calls it."""
+    """A prompt that does not fit is a ContextWindowError, whatever the server calls it."""
     assert isinstance(await _failure(llm, asynchronous, LONG), ContextWindowError)
 
 
 @both
 @pytest.mark.parametrize("wire", cases("wrong_key"), indirect=True)
 async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
-    """A key that the server refuses is an authentication error with its status, and is not repeated in it."""
+    """A refused key is an AuthenticationError with its status, and is not in its message."""
     error = await _failure(llm, asynchronous, PROMPT)
     assert (type(error), error.status) == (AuthenticationError, 401)
     assert "wrong-key" not in str(error)
@@ -173,12 +172,12 @@ async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("missing_model"), indirect=True)
 async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
-    """A model that the server does not have is not found."""
+    """A model that the server does not have is a ModelNotFoundError."""
     assert isinstance(await _failure(llm, asynchronous, PROMPT), ModelNotFoundError)
 
 
-def test_every_cell_is_proved_or_says_why() -> None:
-    """Each mode of the server that comes with this package has a recording, or a reason why there is none."""
+def test_every_mode_has_a_recording_or_a_reason() -> None:
+    """Each mode of the embedded server has a recording, or a reason why there is none."""
     proved = {mode: {case.values[0].name for case in cases(mode)} for mode in MODES}
     for wire in WIRES:
         if wire.embedded:
@@ -209,7 +208,7 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
 
 @pytest.mark.llm_cassette("wires/same-weights")
 def test_same_weights_same_text(all_wires: LLMManager, cassette: Cassette) -> None:
-    """One server's weights give the same text and the same counts behind each of its wires."""
+    """One server's weights give the same text and counts behind each of its wires."""
     for prompt in SAME:
         answers = [all_wires.complete("t", prompt, model=wire.name) for wire in WIRES if wire.embedded]
         assert len({answer.text for answer in answers}) == 1

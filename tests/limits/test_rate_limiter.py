@@ -1,4 +1,4 @@
-"""The limiter on a clock that stands still: what may run, in which order, and what each way to leave gives back."""
+"""The rate limiter on a clock that is moved by hand."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ JOBS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(JOBS)
-def test_whatever_comes_no_limit_is_passed_and_everyone_gets_a_turn(jobs: list[Job]) -> None:
-    """Requests in any minute and at once, and the order under one rule; nobody waits for ever."""
+def test_no_limit_is_exceeded_and_every_call_gets_its_turn(jobs: list[Job]) -> None:
+    """For any calls, the requests and tokens of each minute and the slots stay within the rules, in order."""
     run(jobs)
     granted = [job for job in jobs if not math.isnan(job.granted)]
     assert all(job in granted for job in jobs if job.patience > 1000)
@@ -72,12 +72,12 @@ def test_whatever_comes_no_limit_is_passed_and_everyone_gets_a_turn(jobs: list[J
 
 
 def _counts(job: Job, now: float) -> int:
-    """Tokens that it stands for: those it used once it has ended; in the very moment of its end, either."""
+    """Tokens that a job counts for: those it used once it has ended, either number in the moment of its end."""
     return min(job.tokens, 50) if job.left > now else job.uses if job.left < now else min(job.tokens, job.uses, 50)
 
 
 def test_requests_a_minute() -> None:
-    """Three go at once, the fourth when the first is a minute old; each is told how long those before it take."""
+    """The fourth of three requests a minute waits until the first is a minute old; each knows its wait."""
     still = Still(RPM)
     for _ in range(3):
         still.asked()
@@ -92,7 +92,7 @@ def test_requests_a_minute() -> None:
 
 
 def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
-    """What may be used counts until the answer says what was; then the next one fits, and is woken."""
+    """An estimate counts until the answer says what was used, which wakes the next call."""
     still = Still(TPM)
     first, second = still.turn(80), still.ticket(30)
     assert not second.turn()
@@ -103,8 +103,8 @@ def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
     assert not still.ticket(70).turn()
 
 
-def test_a_correction_that_makes_a_wait_shorter_wakes_the_first_in_line() -> None:
-    """Though nothing has its turn yet."""
+def test_a_correction_shortens_the_wait_of_the_first_in_line() -> None:
+    """It is woken to look again, even if its turn has not come."""
     still = Still(TPM)
     still.asked(tokens=30)
     still.now += 30
@@ -126,8 +126,8 @@ def test_a_correction_that_makes_a_wait_shorter_wakes_the_first_in_line() -> Non
         ({"sent": True, "tokens": 99, "headers": {}}, False),
     ],
 )
-def test_what_nobody_knows_stays_reserved(given_back: dict[str, object], fits: bool) -> None:
-    """Not sent, or refused, uses no tokens; sent and never answered counts as it was reserved."""
+def test_only_known_usage_changes_what_is_reserved(given_back: dict[str, object], fits: bool) -> None:
+    """A request that was not sent or was refused uses nothing; one without an answer keeps its estimate."""
     still = Still(TPM)
     still.turn(100).leave(**given_back)  # type: ignore[arg-type]
     assert still.ticket(50).turn() is fits
@@ -136,8 +136,8 @@ def test_what_nobody_knows_stays_reserved(given_back: dict[str, object], fits: b
     assert still.ticket().turn() is not given_back.get("sent", False)
 
 
-def test_what_is_larger_than_the_limit_counts_as_the_limit() -> None:
-    """It would wait for ever otherwise, or keep others out for longer than a minute."""
+def test_a_request_larger_than_the_limit_counts_as_the_limit() -> None:
+    """It waits for an empty minute, and holds others back for one minute."""
     still = Still(TPM)
     still.asked(tokens=1)
     large, next_one = still.ticket(5000), still.ticket(50)
@@ -149,8 +149,8 @@ def test_what_is_larger_than_the_limit_counts_as_the_limit() -> None:
     assert next_one.at_least == 60.0
 
 
-def test_they_go_in_the_order_they_came() -> None:
-    """A small one does not slip past a large one that waits for the same tokens; one under other limits does."""
+def test_calls_go_in_the_order_they_came() -> None:
+    """A small call does not pass a large one that waits for the same tokens; one under other limits does."""
     still = Still(TPM)
     still.asked(tokens=60)
     large, small, other = still.ticket(80), still.ticket(10), still.ticket(10, rules=())
@@ -160,8 +160,8 @@ def test_they_go_in_the_order_they_came() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_whoever_leaves_makes_room(place: int) -> None:
-    """From the slot or from the line; leaving twice frees one place; whoever gets a slot is woken, and may be gone."""
+def test_a_call_that_leaves_makes_room_once(place: int) -> None:
+    """Leaving the slot or the line wakes the next call, and leaving twice frees one place."""
     still = Still(ONE)
     line = [still.ticket() for _ in range(4)]
     assert [ticket.turn() for ticket in line] == [True, False, False, False]
@@ -178,7 +178,7 @@ def test_whoever_leaves_makes_room(place: int) -> None:
 
 
 def test_a_new_limit_holds_for_the_next_request() -> None:
-    """An edit of `llm.yaml` changes the limit, not what was used."""
+    """An edit of `llm.yaml` changes the limit and keeps the counts."""
     still = Still(RPM)
     still.asked()
     still.asked()
@@ -191,7 +191,7 @@ def test_a_new_limit_holds_for_the_next_request() -> None:
 
 @pytest.mark.parametrize("error", [RateLimitError("slow", retry_after=20.0), OverloadedError("busy", retry_after=20.0)])
 def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMError) -> None:
-    """Of the same model, not of others."""
+    """A retry-after, or headers that say nothing is left, hold back later calls of the same model only."""
     still = Still()
     still.asked(error)
     later = still.ticket()
@@ -217,8 +217,8 @@ def _fail(still: Still, times: int = 5) -> None:
         still.asked(down[number % 3])
 
 
-def test_only_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None:
-    """The one probe's answer lets all through."""
+def test_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None:
+    """The answer of the one probe lets all others through."""
     still = Still()
     _fail(still, 4)
     still.asked(InvalidRequestError("its server is there"))
@@ -234,8 +234,8 @@ def test_only_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None
     assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
 
 
-def test_each_probe_that_fails_doubles_the_rest() -> None:
-    """Up to a minute; those who waited for it have waited in vain; failures of older requests add nothing."""
+def test_each_failed_probe_doubles_the_cooldown() -> None:
+    """A cooldown grows up to a minute, or to what the provider asks; calls that waited for it end in vain."""
     still = Still()
     older = [still.turn() for _ in range(3)]
     _fail(still)
@@ -259,7 +259,7 @@ def test_each_probe_that_fails_doubles_the_rest() -> None:
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
-    """Nobody knows whether the model is well; the next one finds out."""
+    """A cancelled probe proves nothing, so the next call is the probe."""
     still = Still()
     _fail(still)
     still.now += 5
@@ -272,7 +272,7 @@ def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
 
 
 def test_a_fork_begins_with_free_slots() -> None:
-    """The parent's tickets are left in the parent, and so is a lock that another thread held."""
+    """A child process has none of its parent's running requests."""
     limiter = RateLimiter()
     assert limiter.ticket((ONE,), "m", 1).turn()
     read, write = os.pipe()
@@ -328,6 +328,6 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
         ({"x-ratelimit-remaining-requests": "0"}, 0.0),
     ],
 )
-def test_the_headers_say_how_long(headers: dict[str, str], pause: float) -> None:
-    """For a request of 1,000 tokens; what nobody can read asks for no pause."""
+def test_headers_are_read_as_a_pause(headers: dict[str, str], pause: float) -> None:
+    """The pause of a request of 1,000 tokens, by the headers of the last answer; unreadable ones ask for none."""
     assert pause_of(headers, 1000, NOW) == pytest.approx(pause, abs=1e-3)

@@ -1,7 +1,4 @@
-"""What keeps the package easy to hold in one head.
-
-Imports go one way, LiteLLM has one door, rooms are small, importing is light, and the lock file is what it should be.
-"""
+"""The rules that keep the package small and its imports in one direction."""
 
 from __future__ import annotations
 
@@ -85,7 +82,7 @@ def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
 
 
 def rung(name: str) -> int:
-    """The rung a module stands on."""
+    """The rung that a module stands on."""
     for number, patterns in enumerate(LADDER):
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             return number
@@ -93,7 +90,7 @@ def rung(name: str) -> int:
 
 
 def own(name: str) -> str | None:
-    """The module's name without the package's, or None for another package's module."""
+    """The module's name without the package's, or None for a module of another package."""
     head, _, rest = name.partition(".")
     return rest if head == PACKAGE.name else None
 
@@ -120,8 +117,8 @@ def test_no_two_modules_need_each_other() -> None:
 
 
 @every_module
-def test_only_the_gateway_opens_the_door_to_litellm_and_late(module: Module) -> None:
-    """LiteLLM is imported in one module, inside functions, and nowhere by its name in a string."""
+def test_only_the_gateway_imports_litellm_and_late(module: Module) -> None:
+    """LiteLLM is imported in one module, inside functions."""
     doors = [found for found in module.imports if found.name.split(".")[0] == "litellm"]
     if module.name == DOOR:
         assert not [f"line {door.line}" for door in doors if door.at_top]
@@ -132,7 +129,7 @@ def test_only_the_gateway_opens_the_door_to_litellm_and_late(module: Module) -> 
 
 @every_module
 def test_slow_packages_are_imported_late(module: Module) -> None:
-    """What takes long to load or acts on import is imported where it is used."""
+    """What is slow to load or acts on import is imported where it is used."""
     early = [
         f"line {found.line}: {found.name}"
         for found in module.imports
@@ -164,7 +161,7 @@ sys.stderr.write(" ".join(filter(None, seen)) + "|" + " ".join(heavy))
 
 
 def test_importing_is_light(tmp_path: Path) -> None:
-    """Importing the package, each public name of it, loads nothing slow, opens and writes nothing, says nothing."""
+    """Importing the package and each public name loads nothing slow, opens and writes nothing, prints nothing."""
     done = program("-B", "-c", WATCH, *HEAVY, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     acts, _, heavy = done.stderr.partition("|")
     assert (acts, heavy, done.stdout, done.returncode) == ("", "", "", 0)
@@ -172,15 +169,15 @@ def test_importing_is_light(tmp_path: Path) -> None:
 
 
 @every_module
-def test_rooms_stay_small(module: Module) -> None:
-    """A file and a function hold one idea each, and fit a screen or two."""
+def test_files_and_functions_stay_small(module: Module) -> None:
+    """No file is longer than 300 lines, no function longer than 40."""
     assert module.text.count("\n") <= LINES_OF_A_FILE
     long = {f.name: length for f in module.functions if (length := _length(f)) > LINES_OF_A_FUNCTION}
     assert not long
 
 
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of what it does: neither its signature nor its docstring."""
+    """Lines of a function's body, without its signature and docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return (function.end_lineno or function.lineno) - body[0].lineno + 1 if body else 0
 
@@ -192,14 +189,14 @@ def test_the_package_stays_small() -> None:
 
 
 @every_module
-def test_every_module_says_why_it_exists(module: Module) -> None:
-    """Each file begins with a docstring (an empty `__init__.py` has nothing to say)."""
+def test_every_module_has_a_docstring(module: Module) -> None:
+    """Each file begins with a docstring, except an empty `__init__.py`."""
     assert not module.text.strip() or ast.get_docstring(module.tree)
 
 
 @every_module
 def test_only_the_command_line_prints(module: Module) -> None:
-    """Whatever reaches stdout of a program that uses the package, the program wrote."""
+    """No other module writes to stdout."""
     if any(fnmatch.fnmatchcase(module.name, pattern) for pattern in SPEAKS):
         return
     calls = (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
@@ -208,7 +205,7 @@ def test_only_the_command_line_prints(module: Module) -> None:
 
 @every_module
 def test_public_functions_name_their_arguments(module: Module) -> None:
-    """A misspelt argument is an error: no public function swallows `**kwargs`, whose names no type says."""
+    """No public function takes `**kwargs` without a type that names them."""
     swallow = [
         name
         for name, function in module.public_functions
@@ -236,14 +233,14 @@ LOCKS = pytest.mark.parametrize("lock", ["dev.txt", "pip.txt"])
 
 @LOCKS
 def test_a_lock_names_no_host(lock: str) -> None:
-    """The user's own pip settings choose where packages come from: a lock file names no index, host or folder."""
+    """A lock file names no index, host or folder, so that the user's pip settings hold."""
     text = (ROOT / "requirements" / lock).read_text("utf-8")
     assert not re.search(r"://|--(?!hash=)|\.(com|org|io|net)\b|/(home|root|tmp|work|Users)\b", text)
 
 
 @LOCKS
 def test_every_locked_package_has_a_hash(lock: str) -> None:
-    """Each entry is pinned to one version, and a file of it is known by its hash."""
+    """Each entry has one version and a hash."""
     text = (ROOT / "requirements" / lock).read_text("utf-8")
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(entries) == len(pins(lock)) > 0
@@ -263,15 +260,15 @@ def test_the_lock_holds_all_that_the_project_asks_for() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.82.7", "1.82.8"])
-def test_the_poisoned_releases_of_litellm_are_excluded(version: str) -> None:
-    """Neither our metadata nor the lock file lets in the releases that sent keys away."""
+def test_the_malicious_releases_of_litellm_are_excluded(version: str) -> None:
+    """Neither our metadata nor the lock file allows the releases that sent keys away."""
     litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
     assert f"!={version}" in str(litellm.specifier)
     assert version not in requirements("dev.txt")["litellm"].specifier
 
 
 def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
-    """Whoever reads the metadata finds the versions that the workflow runs, the lowest of them as `requires-python`."""
+    """Classifiers, `requires-python` and the workflow name the same versions."""
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
     tested = re.search(r"^ +python: \[(.+)\]$", workflow, flags=re.MULTILINE)
     assert tested
@@ -283,7 +280,7 @@ def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
 
 
 def test_the_newest_tested_litellm_is_the_locked_one() -> None:
-    """`check` warns of a release that is newer than the one that these tests are locked to."""
+    """`check` warns of a release newer than the locked one."""
     (pin,) = requirements("dev.txt")["litellm"].specifier
     assert pin.version == check.TESTED_LITELLM
 
@@ -304,7 +301,7 @@ CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependenc
 
 @every_module
 def test_each_import_is_a_declared_dependency(module: Module) -> None:
-    """No module relies on a package that only another package brings; what an extra brings is imported late."""
+    """No module needs a package that is not declared; what an extra brings is imported late."""
     undeclared = []
     for found in module.imports:
         head = found.name.split(".")[0]
@@ -320,13 +317,13 @@ def test_each_import_is_a_declared_dependency(module: Module) -> None:
 
 
 def test_each_declared_dependency_is_used() -> None:
-    """Nobody installs a package that no module imports."""
+    """Every declared dependency is imported."""
     imported = {found.name.split(".")[0] for module in modules() for found in module.imports}
     assert set().union(*map(brought_by, imported)) >= CORE - READ_AS_DATA
 
 
 def test_the_wheel_carries_the_data_files() -> None:
-    """What is installed has the default configuration, its schema, the catalogue and the marker of its types."""
+    """The wheel has the default configuration, its schema, the catalogue and `py.typed`."""
     carried = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
     data = ("llm.yaml", "llm.schema.json", "py.typed", "local/catalogue.json")
     assert {f"testronaut_llm/{name}" for name in data} <= carried
@@ -334,14 +331,14 @@ def test_the_wheel_carries_the_data_files() -> None:
 
 
 def test_version_and_changelog_agree() -> None:
-    """The newest heading of the changelog, the package and its metadata name the same version."""
+    """The changelog, the package and its metadata name the same version."""
     newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)
     assert newest
     assert newest.group(1) == PROJECT["version"] == testronaut_llm.__version__
 
 
 def test_actions_are_pinned_by_digest() -> None:
-    """A tag of an action can be moved to other code; a digest cannot."""
+    """Every action of the workflows is pinned by digest, since a tag can be moved."""
     used = re.findall(r"uses: (\S+)", "".join(one.read_text("utf-8") for one in ROOT.glob(".github/workflows/*.yml")))
     assert used
     assert not [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)]

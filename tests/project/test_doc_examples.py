@@ -1,4 +1,4 @@
-"""The short examples of the pages, run as they stand; those that make up a project have tests of their own."""
+"""The short examples of the pages run as they stand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TINY = ("embedded/smollm2-135m", "embedded/tiny-random")
 
 @pytest.fixture
 def folder(api: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The README's llm.yaml, whose models are all at one endpoint, and the files that the commands read."""
+    """A folder with the README's llm.yaml, whose models are at one endpoint, and the files that the commands read."""
     server = api("a", faults.good(LIST))
     (readme,) = blocks("yaml", ROOT / "README.md")
     settings = yaml.safe_load(readme.text)
@@ -58,7 +58,7 @@ def folder(api: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("block", SHORT, ids=str)
 def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the answer, what it cost, and which model gave it."""
+    """It prints the answer, its cost and its model."""
     scope: dict[str, Any] = {"__name__": "example"}
     exec(compile(block.text, str(block), "exec"), scope)
     printed = capsys.readouterr().out
@@ -134,7 +134,7 @@ LOCAL = ROOT / "docs" / "how-to" / "local-models.md"
 def test_an_example_for_ollama_runs(
     number: int, ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each with the `llm.yaml` above it: one to chat, one to embed."""
+    """The examples to chat and to embed run with the `llm.yaml` above them."""
     settings = blocks("yaml", LOCAL)[2 * number].text
     (row,) = yaml.safe_load(settings)["models"].values()
     ollama.name = row["model"].removeprefix("ollama/")
@@ -158,7 +158,7 @@ def test_a_console_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With the exit code 0, and no traceback; a model of random weights may fail the checks of `verify`."""
+    """Each command ends with exit code 0 (`verify` may fail with a random model), without a traceback."""
     ollama.name = "qwen3:8b"
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     line, _, given = line.replace(*TINY).partition(" < ")
@@ -205,8 +205,8 @@ def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
     return FakeLLM(tmp_path / "llm.yaml")
 
 
-def test_the_three_phases_hang_together(page: Any, llm: FakeLLM) -> None:
-    """A real help text becomes a tree, the tree a plan, its outputs verdicts; each task asks whom the file says."""
+def test_the_three_phases_work_together(page: Any, llm: FakeLLM) -> None:
+    """A help text becomes a tree, the tree a plan, its outputs verdicts; each task asks its own models."""
     llm.reply(TREE, task="cli_analysis")
     llm.reply([CASE], task="test_generation")
     llm.reply('{"passed": false, "reason": "no version"}', task="result_verification")
@@ -225,7 +225,7 @@ def test_the_three_phases_hang_together(page: Any, llm: FakeLLM) -> None:
 
 
 def test_a_plan_that_is_too_long_is_refused(page: Any, llm: FakeLLM) -> None:
-    """By each model in turn."""
+    """`accept` refuses it for each model in turn."""
     llm.reply([CASE] * 3, task="test_generation")
     with pytest.raises(AllModelsFailedError, match="accept"):
         page.plan(llm, page.Command.model_validate(TREE), most=2)

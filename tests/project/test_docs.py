@@ -1,4 +1,4 @@
-"""The documentation says what is true: examples load and run, generated pages are current, nothing is left out."""
+"""The documentation is true: examples load, generated pages are current, and nothing is left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_python_example_is_python(block: Block) -> None:
 
 @pytest.mark.parametrize("block", [b for b in blocks("yaml") if "version: 1" in b.text], ids=str)
 def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
-    """Every `llm.yaml` in the documentation is valid, and its tasks name models that it has."""
+    """Every `llm.yaml` example is valid, and its tasks name models that it has."""
     path = tmp_path / "llm.yaml"
     path.write_text(block.text, "utf-8")
     config = load_config(path)
@@ -54,7 +54,7 @@ print(state.ready, state.missing, state.fix, endpoint_of(model, provider_of(mode
     ],
 )
 def test_the_worked_provider_example_works(key: dict[str, str], says: str, tmp_path: Path) -> None:
-    """The page on adding a provider adds one: its row is found, and is ready once its key is there."""
+    """The page on adding a provider adds one, which is ready once its key is set."""
     page = ROOT / "docs" / "how-to" / "add-a-provider.md"
     (example,) = blocks("python", page)
     (config,) = (block for block in blocks("yaml", page) if "acme" in block.text)
@@ -77,7 +77,7 @@ def shown_commands() -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "line"), sorted(shown_commands()))
 def test_a_shown_command_exists(page: str, line: str) -> None:
-    """Each command that the pages show is one, and so are its options."""
+    """Each command that the pages show exists, and so do its options."""
     command = get_command(app)
     words = shlex.split(line.replace("...", ""))
     while words and words[0] in getattr(command, "commands", {}):
@@ -89,20 +89,20 @@ def test_a_shown_command_exists(page: str, line: str) -> None:
 
 
 def test_the_generated_pages_are_current() -> None:
-    """Reference pages say what the code says; `make docs` writes them anew."""
+    """Reference pages say what the code says; `make docs` writes them again."""
     generate = [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"]
     done = subprocess.run(generate, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_pictures_are_current() -> None:
-    """They show what the program prints now; `python scripts/pictures.py` makes them anew."""
+    """Pictures show what the program prints; `python scripts/pictures.py` makes them again."""
     done = program(ROOT / "scripts" / "pictures.py", "--check")
     assert done.returncode == 0, done.stderr
 
 
 def test_every_variable_of_ours_is_documented() -> None:
-    """Each `TESTRONAUT_LLM_...` that the code reads is on the page of environment variables, and no other is."""
+    """The page of environment variables names each `TESTRONAUT_LLM_...` that the code reads, and no other."""
     named = re.compile(r"TESTRONAUT_LLM_[A-Z_]+")
     read = {name for module in modules() for name in named.findall(module.text)}
     page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
@@ -110,7 +110,7 @@ def test_every_variable_of_ours_is_documented() -> None:
 
 
 def test_the_public_names_are_documented() -> None:
-    """Each name that the package offers stands in the reference or on a page, with its right name."""
+    """Each public name is in the reference or on a page."""
     text = " ".join(page.read_text("utf-8") for page in PAGES)
     documented = {module.name for module in modules() if f"::: testronaut_llm.{module.name}\n" in text}
     homes = {name: getattr(testronaut_llm, name).__module__.partition(".")[2] for name in testronaut_llm.__all__}
@@ -118,7 +118,7 @@ def test_the_public_names_are_documented() -> None:
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:
-    """A link of the pages outside the site (README and its like, which MkDocs does not check) leads to a file."""
+    """A link of the pages that MkDocs does not check leads to a file."""
     dead = [
         f"{page.name}: {target}"
         for page in ROOT.glob("*.md")
@@ -129,5 +129,5 @@ def test_every_link_to_a_file_leads_to_one() -> None:
 
 
 def test_the_readme_fits_two_screens() -> None:
-    """What a newcomer reads first is short."""
+    """The README has at most 100 lines."""
     assert (ROOT / "README.md").read_text("utf-8").count("\n") <= 100

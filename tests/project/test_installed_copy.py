@@ -1,4 +1,4 @@
-"""What is published works where it is installed: built as `make build` does, in an environment of its own."""
+"""The built wheel works in an environment of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel that the sdist gives, and the libraries of this one, but not this source tree."""
+    """The `bin` folder of an environment with the built wheel and the libraries of this one."""
     place = tmp_path_factory.mktemp("installed")
     build = ["-m", "build", "--no-isolation", "--outdir", str(place / "dist"), str(ROOT)]
     subprocess.run([sys.executable, *build], check=True, capture_output=True, timeout=100)
@@ -56,7 +56,7 @@ def run(installed: Path, tmp_path: Path) -> Run:
 
 
 def test_the_command_works(run: Run, installed: Path) -> None:
-    """It tells its version, writes a file and checks it; the code is that of the wheel and not of this folder."""
+    """The command prints its version, writes a file and reads it, with the code of the wheel."""
     where = run("python", "-c", "import testronaut_llm; print(testronaut_llm.__file__)")
     assert where.stdout.startswith(str(installed.parent)), where.stderr
     version = run("testronaut-llm", "--version")
@@ -71,7 +71,7 @@ def test_the_command_works(run: Run, installed: Path) -> None:
 
 
 def test_the_plugin_is_found(run: Run, tmp_path: Path) -> None:
-    """The page's first test passes in a project that only has pytest and the package: nobody names the plugin."""
+    """The page's first tests pass where only pytest and the package are installed."""
     code, by_rule, _ = (one.text for one in blocks("python", PAGE))
     (settings,), (ini,) = blocks("yaml", PAGE), blocks("ini", PAGE)
     files = {"explain.py": code, "test_by_rule.py": by_rule, "llm.yaml": settings.text, "pytest.ini": ini.text}

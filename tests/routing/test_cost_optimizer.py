@@ -1,9 +1,9 @@
-"""Which models to try, in which order, and why."""
+"""The candidates of a call in their order, each with its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
 from testronaut_llm.money.budgets import Money
-from testronaut_llm.money.price_rows import ModelFacts, Price, Rates
+from testronaut_llm.money.price_rows import ModelFacts
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.options import call_of, embed_call_of
@@ -30,58 +30,37 @@ from testronaut_llm.support.money import tokens, usd
 GONE = Readiness(ready=False, missing="no key", fix="export KEY=...")
 
 
-@dataclass
-class Option:
-    """A model whose prompt of 1,000 and answer of 1,000 tokens cost `price` dollars a million each."""
-
-    alias: str
-    price: str | None = "1"
-    quality: int = 5
-    local: bool = False
-    excluded: str = ""
-    ready: Readiness = READY
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def candidate(self) -> Candidate:
-        row = ModelConfig(alias=self.alias, model=f"openai/{self.alias}", quality=self.quality, local=self.local)
-        return Candidate(
-            alias=row.alias,
-            model=row.model,
-            provider="openai",
-            quality=row.quality,
-            row=row,
-            provider_row=provider_of(row),
-            local=self.local,
-            kept=not self.excluded,
-            reason=self.excluded,
-        )
+Option = tuple[Candidate, Readiness]
 
 
-def option(alias: str, price: str | None = "1", **known: Any) -> Option:
-    """An option; what is no field of it is one of its facts."""
-    own = {name: known.pop(name) for name in ("quality", "local", "excluded", "ready") if name in known}
-    return Option(alias, price, facts=known, **own)
+def option(
+    alias: str, price: str | None = "1", *, excluded: str = "", ready: Readiness = READY, **fields: Any
+) -> Option:
+    """A model with these fields, at `price` dollars a million tokens, and its readiness."""
+    usd = {"input": price, "output": price} if price is not None else None
+    row = ModelConfig(alias=alias, model=f"openai/{alias}", price=usd, **fields)
+    candidate = Candidate(
+        alias=alias,
+        model=row.model,
+        provider="openai",
+        quality=row.quality,
+        row=row,
+        provider_row=provider_of(row),
+        local=bool(row.local),
+        kept=not excluded,
+        reason=excluded,
+    )
+    return candidate, ready
 
 
-class Tables:
-    """The prices and facts of these options."""
+class Prices(PriceTable):
+    """What `llm.yaml` says of prices and windows; the model `plain` takes no schema."""
 
-    def __init__(self, options: Sequence[Option]) -> None:
-        self._options = {one.alias: one for one in options}
+    def __init__(self) -> None:
+        super().__init__([])
 
     def facts(self, row: ModelConfig) -> ModelFacts:
-        return ModelFacts(**self._options[row.alias].facts)
-
-    def price(self, row: ModelConfig, _service: str) -> Price | None:
-        price = self._options[row.alias].price
-        if price is None:
-            return None
-        rates = Rates.of({"input": Decimal(price), "output": Decimal(price)})
-        return Price(tiers=((0, rates),), source="made up")
-
-    def fix(self, row: ModelConfig) -> str:
-        return f"add `price:` to models.{row.alias}"
+        return replace(super().facts(row), supports_schema=row.alias != "plain")
 
 
 COUNTS = SimpleNamespace(
@@ -95,12 +74,11 @@ COUNTS = SimpleNamespace(
 def routed(
     strategy: Any, options: Sequence[Option], *, max_tokens: int, money: Money | None = None, schema: bool = False
 ) -> Route:
-    """The route of a call with these models."""
+    """Returns the route of a call with these models."""
     output = SimpleNamespace() if schema else None
     call: Any = SimpleNamespace(task="cli", texts=(), messages=(), max_tokens=max_tokens, extra={}, output=output)
-    tables: Any = Tables(options)
-    scale = Scale(call=call, prices=tables, counter=COUNTS, money=money)  # type: ignore[arg-type]
-    return plan("cli", strategy, [scale.weigh(one.candidate, one.ready) for one in options], money)
+    scale = Scale(call=call, prices=Prices(), counter=COUNTS, money=money)  # type: ignore[arg-type]
+    return plan("cli", strategy, [scale.weigh(*one) for one in options], money)
 
 
 def order(route: Route) -> list[str]:
@@ -174,15 +152,15 @@ STRATEGIES: dict[str, tuple[str, list[Option], list[tuple[str, str]]]] = {
 
 @pytest.mark.parametrize("rule", STRATEGIES)
 def test_each_strategy_has_its_order_and_says_why(rule: str) -> None:
-    """Without a budget; each candidate with its reason."""
+    """Without a budget, each strategy orders the candidates and gives each its reason."""
     strategy, options, expected = STRATEGIES[rule]
     route = routed(strategy, options, max_tokens=100)
     assert [(one.alias, one.reason) for one in route.kept] == expected
     assert (route.task, route.strategy) == ("cli", strategy)
 
 
-def test_balanced_spends_what_a_call_may_cost_for_the_money_to_last() -> None:
-    """The best within the pace; what is beyond it comes after, cheapest first."""
+def test_balanced_spends_within_the_pace_of_the_budget() -> None:
+    """The best model within the pace comes first; those beyond it follow, cheapest first."""
     options = [option("best", "20", quality=9), option("good", "2", quality=7), option("cheap", "1", quality=5)]
 
     def paced(pace: str) -> Route:
@@ -198,11 +176,11 @@ def test_balanced_spends_what_a_call_may_cost_for_the_money_to_last() -> None:
 
 
 def test_a_candidate_shows_its_numbers() -> None:
-    """Tokens, expected and worst cost, source and window are on the candidate."""
+    """A candidate has its tokens, expected and worst cost, price source and window."""
     (candidate,) = routed("cheapest", [option("a", "2", context_window=9000)], max_tokens=1000).candidates
     assert (candidate.est_tokens, candidate.est_completion_tokens) == (1000, 1000)
     assert (candidate.est_cost, candidate.worst_cost) == (Decimal("0.004"), Decimal("0.010"))
-    assert (candidate.cost_source, candidate.context_window) == ("made up", 9000)
+    assert (candidate.cost_source, candidate.context_window) == ("llm.yaml", 9000)
     assert candidate.reason == "the only one left: about $0.004"
 
 
@@ -216,14 +194,14 @@ OBSTACLES: list[tuple[Option, str, str | None]] = [
         "context_window",
     ),
     (option("a", max_output=999), "its answers have at most 999 tokens, and max_tokens is 1,000", "context_window"),
-    (option("a", supports_schema=False), "cannot answer in a given shape (JSON Schema)", None),
+    (option("plain"), "cannot answer in a given shape (JSON Schema)", None),
 ]
 
 
 @pytest.mark.parametrize(("dropped", "says", "problem"), OBSTACLES)
 def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: str, problem: str | None) -> None:
-    """The task's rules first, then readiness, then whether the call fits; what nobody knows is tried."""
-    fits = option("b", context_window=2100, max_output=1000, supports_schema=True)
+    """The task's rules count first, then readiness, then whether the call fits; unknown facts are tried."""
+    fits = option("b", context_window=2100, max_output=1000)
     route = routed("cheapest", [dropped, option("c"), fits], max_tokens=1000, schema=True)
     assert order(route) == ["c", "b"]
     assert (route.candidates[-1].reason, route.candidates[-1].problem) == (says, problem)
@@ -250,13 +228,13 @@ def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
         ([option("x", None)], "100", []),  # nobody can hold a budget against what nobody knows
     ],
 )
-def test_what_the_money_still_reaches_is_kept(options: list[Option], amount: str, kept: list[str]) -> None:
-    """By its worst case."""
+def test_a_model_is_kept_if_its_worst_case_fits(options: list[Option], amount: str, kept: list[str]) -> None:
+    """The worst case may be equal to the money left; a free model fits always, one of unknown price never."""
     assert order(routed("cheapest", options, max_tokens=1000, money=left(amount))) == kept
 
 
 def test_stop_stops_where_local_goes_on() -> None:
-    """When the preferred model is over budget and only free ones remain, `stop` raises and `local` uses them."""
+    """If only free models are left under the budget, `stop` drops them and `local` uses them."""
     options = [option("paid", "9"), option("home", "0", local=True)]
     stopped = routed("as_listed", options, max_tokens=10, money=left("0.01"))
     assert not stopped.kept
@@ -269,7 +247,7 @@ def test_stop_stops_where_local_goes_on() -> None:
 
 
 def test_warn_goes_on_and_says_so() -> None:
-    """Nothing is dropped for money; the reason holds the warning."""
+    """Nothing is dropped for money, and the reason holds the warning."""
     options, money = [option("a", "9"), option("x", None)], left("0", on_exceeded="warn")
     route = routed("cheapest", options, max_tokens=1000, money=money)
     assert order(route) == ["a", "x"]
@@ -282,7 +260,7 @@ def test_warn_goes_on_and_says_so() -> None:
 
 
 def test_dropped_candidates_come_last_in_the_listed_order() -> None:
-    """All that the task lists is in the route, once."""
+    """Every model of the task is in the route once."""
     options = [option("dear", "999"), option("weak", excluded="too weak"), option("small", context_window=1)]
     route = routed("cheapest", [*options, option("fine", "1")], max_tokens=10, money=left("0.1"))
     assert [candidate.alias for candidate in route.candidates] == ["fine", "dear", "weak", "small"]
@@ -299,7 +277,7 @@ def test_dropped_candidates_come_last_in_the_listed_order() -> None:
     ],
 )
 def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: str) -> None:
-    """Money before windows before readiness, each candidate with its reason."""
+    """The error is that of money, then windows, then readiness, with the reason of each candidate."""
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
@@ -321,13 +299,13 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
         ("0.05", "$0.05"),
     ],
 )  # fmt: skip
-def test_money_reads_like_money(amount: str, words: str) -> None:
-    """No exponents, and two digits of what is small."""
+def test_money_is_written_for_people(amount: str, words: str) -> None:
+    """No exponents, and two digits of small amounts."""
     assert usd(Decimal(amount)) == words
 
 
-def test_tokens_read_like_counts() -> None:
-    """One is singular, thousands have commas."""
+def test_tokens_are_written_for_people() -> None:
+    """One is singular, and thousands have commas."""
     assert (tokens(1), tokens(12345)) == ("1 token", "12,345 tokens")
 
 
@@ -350,10 +328,8 @@ OPTIONS = st.lists(
     | st.builds(left, st.sampled_from(["0", "0.004", "0.1", "9"]), on_exceeded=st.sampled_from(["stop", "local"])),
     pace=st.none() | st.sampled_from([Decimal("0.001"), Decimal("0.05")]),
 )
-def test_whatever_the_options_a_route_breaks_no_rule(
-    made: list[Any], strategy: str, money: Money | None, pace: Decimal | None
-) -> None:
-    """Every candidate once, with a reason; what is kept is ready, fits and is affordable in its worst case."""
+def test_no_route_breaks_a_rule(made: list[Any], strategy: str, money: Money | None, pace: Decimal | None) -> None:
+    """Each candidate is there once with a reason; what is kept is ready, fits, and is affordable."""
     options = [
         option(f"m{n}", price, quality=quality, local=local, context_window=window, ready=READY if ready else GONE)
         for n, (price, quality, local, window, ready) in enumerate(made)
@@ -361,11 +337,11 @@ def test_whatever_the_options_a_route_breaks_no_rule(
     if money is not None and pace is not None:
         money = Money(left=money.left, limit="per_day", pace=pace, pace_limit="per_day", on_exceeded=money.on_exceeded)
     route = routed(strategy, options, max_tokens=1000, money=money)
-    assert sorted(c.alias for c in route.candidates) == sorted(o.alias for o in options)
+    assert sorted(c.alias for c in route.candidates) == sorted(one.alias for one, _ in options)
     assert all(c.reason for c in route.candidates)
-    by_alias = {o.alias: o for o in options}
+    ready = {one.alias: state.ready for one, state in options}
     for candidate in route.kept:
-        assert by_alias[candidate.alias].ready.ready
+        assert ready[candidate.alias]
         assert candidate.context_window in (None, 100_000)
         if money is not None:
             assert candidate.worst_cost is not None
@@ -383,7 +359,7 @@ def counter(tmp_path: Path) -> TokenCounter:
 def weighed(
     counter: TokenCounter, luna: Readiness = READY, *, embed: bool = False, dry: bool = False, **more: Any
 ) -> dict[str, Candidate]:
-    """Each candidate by its alias; `luna` is that model's readiness, `more` what is known of it alone."""
+    """Returns the candidates by alias; `luna` is that model's readiness, `more` further facts of it."""
     config = LLMConfig(
         models={
             "luna": {"model": "openai/gpt-6-luna", "quality": 7},
@@ -400,7 +376,7 @@ def weighed(
 
 
 def test_weighing_looks_up_tokens_prices_and_windows(counter: TokenCounter) -> None:
-    """What `plan` needs, for each selected model."""
+    """Each selected model gets its tokens, cost, window and dropped settings."""
     schema = SimpleNamespace(schema={"type": "object"})
     found = weighed(counter, schema=schema, dropped_params=("temperature",))
     luna, qwen = found["luna"], found["qwen"]
@@ -417,7 +393,7 @@ def test_weighing_looks_up_tokens_prices_and_windows(counter: TokenCounter) -> N
 
 
 def test_weighing_counts_nothing_for_models_that_cannot_be_asked(counter: TokenCounter) -> None:
-    """No vocabulary is loaded for an excluded or unready model, unless a dry run wants to see its numbers."""
+    """No vocabulary is loaded for an excluded or unready model, except in a dry run."""
     found = weighed(counter, GONE)
     assert [one.est_tokens is None for one in found.values()] == [True, False, True]
     luna = found["luna"]
@@ -427,11 +403,11 @@ def test_weighing_counts_nothing_for_models_that_cannot_be_asked(counter: TokenC
 
 
 def test_weighing_texts_to_embed_measures_the_longest_against_the_window(counter: TokenCounter) -> None:
-    """Each text stands for itself: no framing and no answer."""
+    """Each text counts for itself, without framing and answer."""
     qwen = weighed(counter, embed=True)["qwen"]
     assert (qwen.est_tokens, qwen.est_completion_tokens, qwen.kept) == (7, 0, True)
 
 
-def test_no_window_is_larger_than_the_one_that_a_model_was_made_for(counter: TokenCounter) -> None:
-    """What its server states wins over a larger window."""
+def test_a_server_limits_the_window_of_its_model(counter: TokenCounter) -> None:
+    """A window that the server states wins over a larger one."""
     assert weighed(counter, context=100)["luna"].problem == "context_window"

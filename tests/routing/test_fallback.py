@@ -1,4 +1,4 @@
-"""What is tried next, and when it is over: the decision alone, without a clock or a wire."""
+"""The next step after a failure, decided without a clock or a server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _run(
     left: float = LONG,
     **task: Any,
 ) -> tuple[list[Try], End | None]:
-    """The tries made with these failures, and the end where it came to one."""
+    """Returns the tries that these failures lead to, and the end if it was reached."""
     settings = TaskConfig(name="t", models=("a",)).model_copy(update=task)
     tries = [first_try(candidates)]
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ STOP = [errors.ContentFilteredError, errors.InvalidRequestError, errors.OutputTr
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
 @pytest.mark.parametrize("kind", RETRY)
-def test_a_failure_that_may_pass_is_asked_again(kind: type[errors.LLMError], retries: int) -> None:
+def test_a_failure_that_may_pass_is_tried_again(kind: type[errors.LLMError], retries: int) -> None:
     """A model is asked once and `retries` times more, then the next one from the start."""
     failures = [kind("no")] * (2 * (retries + 1))
     tries, end = _run([A, B], failures, retries=retries)
@@ -71,7 +71,7 @@ def test_a_failure_that_may_pass_is_asked_again(kind: type[errors.LLMError], ret
 
 
 @pytest.mark.parametrize("kind", [*STOP, *RETRY])
-def test_fallback_on_names_what_goes_on(kind: type[errors.LLMError]) -> None:
+def test_fallback_on_goes_to_the_next_model(kind: type[errors.LLMError]) -> None:
     """A code in `fallback_on` goes to the next model at once, whatever its verdict."""
     tries, end = _run([A, B], [kind("1"), kind("2")], fallback_on=(kind.code,))
     assert _asked(tries) == ["a", "b"]
@@ -79,7 +79,7 @@ def test_fallback_on_names_what_goes_on(kind: type[errors.LLMError]) -> None:
 
 
 def test_each_try_says_why() -> None:
-    """The reason of a retry and of a fallback is told."""
+    """A retry and a fallback say their reason."""
     tries, _ = _run([A, B], [errors.ServerError("x"), errors.AuthenticationError("y")])
     assert [step.reason for step in tries] == [
         "",
@@ -90,7 +90,7 @@ def test_each_try_says_why() -> None:
 
 @pytest.mark.parametrize(("jitter", "waits"), [(0.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]), (1.0, [0.5, 1, 2, 4, 8, 8])])
 def test_waits_double_up_to_a_limit(jitter: float, waits: list[float]) -> None:
-    """Our own waits double from half a second to eight, and jitter spreads them over their upper half."""
+    """Our own waits double from half a second to eight, with jitter over their upper half."""
     tries, _ = _run([A], [errors.ServerError("x")] * 6, retries=6, jitter=jitter)
     assert [step.wait for step in tries[1:]] == waits
 
@@ -103,7 +103,7 @@ def test_a_rate_limit_waits_longer() -> None:
 
 @pytest.mark.parametrize(("jitter", "wait"), [(0.0, 7.0), (1.0, 7.05)])
 def test_retry_after_is_honoured(jitter: float, wait: float) -> None:
-    """Never earlier than the provider asks, and a little later so that callers do not come back together (P04)."""
+    """The wait is never shorter than the provider asks, and a little longer."""
     tries, _ = _run([A], [errors.RateLimitError("x", retry_after=7.0)], jitter=jitter)
     assert tries[1].wait == pytest.approx(wait)
 
@@ -114,14 +114,14 @@ def test_retry_after_is_honoured(jitter: float, wait: float) -> None:
      (86400.0, 1, False)],
 )  # fmt: skip
 def test_a_long_wait_goes_to_the_next_model(asked: float, models: int, again: bool) -> None:
-    """What a provider asks for is waited only while it is short, or while nobody else could answer."""
+    """A wait is kept while it is short, or while no other model could answer."""
     tries, _ = _run([A, B][:models], [errors.RateLimitError("x", retry_after=asked)])
     assert _asked(tries[1:]) == (["a"] if again else ["b"] * (models - 1))
 
 
 @pytest.mark.parametrize("kind", [*RETRY, *NEXT, *STOP])
 def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> None:
-    """Whatever failed last, a call that is out of time ends in a time-out that tells it."""
+    """A call that is out of time ends in LLMTimeoutError, which tells the last failure."""
     _, end = _run([A, B], [kind("why", model="a")], left=0.0)
     assert end.stopped
     assert isinstance(end.last, errors.LLMTimeoutError)
@@ -130,14 +130,14 @@ def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> No
 
 
 def test_a_local_model_that_times_out_is_not_asked_again() -> None:
-    """It would queue behind its own first request (P20)."""
+    """It would wait in line behind its own first request."""
     local = _candidate("local", local=True)
     assert _asked(_run([local, B], [errors.LLMTimeoutError("x")])[0]) == ["local", "b"]
     assert _asked(_run([local, B], [errors.ServerError("x")])[0]) == ["local", "local"]
 
 
 def test_one_repair_a_model() -> None:
-    """An answer that fails its schema is asked to be corrected once, by each model, without a wait."""
+    """Each model is asked once, without a wait, to correct an answer that fails its schema."""
     wrong = Failure(error=errors.OutputInvalidError("x"), repair="correct it")
     tries, end = _run([A, B], [wrong] * 4)
     assert [(step.candidate.alias, step.repair) for step in tries] == [
@@ -152,7 +152,7 @@ def test_one_repair_a_model() -> None:
 
 
 def test_a_retry_after_a_repair_still_asks_for_the_repair() -> None:
-    """A failure that may pass does not forget what was asked."""
+    """A retry keeps what was asked."""
     wrong = Failure(error=errors.OutputInvalidError("x"), repair="correct it")
     tries, _ = _run([A], [wrong, errors.ServerError("x")])
     assert [step.repair for step in tries] == [None, "correct it", "correct it"]
@@ -166,8 +166,8 @@ def test_one_doubled_cap_a_model() -> None:
     assert end == End(last=cut.error, stopped=True)
 
 
-def test_a_cap_that_may_not_be_doubled_is_not() -> None:
-    """What the money or the model do not allow is not tried."""
+def test_a_cap_that_may_not_be_doubled_ends_the_call() -> None:
+    """Unless `fallback_on` names it, a cut answer then ends the call."""
     cut = Failure(error=errors.OutputTruncatedError("x"))
     assert _asked(_run([A, B], [cut])[0]) == ["a"]
     assert _asked(_run([A, B], [cut], fallback_on=("truncated",))[0]) == ["a", "b"]
@@ -199,15 +199,15 @@ def test_a_long_prompt_goes_to_a_larger_window_only() -> None:
 
 @pytest.mark.parametrize("make", [lambda: Failure(error=errors.ServerError("x"), delivered=True),
                                   lambda: Failure(error=errors.CassetteMissError("x"))])  # fmt: skip
-def test_what_cannot_be_taken_back_ends_the_call(make: Callable[[], Failure]) -> None:
-    """A piece in the caller's hands, and a replay without its recording, stop all, whatever `fallback_on` says."""
+def test_a_delivered_piece_or_a_missing_recording_ends_the_call(make: Callable[[], Failure]) -> None:
+    """No `fallback_on` changes this."""
     outcome = make()
     _, end = _run([A, B], [outcome], fallback_on=("cassette_miss", "server_error"))
     assert end == End(last=outcome.error, stopped=True)
 
 
 def test_the_last_error_tells_all() -> None:
-    """The final error lists each failure in order and carries the facts of the last."""
+    """AllModelsFailedError lists each failure in order, and has the facts of the last."""
     last = errors.RateLimitError("slow", model="b", provider="p", status=429, retry_after=3.0, request_id="r")
     tried = (
         Attempt(model="a", provider_model="openai/a", outcome="error", error=errors.ServerError("broken")),

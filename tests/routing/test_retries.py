@@ -1,35 +1,17 @@
-"""Retries are ours alone: as many as the task says, not before the provider wants them, the same over each wire."""
+"""Retries in whole calls: as many as the task says, and not before the provider wants them."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import faults
 import pytest
-from gateway_kit import WIRES
-from manager_kit import Make, manager, model
+from manager_kit import MODES, Make, ask, manager, model
 
-from testronaut_llm import LLMManager, errors
+from testronaut_llm import errors
 from testronaut_llm.gateway.gateway import Gateway
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
-
-
-async def _complete(llm: LLMManager, *, asynchronous: bool) -> str:
-    return (await llm.acomplete("t", "hi") if asynchronous else llm.complete("t", "hi")).text
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("wire", WIRES)
-async def test_a_failure_that_passes_is_survived(api: Make, wire: str, asynchronous: bool) -> None:
-    """Two failures and an answer are three requests, none sent before the wait that was asked for (P03, P04)."""
-    later = {"retry-after-ms": "80"}
-    a = api("a", faults.error("rate_limit", headers=later), faults.error("server_error", headers=later), faults.good())
-    async with manager({"m": model(wire, a)}, retries=2) as llm:
-        assert await _complete(llm, asynchronous=asynchronous) == "Hello from the fault server."
-    assert len(a.asked) == 3
-    assert all(second.at - first.at >= 0.08 for first, second in pairwise(a.asked))
 
 
 def test_a_provider_may_forbid_retries(api: Make) -> None:
@@ -40,30 +22,33 @@ def test_a_provider_may_forbid_retries(api: Make) -> None:
     assert len(a.asked) == 1
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_key_that_cannot_be_fetched_is_told(api: Make, tmp_path: Path, asynchronous: bool) -> None:
-    """A command that fails is an error of the attempt, before anything is sent and at no cost."""
+def test_a_failure_that_passes_is_survived(api: Make) -> None:
+    """Two failures and an answer are three requests, each after the wait that was asked for."""
+    later = {"retry-after-ms": "80"}
+    a = api("a", faults.error("rate_limit", headers=later), faults.error("server_error", headers=later), faults.good())
+    with manager({"m": model("openai", a)}, retries=2) as llm:
+        assert len(llm.complete("t", "hi").attempts) == len(a.asked) == 3
+    assert all(second.at - first.at >= 0.08 for first, second in pairwise(a.asked))
+
+
+def test_a_key_command_that_fails_is_an_error_of_the_attempt(api: Make) -> None:
+    """Nothing is sent, and it costs nothing."""
     a = api("a", faults.good())
     row = model("openai", a, api_key_command="false")
-    async with manager({"a": row}) as llm:
-        with pytest.raises(errors.LLMError) as caught:
-            await _complete(llm, asynchronous=asynchronous)
-    assert caught.value.attempts[0].cost == 0
-    assert caught.value.model == "a"
+    with manager({"a": row}) as llm, pytest.raises(errors.LLMError) as caught:
+        llm.complete("t", "hi")
+    assert (caught.value.attempts[0].cost, caught.value.model) == (0, "a")
     assert not a.asked
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_fault_of_ours_reaches_the_caller_as_it_is(
-    api: Make, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
-) -> None:
-    """A programming error is never taken for a provider's failure, nor retried."""
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_programming_error_is_raised_as_it_is(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """An error of our own code is not retried, nor taken for a provider's failure."""
 
     def broken(self: Gateway, *_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Gateway, "send", broken)
-    a = api("a", faults.good())
-    async with manager({"a": model("openai", a)}) as llm:
+    async with manager({"a": model("openai", api("a", faults.good()))}) as llm:
         with pytest.raises(ZeroDivisionError):
-            await _complete(llm, asynchronous=asynchronous)
+            await ask(llm, mode)

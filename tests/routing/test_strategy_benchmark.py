@@ -1,4 +1,4 @@
-"""The benchmark of the strategies measures what it says, and its targets hold on a few instances."""
+"""The benchmark of the strategies computes true optima, and its targets hold on a few instances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def benchmark() -> ModuleType:
 
 
 def test_the_optima_are_those_of_brute_force(benchmark: ModuleType) -> None:
-    """Every plan of a short instance, tried one by one, finds the same best quality and the same least money."""
+    """Trying every plan of a short instance finds the same best quality and least money."""
     rng = random.Random(3)
     for _ in range(6):
         made = benchmark.instance(rng, 0.2)
@@ -49,7 +49,7 @@ def test_the_optima_are_those_of_brute_force(benchmark: ModuleType) -> None:
 
 
 def test_the_targets_hold(benchmark: ModuleType) -> None:
-    """`cheapest` is the optimum, `balanced` reaches 95 % of the quality; no floor and no budget is broken."""
+    """`cheapest` is the optimum, `balanced` reaches 95 % of the quality, and no budget is exceeded."""
     rng = random.Random(5)
     made = [benchmark.instance(rng, 0.2) for _ in range(8)]
     for one in (benchmark.measure(found, "cheapest") for found in made):

@@ -1,4 +1,4 @@
-"""Which of a task's models may do it."""
+"""The models that may do a task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def verdicts(found: LLMConfig, call_model: str | None = None) -> dict[str, str |
 
 
 def test_models_come_in_the_listed_order_with_their_provider() -> None:
-    """Nothing is sorted here, and each model brings its provider's row."""
+    """Models are not sorted, and each has its provider's row."""
     found = config()
     chosen = select(found, None, found.task("cli_analysis"))
     assert [(one.alias, one.provider_row.name) for one in chosen] == [
@@ -42,7 +42,7 @@ def test_models_come_in_the_listed_order_with_their_provider() -> None:
 
 
 def test_too_weak_is_excluded_with_both_numbers() -> None:
-    """min_quality keeps a model out for good, and says what it has and what is wanted."""
+    """`min_quality` drops a model, with its quality and the wanted one as the reason."""
     excluded = verdicts(config(min_quality=5))
     assert excluded["sonnet"] is None
     assert excluded["qwen"] is None
@@ -50,7 +50,7 @@ def test_too_weak_is_excluded_with_both_numbers() -> None:
 
 
 def test_a_private_task_stays_on_this_machine() -> None:
-    """Only local models may see its text: no cloud, no cloud tag, no LAN host but one that is declared local."""
+    """Only local models are kept: no cloud, no cloud tag, no LAN host unless declared local."""
     excluded = verdicts(config(private=True, models=["sonnet", "qwen", "cloudy", "proxy", "lan", "toy"]))
     assert [alias for alias, reason in excluded.items() if reason is None] == ["qwen", "lan", "toy"]
     assert excluded["sonnet"] == (
@@ -65,5 +65,5 @@ def test_naming_a_model_overrides_the_list_and_min_quality() -> None:
 
 
 def test_naming_a_model_never_overrides_private() -> None:
-    """What may not leave the machine does not, whoever asks."""
+    """A private task drops a named model that is not local."""
     assert "not private" in (verdicts(config(private=True), "sonnet")["sonnet"] or "")

@@ -1,7 +1,7 @@
-"""A process that writes all files that the package writes, as fast as it can, and is killed: for `test_crashes.py`.
+"""A program for `test_crashes.py`: `crash_program.py HOME ROUNDS SEED`.
 
-Run as `crash_program.py HOME ROUNDS SEED`. In each round a child writes until it gets a SIGKILL, and notes on a pipe
-what was finished. Then another process, this one, opens everything. What it finds wrong is its exit message.
+In each round a child writes all files of the package until it gets a SIGKILL, and notes on a pipe what it finished.
+Then this process opens everything, and ends with what it finds wrong as its message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COST, SETTINGS = Decimal("0.001"), CacheConfig()
 
 
 def write_all(home: Path, start: int) -> Iterator[str]:
-    """Writes for ever; says what is finished, each with the number of its round trip."""
+    """Writes for ever; yields what is finished, each with the number of its round."""
     ledger, cache, log = Ledger(home / "ledger.sqlite3"), AnswerCache(home / "cache"), EventFile()
     answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
     number = start
@@ -51,18 +51,14 @@ def write_all(home: Path, start: int) -> Iterator[str]:
         ModelStore(home / "models").touch("nobody")
 
 
-def child(home: Path, start: int, pipe: int) -> None:
-    for said in write_all(home, start):
-        os.write(pipe, said.encode() + b"\n")
-
-
 def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
-    """What a child finished before it was killed."""
+    """Runs a child for `after` seconds, kills it, and returns what it finished."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
-            child(home, start, writer)
+            for finished in write_all(home, start):
+                os.write(writer, finished.encode() + b"\n")
         os._exit(1)  # it does not end by itself
     os.close(writer)
     time.sleep(after)
@@ -79,19 +75,19 @@ Done = list[tuple[str, int]]
 
 
 def money(home: Path, done: Done) -> Iterator[str]:
-    """What a later process finds wrong in the books."""
+    """Yields what is wrong with the ledger."""
     ledger = Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)
     spent, aside = ledger.standing("s")
     ledger.close()
     settled = sum(what == "settled" for what, _ in done)
     if not settled * COST <= spent:
-        yield f"{settled} calls were settled, and the books say {spent}"
+        yield f"{settled} calls were settled, and the ledger says {spent}"
     if aside:
         yield f"{aside} is set aside for ever"
 
 
 def answers(home: Path, done: Done) -> Iterator[str]:
-    """In the cache."""
+    """Yields what is wrong with the cache."""
     cache = AnswerCache(home / "cache")
     for what, number in done[-2000:]:
         text = cache.read(f"{number:064x}", str) if what == "cached" else f"answer {number} "
@@ -104,7 +100,7 @@ def answers(home: Path, done: Done) -> Iterator[str]:
 
 
 def files(home: Path, done: Done) -> Iterator[str]:
-    """In llm.yaml, in the events, and beside them."""
+    """Yields what is wrong with llm.yaml, the event file and the model index."""
     edits = [number for what, number in done if what == "edited"]
     value = load_config(home / "llm.yaml").tasks["t"].max_tokens
     if edits and value < edits[-1]:

@@ -1,4 +1,4 @@
-"""The error bodies of the real providers, by wire and kind of failure, for the fault server.
+"""The error bodies of the providers, by wire and kind of failure, for the fault server.
 
 Texts follow the providers' documents and public reports; names, ids and numbers are made up.
 """
@@ -8,28 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
-
-from testronaut_llm import errors
-
-BY_CASE: dict[str, type[errors.LLMError]] = {
-    case: error
-    for error, cases in {
-        errors.InvalidRequestError: "bad_request unprocessable",
-        errors.ContextWindowError: "context too_large",
-        errors.ContentFilteredError: "content_filter",
-        errors.AuthenticationError: "authentication",
-        errors.QuotaExceededError: "payment quota",
-        errors.PermissionDeniedError: "permission",
-        errors.ModelNotFoundError: "not_found wrong_url",
-        errors.LLMTimeoutError: "timeout gateway_timeout",
-        errors.ServerError: "conflict server_error bad_gateway",
-        errors.RateLimitError: "rate_limit",
-        errors.LocalModelError: "no_memory",
-        errors.OverloadedError: "unavailable overloaded",
-    }.items()
-    for case in cases.split()
-}
-"""What each case becomes."""
 
 _GATEWAY = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -46,10 +24,6 @@ def _azure(code: str, message: str) -> dict[str, Any]:
 
 def _anthropic(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_011CTest"}
-
-
-def _gemini(code: int, status: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": message, "status": status}}
 
 
 _INVALID = "invalid_request_error"
@@ -137,22 +111,11 @@ _OLLAMA: dict[str, Row] = {
     "unavailable": (503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
 }
 
-_GEMINI: dict[str, Row] = {
-    "bad_request": (400, _gemini(400, "INVALID_ARGUMENT", "Penalty is not enabled for models/a-model")),
-    "authentication": (400, _gemini(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.")),
-    "permission": (403, _gemini(403, "PERMISSION_DENIED", "Your project has been denied access.")),
-    "not_found": (404, _gemini(404, "NOT_FOUND", "models/no-such is not found for API version v1beta")),
-    "rate_limit": (429, _gemini(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).")),
-    "quota": (429, _gemini(429, "RESOURCE_EXHAUSTED", _QUOTA)),
-    "server_error": (500, _gemini(500, "INTERNAL", "An internal error has occurred. Please retry.")),
-    "unavailable": (503, _gemini(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")),
-}
-
 _ALL: dict[str, Row] = {
     "bad_gateway": (502, _GATEWAY.format("502 Bad Gateway")),
     "gateway_timeout": (504, _GATEWAY.format("504 Gateway Time-out")),
 }
-_OWN = {"openai": _OPENAI, "azure": _AZURE, "anthropic": _ANTHROPIC, "ollama": _OLLAMA, "gemini": _GEMINI}
+_OWN = {"openai": _OPENAI, "azure": _AZURE, "anthropic": _ANTHROPIC, "ollama": _OLLAMA}
 ERRORS: Mapping[str, Mapping[str, Row]] = {wire: {**_ALL, **own} for wire, own in _OWN.items()}
 
 

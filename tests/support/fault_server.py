@@ -54,7 +54,7 @@ class Received:
 
     @property
     def wire(self) -> str:
-        """Whose wire this is, by its path and key header."""
+        """Name of the wire, by path."""
         if "/openai/deployments/" in self.path or self.path.startswith("/openai/v1/"):
             return "azure"
         if self.path.endswith("/messages"):
@@ -62,7 +62,7 @@ class Received:
         return "ollama" if "/api/" in self.path else "openai"
 
     def has_key(self, header: str, key: str) -> bool:
-        """Did this header carry this key, with or without `Bearer`?"""
+        """True if this header carried this key, with or without `Bearer`."""
         return self.key_digests.get(header.lower()) == _digest(key)
 
 
@@ -204,11 +204,11 @@ class FaultServer:
             self.endpoints[name] = Endpoint()
         return self.endpoints[name].plan(*replies)
 
-    def refused(self) -> str:
-        """A URL on loopback where nothing listens."""
-        endpoint = Endpoint()
-        endpoint.stop()
-        return endpoint.url
+
+def refused() -> str:
+    """A URL on loopback where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def _no_plan(exchange: Exchange) -> None:

@@ -1,6 +1,6 @@
-"""The fault matrix as data: what a server does, and what becomes of a call whose first model is behind it.
+"""The fault matrix as data: what the server of a call's first model does, and the error that the call gets.
 
-`test_fault_matrix.py` holds every row in every wire and mode.
+`test_fault_matrix.py` runs every row on every wire.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from fault_server import Reply
 from testronaut_llm import errors
 
 WIRES = ("openai", "azure", "anthropic", "ollama", "embedded")
-MODES = ("complete", "acomplete", "stream")
 STREAMS = ("stream", "astream")
-MODES_OF = {"openai": (*MODES, "astream"), "anthropic": ("complete", "stream"), "ollama": ("complete", "stream")}
-"""Which modes of a fault are tried in a wire. Every mode runs the same coroutine, so one wire is tried in all of them.
-Azure and embedded models share the client of OpenAI's wire, so one mode does: the first that the fault has."""
+MODES_OF = {
+    "openai": ("complete", "stream"),
+    "azure": ("complete",),
+    "anthropic": ("acomplete", "astream"),
+    "ollama": ("complete", "astream"),
+    "embedded": ("stream",),
+}
+"""The methods by which each wire is called. Azure and embedded models share the client of OpenAI's wire: one does."""
 HANGS = ("silent", "dripping", "stalled stream")
 """For these both models get a time-out that is short, and long enough for an answer on a busy machine."""
 
@@ -29,32 +33,37 @@ class Fault:
     """One row.
 
     Attributes:
-        reply: how; None for a place where no server answers.
-        error: the class that comes of it.
-        streamed: other classes that a stream may make of the same bytes.
-        per_wire: where a wire says it in its own way.
-        modes: in which it can happen.
-        wires: in which it can happen.
-        after_pieces: has the caller of a stream seen text by then?
+        reply: what the server does; None where no server answers.
+        error: class of the error.
+        streamed: other classes that the same bytes may become in a stream.
+        per_wire: error class of wires that have their own.
+        streams: True if only a stream can fail so, False if none can.
+        wires: the wires that can fail so.
+        after_pieces: True if the caller of a stream has seen text by then.
         waits: seconds that the server asks for before the next request.
-        url: in place of a server's.
+        url: address of the model, in place of a server's.
     """
 
     error: type[errors.LLMError]
     reply: Reply | None = None
     streamed: tuple[type[errors.LLMError], ...] = ()
     per_wire: Mapping[str, type[errors.LLMError]] = field(default_factory=dict)
-    modes: tuple[str, ...] = MODES
+    streams: bool | None = None
     wires: tuple[str, ...] = WIRES
     after_pieces: bool = False
     waits: float = 0.0
     url: str | None = None
 
+    def classes(self, wire: str, mode: str) -> tuple[type[errors.LLMError], ...]:
+        """The classes that the error may have."""
+        usual = self.per_wire.get(wire, self.error)
+        return (usual, *self.streamed) if mode in STREAMS else (usual,)
+
 
 _CUT = (errors.ConnectionFailedError, errors.BadResponseError)
 _NOW = {"retry-after-ms": "1"}
 _NOT_OLLAMA = tuple(wire for wire in WIRES if wire != "ollama")
-"""An Ollama that is not there, is not ready, and so is never asked; and it has not all of these statuses."""
+"""An Ollama that does not run is never asked, and it does not send all of these statuses."""
 
 
 def _status(case: str, error: type[errors.LLMError], **given: Any) -> Fault:
@@ -66,13 +75,13 @@ def _wait(headers: Mapping[str, str], seconds: float, **given: Any) -> Fault:
 
 
 def _event(case: str, error: type[errors.LLMError], *, after: int = 0) -> Fault:
-    own = {"ollama": errors.ServerError}  # which has no code for it
+    own = {"ollama": errors.ServerError}  # it has no code for this
     reply = faults.error_in_stream(case, after=after)
-    return Fault(error=error, reply=reply, per_wire=own, modes=STREAMS, after_pieces=bool(after))
+    return Fault(error=error, reply=reply, per_wire=own, streams=True, after_pieces=bool(after))
 
 
 def _torn(reply: Reply, error: type[errors.LLMError] = errors.ConnectionFailedError) -> Fault:
-    return Fault(error=error, reply=reply, modes=STREAMS, after_pieces=True)
+    return Fault(error=error, reply=reply, streams=True, after_pieces=True)
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -89,7 +98,7 @@ FAULTS: Mapping[str, Fault] = {
     "422": _status("unprocessable", errors.InvalidRequestError, wires=_NOT_OLLAMA),
     "429": _status("rate_limit", errors.RateLimitError),
     "429, wait in ms": _wait({"retry-after-ms": "150"}, 0.15),
-    "429, wait in seconds": _wait({"retry-after": "1"}, 1.0, wires=("openai",), modes=("acomplete",)),
+    "429, wait in seconds": _wait({"retry-after": "1"}, 1.0, wires=("azure",)),
     "429, a date that is past": _wait({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
     "429, nonsense": _wait({"retry-after": "abc"}, 0.0),
     "429, a day": _wait({"retry-after": "86400"}, 86400.0),
@@ -107,13 +116,13 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "redirect": Fault(error=errors.BadResponseError),
     "silent": Fault(error=errors.LLMTimeoutError, reply=faults.silent),
-    "dripping": Fault(error=errors.LLMTimeoutError, reply=faults.dripping(0.05), modes=("complete", "stream")),
+    "dripping": Fault(error=errors.LLMTimeoutError, reply=faults.dripping(0.05)),
     **{
         name: Fault(error=errors.ConnectionFailedError, reply=reply)
         for name, reply in faults.BROKEN.items()
         if name != "cut body"
     },
-    "cut body": Fault(error=errors.ConnectionFailedError, reply=faults.cut_body, modes=("complete", "acomplete")),
+    "cut body": Fault(error=errors.ConnectionFailedError, reply=faults.cut_body, streams=False),
     **{
         name: Fault(error=errors.BadResponseError, reply=reply, streamed=_CUT, after_pieces=name == "no finish")
         for name, reply in faults.BAD_BODIES.items()
@@ -129,17 +138,11 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def cells() -> list[tuple[str, str, str]]:
-    """Every fault in each wire, in some modes; one that takes long only in wires that have a client of their own."""
+    """Each fault on each wire, by each of its methods; one that takes long on wires with a client of their own only."""
     return [
         (name, wire, mode)
         for name, fault in FAULTS.items()
         for wire in fault.wires
-        if name not in HANGS or wire in MODES_OF
-        for mode in [one for one in fault.modes if one in MODES_OF.get(wire, ())] or fault.modes[:1]
+        for mode in MODES_OF[wire]
+        if fault.streams in (None, mode in STREAMS) and (name not in HANGS or len(MODES_OF[wire]) == 2)
     ]
-
-
-def classes(fault: Fault, wire: str, mode: str) -> tuple[type[errors.LLMError], ...]:
-    """What may come of it."""
-    usual = fault.per_wire.get(wire, fault.error)
-    return (usual, *fault.streamed) if mode in STREAMS else (usual,)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,6 @@ from testronaut_llm import Answer, LLMManager
 from testronaut_llm.cli import main as command_line
 from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.loop import Loop
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.options import call_of
 from testronaut_llm.records import Call
@@ -136,21 +136,30 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return true
 
 
-def at_rest(llm: LLMManager) -> bool:
-    """True once no attempt runs on the manager's event loop."""
-    loop = llm._caller.services.loop
-    return eventually(lambda: not _calls(loop))
-
-
 def under_way(llm: LLMManager) -> int:
-    """How many calls run on the manager's event loop."""
-    loop = llm._caller.services.loop
-    return len(_calls(loop))
+    """Number of calls that run on the manager's event loop."""
+    loop = llm._caller.services.loop._loop
+    tasks = asyncio.all_tasks(loop) if loop else ()  # LiteLLM has one of its own there
+    return sum("Running._run" in getattr(one.get_coro(), "__qualname__", "") for one in tasks)
 
 
-def _calls(loop: Loop) -> list[Any]:
-    tasks = asyncio.all_tasks(loop._loop) if loop._loop else ()  # LiteLLM has one of its own there
-    return [one for one in tasks if "Running._run" in getattr(one.get_coro(), "__qualname__", "")]
+def used_slots(llm: LLMManager) -> int:
+    """Number of requests that hold a slot of `limits` or wait for one."""
+    limiter = llm._caller.services.limiter
+    return len(limiter.line) + sum(gate.running for gate in limiter.gates.values())
+
+
+def is_idle(llm: LLMManager) -> bool:
+    """True once no call runs and no slot is in use."""
+    return eventually(lambda: not under_way(llm) and not used_slots(llm))
+
+
+def booked(llm: LLMManager) -> tuple[int, int, Decimal]:
+    """Attempts in the ledger of `llm`: how many, how many of them are not settled, and their cost in USD."""
+    query = "SELECT count(*), total(state < 2), total(amount) FROM attempts WHERE scope = ?"
+    scope = llm.config.budget_scope() or ""
+    count, unsettled, amount = llm._ledger.file.run(lambda db: db.execute(query, (scope,)).fetchone())
+    return count, int(unsettled), Decimal(amount).scaleb(-12)
 
 
 async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:

@@ -1,4 +1,4 @@
-"""A rate limiter on a clock that stands still until it is moved, and a run of many calls through it."""
+"""A rate limiter on a clock that is moved by hand, and a simulation of many calls."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _Run:
             self.waiting.remove(job)
 
     def _ask(self, due: Job | None) -> None:
-        """All whose turn may have come, one after the other: a turn may wake others."""
+        """Asks for the turn of each job that is due or was woken; a turn may wake others."""
         while job := next(
             (one for one in self.waiting if one is due or (one.ticket and one.ticket.woken.is_set())), None
         ):
@@ -101,7 +101,7 @@ class _Run:
 
 
 def run(jobs: Sequence[Job]) -> None:
-    """Plays the jobs through one limiter; a waiting one asks for its turn only when it is woken or due to look."""
+    """Plays the jobs through one limiter; a waiting job asks for its turn when it is woken or due to look."""
     one = _Run()
     for job in jobs:
         one.plan(job.at, "comes", job)

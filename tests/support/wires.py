@@ -1,17 +1,25 @@
-"""The wires that cassettes are recorded over: which servers, which modes, and why a mode has no recording.
+"""The wires that cassettes are recorded over, their servers, and why a mode has no recording.
 
-Replays need none of the servers. `record.py` starts or finds them; see there.
+A replay starts no server; `scripts/record.py` starts or finds them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures_local import LocalModel
+from gateway_kit import DEAD
+from wire_proxy import WireProxy
+
+from testronaut_llm.local.local_provider import EmbeddedRunner
+from testronaut_llm.local.model_store import ModelStore
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cassettes" / "wires"
@@ -37,7 +45,7 @@ class Wire:
 
     @property
     def embedded(self) -> bool:
-        """Is it the llama.cpp server that this package brings along?"""
+        """True for the llama.cpp server that this package brings along."""
         return self.name.startswith("llama.cpp")
 
     def case(self, mode: str) -> Any:
@@ -108,3 +116,44 @@ def cases(mode: str) -> list[Any]:
 def _recordable(wire: Wire, mode: str, wanted: Recording) -> bool:
     nothing_to_embed_with = mode == "embeddings" and not wire.embedded and not wanted.embedding_model
     return mode not in wire.gaps and not nothing_to_embed_with
+
+
+SMOLLM = "smollm2-135m"
+
+
+class Servers:
+    """Where each wire is reached, and with which key; in a replay nowhere, and with none that counts."""
+
+    def __init__(self, stack: ExitStack, *, recording: bool) -> None:
+        self._stack, self.recording = stack, recording
+        self._runner: EmbeddedRunner | None = None
+        self._proxies: dict[str, WireProxy] = {}
+        self.settings = Recording.wanted()
+
+    def reach(self, wire: Wire, *, embeddings: bool = False) -> tuple[str, str]:
+        """`api_base` and key."""
+        if not self.recording:
+            return DEAD + wire.path, "a-key-of-no-account"
+        if not wire.embedded:
+            return self.settings.url, self.settings.key
+        if self._runner is None:
+            self._runner = EmbeddedRunner(ModelStore(Path(os.environ["RECORD_MODELS"])))
+            self._stack.callback(self._runner.close)
+        endpoint = self._runner.endpoint(LocalModel(name=SMOLLM), embeddings=embeddings)  # type: ignore[arg-type]
+        if wire.provider != "azure":
+            return endpoint.api_base.removesuffix("/v1") + wire.path, endpoint.token
+        if endpoint.api_base not in self._proxies:
+            self._proxies[endpoint.api_base] = self._stack.enter_context(WireProxy(endpoint.api_base))
+        return self._proxies[endpoint.api_base].url, endpoint.token
+
+    def model(self, wire: Wire, *, embeddings: bool = False) -> str:
+        """The model's name on that server."""
+        if wire.embedded:
+            return SMOLLM
+        return self.settings.embedding_model if embeddings else self.settings.model
+
+    def described(self, wire: Wire) -> str:
+        """The server and its version, for the note in a cassette."""
+        if not wire.embedded:
+            return f"{wire.server} {self.settings.server}".strip()
+        return f"{wire.server} (xllamacpp {version('xllamacpp')}), serving SmolLM2-135M-Instruct Q4_1"
