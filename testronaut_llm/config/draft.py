@@ -63,6 +63,11 @@ def filled(text: str, environment: Mapping[str, str] | None) -> tuple[str, tuple
     return FromEnvironment(result) if changed else result, tuple(unset), malformed
 
 
+def variables_in(text: str) -> tuple[str, ...]:
+    """Returns the names of the variables that a text refers to, sorted; the text may be malformed."""
+    return tuple(sorted({found["name"] for found in _VARIABLE.finditer(text) if found["name"]}))
+
+
 def _not_to_be_written(data: Mapping[str, Any], where: Where, text: str) -> str | None:
     """Returns what to write instead of a literal key, or of a variable in another spelling."""
     row: Any = data["models"][where[1]] if len(where) == 3 and where[0] == "models" else None

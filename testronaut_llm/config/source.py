@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from testronaut_llm.config.draft import MODEL_VARIABLE, variables_in
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.config.problems import Problem
 from testronaut_llm.config.trust import is_trusted, record_of, trust
@@ -115,7 +116,8 @@ class ConfigSource:
         self.found, self.last = found, config
         self._lock = threading.Lock()
         self._record = record_of(found.path) if found and found.how == "upwards" else None
-        self._read = (text, _stamp_of(self._record))
+        self._variables = variables_in(text or "")
+        self._read = (text, _stamp_of(self._record), self._environment())
         self._seen: object = None
         self._warn_ignored()
 
@@ -150,20 +152,21 @@ class ConfigSource:
         If the file is invalid or deleted, the last valid one stays in use, with one warning.
         """
         if self.found is not None:
-            stamps = file, record = _stamp_of(self.found.path), _stamp_of(self._record)
-            if stamps != self._seen:
+            file, record = _stamp_of(self.found.path), _stamp_of(self._record)
+            if (file, record, self._environment()) != self._seen:
                 with self._lock:
                     self._reload(self.found, record)
                     # A stamp younger than a tick of the file system's clock could miss the next edit.
                     settled = file is None or time.time_ns() - file[0] > _CLOCK_TICK_NS
-                    self._seen = stamps if settled else None
+                    self._seen = (file, *self._read[1:]) if settled else None
         return self.last
 
     def _reload(self, found: FoundConfig, record: tuple[int, ...] | None) -> None:
         text = None
         with suppress(ConfigError):
             text = read_text(found.path)
-        if (read := (text, record)) == self._read:
+        self._variables = variables_in(text or "")
+        if (read := (text, record, self._environment())) == self._read:
             return
         self._read = read
         try:
@@ -177,6 +180,10 @@ class ConfigSource:
         for section in sorted({re.split(r"\W", text)[0] for text in self.last.ignored}):
             problem = "this llm.yaml is not trusted; run: testronaut-llm trust"
             logger().warning(section + "_ignored", file=str(self.last.path), error=problem)
+
+    def _environment(self) -> int:
+        """Returns a hash of the variables, so that their values are not kept."""
+        return hash(tuple(map(os.environ.get, (MODEL_VARIABLE, *self._variables))))
 
 
 def _stamp_of(path: Path | None) -> tuple[int, ...] | None:

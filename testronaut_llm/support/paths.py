@@ -15,6 +15,7 @@ from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
 
+
 def config_dir() -> Path:
     """Returns the folder of the user's own `llm.yaml`."""
     return _folder("config")

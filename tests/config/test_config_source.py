@@ -417,17 +417,25 @@ def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> 
     assert source.current().task(None).models == ("b",)
 
 
-def test_variables_are_filled_in_and_not_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a field of any type, with a default if one is not set; a value may be a secret."""
+def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+    """Those of the file and the override take effect without an edit; others cost nothing; no value is kept."""
     write(path, GOOD.replace("quality: 3", "quality: '${T_Q:-3}', api_base: '${T_BASE}', extra: {k: '${T_SECRET:-}'}"))
-    model = load_config(path).model("a")
-    assert (model.quality, model.unset) == (3, ("T_BASE",))
+    source = ConfigSource.find(path)
+    assert (source.current().model("a").quality, source.current().model("a").unset) == (3, ("T_BASE",))
     for name, value in {"T_Q": "8", "T_BASE": "http://h", "T_SECRET": "canary-value"}.items():
         monkeypatch.setenv(name, value)
-    source = ConfigSource.find(path)
     model = source.current().model("a")
     assert (model.quality, model.api_base, model.extra, model.unset) == (8, "http://h", {"k": "canary-value"}, ())
     assert "canary-value" not in repr(source.current()) + repr({k: v for k, v in vars(source).items() if k != "last"})
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "b")
+    assert source.current().task(None).models == ("b",)
+    monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "bb")
+    assert source.current().task(None).models == ("b",)
+    assert ["TESTRONAUT_LLM_MODEL names an unknown model" in entry["error"] for entry in log] == [True]
+    parses = counted(monkeypatch, "parse_config")
+    monkeypatch.setenv("T_OTHER", "x")
+    source.current()
+    assert parses() == 0
 
 
 def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
