@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Self
 
 from testronaut_llm.errors import ConnectionFailedError, LLMError, Verdict
@@ -210,6 +210,7 @@ def _seconds(text: str, now: float) -> float:
     seconds = seconds_of(text)
     if seconds is None:
         with suppress(ValueError):
-            seconds = datetime.fromisoformat(text).timestamp()
+            date = datetime.fromisoformat(text.upper())
+            seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp()
     seconds = seconds or 0.0
     return max(0.0, seconds - now if seconds > now / 2 else seconds)
