@@ -77,7 +77,7 @@ class Exchange:
         elif not self._streams and self.sent and ("messages" in self.sent or "contents" in self.sent):
             most = MOST_BYTES_OF_A_CHAT
         self._stream = stream = bounded(response, most=most, streams=self._streams)
-        stream.through, stream.end = self._take, self._rest
+        stream.through, stream.end = self._take, lambda: readable(bytes(self.body[self._passed_on :]))
 
     async def aclose(self) -> None:
         """Closes the response, even if it was not read to its end."""
@@ -99,10 +99,6 @@ class Exchange:
         end = max(self.body.rfind(b"\n", begin), self.body.rfind(b"\r", begin)) + 1
         self._passed_on = max(begin, end)
         return b"".join(map(readable, bytes(self.body[begin : self._passed_on]).splitlines(keepends=True)))
-
-    def _rest(self) -> bytes:
-        """Returns the end of a body that was received to its end: all of it, or the last line of a stream."""
-        return readable(bytes(self.body[self._passed_on :]))
 
 
 class _RequestBody(httpx.AsyncByteStream):

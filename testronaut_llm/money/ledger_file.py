@@ -31,26 +31,26 @@ _PAGE, _CHECKPOINT = 1024, 4096  # bytes, and pages of the log: small writes, fe
 
 # Money is in whole picodollars (1e-12 USD). `state` of an attempt: 0 reserved, 1 sent, 2 settled. A trigger adds each
 # settlement and each correction to `balances`, in the same transaction. `daily` counts
-# cache hits, and attempts that were pruned.
+# cache hits, and attempts that were pruned. Two processes may run a script at the same time, one after the other.
 _VERSIONS = (
     """
-    CREATE TABLE attempts (
+    CREATE TABLE IF NOT EXISTS attempts (
         id INTEGER PRIMARY KEY, state INTEGER NOT NULL, scope TEXT NOT NULL, day TEXT NOT NULL,
         at REAL NOT NULL, lease REAL NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, provider_model TEXT NOT NULL,
         amount INTEGER, outcome TEXT, error TEXT, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
         cache_write_tokens INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER NOT NULL DEFAULT 0,
         estimated INTEGER NOT NULL DEFAULT 0, latency REAL NOT NULL DEFAULT 0);
-    CREATE INDEX open_attempts ON attempts (scope) WHERE state < 2;
-    CREATE TABLE balances (
+    CREATE INDEX IF NOT EXISTS open_attempts ON attempts (scope) WHERE state < 2;
+    CREATE TABLE IF NOT EXISTS balances (
         scope TEXT NOT NULL, period TEXT NOT NULL, task TEXT NOT NULL, spent INTEGER NOT NULL, calls INTEGER NOT NULL,
         PRIMARY KEY (scope, period, task)) WITHOUT ROWID;
-    CREATE TABLE daily (
+    CREATE TABLE IF NOT EXISTS daily (
         scope TEXT NOT NULL, day TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL,
         calls INTEGER NOT NULL DEFAULT 0, unpriced INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
         completion_tokens INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0, hits INTEGER NOT NULL DEFAULT 0,
         saved_by_cache INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (scope, day, task, model)) WITHOUT ROWID;
-    CREATE TRIGGER book AFTER UPDATE OF state, amount ON attempts WHEN NEW.state = 2 BEGIN
+    CREATE TRIGGER IF NOT EXISTS book AFTER UPDATE OF state, amount ON attempts WHEN NEW.state = 2 BEGIN
         INSERT INTO balances (scope, period, task, spent, calls)
         SELECT NEW.scope, period, NEW.task,
                ifnull(NEW.amount, 0) - CASE OLD.state WHEN 2 THEN ifnull(OLD.amount, 0) ELSE 0 END, OLD.state < 2
@@ -183,19 +183,13 @@ class LedgerFile:
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Migrates an older file to this version; one process at a time."""
-        if self.path is None:
-            connection.executescript("".join(_VERSIONS))
-            return
-        import filelock
-
-        with filelock.FileLock(self.path.with_suffix(".lock"), timeout=0, mode=0o600):
-            connection.execute("PRAGMA journal_mode = WAL")
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > len(_VERSIONS):
-                raise sqlite3.NotSupportedError(f"it has version {found}, written by a newer testronaut-llm")
-            for number, script in enumerate(_VERSIONS[found:], found + 1):
-                connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+        """Migrates an older file to this version."""
+        connection.execute("PRAGMA journal_mode = WAL")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > len(_VERSIONS):
+            raise sqlite3.NotSupportedError(f"it has version {found}, written by a newer testronaut-llm")
+        scripts = "".join(_VERSIONS[found:])
+        connection.executescript(f"BEGIN IMMEDIATE; {scripts} PRAGMA user_version = {len(_VERSIONS)}; COMMIT;")
 
     def _error(self, error: Exception) -> ConfigError:
         file = self.path or Path()

@@ -1,4 +1,4 @@
-"""The logger of this package, the file of JSON lines, and a filter that masks secrets in records of other libraries.
+"""The logger, the file of JSON lines, the summary of a run, and a filter that masks secrets in records of libraries.
 
 By default structlog prints to stdout, which would break programs that print JSON there; a library must not configure
 it. Events then go to Python's logging.
@@ -18,6 +18,7 @@ from weakref import WeakSet
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import make_folder, user_path
+from testronaut_llm.support.text import visible
 from testronaut_llm.telemetry.redaction import Redactor
 
 NAME = "testronaut_llm"
@@ -71,6 +72,21 @@ class EventFile:
             if name not in self._warned:
                 self._warned.add(name)
                 logger().warning("log_not_written", file=str(folder / name), error=str(error))
+
+
+def append_summary(file: Path, title: str, *, calls: int, hits: int, cost: str, failures: Mapping[str, int]) -> None:
+    """Appends to a file, as Markdown for the page of a CI job, what was asked and the failures by kind. Raises OSError.
+
+    It is a heading and two tables.
+    """
+    head = " ".join(visible(title).replace("`", "'").split())
+    lines = [f"### `{head}`", "", "| calls | hits | failed | cost |", "| ---: | ---: | ---: | ---: |"]
+    lines.append(f"| {calls:,} | {hits:,} | {sum(failures.values()):,} | {cost} |")
+    if failures:
+        lines += ["", "| failure | calls |", "| --- | ---: |"]
+        lines += [f"| {kind} | {count:,} |" for kind, count in sorted(failures.items())]
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write("\n".join([*lines, "", ""]))
 
 
 class _LogGuard(logging.Filter):

@@ -205,7 +205,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _write_summary(terminalreporter: pytest.TerminalReporter, file: Path) -> None:
     from testronaut_llm.support.money import usd
-    from testronaut_llm.support.summary import append_summary
+    from testronaut_llm.telemetry.log import append_summary
 
     sums: defaultdict[str, Decimal] = defaultdict(Decimal)
     for report in [one for many in terminalreporter.stats.values() for one in many]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import pickle
 import sqlite3
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -308,39 +306,6 @@ def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.Monke
     with capture_logs() as logs:
         assert cache.read(KEY, same) is None
     assert [entry["event"] for entry in logs] == ["cache_trouble"]
-
-
-def test_every_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of other threads too, and those of a store that nobody closed: Python 3.13 warns of each one left open."""
-    opened: list[int] = []
-    closed: set[int] = set()
-    connect, close = disk.connect, Connection.close
-
-    def counted(file: Path, timeout: float) -> Connection:
-        connection = connect(file, timeout)
-        connection.number = len(opened)  # type: ignore[attr-defined]
-        opened.append(connection.number)  # type: ignore[attr-defined]
-        return connection
-
-    def closing_it(connection: Any) -> None:
-        closed.add(getattr(connection, "number", 0))  # of this test, or of an earlier one
-        close(connection)
-
-    monkeypatch.setattr(disk, "connect", counted)
-    monkeypatch.setattr(Connection, "close", closing_it)
-    store, together = AnswerCache(tmp_path / "answers"), threading.Barrier(4)
-    write(store, 1)
-
-    def read(store: AnswerCache) -> Any:
-        together.wait()
-        return store.read(KEY, same)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(read, [store] * 4)) == [1] * 4
-    del store
-    gc.collect()
-    assert set(opened) == closed
-    assert len(closed) >= 5
 
 
 def _storm(folder: Path, me: int) -> bool:

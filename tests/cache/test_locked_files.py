@@ -9,14 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import faults
 import pytest
 from manager_kit import Api, Make, ask, manager, model
-from pydantic import AfterValidator
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.cache import disk
@@ -163,18 +161,3 @@ async def test_a_store_that_is_held_stops_no_loop(api: Make, mode: str, monkeypa
             answers = await asyncio.gather(*calls)
         assert all(answer.text for answer in answers)
         assert not mode.startswith("a") or longest[0] < LONGEST
-
-
-@each_mode
-async def test_what_was_paid_is_settled_though_a_validator_raises(api: Make, mode: str) -> None:
-    """The usage is known, and nothing stays set aside."""
-
-    def moody(n: int) -> int:
-        raise KeyError("the caller's own")
-
-    with _llm(api("a", faults.good("1"))) as llm:
-        with pytest.raises(KeyError):
-            await ask(llm, mode, schema=Annotated[int, AfterValidator(moody)])
-        assert llm._ledger.standing("")[1] == 0
-        assert 0 < llm.session.cost < Decimal("0.001")
-        assert llm.spend().total.calls == 1

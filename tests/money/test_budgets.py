@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,7 +14,7 @@ from manager_kit import Api, Make, looked_up, manager, model
 from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.money.budgets import CALLS_A_DAY, Limit, money_of
 from testronaut_llm.money.ledger import Ledger
-from testronaut_llm.money.ledger_file import LedgerFile, Period
+from testronaut_llm.money.ledger_file import Period
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
@@ -198,26 +196,6 @@ def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
     assert not data_dir().exists()  # what a test spends is kept in memory
 
 
-def _book(llm: LLMManager) -> list[tuple[Any, ...]]:
-    with contextlib.closing(sqlite3.connect(data_dir() / "ledger.sqlite3")) as db:
-        found = db.execute("SELECT state, outcome, error, amount FROM attempts ORDER BY at").fetchall()
-    llm._ledger.close()
-    return found
-
-
-def test_a_stream_that_is_left_is_paid_at_its_worst(api: Make) -> None:
-    """Nobody knows what was billed; the books say so before the process could end."""
-    a = api("a", faults.stalled_stream)
-    with manager({"a": model("openai", a)}, max_tokens=100) as llm:
-        with llm.stream("t", "hi") as pieces:
-            next(pieces)
-            assert [row[0] for row in _book(llm)] == [1]
-        ((state, outcome, error, amount),) = _book(llm)
-    assert (state, outcome, error) == (2, "error", "timeout")
-    assert amount > 100 * 2 * 10**6  # picodollars: a hundred tokens at 2 USD a million, and the prompt
-    assert llm.session.cost == Decimal(amount).scaleb(-12)
-
-
 def _limited(url: Api, **budget: Any) -> LLMManager:
     return manager({"a": model("openai", url)}, max_tokens=100, budget=budget)
 
@@ -240,30 +218,6 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
     assert bool(a.asked) is not bool(budget)
     assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may give it up
     assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
-
-
-def test_a_ledger_that_breaks_on_the_way_loses_neither_answer_nor_money(
-    api: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer that was paid comes back; its settlement is written when the ledger works again."""
-    a = api("a", faults.good())
-    with _limited(a, per_day=1) as llm:
-
-        def fail(*_: Any, **__: Any) -> None:
-            raise errors.ConfigError("the disk is full")
-
-        def answer_and_break(exchange: Any) -> None:
-            monkeypatch.setattr(LedgerFile, "run", fail)
-            faults.good()(exchange)
-
-        a.plan(answer_and_break)
-        with structlog.testing.capture_logs() as logs:
-            answer = llm.complete("t", "hi")
-        assert answer.cost
-        assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
-        monkeypatch.undo()
-        assert llm.spend().total.cost == answer.cost
-        assert llm.spend().limits[0].reserved == 0
 
 
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
