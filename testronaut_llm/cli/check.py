@@ -102,10 +102,7 @@ def _report(llm: testronaut_llm.LLMManager, alias: str, *, params: bool) -> dict
 
 
 def _ask_each(settings: testronaut_llm.LLMConfig, models: list[dict[str, Any]], prices: PriceTable) -> None:
-    """Sends one token to each model, under the file's budget but without the rules of tasks.
-
-    A model that does not answer is not ready.
-    """
+    """Sends one token to each model, under the file's budget. A model that does not answer is not ready."""
     from testronaut_llm.config.model_config import TaskConfig
 
     rules = {"min_quality": 1, "cache": "off", "retries": 0}

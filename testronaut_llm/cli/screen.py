@@ -170,11 +170,7 @@ def facts(title: str, found: Mapping[str, Any], units: Mapping[str, str] | None 
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, drawn: bool | None = None) -> None:
-    """Prints a table: aligned on a terminal or if `drawn`, else lines with tabs.
-
-    A last column that is too long for the screen is printed below the table: each text once, after the first cells of
-    its rows.
-    """
+    """Prints a table: aligned on a terminal or if `drawn`, else lines with tabs. A long last column goes below."""
     on_terminal = sys.stdout.isatty()
     cells = [[visible(_cell(value)) for value in row] for row in (columns, *rows)]
     if not (on_terminal if drawn is None else drawn):

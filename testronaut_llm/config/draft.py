@@ -1,7 +1,4 @@
-"""Prepares the data of a file for its pydantic classes: fills `${VAR}`, and finds problems that these cannot find.
-
-These are references between names, API keys written out, and variables. All problems are reported together.
-"""
+"""Prepares the data of a file for its pydantic classes: fills `${VAR}`, and finds problems that these cannot find."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from typing import Any
 
 from testronaut_llm.config.local_options import refused_options
 from testronaut_llm.config.problems import FromEnvironment, Problem, Source, Where, quoted, replaced, texts
-from testronaut_llm.config.sections import REFERENCE, Section
+from testronaut_llm.config.sections import REFERENCE
 from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import closest, did_you_mean
 from testronaut_llm.telemetry.redaction import Redactor, is_secret_name, looks_like_key
@@ -153,21 +150,15 @@ def _put_names(draft: dict[str, Any], unset_of: Mapping[str | int, Iterable[str]
     forced = {"models": (override,), "min_quality": 1} if override else {}
     for rows, field, more in ((models, "alias", {}), (tasks, "name", forced)):
         for name, row in rows.items():
-            if isinstance(row, Section):
-                rows[name] = row.model_copy(update={**more, field: name})
-            elif isinstance(row, dict):
-                rows[name] = {**row, **more, field: name}
+            if isinstance(row, dict):
+                row |= {**more, field: name}
                 if rows is models and name in unset_of:
-                    rows[name]["unset"] = tuple(unset_of[name])
+                    row["unset"] = tuple(unset_of[name])
 
 
 def _rows(draft: dict[str, Any], section: str) -> dict[str, Any]:
     rows = draft.get(section)
     return rows if isinstance(rows, dict) else {}
-
-
-def _field(row: Any, name: str) -> Any:
-    return row.get(name) if isinstance(row, dict) else getattr(row, name, None)
 
 
 def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
@@ -180,8 +171,8 @@ def _of_models(draft: dict[str, Any]) -> Iterator[Problem]:
     for alias, row in _rows(draft, "models").items():
         if not re.fullmatch(r"[^\s/]+", str(alias)):
             yield Problem(("models", alias), f"{quoted(alias)} is not a valid name: use no spaces and no slash")
-        extra, provider = _field(row, "extra"), str(_field(row, "model")).partition("/")[0]
-        if isinstance(extra, Mapping):
+        if isinstance(row, dict) and isinstance(extra := row.get("extra"), Mapping):
+            provider = str(row.get("model")).partition("/")[0]
             for place, why in (*refused_in_extra(extra), *refused_options(provider, extra)):
                 yield Problem(("models", alias, "extra", *place), why)
     # A limit on an unused provider is harmless, but a name one letter from a used one is a typo.
@@ -198,9 +189,11 @@ def _of_tasks(draft: dict[str, Any]) -> Iterator[Problem]:
     named: list[tuple[Where, Any]] = []
     if "models" in draft or closest("models", draft) is None:  # a misspelt one is one problem, not one per reference
         for task, row in tasks.items():
-            listed, place = _field(row, "models"), ("tasks", task, "models")
-            many = isinstance(listed, list | tuple)
-            named += (((*place, n), one) for n, one in enumerate(listed)) if many else [(place, listed)]
+            listed, place = row.get("models") if isinstance(row, dict) else None, ("tasks", task, "models")
+            if isinstance(listed, list):
+                named += (((*place, n), one) for n, one in enumerate(listed))
+            else:
+                named.append((place, listed))
     if tasks and (override := os.environ.get(MODEL_VARIABLE)):
         named.append(((), override))
     seen: set[tuple[Where, str]] = set()

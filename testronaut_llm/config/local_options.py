@@ -41,10 +41,7 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 def refused_options(
     provider: str, extra: Mapping[str, Any], *, embedding: bool = False
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yields the place and the reason of each field of an `extra` mapping that a local model's server does not take.
-
-    For embeddings, only `options` are taken.
-    """
+    """Yields place and reason of each field of `extra` that a local model refuses; for embeddings all but `options`."""
     others = OTHER_FIELDS.get("ollama" if provider == "ollama_chat" else provider)
     if others is None:
         return

@@ -1,8 +1,4 @@
-"""The pydantic classes of `llm.yaml`: models, and the tasks that use them.
-
-Frozen and strict. The sentence under each field is its description in the reference page and in the
-JSON Schema.
-"""
+"""The pydantic classes of `llm.yaml`. The sentence under a field is its description in the reference page."""
 
 from __future__ import annotations
 

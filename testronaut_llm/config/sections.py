@@ -1,7 +1,4 @@
-"""Types of the values in `llm.yaml` (money, times, sizes, names), and its small sections.
-
-The sentence under each field is its description in the reference page and in the JSON Schema.
-"""
+"""Types of the values in `llm.yaml` (money, times, sizes, names), and its small sections."""
 
 from __future__ import annotations
 

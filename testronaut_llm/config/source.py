@@ -105,12 +105,7 @@ def set_value(path: str | Path, dotted_key: str, yaml_text: str) -> LLMConfig:
 
 
 class ConfigSource:
-    """The current configuration, reloaded after edits. Safe for threads.
-
-    Attributes:
-        found: the file and how it was found; None if the configuration was written in Python.
-        last: the configuration when it was last checked.
-    """
+    """The current configuration, reloaded after edits. Safe for threads. `last` is from the last check."""
 
     def __init__(self, config: LLMConfig, found: FoundConfig | None = None, text: str | None = None) -> None:
         self.found, self.last = found, config
@@ -132,13 +127,10 @@ class ConfigSource:
     def of(cls, config: LLMConfig) -> ConfigSource:
         """Returns a source that never changes. Raises ConfigError if it has a budget without a scope."""
         if not isinstance(config, LLMConfig):
-            raise ConfigError(
-                f"config= is a {type(config).__name__}; expected an LLMConfig: LLMConfig.model_validate(...)"
-            )
+            raise ConfigError(f"config= is a {type(config).__name__}; expected an LLMConfig")
         own = any(task.budget is not None and task.budget.spans_calls for task in config.tasks.values())
         if (config.budget is not None or own) and config.budget_scope() is None:
-            words = "set a scope: budget={'scope': 'my-app', ...}"
-            raise ConfigError(f"config= has a budget without `scope`; {words}")
+            raise ConfigError("config= has a budget without `scope`; write budget={'scope': 'my-app', ...}")
         return cls(config)
 
     @property

@@ -36,10 +36,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "CacheConfig": "ttl",
     }.items()
 }
-"""Settings allowed in a file that is not trusted, by the class of the section; `api_base` only on loopback, no `allow`.
-
-Other fields have their default until the file is trusted, and a model whose row sets one is not ready.
-"""
+"""Settings allowed in a file that is not trusted, by the class of the section; `api_base` only on loopback."""
 
 _NOT_FOR_MODELS = ("log", "cache")
 """Sections that models do not need."""

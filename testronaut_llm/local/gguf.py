@@ -1,8 +1,4 @@
-"""The header of a GGUF file: what the model needs and can do.
-
-A file may be malicious: numbers are bounded before use, and lists are skipped. (The `gguf` package needs numpy, and
-seconds for a large vocabulary.)
-"""
+"""The header of a GGUF file, which may be malicious: numbers are bounded before use, and lists are skipped."""
 
 from __future__ import annotations
 

@@ -47,10 +47,8 @@ class Fetch:
 
     def late(self) -> LocalModelError:
         """Returns the error of a fetch that took too long."""
-        return LocalModelError(
-            f"{self.model.alias}: {self.model.model} was still being pulled when the time of the call was over; "
-            f"the next pull continues. Pull it beforehand: {pull_command(self.model)}"
-        )
+        late = f"{self.model.alias}: {self.model.model} was still being pulled when the time of the call was over"
+        return LocalModelError(f"{late}; the next pull continues. Pull it beforehand: {pull_command(self.model)}")
 
 
 @dataclass(slots=True)
@@ -72,10 +70,7 @@ def makes_vectors(model: ModelConfig) -> bool:
 
 
 class LocalModels:
-    """The local models of one manager. Safe for threads. `on_event` gets the events of fetches.
-
-    If `repeatable`, requests do not depend on what a server has loaded; recordings need that.
-    """
+    """The local models of one manager. Safe for threads. `on_event` gets the events of fetches."""
 
     def __init__(
         self, config: Callable[[], LLMConfig], probes: Probes, on_event: Callable[[str, Mapping[str, Any]], None]
@@ -207,12 +202,9 @@ class LocalModels:
         if isinstance(error, ConnectionFailedError) and (base := self._served.get(model.alias)):
             return self.runner.crash(base)
         if isinstance(error, LLMTimeoutError) and self._of(model).had_to_load:
-            return LLMTimeoutError(
-                f"{error}. The model was not in memory when it was asked, and may still have been loading: load it "
-                f"beforehand (llm.warm_up({model.alias!r})), or give it a longer `timeout`",
-                status=error.status,
-                request_id=error.request_id,
-            )
+            fix = f"load it beforehand (llm.warm_up({model.alias!r})), or give it a longer `timeout`"
+            message = f"{error}. The model was not in memory, and may still have been loading: {fix}"
+            return LLMTimeoutError(message, status=error.status, request_id=error.request_id)
         return None
 
     def _of(self, model: ModelConfig) -> _Loaded:

@@ -45,10 +45,7 @@ class Endpoint:
 
 
 class EmbeddedProcess:
-    """One child process, with `settings` as `embedded_child` reads them. Only `token` gets an answer at `address`.
-
-    Its pool holds a lock to start and stop it, and may stop it `idle` seconds after it was `used`.
-    """
+    """One child process, with `settings` as `embedded_child` reads them. Only `token` gets an answer at `address`."""
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self.name, self.settings = name, settings
@@ -169,10 +166,7 @@ class _Pool:
 
 
 class EmbeddedRunner:
-    """The embedded models of one manager; an unused server stays for `idle_seconds`, or `keep_alive` of its model.
-
-    Safe across threads; a forked child starts its own servers.
-    """
+    """The embedded models of one manager. Safe across threads; a forked child starts its own servers."""
 
     def __init__(self, store: ModelStore | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._store, self._idle_seconds = store or ModelStore(), idle_seconds

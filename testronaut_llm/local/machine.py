@@ -134,20 +134,16 @@ def check_memory(what: str, size: int, most: float | None = None) -> None:
     """Raises LocalModelError if weights of `size` bytes can never be loaded into `most` bytes (this machine's)."""
     most = memory() if most is None else most
     if size + OVERHEAD > most:
-        raise LocalModelError(
-            f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}; name a "
-            "smaller model or a stronger quantisation"
-        )
+        lack = f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}"
+        raise LocalModelError(f"{lack}; name a smaller model or a stronger quantisation")
 
 
 def check_disk(folder: Path, needed: int) -> None:
     """Raises LocalModelError unless `needed` bytes and a margin are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
-        raise LocalModelError(
-            f"{folder} has {free / 1e6:,.0f} MB free, and {(needed + MARGIN) / 1e6:,.0f} MB are needed. Make room "
-            "(testronaut-llm models list, then models remove), or set TESTRONAUT_LLM_HOME to a folder on a larger disk"
-        )
+        lack = f"{folder} has {free / 1e6:,.0f} MB free, and {(needed + MARGIN) / 1e6:,.0f} MB are needed"
+        raise LocalModelError(f"{lack}. Make room (testronaut-llm models remove), or set TESTRONAUT_LLM_HOME")
 
 
 def _mib(amount: int) -> str:

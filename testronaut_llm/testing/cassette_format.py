@@ -1,8 +1,4 @@
-"""The file format of cassettes: YAML with parsed JSON bodies, so that a reviewer can read and diff it.
-
-A body becomes `json:` if it can be written and read back unchanged, else `text:` (event streams, HTML, broken JSON),
-else `base64:`.
-"""
+"""The file format of cassettes: YAML with parsed JSON bodies, so that a reviewer can read and diff it."""
 
 from __future__ import annotations
 
@@ -94,10 +90,8 @@ class Serializer:
     def deserialize(text: str) -> dict[str, Any]:
         data = from_yaml(text)
         if not isinstance(data, dict) or data.get("version") != VERSION or not data.get("recorded_from"):
-            raise ConfigError(
-                f"not a cassette of testronaut-llm: it must hold `version: {VERSION}` and say in `recorded_from:` "
-                "which server it was recorded from; record it again with `pytest --llm-record=refresh`"
-            )
+            wanted = f"it must hold `version: {VERSION}` and name its server in `recorded_from:`"
+            raise ConfigError(f"not a cassette of testronaut-llm: {wanted}; run: pytest --llm-record=refresh")
 
         def headers(part: dict[str, Any]) -> dict[str, list[str]]:
             return {name: [str(value)] for name, value in (part.get("headers") or {}).items()}

@@ -80,12 +80,10 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
     def check_all_played(self) -> None:
         """Raises `UnplayedRecordingError` if a replay left recordings unused."""
         if self.write_protected and not self.all_played:
-            unplayed = (one for index, one in enumerate(self.requests) if not self.play_counts[index])
-            raise UnplayedRecordingError(
-                f"{self.path}: recorded but not used: "
-                f"{', '.join(f'{one.method} {one.path}' for one in unplayed)}. "
-                f"Record again with pytest --llm-record=refresh {THIS_TEST}, or delete what is not needed."
-            )
+            unplayed = [one for index, one in enumerate(self.requests) if not self.play_counts[index]]
+            names = ", ".join(f"{one.method} {one.path}" for one in unplayed)
+            fix = f"Record again with pytest --llm-record=refresh {THIS_TEST}, or delete what is not needed."
+            raise UnplayedRecordingError(f"{self.path}: recorded but not used: {names}. {fix}")
 
     def write(self) -> None:
         """Writes what was recorded as a whole file. Raises ValueError if it would hold a secret."""

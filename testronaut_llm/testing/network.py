@@ -1,8 +1,4 @@
-"""Blocks the network: while a guard is on, this process can reach only its own machine.
-
-It is an audit hook, which sees every Python-level connect and name look-up of every thread and
-library, also with an own reference to `socket.socket`. Child processes are not covered.
-"""
+"""Blocks the network by an audit hook, which sees each connect and name look-up of Python, not of child processes."""
 
 from __future__ import annotations
 
@@ -84,10 +80,8 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         elif event == "socket.connect":
             guard.connects.append(contact)
     if _guards and not allowed:
-        raise NetworkBlockedError(
-            f"the network is blocked in tests: {event} to {name!r} port {contact.port}; "
-            "replay a cassette or use a server on 127.0.0.1"
-        )
+        fix = "replay a cassette or use a server on 127.0.0.1"
+        raise NetworkBlockedError(f"the network is blocked in tests: {event} to {name!r} port {contact.port}; {fix}")
 
 
 _hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and debuggers see into it

@@ -1,8 +1,4 @@
-"""Cleans requests and responses for a cassette: only listed headers, clean URLs, no account names.
-
-The rules also apply to live requests, so that a cassette replays on another port, with another Azure
-resource and another key. Before a cassette is written, `leaks` searches it for secrets in prompts and answers.
-"""
+"""Cleans requests and responses for a cassette, and live requests to match it: headers, URLs, account names."""
 
 from __future__ import annotations
 
@@ -89,10 +85,7 @@ def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
 
 
 def leaks(text: str, environ: Mapping[str, str]) -> list[str]:
-    """Returns the secrets in a file: keys, cookies, account ids, values of variables with names like keys.
-
-    Bodies in base64 are decoded, values are found in the forms that servers echo. Each leak is shortened.
-    """
+    """Returns the secrets in a file, shortened: keys, cookies, account ids, values of variables named like keys."""
     found = []
     blocks = [(block.start(), base64.b64decode(block[1]).decode("latin-1")) for block in _BASE64.finditer(text)]
     for offset, part in [(None, text), *blocks]:

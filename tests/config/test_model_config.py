@@ -49,14 +49,6 @@ def test_a_configuration_needs_no_file() -> None:
     assert (config.path, config.trusted, config.budget_scope(), config.version) == (None, True, None, 1)
 
 
-def test_shapes_may_be_given_instead_of_mappings() -> None:
-    """A `ModelConfig` and a `TaskConfig` are taken as they are; the key gives the name."""
-    model, task = ModelConfig(alias="z", model="openai/x", quality=7), TaskConfig(name="z", models="a")
-    config = LLMConfig(models={"a": model}, tasks={"default": task})
-    assert (config.model("a").alias, config.model("a").quality, config.task(None).name) == ("a", 7, "default")
-    assert LLMConfig.model_validate(config) is config
-
-
 def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
     """Nothing changes it after it was made."""
     config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
@@ -262,10 +254,7 @@ def test_a_malformed_reference_is_a_problem(text: str) -> None:
 
 def test_one_variable_overrides_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """`TESTRONAUT_LLM_MODEL` is as good as naming the model in each call: `min_quality` does not hold."""
-    tasks = {
-        "t": {"models": ["a"], "min_quality": 9, "private": True},
-        "u": TaskConfig(name="u", models="a", min_quality=9),
-    }
+    tasks = {"t": {"models": ["a"], "min_quality": 9, "private": True}, "u": {"models": "a", "min_quality": 9}}
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "b")
     config = LLMConfig(models={"a": {"model": "x/y"}, "b": {"model": "x/z"}}, tasks=tasks)
     found = [(t.models, t.min_quality, t.private) for t in config.tasks.values()]

@@ -265,8 +265,8 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, els
         (401, "GatedRepo", r"gated \(status 401\): accept its licence on https://huggingface.co/owner/repo, then set"),
         (403, "GatedRepo", "gated"),
         (401, "RepoNotFound", "does not exist, or you may not read it"),
-        (404, "RevisionNotFound", r"does not exist.*404"),
-        (404, "EntryNotFound", r"does not exist.*404"),
+        (404, "RevisionNotFound", "status 404: it does not exist"),
+        (404, "EntryNotFound", "status 404: it does not exist"),
     ],
 )
 def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: int, error: str, message: str) -> None:

@@ -147,9 +147,9 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("embedded/smollm", r"no 'smollm' in the catalogue, did you mean 'smollm2-135m'\? It holds: smollm2-135m, qw"),
-        ("zzz", r"no 'zzz' in the catalogue\. It holds"),
-        ("ftp://example.org/m.gguf", r"'ftp://example.org/m.gguf' cannot be pulled: expected a catalogue name"),
+        ("embedded/smollm", "no 'smollm' in the catalogue .*did you mean `smollm2-135m`"),
+        ("zzz", "no 'zzz' in the catalogue .*known: .*smollm2-135m"),
+        ("ftp://example.org/m.gguf", r"'ftp://example.org/m.gguf' cannot be pulled: expected pypi://"),
         ("https://example.org/m.bin", "not a GGUF file"),
         (f"{URL}#sha256=abc", "expected #sha256= and 64 hex digits"),
         ("https://example.org/.gguf", "cannot be the name"),
@@ -276,7 +276,7 @@ def test_an_index_that_does_not_have_it_is_explained(
         fetch(SOURCE, store=empty)
     assert "hunter2" not in str(caught.value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LocalModelError, match=r"has no pip.*uv.*python -m ensurepip"):
+    with pytest.raises(LocalModelError, match=r"has no pip.*python -m ensurepip.*uv"):
         fetch(SOURCE, store=empty)
 
 
