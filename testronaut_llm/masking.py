@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from testronaut_llm.errors import SecretInPromptError
-from testronaut_llm.telemetry.redaction import find_keys
+from testronaut_llm.telemetry.redaction import escaped, find_keys, forms_of
 
 if TYPE_CHECKING:
     from testronaut_llm.records import Message
@@ -42,7 +41,7 @@ class Masking:
         """Returns a text with placeholders for the secrets of this call, also as JSON writes them."""
         if not self.originals:
             return text
-        placeholders = {form: name for name, secret in self.originals.items() for form in _forms(secret)}
+        placeholders = {form: name for name, secret in self.originals.items() for form in escaped(secret)}
         return _pattern(placeholders).sub(lambda found: placeholders[found[0]], text)
 
     def restore(self, text: str, *, as_json: bool = False) -> str:
@@ -90,9 +89,10 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
         secret = text[start : match.end()].rstrip(".,:;!?")  # of the sentence
         if secret and not _EXAMPLE.fullmatch(secret):
             found.append((start, start + len(secret), kind))
-    for name in os.environ:
-        if name.upper().rstrip("_0123456789").endswith(_OWN) and len(value := os.environ.get(name, "")) >= _SHORT:
-            found += [(*one.span(), f"value of {name}") for one in _pattern(_forms(value)).finditer(text)]
+    lowered = text.lower()
+    for form, pattern, name in _own_forms():
+        if form in lowered:
+            found += [(*one.span(), f"value of {name}") for one in pattern.finditer(text)]
     whole: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(found):
         if whole and start < whole[-1][1]:
@@ -101,6 +101,23 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
         else:
             whole.append((start, end, kind))
     return whole
+
+
+def _own_forms() -> list[tuple[str, re.Pattern[str], str]]:
+    """Returns the forms of the values of this process's secret variables, as they are now, with their names."""
+    names = _secret_names(tuple(os.environ))
+    return _forms_of_values(tuple([(name, os.environ.get(name, "")) for name in names]))
+
+
+@lru_cache(maxsize=4)
+def _secret_names(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name.upper().rstrip("_0123456789").endswith(_OWN)]
+
+
+@lru_cache(maxsize=4)
+def _forms_of_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[str, re.Pattern[str], str]]:
+    long = [(name, value) for name, value in variables if len(value) >= _SHORT]
+    return [(form, pattern, name) for name, value in long for form, pattern in forms_of(value)]
 
 
 def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
@@ -135,16 +152,6 @@ def refuse_secrets(task: str, messages: Sequence[Message], *, to_embed: bool) ->
             raise SecretInPromptError(
                 f"{task}: the prompt holds a secret ({kind}): {place}; remove it, or set `secrets: mask` for the task"
             )
-
-
-@lru_cache(maxsize=256)
-def _forms(secret: str) -> frozenset[str]:
-    """Returns a secret as it is, in JSON, and in a URL."""
-    written = json.dumps(secret)[1:-1]
-    in_url = quote(secret, safe="", errors="surrogatepass")
-    return frozenset(
-        {secret, written, written.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1], in_url}
-    )
 
 
 def _pattern(secrets: Iterable[str]) -> re.Pattern[str]:

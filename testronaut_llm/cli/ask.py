@@ -56,7 +56,10 @@ def run(
     given: dict[str, Any] = {"system": system, "model": model, "max_tokens": max_tokens, "max_cost": max_cost}
     given |= {"schema": options.read_schema(schema), "cache": options.cache_mode(cache, no_cache)}
     if dry_run and (batch is None or prompt or file or stream or summary):
-        raise InvalidRequestError("--dry-run goes with --batch FILE alone; `route` estimates a single prompt")
+        hint = "; `route` estimates a single prompt" if batch is None else ""
+        raise InvalidRequestError(
+            f"--dry-run goes with --batch FILE, without a prompt, --file, --stream and --summary{hint}"
+        )
     if not dry_run and (batch or out) and (batch is None or out is None or prompt or file or stream):
         raise InvalidRequestError("--batch FILE and --out FILE go together, without a prompt, --file and --stream")
     text = "" if batch else options.read_prompt(prompt, file)
@@ -67,6 +70,7 @@ def run(
         elif dry_run:
             found = estimate_batch(llm, task, batch, out, given=given)
             screen.out_json(found) if as_json else show_estimate(str(batch), found)
+            failed.update(map(screen.code_of, found.errors.values()))  # as the run itself
         elif out:
             failed = run_batch(llm, task, batch, out, concurrency=concurrency, given=given)
     if failed:

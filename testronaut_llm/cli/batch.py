@@ -19,6 +19,7 @@ from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.local.download import Progress
 from testronaut_llm.records import Answer
 from testronaut_llm.support.money import usd
+from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
     import testronaut_llm
@@ -81,13 +82,14 @@ def run_batch(
 def estimate_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path | None, *, given: Mapping[str, Any]
 ) -> Estimate:
-    """Returns what the prompts that have no answer in `out` would cost."""
+    """Returns what the prompts that have no answer in `out` would cost; a line that holds no prompt is refused."""
     done, salt = read_answers(out)[0] if out is not None else set(), _salt(task, given)
-    return llm.estimate(task, (prompt for key, prompt in keyed(prompts, salt) if key not in done), **given)
+    lines = keyed(prompts, salt, strict=False)
+    return llm.estimate(task, (prompt for key, prompt in lines if key not in done), **given)
 
 
 def show_estimate(title: str, found: Estimate) -> None:
-    """Prints an estimate as a table, and what the budget leaves."""
+    """Prints an estimate as a table, what the budget leaves, and why prompts are refused."""
     columns = ("model", "asked first", "can be asked", "tokens", "cost", "at most", "why not")
     rows = [
         (one.model, one.first, one.prompts, one.tokens + one.answer_tokens, one.cost, one.worst_cost, one.reason)
@@ -95,8 +97,9 @@ def show_estimate(title: str, found: Estimate) -> None:
     ]
     screen.table(title, columns, rows)
     left = f"; {usd(max(found.left, Decimal(0)))} is left of {found.limit}" if found.left is not None else ""
-    over = ", which is not enough" if found.fits is False else ""
-    screen.note(f"{found.prompts:,} prompts, {found.cached:,} cached, {found.refused:,} refused{left}{over}")
+    over = ", which is not enough" if left and found.route.first and found.fits is False else ""
+    counts = f"{counted(found.prompts, 'prompt')}, {found.cached:,} cached, {found.refused:,} refused"
+    screen.note("\n".join((f"{counts}{left}{over}", *(f"refused: {error}" for error in found.errors.values()))))
 
 
 def _salt(task: str, given: Mapping[str, Any]) -> str:
@@ -105,9 +108,9 @@ def _salt(task: str, given: Mapping[str, Any]) -> str:
     return json.dumps(shared, sort_keys=True, default=str)
 
 
-def keyed(prompts: Path, salt: str) -> Iterator[tuple[Key, Prompt]]:
-    """Yields each prompt of a file with its key. Raises ConfigError if a line holds no prompt."""
-    for number, line, prompt in options.prompts_of(prompts):
+def keyed(prompts: Path, salt: str, *, strict: bool = True) -> Iterator[tuple[Key, Any]]:
+    """Yields each prompt of a file with its key; raises as `options.prompts_of`."""
+    for number, line, prompt in options.prompts_of(prompts, strict=strict):
         yield (number, hashlib.sha256(f"{salt}\n{line}".encode()).hexdigest()[:16]), prompt
 
 

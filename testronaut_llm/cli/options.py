@@ -140,13 +140,23 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         raise ConfigError(f"cannot read stdin: {getattr(error, 'strerror', None) or 'it is closed'}") from None
 
 
-def prompts_of(file: Path) -> Iterator[tuple[int, str, Prompt]]:
-    """Yields (line number, line, prompt) for each line that is not blank. Raises ConfigError, which names the line."""
+def prompts_of(file: Path, *, strict: bool = True) -> Iterator[tuple[int, str, Any]]:
+    """Yields (line number, line, prompt) for each line that is not blank.
+
+    A line that holds no prompt raises a ConfigError, which names it, or is yielded as that error if not `strict`.
+    """
     with file_errors("read", file), file.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
-            line = decoded(raw, str(file), first_line=number).strip()
+            prompt: Prompt | ConfigError = ""
+            try:
+                line = decoded(raw, str(file), first_line=number).strip()
+                prompt = prompt_of(f"{file}:{number}", line) if line else ""
+            except ConfigError as error:
+                if strict:
+                    raise
+                line, prompt = str(error), error
             if line:
-                yield number, line, prompt_of(f"{file}:{number}", line)
+                yield number, line, prompt
 
 
 def prompt_of(where: str, line: str) -> Prompt:

@@ -64,6 +64,9 @@ _KEYS = (
     ("webhook", "hooks.slack.com", r"(\bhooks\.slack\.com/(?:services|workflows)/)[\w/]{20,}"),
     ("webhook", "/api/webhooks/", r"(/api/webhooks/[0-9]{10,25}/)[\w-]{30,}"),
 )
+_SIGN = (
+    r"[\"']?\s{0,3}(?:=>|[:=]|>(?=[^<>\s]{8,200}</))\s{0,3}[\"']?"  # of YAML, JSON, shells; of Ruby, PHP, Perl; of XML
+)
 _FLAG = r"(?:-p|(?:-u|--user)[= ][^\s:]{1,64}:)"
 _NAMED = (
     ("bearer token", "bearer", rf"(\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
@@ -81,13 +84,13 @@ _NAMED = (
         "key or password",
         "key token secret password",
         rf"(?=[acprs])((?:{_NAME}|(?:access|auth|refresh|session)[-_]?token|client[-_]?secret|password)"
-        rf"[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?){_RANDOM}[\w.~+/=-]{{8,}}",
+        rf"{_SIGN}){_RANDOM}[\w.~+/=-]{{8,}}",
     ),
     (
         "key or password",
         "key token secret pass pwd auth",
         rf"(?=[acempst_\"'])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|[\"'](?:pass|auth)(?=[\"'])"
-        rf"|{_NAME})[\"']?\s?[:=]\s?[\"']?)(?![$%*]){_MIXED}",
+        rf"|{_NAME}){_SIGN})(?![$%*]){_MIXED}",
     ),
     ("key or password", "--", rf"((?<!-)--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
     (
@@ -115,7 +118,9 @@ _NAMED = (
 `_KEYS` are always keys, `_NAMED` only by the word before them, which prose may also contain.
 """
 _SHAPES = tuple([(kind, tuple(hints.split()), shape) for kind, hints, shape in _KEYS + _NAMED])
-_HINTS = tuple(dict.fromkeys(hint for _, hints, _ in _SHAPES for hint in hints))
+_LONG = 16
+_HINTS = ("private", "eyj", "hooks.slack", *dict.fromkeys(hint for _, hints, _ in _NAMED for hint in hints.split()))
+"""Words of which a text in lower case holds one if it holds a secret, unless it has a word of `_LONG` characters."""
 _ESCAPES: tuple[Callable[[str], str], ...] = (
     lambda text: quote(text, errors="surrogatepass"),
     lambda text: quote(text, safe="", errors="surrogatepass"),
@@ -130,12 +135,16 @@ _SECRET_NAMES = re.compile(
 )
 
 
+Form = tuple[str, re.Pattern[str]]
+"""One form of a secret, in lower case, and the pattern that finds all forms of that secret."""
+
+
 class Redactor:
     """Masks the secrets of one manager. Safe for threads."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
-        self._forms: list[tuple[str, re.Pattern[str]]] = []  # in lower case, and what masks all forms of its secret
+        self._forms: list[Form] = []
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._secrets)} secrets)"
@@ -143,20 +152,9 @@ class Redactor:
     def add(self, secret: str) -> None:
         """Masks this value from now on; one shorter than 8 characters only as a separate word."""
         secret = secret.strip()
-        if not secret or secret in self._secrets:
-            return
-        once = {secret, *(escape(secret) for escape in _ESCAPES)}
-        forms = once | {escape(form) for form in once for escape in _ESCAPES}
-        pattern = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-        if len(secret) < _SHORT:
-            pattern = rf"(?<![\w-])(?:{pattern})(?![\w-])"
-        else:
-            packed = {core for offset in range(3) for core in _base64_cores(secret, offset)}
-            runs = (rf"(?<![\w+/-])[\w+/-]*{re.escape(core)}[\w+/-]*={{0,2}}" for core in packed)
-            pattern, forms = "|".join((pattern, *runs)), forms | packed
-        compiled = re.compile(pattern, re.IGNORECASE)
-        self._forms.extend([(form.lower(), compiled) for form in forms])
-        self._secrets.add(secret)
+        if secret and secret not in self._secrets:
+            self._forms.extend(forms_of(secret))
+            self._secrets.add(secret)
 
     def knows(self, text: str) -> bool:
         """True if the text holds a secret that was added."""
@@ -178,11 +176,30 @@ class Redactor:
         return text
 
 
+def escaped(secret: str) -> set[str]:
+    """Returns a secret as it is, and as a URL, JSON and `repr` write it."""
+    return {secret, *(escape(secret) for escape in _ESCAPES)}
+
+
+def forms_of(secret: str) -> list[Form]:
+    """Returns the forms of a secret; one shorter than 8 characters counts only as a separate word."""
+    forms = {twice for once in escaped(secret) for twice in escaped(once)}
+    pattern = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    if len(secret) < _SHORT:
+        pattern = rf"(?<![\w-])(?:{pattern})(?![\w-])"
+    else:
+        packed = {core for offset in range(3) for core in _base64_cores(secret, offset)}
+        runs = (rf"(?<![\w+/-])[\w+/-]*{re.escape(core)}[\w+/-]*={{0,2}}" for core in packed)
+        pattern, forms = "|".join((pattern, *runs)), forms | packed
+    compiled = re.compile(pattern, re.IGNORECASE)
+    return [(form.lower(), compiled) for form in forms]
+
+
 def find_keys(text: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yields the kind and the place of each part of a text that looks like a key, with the word before it."""
     lowered = text.lower()
-    if not any(map(lowered.__contains__, _HINTS)):  # as most prompts: one loop in place of one for each shape
-        return
+    if max(map(len, text.split()), default=0) < _LONG and not any(map(lowered.__contains__, _HINTS)):
+        return  # as most prompts
     for kind, hints, shape in _SHAPES:
         if any(map(lowered.__contains__, hints)):
             for match in re.finditer(shape, text, re.IGNORECASE):

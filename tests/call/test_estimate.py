@@ -14,7 +14,7 @@ from fault_server import Exchange
 from manager_kit import Api, manager, model, prices
 
 from testronaut_llm import LLMConfig, LLMManager
-from testronaut_llm.errors import InvalidRequestError, UnknownTaskError
+from testronaut_llm.errors import InvalidRequestError, LLMError, UnknownTaskError
 from testronaut_llm.money.token_counter import count
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -67,6 +67,23 @@ def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
     found = llm.estimate("t", ["", "x " * 20_000, "x " * 20_000, "fine"])
     assert (found.prompts, found.cached, found.refused, found.route.first) == (4, 0, 3, 1)
     assert "window too small" in found.models[0].reason
+    assert {code: type(error).__name__ for code, error in found.errors.items()} == {
+        "invalid_request": "InvalidRequestError",
+        "context_window": "ContextWindowError",
+    }
+    assert (found.fits, llm.estimate("t", ["", 5]).fits, llm.estimate("t", []).fits) == (True, False, True)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options"), [("", {}), ("x " * 20_000, {}), ("new", {"cache": "only"}), ("a", {"max_cost": 0})]
+)
+def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str, options: Any) -> None:
+    """Of the same class and with the same words as `complete` raises."""
+    found = llm.estimate("t", [prompt], **options)
+    with pytest.raises(LLMError) as raised:
+        llm.complete("t", prompt, **options)
+    ((code, error),) = found.errors.items()
+    assert (code, str(error), found.refused, found.fits) == (raised.value.code, str(raised.value), 1, False)
 
 
 @pytest.mark.parametrize(

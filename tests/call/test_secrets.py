@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -266,12 +267,67 @@ async def test_a_failed_answer_keeps_the_placeholders(api: Make) -> None:
     assert leaked([TOKEN, OTHER], [repr(raised.value).encode(), raised.value.last.text.encode()]) == []  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("write", [str, lambda text: json.dumps({"t": text}), lambda text: quote(text, safe="")])
-def test_a_variable_is_found_as_json_and_urls_write_it(monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+def _base64(text: str, *, url: bool = False, line: str = "") -> str:
+    encode = base64.urlsafe_b64encode if url else base64.b64encode
+    return encode(f"{text}{line}".encode()).decode()
+
+
+WRITTEN: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "JSON": lambda text: json.dumps({"t": text}),
+    "JSON in JSON": lambda text: json.dumps({"log": json.dumps({"t": text})}),
+    "URL": lambda text: quote(text, safe=""),
+    "base64": _base64,
+    "base64 without padding": lambda text: _base64(text).rstrip("="),
+    "base64 for URLs": lambda text: _base64(text, url=True),
+    "base64 for URLs without padding": lambda text: _base64(text, url=True).rstrip("="),
+    "base64 of a line": lambda text: _base64(text, line="\n"),
+    "base64 of user and password": lambda text: _base64(f"user:{text}"),
+}
+
+
+@pytest.mark.parametrize("value", ['multi/line"tok-\n99', "plain-tok-???>>>", "plain tok-words"])
+@pytest.mark.parametrize("form", WRITTEN)
+def test_a_variable_is_found_however_it_is_written(monkeypatch: pytest.MonkeyPatch, form: str, value: str) -> None:
     """Also in several forms at once, and each comes back as it was."""
-    value = 'multi/line"tok-\n99'
     monkeypatch.setenv("MY_TOKEN", value)
-    text = f"raw {value} and {write(value)}"
+    written = WRITTEN[form](value)
+    text = f"raw {value} and {written}"
     (sent,), masking = masked([text])
     assert "tok-" not in sent
+    assert written not in sent
     assert masking.restore(sent) == text
+
+
+def test_a_variable_counts_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new value, another name and a deleted variable are seen at once."""
+    text = "first value, second value"
+    for name, value, sent in (
+        ("A_TOKEN", "first value", "<secret-1>, second value"),
+        ("A_TOKEN", "second value", "first value, <secret-1>"),
+        ("B_TOKEN", "first value", "<secret-1>, <secret-2>"),
+    ):
+        monkeypatch.setenv(name, value)
+        assert masked([text])[0] == (sent,)
+    monkeypatch.delenv("A_TOKEN")
+    assert masked([text])[0] == ("<secret-1>, second value",)
+    monkeypatch.delenv("B_TOKEN")
+    monkeypatch.setenv("B_PLACE", "first value")
+    assert masked([text])[0] == (text,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<password>{}</password>",
+        "<db:apiKey>{}</db:apiKey>",
+        ":password => '{}'",
+        '"secret"=>"{}",',
+        "secret_key => {}\n",
+    ],
+)
+def test_a_named_value_is_found_as_xml_and_hashes_write_it(text: str) -> None:
+    """A placeholder of a manual in angle brackets is none."""
+    assert masked([text.format("hunter2x")])[0] == (text.format("<secret-1>"),)
+    for other in ("--password=<password> database1", "usage: <password> <file1name>", "password > hunter2x"):
+        assert masked([other])[0] == (other,)

@@ -115,15 +115,16 @@ def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) ->
     ask("one", "two", "two", "")
     dry = ("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
     code, out, err = run(*dry)
-    assert (code, server.asked, Path("out.jsonl").exists()) == (0, [], False)
+    assert (code, server.asked, Path("out.jsonl").exists()) == (2, [], False)  # of the line that is no prompt
     assert [line.split("\t")[:3] for line in out.splitlines()] == [
         ["model", "asked first", "can be asked"],
         *([name, "3", "3"] for name in ("a", "route")),
     ]
     assert "4 prompts, 0 cached, 1 refused; $5.00 is left of budget.per_day\n" in err
+    assert "refused: the prompt is empty; expected some text\n" in err
     batch()
     found = json.loads(run(*dry, "--out", "out.jsonl", "--json", "--cache", "use")[1])
-    assert (found["prompts"], found["refused"], found["route"]["prompts"], found["fits"]) == (1, 1, 0, True)
+    assert (found["prompts"], found["refused"], found["route"]["prompts"], found["fits"]) == (1, 1, 0, False)
 
 
 def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Run) -> None:
@@ -132,6 +133,38 @@ def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Run) -> None:
     Path("llm.yaml").write_text(Path("llm.yaml").read_text().replace("per_day: 5", "per_day: 0.01"))
     code, _, err = run("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
     assert (code, "$0.01 is left of budget.per_day, which is not enough" in err, server.asked) == (0, True, []), err
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words", "message"),
+    [
+        (["one"], (), "1 prompt, 0 cached, 0 refused"),
+        (["one", ""], (), "the prompt is empty"),
+        (["one"], ("--model", "openai/no-key"), "no model is ready"),
+        (["one"], ("--max-cost", "0"), "no model fits the money"),
+        (["one"], ("--cache", "only"), "no answer to this prompt"),
+    ],
+)
+def test_a_dry_run_exits_as_the_run(
+    batch: Run, monkeypatch: pytest.MonkeyPatch, prompts: list[str], words: tuple[str, ...], message: str
+) -> None:
+    """And says why what is refused cannot be asked."""
+    ask(*prompts)
+    if "--model" in words:
+        monkeypatch.delenv("OPENAI_API_KEY")
+    code, _, err = batch(*words, "--dry-run")
+    assert message in err
+    assert batch(*words)[0] == code
+
+
+def test_a_dry_run_refuses_each_line_that_holds_no_prompt(batch: Run, server: Api) -> None:
+    """As `estimate` does, while the run itself stops there; both exit with 2, and name the line."""
+    Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n"b"\n')
+    code, out, err = batch("--dry-run", "--json")
+    found = json.loads(out)
+    assert (code, found["prompts"], found["refused"], found["route"]["first"]) == (2, 5, 3, 2), err
+    assert found["errors"]["config"]["message"].startswith("in.jsonl:2 holds no prompt")
+    assert (batch()[0], server.asked) == (2, [])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +243,8 @@ BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
         ('"a"\n', (*BATCH, *OUT, "--stream"), "go together, without"),
         ('"a"\n', BATCH, "go together, without"),
         ('"a"\n', OUT, "go together, without"),
-        ('"a"\n', ("x", "--dry-run"), "--dry-run goes with --batch FILE"),
+        ('"a"\n', ("x", "--dry-run"), "--dry-run goes with --batch FILE, without a prompt"),
+        ('"a"\n', (*BATCH, "--dry-run", "--summary", "s.md"), "--stream and --summary\n"),
         ('"a"\nnot json\n', (*BATCH, "--dry-run"), "in.jsonl:2 is not JSON"),
         ('"a"\n', (*BATCH, *OUT, "--concurrency", "0"), "concurrency is 0"),
         ("\n\udcff", (*BATCH, *OUT), "in.jsonl:2: is not UTF-8 text"),
