@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from fault_server import Exchange, FaultServer, Received, Reply
+from faults import good
 from gateway_kit import KEY, MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
@@ -92,9 +94,22 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
     """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
-    load_litellm()
+    _warm_up()
     with apis() as make:
         yield make
+
+
+@cache
+def _warm_up() -> None:
+    """Makes the first call on each wire, for which LiteLLM loads more."""
+    load_litellm()
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as home, apis() as make:
+        for name, value in {**dict.fromkeys(KEYS, KEY), "TESTRONAUT_LLM_HOME": home}.items():
+            patch.setenv(name, value)
+        server = make("warm", good())
+        with manager({wire: model(wire, server) for wire in ("openai", "azure", "anthropic", "ollama")}) as llm:
+            for wire in llm.config.models:
+                list(llm.stream("t", "hi", model=wire))
 
 
 @pytest.fixture
