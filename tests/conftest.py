@@ -48,10 +48,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clean_environment() -> Iterator[None]:
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Removes variables that steer us, and keeps fixtures of modules out of the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if _STEERING.search(name)]:
             patch.delenv(name)
+        patch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path_factory.mktemp("shared_home")))
         yield
 
 

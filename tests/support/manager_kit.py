@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import cache
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -103,9 +102,9 @@ def api() -> Iterator[Callable[..., Api]]:
 def _warm_up() -> None:
     """Makes the first call on each wire, for which LiteLLM loads more."""
     load_litellm()
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as home, apis() as make:
-        for name, value in {**dict.fromkeys(KEYS, KEY), "TESTRONAUT_LLM_HOME": home}.items():
-            patch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch, apis() as make:
+        for name in KEYS:
+            patch.setenv(name, KEY)
         server = make("warm", good())
         with manager({wire: model(wire, server) for wire in ("openai", "azure", "anthropic", "ollama")}) as llm:
             for wire in llm.config.models:
