@@ -27,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 TOKEN, OTHER = "ghp_a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi", "ghp_ZZZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5999"
 KEY_FILE = '-----BEGIN PRIVATE KEY-----\nMIIEabc"d\n-----END PRIVATE KEY-----'
-REMOTE = {"local": False}
 
 
 def repeat(exchange: Exchange) -> None:
