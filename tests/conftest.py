@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, folders of its own, and a machine without a network."""
+"""What every test gets: a clean environment, its own folders, and no network."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ network = pytest.fixture(lambda llm_network: llm_network)
 
 
 def pytest_configure() -> None:
-    """Two things that a test run may inherit, and that tests stand on.
+    """Sets two things that tests rely on.
 
-    No event loop of the main thread: pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed. And
-    ctrl-C works: a shell takes it from a job that it puts into the background, with all the job's children.
+    No event loop of the main thread: pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed.
+    And Ctrl-C works: a shell disables it for a job in the background.
     """
     asyncio.set_event_loop(None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -48,16 +48,18 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clean_environment() -> Iterator[None]:
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Removes variables that steer us, and keeps fixtures of modules out of the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if _STEERING.search(name)]:
             patch.delenv(name)
+        patch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path_factory.mktemp("shared_home")))
         yield
 
 
 @pytest.fixture(scope="session")
 def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A new folder at each `next`."""
+    """Yields a new folder at each `next`."""
     base = tmp_path_factory.mktemp("homes")
 
     def homes() -> Iterator[Path]:
@@ -71,11 +73,11 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _own_folders(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch, llm_network: NetworkGuard) -> Iterator[None]:
-    """Folders of its own, the network off, and what a test leaves behind does not steer the next.
+    """Gives a test its own folders, and no network.
 
-    One fixture for all of it, since each costs every test something. A test that tries to leave the machine fails, be
-    it in a thread whose error nobody reads. What a test configured of structlog is undone. A cassette that stayed in
-    the HTTP clients would answer, or slow down, whatever test comes next.
+    One fixture for all of it, since each fixture costs every test something. A test that tries to leave the machine
+    fails, also in a thread. What it configured of structlog is undone. A cassette that stayed in the HTTP clients
+    would answer, or slow down, the next test.
     """
     home = next(_homes)
     monkeypatch.setenv("HOME", str(home))
@@ -103,7 +105,7 @@ def _servers() -> Iterator[list[HTTPServer]]:
 
 @pytest.fixture
 def httpserver(_servers: list[HTTPServer]) -> Iterator[HTTPServer]:
-    """A server of our own, made anew when a test, or a pytest that a test ran inside this one, has stopped it."""
+    """A server of our own, made again if a test, or a pytest inside a test, has stopped it."""
     if not _servers or not _answers(_servers[-1]):
         _servers.append(HTTPServer())
         _servers[-1].start()

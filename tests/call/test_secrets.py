@@ -28,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 TOKEN, OTHER = "ghp_a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi", "ghp_ZZZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5999"
 KEY_FILE = '-----BEGIN PRIVATE KEY-----\nMIIEabc"d\n-----END PRIVATE KEY-----'
-REMOTE = {"local": False}
 
 
 def repeat(exchange: Exchange) -> None:
@@ -50,7 +49,7 @@ def leaked(secrets: Iterable[str], sent: Iterable[bytes]) -> list[str]:
 
 
 def test_there_are_enough_texts_kinds_and_secrets() -> None:
-    """The proof is about 500 secrets of at least 25 kinds in 120 texts."""
+    """The tests below use 500 secrets of at least 25 kinds in 120 texts."""
     found = planted()
     assert (len(texts()), len(found)) == (120, 120)
     assert len(KINDS) >= 25
@@ -92,7 +91,7 @@ async def _answers(llm: LLMManager, mode: str, every: list[Planted], system: str
 
 
 def test_what_is_no_secret_is_sent_as_it_is() -> None:
-    """At most 1 % of the same texts are touched, with digests of git, UUIDs and pictures in them or without."""
+    """At most 1 % of the texts are changed, with digests, UUIDs and pictures in them or without."""
     for each in (texts(), harmless()):
         touched = [text for text in each if masked([text])[1].count]
         assert len(touched) <= len(each) / 100, [
@@ -101,7 +100,7 @@ def test_what_is_no_secret_is_sent_as_it_is() -> None:
 
 
 def test_the_same_secret_has_one_placeholder_and_the_callers_own_words_stay() -> None:
-    """Numbers follow the first places; one that the prompt itself says is not used."""
+    """Placeholders are numbered in order, and a number that the prompt contains is not used."""
     prompts = [f"{TOKEN} and {OTHER}, {TOKEN}", f"<secret-2> password='{OTHER}'"]
     hidden, masking = masked(prompts)
     assert hidden == ("<secret-1> and <secret-3>, <secret-1>", "<secret-2> password='<secret-3>'")
@@ -110,7 +109,7 @@ def test_the_same_secret_has_one_placeholder_and_the_callers_own_words_stay() ->
 
 
 def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value without any shape is known by the name of its variable; short values and other names are not."""
+    """The value of a variable with a secret name is masked; short values and other names are not."""
     for name, value in {"DEPLOY_PASSWORD": "correct horse", "MY_TOKEN": "short", "MY_PLACE": "some other"}.items():
         monkeypatch.setenv(name, value)
     assert masked(["correct horse, short, some other"])[0] == ("<secret-1>, short, some other",)
@@ -118,7 +117,7 @@ def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) 
 
 @given(st.lists(st.integers(1, 12), min_size=1), st.text("<secrt-12> x", max_size=40))
 def test_a_stream_restores_a_placeholder_wherever_it_is_cut(sizes: list[int], noise: str) -> None:
-    """The pieces together are the whole text restored, and nothing but the start of a placeholder waits."""
+    """The pieces together are the whole text restored, and no more than the start of a placeholder waits."""
     masking = Masking({"<secret-1>": "one", "<secret-12>": "twelve"}, 2)
     text, pieces, said, at = f"a<secret-1>{noise}<secret-12>{noise}", Pieces(masking, as_json=False), "", 0
     while at < len(text):
@@ -136,7 +135,7 @@ class Found(BaseModel):
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_parsed_text_and_accept_get_the_originals(api: Make, mode: str) -> None:
-    """The schema holds for the secret itself, and one with quotes and lines is right inside JSON."""
+    """The schema is checked with the secret itself, which is escaped inside JSON."""
     a = api("a", faults.good(json.dumps({"token": "<secret-1>", "key": "<secret-2>"}), pieces=15))
     seen: list[Any] = []
     async with manager({"m": remote("openai", a)}) as llm:
@@ -172,7 +171,7 @@ async def test_another_secret_hits_the_same_entry(api: Make, tmp_path: Path, mod
 
 
 async def test_equal_texts_to_embed_share_a_vector(api: Make) -> None:
-    """Texts that differ in a secret only have one vector, also when they are asked for in another order."""
+    """Texts that differ only in a secret have one vector, in any order."""
     a = api("a", faults.good(vectors=((0.5, 0.25),)))
     async with manager({"m": remote("openai", a)}, cache="use") as llm:
         both = llm.embed("t", [f"log in with {TOKEN}", f"log in with {OTHER}"])
@@ -182,7 +181,7 @@ async def test_equal_texts_to_embed_share_a_vector(api: Make) -> None:
 
 
 async def test_a_local_model_sees_the_originals_and_the_next_does_not(api: Make) -> None:
-    """By default a local model is allowed secrets; what it said reaches another model only in placeholders."""
+    """A local model may see secrets; what it said reaches another model in placeholders."""
     near = api("near", faults.good(f'{{"token": 5, "key": "{TOKEN}"}}'))
     far = api("far", faults.good('{"token": "<secret-1>", "key": "k"}'))
     async with manager({"near": model("ollama", near), "far": remote("openai", far)}) as llm:
@@ -204,7 +203,7 @@ async def test_a_local_model_sees_the_originals_and_the_next_does_not(api: Make)
 async def test_the_setting_of_the_task_goes_before_that_of_the_file(
     api: Make, task: Any, file: Any, sent: dict[str, str]
 ) -> None:
-    """Where nothing is set, local models get secrets and others do not; what is set holds for all."""
+    """Without a setting, local models get secrets and others do not; a setting holds for all."""
     asked = {"near": api("near", repeat), "far": api("far", repeat)}
     rows = {"near": model("ollama", asked["near"]), "far": remote("openai", asked["far"])}
     settings = config(rows, secrets=task).model_copy(update={"secrets": file})
@@ -220,7 +219,7 @@ async def test_the_setting_of_the_task_goes_before_that_of_the_file(
 
 @pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream", "embed", "classify", "route", "batch"])
 async def test_refuse_names_kind_and_place_and_never_the_value(api: Make, mode: str) -> None:
-    """Nothing is sent, and the error is a ConfigError that can be shown to anybody."""
+    """Nothing is sent, and the error can be shown to anybody."""
     a, prompt = api("a", faults.good()), f"first line\ntoken {TOKEN}"
     async with manager({"m": remote("openai", a)}, secrets="refuse") as llm:
         if mode == "batch":
@@ -246,8 +245,8 @@ async def _asked(llm: LLMManager, mode: str, prompt: str) -> None:
         getattr(llm, mode)("t", prompt)
 
 
-async def test_classify_masks(api: Make) -> None:
-    """A verdict about a log with a token needs no token."""
+async def test_classify_masks_secrets(api: Make) -> None:
+    """Every answer of a verdict is masked."""
     a = api("a", faults.good('"yes"'))
     async with manager({"m": remote("openai", a)}) as llm:
         labels = Literal["yes", "no"]
@@ -258,7 +257,7 @@ async def test_classify_masks(api: Make) -> None:
 
 
 async def test_a_failed_answer_keeps_the_placeholders(api: Make) -> None:
-    """An error's message and text may be logged anywhere."""
+    """An error's message and text may be logged."""
     a = api("a", faults.good(f"<secret-1> is no JSON, nor is {OTHER}"))
     async with manager({"m": remote("openai", a)}, retries=0) as llm:
         with pytest.raises(AllModelsFailedError) as raised:
@@ -289,7 +288,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("value", ['multi/line"tok-\n99', "plain-tok-???>>>", "plain tok-words"])
 @pytest.mark.parametrize("form", WRITTEN)
 def test_a_variable_is_found_however_it_is_written(monkeypatch: pytest.MonkeyPatch, form: str, value: str) -> None:
-    """Also in several forms at once, and each comes back as it was."""
+    """A value is found in several forms at once, and each form comes back unchanged."""
     monkeypatch.setenv("MY_TOKEN", value)
     written = WRITTEN[form](value)
     text = f"raw {value} and {written}"

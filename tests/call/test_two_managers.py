@@ -117,9 +117,9 @@ def test_prices_and_private_tasks_are_not_shared(api: Make, opened: Open) -> Non
     """A call costs what its own file says, and only the file that says `private` restricts its models."""
     a = api("a", faults.good())
     cheap = opened("cheap", model("openai", a, price={"input": 1, "output": 1}))
-    dear = opened("dear", model("openai", a, price={"input": 100, "output": 100}))
+    costly = opened("costly", model("openai", a, price={"input": 100, "output": 100}))
     private = opened("private", model("openai", a), task={"private": True})
-    one, other = cheap.complete("t", "hi"), dear.complete("t", "hi")
+    one, other = cheap.complete("t", "hi"), costly.complete("t", "hi")
     assert one.cost is not None
     assert other.cost == one.cost * 100
     with pytest.raises(NoReadyModelError):

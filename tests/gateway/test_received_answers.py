@@ -166,7 +166,7 @@ def test_the_reasoning_is_no_part_of_the_text(server: FaultServer, attempt: Atte
         pieces, reply = attempt(request(target(wire, api.url)), mode)
         assert (reply.error, reply.text) == (None, "Hello"), case
         assert "hm" in reply.reasoning
-        opened = raw.startswith(("<", "[", "◁"))  # without an opening tag, nobody knows until the end
+        opened = raw.startswith(("<", "[", "◁"))  # without an opening tag, reasoning is known at its end only
         assert pieces == ("" if mode == "whole" else "Hello" if opened else raw)
 
 

@@ -65,7 +65,7 @@ async def test_cooldown_probe_and_recovery(api: Make, mode: str) -> None:
         (faults.error("rate_limit"), True),
         (faults.reset_before_headers, True),
         (faults.silent, True),
-        ("nobody listens", True),
+        ("no server", True),
         (faults.error("server_error", headers={"x-should-retry": "false"}), True),
         (faults.error("authentication"), False),
         (faults.error("quota"), False),

@@ -120,8 +120,8 @@ def test_a_call_beyond_the_minute_waits(api: Make, monkeypatch: pytest.MonkeyPat
     waited = [answer.attempts[0].waited for answer in answers]
     assert waited[2] > 0.1 > waited[1]
     assert waited[4] > 0.1 > waited[3]
-    told = [one["llm.waited_s"] for one in captured if one["event"] == "llm_attempt"]
-    assert told == pytest.approx(waited, abs=1e-3)
+    reported = [one["llm.waited_s"] for one in captured if one["event"] == "llm_attempt"]
+    assert reported == pytest.approx(waited, abs=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["complete", "astream"])

@@ -36,7 +36,7 @@ SHORT = [
 ]
 LIST = '[{"flag": "-l", "meaning": "one file a line"}]'
 TINY = ("embedded/smollm2-135m", "embedded/tiny-random")
-"""A model that nobody has to fetch stands in for the small one."""
+"""The tiny model, which is not downloaded, stands in for the small one."""
 
 
 @pytest.fixture

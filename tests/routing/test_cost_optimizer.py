@@ -107,9 +107,9 @@ STRATEGIES: dict[str, tuple[str, list[Option], list[tuple[str, str]]]] = {
     ),
     "the users order, whatever they cost": (
         "as_listed",
-        [option("dear", "9"), option("x", None), option("cheap", "1")],
+        [option("costly", "9"), option("x", None), option("cheap", "1")],
         [
-            ("dear", "number 1 of the list: about $0.018"),
+            ("costly", "number 1 of the list: about $0.018"),
             ("x", "number 2 of the list: no known price"),
             ("cheap", "number 3 of the list: about $0.002"),
         ],
@@ -223,9 +223,9 @@ def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
     [
         ([option("a", "10")], "0.05", ["a"]),  # equal is enough
         ([option("a", "10")], "0.049", []),
-        ([option("paid", "1"), option("home", "0", local=True)], "0", ["home"]),  # zero fits into nothing
-        ([option("paid", "1"), option("home", "0", local=True)], "-3", ["home"]),  # and into a debt
-        ([option("x", None)], "100", []),  # nobody can hold a budget against what nobody knows
+        ([option("paid", "1"), option("home", "0", local=True)], "0", ["home"]),  # a free model fits always
+        ([option("paid", "1"), option("home", "0", local=True)], "-3", ["home"]),  # also when the budget is overdrawn
+        ([option("x", None)], "100", []),  # an unknown price fits no budget
     ],
 )
 def test_a_model_is_kept_if_its_worst_case_fits(options: list[Option], amount: str, kept: list[str]) -> None:
@@ -261,9 +261,9 @@ def test_warn_goes_on_and_says_so() -> None:
 
 def test_dropped_candidates_come_last_in_the_listed_order() -> None:
     """Every model of the task is in the route once."""
-    options = [option("dear", "999"), option("weak", excluded="too weak"), option("small", context_window=1)]
+    options = [option("costly", "999"), option("weak", excluded="too weak"), option("small", context_window=1)]
     route = routed("cheapest", [*options, option("fine", "1")], max_tokens=10, money=left("0.1"))
-    assert [candidate.alias for candidate in route.candidates] == ["fine", "dear", "weak", "small"]
+    assert [candidate.alias for candidate in route.candidates] == ["fine", "costly", "weak", "small"]
 
 
 @pytest.mark.parametrize(

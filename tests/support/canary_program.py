@@ -1,4 +1,4 @@
-"""A program that does everything with keys in its hands, and logs all that it can: for `test_canary.py`.
+"""A program for `test_canary.py`: does everything with keys set, and logs all that it can.
 
 Run as `canary_program.py FOLDER CASSETTE_FOLDER`; the keys are in the environment and in files of FOLDER.
 """
@@ -21,12 +21,12 @@ from testronaut_llm.cli import main
 
 
 def say(*values: object) -> None:
-    """On stdout."""
+    """Prints the values."""
     sys.stdout.write("\n".join(map(str, values)) + "\n")
 
 
 def tell(error: LLMError) -> None:
-    """All that a program may show of an error, and what another process gets of it."""
+    """Prints all that an error shows, here and in another process."""
     again = pickle.loads(pickle.dumps(error))
     seen = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
     say(str(error), repr(error), vars(error), seen, vars(again), repr(again), pickle.dumps(error))
@@ -51,7 +51,7 @@ async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
 
 
 def command(*arguments: str) -> None:
-    """A command line, in this process; whatever its exit code."""
+    """Runs a command line in this process, whatever its exit code."""
     sys.argv = ["testronaut-llm", *arguments]
     with contextlib.suppress(SystemExit):
         main()

@@ -64,8 +64,8 @@ def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
     time.sleep(after)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    with os.fdopen(reader) as told:
-        lines = [line.split() for line in told.read().splitlines()]
+    with os.fdopen(reader) as reported:
+        lines = [line.split() for line in reported.read().splitlines()]
     if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
         raise SystemExit(f"the writer ended by itself after {lines[-1:]}")
     return [(what, int(number)) for what, number in lines]

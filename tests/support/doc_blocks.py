@@ -1,4 +1,4 @@
-"""The fenced examples of the documentation, as tests read them."""
+"""The fenced examples of the documentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Block:
 
 
 def blocks(language: str, *pages: Path) -> list[Block]:
-    """The fenced examples in one language, of some pages or of all."""
+    """Returns the fenced examples in one language, of some pages or of all."""
     fence = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
     return [
         Block(page, text[: found.start()].count("\n") + 1, found[2], textwrap.dedent(found[3]))

@@ -1,4 +1,4 @@
-"""The replies of the fault server: what a provider's server does on a bad day, and the good answer after it."""
+"""Replies of the fault server: the failures of providers' servers, and good answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def good(text: str = Good.text, *, headers: Mapping[str, str] | None = None, **f
 
 
 def error(case: str, *, retry_after: str | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-    """The real error body of whichever provider was called; see `error_bodies.py` for the cases."""
+    """The provider's own error body for a case of `error_bodies.py`."""
 
     def reply(exchange: Exchange) -> None:
         status, kind, body = error_body(exchange.request.wire, case)
@@ -50,22 +50,22 @@ def raw(status: int, body: bytes, content_type: str = "application/json", **head
 
 
 def echo(exchange: Exchange) -> None:
-    """The body that was sent."""
+    """Sends back the body that was sent."""
     exchange.respond(200, "application/json", exchange.request.raw)
 
 
 def redirect(url: str) -> Reply:
-    """A 307 to another place, which a client that obeys follows with the whole prompt."""
+    """A 307 to another host, where an obedient client would send the whole prompt."""
     return lambda exchange: exchange.respond(307, "text/plain", b"", {"location": url + exchange.request.path})
 
 
 def silent(exchange: Exchange) -> None:
-    """Take the request and never answer."""
+    """Never answers."""
     exchange.wait()
 
 
 def late(seconds: float, reply: Reply) -> Reply:
-    """Answer, but only after so many seconds."""
+    """Answers after so many seconds."""
 
     def wait_first(exchange: Exchange) -> None:
         exchange.wait(seconds)
@@ -75,7 +75,7 @@ def late(seconds: float, reply: Reply) -> Reply:
 
 
 def dripping(seconds: float = 0.02, text: str = Good.text) -> Reply:
-    """A good answer, one byte at a time: no read times out, and no answer arrives either."""
+    """A good answer, one byte at a time, so that no read times out."""
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = _answer(exchange, Good(text=text))
@@ -89,7 +89,7 @@ def dripping(seconds: float = 0.02, text: str = Good.text) -> Reply:
 
 
 def _head(*sent: bytes) -> Reply:
-    """Some bytes of a response, and then a reset."""
+    """Some bytes of a response, then a reset."""
 
     def reply(exchange: Exchange) -> None:
         for part in sent:
@@ -112,7 +112,7 @@ def cut_body(exchange: Exchange) -> None:
 
 
 def _cut(end: Reply) -> Reply:
-    """A stream that comes to its middle, and to this end (a body that is no stream: cut JSON)."""
+    """Half of a stream, or of a JSON body, then this end."""
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = _answer(exchange, Good())
@@ -139,7 +139,7 @@ stalled_stream = _cut(silent)
 
 
 def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = None) -> Reply:
-    """Status 200, `after` pieces of text, then the provider's error (or this body) as an event (P33)."""
+    """Status 200, `after` pieces of text, then the provider's error or this body as an event."""
 
     def reply(exchange: Exchange) -> None:
         wire = exchange.request.wire
@@ -155,13 +155,13 @@ def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = Non
 
 
 def broken_gzip(exchange: Exchange) -> None:
-    """A body that calls itself gzip and is not."""
+    """A body with content-encoding gzip that cannot be unpacked."""
     body = gzip.compress(b"".join(_answer(exchange, Good())[1]))[:-12] + b"not gzip!!!!"
     exchange.respond(200, "application/json", body[:10] + b"\x00" + body[11:], {"content-encoding": "gzip"})
 
 
 def no_choices(exchange: Exchange) -> None:
-    """A well-formed answer, or stream, without an answer in it."""
+    """A well-formed answer, or stream, without a choice."""
     kind, pieces = _answer(exchange, Good(text=""))
     if kind != "application/json":
         empty = [sse({"choices": []}), sse("[DONE]")] if exchange.request.wire in ("openai", "azure") else pieces
@@ -175,7 +175,7 @@ def no_choices(exchange: Exchange) -> None:
 
 
 def huge(exchange: Exchange, size: int = 8_000_000) -> None:
-    """A sound JSON object of many megabytes that is no answer."""
+    """Valid JSON of many megabytes that is no answer."""
     exchange.respond(200, "application/json", json.dumps({"padding": "x" * size}).encode())
 
 
@@ -190,7 +190,7 @@ def _stream(exchange: Exchange, kind: str, pieces: list[bytes], headers: Mapping
 
 
 def _until_text(pieces: list[bytes], after: int) -> list[bytes]:
-    """The pieces up to and with the `after`-th one that holds text."""
+    """The pieces up to the `after`-th one that holds text, inclusive."""
     texts = [index for index, piece in enumerate(pieces) if _holds_text(piece)]
     return pieces[: texts[after - 1] + 1] if after and texts else pieces[:0]
 
@@ -234,7 +234,7 @@ BROKEN: Mapping[str, Reply] = {
 
 
 def recorded(name: str) -> Reply:
-    """What a real Ollama server answered; the names are the keys of `data/ollama/exchanges.yaml`."""
+    """The answer of a real Ollama server, by its key in `data/ollama/exchanges.yaml`."""
     exchanges = from_yaml((Path(__file__).parent / "data" / "ollama" / "exchanges.yaml").read_text())["exchanges"]
     response = exchanges[name]["response"]
     kind = response["headers"].get("content-type", "application/json")

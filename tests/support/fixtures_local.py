@@ -1,7 +1,4 @@
-"""Fixtures for tests of local models: the tiny random-weight model, a store that holds it, and a server of it.
-
-conftest.py loads it as a plugin; the helpers below are imported from it by name.
-"""
+"""Fixtures for local models: the tiny random-weight model, stores that hold it, and a server of it."""
 
 from __future__ import annotations
 
@@ -49,13 +46,13 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> M
 
 @pytest.fixture
 def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model is in the catalogue, and can be pulled."""
+    """Puts the tiny model into the catalogue, so that it can be pulled."""
     offer(tmp_path, monkeypatch.setattr)
 
 
 @pytest.fixture
 def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
-    """A store of this test's own that holds the tiny model."""
+    """A store of this test that holds the tiny model."""
     return stored(ModelStore(tmp_path / "models"), tiny_gguf)
 
 
@@ -110,7 +107,7 @@ def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
 
 
 def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What the server answers to a request, by the standard library alone."""
+    """Returns the server's answer to a request, by the standard library alone."""
     request = urllib.request.Request(
         f"{endpoint.api_base}{path}",
         json.dumps(body).encode(),
@@ -122,6 +119,6 @@ def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def chat(endpoint: Endpoint, text: str, **body: Any) -> dict[str, Any]:
-    """One chat completion at temperature 0."""
+    """Returns one chat completion at temperature 0."""
     messages = [{"role": "user", "content": text}]
     return post(endpoint, "/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": 400} | body)

@@ -1,4 +1,4 @@
-"""One attempt through the gateway, in each wire and mode."""
+"""One attempt through the gateway, on each wire."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
 
 
 def as_reported(reply: Reply) -> Reply:
-    """The reply with its counts as the provider reports them, those that it leaves out as 0."""
+    """Returns the reply with its counts as the provider reports them, and 0 for missing ones."""
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
     if reply.usage is None:
         return reply
@@ -98,7 +98,7 @@ class Attempts:
 
 
 async def attempt(asked: Request) -> tuple[list[str], Reply]:
-    """The pieces of a stream, and the reply, of one attempt alone."""
+    """Makes one attempt with a gateway of its own; returns the pieces of a stream, and the reply."""
     gateway = Gateway(lambda text: text)
     parts: list[Any] = [part async for part in gateway.send(asked, Exchange())]
     await gateway.aclose()

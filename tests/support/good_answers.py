@@ -1,7 +1,6 @@
-"""Good answers in each provider's wire, made by hand for the fault server.
+"""Good answers on each provider's wire, written by hand for the fault server.
 
-They stand beside faults (fail twice, then answer). They prove nothing about a real provider, and are
-never cassettes.
+They follow failures in a plan. They prove nothing about a real provider, and are never cassettes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""A program that spends as fast as it can: processes of many threads on one budget, some of them killed on the way.
+"""A program that spends as fast as it can: `ledger_storm.py URL PROCESSES THREADS KILLS`.
 
-::
-
-    python ledger_storm.py URL PROCESSES THREADS KILLS
-
-The processes are forked from one whose manager has been used already. A few lines stand in for LiteLLM, which would
-take most of the time; the requests are real.
+The processes have one budget, many threads each, and some are killed. They are forked from one whose manager was used.
+A few lines stand in for LiteLLM, which would take most of the time; the requests are real.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ ROOM = 50
 
 
 class Post:
-    """In place of the door to LiteLLM."""
+    """Stands in for the gateway."""
 
     def load(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Managers whose models are endpoints of the fault server, in each wire."""
+"""Managers whose models are endpoints of the fault server, on each wire."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from fault_server import Exchange, FaultServer, Received, Reply
-from gateway_kit import MODELS, VERSIONS
+from faults import good
+from gateway_kit import KEY, MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
 from testronaut_llm.cli import main as command_line
@@ -32,12 +33,11 @@ Run = Callable[..., tuple[int, str, str]]
 """The fixture `run`."""
 MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
-KEY = "sk-canary-0123456789abcdefghijklmn"
 PRICE = {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1.25"}
 
 
 class Api:
-    """One endpoint of the fault server, whose plan is for requests to models: an Ollama's inventory is always there."""
+    """One endpoint of the fault server. Its plan is for requests to models; it always lists the models of an Ollama."""
 
     def __init__(self, server: FaultServer, name: str) -> None:
         self._endpoint = server.plan(name, self._reply)
@@ -71,7 +71,7 @@ class Api:
 
 @contextmanager
 def apis() -> Iterator[Callable[..., Api]]:
-    """Makes endpoints by name, with their plans: `api("a", good())`."""
+    """Yields a function that makes endpoints by name, with their plans: `api("a", good())`."""
     made: dict[str, Api] = {}
     with FaultServer() as server:
 
@@ -93,20 +93,33 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
     """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
-    load_litellm()
+    _warm_up()
     with apis() as make:
         yield make
 
 
+@cache
+def _warm_up() -> None:
+    """Makes the first call on each wire, for which LiteLLM loads more."""
+    load_litellm()
+    with pytest.MonkeyPatch.context() as patch, apis() as make:
+        for name in KEYS:
+            patch.setenv(name, KEY)
+        server = make("warm", good())
+        with manager({wire: model(wire, server) for wire in ("openai", "azure", "anthropic", "ollama")}) as llm:
+            for wire in llm.config.models:
+                list(llm.stream("t", "hi", model=wire))
+
+
 @pytest.fixture
 def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The usual variable of each provider holds a key."""
+    """Sets the usual key variable of each provider."""
     for name in KEYS:
         monkeypatch.setenv(name, KEY)
 
 
 def program(*arguments: object, timeout: float = 110, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A Python process that has ended, with what it said."""
+    """Runs a Python process to its end."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
@@ -129,7 +142,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """True if it comes true within half a minute; nothing here takes long."""
+    """True if the condition becomes true within half a minute."""
     until = time.monotonic() + 30
     while not (true := condition()) and time.monotonic() < until:
         time.sleep(0.005)
@@ -163,7 +176,7 @@ def booked(llm: LLMManager) -> tuple[int, int, Decimal]:
 
 
 async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> Answer[Any]:
-    """The answer of task `t`, asked for by the method `mode`; the pieces of a stream are held against it."""
+    """Returns the answer of task `t`, by the method `mode`; the pieces of a stream must be its text."""
     if mode == "complete":
         return llm.complete("t", prompt, **given)
     if mode == "acomplete":
@@ -213,17 +226,17 @@ def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, *
 
 @cache
 def prices() -> PriceTable:
-    """The tables, read once for all tests."""
+    """The price tables, read once for all tests."""
     return PriceTable.load()
 
 
 def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Call:
-    """The call that `llm` would look up."""
+    """Returns the call that `llm` would look up."""
     return call_of(llm.config, task, prompt, given)  # type: ignore[arg-type]
 
 
 def build_call(task: TaskConfig, prompt: Any, *, stream: bool = False, **options: Any) -> Call:
-    """A call of a task, whatever models it has."""
+    """Returns a call of a task, whatever models it has."""
     rows = {name: {"model": "openai/x"} for name in (*task.models, "m", "n") if "/" not in name}
     made = LLMConfig(models=rows, tasks={task.name: task.model_dump(exclude={"name"}, exclude_unset=True)})
     return call_of(made, task.name, prompt, options, stream=stream)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""A server that behaves like Ollama where a test needs to say how: what it has, shows, loads and answers.
+"""A server that behaves like Ollama, as a test tells it.
 
-No recording of it exists or is made: it stands for no provider, it is told what to do.
+No recording of it is made: it stands for no provider.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNLOADED: dict[str, Any] = {}
 
 
 class Ollama:
-    """A server that has a model or gets it, loads it as it is asked, and says what it was made for."""
+    """A server that has a model or gets it, loads it, and reports what it was made for."""
 
     def __init__(self, server: HTTPServer) -> None:
         self.url = server.url_for("").rstrip("/")
@@ -49,7 +49,7 @@ class Ollama:
 
     @property
     def paths(self) -> list[str]:
-        """What was asked."""
+        """The paths that were asked."""
         return [path for path, _ in self.asked]
 
     def row(self, **fields: Any) -> dict[str, Any]:
@@ -57,11 +57,11 @@ class Ollama:
         return {"model": "ollama/small:1b", "api_base": self.url, **fields}
 
     def bodies(self, path: str = "/api/chat") -> list[dict[str, Any]]:
-        """Of the chats, or of other requests."""
+        """The bodies of the chats, or of other requests."""
         return [json.loads(body) for asked, body in self.asked if asked == path]
 
     def load(self, **options: Any) -> None:
-        """Has the model in memory, as somebody else loaded it; not counted as a load."""
+        """Loads the model, as another program would; not counted as a load."""
         self.loads = [options]
 
     def _noted(self, answer: Callable[[Request], Response], request: Request) -> Response:
@@ -146,7 +146,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def recording(name: str, *values: Any, ignored: tuple[str, ...] = ()) -> Any:
-    """A test case that replays `cassettes/ollama/<name>.yaml`; `ignored` are body fields that differ from ours."""
+    """A test case that replays `cassettes/ollama/<name>.yaml`; `ignored` are body fields that may differ."""
     return pytest.param(*values, id=name, marks=pytest.mark.llm_cassette(f"ollama/{name}", ignored=ignored))
 
 

@@ -1,6 +1,6 @@
 """Secrets of many kinds, made by a program, and real help and log texts to plant them in.
 
-`data/help_and_logs.json` holds the beginnings of what the commands that it names printed on a Debian system.
+`data/help_and_logs.json` has the beginnings of what the named commands printed on a Debian system.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def texts() -> list[str]:
 
 
 def _of(letters: str, length: int) -> Callable[[random.Random], str]:
-    """Random letters, of which one is a digit and one is none."""
+    """Random letters that contain a digit and a letter."""
     return lambda chance: (
         "".join(chance.choices(letters, k=length - 2)) + "7a"
         if letters != _UPPER
@@ -160,7 +160,7 @@ def planted(many: int = 500, seed: int = 24) -> list[Planted]:
 
 
 def harmless(seed: int = 24) -> list[str]:
-    """The texts with what looks random and is no secret: digests of git, UUIDs, a picture in base64."""
+    """The texts with random-looking data that is no secret: git digests, UUIDs, a picture in base64."""
     chance = random.Random(seed)
 
     def digits(length: int) -> str:

@@ -1,7 +1,7 @@
-"""Looks through the recordings of this repository for what must not be committed.
+"""Finds in the recordings of this repository what must not be committed.
 
-Besides keys, cookies and account ids: e-mail addresses, names of hosts and folders. A name that a server's own words
-contain is allowed by an entry in `allowed_names.yaml`, with a reason; an entry that nothing needs is a finding, too.
+Besides keys, cookies and account ids: e-mail addresses, names of hosts and folders. A name in a server's own words is
+allowed by an entry of `allowed_names.yaml`, with a reason; an entry that is not needed is a finding, too.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _NAMES: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def allowed_names() -> set[str]:
-    """The names that may stand in a recording; each entry of the list needs a reason."""
+    """The names that may be in a recording; each entry of the list needs a reason."""
     entries = from_yaml((Path(__file__).parent / "allowed_names.yaml").read_text("utf-8"))
     return {entry["name"] for entry in entries if entry["reason"]}
 
 
 def private_names(text: str) -> list[tuple[str, str]]:
-    """The kind and the name of each that stands in a text."""
+    """The kind and name of each private name in a text."""
     found = ((kind, match[match.lastindex or 0]) for kind, pattern in _NAMES for match in pattern.finditer(text))
     return list(dict.fromkeys(found))
 
 
 def scanned(*folders: Path, allowed: set[str]) -> list[str]:
-    """What is wrong in the files below the folders, and allowances that nothing needs."""
+    """Returns the findings in the files below the folders, and allowances that are not needed."""
     found: list[str] = []
     seen: set[str] = set()
     for file in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
@@ -50,7 +50,7 @@ def scanned(*folders: Path, allowed: set[str]) -> list[str]:
 
 
 def _headers(file: Path, text: str) -> Iterator[str]:
-    """The headers of a cassette that our recorder does not keep."""
+    """Yields the headers of a cassette that our recorder does not keep."""
     data = from_yaml(text) if file.suffix == ".yaml" else None
     for item in data.get("interactions", ()) if isinstance(data, dict) else ():
         asked, said = item["request"].get("headers", {}), item["response"].get("headers", {})

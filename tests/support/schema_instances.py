@@ -1,4 +1,4 @@
-"""Answers that obey a schema, drawn at random; they know references, recursion, tuples and conditions."""
+"""Random answers that obey a schema, with references, recursion, tuples and conditions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCALARS = {"string": _TEXT | st.text("ab-", max_size=4) | st.just("PATH"), "int
 
 
 def answers(document: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that a canonical document admits and that a closed wire can say: no undeclared property."""
+    """Values that a canonical document admits and a closed wire can say: no undeclared property."""
 
     @st.composite
     def drawn(draw: st.DrawFn) -> Any:
@@ -54,7 +54,7 @@ def _implied(schema: dict[str, Any]) -> str | None:
 
 
 def _melted(draw: st.DrawFn, root: dict[str, Any], schema: Any, *, shallow: bool) -> dict[str, Any]:
-    """One way through the combinators."""
+    """Returns a schema without combinators, by one way through them."""
     out: dict[str, Any] = {}
     parts = [schema]
     while parts:

@@ -1,4 +1,4 @@
-"""The package as text, for tests that hold its architecture: modules, their imports, their functions."""
+"""The package as text, for tests of its architecture: modules, their imports, their functions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Makes a language model of half a megabyte with random weights, on the spot and always the same bytes.
+"""Makes a language model of half a megabyte with random weights, always the same bytes.
 
-It says nothing true. It loads, answers in words, stops, obeys a JSON Schema and embeds, in milliseconds: enough to
-show that the machinery works where no model can be fetched, and to test start, stop and crash.
+Its words have no sense. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test start,
+stop and crash where no model can be fetched.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
 
 
 def _add_patience(weights: dict[str, array[float]]) -> None:
-    """Make the first head of a layer look back at where the answer begins, the less the farther away that is."""
+    """Makes the first head of a layer look back at where the answer begins, and less the farther away that is."""
     for name in ("attn_q", "attn_k", "attn_v"):
         weights[name][: HEAD * WIDTH] = array("f", [0.0] * HEAD * WIDTH)
     for row in range(WIDTH):

@@ -1,11 +1,8 @@
-"""A reverse proxy that shows a llama.cpp server under Azure's URLs, so that cassettes of that form are recorded.
+"""A reverse proxy that shows a llama.cpp server under Azure's URLs, to record cassettes of that form.
 
-Bodies and statuses pass untouched, both ways. Only the address and the key's header are translated:
-
-- classic: `/openai/deployments/<name>/<call>?api-version=...` with `api-key`
-- v1: `/openai/v1/<call>` with `Authorization: Bearer` or `api-key`
-
-A call in neither form is refused with status 599, which no server behind it ever sends.
+Bodies and statuses pass unchanged; only the address and the header of the key are translated:
+`/openai/deployments/<name>/<call>?api-version=...` with `api-key`, and `/openai/v1/<call>` with `Authorization: Bearer`
+or `api-key`. Any other call gets status 599, which no server behind it sends.
 """
 
 from __future__ import annotations
@@ -48,7 +45,7 @@ class WireProxy:
 
 
 def translate(path: str, headers: HTTPMessage) -> tuple[str, str] | None:
-    """The call and the key in an Azure-form request, or None when it has neither form."""
+    """The call and the key of a request in Azure's form, or None for another form."""
     url = urlsplit(path)
     bearer = headers.get("Authorization", "").removeprefix("Bearer ")
     if found := _CLASSIC.fullmatch(url.path):

@@ -1,4 +1,4 @@
-"""What each wire refuses of a schema, written down from the providers' documents, apart from the code that obeys it."""
+"""The rules of each wire for a schema, from the providers' documents, apart from the code that obeys them."""
 
 from __future__ import annotations
 

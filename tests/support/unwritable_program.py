@@ -1,7 +1,8 @@
-"""The whole program in folders that it may not write to: for `test_read_only.py`.
+"""A program for `test_read_only.py`: does everything where files cannot be written, and prints as JSON what came of it.
 
-Run as `read_only_program.py FOLDER`: prints, for a home that was never used and for one that was, how each thing that
-was tried ended and what it said, and what came on standard error.
+`unwritable_program.py modes FOLDER` locks folders, for a home that was never used and for one that was.
+`unwritable_program.py disk FOLDER...` limits the size of files to the number of bytes that is each folder's name.
+Each result is ({what was tried: (exit code, words)}, standard error).
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import ctypes
 import io
 import json
 import os
+import resource
+import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -20,7 +24,12 @@ import tiny_model
 
 from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.cli import main as run_command
+from testronaut_llm.config.source import set_value
+from testronaut_llm.gateway.gateway import load_litellm
+from testronaut_llm.local.model_downloader import fetch
+from testronaut_llm.local.model_store import ModelStore
 
+Found = dict[str, tuple[int, str]]
 _PR_CAPBSET_DROP = 24
 _OVERRIDES = (1, 2, 3)
 """Linux capabilities that let root pass over a file's mode: DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER."""
@@ -51,15 +60,15 @@ COMMANDS = (
 
 
 def obey_modes() -> None:
-    """Gives up, for this process and what it starts, root's power to write where the mode forbids it."""
+    """Gives up root's power to write where the mode forbids it, for this process and its children."""
     libc = ctypes.CDLL(None)
     for capability in _OVERRIDES:
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def attempt(work: object) -> tuple[int, str]:
+def attempt(work: Callable[[], object]) -> tuple[int, str]:
     try:
-        return 0, str(work())  # type: ignore[operator]
+        return 0, str(work())
     except LLMError as error:
         return 1, f"{error.code}: {error}"
     except BaseException:
@@ -79,20 +88,30 @@ def command(arguments: tuple[str, ...]) -> tuple[int, str]:
     return 0, said.getvalue()
 
 
-def everything(place: Path, home: Path) -> dict[str, tuple[int, str]]:
-    """What came of everything that the program can do there."""
+def calls(file: Path, home: Path) -> Found:
+    """What came of calls with this `llm.yaml` and home."""
     os.environ["TESTRONAUT_LLM_HOME"] = str(home)
-    os.chdir(place)
-    found: dict[str, tuple[int, str]] = {}
-    with LLMManager("llm.yaml") as llm:
+    found: Found = {}
+    with LLMManager(file) as llm:
         found["complete"] = attempt(lambda: llm.complete("t", "hi").text)
         found["again"] = attempt(lambda: llm.complete("t", "hi").text)
         found["stream"] = attempt(lambda: "".join(llm.stream("t", "hello")))
         found["paid"] = attempt(lambda: llm.complete("t", "hi", max_cost="0.5", cache="off").text)
         found["batch"] = attempt(lambda: [type(one).__name__ for one in llm.batch("t", ["a", "b"])])
-    for arguments in COMMANDS:
-        found[" ".join(arguments)] = command(arguments)
     return found
+
+
+def everything(place: Path, home: Path) -> Found:
+    """What came of calls and commands in this folder."""
+    os.chdir(place)
+    return {**calls(Path("llm.yaml"), home), **{" ".join(words): command(words) for words in COMMANDS}}
+
+
+def watched(work: Callable[[], Found]) -> tuple[Found, str]:
+    said = io.StringIO()
+    with redirect_stderr(said):
+        found = work()
+    return found, said.getvalue()
 
 
 def lock(folder: Path, *, writable: bool = False) -> None:
@@ -101,7 +120,7 @@ def lock(folder: Path, *, writable: bool = False) -> None:
         one.chmod((0o500 if one.is_dir() else 0o400) | (0o200 if writable else 0))
 
 
-def main(folder: Path) -> None:
+def on_locked_folders(folder: Path) -> list[tuple[Found, str]]:
     tiny_model.offer(Path(tempfile.mkdtemp()))
     unused, used, free, locked = (folder / name for name in ("unused", "used", "free", "locked"))
     results = []
@@ -109,14 +128,35 @@ def main(folder: Path) -> None:
     for home in (unused, used):
         lock(home)
         lock(locked)
-        said = io.StringIO()
-        with redirect_stderr(said):
-            found = everything(locked, home)
-        results.append((found, said.getvalue()))
+        results.append(watched(lambda home=home: everything(locked, home)))
         lock(home, writable=True)
         lock(locked, writable=True)
+    return results
+
+
+def on_a_full_disk(folder: Path) -> Found:
+    file = folder / "llm.yaml"
+    before = file.read_text()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(folder.name), resource.RLIM_INFINITY))
+    found = calls(file, folder / "home")
+    found["report"] = command(("spend", "--config", str(file)))
+    found["pull"] = attempt(lambda: fetch("tiny-random", store=ModelStore()))
+    found["set"] = attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    is_whole = file.read_text() in (before, before.replace('"max_tokens": 5', '"max_tokens": 7'))
+    return {**found, "whole": (int(not is_whole), "")}
+
+
+def main(how: str, *folders: str) -> None:
+    if how == "modes":
+        results = on_locked_folders(Path(folders[0]))
+    else:
+        load_litellm()
+        tiny_model.offer(Path(folders[0]).parent)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        results = [watched(lambda folder=folder: on_a_full_disk(folder)) for folder in map(Path, folders)]
     sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*sys.argv[1:])
