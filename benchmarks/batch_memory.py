@@ -2,8 +2,8 @@
 
     python benchmarks/batch_memory.py [--lines 100000]
 
-Each batch is a process of its own. A hundred prompts were asked before, of a server on loopback; the lines repeat them,
-and are answered from the cache, so that it takes a minute and not hours.
+Each batch runs in a process of its own. Its lines repeat a hundred prompts whose answers are in the cache, so it takes
+a minute and not hours.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def most(folder: Path, lines: int) -> float:
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """One row."""
+    """Yields one row."""
     with served() as url, home(url) as folder:
         most(folder, 100)
         few, many = most(folder, given.lines // 10), most(folder, given.lines)

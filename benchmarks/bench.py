@@ -1,7 +1,7 @@
-"""Shared by the speed benchmarks: a server on loopback, a file with one model, processes, and rows of a table.
+"""Helpers of the speed benchmarks: a server on loopback, a file with one model, processes, and rows of a table.
 
-Each of them prints one or two rows that compare a figure of this package with that of another library in the same
-run, in rotation. Compare ratios, not seconds; the machine should have nothing else to do.
+Each benchmark prints rows that compare this package with another library in the same run, in turns. Compare ratios, not
+seconds. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HEAD = "| what | here | peer | ratio | target |\n| --- | --- | --- | --- | --- |
 
 
 def options(doc: str | None, **defaults: int) -> argparse.Namespace:
-    """Returns the options of all scripts, with those of one script."""
+    """Returns the options that all scripts share, and those of one script."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--peers", metavar="PYTHON", help="Python of an environment that has DSPy")
     for name, number in defaults.items():
@@ -55,7 +55,7 @@ def options(doc: str | None, **defaults: int) -> argparse.Namespace:
 
 
 def show(rows: Iterator[Row]) -> None:
-    """Prints the rows as they come."""
+    """Prints each row when it is measured."""
     print(HEAD)
     for row in rows:
         print(row, flush=True)
@@ -63,7 +63,7 @@ def show(rows: Iterator[Row]) -> None:
 
 @contextmanager
 def served(delay: float = 0.0) -> Iterator[str]:
-    """The URL of a server in a process of its own, whose answers take so many seconds."""
+    """Yields the URL of a server in a process of its own, whose answers take so many seconds."""
     script = Path(__file__).with_name("server.py")
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
@@ -76,14 +76,14 @@ def served(delay: float = 0.0) -> Iterator[str]:
 
 
 def asked(url: str, *, delay: float = 0.0) -> int:
-    """Returns the requests since the last call of this; later answers take so many seconds."""
+    """Returns the number of requests since the last call of this function; later answers take so many seconds."""
     with urlopen(f"{url}/{delay}") as told:
         return int(told.read())
 
 
 @contextmanager
 def home(url: str) -> Iterator[Path]:
-    """A folder of its own for this package and for DSPy, with a file of one model; set in this process."""
+    """Makes a folder for this package and DSPy, with a file of one model; sets its variables in this process."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "llm.yaml")
@@ -99,26 +99,26 @@ def home(url: str) -> Iterator[Path]:
 
 
 def process(python: str, *arguments: str) -> float:
-    """Seconds of a whole process."""
+    """Returns the seconds of a whole process."""
     began = time.perf_counter()
     subprocess.run([python, *arguments], capture_output=True, check=True)
     return time.perf_counter() - began
 
 
 def printed(python: str, code: str) -> float:
-    """The number that a process prints last."""
+    """Returns the number that a process prints last."""
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def by_turns(rounds: int, *measured: Callable[[], float]) -> list[float]:
-    """The medians of several figures, taken in rotation so that a busy moment affects all; the first round warms up."""
+    """Returns the medians of several measurements, made in turns. The first round is not counted."""
     taken: list[list[float]] = [[one() for one in measured] for _ in range(rounds + 1)][1:]
     return [statistics.median(figures) for figures in zip(*taken, strict=True)]
 
 
 def dspy_asks(url: str, then: str = "") -> str:
-    """A program that gets one answer by DSPy's disk cache, and does something then."""
+    """Returns a program that gets one answer from DSPy's disk cache, and then does something."""
     settings: dict[str, Any] = {"api_base": f"{url}/v1", "api_key": "none", "max_tokens": 100, "num_retries": 0}
     return f"""
 import os, time
@@ -131,7 +131,7 @@ ask({PROMPT!r})
 
 
 def ours_asks(then: str = "") -> str:
-    """A program that gets one answer by this package, and does something then."""
+    """Returns a program that gets one answer from this package, and then does something."""
     return f"""
 import time
 from testronaut_llm import LLMManager

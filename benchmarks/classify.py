@@ -2,14 +2,17 @@
 
     python benchmarks/classify.py [--rounds 20] [--seed 1] [--embedded 1]
 
-The pairs are made by a program: another order, other times, paths or rounding mean the same; a missing line, a changed
-number or an error does not. Simulated judges answer about them, `--rounds` times. `cheap` is wrong in 8 of 100 and says
-how sure it is (15 of 100 answers have a confidence below 0.8). `mute` is wrong in 15 of 100 and gives no
-log-probabilities. `good` is wrong in 5 of 100 and costs twice as much. All else is the real thing. `--embedded 1`
-asks a real model on this machine once instead (SmolLM2-135M, a weak one), which shows the mechanics.
+The pairs are made by a program. Another order, other times, paths or rounding mean the same; a missing line, a changed
+number or an error does not. Simulated judges give verdicts, `--rounds` times:
 
-Wrong verdicts and cost are relative to a single call to the same model; the calibration error is the mean distance
-of confidence and share of right verdicts over ten classes of confidence.
+- `cheap` is wrong in 8 of 100 cases and says how sure it is; 15 of 100 answers have a confidence below 0.8;
+- `mute` is wrong in 15 of 100 and gives no log-probabilities;
+- `good` is wrong in 5 of 100 and costs twice as much.
+
+All other parts are real. `--embedded 1` asks a real, weak model on this machine instead (SmolLM2-135M), once.
+
+Wrong verdicts and cost are relative to a single call to the same model. The calibration error is the mean difference
+between confidence and share of right verdicts, over ten classes of confidence.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ class Judges:
         self._rng = random.Random(seed)
 
     async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[Reply]:
-        """One answer, right with its confidence."""
+        """Yields one answer; it is right as often as its confidence says."""
         exchange.requests += 1
         rng, name = self._rng, request.target.model.alias
         right = self._truth[request.messages[-1].content.partition("\n")[0]]
@@ -88,10 +91,10 @@ class Judges:
         yield Reply(text=said, finish_reason="stop", usage=usage, logprobs=known if request.logprobs else ())
 
     def load(self) -> None:
-        """There is nothing to load."""
+        """Does nothing."""
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
 def simulated(truth: Sequence[Case], seed: int) -> LLMManager:
@@ -125,7 +128,7 @@ class Score:
 
     @property
     def calibration_error(self) -> float:
-        """Mean distance of confidence and truth, by ten classes of confidence."""
+        """Mean difference between confidence and share of right verdicts, over ten classes of confidence."""
         classes: dict[int, list[tuple[bool, float]]] = {}
         for verdict in self.verdicts:
             classes.setdefault(min(9, int(verdict[1] * 10)), []).append(verdict)
@@ -135,7 +138,7 @@ class Score:
 
 
 async def rounds(given: argparse.Namespace) -> dict[str, Score]:
-    """Asks all cases in each way, again and again."""
+    """Asks all cases in each way, so many times."""
     scores = {
         name: Score([]) for name in ("cheap, one call", "cheap, min_confidence=0.8", "mute, one call", "mute, votes=3")
     }

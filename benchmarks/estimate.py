@@ -1,10 +1,10 @@
-"""How long `estimate` takes and how much memory, for 100,000 lines beside 10,000; and how near it comes to the bill.
+"""Measures time and memory of `estimate` for 100,000 lines, compared with 10,000, and its error against the bill.
 
     python benchmarks/estimate.py [--lines 100000] [--asked 500] [--learned 32] [--embedded 60]
 
-Each estimate is a dry run of `run --batch` in a process of its own, with prompts that all differ. For the bill, a
-server on loopback answers with 20 to 60 tokens and counts the prompt in a way that nobody knows: a token for each three
-characters, and 11 for its template. After `--learned` answers the rest is estimated, and then asked. The same with the
+Each estimate is a dry run of `run --batch` in a process of its own; all prompts are different. For the bill, a server
+on loopback answers with 20 to 60 tokens. It counts prompts by an unknown rule: a token for each three characters, and
+11 for its template. After `--learned` answers, the other prompts are estimated, then asked. The same is done with the
 embedded model and `--embedded` prompts, if `testronaut-llm models pull embedded/smollm2-135m` has stored it.
 """
 
@@ -39,13 +39,13 @@ def prompt(number: int) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a chat with as many tokens as the prompt's length says."""
+    """Answers a chat; the length of the prompt sets the number of tokens."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
 
     def do_POST(self) -> None:
-        """One chat completion."""
+        """Answers a chat."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         text = body["messages"][-1]["content"]
         asked, answered = len(text) // 3 + 11, 20 + zlib.crc32(text.encode()) % 41
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def dry_run(folder: Path, lines: int) -> tuple[float, float]:
@@ -97,13 +97,13 @@ THINGS = ("files", "folders", "lines", "users", "processes", "ports")
 
 
 def question(number: int) -> str:
-    """Returns a short question, as a phase of Testronaut asks about one option of a tool."""
+    """Returns a short question about one option of a tool, as Testronaut asks it."""
     verb, thing = VERBS[number % len(VERBS)], THINGS[number // len(VERBS) % len(THINGS)]
     return f"What would the option --limit {abs(number) + 2} of a command that can {verb} {thing} do?"
 
 
 def embedded_row(given: argparse.Namespace) -> Iterator[Row]:
-    """One row, or none if the model is not stored."""
+    """Yields one row, or none if the model is not stored."""
     from testronaut_llm.support.paths import data_dir
 
     models = data_dir() / "models"
@@ -118,7 +118,7 @@ def embedded_row(given: argparse.Namespace) -> Iterator[Row]:
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """Three rows, and one of the embedded model."""
+    """Yields three rows, and one of the embedded model."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -13,7 +13,7 @@ from bench import PROMPT, Row, asked, home, options, served, show
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """One row: in threads."""
+    """Yields one row: calls in threads."""
     from testronaut_llm import LLMManager
 
     with served(delay=0.3) as url, home(url):

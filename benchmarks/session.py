@@ -2,10 +2,10 @@
 
     python benchmarks/session.py [--commands 120] [--seed 1]
 
-For each command: its help is analysed, tests are made of the analysis, and a result is verified. Routing, token counts,
-prices, floors, the cascade's refusals, the ledger and the cache are the real ones; no model is asked. Assumed, and
-swept: how long answers are (`ANSWERS`), and how often one is refused (`REFUSED`, less often the better the model). A
-refused answer is paid for, and the next model is asked. Nothing leaves the machine.
+For each command, its help text is analysed, tests are planned, and a result is verified. Routing, token counts, prices,
+`min_quality`, the ledger and the cache are real; no model is asked. Two assumptions are varied: the length of answers
+(`ANSWERS`), and how often an answer is refused (`REFUSED`; less often for a better model). A refused answer is paid
+for, and the next model is asked. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ MORNING = 20_000 * DAY
 
 
 def helps(number: int) -> dict[str, str]:
-    """The help texts of the first commands that have one, by name."""
+    """Returns the help texts of the first commands that have one, by name."""
     found: dict[str, str] = {}
     commands = [([name, "--help"], name) for name in TOOLS.split()] + [
         (["git", name, "-h"], f"git {name}") for name in GIT.split()
@@ -87,7 +87,7 @@ def helps(number: int) -> dict[str, str]:
 
 
 def calls(texts: dict[str, str]) -> list[tuple[str, str]]:
-    """Task and prompt of each call of a session."""
+    """Returns task and prompt of each call of a session."""
     made = []
     for name, text in texts.items():
         made.append(("cli_analysis", f"List the commands and options of {name}.\n\n{text}"))
@@ -98,13 +98,13 @@ def calls(texts: dict[str, str]) -> list[tuple[str, str]]:
 
 @cache
 def prices() -> PriceTable:
-    """The table, read once."""
+    """Returns the price table, read once."""
     return PriceTable.load()
 
 
 @contextmanager
 def manager(strategy: str, *, length: float, seed: int, budget: Decimal | None) -> Iterator[FakeLLM]:
-    """A manager by one strategy, whose answers have the assumed lengths."""
+    """Returns a manager with one strategy, whose answers have the assumed lengths."""
     best = strategy == STRATEGIES[0]
     settings = {"models": ["best"] if best else list(MODELS), "strategy": "as_listed" if best else strategy}
     config = {
@@ -137,7 +137,7 @@ def run(
     budget: Decimal | None = None,
     again: bool = False,
 ) -> tuple[Decimal, float]:
-    """USD of a session, and the mean quality of its calls (0 without an answer); of a second run with `again`."""
+    """Returns USD and mean quality (0 for a call without an answer) of a session; with `again`, of its second run."""
     with tempfile.TemporaryDirectory() as folder, manager(strategy, length=length, seed=seed, budget=budget) as llm:
         llm._lookup.cache = AnswerCache(Path(folder)) if again else None
 
@@ -167,7 +167,7 @@ def run(
 
 
 def table(number: int, seed: int) -> str:
-    """The results, and how they change with what is assumed."""
+    """Prints the results, and how they change with the assumptions."""
     texts = helps(number)
     asked = calls(texts)
     base, _ = run(asked, STRATEGIES[0], seed=seed)

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py --peers PYTHON [--quick 1]
 
-PYTHON is that of an environment of its own with DSPy; without it, the rows compared with DSPy are left out with a word.
+PYTHON is the interpreter of an environment with DSPy. Without it, rows that compare with DSPy are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ QUICK = {
 
 
 def main() -> None:
-    """Runs each script by itself, so that none finds what another has loaded."""
+    """Runs each script in a process of its own, so that none uses what another has loaded."""
     given = options(__doc__, quick=0)
     code = "from importlib.metadata import version; print(version('dspy'))"
     peer = (

@@ -2,7 +2,7 @@
 
     python benchmarks/start_up.py --peers PYTHON [--rounds 15]
 
-PYTHON is that of an environment of its own: `python -m venv peers && peers/bin/pip install dspy`.
+PYTHON is the interpreter of an environment with DSPy: `python -m venv peers && peers/bin/pip install dspy`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ IMPORT = "import dspy"
 
 
 def command(*words: str) -> str:
-    """A program that is the command line."""
+    """Returns a program that runs the command line."""
     return f"import sys; from testronaut_llm.cli import main; sys.argv[1:] = {list(words)!r}; main()"
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """The four rows."""
+    """Yields the four rows."""
     if not given.peers:
         print("start_up.py: left out, since no --peers names an environment with DSPy", file=sys.stderr)
         return

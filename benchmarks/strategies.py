@@ -2,17 +2,18 @@
 
     python benchmarks/strategies.py [--instances 1000] [--rejected 0.2] [--seed 1]
 
-An instance is eight calls in sequence over four models of random quality and price, with floors (`min_quality`) and one
-budget. Everything is the real thing (routes, ledger, fallback) but the models, whose answers have the expected length:
+An instance is eight calls, one after the other, over four models of random quality and price, with `min_quality` and
+one budget. Routes, ledger and fallback are real. The models are fakes whose answers have the expected length.
+Compared are:
 
-- `cheapest`: the cheapest of all 4^8 plans that answer as many calls, in order, as the money allows;
-- `balanced`: the most quality of all 5^8 plans (any call may go unanswered) that know all calls in advance. Its
-  calls come at the rate that it expects, 50 a day, and the day ends after the eighth;
-- `cascade` (answers below a call's difficulty are rejected): the cheapest expected sequence of models, among all
-  choices of models, by one that also knew how often answers of each quality are rejected.
+- `cheapest` with the cheapest of all 4^8 plans that answer as many calls, in order, as the money allows;
+- `balanced` with the best of all 5^8 plans, which know all calls in advance and may leave calls unanswered. Calls
+  arrive at the rate that it expects, 50 a day, and the day ends after the eighth;
+- `cascade` (answers below the difficulty of a call are rejected) with the cheapest expected sequence of models, which
+  knows how often answers of each quality are rejected.
 
-Quality is the sum over the calls, nothing for one without an answer. The optima obey the rule that makes budgets hold:
-a model is asked only if its worst case fits what is left. Nothing leaves the machine.
+Quality is the sum over the calls; a call without an answer counts 0. The best plans obey budgets in the same way: a
+model is asked only if its worst case fits into what is left. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a strategy, and the optimum."""
+    """The result of a strategy, and the best possible one."""
 
     answered: int
     quality: int
@@ -99,13 +100,13 @@ def instance(rng: random.Random, rejected: float) -> Instance:
 
 @cache
 def prices() -> PriceTable:
-    """The table, read once."""
+    """Returns the price table, read once."""
     return PriceTable.load()
 
 
 @contextmanager
 def manager(made: Instance, strategy: str, *, limited: bool = True) -> Iterator[FakeLLM]:
-    """A manager of these models, whose answers have the length that is expected of them."""
+    """Returns a manager of these models, whose answers have the expected length."""
     floors = {call.task: call.floor for call in made.calls}
     config = {
         "version": 1,
@@ -131,13 +132,13 @@ def manager(made: Instance, strategy: str, *, limited: bool = True) -> Iterator[
 
 
 def candidates(made: Instance) -> list[tuple[Candidate, ...]]:
-    """Of each call, the models of at least its floor with what they are expected to cost, and at most."""
+    """Returns, for each call, the models of at least its `min_quality`, with expected and worst cost."""
     with manager(made, "as_listed", limited=False) as llm:
         return [llm.route(call.task, call.prompt).kept for call in made.calls]
 
 
 def run(made: Instance, strategy: str, *, limited: bool = True) -> list[Answer | None]:
-    """Returns the quality of each answer, None if the money did not suffice."""
+    """Returns the quality of each answer; None if there was not enough money."""
     known = {call.prompt: found for call, found in zip(made.calls, candidates(made), strict=True)}
 
     def answer(asked: FakeCall) -> FakeAnswer:
@@ -167,9 +168,9 @@ def run(made: Instance, strategy: str, *, limited: bool = True) -> list[Answer |
 
 
 def least_money(made: Instance) -> tuple[int, Decimal]:
-    """Calls answered and USD spent by the best plan that refuses nothing it can pay.
+    """Returns calls answered and USD spent by the best plan that answers each call it can pay for.
 
-    Exact without trying each plan: what has spent less can do all that another can.
+    Exact without trying each plan: a plan that has spent less can still do all that the others can.
     """
     answered, spent = 0, ZERO
     for found in candidates(made):
@@ -180,7 +181,7 @@ def least_money(made: Instance) -> tuple[int, Decimal]:
 
 
 def most_quality(made: Instance) -> int:
-    """The quality of the best plan that knew all calls, by the plans that no other beats in both money and quality."""
+    """Returns the quality of the best plan that knows all calls; keeps the plans that no other beats."""
     plans = [(ZERO, 0)]
     for found in candidates(made):
         longer = plans + [
@@ -198,9 +199,9 @@ def most_quality(made: Instance) -> int:
 
 
 def best_climb(made: Instance, rejected: float) -> tuple[int, Decimal]:
-    """Calls answered and USD spent with the cheapest expected sequence of models.
+    """Returns calls answered and USD spent with the cheapest expected sequence of models.
 
-    That one knows the prices, and how often answers of each quality are rejected; not which.
+    It knows the prices, and how often answers of each quality are rejected, but not which ones.
     """
     qualities = sorted(quality for quality, _, _ in made.models.values())
     climbs = []
@@ -234,7 +235,7 @@ def _climb(call: Call, ladder: Sequence[Candidate]) -> tuple[bool, Decimal]:
 
 
 def measure(made: Instance, strategy: str, rejected: float = 0.0) -> Outcome:
-    """One strategy on one instance."""
+    """Returns the outcome of one strategy on one instance."""
     answers = run(made, strategy, limited=strategy != "cascade")
     given = [one for one in answers if one is not None]
     best_answered, best_cost = best_climb(made, rejected) if strategy == "cascade" else least_money(made)
@@ -249,7 +250,7 @@ def measure(made: Instance, strategy: str, rejected: float = 0.0) -> Outcome:
 
 
 def table(instances: int, rejected: float, seed: int) -> str:
-    """The results in words and numbers."""
+    """Prints the results."""
     rng = random.Random(seed)
     made = [instance(rng, rejected) for _ in range(instances)]
     cheap = [measure(one, "cheapest") for one in made]

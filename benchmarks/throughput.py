@@ -2,8 +2,8 @@
 
     python benchmarks/throughput.py [--calls 1000] [--at-once 64] [--rounds 3]
 
-All ask the same server on loopback, which answers at once; each in processes of its own, with the HTTP client that it
-takes by itself.
+All ask the same server on loopback, which answers at once. Each runs in a process of its own, with its usual HTTP
+client.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROMPTS = (f"Say hello, {number}." for number in itertools.count())
 
 
 async def a_second(ask: Ask, calls: int, at_once: int) -> float:
-    """Calls a second."""
+    """Returns calls a second."""
     jobs = iter([next(PROMPTS) for _ in range(calls)])
 
     async def worker() -> None:
@@ -44,7 +44,7 @@ async def a_second(ask: Ask, calls: int, at_once: int) -> float:
 
 @asynccontextmanager
 async def asking(who: str, url: str) -> AsyncIterator[Ask]:
-    """One of those that are compared."""
+    """Yields the function that asks, for one of the libraries."""
     settings = {"model": "openai/gpt-4o-mini", "api_base": f"{url}/v1", "api_key": "none"}
     if who in OURS:
         from testronaut_llm import LLMManager
@@ -66,14 +66,14 @@ async def asking(who: str, url: str) -> AsyncIterator[Ask]:
 
 
 async def measured(given: argparse.Namespace) -> float:
-    """Calls a second, once all connections are open."""
+    """Returns calls a second, after all connections are open."""
     async with asking(os.environ[WHO], os.environ[URL]) as ask:
         await a_second(ask, given.at_once * 2, given.at_once)
         return await a_second(ask, given.calls, given.at_once)
 
 
 def rate(who: str, url: str) -> float:
-    """The same by a process of its own, in a folder of its own."""
+    """Returns the same, measured in a process and a folder of its own."""
     with home(url):
         environment = {**os.environ, WHO: who, URL: url}
         command = [sys.executable, __file__, *sys.argv[1:]]

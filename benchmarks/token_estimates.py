@@ -2,12 +2,12 @@
 
     python benchmarks/token_estimates.py PATH [--families]
 
-PATH is a file of JSON lines, one prompt each, with what it was charged:
-`{"provider", "model", "messages": [{"role", "content"}], "prompt_tokens"}`. Prompts that occur twice
-for one model count once. Three estimates of each:
+PATH is a file of JSON lines, one for each prompt, with the tokens that were charged:
+`{"provider", "model", "messages": [{"role", "content"}], "prompt_tokens"}`. A prompt that occurs twice
+for a model counts once. There are three estimates:
 
 - first: before anything was learned;
-- learned: after the counter has observed the other prompts of the same family (leave one out);
+- learned: after the counter has seen the other prompts of the same family;
 - litellm: `litellm.token_counter` of the installed version, offline.
 
 Nothing leaves the machine, and nothing of the file is kept.
@@ -45,12 +45,12 @@ class Row:
 
     @property
     def family(self) -> str:
-        """What is learned together."""
+        """Key of the prompts that are learned together."""
         return memory_key(self.model, family_of(self.model)) + (" (embedding)" if self.embedding else "")
 
 
 def read(path: Path) -> Iterator[Row]:
-    """The distinct prompts of a file."""
+    """Returns the distinct prompts of a file."""
     seen = set()
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -78,7 +78,7 @@ def estimate(counter: TokenCounter, row: Row) -> int:
 
 
 def learned(rows: list[Row], left_out: Row, folder: Path) -> int:
-    """Returns estimates after the others of the family were observed."""
+    """Returns the estimates after the other prompts of the family were seen."""
     counter = TokenCounter(folder / "tokens.jsonl")
     for row in [row for row in rows if row is not left_out][-KEPT:]:
         counter.observe("benchmark", row.model, estimate(counter, row), Usage(prompt_tokens=row.charged))
@@ -102,13 +102,13 @@ def litellm_counts(rows: list[Row]) -> list[int]:
 
 
 def quantiles(errors: list[float]) -> str:
-    """Median and 90th percentile, in percent."""
+    """Returns median and 90th percentile, in percent."""
     ninetieth = sorted(errors)[min(len(errors) - 1, int(len(errors) * 0.9))]
     return f"{statistics.median(errors):7.1%} {ninetieth:7.1%}"
 
 
 def table(groups: dict[str, list[tuple[float, float, float]]]) -> str:
-    """A line a group."""
+    """Prints a line for each group."""
     lines = [f"{'':28} {'n':>4}  {'first':>15}  {'learned':>15}  {'litellm':>15}"]
     lines.append(f"{'':28} {'':>4}" + f"  {'median':>7} {'90 %':>7}" * 3)
     for name, errors in groups.items():

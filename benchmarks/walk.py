@@ -32,13 +32,13 @@ class Walk:
         self.on = False
 
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
-        """Takes note of a call, as a hook of `sys.setprofile`."""
+        """Counts a call; this is the hook of `sys.setprofile`."""
         if self.on and event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
             self.entered[frame.f_code.co_filename.removeprefix(PACKAGE), frame.f_code.co_qualname] += 1
 
 
 def main() -> None:
-    """Print the counts, and what was entered on demand."""
+    """Prints the counts; with `--list`, also each file and function."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true", help="name the files and their functions")
     arguments, walk = parser.parse_args(), Walk()

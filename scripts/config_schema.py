@@ -25,7 +25,7 @@ _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 
 
 def schema_text() -> str:
-    """Returns the JSON Schema as it is shipped."""
+    """Returns the JSON Schema in its shipped form."""
     schema = LLMConfig.model_json_schema()
     parts = {LLMConfig.__name__: schema, **schema["$defs"]}
     for section in SECTIONS:
@@ -35,7 +35,7 @@ def schema_text() -> str:
 
 
 def descriptions(section: type[BaseModel]) -> dict[str, str]:
-    """Returns the sentence under each field of a section; read from the source, so that imports do not need it."""
+    """Returns the sentence below each field of a section, read from the source."""
     (definition,) = ast.parse(inspect.getsource(section)).body
     found = {}
     for line, below in pairwise(definition.body if isinstance(definition, ast.ClassDef) else []):
@@ -45,7 +45,7 @@ def descriptions(section: type[BaseModel]) -> dict[str, str]:
 
 
 def _complete(part: dict[str, Any], section: type[BaseModel]) -> None:
-    """Adds descriptions, removes fields that are keys in the file, and allows `${VAR}` for values that are not text."""
+    """Adds descriptions, removes fields that are keys in the file, allows `${VAR}` for values other than texts."""
     keys, told = keys_of(section), descriptions(section)
     part["description"] = inspect.getdoc(section).partition("\n")[0]  # type: ignore[union-attr]  # each has one
     part["required"] = [key for key in part.get("required", []) if key in keys]
@@ -67,7 +67,7 @@ def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _untitled(value: Any) -> Any:
-    """Removes titles of pydantic, which repeat the names of the keys."""
+    """Removes pydantic's titles, which repeat the names of the keys."""
     if isinstance(value, dict):
         return {key: _untitled(part) for key, part in value.items() if key != "title" or not isinstance(part, str)}
     return [_untitled(part) for part in value] if isinstance(value, list) else value

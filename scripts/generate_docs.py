@@ -50,7 +50,7 @@ SECTIONS = {
 
 
 def llm_yaml_page() -> str:
-    """Return the reference of `llm.yaml`, from the JSON Schema that is shipped."""
+    """Returns the reference of `llm.yaml`, made from the shipped JSON Schema."""
     schema = json.loads((ROOT / "testronaut_llm" / "llm.schema.json").read_text("utf-8"))
     parts = [
         "# llm.yaml\n",
@@ -76,7 +76,7 @@ def _fields(section: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _kind(value: dict[str, Any]) -> str:
-    """Return the allowed values: `cheapest` or `balanced`, whole number, list of text, a section."""
+    """Returns the allowed values: `cheapest` or `balanced`, whole number, list of text, a section."""
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         return f"[{SECTIONS.get(name, name).rpartition(':')[2].strip()}](#{_anchor(SECTIONS.get(name, name))})"
@@ -96,7 +96,7 @@ def _kind(value: dict[str, Any]) -> str:
 
 
 def _unsaid(option: dict[str, Any]) -> bool:
-    """Leave out null (the key may be missing anyway) and `${VAR}` (which may stand anywhere)."""
+    """True for null (any key may be missing) and `${VAR}` (allowed for any key), which the page leaves out."""
     return option.get("type") == "null" or option.get("pattern") == r"\$\{"
 
 
@@ -110,7 +110,7 @@ def _bounds(value: dict[str, Any]) -> str:
 
 
 def cli_page() -> str:
-    """Return the reference of the command line, from the Typer application."""
+    """Returns the reference of the command line, made from the Typer application."""
     program = get_command(app)
     parts = ["# Command line\n", f"{program.epilog}\n"]
     for path, command in _commands(program, ("testronaut-llm",)):
@@ -141,7 +141,7 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
 
 
 def errors_page() -> str:
-    """Return the error tree as its module draws it, and what each error says."""
+    """Returns the tree of errors from the docstring of their module, and a table of them."""
     kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.LLMError)]
     rows = [(f"`{kind.__name__}`", f"`{kind.code}`", kind.verdict.name, _first_line(kind)) for kind in kinds]
     return "\n".join(
@@ -157,7 +157,7 @@ def errors_page() -> str:
 
 
 def api_page() -> str:
-    """Return the page that mkdocstrings fills from the docstrings of the public modules' classes."""
+    """Returns the page that mkdocstrings fills with the docstrings of the public classes."""
     parts = ["# Python API\n"]
     for name, title in PUBLIC_MODULES.items():
         module = import_module(f"testronaut_llm.{name}")
@@ -178,7 +178,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check all pages; return the exit code."""
+    """Writes or checks all pages; returns the exit code."""
     stale = []
     for name, made in PAGES.items():
         page = REFERENCE / name

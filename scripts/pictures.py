@@ -1,7 +1,7 @@
 """Makes the pictures of the documentation, or reports which of them are stale.
 
 python scripts/pictures.py            write docs/pictures/; those of the spend page need Chromium
-python scripts/pictures.py --check    exit 1 if a picture shows something else than the program does now
+python scripts/pictures.py --check    exit 1 if a picture differs from what the program shows now
 """
 
 from __future__ import annotations

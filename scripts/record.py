@@ -1,10 +1,10 @@
 """Records the cassettes of one provider again, from real servers: `make record PROVIDER=...`.
 
-- `embedded`: the llama.cpp server that comes with the package, behind its OpenAI and Anthropic wires and Azure's
-  URLs. Needs no key.
+- `embedded`: llama.cpp on this machine, with the protocols of OpenAI and Anthropic and the URLs of Azure. Needs no
+  key.
 - `ollama URL=http://127.0.0.1:11434 MODEL=qwen3:8b EMBEDDING_MODEL=nomic-embed-text`: any Ollama server.
 - `openai MODEL=... EMBEDDING_MODEL=...`, `anthropic MODEL=...`: with the provider's usual key variable. Costs cents.
-  (Anthropic has no embeddings. Elsewhere they are left out where no EMBEDDING_MODEL is given.)
+  Without EMBEDDING_MODEL, embeddings are left out; Anthropic has none.
 - `azure URL=https://... MODEL=<deployment> EMBEDDING_MODEL=<deployment> API_VERSION=v1`.
 """
 

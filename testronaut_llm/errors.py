@@ -30,8 +30,8 @@
       AllModelsFailedError          every candidate was tried and failed
       CassetteMissError             a request in a replay was never recorded
 
-Errors hold plain, redacted data: they can be pickled, and hold no secret and no exception
-of a provider's SDK (most of LiteLLM's cannot be unpickled).
+Errors hold only plain, redacted data. They can be pickled, and they hold no secret and no exception of LiteLLM or of
+a provider's SDK.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class LLMError(Exception):
 
     Attributes:
         model: alias of the model that was asked, if any.
-        provider: its provider's name.
+        provider: name of its provider.
         status: HTTP status, if a response arrived.
-        retry_after: seconds the provider asked to wait.
-        request_id: the provider's id of the exchange.
+        retry_after: seconds that the provider asked to wait.
+        request_id: id of the request at the provider.
         code: stable name of the kind of error, as used in `fallback_on`.
         attempts: the attempts before this was raised, in order.
 
@@ -122,7 +122,7 @@ class MissingCredentialError(ConfigError):
 
 
 class SecretInPromptError(ConfigError):
-    """A prompt holds a secret, and `secrets: refuse` holds for the task. The message never holds its value."""
+    """A prompt holds a secret, and the task has `secrets: refuse`. The message never holds the secret."""
 
     code = "secret_in_prompt"
 
@@ -153,7 +153,7 @@ class PermissionDeniedError(ProviderError):
 
 
 class QuotaExceededError(ProviderError):
-    """No credit left: add credit at the provider, waiting does not help."""
+    """No credit is left: add credit at the provider. Waiting does not help."""
 
     code = "quota"
 
@@ -187,7 +187,7 @@ class LLMTimeoutError(ProviderError):
 
 
 class ConnectionFailedError(ProviderError):
-    """No connection, or it broke before the answer was complete. NEXT if a proxy variable of this machine is wrong."""
+    """There is no connection, or it broke before the answer was complete. NEXT if a proxy variable is invalid."""
 
     code = "connection_failed"
     verdict = Verdict.RETRY
@@ -213,14 +213,14 @@ class ContentFilteredError(ProviderError):
 
 
 class InvalidRequestError(ProviderError):
-    """400 or 422: the request is invalid; asking again does not help."""
+    """400 or 422: the request is invalid. Sending it again does not help."""
 
     code = "invalid_request"
     verdict = Verdict.STOP
 
 
 class BadResponseError(ProviderError):
-    """A success status without an answer: an empty, cut or malformed body, or HTML."""
+    """The status is a success, but the body is no answer: it is empty, cut, malformed or HTML."""
 
     code = "bad_response"
 
@@ -266,7 +266,7 @@ class NoReadyModelError(LLMError):
     """No candidate is ready; the message says how to fix each.
 
     Attributes:
-        unreachable: True if each lacks nothing but a server that answers.
+        unreachable: True if the only problem of each is a server that does not answer.
     """
 
     code = "no_ready_model"

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 class LLMManager(Engine):
     """Answers the tasks of one `llm.yaml`. Safe for threads and tasks; close it, or use it in `with`.
 
-    Raises ConfigError if the configuration is wrong, with every error and its line. Arguments that the call methods
-    share: `task` is a name from the file (None: `default`), `prompt` a text or messages (in OpenAI's form, or
-    `Message`), `schema` a pydantic class, a type or a JSON Schema for `.parsed`; for the others see `CallOptions`.
+    Raises ConfigError if the configuration is wrong; it lists all errors with their lines. In the call methods, `task`
+    is a name from the file (None: `default`), `prompt` is a text or messages (in OpenAI's form, or `Message`), and
+    `schema` is a pydantic class, another type or a JSON Schema. The other arguments are those of `CallOptions`.
 
     Args:
-        path: the file; found as documented if not given.
+        path: the file; if it is not given, that of TESTRONAUT_LLM_CONFIG or the nearest `llm.yaml`.
         config: a configuration written in Python, instead of a file.
-        gateway: sends the requests instead of LiteLLM, for tests; see `testronaut_llm.gateway.gateway.Gateway`.
-        ledger: books the requests instead of the user's file, for recordings: nothing is cached, and requests do not
+        gateway: for tests: sends the requests instead of LiteLLM; see `testronaut_llm.gateway.gateway.Gateway`.
+        ledger: for recordings: counts the money instead of the user's ledger. Nothing is cached, and requests do not
             depend on what a local server has loaded.
-        offline: for tests with recorded or fake answers: every model is ready without server and key, nothing is
+        offline: for tests with recorded or fake answers: each model is ready without server and key, nothing is
             cached, nothing waits, and the ledger is in memory.
     """
 
@@ -52,7 +52,7 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> Answer[T]: ...
     def complete(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Answer[Any]:
-        """Returns an accepted answer; retries and falls back. Raises LLMError: see `testronaut_llm.errors`.
+        """Returns an accepted answer, after retries and fallbacks. Raises LLMError: see `testronaut_llm.errors`.
 
         >>> llm.complete("cli_analysis", "What does `ls -l` do?", system="Be brief.").text
         'It lists files.'
@@ -86,7 +86,7 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> Stream[T]: ...
     def stream(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> Stream[Any]:
-        """Returns an iterator of pieces of text, with `.answer` at its end. The request is sent at the first piece.
+        """Returns an iterator over pieces of the answer, with `.answer` at its end. The first `next` sends the request.
 
         >>> stream = llm.stream("cli_analysis", "What does `ls` do?")
         >>> [piece for piece in stream], stream.answer.model
@@ -103,7 +103,7 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, *, schema: JsonSchema[T] | None = None, **options: Unpack[CallOptions]
     ) -> AsyncStream[T]: ...
     def astream(self, task: str | None, prompt: Prompt, **options: Unpack[AllOptions]) -> AsyncStream[Any]:
-        """Returns the same for `async for`; do not `await` the call itself.
+        """Same as `stream`, for `async for`. Do not `await` the call itself.
 
         >>> async def pieces():
         ...     return [piece async for piece in llm.astream("cli_analysis", "What does `ls` do?")]
@@ -113,7 +113,7 @@ class LLMManager(Engine):
         return AsyncStream(self._begin(task, prompt, options))
 
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
-        """Returns one vector per text. Raises LLMError, see `testronaut_llm.errors`.
+        """Returns one vector for each text. Raises LLMError: see `testronaut_llm.errors`.
 
         >>> len(llm.embed("embedding", ["ls", "cat"]).vectors)
         2
@@ -139,7 +139,7 @@ class LLMManager(Engine):
     def classify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
-        """Returns the label that fits, with a confidence. `labels`: texts, text to description, `Enum` or `Literal`.
+        """Returns the label that fits, with a confidence. `labels`: texts, label to description, `Enum` or `Literal`.
 
         >>> verdict = llm.classify("result_verification", "expected 3 files, got 3 files", ["passed", "failed"])
         >>> verdict.label, round(verdict.confidence, 2)
@@ -177,9 +177,9 @@ class LLMManager(Engine):
         on_progress: OnProgress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
-        """Asks many prompts, `concurrency` at a time. Returns results in order; a failed call is its error in the list.
+        """Asks many prompts, `concurrency` at a time. Returns answers in order; for a failed call, its error.
 
-        A generator is read while calls run; `total` of `on_progress(done, total, result)` is then None.
+        A generator is read while calls run; then `total` of `on_progress(done, total, result)` is None.
 
         >>> [one.text for one in llm.batch("cli_analysis", ["What is ls?", "What is cp?"], concurrency=2)]
         ['It lists files.', 'It lists files.']
@@ -211,7 +211,7 @@ class LLMManager(Engine):
         concurrency: int = 8,
         **options: Unpack[AllOptions],
     ) -> None:
-        """Same as `batch`, without a list of results: `on_answer` gets each with its index.
+        """Same as `batch`, but returns no list: `on_answer(index, result)` gets each result.
 
         >>> llm.answer_each("cli_analysis", ["What is ls?"], lambda index, result: print(index, result.text))
         0 It lists files.
@@ -231,7 +231,7 @@ class LLMManager(Engine):
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """Asks each model one prompt, or several, and compares answers; a failed model does not stop the others.
+        """Asks each model the same prompts, and compares the answers. If a model fails, the others go on.
 
         >>> found = llm.compare("cli_analysis", "What is ls?", models=["fake", "other"])
         >>> found.exact, found.results["other"].text
@@ -260,7 +260,7 @@ class LLMManager(Engine):
         return asked.result()
 
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:
-        """Returns all candidates with cost and reason. Sends nothing. `dropped_params`: after a call or `warm_up`.
+        """Returns all candidates with cost and reason. Sends nothing. `dropped_params`: only after a call or `warm_up`.
 
         >>> [(one.alias, one.kept, one.est_cost) for one in llm.route("cli_analysis", "What is ls?").candidates]
         [('fake', True, Decimal('0'))]
@@ -268,7 +268,7 @@ class LLMManager(Engine):
         return self._caller.services.route(call_of(self.config, task, prompt or "?", options), dry=True)
 
     def estimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
-        """Returns what `batch` would cost, by model; reads `prompts` once, and sends nothing.
+        """Returns what `batch` would cost, by model. Reads `prompts` once, and sends nothing.
 
         >>> found = llm.estimate("cli_analysis", ["What is ls?", "What is cp?"])
         >>> found.prompts, found.route.cost, found.fits
@@ -280,13 +280,13 @@ class LLMManager(Engine):
         return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)
 
     async def aestimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
-        """Same as `estimate`, in a thread, which also reads the prompts."""
+        """Same as `estimate`, run in a thread, which also reads the prompts."""
         from asyncio import to_thread
 
         return await to_thread(lambda: self.estimate(task, prompts, **options))
 
     def spend(self, since: str | date | None = None) -> Spend:
-        """Returns money spent, saved and left, by day, task and model. `since`: a UTC day, or an age such as `7d`.
+        """Returns money spent, saved and left, by day, task and model. `since` is a UTC day, or an age such as `7d`.
 
         >>> llm.spend(since="7d").total.cost
         Decimal('0')

@@ -34,11 +34,11 @@ _MODES = get_args(CacheMode)
 _OF_TASK = ("system", "max_tokens", "temperature", "stop", "seed", "timeout", "deadline")
 """Options with a default in the task."""
 DEFAULTS = {"sample": 0, "votes": 3, "min_confidence": 0.0}
-"""Of the options for which None is not a value."""
+"""Defaults of the options that cannot be None."""
 
 
 class EmbedOptions(TypedDict, total=False):
-    """Options that all calls share. What is not given, or None, comes from the task.
+    """Options that all calls share. An option that is missing or None has the value of the task.
 
     Attributes:
         model: an alias or `provider/model`; only this model is asked.
@@ -46,8 +46,8 @@ class EmbedOptions(TypedDict, total=False):
         max_cost: USD for all attempts together.
         timeout: seconds for one attempt.
         deadline: seconds for the whole call.
-        extra: further fields of the request body, sent unchanged.
-        metadata: written to telemetry, not sent.
+        extra: more fields of the request body, sent unchanged.
+        metadata: written to telemetry; not sent.
 
     >>> llm.embed("embedding", "ls", timeout=10, metadata={"run": 7}).model
     'fake'
@@ -70,7 +70,7 @@ class CallOptions(EmbedOptions, total=False):
         max_tokens: longest answer, in tokens.
         temperature: 0 for the most likely answer.
         stop: a text, or several, at which the answer ends.
-        seed: the same seed repeats random choices, if the model supports it.
+        seed: seed of random choices, for models that support one.
         sample: each number has its own cached answer (default: 0).
         accept: a function of the `Answer` that returns True if it is good enough.
 
@@ -134,7 +134,7 @@ def _body_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def takes(function: Any, arguments: int) -> bool:
-    """True if this can be called with that many arguments and is no coroutine function, or if nobody can know."""
+    """True if this is no coroutine function and can be called with that many arguments, or has no signature."""
     if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
         return False
     try:

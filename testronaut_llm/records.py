@@ -29,14 +29,14 @@ Role = Literal["system", "user", "assistant"]
 
 
 class JsonSchema(Protocol[_Any_co]):
-    """A mapping, for type checkers. They solve its parameter as Any, the declared type of an unknown attribute."""
+    """A JSON Schema (a mapping), for type checkers: they give `.parsed` of its answer the type Any."""
 
     def keys(self) -> KeysView[str]: ...
     def __getattribute__(self, name: str, /) -> _Any_co: ...
 
 
 Schema: TypeAlias = TypeForm[Any] | JsonSchema[Any] | None
-"""What an answer has to obey: a pydantic class or another type, or a JSON Schema."""
+"""Type of the option `schema`: a pydantic class or another type, or a JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,12 @@ class Call:
     """One checked call, with the settings of its task filled in.
 
     Attributes:
-        settings: of the task, when the call began; `config` is the whole file at that time.
-        selected: the models of the task in their listed order; `candidates` those that no rule of the task excludes.
-        texts: what to embed; empty for a chat.
+        settings: settings of the task when the call began; `config` is the whole file at that time.
+        selected: the models of the task, in their listed order; `candidates` are those that no rule excludes.
+        texts: texts to embed; empty for a chat.
         masking: the secrets of `messages`, which hold placeholders for them.
         timeout: seconds for one attempt; None is the model's default.
-        deadline: seconds for everything, from `started` on.
+        deadline: seconds for the whole call, from `started` on.
         max_cost: USD for all attempts together.
         started: seconds on the monotonic clock.
         id: the same in all events of the call.
@@ -126,14 +126,14 @@ class Candidate:
 
     Attributes:
         kept: False if a rule of the task excludes it or routing dropped it; `reason` says why.
-        est_tokens: of the prompt; `est_completion_tokens` of the expected answer.
-        est_cost: expected price in USD, `worst_cost` the largest possible one; None if no price is known.
-        context_window: in tokens, None if unknown.
-        est_seconds: for a local model that `models bench` has measured on this machine.
-        secrets: what happens to secrets of a prompt for it: `mask`, `refuse` or `allow`.
+        est_tokens: estimated tokens of the prompt; `est_completion_tokens` of the answer.
+        est_cost: expected cost in USD; `worst_cost` is the highest possible one. None if no price is known.
+        context_window: size in tokens; None if unknown.
+        est_seconds: expected seconds of a local model that `models bench` has measured on this machine.
+        secrets: what is done with secrets in its prompts: `mask`, `refuse` or `allow`.
         problem: error code if it was dropped (`no_ready_model`, `connection_failed`, `context_window`,
             `budget_exceeded`), or None.
-        limits: in a dry run, the rate limits that apply to it.
+        limits: the rate limits that apply to it; only in a dry run.
         row: its row of `llm.yaml`; `provider_row` is the row of its provider.
     """
 
@@ -179,9 +179,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One request to one model, or why none was sent. `latency` is seconds, `cost` is USD.
+    """One request to one model, or why none was sent. `latency` is in seconds, `cost` in USD.
 
-    `waited` is seconds before it was sent, for a retry or for rate limits.
+    `waited` is the seconds that it waited before it was sent, for a retry or a rate limit.
     """
 
     model: str
@@ -211,8 +211,8 @@ class TokenChoice:
 class Answer(Generic[T]):
     """An accepted answer. `parsed` has the type of the call's `schema`, Any for a JSON Schema, None without one.
 
-    `cost` (USD) is of all attempts together, None if one has no known price; `saved` is the USD that
-    a cache hit saved; `latency` is seconds of the whole call; `masked` counts the secrets replaced in the prompt.
+    `cost` is USD for all attempts together; None if the price of one is unknown. `saved` is the USD that a cache hit
+    saved. `latency` is the seconds of the whole call. `masked` is the number of secrets replaced in the prompt.
 
     >>> answer = llm.complete("cli_analysis", "What is ls?")
     >>> answer.text, answer.model, answer.cost, answer.cached, answer.finish_reason
