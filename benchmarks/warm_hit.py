@@ -18,7 +18,7 @@ SCHEMA = "from pydantic import BaseModel; Verdict = type('Verdict', (BaseModel,)
 
 
 def timed(prompts: str, ask: str = "ask(prompt)") -> str:
-    """Returns a program that asks prompts, so that they are stored, asks them again, and prints the seconds of one hit."""
+    """Returns a program that asks prompts, then asks them again and prints the seconds of one hit."""
     again = f"[{ask} for prompt in prompts]"
     return (
         f"prompts = {prompts}; {again}; began = time.perf_counter(); {again}; finish(); "
