@@ -56,6 +56,7 @@ class Document(Source):
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line, key = key_node.start_mark.line + 1, key_node.value
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag:
@@ -64,9 +65,14 @@ class Document(Source):
             if key in found:
                 message = f"is given twice; the first is on line {self.lines[*where, key]}"
                 self.problems.append(Problem((*where, key), message, line))
+            elif key == "<<":
+                parts = value if isinstance(value, list) else [value]
+                if not all(isinstance(part, dict) for part in parts):
+                    raise self.refused(where, "merges (`<<`) what is not a mapping", line)
+                merged |= {name: item for part in reversed(parts) for name, item in part.items()}
             else:
                 found[key] = value
-        return found
+        return merged | found
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the one in C, where it was built

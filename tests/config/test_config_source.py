@@ -273,14 +273,13 @@ def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
 
 
 def test_what_people_know_from_other_yaml_files_works(tmp_path: Path) -> None:
-    """Empty sections are as good as absent; anchors may be used."""
-    text = "  t: &base {models: [a], retries: 1}\n  v: *base\nbudget:\nlimits:\n"
+    """Empty sections are as good as absent; anchors and merges may be used."""
+    text = "  t: &base {models: [a], retries: 1}\n  u: {<<: *base, retries: 3}\n  v: *base\nbudget:\nlimits:\n"
     config = load_config(write(tmp_path / "llm.yaml", f"models: {{a: {{model: openai/x}}}}\ntasks:\n{text}"))
     assert (config.budget, config.limits) == (None, {})
     assert [(t.name, t.models, t.retries) for t in config.tasks.values()] == [
-        ("t", ("a",), 1),
-        ("v", ("a",), 1),
-    ]
+        ("t", ("a",), 1), ("u", ("a",), 3), ("v", ("a",), 1),
+    ]  # fmt: skip
 
 
 def test_one_file_is_at_the_root_in_the_wheel_and_in_the_sdist() -> None:

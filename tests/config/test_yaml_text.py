@@ -22,7 +22,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 def test_plain_documents_read_as_pyyaml_reads_them() -> None:
-    """Block and flow style, quotes, literal text, aliases; an empty text is None; keys are text."""
+    """Block and flow style, quotes, literal text, aliases and merges; an empty text is None; keys are text."""
     text = """
 a: {b: [1, 2.5, "x", 'y'], c: null}
 d: &d
@@ -33,6 +33,8 @@ d: &d
     folded
     text
 g: *d
+h: {<<: *d, f: own}
+l: {<<: [{m: 1, n: 1}, {n: 2, o: 2}]}
 i: [{j: 1}, [2]]
 """
     assert read_yaml(text).data == yaml.safe_load(text)
@@ -64,6 +66,7 @@ def test_every_value_has_its_line() -> None:
         ("x: 1\n? [a, b]\n: c\n", 2, "not plain text"),
         ("{a: 1}: 2\n", 1, "not plain text"),
         ("!t a: 2\n", 1, "not plain text"),
+        ("<<: 3\n", 1, "is not a mapping"),
         (BOMB, 1, "more than 10,000 values"),
         (BOMB.replace("[", "{k: ").replace("]", "}").replace(",", ", k: "), 1, "more than 10,000 values"),
         ("[" * 500, 1, f"more than {MAX_DEPTH} levels"),
@@ -190,9 +193,9 @@ def test_a_refused_edit_leaves_the_file_untouched(path: Path, key: str, value: s
 
 
 def test_what_others_refer_to_is_left_to_a_person() -> None:
-    """A value with an anchor, and one that an alias stands for."""
-    text = "models: {a: {model: x/y}}\ntasks:\n  t: &t {models: &m [a]}\n  u: {models: *m}\n  v: *t\n"
-    for key in ("tasks.t.models", "tasks.u.models", "tasks.v"):
+    """A value with an anchor, one that an alias stands for, and one that came with a merge."""
+    text = "models: {a: {model: x/y}}\ntasks:\n  t: &t {models: &m [a]}\n  u: {models: *m}\n  v: *t\n  w: {<<: *t}\n"
+    for key in ("tasks.t.models", "tasks.u.models", "tasks.v", "tasks.w.models"):
         with pytest.raises(ConfigError, match="edit the file by hand"):
             edited(text, key, "3", Path("llm.yaml"))
 
