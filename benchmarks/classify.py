@@ -27,9 +27,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from testronaut_llm import LLMConfig, LLMManager
-from testronaut_llm.classify import Classification
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request
+from testronaut_llm.methods.classify import Classification
 from testronaut_llm.records import TokenChoice, Usage
 
 LABELS = {"same": "the actual output means the same", "different": "it does not"}

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testronaut_llm.classify import Classification
-    from testronaut_llm.compare import Comparison
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.errors import (
         AllModelsFailedError,
@@ -40,12 +38,14 @@ if TYPE_CHECKING:
         ServerError,
         UnknownTaskError,
     )
-    from testronaut_llm.estimate import Estimate
     from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.methods.classify import Classification
+    from testronaut_llm.methods.compare import Comparison
+    from testronaut_llm.methods.estimate import Estimate
+    from testronaut_llm.methods.streams import AsyncStream, Stream
     from testronaut_llm.options import CallOptions, EmbedOptions
     from testronaut_llm.providers.provider_registry import Provider, register_provider
     from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
-    from testronaut_llm.streams import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
@@ -100,15 +100,15 @@ __all__ = [
 _HOMES = {
     name: module
     for module, names in {
-        "classify": "Classification",
-        "compare": "Comparison",
+        "methods.classify": "Classification",
+        "methods.compare": "Comparison",
         "config.model_config": "LLMConfig",
-        "estimate": "Estimate",
+        "methods.estimate": "Estimate",
         "llm_manager": "LLMManager",
         "options": "CallOptions EmbedOptions",
         "providers.provider_registry": "Provider register_provider",
         "records": "Answer Attempt Candidate Embeddings Message Route Usage",
-        "streams": "AsyncStream Stream",
+        "methods.streams": "AsyncStream Stream",
     }.items()
     for name in names.split()
 }

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.attempt.judge import attempt_of, judged
+from testronaut_llm.attempt.planned_request import PlannedRequest, planned_request, request_of
+from testronaut_llm.cache.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply
-from testronaut_llm.judge import attempt_of, judged
 from testronaut_llm.local.download import reported, reporter
-from testronaut_llm.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.loop import Running, wait_for
 from testronaut_llm.masking import Pieces
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
 from testronaut_llm.records import Attempt, Call, Result, T, known_cost, total_cost
-from testronaut_llm.requests import PlannedRequest, planned_request, request_of
 from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.routing.retry import Failure, Try, all_failed, first_try, next_try, no_turn, passed_over, patience
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from testronaut_llm.batch import Outcome
 from testronaut_llm.cache.answer_cache import AnswerCache
+from testronaut_llm.cache.lookup import Lookup
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
-from testronaut_llm.lookup import Lookup
+from testronaut_llm.methods.batch import Outcome
+from testronaut_llm.methods.streams import Begin
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import call_of
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.providers.readiness import Probes
 from testronaut_llm.records import Call, Result
-from testronaut_llm.streams import Begin
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.telemetry.redaction import Redactor
 from testronaut_llm.telemetry.telemetry import Telemetry

@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
-from testronaut_llm.batch import OnProgress, Outcome, Record, arun_each, run_each
 from testronaut_llm.engine import Engine
 from testronaut_llm.errors import InvalidRequestError
+from testronaut_llm.methods.batch import OnProgress, Outcome, Record, arun_each, run_each
+from testronaut_llm.methods.streams import AsyncStream, Stream
 from testronaut_llm.options import call_of, embed_call_of, lists_options, takes
 from testronaut_llm.prompts import Prompt, Prompts
 from testronaut_llm.records import Answer, Embeddings, JsonSchema, Route, T
-from testronaut_llm.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from testronaut_llm.classify import Classification
-    from testronaut_llm.compare import Comparison
-    from testronaut_llm.estimate import Estimate
-    from testronaut_llm.labels import L
+    from testronaut_llm.methods.classify import Classification
+    from testronaut_llm.methods.compare import Comparison
+    from testronaut_llm.methods.estimate import Estimate
+    from testronaut_llm.methods.labels import L
     from testronaut_llm.money.report import Spend
     from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
@@ -164,7 +164,7 @@ class LLMManager(Engine):
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
         """Same as `classify`, on the caller's event loop."""
-        from testronaut_llm.classify import classified
+        from testronaut_llm.methods.classify import classified
 
         return await classified(self.config, task, prompt, labels, options, self._aresult, self._caller.services.route)
 
@@ -237,7 +237,7 @@ class LLMManager(Engine):
         >>> found.exact, found.results["other"].text
         (True, 'It lists files.')
         """
-        from testronaut_llm.compare import comparing
+        from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
         run_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
@@ -253,7 +253,7 @@ class LLMManager(Engine):
         **options: Unpack[AllOptions],
     ) -> Comparison:
         """Same as `compare`, on the caller's event loop."""
-        from testronaut_llm.compare import comparing
+        from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
         await arun_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
@@ -274,7 +274,7 @@ class LLMManager(Engine):
         >>> found.prompts, found.route.cost, found.fits
         (2, Decimal('0'), True)
         """
-        from testronaut_llm.estimate import estimate_of
+        from testronaut_llm.methods.estimate import estimate_of
 
         services = self._caller.services
         return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)

@@ -19,7 +19,7 @@ from testronaut_llm.records import Answer, Route, Secrets
 from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
-    from testronaut_llm.compare import Comparison
+    from testronaut_llm.methods.compare import Comparison
     from testronaut_llm.prompts import Prompt
 
 DIFFERS = 1

@@ -23,7 +23,7 @@ from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
     import testronaut_llm
-    from testronaut_llm.estimate import Estimate
+    from testronaut_llm.methods.estimate import Estimate
     from testronaut_llm.prompts import Prompt
 
 Key = tuple[int, str]

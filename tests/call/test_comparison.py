@@ -24,11 +24,11 @@ from testronaut_llm import (
     LLMManager,
     OutputInvalidError,
 )
-from testronaut_llm.agreement import agreement_of, normalised
 from testronaut_llm.cli.screen import plain
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.methods.agreement import agreement_of, normalised
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
 

@@ -31,9 +31,10 @@ LADDER = (
     ("schema", "schema.*", "money", "money.*", "cache", "cache.*"),
     ("routing", "routing.*", "proxy", "proxy.*"),
     ("gateway", "gateway.*"),
-    ("prompts", "labels", "options", "lookup", "batch", "compare", "agreement", "streams"),
-    ("services", "requests", "judge", "call"),
-    ("classify", "estimate"),
+    ("prompts", "options"),
+    ("methods", "methods.batch", "methods.compare", "methods.agreement", "methods.labels", "methods.streams"),
+    ("services", "attempt", "attempt.*", "call"),
+    ("methods.classify", "methods.estimate"),
     ("engine", "llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
@@ -62,7 +63,7 @@ HANDS_ON = {
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_963
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_872
 
 
 def every_module(check: Callable[[Module], None]) -> Callable[[], None]:

@@ -6,6 +6,7 @@ import asyncio
 import doctest
 import importlib
 import io
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -82,10 +83,10 @@ SURFACE = {
     "estimate spend",
     "options": "EmbedOptions CallOptions ClassifyOptions",
     "records": "Message Route Answer Embeddings",
-    "streams": "Stream AsyncStream",
-    "classify": "Classification",
-    "compare": "Comparison",
-    "estimate": "Estimate",
+    "methods.streams": "Stream AsyncStream",
+    "methods.classify": "Classification",
+    "methods.compare": "Comparison",
+    "methods.estimate": "Estimate",
     "errors": "LLMError",
 }
 
@@ -106,8 +107,9 @@ def answering() -> Iterator[FakeLLM]:
 @pytest.mark.parametrize("name", [f"{place}.{name}" for place, names in SURFACE.items() for name in names.split()])
 def test_the_example_of_a_docstring_runs(name: str, answering: FakeLLM) -> None:
     """Each public class and method shows a call and its result."""
-    module, *path = name.split(".")
+    module = re.split(r"\.[A-Z]", name)[0]
     found: Any = importlib.import_module(f"testronaut_llm.{module}")
+    path = name.removeprefix(f"{module}.").split(".")
     scope = {**vars(found), "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
     for step in path:
         found = getattr(found, step)

@@ -16,8 +16,8 @@ from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.support.money import tokens
 
 if TYPE_CHECKING:
+    from testronaut_llm.attempt.planned_request import PlannedRequest
     from testronaut_llm.gateway.model_request import Reply
-    from testronaut_llm.requests import PlannedRequest
     from testronaut_llm.services import Services
 
 LONG_PROMPT, LEAST_SHARE_READ = 1000, 0.7

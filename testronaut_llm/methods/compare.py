@@ -8,10 +8,10 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from testronaut_llm.agreement import Agreement, agreement_of
-from testronaut_llm.batch import Outcome, Record
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.loop import Running
+from testronaut_llm.methods.agreement import Agreement, agreement_of
+from testronaut_llm.methods.batch import Outcome, Record
 from testronaut_llm.options import AllOptions
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Answer, Message, total_cost

@@ -10,15 +10,15 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from testronaut_llm.batch import listed
 from testronaut_llm.errors import LLMError
+from testronaut_llm.methods.batch import listed
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Call, Candidate
 from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.support.money import exact
 
 if TYPE_CHECKING:
-    from testronaut_llm.lookup import Lookup
+    from testronaut_llm.cache.lookup import Lookup
     from testronaut_llm.services import Services
 
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 
 from testronaut_llm.errors import LLMError
-from testronaut_llm.labels import L, Labels, labels_of, token_probabilities, vote_probabilities
+from testronaut_llm.methods.labels import L, Labels, labels_of, token_probabilities, vote_probabilities
 from testronaut_llm.options import DEFAULTS, ClassifyOptions, call_of, checked
 from testronaut_llm.prompts import Prompt, messages_of
 from testronaut_llm.records import Answer, Call, Route, known_cost, total_cost
