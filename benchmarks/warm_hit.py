@@ -13,7 +13,7 @@ from bench import PROMPT, Row, by_turns, dspy_asks, home, options, ours_asks, pr
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """Yields one row."""
+    """One row."""
     if not given.peers:
         print("warm_hit.py: left out, since no --peers names an environment with DSPy", file=sys.stderr)
         return
