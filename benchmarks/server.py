@@ -1,6 +1,6 @@
 """A server on loopback that answers every chat with the same text, for the speed benchmarks.
 
-Prints its port. `GET /0.3` returns the number of requests, and makes later answers take 0.3 s.
+Prints its port. `GET /0.3` tells how many requests came and makes later answers take 0.3 s.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
     asked, delay = 0, 0.0
 
     def do_POST(self) -> None:
-        """Answers a chat."""
+        """One chat completion."""
         self.rfile.read(int(self.headers["content-length"]))
         Handler.asked += 1
         time.sleep(Handler.delay)

@@ -16,7 +16,7 @@ from bench import Row, by_turns, home, options, served, show
 
 
 def rows(given: argparse.Namespace) -> Iterator[Row]:
-    """Yields two rows: with the cache off, and on."""
+    """Two rows: with the cache off, and on."""
     with served() as url, home(url):
         import litellm
 
@@ -25,7 +25,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
         counter = itertools.count()
 
         def timed(ask: Callable[[str], Any]) -> float:
-            """Returns the seconds of a call, from several in a row: LiteLLM works on in a thread after a call."""
+            """Several in a row: LiteLLM leaves a thread at work after a call, which falls into the next one's time."""
             began = time.perf_counter()
             for _ in range(given.in_a_row):
                 ask(f"Say hello, {next(counter)}.")
