@@ -1,6 +1,6 @@
 """A server on loopback that answers every chat with the same text, or JSON if asked, for the speed benchmarks.
 
-Prints its port. `GET /0.3` returns the number of requests, and makes later answers take 0.3 s.
+Prints its port. `GET /0.3` tells how many requests came and makes later answers take 0.3 s.
 """
 
 from __future__ import annotations

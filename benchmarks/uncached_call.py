@@ -25,7 +25,7 @@ def rows(given: argparse.Namespace) -> Iterator[Row]:
         counter = itertools.count()
 
         def timed(ask: Callable[[str], Any]) -> float:
-            """Returns the seconds of a call, from several in a row: LiteLLM works on in a thread after a call."""
+            """Several in a row: LiteLLM leaves a thread at work after a call, which falls into the next one's time."""
             began = time.perf_counter()
             for _ in range(given.in_a_row):
                 ask(f"Say hello, {next(counter)}.")
