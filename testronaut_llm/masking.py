@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -94,12 +95,12 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
         if form in lowered:
             found += [(*one.span(), f"value of {name}") for one in pattern.finditer(text)]
     whole: list[tuple[int, int, str]] = []
-    for start, end, kind in sorted(found):
-        if whole and start < whole[-1][1]:
-            first, last, first_kind = whole[-1]
-            whole[-1] = (first, max(last, end), first_kind)
+    for one in sorted(found):
+        if whole and one[0] < whole[-1][1]:  # they overlap
+            first, last, kind = whole.pop()
+            whole.append((first, max(last, one[1]), kind))
         else:
-            whole.append((start, end, kind))
+            whole.append(one)
     return whole
 
 
@@ -127,19 +128,11 @@ def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
         return tuple(texts), NOTHING
     written = {name for text in texts for name in _PLACEHOLDER.findall(text)}  # by the caller
     free = (name for number in count(1) if (name := f"<secret-{number}>") not in written)
-    names: dict[str, str] = {}
-    places = 0
-
-    def replace(found: re.Match[str]) -> str:
-        nonlocal places
-        places += 1
-        if found[0] not in names:
-            names[found[0]] = next(free)
-        return names[found[0]]
-
+    names: defaultdict[str, str] = defaultdict(lambda: next(free))
     pattern = _pattern(secrets)
-    done = tuple([pattern.sub(replace, text) for text in texts])
-    return done, Masking({name: secret for secret, name in names.items()}, places)
+    done = [pattern.subn(lambda found: names[found[0]], text) for text in texts]
+    masking = Masking({name: secret for secret, name in names.items()}, sum(places for _, places in done))
+    return tuple([text for text, _ in done]), masking
 
 
 def refuse_secrets(task: str, messages: Sequence[Message], *, to_embed: bool) -> None:
