@@ -128,14 +128,13 @@ def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:
     screen.note(f"{found['file'] or 'the packaged default'}: valid")
     if not found["trusted"]:
         ignored = f"; without effect until it is trusted: {', '.join(found['ignored'])}" if found["ignored"] else ""
-        some = "" if all(one["ready"] for one in found["models"]) else ": some rows are not ready"
-        screen.note(f"not trusted, as it may come from elsewhere{some}{ignored}; {TRUST}")
+        screen.note(f"not trusted, as it may come from elsewhere{ignored}; {TRUST}")
     rows = []
     for one in found["models"]:
         dropped = f"does not take {', '.join(one['dropped_params'])}" if one["dropped_params"] else ""
         about = "; ".join(filter(None, (one["note"], one["fix"], dropped, one["live"])))
         rows.append((one["alias"], one["model"], one["ready"], about))
-    screen.table("models", ("model", "is", "ready", "note"), rows)
+    screen.table("models", ("name", "model", "ready", "note"), rows)
     for mode in dict.fromkeys(found["secrets"].values()):
         screen.note(f"secrets: {mode} ({', '.join(name for name, one in found['secrets'].items() if one == mode)})")
     screen.note(f"litellm {found['litellm']}; prices: {found['prices']}")

@@ -157,7 +157,7 @@ def _obeys(llm: LLMManager, _: ModelConfig) -> Found:
 def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
     window = llm.route(None, PROMPT).candidates[0].context_window or LONG * WINDOW_PER_WORD
     count = max(50, min(LONG, window // WINDOW_PER_WORD))
-    usage = llm.complete("lenient", " ".join(islice(cycle(WORDS.split()), count)), max_tokens=1).usage
+    usage, _ = _asked(llm, " ".join(islice(cycle(WORDS.split()), count)), 1)
     if usage.estimated:
         return "skipped", "the server does not report how many tokens it read"
     counted = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
@@ -207,12 +207,12 @@ def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = p
             server.load(model.name, keep_alive=0)  # out of memory, so that the load can be measured
     report(f"{model.model}: loading")
     load = _loading_time(llm)
-    _asked(llm, 2 * rounds, 1)  # not measured: it opens connections
+    _asked(llm, _prompt(2 * rounds), 1)  # not measured: it opens connections
     first, prompts, read, written = [], [], [], []
     for number in range(rounds):
         report(f"{model.model}: round {number + 1} of {rounds}")
-        short, began = _asked(llm, 2 * number, 1)
-        long, took = _asked(llm, 2 * number + 1, ANSWER_TOKENS)
+        short, began = _asked(llm, _prompt(2 * number), 1)
+        long, took = _asked(llm, _prompt(2 * number + 1), ANSWER_TOKENS)
         first.append(began)
         prompts.append(short.prompt_tokens)
         read.append(short.prompt_tokens / began)
@@ -231,10 +231,14 @@ def bench(llm: LLMManager, *, rounds: int = 3, report: Callable[[str], None] = p
     )
 
 
-def _asked(llm: LLMManager, number: int, most: int) -> tuple[Usage, float]:
-    """Asks for up to `most` tokens; returns usage and seconds, also of an answer that was cut or spent on thinking."""
-    words = WORDS.split()  # prompts begin differently, or the server would answer from its prompt cache
-    prompt = " ".join(words[(number * 31 + n * (number + 1)) % len(words)] for n in range(PROMPT_WORDS))
+def _prompt(number: int) -> str:
+    """Returns a prompt that begins as no other: the server would answer from its prompt cache."""
+    words = WORDS.split()
+    return " ".join(words[(number * 31 + n * (number + 1)) % len(words)] for n in range(PROMPT_WORDS))
+
+
+def _asked(llm: LLMManager, prompt: str, most: int) -> tuple[Usage, float]:
+    """Asks for up to `most` tokens; returns usage and seconds, also of an answer that is empty or cut."""
     try:
         attempts = llm.complete("lenient", prompt, max_tokens=most).attempts
     except LLMError as error:
