@@ -108,7 +108,10 @@ class _Question:
         answers = [await self.ask(model, 0)]
         votes = Counter([answers[0].parsed])
         known = token_probabilities(answers[0].logprobs, texts)
-        while known is None and _lead(votes) <= self.votes - len(answers) > 0:
+        while known is None and len(answers) < self.votes:
+            second, first = sorted((0, *votes.values()))[-2:]
+            if first - second > self.votes - len(answers):  # the others cannot change the outcome
+                break
             answers.append(await self.ask(answers[0].model, len(answers)))
             votes[answers[-1].parsed] += 1
         found = known or vote_probabilities(votes, texts)
@@ -171,9 +174,3 @@ def next_better(route: Route, alias: str) -> str | None:
     better = [one for one in route.kept if one.quality > quality]
     cheapest = min(better, key=lambda one: (one.quality, one.est_cost or Decimal(0)), default=None)
     return cheapest.alias if cheapest is not None else None
-
-
-def _lead(votes: Counter[Any]) -> int:
-    """Returns how many votes the first label has more than the second."""
-    (_, first), (_, second) = [*votes.most_common(2), ("", 0)][:2]
-    return first - second
