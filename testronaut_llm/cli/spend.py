@@ -150,7 +150,8 @@ def show_prices(
         if rate is not None
     }
     units = {"context_window": "tokens", "max_output": "tokens"}
-    screen.facts(found.model, {"source": price.source, **rates, **asdict(facts)}, units)
+    sizes = {name: value for name, value in asdict(facts).items() if name != "known"}
+    screen.facts(found.model, {"source": price.source, **rates, **sizes}, units)
 
 
 @prices.command("update")

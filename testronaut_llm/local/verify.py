@@ -157,7 +157,7 @@ def _obeys(llm: LLMManager, _: ModelConfig) -> Found:
 def _reads_all(llm: LLMManager, _: ModelConfig) -> Found:
     window = llm.route(None, PROMPT).candidates[0].context_window or LONG * WINDOW_PER_WORD
     count = max(50, min(LONG, window // WINDOW_PER_WORD))
-    usage, _ = _asked(llm, " ".join(islice(cycle(WORDS.split()), count)), 1)
+    usage = _asked(llm, " ".join(islice(cycle(WORDS.split()), count)), 1)[0]
     if usage.estimated:
         return "skipped", "the server does not report how many tokens it read"
     counted = f"the server counts {usage.prompt_tokens:,} tokens of a prompt of {count:,} words"
